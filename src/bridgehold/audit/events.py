@@ -1,0 +1,246 @@
+"""The events: one frozen value for each thing that can happen. Integers only, never a float.
+
+The journal adds the envelope (`instance, seq, prev, hash, time, mono_ns, boot`) and writes one
+JSON line. `kind` is the stable name that queries and exporters use.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """The base. `tenant`, `session` and `command` tie events together."""
+
+    tenant: str = ""
+    principal: str = ""
+    session: str = ""
+    command: str = ""
+
+
+class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
+    version: str
+    uid: int
+    machine: dict[str, str | int | bool]
+    weakenings: tuple[str, ...] = ()
+    host: str = ""
+
+
+class HostStopped(Event, frozen=True, kw_only=True, tag="host.stopped"):
+    reason: str
+
+
+class HostDegraded(Event, frozen=True, kw_only=True, tag="host.degraded"):
+    reason: str
+
+
+class GrantResolved(Event, frozen=True, kw_only=True, tag="grant.resolved"):
+    """Written once per grant digest; other events refer to `digest`."""
+
+    digest: str
+    grant: dict[str, object]
+
+
+class EnvironmentBuilt(Event, frozen=True, kw_only=True, tag="environment.built"):
+    bridge: str
+    lock: str
+    digest: str
+    files: int
+    bytes: int
+    ms: int
+
+
+class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refused"):
+    bridge: str
+    code: str
+    reason: str
+    where: str
+
+
+class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
+    bridge: str
+    grant: str
+    start: str
+    name: str = ""
+
+
+class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
+    reason: str
+    code: str = ""
+    commands: int = 0
+    cpu_us: int = 0
+    memory_peak_bytes: int = 0
+    emptied_ms: int = 0
+
+
+class WorkerAttested(Event, frozen=True, kw_only=True, tag="worker.attested"):
+    worker: str
+    spec: str
+    pid: int
+    uid: int
+    environment: str
+    capabilities: str
+    no_new_privs: bool
+    seccomp_mode: int
+    namespaces: dict[str, int]
+    cgroup: str
+    mounts: str
+    weakenings: tuple[str, ...] = ()
+
+
+class WorkerRefused(Event, frozen=True, kw_only=True, tag="worker.refused"):
+    worker: str
+    differences: tuple[str, ...]
+
+
+class WorkerExited(Event, frozen=True, kw_only=True, tag="worker.exited"):
+    worker: str
+    cause: str
+    status: int
+    cpu_us: int
+    memory_peak_bytes: int
+    oom_kills: int
+    emptied_ms: int
+
+
+class CommandIntent(Event, frozen=True, kw_only=True, tag="command.intent"):
+    """Durable before the command runs."""
+
+    bridge: str
+    operation: str
+    grant: str
+    rule: str
+    arguments_digest: str
+    arguments_bytes: int
+    arguments_preview: str
+    deadline_ms: int
+    resource: str = ""
+    parent: str = ""
+
+
+class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
+    """`intent` is the event reference of the intent. Three flags: transport, application, decision."""
+
+    intent: str
+    transport_ok: bool
+    application_ok: bool
+    code: str = ""
+    reason: str = ""
+    cpu_us: int = 0
+    memory_peak_bytes: int = 0
+    ms: int = 0
+    result_digest: str = ""
+    result_bytes: int = 0
+    truncated: bool = False
+
+
+class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
+    bridge: str
+    operation: str
+    rule: str
+    reason: str
+    source: str
+    arguments_digest: str = ""
+    arguments_preview: str = ""
+
+
+class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
+    """One allowed request through the gateway, when it ended."""
+
+    intent: str
+    provider: str
+    host: str
+    method: str
+    path: str
+    status: int
+    request_bytes: int
+    response_bytes: int
+    ms: int
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    background: bool = False
+    code: str = ""
+    scrubbed: int = 0
+    """How many times the key's own value was removed from what the provider sent back."""
+
+
+class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
+    provider: str
+    host: str
+    method: str
+    path: str
+    rule: str
+    how: str = "gateway"
+    background: bool = False
+
+
+class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):
+    host: str
+    method: str
+    path: str
+    rule: str
+    reason: str
+    source: str
+    severity: str = "normal"
+    """``high`` where a placeholder went to the wrong place or a tunnel lied about its name."""
+    background: bool = False
+
+
+class ProtocolViolation(Event, frozen=True, kw_only=True, tag="protocol.violation"):
+    worker: str
+    reason: str
+
+
+class PrincipalRefused(Event, frozen=True, kw_only=True, tag="principal.refused"):
+    uid: int
+    reason: str
+
+
+class SecretChanged(Event, frozen=True, kw_only=True, tag="secret.changed"):
+    """Names only. `action` is ``set``, ``remove``, ``captured`` or ``revealed``."""
+
+    name: str
+    action: str
+    store: str = ""
+
+
+class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
+    name: str
+    digest: str
+    file: str
+
+
+class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
+    """Events past a token bucket, counted instead of written one by one."""
+
+    folded: dict[str, int]
+
+
+class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
+    """First line of an instance. `previous` holds what recovery found of earlier instances."""
+
+    version: int = 1
+    quarantined_bytes: int = 0
+    recovered_from: str = ""
+
+
+class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
+    previous_segment: str
+    previous_count: int
+
+
+class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):
+    count: int
+    head: str
+    key: str
+    signature: str
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """The journal's acknowledgement of one event."""
+
+    ref: str
+    """``INSTANCE.SEQ``: what `bridgehold why` takes."""
+    seq: int
+    hash: str

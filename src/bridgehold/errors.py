@@ -1,0 +1,260 @@
+"""The one error root: every failure that leaves a room is a `BridgeholdError`.
+
+An error carries a stable `code`, an exit status for the command line, a hint that names the
+remedy, where the fault is, and whether the same call may be tried again. The table in
+``docs/reference/errors.md`` is generated from the classes below and checked by a test.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+Retry = Literal["no", "same", "later"]
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as it crosses a process border. All texts are bounded by the sender."""
+
+    code: str
+    message: str
+    hint: str = ""
+    where: str = ""
+    retry: Retry = "no"
+    event: str = ""
+    """Reference of the audit event that tells the whole story, for ``bridgehold why``."""
+
+
+class BridgeholdError(Exception):
+    """The root. Subclasses fix `code`, `exit_status`, `default_retry` and `default_hint`."""
+
+    code: ClassVar[str] = "internal"
+    exit_status: ClassVar[int] = 70
+    default_retry: ClassVar[Retry] = "no"
+    default_hint: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        where: str = "",
+        retry: Retry | None = None,
+        event: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+        self.where = where
+        self.retry: Retry = self.default_retry if retry is None else retry
+        self.event = event
+
+    def info(self) -> ErrorInfo:
+        """The error as a value that can cross a process border."""
+        return ErrorInfo(
+            code=self.code,
+            message=self.message,
+            hint=self.hint,
+            where=self.where,
+            retry=self.retry,
+            event=self.event,
+        )
+
+
+class InternalError(BridgeholdError):
+    """A defect of Bridgehold itself."""
+
+    default_hint = "This is a defect in Bridgehold; please report it with the audit event."
+
+
+class UsageError(BridgeholdError):
+    """An argument of a command or of the Python interface is wrong."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class ConfigError(BridgeholdError):
+    """The configuration is wrong; every fault is named at once."""
+
+    code = "config"
+    exit_status = 3
+
+
+class ManifestError(BridgeholdError):
+    """A ``bridge.toml`` is wrong, or the bridge's `ready` contradicts it."""
+
+    code = "manifest"
+    exit_status = 4
+
+
+class PolicyError(BridgeholdError):
+    """A policy file is wrong: unknown key, wrong type, a tenant that widens."""
+
+    code = "policy"
+    exit_status = 5
+
+
+class NotFoundError(BridgeholdError):
+    """No such bridge, session, resource, secret or event (or not yours: the two look alike)."""
+
+    code = "not_found"
+    exit_status = 6
+
+
+class DeniedError(BridgeholdError):
+    """The policy refused the command, the request or the caller."""
+
+    code = "denied"
+    exit_status = 13
+    default_hint = "Run the `bridgehold why` command of this refusal to see the rule."
+
+
+class UnsupportedError(BridgeholdError):
+    """A barrier that the grant demands can't be given by this machine."""
+
+    code = "unsupported"
+    exit_status = 14
+    default_hint = "Run `bridgehold doctor` to see what is missing and how to get it."
+
+
+class EnvironmentBuildError(BridgeholdError):
+    """An environment could not be locked, fetched, scanned or installed."""
+
+    code = "environment"
+    exit_status = 15
+
+
+class DependencyError(BridgeholdError):
+    """A dependency was refused before any of its code ran; the file is named."""
+
+    code = "dependency"
+    exit_status = 16
+
+
+class SecretError(BridgeholdError):
+    """A secret is missing, or its back-end is not usable. Never carries a value."""
+
+    code = "secret"
+    exit_status = 17
+
+
+class BusyError(BridgeholdError):
+    """Admission refused: the machine, the tenant or the pool is full."""
+
+    code = "busy"
+    exit_status = 20
+    default_retry = "later"
+
+
+class BudgetError(BridgeholdError):
+    """A rate or budget is used up."""
+
+    code = "budget"
+    exit_status = 21
+    default_retry = "later"
+
+
+class CommandTimeoutError(BridgeholdError):
+    """A start-up, command, idle or session time limit ended the worker."""
+
+    code = "timeout"
+    exit_status = 30
+
+
+class MemoryLimitError(BridgeholdError):
+    """The session reached its memory cap and was ended."""
+
+    code = "memory"
+    exit_status = 31
+
+
+class LimitError(BridgeholdError):
+    """Another limit ended the command: response size, processes, scratch."""
+
+    code = "limit"
+    exit_status = 32
+
+
+class CrashError(BridgeholdError):
+    """The worker ended by itself or by a signal that was not ours."""
+
+    code = "crash"
+    exit_status = 33
+
+
+class ProtocolError(BridgeholdError):
+    """The guest broke the wire: length, depth, encoding, an unknown id."""
+
+    code = "protocol"
+    exit_status = 34
+
+
+class AttestationError(BridgeholdError):
+    """The worker is not what the spec says; it was killed before any tenant data went in."""
+
+    code = "attestation"
+    exit_status = 35
+
+
+class CancelledError(BridgeholdError):
+    """The caller cancelled the command."""
+
+    code = "cancelled"
+    exit_status = 36
+
+
+class SessionEndedError(BridgeholdError):
+    """The session ended while the command was in flight, or before it came."""
+
+    code = "session_ended"
+    exit_status = 37
+    default_retry = "same"
+
+
+class ApplicationError(BridgeholdError):
+    """The bridge's own code raised; the message is the guest's, bounded."""
+
+    code = "application"
+    exit_status = 1
+
+
+class ProviderError(BridgeholdError):
+    """The provider behind the gateway failed or could not be reached."""
+
+    code = "provider"
+    exit_status = 40
+    default_retry = "later"
+
+
+class AuditError(BridgeholdError):
+    """The audit can't be written (the command did not run) or does not verify."""
+
+    code = "audit"
+    exit_status = 50
+
+
+class HostUnavailableError(BridgeholdError):
+    """No host answers on the socket, or it went away."""
+
+    code = "host_unavailable"
+    exit_status = 51
+    default_retry = "later"
+
+
+def error_classes() -> tuple[type[BridgeholdError], ...]:
+    """Every error of the table, in the order of this module."""
+    return tuple(
+        value
+        for value in globals().values()
+        if isinstance(value, type) and issubclass(value, BridgeholdError) and value is not BridgeholdError
+    )
+
+
+def from_info(info: ErrorInfo) -> BridgeholdError:
+    """The typed error that `info` describes; an unknown code becomes `InternalError`."""
+    for kind in error_classes():
+        if kind.code == info.code:
+            return kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
+    return InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)

@@ -1,0 +1,73 @@
+"""Names and identifiers: one place that says what a tenant, session or digest looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import NewType
+
+from bridgehold.errors import UsageError
+
+TenantName = NewType("TenantName", str)
+BridgeName = NewType("BridgeName", str)
+SessionId = NewType("SessionId", str)
+CommandId = NewType("CommandId", str)
+WorkerId = NewType("WorkerId", str)
+Digest = NewType("Digest", str)
+"""``sha256:`` and 64 lower-case hexadecimal digits."""
+
+LOCAL_TENANT = TenantName("local")
+ANONYMOUS_SESSION = "anonymous"
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_OPERATION = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def parse_name(text: str, what: str = "name") -> str:
+    """A tenant, bridge, provider or secret name, or `UsageError`. Lower case, at most 63."""
+    if not _NAME.fullmatch(text):
+        raise UsageError(
+            f"{what} {text[:80]!r} is not a name",
+            hint="Names start with a lower-case letter; letters, digits, '-' and '_' follow; at most 63.",
+        )
+    return text
+
+
+def is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
+
+
+def is_operation(text: str) -> bool:
+    return _OPERATION.fullmatch(text) is not None
+
+
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
+def random_id(prefix: str, length: int = 16) -> str:
+    """`prefix` + ``-`` + `length` random characters (5 bits each) that are easy to read aloud."""
+    return f"{prefix}-{''.join(secrets.choice(_ALPHABET) for _ in range(length))}"
+
+
+def new_session_id() -> SessionId:
+    return SessionId(random_id("s"))
+
+
+def new_command_id() -> CommandId:
+    return CommandId(random_id("c"))
+
+
+def new_worker_id() -> WorkerId:
+    return WorkerId(random_id("w"))
+
+
+def new_instance_id() -> str:
+    return random_id("i", 12)
+
+
+def digest_bytes(data: bytes) -> Digest:
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())

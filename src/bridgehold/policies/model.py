@@ -1,0 +1,201 @@
+"""The values of a policy: what an operator grants, what a bridge asks, what a machine can give.
+
+Everything here is frozen and already normalised: sizes are bytes, times are milliseconds, cpu is
+thousandths of a core, hosts have passed `policies.names`. Reading TOML is `policies.load`'s part.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+Weakening = Literal[
+    "env_secret",  # a key is put into the sandbox's environment
+    "connect",  # raw tunnels or plain proxying to granted endpoints
+    "private_network",  # an endpoint may resolve to loopback or private addresses
+    "inline_keys_pass",  # keys in arguments are passed through
+    "no_cgroup",  # rlimits and a watchdog instead of a cgroup
+    "shared_uid",  # no uid of its own per session
+    "overcommit",  # admission may promise more memory than there is
+    "no_seccomp",  # reserved: never granted by a shipped policy
+    "pth",  # wheels with .pth files may be installed (they never run in a worker's boot)
+]
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a value comes from, for `policy explain` and refusals."""
+
+    file: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session may use. `docs/reference/limits.md` says what the guest experiences at each."""
+
+    memory_bytes: int = 512 * MIB
+    cpu_millis: int = 1000
+    processes: int = 64
+    """Processes and threads together, as the pids controller counts them."""
+    open_files: int = 512
+    file_size_bytes: int = 256 * MIB
+    scratch_bytes: int = 256 * MIB
+    """Size of /tmp and of the scratch folder together with their files' pages (tmpfs, charged to memory)."""
+    shm_bytes: int = 64 * MIB
+    response_bytes: int = 8 * MIB
+    request_bytes: int = 8 * MIB
+    log_bytes_per_second: int = 64 * KIB
+    log_bytes: int = 1 * MIB
+    """How much of the log is kept; the oldest is cut, and the cut is marked."""
+    startup_ms: int = 30_000
+    command_ms: int = 60_000
+    idle_ms: int = 3_600_000
+    session_ms: int = 8 * 3_600_000
+    grace_ms: int = 2_000
+    """Between asking a command to cancel (or a worker to close) and killing its namespace."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider that the gateway serves under ``http://127.0.0.1:PORT/NAME/``."""
+
+    provider: str
+    methods: tuple[str, ...] = ("POST",)
+    paths: tuple[str, ...] = ()
+    """Allowed paths below the provider's base, after one normalisation; ``*`` matches one segment."""
+    remote_content: bool = False
+    """Whether a body may make the provider fetch URLs, use server-side tools or stored objects."""
+
+
+class Connect(msgspec.Struct, frozen=True, kw_only=True):
+    """A host that the bridge may reach by CONNECT or plain proxying (weakening ``connect``)."""
+
+    host: str
+    port: int = 443
+    private: bool = False
+    """Whether it may resolve to loopback or private addresses (weakening ``private_network``)."""
+
+
+class SecretGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret the bridge may work with. ``gateway``: never inside. ``env``: named weakening."""
+
+    name: str
+    how: Literal["gateway", "env"] = "gateway"
+    provider: str = ""
+    """The provider that the secret is bound to (``gateway``)."""
+    variable: str = ""
+    """The environment variable (``env``)."""
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """Allow and deny patterns (``fnmatch`` on whole names). Deny wins; nothing matches: denied."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    commands_per_minute: int = 6_000
+    concurrency: int = 8
+    """Sessions of one tenant and bridge at once."""
+    provider_requests_per_minute: int = 600
+    provider_requests_total: int = 0
+    """Per tenant and provider, over the audit's life; 0 is no bound."""
+    provider_tokens_total: int = 0
+    connections_per_second: int = 200
+    frames_per_second: int = 2_000
+    audit_events_per_second: int = 50
+
+
+class SandboxRules(msgspec.Struct, frozen=True, kw_only=True):
+    start: Literal["cold", "fork"] = "cold"
+    isolation: Literal["namespaces"] = "namespaces"
+    seccomp: Literal["default"] = "default"
+    enforcement: Literal["strict", "weakened"] = "strict"
+    """``weakened`` lets the grant use the weakenings that `weakenings` names, where it must."""
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a manifest asks for, in the policy's own words."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    connects: tuple[Connect, ...] = ()
+    secrets: tuple[SecretGrant, ...] = ()
+    operations: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    limits: dict[str, int] = {}
+    """Minimum limits, by field name of `Limits`: the grant is refused where the policy gives less."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy after `extends` is resolved, or one tenant's ceiling."""
+
+    name: str
+    limits: Limits = Limits()
+    endpoints: tuple[Endpoint, ...] = ()
+    connects: tuple[Connect, ...] = ()
+    secrets: tuple[SecretGrant, ...] = ()
+    operations: Rules = Rules()
+    tools: Rules = Rules()
+    resources: Rules = Rules()
+    read: tuple[str, ...] = ()
+    """Host folders that are mounted read-only, from the operator's allowed roots."""
+    rate: Rate = Rate()
+    inline_keys: Literal["capture", "refuse", "pass"] = "capture"
+    sandbox: SandboxRules = SandboxRules()
+    weakenings: tuple[Weakening, ...] = ()
+    sources: dict[str, Source] = {}
+    """Dotted key (``limits.memory``, ``operations.allow[0]``) to the file and line that set it."""
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What this machine can enforce, as the launcher found it by doing."""
+
+    cgroup: Literal["v2", "v1", "none"]
+    uids: Literal["range", "subuid", "shared"]
+    """A reserved range (root), a subordinate range (newuidmap), or one uid for all sessions."""
+    seccomp: bool = True
+    memory_bytes: int = 0
+    cpus: int = 1
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """Manifest ∩ policy ∩ ceiling ∩ machine: resolved, frozen, hashed. Rooms pass this around."""
+
+    tenant: str
+    bridge: str
+    bridge_version: str
+    policy: str
+    limits: Limits
+    endpoints: tuple[Endpoint, ...]
+    connects: tuple[Connect, ...]
+    secrets: tuple[SecretGrant, ...]
+    operations: Rules
+    tools: Rules
+    resources: Rules
+    read: tuple[str, ...]
+    rate: Rate
+    inline_keys: Literal["capture", "refuse", "pass"]
+    sandbox: SandboxRules
+    weakenings: tuple[Weakening, ...]
+    machine: Machine
+    sources: dict[str, Source]
+    digest: str = ""
+    """``sha256:`` of the canonical JSON of every other field but `sources`."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer for the error, the audit, the command line and the page."""
+
+    allowed: bool
+    rule: str
+    """Dotted key of the rule that decided, such as ``operations.allow[0]`` or ``default-deny``."""
+    reason: str
+    source: str = ""
+    """``file:line`` of the rule."""

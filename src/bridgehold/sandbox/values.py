@@ -1,0 +1,116 @@
+"""The values that cross the sandbox room's borders: spec in, proof and reports out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount, in order. Targets are absolute, normalised, and never ``/``."""
+
+    kind: Literal["ro_bind", "bind", "tmpfs", "dir", "symlink", "proc", "dev", "file"]
+    target: str
+    source: str = ""
+    """Host path (binds), link text (symlink)."""
+    size_bytes: int = 0
+    """tmpfs only."""
+    mode: int = 0o755
+    content: str = ""
+    """``file`` only: the text of a small read-only file, such as /etc/passwd."""
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    memory_bytes: int
+    cpu_millis: int
+    processes: int
+    open_files: int
+    file_size_bytes: int
+
+
+class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides what a process can touch, and how much. Hashable to one digest."""
+
+    kind: Literal["worker", "installer", "probe"] = "worker"
+    tenant: str
+    bridge: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    mounts: tuple[Mount, ...]
+    resources: Resources
+    working_directory: str = "/tmp"  # noqa: S108 - inside the sandbox: its own tmpfs
+    hostname: str = "bridge"
+    seccomp: Literal["default"] = "default"
+    gateway_port: int = 0
+    """Port of the gateway's listener on the sandbox's loopback; 0: none."""
+    weakenings: tuple[str, ...] = ()
+
+
+class Attestation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the launcher read of a worker in its own /proc; `differences` empty means green."""
+
+    worker: str
+    pid: int
+    start_time: int
+    """Clock ticks since boot, field 22 of /proc/PID/stat."""
+    uid: int
+    """Kernel uid, as the launcher's user namespace shows it."""
+    capabilities: str
+    """Permitted, effective, inheritable, bounding and ambient sets as read, ``/``-joined hexadecimal."""
+    no_new_privs: bool
+    seccomp_mode: int
+    namespaces: dict[str, int]
+    """Namespace name to inode."""
+    cgroup: str
+    mounts_digest: str
+    differences: tuple[str, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Kernel's own account of a worker, since its start. Integers only (they go to the audit)."""
+
+    cpu_us: int = 0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    processes: int = 0
+    oom_kills: int = 0
+    throttled_us: int = 0
+    pids_denied: int = 0
+    """How often the pids limit refused a fork."""
+
+
+class ExitReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker ended. The cause comes from the kernel, never from the guest."""
+
+    worker: str
+    cause: Literal["exited", "signal", "memory", "killed", "launcher"]
+    """``killed``: by our own `kill`; ``memory``: the cgroup's (or watchdog's) cap."""
+    status: int
+    """Exit status, or signal number."""
+    usage: Usage
+    emptied_ms: int
+    """From the kill to an empty cgroup."""
+    uid: int
+
+
+class Launched(msgspec.Struct, frozen=True, kw_only=True):
+    """A running worker, not attested yet. The descriptors travel beside this value, in this order:
+    frames to the guest (write), frames from it (read), log (read), gateway listener if any."""
+
+    worker: str
+    pid: int
+    uid: int
+    spec_digest: str
+    phases_us: dict[str, int]
+    """Microseconds spent in each phase of the start, for `bench`."""
+    descriptors: int
+
+
+class SealReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A tree that an installer wrote, now owned by the launcher, read-only, with its digest."""
+
+    path: str
+    digest: str
+    files: int
+    bytes: int
