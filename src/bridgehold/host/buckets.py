@@ -1,0 +1,38 @@
+"""Token buckets: pure arithmetic, time passed in."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    """`rate` tokens a second, at most `burst` saved up. Starts full."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at: float | None = None
+
+    def wait(self, tokens: float, now: float) -> float:
+        """Seconds until `tokens` would be there; 0 if they are. Takes nothing."""
+        self._refill(now)
+        missing = tokens - self._tokens
+        return missing / self._rate if missing > 0 else 0.0
+
+    def take(self, tokens: float, now: float) -> float:
+        """Take `tokens`, into debt if need be; seconds until the debt is paid."""
+        self._refill(now)
+        self._tokens -= tokens
+        return -self._tokens / self._rate if self._tokens < 0 else 0.0
+
+    def try_take(self, tokens: float, now: float) -> bool:
+        """Take `tokens` if they are there."""
+        self._refill(now)
+        if self._tokens < tokens:
+            return False
+        self._tokens -= tokens
+        return True
+
+    def _refill(self, now: float) -> None:
+        if self._at is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now

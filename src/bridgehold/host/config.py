@@ -1,0 +1,157 @@
+"""The operator's ``config.toml``: read strictly, every fault named at once, every default stated.
+
+`docs/reference/configuration.md` is generated from the models below.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bridgehold.errors import ConfigError
+from bridgehold.ids import is_name
+from bridgehold.policies.model import GIB
+from bridgehold.policies.units import parse_size
+
+DEFAULT_UID_BASE = 0x78000000
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Size = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*(B|KiB|MiB|GiB|TiB)$")]
+
+
+class HostSection(_Strict):
+    """``[host]``: the machine's share."""
+
+    cgroup: str = "auto"
+    """``auto``, ``v2``, ``v1``, ``none`` (weakening ``no_cgroup``), or a delegated cgroup's path."""
+    memory_reserve: Size = "1GiB"
+    """Memory that sessions never get together: what the host's own processes and the system keep."""
+    overcommit: bool = False
+    """Named weakening ``overcommit``: admission may promise sessions more memory than there is."""
+    uid_base: int = DEFAULT_UID_BASE
+    """First of the reserved kernel uids (root only): three roles, then the sessions."""
+    uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
+    read_roots: tuple[str, ...] = ()
+    """Host folders below which a policy's ``filesystem.read`` may name folders."""
+    max_sessions: Annotated[int, Field(ge=1)] = 2_000
+    buffered_bytes: Size = "256MiB"
+    """Host-wide budget for buffered bytes that came from inside sandboxes."""
+    anchor_every_s: Annotated[int, Field(ge=1)] = 300
+    """How often the audit's head is signed."""
+    audit_tenant_quota: Size = "4GiB"
+    """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
+    index: str = ""
+    """The one package index environments are fetched from; empty: the installer's own default."""
+
+
+class ProviderSection(_Strict):
+    """``[providers.NAME]``: an upstream that the keeper may talk to, and how its key is sent."""
+
+    base_url: str
+    shape: Literal["openai", "anthropic", "gemini", "custom"] = "openai"
+    auth: str = "bearer"
+    """``bearer``, ``header:NAME`` or ``query:NAME``."""
+    secret: str = ""
+    """Name of the tenant's secret that is put in; the provider's own name if empty."""
+    private: bool = False
+    """Named weakening ``private_network``: it may live at a loopback or private address."""
+
+
+class PrincipalSection(_Strict):
+    """``[principals.NAME]``: who may ask. A local uid or a token selects the principal."""
+
+    uids: tuple[int, ...] = ()
+    tokens: tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = ()
+    """Digests of tokens, never tokens."""
+    tenants: tuple[str, ...] = ()
+    """Tenants it may act for; ``*`` is every tenant."""
+    operator: bool = False
+    """May list and end other tenants' sessions, build environments and stop the host."""
+
+
+class BridgeSection(_Strict):
+    """``[bridges.NAME]``: which policy a bridge runs under; the bridge's own name if empty."""
+
+    policy: str = ""
+    enabled: bool = True
+
+
+class SecretsSection(_Strict):
+    """``[secrets]``: where keys are kept. Never auto-detected."""
+
+    store: Literal["file", "keyring", "systemd"] = "file"
+    keyring_backend: Literal["secretservice", "cryptfile"] = "secretservice"
+    passphrase_credential: str = ""
+    """Name of the systemd credential that unlocks the encrypted file; a 0600 key file if empty."""
+
+
+class Config(_Strict):
+    host: HostSection = HostSection()
+    secrets: SecretsSection = SecretsSection()
+    providers: dict[str, ProviderSection] = {}
+    principals: dict[str, PrincipalSection] = {}
+    bridges: dict[str, BridgeSection] = {}
+    default_bridge: str = "dspy"
+
+    def reserve_bytes(self) -> int:
+        return parse_size(self.host.memory_reserve)
+
+
+DEFAULT_PROVIDERS = {
+    "openai": ProviderSection(base_url="https://api.openai.com/v1"),
+}
+
+
+def load_config(path: Path) -> Config:
+    """The configuration at `path`; defaults where there is no file. Raises `ConfigError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't read the configuration: {error}", where=str(path)) from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> Config:
+    """Pure half of `load_config`: all faults of `text` in one `ConfigError`."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=where) from error
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError(
+            f"{len(faults)} fault(s):\n  " + "\n  ".join(faults),
+            where=where,
+            hint="docs/reference/configuration.md lists every key with its type and default.",
+        ) from error
+    _check_names(config, where)
+    providers = {**DEFAULT_PROVIDERS, **config.providers}
+    return config.model_copy(update={"providers": providers})
+
+
+def _check_names(config: Config, where: str) -> None:
+    faults = [
+        f"{section}.{name}: not a name (lower-case letters, digits, '-' and '_'; at most 63)"
+        for section, names in (
+            ("providers", config.providers),
+            ("principals", config.principals),
+            ("bridges", config.bridges),
+        )
+        for name in names
+        if not is_name(name)
+    ]
+    if config.reserve_bytes() > 1024 * GIB:
+        faults.append("host.memory_reserve: more than 1 TiB")
+    if faults:
+        raise ConfigError(f"{len(faults)} fault(s):\n  " + "\n  ".join(faults), where=where)

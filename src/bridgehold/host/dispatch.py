@@ -1,0 +1,358 @@
+"""The life of a command: request → operation → decision → intent, durable → call → outcome → reply.
+
+A refusal is an event too. If the intent can't be written, the command doesn't run; if the outcome
+can't be written, the reply says `degraded` and the host stops taking commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused, Event
+from bridgehold.audit.redact import preview
+from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.bridges.manifest import Manifest, Operation
+from bridgehold.errors import (
+    AuditError,
+    BridgeholdError,
+    BudgetError,
+    CancelledError,
+    DeniedError,
+    NotFoundError,
+    UsageError,
+)
+from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
+from bridgehold.host.registry import Registry
+from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.starts import StartOrder
+from bridgehold.host.translate import fault_error
+from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
+from bridgehold.host.workers import Stream
+from bridgehold.ids import digest_bytes, is_name, is_operation, new_command_id
+from bridgehold.policies.decide import decide_operation
+from bridgehold.policies.model import Decision, Grant
+from bridgehold.sandbox.control import LauncherClient
+
+_PREVIEW_BYTES = 2_000
+_COMMON = "common"
+
+OrderMaker = Callable[[str, str, str, str], Awaitable[StartOrder]]
+"""(tenant, bridge, session id, session name) → what to start."""
+
+
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that may run: everything that was decided about it, before anything runs."""
+
+    command: str
+    principal: Principal
+    request: CommandRequest
+    bridge: str
+    operation: Operation | None
+    grant: Grant
+    decision: Decision
+    deadline_ms: int
+    arguments: Arguments
+
+
+class Dispatch:
+    """Runs commands. One per host; holds no guest bytes and no key."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        sessions: Sessions,
+        journal: JournalClient,
+        launcher: LauncherClient,
+        keys: KeyKeeper,
+        make_order: OrderMaker,
+        on_degraded: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._journal = journal
+        self._launcher = launcher
+        self._keys = keys
+        self._make_order = make_order
+        self._on_degraded = on_degraded
+        self._rates: dict[tuple[str, str], TokenBucket] = {}
+
+    async def run(self, principal: Principal, request: CommandRequest, stream: Stream | None = None) -> Reply:
+        """One command, from request to reply. Raises the typed error, with its event's reference."""
+        command = new_command_id()
+        plan = await self._plan(command, principal, request)
+        session = await self._session(plan)
+        async with session.turn(command):
+            arguments = await self._keys.capture(session, plan.arguments)
+            intent = await self._intend(plan, session)
+            return await self._call(plan, session, intent, arguments, stream)
+
+    async def _plan(self, command: str, principal: Principal, request: CommandRequest) -> _Plan:
+        """Decide; a refusal is written and raised."""
+        bridge, _, operation = request.operation.partition(":")
+        if not is_name(bridge) or not is_operation(operation):
+            raise UsageError(
+                f"{request.operation[:80]!r} is not a command",
+                hint="A command is BRIDGE:OPERATION, such as python:execute.",
+            )
+        refuse = _Refusal(self._journal, command, principal, request, bridge, operation)
+        if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
+            raise await refuse(_no_tenant(principal, request.tenant), DeniedError)
+        target = self._default_bridge(request) if bridge == _COMMON else bridge
+        try:
+            manifest = self._registry.manifest(target)
+            grant = await self._registry.grant(request.tenant, target)
+        except NotFoundError:
+            raise await refuse(_unknown(bridge, operation), DeniedError) from None
+        decision = decide_operation(grant, bridge, operation)
+        declared = manifest.operations.get(operation) if bridge != _COMMON else None
+        if not decision.allowed or (declared is None and bridge != _COMMON):
+            raise await refuse(decision if not decision.allowed else _unknown(bridge, operation), DeniedError)
+        if not self._within_rate(grant, target):
+            raise await refuse(_over_rate(grant), BudgetError)
+        try:
+            arguments = take_inline_keys(request.arguments, grant)
+            if declared is not None:
+                manifest.check_arguments(operation, arguments.kept)
+        except BridgeholdError as error:
+            reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
+            raise await refuse(reason, type(error), hint=error.hint) from None
+        return _Plan(
+            command=command,
+            principal=principal,
+            request=request,
+            bridge=target,
+            operation=declared,
+            grant=grant,
+            decision=decision,
+            deadline_ms=_deadline(request, declared, grant),
+            arguments=arguments,
+        )
+
+    def _default_bridge(self, request: CommandRequest) -> str:
+        """``common:*`` goes to the session's bridge, or to the default one."""
+        for session in self._sessions:
+            if session.key.tenant == request.tenant and request.session in (session.id, session.key.name):
+                return str(session.key.bridge)
+        return self._registry.default_bridge
+
+    def _within_rate(self, grant: Grant, bridge: str) -> bool:
+        per_second = grant.rate.commands_per_minute / 60
+        bucket = self._rates.setdefault(
+            (grant.tenant, bridge), TokenBucket(per_second, max(10.0, per_second * 10))
+        )
+        return bucket.try_take(1, time.monotonic())
+
+    async def _session(self, plan: _Plan) -> Session:
+        request = plan.request
+        if request.session.startswith("s-"):
+            session = self._sessions.find(lambda tenant: tenant == request.tenant, request.session)
+            if session.key.bridge != plan.bridge:
+                raise NotFoundError(f"no session {request.session!r} with {plan.bridge} here")
+            return session
+        if not is_name(request.session):
+            raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
+        key = SessionKey(request.tenant, plan.bridge, request.session)
+        return await self._sessions.get_or_open(
+            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
+        )
+
+    async def _intend(self, plan: _Plan, session: Session) -> str:
+        digest, size, text = preview(plan.arguments.kept, (), _PREVIEW_BYTES)
+        event = CommandIntent(
+            tenant=plan.grant.tenant,
+            principal=plan.principal.name,
+            session=session.id,
+            command=plan.command,
+            bridge=plan.bridge,
+            operation=plan.request.operation,
+            grant=plan.grant.digest,
+            rule=plan.decision.rule,
+            arguments_digest=digest,
+            arguments_bytes=size,
+            arguments_preview=text,
+            deadline_ms=plan.deadline_ms,
+        )
+        try:
+            return (await self._journal.append(event)).ref
+        except AuditError as error:
+            self._on_degraded(error.message)
+            raise AuditError(
+                f"the command did not run, because its intent could not be written: {error.message}",
+                hint=error.hint,
+            ) from error
+
+    async def _call(
+        self, plan: _Plan, session: Session, intent: str, arguments: dict[str, object], stream: Stream | None
+    ) -> Reply:
+        started = time.monotonic()
+        before = await self._usage(session)
+        frame: ResultFrame | FaultFrame | None = None
+        failure: BridgeholdError | None = None
+        cancelled = False
+        try:
+            frame = await session.call(
+                plan.request.operation, arguments, deadline_ms=plan.deadline_ms, stream=stream
+            )
+        except BridgeholdError as error:
+            failure = error
+        except asyncio.CancelledError:
+            failure, cancelled = CancelledError("the caller went away"), True
+        if isinstance(frame, FaultFrame):
+            failure = fault_error(frame, where=plan.request.operation)
+        usage = await self._used(session, before, started)
+        outcome = _outcome(plan, session, intent, frame, failure, usage)
+        written = await asyncio.shield(asyncio.ensure_future(self._record(outcome)))
+        if cancelled:
+            raise asyncio.CancelledError
+        if failure is not None:
+            failure.event = written or intent
+            raise failure
+        assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
+        return Reply(
+            value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
+        )
+
+    async def _record(self, outcome: CommandOutcome) -> str:
+        try:
+            return (await self._journal.append(outcome)).ref
+        except BridgeholdError as error:
+            self._on_degraded(error.message)
+            return ""
+
+    async def _usage(self, session: Session) -> int:
+        try:
+            return (await self._launcher.usage(session.worker.name)).cpu_us
+        except BridgeholdError:
+            return 0
+
+    async def _used(self, session: Session, before: int, started: float) -> CommandUsage:
+        ms = int((time.monotonic() - started) * 1000)
+        report = session.worker.report
+        try:
+            usage = report.usage if report else await self._launcher.usage(session.worker.name)
+        except BridgeholdError:
+            return CommandUsage(ms=ms)
+        return CommandUsage(
+            cpu_us=max(0, usage.cpu_us - before), memory_peak_bytes=usage.memory_peak_bytes, ms=ms
+        )
+
+
+class _Refusal:
+    """Writes one refusal and gives the error to raise; both carry rule, reason and source."""
+
+    def __init__(
+        self,
+        journal: JournalClient,
+        command: str,
+        principal: Principal,
+        request: CommandRequest,
+        bridge: str,
+        operation: str,
+    ) -> None:
+        self._journal = journal
+        self._event = lambda decision: CommandRefused(
+            tenant=request.tenant[:64],
+            principal=principal.name,
+            command=command,
+            bridge=bridge,
+            operation=f"{bridge}:{operation}",
+            rule=decision.rule,
+            reason=decision.reason[:500],
+            source=decision.source,
+            **_argument_facts(request.arguments),
+        )
+
+    async def __call__(
+        self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
+    ) -> BridgeholdError:
+        event: Event = self._event(decision)
+        reference = (await self._journal.append(event)).ref
+        text = decision.reason if decision.rule == "arguments" else f"{decision.reason} [rule {decision.rule}]"
+        return kind(
+            text, hint=hint or f"bridgehold why {reference}", where=decision.source, event=reference
+        )
+
+
+def _argument_facts(arguments: dict[str, object]) -> dict[str, str]:
+    digest, _, text = preview(arguments, (), _PREVIEW_BYTES)
+    return {"arguments_digest": digest, "arguments_preview": text}
+
+
+def _no_tenant(principal: Principal, tenant: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule=f"principals.{principal.name}.tenants",
+        reason=f"{principal.name} may not act for tenant {tenant[:64]!r}",
+        source="config.toml",
+    )
+
+
+def _unknown(bridge: str, operation: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule="default-deny",
+        reason=f"{bridge}:{operation} is not granted",
+        source="",
+    )
+
+
+def _over_rate(grant: Grant) -> Decision:
+    return Decision(
+        allowed=False,
+        rule="rate.commands_per_minute",
+        reason=f"more than {grant.rate.commands_per_minute} commands a minute",
+        source=str(grant.sources.get("rate.commands_per_minute", "")),
+    )
+
+
+def _deadline(request: CommandRequest, operation: Operation | None, grant: Grant) -> int:
+    """The shortest of what the policy, the manifest and the caller give."""
+    bounds = [grant.limits.command_ms]
+    if operation is not None and operation.timeout_ms > 0:
+        bounds.append(operation.timeout_ms)
+    if request.deadline_ms > 0:
+        bounds.append(request.deadline_ms)
+    return min(bounds)
+
+
+def _outcome(
+    plan: _Plan,
+    session: Session,
+    intent: str,
+    frame: ResultFrame | FaultFrame | None,
+    failure: BridgeholdError | None,
+    usage: CommandUsage,
+) -> CommandOutcome:
+    result = msgspec.json.encode(frame.result) if isinstance(frame, ResultFrame) else b""
+    return CommandOutcome(
+        tenant=plan.grant.tenant,
+        principal=plan.principal.name,
+        session=session.id,
+        command=plan.command,
+        intent=intent,
+        transport_ok=frame is not None,
+        application_ok=isinstance(frame, ResultFrame) and not _says_error(frame.result),
+        code=failure.code if failure else "",
+        reason=failure.message[:500] if failure else "",
+        cpu_us=usage.cpu_us,
+        memory_peak_bytes=usage.memory_peak_bytes,
+        ms=usage.ms,
+        result_digest=digest_bytes(result) if result else "",
+        result_bytes=len(result),
+    )
+
+
+def _says_error(result: object) -> bool:
+    """DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart."""
+    return isinstance(result, dict) and ("error" in result or result.get("status") == "error")
+
+
+def manifest_operations(manifest: Manifest) -> list[str]:
+    return [f"{manifest.name}:{name}" for name in manifest.operations]

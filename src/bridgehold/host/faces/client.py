@@ -1,0 +1,264 @@
+"""The Python interface: `Client` talks to a running host, `Host` starts a private one first.
+
+Both have the same methods. Everything here is a client of the host's socket; no bridge, key or
+audit record is ever handled in the caller's process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
+from bridgehold.host.faces.private import PrivateHost
+from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.host.layout import Layout, default_layout
+from bridgehold.host.values import Reply, SessionInfo
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Client:
+    """A connection to a host. Use `await Client.connect()` or ``async with Client.open()``."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._events: dict[int, Progress] = {}
+        self._failure: BridgeholdError | None = None
+        self._task = asyncio.create_task(self._read())
+
+    @classmethod
+    async def connect(cls, socket_path: Path | str | None = None, *, token: str = "") -> Self:
+        """Connect to the host that listens at `socket_path` (the default layout's, if None)."""
+        path = Path(socket_path) if socket_path is not None else default_layout().socket
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(path))
+        except OSError as error:
+            raise HostUnavailableError(
+                f"no host answers: {error.strerror or error}",
+                where=str(path),
+                hint="Start one with `bridgehold serve`, or let a command start a private one.",
+            ) from error
+        client = cls(reader, writer)
+        if token:
+            await client.request("hello", {"token": token})
+        return client
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def request(self, method: str, params: dict[str, Any], on_event: Progress | None = None) -> Any:
+        """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error."""
+        if self._failure is not None:
+            raise self._failure
+        request_id = self._next_id
+        self._next_id += 1
+        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = future
+        if on_event is not None:
+            self._events[request_id] = on_event
+        try:
+            frame = RequestFrame(id=request_id, method=method, params=msgspec.Raw(msgspec.json.encode(params)))
+            self._writer.write(pack(frame))
+            await self._writer.drain()
+            return msgspec.json.decode(await future)
+        except asyncio.CancelledError:
+            cancel = RequestFrame(
+                id=request_id, method="cancel", params=msgspec.Raw(msgspec.json.encode({"id": request_id}))
+            )
+            self._writer.write(pack(cancel))
+            raise
+        except ConnectionError as error:
+            raise HostUnavailableError(f"the host went away: {error}") from error
+        finally:
+            self._waiting.pop(request_id, None)
+            self._events.pop(request_id, None)
+
+    async def call(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        deadline_ms: int = 0,
+        on_event: Progress | None = None,
+    ) -> Reply:
+        """Run ``bridge:operation`` and give the whole `Reply`."""
+        params = {
+            "operation": operation,
+            "arguments": arguments or {},
+            "session": session,
+            "tenant": tenant,
+            "deadline_ms": deadline_ms,
+            "stream": on_event is not None,
+        }
+        return msgspec.convert(await self.request("run", params, on_event), type=Reply)
+
+    async def run(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        deadline_ms: int = 0,
+    ) -> Any:
+        """Run ``bridge:operation`` and give its value."""
+        reply = await self.call(
+            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms
+        )
+        return reply.value
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = ""
+    ) -> AsyncIterator[ClientSession]:
+        """A session of its own, ended with the block."""
+        opened = await self.request("session.open", {"bridge": bridge, "tenant": tenant, "name": name})
+        session = ClientSession(self, bridge, tenant, opened["id"])
+        try:
+            yield session
+        finally:
+            with contextlib.suppress(BridgeholdError):
+                await self.request("session.close", {"session": session.id})
+
+    async def sessions(self) -> list[SessionInfo]:
+        return msgspec.convert(await self.request("sessions", {}), type=list[SessionInfo])
+
+    async def logs(self, session: str) -> str:
+        return str((await self.request("logs", {"session": session}))["text"])
+
+    async def _read(self) -> None:
+        failure: BridgeholdError = HostUnavailableError("the host closed the connection")
+        try:
+            while True:
+                body = await read_frame(self._reader)
+                if body is None:
+                    break
+                self._deliver(msgspec.json.decode(body, type=AnswerFrame))
+        except BridgeholdError as error:
+            failure = error
+        except msgspec.MsgspecError as error:
+            failure = HostUnavailableError(f"the host sent something unreadable: {error}")
+        self._failure = failure
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(failure)
+
+    def _deliver(self, answer: AnswerFrame) -> None:
+        if answer.event is not None:
+            on_event = self._events.get(answer.id)
+            if on_event is not None:
+                on_event(msgspec.json.decode(answer.event))
+            return
+        future = self._waiting.get(answer.id)
+        if future is None or future.done():
+            return
+        if answer.error is not None:
+            future.set_exception(from_info(answer.error))
+        else:
+            future.set_result(answer.result if answer.result is not None else msgspec.Raw(b"null"))
+
+
+class ClientSession:
+    """One session, from the caller's side: operations may be named without their bridge."""
+
+    def __init__(self, client: Client, bridge: str, tenant: str, session_id: str) -> None:
+        self._client = client
+        self.bridge = bridge
+        self.tenant = tenant
+        self.id = session_id
+
+    async def call(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+    ) -> Reply:
+        return await self._client.call(
+            self._full(operation), arguments, session=self.id, tenant=self.tenant, deadline_ms=deadline_ms
+        )
+
+    async def run(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+    ) -> Any:
+        return (await self.call(operation, arguments, deadline_ms=deadline_ms)).value
+
+    async def stream(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Chunks and progress as they come, then ``{"type": "result", "value": …}``."""
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        work = asyncio.ensure_future(
+            self._client.call(
+                self._full(operation),
+                arguments,
+                session=self.id,
+                tenant=self.tenant,
+                deadline_ms=deadline_ms,
+                on_event=queue.put_nowait,
+            )
+        )
+        work.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            yield {"type": "result", "value": (await work).value}
+        finally:
+            work.cancel()
+
+    async def logs(self) -> str:
+        return await self._client.logs(self.id)
+
+    def _full(self, operation: str) -> str:
+        return operation if ":" in operation else f"{self.bridge}:{operation}"
+
+
+class Host(Client):
+    """A private host with its client: started by `open`, ended with its block."""
+
+    _private: PrivateHost | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, layout: Layout | None = None) -> AsyncIterator[Self]:
+        """Use the host that runs on `layout`, or start a private one for the length of the block."""
+        layout = layout or default_layout()
+        private: PrivateHost | None = None
+        try:
+            client = await cls.connect(layout.socket)
+        except HostUnavailableError:
+            private = await asyncio.to_thread(PrivateHost.start, layout)
+            client = await cls.connect(layout.socket)
+        try:
+            yield client
+        finally:
+            await client.aclose()
+            if private is not None:
+                await asyncio.to_thread(private.stop)
+
+
+async def connect(socket_path: Path | str | None = None, *, token: str = "") -> Client:
+    """A client of the host that is running."""
+    return await Client.connect(socket_path, token=token)

@@ -1,0 +1,76 @@
+"""A private host: the same processes as a service's, started by a client and ended with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from typing import Self
+
+from bridgehold.errors import HostUnavailableError
+from bridgehold.host.layout import HOME_VARIABLE, Layout
+
+_READY_SECONDS = 30.0
+_STOP_SECONDS = 20.0
+
+
+class PrivateHost:
+    """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too."""
+
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
+        self._process = process
+        self._lifeline = lifeline
+
+    @classmethod
+    def start(cls, layout: Layout) -> Self:
+        """Start a host on `layout` and wait until it listens. Raises `HostUnavailableError`."""
+        lifeline_read, lifeline_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        argv = [sys.executable, "-m", "bridgehold.host.supervise_main"]
+        argv += ["--lifeline", str(lifeline_read), "--ready", str(ready_write)]
+        argv += ["--config", str(layout.config), "--state", str(layout.state), "--run", str(layout.run)]
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(lifeline_read, ready_write),
+            start_new_session=True,
+            env={key: value for key, value in os.environ.items() if key != HOME_VARIABLE},
+        )
+        os.close(lifeline_read)
+        os.close(ready_write)
+        try:
+            readable, _, _ = select.select([ready_read], [], [], _READY_SECONDS)
+            if readable and os.read(ready_read, 1):
+                return cls(process, lifeline_write)
+        finally:
+            os.close(ready_read)
+        os.close(lifeline_write)
+        raise _start_failure(process)
+
+    def stop(self) -> None:
+        """End the host and wait until its processes and sandboxes are gone."""
+        os.close(self._lifeline)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+def _start_failure(process: subprocess.Popen[bytes]) -> HostUnavailableError:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_SECONDS)
+    if process.returncode is None:
+        process.kill()
+        process.wait()
+    said = process.stderr.read(4000).decode(errors="replace").strip() if process.stderr else ""
+    return HostUnavailableError(
+        f"a private host could not start: {said or f'status {process.returncode}'}",
+        hint="`bridgehold doctor` shows what this machine lacks.",
+        retry="no",
+    )

@@ -1,0 +1,92 @@
+"""Where files live: configuration, state, runtime. One documented layout for a service and a user.
+
+``BRIDGEHOLD_HOME=DIR`` puts all three below DIR. Otherwise root uses /etc, /var/lib and /run, and
+an ordinary user the XDG folders. `docs/reference/files.md` is the same table for people.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+HOME_VARIABLE = "BRIDGEHOLD_HOME"
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    config: Path
+    state: Path
+    run: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+    @property
+    def policies(self) -> Path:
+        return self.config / "policies"
+
+    @property
+    def tenants(self) -> Path:
+        return self.config / "tenants"
+
+    @property
+    def bridges(self) -> Path:
+        return self.config / "bridges"
+
+    @property
+    def audit(self) -> Path:
+        return self.state / "audit"
+
+    @property
+    def environments(self) -> Path:
+        return self.state / "envs"
+
+    @property
+    def wheels(self) -> Path:
+        return self.state / "wheels"
+
+    @property
+    def builds(self) -> Path:
+        """Installers write below this folder, and nowhere else on the host's disk."""
+        return self.state / "builds"
+
+    @property
+    def secrets(self) -> Path:
+        return self.state / "secrets"
+
+    @property
+    def anchors(self) -> Path:
+        return self.state / "anchors"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "host.sock"
+
+    @property
+    def uids(self) -> Path:
+        return self.run / "uids"
+
+
+def find_layout(environ: Mapping[str, str], uid: int) -> Layout:
+    """The layout that `environ` and the caller's `uid` select (pure but for the two arguments)."""
+    home = environ.get(HOME_VARIABLE, "")
+    if home:
+        base = Path(home).absolute()
+        return Layout(config=base / "config", state=base / "state", run=base / "run")
+    if uid == 0:
+        return Layout(
+            config=Path("/etc/bridgehold"), state=Path("/var/lib/bridgehold"), run=Path("/run/bridgehold")
+        )
+    user = Path(environ.get("HOME", "/"))
+    config = Path(environ.get("XDG_CONFIG_HOME", "") or user / ".config") / "bridgehold"
+    state = Path(environ.get("XDG_DATA_HOME", "") or user / ".local/share") / "bridgehold"
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    run = Path(runtime) / "bridgehold" if runtime else state / "run"
+    return Layout(config=config, state=state, run=run)
+
+
+def default_layout() -> Layout:
+    return find_layout(os.environ, os.getuid())

@@ -1,0 +1,30 @@
+"""What every one of our own processes does first: no core, not dumpable, dies with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+
+from bridgehold.errors import UnsupportedError
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+
+
+def harden(*, parent: int, die_with_parent: bool = True) -> None:
+    """Forbid core files and ptrace by others; end when `parent` (a pid) ends.
+
+    Raises `UnsupportedError` where the kernel refuses, so that nothing runs half-protected.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise UnsupportedError("this kernel refuses PR_SET_DUMPABLE")
+    if not die_with_parent:
+        return
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise UnsupportedError("this kernel refuses PR_SET_PDEATHSIG")
+    if os.getppid() != parent:  # it ended before the signal was asked for
+        raise SystemExit(0)

@@ -1,0 +1,273 @@
+"""Sessions: one tenant's stateful conversation with one bridge, served by one worker of its own.
+
+Commands of a session run one at a time, in order. A session ends by request, idle time, session
+time, deadline or its worker's end; whatever was in flight or queued gets the typed reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import SessionClosed, SessionOpened
+from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    NotFoundError,
+    SessionEndedError,
+)
+from bridgehold.host.starts import LiveWorker, Starter, StartOrder
+from bridgehold.host.values import SessionInfo
+from bridgehold.host.workers import Stream
+from bridgehold.ids import new_session_id
+from bridgehold.policies.units import format_ms
+from bridgehold.sandbox.values import ExitReport
+
+QUEUE_BOUND = 64
+"""Commands that may wait for one session; more are refused as busy."""
+
+
+class SessionKey(msgspec.Struct, frozen=True, order=True):
+    tenant: str
+    bridge: str
+    name: str
+
+
+class Session:
+    """One session and its worker. Not shared between tenants, and never given a second worker."""
+
+    def __init__(self, key: SessionKey, order: StartOrder, worker: LiveWorker, journal: JournalClient) -> None:
+        self.key = key
+        self.id = order.session
+        self.order = order
+        self.worker = worker
+        self.commands = 0
+        self.opened_at = time.monotonic()
+        self.used_at = self.opened_at
+        self.current_command = ""
+        self.ending: BridgeholdError | None = None
+        self._journal = journal
+        self._turn = asyncio.Lock()
+        self._queued = 0
+        self._closed = asyncio.Event()
+
+    @property
+    def busy(self) -> bool:
+        return self._queued > 0
+
+    @property
+    def alive(self) -> bool:
+        return self.ending is None and not self.worker.ended.is_set()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, command: str) -> AsyncIterator[None]:
+        """Wait for this session's turn; `current_command` names whose requests the gateway sees."""
+        if self._queued >= QUEUE_BOUND:
+            raise BusyError(
+                f"{QUEUE_BOUND} commands already wait for this session",
+                hint="Open another session, or wait for the earlier commands.",
+            )
+        self._queued += 1
+        try:
+            async with self._turn:
+                if self.ending is not None:
+                    raise self.ending
+                self.current_command = command
+                try:
+                    yield
+                finally:
+                    self.current_command = ""
+                    self.used_at = time.monotonic()
+        finally:
+            self._queued -= 1
+
+    async def call(
+        self, operation: str, arguments: dict[str, object], *, deadline_ms: int, stream: Stream | None
+    ) -> ResultFrame | FaultFrame:
+        """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
+        self.commands += 1
+        work = asyncio.ensure_future(
+            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream)
+        )
+        try:
+            done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
+        except asyncio.CancelledError:
+            await self._cancel(work)
+            raise
+        if not done:
+            error = CommandTimeoutError(
+                f"{operation} did not end within {format_ms(deadline_ms)}; its session was ended",
+                hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
+            )
+            work.cancel()
+            await self.end("command deadline", error)
+            raise error
+        return work.result()
+
+    async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:
+        """Ask the guest to stop; past the grace its namespace is killed. The lock is held meanwhile."""
+        work.cancel()
+        grace = self.order.grant.limits.grace_ms / 1000
+        deadline = time.monotonic() + grace
+        while self.worker.calls.in_flight and time.monotonic() < deadline and self.alive:
+            await asyncio.sleep(0.01)
+        if self.worker.calls.in_flight and self.alive:
+            await self.end("cancelled, and the bridge did not stop", SessionEndedError("the command was cancelled"))
+
+    async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
+        """End the session once; later calls wait for the same end. Never raises."""
+        if self.ending is not None:
+            await self._closed.wait()
+            return self.worker.report
+        self.ending = error or SessionEndedError(f"the session was ended: {reason}")
+        report: ExitReport | None = None
+        with contextlib.suppress(BridgeholdError):
+            report = await self.worker.end(self.ending)
+        await self._record_end(reason, report)
+        self._closed.set()
+        return report
+
+    async def close(self, reason: str) -> None:
+        """End politely: the bridge's `close()` gets the grace, then the namespace is killed."""
+        if self.alive and not self.busy:
+            grace = self.order.grant.limits.grace_ms
+            with contextlib.suppress(BridgeholdError, TimeoutError):
+                await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
+        await self.end(reason)
+
+    async def _record_end(self, reason: str, report: ExitReport | None) -> None:
+        event = SessionClosed(
+            tenant=self.key.tenant,
+            session=self.id,
+            reason=reason,
+            code=self.ending.code if self.ending is not None else "",
+            commands=self.commands,
+            cpu_us=report.usage.cpu_us if report else 0,
+            memory_peak_bytes=report.usage.memory_peak_bytes if report else 0,
+            emptied_ms=report.emptied_ms if report else 0,
+        )
+        with contextlib.suppress(BridgeholdError):
+            await self._journal.append(event)
+
+    def info(self, memory_bytes: int = 0) -> SessionInfo:
+        now = time.monotonic()
+        return SessionInfo(
+            id=self.id,
+            name=self.key.name,
+            tenant=self.key.tenant,
+            bridge=self.key.bridge,
+            state="busy" if self.busy else "idle" if self.alive else "ending",
+            start=self.order.grant.sandbox.start,
+            commands=self.commands,
+            age_ms=int((now - self.opened_at) * 1000),
+            idle_ms=int((now - self.used_at) * 1000),
+            pid=self.worker.launched.pid,
+            uid=self.worker.launched.uid,
+            memory_bytes=memory_bytes,
+            grant=self.order.grant.digest,
+        )
+
+
+class Sessions:
+    """All sessions of this host. Opening the same key twice at once gives one session."""
+
+    def __init__(self, starter: Starter, journal: JournalClient, *, bound: int) -> None:
+        self._starter = starter
+        self._journal = journal
+        self._bound = bound
+        self._open: dict[SessionKey, Session] = {}
+        self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._open.values()))
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._opening)
+
+    async def get_or_open(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
+        """The live session of `key`, or a new one started from `make_order(session id)`."""
+        session = self._open.get(key)
+        if session is not None and session.alive:
+            return session
+        opening = self._opening.get(key)
+        if opening is None:
+            opening = asyncio.ensure_future(self._start(key, make_order))
+            self._opening[key] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(key, None))
+        return await asyncio.shield(opening)
+
+    async def _start(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
+        if self._stopping:
+            raise SessionEndedError("the host is stopping")
+        order = await make_order(new_session_id())
+        concurrent = self._count(key)
+        if concurrent > order.grant.rate.concurrency or len(self) > self._bound:
+            raise BusyError(
+                f"{key.tenant} already has {concurrent - 1} sessions with {key.bridge} open",
+                hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
+            )
+        opened = SessionOpened(
+            tenant=key.tenant,
+            session=order.session,
+            bridge=key.bridge,
+            grant=order.grant.digest,
+            start=order.grant.sandbox.start,
+            name=key.name,
+        )
+        await self._journal.append(opened)
+        worker = await self._starter.start(order)
+        session = Session(key, order, worker, self._journal)
+        self._open[key] = session
+        watcher = asyncio.create_task(self._watch(session))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return session
+
+    def _count(self, key: SessionKey) -> int:
+        keys = {*self._open, *self._opening}
+        return sum(1 for other in keys if (other.tenant, other.bridge) == (key.tenant, key.bridge))
+
+    async def _watch(self, session: Session) -> None:
+        """End `session` at its idle or session time, and forget it when its worker ends."""
+        limits = session.order.grant.limits
+        while not session.worker.ended.is_set():
+            now = time.monotonic()
+            idle_left = limits.idle_ms / 1000 - (now - session.used_at)
+            life_left = limits.session_ms / 1000 - (now - session.opened_at)
+            if life_left <= 0:
+                error = CommandTimeoutError(f"the session reached its time of {format_ms(limits.session_ms)}")
+                await session.end("session time", error)
+            elif idle_left <= 0 and not session.busy:
+                await session.close("idle time")
+            else:
+                left = life_left if session.busy else min(idle_left, life_left)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
+        await session.end("its worker ended")
+        if self._open.get(session.key) is session:
+            del self._open[session.key]
+
+    def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
+        """By id or name, within what the caller may see; otherwise `NotFoundError`, always the same."""
+        for session in self._open.values():
+            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
+                return session
+        raise NotFoundError(
+            f"no session {reference[:80]!r} here", hint="`bridgehold sessions` lists the sessions you may see."
+        )
+
+    async def stop(self, reason: str) -> None:
+        """End every session; no new one opens."""
+        self._stopping = True
+        for opening in list(self._opening.values()):
+            opening.cancel()
+        await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)

@@ -1,0 +1,307 @@
+"""How a worker starts, behind one small interface: order in, attested live worker out.
+
+`ColdStart` launches a fresh sandbox for each order. Whatever goes wrong, nothing is left running:
+the worker is killed, its pipes are closed, and the error says what the kernel or the guest said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import ProtocolViolation, WorkerAttested, WorkerExited, WorkerRefused
+from bridgehold.bridges.catalogue import check_ready
+from bridgehold.bridges.frames import FaultFrame, ReadyFrame, ResultFrame
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.bridges.wire import encode_boot
+from bridgehold.errors import (
+    AttestationError,
+    BridgeholdError,
+    CommandTimeoutError,
+    CrashError,
+    ProtocolError,
+)
+from bridgehold.host.logs import SessionLog
+from bridgehold.host.translate import exit_error, fault_error
+from bridgehold.host.workers import GuestCalls, GuestPipes, Stream
+from bridgehold.policies.model import Grant
+from bridgehold.policies.units import format_ms
+from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec
+
+GATEWAY_PORT = 8080
+"""Where the gateway listens on each sandbox's own loopback."""
+
+
+class GatewayHandle(Protocol):
+    """What a worker needs of its gateway: nothing but its end."""
+
+    async def close(self) -> None: ...
+
+
+class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a start needs. `spec` decides what may be touched, `boot` is what the guest is told."""
+
+    session: str
+    session_name: str
+    manifest: Manifest
+    grant: Grant
+    spec: SandboxSpec
+    environment_digest: str
+    bridge_folder: Path
+    env_secrets: tuple[tuple[str, str], ...] = ()
+    """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """The three processes the host works with, and how it opens a gateway on a listener."""
+
+    launcher: LauncherClient
+    journal: JournalClient
+    open_gateway: Callable[[socket.socket, StartOrder, dict[str, str]], Awaitable[GatewayHandle]]
+
+
+class LiveWorker:
+    """An attested worker with its pipes, calls and gateway. Ends once, whoever asks."""
+
+    def __init__(self, services: Services, order: StartOrder, launched: Launched, log: SessionLog) -> None:
+        self._services = services
+        self.order = order
+        self.launched = launched
+        self.log = log
+        self.violations = 0
+        self.calls = GuestCalls(self._violation)
+        self.pipes: GuestPipes | None = None
+        self.gateway: GatewayHandle | None = None
+        self.attestation: Attestation | None = None
+        self.report: ExitReport | None = None
+        self.ended = asyncio.Event()
+        self._failure: BridgeholdError | None = None
+        self._watch = asyncio.create_task(self._watch_exit())
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        return self.launched.worker
+
+    async def call(
+        self, command: str, args: dict[str, object], *, deadline_ms: int, stream: Stream | None = None
+    ) -> ResultFrame | FaultFrame:
+        if self.pipes is None:
+            raise CrashError("the worker has no pipes yet")
+        return await self.calls.call(self.pipes, command, args, deadline_ms=deadline_ms, stream=stream)
+
+    async def end(self, failure: BridgeholdError | None = None) -> ExitReport:
+        """Kill the whole namespace, wait until it is empty, and give the kernel's report."""
+        if self._failure is None:
+            self._failure = failure
+        if failure is not None:
+            self.calls.fail(failure)
+        with contextlib.suppress(BridgeholdError):
+            await self._services.launcher.kill(self.name)
+        await self.ended.wait()
+        if self.report is None:
+            raise CrashError("the launcher went away before it reported the worker's end")
+        return self.report
+
+    def on_pipe_end(self, error: BridgeholdError | None) -> None:
+        """The guest closed its frames, or broke the wire: either way it is over."""
+        if error is not None:
+            self._violation(error.message)
+        self._spawn(self._after_pipe_end(error))
+
+    async def _after_pipe_end(self, error: BridgeholdError | None) -> None:
+        if error is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), 1.0)
+        if not self.ended.is_set():
+            await self.end(error or ProtocolError("the worker closed its frame pipe and went on running"))
+
+    async def _watch_exit(self) -> None:
+        try:
+            self.report = await self._services.launcher.exited(self.name)
+        except BridgeholdError as error:
+            self.calls.fail(error)
+        else:
+            self.calls.fail(self._failure or exit_error(self.report, self.order.grant.limits))
+            await self._record_exit(self.report)
+        finally:
+            if self.pipes is not None:
+                self.pipes.close()
+            if self.gateway is not None:
+                await self.gateway.close()
+            self.ended.set()
+
+    async def _record_exit(self, report: ExitReport) -> None:
+        event = WorkerExited(
+            tenant=self.order.grant.tenant,
+            session=self.order.session,
+            worker=self.name,
+            cause=report.cause,
+            status=report.status,
+            cpu_us=report.usage.cpu_us,
+            memory_peak_bytes=report.usage.memory_peak_bytes,
+            oom_kills=report.usage.oom_kills,
+            emptied_ms=report.emptied_ms,
+        )
+        with contextlib.suppress(BridgeholdError):
+            await self._services.journal.append(event, durable=False)
+
+    def _violation(self, reason: str) -> None:
+        self.violations += 1
+        if self.violations > 20:  # the bucket of a hostile guest's events; the count is in the session's end
+            return
+        event = ProtocolViolation(
+            tenant=self.order.grant.tenant, session=self.order.session, worker=self.name, reason=reason[:300]
+        )
+        self._spawn(self._append(event))
+
+    async def _append(self, event: ProtocolViolation) -> None:
+        with contextlib.suppress(BridgeholdError):
+            await self._services.journal.append(event, durable=False)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Starter(Protocol):
+    """Order in, attested live worker out."""
+
+    async def start(self, order: StartOrder) -> LiveWorker: ...
+
+
+class ColdStart:
+    """A fresh sandbox for each order."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def start(self, order: StartOrder) -> LiveWorker:
+        """Launch, boot, attest, open. Raises the typed error after everything was torn down."""
+        log = SessionLog(order.grant.limits.log_bytes)
+        launched, descriptors = await self._services.launcher.launch(order.spec)
+        worker = LiveWorker(self._services, order, launched, log)
+        budget = order.grant.limits.startup_ms
+        try:
+            async with asyncio.timeout(budget / 1000):
+                await self._boot(worker, descriptors)
+                await self._attest(worker)
+                await self._open(worker)
+        except TimeoutError as error:
+            refusal = CommandTimeoutError(
+                f"the bridge was not ready within its start-up time of {format_ms(budget)}",
+                hint="Raise `[limits] startup` in the policy, or make the bridge's imports lighter.",
+            )
+            await worker.end(refusal)
+            raise _with_log(refusal, log) from error
+        except BridgeholdError as error:
+            await worker.end(error)
+            raise _with_log(error, log) from error
+        except BaseException:
+            await worker.end(CrashError("the start was given up"))
+            raise
+        return worker
+
+    async def _boot(self, worker: LiveWorker, descriptors: list[int]) -> None:
+        order = worker.order
+        worker.pipes = GuestPipes(
+            (descriptors[0], descriptors[1], descriptors[2]),
+            limits=order.grant.limits,
+            rate=order.grant.rate,
+            log=worker.log,
+            on_frame=worker.calls.deliver,
+            on_end=worker.on_pipe_end,
+        )
+        placeholders = {endpoint.provider: new_placeholder() for endpoint in order.grant.endpoints}
+        if len(descriptors) > 3:
+            listener = socket.socket(fileno=descriptors[3])
+            worker.gateway = await self._services.open_gateway(listener, order, placeholders)
+        await worker.pipes.send(encode_boot(boot_values(order, placeholders)))
+        ready: ReadyFrame = await asyncio.shield(worker.calls.ready)
+        check_ready(order.manifest, ready)
+
+    async def _attest(self, worker: LiveWorker) -> None:
+        order = worker.order
+        try:
+            proof = await self._services.launcher.attest(worker.name)
+        except AttestationError as error:
+            refusal = WorkerRefused(
+                tenant=order.grant.tenant,
+                session=order.session,
+                worker=worker.name,
+                differences=tuple(error.message.split("; "))[:50],
+            )
+            await self._services.journal.append(refusal)
+            raise
+        worker.attestation = proof
+        await self._services.journal.append(attested_event(order, worker.launched, proof))
+
+    async def _open(self, worker: LiveWorker) -> None:
+        order = worker.order
+        session = {"id": order.session, "name": order.session_name, "tenant": order.grant.tenant}
+        budget = order.grant.limits.startup_ms
+        reply = await worker.call("common:open", {"session": session}, deadline_ms=budget)
+        if isinstance(reply, FaultFrame):
+            raise fault_error(reply, where="open")
+
+
+def new_placeholder() -> str:
+    """A string that SDKs accept as a key, and that is worth nothing outside this session."""
+    return "sk-bh-" + secrets.token_urlsafe(24)
+
+
+def boot_values(order: StartOrder, placeholders: dict[str, str]) -> dict[str, object]:
+    """The boot frame: what to import and where the providers are. No tenant data, no key (pure)."""
+    base = f"http://127.0.0.1:{GATEWAY_PORT}"
+    providers = {
+        name: {"base_url": f"{base}/{name}/v1", "placeholder": placeholder, "shape": "openai"}
+        for name, placeholder in placeholders.items()
+    }
+    return {
+        "type": "boot",
+        "bridge": order.manifest.name,
+        "entry": order.manifest.entry,
+        "preload": list(order.manifest.preload),
+        "gateway": base if (placeholders or order.grant.connects) else "",
+        "providers": providers,
+        "environment": dict(order.env_secrets),
+        "worker_id": order.session,
+        "limits": {"response_bytes": order.grant.limits.response_bytes},
+    }
+
+
+def attested_event(order: StartOrder, launched: Launched, proof: Attestation) -> WorkerAttested:
+    return WorkerAttested(
+        tenant=order.grant.tenant,
+        session=order.session,
+        worker=proof.worker,
+        spec=launched.spec_digest,
+        pid=proof.pid,
+        uid=proof.uid,
+        environment=order.environment_digest,
+        capabilities=proof.capabilities,
+        no_new_privs=proof.no_new_privs,
+        seccomp_mode=proof.seccomp_mode,
+        namespaces=proof.namespaces,
+        cgroup=proof.cgroup,
+        mounts=proof.mounts_digest,
+        weakenings=order.grant.weakenings,
+    )
+
+
+def _with_log(error: BridgeholdError, log: SessionLog) -> BridgeholdError:
+    """Keep the last lines of the guest's log with a failed start: there is no session to ask later."""
+    last = log.text()[-600:].strip()
+    if last:
+        error.hint = f"{error.hint}\nThe bridge's last output:\n{last}".strip()
+    return error

@@ -1,0 +1,252 @@
+"""The parent of the four processes: starts them, joins them by sockets, ends all when one ends.
+
+It reads no byte that anyone sends. As root the host, the keeper and the journal get kernel uids
+of their own, so that taking over one gives nothing of another; the launcher stays privileged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from bridgehold.errors import ConfigError, HostUnavailableError
+from bridgehold.host import plans
+from bridgehold.host.config import Config, load_config
+from bridgehold.host.layout import Layout
+from bridgehold.host.view import open_view
+
+_END_SECONDS = 10.0
+"""How long the others may take after the first one ended, before they are killed."""
+
+
+class Child:
+    """One of the four, with a pidfd: nothing here is ever signalled by a bare number."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        self.name = name
+        self.process = process
+        self.pidfd = os.pidfd_open(process.pid)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+
+def run(layout: Layout, *, ready: Callable[[], None] | None = None, lifeline: int = -1) -> int:
+    """Start all four and watch them until one ends, a signal comes, or `lifeline` reaches EOF.
+
+    `ready` is called once the host listens. Returns the exit status: 0 after an asked-for end.
+    """
+    config = load_config(layout.config_file)
+    prepare_folders(layout, config)
+    if os.getuid() == 0:
+        open_view(plans.needed_paths(layout))
+    with _lock(layout):
+        children, ready_read = _start(layout, config)
+        try:
+            return _watch(children, ready_read, ready, lifeline)
+        finally:
+            _end(children)
+            layout.socket.unlink(missing_ok=True)
+
+
+def prepare_folders(layout: Layout, config: Config) -> None:
+    """Make the layout's folders with their owners and modes; as root, one owner per role."""
+    root = os.getuid() == 0
+    roles = plans.roles(config)
+    open_to_all = (layout.config, layout.state, layout.run, layout.environments, layout.anchors)
+    for folder in open_to_all:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    owned = (
+        (layout.run, roles.host, 0o711),
+        (layout.wheels, roles.host, 0o755),
+        (layout.builds, roles.host, 0o711),
+        (layout.audit, roles.journal, 0o750),
+        (layout.anchors, roles.journal, 0o755),
+        (layout.secrets, roles.keeper, 0o700),
+        (layout.uids, os.getuid(), 0o700),
+    )
+    for folder, uid, mode in owned:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if root:
+                os.chown(folder, uid, uid if uid else 0)
+            folder.chmod(mode)
+        except PermissionError as error:
+            raise ConfigError(
+                f"{folder} belongs to somebody else",
+                where=str(folder),
+                hint="Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user who made it.",
+            ) from error
+
+
+@contextlib.contextmanager
+def _lock(layout: Layout) -> Iterator[None]:
+    import fcntl
+
+    path = layout.run / "host.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise HostUnavailableError(
+            "a host is already running on this layout",
+            where=str(layout.socket),
+            hint="Use it (every command finds it by its socket), or stop it with `bridgehold stop`.",
+            retry="no",
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _start(layout: Layout, config: Config) -> tuple[list[Child], int]:
+    launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = _listen(layout)
+    ready_read, ready_write = os.pipe()
+    sockets = (launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, listener)
+    plan = plans.plan(layout, config)
+    children: list[Child] = []
+    try:
+        children.append(_spawn("journal", plan.journal, plan.roles.journal, {"journal": journal_end.fileno()}))
+        children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, {"host": keeper_end.fileno()}))
+        children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
+        ends = {
+            "launcher": launcher_host.fileno(),
+            "keeper": keeper_host.fileno(),
+            "journal": journal_host.fileno(),
+            "listener": listener.fileno(),
+            "ready": ready_write,
+        }
+        children.append(_spawn("host", plan.host, plan.roles.host, ends))
+    except BaseException:
+        _end(children)
+        raise
+    finally:
+        for end in sockets:
+            end.close()
+        os.close(ready_write)
+    return children, ready_read
+
+
+def _listen(layout: Layout) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    layout.socket.unlink(missing_ok=True)
+    try:
+        listener.bind(str(layout.socket))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"can't make the host's socket: {error.strerror or error}",
+            where=str(layout.socket),
+            hint="A socket's path has at most 107 bytes; choose a shorter BRIDGEHOLD_HOME.",
+        ) from error
+    layout.socket.chmod(0o666)  # the folder is 0711; who may do what is decided by peer uid or token
+    listener.listen(128)
+    return listener
+
+
+def _spawn(name: str, plan: plans.ProcessPlan, uid: int, sockets: dict[str, int]) -> Child:
+    with _config_file(plan.config) as config:
+        descriptors = {**sockets, "config": config.fileno()}
+        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", plan.module]
+        for key, descriptor in descriptors.items():
+            argv += [f"--fd-{key}", str(descriptor)]
+        role = {} if uid == os.getuid() else {"user": uid, "group": uid, "extra_groups": []}
+        process = subprocess.Popen(  # type: ignore[call-overload]  # mypy can't match **role
+            argv,
+            stdin=subprocess.DEVNULL,
+            pass_fds=tuple(descriptors.values()),
+            env=plan.environment,
+            cwd="/",
+            start_new_session=True,
+            **role,
+        )
+    return Child(name, process)
+
+
+@contextlib.contextmanager
+def _config_file(config: bytes) -> Iterator[IO[bytes]]:
+    """A process's configuration travels in an unnamed file, so that argv shows nothing."""
+    with tempfile.TemporaryFile() as file:
+        file.write(config)
+        file.flush()
+        file.seek(0)
+        yield file
+
+
+def _watch(children: list[Child], ready_read: int, ready: Callable[[], None] | None, lifeline: int) -> int:
+    asked, wake = os.pipe()
+    os.set_blocking(wake, False)
+    previous = signal.set_wakeup_fd(wake)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    poller = select.poll()
+    poller.register(asked, select.POLLIN)
+    poller.register(ready_read, select.POLLIN)
+    if lifeline >= 0:
+        poller.register(lifeline, select.POLLIN)
+    for child in children:
+        poller.register(child.pidfd, select.POLLIN)
+    try:
+        while True:
+            for descriptor, _ in poller.poll():
+                if descriptor == ready_read:
+                    poller.unregister(ready_read)
+                    if os.read(ready_read, 1) and ready is not None:
+                        ready()
+                elif descriptor in (asked, lifeline):
+                    return 0
+                else:
+                    ended = next(child for child in children if child.pidfd == descriptor)
+                    return _explain_end(ended)
+    finally:
+        signal.set_wakeup_fd(previous)
+        for descriptor in (asked, wake, ready_read):
+            os.close(descriptor)
+
+
+def _explain_end(ended: Child) -> int:
+    status = ended.process.wait()
+    if ended.name == "host" and status == 0:
+        return 0
+    sys.stderr.write(f"bridgehold: the {ended.name} process ended with status {status}; stopping everything\n")
+    return 70
+
+
+def _end(children: list[Child]) -> None:
+    """Host first (it ends sessions and writes why), then the rest; whatever is left is killed."""
+    deadline = time.monotonic() + _END_SECONDS
+    for name in ("host", "launcher", "keeper", "journal"):
+        for child in (child for child in children if child.name == name):
+            child.signal(signal.SIGTERM)
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.signal(signal.SIGKILL)
+                child.process.wait()
+            os.close(child.pidfd)
+
+
+def encode(config: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(config)
+
+
+def state_folders(layout: Layout) -> tuple[Path, ...]:
+    return (layout.config, layout.state, layout.run)

@@ -1,0 +1,61 @@
+"""From what the guest said, or how the kernel says it ended, to the one typed error (pure)."""
+
+from __future__ import annotations
+
+import signal
+
+from bridgehold.bridges.frames import FaultFrame
+from bridgehold.errors import (
+    ApplicationError,
+    BridgeholdError,
+    CancelledError,
+    CrashError,
+    DependencyError,
+    MemoryLimitError,
+    NotFoundError,
+    SessionEndedError,
+    UsageError,
+)
+from bridgehold.policies.model import Limits
+from bridgehold.policies.units import format_size
+from bridgehold.sandbox.values import ExitReport
+
+_FAULTS: dict[str, tuple[type[BridgeholdError], str]] = {
+    "invalid_input": (UsageError, "The bridge refused the arguments; its README lists them."),
+    "missing_module": (DependencyError, "Add the package to the bridge's requirements and lock it again."),
+    "cancelled": (CancelledError, ""),
+    "not_found": (NotFoundError, ""),
+    "unknown_command": (UsageError, "`bridgehold bridge show NAME` lists the operations."),
+}
+
+
+def fault_error(fault: FaultFrame, *, where: str = "") -> BridgeholdError:
+    """The error of a fault frame. Its texts are the guest's own, already bounded by the codec."""
+    kind, hint = _FAULTS.get(fault.code, (ApplicationError, ""))
+    text = f"{fault.type}: {fault.message}" if fault.type else fault.message
+    return kind(text, hint=hint, where=where)
+
+
+def exit_error(report: ExitReport, limits: Limits) -> BridgeholdError:
+    """The error of a worker that ended while somebody needed it. The cause is the kernel's word."""
+    if report.cause == "memory":
+        return MemoryLimitError(
+            f"the session reached its memory cap of {format_size(limits.memory_bytes)} and was ended",
+            hint="Raise `[limits] memory` in the policy, or send less data at once.",
+        )
+    if report.cause == "killed":
+        return SessionEndedError("the session was ended")
+    if report.cause == "signal":
+        return CrashError(f"the worker ended by {signal_name(report.status)}", retry="same")
+    return CrashError(
+        f"the worker ended by itself with status {report.status}",
+        hint="`bridgehold logs SESSION` shows what it wrote last.",
+        retry="same",
+    )
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

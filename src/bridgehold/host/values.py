@@ -1,0 +1,69 @@
+"""The host's own values: what a caller asks, and what it gets."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks. `tenants` is what it may act for (``*``: every tenant)."""
+
+    name: str
+    tenants: tuple[str, ...]
+    operator: bool = False
+
+    def may_act_for(self, tenant: str) -> bool:
+        return "*" in self.tenants or tenant in self.tenants
+
+
+class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One command as a caller sent it; nothing of it has been believed yet."""
+
+    operation: str
+    """``bridge:operation``."""
+    arguments: dict[str, object] = {}
+    tenant: str = LOCAL_TENANT
+    session: str = ANONYMOUS_SESSION
+    """A session's name, or its id."""
+    deadline_ms: int = 0
+    """A caller may only shorten what the policy and the manifest give; 0: theirs."""
+
+
+class CommandUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel's account of one command."""
+
+    cpu_us: int = 0
+    memory_peak_bytes: int = 0
+    ms: int = 0
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command gives back. `receipt` is the audit reference of its outcome."""
+
+    value: object
+    session: str
+    usage: CommandUsage = CommandUsage()
+    receipt: str = ""
+    truncated: bool = False
+    degraded: bool = False
+    """The outcome could not be written to the audit although the command ran."""
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `bridgehold sessions`."""
+
+    id: str
+    name: str
+    tenant: str
+    bridge: str
+    state: str
+    start: str
+    commands: int
+    age_ms: int
+    idle_ms: int
+    pid: int
+    uid: int
+    memory_bytes: int
+    grant: str

@@ -1,0 +1,239 @@
+"""One worker seen from the host: bytes from its pipes, bounded and turned into frames; calls and their replies.
+
+The guest is hostile: its bytes pass `bridges.wire` before anything is believed, frames beyond the
+rate are not read, a reply to an unknown id is dropped and counted, and nothing it sends decides
+how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+
+from bridgehold.bridges.frames import (
+    CallFrame,
+    CancelFrame,
+    ChunkFrame,
+    FaultFrame,
+    GuestFrame,
+    ProgressFrame,
+    ReadyFrame,
+    ResultFrame,
+)
+from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
+from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.logs import SessionLog
+from bridgehold.policies.model import Limits, Rate
+
+Stream = Callable[[ChunkFrame | ProgressFrame], None]
+_READ_BYTES = 65_536
+_STREAMED_BYTES_AHEAD = 1024 * 1024
+
+
+class GuestPipes:
+    """The three pipes of a worker, non-blocking, driven by the host's loop; owns the descriptors."""
+
+    def __init__(
+        self,
+        descriptors: tuple[int, int, int],
+        *,
+        limits: Limits,
+        rate: Rate,
+        log: SessionLog,
+        on_frame: Callable[[GuestFrame], None],
+        on_end: Callable[[BridgeholdError | None], None],
+    ) -> None:
+        self._to_guest, self._from_guest, self._log_pipe = descriptors
+        for descriptor in descriptors:
+            os.set_blocking(descriptor, False)
+        self._loop = asyncio.get_running_loop()
+        self._reader = FrameReader(max_frame=limits.response_bytes)
+        self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
+        self._log_rate = TokenBucket(limits.log_bytes_per_second, 4 * limits.log_bytes_per_second)
+        self._log = log
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._pending = bytearray()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._closed = False
+        self._loop.add_reader(self._from_guest, self._read_frames)
+        self._loop.add_reader(self._log_pipe, self._read_log)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held that came from, or go to, this guest."""
+        return self._reader.buffered + len(self._pending)
+
+    async def send(self, data: bytes) -> None:
+        """Queue `data` and wait until the guest has taken it. The caller bounds the time."""
+        if self._closed:
+            raise CrashError("the worker is gone")
+        self._pending += data
+        self._drained.clear()
+        self._write()
+        await self._drained.wait()
+        if self._closed:
+            raise CrashError("the worker ended while a frame was being sent")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._pending.clear()
+        self._drained.set()
+        for descriptor in (self._from_guest, self._log_pipe):
+            self._loop.remove_reader(descriptor)
+        self._loop.remove_writer(self._to_guest)
+        self._drain_log()
+        for descriptor in (self._to_guest, self._from_guest, self._log_pipe):
+            os.close(descriptor)
+
+    def _write(self) -> None:
+        try:
+            while self._pending:
+                sent = os.write(self._to_guest, self._pending[:_READ_BYTES])
+                del self._pending[:sent]
+        except BlockingIOError:
+            self._loop.add_writer(self._to_guest, self._write)
+            return
+        except OSError:
+            self._pending.clear()
+        self._loop.remove_writer(self._to_guest)
+        self._drained.set()
+
+    def _read_frames(self) -> None:
+        wait = self._frames.wait(0, time.monotonic())
+        if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
+            self._pause(self._from_guest, self._read_frames, wait)
+            return
+        try:
+            data = os.read(self._from_guest, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._from_guest)
+            self._on_end(None)
+            return
+        try:
+            frames = self._reader.feed(data)
+        except ProtocolError as error:
+            self._loop.remove_reader(self._from_guest)
+            self._on_end(error)
+            return
+        self._frames.take(max(1, len(frames)), time.monotonic())
+        for frame in frames:
+            self._on_frame(frame)
+
+    def _read_log(self) -> None:
+        try:
+            data = os.read(self._log_pipe, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._log_pipe)
+            return
+        self._log.write(data)
+        wait = self._log_rate.take(len(data), time.monotonic())
+        if wait > 0:
+            self._pause(self._log_pipe, self._read_log, wait)
+
+    def _drain_log(self) -> None:
+        """What a dead worker left in its log pipe: at most one pipe's capacity."""
+        with contextlib.suppress(OSError):
+            self._log.write(os.read(self._log_pipe, _READ_BYTES))
+
+    def _pause(self, descriptor: int, callback: Callable[[], None], seconds: float) -> None:
+        self._loop.remove_reader(descriptor)
+
+        def resume() -> None:
+            if not self._closed:
+                self._loop.add_reader(descriptor, callback)
+
+        self._loop.call_later(min(seconds, 1.0), resume)
+
+
+class GuestCalls:
+    """Calls in flight on one worker: ids out, typed frames back, each to its own caller only."""
+
+    def __init__(self, on_violation: Callable[[str], None]) -> None:
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Future[ResultFrame | FaultFrame]] = {}
+        self._streams: dict[int, Stream] = {}
+        self._on_violation = on_violation
+        self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
+        self._failure: BridgeholdError | None = None
+
+    def deliver(self, frame: GuestFrame) -> None:
+        """Give `frame` to whoever waits for it; anything else is dropped and reported."""
+        if isinstance(frame, ReadyFrame):
+            if self.ready.done():
+                self._on_violation("ready a second time")
+            else:
+                self.ready.set_result(frame)
+        elif isinstance(frame, ProgressFrame | ChunkFrame):
+            stream = self._streams.get(frame.id)
+            if stream is not None:
+                stream(frame)
+            elif frame.id not in self._waiting:
+                self._on_violation(f"a stream frame for call {frame.id}, which nobody waits for")
+        elif frame.id == 0 and not self.ready.done() and isinstance(frame, FaultFrame):
+            self.ready.set_exception(_boot_failure(frame))
+        else:
+            future = self._waiting.pop(frame.id, None)
+            if future is None or future.done():
+                self._on_violation(f"a reply to call {frame.id}, which nobody waits for")
+            else:
+                future.set_result(frame)
+
+    def fail(self, error: BridgeholdError) -> None:
+        """End every call in flight, and every later one, with `error`."""
+        self._failure = self._failure or error
+        for future in (self.ready, *self._waiting.values()):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # a call nobody awaits any more is no defect
+        self._waiting.clear()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._waiting)
+
+    async def call(
+        self, pipes: GuestPipes, command: str, args: dict[str, object], *, deadline_ms: int, stream: Stream | None
+    ) -> ResultFrame | FaultFrame:
+        """Send one call and wait for its reply. Cancelled: the guest is asked to stop."""
+        if self._failure is not None:
+            raise self._failure
+        call_id = self._next_id
+        self._next_id += 1
+        future: asyncio.Future[ResultFrame | FaultFrame] = asyncio.get_running_loop().create_future()
+        self._waiting[call_id] = future
+        if stream is not None:
+            self._streams[call_id] = stream
+        try:
+            frame = CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms)
+            await pipes.send(encode(frame))
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            with contextlib.suppress(BridgeholdError):
+                await asyncio.wait_for(pipes.send(encode(CancelFrame(id=call_id))), 1.0)
+            raise
+        finally:
+            self._streams.pop(call_id, None)
+            if future.done():
+                self._waiting.pop(call_id, None)
+
+
+def _boot_failure(frame: FaultFrame) -> BridgeholdError:
+    from bridgehold.host.translate import fault_error
+
+    return fault_error(frame, where="start-up")

@@ -1,0 +1,43 @@
+"""Sizes, durations and their spellings: the only place that reads or prints units."""
+
+from __future__ import annotations
+
+import re
+
+_SIZES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+_TIMES = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``512MiB``. Raises `ValueError` naming the spellings."""
+    return _parse(text, _SIZES, "a size such as 512MiB (B, KiB, MiB, GiB, TiB)")
+
+
+def parse_duration(text: str) -> int:
+    """Milliseconds of ``30s``. Raises `ValueError` naming the spellings."""
+    return _parse(text, _TIMES, "a duration such as 30s (ms, s, m, h)")
+
+
+def _parse(text: str, units: dict[str, int], what: str) -> int:
+    match = _NUMBER.fullmatch(text)
+    if match is None or match[2] not in units:
+        raise ValueError(f"{text[:40]!r} is not {what}")
+    return int(float(match[1]) * units[match[2]])
+
+
+def format_size(count: int) -> str:
+    """``512 MiB``, ``1.5 GiB``, ``37 B``: at most one decimal."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if abs(count) >= _SIZES[unit]:
+            return f"{count / _SIZES[unit]:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{count} B"
+
+
+def format_ms(ms: float) -> str:
+    """``1.2 ms``, ``340 ms``, ``2.5 s``, ``3 min``."""
+    if ms < 1000:
+        return f"{ms:.1f}".removesuffix(".0") + " ms"
+    if ms < 120_000:
+        return f"{ms / 1000:.1f}".removesuffix(".0") + " s"
+    return f"{ms / 60_000:.0f} min"
