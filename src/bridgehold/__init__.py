@@ -1,0 +1,32 @@
+"""Bridgehold: a sandboxed execution host for ML-framework bridges.
+
+``from bridgehold import Host, connect`` gives the Python interface; everything heavy is imported
+only when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridgehold.errors import BridgeholdError
+
+if TYPE_CHECKING:
+    from bridgehold.host.faces.client import Client, Host, connect
+    from bridgehold.host.faces.sync import SyncClient
+
+__all__ = ["BridgeholdError", "Client", "Host", "SyncClient", "connect"]
+
+_LAZY = {
+    "Client": "bridgehold.host.faces.client",
+    "Host": "bridgehold.host.faces.client",
+    "connect": "bridgehold.host.faces.client",
+    "SyncClient": "bridgehold.host.faces.sync",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bridgehold' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,7 +1,7 @@
 """The events: one frozen value for each thing that can happen. Integers only, never a float.
 
-The journal adds the envelope (`instance, seq, prev, hash, time, mono_ns, boot`) and writes one
-JSON line. `kind` is the stable name that queries and exporters use.
+The journal adds the envelope (`v, instance, seq, time, mono_ns, boot, kind … prev, hash`) and
+writes one JSON line. `kind` is the stable name that queries and exporters use.
 """
 
 from __future__ import annotations
@@ -218,16 +218,39 @@ class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
 
 
 class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
-    """First line of an instance. `previous` holds what recovery found of earlier instances."""
+    """First line of an instance: it carries the head of the instance before it, so that the
+    instances of a folder form one chain, and what recovery found there.
+    """
 
     version: int = 1
     quarantined_bytes: int = 0
+    """Bytes of a torn tail that recovery moved to `quarantined_file`."""
     recovered_from: str = ""
+    """The previous instance, where it did not end with `journal.closed`."""
+    quarantined_file: str = ""
+    previous: str = ""
+    previous_count: int = 0
+    previous_head: str = ""
+    unfinished: tuple[str, ...] = ()
+    """References of intents without an outcome, at most 256 of `unfinished_count`."""
+    unfinished_count: int = 0
+
+
+class JournalClosed(Event, frozen=True, kw_only=True, tag="journal.closed"):
+    """Last line of an instance that ended in order."""
+
+    reason: str
+    unfinished: tuple[str, ...] = ()
+    unfinished_count: int = 0
 
 
 class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
+    """First line of every further segment; the chain goes on through it."""
+
     previous_segment: str
     previous_count: int
+    unfinished: tuple[str, ...] = ()
+    """Intents in flight (at most 4096), so that recovery reads one segment only."""
 
 
 class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):
@@ -244,3 +267,34 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """``INSTANCE.SEQ``: what `bridgehold why` takes."""
     seq: int
     hash: str
+
+
+def event_types() -> tuple[type[Event], ...]:
+    """Every event of this module, in its order."""
+    return tuple(
+        value
+        for value in globals().values()
+        if isinstance(value, type) and issubclass(value, Event) and value is not Event
+    )
+
+
+def kind_of(event: Event | type[Event]) -> str:
+    """The stable name: ``command.intent`` and so on."""
+    return str(event.__struct_config__.tag)
+
+
+INTENT_KINDS = frozenset({"command.intent", "egress.intent"})
+"""Written before the act; `OUTCOME_KINDS` name them by their field `intent`."""
+OUTCOME_KINDS = frozenset({"command.outcome", "egress.outcome"})
+CLOSING_KINDS = OUTCOME_KINDS | {
+    "session.closed",
+    "worker.exited",
+    "host.degraded",
+    "host.stopped",
+    "events.folded",
+    "segment.rotated",
+    "journal.closed",
+}
+"""What may still use the reserve when the disk or the tenant's quota is full: ends of what began."""
+JOURNAL_KINDS = frozenset({"journal.opened", "journal.closed", "segment.rotated", "anchor.signed"})
+"""Written by the journal itself and never taken from a client."""

@@ -9,6 +9,33 @@ from __future__ import annotations
 import msgspec
 
 
+class ProviderBinding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bridge is told of one provider: where the gateway serves it, and the worthless key."""
+
+    base_url: str
+    """``http://127.0.0.1:PORT/PROVIDER``, without a version prefix."""
+    placeholder: str
+    """Random for the session, with the prefix that SDKs expect; the gateway swaps it for the key."""
+    shape: str = "openai"
+
+
+class BootFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Host to guest, the first frame: what to import. Carries no tenant data."""
+
+    bridge: str
+    version: str = ""
+    entry: str
+    """``module:Class``, importable from the bridge's folder."""
+    preload: tuple[str, ...] = ()
+    gateway: str = ""
+    providers: dict[str, ProviderBinding] = {}
+    environment: dict[str, str] = {}
+    worker_id: str = ""
+    response_bytes: int = 8 * 1024 * 1024
+    """Bound of a frame to the host; the guest refuses a larger result itself, and lives on."""
+    request_bytes: int = 8 * 1024 * 1024
+
+
 class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Host to guest: run `command` (``bridge:operation`` or ``common:ping``)."""
 
@@ -48,7 +75,8 @@ class FaultFrame(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     traceback: str = ""
     code: str = "application"
-    """``application``, ``invalid_input``, ``missing_module``, ``cancelled``, ``not_found``, ``unknown_command``."""
+    """``application``, ``invalid_input``, ``missing_module``, ``cancelled``, ``not_found``,
+    ``unknown_command``, ``limit`` (the result is too large for the wire)."""
     alive: bool = True
 
 
@@ -65,4 +93,15 @@ class ChunkFrame(msgspec.Struct, frozen=True, kw_only=True):
     data: object
 
 
+class StrayFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """A well-formed frame of a call that nobody waits for. To be dropped and audited, never routed."""
+
+    id: int
+    kind: str
+    """``result``, ``fault``, ``progress`` or ``chunk``."""
+    reason: str
+    """``late`` (answered already, or given up) or ``unknown`` (no such call was ever sent)."""
+
+
+HostFrame = BootFrame | CallFrame | CancelFrame
 GuestFrame = ReadyFrame | ResultFrame | FaultFrame | ProgressFrame | ChunkFrame

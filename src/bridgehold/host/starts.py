@@ -19,9 +19,8 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ProtocolViolation, WorkerAttested, WorkerExited, WorkerRefused
 from bridgehold.bridges.catalogue import check_ready
-from bridgehold.bridges.frames import FaultFrame, ReadyFrame, ResultFrame
+from bridgehold.bridges.frames import BootFrame, FaultFrame, ProviderBinding, ReadyFrame, ResultFrame
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.bridges.wire import encode_boot
 from bridgehold.errors import (
     AttestationError,
     BridgeholdError,
@@ -226,7 +225,7 @@ class ColdStart:
         if len(descriptors) > 3:
             listener = socket.socket(fileno=descriptors[3])
             worker.gateway = await self._services.open_gateway(listener, order, placeholders)
-        await worker.pipes.send(encode_boot(boot_values(order, placeholders)))
+        await worker.pipes.send(boot_frame(order, placeholders))
         ready: ReadyFrame = await asyncio.shield(worker.calls.ready)
         check_ready(order.manifest, ready)
 
@@ -260,24 +259,26 @@ def new_placeholder() -> str:
     return "sk-bh-" + secrets.token_urlsafe(24)
 
 
-def boot_values(order: StartOrder, placeholders: dict[str, str]) -> dict[str, object]:
-    """The boot frame: what to import and where the providers are. No tenant data, no key (pure)."""
+def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
+    """What to import and where the providers are. No tenant data, no key (pure)."""
+    grant, manifest = order.grant, order.manifest
     base = f"http://127.0.0.1:{GATEWAY_PORT}"
     providers = {
-        name: {"base_url": f"{base}/{name}/v1", "placeholder": placeholder, "shape": "openai"}
+        name: ProviderBinding(base_url=f"{base}/{name}", placeholder=placeholder)
         for name, placeholder in placeholders.items()
     }
-    return {
-        "type": "boot",
-        "bridge": order.manifest.name,
-        "entry": order.manifest.entry,
-        "preload": list(order.manifest.preload),
-        "gateway": base if (placeholders or order.grant.connects) else "",
-        "providers": providers,
-        "environment": dict(order.env_secrets),
-        "worker_id": order.session,
-        "limits": {"response_bytes": order.grant.limits.response_bytes},
-    }
+    return BootFrame(
+        bridge=manifest.name,
+        version=manifest.version,
+        entry=manifest.entry,
+        preload=manifest.preload,
+        gateway=base if (placeholders or grant.connects) else "",
+        providers=providers,
+        environment=dict(order.env_secrets),
+        worker_id=order.session,
+        response_bytes=grant.limits.response_bytes,
+        request_bytes=grant.limits.request_bytes,
+    )
 
 
 def attested_event(order: StartOrder, launched: Launched, proof: Attestation) -> WorkerAttested:

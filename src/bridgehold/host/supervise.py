@@ -25,7 +25,7 @@ from bridgehold.errors import ConfigError, HostUnavailableError
 from bridgehold.host import plans
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.layout import Layout
-from bridgehold.host.view import open_view
+from bridgehold.sandbox.view import open_view
 
 _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""

@@ -19,19 +19,21 @@ from bridgehold.bridges.frames import (
     ChunkFrame,
     FaultFrame,
     GuestFrame,
+    HostFrame,
     ProgressFrame,
     ReadyFrame,
     ResultFrame,
+    StrayFrame,
 )
-from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.bridges.wire import BOOT_ID, FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.logs import SessionLog
+from bridgehold.host.translate import fault_error
 from bridgehold.policies.model import Limits, Rate
 
 Stream = Callable[[ChunkFrame | ProgressFrame], None]
 _READ_BYTES = 65_536
-_STREAMED_BYTES_AHEAD = 1024 * 1024
 
 
 class GuestPipes:
@@ -44,14 +46,15 @@ class GuestPipes:
         limits: Limits,
         rate: Rate,
         log: SessionLog,
-        on_frame: Callable[[GuestFrame], None],
+        on_frame: Callable[[GuestFrame | StrayFrame], None],
         on_end: Callable[[BridgeholdError | None], None],
     ) -> None:
         self._to_guest, self._from_guest, self._log_pipe = descriptors
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self._loop = asyncio.get_running_loop()
-        self._reader = FrameReader(max_frame=limits.response_bytes)
+        self.reader = FrameReader(max_frame=limits.response_bytes)
+        self._request_bytes = limits.request_bytes
         self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
         self._log_rate = TokenBucket(limits.log_bytes_per_second, 4 * limits.log_bytes_per_second)
         self._log = log
@@ -67,10 +70,11 @@ class GuestPipes:
     @property
     def buffered(self) -> int:
         """Bytes held that came from, or go to, this guest."""
-        return self._reader.buffered + len(self._pending)
+        return self.reader.buffered + len(self._pending)
 
-    async def send(self, data: bytes) -> None:
-        """Queue `data` and wait until the guest has taken it. The caller bounds the time."""
+    async def send(self, frame: HostFrame) -> None:
+        """Queue `frame` and wait until the guest has taken it. The caller bounds the time."""
+        data = encode(frame, max_bytes=self._request_bytes)
         if self._closed:
             raise CrashError("the worker is gone")
         self._pending += data
@@ -122,7 +126,7 @@ class GuestPipes:
             self._on_end(None)
             return
         try:
-            frames = self._reader.feed(data)
+            frames = self.reader.feed(data)
         except ProtocolError as error:
             self._loop.remove_reader(self._from_guest)
             self._on_end(error)
@@ -172,26 +176,21 @@ class GuestCalls:
         self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
         self._failure: BridgeholdError | None = None
 
-    def deliver(self, frame: GuestFrame) -> None:
-        """Give `frame` to whoever waits for it; anything else is dropped and reported."""
-        if isinstance(frame, ReadyFrame):
-            if self.ready.done():
-                self._on_violation("ready a second time")
-            else:
-                self.ready.set_result(frame)
+    def deliver(self, frame: GuestFrame | StrayFrame) -> None:
+        """Give `frame` to whoever waits for it; a stray one is dropped and reported."""
+        if isinstance(frame, StrayFrame):
+            self._on_violation(f"a {frame.kind} for call {frame.id}, which nobody waits for ({frame.reason})")
+        elif isinstance(frame, ReadyFrame):
+            self.ready.set_result(frame)
         elif isinstance(frame, ProgressFrame | ChunkFrame):
             stream = self._streams.get(frame.id)
             if stream is not None:
                 stream(frame)
-            elif frame.id not in self._waiting:
-                self._on_violation(f"a stream frame for call {frame.id}, which nobody waits for")
-        elif frame.id == 0 and not self.ready.done() and isinstance(frame, FaultFrame):
-            self.ready.set_exception(_boot_failure(frame))
+        elif frame.id == BOOT_ID and isinstance(frame, FaultFrame):
+            self.ready.set_exception(fault_error(frame, where="start-up"))
         else:
             future = self._waiting.pop(frame.id, None)
-            if future is None or future.done():
-                self._on_violation(f"a reply to call {frame.id}, which nobody waits for")
-            else:
+            if future is not None and not future.done():
                 future.set_result(frame)
 
     def fail(self, error: BridgeholdError) -> None:
@@ -219,21 +218,18 @@ class GuestCalls:
         self._waiting[call_id] = future
         if stream is not None:
             self._streams[call_id] = stream
+        pipes.reader.expect(call_id)
         try:
-            frame = CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms)
-            await pipes.send(encode(frame))
+            await pipes.send(CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms))
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            with contextlib.suppress(BridgeholdError):
-                await asyncio.wait_for(pipes.send(encode(CancelFrame(id=call_id))), 1.0)
+            with contextlib.suppress(BridgeholdError, TimeoutError):
+                await asyncio.wait_for(pipes.send(CancelFrame(id=call_id)), 1.0)
+            raise
+        except BridgeholdError:
+            self._waiting.pop(call_id, None)  # it was never sent: nobody will answer it
             raise
         finally:
             self._streams.pop(call_id, None)
             if future.done():
                 self._waiting.pop(call_id, None)
-
-
-def _boot_failure(frame: FaultFrame) -> BridgeholdError:
-    from bridgehold.host.translate import fault_error
-
-    return fault_error(frame, where="start-up")

@@ -55,7 +55,9 @@ def open_view(paths: Iterable[Path]) -> None:
     for ancestor, needed in plan.items():
         held = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in needed]
         _call(
-            libc.mount(b"view", os.fsencode(ancestor), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755,size=1m"),
+            libc.mount(
+                b"view", os.fsencode(ancestor), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755,size=1m"
+            ),
             f"cover {ancestor}",
         )
         for path, descriptor in held:
@@ -65,9 +67,7 @@ def open_view(paths: Iterable[Path]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
                 path.touch()
             source = f"/proc/self/fd/{descriptor}".encode()
-            _call(
-                libc.mount(source, os.fsencode(path), None, _MS_BIND | _MS_REC, None), f"keep {path}"
-            )
+            _call(libc.mount(source, os.fsencode(path), None, _MS_BIND | _MS_REC, None), f"keep {path}")
             os.close(descriptor)
 
 

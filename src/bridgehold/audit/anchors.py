@@ -1,0 +1,179 @@
+"""Anchors: a signed (instance, count, head) that is kept elsewhere, so that nothing below it can be
+rewritten unseen.
+
+The text is what is signed, byte for byte. Signing happens where the key is (the keeper); this
+module builds texts, checks signatures, and reads and writes anchor files::
+
+    bridgehold-audit-anchor-v1
+    instance i-0123456789ab
+    count 1284
+    head 6f0c…
+    time 2026-11-20T09:30:00.000Z
+    key k-93c1f0a2b4d5e6f7
+    signature BASE64
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bridgehold.errors import AuditError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from bridgehold.audit.chain import Head
+
+_MAX_BYTES = 4096
+SUFFIX = ".anchor"
+_TEXT = re.compile(
+    r"bridgehold-audit-anchor-v1\n"
+    r"instance (i-[0-9a-z]{12})\ncount ([1-9][0-9]{0,15})\nhead ([0-9a-f]{64})\n"
+    r"time ([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z)\nkey (k-[0-9a-f]{16})\n"
+    r"signature ([A-Za-z0-9+/]{86}==)\n"
+)
+
+
+class Anchor(msgspec.Struct, frozen=True, kw_only=True):
+    """What is signed: after `count` lines, `instance` stood at `head`, at `time`, says `key`."""
+
+    instance: str
+    count: int
+    head: str
+    time: str
+    key: str
+
+
+class SignedAnchor(msgspec.Struct, frozen=True, kw_only=True):
+    anchor: Anchor
+    signature: str
+    """Base64 of the 64-byte Ed25519 signature over `anchor_text`."""
+
+
+def key_id(public_key: bytes) -> str:
+    """The name of a raw 32-byte Ed25519 public key."""
+    return "k-" + hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def anchor_at(head: Head, *, time: str, public_key: bytes) -> Anchor:
+    """The anchor to sign for `head`, as `JournalClient.head` gives it."""
+    return Anchor(instance=head.instance, count=head.count, head=head.head, time=time, key=key_id(public_key))
+
+
+def anchor_text(anchor: Anchor) -> bytes:
+    """The bytes to sign."""
+    return (
+        f"bridgehold-audit-anchor-v1\ninstance {anchor.instance}\ncount {anchor.count}\n"
+        f"head {anchor.head}\ntime {anchor.time}\nkey {anchor.key}\n"
+    ).encode("ascii")
+
+
+def attach(anchor: Anchor, signature: bytes) -> SignedAnchor:
+    """The signed anchor, where the signature was made elsewhere (asynchronously, say)."""
+    return SignedAnchor(anchor=anchor, signature=base64.b64encode(signature).decode("ascii"))
+
+
+def sign_anchor(anchor: Anchor, sign: Callable[[bytes], bytes]) -> SignedAnchor:
+    """`sign` takes the text and returns the raw 64-byte signature."""
+    return attach(anchor, sign(anchor_text(anchor)))
+
+
+def render(signed: SignedAnchor) -> str:
+    """The file's text."""
+    return f"{anchor_text(signed.anchor).decode('ascii')}signature {signed.signature}\n"
+
+
+def parse(text: str, where: str = "") -> SignedAnchor:
+    """The anchor in `text`, exactly as `render` writes it. Raises `AuditError`; checks no signature."""
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise AuditError(
+            "not an anchor", where=where, hint="An anchor is the text that `audit anchor` prints."
+        )
+    instance, count, head, time, key, signature = found.groups()
+    anchor = Anchor(instance=instance, count=int(count), head=head, time=time, key=key)
+    return SignedAnchor(anchor=anchor, signature=signature)
+
+
+def is_signed(signed: SignedAnchor, keys: Mapping[str, bytes]) -> bool | None:
+    """Whether the signature is that of its key; None where `keys` (id to raw public key) lacks it."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    raw = keys.get(signed.anchor.key)
+    if raw is None:
+        return None
+    try:
+        Ed25519PublicKey.from_public_bytes(raw).verify(
+            base64.b64decode(signed.signature, validate=True), anchor_text(signed.anchor)
+        )
+    except (InvalidSignature, ValueError, binascii.Error):
+        return False
+    return True
+
+
+def key_line(public_key: bytes) -> str:
+    """A public key as one line of text, for `read_key`."""
+    return f"ed25519:{base64.b64encode(public_key).decode('ascii')}\n"
+
+
+def read_key(path: Path) -> dict[str, bytes]:
+    """Key id to raw key from a file: ``ed25519:BASE64`` or PEM. Raises `AuditError`."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    data = _read(path)
+    try:
+        if data.startswith("ed25519:"):
+            text = data.removeprefix("ed25519:").strip()
+            key: object = Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+        else:
+            key = serialization.load_pem_public_key(data.encode("ascii"))
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise AuditError(
+            "not an Ed25519 public key", where=str(path), hint="`ed25519:BASE64` on one line, or PEM."
+        )
+    raw = key.public_bytes_raw()
+    return {key_id(raw): raw}
+
+
+def store(folder: Path, signed: SignedAnchor) -> Path:
+    """Write the anchor durably below `folder`; the same anchor twice is one file."""
+    anchor = signed.anchor
+    target = folder / f"{anchor.instance}.{anchor.count}{SUFFIX}"
+    partial = target.with_suffix(".tmp")
+    try:
+        with partial.open("w", encoding="ascii") as file:
+            file.write(render(signed))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(target)
+    except OSError as error:
+        raise AuditError(f"can't write the anchor: {error.strerror}", where=str(target)) from error
+    return target
+
+
+def load(path: Path) -> list[tuple[str, SignedAnchor]]:
+    """(file, anchor) of one file, or of every ``.anchor`` file of a folder. Raises `AuditError`."""
+    files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    return [(str(file), parse(_read(file), str(file))) for file in files]
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES + 1)[: _MAX_BYTES + 1].decode("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuditError(f"can't read it: {error}", where=str(path)) from error

@@ -1,0 +1,192 @@
+"""The host's end of the journal: pipelined appends over a stream socket, each with its receipt."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bridgehold.audit import wire
+from bridgehold.audit.anchors import SignedAnchor, render
+from bridgehold.audit.chain import MAX_EVENT, Head, reference
+from bridgehold.audit.events import Event, Receipt
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError
+
+if TYPE_CHECKING:
+    import socket
+
+_CLIP = 4096
+_MOST_PENDING = 20_000
+_HINTS = {
+    "full": "Free space on the audit's disk; the journal goes on by itself.",
+    "failed": "The audit's disk failed a write. Check it, then restart the host: a new instance begins.",
+    "invalid": "This is a defect of the caller: events hold text and integers, in bounded size.",
+}
+
+
+class JournalClient:
+    """One per host. Every method raises `AuditError` when the journal is gone, full, failed or late,
+    and `BudgetError` when the event's tenant has used up its share.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self.instance = ""
+        self._deadline_s = deadline_s
+        self._next = 0
+        self._waiting: dict[int, asyncio.Future[wire.Answer]] = {}
+        self._unsent: list[bytes] = []
+        self._gone = ""
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def connect(cls, sock: socket.socket, *, deadline_s: float = 5.0) -> JournalClient:
+        """Take over `sock` (a connected stream socket) and learn the instance's name.
+
+        `deadline_s` bounds every durable write, from the call to its receipt.
+        """
+        client = cls(deadline_s)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(lambda: _Protocol(client), sock=sock)
+        client._transport = transport
+        await client.head()
+        return client
+
+    async def append(self, event: Event, *, durable: bool = True) -> Receipt:
+        """Write `event`. Returns once it is on the disk, or (not `durable`) once it is written.
+
+        Cancelling the caller cancels only the waiting: the event is written all the same.
+        """
+        operation = wire.APPEND if durable else wire.APPEND_BUFFERED
+        answer = await self._ask(operation, encode(event), event.tenant)
+        return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
+
+    async def head(self) -> Head:
+        """Where the chain stands, durably: (instance, count, head)."""
+        answer = await self._ask(wire.HEAD, b"")
+        self.instance = answer.instance
+        return Head(answer.instance, answer.seq, answer.hash)
+
+    async def anchor(self, signed: SignedAnchor) -> Receipt:
+        """Store a signed anchor beside the audit and write `anchor.signed`."""
+        answer = await self._ask(wire.ANCHOR, render(signed).encode("ascii"))
+        return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
+
+    async def close(self) -> None:
+        """Send what is queued and end the connection."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+            await asyncio.sleep(0)
+
+    async def _ask(self, operation: int, payload: bytes, tenant: str = "") -> wire.Answer:
+        if self._gone:
+            raise self._gone_error()
+        if len(self._waiting) >= _MOST_PENDING:
+            raise AuditError("the journal does not keep up: too many events wait", retry="later")
+        self._next += 1
+        identity = self._next
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[wire.Answer] = loop.create_future()
+        frame = wire.request(operation, identity, payload)
+        self._waiting[identity] = future
+        if not self._unsent:
+            loop.call_soon(self._flush)
+        self._unsent.append(frame)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                answer = await future
+        except TimeoutError as error:
+            raise AuditError(
+                f"the journal did not confirm a write within {self._deadline_s:g} s",
+                hint="The audit's disk is too slow or stuck; nothing runs without its event.",
+                retry="later",
+            ) from error
+        if answer.code == "budget":
+            raise BudgetError(
+                answer.message, hint="Raise audit_tenant_quota, or restart to begin an instance."
+            )
+        if answer.code:
+            raise AuditError(answer.message, hint=_HINTS.get(answer.code, ""), where=f"journal:{answer.code}")
+        return answer
+
+    def _flush(self) -> None:
+        if self._unsent and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def received(self, answers: list[wire.Answer]) -> None:
+        """Answers to waiting calls; one whose caller has gone finds nobody and is dropped."""
+        for answer in answers:
+            future = self._waiting.pop(answer.id, None)
+            if future is not None and not future.done():
+                future.set_result(answer)
+
+    def lost(self, reason: str) -> None:
+        """The connection ended: every waiting and every later call fails."""
+        self._gone = reason
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(self._gone_error())
+
+    def _gone_error(self) -> AuditError:
+        return AuditError(
+            f"the journal is gone: {self._gone}",
+            hint="Restart the host; `bridgehold audit verify` shows what was written.",
+            where="journal:gone",
+        )
+
+
+class _Protocol(asyncio.Protocol):
+    def __init__(self, client: JournalClient) -> None:
+        self._client = client
+        self._buffer = bytearray()
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            self._client.received(wire.take_answers(self._buffer))
+        except BridgeholdError as error:
+            self._client.lost(error.message)
+            if self._transport is not None:
+                self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.lost(type(exc).__name__ if exc else "its end of the socket closed")
+
+
+def encode(event: Event) -> bytes:
+    """`event` as the wire's JSON: lone surrogates escaped, over-long texts clipped to fit."""
+    try:
+        payload = msgspec.json.encode(event)
+    except UnicodeEncodeError:
+        payload = msgspec.json.encode(_rewrite(event, None))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AuditError(f"an event can't be encoded: {error}") from error
+    if len(payload) > MAX_EVENT:
+        payload = msgspec.json.encode(_rewrite(event, _CLIP))
+    if len(payload) > MAX_EVENT:
+        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
+    return payload
+
+
+def _rewrite(value: object, clip: int | None) -> object:
+    if isinstance(value, str):
+        text = value if clip is None or len(value) <= clip else f"{value[:clip]}…[{len(value)} characters]"
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Event):
+        fields: dict[str, Any] = {
+            name: _rewrite(getattr(value, name), clip) for name in value.__struct_fields__
+        }
+        return type(value)(**fields)
+    if isinstance(value, dict):
+        return {_rewrite(key, clip): _rewrite(item, clip) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_rewrite(item, clip) for item in value)
+    return value

@@ -1,0 +1,122 @@
+"""Where the audit's lines lie: one folder of journals, one folder per instance, numbered segments.
+
+``AUDIT/00000007-i-0123456789ab/00000001.jsonl``. The ordinal orders the instances for people and
+for `verify`; the chain itself orders them by what each first line says of the one before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from bridgehold.audit.chain import MAX_LINE
+from bridgehold.errors import AuditError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_INSTANCE = re.compile(r"([0-9]{8})-(i-[0-9a-z]{12})")
+_SEGMENT = re.compile(r"([0-9]{8})\.jsonl")
+_CHUNK = 4 * 1024 * 1024
+LOCK = ".lock"
+RESERVE = ".reserve"
+TORN = ".torn"
+
+
+class Segment(NamedTuple):
+    number: int
+    path: Path
+
+
+class InstanceFolder(NamedTuple):
+    ordinal: int
+    instance: str
+    path: Path
+
+    def segments(self) -> list[Segment]:
+        """The segments by number. Raises `AuditError` where the folder can't be read."""
+        found = []
+        for name in _names(self.path):
+            match = _SEGMENT.fullmatch(name)
+            if match:
+                found.append(Segment(int(match[1]), self.path / name))
+        return sorted(found)
+
+    def torn(self) -> list[Path]:
+        """Quarantined tails."""
+        return sorted(self.path / name for name in _names(self.path) if name.endswith(TORN))
+
+
+def instance_folders(audit: Path) -> list[InstanceFolder]:
+    """The instances below `audit` by ordinal; anything else there is ignored, links included."""
+    found = []
+    for name in _names(audit):
+        match = _INSTANCE.fullmatch(name)
+        path = audit / name
+        if match and stat.S_ISDIR(path.lstat().st_mode):
+            found.append(InstanceFolder(int(match[1]), match[2], path))
+    return sorted(found)
+
+
+def folder_name(ordinal: int, instance: str) -> str:
+    return f"{ordinal:08d}-{instance}"
+
+
+def segment_name(number: int) -> str:
+    return f"{number:08d}.jsonl"
+
+
+def open_segment(path: Path) -> int:
+    """A descriptor for reading a regular file: no link is followed and no pipe waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise AuditError("a segment is not a regular file", where=str(path))
+    return descriptor
+
+
+def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, list[bytes], bytes]]:
+    """Batches of (offset of the first line, complete lines without newline, rest).
+
+    `rest` is what stands after the last newline of the batch; only the last batch's is a torn tail.
+    A line longer than `MAX_LINE` is cut into pieces of that length, each of which is no valid line.
+    """
+    descriptor = open_segment(path)
+    rest = b""
+    try:
+        while True:
+            try:
+                data = os.pread(descriptor, _CHUNK, offset + len(rest))
+            except OSError as error:
+                raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error
+            lines = (rest + data).split(b"\n")
+            tail = lines.pop()
+            if not data:
+                yield offset, lines, tail
+                return
+            while len(tail) > MAX_LINE + 1:
+                lines.append(tail[: MAX_LINE + 1])
+                tail = tail[MAX_LINE + 1 :]
+            consumed = len(rest) + len(data) - len(tail)
+            yield offset, lines, tail
+            offset += consumed
+            rest = tail
+    finally:
+        os.close(descriptor)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names, of which most are matched and dropped
+    except OSError as error:
+        raise AuditError(
+            f"can't read the audit's folder: {error.strerror}",
+            where=str(folder),
+            hint="Name the folder that holds the instances, and read it as a user who may.",
+        ) from error

@@ -1,0 +1,68 @@
+"""What the writer counts per group of events: bytes per tenant, and intents without an outcome."""
+
+from __future__ import annotations
+
+from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS, Event, kind_of
+
+_MOST_UNFINISHED = 100_000
+_MOST_TENANTS = 100_000
+_EVENT_BYTES = 64
+_OTHERS = "*"
+
+
+class Tally:
+    """Counts that only change when a group has been written."""
+
+    def __init__(self, quota: int) -> None:
+        self.quota = quota
+        self.bytes: dict[str, int] = {}
+        self.open: dict[str, None] = {}
+
+    def bucket(self, tenant: str) -> str:
+        """Whose bytes `tenant`'s are: names past the bound (a refused caller chose them) share one."""
+        return tenant if tenant in self.bytes or len(self.bytes) < _MOST_TENANTS else _OTHERS
+
+    def unfinished(self) -> tuple[str, ...]:
+        """References of intents that have no outcome yet, oldest first."""
+        return tuple(self.open)
+
+    def begin(self) -> Changes:
+        return Changes(self)
+
+
+class Changes:
+    """One group's changes, kept or forgotten together."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._bytes: dict[str, int] = {}
+        self._opened: dict[str, None] = {}
+        self._ended: list[str] = []
+
+    def has_room(self, event: Event, *, closing: bool) -> bool:
+        """Whether the tenant has bytes left. Events without a tenant are the host's own."""
+        if not event.tenant:
+            return True
+        quota, bucket = self._tally.quota, self._tally.bucket(event.tenant)
+        used = self._tally.bytes.get(bucket, 0) + self._bytes.get(bucket, 0)
+        return used + _EVENT_BYTES <= quota + (max(quota // 16, 16_384) if closing else 0)
+
+    def add(self, event: Event, reference: str, size: int) -> None:
+        if event.tenant:
+            bucket = self._tally.bucket(event.tenant)
+            self._bytes[bucket] = self._bytes.get(bucket, 0) + size
+        kind = kind_of(event)
+        if kind in INTENT_KINDS:
+            self._opened[reference] = None
+        elif kind in OUTCOME_KINDS:
+            self._ended.append(str(getattr(event, "intent", "")))
+
+    def keep(self) -> None:
+        tally = self._tally
+        for bucket, size in self._bytes.items():
+            tally.bytes[bucket] = tally.bytes.get(bucket, 0) + size
+        for reference in self._opened:
+            if len(tally.open) < _MOST_UNFINISHED:
+                tally.open[reference] = None
+        for reference in self._ended:
+            tally.open.pop(reference, None)

@@ -1,0 +1,93 @@
+"""The journal's wire: length-prefixed frames over a stream socket between two of our processes.
+
+Request: 4-byte big-endian length of the rest, 1 byte operation, 8 byte id, payload (an event as
+JSON, or an anchor's text). Answer: 4-byte length, a JSON list of `Answer`, many per frame.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from bridgehold.audit.chain import MAX_EVENT
+from bridgehold.errors import AuditError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APPEND, APPEND_BUFFERED, HEAD, ANCHOR = range(1, 5)
+_HEADER = struct.Struct(">IBQ")
+_BODY = _HEADER.size - 4
+MAX_FRAME = MAX_EVENT + _BODY
+MAX_ANSWERS = 64 * 1024 * 1024
+
+
+class Request(NamedTuple):
+    operation: int
+    id: int
+    payload: bytes
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """`code` empty: done. `seq` and `hash` are the event's, or count and head."""
+
+    id: int
+    seq: int = 0
+    hash: str = ""
+    code: str = ""
+    message: str = ""
+    instance: str = ""
+
+
+_ANSWERS = msgspec.json.Decoder(list[Answer])
+
+
+def request(operation: int, identity: int, payload: bytes = b"") -> bytes:
+    """One request frame. Raises `AuditError` past `MAX_EVENT`."""
+    if len(payload) > MAX_EVENT:
+        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
+    return _HEADER.pack(len(payload) + _BODY, operation, identity) + payload
+
+
+def take_requests(buffer: bytearray, most: int) -> Iterator[Request]:
+    """Take up to `most` complete requests off the front of `buffer`. Raises `AuditError` on nonsense."""
+    offset = 0
+    view = bytes(buffer)
+    try:
+        for _ in range(most):
+            if len(view) - offset < 4:
+                return
+            length = int.from_bytes(view[offset : offset + 4], "big")
+            if not _BODY <= length <= MAX_FRAME:
+                raise AuditError(f"a frame of {length} bytes reached the journal")
+            if len(view) - offset < 4 + length:
+                return
+            _, operation, identity = _HEADER.unpack_from(view, offset)
+            yield Request(operation, identity, view[offset + _HEADER.size : offset + 4 + length])
+            offset += 4 + length
+    finally:
+        del buffer[:offset]
+
+
+def answers(items: list[Answer]) -> bytes:
+    payload = msgspec.json.encode(items)
+    return len(payload).to_bytes(4, "big") + payload
+
+
+def take_answers(buffer: bytearray) -> list[Answer]:
+    """Take every complete answer frame off the front of `buffer`. Raises `AuditError` on nonsense."""
+    found: list[Answer] = []
+    while len(buffer) >= 4:
+        length = int.from_bytes(buffer[:4], "big")
+        if length > MAX_ANSWERS:
+            raise AuditError(f"the journal sent a frame of {length} bytes")
+        if len(buffer) < 4 + length:
+            break
+        try:
+            found += _ANSWERS.decode(bytes(buffer[4 : 4 + length]))
+        except msgspec.DecodeError as error:
+            raise AuditError(f"the journal sent nonsense: {error}") from error
+        del buffer[: 4 + length]
+    return found

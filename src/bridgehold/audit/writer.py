@@ -1,0 +1,293 @@
+"""The durable writer of one instance: seals events into the chain, writes, syncs, rotates.
+
+It never leaves half a line behind a running chain: a short or failed write is cut back to the last
+good byte. The first failed sync or cut closes the writer for good, because nobody knows any more
+what is on the disk. When the disk is full, a preallocated reserve is given up, and only the ends
+of what had begun are still taken.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from bridgehold.audit import chain
+from bridgehold.audit.events import CLOSING_KINDS, Event, SegmentRotated, kind_of
+from bridgehold.audit.formatter import EventFormatter
+from bridgehold.audit.segments import segment_name
+from bridgehold.audit.tally import Tally
+from bridgehold.errors import AuditError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_RETRY_RESERVE_NS = 2_000_000_000
+
+RefusalCode = Literal["full", "budget", "failed", "invalid"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How the journal divides its room."""
+
+    segment_bytes: int = 64 * 1024 * 1024
+    segment_seconds: int = 24 * 3600
+    tenant_quota_bytes: int = 4 * 1024**3
+    """Per tenant and instance; a sixteenth more is kept for the ends of what had begun."""
+
+
+class Written(msgspec.Struct, frozen=True):
+    seq: int
+    hash: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    code: RefusalCode
+    message: str
+
+
+Result = Written | Refused
+
+
+class _NoRoomError(Exception):
+    """The disk, the quota of the file system or the file size limit is reached."""
+
+
+class Writer:
+    """Not thread-safe; one per process. `sync` and `now_ns` are the system's calls unless tested."""
+
+    def __init__(
+        self,
+        folder: Path,
+        instance: str,
+        *,
+        reserve: Reserve,
+        limits: Limits | None = None,
+        sync: Callable[[int], None] = os.fdatasync,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.instance = instance
+        self.count = 0
+        self.head = chain.GENESIS
+        self.failed = ""
+        self.tally = Tally((limits or Limits()).tenant_quota_bytes)
+        self._folder = folder
+        self._limits = limits or Limits()
+        self._reserve = reserve
+        self._sync = sync
+        self._now_ns = now_ns
+        self._prefix = chain.hash_prefix(instance)
+        self._formatter = EventFormatter()
+        self._boot = boot_id()
+        self._second = -1
+        self._second_text = ""
+        self._dirty = False
+        self._number = 1
+        self._descriptor, self._size, self._opened = self._create(1)
+
+    @property
+    def full(self) -> bool:
+        return not self._reserve.held
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something was written and not synced yet."""
+        return self._dirty
+
+    def write(self, events: Sequence[Event]) -> list[Result]:
+        """Write `events` in order, one result each; `sync` makes them durable."""
+        if self.failed:
+            return [Refused("failed", self.failed)] * len(events)
+        if self.full:
+            self._reserve.take_again()
+        try:
+            return self._write_or_use_reserve(events)
+        except _NoRoomError:
+            return [Refused("full", "the audit's disk is full, and its reserve is used up")] * len(events)
+        except OSError as error:
+            return self._fail(error, len(events))
+
+    def _write_or_use_reserve(self, events: Sequence[Event]) -> list[Result]:
+        try:
+            self._rotate_if_due()
+            return self._group(events, full=self.full)
+        except _NoRoomError:
+            self._reserve.give_up()
+        return self._group(events, full=True)
+
+    def sync(self) -> bool:
+        """Make everything written durable. False: never again, see `failed`."""
+        if self._dirty and not self.failed:
+            try:
+                self._sync(self._descriptor)
+            except OSError as error:
+                self._fail(error, 0)
+            else:
+                self._dirty = False
+        return not self.failed
+
+    def _group(self, events: Sequence[Event], *, full: bool) -> list[Result]:
+        """All of `events` in one write; raises `_NoRoomError` with nothing changed."""
+        results: list[Result] = []
+        lines: list[bytes] = []
+        count, head = self.count, self.head
+        changes = self.tally.begin()
+        for event in events:
+            closing = kind_of(event) in CLOSING_KINDS
+            if full and not closing:
+                results.append(
+                    Refused("full", "the audit's disk is full; only ends of what began are written")
+                )
+                continue
+            if not changes.has_room(event, closing=closing):
+                results.append(
+                    Refused("budget", f"tenant {event.tenant!r} has used up its share of the audit")
+                )
+                continue
+            try:
+                line, digest = self._seal(event, count + 1, head)
+            except AuditError as error:
+                results.append(Refused("invalid", error.message))
+                continue
+            count, head = count + 1, digest
+            changes.add(event, chain.reference(self.instance, count), len(line))
+            lines.append(line)
+            results.append(Written(count, digest))
+        if lines:
+            self._put(b"".join(lines))
+            self.count, self.head = count, head
+            changes.keep()
+        return results
+
+    def _seal(self, event: Event, seq: int, prev: str) -> tuple[bytes, str]:
+        nanoseconds = self._now_ns()
+        second, rest = divmod(nanoseconds, 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        record = self._formatter.line(
+            event,
+            instance=self.instance,
+            seq=seq,
+            time=f"{self._second_text}.{rest // 1_000_000:03d}Z",
+            mono_ns=time.monotonic_ns(),
+            boot=self._boot,
+            prev=prev,
+        )
+        return chain.seal(self._prefix, prev, record)
+
+    def _put(self, data: bytes) -> None:
+        view, done = memoryview(data), 0
+        try:
+            while done < len(data):
+                done += os.write(self._descriptor, view[done:])
+        except OSError as error:
+            if done:
+                os.ftruncate(self._descriptor, self._size)
+            if error.errno in _FULL:
+                raise _NoRoomError from error
+            raise
+        self._size += len(data)
+        self._dirty = True
+
+    def _fail(self, error: OSError, refused: int) -> list[Result]:
+        self.failed = f"the audit's segment is closed for good after a failed write: {error.strerror}"
+        return [Refused("failed", self.failed)] * refused
+
+    def _rotate_if_due(self) -> None:
+        age = time.monotonic() - self._opened
+        if self._size == 0:
+            return
+        if self._size < self._limits.segment_bytes and age < self._limits.segment_seconds:
+            return
+        try:
+            self._rotate()
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _NoRoomError from error
+            raise
+
+    def _rotate(self) -> None:
+        """Sync and seal the old file, and carry the head into the first line of the new one."""
+        self._sync(self._descriptor)
+        previous, old, old_size = segment_name(self._number), self._descriptor, self._size
+        unfinished = self.tally.unfinished()
+        self._descriptor, self._size, self._opened = self._create(self._number + 1)
+        event = SegmentRotated(
+            previous_segment=previous, previous_count=self.count, unfinished=unfinished[:4096]
+        )
+        try:
+            self._group([event], full=False)
+        except _NoRoomError:
+            (self._folder / segment_name(self._number + 1)).unlink()
+            os.close(self._descriptor)
+            self._descriptor, self._size = old, old_size
+            raise
+        self._number += 1
+        os.fchmod(old, 0o440)
+        os.close(old)
+
+    def _create(self, number: int) -> tuple[int, int, float]:
+        path = self._folder / segment_name(number)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, 0o640)
+        sync_folder(self._folder)
+        return descriptor, 0, time.monotonic()
+
+    def close(self) -> None:
+        """Sync and close; the file becomes read-only."""
+        if self.sync():
+            os.fchmod(self._descriptor, 0o440)
+        os.close(self._descriptor)
+
+
+class Reserve:
+    """A preallocated file whose blocks are given up when the disk is full, and taken again later."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._size = size
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._tried = 0
+        self.held = False
+        self.take_again()
+
+    def give_up(self) -> None:
+        os.ftruncate(self._descriptor, 0)
+        self.held = False
+        self._tried = time.monotonic_ns()
+
+    def take_again(self) -> None:
+        """Allocate it, at most every two seconds; `held` says whether it is there."""
+        now = time.monotonic_ns()
+        if self._tried and now - self._tried < _RETRY_RESERVE_NS:
+            return
+        self._tried = now
+        try:
+            os.posix_fallocate(self._descriptor, 0, self._size)
+        except OSError:
+            os.ftruncate(self._descriptor, 0)
+            self.held = False
+        else:
+            self.held = True
+
+
+def boot_id() -> str:
+    """The kernel's random id of this boot; zeros where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "00000000-0000-0000-0000-000000000000"
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

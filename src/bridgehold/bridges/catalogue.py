@@ -1,0 +1,211 @@
+"""Which bridges there are: the shipped ones and the operator's folders. A broken one stops no other."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from bridgehold.bridges.manifest_file import load_manifest
+from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError
+from bridgehold.ids import is_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from bridgehold.bridges.frames import ReadyFrame
+    from bridgehold.bridges.manifest import Manifest
+
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One bridge of the catalogue. `fault` says why its manifest can't be used; empty: it can."""
+
+    name: str
+    folder: Path
+    shipped: bool
+    manifest: Manifest | None = None
+    fault: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that would keep a bridge from starting, and its remedy."""
+
+    kind: Literal["file", "package", "python", "secret", "manifest"]
+    message: str
+    hint: str = ""
+
+
+Problems = list[Problem]
+
+
+class Catalogue:
+    """Bridges by name. An operator's bridge takes the place of a shipped one of its name."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+
+    @classmethod
+    def load(cls, folders: Iterable[Path] = ()) -> Catalogue:
+        """The shipped bridges, and every sub-folder of `folders` that holds a ``bridge.toml``."""
+        entries = list(_entries(shipped_folder(), shipped=True))
+        for folder in folders:
+            entries += _entries(folder, shipped=False)
+        return cls(entries)
+
+    def list(self) -> list[Entry]:
+        """All of them by name, broken ones included."""
+        return [self._entries[name] for name in sorted(self._entries)]
+
+    def get(self, name: str) -> Manifest:
+        """Raises `NotFoundError`, or `ManifestError` where the manifest is broken."""
+        entry = self._entry(name)
+        if entry.manifest is None:
+            raise ManifestError(entry.fault, where=str(entry.folder / "bridge.toml"))
+        return entry.manifest
+
+    def validate(
+        self,
+        name: str,
+        *,
+        pythons: Collection[str] | None = None,
+        secrets: Collection[str] | None = None,
+    ) -> Problems:
+        """What would keep `name` from starting: its files, its lock, its Python, its secrets.
+
+        `pythons` are the versions at hand (``3.11.2``) and `secrets` the names the tenant has; what
+        is None is not checked. Reads files, runs nothing. Raises `NotFoundError`.
+        """
+        entry = self._entry(name)
+        if entry.manifest is None:
+            return [Problem(kind="manifest", message=entry.fault)]
+        manifest = entry.manifest
+        found = [*_file_problems(manifest), *_lock_problems(manifest)]
+        if pythons is not None:
+            found += _python_problems(manifest, pythons)
+        if secrets is not None:
+            found += [
+                Problem(
+                    kind="secret",
+                    message=f"the secret {secret.name!r} is not set",
+                    hint=f"bridgehold secrets set {secret.name}",
+                )
+                for secret in manifest.needs.secrets
+                if secret.name not in secrets
+            ]
+        return found
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            known = ", ".join(sorted(self._entries)) or "none"
+            raise NotFoundError(f"there is no bridge {name[:80]!r}", hint=f"There are: {known}.")
+        return self._entries[name]
+
+
+def shipped_folder() -> Path:
+    """Where the shipped bridges' folders are."""
+    return Path(str(importlib.resources.files("bridgehold.bridges"))) / "shipped"
+
+
+def check_ready(manifest: Manifest, ready: ReadyFrame) -> None:
+    """Raises `ManifestError` where what the code offers is not what the manifest says."""
+    faults = []
+    if ready.bridge != manifest.name:
+        faults.append(f"it calls itself {ready.bridge[:80]!r}")
+    if ready.version != manifest.version:
+        faults.append(f"its version is {ready.version[:80]!r}, the manifest says {manifest.version!r}")
+    offered, declared = set(ready.operations), set(manifest.operations)
+    if missing := sorted(declared - offered):
+        faults.append(f"the code lacks {', '.join(missing)}")
+    if extra := sorted(offered - declared):
+        faults.append(f"the manifest lacks {', '.join(extra)}"[:500])
+    if len(offered) != len(ready.operations):
+        faults.append("it names an operation twice")
+    if not _satisfies(ready.python, manifest.python):
+        faults.append(f"it runs on Python {ready.python[:40]!r}, the manifest wants {manifest.python!r}")
+    if faults:
+        raise ManifestError(
+            f"the bridge {manifest.name} contradicts its manifest: {'; '.join(faults)}",
+            hint="Make the decorated operations and bridge.toml say the same.",
+            where=str(manifest.file),
+        )
+
+
+def _entries(folder: Path, *, shipped: bool) -> Iterable[Entry]:
+    if not folder.is_dir():
+        return
+    for place in sorted(folder.iterdir()):
+        if not (place / "bridge.toml").exists():
+            continue
+        try:
+            manifest = load_manifest(place)
+            if manifest.name != place.name:
+                raise ManifestError(f"{place.name} holds a bridge that calls itself {manifest.name!r}")
+        except BridgeholdError as error:
+            if is_name(place.name):
+                yield Entry(name=place.name, folder=place, shipped=shipped, fault=error.message)
+            continue
+        yield Entry(name=place.name, folder=place, shipped=shipped, manifest=manifest)
+
+
+def _file_problems(manifest: Manifest) -> Iterable[Problem]:
+    module = manifest.entry.partition(":")[0].split(".")
+    base = manifest.folder.joinpath(*module)
+    if not (base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()):
+        yield Problem(
+            kind="file",
+            message=f"the entry {manifest.entry!r} has no file in {manifest.folder}",
+            hint=f"Put the class into {module[-1]}.py beside bridge.toml.",
+        )
+    for path in (manifest.lock_path, manifest.requirements_path):
+        if path is not None and (path.is_symlink() or not path.is_file()):
+            yield Problem(
+                kind="file",
+                message=f"{path} is no regular file",
+                hint=f"bridgehold bridge lock {manifest.name}",
+            )
+
+
+def _lock_problems(manifest: Manifest) -> Iterable[Problem]:
+    asked, locked = _requirements(manifest.requirements_path), _requirements(manifest.lock_path)
+    hint = f"bridgehold bridge lock {manifest.name}"
+    for name in sorted(asked.keys() - locked.keys()):
+        yield Problem(kind="package", message=f"{name} is asked for and not in the lock", hint=hint)
+    for name, line in locked.items():
+        if "--hash=sha256:" not in line:
+            yield Problem(kind="package", message=f"{name} stands in the lock without a hash", hint=hint)
+
+
+def _requirements(path: Path | None) -> dict[str, str]:
+    """Canonical name to logical line; comments, options and what can't be read are left out."""
+    if path is None or path.is_symlink() or not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if match := _REQUIREMENT.match(line.strip()):
+            found[canonicalize_name(match[1])] = line
+    return found
+
+
+def _python_problems(manifest: Manifest, pythons: Collection[str]) -> Iterable[Problem]:
+    if not any(_satisfies(version, manifest.python) for version in pythons):
+        yield Problem(
+            kind="python",
+            message=f"no Python {manifest.python} is at hand, only {', '.join(sorted(pythons)) or 'none'}",
+            hint="Install one, for example with `uv python install`, or widen `python` in bridge.toml.",
+        )
+
+
+def _satisfies(version: str, specifier: str) -> bool:
+    try:
+        return SpecifierSet(specifier).contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return False

@@ -1,0 +1,117 @@
+"""What a bridge offers and needs, as its ``bridge.toml`` says it. The host runs no bridge code to know.
+
+`docs/how-to/write-a-bridge.md` explains every key to authors. Reading is `bridges.manifest_file`'s part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from bridgehold.bridges import schema
+from bridgehold.errors import NotFoundError, UsageError
+from bridgehold.policies.model import Needs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Effect = Literal["create", "read", "run", "delete", "configure"]
+EFFECTS: tuple[Effect, ...] = ("create", "read", "run", "delete", "configure")
+Recovery = Literal["lost", "replay"]
+
+JsonSchema = dict[str, object]
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of thing that a command creates in a session: program, model, data set."""
+
+    name: str
+    summary: str = ""
+    recovery: Recovery = "lost"
+    """``lost`` with its worker, or ``replay``: its create and configure commands may be run again."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    """Without the bridge's name."""
+    summary: str
+    effect: Effect
+    resource: str = ""
+    id_field: str = ""
+    """The argument (create: the argument and the result's field) that holds the resource's id."""
+    arguments: JsonSchema = {}
+    result: JsonSchema = {}
+    """For documents and stubs; the host does not check results against it."""
+    stream: bool = False
+    timeout_ms: int = 0
+    """0: the policy's `limits.command` alone."""
+    idempotent: bool = False
+    """The same call may be sent again after a crash."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    version: str
+    summary: str = ""
+    entry: str
+    """``module:Class`` in the bridge's folder."""
+    python: str = ">=3.10"
+    requirements: str = ""
+    """File with what the author asks for, relative to the folder; empty: the standard library alone."""
+    lock: str = ""
+    """File with what was resolved, with hashes."""
+    preload: tuple[str, ...] = ()
+    """Modules to import before the bridge's own code, in this order."""
+    resources: dict[str, Resource] = {}
+    operations: dict[str, Operation] = {}
+    needs: Needs = Needs()
+    folder: Path
+    """The bridge's own files; mounted read-only as ``/bridge``."""
+    digest: str = ""
+    """Of ``bridge.toml``'s bytes."""
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "bridge.toml"
+
+    @property
+    def lock_path(self) -> Path | None:
+        return self.folder / self.lock if self.lock else None
+
+    @property
+    def requirements_path(self) -> Path | None:
+        return self.folder / self.requirements if self.requirements else None
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Providers it asks for, in the order of the file."""
+        return tuple(endpoint.provider for endpoint in self.needs.endpoints)
+
+    def operation(self, name: str) -> Operation:
+        """Raises `NotFoundError`."""
+        if name not in self.operations:
+            raise NotFoundError(
+                f"{self.name} has no operation {name[:80]!r}",
+                hint=f"It has: {', '.join(self.operations)}.",
+                where=str(self.file),
+            )
+        return self.operations[name]
+
+    def check_arguments(self, operation: str, arguments: dict[str, object]) -> None:
+        """Raises `UsageError` that names every place where `arguments` do not fit; never a value."""
+        declared = self.operation(operation)
+        found = schema.problems(declared.arguments, arguments)
+        if found:
+            required = declared.arguments.get("required", [])
+            properties = declared.arguments.get("properties", {})
+            names = list(properties) if isinstance(properties, dict) else []
+            raise UsageError(
+                "; ".join(found),
+                hint=f"{self.name}:{operation} takes {_list(names)}; required: {_list(required)}.",
+                where=f"{self.name}:{operation}",
+            )
+
+
+def _list(names: object) -> str:
+    return ", ".join(str(name) for name in names) if isinstance(names, list) and names else "nothing"

@@ -1,0 +1,108 @@
+"""Hostile bytes to JSON values, or one typed reason why not.
+
+The parser proper is msgspec's (strict UTF-8, no NaN, no Infinity, no trailing bytes). What it does
+not refuse is measured here on a *skeleton* of the text (its brackets, commas and colons outside
+strings), before a value is built: depth, number of values, integers beyond 64 bits; and after it,
+repeated keys. Every step is linear and runs in C; the skeleton is made only where the text as it
+stands does not already prove the bounds.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from itertools import accumulate
+from typing import Literal, get_args
+
+import msgspec
+
+MAX_DEPTH = 64
+"""Arrays and objects inside one another, the frame's own object included."""
+MAX_VALUES = 1_000_000
+"""Values in one frame: what a frame of three-byte values may make the host allocate is bounded."""
+
+Reason = Literal["utf8", "json", "depth", "values", "integer", "duplicate_key"]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+# An unterminated string matches to the end: otherwise each of its quotes would be tried as a start,
+# and a megabyte of them would take minutes.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_LONG_INTEGER = re.compile(rb"(?<![\d.eE+])(?:-\d{19,}+|(?<!-)\d{20,}+)(?![.eE])")
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
+_STEPS = bytes.maketrans(b"[{]},", b"\x01\x01\xff\xff\x00")
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_DIGITS_19 = b"0" * 19
+_MIN_INTEGER = -(2**63)
+_MAX_INTEGER = 2**64 - 1
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class StrictError(ValueError):
+    """The bytes are no JSON that crosses a border here. `reason` is one of `REASONS`."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+
+
+def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> object:
+    """The JSON value of `data`, or `StrictError`. Integers lie within 64 bits, keys are unique."""
+    plain = b"\\" not in data
+    text = data
+    if not plain or not _within(data, max_depth, max_values) or _has_long_digits(data):
+        text = _STRING.sub(b"", data)
+        _check_size(text.translate(None, _NOT_STRUCTURE), max_depth, max_values)
+        _check_integers(text)
+    try:
+        value: object = _decode(data)
+    except UnicodeDecodeError as error:
+        raise StrictError("utf8", f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise StrictError("json", f"not JSON: {error}") from None
+    except RecursionError:
+        raise StrictError("depth", f"nested deeper than {max_depth}") from None
+    if text.count(b":") > 1 and not _same_keys(data, text, value, plain=plain):
+        raise StrictError("duplicate_key", "an object has the same key twice")
+    return value
+
+
+def _within(data: bytes, max_depth: int, max_values: int) -> bool:
+    """Whether the bounds hold even if every bracket and comma inside strings counted."""
+    opened = data.count(b"[") + data.count(b"{")
+    return opened <= max_depth and opened + data.count(b",") < max_values
+
+
+def _same_keys(data: bytes, text: bytes, value: object, *, plain: bool) -> bool:
+    """Whether writing `value` gives as many colons: a repeated key loses at least one.
+
+    Without a backslash in the text, its strings are written verbatim and may be counted along.
+    """
+    again = _encode(value)
+    if plain:
+        return data.count(b":") == again.count(b":")
+    return text.count(b":") == _STRING.sub(b"", again).count(b":")
+
+
+def _check_size(skeleton: bytes, max_depth: int, max_values: int) -> None:
+    opened = skeleton.count(b"[") + skeleton.count(b"{")
+    if opened + skeleton.count(b",") + 1 > max_values:
+        raise StrictError("values", f"more than {max_values} values")
+    if opened > max_depth:
+        steps = array("b", skeleton.translate(_STEPS))
+        if max(accumulate(steps)) > max_depth:
+            raise StrictError("depth", f"nested deeper than {max_depth}")
+
+
+def _has_long_digits(text: bytes) -> bool:
+    return _DIGITS_19 in text.translate(_DIGITS)
+
+
+def _check_integers(bare: bytes) -> None:
+    if not _has_long_digits(bare):
+        return
+    for match in _LONG_INTEGER.finditer(bare):
+        digits = match[0]
+        if len(digits) > 20 or not _MIN_INTEGER <= int(digits) <= _MAX_INTEGER:
+            raise StrictError("integer", "an integer lies beyond 64 bits")

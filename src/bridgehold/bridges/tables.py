@@ -1,0 +1,146 @@
+"""Reading TOML tables strictly: every key is asked for by name, every fault is kept with its line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}")
+_KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+
+
+class Faults:
+    """The faults of one file, in the order they were found, with the lines they stand in."""
+
+    def __init__(self, file: str, text: str) -> None:
+        self.file = file
+        self.found: list[str] = []
+        self._lines = _line_numbers(text)
+
+    def add(self, path: str, message: str) -> None:
+        """`path` is dotted: ``operations.create.effect``."""
+        line = self._line(path)
+        self.found.append(f"{self.file}{f':{line}' if line else ''}: {path}: {message}")
+
+    def _line(self, path: str) -> int:
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path.rpartition(".")[0]
+        return 0
+
+
+class Table:
+    """One table. `text`, `flag` and the rest note a fault and return a harmless value of their type."""
+
+    def __init__(self, data: object, path: str, faults: Faults) -> None:
+        self.path = path
+        self.faults = faults
+        self._data: dict[str, object] = {}
+        self._asked: set[str] = set()
+        if isinstance(data, dict):
+            self._data = data
+        else:
+            faults.add(path, "a table is expected")
+
+    def place(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def fault(self, key: str, message: str) -> None:
+        self.faults.add(self.place(key), message)
+
+    def has(self, key: str) -> bool:
+        return key in self._data
+
+    def raw(self, key: str) -> object:
+        self._asked.add(key)
+        return self._data.get(key)
+
+    def text(self, key: str, *, default: str | None = None, longest: int = 500) -> str:
+        value = self.raw(key)
+        if value is None:
+            if default is None:
+                self.fault(key, "missing")
+            return default or ""
+        if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+            self.fault(key, f"text of at most {longest} printable characters is expected")
+            return ""
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.raw(key)
+        if not isinstance(value, bool | None):
+            self.fault(key, "true or false is expected")
+        return value is True
+
+    def texts(self, key: str, *, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.fault(key, "a list of texts is expected")
+            return ()
+        return tuple(value)
+
+    def choice(self, key: str, known: Iterable[str], *, default: str | None = None) -> str:
+        value = self.text(key, default=default)
+        listed = list(known)
+        if value and value not in listed:
+            self.fault(key, f"one of {', '.join(listed)} is expected{nearest(value, listed)}")
+            return listed[0]
+        return value or listed[0]
+
+    def table(self, key: str) -> Table:
+        value = self.raw(key)
+        return Table({} if value is None else value, self.place(key), self.faults)
+
+    def tables(self, key: str) -> list[Table]:
+        """An array of tables."""
+        value = self.raw(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self.fault(key, "an array of tables is expected")
+            return []
+        return [Table(item, f"{self.place(key)}[{index}]", self.faults) for index, item in enumerate(value)]
+
+    def named(self, key: str) -> dict[str, Table]:
+        """A table of tables, by name."""
+        value = self.table(key)
+        return {name: Table(item, value.place(name), self.faults) for name, item in value.items()}
+
+    def items(self) -> list[tuple[str, object]]:
+        return list(self._data.items())
+
+    def finish(self) -> None:
+        """Note every key that nobody asked for, with the nearest that is known."""
+        for key in self._data:
+            if key not in self._asked:
+                self.fault(key, f"unknown key{nearest(key, self._asked)}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.5)
+    return f" (nearest: {close[0]!r})" if close else ""
+
+
+def _line_numbers(text: str) -> dict[str, int]:
+    """Dotted path to line. Good for plain headers and keys; what it misses falls back to its table."""
+    lines: dict[str, int] = {}
+    arrays: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = header[1].replace('"', "").replace("'", "")
+            if line.lstrip().startswith("[["):
+                arrays[table] = arrays.get(table, -1) + 1
+                table = f"{table}[{arrays[table]}]"
+            lines.setdefault(table, number)
+        elif key := _KEY.match(line):
+            name = key[1].replace('"', "").replace("'", "")
+            lines.setdefault(f"{table}.{name}" if table else name, number)
+    return lines

@@ -1,0 +1,20 @@
+"""`bridgehold demo`: the main job, made to be watched."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    home: Annotated[
+        Path | None, typer.Option(help="Where the demo keeps its environments and audit.")
+    ] = None,
+) -> None:
+    """Show a theft that fails, real work with a key that isn't there, bombs, and an audit that proves itself."""
+    from bridgehold.host.faces.demo.story import run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(home)))

@@ -1,0 +1,69 @@
+"""The application and its entry point: no traceback ever reaches a user."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from bridgehold.errors import BridgeholdError, InternalError
+from bridgehold.host.faces.cli import audit, bridges, demo, doctor, policy, run, secrets, serve, sessions
+from bridgehold.host.faces.cli.render import err, print_error
+
+app = typer.Typer(
+    name="bridgehold",
+    help="A sandboxed execution host for ML-framework bridges.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.command("run")(run.run)
+app.command("shell")(run.shell)
+app.command("sessions")(sessions.sessions)
+app.command("logs")(sessions.logs)
+app.command("serve")(serve.serve)
+app.command("stop")(serve.stop)
+app.command("init")(serve.init)
+app.command("why")(audit.why)
+app.add_typer(bridges.app, name="bridge")
+app.add_typer(policy.app, name="policy")
+app.add_typer(secrets.app, name="secrets")
+app.add_typer(audit.app, name="audit")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"bridgehold {version('bridgehold')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Nothing runs before a command's own code."""
+
+
+def main() -> None:
+    """The ``bridgehold`` command. Exit status: the error's own (docs/reference/errors.md)."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        app()
+    except BridgeholdError as error:
+        print_error(error, as_json=as_json)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        err.print("stopped")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(141) from None
+    except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback
+        defect = InternalError(f"{type(error).__name__}: {error}")
+        print_error(defect, as_json=as_json)
+        raise SystemExit(defect.exit_status) from None

@@ -1,0 +1,53 @@
+"""How the command line speaks: tables for people, JSON for machines, errors with their remedy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bridgehold.errors import BridgeholdError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, nothing else."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: BridgeholdError, *, as_json: bool) -> None:
+    """An error with what was wrong, where, the remedy, and the `why` command of its event."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(error.info()).decode() + "\n")
+        return
+    err.print(f"[bold red]{error.code}[/]: {escape(error.message)}", soft_wrap=True)
+    if error.where:
+        err.print(f"  where  {escape(error.where)}", soft_wrap=True)
+    if error.hint and not error.hint.startswith("bridgehold why"):
+        err.print(f"  remedy {escape(error.hint)}", soft_wrap=True)
+    if error.event:
+        err.print(f"  more   bridgehold why {error.event}", soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    view = Table(title=title or None, title_justify="left", header_style="bold", expand=False)
+    for column in columns:
+        view.add_column(column, overflow="fold")
+    for row in rows:
+        view.add_row(*(escape(cell) for cell in row))
+    out.print(view)
+
+
+STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}

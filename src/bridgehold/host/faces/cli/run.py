@@ -1,0 +1,154 @@
+"""`bridgehold run` and `bridgehold shell`: commands as a client of the host's socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.host.faces.cli.render import err, out, print_error, print_json
+from bridgehold.host.faces.client import Client, Host
+from bridgehold.host.values import Reply
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.policies.units import format_ms, format_size, parse_duration
+
+Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
+Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.")]
+
+
+def run(
+    operation: Operation,
+    args: Annotated[str, typer.Option("--args", help="Arguments as JSON; '-' or @FILE to read them.")] = "{}",
+    tenant: Tenant = LOCAL_TENANT,
+    session: Annotated[
+        str, typer.Option(help="Session name or id; commands of one session share state.")
+    ] = ANONYMOUS_SESSION,
+    timeout: Annotated[str, typer.Option(help="A shorter deadline, such as 5s.")] = "",
+    stream: Annotated[bool, typer.Option("--stream", help="Show chunks and progress as they come.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
+) -> None:
+    """Run one command; where no host runs, a private one is started for it."""
+    arguments = read_arguments(args)
+    deadline = parse_deadline(timeout)
+    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, stream))
+    if json_output:
+        print_json(reply)
+        return
+    print_value(reply)
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """The JSON object of ``--args``. Raises `UsageError` that says where it goes wrong."""
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        value = json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--args: {error}") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"--args is not JSON: {error.msg} at character {error.pos + 1}",
+            hint="""Quote it for the shell: --args '{"code": "1+1"}'""",
+        ) from error
+    if not isinstance(value, dict):
+        raise UsageError("--args must be a JSON object", hint="""For example --args '{"code": "1+1"}'""")
+    return value
+
+
+def parse_deadline(text: str) -> int:
+    try:
+        return parse_duration(text) if text else 0
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from error
+
+
+async def _run(
+    operation: str, arguments: dict[str, Any], tenant: str, session: str, deadline_ms: int, stream: bool
+) -> Reply:
+    async with Host.open() as host:
+        return await host.call(
+            operation,
+            arguments,
+            tenant=tenant,
+            session=session,
+            deadline_ms=deadline_ms,
+            on_event=show_event if stream else None,
+        )
+
+
+def show_event(event: dict[str, Any]) -> None:
+    if event.get("type") == "chunk":
+        data = event.get("data")
+        err.print(escape(data if isinstance(data, str) else json.dumps(data)), end="", soft_wrap=True)
+    elif event.get("type") == "progress":
+        err.print(escape(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}"))
+
+
+def print_value(reply: Reply) -> None:
+    value = reply.value
+    if isinstance(value, str):
+        out.print(escape(value), soft_wrap=True)
+    else:
+        print_json(value)
+    usage = reply.usage
+    err.print(
+        f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
+        f"peak {format_size(usage.memory_peak_bytes)} · event {reply.receipt}[/]"
+    )
+    if reply.degraded:
+        err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
+
+
+def shell(
+    bridge: Annotated[str, typer.Argument(help="The bridge to talk to.")] = "python",
+    tenant: Tenant = LOCAL_TENANT,
+) -> None:
+    """Talk to one session: `OPERATION {JSON}` a line; with the python bridge, code as it is."""
+    asyncio.run(_shell(bridge, tenant))
+
+
+async def _shell(bridge: str, tenant: str) -> None:
+    async with Host.open() as host, host.session(bridge, tenant=tenant) as session:
+        err.print(f"[dim]session {session.id}; end with Ctrl-D[/]")
+        while True:
+            try:
+                line = await asyncio.to_thread(input, f"{bridge}> ")
+            except EOFError:
+                return
+            if line.strip():
+                await _shell_line(host, session.id, bridge, tenant, line)
+
+
+async def _shell_line(host: Client, session: str, bridge: str, tenant: str, line: str) -> None:
+    try:
+        if bridge == "python" and not line.startswith(":"):
+            operation, arguments = "python:execute", {"code": line}
+        else:
+            name, _, text = line.removeprefix(":").strip().partition(" ")
+            operation = name if ":" in name else f"{bridge}:{name}"
+            arguments = read_arguments(text or "{}")
+        reply = await host.call(operation, arguments, session=session, tenant=tenant)
+        if operation == "python:execute" and isinstance(reply.value, dict):
+            _show_execution(reply.value)
+        else:
+            print_value(reply)
+    except BridgeholdError as error:
+        print_error(error, as_json=False)
+        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable"}:
+            raise
+
+
+def _show_execution(value: dict[str, Any]) -> None:
+    for key, console in (("stdout", out), ("stderr", err)):
+        if value.get(key):
+            console.print(escape(str(value[key]).rstrip("\n")), soft_wrap=True)
+    if value.get("repr") not in (None, "None"):
+        out.print(escape(str(value["repr"])), soft_wrap=True)

@@ -1,0 +1,75 @@
+"""`bridgehold serve`, `stop` and `init`: the host as a service, and its first configuration."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from bridgehold.errors import BridgeholdError, ConfigError
+from bridgehold.host.config import load_config
+from bridgehold.host.faces.cli.render import err, out
+from bridgehold.host.faces.client import connect
+from bridgehold.host.layout import default_layout
+
+_FIRST_CONFIG = """\
+# Bridgehold's configuration. docs/reference/configuration.md lists every key with its default.
+
+[host]
+memory_reserve = "1GiB"     # what sessions never get together
+
+# Who may ask. The host's own user and root are operators; everybody else needs a section.
+# [principals.app]
+# uids = [1001]
+# tenants = ["acme"]
+
+# A provider behind the gateway; its key is put in by the keeper (bridgehold secrets set openai).
+# [providers.openai]
+# base_url = "https://api.openai.com/v1"
+"""
+
+
+def serve() -> None:
+    """Start the host on its socket and stay in the foreground until stopped."""
+    from bridgehold.host.supervise import run
+
+    layout = default_layout()
+    status = run(layout, ready=lambda: err.print(f"listening on {layout.socket}"))
+    raise typer.Exit(status)
+
+
+def stop() -> None:
+    """Stop the running host: sessions end, the audit is synced, nothing is left."""
+    asyncio.run(_stop())
+    out.print("stopped")
+
+
+async def _stop() -> None:
+    async with await connect() as client:
+        try:
+            await client.request("stop", {})
+            while True:  # the host closes the connection when it is gone
+                await client.request("ping", {})
+                await asyncio.sleep(0.05)
+        except BridgeholdError as error:
+            if error.code != "host_unavailable":
+                raise
+
+
+def init(
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing config.toml.")] = False,
+) -> None:
+    """Write a first config.toml with comments, in the layout's place."""
+    layout = default_layout()
+    if layout.config_file.exists() and not force:
+        load_config(layout.config_file)
+        raise ConfigError(
+            "there is a configuration already, and it is sound",
+            where=str(layout.config_file),
+            hint="Edit it, or overwrite it with --force.",
+        )
+    for folder in (layout.policies, layout.tenants, layout.bridges):
+        folder.mkdir(parents=True, exist_ok=True)
+    layout.config_file.write_text(_FIRST_CONFIG, encoding="utf-8")
+    out.print(f"wrote {layout.config_file}")

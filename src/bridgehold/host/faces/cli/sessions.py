@@ -1,0 +1,58 @@
+"""`bridgehold sessions` and `bridgehold logs`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from bridgehold.host.faces.cli.render import out, print_json, table
+from bridgehold.host.faces.client import connect
+from bridgehold.host.values import SessionInfo
+from bridgehold.policies.units import format_ms, format_size
+
+
+def sessions(
+    end: Annotated[str, typer.Option("--end", help="End this session (name or id).")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the sessions you may see, or end one."""
+    found = asyncio.run(_sessions(end))
+    if json_output:
+        print_json(found)
+        return
+    rows = [
+        (
+            s.id,
+            s.name,
+            s.tenant,
+            s.bridge,
+            s.state,
+            s.start,
+            str(s.commands),
+            format_ms(s.age_ms),
+            format_size(s.memory_bytes),
+            str(s.uid),
+        )
+        for s in found
+    ]
+    columns = ("session", "name", "tenant", "bridge", "state", "start", "commands", "age", "memory", "uid")
+    table("", columns, rows)
+
+
+async def _sessions(end: str) -> list[SessionInfo]:
+    async with await connect() as client:
+        if end:
+            await client.request("session.close", {"session": end})
+        return await client.sessions()
+
+
+def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
+    """What the session's bridge wrote to stdout and stderr; cuts are marked."""
+    out.print(asyncio.run(_logs(session)), markup=False, soft_wrap=True, end="")
+
+
+async def _logs(session: str) -> str:
+    async with await connect() as client:
+        return await client.logs(session)

@@ -1,0 +1,162 @@
+"""The synchronous facade: the same methods as `Client`, for callers without an event loop.
+
+One background thread runs the loop; every call waits for its coroutine. Safe from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from bridgehold.host.faces.client import Client, ClientSession, Host
+from bridgehold.host.layout import Layout
+from bridgehold.host.values import Reply, SessionInfo
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop on a daemon thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="bridgehold", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class SyncClient:
+    """A client of the running host, or (`open`) of a private one. Use it as a context manager."""
+
+    def __init__(self, loop: _Loop, client: Client, stack: contextlib.AsyncExitStack) -> None:
+        self._loop = loop
+        self._client = client
+        self._stack = stack
+
+    @classmethod
+    def connect(cls, socket_path: Path | str | None = None, *, token: str = "") -> Self:
+        """A client of the host that is running. Raises `HostUnavailableError`."""
+        return cls._enter(lambda stack: _connected(stack, socket_path, token))
+
+    @classmethod
+    def open(cls, layout: Layout | None = None) -> Self:
+        """Use the host that runs on `layout`, or start a private one until `close`."""
+        return cls._enter(lambda stack: stack.enter_async_context(Host.open(layout)))
+
+    @classmethod
+    def _enter(cls, enter: Any) -> Self:
+        loop = _Loop()
+        stack = contextlib.AsyncExitStack()
+        try:
+            return cls(loop, loop.run(enter(stack)), stack)
+        except BaseException:
+            loop.close()
+            raise
+
+    def close(self) -> None:
+        self._loop.run(self._stack.aclose())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        return self._loop.run(self._client.request(method, params or {}))
+
+    def call(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        deadline_ms: int = 0,
+    ) -> Reply:
+        """Run ``bridge:operation`` and give the whole `Reply`."""
+        work = self._client.call(
+            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms
+        )
+        return self._loop.run(work)
+
+    def run(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        deadline_ms: int = 0,
+    ) -> Any:
+        """Run ``bridge:operation`` and give its value."""
+        return self.call(
+            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms
+        ).value
+
+    @contextlib.contextmanager
+    def session(self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "") -> Iterator[SyncSession]:
+        """A session of its own, ended with the block."""
+        manager = self._client.session(bridge, tenant=tenant, name=name)
+        session = self._loop.run(manager.__aenter__())
+        try:
+            yield SyncSession(self._loop, session)
+        finally:
+            self._loop.run(_leave(manager))
+
+    def sessions(self) -> list[SessionInfo]:
+        return self._loop.run(self._client.sessions())
+
+    def logs(self, session: str) -> str:
+        return self._loop.run(self._client.logs(session))
+
+
+class SyncSession:
+    """One session; its operations may be named without their bridge."""
+
+    def __init__(self, loop: _Loop, session: ClientSession) -> None:
+        self._loop = loop
+        self._session = session
+        self.id = session.id
+
+    def call(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+    ) -> Reply:
+        return self._loop.run(self._session.call(operation, arguments, deadline_ms=deadline_ms))
+
+    def run(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+    ) -> Any:
+        return self.call(operation, arguments, deadline_ms=deadline_ms).value
+
+    def logs(self) -> str:
+        return self._loop.run(self._session.logs())
+
+
+async def _connected(stack: contextlib.AsyncExitStack, path: Path | str | None, token: str) -> Client:
+    return await stack.enter_async_context(await Client.connect(path, token=token))
+
+
+async def _leave(manager: contextlib.AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)

@@ -1,0 +1,128 @@
+"""The methods that clients may call, by name: what `docs/reference/host-protocol.md` lists."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from bridgehold.errors import BridgeholdError, DeniedError
+from bridgehold.host.dispatch import Dispatch, OrderMaker
+from bridgehold.host.environments import Environments
+from bridgehold.host.faces.protocol import BridgeParams, NoParams, OpenParams, RunParams, SessionParams
+from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.registry import Registry
+from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.values import CommandRequest, Principal, Reply, SessionInfo
+from bridgehold.ids import parse_name, random_id
+from bridgehold.sandbox.control import LauncherClient
+
+
+class Methods:
+    """Handlers of the socket's methods; each takes (principal, params, emit)."""
+
+    def __init__(
+        self,
+        *,
+        dispatch: Dispatch,
+        sessions: Sessions,
+        registry: Registry,
+        environments: Environments,
+        launcher: LauncherClient,
+        make_order: OrderMaker,
+        stop: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._dispatch = dispatch
+        self._sessions = sessions
+        self._registry = registry
+        self._environments = environments
+        self._launcher = launcher
+        self._make_order = make_order
+        self._stop = stop
+
+    def table(self) -> dict[str, Method]:
+        return {
+            "ping": Method(NoParams, self.ping),
+            "run": Method(RunParams, self.run),
+            "session.open": Method(OpenParams, self.session_open),
+            "session.close": Method(SessionParams, self.session_close),
+            "sessions": Method(NoParams, self.list_sessions),
+            "logs": Method(SessionParams, self.logs),
+            "bridges": Method(NoParams, self.bridges),
+            "bridge.build": Method(BridgeParams, self.build, operator=True),
+            "grant": Method(BridgeParams, self.grant),
+            "stop": Method(NoParams, self.stop, operator=True),
+        }
+
+    async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"status": "ok", "sessions": len(self._sessions)}
+
+    async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
+        request = CommandRequest(
+            operation=params.operation,
+            arguments=params.arguments,
+            tenant=params.tenant,
+            session=params.session,
+            deadline_ms=params.deadline_ms,
+        )
+        stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
+        return await self._dispatch.run(principal, request, stream)
+
+    async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
+        tenant = _own_tenant(principal, params.tenant)
+        bridge = parse_name(params.bridge, "bridge")
+        name = parse_name(params.name, "session") if params.name else random_id("n", 10)
+        self._registry.manifest(bridge)
+        session = await self._sessions.get_or_open(
+            SessionKey(tenant, bridge, name),
+            lambda session_id: self._make_order(tenant, bridge, session_id, name),
+        )
+        return {"id": session.id, "name": name, "bridge": bridge, "tenant": tenant}
+
+    async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        session = self._find(principal, params.session)
+        await session.close(params.reason[:200])
+        report = session.worker.report
+        return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
+
+    async def list_sessions(
+        self, principal: Principal, _params: NoParams, _emit: Emit
+    ) -> list[SessionInfo]:
+        found: list[SessionInfo] = []
+        for session in self._sessions:
+            if principal.may_act_for(session.key.tenant):
+                found.append(session.info(await self._memory(session)))
+        return found
+
+    async def _memory(self, session: Session) -> int:
+        try:
+            return (await self._launcher.usage(session.worker.name)).memory_bytes
+        except BridgeholdError:
+            return 0
+
+    async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        session = self._find(principal, params.session)
+        return {"session": session.id, "text": session.worker.log.text()}
+
+    async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return [self._registry.describe(name) for name in self._registry.names()]
+
+    async def build(self, principal: Principal, params: BridgeParams, emit: Emit) -> object:
+        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
+        built = await self._environments.ensure(manifest, lambda progress: emit(progress))
+        return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+
+    async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
+        tenant = _own_tenant(principal, params.tenant)
+        return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
+
+    async def stop(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        await self._stop("asked by an operator")
+        return {"status": "stopping"}
+
+    def _find(self, principal: Principal, reference: str) -> Session:
+        return self._sessions.find(principal.may_act_for, reference)
+
+
+def _own_tenant(principal: Principal, tenant: str) -> str:
+    if not principal.may_act_for(tenant):
+        raise DeniedError(f"{principal.name} may not act for tenant {tenant[:64]!r}")
+    return parse_name(tenant, "tenant")

@@ -1,0 +1,144 @@
+"""The host's side of the launcher's socket, for asyncio. Descriptors come only this way round."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TypeVar
+
+import msgspec
+
+from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError, from_info
+from bridgehold.policies.model import Machine
+from bridgehold.sandbox import requests
+from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, SealReport, Usage
+
+T = TypeVar("T")
+_MAX_DESCRIPTORS = 8
+
+
+class LauncherClient:
+    """Requests to the launcher, answered in any order. One per host."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Future[tuple[requests.Answer, list[int]]]] = {}
+        self._exits: dict[str, asyncio.Future[ExitReport]] = {}
+        self.lost = asyncio.Event()
+        """Set once the launcher is gone; every request fails from then on."""
+        self._loop.add_reader(sock, self._read)
+
+    @classmethod
+    async def connect(cls, sock: socket.socket) -> LauncherClient:
+        return cls(sock)
+
+    async def machine(self) -> Machine:
+        answer, _ = await self._ask(requests.MachineRequest(self._id()))
+        return _expect(answer.machine)
+
+    async def launch(self, spec: SandboxSpec) -> tuple[Launched, list[int]]:
+        """Start a sandbox; its descriptors are the caller's to close."""
+        answer, descriptors = await self._ask(requests.LaunchRequest(self._id(), spec))
+        launched = _expect(answer.launched)
+        self._exits.setdefault(launched.worker, self._loop.create_future())
+        return launched, descriptors
+
+    async def attest(self, worker: str) -> Attestation:
+        """Proof; `AttestationError` with every difference after the launcher killed it."""
+        answer, _ = await self._ask(requests.AttestRequest(self._id(), worker))
+        return _expect(answer.attestation)
+
+    async def usage(self, worker: str) -> Usage:
+        answer, _ = await self._ask(requests.UsageRequest(self._id(), worker))
+        return _expect(answer.usage)
+
+    async def kill(self, worker: str) -> ExitReport:
+        """End it and wait until its cgroup is empty. The same report however often it is asked."""
+        known = self._exits.get(worker)
+        if known is not None and known.done():
+            return known.result()
+        try:
+            answer, _ = await self._ask(requests.KillRequest(self._id(), worker))
+        except NotFoundError:
+            if known is None:
+                raise
+            return await asyncio.shield(known)
+        return _expect(answer.exited)
+
+    async def exited(self, worker: str) -> ExitReport:
+        """Wait for its end, whoever caused it."""
+        return await asyncio.shield(self._exits.setdefault(worker, self._loop.create_future()))
+
+    async def seal(self, path: str) -> SealReport:
+        answer, _ = await self._ask(requests.SealRequest(self._id(), path))
+        return _expect(answer.sealed)
+
+    def close(self) -> None:
+        self._lose()
+        self._socket.close()
+
+    def _id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    async def _ask(self, request: requests.Request) -> tuple[requests.Answer, list[int]]:
+        if self.lost.is_set():
+            raise HostUnavailableError("the launcher is gone", retry="no")
+        future: asyncio.Future[tuple[requests.Answer, list[int]]] = self._loop.create_future()
+        self._waiting[request.id] = future
+        try:
+            await self._loop.sock_sendall(self._socket, msgspec.json.encode(request))
+        except OSError as error:
+            self._waiting.pop(request.id, None)
+            raise HostUnavailableError(f"the launcher can't be reached: {error}", retry="no") from error
+        answer, descriptors = await future
+        if answer.error is not None:
+            raise from_info(answer.error)
+        return answer, descriptors
+
+    def _read(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, requests.MAX_DATAGRAM, _MAX_DESCRIPTORS)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self._lose()
+            return
+        answer = msgspec.json.decode(data, type=requests.Answer)
+        if answer.id == 0 and answer.exited is not None:
+            exit_future = self._exits.setdefault(answer.exited.worker, self._loop.create_future())
+            if not exit_future.done():
+                exit_future.set_result(answer.exited)
+            return
+        future = self._waiting.pop(answer.id, None)
+        if future is None or future.done():
+            for descriptor in descriptors:  # the caller went away: its worker must not live on
+                os.close(descriptor)
+            if answer.launched is not None:
+                self._loop.create_task(self.kill(answer.launched.worker))  # noqa: RUF006 - its end is its report
+            return
+        future.set_result((answer, descriptors))
+
+    def _lose(self) -> None:
+        if self.lost.is_set():
+            return
+        self._loop.remove_reader(self._socket)
+        self.lost.set()
+        error = HostUnavailableError("the launcher is gone; every sandbox ended with it", retry="no")
+        futures = [*self._waiting.values(), *self._exits.values()]
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+
+
+def _expect(value: T | None) -> T:
+    if value is None:
+        raise InternalError("the launcher answered another question")
+    return value

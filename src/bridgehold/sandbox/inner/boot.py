@@ -1,0 +1,129 @@
+"""The first code inside a sandbox: ``python -I -S -B -X utf8 boot.py``.
+
+Before anything foreign is imported it takes the wire's descriptors out of reach of `print`, of
+child processes and of C libraries. Then it reads the boot frame, imports what that names, and runs
+the bridge. It guards honest imports; against hostile ones the sandbox and the host's codec stand.
+Standard library and `bridgehold_sdk` only, Python 3.10 and up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import os
+import signal
+import sys
+from typing import Any
+
+SDK = "/opt/bridgehold/sdk"
+BRIDGE = "/bridge"
+ENVIRONMENT = "/env"
+FIRST_FREE_FD = 64
+"""Above what a program expects of its first descriptors, below the least limit we grant."""
+MAX_BOOT_BYTES = 1024 * 1024
+STATUS_IMPORT = 3
+"""Exit status after a fault that was sent before `ready`."""
+
+
+def take_wire() -> tuple[int, int]:
+    """Move the frames from 0 and 1 to high descriptors that no child inherits; 1 becomes the log."""
+    frames_in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_FD)
+    frames_out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_FD)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper at start
+    return frames_in, frames_out
+
+
+def default_signals() -> None:
+    """What the launcher ignored or masked is not the bridge's to inherit. SIGPIPE and SIGXFSZ stay errors."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def set_path() -> None:
+    """Standard library first, then ours, the bridge's folder, the environment. No ``site``: no .pth runs."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    sys.path[:] = [entry for entry in sys.path if entry] + [
+        SDK,
+        BRIDGE,
+        f"{ENVIRONMENT}/lib/{version}/site-packages",
+    ]
+    sys.prefix = sys.exec_prefix = ENVIRONMENT
+
+
+def load(entry: str) -> Any:
+    """The instance that `module:Class` names."""
+    from bridgehold_sdk import Bridge
+
+    module, _, name = entry.partition(":")
+    kind = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Bridge)):
+        raise TypeError(f"entry {entry!r} names no class that extends bridgehold_sdk.Bridge")
+    return kind()
+
+
+def make_runtime(boot: dict[str, Any], reader: Any, writer: Any) -> Any:
+    """Import what the boot frame names, in its order, and make the runtime."""
+    from bridgehold_sdk.bridge import Provider
+    from bridgehold_sdk.runtime import Runtime
+
+    if boot.get("type") != "boot":
+        raise ValueError("the first frame is not `boot`")
+    reader.max_bytes = boot.get("request_bytes", reader.max_bytes)
+    writer.max_bytes = boot.get("response_bytes", writer.max_bytes)
+    os.environ.update(boot.get("environment", {}))
+    for module in boot.get("preload", ()):
+        importlib.import_module(module)
+    return Runtime(
+        load(boot["entry"]),
+        name=boot["bridge"],
+        version=boot.get("version", ""),
+        reader=reader,
+        writer=writer,
+        providers={name: Provider(**fact) for name, fact in boot.get("providers", {}).items()},
+        worker_id=boot.get("worker_id", ""),
+        folder=BRIDGE,
+    )
+
+
+def main() -> int:
+    frames_in, frames_out = take_wire()
+    default_signals()
+    set_path()
+    from bridgehold_sdk import wire
+    from bridgehold_sdk.faults import describe
+    from bridgehold_sdk.runtime import silence_in_forks
+
+    silence_in_forks(frames_in, frames_out)
+    reader = wire.Reader(frames_in, MAX_BOOT_BYTES)
+    writer = wire.Writer(frames_out)
+    boot = reader.read()
+    if boot is None:
+        return 0
+    try:
+        runtime = make_runtime(boot, reader, writer)
+    except BaseException as error:  # noqa: BLE001 - an import may raise anything, SystemExit included
+        writer.write(wire.fault(0, describe(error, alive=False)))
+        return STATUS_IMPORT
+    status: int = runtime.run()
+    return status
+
+
+def leave(status: int) -> None:
+    """End at once: foreign threads and exit hooks don't get to hold a worker that is done."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,56 @@
+"""The fixed set of requests between host and launcher: one datagram each, JSON, bounded."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridgehold.errors import ErrorInfo
+from bridgehold.policies.model import Machine
+from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, SealReport, Usage
+
+MAX_DATAGRAM = 160 * 1024
+
+
+class MachineRequest(msgspec.Struct, frozen=True, tag="machine"):
+    id: int
+
+
+class LaunchRequest(msgspec.Struct, frozen=True, tag="launch"):
+    id: int
+    spec: SandboxSpec
+
+
+class AttestRequest(msgspec.Struct, frozen=True, tag="attest"):
+    id: int
+    worker: str
+
+
+class UsageRequest(msgspec.Struct, frozen=True, tag="usage"):
+    id: int
+    worker: str
+
+
+class KillRequest(msgspec.Struct, frozen=True, tag="kill"):
+    id: int
+    worker: str
+
+
+class SealRequest(msgspec.Struct, frozen=True, tag="seal"):
+    id: int
+    path: str
+
+
+Request = MachineRequest | LaunchRequest | AttestRequest | UsageRequest | KillRequest | SealRequest
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Answer to request `id`; or with `id` 0 the report of a worker's end."""
+
+    id: int
+    machine: Machine | None = None
+    launched: Launched | None = None
+    attestation: Attestation | None = None
+    usage: Usage | None = None
+    sealed: SealReport | None = None
+    exited: ExitReport | None = None
+    error: ErrorInfo | None = None

@@ -1,0 +1,229 @@
+"""The seccomp filter as reviewable data, compiled by libseccomp. Default: allow; what is named is refused.
+
+bubblewrap loads it just before the guest's first instruction, so it never hinders the set-up.
+`docs/reference/seccomp.md` is generated from `RULES`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Literal
+
+import msgspec
+
+from bridgehold.errors import UnsupportedError
+
+Compare = Literal["ne", "eq", "masked_eq", "ge", "gt"]
+_COMPARE = {"ne": 1, "eq": 4, "ge": 5, "gt": 6, "masked_eq": 7}
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+_KILL_PROCESS = 0x80000000
+_ATTRIBUTE_BAD_ARCH = 2
+
+CLONE_NEW_FLAGS = 0x7E020080
+"""CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWTIME."""
+_SOCK_TYPE_MASK = 0xF
+_SOCK_RAW = 3
+
+
+class Argument(msgspec.Struct, frozen=True):
+    """A test on one argument of the call: ``arg[index] OP value`` (``masked_eq``: ``arg & mask == value``)."""
+
+    index: int
+    op: Compare
+    value: int
+    mask: int = 0
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """Refuse `calls` with `answer` where every one of `when` holds."""
+
+    calls: tuple[str, ...]
+    why: str
+    answer: int = errno.EPERM
+    when: tuple[Argument, ...] = ()
+
+
+def _sockets() -> tuple[Rule, ...]:
+    """Every family but UNIX (1), INET (2) and INET6 (10): below, between and above them."""
+    refused = [0, *range(3, 10)]
+    rules = [
+        Rule(
+            calls=("socket",),
+            why=f"address family {family}",
+            answer=errno.EAFNOSUPPORT,
+            when=(Argument(0, "eq", family),),
+        )
+        for family in refused
+    ]
+    above = Rule(
+        calls=("socket",),
+        why="address families above INET6: netlink, packet, vsock, alg, bluetooth, xdp, …",
+        answer=errno.EAFNOSUPPORT,
+        when=(Argument(0, "gt", 10),),
+    )
+    raw = Rule(
+        calls=("socket",),
+        why="raw sockets",
+        when=(Argument(1, "masked_eq", _SOCK_RAW, _SOCK_TYPE_MASK),),
+    )
+    return (*rules, above, raw)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        calls=(
+            "mount",
+            "umount",
+            "umount2",
+            "pivot_root",
+            "chroot",
+            "open_tree",
+            "move_mount",
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "fspick",
+            "mount_setattr",
+            "statmount",
+            "listmount",
+            "open_tree_attr",
+        ),
+        why="the mount interface, old and new",
+    ),
+    Rule(calls=("unshare", "setns"), why="other namespaces"),
+    Rule(calls=("clone3",), why="its flags are in memory; libc falls back to clone", answer=errno.ENOSYS),
+    *(
+        Rule(
+            calls=("clone",),
+            why=f"clone flag {flag:#x}: a new namespace",
+            when=(Argument(0, "masked_eq", flag, flag),),
+        )
+        for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x80)
+    ),
+    Rule(calls=("add_key", "request_key", "keyctl"), why="kernel keyrings are shared beyond namespaces"),
+    Rule(calls=("bpf", "perf_event_open", "userfaultfd"), why="kernel attack surface"),
+    Rule(calls=("io_uring_setup", "io_uring_enter", "io_uring_register"), why="calls that seccomp can't see"),
+    Rule(
+        calls=("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise"),
+        why="other processes' memory and descriptors",
+    ),
+    Rule(calls=("open_by_handle_at", "name_to_handle_at"), why="files by handle pass mounts by"),
+    Rule(
+        calls=(
+            "kexec_load",
+            "kexec_file_load",
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "reboot",
+            "swapon",
+            "swapoff",
+            "acct",
+            "quotactl",
+            "quotactl_fd",
+            "syslog",
+            "vhangup",
+            "nfsservctl",
+            "iopl",
+            "ioperm",
+            "settimeofday",
+            "clock_settime",
+            "clock_adjtime",
+            "adjtimex",
+            "lookup_dcookie",
+            "set_mempolicy_home_node",
+            "move_pages",
+            "migrate_pages",
+            "fanotify_init",
+        ),
+        why="the machine's administration",
+    ),
+    Rule(
+        calls=("personality",),
+        why="a personality that weakens address randomisation",
+        when=(Argument(0, "masked_eq", 0x0040000, 0x0040000),),
+    ),
+    Rule(
+        calls=("ioctl",),
+        why="TIOCSTI: typing into a terminal",
+        when=(Argument(1, "masked_eq", 0x5412, 0xFFFFFFFF),),
+    ),
+    Rule(
+        calls=("ioctl",), why="TIOCLINUX: the console", when=(Argument(1, "masked_eq", 0x541C, 0xFFFFFFFF),)
+    ),
+    *_sockets(),
+)
+
+
+def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
+    """The BPF program of `rules`, for bubblewrap's ``--seccomp``. Unknown calls of older libraries are skipped.
+
+    Raises `UnsupportedError` where libseccomp is missing or refuses a rule.
+    """
+    library = _library()
+    context = library.seccomp_init(_ALLOW)
+    if not context:
+        raise UnsupportedError("libseccomp could not start a filter")
+    try:
+        _must(
+            library.seccomp_attr_set(ctypes.c_void_p(context), _ATTRIBUTE_BAD_ARCH, _KILL_PROCESS),
+            "architecture",
+        )
+        for rule in rules:
+            for call in rule.calls:
+                _add(library, context, rule, call)
+        descriptor = os.memfd_create("bpf")
+        try:
+            _must(library.seccomp_export_bpf(ctypes.c_void_p(context), descriptor), "export")
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            return os.pread(descriptor, size, 0)
+        finally:
+            os.close(descriptor)
+    finally:
+        library.seccomp_release(ctypes.c_void_p(context))
+
+
+class _ArgCompare(ctypes.Structure):
+    _fields_ = (
+        ("arg", ctypes.c_uint),
+        ("op", ctypes.c_int),
+        ("datum_a", ctypes.c_uint64),
+        ("datum_b", ctypes.c_uint64),
+    )
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError as error:
+        raise UnsupportedError(
+            "libseccomp.so.2 is missing", hint="Install it: apt-get install libseccomp2"
+        ) from error
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_init.argtypes = [ctypes.c_uint32]
+    return library
+
+
+def _add(library: ctypes.CDLL, context: int, rule: Rule, call: str) -> None:
+    number = library.seccomp_syscall_resolve_name(call.encode())
+    if number < 0:  # this architecture or library has no such call: nothing can make it
+        return
+    compares = (_ArgCompare * len(rule.when))(*(_compare(test) for test in rule.when))
+    result = library.seccomp_rule_add_array(
+        ctypes.c_void_p(context), ctypes.c_uint32(_ERRNO | rule.answer), number, len(rule.when), compares
+    )
+    _must(result, f"rule for {call}")
+
+
+def _compare(test: Argument) -> _ArgCompare:
+    if test.op == "masked_eq":
+        return _ArgCompare(test.index, _COMPARE[test.op], test.mask, test.value)
+    return _ArgCompare(test.index, _COMPARE[test.op], test.value, 0)
+
+
+def _must(result: int, what: str) -> None:
+    if result < 0:
+        raise UnsupportedError(f"libseccomp refused the {what}: {os.strerror(-result)}")

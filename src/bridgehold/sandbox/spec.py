@@ -1,0 +1,151 @@
+"""Grant → SandboxSpec (pure): what a worker, or an installer, can touch, and how much."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from bridgehold.policies.model import MIB, Grant
+from bridgehold.sandbox.values import Mount, Resources, SandboxSpec
+
+INNER = "/opt/bridgehold/inner"
+SDK = "/opt/bridgehold/sdk"
+ENVIRONMENT = "/env"
+BRIDGE = "/bridge"
+SCRATCH = "/scratch"
+PYTHON = "/opt/python"
+
+_PASSWD = "root:x:0:0:root:/:/usr/sbin/nologin\nbridge:x:{uid}:{uid}:bridge:/scratch:/usr/sbin/nologin\n"
+_HOSTS = "127.0.0.1 localhost\n"
+_NSSWITCH = "passwd: files\ngroup: files\nhosts: files\n"
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True):
+    """The host folders that a worker sees read-only."""
+
+    environment: str
+    bridge: str
+    inner: str
+    sdk: str
+    python_prefix: str
+    """Base interpreter's prefix; below /usr it is part of the /usr bind."""
+    usr_links: tuple[tuple[str, str], ...]
+    """Root folders that are links on this host, such as ``/lib`` → ``usr/lib``."""
+    etc: tuple[str, ...]
+    """Files and folders of /etc that exist here and hold no secret."""
+
+
+def worker_spec(grant: Grant, paths: Paths, *, gateway_port: int) -> SandboxSpec:
+    """The sandbox of one session's worker."""
+    limits = grant.limits
+    mounts = [
+        *_system(paths),
+        Mount(kind="ro_bind", source=paths.environment, target=ENVIRONMENT),
+        Mount(kind="ro_bind", source=paths.inner, target=INNER),
+        Mount(kind="ro_bind", source=paths.sdk, target=SDK + "/bridgehold_sdk"),
+        Mount(kind="ro_bind", source=paths.bridge, target=BRIDGE),
+        *(Mount(kind="ro_bind", source=source, target=f"/data/{i}") for i, source in enumerate(grant.read)),
+        Mount(kind="tmpfs", target=SCRATCH, size_bytes=limits.scratch_bytes, mode=0o700),
+        Mount(kind="tmpfs", target="/tmp", size_bytes=limits.scratch_bytes, mode=0o1777),  # noqa: S108 - inside
+        Mount(kind="tmpfs", target="/dev/shm", size_bytes=limits.shm_bytes, mode=0o1777),  # noqa: S108 - inside
+    ]
+    return SandboxSpec(
+        kind="worker",
+        tenant=grant.tenant,
+        bridge=grant.bridge,
+        argv=(f"{ENVIRONMENT}/bin/python", "-I", "-S", "-B", "-X", "utf8", f"{INNER}/boot.py"),
+        environment=tuple(sorted(worker_environment(grant).items())),
+        mounts=tuple(mounts),
+        resources=resources(grant),
+        working_directory=SCRATCH,
+        gateway_port=gateway_port,
+        weakenings=grant.weakenings,
+    )
+
+
+def resources(grant: Grant) -> Resources:
+    limits = grant.limits
+    return Resources(
+        memory_bytes=limits.memory_bytes,
+        cpu_millis=limits.cpu_millis,
+        processes=limits.processes,
+        open_files=limits.open_files,
+        file_size_bytes=limits.file_size_bytes,
+    )
+
+
+def worker_environment(grant: Grant) -> dict[str, str]:
+    """The whole environment: an allow-list of constants, with thread counts from the cpu limit."""
+    threads = str(max(1, (grant.limits.cpu_millis + 999) // 1000))
+    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return {
+        "PATH": f"{ENVIRONMENT}/bin:/usr/bin:/bin",
+        "HOME": SCRATCH,
+        "TMPDIR": "/tmp",  # noqa: S108 - inside: a tmpfs of its own
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": f"{SCRATCH}/.cache",
+        "DSPY_CACHEDIR": f"{SCRATCH}/.cache/dspy",
+        "HF_HOME": f"{SCRATCH}/.cache/huggingface",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "NO_PROXY": "127.0.0.1,localhost",
+        **dict.fromkeys(counts, threads),
+    }
+
+
+def installer_spec(
+    paths: Paths,
+    *,
+    argv: tuple[str, ...],
+    build: str,
+    wheels: str,
+    uv: str,
+    resources: Resources,
+    bridge: str,
+) -> SandboxSpec:
+    """The sandbox in which wheels are installed: no network, one writable folder, no tenant data."""
+    mounts = [
+        *_system(paths),
+        Mount(kind="ro_bind", source=wheels, target="/wheels"),
+        Mount(kind="ro_bind", source=uv, target="/opt/uv"),
+        Mount(kind="bind", source=build, target="/build"),
+        Mount(kind="tmpfs", target="/tmp", size_bytes=512 * MIB, mode=0o1777),  # noqa: S108 - inside
+        Mount(kind="tmpfs", target="/dev/shm", size_bytes=64 * MIB, mode=0o1777),  # noqa: S108 - inside
+    ]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "UV_CACHE_DIR": "/tmp/uv"}  # noqa: S108 - inside
+    return SandboxSpec(
+        kind="installer",
+        tenant="local",
+        bridge=bridge,
+        argv=argv,
+        environment=tuple(sorted(environment.items())),
+        mounts=tuple(mounts),
+        resources=resources,
+        working_directory="/tmp",  # noqa: S108 - inside
+    )
+
+
+def _system(paths: Paths) -> list[Mount]:
+    mounts = [
+        Mount(kind="proc", target="/proc"),
+        Mount(kind="dev", target="/dev"),
+        Mount(kind="ro_bind", source="/usr", target="/usr"),
+        *(Mount(kind="symlink", source=text, target=target) for target, text in paths.usr_links),
+        *(Mount(kind="ro_bind", source=path, target=path) for path in paths.etc),
+        Mount(kind="file", target="/etc/passwd", content=_PASSWD.format(uid=65534)),
+        Mount(kind="file", target="/etc/group", content="root:x:0:\nbridge:x:65534:\n"),
+        Mount(kind="file", target="/etc/hosts", content=_HOSTS),
+        Mount(kind="file", target="/etc/nsswitch.conf", content=_NSSWITCH),
+    ]
+    if not paths.python_prefix.startswith("/usr"):
+        mounts.append(Mount(kind="ro_bind", source=paths.python_prefix, target=PYTHON))
+    return mounts
+
+
+def spec_digest(spec: SandboxSpec) -> str:
+    """``sha256:`` of the spec's canonical JSON: two equal digests are equal sandboxes."""
+    return "sha256:" + hashlib.sha256(msgspec.json.encode(spec, order="deterministic")).hexdigest()

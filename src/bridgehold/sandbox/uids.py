@@ -1,0 +1,60 @@
+"""Kernel uids for sessions: one each, locked per host, free again only after the namespace is gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from bridgehold.errors import BusyError
+
+
+class UidRange(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` uids from `first`, as this process's user namespace numbers them."""
+
+    mode: Literal["range", "subuid", "shared"]
+    first: int
+    count: int
+
+
+class UidPool:
+    """Hands out uids of a range. The lock files keep two hosts of one machine apart."""
+
+    def __init__(self, uids: UidRange, folder: Path) -> None:
+        self.range = uids
+        self._folder = folder
+        self._held: dict[int, int] = {}
+        self._next = 0
+
+    def take(self) -> int:
+        """A uid that no session has. Raises `BusyError` where all are taken."""
+        if self.range.mode == "shared":
+            return self.range.first
+        for _ in range(self.range.count):
+            uid = self.range.first + self._next
+            self._next = (self._next + 1) % self.range.count
+            if uid not in self._held and self._lock(uid):
+                return uid
+        raise BusyError(
+            f"all {self.range.count} session uids are in use",
+            hint="Raise `[host] uid_count`, or end sessions.",
+        )
+
+    def give_back(self, uid: int) -> None:
+        descriptor = self._held.pop(uid, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _lock(self, uid: int) -> bool:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self._folder / str(uid), flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._held[uid] = descriptor
+        return True

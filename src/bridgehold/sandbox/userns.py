@@ -1,0 +1,82 @@
+"""An ordinary user's launcher: a user namespace in which it is uid 0 over its subordinate range.
+
+The map is ``0 → own uid`` and ``1… → the subuid range``, written by newuidmap and newgidmap. So
+the launcher works the same as root's: it forks, changes to a session's uid, runs bubblewrap.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox import syscalls
+
+
+def subordinate_range(table: str, user: str, uid: int) -> tuple[int, int] | None:
+    """(first, count) of the first line for `user` in the text of /etc/subuid or /etc/subgid (pure)."""
+    for line in table.splitlines():
+        fields = line.strip().split(":")
+        if len(fields) == 3 and fields[0] in (user, str(uid)) and fields[1].isdigit() and fields[2].isdigit():
+            return int(fields[1]), int(fields[2])
+    return None
+
+
+def own_ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """This user's subuid and subgid ranges, or None where one is missing or the tools are."""
+    uid = os.getuid()
+    user = pwd.getpwuid(uid).pw_name
+    found = []
+    for path in (Path("/etc/subuid"), Path("/etc/subgid")):
+        try:
+            entry = subordinate_range(path.read_text(encoding="utf-8"), user, uid)
+        except OSError:
+            return None
+        if entry is None:
+            return None
+        found.append(entry)
+    if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
+        return None
+    return found[0], found[1]
+
+
+def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
+    """Move this (single-threaded) process into the mapped namespace as its uid 0; the count of uids.
+
+    A child writes the maps from outside, since only a process in the parent namespace may.
+    """
+    (uid_first, uid_count), (gid_first, gid_count) = ranges
+    count = min(uid_count, gid_count)
+    me, own_uid, own_gid = os.getpid(), os.getuid(), os.getgid()
+    go_read, go_write = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        os.close(go_write)
+        os._exit(_write_maps(go_read, me, (own_uid, uid_first), (own_gid, gid_first), count))
+    os.close(go_read)
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    os.write(go_write, b"g")
+    os.close(go_write)
+    _, status = os.waitpid(helper, 0)
+    if status != 0:
+        raise UnsupportedError(
+            "newuidmap could not map the subordinate uids",
+            hint="Check /etc/subuid and /etc/subgid, and that newuidmap is setuid (apt-get install uidmap).",
+        )
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    return count
+
+
+def _write_maps(go: int, pid: int, uids: tuple[int, int], gids: tuple[int, int], count: int) -> int:
+    if os.read(go, 1) != b"g":
+        return 1
+    for tool, (own, first) in (("newgidmap", gids), ("newuidmap", uids)):
+        argv = [tool, str(pid), "0", str(own), "1", "1", str(first), str(count)]
+        if subprocess.run(argv, check=False, stderr=subprocess.DEVNULL).returncode != 0:
+            return 1
+    return 0

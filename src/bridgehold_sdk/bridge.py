@@ -1,0 +1,151 @@
+"""What a bridge author writes: a subclass of `Bridge` whose operations are decorated methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+from bridgehold_sdk.errors import ProviderNotGranted
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EFFECTS = ("create", "read", "run", "delete", "configure")
+_MARK = "__bridgehold_operation__"
+
+
+class Provider(NamedTuple):
+    """Where to reach a provider, and with what. Both go to the framework as keywords."""
+
+    base_url: str
+    placeholder: str
+    """Not a key: the gateway puts the key in. Worthless outside this session."""
+    shape: str = "openai"
+
+
+class Session(NamedTuple):
+    id: str
+    name: str
+    tenant: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the decorator says; the manifest says the same, with schemas, and `ready` must agree."""
+
+    name: str
+    effect: str = "run"
+    resource: str = ""
+    id_field: str = ""
+    stream: bool = False
+    method: str = ""
+
+
+class Context(Protocol):
+    """What the runtime gives an instance once it is attached."""
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def providers(self) -> Mapping[str, Provider]: ...
+
+    def progress(self, done: int, total: int, note: str) -> None: ...
+
+
+def operation(
+    *,
+    name: str = "",
+    effect: str = "run",
+    resource: str = "",
+    id_field: str = "",
+    stream: bool = False,
+) -> Callable[[F], F]:
+    """Make a method an operation: `bridge:name` runs it with the command's arguments as keywords.
+
+    `effect` is one of create, read, run, delete, configure. With `stream=True` the method is a
+    generator: what it yields goes out as chunks, what it returns is the result.
+    """
+    if effect not in EFFECTS:
+        raise ValueError(f"effect {effect!r} is none of {', '.join(EFFECTS)}")
+
+    def mark(method: F) -> F:
+        if iscoroutinefunction(method):
+            raise TypeError(f"{method.__name__}: operations are plain methods; use asyncio.run inside")
+        fact = Operation(name or method.__name__, effect, resource, id_field, stream, method.__name__)
+        setattr(method, _MARK, fact)
+        return method
+
+    return mark
+
+
+class Bridge:
+    """One framework, one session. Handlers run one at a time on the main thread.
+
+    Three moments: `open` before the first command, `health` whenever the host asks and nothing
+    runs, `close` at the end. `self.session`, `self.provider` and `self.progress` work from `open` on.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[str] = "0"
+    _context: Context | None = None
+
+    def open(self, session: Session) -> None:
+        """The session begins. An exception here ends it."""
+
+    def health(self) -> Mapping[str, Any] | None:
+        """Extra facts for `common:health`; an exception means unhealthy."""
+        return None
+
+    def close(self) -> None:
+        """The session ends. The grace of the policy bounds it; then the sandbox goes anyway."""
+
+    def framework(self) -> Mapping[str, Any]:
+        """``{"name", "version", "capabilities"}`` of the wrapped framework."""
+        return {"name": self.name, "version": self.version, "capabilities": []}
+
+    def stats(self) -> Mapping[str, Any]:
+        """Extra numbers for `common:get_stats`."""
+        return {}
+
+    @property
+    def session(self) -> Session:
+        return self._attached().session
+
+    def provider(self, name: str) -> Provider:
+        """Base URL and placeholder of a provider that the policy grants, or `ProviderNotGranted`."""
+        providers = self._attached().providers
+        if name not in providers:
+            raise ProviderNotGranted(name, list(providers))
+        return providers[name]
+
+    def progress(self, done: int, total: int = 0, note: str = "") -> None:
+        """Tell the caller how far the running command is. `total` 0: unknown. Bounded to 20 a second."""
+        self._attached().progress(done, total, note)
+
+    def attach(self, context: Context) -> None:
+        """For the runtime, and for tests of a bridge."""
+        self._context = context
+
+    def _attached(self) -> Context:
+        if self._context is None:
+            raise RuntimeError(
+                "not attached yet: use self.session, self.provider and self.progress from open() on"
+            )
+        return self._context
+
+
+def operations_of(kind: type) -> dict[str, Operation]:
+    """The operations of a class by name, inherited ones included."""
+    found: dict[str, Operation] = {}
+    for attribute in sorted(dir(kind)):
+        fact = getattr(getattr(kind, attribute, None), _MARK, None)
+        if not isinstance(fact, Operation):
+            continue
+        if fact.name in found:
+            raise TypeError(f"{kind.__name__}: two methods are the operation {fact.name!r}")
+        found[fact.name] = Operation(
+            fact.name, fact.effect, fact.resource, fact.id_field, fact.stream, attribute
+        )
+    return found

@@ -1,0 +1,267 @@
+"""What runs a bridge inside the sandbox: handlers on the main thread, a reader thread beside it.
+
+The reader thread answers `common:ping` at once, whatever the main thread does, and passes a cancel
+on as a real-time signal to the main thread: that interrupts a sleep, a read or a lock, which an
+exception set on the thread state would not. The handler raises `Cancelled` only while a command's
+own code runs; never while a frame is being written, or between commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import queue
+import signal
+import sys
+import threading
+import time
+from types import FrameType, GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from bridgehold_sdk import wire
+from bridgehold_sdk.bridge import Bridge, Provider, Session, operations_of
+from bridgehold_sdk.common import Common
+from bridgehold_sdk.errors import Cancelled, UnknownCommand, WireError
+from bridgehold_sdk.faults import describe
+from bridgehold_sdk.operations import perform
+from bridgehold_sdk.plain import clean_text, to_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CANCEL_SIGNAL = signal.SIGRTMIN + 6
+"""Real-time, so that neither a framework nor a shell uses it for anything else."""
+PROGRESS_INTERVAL = 0.05
+END_GRACE = 1.0
+"""Seconds between the end of the host's stream and a hard exit."""
+
+
+class Runtime:
+    """Runs one bridge instance until the host says shutdown or its stream ends."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        *,
+        name: str,
+        version: str,
+        reader: wire.Reader,
+        writer: wire.Writer,
+        providers: Mapping[str, Provider] | None = None,
+        worker_id: str = "",
+        folder: str = "",
+    ) -> None:
+        self.bridge = bridge
+        self.name = name
+        self.version = version
+        self.worker_id = worker_id
+        self.folder = folder
+        """The bridge's own files, for telling its refusals from its framework's errors."""
+        self.operations = operations_of(type(bridge))
+        self.providers: Mapping[str, Provider] = dict(providers or {})
+        self.session = Session("", "", "")
+        self.started = time.time()
+        self.command_count = 0
+        self.error_count = 0
+        self.framework: dict[str, Any] = {}
+        self._common = Common(self)
+        self._reader = reader
+        self._writer = writer
+        self._calls: queue.SimpleQueue[wire.Frame | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: set[int] = set()
+        self._cancelled: set[int] = set()
+        self._current: int | None = None
+        self._current_since = 0.0
+        self._seq = 0
+        self._armed = False
+        self._shielded = False
+        self._wanted = False
+        self._last_progress = 0.0
+        self._status = 0
+        self._main = threading.main_thread().ident or 0
+        self._pid = os.getpid()
+
+    def run(self) -> int:
+        """Send `ready`, then serve; returns the exit status. To be called on the main thread."""
+        self.bridge.attach(self)
+        self.framework = to_plain(dict(self.bridge.framework()))
+        signal.signal(CANCEL_SIGNAL, self._on_cancel_signal)
+        self._writer.write(
+            wire.ready(
+                self.name,
+                self.version,
+                sorted(self.operations),
+                platform.python_version(),
+                sys.modules["bridgehold_sdk"].__version__,
+            )
+        )
+        threading.Thread(target=self._read, name="bridgehold-reader", daemon=True).start()
+        while (call := self._calls.get()) is not None:
+            self._serve(call)
+            if os.getpid() != self._pid:
+                os._exit(0)  # a fork of the handler's came back here: the wire is its parent's
+            if self._common.shutting_down:
+                return 0
+        self._common.close_quietly()
+        return self._status
+
+    # The main thread.
+
+    def _serve(self, call: wire.Frame) -> None:
+        call_id = call["id"]
+        with self._lock:
+            self._waiting.discard(call_id)
+            self._wanted = call_id in self._cancelled
+            self._cancelled.discard(call_id)
+            self._current = call_id
+            self._current_since = time.monotonic()
+            self._last_progress = 0.0
+            self._seq = 0
+        data = self._attempt(call_id, call.get("command"), call.get("args"))
+        with self._lock:
+            self._current = None
+            self._wanted = False
+        if os.getpid() == self._pid:
+            self._writer.write_bytes(data)
+
+    def _attempt(self, call_id: int, command: object, args: object) -> bytes:
+        """The reply's bytes. Between the two assignments to `_armed`, a cancel may raise."""
+        try:
+            try:
+                self._armed = True
+                if self._wanted:
+                    raise Cancelled
+                value = self._dispatch(call_id, command, args)
+                return wire.encode(wire.result(call_id, value), self._writer.max_bytes)
+            finally:
+                self._armed = False
+        except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
+            self._armed = False
+            self.error_count += 1
+            return wire.encode(wire.fault(call_id, describe(error, self.folder)))
+
+    def _dispatch(self, call_id: int, command: object, args: object) -> Any:
+        if not isinstance(command, str) or not isinstance(args, dict):
+            raise WireError("a call has a command and an object of arguments")
+        prefix, _, name = command.partition(":")
+        if prefix == "common" and self._common.knows(name):
+            return self._common.run(name, args)
+        if prefix != self.name or name not in self.operations:
+            raise UnknownCommand(f"{command[:200]!r} is no command of this bridge")
+        self._common.require_open()
+        self.command_count += 1
+        fact = self.operations[name]
+        value = perform(self.bridge, fact, args)
+        if isinstance(value, GeneratorType):
+            if not fact.stream:
+                raise TypeError(f"operation {name!r} returned a generator; declare it with stream=True")
+            value = self._stream(call_id, value)
+        return to_plain(value)
+
+    def _stream(self, call_id: int, values: GeneratorType[Any, None, Any]) -> Any:
+        with contextlib.closing(values):
+            while True:
+                try:
+                    value = next(values)
+                except StopIteration as end:
+                    return end.value
+                data = wire.encode(wire.chunk(call_id, self._seq, to_plain(value)), self._writer.max_bytes)
+                with self._shield():
+                    self._writer.write_bytes(data)
+                self._seq += 1
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        """Of the running command; dropped where none runs, or where the last is too recent."""
+        now = time.monotonic()
+        with self._shield():
+            with self._lock:
+                final = 0 < total <= done
+                if self._current is None or (now - self._last_progress < PROGRESS_INTERVAL and not final):
+                    return
+                self._last_progress = now
+                frame = wire.progress(
+                    self._current, max(0, int(done)), max(0, int(total)), clean_text(str(note))[:500]
+                )
+            self._writer.write(frame)
+
+    @contextlib.contextmanager
+    def _shield(self) -> Iterator[None]:
+        """No cancel inside: half a frame would break the wire. One that came is raised afterwards."""
+        if threading.get_ident() != self._main or self._shielded:
+            yield
+            return
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+        if self._wanted and self._armed:
+            self._wanted = False
+            raise Cancelled
+
+    def _on_cancel_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._wanted and self._armed and not self._shielded:
+            self._wanted = False
+            raise Cancelled
+
+    # The reader thread.
+
+    def _read(self) -> None:
+        try:
+            while (frame := self._reader.read()) is not None:
+                self._accept(frame)
+        except (WireError, OSError) as error:
+            os.write(2, f"bridgehold: the host's stream broke: {error}\n".encode())
+            self._status = 1
+        self._calls.put(None)
+        with self._lock:
+            running = self._current
+        if running is not None:
+            self._cancel(running)
+        time.sleep(END_GRACE)
+        os._exit(self._status)
+
+    def _accept(self, frame: wire.Frame) -> None:
+        call_id = frame.get("id")
+        if isinstance(call_id, bool) or not isinstance(call_id, int) or call_id < 0:
+            raise WireError("a frame without an id")
+        if frame.get("type") == "cancel":
+            self._cancel(call_id)
+        elif frame.get("command") == "common:ping":
+            self._writer.write(wire.result(call_id, self._common.ping(frame.get("args"))))
+        elif frame.get("command") == "common:health" and self._busy():
+            self._writer.write(wire.result(call_id, self._common.busy_health(*self._running())))
+        else:
+            with self._lock:
+                self._waiting.add(call_id)
+            self._calls.put(frame)
+
+    def _cancel(self, call_id: int) -> None:
+        with self._lock:
+            if self._current == call_id:
+                self._wanted = True
+                signal.pthread_kill(self._main, CANCEL_SIGNAL)
+            elif call_id in self._waiting:
+                self._cancelled.add(call_id)
+
+    def _busy(self) -> bool:
+        with self._lock:
+            return self._current is not None or bool(self._waiting)
+
+    def _running(self) -> tuple[int | None, float]:
+        with self._lock:
+            return self._current, time.monotonic() - self._current_since
+
+
+def silence_in_forks(*descriptors: int) -> None:
+    """In a child that a handler forks, the wire's descriptors become /dev/null: the wire is one's own."""
+
+    def close() -> None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in descriptors:
+            os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+
+    os.register_at_fork(after_in_child=close)

@@ -1,0 +1,178 @@
+"""The guest's end of the wire: a 4-byte big-endian length and UTF-8 JSON, over two pipes.
+
+The host has a codec of its own; the two share golden vectors, never code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+from array import array
+from datetime import datetime, timezone
+from itertools import accumulate
+from typing import Any, NoReturn
+
+from bridgehold_sdk.errors import ResultTooLarge, WireError
+
+HEADER_BYTES = 4
+ENVELOPE_BYTES = 1024
+"""What a frame may hold beside its arguments or its result."""
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 64
+MAX_VALUES = 1_000_000
+
+Frame = dict[str, Any]
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
+_STEPS = bytes.maketrans(b"[{]},", b"\x01\x01\xff\xff\x00")
+_ODD_NUMBER = re.compile(rb"\d{19}|[eE]\+?\d{3}")
+_MIN_INTEGER = -(2**63)
+_MAX_INTEGER = 2**64 - 1
+
+
+def decode(body: bytes) -> Frame:
+    """The object in `body`, or `WireError`: strict UTF-8, finite numbers, 64-bit integers, unique keys."""
+    _check_structure(body)
+    hooks: dict[str, Any] = {"parse_constant": _refuse_constant, "object_pairs_hook": _unique}
+    if _ODD_NUMBER.search(body):
+        hooks.update(parse_int=_integer, parse_float=_float)
+    try:
+        value = json.loads(body.decode("utf-8"), **hooks)
+        if b"\\u" in body:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses a lone surrogate
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not a frame: {error}") from None
+    if not isinstance(value, dict):
+        raise WireError("a frame is an object")
+    return value
+
+
+def encode(frame: Frame, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
+    """The bytes of a frame of plain values, header included. `ResultTooLarge` above `max_bytes`."""
+    data = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    if len(data) > max_bytes + ENVELOPE_BYTES:
+        raise ResultTooLarge(
+            f"the result takes {len(data)} bytes; this session may send {max_bytes}. "
+            "Return less, or stream it in chunks."
+        )
+    return len(data).to_bytes(HEADER_BYTES, "big") + data
+
+
+def result(call_id: int, value: object) -> Frame:
+    return {"id": call_id, "success": True, "result": value, "timestamp": _now()}
+
+
+def fault(call_id: int, error: Frame) -> Frame:
+    return {"id": call_id, "success": False, "error": error, "timestamp": _now()}
+
+
+def progress(call_id: int, done: int, total: int, note: str) -> Frame:
+    return {"type": "progress", "id": call_id, "done": done, "total": total, "note": note}
+
+
+def chunk(call_id: int, seq: int, data: object) -> Frame:
+    return {"type": "chunk", "id": call_id, "seq": seq, "data": data}
+
+
+def ready(bridge: str, version: str, operations: list[str], python: str, sdk: str) -> Frame:
+    return {
+        "type": "ready",
+        "bridge": bridge,
+        "version": version,
+        "operations": operations,
+        "python": python,
+        "sdk": sdk,
+    }
+
+
+class Reader:
+    """Blocking reads of whole frames from one descriptor."""
+
+    def __init__(self, fd: int, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._fd = fd
+        self.max_bytes = max_bytes
+
+    def read(self) -> Frame | None:
+        """The next frame; None where the stream ended. `WireError` for what is no frame."""
+        header = self._exactly(HEADER_BYTES, at_start=True)
+        if header is None:
+            return None
+        length = int.from_bytes(header, "big")
+        if not 2 <= length <= self.max_bytes + ENVELOPE_BYTES:
+            raise WireError(f"a frame of {length} bytes")
+        body = self._exactly(length)
+        return None if body is None else decode(body)
+
+    def _exactly(self, count: int, *, at_start: bool = False) -> bytes | None:
+        parts = bytearray()
+        while len(parts) < count:
+            data = os.read(self._fd, min(count - len(parts), 1 << 20))
+            if not data:
+                if at_start and not parts:
+                    return None
+                raise WireError("the stream ended inside a frame")
+            parts += data
+        return bytes(parts)
+
+
+class Writer:
+    """Whole frames to one descriptor, from any thread."""
+
+    def __init__(self, fd: int, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self.max_bytes = max_bytes
+
+    def write(self, frame: Frame) -> None:
+        self.write_bytes(encode(frame, self.max_bytes))
+
+    def write_bytes(self, data: bytes) -> None:
+        """One frame that `encode` made; never interleaved with another."""
+        with self._lock, memoryview(data) as view:
+            start = 0
+            while start < len(view):
+                start += os.write(self._fd, view[start:])
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _check_structure(body: bytes) -> None:
+    opened = body.count(b"[") + body.count(b"{")
+    if opened <= MAX_DEPTH and opened + body.count(b",") < MAX_VALUES:
+        return
+    skeleton = _STRING.sub(b"", body).translate(None, _NOT_STRUCTURE)
+    opened = skeleton.count(b"[") + skeleton.count(b"{")
+    if opened + skeleton.count(b",") + 1 > MAX_VALUES:
+        raise WireError(f"more than {MAX_VALUES} values")
+    if opened > MAX_DEPTH and max(accumulate(array("b", skeleton.translate(_STEPS)))) > MAX_DEPTH:
+        raise WireError(f"nested deeper than {MAX_DEPTH}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Frame:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not _MIN_INTEGER <= int(text) <= _MAX_INTEGER:
+        raise ValueError("an integer lies beyond 64 bits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number lies beyond the range of a double")
+    return value

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridgehold.errors import ConfigError, DeniedError
+from bridgehold.host.config import parse_config
+from bridgehold.host.layout import find_layout
+from bridgehold.host.principals import Principals
+
+
+def test_root_service_user_and_home_layouts() -> None:
+    assert find_layout({}, 0).socket == Path("/run/bridgehold/host.sock")
+    user = find_layout({"HOME": "/home/ann", "XDG_RUNTIME_DIR": "/run/user/1000"}, 1000)
+    assert user.config == Path("/home/ann/.config/bridgehold")
+    assert user.state == Path("/home/ann/.local/share/bridgehold")
+    assert user.socket == Path("/run/user/1000/bridgehold/host.sock")
+    one = find_layout({"BRIDGEHOLD_HOME": "/srv/bh"}, 0)
+    assert (one.config, one.state, one.run) == (Path("/srv/bh/config"), Path("/srv/bh/state"), Path("/srv/bh/run"))
+
+
+def test_empty_configuration_is_sound_and_knows_openai() -> None:
+    config = parse_config("", "config.toml")
+    assert config.providers["openai"].base_url.startswith("https://")
+    assert config.reserve_bytes() == 1 << 30
+
+
+def test_every_fault_is_named_at_once() -> None:
+    text = '[host]\nmemory_reserve = "lots"\nsurprise = 1\n[providers.Bad]\nbase_url = 3\n'
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "config.toml")
+    message = caught.value.message
+    for part in ("host.memory_reserve", "host.surprise", "providers.Bad.base_url"):
+        assert part in message
+    assert caught.value.where == "config.toml"
+
+
+def test_names_of_sections_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"providers\.Bad Name"):
+        parse_config('[providers."Bad Name"]\nbase_url = "http://x"\n', "config.toml")
+
+
+def test_a_token_must_be_a_digest() -> None:
+    with pytest.raises(ConfigError, match="tokens"):
+        parse_config('[principals.app]\ntokens = ["hunter2"]\n', "config.toml")
+
+
+class TestPrincipals:
+    config = parse_config(
+        "[principals.app]\nuids = [1001]\ntenants = ['acme']\n"
+        "tokens = ['sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b']\n",
+        "config.toml",
+    )
+    principals = Principals(config.principals, owner_uid=500)
+
+    def test_a_mapped_user_gets_its_tenants_only(self) -> None:
+        app = self.principals.by_uid(1001)
+        assert app.may_act_for("acme")
+        assert not app.may_act_for("other")
+        assert not app.operator
+
+    def test_root_and_the_owner_are_operators(self) -> None:
+        assert self.principals.by_uid(0).operator
+        assert self.principals.by_uid(500).may_act_for("any")
+
+    def test_a_user_without_a_mapping_is_refused(self) -> None:
+        with pytest.raises(DeniedError, match="1002"):
+            self.principals.by_uid(1002)
+
+    def test_a_token_selects_its_principal_and_a_wrong_one_nobody(self) -> None:
+        assert self.principals.by_token("secret").name == "app"
+        with pytest.raises(DeniedError):
+            self.principals.by_token("secret2")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridgehold.bridges.frames import FaultFrame
+from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, NotFoundError
+from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.logs import SessionLog
+from bridgehold.host.translate import exit_error, fault_error
+from bridgehold.sandbox.view import plan_view
+from bridgehold.policies.model import Limits
+from bridgehold.sandbox.values import ExitReport, Usage
+
+
+@given(st.lists(st.binary(max_size=300), max_size=50), st.integers(1, 500))
+def test_a_log_never_holds_more_than_its_limit_and_counts_what_it_cut(parts: list[bytes], limit: int) -> None:
+    log = SessionLog(limit)
+    for part in parts:
+        log.write(part)
+    whole = b"".join(parts)
+    assert log.dropped == max(0, len(whole) - limit)
+    assert log._size <= limit
+
+
+def test_a_log_shows_control_characters_and_says_what_was_cut() -> None:
+    log = SessionLog(6)
+    log.write(b"0123456789\x1b[2J\n")
+    text = log.text()
+    assert "bytes cut" in text
+    assert "\x1b" not in text
+
+
+def test_a_bucket_refills_with_time_and_no_further_than_its_burst() -> None:
+    bucket = TokenBucket(rate=10, burst=5)
+    assert bucket.try_take(5, now=0.0)
+    assert not bucket.try_take(1, now=0.0)
+    assert bucket.wait(1, now=0.0) == 0.1
+    assert bucket.try_take(5, now=100.0)
+    assert not bucket.try_take(1, now=100.0)
+
+
+def test_a_bucket_in_debt_says_how_long_not_to_read() -> None:
+    bucket = TokenBucket(rate=100, burst=10)
+    assert bucket.take(60, now=0.0) == 0.5
+
+
+def report(cause: str, status: int = 0) -> ExitReport:
+    return ExitReport(worker="w", cause=cause, status=status, usage=Usage(), emptied_ms=1, uid=1)  # type: ignore[arg-type]
+
+
+def test_the_kernels_word_decides_the_error() -> None:
+    limits = Limits(memory_bytes=64 << 20)
+    assert isinstance(exit_error(report("memory"), limits), MemoryLimitError)
+    assert "64 MiB" in exit_error(report("memory"), limits).message
+    crash = exit_error(report("signal", 11), limits)
+    assert isinstance(crash, CrashError)
+    assert "SIGSEGV" in crash.message
+
+
+def test_a_guests_fault_becomes_a_typed_error() -> None:
+    def fault(code: str) -> FaultFrame:
+        return FaultFrame(id=1, type="T", message="m", code=code)
+
+    assert isinstance(fault_error(fault("missing_module")), DependencyError)
+    assert isinstance(fault_error(fault("not_found")), NotFoundError)
+    assert fault_error(fault("invented by the guest")).code == "application"
+
+
+def test_only_closed_ancestors_are_covered_and_only_outermost_paths_kept() -> None:
+    modes = {Path("/root"): 0o700, Path("/srv"): 0o755, Path("/"): 0o755, Path("/root/a"): 0o755}
+    plan = plan_view([Path("/root/a/src"), Path("/root/a"), Path("/srv/x")], modes)
+    assert plan == {Path("/root"): [Path("/root/a")]}
