@@ -120,6 +120,11 @@ class Bridge:
             raise ProviderNotGranted(name, list(providers))
         return providers[name]
 
+    @property
+    def providers(self) -> list[str]:
+        """Names of the providers that the policy grants to this session."""
+        return list(self._attached().providers)
+
     def progress(self, done: int, total: int = 0, note: str = "") -> None:
         """Tell the caller how far the running command is. `total` 0: unknown. Bounded to 20 a second."""
         self._attached().progress(done, total, note)

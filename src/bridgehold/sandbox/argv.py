@@ -46,20 +46,15 @@ def bwrap_arguments(
 
 
 def _mount(mount: Mount, files: dict[str, int]) -> list[str]:
-    match mount.kind:
-        case "ro_bind":
-            return ["--ro-bind", mount.source, mount.target]
-        case "bind":
-            return ["--bind", mount.source, mount.target]
-        case "tmpfs":
-            return ["--perms", f"{mount.mode:04o}", "--size", str(mount.size_bytes), "--tmpfs", mount.target]
-        case "dir":
-            return ["--perms", f"{mount.mode:04o}", "--dir", mount.target]
-        case "symlink":
-            return ["--symlink", mount.source, mount.target]
-        case "proc":
-            return ["--proc", mount.target]
-        case "dev":
-            return ["--dev", mount.target]
-        case "file":
-            return ["--perms", "0444", "--ro-bind-data", str(files[mount.target]), mount.target]
+    mode = f"{mount.mode:04o}"
+    options = {
+        "ro_bind": ["--ro-bind", mount.source],
+        "bind": ["--bind", mount.source],
+        "tmpfs": ["--perms", mode, "--size", str(mount.size_bytes), "--tmpfs"],
+        "dir": ["--perms", mode, "--dir"],
+        "symlink": ["--symlink", mount.source],
+        "proc": ["--proc"],
+        "dev": ["--dev"],
+        "file": ["--perms", "0444", "--ro-bind-data", str(files.get(mount.target, -1))],
+    }
+    return [*options[mount.kind], mount.target]

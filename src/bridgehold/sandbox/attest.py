@@ -8,7 +8,6 @@ else, which must be in all the namespaces, filtered, without privileges.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import msgspec
@@ -177,4 +176,4 @@ def attestation(
 
 
 def own_namespaces() -> dict[str, int]:
-    return {name: os.stat(f"/proc/self/ns/{name}").st_ino for name in NAMESPACES}
+    return {name: Path(f"/proc/self/ns/{name}").stat().st_ino for name in NAMESPACES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -121,7 +121,7 @@ class LauncherClient:
             for descriptor in descriptors:  # the caller went away: its worker must not live on
                 os.close(descriptor)
             if answer.launched is not None:
-                self._loop.create_task(self.kill(answer.launched.worker))  # noqa: RUF006 - its end is its report
+                self._loop.create_task(self.kill(answer.launched.worker))
             return
         future.set_result((answer, descriptors))
 
@@ -131,11 +131,16 @@ class LauncherClient:
         self._loop.remove_reader(self._socket)
         self.lost.set()
         error = HostUnavailableError("the launcher is gone; every sandbox ended with it", retry="no")
-        futures = [*self._waiting.values(), *self._exits.values()]
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()
+        for future in self._waiting.values():
+            _fail(future, error)
+        for ended in self._exits.values():
+            _fail(ended, error)
+
+
+def _fail(future: asyncio.Future[Any], error: HostUnavailableError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # nobody may be waiting
 
 
 def _expect(value: T | None) -> T:

@@ -13,7 +13,9 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -27,6 +29,7 @@ from bridgehold.sandbox.values import SandboxSpec
 _RELEASE = b"R"
 _INFO_SECONDS = 10.0
 _IP_FREEBIND = 15
+_MAX_DESCRIPTOR = 1 << 20
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,34 +81,28 @@ def launch(plan: LaunchPlan, cgroup: SessionCgroup) -> Running:
         arguments = bwrap_arguments(plan.spec, seccomp_fd=seccomp, info_fd=info_out, files=files)
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
-        keep = (info_out, seccomp, options, *files.values())
+        ends = _Ends(
+            launcher=os.getpid(),
+            command=arguments[split:],
+            options=options,
+            keep=(info_out, seccomp, options, *files.values()),
+            standard=(frames_in, frames_out, log_out),
+            gate=gate,
+            entered=entered_out,
+        )
         clock.mark("prepare")
         monitor = os.fork()
         if monitor == 0:
-            _child(
-                plan,
-                cgroup,
-                arguments[split:],
-                options,
-                keep,
-                (frames_in, frames_out, log_out),
-                gate,
-                entered_out,
-            )
+            _child(plan, cgroup, ends)
         monitor_fd = os.pidfd_open(monitor)
         try:
             fds.close(frames_in, frames_out, log_out, info_out, gate, entered_out)
-            if os.read(entered, 1) != _RELEASE:
-                raise UnsupportedError("the sandbox's process could not enter its cgroup, limits or uid")
-            _verify_entered(monitor, plan.uid, cgroup)
+            _verify_entered(entered, monitor, plan.uid, cgroup)
             clock.mark("enter")
             os.write(release, _RELEASE)
             init = _read_info(info)
             clock.mark("bwrap")
-            init_fd = os.pidfd_open(init)
-            if not cgroup.holds(init):
-                os.close(init_fd)
-                raise UnsupportedError("the sandbox's init is outside its cgroup")
+            init_fd = _open_init(init, cgroup)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(monitor_fd, signal.SIGKILL)
@@ -117,7 +114,7 @@ def launch(plan: LaunchPlan, cgroup: SessionCgroup) -> Running:
             monitor_fd=monitor_fd,
             init=init,
             init_fd=init_fd,
-            net=os.stat(f"/proc/{init}/ns/net").st_ino,
+            net=Path(f"/proc/{init}/ns/net").stat().st_ino,
             host_ends=fds.keep(to_guest, from_guest, log),
             phases_us=clock.phases,
         )
@@ -158,19 +155,21 @@ class _Descriptors:
         return descriptors
 
 
-def _child(
-    plan: LaunchPlan,
-    cgroup: SessionCgroup,
-    command: tuple[str, ...],
-    options: int,
-    keep: tuple[int, ...],
-    standard: tuple[int, int, int],
-    gate: int,
-    entered: int,
-) -> None:
+class _Ends(msgspec.Struct, frozen=True, kw_only=True):
+    """What the forked child needs of its parent: descriptors, the command, and the parent's pid."""
+
+    launcher: int
+    command: tuple[str, ...]
+    options: int
+    keep: tuple[int, ...]
+    standard: tuple[int, int, int]
+    gate: int
+    entered: int
+
+
+def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
     """The forked child: never returns. Its order matters: cgroup, limits, groups, uid, then the gate."""
     try:
-        parent = os.getppid()
         os.setsid()
         cgroup.enter()
         apply_rlimits(plan.spec.resources, as_limit=plan.as_limit)
@@ -179,31 +178,42 @@ def _child(
             os.setresgid(plan.uid, plan.uid, plan.uid)
             os.setresuid(plan.uid, plan.uid, plan.uid)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        if os.getppid() != ends.launcher:
             os._exit(125)
-        for target, source in enumerate(standard):
+        for target, source in enumerate(ends.standard):
             os.dup2(source, target)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
-        os.write(entered, _RELEASE)
-        if os.read(gate, 2) != _RELEASE:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.write(ends.entered, _RELEASE)
+        if os.read(ends.gate, 2) != _RELEASE:
             os._exit(125)
-        for descriptor in keep:
+        for descriptor in ends.keep:
             os.set_inheritable(descriptor, True)
-        wanted = sorted({0, 1, 2, *keep})
-        for low, high in zip(wanted, [*wanted[1:], 4096], strict=True):
+        wanted = sorted({0, 1, 2, *ends.keep})
+        for low, high in zip(wanted, [*wanted[1:], _MAX_DESCRIPTOR], strict=True):
             os.closerange(low + 1, high)
-        os.execve(plan.bwrap, ["bwrap", "--args", str(options), *command], {})
+        argv = ["bwrap", "--args", str(ends.options), *ends.command]
+        os.execve(plan.bwrap, argv, {})  # noqa: S606 - no shell is wanted
     except BaseException:  # noqa: BLE001 - a forked child must end here, whatever it was
         os._exit(126)
 
 
-def _verify_entered(pid: int, uid: int, cgroup: SessionCgroup) -> None:
+def _open_init(pid: int, cgroup: SessionCgroup) -> int:
+    descriptor = os.pidfd_open(pid)
+    if not cgroup.holds(pid):
+        os.close(descriptor)
+        raise UnsupportedError("the sandbox's init is outside its cgroup")
+    return descriptor
+
+
+def _verify_entered(entered: int, pid: int, uid: int, cgroup: SessionCgroup) -> None:
+    if os.read(entered, 1) != _RELEASE:
+        raise UnsupportedError("the sandbox's process could not enter its cgroup, limits or uid")
     if not cgroup.holds(pid):
         raise UnsupportedError("the sandbox's process is not in its cgroup")
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        status = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     if status["Uid"].split() != [str(uid)] * 4:
         raise UnsupportedError(f"the sandbox's process has uid {status['Uid']!r}, not {uid}")
     if uid != os.getuid() and status["Groups"].strip():
@@ -227,24 +237,38 @@ def _read_info(descriptor: int) -> int:
 def listen_inside(init: int, port: int) -> socket.socket:
     """The gateway's listener on the sandbox's own loopback; the guest never holds it.
 
-    The launcher has one thread: it joins the network namespace, makes the socket and goes back.
-    Only kernel objects are touched; if the way back fails, the launcher ends (docs/adr/0002).
+    A thread that lives for this alone joins the network namespace (which is a thread's own), makes
+    the socket and ends; it is joined before anything forks. An ordinary user's launcher could not
+    go back to its first network namespace, so the main thread never leaves it (docs/adr/0002).
     """
-    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    made: list[socket.socket | OSError] = []
+
+    def make() -> None:
+        try:
+            made.append(_listen_in(init, port))
+        except OSError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, name="listener")
+    thread.start()
+    thread.join()
+    if isinstance(made[0], OSError):
+        raise made[0]
+    return made[0]
+
+
+def _listen_in(init: int, port: int) -> socket.socket:
     inside = os.open(f"/proc/{init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         syscalls.setns(inside, syscalls.CLONE_NEWNET)
-        try:
-            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            listener.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)  # the loopback may come up a moment later
-            listener.bind(("127.0.0.1", port))
-            listener.listen(64)
-        finally:
-            try:
-                syscalls.setns(own, syscalls.CLONE_NEWNET)
-            except OSError:
-                os._exit(70)
     finally:
-        os.close(own)
         os.close(inside)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)  # the loopback may come up a moment later
+        listener.bind(("127.0.0.1", port))
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
     return listener

@@ -1,8 +1,9 @@
-"""The launcher: the only process with privilege. It starts, proves and ends sandboxes, and parses no guest byte.
+"""The launcher: the only process with privilege. It starts, proves and ends sandboxes.
 
-``python -m bridgehold.sandbox.launcher --fd-control N --fd-config M``. One thread and one poll
-loop: bubblewrap's parent-death signal is tied to the thread that forks. EOF on the control socket
-means the host is gone: every sandbox is killed, every cgroup removed, and the launcher ends.
+``python -m bridgehold.sandbox.launcher --fd-control N --fd-config M``. It parses no guest
+byte. One poll loop on one thread: bubblewrap's parent-death signal is tied to the thread that forks.
+EOF on the control socket means the host is gone: every sandbox is killed, every cgroup removed, and
+the launcher ends.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import time
+from typing import Literal
 
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
+Cause = Literal["exited", "signal", "memory", "killed", "launcher"]
 _HURRY_PASSES = 5
 
 
@@ -49,24 +51,26 @@ class Ending:
         self._cgroup.remove()
         for descriptor in (self._running.init_fd, self._running.monitor_fd):
             os.close(descriptor)
+        cause, status = _cause(self._status, usage, killed=self._killed)
         return ExitReport(
             worker=self._worker,
-            **_cause(self._status, usage, killed=self._killed),
+            cause=cause,
+            status=status,
             usage=usage,
             emptied_ms=int((time.monotonic() - self._started) * 1000),
             uid=self._uid,
         )
 
 
-def _cause(status: int, usage: Usage, *, killed: bool) -> dict[str, object]:
+def _cause(status: int, usage: Usage, *, killed: bool) -> tuple[Cause, int]:
     """Why it ended, by the kernel's counters first (pure). bubblewrap exits 128 + N for a signal inside."""
     if usage.oom_kills:
-        return {"cause": "memory", "status": signal.SIGKILL}
+        return "memory", signal.SIGKILL
     if killed:
-        return {"cause": "killed", "status": signal.SIGKILL}
+        return "killed", signal.SIGKILL
     if os.WIFSIGNALED(status):
-        return {"cause": "signal", "status": os.WTERMSIG(status)}
+        return "signal", os.WTERMSIG(status)
     code = os.WEXITSTATUS(status)
     if code > 128:
-        return {"cause": "signal", "status": code - 128}
-    return {"cause": "exited", "status": code}
+        return "signal", code - 128
+    return "exited", code

@@ -29,7 +29,7 @@ _SOCK_RAW = 3
 
 
 class Argument(msgspec.Struct, frozen=True):
-    """A test on one argument of the call: ``arg[index] OP value`` (``masked_eq``: ``arg & mask == value``)."""
+    """A test on one argument: ``arg[index] OP value`` (``masked_eq``: ``arg & mask == value``)."""
 
     index: int
     op: Compare
@@ -159,7 +159,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
-    """The BPF program of `rules`, for bubblewrap's ``--seccomp``. Unknown calls of older libraries are skipped.
+    """The BPF program of `rules`, for bubblewrap's ``--seccomp``. Calls it doesn't know are skipped.
 
     Raises `UnsupportedError` where libseccomp is missing or refuses a rule.
     """

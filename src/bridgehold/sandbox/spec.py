@@ -16,7 +16,7 @@ BRIDGE = "/bridge"
 SCRATCH = "/scratch"
 PYTHON = "/opt/python"
 
-_PASSWD = "root:x:0:0:root:/:/usr/sbin/nologin\nbridge:x:{uid}:{uid}:bridge:/scratch:/usr/sbin/nologin\n"
+_USERS_FILE = "root:x:0:0:root:/:/usr/sbin/nologin\nbridge:x:{uid}:{uid}:bridge:/scratch:/usr/sbin/nologin\n"
 _HOSTS = "127.0.0.1 localhost\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files\n"
 
@@ -136,7 +136,7 @@ def _system(paths: Paths) -> list[Mount]:
         Mount(kind="ro_bind", source="/usr", target="/usr"),
         *(Mount(kind="symlink", source=text, target=target) for target, text in paths.usr_links),
         *(Mount(kind="ro_bind", source=path, target=path) for path in paths.etc),
-        Mount(kind="file", target="/etc/passwd", content=_PASSWD.format(uid=65534)),
+        Mount(kind="file", target="/etc/passwd", content=_USERS_FILE.format(uid=65534)),
         Mount(kind="file", target="/etc/group", content="root:x:0:\nbridge:x:65534:\n"),
         Mount(kind="file", target="/etc/hosts", content=_HOSTS),
         Mount(kind="file", target="/etc/nsswitch.conf", content=_NSSWITCH),

@@ -5,6 +5,7 @@ The parent holds a reserve back for the host, so that sessions together can't st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from bridgehold.errors import UnsupportedError
@@ -38,9 +39,11 @@ class SessionCgroup(Protocol):
 
 
 class CgroupParent(Protocol):
-    version: Literal["v2", "v1", "none"]
     capacity_bytes: int
     """What sessions may use together."""
+
+    @property
+    def version(self) -> Literal["v2", "v1", "none"]: ...
 
     def create(self, name: str, resources: Resources) -> SessionCgroup: ...
 
@@ -59,8 +62,8 @@ def open_parent(choice: str = "auto", *, reserve_bytes: int, instance: str) -> C
 
     if choice == "none":
         return none.Parent()
-    tries = {"v2": v2.open_parent, "v1": v1.open_parent}
-    wanted = [choice.split(":")[0]] if choice != "auto" else ["v2", "v1"]
+    tries: dict[str, Callable[..., CgroupParent]] = {"v2": v2.open_parent, "v1": v1.open_parent}
+    wanted = [choice.partition(":")[0]] if choice != "auto" else ["v2", "v1"]
     reasons = []
     for version in wanted:
         if version not in tries:

@@ -1,0 +1,112 @@
+"""What a verification finds: three verdicts that don't speak for each other.
+
+*Integrity*: is every stored byte the one that was written, in its place? *Completeness*: is
+everything there, and has every intent its outcome? *Anchoring*: up to where could not even the
+owner of the machine have rewritten it, because an anchor was kept elsewhere?
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FindingKind = Literal[
+    "malformed",  # not a line of an audit at all
+    "oversize",  # longer than any line of ours
+    "changed",  # its bytes are not those that its hash was made over
+    "unlinked",  # sound by itself, but not made after the line before it
+    "missing",  # lines are left out before it
+    "moved",  # it stands elsewhere than it was written
+    "duplicate",  # it stands there twice
+    "foreign",  # it belongs to another instance
+    "torn",  # the end of a line is missing
+    "cut",  # lines are missing at the end, as what came later knows
+    "rewritten",  # the chain is sound, but not the one that what came later knows
+    "segment_missing",
+    "instance_missing",
+    "unreadable",
+    "orphan_outcome",  # an outcome whose intent isn't there
+    "anchor_contradicted",
+    "anchor_signature",
+    "anchor_unknown",  # an anchor of an instance that isn't there
+]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault. `place` is ``file:line`` below the audit's folder."""
+
+    kind: FindingKind
+    place: str
+    reason: str
+    instance: str = ""
+    seq: int = 0
+
+
+class Integrity(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool
+    findings: tuple[Finding, ...] = ()
+    """In the order of the files, at most 100 of `count`; the first is the first bad line."""
+    count: int = 0
+
+
+class Completeness(msgspec.Struct, frozen=True, kw_only=True):
+    """`in_flight`: of an instance that still runs (or was cut off and never followed by another).
+    `interrupted`: intents whose host died, and which the next instance's first line accounts for.
+    `unfinished`: intents without an outcome that nothing accounts for.
+    """
+
+    ok: bool
+    findings: tuple[Finding, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    unfinished_count: int = 0
+    interrupted_count: int = 0
+    in_flight: tuple[str, ...] = ()
+    in_flight_count: int = 0
+    quarantined: tuple[str, ...] = ()
+    """Files with torn tails that recovery moved aside."""
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Lines `first` to `last` of `instance`."""
+
+    instance: str
+    first: int
+    last: int
+
+
+class Anchoring(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["anchored", "unanchored", "contradicted"]
+    """``anchored``: an outside anchor covers all but what is younger than the set time."""
+    anchored_to: str = ""
+    """Reference of the last event that an outside anchor covers."""
+    signature: Literal["", "verified", "unchecked"] = ""
+    """``unchecked``: no public key was given for the anchor that counts."""
+    unanchored: tuple[Range, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer of `verify_audit`."""
+
+    events: int
+    bytes: int
+    instances: int
+    segments: int
+    integrity: Integrity
+    completeness: Completeness
+    anchoring: Anchoring
+    clock_steps: int = 0
+    """Lines whose wall clock is earlier than the line before: accepted, and flagged."""
+    first_clock_step: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Sound and whole, and no anchor says otherwise. Unanchored is no fault of the files."""
+        return self.integrity.ok and self.completeness.ok and self.anchoring.status != "contradicted"
+
+    @property
+    def first_bad(self) -> Finding | None:
+        """The first fault of all, or None."""
+        found = (*self.integrity.findings, *self.completeness.findings, *self.anchoring.findings)
+        return found[0] if found else None
