@@ -7,6 +7,7 @@ here the inside view is the same, and what is tested is the guest.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import selectors
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uv import find_uv_bin
 
 import bridgehold
 from bridgehold.bridges.frames import (
@@ -232,7 +234,9 @@ def launch() -> Iterator[Launch]:
             python = python or default_python()
             argv = sandbox_argv(python, bridge, site_packages, binds)
             # As root, an interpreter in a private home is readable by nobody else; ours is below /usr.
-            guest = Guest(argv, drop=python.is_relative_to("/usr") and site_packages is None, max_frame=max_frame)
+            guest = Guest(
+                argv, drop=python.is_relative_to("/usr") and site_packages is None, max_frame=max_frame
+            )
             stack.callback(guest.close)
             return guest
 
@@ -260,3 +264,49 @@ def bridge_folder(tmp_path: Path) -> Callable[[str], Path]:
 def pythons() -> dict[str, Path]:
     """Interpreters of this machine by version; at least the one that runs this suite."""
     return interpreters() or {f"3.{sys.version_info[1]}": default_python()}
+
+
+def _build(lock: Path, target: Path) -> None:
+    """Install `lock` (wheels, hashes) with uv inside a sandbox that has the network and nothing else."""
+    uv = find_uv_bin()
+    python = default_python()
+    argv = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--clearenv"]
+    for folder in ("/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/resolv.conf", "/etc/hosts"):
+        argv += ["--ro-bind-try", folder, folder]
+    argv += [
+        *("--ro-bind", str(python.parent.parent), str(python.parent.parent)),
+        *("--ro-bind", uv, "/uv", "--ro-bind", str(lock), "/lock.txt", "--bind", str(target), "/target"),
+        *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--setenv", "HOME", "/tmp"),
+        *("/uv", "pip", "install", "--system-certs", "--only-binary", ":all:", "--require-hashes"),
+        *("--compile-bytecode", "--python", str(python), "--target", "/target", "-r", "/lock.txt"),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        shutil.rmtree(target)
+        pytest.skip(f"the environment can't be built here: {done.stderr[-300:]}")
+
+
+@pytest.fixture(scope="session")
+def environment(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """`environment("dspy")`: site-packages of a shipped bridge's lock, built once and kept by its digest.
+
+    BRIDGEHOLD_TEST_SITE_PACKAGES names a folder that holds them already, one sub-folder a bridge.
+    """
+    root = Path(str(request.config.cache.mkdir("environments"))) if request.config.cache else None
+
+    def make(name: str) -> Path:
+        given = os.environ.get("BRIDGEHOLD_TEST_SITE_PACKAGES")
+        if given and (Path(given) / name).is_dir():
+            return Path(given) / name
+        lock = SOURCE / "bridges" / "shipped" / name / "requirements.lock"
+        if not lock.is_file() or root is None or shutil.which("bwrap") is None:
+            pytest.skip("no lock, no cache or no bwrap")
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        digest = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:16]
+        target = root / f"{name}-{digest}"
+        if not target.exists():
+            target.mkdir(parents=True)
+            _build(lock, target)
+        return target
+
+    return make

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridgehold.bridges.frames import CancelFrame, FaultFrame, ReadyFrame
 
-SAMPLE = '''
+SAMPLE = """
 from __future__ import annotations
 import ctypes, os, socket, sys, threading, time
 from bridgehold_sdk import Bridge, InvalidInput, ResourceNotFound, Store, operation
@@ -118,7 +118,7 @@ class Sample(Bridge):
     @operation()
     def ungranted(self):
         return self.provider("nobody")
-'''
+"""
 
 BOOT: dict[str, Any] = {"bridge": "sample", "version": "1.2.3", "entry": "sample:Sample"}
 Make = Callable[[str], Path]
@@ -361,7 +361,9 @@ def test_a_host_frame_that_is_none_ends_the_worker(launch: Any, bridge_folder: M
     guest.settle_log(b"NaN is no JSON")
 
 
-def test_every_interpreter_of_this_machine(launch: Any, bridge_folder: Make, pythons: dict[str, Path]) -> None:
+def test_every_interpreter_of_this_machine(
+    launch: Any, bridge_folder: Make, pythons: dict[str, Path]
+) -> None:
     folder = bridge_folder(SAMPLE)
     for version, python in pythons.items():
         guest = launch(folder, python=python)

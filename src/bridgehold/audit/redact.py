@@ -27,6 +27,8 @@ _SHORTEST_ENCODED = 8
 _MARGIN = 4096
 _PARTIAL = 128
 _DEPTH = 32
+_NESTED = 4
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\(.)", re.DOTALL)
 
 KEY_NAMES = frozenset(
     {
@@ -157,16 +159,22 @@ def _base64_core(value: bytes, shift: int) -> Iterator[str]:
     yield core.replace("+", "-").replace("/", "_")
 
 
+def _unescape(found: re.Match[str]) -> str:
+    code = found[1] or found[2]
+    return chr(int(code, 16)) if code else {"n": "\n", "r": "\r", "t": "\t"}.get(found[3], found[3])
+
+
 def _decodings(text: str) -> Iterator[bytes]:
-    """What `text` says once undone: percent-encoding, twice, JSON's escapes, spaced or plain hexadecimal."""
+    """What `text` says once undone: percent-encoding twice, nested escapes, hexadecimal."""
     if "%" in text:
         once = unquote_to_bytes(text.encode("utf-8", "replace"))
         yield once
         yield unquote_to_bytes(once)
-    if "\\u" in text or "\\x" in text:
-        plain = re.sub(
-            r"\\u00([0-9a-fA-F]{2})|\\x([0-9a-fA-F]{2})", lambda m: chr(int(m[1] or m[2], 16)), text
-        )
+    plain = text
+    for _ in range(_NESTED):
+        if "\\" not in plain:
+            break
+        plain = _ESCAPE.sub(_unescape, plain)
         yield plain.encode("utf-8", "replace")
     for run in re.findall(r"(?:[0-9a-fA-F]{2}[:, -]?){8,}", text):
         digits = re.sub(r"[^0-9a-fA-F]", "", run)

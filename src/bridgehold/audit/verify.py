@@ -46,9 +46,11 @@ def verify_audit(
     Events older than `within_s` seconds than the newest that no outside anchor covers: unanchored.
     """
     folders = instance_folders(audit)
-    if not folders and not any(audit.iterdir()):
+    if not folders:
         raise AuditError(
-            "no audit in this folder", where=str(audit), hint="Name the folder of the instances."
+            "no audit in this folder",
+            where=str(audit),
+            hint="Name the folder that holds folders such as 00000001-i-0123456789ab.",
         )
     wanted: dict[str, list[int]] = {}
     for _, signed in (*outside, *local):
@@ -289,13 +291,19 @@ def _young(checks: Sequence[InstanceCheck], best: tuple[int, int], within_s: int
 def render_report(report: Report) -> str:
     """The report for people."""
     integrity, completeness, anchoring = report.integrity, report.completeness, report.anchoring
+    read = f"{report.events} events, {report.bytes} bytes, {report.segments} segments of {report.instances}"
+    intents = (
+        f"{completeness.unfinished_count} intents unfinished, {completeness.interrupted_count} interrupted, "
+        f"{completeness.in_flight_count} in flight"
+    )
+    anchored = (
+        f" to {anchoring.anchored_to}, signature {anchoring.signature}" if anchoring.anchored_to else ""
+    )
     lines = [
-        f"{report.events} events, {report.bytes} bytes, {report.instances} instances, {report.segments} segments",
+        f"{read} instances",
         f"integrity     {'sound' if integrity.ok else f'BROKEN in {integrity.count} place(s)'}",
-        f"completeness  {'whole' if completeness.ok else 'NOT WHOLE'}: {completeness.unfinished_count} unfinished, "
-        f"{completeness.interrupted_count} interrupted, {completeness.in_flight_count} in flight",
-        f"anchoring     {anchoring.status}"
-        + (f" to {anchoring.anchored_to}, signature {anchoring.signature}" if anchoring.anchored_to else ""),
+        f"completeness  {'whole' if completeness.ok else 'NOT WHOLE'}: {intents}",
+        f"anchoring     {anchoring.status}{anchored}",
     ]
     lines += [f"  unanchored: {r.instance} seq {r.first} to {r.last}" for r in anchoring.unanchored[:10]]
     lines += [f"  quarantined torn tail: {file}" for file in completeness.quarantined[:10]]
@@ -315,15 +323,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bridgehold.audit.verify", description="Verify a folder of journals. Exit 0, 2 or 50."
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--anchors", type=Path, action="append", default=[], help="kept elsewhere: file or folder"
-    )
-    parser.add_argument(
-        "--local-anchors", type=Path, action="append", default=[], help="kept beside the audit"
-    )
-    parser.add_argument(
-        "--key", type=Path, action="append", default=[], help="public key that may sign anchors"
-    )
+    for name, text in (
+        ("--anchors", "kept elsewhere: a file or a folder"),
+        ("--local-anchors", "kept beside the audit: they can only contradict it"),
+        ("--key", "a public key that may sign anchors"),
+    ):
+        parser.add_argument(name, type=Path, action="append", default=[], help=text)
     parser.add_argument("--within", type=int, default=86_400, help="seconds an event may stay unanchored")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)

@@ -29,6 +29,7 @@ _SIZES = {
 }
 _COUNTS = {"processes": "processes", "open_files": "open_files"}
 _TIMES = {"startup": "startup_ms", "command": "command_ms", "session": "session_ms"}
+LIMIT_KEYS = (*_SIZES, *_TIMES, *_COUNTS, "cpu")
 
 
 def read_needs(table: Table, bridge: str, operations: Iterable[str], resources: Iterable[str]) -> Needs:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}")
-_KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+from bridgehold.policies.locate import locate
 
 
 class Faults:
@@ -19,7 +17,7 @@ class Faults:
     def __init__(self, file: str, text: str) -> None:
         self.file = file
         self.found: list[str] = []
-        self._lines = _line_numbers(text)
+        self._lines = locate(text)
 
     def add(self, path: str, message: str) -> None:
         """`path` is dotted: ``operations.create.effect``."""
@@ -126,21 +124,3 @@ class Table:
 def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.5)
     return f" (nearest: {close[0]!r})" if close else ""
-
-
-def _line_numbers(text: str) -> dict[str, int]:
-    """Dotted path to line. Good for plain headers and keys; what it misses falls back to its table."""
-    lines: dict[str, int] = {}
-    arrays: dict[str, int] = {}
-    table = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            table = header[1].replace('"', "").replace("'", "")
-            if line.lstrip().startswith("[["):
-                arrays[table] = arrays.get(table, -1) + 1
-                table = f"{table}[{arrays[table]}]"
-            lines.setdefault(table, number)
-        elif key := _KEY.match(line):
-            name = key[1].replace('"', "").replace("'", "")
-            lines.setdefault(f"{table}.{name}" if table else name, number)
-    return lines

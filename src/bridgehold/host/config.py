@@ -35,6 +35,8 @@ class HostSection(_Strict):
     """Memory that sessions never get together: what the host's own processes and the system keep."""
     overcommit: bool = False
     """Named weakening ``overcommit``: admission may promise sessions more memory than there is."""
+    shared_uid: bool = False
+    """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
     uid_base: int = DEFAULT_UID_BASE
     """First of the reserved kernel uids (root only): three roles, then the sessions."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000

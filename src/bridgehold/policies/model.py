@@ -37,6 +37,13 @@ class Source(msgspec.Struct, frozen=True):
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
+class Overruled(msgspec.Struct, frozen=True):
+    """A value that another one replaced, for `policy explain`."""
+
+    value: str
+    source: Source
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a session may use. `docs/reference/limits.md` says what the guest experiences at each."""
 
@@ -94,7 +101,8 @@ class SecretGrant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Allow and deny patterns (``fnmatch`` on whole names). Deny wins; nothing matches: denied."""
+    """Allow and deny patterns on whole names, case kept; only ``*`` is special (`policies.globs`).
+    Deny wins; nothing matches: denied."""
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
@@ -151,7 +159,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: SandboxRules = SandboxRules()
     weakenings: tuple[Weakening, ...] = ()
     sources: dict[str, Source] = {}
-    """Dotted key (``limits.memory``, ``operations.allow[0]``) to the file and line that set it."""
+    """Dotted key (``limits.memory``, ``operations.allow[0]``) to the file and line that set it. In a
+    tenant's ceiling also what it bounds at all: a key without a source leaves the policy as it is."""
+    overruled: dict[str, tuple[Overruled, ...]] = {}
+    """Dotted key to the values that lost, the nearest first."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,8 +197,11 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     weakenings: tuple[Weakening, ...]
     machine: Machine
     sources: dict[str, Source]
+    withheld: tuple[str, ...] = ()
+    """What the manifest asks for and the grant leaves out, each with the reason."""
+    overruled: dict[str, tuple[Overruled, ...]] = {}
     digest: str = ""
-    """``sha256:`` of the canonical JSON of every other field but `sources`."""
+    """``sha256:`` of the canonical JSON of every other field but `sources` and `overruled`."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,33 +1,73 @@
-"""rlimits: a second layer beside the cgroup, and the first where there is none (weakening ``no_cgroup``)."""
+"""rlimits: a second layer beside the cgroup, and the first where there is none (weakening ``no_cgroup``).
+
+`docs/reference/limits.md` says what the guest experiences at each.
+"""
 
 from __future__ import annotations
 
+import os
 import resource
 
+from bridgehold.errors import UnsupportedError
+from bridgehold.policies.model import GIB, KIB, MIB
 from bridgehold.sandbox.values import Resources
 
-_MEMLOCK_BYTES = 64 * 1024
+_OWN_PROCESSES = 4
+"""bubblewrap's two, and room for the change from one to the other."""
+_NAMES = {
+    resource.RLIMIT_CORE: "RLIMIT_CORE",
+    resource.RLIMIT_NOFILE: "RLIMIT_NOFILE",
+    resource.RLIMIT_FSIZE: "RLIMIT_FSIZE",
+    resource.RLIMIT_MEMLOCK: "RLIMIT_MEMLOCK",
+    resource.RLIMIT_MSGQUEUE: "RLIMIT_MSGQUEUE",
+    resource.RLIMIT_SIGPENDING: "RLIMIT_SIGPENDING",
+    resource.RLIMIT_STACK: "RLIMIT_STACK",
+    resource.RLIMIT_RTPRIO: "RLIMIT_RTPRIO",
+    resource.RLIMIT_NICE: "RLIMIT_NICE",
+    resource.RLIMIT_NPROC: "RLIMIT_NPROC",
+    resource.RLIMIT_AS: "RLIMIT_AS",
+}
 
 
 def rlimits(resources: Resources, *, as_limit: bool) -> dict[int, int]:
-    """Resource number → value (pure). `as_limit`: address space too, which breaks V8, WASM and torch."""
+    """Resource number → value, soft and hard alike (pure).
+
+    `as_limit`: address space too. It counts what is reserved and never touched, and breaks V8, WASM
+    and torch; so it is twice the memory and 1 GiB, only stops what is far off, and the watchdog
+    counts what is really used.
+    """
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: resources.open_files,
         resource.RLIMIT_FSIZE: resources.file_size_bytes,
-        resource.RLIMIT_MEMLOCK: _MEMLOCK_BYTES,
+        resource.RLIMIT_MEMLOCK: 64 * KIB,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 1024,
+        resource.RLIMIT_STACK: 8 * MIB,
         resource.RLIMIT_RTPRIO: 0,
         resource.RLIMIT_NICE: 0,
+        # Counted per kernel uid: right where a session has a uid of its own, and otherwise shared.
+        resource.RLIMIT_NPROC: resources.processes + _OWN_PROCESSES,
     }
     if as_limit:
-        limits[resource.RLIMIT_AS] = 4 * resources.memory_bytes
-    # Per kernel uid: the session's own processes and bubblewrap's two.
-    limits[resource.RLIMIT_NPROC] = resources.processes + 4
+        limits[resource.RLIMIT_AS] = 2 * resources.memory_bytes + GIB
     return limits
 
 
-def apply_rlimits(resources: Resources, *, as_limit: bool) -> None:
-    """Set them hard, in a forked child before its uid changes."""
-    for number, value in rlimits(resources, as_limit=as_limit).items():
-        resource.setrlimit(number, (value, value))
+def apply_rlimits(resources: Resources, *, as_limit: bool, shared_uid: bool = False) -> None:
+    """Set them hard, in the forked child before its uid changes. `UnsupportedError` names what failed.
+
+    A limit that is lower already stays. `shared_uid` leaves RLIMIT_NPROC alone: sessions that share
+    a uid (and the user's own programs) would starve each other.
+    """
+    for number, wanted in rlimits(resources, as_limit=as_limit).items():
+        if shared_uid and number == resource.RLIMIT_NPROC:
+            continue
+        _, hard = resource.getrlimit(number)
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(number, (value, value))
+        except (OSError, ValueError) as error:
+            raise UnsupportedError(
+                f"{_NAMES[number]} can't be set to {value} (uid {os.getuid()}): {error}"
+            ) from error

@@ -1,6 +1,7 @@
 """Control groups, v2 and v1, behind one interface: one parent for all sessions, one leaf for each.
 
-The parent holds a reserve back for the host, so that sessions together can't starve it.
+The parent holds a reserve back for the host, so that sessions together can't starve it. Whatever is
+made is locked by its owner; `CgroupParent.sweep` ends and removes what owners that are gone left.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox.cgroups.admission import Capacity
 from bridgehold.sandbox.values import Resources, Usage
 
 
@@ -20,61 +22,84 @@ class SessionCgroup(Protocol):
     def enter(self) -> None:
         """In the forked child, before its uid changes: move itself in. Raises on any failure."""
 
-    def holds(self, pid: int) -> bool: ...
+    def holds(self, pid: int) -> bool:
+        """Whether the process is in this cgroup, in every controller."""
 
     def oom_fd(self) -> int | None:
-        """Readable once something in it was killed for memory."""
+        """A non-blocking descriptor that is readable when something may have been killed for memory.
 
-    def usage(self) -> Usage: ...
+        Read it empty, then look at ``usage().oom_kills``: a sibling's trouble wakes it too. Closed by
+        `remove`. None where the kernel gives none: then `usage` alone tells.
+        """
+
+    def usage(self) -> Usage:
+        """The kernel's account since `create`."""
 
     def lift(self) -> None:
         """Lift the cpu quota and thaw, so that dying is quick."""
 
     def kill(self) -> None:
-        """SIGKILL to every process, one pass."""
+        """Forbid forks, then SIGKILL every process. Doesn't wait for them to be gone."""
 
-    def processes(self) -> list[int]: ...
+    def processes(self) -> list[int]:
+        """The pids in it, in any controller."""
 
-    def remove(self) -> None: ...
+    def remove(self) -> None:
+        """Remove it in every controller; what stays busy is retried by the parent later."""
 
 
 class CgroupParent(Protocol):
+    capacity: Capacity
+    """What sessions may use together; also the parent's own limits."""
     capacity_bytes: int
-    """What sessions may use together."""
 
     @property
     def version(self) -> Literal["v2", "v1", "none"]: ...
 
-    def create(self, name: str, resources: Resources) -> SessionCgroup: ...
+    def create(self, name: str, resources: Resources) -> SessionCgroup:
+        """A leaf with its limits, each read back. `UnsupportedError` where one doesn't hold."""
 
-    def sweep(self) -> list[str]: ...
+    def sweep(self) -> list[str]:
+        """End and remove what instances without an owner left; their names."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End every session that is left and remove the parent."""
 
 
 def open_parent(choice: str = "auto", *, reserve_bytes: int, instance: str) -> CgroupParent:
-    """The parent that `choice` (``auto``, ``v2``, ``v1``, ``none`` or ``v1:/NAME``) selects.
+    """The parent that `choice` selects, made and limited. `reserve_bytes` stay with the host.
 
-    ``auto`` takes what works when tried: v2 if it is delegated to us, then v1. Raises
-    `UnsupportedError` with every reason where none does; ``none`` must be asked for by name.
+    ``auto`` takes what works when tried: v2 if it is delegated to us, then v1. ``v2`` and ``v1`` ask
+    for one. ``v2:/NAME`` (or ``/sys/fs/cgroup/NAME``) and ``v1:/NAME`` name a delegated cgroup,
+    relative to the mount; on v1 the same path in the memory, pids, cpu and cpuacct hierarchies.
+    ``none`` is the weakening `no_cgroup` and must be asked for by name. Raises `UnsupportedError`
+    with every reason where nothing works.
     """
     from bridgehold.sandbox.cgroups import none, v1, v2
 
-    if choice == "none":
-        return none.Parent()
-    tries: dict[str, Callable[..., CgroupParent]] = {"v2": v2.open_parent, "v1": v1.open_parent}
-    wanted = [choice.partition(":")[0]] if choice != "auto" else ["v2", "v1"]
-    reasons = []
-    for version in wanted:
-        if version not in tries:
-            raise UnsupportedError(f"no cgroup choice {choice!r}", hint="auto, v2, v1, none or v1:/NAME")
-        base = choice.partition(":")[2]
+    kind, _, base = choice.partition(":")
+    if choice.startswith("/"):
+        kind, base = "v2", choice
+    if kind == "none" and not base:
+        return none.Parent(reserve_bytes=reserve_bytes)
+    makers: dict[str, Callable[..., CgroupParent]] = {"v2": v2.open_parent, "v1": v1.open_parent}
+    if kind not in (*makers, "auto") or (base and not base.startswith("/")) or (kind == "auto" and base):
+        raise UnsupportedError(
+            f"{choice[:200]!r} is no choice of cgroup",
+            hint="Use auto, v2, v1, v2:/NAME, v1:/NAME or none.",
+            where="[host] cgroup",
+        )
+    failures: list[tuple[str, str, str]] = []
+    for version in makers if kind == "auto" else (kind,):
         try:
-            return tries[version](base, reserve_bytes=reserve_bytes, instance=instance)
-        except (OSError, UnsupportedError) as error:
-            reasons.append(f"{version}: {error}")
+            return makers[version](base, reserve_bytes=reserve_bytes, instance=instance)
+        except UnsupportedError as error:
+            failures.append((version, error.message, error.hint))
+        except OSError as error:
+            failures.append((version, str(error), ""))
+    hints = dict.fromkeys(hint for _, _, hint in failures if hint)
     raise UnsupportedError(
-        "no cgroup can be had: " + "; ".join(reasons),
-        hint="Run as a systemd service with Delegate=yes, or allow the weakening no_cgroup "
-        '(`[host] cgroup = "none"`). docs/how-to/ordinary-user.md shows both.',
+        "no cgroup can be had: " + "; ".join(f"{version}: {message}" for version, message, _ in failures),
+        hint=" ".join(hints) + ' Or name the weakening: `[host] cgroup = "none"`.',
+        where="[host] cgroup",
     )

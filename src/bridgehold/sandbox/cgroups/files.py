@@ -1,4 +1,4 @@
-"""Reading and writing control files: small helpers that both versions share."""
+"""Control files: reading, writing, reading back, killing by pidfd, removing. Both versions share it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from bridgehold.errors import UnsupportedError
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_KILL_PASSES = 50
+_STEP_SECONDS = 0.002
+
 
 def write(path: Path, value: str) -> None:
-    """One write of a control file. Raises `OSError`."""
+    """One write of a control file (the kernel takes no halves). Raises `OSError`."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, value.encode())
@@ -20,73 +25,95 @@ def write(path: Path, value: str) -> None:
         os.close(descriptor)
 
 
-def limit(path: Path, value: int) -> None:
-    """Write a limit and read it back: a limit that doesn't hold is no limit."""
+def pages(count: int) -> int:
+    """`count` bytes as the kernel keeps a memory limit: whole pages, rounded down (pure)."""
+    return count // _PAGE * _PAGE
+
+
+def limit(path: Path, value: int | str) -> None:
+    """Write a limit and read it back: a limit that doesn't hold is no limit. `UnsupportedError`."""
     try:
         write(path, str(value))
-        seen = path.read_text().split()[0]
+        seen = path.read_text(encoding="ascii").strip()
     except OSError as error:
-        raise UnsupportedError(f"{path}: {error.strerror}", where=str(path)) from error
-    # The kernel rounds memory down to whole pages.
-    if not seen.isdigit() or not value - 4096 <= int(seen) <= value:
-        raise UnsupportedError(f"{path} reads {seen} after {value} was written", where=str(path))
+        raise UnsupportedError(f"{path.name} can't be set: {error.strerror}", where=str(path)) from error
+    if seen != str(value):
+        raise UnsupportedError(f"{path.name} reads {seen!r} after {value} was written", where=str(path))
 
 
 def number(path: Path) -> int:
+    """The first number of `path`; 0 where there is none (a missing file, ``max``)."""
     try:
-        text = path.read_text().split()
-        return int(text[0]) if text and text[0].lstrip("-").isdigit() else 0
+        text = path.read_text(encoding="ascii").split()
     except OSError:
         return 0
+    return int(text[0]) if text and text[0].isdigit() else 0
 
 
 def table(path: Path) -> dict[str, int]:
-    """A file of ``key value`` lines."""
+    """A file of ``key value`` lines; empty where the file is missing."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="ascii").splitlines()
     except OSError:
         return {}
     return {key: int(value) for key, _, value in (line.partition(" ") for line in lines) if value.isdigit()}
 
 
 def pids(path: Path) -> list[int]:
+    """A ``cgroup.procs``; empty where the cgroup is gone. 0 (a process of no pid here) is left out."""
     try:
-        return [int(line) for line in path.read_text().split()]
+        return [int(line) for line in path.read_text(encoding="ascii").split() if line != "0"]
     except OSError:
         return []
 
 
-def kill_each(found: list[int]) -> None:
-    """SIGKILL by pidfd, so that a recycled number is never hit after its process was read."""
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError, OSError):
-            descriptor = os.pidfd_open(pid)
-            try:
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            finally:
-                os.close(descriptor)
+def lowest(folder: Path, top: Path, name: str) -> int | None:
+    """The smallest number that `name` holds in `folder` or an ancestor up to `top`; None: no limit."""
+    found = []
+    while folder.is_relative_to(top):
+        value = number(folder / name)
+        if value:
+            found.append(value)
+        folder = folder.parent
+    return min(found, default=None)
 
 
-def remove(path: Path, seconds: float = 2.0) -> None:
-    """rmdir, retried while the kernel still lets go of dead processes."""
+def kill_all(procs: Iterable[Path]) -> None:
+    """SIGKILL to every process of these ``cgroup.procs``, by pidfd, until a look finds none unkilled.
+
+    The caller has forbidden further forks, so the number of passes is small; it is bounded anyway.
+    A pid is opened first and looked up again after that: a recycled number is never hit.
+    """
+    files = tuple(procs)
+    killed: set[int] = set()
+    for _ in range(_KILL_PASSES):
+        found = {pid for path in files for pid in pids(path)} - killed
+        if not found:
+            return
+        opened: dict[int, int] = {}
+        for pid in found:
+            with contextlib.suppress(OSError):
+                opened[pid] = os.pidfd_open(pid)
+        members = {pid for path in files for pid in pids(path)}
+        for pid, descriptor in opened.items():
+            if pid in members:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            os.close(descriptor)
+        killed |= found
+
+
+def remove(folder: Path, seconds: float = 0.5) -> bool:
+    """rmdir, retried while the kernel still lets go of dead processes; whether it is gone."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            path.rmdir()
-            return
+            folder.rmdir()
         except FileNotFoundError:
-            return
+            return True
         except OSError:
             if time.monotonic() > deadline:
-                raise
-            time.sleep(0.002)
-
-
-def own_paths(text: str) -> dict[str, str]:
-    """/proc/self/cgroup: controller (or ``""`` for v2) to path (pure)."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            found[controller] = path
-    return found
+                return False
+            time.sleep(_STEP_SECONDS)
+        else:
+            return True

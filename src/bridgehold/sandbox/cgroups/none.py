@@ -1,7 +1,8 @@
-"""No cgroup (weakening ``no_cgroup``): rlimits, and a watchdog that adds up a process tree with psutil.
+"""No cgroup (weakening ``no_cgroup``): rlimits, and a watchdog that adds up the session's processes.
 
-Weaker, and the audit says so: memory is sampled, not charged, and a process that forks faster than
-the samples is only bounded by RLIMIT_NPROC.
+Weaker, and the audit says so: memory is sampled and not charged, so a session may be over its cap
+for as long as one sample takes; there is no cpu quota; a fork bomb is bounded by RLIMIT_NPROC and
+by the next sample. What holds all the same: a session over its caps dies, and nothing of it stays.
 """
 
 from __future__ import annotations
@@ -10,92 +11,94 @@ import contextlib
 import os
 from typing import Literal
 
-import psutil
-
-from bridgehold.sandbox.cgroups import files
+from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox.cgroups import owned
+from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.watchdog import Tree, Watchdog
 
 
 class Parent:
+    """Nothing is made on the machine; only admission holds sessions together back."""
+
     version: Literal["none"] = "none"
 
-    def __init__(self) -> None:
-        self.capacity_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    def __init__(self, *, reserve_bytes: int) -> None:
+        self.capacity: Capacity = machine_capacity(
+            reserve_bytes=reserve_bytes, memory_ceiling=None, process_ceiling=None
+        )
+        self.capacity_bytes = self.capacity.memory_bytes
+        self._leaves: list[Leaf] = []
 
     def create(self, name: str, resources: Resources) -> Leaf:
-        return Leaf(name, resources)
+        self._leaves = [leaf for leaf in self._leaves if not leaf.removed]
+        leaf = Leaf(owned.leaf_name(name), resources)
+        self._leaves.append(leaf)
+        return leaf
 
     def sweep(self) -> list[str]:
+        """Nothing outlives its launcher here but processes, which die with their parent."""
         return []
 
     def close(self) -> None:
-        """Nothing was made."""
+        for leaf in self._leaves:
+            if not leaf.removed:
+                leaf.kill()
+                leaf.remove()
 
 
 class Leaf:
-    """The process tree below one bubblewrap, found by its monitor's pid."""
+    """One session's processes: the child that entered, and everything that descends from it."""
 
     def __init__(self, name: str, resources: Resources) -> None:
         self.path = f"none:{name}"
-        self._resources = resources
-        self._root: int | None = None
-        self._peak = 0
-        self._cpu_us = 0
-        self._over = 0
+        self.removed = False
+        self._watchdog = Watchdog(Tree(), resources)
+        self._entered, self._entry = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def enter(self) -> None:
-        """Nothing to enter."""
+        """In the forked child: say which process this session begins with."""
+        os.write(self._entry, f"{os.getpid()}\n".encode())
 
     def holds(self, pid: int) -> bool:
-        if self._root is None:
-            self._root = pid
         return pid in self.processes()
 
     def oom_fd(self) -> int | None:
+        """There is nothing to poll: the owner calls `over` a few times a second."""
         return None
 
     def over(self) -> bool:
-        """Sample, and say whether the tree is over its memory cap (the watchdog's question)."""
-        usage = self.usage()
-        if usage.memory_bytes > self._resources.memory_bytes:
-            self._over += 1
-        return self._over > 0
+        """Take a sample; whether the session is over a cap and must be ended now."""
+        self._meet()
+        return self._watchdog.over()
 
     def usage(self) -> Usage:
-        total, cpu, count = 0, 0.0, 0
-        for pid in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                total += process.memory_info().rss
-                times = process.cpu_times()
-                cpu += times.user + times.system
-                count += 1
-        self._peak = max(self._peak, total)
-        self._cpu_us = max(self._cpu_us, int(cpu * 1_000_000))
-        return Usage(
-            cpu_us=self._cpu_us,
-            memory_bytes=total,
-            memory_peak_bytes=self._peak,
-            processes=count,
-            oom_kills=self._over,
-        )
+        self._meet()
+        return self._watchdog.usage()
 
     def lift(self) -> None:
         """No quota to lift."""
 
     def kill(self) -> None:
-        files.kill_each(self.processes())
+        self._meet()
+        self._watchdog.tree.kill()
 
     def processes(self) -> list[int]:
-        if self._root is None:
-            return []
-        try:
-            root = psutil.Process(self._root)
-            if root.status() == psutil.STATUS_ZOMBIE:
-                return []
-            return sorted({self._root, *(child.pid for child in root.children(recursive=True))})
-        except psutil.Error:
-            return []
+        self._meet()
+        return self._watchdog.tree.pids()
 
     def remove(self) -> None:
-        """Nothing was made."""
+        if not self.removed:
+            self.removed = True
+            os.close(self._entered)
+            os.close(self._entry)
+
+    def _meet(self) -> None:
+        """Take note of the child that entered. It writes its own pid, and only before it runs on."""
+        if self.removed:
+            return
+        with contextlib.suppress(BlockingIOError):
+            text = os.read(self._entered, 64)
+            if text.count(b"\n") != 1:
+                raise UnsupportedError("more than one process entered a session without a cgroup")
+            self._watchdog.tree.add(int(text))

@@ -1,4 +1,13 @@
-"""cgroup v1: one folder of the same name in each needed hierarchy."""
+"""cgroup v1: a folder of the same name in each hierarchy that carries a limit.
+
+The parent goes below the cgroup that this process is in, so that whatever the operator set there
+still holds, or at the hierarchy's root where that can't be. An ordinary user needs a sub-tree that
+root has given away (chown) in all of memory, pids, cpu and cpuacct: ``v1:/NAME``.
+
+A v1 cgroup takes a process only from a writer who is root or has the process's uid: the child
+enters by itself, before its uid changes. Kernel memory, tmpfs and memfd pages are charged to
+``memory.limit_in_bytes`` with the rest; ``memsw`` at the same value leaves no swap.
+"""
 
 from __future__ import annotations
 
@@ -8,161 +17,224 @@ from pathlib import Path
 from typing import Literal
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox.cgroups import files
+from bridgehold.sandbox.cgroups import files, owned
+from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
+from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
 from bridgehold.sandbox.values import Resources, Usage
 
-ROOT = Path("/sys/fs/cgroup")
-_NEEDED = ("memory", "pids", "cpu")
-_OPTIONAL = ("cpuacct", "freezer")
+CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+"""Each is needed. ``memory`` comes first: its folder carries the owner's lock."""
 _PERIOD_US = 100_000
-PREFIX = "bridgehold-"
+_HINT = (
+    "Run as root, or as a service with Delegate=yes on cgroup v2, or let root make and chown one "
+    "folder of the same name in the memory, pids, cpu and cpuacct hierarchies and name it: "
+    '`[host] cgroup = "v1:/NAME"`.'
+)
 
 
 def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
-    """Make ``BASE/bridgehold-INSTANCE`` in each hierarchy. `base` is relative to every hierarchy."""
-    bases: dict[str, Path] = {}
-    own = files.own_paths(Path("/proc/self/cgroup").read_text())
-    for controller in (*_NEEDED, *_OPTIONAL):
-        mount = ROOT / controller
-        if not (mount / "cgroup.procs").exists():
-            if controller in _NEEDED:
-                raise UnsupportedError(f"no v1 hierarchy for {controller}")
-            continue
-        candidates = (
-            [mount / base.lstrip("/")] if base else [mount, mount / own.get(controller, "/").lstrip("/")]
-        )
-        chosen = next(
-            (c for c in candidates if os.access(c, os.W_OK) and (c / "cgroup.procs").exists()), None
-        )
-        if chosen is None:
-            if controller in _NEEDED:
-                raise UnsupportedError(f"no writable {controller} cgroup at {candidates[0]}")
-            continue
-        bases[controller] = chosen
-    return Parent(bases, reserve_bytes=reserve_bytes, instance=instance)
+    """Make the instance's folder in each hierarchy, below `base` (relative to each) or where it may."""
+    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    own = own_cgroups(Path("/proc/self/cgroup").read_text(encoding="utf-8"))
+    mounted = {name: h for h in hierarchies(mountinfo, "v1") for name in h.controllers}
+    missing = [name for name in CONTROLLERS if name not in mounted]
+    if missing:
+        raise UnsupportedError(f"no v1 hierarchy for {', '.join(missing)}", hint=_HINT)
+    name = owned.folder_name(instance)
+    made: dict[str, Path] = {}
+    locks: list[int] = []
+    try:
+        for controller in CONTROLLERS:
+            hierarchy = mounted[controller]
+            shared = next((other for other in made if controller in mounted[other].controllers), None)
+            if shared is not None:
+                made[controller] = made[shared]
+                continue
+            made[controller], lock = _make(candidates(hierarchy, own.get(controller, "/"), base), name)
+            locks.append(lock)
+        return Parent(made, mounted, locks=locks, reserve_bytes=reserve_bytes)
+    except BaseException:
+        for folder in reversed(dict.fromkeys(made.values())):
+            files.remove(folder)
+        for lock in locks:
+            os.close(lock)
+        raise
+
+
+def candidates(hierarchy: Hierarchy, own: str, base: str) -> list[Path]:
+    """Where the parent may go, best first (pure)."""
+    if base:
+        return [hierarchy.mount / base.lstrip("/")]
+    below_own = hierarchy.folder(own)
+    return list(dict.fromkeys(([below_own] if below_own is not None else []) + [hierarchy.mount]))
+
+
+def _make(places: list[Path], name: str) -> tuple[Path, int]:
+    reasons = []
+    for place in places:
+        try:
+            return place / name, owned.claim(place / name)
+        except OSError as error:
+            reasons.append(f"{place}: {error.strerror}")
+    raise UnsupportedError(f"no folder can be made: {'; '.join(reasons)}", hint=_HINT, where=str(places[0]))
 
 
 class Parent:
+    """What all sessions of this instance share."""
+
     version: Literal["v1"] = "v1"
 
-    def __init__(self, bases: dict[str, Path], *, reserve_bytes: int, instance: str) -> None:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        self.capacity_bytes = total - reserve_bytes
-        if self.capacity_bytes <= 0:
-            raise UnsupportedError(f"the reserve of {reserve_bytes} bytes leaves sessions nothing of {total}")
-        self._bases = bases
-        self._folders = {controller: base / f"{PREFIX}{instance}" for controller, base in bases.items()}
-        for folder in self._folders.values():
-            folder.mkdir(exist_ok=True)
-        memory = self._folders["memory"]
+    def __init__(
+        self, folders: dict[str, Path], mounted: dict[str, Hierarchy], *, locks: list[int], reserve_bytes: int
+    ) -> None:
+        self._folders = folders
+        self._mounted = mounted
+        self._locks = locks
+        self._leaves: list[Leaf] = []
+        memory, pids = folders["memory"], folders["pids"]
+        self.capacity: Capacity = machine_capacity(
+            reserve_bytes=reserve_bytes,
+            memory_ceiling=files.lowest(memory.parent, mounted["memory"].mount, "memory.limit_in_bytes"),
+            process_ceiling=files.lowest(pids.parent, mounted["pids"].mount, "pids.max"),
+        )
+        self.capacity_bytes = self.capacity.memory_bytes
         if files.number(memory / "memory.use_hierarchy") != 1:
-            files.write(memory / "memory.use_hierarchy", "1")
-        files.limit(memory / "memory.limit_in_bytes", self.capacity_bytes)
+            files.limit(memory / "memory.use_hierarchy", 1)
+        _limit_memory(memory, self.capacity_bytes)
+        files.limit(pids / "pids.max", self.capacity.processes)
 
     def create(self, name: str, resources: Resources) -> Leaf:
-        leaf = Leaf({controller: folder / name for controller, folder in self._folders.items()})
+        """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
+        self._retry_leftovers()
+        folders = {c: folder / owned.leaf_name(name) for c, folder in self._folders.items()}
+        leaf = Leaf(folders, {c: self._mounted[c].name(folder) for c, folder in folders.items()})
         try:
             leaf.make(resources)
-        except BaseException:
+        except BaseException as error:
             leaf.remove()
+            if isinstance(error, OSError):
+                raise UnsupportedError(f"no cgroup for {name}: {error}", where=leaf.path) from error
             raise
+        self._leaves.append(leaf)
         return leaf
 
     def sweep(self) -> list[str]:
-        """Remove what hosts of this base that are gone left behind: empty or killable leaves."""
-        swept = []
-        for folder in {f for base in self._bases.values() for f in base.glob(f"{PREFIX}*")}:
-            if folder in self._folders.values() or _owner_alive(folder.name):
-                continue
-            for leaf in [*(d for d in folder.iterdir() if d.is_dir()), folder]:
-                files.kill_each(files.pids(leaf / "cgroup.procs"))
-                with contextlib.suppress(OSError):
-                    files.remove(leaf)
-            swept.append(str(folder))
-        return swept
+        """What instances that are gone left in any hierarchy, ended and removed."""
+        roots = dict.fromkeys(self._mounted[c].mount for c in CONTROLLERS)
+        return owned.sweep([self._mounted["memory"].mount], roots, self._folders["memory"].name)
 
     def close(self) -> None:
-        for folder in self._folders.values():
-            with contextlib.suppress(OSError):
-                files.remove(folder)
+        """End every session that is left, and remove the instance's folders."""
+        for leaf in self._leaves:
+            if not leaf.gone:
+                leaf.lift()
+                leaf.kill()
+                leaf.remove()
+        for folder in reversed(dict.fromkeys(self._folders.values())):  # the locked one last
+            files.remove(folder)
+        while self._locks:
+            os.close(self._locks.pop())
+
+    def _retry_leftovers(self) -> None:
+        for leaf in self._leaves:
+            if leaf.left_over:
+                leaf.remove(seconds=0.0)
+        self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
 
 
-def _owner_alive(name: str) -> bool:
-    """``bridgehold-PID-START``: whether that very process still lives."""
-    pid, _, start = name.removeprefix(PREFIX).partition("-")
-    try:
-        stat = Path(f"/proc/{int(pid)}/stat").read_text()
-    except (OSError, ValueError):
-        return False
-    return stat[stat.rindex(")") + 2 :].split()[19] == start
+def _limit_memory(folder: Path, count: int) -> None:
+    """Memory and memory with swap at one value. The order matters: the second is never below the first."""
+    files.limit(folder / "memory.limit_in_bytes", files.pages(count))
+    if (folder / "memory.memsw.limit_in_bytes").exists():
+        files.limit(folder / "memory.memsw.limit_in_bytes", files.pages(count))
 
 
 class Leaf:
-    def __init__(self, folders: dict[str, Path]) -> None:
+    """One session: a folder in each hierarchy."""
+
+    def __init__(self, folders: dict[str, Path], names: dict[str, str]) -> None:
         self._folders = folders
-        self.path = str(folders["memory"])
+        self._names = names
         self._oom: int | None = None
+        self._removing = False
+        self.path = str(folders["memory"])
+
+    @property
+    def gone(self) -> bool:
+        return self._removing and not any(folder.exists() for folder in self._folders.values())
+
+    @property
+    def left_over(self) -> bool:
+        return self._removing and not self.gone
 
     def make(self, resources: Resources) -> None:
-        for folder in self._folders.values():
-            folder.mkdir()
-        memory = self._folders["memory"]
-        files.limit(memory / "memory.limit_in_bytes", resources.memory_bytes)
-        with contextlib.suppress(OSError):
-            files.write(memory / "memory.swappiness", "0")
-        if (memory / "memory.memsw.limit_in_bytes").exists():
-            files.limit(memory / "memory.memsw.limit_in_bytes", resources.memory_bytes)
+        for folder in dict.fromkeys(self._folders.values()):
+            folder.mkdir(mode=0o700)
+        memory, cpu = self._folders["memory"], self._folders["cpu"]
+        _limit_memory(memory, resources.memory_bytes)
+        if not (memory / "memory.memsw.limit_in_bytes").exists():
+            files.limit(memory / "memory.swappiness", 0)
+        if files.table(memory / "memory.oom_control").get("oom_kill_disable"):
+            files.write(memory / "memory.oom_control", "0")
         files.limit(self._folders["pids"] / "pids.max", resources.processes)
-        files.write(self._folders["cpu"] / "cpu.cfs_period_us", str(_PERIOD_US))
-        files.limit(self._folders["cpu"] / "cpu.cfs_quota_us", resources.cpu_millis * _PERIOD_US // 1000)
+        files.limit(cpu / "cpu.cfs_period_us", _PERIOD_US)
+        files.limit(cpu / "cpu.cfs_quota_us", resources.cpu_millis * _PERIOD_US // 1000)
         self._oom = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         control = os.open(memory / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         try:
             files.write(memory / "cgroup.event_control", f"{self._oom} {control}")
+        except OSError:  # a kernel without v1 memory events: the owner looks at `usage` alone
+            os.close(self._oom)
+            self._oom = None
         finally:
             os.close(control)
 
     def enter(self) -> None:
-        for folder in self._folders.values():
+        for folder in dict.fromkeys(self._folders.values()):
             files.write(folder / "cgroup.procs", "0")
 
     def holds(self, pid: int) -> bool:
-        return all(pid in files.pids(folder / "cgroup.procs") for folder in self._folders.values())
+        try:
+            seen = own_cgroups(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"))
+        except OSError:
+            return False
+        return all(seen.get(controller) == name for controller, name in self._names.items())
 
     def oom_fd(self) -> int | None:
         return self._oom
 
     def usage(self) -> Usage:
-        memory, cpu = self._folders["memory"], self._folders["cpu"]
-        cpuacct = self._folders.get("cpuacct")
+        memory, pids = self._folders["memory"], self._folders["pids"]
         return Usage(
-            cpu_us=files.number(cpuacct / "cpuacct.usage") // 1000 if cpuacct else 0,
+            cpu_us=files.number(self._folders["cpuacct"] / "cpuacct.usage") // 1000,
             memory_bytes=files.number(memory / "memory.usage_in_bytes"),
             memory_peak_bytes=files.number(memory / "memory.max_usage_in_bytes"),
-            processes=files.number(self._folders["pids"] / "pids.current"),
+            processes=files.number(pids / "pids.current"),
             oom_kills=files.table(memory / "memory.oom_control").get("oom_kill", 0),
-            throttled_us=files.table(cpu / "cpu.stat").get("throttled_time", 0) // 1000,
-            pids_denied=files.table(self._folders["pids"] / "pids.events").get("max", 0),
+            throttled_us=files.table(self._folders["cpu"] / "cpu.stat").get("throttled_time", 0) // 1000,
+            pids_denied=files.table(pids / "pids.events").get("max", 0),
         )
 
     def lift(self) -> None:
         with contextlib.suppress(OSError):
             files.write(self._folders["cpu"] / "cpu.cfs_quota_us", "-1")
-        if "freezer" in self._folders:
-            with contextlib.suppress(OSError):
-                files.write(self._folders["freezer"] / "freezer.state", "THAWED")
 
     def kill(self) -> None:
-        files.kill_each(self.processes())
+        for folder in dict.fromkeys(self._folders.values()):
+            owned.let_die(folder)
+        files.kill_all(folder / "cgroup.procs" for folder in self._folders.values())
 
     def processes(self) -> list[int]:
-        return sorted(
-            {pid for folder in self._folders.values() for pid in files.pids(folder / "cgroup.procs")}
-        )
+        found: set[int] = set()
+        for folder in dict.fromkeys(self._folders.values()):
+            found.update(files.pids(folder / "cgroup.procs"))
+        return sorted(found)
 
-    def remove(self) -> None:
-        for folder in self._folders.values():
-            files.remove(folder)
+    def remove(self, seconds: float = 0.5) -> None:
+        """What is still busy after `seconds` is tried again by the parent's next `create` or `close`."""
+        self._removing = True
         if self._oom is not None:
             os.close(self._oom)
             self._oom = None
+        for folder in dict.fromkeys(self._folders.values()):
+            files.remove(folder, seconds)

@@ -1,142 +1,163 @@
-"""cgroup v2, delegated to us (systemd's ``Delegate=yes``): our processes in a leaf, sessions beside it."""
+"""cgroup v2: below a cgroup that was delegated to us, one parent for all sessions, one leaf for each.
+
+BASE                      delegated (Delegate=yes), or the machine's root
+├── host                  our own processes
+└── bridgehold-….sessions memory.max = what there is, less the reserve; the owner's lock
+    └── WORKER            memory.max, swap 0, oom.group, pids.max, cpu.max
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from pathlib import Path
 from typing import Literal
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox.cgroups import files
+from bridgehold.sandbox.cgroups import delegation, files, inotify, owned
+from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
+from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
 from bridgehold.sandbox.values import Resources, Usage
 
-_CONTROLLERS = ("cpu", "memory", "pids")
 _PERIOD_US = 100_000
-_IN_MODIFY = 0x2
-_IN_CLOEXEC_NONBLOCK = 0o2004000
-PREFIX = "bridgehold-"
-
-
-def mount_point(mounts: str) -> Path | None:
-    """Where cgroup2 is mounted, from the text of /proc/self/mounts (pure)."""
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) > 2 and fields[2] == "cgroup2":
-            return Path(fields[1])
-    return None
 
 
 def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
-    """Take over the delegated cgroup this process is in (or `base`, relative to the mount)."""
-    mount = mount_point(Path("/proc/self/mounts").read_text())
-    if mount is None:
-        raise UnsupportedError("cgroup2 is not mounted")
-    own = base or files.own_paths(Path("/proc/self/cgroup").read_text()).get("", "/")
-    folder = mount / own.lstrip("/")
-    if folder.name == "host":  # a supervisor of ours moved us into its leaf already
-        folder = folder.parent
-    available = (folder / "cgroup.controllers").read_text().split()
-    missing = [controller for controller in _CONTROLLERS if controller not in available]
-    if missing:
-        raise UnsupportedError(
-            f"{folder} has no {', '.join(missing)} controller", hint="Use a service with Delegate=yes."
-        )
-    return Parent(folder, reserve_bytes=reserve_bytes, instance=instance)
+    """Divide `base` (relative to the mount, or absolute below it), or the cgroup this process is in."""
+    mounts = hierarchies(Path("/proc/self/mountinfo").read_text(encoding="utf-8"), "v2")
+    if not mounts:
+        raise UnsupportedError("cgroup2 is not mounted", hint=delegation.HINT)
+    hierarchy = mounts[0]
+    if base:
+        folder = named(base, hierarchy.mount)
+    else:
+        own_path = own_cgroups(Path("/proc/self/cgroup").read_text(encoding="utf-8")).get("", "/")
+        own = hierarchy.folder(own_path)
+        if own is None:
+            raise UnsupportedError(f"the cgroup {own_path} is not seen at {hierarchy.mount}")
+        folder = delegation.choose(own, hierarchy.mount, real_root=delegation.initial_root())
+    delegation.divide(folder)
+    return Parent(folder, hierarchy, reserve_bytes=reserve_bytes, instance=instance)
+
+
+def named(base: str, mount: Path) -> Path:
+    """The folder that the configuration names (pure)."""
+    path = Path(base)
+    if ".." in path.parts:
+        raise UnsupportedError(f"{base} is not a plain path", where=base)
+    return path if path.is_relative_to(mount) else mount / base.lstrip("/")
 
 
 class Parent:
+    """What all sessions of this instance share."""
+
     version: Literal["v2"] = "v2"
 
-    def __init__(self, base: Path, *, reserve_bytes: int, instance: str) -> None:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        ceiling = (base / "memory.max").read_text().strip() if (base / "memory.max").exists() else "max"
-        self.capacity_bytes = (min(total, int(ceiling)) if ceiling.isdigit() else total) - reserve_bytes
-        if self.capacity_bytes <= 0:
-            raise UnsupportedError(f"the reserve of {reserve_bytes} bytes leaves sessions nothing of {total}")
-        self._base = base
-        self._folder = base / f"{PREFIX}{instance}"
-        _vacate(base)
-        _enable(base)
-        self._folder.mkdir(exist_ok=True)
-        _enable(self._folder)
-        files.limit(self._folder / "memory.max", self.capacity_bytes)
+    def __init__(self, base: Path, hierarchy: Hierarchy, *, reserve_bytes: int, instance: str) -> None:
+        self.capacity: Capacity = machine_capacity(
+            reserve_bytes=reserve_bytes,
+            memory_ceiling=files.lowest(base, hierarchy.mount, "memory.max"),
+            process_ceiling=files.lowest(base, hierarchy.mount, "pids.max"),
+        )
+        self.capacity_bytes = self.capacity.memory_bytes
+        self._hierarchy = hierarchy
+        self._leaves: list[Leaf] = []
+        self._folder = base / owned.folder_name(instance)
+        try:
+            self._lock: int | None = owned.claim(self._folder)
+        except OSError as error:
+            raise UnsupportedError(
+                f"{self._folder} can't be made: {error.strerror}", hint=delegation.HINT
+            ) from error
+        try:
+            _limit_memory(self._folder, self.capacity_bytes)
+            files.limit(self._folder / "pids.max", self.capacity.processes)
+            delegation.enable(self._folder)
+        except BaseException:
+            self.close()
+            raise
 
     def create(self, name: str, resources: Resources) -> Leaf:
-        leaf = Leaf(self._folder / name)
+        """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
+        self._retry_leftovers()
+        folder = self._folder / owned.leaf_name(name)
+        leaf = Leaf(folder, self._hierarchy.name(folder))
         try:
             leaf.make(resources)
-        except BaseException:
+        except BaseException as error:
             leaf.remove()
+            if isinstance(error, OSError):
+                raise UnsupportedError(f"no cgroup for {name}: {error}", where=leaf.path) from error
             raise
+        self._leaves.append(leaf)
         return leaf
 
     def sweep(self) -> list[str]:
-        from bridgehold.sandbox.cgroups.v1 import _owner_alive
-
-        swept = []
-        for folder in self._base.glob(f"{PREFIX}*"):
-            if folder == self._folder or _owner_alive(folder.name):
-                continue
-            with contextlib.suppress(OSError):
-                files.write(folder / "cgroup.kill", "1")
-            for leaf in [*(d for d in folder.iterdir() if d.is_dir()), folder]:
-                files.kill_each(files.pids(leaf / "cgroup.procs"))
-                with contextlib.suppress(OSError):
-                    files.remove(leaf)
-            swept.append(str(folder))
-        return swept
+        """What instances that are gone left anywhere below the mount, ended and removed."""
+        roots = [self._hierarchy.mount]
+        return owned.sweep(roots, roots, self._folder.name)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            files.remove(self._folder)
+        """End every session that is left, and remove the instance's folder. ``host`` stays."""
+        for leaf in self._leaves:
+            if not leaf.gone:
+                leaf.lift()
+                leaf.kill()
+                leaf.remove()
+        files.remove(self._folder)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _retry_leftovers(self) -> None:
+        for leaf in self._leaves:
+            if leaf.left_over:
+                leaf.remove(seconds=0.0)
+        self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
 
 
-def _vacate(base: Path) -> None:
-    """Move every process of `base` into its leaf ``host``: inner cgroups may hold none (EBUSY otherwise)."""
-    host = base / "host"
-    host.mkdir(exist_ok=True)
-    for _ in range(10):
-        found = files.pids(base / "cgroup.procs")
-        if not found:
-            return
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, OSError):
-                files.write(host / "cgroup.procs", str(pid))
-
-
-def _enable(folder: Path) -> None:
-    try:
-        files.write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in _CONTROLLERS))
-    except OSError as error:
-        raise UnsupportedError(
-            f"{folder}/cgroup.subtree_control: {error.strerror}", hint="Use a service with Delegate=yes."
-        ) from error
+def _limit_memory(folder: Path, count: int) -> None:
+    files.limit(folder / "memory.max", files.pages(count))
+    if (folder / "memory.swap.max").exists():  # absent where the kernel has no swap accounting
+        files.limit(folder / "memory.swap.max", 0)
 
 
 class Leaf:
-    def __init__(self, folder: Path) -> None:
+    """One session's folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
-        self.path = str(folder)
+        self._name = name
         self._watch: int | None = None
+        self._removing = False
+        self.path = str(folder)
+
+    @property
+    def gone(self) -> bool:
+        return self._removing and not self._folder.exists()
+
+    @property
+    def left_over(self) -> bool:
+        return self._removing and not self.gone
 
     def make(self, resources: Resources) -> None:
-        self._folder.mkdir()
-        files.limit(self._folder / "memory.max", resources.memory_bytes)
-        if (self._folder / "memory.swap.max").exists():
-            files.limit(self._folder / "memory.swap.max", 0)
-        files.write(self._folder / "memory.oom.group", "1")
-        files.limit(self._folder / "pids.max", resources.processes)
-        quota = resources.cpu_millis * _PERIOD_US // 1000
-        files.write(self._folder / "cpu.max", f"{quota} {_PERIOD_US}")
-        self._watch = _watch_file(self._folder / "memory.events")
+        folder = self._folder
+        folder.mkdir(mode=0o700)
+        _limit_memory(folder, resources.memory_bytes)
+        files.limit(folder / "memory.oom.group", 1)
+        files.limit(folder / "pids.max", resources.processes)
+        files.limit(folder / "cpu.max", f"{resources.cpu_millis * _PERIOD_US // 1000} {_PERIOD_US}")
+        self._watch = inotify.watch(folder / "memory.events")
 
     def enter(self) -> None:
         files.write(self._folder / "cgroup.procs", "0")
 
     def holds(self, pid: int) -> bool:
-        return pid in files.pids(self._folder / "cgroup.procs")
+        try:
+            seen = own_cgroups(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"))
+        except OSError:
+            return False
+        return seen.get("") == self._name
 
     def oom_fd(self) -> int | None:
         return self._watch
@@ -148,6 +169,7 @@ class Leaf:
         return Usage(
             cpu_us=cpu.get("usage_usec", 0),
             memory_bytes=current,
+            # memory.peak is there from kernel 5.19 on
             memory_peak_bytes=files.number(folder / "memory.peak") or current,
             processes=files.number(folder / "pids.current"),
             oom_kills=files.table(folder / "memory.events").get("oom_kill", 0),
@@ -161,27 +183,19 @@ class Leaf:
                 files.write(self._folder / name, value)
 
     def kill(self) -> None:
+        owned.let_die(self._folder)
         try:
             files.write(self._folder / "cgroup.kill", "1")
-        except OSError:
-            files.kill_each(self.processes())
+        except OSError:  # before kernel 5.14
+            files.kill_all([self._folder / "cgroup.procs"])
 
     def processes(self) -> list[int]:
         return files.pids(self._folder / "cgroup.procs")
 
-    def remove(self) -> None:
-        files.remove(self._folder)
+    def remove(self, seconds: float = 0.5) -> None:
+        """What is still busy after `seconds` is tried again by the parent's next `create` or `close`."""
+        self._removing = True
         if self._watch is not None:
             os.close(self._watch)
             self._watch = None
-
-
-def _watch_file(path: Path) -> int | None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor: int = libc.inotify_init1(_IN_CLOEXEC_NONBLOCK)
-    if descriptor < 0:
-        return None
-    if libc.inotify_add_watch(descriptor, os.fsencode(path), _IN_MODIFY) < 0:
-        os.close(descriptor)
-        return None
-    return descriptor
+        files.remove(self._folder, seconds)

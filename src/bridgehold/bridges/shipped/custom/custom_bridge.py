@@ -104,6 +104,7 @@ class CustomBridge(Bridge):
     @operation(effect="create", resource="model", id_field="id")
     def train(
         self,
+        *,
         model: str,
         data: str,
         params: dict[str, Any] | None = None,
@@ -132,6 +133,7 @@ class CustomBridge(Bridge):
     @operation(effect="create", resource="model", id_field="id")
     def search(
         self,
+        *,
         model: str,
         data: str,
         grid: dict[str, list[Any]],
@@ -150,7 +152,7 @@ class CustomBridge(Bridge):
                 self.progress(number * folds + fold + 1, steps, f"trial {number + 1} of {len(trials)}")
             scores.append({"params": params, "accuracy": float(np.mean(found))})
         best = max(scores, key=lambda trial: trial["accuracy"])
-        trained = self.train(model, data, best["params"], id=id, seed=seed)
+        trained = self.train(model=model, data=data, params=best["params"], id=id, seed=seed)
         return {**trained, "best": best, "trials": scores}
 
     @operation(effect="read", resource="data", id_field="data", stream=True)
@@ -184,7 +186,9 @@ class CustomBridge(Bridge):
         if data is not None:
             other = self.data.get(data)
             if other.features != self.data.get(model.data).features:
-                raise InvalidInput(f"{data} has other features than {model.data}, which {model_id} was trained on")
+                raise InvalidInput(
+                    f"{data} has other features than {model.data}, which {model_id} was trained on"
+                )
             rows, classes = other.rows, other.classes
         guessed = model.estimator.predict(rows)
         report = metrics.classification_report(

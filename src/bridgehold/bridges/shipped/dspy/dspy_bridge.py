@@ -51,6 +51,7 @@ class Program:
 
     def describe(self, program_id: str) -> dict[str, Any]:
         return {
+            "id": program_id,
             "program_id": program_id,
             "program_type": self.kind,
             "signature": describe_signature(self.signature),
@@ -81,6 +82,7 @@ class DSPyBridge(Bridge):
     @operation(effect="configure")
     def configure_lm(
         self,
+        *,
         model: str,
         provider: str = "",
         temperature: float | None = None,

@@ -114,10 +114,11 @@ class PythonBridge(Bridge):
         linecache.cache.pop(f"<execute {self._count - SOURCES_KEPT}>", None)
         tree = ast.parse(code, name)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec"), self._namespace)
+        exec(compile(tree, name, "exec"), self._namespace)  # noqa: S102 - what the operation is for
         if last is None:
             return False, None
-        value = eval(compile(ast.Expression(last.value), name, "eval"), self._namespace)
+        expression = compile(ast.Expression(last.value), name, "eval")
+        value = eval(expression, self._namespace)  # noqa: S307 - as above
         if value is not None:
             self._namespace["_"] = value
         return value is not None, value

@@ -1,0 +1,87 @@
+"""`bridgehold bridge list | show | build`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bridgehold.host.faces.cli.policy import offline_registry
+from bridgehold.host.faces.cli.render import err, out, print_json, table
+from bridgehold.host.faces.client import Host
+from bridgehold.policies.units import format_size
+
+app = typer.Typer(help="See bridges, and build their environments.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_bridges(json_output: Json = False) -> None:
+    """Every bridge of this host, and what keeps one from starting."""
+    registry = offline_registry()
+    found = [registry.describe(name) for name in registry.names()]
+    if json_output:
+        print_json(found)
+        return
+    rows = []
+    for entry in found:
+        problems = entry["problems"]
+        trouble = "; ".join(problems) if isinstance(problems, list) else ""
+        where = "shipped" if entry["shipped"] else "own"
+        rows.append((str(entry["name"]), str(entry["version"]), where, str(entry["summary"]), trouble))
+    table("", ("bridge", "version", "from", "what it does", "problems"), rows)
+
+
+@app.command()
+def show(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output: Json = False) -> None:
+    """A bridge's operations and what it asks for."""
+    manifest = offline_registry().manifest(bridge)
+    if json_output:
+        print_json({name: operation for name, operation in manifest.operations.items()})
+        return
+    out.print(f"[bold]{escape(manifest.name)}[/] {escape(manifest.version)} — {escape(manifest.summary)}")
+    rows = [
+        (f"{manifest.name}:{name}", operation.effect, operation.resource, operation.summary)
+        for name, operation in manifest.operations.items()
+    ]
+    table("", ("operation", "effect", "resource", "what it does"), rows)
+
+
+@app.command()
+def build(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output: Json = False) -> None:
+    """Build the bridge's environment (found at once where it is built already)."""
+    result = asyncio.run(_build(bridge))
+    if json_output:
+        print_json(result)
+    else:
+        out.print(f"{result['packages']} packages, {result['digest']}")
+
+
+async def _build(bridge: str) -> dict[str, Any]:
+    with build_progress() as bars:
+        task = bars.add_task(bridge, total=None, note="")
+        async with Host.open() as host:
+            result: dict[str, Any] = await host.request(
+                "bridge.build", {"bridge": bridge}, lambda event: show_progress(bars, task, bridge, event)
+            )
+            return result
+
+
+def build_progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+        console=err, transient=True,
+    )  # fmt: skip
+
+
+def show_progress(bars: Progress, task: Any, bridge: str, event: dict[str, Any]) -> None:
+    """One `BuildProgress` on its bar; bytes with their unit."""
+    done, total, unit = int(event.get("done", 0)), int(event.get("total", 0)), event.get("unit", "")
+    amount = f"{format_size(done)} of {format_size(total)}" if unit == "bytes" else f"{done} of {total}"
+    note = f"{amount if total else ''} {event.get('note', '')}".strip()[:60]
+    bars.update(
+        task, description=f"{bridge}: {event.get('phase', '')}", completed=done, total=total or None, note=note
+    )

@@ -1,0 +1,95 @@
+"""`bridgehold policy check | explain`: policies read as the host would, without one running."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from bridgehold.bridges.catalogue import Catalogue
+from bridgehold.errors import BridgeholdError, PolicyError
+from bridgehold.host.config import load_config
+from bridgehold.host.faces.cli.render import err, out, print_json, table
+from bridgehold.host.layout import default_layout
+from bridgehold.host.registry import Registry
+from bridgehold.ids import LOCAL_TENANT
+from bridgehold.policies.explain import explain as explain_grant
+from bridgehold.policies.load import load_policy
+from bridgehold.policies.model import Machine
+
+app = typer.Typer(help="Check policies, and see what a bridge is granted and why.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(help="Policy files; this layout's if left out.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read policies strictly; every fault with its line. Exit 5 where there is one."""
+    layout = default_layout()
+    found = files or [*sorted(layout.policies.glob("*.toml")), *sorted(layout.tenants.glob("*.toml"))]
+    faults: list[str] = []
+    for path in found:
+        faults += _faults(path)
+    if not files:
+        faults += _grant_faults()
+    if json_output:
+        print_json({"files": [str(path) for path in found], "faults": faults})
+    else:
+        for fault in faults:
+            out.print(f"[red]{escape(fault)}[/]", soft_wrap=True)
+        err.print(f"{len(found)} file(s), {len(faults)} fault(s)")
+    if faults:
+        raise typer.Exit(PolicyError.exit_status)
+
+
+def _faults(path: Path) -> list[str]:
+    try:
+        load_policy(path.stem, path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{path}: {error}"]
+    except PolicyError as error:
+        return error.message.splitlines()
+    return []
+
+
+def _grant_faults() -> list[str]:
+    """Composed, and resolved for every bridge and tenant: extends, narrowing, weakenings, needs."""
+    layout, faults = default_layout(), []
+    registry = offline_registry()
+    tenants = [LOCAL_TENANT, *(path.stem for path in sorted(layout.tenants.glob("*.toml")))]
+    for entry in Catalogue.load([layout.bridges] if layout.bridges.is_dir() else []).list():
+        for tenant in dict.fromkeys(tenants):
+            try:
+                registry.resolve_grant(tenant, registry.manifest(entry.name))
+            except BridgeholdError as error:
+                faults.append(f"{entry.name} for {tenant}: {error.message}")
+    return faults
+
+
+@app.command()
+def explain(
+    bridge: Annotated[str, typer.Argument(help="The bridge.")],
+    tenant: Annotated[str, typer.Option(help="For this tenant.")] = LOCAL_TENANT,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
+) -> None:
+    """The resolved grant, each value with the file and line that decided it."""
+    registry = offline_registry()
+    grant = registry.resolve_grant(tenant, registry.manifest(bridge))
+    if json_output:
+        print_json(msgspec.to_builtins(grant))
+        return
+    out.print(f"grant of [bold]{escape(bridge)}[/] for [bold]{escape(tenant)}[/], {grant.digest}")
+    rows = [(row.key, row.value, row.source, "; ".join(str(item) for item in row.losing)) for row in explain_grant(grant)]
+    table("", ("key", "value", "set by", "instead of"), rows)
+
+
+def offline_registry() -> Registry:
+    """A registry without a host: the machine is taken to give everything, and nothing is written."""
+    layout = default_layout()
+    machine = Machine(cgroup="v2", uids="range", memory_bytes=0, cpus=os.cpu_count() or 1)
+    return Registry(layout, load_config(layout.config_file), machine, journal=None)

@@ -1,0 +1,119 @@
+"""The demo's own layout: a configuration, two stealer bridges, their wheels, and where environments stay.
+
+Nothing of the user's own Bridgehold is touched; environments are kept between runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+from bridgehold.host.faces.demo.wheels import lock_of, write_wheel
+from bridgehold.host.layout import Layout, find_layout
+
+_MANIFEST = """\
+name = "{name}"
+version = "1.0.0"
+summary = "The demo's stealer: a bridge with a poisoned dependency"
+entry = "stealer_bridge:Stealer"
+requirements = "requirements.in"
+lock = "requirements.lock"
+
+[operations.report]
+summary = "What the thief tried, and how each attempt ended"
+effect = "read"
+"""
+
+_OPEN_NEEDS = """
+[[needs.connects]]
+host = "localhost"
+port = {port}
+private = true
+
+[[needs.secrets]]
+name = "openai"
+how = "env"
+variable = "OPENAI_API_KEY"
+"""
+
+_OPEN_POLICY = """\
+# How bridges run elsewhere: keys in the environment, the way out open. Each weakening has its name.
+extends = "baseline"
+weakenings = ["env_secret", "connect", "private_network", "pth"]
+
+[operations]
+allow = ["stealer-open:*"]
+
+[[network.connect]]
+host = "localhost"
+port = {port}
+private = true
+
+[secrets.openai]
+how = "env"
+variable = "OPENAI_API_KEY"
+
+[sandbox]
+enforcement = "weakened"
+"""
+
+_DEFAULT_POLICY = """\
+# The default: nothing but the operation itself.
+extends = "baseline"
+
+[operations]
+allow = ["stealer:*"]
+"""
+
+_CONFIG = """\
+[host]
+read_roots = []
+
+[providers.openai]
+base_url = "{provider}"
+private = {private}
+
+[secrets]
+store = "file"
+"""
+
+
+def default_home() -> Path:
+    """Where the demo lives: below the cache folder, or /var/cache for root."""
+    if os.getuid() == 0:
+        return Path("/var/cache/bridgehold-demo")
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if cache else Path.home() / ".cache") / "bridgehold-demo"
+
+
+def prepare(home: Path, *, provider: str, thief_port: int) -> Layout:
+    """Write the demo's configuration anew, and clear its audit. Environments stay."""
+    layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o755)
+    for folder in (layout.config, layout.audit, layout.anchors, layout.secrets):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (layout.policies, layout.bridges):
+        folder.mkdir(parents=True, exist_ok=True)
+    private = "false" if provider.startswith("https://") else "true"
+    layout.config_file.write_text(_CONFIG.format(provider=provider, private=private), encoding="utf-8")
+    (layout.policies / "stealer.toml").write_text(_DEFAULT_POLICY, encoding="utf-8")
+    (layout.policies / "stealer-open.toml").write_text(_OPEN_POLICY.format(port=thief_port), encoding="utf-8")
+    poisoned = write_wheel(home / "wheels" / "poisoned", with_pth=True)
+    plain = write_wheel(home / "wheels" / "plain", with_pth=False)
+    _bridge(layout, "stealer-open", poisoned, _OPEN_NEEDS.format(port=thief_port))
+    _bridge(layout, "stealer", plain, "")
+    _bridge(layout, "stealer-pth", poisoned, "")
+    return layout
+
+
+def _bridge(layout: Layout, name: str, wheel: Path, needs: str) -> None:
+    folder = layout.bridges / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bridge.toml").write_text(_MANIFEST.format(name=name) + needs, encoding="utf-8")
+    code = files("bridgehold.host.faces.demo") / "assets" / "stealer" / "stealer_bridge.py"
+    (folder / "stealer_bridge.py").write_text(code.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "requirements.in").write_text("litelike\n", encoding="utf-8")
+    (folder / "requirements.lock").write_text(lock_of(wheel), encoding="utf-8")

@@ -1,0 +1,206 @@
+"""The host's process: no privilege, no key. Joins the parts, serves the socket, ends everything in order.
+
+``python -m bridgehold.host.main --fd-launcher N --fd-keeper N --fd-journal N --fd-listener N
+--fd-ready N --fd-config N``, started by the supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.anchors import anchor_at, sign_anchor
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped, PrincipalRefused
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.config import Config, load_config
+from bridgehold.host.dispatch import Dispatch
+from bridgehold.host.environments import Environments
+from bridgehold.host.faces.server import SocketServer
+from bridgehold.host.gateways import Gateways
+from bridgehold.host.inline_keys import KeyKeeper
+from bridgehold.host.keeper.client import KeeperClient
+from bridgehold.host.layout import Layout
+from bridgehold.host.methods import Methods
+from bridgehold.host.orders import Orders
+from bridgehold.host.plans import HostConfig
+from bridgehold.host.principals import Principals
+from bridgehold.host.process import harden
+from bridgehold.host.registry import Registry
+from bridgehold.host.sessions import Sessions
+from bridgehold.host.starts import ColdStart, Services
+from bridgehold.policies.model import Machine
+from bridgehold.sandbox.control import LauncherClient
+
+
+class Ends(msgspec.Struct, frozen=True, kw_only=True):
+    """The descriptors that the supervisor gave."""
+
+    launcher: int
+    keeper: int
+    journal: int
+    listener: int
+    ready: int
+
+
+class HostProcess:
+    """One life of the host, from its four sockets to its last event."""
+
+    def __init__(self, given: HostConfig, config: Config, ends: Ends) -> None:
+        self._layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
+        self._given = given
+        self._config = config
+        self._ends = ends
+        self._stop = asyncio.Event()
+        self._reason = "asked by a signal"
+        self._status = 0
+
+    async def run(self) -> int:
+        """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop.set)
+        journal = await JournalClient.connect(_socket(self._ends.journal))
+        launcher = await LauncherClient.connect(_socket(self._ends.launcher))
+        keeper = await KeeperClient.connect(_socket(self._ends.keeper))
+        machine = await launcher.machine()
+        await journal.append(self._started(machine))
+        gateways = Gateways(self._config, keeper, journal, on_degraded=self._degraded)
+        registry = Registry(self._layout, self._config, machine, journal)
+        environments = Environments(self._layout, self._config, launcher, journal)
+        orders = Orders(registry, environments, keeper)
+        services = Services(launcher=launcher, journal=journal, open_gateway=gateways.open)
+        sessions = Sessions(ColdStart(services), journal, bound=self._config.host.max_sessions)
+        gateways.sessions = sessions
+        dispatch = Dispatch(
+            registry=registry,
+            sessions=sessions,
+            journal=journal,
+            launcher=launcher,
+            keys=KeyKeeper(keeper),
+            make_order=orders.make,
+            on_degraded=self._degraded,
+        )
+        methods = Methods(
+            dispatch=dispatch,
+            sessions=sessions,
+            registry=registry,
+            environments=environments,
+            launcher=launcher,
+            make_order=orders.make,
+            stop=self._ask_stop,
+        )
+
+        async def refuse(event: PrincipalRefused) -> None:
+            await journal.append(event)
+
+        server = SocketServer(
+            socket.socket(fileno=self._ends.listener),
+            Principals(self._config.principals, self._given.owner_uid),
+            methods.table(),
+            refuse,
+        )
+        await server.start()
+        os.write(self._ends.ready, b"1")
+        os.close(self._ends.ready)
+        watchers = [
+            asyncio.create_task(self._watch("launcher", launcher.lost.wait())),
+            asyncio.create_task(self._watch("keeper", keeper.lost.wait())),
+            asyncio.create_task(self._watch("journal", journal.lost_event.wait())),
+            asyncio.create_task(self._anchor(journal, keeper)),
+        ]
+        await self._stop.wait()
+        await sessions.stop(self._reason)
+        await server.close()
+        with contextlib.suppress(BridgeholdError):
+            await self._anchor_once(journal, keeper)
+        with contextlib.suppress(BridgeholdError):
+            await journal.append(HostStopped(reason=self._reason))
+        for watcher in watchers:
+            watcher.cancel()
+        launcher.close()
+        await journal.close()
+        return self._status
+
+    def _started(self, machine: Machine) -> HostStarted:
+        facts = msgspec.to_builtins(machine)
+        weakenings = [
+            name
+            for name, used in (
+                ("no_cgroup", machine.cgroup == "none"),
+                ("shared_uid", machine.uids == "shared"),
+                ("overcommit", self._config.host.overcommit),
+            )
+            if used
+        ]
+        return HostStarted(
+            version=version("bridgehold"),
+            uid=os.getuid(),
+            machine=facts,
+            weakenings=tuple(weakenings),
+            host=socket.gethostname(),
+        )
+
+    async def _ask_stop(self, reason: str) -> None:
+        self._reason = reason
+        asyncio.get_running_loop().call_later(0.05, self._stop.set)
+
+    async def _watch(self, name: str, gone: object) -> None:
+        """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
+        await gone  # type: ignore[misc]  # each is an Event's wait()
+        self._reason, self._status = f"the {name} process is gone", 70
+        sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
+        self._stop.set()
+
+    def _degraded(self, reason: str) -> None:
+        if self._stop.is_set():
+            return
+        self._reason, self._status = f"degraded: {reason}", 70
+        sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
+        self._stop.set()
+
+    async def _anchor(self, journal: JournalClient, keeper: KeeperClient) -> None:
+        while True:
+            await asyncio.sleep(self._config.host.anchor_every_s)
+            with contextlib.suppress(BridgeholdError):
+                await self._anchor_once(journal, keeper)
+
+    async def _anchor_once(self, journal: JournalClient, keeper: KeeperClient) -> None:
+        raise NotImplementedError
+
+
+def _socket(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=descriptor)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    names = ("launcher", "keeper", "journal", "listener", "ready", "config")
+    for name in names:
+        parser.add_argument(f"--fd-{name}", type=int, required=True)
+    arguments = vars(parser.parse_args())
+    with os.fdopen(arguments["fd_config"], "rb") as file:
+        given = msgspec.json.decode(file.read(), type=HostConfig)
+    ends = Ends(**{name: arguments[f"fd_{name}"] for name in names if name != "config"})
+    for name in names[:-1]:
+        os.set_inheritable(arguments[f"fd_{name}"], False)
+    try:
+        harden(parent=given.supervisor)
+        config = load_config(Path(given.config) / "config.toml")
+        return asyncio.run(HostProcess(given, config, ends).run())
+    except BridgeholdError as error:
+        sys.stderr.write(f"bridgehold: {error.message}" + (f" ({error.hint})" if error.hint else "") + "\n")
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

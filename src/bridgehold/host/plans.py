@@ -1,0 +1,170 @@
+"""What each of the four processes is started with: module, uid, configuration (pure but for paths)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.journal import JournalConfig
+from bridgehold.host.config import Config
+from bridgehold.host.keeper.main import KeeperConfig
+from bridgehold.host.layout import Layout
+from bridgehold.host.orders import package_folder
+from bridgehold.sandbox.launcher import LauncherConfig
+
+INTERPRETER_FLAGS = ("-P",)
+"""No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
+_ROLE_COUNT = 3
+
+
+class Roles(msgspec.Struct, frozen=True, kw_only=True):
+    """Kernel uids of the unprivileged processes. An ordinary user's all share its own."""
+
+    host: int
+    keeper: int
+    journal: int
+
+
+class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
+    module: str
+    config: bytes
+    environment: dict[str, str]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    roles: Roles
+    launcher: ProcessPlan
+    host: ProcessPlan
+    keeper: ProcessPlan
+    journal: ProcessPlan
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the host's process is told; it reads config.toml, policies and tenants itself."""
+
+    config: str
+    state: str
+    run: str
+    owner_uid: int
+    supervisor: int
+
+
+def roles(config: Config) -> Roles:
+    """The first three of the reserved range for root, the caller's own uid otherwise."""
+    if os.getuid() != 0:
+        own = os.getuid()
+        return Roles(host=own, keeper=own, journal=own)
+    base = config.host.uid_base
+    return Roles(host=base, keeper=base + 1, journal=base + 2)
+
+
+def needed_paths(layout: Layout) -> list[Path]:
+    """Every folder that the unprivileged roles and the sandboxes must reach."""
+    return [
+        *(Path(entry) for entry in sys.path if entry and Path(entry).exists()),
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+        package_folder("bridgehold"),
+        package_folder("bridgehold_sdk"),
+        layout.config,
+        layout.state,
+        layout.run,
+    ]
+
+
+def plan(layout: Layout, config: Config) -> Plan:
+    who = roles(config)
+    environment = _environment()
+    fetching = environment | _kept(_FETCH_VARIABLES)
+    return Plan(
+        roles=who,
+        launcher=ProcessPlan(
+            module="bridgehold.sandbox.launcher",
+            config=msgspec.json.encode(launcher_config(layout, config)),
+            environment=environment,
+        ),
+        host=ProcessPlan(
+            module="bridgehold.host.main",
+            config=msgspec.json.encode(
+                HostConfig(
+                    config=str(layout.config),
+                    state=str(layout.state),
+                    run=str(layout.run),
+                    owner_uid=os.getuid(),
+                    supervisor=os.getpid(),
+                )
+            ),
+            environment=fetching,
+        ),
+        keeper=ProcessPlan(
+            module="bridgehold.host.keeper.main",
+            config=msgspec.json.encode(keeper_config(layout, config)),
+            environment=_keeper_environment(environment),
+        ),
+        journal=ProcessPlan(
+            module="bridgehold.audit.journal",
+            config=msgspec.json.encode(
+                JournalConfig(folder=str(layout.audit), anchors=str(layout.anchors))
+            ),
+            environment=environment,
+        ),
+    )
+
+
+def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
+    return LauncherConfig(
+        read_roots=tuple(
+            dict.fromkeys(
+                [
+                    str(layout.environments),
+                    str(layout.wheels),
+                    str(layout.bridges),
+                    str(package_folder("bridgehold")),
+                    str(package_folder("bridgehold_sdk")),
+                    os.path.realpath(sys.base_prefix),
+                    os.path.realpath(sys.prefix),
+                    *config.host.read_roots,
+                ]
+            )
+        ),
+        build_root=str(layout.builds),
+        uid_folder=str(layout.uids),
+        uid_first=config.host.uid_base + _ROLE_COUNT,
+        uid_count=config.host.uid_count - _ROLE_COUNT,
+        cgroup=config.host.cgroup,
+        reserve_bytes=config.reserve_bytes(),
+        overcommit=config.host.overcommit,
+        shared_uid=config.host.shared_uid,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """An allow-list: nothing of the caller's environment reaches a process but what Python needs."""
+    kept = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "PYTHONPATH", "XDG_RUNTIME_DIR", "PYTHONDONTWRITEBYTECODE")
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept)}
+
+
+_FETCH_VARIABLES = (
+    *(f"UV_{name}" for name in ("DEFAULT_INDEX", "INDEX_URL", "INDEX", "EXTRA_INDEX_URL", "FIND_LINKS")),
+    *(f"PIP_{name}" for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "CERT", "CONFIG_FILE")),
+    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
+    "XDG_CONFIG_HOME",
+)
+"""What says where packages come from: for the process that fetches wheels, which holds no key."""
+
+
+def _kept(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _keeper_environment(environment: dict[str, str]) -> dict[str, str]:
+    """The keeper may also find systemd's credentials and the session bus of a desktop's key ring."""
+    kept = ("CREDENTIALS_DIRECTORY", "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return environment | _kept(kept)
+
+
+def keeper_config(layout: Layout, config: Config) -> KeeperConfig:
+    raise NotImplementedError

@@ -1,0 +1,20 @@
+"""The policies that come with the package: names to texts."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+_NAMES = ("baseline", "custom", "dspy", "python")
+
+
+def names() -> tuple[str, ...]:
+    """Names of the shipped policies."""
+    return _NAMES
+
+
+def read(name: str) -> tuple[str, str] | None:
+    """(text, file name to show) of the shipped policy `name`, or None."""
+    if name not in _NAMES:
+        return None
+    file = resources.files("bridgehold.policies").joinpath("shipped", f"{name}.toml")
+    return file.read_text(encoding="utf-8"), f"shipped:{name}.toml"

@@ -1,0 +1,192 @@
+"""Every key that a policy file may hold, as data: the loader, the documentation and `explain` read it.
+
+``*`` in a path stands for a name that the file chooses.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+from bridgehold.policies.limits_table import LIMITS, Unit
+from bridgehold.policies.model import Rate, Weakening
+
+Kind = Literal[
+    "size",
+    "rate",
+    "duration",
+    "cores",
+    "count",
+    "flag",
+    "choice",
+    "name",
+    "variable",
+    "methods",
+    "paths",
+    "patterns",
+    "folders",
+    "connects",
+    "weakenings",
+    "extends",
+]
+
+
+class Key(msgspec.Struct, frozen=True):
+    """One key: where it stands, what it takes, what it means."""
+
+    path: str
+    kind: Kind
+    summary: str
+    default: str = "none"
+    options: tuple[str, ...] = ()
+    least: int = 0
+    most: int = 2**53 - 1
+
+
+WEAKENINGS: tuple[str, ...] = get_args(Weakening)
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+
+CONNECT_KEYS = (
+    Key("network.connect[].host", "name", "A host, or `*.` and a name: `*` is exactly one label.", "required"),
+    Key("network.connect[].port", "count", "The port.", "443", least=1, most=65_535),
+    Key(
+        "network.connect[].private",
+        "flag",
+        "Whether it may be a loopback or private address (weakening `private_network`).",
+        "false",
+    ),
+)
+
+_RATES = {
+    "commands_per_minute": "Commands of one tenant and bridge in a minute; ten seconds' worth may come at once.",
+    "concurrency": "Sessions of one tenant and bridge at once.",
+    "provider_requests_per_minute": "Requests of one session through the gateway in a minute.",
+    "provider_requests_total": "Requests of a tenant to one provider over the audit's life; 0 is no bound.",
+    "provider_tokens_total": "Tokens of a tenant at one provider over the audit's life; 0 is no bound.",
+    "connections_per_second": "Connections of one session to the gateway in a second.",
+    "frames_per_second": "Frames that are read of one session in a second; past it the guest blocks.",
+    "audit_events_per_second": "Events that one session causes in a second; past it they are folded and counted.",
+}
+UNBOUNDED_AT_ZERO = frozenset({"provider_requests_total", "provider_tokens_total"})
+
+_RULES = {
+    "operations": "operations, as `bridge:operation`",
+    "tools": "tools of the host's side",
+    "resources": "kinds of resource",
+}
+
+
+def _limit_keys() -> tuple[Key, ...]:
+    kinds: dict[Unit, Kind] = {
+        "size": "size",
+        "rate": "rate",
+        "duration": "duration",
+        "cores": "cores",
+        "count": "count",
+    }
+    return tuple(
+        Key(
+            f"limits.{fact.key}",
+            kinds[fact.unit],
+            fact.meaning,
+            fact.default,
+            least=fact.least,
+            most=fact.most,
+        )
+        for fact in LIMITS
+    )
+
+
+def _rate_keys() -> tuple[Key, ...]:
+    defaults = Rate()
+    return tuple(
+        Key(
+            f"rate.{name}",
+            "count",
+            summary,
+            str(getattr(defaults, name)),
+            least=0 if name in UNBOUNDED_AT_ZERO else 1,
+            most=2**40,
+        )
+        for name, summary in _RATES.items()
+    )
+
+
+def _rule_keys() -> tuple[Key, ...]:
+    return tuple(
+        Key(f"{table}.{verb}", "patterns", text)
+        for table, what in _RULES.items()
+        for verb, text in (
+            ("allow", f"Patterns of {what} that are allowed; what none matches is denied."),
+            ("deny", f"Patterns of {what} that are denied; deny wins over allow."),
+        )
+    )
+
+
+VOCABULARY: tuple[Key, ...] = (
+    Key("extends", "extends", "The policy that this one starts from."),
+    Key(
+        "inline_keys",
+        "choice",
+        "What becomes of a key that a caller puts into its arguments.",
+        "capture",
+        ("refuse", "capture", "pass"),
+    ),
+    Key("weakenings", "weakenings", "The named weakenings that this policy may use.", options=WEAKENINGS),
+    *_limit_keys(),
+    Key("filesystem.read", "folders", "Host folders that are mounted read-only, below the operator's roots."),
+    Key(
+        "network.endpoints.*.methods", "methods", "Methods that the gateway forwards.", '["POST"]', METHODS
+    ),
+    Key(
+        "network.endpoints.*.paths",
+        "paths",
+        "Paths below the provider's base; `*` stands for any characters of one segment.",
+    ),
+    Key(
+        "network.endpoints.*.remote_content",
+        "flag",
+        "Whether a body may have the provider fetch a URL, run a server-side tool or use stored objects.",
+        "false",
+    ),
+    Key("network.connect", "connects", "Hosts that may be reached by CONNECT (weakening `connect`)."),
+    *CONNECT_KEYS,
+    Key(
+        "secrets.*.how",
+        "choice",
+        "`gateway`: put in on the way out. `env`: handed to the bridge (weakening `env_secret`).",
+        "gateway",
+        ("gateway", "env"),
+    ),
+    Key("secrets.*.provider", "name", "The endpoint that the secret is bound to.", "the secret's name"),
+    Key("secrets.*.variable", "variable", "The environment variable; only with `how = \"env\"`."),
+    *_rule_keys(),
+    *_rate_keys(),
+    Key("sandbox.start", "choice", "How a worker is started.", "cold", ("cold", "fork")),
+    Key("sandbox.isolation", "choice", "The tier of isolation.", "namespaces", ("namespaces",)),
+    Key("sandbox.seccomp", "choice", "The system call filter.", "default", ("default",)),
+    Key(
+        "sandbox.enforcement",
+        "choice",
+        "`strict`: a barrier that this machine can't give refuses the start. "
+        "`weakened`: the start may use the weakenings named for it.",
+        "strict",
+        ("strict", "weakened"),
+    ),
+)
+
+BY_PATH = {key.path: key for key in VOCABULARY}
+TABLES = frozenset(
+    {path.rpartition(".")[0] for path in BY_PATH if "." in path and "[" not in path}
+    | {"network", "network.endpoints", "secrets"}
+)
+"""Paths of tables, with ``*`` for a chosen name."""
+
+
+def children(table: str) -> tuple[str, ...]:
+    """Names that may stand directly in `table` (``""`` is the top); ``*`` for chosen ones."""
+    prefix = f"{table}." if table else ""
+    paths = [*(path for path in BY_PATH if "[" not in path), *TABLES]
+    found = {path[len(prefix) :].split(".")[0] for path in paths if path.startswith(prefix)}
+    return tuple(sorted(found - {""}))

@@ -1,0 +1,145 @@
+"""The folder of one host instance: made, locked by its owner, and swept once the owner is gone.
+
+The owner holds a flock on the folder itself. The kernel lets go of it when the owner ends, however
+it ends, so no pid has to be guessed (pids repeat, and a container's owner has another one here).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bridgehold.errors import UnsupportedError, UsageError
+from bridgehold.sandbox.cgroups import files
+
+_INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+_LEAF = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+# An operator's own cgroup may well be called bridgehold-something; nobody ends one in ".sessions".
+_OURS = re.compile(r"bridgehold-[a-z0-9][a-z0-9-]{0,40}\.sessions")
+_PRIVATE = 0o700
+_LOCK_SECONDS = 2.0
+_MAX_FOLDERS = 20_000
+_MAX_DEPTH = 10
+# v1 and v2 names together: a folder has those of its own hierarchy.
+_DYING = (("pids.max", "0"), ("cpu.max", "max"), ("cpu.cfs_quota_us", "-1"), ("cgroup.freeze", "0"))
+
+
+def folder_name(instance: str) -> str:
+    """``bridgehold-INSTANCE.sessions`` (pure)."""
+    if not _INSTANCE.fullmatch(instance):
+        raise UsageError(f"{instance[:60]!r} is not an instance name")
+    return f"bridgehold-{instance}.sessions"
+
+
+def leaf_name(name: str) -> str:
+    """`name`, if it can be a cgroup's (pure)."""
+    if not _LEAF.fullmatch(name):
+        raise UsageError(f"{name[:80]!r} is not a cgroup name")
+    return name
+
+
+def claim(folder: Path) -> int:
+    """Make `folder` and lock it; the descriptor holds the lock. `OSError` where it can't be made.
+
+    A sweeper may take a folder between its making and its locking; then it is made again.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        folder.mkdir(mode=_PRIVATE)
+        descriptor = _lock(folder)
+        if descriptor is not None:
+            return descriptor
+        if time.monotonic() > deadline:
+            raise UnsupportedError(f"{folder} is taken away again and again", where=str(folder))
+        files.remove(folder)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds `folder` exclusively, or None where another has it or it is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def find(roots: Iterable[Path]) -> Iterator[Path]:
+    """Every instance's folder at or below `roots`, by a bounded walk that skips what it can't read."""
+    waiting = [(root, 0) for root in roots]
+    seen = 0
+    while waiting and seen < _MAX_FOLDERS:
+        folder, depth = waiting.pop()
+        for child in subfolders(folder):
+            seen += 1
+            if _OURS.fullmatch(child.name):
+                yield child
+            elif depth < _MAX_DEPTH:
+                waiting.append((child, depth + 1))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def sweep(keyed: Iterable[Path], all_roots: Iterable[Path], own: str) -> list[str]:
+    """Kill and remove what instances without an owner left; the names of those that are gone.
+
+    `keyed` are the roots of the hierarchy that carries the locks, `all_roots` those of every one.
+    A folder that has no sibling of its name in the locked hierarchy has no owner either: the owner
+    makes that one first and removes it last.
+    """
+    locks: dict[str, int] = {}
+    living: set[str] = {own}
+    everywhere: dict[str, list[Path]] = {}
+    try:
+        # Look at the unlocked hierarchies before the locked one: a folder that is made meanwhile
+        # in another hierarchy is then not seen, one made before has its lock already.
+        for folder in find(all_roots):
+            everywhere.setdefault(folder.name, []).append(folder)
+        for folder in find(keyed):
+            if folder.name == own or folder.name in locks:
+                continue
+            descriptor = _lock(folder)
+            if descriptor is None:
+                living.add(folder.name)
+            else:
+                locks[folder.name] = descriptor
+        gone = [name for name in sorted(everywhere) if name not in living]
+        return [name for name in gone if _clear(everywhere[name])]
+    finally:
+        for descriptor in locks.values():
+            os.close(descriptor)
+
+
+def _clear(folders: list[Path]) -> bool:
+    """End what is in `folders` and below, and remove them; whether all are gone."""
+    trees = [[*subfolders(folder), folder] for folder in folders]
+    for tree in trees:
+        for folder in tree:
+            let_die(folder)
+    files.kill_all(folder / "cgroup.procs" for tree in trees for folder in tree)
+    removed = [files.remove(folder) for tree in trees for folder in tree]
+    return all(removed)
+
+
+def let_die(folder: Path) -> None:
+    """No forks from now on, so that a kill can't be outrun; no quota and no freeze, so that it is quick."""
+    for name, value in _DYING:
+        with contextlib.suppress(OSError):
+            files.write(folder / name, value)

@@ -1,0 +1,210 @@
+"""The fetcher: a process of its own that talks to package indexes and knows no secret.
+
+``python -m bridgehold.sandbox.envs.fetch`` reads a `FetchRequest` from stdin and writes JSON lines:
+``{"progress": …}`` while it works, then one ``{"result": …}`` or ``{"error": …}``. It parses pages and
+stores bytes; it opens no wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import requests
+from pypi_simple import ProjectPage, PyPISimple, UnsupportedContentTypeError, UnsupportedRepoVersionError
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
+
+from bridgehold.errors import BridgeholdError, EnvironmentBuildError, ErrorInfo
+from bridgehold.sandbox.envs.index import Candidate, resolve
+from bridgehold.sandbox.envs.sources import shown
+from bridgehold.sandbox.envs.values import (
+    BuildProgress,
+    FetchLimits,
+    FetchRequest,
+    FetchResult,
+    Pin,
+    Sources,
+    Wheel,
+)
+from bridgehold.sandbox.envs.wheels import WheelFolder, counted
+
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+_BLOCK = 256 * 1024
+_TICK_SECONDS = 0.1
+T = TypeVar("T")
+Report = Callable[[BuildProgress], None]
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the fetcher's output."""
+
+    progress: BuildProgress | None = None
+    result: FetchResult | None = None
+    error: ErrorInfo | None = None
+
+
+class Network:
+    """Pages and files over HTTP, with retries and deadlines, or from ``file://``."""
+
+    def __init__(self, sources: Sources, limits: FetchLimits) -> None:
+        self._timeout = (limits.connect_seconds, limits.read_seconds)
+        self._session = requests.Session()
+        if sources.certificates:
+            self._session.verify = sources.certificates
+        retry = Retry(total=3, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504))
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=2 * limits.threads))
+
+    def page(self, index: str, project: str) -> ProjectPage:
+        try:
+            return PyPISimple(index, session=self._session).get_project_page(project, timeout=self._timeout)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise _unreachable(project, index, error) from error
+        except (UnsupportedContentTypeError, UnsupportedRepoVersionError, ValueError) as error:
+            raise EnvironmentBuildError(
+                f"{project}: the index answers with something else than the simple API",
+                where=shown(index),
+                hint="Check `index` in config.toml; it usually ends in /simple/.",
+            ) from error
+
+    def blocks(self, candidate: Candidate) -> Iterator[bytes]:
+        parts = urlsplit(candidate.url)
+        if parts.scheme == "file":
+            with Path(unquote(parts.path)).open("rb") as file:
+                while block := file.read(_BLOCK):
+                    yield block
+            return
+        try:
+            with self._session.get(candidate.url, stream=True, timeout=self._timeout) as response:
+                response.raise_for_status()
+                yield from response.iter_content(_BLOCK)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise _unreachable(candidate.filename, candidate.url, error) from error
+
+
+class Fetcher:
+    """One request: resolve every pin, then bring what is missing. Errors end it at the first."""
+
+    def __init__(self, request: FetchRequest, report: Report) -> None:
+        self._request = request
+        self._report = report
+        self._folder = WheelFolder(Path(request.folder))
+        self._network = Network(request.sources, request.limits)
+        self._received = 0
+        self._lock = threading.Lock()
+
+    def run(self) -> FetchResult:
+        pins = self._request.pins
+        self._report(BuildProgress(phase="resolve", total=len(pins)))
+        with ThreadPoolExecutor(self._request.limits.threads) as pool:
+            found = self._each([pool.submit(self._find, pin) for pin in pins], self._resolving)
+            missing = [(pin, c) for pin, c in zip(pins, found, strict=True) if isinstance(c, Candidate)]
+            expected = sum(candidate.size for _, candidate in missing)
+            self._check_total(expected)
+            self._report(BuildProgress(phase="fetch", total=expected, unit="bytes"))
+            jobs = [pool.submit(self._bring, pin, candidate) for pin, candidate in missing]
+            brought = self._each(jobs, lambda _: self._fetching(expected))
+        fresh = iter(brought)
+        wheels = tuple(next(fresh) if isinstance(one, Candidate) else one for one in found)
+        return FetchResult(wheels=wheels, downloaded=len(brought), downloaded_bytes=self._received)
+
+    def _find(self, pin: Pin) -> Candidate | Wheel:
+        cached = self._folder.cached(pin, self._request.tags)
+        if cached is not None:
+            return cached
+        chosen, allowed = resolve(pin, self._request.sources, self._request.tags, self._network.page)
+        self._folder.remember(pin, allowed)
+        return self._folder.present(pin, chosen) or chosen
+
+    def _bring(self, pin: Pin, candidate: Candidate) -> Wheel:
+        cap = self._request.limits.wheel_bytes
+        try:
+            return self._folder.add(
+                pin, candidate, counted(self._network.blocks(candidate), self._count), cap
+            )
+        except OSError as error:
+            raise EnvironmentBuildError(
+                f"{candidate.filename} can't be stored: {error.strerror or error}", where=self._request.folder
+            ) from error
+
+    def _count(self, length: int) -> None:
+        with self._lock:
+            self._received += length
+            received = self._received
+        self._check_total(received)
+
+    def _check_total(self, total: int) -> None:
+        cap = self._request.limits.total_bytes
+        if total > cap:
+            raise EnvironmentBuildError(
+                f"the wheels of this lock are larger than {cap} bytes together",
+                hint="Raise the limit of an environment's download, or take a smaller variant of the lock.",
+            )
+
+    def _resolving(self, done: int) -> None:
+        self._report(BuildProgress(phase="resolve", done=done, total=len(self._request.pins)))
+
+    def _fetching(self, expected: int) -> None:
+        received = self._received
+        self._report(BuildProgress(phase="fetch", done=received, total=max(expected, received), unit="bytes"))
+
+    @staticmethod
+    def _each(jobs: list[Future[T]], tick: Callable[[int], None]) -> list[T]:
+        """The results in order, `tick`ing meanwhile; the first error cancels what has not begun."""
+        pending = set(jobs)
+        while pending:
+            done, pending = wait(pending, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
+            for job in done:
+                if job.exception() is not None:
+                    for other in pending:
+                        other.cancel()
+                    job.result()
+            tick(len(jobs) - len(pending))
+        return [job.result() for job in jobs]
+
+
+def main() -> int:
+    """The process. Exit status 0 after a result, the error's own otherwise."""
+    os.umask(0o022)  # the wheels are for other uids to read
+    out = sys.stdout.buffer
+    encoder = msgspec.json.Encoder()
+
+    def write(line: Line) -> None:
+        out.write(encoder.encode(line) + b"\n")
+        out.flush()
+
+    try:
+        data = sys.stdin.buffer.read(MAX_REQUEST_BYTES + 1)
+        request = msgspec.json.decode(data, type=FetchRequest)
+        write(Line(result=Fetcher(request, lambda progress: write(Line(progress=progress))).run()))
+    except BridgeholdError as error:
+        write(Line(error=error.info()))
+        return error.exit_status
+    except BrokenPipeError:
+        return EnvironmentBuildError.exit_status  # whoever asked is gone
+    return 0
+
+
+def _unreachable(what: str, url: str, error: Exception) -> EnvironmentBuildError:
+    response = getattr(error, "response", None)
+    reason = f"status {response.status_code}" if response is not None else type(error).__name__
+    return EnvironmentBuildError(
+        f"{what}: the index can't be reached ({reason})",
+        where=shown(url),
+        retry="later",
+        hint="Check the network, proxy and certificates of this machine, name another `index` in config.toml, "
+        "or bring the wheels into a `find-links` folder; what was fetched once is not fetched again.",
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""The host's side of the fetcher process: start it clean, read its lines, bound everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from bridgehold.errors import EnvironmentBuildError, from_info
+from bridgehold.sandbox.envs.fetch import Line
+from bridgehold.sandbox.envs.values import BuildProgress, FetchRequest, FetchResult
+
+_PASSED = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+)  # fmt: skip
+_MAX_LINE = 4 * 1024 * 1024
+_MAX_STDERR = 8 * 1024
+
+
+def clean_environment(environ: dict[str, str]) -> dict[str, str]:
+    """Proxies and nothing else of `environ`: no key, and no home whose .netrc could be read (pure)."""
+    passed = {name: environ[name] for name in _PASSED if name in environ}
+    return {**passed, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+
+
+async def fetch(request: FetchRequest, on_progress: Callable[[BuildProgress], None]) -> FetchResult:
+    """Bring every wheel of `request`. Raises `EnvironmentBuildError`; ends the process if cancelled."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-m",
+        "bridgehold.sandbox.envs.fetch",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(dict(os.environ)),
+        limit=_MAX_LINE,
+    )
+    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+    if stdin is None or stdout is None or stderr is None:
+        raise EnvironmentBuildError("the fetcher has no pipes")
+    trouble = asyncio.create_task(_tail(stderr))
+    try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            stdin.write(msgspec.json.encode(request))
+            await stdin.drain()
+            stdin.close()
+        result = await _read(stdout, on_progress)
+        await process.wait()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        tail = await trouble
+    if result is None:
+        raise EnvironmentBuildError(
+            f"the fetcher ended with status {process.returncode} and no result: {tail[-400:] or 'no message'}",
+            retry="later",
+        )
+    return result
+
+
+async def _read(
+    stdout: asyncio.StreamReader, on_progress: Callable[[BuildProgress], None]
+) -> FetchResult | None:
+    while True:
+        try:
+            data = await stdout.readline()
+            if not data:
+                return None
+            line = msgspec.json.decode(data, type=Line)
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise EnvironmentBuildError("the fetcher broke its own protocol") from error
+        if line.error is not None:
+            raise from_info(line.error)
+        if line.result is not None:
+            return line.result
+        if line.progress is not None:
+            on_progress(line.progress)
+
+
+async def _tail(stream: asyncio.StreamReader) -> str:
+    kept = b""
+    while data := await stream.read(4096):
+        kept = (kept + data)[-_MAX_STDERR:]
+    return kept.decode("utf-8", "replace")

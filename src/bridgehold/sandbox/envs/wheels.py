@@ -1,0 +1,140 @@
+"""The wheel folder: ``<sha256>/<filename>``, shared by every environment of a state folder.
+
+A file gets its name only after all its bytes were hashed; ``listings/`` remembers what a source
+offered for a pin, so that a later build chooses the same wheel without asking anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.errors import EnvironmentBuildError
+from bridgehold.ids import digest_bytes
+from bridgehold.sandbox.envs.index import Candidate, choose, file_sha256
+from bridgehold.sandbox.envs.values import Pin, Wheel
+
+_LISTINGS = "listings"
+_SETS = "sets"
+REQUIREMENTS = "requirements.txt"
+
+
+class WheelFolder:
+    """Reads and writes of one wheel folder. Safe for several threads and processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, wheel: Wheel) -> Path:
+        return self.root / wheel.sha256 / wheel.filename
+
+    def cached(self, pin: Pin, tags: Sequence[str]) -> Wheel | None:
+        """The wheel that was chosen before, if its bytes are still there and still its own."""
+        try:
+            known = msgspec.json.decode(self._listing(pin).read_bytes(), type=list[Candidate])
+        except (OSError, msgspec.MsgspecError):
+            return None
+        candidate = choose(pin, known, tags)
+        return None if candidate is None else self.present(pin, candidate)
+
+    def present(self, pin: Pin, candidate: Candidate) -> Wheel | None:
+        """`candidate` as a wheel of this folder; a file whose bytes changed is removed."""
+        file = self.root / candidate.sha256 / candidate.filename
+        try:
+            size = file.stat().st_size
+            if file_sha256(file) != candidate.sha256:
+                file.unlink()
+                return None
+        except OSError:
+            return None
+        return _wheel(pin, candidate, size)
+
+    def remember(self, pin: Pin, candidates: Iterable[Candidate]) -> None:
+        data = msgspec.json.encode(list(candidates))
+        self._replace(self._listing(pin), data)
+
+    def add(self, pin: Pin, candidate: Candidate, blocks: Iterable[bytes], cap: int) -> Wheel:
+        """Store a wheel from its bytes, hashed as they come.
+
+        Raises `EnvironmentBuildError` past `cap` bytes, or where they are not what the lock says.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        partial = self.root / f".partial-{secrets.token_hex(8)}"
+        content, size = hashlib.sha256(), 0
+        try:
+            with partial.open("xb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                for block in blocks:
+                    size += len(block)
+                    if size > cap:
+                        raise EnvironmentBuildError(
+                            f"{candidate.filename} is larger than {cap} bytes",
+                            hint="Raise the limit of a wheel's size, if this package is meant to be so large.",
+                        )
+                    content.update(block)
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+            if content.hexdigest() != candidate.sha256:
+                raise EnvironmentBuildError(
+                    f"hash mismatch: {candidate.filename} has sha256 {content.hexdigest()}, "
+                    f"the lock says {candidate.sha256}",
+                    hint="The file was replaced or damaged on its way. Do not change the lock before you know which.",
+                )
+            final = self.root / candidate.sha256 / candidate.filename
+            final.parent.mkdir(exist_ok=True)
+            final.parent.chmod(0o755)
+            partial.replace(final)
+        finally:
+            partial.unlink(missing_ok=True)
+        return _wheel(pin, candidate, size)
+
+    @contextlib.contextmanager
+    def as_set(self, wheels: Iterable[Wheel], requirements: str) -> Iterator[Path]:
+        """A folder with just these wheels and ``requirements.txt``, for one installer; removed after."""
+        folder = self.root / _SETS / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+        try:
+            for wheel in wheels:
+                (folder / wheel.filename).hardlink_to(self.path(wheel))
+            (folder / REQUIREMENTS).write_text(requirements, encoding="ascii")
+            for readable, mode in ((folder.parent, 0o711), (folder, 0o755), (folder / REQUIREMENTS, 0o644)):
+                readable.chmod(mode)  # whatever the umask: the installer has a uid of its own
+            yield folder
+        finally:
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+
+    def _listing(self, pin: Pin) -> Path:
+        key = digest_bytes(" ".join((pin.name, pin.version, *pin.hashes)).encode()).removeprefix("sha256:")
+        return self.root / _LISTINGS / f"{key}.json"
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".partial-{secrets.token_hex(8)}")
+        partial.write_bytes(data)
+        partial.replace(path)
+
+
+def counted(blocks: Iterable[bytes], count: Callable[[int], None]) -> Iterable[bytes]:
+    """`blocks`, with `count` told the length of each."""
+    for block in blocks:
+        count(len(block))
+        yield block
+
+
+def _wheel(pin: Pin, candidate: Candidate, size: int) -> Wheel:
+    return Wheel(
+        name=pin.name,
+        version=pin.version,
+        filename=candidate.filename,
+        sha256=candidate.sha256,
+        size=size,
+    )

@@ -1,0 +1,137 @@
+"""Real journals: a process at the other end of a socket, or its `Journal` in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit import wire
+from bridgehold.audit.client import JournalClient, encode
+from bridgehold.audit.events import CommandIntent, CommandOutcome, Event, Receipt
+from bridgehold.audit.journal import Journal, JournalConfig
+from bridgehold.audit.segments import instance_folders
+
+
+def intent(**changes: object) -> CommandIntent:
+    """A command's intent as the host writes it."""
+    fields: dict[str, object] = {
+        "tenant": "acme",
+        "principal": "app",
+        "session": "s-0123456789abcdef",
+        "command": "c-0123456789abcdef",
+        "bridge": "python",
+        "operation": "python:execute",
+        "grant": "sha256:" + "a" * 64,
+        "rule": "operations.allow[0]",
+        "arguments_digest": "sha256:" + "b" * 64,
+        "arguments_bytes": 20,
+        "arguments_preview": '{"code":"print(1)"}',
+        "deadline_ms": 60_000,
+    }
+    return CommandIntent(**{**fields, **changes})  # type: ignore[arg-type]  # values by name
+
+
+def outcome(of: str, **changes: object) -> CommandOutcome:
+    """The outcome of intent `of`."""
+    fields: dict[str, object] = {
+        "tenant": "acme",
+        "session": "s-0123456789abcdef",
+        "command": "c-0123456789abcdef",
+        "intent": of,
+        "transport_ok": True,
+        "application_ok": True,
+    }
+    return CommandOutcome(**{**fields, **changes})  # type: ignore[arg-type]  # values by name
+
+
+class LiveJournal:
+    """The journal's process and the socket to it."""
+
+    def __init__(self, config: JournalConfig) -> None:
+        ours, theirs = socket.socketpair()
+        with tempfile.TemporaryFile() as file:
+            file.write(msgspec.json.encode(config))
+            file.seek(0)
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-m",
+                    "bridgehold.audit.journal",
+                    "--fd-config",
+                    str(file.fileno()),
+                    "--fd-journal",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=(file.fileno(), theirs.fileno()),
+                stderr=subprocess.PIPE,
+            )
+        theirs.close()
+        self.socket = ours
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def end(self) -> int:
+        """Close our end and give the exit status."""
+        self.socket.close()
+        return self.process.wait(10)
+
+    def errors(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+
+@contextlib.asynccontextmanager
+async def connected(journal: LiveJournal, deadline_s: float = 10.0) -> AsyncIterator[JournalClient]:
+    client = await JournalClient.connect(journal.socket, deadline_s=deadline_s)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+class Filler:
+    """Writes an audit through the journal's own code in this process."""
+
+    def __init__(self, folder: Path, **changes: object) -> None:
+        fields = {"folder": str(folder), "reserve_bytes": 65_536, **changes}
+        self.journal = Journal(JournalConfig(**fields))  # type: ignore[arg-type]  # values by name
+
+    def put(self, *events: Event) -> list[Receipt]:
+        requests = [wire.Request(wire.APPEND, n, encode(event)) for n, event in enumerate(events)]
+        answers = self.journal.answer(requests)
+        assert all(not answer.code for answer in answers), answers
+        instance = self.journal.writer.instance
+        return [Receipt(ref=f"{instance}.{a.seq}", seq=a.seq, hash=a.hash) for a in answers]
+
+    def pairs(self, count: int) -> None:
+        """`count` commands, each with intent and outcome."""
+        for number in range(count):
+            self.put(outcome(self.put(intent(command=f"c-{number:016d}"))[0].ref, command=f"c-{number:016d}"))
+
+    def close(self) -> None:
+        self.journal.close("test")
+
+
+def segment_files(audit: Path) -> list[Path]:
+    """Every segment, in the order of instances and numbers."""
+    return [segment.path for folder in instance_folders(audit) for segment in folder.segments()]
+
+
+def lines_of(file: Path) -> list[bytes]:
+    return file.read_bytes().split(b"\n")[:-1]
+
+
+def rewrite(file: Path, lines: list[bytes]) -> None:
+    file.chmod(0o600)
+    file.write_bytes(b"".join(line + b"\n" for line in lines))

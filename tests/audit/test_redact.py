@@ -1,0 +1,194 @@
+"""Secrets are removed by value in every form, by shape and by name; previews are bounded."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridgehold.audit.redact import MASK, Redactor, is_key_name, mask_shapes, preview
+
+SECRET = 'pa$$/w+rd "x"\\é-7Qz9'
+PLAIN = "Zk3vQ9pLx7TnW2bR"
+
+
+def forms(secret: str) -> dict[str, str]:
+    raw = secret.encode()
+    found = {
+        "raw": secret,
+        "json": json.dumps(secret),
+        "json in json": json.dumps({"inner": json.dumps({"k": secret})}),
+        "quoted": quote(secret, safe=""),
+        "quoted lower": quote(secret, safe="").lower()
+        if secret.lower() == secret
+        else quote(secret, safe=""),
+        "every byte quoted": "".join(f"%{byte:02x}" for byte in raw),
+        "quoted twice": quote(quote(secret, safe=""), safe=""),
+        "hex": raw.hex(),
+        "HEX": raw.hex().upper(),
+        "hex with colons": raw.hex(":"),
+        "spaced hex": raw.hex(" "),
+        "escaped bytes": "".join(f"\\x{byte:02x}" for byte in raw) if raw.isascii() else secret,
+        "wrapped base64": "\n".join(
+            base64.b64encode(b"head:" + raw + b":tail").decode()[i : i + 10] for i in range(0, 40, 10)
+        ),
+    }
+    for shift in range(3):
+        found[f"base64 +{shift}"] = base64.b64encode(b"u" * shift + raw + b":more").decode()
+        found[f"base64url +{shift}"] = base64.urlsafe_b64encode(b"u" * shift + raw + b":more").decode()
+    return found
+
+
+@pytest.mark.parametrize("secret", [PLAIN, SECRET])
+@pytest.mark.parametrize("form", sorted(forms(PLAIN)))
+def test_a_value_is_removed_in_every_form(secret: str, form: str) -> None:
+    written = forms(secret)[form]
+    if form == "wrapped base64" and secret == SECRET:
+        written = base64.b64encode(secret.encode()).decode()
+    _, _, text = preview({"prompt": f"before {written} after"}, [secret], 4000)
+    assert written not in text
+    assert secret not in text
+    assert secret not in json.loads(text)["prompt"]
+    assert "redacted" in text
+
+
+@given(
+    secret=st.text(
+        alphabet='abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/=-_%"\\ é',
+        min_size=8,
+        max_size=40,
+    ),
+    before=st.binary(max_size=7),
+    after=st.binary(max_size=7),
+    cap=st.integers(0, 400),
+)
+def test_no_alignment_and_no_cut_lets_a_value_through(
+    secret: str, before: bytes, after: bytes, cap: int
+) -> None:
+    raw = secret.encode()
+    values = [
+        secret,
+        base64.b64encode(before + raw + after).decode(),
+        base64.urlsafe_b64encode(before + raw + after).decode(),
+        (before + raw + after).hex(),
+        quote(before + raw + after, safe=""),
+    ]
+    _, _, text = preview({"a": values, "deep": [{"b": values[0] * 3}]}, [secret], cap)
+    assert len(text.encode()) <= max(cap, 3)
+    # What the JSON text says, undone once and twice:
+    shown = text.replace('\\"', '"').replace("\\\\", "\\")
+    assert secret not in text
+    assert secret not in shown
+    assert raw.hex() not in text
+
+
+def test_a_value_that_straddles_the_cut_leaves_no_part_of_itself() -> None:
+    for start in range(90):
+        _, _, text = preview({"p": "x" * start + PLAIN + "tail" * 5000}, [PLAIN], 64)
+        assert PLAIN[:6] not in text, start
+
+
+def test_masking_much_before_the_cut_pulls_no_half_value_into_sight() -> None:
+    long = PLAIN * 8
+    _, _, text = preview({"p": (long + " ") * 2000}, [long], 3000)
+    assert PLAIN[:8] not in text
+    assert len(text.encode()) <= 3000
+
+
+def test_ten_megabytes_are_bounded_and_digested_in_full() -> None:
+    arguments = {"data": "é" * 5_000_000}
+    digest, size, text = preview(arguments, [PLAIN], 2000)
+    assert size > 10_000_000
+    assert digest == "sha256:" + hashlib.sha256(msgspec.json.encode(arguments, order="sorted")).hexdigest()
+    assert len(text.encode()) <= 2000
+    assert text.endswith("…")
+
+
+def test_a_million_small_arguments_are_bounded() -> None:
+    _, size, text = preview({"items": list(range(1_000_000))}, (), 500)
+    assert size > 6_000_000
+    assert len(text.encode()) <= 500
+
+
+def test_digest_does_not_depend_on_the_order_of_keys() -> None:
+    assert preview({"a": 1, "b": 2})[0] == preview({"b": 2, "a": 1})[0]
+    assert preview({"a": 1})[0] != preview({"a": 2})[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_key",
+        "API-Key",
+        "x-api-key",
+        "Authorization",
+        "openai_api_key",
+        "dbPassword",
+        "client_secret",
+        "token",
+    ],
+)
+def test_what_stands_under_a_key_s_name_is_masked(name: str) -> None:
+    assert is_key_name(name)
+    _, _, text = preview({"outer": [{name: {"nested": "hunter2hunter2"}}]})
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "prompt", "keyboard", "tokenizer", "author"])
+def test_ordinary_names_are_not_masked(name: str) -> None:
+    _, _, text = preview({name: "visible"})
+    assert "visible" in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        ("sk", "sk-ant-api03-abcdefghijklmnop"),
+        ("sk", "sk-proj-ABCDEFGHIJKLMNOP1234"),
+        ("aws", "AKIAIOSFODNN7EXAMPLE"),
+        ("github", "ghp_0123456789abcdefghijABCDEFGHIJ012345"),
+        ("google", "AIzaSyA0123456789abcdefghijklmnopqrstuv"),
+        ("jwt", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP-mB92K27uhbUJU1p1r"),
+        ("huggingface", "hf_abcdefghijklmnopqrstuvwxyz012345"),
+        (
+            "private_key",
+            "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1r\n-----END OPENSSH PRIVATE KEY-----",
+        ),
+        ("private_key", "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg"),
+    ],
+)
+def test_well_known_shapes_are_masked(shape: str, value: str) -> None:
+    masked = mask_shapes(f"use {value} now")
+    assert value not in masked
+    assert f"[redacted:{shape}]" in masked
+    _, _, text = preview({"note": f"use {value} now"})
+    assert f"[redacted:{shape}]" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["risk-based-assessment-model", "s-0123456789abcdef", "sha256:" + "ab" * 32, "a task-force-of-many"],
+)
+def test_ordinary_text_is_no_shape(text: str) -> None:
+    assert mask_shapes(text) == text
+
+
+def test_lone_surrogates_and_odd_values_do_not_break_a_preview() -> None:
+    digest, size, text = preview({"a\ud800": "b\udfff\n\x00", "n": float("nan"), "x": object(), "by": b"12"})
+    assert digest.startswith("sha256:")
+    assert size > 0
+    text.encode("utf-8")
+    assert "\n" not in text
+
+
+def test_the_redactor_does_not_show_its_values() -> None:
+    assert PLAIN not in repr(Redactor([PLAIN]))
+    assert Redactor([]).text("same") == "same"
+    assert Redactor(["abc"]).text("abc") == "abc"
+    assert Redactor([PLAIN]).text(PLAIN) == MASK

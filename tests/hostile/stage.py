@@ -1,0 +1,257 @@
+"""Two hosts for the whole suite: one started by root, one by an ordinary user with a subuid range.
+
+Both serve real sandboxes from this checkout. The ordinary user's cgroups are a sub-tree delegated
+to it (v1 here), made and removed by the fixture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bridgehold import BridgeholdError, SyncClient
+from bridgehold.audit.read import read_all
+from bridgehold.host.faces.sync import SyncSession
+from bridgehold.host.layout import Layout, find_layout
+
+USER = "bridgehold-test"
+V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
+ROOT = Path(__file__).parents[2]
+
+POLICY = """
+extends = "baseline"
+[limits]
+memory = "256MiB"
+cpu = 1.0
+processes = 64
+open_files = 512
+file_size = "64MiB"
+scratch = "64MiB"
+shm = "32MiB"
+log_rate = "4MiB/s"
+log = "256KiB"
+response = "1MiB"
+startup = "20s"
+command = "8s"
+grace = "500ms"
+[operations]
+allow = ["*"]
+[rate]
+concurrency = 32
+"""
+
+MANIFEST = """
+name = "{name}"
+version = "1.0.0"
+summary = "A hostile bridge"
+entry = "hostile:Hostile"
+[operations.act]
+summary = "Run code and give what it left in result"
+effect = "run"
+[operations.act.arguments]
+required = ["code"]
+[operations.act.arguments.properties]
+code = {{ type = "string" }}
+[operations.report]
+summary = "What the import left in result"
+effect = "read"
+"""
+
+BRIDGE = """
+from bridgehold_sdk import Bridge, operation
+
+result = {{}}
+{at_import}
+
+class Hostile(Bridge):
+    @operation()
+    def act(self, code):
+        names = {{"result": {{}}}}
+        exec(compile(code, "act", "exec"), names)
+        return names["result"]
+
+    @operation()
+    def report(self):
+        return result
+"""
+
+
+@dataclass
+class Stage:
+    """One running host and what tests do with it."""
+
+    kind: str
+    layout: Layout
+    client: SyncClient
+    supervisor: int
+    made: int = 0
+    log: Path = field(default_factory=Path)
+
+    def bridge(self, at_import: str = "", manifest: str = MANIFEST) -> str:
+        """Write a bridge whose module runs `at_import` when it is imported; its name."""
+        self.made += 1
+        name = f"hostile{self.made}"
+        folder = self.layout.bridges / name
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+        (folder / "bridge.toml").write_text(manifest.format(name=name))
+        (folder / "hostile.py").write_text(BRIDGE.format(at_import=textwrap.dedent(at_import)))
+        (self.layout.policies / f"{name}.toml").write_text(POLICY)
+        return name
+
+    @contextlib.contextmanager
+    def session(self, bridge: str = "", tenant: str = "local") -> Iterator[SyncSession]:
+        with self.client.session(bridge or self.plain, tenant=tenant) as session:
+            yield session
+
+    @property
+    def plain(self) -> str:
+        """A bridge that does nothing at import, for acts in a command."""
+        if not hasattr(self, "_plain"):
+            self._plain = self.bridge()
+        return str(self._plain)
+
+    def act(self, code: str, *, where: str = "command") -> dict[str, object]:
+        """Run `code` in a fresh sandbox, in a command or at import; what it left in `result`."""
+        bridge = self.plain if where == "command" else self.bridge(code)
+        with self.session(bridge) as session:
+            value = session.run("act", {"code": code}) if where == "command" else session.run("report")
+        assert isinstance(value, dict)
+        return value
+
+    def fails(self, code: str, *, where: str = "command", deadline_ms: int = 0) -> BridgeholdError:
+        """Run `code`, which must fail; the typed error."""
+        bridge = self.plain if where == "command" else self.bridge(code)
+        with pytest.raises(BridgeholdError) as caught, self.session(bridge) as session:
+            session.call(
+                "act" if where == "command" else "report",
+                {"code": code} if where == "command" else {},
+                deadline_ms=deadline_ms,
+            )
+        return caught.value
+
+    def events(self, kind: str = "") -> list[dict[str, object]]:
+        return [
+            {"kind": entry.kind, "session": entry.session, "ref": entry.ref, **entry.fields}
+            for entry in read_all(self.layout.audit)
+            if entry.kind.startswith(kind)
+        ]
+
+    def sandboxes(self) -> list[int]:
+        """Pids of every bubblewrap below this host."""
+        listing = subprocess.run(["ps", "-eo", "pid,ppid,comm"], capture_output=True, text=True, check=True)
+        rows = [line.split(None, 2) for line in listing.stdout.splitlines()[1:]]
+        children: dict[int, list[tuple[int, str]]] = {}
+        for pid, parent, name in rows:
+            children.setdefault(int(parent), []).append((int(pid), name))
+        found, queue = [], [self.supervisor]
+        while queue:
+            for pid, name in children.get(queue.pop(), []):
+                queue.append(pid)
+                if name == "bwrap":
+                    found.append(pid)
+        return found
+
+
+def make_home(owner: int) -> Layout:
+    home = Path(tempfile.mkdtemp(prefix="bh-hostile-"))
+    home.chmod(0o755)
+    layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
+    for folder in (layout.config, layout.policies, layout.bridges, layout.tenants):
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (home, layout.config, layout.policies, layout.bridges, layout.tenants):
+        os.chown(folder, owner, owner)
+    return layout
+
+
+def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:
+    """`bridgehold serve` on `layout`, as root or as `user`; returns once it listens."""
+    argv = [sys.executable, "-m", "bridgehold", "serve"]
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent)}
+    if user:
+        entry = pwd.getpwnam(user)
+        argv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *argv]
+        environment |= {"HOME": entry.pw_dir, "USER": user}
+    log = (layout.config.parent / "host.log").open("wb")
+    process = subprocess.Popen(
+        argv, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/"
+    )
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(BridgeholdError), SyncClient.connect(layout.socket) as client:
+            client.request("ping")
+            return process
+        time.sleep(0.1)
+    process.kill()
+    pytest.fail(f"the host did not start: {Path(log.name).read_text()[-2000:]}")
+
+
+def stop_host(process: subprocess.Popen[bytes]) -> int:
+    process.terminate()
+    try:
+        return process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[tuple[str, str]]:
+    """(user, cgroup choice): an account with a subordinate range and cgroups of its own."""
+    created = False
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        subprocess.run(["useradd", "--create-home", "--user-group", USER], check=True)
+        created = True
+    entry = pwd.getpwnam(USER)
+    Path(entry.pw_dir).chmod(0o700)
+    for file in ("/etc/subuid", "/etc/subgid"):
+        if f"{USER}:" not in Path(file).read_text():
+            with Path(file).open("a") as table:
+                table.write(f"{USER}:300000:65536\n")
+    made = []
+    for controller in V1:
+        mount = Path("/sys/fs/cgroup", controller)
+        if (mount / "cgroup.procs").exists():
+            folder = mount / USER
+            folder.mkdir(exist_ok=True)
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+            made.append(folder)
+    try:
+        yield USER, f"v1:/{USER}"
+    finally:
+        for folder in made:
+            for inner in [*folder.glob("*/*/"), *folder.glob("*/")]:
+                with contextlib.suppress(OSError):
+                    inner.rmdir()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if created:
+            subprocess.run(["userdel", "--remove", USER], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def stage(kind: str) -> Iterator[Stage]:
+    with contextlib.ExitStack() as stack:
+        user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
+        layout = make_home(pwd.getpwnam(user).pw_uid if user else 0)
+        stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
+        layout.config_file.write_text(f'[host]\ncgroup = "{cgroup}"\n')
+        process = start_host(layout, user=user)
+        stack.callback(stop_host, process)
+        client = stack.enter_context(SyncClient.connect(layout.socket))
+        yield Stage(kind=kind, layout=layout, client=client, supervisor=process.pid)
