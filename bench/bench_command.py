@@ -104,7 +104,8 @@ def deadlines(client: SyncClient) -> list[float]:
             try:
                 session.run("execute", {"code": code}, deadline_ms=500)
             except BridgeholdError as error:
-                assert error.code == "timeout", error
+                if error.code != "timeout":
+                    raise
             found.append((time.perf_counter() - start) * 1000 - 500)
     return found
 

@@ -72,7 +72,7 @@ def median(values: Sequence[float]) -> float:
 def show(rows: Sequence[Row]) -> None:
     """Print as a table, or as JSON with ``--json``."""
     if "--json" in sys.argv[1:]:
-        print(json.dumps([asdict(r) for r in rows], indent=2))  # noqa: T201 - this is a program
+        print(json.dumps([asdict(r) for r in rows], indent=2))
         return
     from rich.console import Console
     from rich.table import Table

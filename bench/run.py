@@ -13,12 +13,12 @@ from common import Row, show
 def main() -> int:
     rows: list[Row] = []
     for script in sorted(Path(__file__).parent.glob("bench_*.py")):
-        print(f"… {script.stem}", file=sys.stderr)  # noqa: T201 - progress
+        print(f"… {script.stem}", file=sys.stderr)
         done = subprocess.run(
             [sys.executable, str(script), "--json"], capture_output=True, text=True, timeout=900, check=False
         )
         if done.returncode != 0:
-            print(done.stderr[-2000:], file=sys.stderr)  # noqa: T201 - why it failed
+            print(done.stderr[-2000:], file=sys.stderr)
             return done.returncode
         rows += [Row(**entry) for entry in json.loads(done.stdout)]
     show(rows)

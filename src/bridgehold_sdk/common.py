@@ -6,7 +6,6 @@ import os
 import resource
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from bridgehold_sdk.bridge import Session
@@ -81,6 +80,8 @@ class Common:
         try:
             self._close()
         except Exception:  # noqa: BLE001 - a bridge's close is foreign code, and the end is the end
+            import traceback
+
             traceback.print_exc(file=sys.stderr)
 
     def _open(self, args: dict[str, Any]) -> dict[str, Any]:

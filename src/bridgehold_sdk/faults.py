@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from bridgehold_sdk.errors import (
@@ -90,6 +89,8 @@ def _trace(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and _hidden(trace):
         trace = trace.tb_next
+    import traceback  # faults are rare, starts are not
+
     try:
         lines = traceback.format_exception(type(error), error, trace, limit=-MAX_FRAMES)
     except Exception:  # noqa: BLE001 - formatting calls foreign __str__ and __getattr__

@@ -1,8 +1,7 @@
-"""Running one operation: arguments are bound to the method before any of its code runs."""
+"""Running one operation: what does not fit the method's parameters is refused before its code runs."""
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from bridgehold_sdk.errors import InvalidInput
@@ -13,9 +12,10 @@ if TYPE_CHECKING:
 
 def perform(bridge: Bridge, fact: Operation, args: dict[str, Any]) -> Any:
     """The method's value, or a generator for a stream. `InvalidInput` where the arguments don't fit."""
-    method = getattr(bridge, fact.method)
     try:
-        bound = inspect.signature(method).bind(**args)
+        return getattr(bridge, fact.method)(**args)
     except TypeError as error:
-        raise InvalidInput(f"{fact.name}: {error}") from None
-    return method(*bound.args, **bound.kwargs)
+        trace = error.__traceback__
+        if trace is not None and trace.tb_next is None:  # raised by the call itself, not inside
+            raise InvalidInput(f"{fact.name}: {str(error).partition('() ')[2] or error}") from None
+        raise

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Mapping, Set
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
-from pathlib import PurePath
 from typing import Any
-from uuid import UUID
 
 from bridgehold_sdk.errors import NotPlain
 
@@ -20,8 +16,8 @@ MAX_VALUES = 900_000
 
 _MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
-_TEXT = (PurePath, UUID, Decimal)
-_TIMES = (datetime, date, time)
+_TEXT = (("pathlib", "PurePath"), ("uuid", "UUID"), ("decimal", "Decimal"))
+"""By name: a value of such a type can only be there if its module was imported, so we need not."""
 
 
 def to_plain(value: object) -> Any:
@@ -78,29 +74,27 @@ class _Converter:
             return self.convert(_base(value), where, depth + 1)
         if isinstance(value, (bytes, bytearray, memoryview)):
             raise NotPlain(f"{where}: bytes can't cross the wire; return base64 text")
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, type):
+            raise _not_plain(value, where)
+        if hasattr(value, "__dataclass_fields__"):
+            import dataclasses  # there already, or there were no such value
+
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             return self._object(fields, where, depth)
-        if isinstance(value, _TIMES):
-            return value.isoformat()
-        if isinstance(value, timedelta):
-            return value.total_seconds()
-        if isinstance(value, _TEXT):
+        if _is_text(value):
             return clean_text(str(value))
         return self._foreign(value, where, depth)
 
     def _foreign(self, value: Any, where: str, depth: int) -> Any:
-        if not isinstance(value, type):
-            if callable(getattr(value, "model_dump", None)):
-                return self.convert(value.model_dump(), where, depth + 1)
-            if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
-                return self.convert(value.item(), where, depth + 1)
-            if hasattr(value, "dtype") and callable(getattr(value, "tolist", None)):
-                return self.convert(value.tolist(), where, depth + 1)
-        raise NotPlain(
-            f"{where}: {type(value).__module__}.{type(value).__qualname__} can't cross the wire; "
-            "return text, numbers, lists or a dict"
-        )
+        """By shape: dates, durations, pydantic's models, numpy's scalars and arrays."""
+        for method in ("isoformat", "total_seconds", "model_dump"):
+            if callable(getattr(value, method, None)):
+                return self.convert(getattr(value, method)(), where, depth + 1)
+        if hasattr(value, "dtype") or hasattr(value, "ndim"):
+            native = getattr(value, "item" if getattr(value, "ndim", None) == 0 else "tolist", None)
+            if callable(native):
+                return self.convert(native(), where, depth + 1)
+        raise _not_plain(value, where)
 
     def _list(self, values: Iterable[Any], where: str, depth: int) -> list[Any]:
         return [self.convert(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(values)]
@@ -113,6 +107,22 @@ class _Converter:
                 raise NotPlain(f"{where}: two keys are both spelled {name!r}")
             plain[name] = self.convert(item, f"{where}.{name}", depth + 1)
         return plain
+
+
+def _not_plain(value: Any, where: str) -> NotPlain:
+    kind = value if isinstance(value, type) else type(value)
+    return NotPlain(
+        f"{where}: {kind.__module__}.{kind.__qualname__} can't cross the wire; "
+        "return text, numbers, lists or a dict"
+    )
+
+
+def _is_text(value: object) -> bool:
+    for module, name in _TEXT:
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type) and isinstance(value, kind):
+            return True
+    return False
 
 
 def _key(key: object, where: str) -> str:

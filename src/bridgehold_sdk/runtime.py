@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import queue
 import signal
 import sys
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from bridgehold_sdk import wire
 from bridgehold_sdk.bridge import Bridge, Provider, Session, operations_of
 from bridgehold_sdk.common import Common
-from bridgehold_sdk.errors import Cancelled, UnknownCommand, WireError
+from bridgehold_sdk.errors import Cancelled, ResultTooLarge, UnknownCommand, WireError
 from bridgehold_sdk.faults import describe
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
@@ -93,7 +92,7 @@ class Runtime:
                 self.name,
                 self.version,
                 sorted(self.operations),
-                platform.python_version(),
+                ".".join(map(str, sys.version_info[:3])),
                 sys.modules["bridgehold_sdk"].__version__,
             )
         )
@@ -140,7 +139,7 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
             self._armed = False
             self.error_count += 1
-            return wire.encode(wire.fault(call_id, describe(error, self.folder)))
+            return wire.encode_fault(call_id, describe(error, self.folder), self._writer.max_bytes)
 
     def _dispatch(self, call_id: int, command: object, args: object) -> Any:
         if not isinstance(command, str) or not isinstance(args, dict):
@@ -212,7 +211,7 @@ class Runtime:
         try:
             while (frame := self._reader.read()) is not None:
                 self._accept(frame)
-        except (WireError, OSError) as error:
+        except (WireError, ResultTooLarge, OSError) as error:
             os.write(2, f"bridgehold: the host's stream broke: {error}\n".encode())
             self._status = 1
         self._calls.put(None)

@@ -10,9 +10,7 @@ import math
 import os
 import re
 import threading
-from array import array
-from datetime import datetime, timezone
-from itertools import accumulate
+import time
 from typing import Any, NoReturn
 
 from bridgehold_sdk.errors import ResultTooLarge, WireError
@@ -60,6 +58,16 @@ def encode(frame: Frame, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
             "Return less, or stream it in chunks."
         )
     return len(data).to_bytes(HEADER_BYTES, "big") + data
+
+
+def encode_fault(call_id: int, error: Frame, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
+    """The bytes of a fault, without its traceback where that would be more than the session may send."""
+    try:
+        return encode(fault(call_id, error), max_bytes)
+    except ResultTooLarge:
+        return encode(
+            fault(call_id, {**error, "message": error["message"][:100], "traceback": ""}), max_bytes
+        )
 
 
 def result(call_id: int, value: object) -> Frame:
@@ -139,7 +147,8 @@ class Writer:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}+00:00"
 
 
 def _check_structure(body: bytes) -> None:
@@ -150,8 +159,15 @@ def _check_structure(body: bytes) -> None:
     opened = skeleton.count(b"[") + skeleton.count(b"{")
     if opened + skeleton.count(b",") + 1 > MAX_VALUES:
         raise WireError(f"more than {MAX_VALUES} values")
-    if opened > MAX_DEPTH and max(accumulate(array("b", skeleton.translate(_STEPS)))) > MAX_DEPTH:
+    if opened > MAX_DEPTH and _depth(skeleton) > MAX_DEPTH:
         raise WireError(f"nested deeper than {MAX_DEPTH}")
+
+
+def _depth(skeleton: bytes) -> int:
+    from array import array  # rarely needed, and a millisecond of every start
+    from itertools import accumulate
+
+    return max(accumulate(array("b", skeleton.translate(_STEPS))))
 
 
 def _refuse_constant(name: str) -> NoReturn:

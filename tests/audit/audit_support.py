@@ -53,37 +53,31 @@ def outcome(of: str, **changes: object) -> CommandOutcome:
 
 
 class LiveJournal:
-    """The journal's process and the socket to it."""
+    """The journal's process and the sockets to it."""
 
-    def __init__(self, config: JournalConfig) -> None:
-        ours, theirs = socket.socketpair()
+    def __init__(self, config: JournalConfig, clients: int = 1) -> None:
+        pairs = [socket.socketpair() for _ in range(clients)]
         with tempfile.TemporaryFile() as file:
             file.write(msgspec.json.encode(config))
             file.seek(0)
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "bridgehold.audit.journal",
-                    "--fd-config",
-                    str(file.fileno()),
-                    "--fd-journal",
-                    str(theirs.fileno()),
-                ],
-                pass_fds=(file.fileno(), theirs.fileno()),
-                stderr=subprocess.PIPE,
-            )
-        theirs.close()
-        self.socket = ours
+            argv = [sys.executable, "-I", "-m", "bridgehold.audit.journal", "--fd-config", str(file.fileno())]
+            for _, theirs in pairs:
+                argv += ["--fd-journal", str(theirs.fileno())]
+            inherited = (file.fileno(), *(theirs.fileno() for _, theirs in pairs))
+            self.process = subprocess.Popen(argv, pass_fds=inherited, stderr=subprocess.PIPE)
+        for _, theirs in pairs:
+            theirs.close()
+        self.sockets = [ours for ours, _ in pairs]
+        self.socket = self.sockets[0]
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 
     def end(self) -> int:
-        """Close our end and give the exit status."""
-        self.socket.close()
+        """Close our ends and give the exit status."""
+        for ours in self.sockets:
+            ours.close()
         return self.process.wait(10)
 
     def errors(self) -> str:

@@ -29,14 +29,16 @@ def live(audit: Path) -> Iterator[Callable[..., LiveJournal]]:
     """Start a journal's process over `audit`, with `JournalConfig` fields; all end with the test."""
     started: list[LiveJournal] = []
 
-    def start(**changes: object) -> LiveJournal:
+    def start(clients: int = 1, **changes: object) -> LiveJournal:
         fields = {"folder": str(audit), "reserve_bytes": 65_536, **changes}
-        started.append(LiveJournal(JournalConfig(**fields)))  # type: ignore[arg-type]  # values by name
+        config = JournalConfig(**fields)  # type: ignore[arg-type]  # values by name
+        started.append(LiveJournal(config, clients))
         return started[-1]
 
     yield start
     for journal in started:
-        journal.socket.close()
+        for ours in journal.sockets:
+            ours.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             journal.process.wait(5)
         journal.process.kill()

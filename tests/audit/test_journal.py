@@ -320,8 +320,8 @@ def test_a_name_of_any_kind_is_one_line_and_too_much_text_is_clipped(live: Live,
                 )
 
     asyncio.run(act())
-    lines = lines_of(segment_files(audit)[0])
-    assert len(lines) == 1 + len(names)
+    lines = lines_of(segment_files(audit)[0])[: 1 + len(names)]
+    assert [json.loads(line)["kind"] for line in lines[1:]] == ["command.refused"] * len(names)
     assert all(line.isascii() and len(line) < 300_000 for line in lines)
     assert json.loads(lines[1])["bridge"] == "a\nb"
     assert "10000000 characters" in json.loads(lines[5])["bridge"]
@@ -334,10 +334,19 @@ def test_a_tenant_past_its_quota_is_refused_others_go_on_and_its_ends_are_still_
     async def act() -> None:
         journal = live(limits=Limits(tenant_quota_bytes=20_000))
         async with connected(journal) as client:
-            references = []
-            with pytest.raises(BudgetError):
+            references: list[str] = []
+
+            async def fill() -> None:
                 for _ in range(100):
-                    references.append((await client.append(intent(tenant="greedy"))).ref)
+                    receipt = await client.append(intent(tenant="greedy"))
+                    references.append(receipt.ref)
+
+            async def end_all() -> None:
+                for reference in references * 10:
+                    await client.append(outcome(reference, tenant="greedy", reason="x" * 4000))
+
+            with pytest.raises(BudgetError):
+                await fill()
             assert 10 < len(references) < 40
             await client.append(outcome(references[0], tenant="greedy"))
             await client.append(intent(tenant="modest"))
@@ -345,8 +354,7 @@ def test_a_tenant_past_its_quota_is_refused_others_go_on_and_its_ends_are_still_
             with pytest.raises(BudgetError):
                 await client.append(intent(tenant="greedy"))
             with pytest.raises(BudgetError):
-                for reference in references * 10:
-                    await client.append(outcome(reference, tenant="greedy", reason="x" * 4000))
+                await end_all()
 
     asyncio.run(act())
     assert verify_audit(audit).integrity.ok
@@ -468,17 +476,22 @@ def test_a_client_that_reads_nothing_bounds_itself(live: Live) -> None:
     assert resident < 150_000  # KiB
 
 
-def test_two_clients_share_one_chain(audit: Path, live: Live) -> None:
-    journal = live()
-    receipts = []
+def test_two_clients_share_one_chain_and_one_s_end_is_not_the_other_s(audit: Path, live: Live) -> None:
+    journal = live(clients=2)
 
     async def act() -> None:
-        async with connected(journal) as client:
-            for _ in range(5):
-                receipts.append(await client.append(HostStopped(reason="x")))
+        one = await JournalClient.connect(journal.sockets[0])
+        two = await JournalClient.connect(journal.sockets[1])
+        both = [client.append(HostStopped(reason="x")) for client in (one, two) for _ in range(50)]
+        receipts = await asyncio.gather(*both)
+        assert sorted(receipt.seq for receipt in receipts) == list(range(2, 102))
+        await one.close()
+        await two.append(HostStopped(reason="still here"))
+        await two.close()
 
     asyncio.run(act())
-    assert [receipt.seq for receipt in receipts] == [2, 3, 4, 5, 6]
+    assert journal.end() == 0
+    assert verify_audit(audit).ok
 
 
 def test_errors_are_of_the_one_root(audit: Path) -> None:

@@ -189,6 +189,20 @@ def test_a_line_without_end_of_any_length_is_bounded(closed: Path) -> None:
     assert first_bad(closed) == ("oversize", "7")
 
 
+@pytest.mark.parametrize("size", [chain.MAX_LINE + 1, 5 * chain.MAX_LINE])
+def test_lines_behind_one_without_measure_keep_their_numbers(closed: Path, size: int) -> None:
+    file = segment_files(closed)[0]
+    lines = lines_of(file)
+    lines[6] = b"x" * size
+    lines[12] = lines[12].replace(b"acme", b"evil")
+    rewrite(file, lines)
+    report = verify_audit(closed)
+    places = [finding.place.rpartition(":")[2] for finding in report.integrity.findings]
+    assert places == ["7", "13"]
+    file.write_bytes(file.read_bytes() + b"y" * size)
+    assert verify_audit(closed).integrity.findings[-1].kind == "torn"
+
+
 def test_half_a_line_at_the_end_is_torn(closed: Path) -> None:
     file = segment_files(closed)[0]
     file.chmod(0o600)
@@ -370,6 +384,19 @@ def test_an_older_instance_made_anew_is_known_to_the_next(audit: Path, filler: C
     lines = lines_of(file)
     instance = json.loads(lines[0])["instance"]
     rewrite(file, recompute([line.replace(b"python:execute", b"python:nothing") for line in lines], instance))
+    report = verify_audit(audit)
+    assert [finding.kind for finding in report.integrity.findings] == ["rewritten"]
+
+
+def test_an_instance_made_anew_without_its_first_line_is_found(
+    audit: Path, filler: Callable[..., Filler]
+) -> None:
+    two_instances(audit, filler)
+    file = segment_files(audit)[1]
+    lines = lines_of(file)
+    instance = json.loads(lines[0])["instance"]
+    renumbered = [line.replace(b'"seq":%d,' % n, b'"seq":%d,' % (n - 1)) for n, line in enumerate(lines, 1)]
+    rewrite(file, recompute(renumbered[1:], instance))
     report = verify_audit(audit)
     assert [finding.kind for finding in report.integrity.findings] == ["rewritten"]
 

@@ -148,7 +148,7 @@ def test_what_is_printed_at_import_and_in_commands_goes_to_the_log(launch: Any, 
 
 
 def test_commands_and_their_faults(launch: Any, bridge_folder: Make) -> None:
-    guest = launch(bridge_folder(SAMPLE))
+    guest = launch(bridge_folder(SAMPLE), max_frame=1024)
     guest.boot(**BOOT, response_bytes=1024)
     assert guest.fault("sample:add", {"a": 1}).code == "invalid_input"  # not open yet
     guest.open()
@@ -176,6 +176,8 @@ def test_commands_and_their_faults(launch: Any, bridge_folder: Make) -> None:
         assert len(fault.message) <= 2000
         assert len(fault.traceback) <= 8100
         assert "bridgehold_sdk/runtime.py" not in fault.traceback
+    assert "sample.py" in guest.fault("sample:fail", {"how": "value"}).traceback
+    assert guest.fault("sample:fail", {"how": "long"}).traceback == ""  # more than 1 KiB: cut to fit
     assert "result.a[1]" in guest.fault("sample:fail", {"how": "nan"}).message
     assert "no_such_module_anywhere" in guest.fault("sample:fail", {"how": "missing"}).message
     assert "stream=True" in guest.fault("sample:fail", {"how": "generator"}).message

@@ -85,7 +85,8 @@ while True:
 """,
         ("timeout",),
     ),
-    Fatal(11, "kill(-1, SIGKILL)", "import os\nos.kill(-1, 9)\n", ("crash", "session_ended")),
+    # Alone in its namespace there is nobody to hit (ESRCH); bubblewrap's init is out of its reach.
+    Fatal(11, "kill(-1, SIGKILL)", "import os\nos.kill(-1, 9)\n", ("application",)),
     Fatal(
         14,
         "a frame of 4 GiB",

@@ -43,7 +43,7 @@ shm = "32MiB"
 log_rate = "4MiB/s"
 log = "256KiB"
 response = "1MiB"
-startup = "20s"
+startup = "6s"
 command = "8s"
 grace = "500ms"
 [operations]
@@ -248,7 +248,7 @@ def ordinary_user() -> Iterator[tuple[str, str]]:
 def stage(kind: str) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
         user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
-        layout = make_home(pwd.getpwnam(user).pw_uid if user else 0)
+        layout = make_home(pwd.getpwnam(user).pw_uid if user else os.getuid())
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
         layout.config_file.write_text(f'[host]\ncgroup = "{cgroup}"\n')
         process = start_host(layout, user=user)

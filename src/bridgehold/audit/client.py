@@ -37,6 +37,8 @@ class JournalClient:
         self._waiting: dict[int, asyncio.Future[wire.Answer]] = {}
         self._unsent: list[bytes] = []
         self._gone = ""
+        self.gone = asyncio.Event()
+        """Set once the journal is gone: nothing may run without it."""
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -126,6 +128,7 @@ class JournalClient:
     def lost(self, reason: str) -> None:
         """The connection ended: every waiting and every later call fails."""
         self._gone = reason
+        self.gone.set()
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():

@@ -183,7 +183,8 @@ class Index:
             offset, number, last_offset, last_digest = 0, 0, 0, ""
         at, line_number = int(str(offset)), int(str(number))
         rows: list[tuple[object, ...]] = []
-        for _, lines, _ in read_lines(segment.path, at):
+        for begin, lines, _ in read_lines(segment.path, at):
+            at = begin
             for line in lines:
                 line_number += 1
                 row = _row(line, folder, name, line_number, at)

@@ -75,24 +75,10 @@ class Journal:
         audit = Path(config.folder)
         self._lock = _lock(audit)
         try:
-            before = recover(audit)
-            instance = new_instance_id()
-            folder = audit / segments.folder_name(before.ordinal + 1, instance)
-            folder.mkdir(mode=0o750)
-            sync_folder(audit)
-            reserve = Reserve(audit / segments.RESERVE, config.reserve_bytes)
-            self.writer = Writer(folder, instance, reserve=reserve, limits=config.limits, sync=sync)
-            first = self.writer.write([_opened(before)])[0]
-        except OSError as error:
+            self.writer = _begin(audit, config, sync)
+        except BridgeholdError:
             os.close(self._lock)
-            raise AuditError(
-                f"the audit can't be begun: {error.strerror}",
-                where=str(audit),
-                hint="Give the journal's user a writable folder with free space.",
-            ) from error
-        if isinstance(first, Refused) or not self.writer.sync():
-            os.close(self._lock)
-            raise AuditError("the audit's first line can't be written: its disk is full", where=str(audit))
+            raise
 
     def answer(self, requests: Sequence[wire.Request]) -> list[wire.Answer]:
         """Write, sync once if anything asks for it, and answer each request in order."""
@@ -165,6 +151,45 @@ class Journal:
         self.writer.write([event])
         self.writer.close()
         os.close(self._lock)
+
+
+def _begin(audit: Path, config: JournalConfig, sync: Callable[[int], None]) -> Writer:
+    """Recover, make the new instance's folder and write its first line, durably."""
+    folder = audit
+    try:
+        before = recover(audit)
+        instance = new_instance_id()
+        reserve = Reserve(audit / segments.RESERVE, config.reserve_bytes)
+        folder = audit / segments.folder_name(before.ordinal + 1, instance)
+        folder.mkdir(mode=0o750)
+        sync_folder(audit)
+        writer = Writer(folder, instance, reserve=reserve, limits=config.limits, sync=sync)
+    except OSError as error:
+        _discard(folder, audit)
+        raise AuditError(
+            f"the audit can't be begun: {error.strerror}",
+            where=str(audit),
+            hint="Give the journal's user a writable folder with free space.",
+        ) from error
+    if isinstance(writer.write([_opened(before)])[0], Refused) or not writer.sync():
+        _discard(folder, audit)
+        raise AuditError(
+            "the audit's first line can't be written: its disk is full",
+            where=str(audit),
+            hint="Free space on the audit's disk.",
+        )
+    return writer
+
+
+def _discard(folder: Path, audit: Path) -> None:
+    """Remove the folder of an instance that never had a line."""
+    if folder == audit:
+        return
+    with contextlib.suppress(OSError):
+        for segment in folder.iterdir():
+            if segment.stat().st_size == 0:
+                segment.unlink()
+        folder.rmdir()
 
 
 def _opened(before: Recovered) -> JournalOpened:
@@ -247,24 +272,19 @@ def serve(journal: Journal, descriptors: Sequence[int]) -> None:
     clients = {descriptor: _Client(descriptor) for descriptor in descriptors}
     stop: list[float] = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(time.monotonic() + _DRAIN_S))
-    synced = time.monotonic()
+    synced, busy = time.monotonic(), False
     while clients and not (stop and time.monotonic() > stop[0]):
         poller = select.poll()
         for descriptor, client in clients.items():
             poller.register(descriptor, client.mask())
-        waiting = any(len(client.incoming) > 4 for client in clients.values())
-        wait = 0 if waiting else 100 if stop or journal.writer.dirty else 1000
-        progress = False
+        wait = 0 if busy else 100 if stop or journal.writer.dirty else 1000
         for descriptor, happened in poller.poll(wait):
             client = clients[descriptor]
             if happened & select.POLLOUT:
                 client.write()
             if happened & (select.POLLIN | select.POLLHUP | select.POLLERR) and client.mask() & select.POLLIN:
                 client.read()
-            progress = True
-        progress = _answer_all(journal, clients) or progress
-        if waiting and not progress:
-            time.sleep(0.001)
+        busy = _answer_all(journal, clients)
         if journal.writer.dirty and time.monotonic() - synced > _BUFFERED_SYNC_S:
             journal.writer.sync()
             synced = time.monotonic()
@@ -273,7 +293,7 @@ def serve(journal: Journal, descriptors: Sequence[int]) -> None:
 
 
 def _answer_all(journal: Journal, clients: dict[int, _Client]) -> bool:
-    """One group from every client's pending requests; gone clients are dropped."""
+    """One group of every client's pending requests; the gone are dropped. True: more may be pending."""
     taken = {descriptor: client.requests() for descriptor, client in clients.items()}
     joined = [request for requests in taken.values() for request in requests]
     found = iter(journal.answer(joined) if joined else ())

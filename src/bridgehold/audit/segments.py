@@ -84,31 +84,45 @@ def open_segment(path: Path) -> int:
 def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, list[bytes], bytes]]:
     """Batches of (offset of the first line, complete lines without newline, rest).
 
-    `rest` is what stands after the last newline of the batch; only the last batch's is a torn tail.
-    A line longer than `MAX_LINE` is cut into pieces of that length, each of which is no valid line.
+    `rest` is what stands after the last newline of the batch; only the last batch's is a torn tail,
+    and the last batch has no lines: its offset is where complete lines end. A line much longer than
+    `MAX_LINE` comes as a batch of its own, cut to one byte more than that, which is no valid line.
     """
     descriptor = open_segment(path)
-    rest = b""
     try:
-        while True:
-            try:
-                data = os.pread(descriptor, _CHUNK, offset + len(rest))
-            except OSError as error:
-                raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error
-            lines = (rest + data).split(b"\n")
-            tail = lines.pop()
-            if not data:
-                yield offset, lines, tail
-                return
-            while len(tail) > MAX_LINE + 1:
-                lines.append(tail[: MAX_LINE + 1])
-                tail = tail[MAX_LINE + 1 :]
-            consumed = len(rest) + len(data) - len(tail)
-            yield offset, lines, tail
-            offset += consumed
-            rest = tail
+        yield from _batches(descriptor, offset)
+    except OSError as error:
+        raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error
     finally:
         os.close(descriptor)
+
+
+def _batches(descriptor: int, offset: int) -> Iterator[tuple[int, list[bytes], bytes]]:
+    rest = b""
+    while data := os.pread(descriptor, _CHUNK, offset + len(rest)):
+        lines = (rest + data).split(b"\n")
+        tail = lines.pop()
+        end = offset + len(rest) + len(data) - len(tail)
+        yield offset, lines, tail
+        offset, rest = end, tail
+        if len(rest) > MAX_LINE:
+            rest = rest[: MAX_LINE + 1]
+            end = _skip_line(descriptor, offset + len(tail))
+            if end < 0:
+                break
+            yield offset, [rest], b""
+            offset, rest = end, b""
+    yield offset, [], rest
+
+
+def _skip_line(descriptor: int, offset: int) -> int:
+    """Where the line after the one that goes on at `offset` begins; -1 if it has no end."""
+    while data := os.pread(descriptor, _CHUNK, offset):
+        found = data.find(b"\n")
+        if found >= 0:
+            return offset + found + 1
+        offset += len(data)
+    return -1
 
 
 def _names(folder: Path) -> list[str]:

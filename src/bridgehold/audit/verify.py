@@ -128,6 +128,9 @@ def _links(folders: Sequence[InstanceFolder], checks: Sequence[InstanceCheck]) -
             continue
         if check.opened is not None:
             found += _link(check, previous, place)
+        elif not check.findings:
+            reason = "the instance does not begin with journal.opened, so nothing ties it to the one before"
+            found.append(_finding("rewritten", place, reason, check))
         previous = check
     return found
 

@@ -131,7 +131,9 @@ def parse_config(text: str, where: str) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        faults = [
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
+        ]
         raise ConfigError(
             f"{len(faults)} fault(s):\n  " + "\n  ".join(faults),
             where=where,

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused, Event
+from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.bridges.manifest import Manifest, Operation
+from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import (
     AuditError,
     BridgeholdError,
@@ -257,32 +257,35 @@ class _Refusal:
         operation: str,
     ) -> None:
         self._journal = journal
-        self._event = lambda decision: CommandRefused(
-            tenant=request.tenant[:64],
-            principal=principal.name,
-            command=command,
-            bridge=bridge,
-            operation=f"{bridge}:{operation}",
+        self._command = command
+        self._principal = principal
+        self._request = request
+        self._bridge = bridge
+        self._operation = operation
+
+    def _event(self, decision: Decision) -> CommandRefused:
+        digest, _, text = preview(self._request.arguments, (), _PREVIEW_BYTES)
+        return CommandRefused(
+            tenant=self._request.tenant[:64],
+            principal=self._principal.name,
+            command=self._command,
+            bridge=self._bridge,
+            operation=f"{self._bridge}:{self._operation}",
             rule=decision.rule,
             reason=decision.reason[:500],
             source=decision.source,
-            **_argument_facts(request.arguments),
+            arguments_digest=digest,
+            arguments_preview=text,
         )
 
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
-        event: Event = self._event(decision)
-        reference = (await self._journal.append(event)).ref
-        text = decision.reason if decision.rule == "arguments" else f"{decision.reason} [rule {decision.rule}]"
-        return kind(
-            text, hint=hint or f"bridgehold why {reference}", where=decision.source, event=reference
+        reference = (await self._journal.append(self._event(decision))).ref
+        text = (
+            decision.reason if decision.rule == "arguments" else f"{decision.reason} [rule {decision.rule}]"
         )
-
-
-def _argument_facts(arguments: dict[str, object]) -> dict[str, str]:
-    digest, _, text = preview(arguments, (), _PREVIEW_BYTES)
-    return {"arguments_digest": digest, "arguments_preview": text}
+        return kind(text, hint=hint or f"bridgehold why {reference}", where=decision.source, event=reference)
 
 
 def _no_tenant(principal: Principal, tenant: str) -> Decision:
@@ -352,7 +355,3 @@ def _outcome(
 def _says_error(result: object) -> bool:
     """DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart."""
     return isinstance(result, dict) and ("error" in result or result.get("status") == "error")
-
-
-def manifest_operations(manifest: Manifest) -> list[str]:
-    return [f"{manifest.name}:{name}" for name in manifest.operations]

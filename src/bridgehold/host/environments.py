@@ -13,16 +13,24 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, EnvironmentBuildError
 from bridgehold.host.config import Config
 from bridgehold.host.layout import Layout
+from bridgehold.host.machine import system_paths
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.envs.build import EnvironmentBuilder
+from bridgehold.sandbox.envs.interpreter import host_interpreter, require_python
+from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
+from bridgehold.sandbox.envs.lock import parse_lock
+from bridgehold.sandbox.envs.sources import default_sources
+from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.envs.values import BuildProgress, Lock
 
-OnProgress = Callable[[object], None]
+OnProgress = Callable[[BuildProgress], None]
 
 
-class Environment(msgspec.Struct, frozen=True, kw_only=True):
+class BuiltEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     """A built environment: read-only, content-addressed."""
 
     path: Path
@@ -31,34 +39,38 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environments:
-    """One builder for each lock at a time; later callers wait for the same build."""
+    """One build for each lock at a time; later callers wait for the same one."""
 
     def __init__(
         self, layout: Layout, config: Config, launcher: LauncherClient, journal: JournalClient
     ) -> None:
-        self._layout = layout
-        self._config = config
-        self._launcher = launcher
         self._journal = journal
-        self._ready: dict[tuple[str, bool], Environment] = {}
-        self._building: dict[tuple[str, bool], asyncio.Task[Environment]] = {}
+        self._store = EnvironmentStore(layout.environments)
+        self._interpreter = host_interpreter()
+        self._builder = EnvironmentBuilder(
+            store=self._store,
+            wheels=layout.wheels,
+            runner=LauncherRunner(launcher, system_paths()),
+            sources=default_sources(config.host.index),
+            interpreter=self._interpreter,
+        )
+        self._building: dict[tuple[str, bool], asyncio.Task[BuiltEnvironment]] = {}
         self._listeners: dict[tuple[str, bool], list[OnProgress]] = {}
 
     async def ensure(
         self, manifest: Manifest, on_progress: OnProgress | None = None, *, grant: Grant | None = None
-    ) -> Environment:
-        """The environment of `manifest`'s lock. Raises what `sandbox.envs` raises."""
-        allow_pth = grant is not None and "pth" in grant.weakenings
-        key = (manifest.digest, allow_pth)
-        if key in self._ready:
-            return self._ready[key]
+    ) -> BuiltEnvironment:
+        """The environment of `manifest`'s lock. Raises `EnvironmentBuildError` or `DependencyError`."""
+        lock = _read_lock(manifest)
+        key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
         listeners = self._listeners.setdefault(key, [])
         if on_progress is not None:
             listeners.append(on_progress)
         task = self._building.get(key)
         if task is None:
-            task = asyncio.create_task(self._build(manifest, key))
+            task = asyncio.create_task(self._build(manifest, lock, key))
             self._building[key] = task
+            task.add_done_callback(lambda _: self._building.pop(key, None))
         try:
             return await asyncio.shield(task)
         finally:
@@ -66,9 +78,48 @@ class Environments:
                 with contextlib.suppress(ValueError):
                     listeners.remove(on_progress)
 
-    def _tell(self, key: tuple[str, bool], progress: object) -> None:
-        for listener in self._listeners.get(key, []):
-            listener(progress)
+    async def _build(self, manifest: Manifest, lock: Lock, key: tuple[str, bool]) -> BuiltEnvironment:
+        def tell(progress: BuildProgress) -> None:
+            for listener in list(self._listeners.get(key, ())):
+                listener(progress)
 
-    async def _build(self, manifest: Manifest, key: tuple[str, bool]) -> Environment:
-        raise NotImplementedError
+        started = time.monotonic()
+        found = self._builder.find(lock, allow_pth=key[1])
+        built = found
+        try:
+            require_python(self._interpreter, manifest.python, where=str(manifest.file))
+            if built is None:
+                built = await self._builder.ensure(
+                    lock, bridge=manifest.name, on_progress=tell, allow_pth=key[1]
+                )
+        except BridgeholdError as error:
+            refusal = EnvironmentRefused(
+                bridge=manifest.name, code=error.code, reason=error.message[:500], where=error.where[:300]
+            )
+            error.event = (await self._journal.append(refusal)).ref
+            raise
+        if found is None:
+            event = EnvironmentBuilt(
+                bridge=manifest.name,
+                lock=built.lock_digest,
+                digest=built.digest,
+                files=built.files,
+                bytes=built.bytes,
+                ms=int((time.monotonic() - started) * 1000),
+            )
+            await self._journal.append(event)
+        return BuiltEnvironment(
+            path=self._store.path(built), digest=built.digest, packages=len(built.packages)
+        )
+
+
+def _read_lock(manifest: Manifest) -> Lock:
+    path = manifest.lock_path
+    if path is None:
+        return parse_lock("", str(manifest.file))
+    try:
+        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentBuildError(
+            f"the lock can't be read: {error}", where=str(path), hint="Lock the bridge's requirements first."
+        ) from error

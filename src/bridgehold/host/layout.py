@@ -42,16 +42,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def environments(self) -> Path:
+        """Installers write in build folders of it, and nowhere else on the host's disk."""
         return self.state / "envs"
 
     @property
     def wheels(self) -> Path:
         return self.state / "wheels"
-
-    @property
-    def builds(self) -> Path:
-        """Installers write below this folder, and nowhere else on the host's disk."""
-        return self.state / "builds"
 
     @property
     def secrets(self) -> Path:

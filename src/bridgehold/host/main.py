@@ -13,14 +13,16 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Awaitable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit.anchors import anchor_at, sign_anchor
+from bridgehold.audit.anchors import anchor_at, anchor_text, attach
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped, PrincipalRefused
+from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
@@ -114,8 +116,8 @@ class HostProcess:
         os.close(self._ends.ready)
         watchers = [
             asyncio.create_task(self._watch("launcher", launcher.lost.wait())),
-            asyncio.create_task(self._watch("keeper", keeper.lost.wait())),
-            asyncio.create_task(self._watch("journal", journal.lost_event.wait())),
+            asyncio.create_task(self._watch("keeper", keeper.gone())),
+            asyncio.create_task(self._watch("journal", journal.gone.wait())),
             asyncio.create_task(self._anchor(journal, keeper)),
         ]
         await self._stop.wait()
@@ -154,9 +156,9 @@ class HostProcess:
         self._reason = reason
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
-    async def _watch(self, name: str, gone: object) -> None:
+    async def _watch(self, name: str, gone: Awaitable[object]) -> None:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
-        await gone  # type: ignore[misc]  # each is an Event's wait()
+        await gone
         self._reason, self._status = f"the {name} process is gone", 70
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
@@ -175,7 +177,11 @@ class HostProcess:
                 await self._anchor_once(journal, keeper)
 
     async def _anchor_once(self, journal: JournalClient, keeper: KeeperClient) -> None:
-        raise NotImplementedError
+        """Have the keeper sign where the audit stands, and the journal keep it beside the audit."""
+        head = await journal.head()
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        anchor = anchor_at(head, time=now, public_key=await keeper.public_key())
+        await journal.anchor(attach(anchor, await keeper.sign(anchor_text(anchor))))
 
 
 def _socket(descriptor: int) -> socket.socket:

@@ -83,14 +83,12 @@ class Methods:
         report = session.worker.report
         return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
 
-    async def list_sessions(
-        self, principal: Principal, _params: NoParams, _emit: Emit
-    ) -> list[SessionInfo]:
-        found: list[SessionInfo] = []
-        for session in self._sessions:
-            if principal.may_act_for(session.key.tenant):
-                found.append(session.info(await self._memory(session)))
-        return found
+    async def list_sessions(self, principal: Principal, _params: NoParams, _emit: Emit) -> list[SessionInfo]:
+        return [
+            session.info(await self._memory(session))
+            for session in self._sessions
+            if principal.may_act_for(session.key.tenant)
+        ]
 
     async def _memory(self, session: Session) -> int:
         try:
@@ -107,7 +105,7 @@ class Methods:
 
     async def build(self, principal: Principal, params: BridgeParams, emit: Emit) -> object:
         manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
-        built = await self._environments.ensure(manifest, lambda progress: emit(progress))
+        built = await self._environments.ensure(manifest, emit)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import os
-import sys
-from pathlib import Path
 from typing import Protocol
 
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import SecretError
 from bridgehold.host.environments import Environments
+from bridgehold.host.machine import system_paths
 from bridgehold.host.registry import Registry
 from bridgehold.host.starts import GATEWAY_PORT, StartOrder
 from bridgehold.policies.model import Grant
-from bridgehold.sandbox.spec import Paths, worker_spec
-
-_ETC = ("/etc/ssl", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
-_USR_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+from bridgehold.sandbox.spec import worker_spec
 
 
 class Revealer(Protocol):
@@ -62,22 +56,3 @@ class Orders:
                         f"{manifest.name} needs the secret {secret.name!r}: {error.message}", hint=error.hint
                     ) from error
         return tuple(found)
-
-
-def system_paths(*, environment: Path, bridge: Path) -> Paths:
-    """The folders of this machine that every worker sees read-only."""
-    return Paths(
-        environment=str(environment),
-        bridge=str(bridge),
-        inner=str(package_folder("bridgehold.sandbox") / "inner"),
-        sdk=str(package_folder("bridgehold_sdk")),
-        python_prefix=os.path.realpath(sys.base_prefix),
-        usr_links=tuple(
-            (f"/{name}", str(Path("/", name).readlink())) for name in _USR_LINKS if Path("/", name).is_symlink()
-        ),
-        etc=tuple(path for path in _ETC if Path(path).exists()),
-    )
-
-
-def package_folder(package: str) -> Path:
-    return Path(str(importlib.resources.files(package)))

@@ -9,10 +9,12 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.journal import JournalConfig
+from bridgehold.audit.writer import Limits
 from bridgehold.host.config import Config
-from bridgehold.host.keeper.main import KeeperConfig
+from bridgehold.host.keeper.values import keeper_config
 from bridgehold.host.layout import Layout
-from bridgehold.host.orders import package_folder
+from bridgehold.host.machine import package_folder
+from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher import LauncherConfig
 
 INTERPRETER_FLAGS = ("-P",)
@@ -101,13 +103,21 @@ def plan(layout: Layout, config: Config) -> Plan:
         ),
         keeper=ProcessPlan(
             module="bridgehold.host.keeper.main",
-            config=msgspec.json.encode(keeper_config(layout, config)),
+            config=msgspec.json.encode(
+                keeper_config(
+                    layout, config, credentials_directory=os.environ.get("CREDENTIALS_DIRECTORY", "")
+                )
+            ),
             environment=_keeper_environment(environment),
         ),
         journal=ProcessPlan(
             module="bridgehold.audit.journal",
             config=msgspec.json.encode(
-                JournalConfig(folder=str(layout.audit), anchors=str(layout.anchors))
+                JournalConfig(
+                    folder=str(layout.audit),
+                    anchors=str(layout.anchors),
+                    limits=Limits(tenant_quota_bytes=parse_size(config.host.audit_tenant_quota)),
+                )
             ),
             environment=environment,
         ),
@@ -130,7 +140,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                 ]
             )
         ),
-        build_root=str(layout.builds),
+        build_root=str(layout.environments),
         uid_folder=str(layout.uids),
         uid_first=config.host.uid_base + _ROLE_COUNT,
         uid_count=config.host.uid_count - _ROLE_COUNT,
@@ -143,13 +153,25 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
 
 def _environment() -> dict[str, str]:
     """An allow-list: nothing of the caller's environment reaches a process but what Python needs."""
-    kept = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "PYTHONPATH", "XDG_RUNTIME_DIR", "PYTHONDONTWRITEBYTECODE")
+    kept = (
+        "PATH",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "HOME",
+        "PYTHONPATH",
+        "XDG_RUNTIME_DIR",
+        "PYTHONDONTWRITEBYTECODE",
+    )
     return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept)}
 
 
 _FETCH_VARIABLES = (
     *(f"UV_{name}" for name in ("DEFAULT_INDEX", "INDEX_URL", "INDEX", "EXTRA_INDEX_URL", "FIND_LINKS")),
-    *(f"PIP_{name}" for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "CERT", "CONFIG_FILE")),
+    *(
+        f"PIP_{name}"
+        for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "CERT", "CONFIG_FILE")
+    ),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
     "XDG_CONFIG_HOME",
 )
@@ -164,7 +186,3 @@ def _keeper_environment(environment: dict[str, str]) -> dict[str, str]:
     """The keeper may also find systemd's credentials and the session bus of a desktop's key ring."""
     kept = ("CREDENTIALS_DIRECTORY", "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return environment | _kept(kept)
-
-
-def keeper_config(layout: Layout, config: Config) -> KeeperConfig:
-    raise NotImplementedError

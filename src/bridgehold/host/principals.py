@@ -31,7 +31,7 @@ class Principals:
             return Principal(name="owner", tenants=("*",), operator=True)
         raise DeniedError(
             f"local user {uid} is nobody here",
-            hint=f"An operator can add `uids = [{uid}]` and `tenants = [...]` to a [principals.NAME] section.",
+            hint=f"An operator can add `uids = [{uid}]` and tenants to a [principals.NAME] section.",
         )
 
     def by_token(self, token: str) -> Principal:

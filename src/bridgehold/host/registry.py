@@ -20,7 +20,7 @@ from bridgehold.host.config import Config
 from bridgehold.host.layout import Layout
 from bridgehold.ids import digest_bytes, is_name
 from bridgehold.policies import shipped
-from bridgehold.policies.compose import compose
+from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine, Policy
 
@@ -34,7 +34,9 @@ class Registry:
     Without a `journal` it only resolves, for a command line that looks at policies.
     """
 
-    def __init__(self, layout: Layout, config: Config, machine: Machine, journal: JournalClient | None) -> None:
+    def __init__(
+        self, layout: Layout, config: Config, machine: Machine, journal: JournalClient | None
+    ) -> None:
         self._layout = layout
         self._config = config
         self._machine = machine
@@ -91,28 +93,25 @@ class Registry:
         return resolve(
             manifest.needs,
             policy,
-            self.ceiling(tenant),
+            self.ceiling(tenant, manifest.name),
             self._machine,
             tenant=tenant,
             bridge=manifest.name,
             version=manifest.version,
+            private_providers=[name for name, entry in self._config.providers.items() if entry.private],
         )
 
     def policy(self, name: str) -> Policy:
         return compose(name, self._read_policy)
 
-    def ceiling(self, tenant: str) -> Policy | None:
-        """The tenant's own upper bounds, if it has a file."""
+    def ceiling(self, tenant: str, bridge: str) -> Policy | None:
+        """The tenant's own upper bounds for `bridge`, if it has a file."""
         if not is_name(tenant):
             raise NotFoundError("no such tenant")
         path = self._layout.tenants / f"{tenant}.toml"
         if not path.exists():
             return None
-
-        def read(name: str) -> tuple[str, str] | None:
-            return (_text(path), str(path)) if name == tenant else self._read_policy(name)
-
-        return compose(tenant, read)
+        return compose_tenant(tenant, _text(path), str(path), bridge, self._read_policy)
 
     def _policy_name(self, bridge: str) -> str:
         section = self._config.bridges.get(bridge)

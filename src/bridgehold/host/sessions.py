@@ -43,7 +43,9 @@ class SessionKey(msgspec.Struct, frozen=True, order=True):
 class Session:
     """One session and its worker. Not shared between tenants, and never given a second worker."""
 
-    def __init__(self, key: SessionKey, order: StartOrder, worker: LiveWorker, journal: JournalClient) -> None:
+    def __init__(
+        self, key: SessionKey, order: StartOrder, worker: LiveWorker, journal: JournalClient
+    ) -> None:
         self.key = key
         self.id = order.session
         self.order = order
@@ -117,9 +119,11 @@ class Session:
         grace = self.order.grant.limits.grace_ms / 1000
         deadline = time.monotonic() + grace
         while self.worker.calls.in_flight and time.monotonic() < deadline and self.alive:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - the reply, the worker's end or the grace: three ways out
         if self.worker.calls.in_flight and self.alive:
-            await self.end("cancelled, and the bridge did not stop", SessionEndedError("the command was cancelled"))
+            await self.end(
+                "cancelled, and the bridge did not stop", SessionEndedError("the command was cancelled")
+            )
 
     async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
         """End the session once; later calls wait for the same end. Never raises."""
@@ -193,7 +197,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open) + len(self._opening)
 
-    async def get_or_open(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
+    async def get_or_open(
+        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]
+    ) -> Session:
         """The live session of `key`, or a new one started from `make_order(session id)`."""
         session = self._open.get(key)
         if session is not None and session.alive:
@@ -262,7 +268,8 @@ class Sessions:
             if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
                 return session
         raise NotFoundError(
-            f"no session {reference[:80]!r} here", hint="`bridgehold sessions` lists the sessions you may see."
+            f"no session {reference[:80]!r} here",
+            hint="`bridgehold sessions` lists the sessions you may see.",
         )
 
     async def stop(self, reason: str) -> None:

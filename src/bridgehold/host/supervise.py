@@ -66,13 +66,13 @@ def prepare_folders(layout: Layout, config: Config) -> None:
     """Make the layout's folders with their owners and modes; as root, one owner per role."""
     root = os.getuid() == 0
     roles = plans.roles(config)
-    open_to_all = (layout.config, layout.state, layout.run, layout.environments, layout.anchors)
+    open_to_all = (layout.config, layout.state, layout.run)
     for folder in open_to_all:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     owned = (
         (layout.run, roles.host, 0o711),
         (layout.wheels, roles.host, 0o755),
-        (layout.builds, roles.host, 0o711),
+        (layout.environments, roles.host, 0o755),
         (layout.audit, roles.journal, 0o750),
         (layout.anchors, roles.journal, 0o755),
         (layout.secrets, roles.keeper, 0o700),
@@ -82,7 +82,7 @@ def prepare_folders(layout: Layout, config: Config) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if root:
-                os.chown(folder, uid, uid if uid else 0)
+                os.chown(folder, uid, uid)
             folder.chmod(mode)
         except PermissionError as error:
             raise ConfigError(
@@ -124,7 +124,9 @@ def _start(layout: Layout, config: Config) -> tuple[list[Child], int]:
     plan = plans.plan(layout, config)
     children: list[Child] = []
     try:
-        children.append(_spawn("journal", plan.journal, plan.roles.journal, {"journal": journal_end.fileno()}))
+        children.append(
+            _spawn("journal", plan.journal, plan.roles.journal, {"journal": journal_end.fileno()})
+        )
         children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, {"host": keeper_end.fileno()}))
         children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
         ends = {
@@ -226,7 +228,9 @@ def _explain_end(ended: Child) -> int:
     status = ended.process.wait()
     if ended.name == "host" and status == 0:
         return 0
-    sys.stderr.write(f"bridgehold: the {ended.name} process ended with status {status}; stopping everything\n")
+    sys.stderr.write(
+        f"bridgehold: the {ended.name} process ended with status {status}; stopping everything\n"
+    )
     return 70
 
 

@@ -11,6 +11,7 @@ from bridgehold.errors import (
     CancelledError,
     CrashError,
     DependencyError,
+    LimitError,
     MemoryLimitError,
     NotFoundError,
     SessionEndedError,
@@ -25,6 +26,7 @@ _FAULTS: dict[str, tuple[type[BridgeholdError], str]] = {
     "missing_module": (DependencyError, "Add the package to the bridge's requirements and lock it again."),
     "cancelled": (CancelledError, ""),
     "not_found": (NotFoundError, ""),
+    "limit": (LimitError, "Raise `[limits] response` in the policy, or ask for less at once."),
     "unknown_command": (UsageError, "`bridgehold bridge show NAME` lists the operations."),
 }
 

@@ -1,4 +1,4 @@
-"""One worker seen from the host: bytes from its pipes, bounded and turned into frames; calls and their replies.
+"""One worker seen from the host: bytes from its pipes, bounded and made frames; calls and replies.
 
 The guest is hostile: its bytes pass `bridges.wire` before anything is believed, frames beyond the
 rate are not read, a reply to an unknown id is dropped and counted, and nothing it sends decides
@@ -12,6 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from bridgehold.bridges.frames import (
     CallFrame,
@@ -196,10 +197,9 @@ class GuestCalls:
     def fail(self, error: BridgeholdError) -> None:
         """End every call in flight, and every later one, with `error`."""
         self._failure = self._failure or error
-        for future in (self.ready, *self._waiting.values()):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # a call nobody awaits any more is no defect
+        _fail(self.ready, error)
+        for future in self._waiting.values():
+            _fail(future, error)
         self._waiting.clear()
 
     @property
@@ -207,7 +207,13 @@ class GuestCalls:
         return len(self._waiting)
 
     async def call(
-        self, pipes: GuestPipes, command: str, args: dict[str, object], *, deadline_ms: int, stream: Stream | None
+        self,
+        pipes: GuestPipes,
+        command: str,
+        args: dict[str, object],
+        *,
+        deadline_ms: int,
+        stream: Stream | None,
     ) -> ResultFrame | FaultFrame:
         """Send one call and wait for its reply. Cancelled: the guest is asked to stop."""
         if self._failure is not None:
@@ -233,3 +239,9 @@ class GuestCalls:
             self._streams.pop(call_id, None)
             if future.done():
                 self._waiting.pop(call_id, None)
+
+
+def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # a call nobody awaits any more is no defect

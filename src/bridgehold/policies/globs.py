@@ -52,10 +52,8 @@ def meet(left: str, right: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _meet(left: str, right: str) -> frozenset[str]:
-    if covers(left, right):
-        return frozenset({right})
-    if covers(right, left):
-        return frozenset({left})
+    if covers(left, right) or covers(right, left):
+        return frozenset({right if covers(left, right) else left})
     if not left or not right:
         return frozenset()
     if left[0] == "*" and right[0] == "*":

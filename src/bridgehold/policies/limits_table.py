@@ -120,7 +120,7 @@ LIMITS: tuple[LimitFact, ...] = (
         "response_bytes",
         "size",
         "Encoded bytes of one result, chunk or error.",
-        "The command fails with `limit`. A guest that sends more all the same breaks the protocol and is ended.",
+        "The command fails with `limit`. A guest that sends more all the same is ended.",
         _KIB,
         1024 * _MIB,
     ),

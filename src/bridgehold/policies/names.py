@@ -114,11 +114,11 @@ def normalise_host_pattern(text: str) -> str:
 
 def host_matches(pattern: str, host: str | Host) -> bool:
     """Whether normalised `pattern` allows `host`: label by label, never by suffix of a text."""
-    name = host.name if isinstance(host, Host) else normalise_host(host).name
+    plain = host if isinstance(host, Host) else normalise_host(host)
     if not pattern.startswith("*."):
-        return name == pattern
-    first, dot, rest = name.partition(".")
-    return bool(first and dot) and rest == pattern[2:]
+        return plain.name == pattern
+    first, dot, rest = plain.name.partition(".")
+    return plain.address is None and bool(first and dot) and rest == pattern[2:]
 
 
 def host_covers(wide: str, narrow: str) -> bool:
@@ -192,5 +192,5 @@ def meet_paths(left: str, right: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _refused(what: str, text: str, why: str, *, hint: str | None = None) -> DeniedError:
-    return DeniedError(f"the {what} {text[:120]!r} {why}", where=f"names.{what.split()[0]}", hint=hint)
+def _refused(what: str, text: str, why: str, *, hint: str = "") -> DeniedError:
+    return DeniedError(f"the {what} {text[:120]!r} {why}", where="names", hint=hint)

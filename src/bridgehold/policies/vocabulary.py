@@ -48,7 +48,9 @@ WEAKENINGS: tuple[str, ...] = get_args(Weakening)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 
 CONNECT_KEYS = (
-    Key("network.connect[].host", "name", "A host, or `*.` and a name: `*` is exactly one label.", "required"),
+    Key(
+        "network.connect[].host", "name", "A host, or `*.` and a name: `*` is exactly one label.", "required"
+    ),
     Key("network.connect[].port", "count", "The port.", "443", least=1, most=65_535),
     Key(
         "network.connect[].private",
@@ -59,14 +61,14 @@ CONNECT_KEYS = (
 )
 
 _RATES = {
-    "commands_per_minute": "Commands of one tenant and bridge in a minute; ten seconds' worth may come at once.",
+    "commands_per_minute": "Commands of a tenant and bridge in a minute; ten seconds' worth at once.",
     "concurrency": "Sessions of one tenant and bridge at once.",
     "provider_requests_per_minute": "Requests of one session through the gateway in a minute.",
     "provider_requests_total": "Requests of a tenant to one provider over the audit's life; 0 is no bound.",
     "provider_tokens_total": "Tokens of a tenant at one provider over the audit's life; 0 is no bound.",
     "connections_per_second": "Connections of one session to the gateway in a second.",
     "frames_per_second": "Frames that are read of one session in a second; past it the guest blocks.",
-    "audit_events_per_second": "Events that one session causes in a second; past it they are folded and counted.",
+    "audit_events_per_second": "Events that a session causes in a second; past it they are counted.",
 }
 UNBOUNDED_AT_ZERO = frozenset({"provider_requests_total", "provider_tokens_total"})
 
@@ -136,9 +138,7 @@ VOCABULARY: tuple[Key, ...] = (
     Key("weakenings", "weakenings", "The named weakenings that this policy may use.", options=WEAKENINGS),
     *_limit_keys(),
     Key("filesystem.read", "folders", "Host folders that are mounted read-only, below the operator's roots."),
-    Key(
-        "network.endpoints.*.methods", "methods", "Methods that the gateway forwards.", '["POST"]', METHODS
-    ),
+    Key("network.endpoints.*.methods", "methods", "Methods that the gateway forwards.", '["POST"]', METHODS),
     Key(
         "network.endpoints.*.paths",
         "paths",
@@ -160,7 +160,7 @@ VOCABULARY: tuple[Key, ...] = (
         ("gateway", "env"),
     ),
     Key("secrets.*.provider", "name", "The endpoint that the secret is bound to.", "the secret's name"),
-    Key("secrets.*.variable", "variable", "The environment variable; only with `how = \"env\"`."),
+    Key("secrets.*.variable", "variable", 'The environment variable; only with `how = "env"`.'),
     *_rule_keys(),
     *_rate_keys(),
     Key("sandbox.start", "choice", "How a worker is started.", "cold", ("cold", "fork")),

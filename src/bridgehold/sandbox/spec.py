@@ -112,7 +112,7 @@ def installer_spec(
         *_system(paths),
         Mount(kind="ro_bind", source=wheels, target="/wheels"),
         Mount(kind="ro_bind", source=uv, target="/opt/uv"),
-        Mount(kind="bind", source=build, target="/build"),
+        Mount(kind="bind", source=build, target=ENVIRONMENT),
         Mount(kind="tmpfs", target="/tmp", size_bytes=512 * MIB, mode=0o1777),  # noqa: S108 - inside
         Mount(kind="tmpfs", target="/dev/shm", size_bytes=64 * MIB, mode=0o1777),  # noqa: S108 - inside
     ]

@@ -81,7 +81,9 @@ class Client:
         if on_event is not None:
             self._events[request_id] = on_event
         try:
-            frame = RequestFrame(id=request_id, method=method, params=msgspec.Raw(msgspec.json.encode(params)))
+            frame = RequestFrame(
+                id=request_id, method=method, params=msgspec.Raw(msgspec.json.encode(params))
+            )
             self._writer.write(pack(frame))
             await self._writer.drain()
             return msgspec.json.decode(await future)
@@ -128,9 +130,7 @@ class Client:
         deadline_ms: int = 0,
     ) -> Any:
         """Run ``bridge:operation`` and give its value."""
-        reply = await self.call(
-            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms
-        )
+        reply = await self.call(operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms)
         return reply.value
 
     @contextlib.asynccontextmanager
@@ -170,7 +170,7 @@ class Client:
                 future.set_exception(failure)
 
     def _deliver(self, answer: AnswerFrame) -> None:
-        if answer.event is not None:
+        if answer.event is not msgspec.UNSET:
             on_event = self._events.get(answer.id)
             if on_event is not None:
                 on_event(msgspec.json.decode(answer.event))
@@ -181,7 +181,7 @@ class Client:
         if answer.error is not None:
             future.set_exception(from_info(answer.error))
         else:
-            future.set_result(answer.result if answer.result is not None else msgspec.Raw(b"null"))
+            future.set_result(answer.result if answer.result is not msgspec.UNSET else msgspec.Raw(b"null"))
 
 
 class ClientSession:

@@ -25,8 +25,8 @@ class RequestFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: int
-    event: msgspec.Raw | None = None
-    result: msgspec.Raw | None = None
+    event: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: ErrorInfo | None = None
 
 

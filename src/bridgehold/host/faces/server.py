@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -148,6 +150,9 @@ class _Connection:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
             defect = InternalError(f"{type(error).__name__} in {request.method}")
+            sys.stderr.write(
+                f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}"
+            )
             answer = AnswerFrame(id=request.id, error=defect.info())
         finally:
             self._tasks.pop(request.id, None)

@@ -111,9 +111,7 @@ class SyncClient:
         deadline_ms: int = 0,
     ) -> Any:
         """Run ``bridge:operation`` and give its value."""
-        return self.call(
-            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms
-        ).value
+        return self.call(operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms).value
 
     @contextlib.contextmanager
     def session(self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "") -> Iterator[SyncSession]:
@@ -140,14 +138,10 @@ class SyncSession:
         self._session = session
         self.id = session.id
 
-    def call(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
-    ) -> Reply:
+    def call(self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0) -> Reply:
         return self._loop.run(self._session.call(operation, arguments, deadline_ms=deadline_ms))
 
-    def run(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
-    ) -> Any:
+    def run(self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0) -> Any:
         return self.call(operation, arguments, deadline_ms=deadline_ms).value
 
     def logs(self) -> str:

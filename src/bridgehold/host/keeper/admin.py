@@ -34,6 +34,11 @@ class SecretAdmin:
         """The store that `config` names. Raises `SecretError` if it can't be used here."""
         return cls(store_config(layout, config, credentials_directory=credentials_directory))
 
+    @classmethod
+    def open_file(cls, folder: Path) -> SecretAdmin:
+        """The encrypted file in `folder`, with its key file beside it."""
+        return cls(StoreConfig(folder=str(folder)))
+
     @property
     def store(self) -> str:
         """``file``, ``keyring`` or ``systemd``."""
@@ -55,7 +60,6 @@ class SecretAdmin:
         plain = check_value(value)
         with locked(self._folder):
             index = read_index(self._folder)
-            older = index.find(tenant, name)
             reference = Reference(
                 tenant=tenant,
                 name=name,
@@ -63,7 +67,7 @@ class SecretAdmin:
                 allow_env=allow_env,
                 created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 store=self._store.kind,
-                version=older.version + 1 if older else 1,
+                version=index.generation + 1,
             )
             self._store.set(tenant, name, plain)
             write_index(self._folder, index.having(reference))

@@ -26,7 +26,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """UTC, ISO 8601, to the second."""
     store: str = ""
     version: int = 1
-    """Grows with each `set`, so that whoever holds the older value knows."""
+    """Another one after each `set`, so that whoever holds the older value knows."""
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from keyrings.cryptfile.cryptfile import CryptFileKeyring
+from keyrings.cryptfile.cryptfile import CryptFileKeyring  # type: ignore[import-untyped]  # it has no stubs
 
 from bridgehold.errors import SecretError
 from bridgehold.host.keeper.files import read_private, replacing, write_private

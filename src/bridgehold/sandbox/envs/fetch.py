@@ -201,8 +201,8 @@ def _unreachable(what: str, url: str, error: Exception) -> EnvironmentBuildError
         f"{what}: the index can't be reached ({reason})",
         where=shown(url),
         retry="later",
-        hint="Check the network, proxy and certificates of this machine, name another `index` in config.toml, "
-        "or bring the wheels into a `find-links` folder; what was fetched once is not fetched again.",
+        hint="Check the network, proxy and certificates of this machine, name another `index` in "
+        "config.toml, or bring the wheels into a `find-links` folder; nothing is fetched twice.",
     )
 
 

@@ -60,7 +60,7 @@ async def fetch(request: FetchRequest, on_progress: Callable[[BuildProgress], No
         tail = await trouble
     if result is None:
         raise EnvironmentBuildError(
-            f"the fetcher ended with status {process.returncode} and no result: {tail[-400:] or 'no message'}",
+            f"the fetcher ended with status {process.returncode} and no result: {tail[-400:] or '-'}",
             retry="later",
         )
     return result

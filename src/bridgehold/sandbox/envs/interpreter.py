@@ -20,7 +20,7 @@ def host_interpreter() -> Interpreter:
     """This process's base interpreter. Raises `EnvironmentBuildError` where its executable is missing."""
     version = platform.python_version()
     name = f"bin/python{sys.version_info[0]}.{sys.version_info[1]}"
-    prefix = Path(sys.base_prefix)
+    prefix = Path(sys.base_prefix).resolve()
     if not (prefix / name).exists():
         raise EnvironmentBuildError(
             f"the base interpreter has no {name}",

@@ -75,7 +75,7 @@ class WheelFolder:
                     if size > cap:
                         raise EnvironmentBuildError(
                             f"{candidate.filename} is larger than {cap} bytes",
-                            hint="Raise the limit of a wheel's size, if this package is meant to be so large.",
+                            hint="Raise the limit of a wheel's size, if this package may be so large.",
                         )
                     content.update(block)
                     file.write(block)
@@ -85,7 +85,7 @@ class WheelFolder:
                 raise EnvironmentBuildError(
                     f"hash mismatch: {candidate.filename} has sha256 {content.hexdigest()}, "
                     f"the lock says {candidate.sha256}",
-                    hint="The file was replaced or damaged on its way. Do not change the lock before you know which.",
+                    hint="The file was replaced, or damaged on its way. Keep the lock until you know.",
                 )
             final = self.root / candidate.sha256 / candidate.filename
             final.parent.mkdir(exist_ok=True)

@@ -109,7 +109,7 @@ def main() -> int:
     try:
         runtime = make_runtime(boot, reader, writer)
     except BaseException as error:  # noqa: BLE001 - an import may raise anything, SystemExit included
-        writer.write(wire.fault(0, describe(error, alive=False)))
+        writer.write_bytes(wire.encode_fault(0, describe(error, alive=False), writer.max_bytes))
         return STATUS_IMPORT
     status: int = runtime.run()
     return status

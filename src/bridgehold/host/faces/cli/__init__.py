@@ -1,5 +1,1 @@
-"""The command line. Each module beside this one holds one family of commands."""
-
-from bridgehold.host.faces.cli.main import main
-
-__all__ = ["main"]
+"""The command line. Each module beside this one holds one family of commands; `main` joins them."""

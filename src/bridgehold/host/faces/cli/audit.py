@@ -25,7 +25,8 @@ from bridgehold.host.layout import default_layout
 
 app = typer.Typer(help="Read, query and verify the audit.", no_args_is_help=True)
 Folder = Annotated[
-    Path | None, typer.Option("--audit", help="The audit's folder, such as a copy; this host's own if left out.")
+    Path | None,
+    typer.Option("--audit", help="The audit's folder, such as a copy; this host's own if left out."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -107,7 +108,9 @@ def export(audit: Folder = None) -> None:
 
 
 def why(
-    event: Annotated[str, typer.Argument(help="An event's reference (INSTANCE.SEQ) or a command's id (c-…).")],
+    event: Annotated[
+        str, typer.Argument(help="An event's reference (INSTANCE.SEQ) or a command's id (c-…).")
+    ],
     audit: Folder = None,
     json_output: Json = False,
 ) -> None:
@@ -153,7 +156,8 @@ def _row(entry: Entry) -> tuple[str, str, str, str]:
     shown = [
         f"{key}={value}"
         for key, value in entry.fields.items()
-        if value not in ("", 0, [], {}, False) and key not in ("grant", "machine", "namespaces", "capabilities")
+        if value not in ("", 0, [], {}, False)
+        and key not in ("grant", "machine", "namespaces", "capabilities")
     ]
     ties = " ".join(part for part in (entry.tenant, entry.session, entry.command) if part)
     return entry.time, entry.ref, entry.kind, printable(f"{ties} {' '.join(shown)}")[:300]

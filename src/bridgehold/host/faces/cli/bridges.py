@@ -40,7 +40,7 @@ def show(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output
     """A bridge's operations and what it asks for."""
     manifest = offline_registry().manifest(bridge)
     if json_output:
-        print_json({name: operation for name, operation in manifest.operations.items()})
+        print_json(manifest.operations)
         return
     out.print(f"[bold]{escape(manifest.name)}[/] {escape(manifest.version)} — {escape(manifest.summary)}")
     rows = [
@@ -83,5 +83,9 @@ def show_progress(bars: Progress, task: Any, bridge: str, event: dict[str, Any])
     amount = f"{format_size(done)} of {format_size(total)}" if unit == "bytes" else f"{done} of {total}"
     note = f"{amount if total else ''} {event.get('note', '')}".strip()[:60]
     bars.update(
-        task, description=f"{bridge}: {event.get('phase', '')}", completed=done, total=total or None, note=note
+        task,
+        description=f"{bridge}: {event.get('phase', '')}",
+        completed=done,
+        total=total or None,
+        note=note,
     )

@@ -14,7 +14,7 @@ def demo(
         Path | None, typer.Option(help="Where the demo keeps its environments and audit.")
     ] = None,
 ) -> None:
-    """Show a theft that fails, real work with a key that isn't there, bombs, and an audit that proves itself."""
+    """Show a theft that fails, work with a key that isn't there, bombs, and an audit that proves itself."""
     from bridgehold.host.faces.demo.story import run_demo
 
     raise typer.Exit(asyncio.run(run_demo(home)))

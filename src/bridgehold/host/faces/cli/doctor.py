@@ -12,7 +12,9 @@ from bridgehold.host.faces.cli.render import STATUS_STYLE, err, out, print_json
 
 
 def doctor(
-    json_output: Annotated[bool, typer.Option("--json", help="Print a list of {name,status,detail,remedy}.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print a list of {name,status,detail,remedy}.")
+    ] = False,
 ) -> None:
     """Prove every barrier of this machine: PASS, CAUTION or FAIL, and the remedy. Exit 1 on a FAIL."""
     from bridgehold.host.checks import run_all
@@ -21,10 +23,7 @@ def doctor(
     failed = any(check.status == "FAIL" for check in checks)
     if json_output:
         print_json(
-            [
-                {"name": c.name, "status": c.status, "detail": c.detail, "remedy": c.remedy}
-                for c in checks
-            ]
+            [{"name": c.name, "status": c.status, "detail": c.detail, "remedy": c.remedy} for c in checks]
         )
         raise typer.Exit(1 if failed else 0)
     view = Table(title_justify="left", header_style="bold")

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from bridgehold.errors import BridgeholdError, InternalError
-from bridgehold.host.faces.cli import audit, bridges, demo, doctor, policy, run, secrets, serve, sessions
+from bridgehold.host.faces.cli import (
+    audit,
+    bridges,
+    demo,
+    doctor,
+    policy,
+    run,
+    secrets,
+    serve,
+    sessions,
+)
 from bridgehold.host.faces.cli.render import err, print_error
 
 app = typer.Typer(

@@ -17,8 +17,6 @@ from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.layout import default_layout
 from bridgehold.host.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
-from bridgehold.policies.explain import explain as explain_grant
-from bridgehold.policies.load import load_policy
 from bridgehold.policies.model import Machine
 
 app = typer.Typer(help="Check policies, and see what a bridge is granted and why.", no_args_is_help=True)
@@ -26,7 +24,9 @@ app = typer.Typer(help="Check policies, and see what a bridge is granted and why
 
 @app.command()
 def check(
-    files: Annotated[list[Path] | None, typer.Argument(help="Policy files; this layout's if left out.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Policy files; this layout's if left out.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read policies strictly; every fault with its line. Exit 5 where there is one."""
@@ -48,6 +48,8 @@ def check(
 
 
 def _faults(path: Path) -> list[str]:
+    from bridgehold.policies.load import load_policy
+
     try:
         load_policy(path.stem, path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -78,13 +80,18 @@ def explain(
     json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""
+    from bridgehold.policies.explain import explain as explain_grant
+
     registry = offline_registry()
     grant = registry.resolve_grant(tenant, registry.manifest(bridge))
     if json_output:
         print_json(msgspec.to_builtins(grant))
         return
     out.print(f"grant of [bold]{escape(bridge)}[/] for [bold]{escape(tenant)}[/], {grant.digest}")
-    rows = [(row.key, row.value, row.source, "; ".join(str(item) for item in row.losing)) for row in explain_grant(grant)]
+    rows = [
+        (row.key, row.value, row.source, "; ".join(str(item) for item in row.losing))
+        for row in explain_grant(grant)
+    ]
     table("", ("key", "value", "set by", "instead of"), rows)
 
 

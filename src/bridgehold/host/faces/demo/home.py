@@ -67,6 +67,15 @@ extends = "baseline"
 allow = ["stealer:*"]
 """
 
+_LOCAL_PROVIDER_POLICY = """\
+# dspy's own policy, with the one weakening that the local provider needs: it lives on the loopback.
+extends = "dspy"
+weakenings = ["private_network"]
+
+[sandbox]
+enforcement = "weakened"
+"""
+
 _CONFIG = """\
 [host]
 read_roots = []
@@ -74,6 +83,9 @@ read_roots = []
 [providers.openai]
 base_url = "{provider}"
 private = {private}
+
+[bridges.dspy]
+policy = "demo-dspy"
 
 [secrets]
 store = "file"
@@ -99,6 +111,8 @@ def prepare(home: Path, *, provider: str, thief_port: int) -> Layout:
         folder.mkdir(parents=True, exist_ok=True)
     private = "false" if provider.startswith("https://") else "true"
     layout.config_file.write_text(_CONFIG.format(provider=provider, private=private), encoding="utf-8")
+    dspy = _LOCAL_PROVIDER_POLICY if private == "true" else 'extends = "dspy"\n'
+    (layout.policies / "demo-dspy.toml").write_text(dspy, encoding="utf-8")
     (layout.policies / "stealer.toml").write_text(_DEFAULT_POLICY, encoding="utf-8")
     (layout.policies / "stealer-open.toml").write_text(_OPEN_POLICY.format(port=thief_port), encoding="utf-8")
     poisoned = write_wheel(home / "wheels" / "poisoned", with_pth=True)

@@ -1,4 +1,4 @@
-"""The poisoned dependency as a wheel, made on the spot: module code, and a ``.pth`` that runs at every start."""
+"""The poisoned dependency as a wheel, made on the spot: module code, and a ``.pth`` for every start."""
 
 from __future__ import annotations
 

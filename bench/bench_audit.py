@@ -1,0 +1,153 @@
+"""The audit: durable appends in groups and one by one, against bare fdatasyncs; verification; formatting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+from common import Row, median, row, show, times
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import CommandIntent, CommandOutcome
+from bridgehold.audit.formatter import EventFormatter
+from bridgehold.audit.journal import JournalConfig
+from bridgehold.audit.redact import preview
+from bridgehold.audit.verify import verify_audit
+
+EVENTS = 60_000
+WORKERS = 256
+SINGLE = 400
+
+
+def an_intent(number: int) -> CommandIntent:
+    return CommandIntent(
+        tenant="acme",
+        principal="app",
+        session="s-0123456789abcdef",
+        command=f"c-{number:016d}",
+        bridge="python",
+        operation="python:execute",
+        grant="sha256:" + "a" * 64,
+        rule="operations.allow[0]",
+        arguments_digest="sha256:" + "b" * 64,
+        arguments_bytes=20,
+        arguments_preview='{"code":"print(1)"}',
+        deadline_ms=60_000,
+    )
+
+
+def start(folder: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, theirs = socket.socketpair()
+    with tempfile.TemporaryFile() as file, theirs:
+        file.write(msgspec.json.encode(JournalConfig(folder=str(folder))))
+        file.seek(0)
+        inherited = (file.fileno(), theirs.fileno())
+        argv = [sys.executable, "-I", "-m", "bridgehold.audit.journal"]
+        argv += ["--fd-config", str(inherited[0]), "--fd-journal", str(inherited[1])]
+        return subprocess.Popen(argv, pass_fds=inherited), ours
+
+
+async def append_all(client: JournalClient) -> float:
+    """Durable commands (intent, then outcome) per second, as events, with many callers at once."""
+
+    async def work(first: int) -> None:
+        for number in range(first, EVENTS // 2, WORKERS):
+            receipt = await client.append(an_intent(number))
+            await client.append(
+                CommandOutcome(
+                    tenant="acme",
+                    session="s-0123456789abcdef",
+                    command=f"c-{number:016d}",
+                    intent=receipt.ref,
+                    transport_ok=True,
+                    application_ok=True,
+                )
+            )
+
+    began = time.perf_counter()
+    await asyncio.gather(*(work(first) for first in range(WORKERS)))
+    return EVENTS / (time.perf_counter() - began)
+
+
+async def append_single(client: JournalClient, *, durable: bool) -> float:
+    """Median milliseconds of one append with nothing else under way."""
+    found = []
+    for number in range(SINGLE):
+        began = time.perf_counter()
+        await client.append(an_intent(number), durable=durable)
+        found.append((time.perf_counter() - began) * 1000)
+    return median(found)
+
+
+def bare_sync(folder: Path) -> float:
+    """Median milliseconds of one append and fdatasync on the same disk."""
+    descriptor = os.open(folder / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def one() -> None:
+        os.write(descriptor, b"x" * 780)
+        os.fdatasync(descriptor)
+
+    try:
+        return median(times(one, SINGLE))
+    finally:
+        os.close(descriptor)
+        (folder / "bare").unlink()
+
+
+async def measure_journal(folder: Path) -> list[Row]:
+    process, sock = start(folder)
+    client = await JournalClient.connect(sock, deadline_s=60)
+    single = await append_single(client, durable=True)
+    bare = bare_sync(folder.parent)
+    buffered = await append_single(client, durable=False)
+    groups = await append_all(client)
+    await client.close()
+    process.wait(30)
+    return [
+        row("durable events a second, in groups", groups, "1/s", baseline=1000 / bare, least=25_000),
+        row("one durable event", single, "ms", baseline=bare),
+        row("one durable event above one fdatasync", single - bare, "ms", most=0.5),
+        row("one buffered event", buffered, "ms"),
+    ]
+
+
+def measure_verify(folder: Path) -> Row:
+    rates = []
+    for _ in range(3):
+        began = time.perf_counter()
+        report = verify_audit(folder)
+        rates.append(report.events / (time.perf_counter() - began))
+        assert report.ok, report.first_bad
+    return row("verified events a second", median(rates), "1/s", least=150_000)
+
+
+def measure_formats() -> list[Row]:
+    formatter, event = EventFormatter(), an_intent(1)
+
+    def one() -> None:
+        formatter.line(event, instance="i-0123456789ab", seq=1, time="T", mono_ns=1, boot="b", prev="0" * 64)
+
+    large = {"data": "x" * 10_000_000}
+    return [
+        row("format one event", median(times(one, 2000)) * 1000, "µs"),
+        row("preview of 10 MB of arguments", median(times(lambda: preview(large, ["k" * 40]), 10)), "ms"),
+    ]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="bh-bench-", dir=Path.cwd()) as home:
+        folder = Path(home) / "audit"
+        folder.mkdir()
+        rows = asyncio.run(measure_journal(folder))
+        show([*rows, measure_verify(folder), *measure_formats()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What the demo draws with: headings, two panels side by side, and tables. Plain where it is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+
+
+class Stage:
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+
+    def scene(self, number: int, title: str) -> None:
+        self.console.print()
+        self.console.print(Rule(f"[bold]{number}. {escape(title)}[/]", align="left"))
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def panels(self, left: tuple[str, str, str], right: tuple[str, str, str]) -> None:
+        """Two panels: (title, colour, text) each."""
+        width = max(40, self.console.width // 2 - 1)
+        drawn = [
+            Panel(escape(text), title=f"[bold]{escape(title)}[/]", border_style=colour, width=width)
+            for title, colour, text in (left, right)
+        ]
+        self.console.print(Columns(drawn))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        view = Table(header_style="bold")
+        for column in columns:
+            view.add_column(column, overflow="fold")
+        for row in rows:
+            view.add_row(*row)
+        self.console.print(view)

@@ -1,0 +1,164 @@
+"""What the host and the keeper say to each other: frames, and the values inside of them.
+
+A frame is a 9-byte header (payload length, kind, stream: big-endian 4, 1, 4) and its payload.
+The host opens streams; each carries one request and its answer::
+
+    host     OPEN(Ask)   DATA*  END            request, body
+    keeper   HEAD(UpstreamHead)  DATA*  END(Done)    or   END(reply)   or   ERROR(ErrorInfo)
+    both     WINDOW(n): n more bytes of DATA may come;  host  CANCEL
+
+Either side may send `WINDOW_BYTES` of DATA on a stream before the other grants more, so that a
+slow reader stalls its own stream and no other. Whoever breaks a bound loses the connection.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import msgspec
+
+from bridgehold.errors import ProtocolError
+
+OPEN, HEAD, DATA, END, ERROR, CANCEL, WINDOW = range(1, 8)
+KINDS = frozenset({OPEN, HEAD, DATA, END, ERROR, CANCEL, WINDOW})
+
+HEADER = struct.Struct(">IBI")
+CHUNK_BYTES = 32 * 1024
+"""Largest DATA payload."""
+CONTROL_BYTES = 128 * 1024
+"""Largest payload of any other kind."""
+WINDOW_BYTES = 128 * 1024
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):
+    """A decided request for a provider. The body follows as DATA."""
+
+    tenant: str
+    session: str
+    provider: str
+    method: str
+    path: str
+    """Below the provider's base URL; already normalised, checked again by the keeper."""
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    body_bytes: int = 0
+    secret: str = ""
+    """The secret to put in; the one that the keeper's own table names if empty."""
+    how: Literal["gateway", "pass"] = "gateway"
+    """``pass``: put in `credential`, which the guest brought itself (weakening ``inline_keys_pass``)."""
+    credential: str = ""
+    intent: str = ""
+    """Reference of the egress event that allowed it."""
+    deadline_ms: int = 600_000
+
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.tenant}/{self.session} {self.method} {self.provider}{self.path})"
+
+
+class Prefetch(msgspec.Struct, frozen=True, kw_only=True, tag="prefetch"):
+    """Fetch the secret for `provider` now, so that the first request doesn't wait for it."""
+
+    tenant: str
+    provider: str
+    secret: str = ""
+
+
+class PutSessionSecret(msgspec.Struct, frozen=True, kw_only=True, tag="put_session_secret"):
+    """A key from a caller's arguments, for this session and provider only."""
+
+    session: str
+    provider: str
+    value: str
+
+    def __repr__(self) -> str:
+        return f"PutSessionSecret({self.session} {self.provider})"
+
+
+class DropSession(msgspec.Struct, frozen=True, kw_only=True, tag="drop_session"):
+    session: str
+
+
+class AskStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
+    pass
+
+
+class AskSign(msgspec.Struct, frozen=True, kw_only=True, tag="sign"):
+    text: str
+    """An anchor's text, and nothing else."""
+
+
+class AskPublicKey(msgspec.Struct, frozen=True, kw_only=True, tag="public_key"):
+    pass
+
+
+class AskReveal(msgspec.Struct, frozen=True, kw_only=True, tag="reveal"):
+    """The value of a secret that was stored with `allow_env`, and of no other."""
+
+    tenant: str
+    name: str
+
+
+Ask = (
+    UpstreamRequest
+    | Prefetch
+    | PutSessionSecret
+    | DropSession
+    | AskStatus
+    | AskSign
+    | AskPublicKey
+    | AskReveal
+)
+
+
+class UpstreamHead(msgspec.Struct, frozen=True, kw_only=True):
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """How an upstream answer ended."""
+
+    scrubbed: int = 0
+    """How often the key's own value was masked in headers and body."""
+    response_bytes: int = 0
+
+
+class KeeperStatus(msgspec.Struct, frozen=True, kw_only=True):
+    store: str
+    providers: tuple[str, ...]
+    secrets: int
+    """References in the index, of all tenants."""
+    held: int
+    """Values in memory now."""
+    session_secrets: int
+    streams: int
+    generation: int
+    problem: str = ""
+    """Why the store can't be used, if it can't."""
+
+
+class Frame(msgspec.Struct, frozen=True):
+    kind: int
+    stream: int
+    payload: bytes
+
+
+def encode(kind: int, stream: int, payload: bytes = b"") -> bytes:
+    return HEADER.pack(len(payload), kind, stream) + payload
+
+
+def decode_header(header: bytes) -> tuple[int, int, int]:
+    """(length, kind, stream) of a frame. Raises `ProtocolError` before anything is allocated."""
+    length, kind, stream = HEADER.unpack(header)
+    if kind not in KINDS or length > (CHUNK_BYTES if kind == DATA else CONTROL_BYTES) or stream == 0:
+        raise ProtocolError("a frame between host and keeper is out of bounds")
+    return length, kind, stream
+
+
+def decode_ask(payload: bytes) -> Ask:
+    try:
+        ask: Ask = msgspec.json.decode(payload, type=Ask)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"not a request for the keeper: {type(error).__name__}") from None
+    return ask

@@ -1,0 +1,110 @@
+"""Explaining a grant and checking files: values in, values out. The command line prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from bridgehold.errors import PolicyError
+from bridgehold.policies import shipped
+from bridgehold.policies.complete import problems_of
+from bridgehold.policies.compose import Read, compose
+from bridgehold.policies.limits_table import LIMITS, show
+from bridgehold.policies.model import Grant, Overruled
+from bridgehold.policies.narrow import source_of
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of a grant: where it comes from, and what it replaced (the nearest first)."""
+
+    key: str
+    value: str
+    source: str
+    losing: tuple[str, ...] = ()
+    """``1 GiB (policies/dspy.toml:4)``."""
+
+
+def explain(grant: Grant) -> tuple[Row, ...]:
+    """Every value of `grant` in the order of docs/reference/policy.md, and what was withheld."""
+    return tuple(
+        Row(
+            key=key,
+            value=value,
+            source=str(source_of(grant.sources, key)),
+            losing=tuple(_lost(item) for item in grant.overruled.get(key, ())),
+        )
+        for key, value in _values(grant)
+    )
+
+
+def _lost(item: Overruled) -> str:
+    return f"{item.value} ({item.source})"
+
+
+def _values(grant: Grant) -> Iterator[tuple[str, str]]:
+    yield "inline_keys", grant.inline_keys
+    yield "weakenings", _list(grant.weakenings)
+    for fact in LIMITS:
+        yield f"limits.{fact.key}", show(fact.unit, getattr(grant.limits, fact.field))
+    yield "filesystem.read", _list(grant.read)
+    if not grant.endpoints:
+        yield "network.endpoints", "(none: nothing is reachable)"
+    for endpoint in grant.endpoints:
+        key = f"network.endpoints.{endpoint.provider}"
+        yield f"{key}.methods", _list(endpoint.methods)
+        yield f"{key}.paths", _list(endpoint.paths)
+        yield f"{key}.remote_content", str(endpoint.remote_content).lower()
+    for index, connect in enumerate(grant.connects):
+        private = " (private addresses too)" if connect.private else ""
+        yield f"network.connect[{index}]", f"{connect.host}:{connect.port}{private}"
+    for secret in grant.secrets:
+        way = f"for {secret.provider}" if secret.how == "gateway" else f"as {secret.variable}"
+        yield f"secrets.{secret.name}.how", f"{secret.how}, {way}"
+    for table in ("operations", "tools", "resources"):
+        rules = getattr(grant, table)
+        yield f"{table}.allow", _list(rules.allow)
+        yield f"{table}.deny", _list(rules.deny)
+    for field in grant.rate.__struct_fields__:
+        yield f"rate.{field}", str(getattr(grant.rate, field))
+    for field in grant.sandbox.__struct_fields__:
+        yield f"sandbox.{field}", getattr(grant.sandbox, field)
+    for index, text in enumerate(grant.withheld):
+        yield f"withheld[{index}]", text
+
+
+def _list(items: tuple[str, ...]) -> str:
+    return ", ".join(items) or "(none)"
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One problem of a set of policies: ``policy``, ``file:line`` and what is wrong."""
+
+    policy: str
+    where: str
+    message: str
+
+
+def check(texts: Mapping[str, tuple[str, str]]) -> tuple[Fault, ...]:
+    """Every problem of the policies `texts` (name → (text, file)); shipped ones may be extended."""
+
+    def read(name: str) -> tuple[str, str] | None:
+        return texts.get(name) or shipped.read(name)
+
+    found: dict[tuple[str, str], Fault] = {}
+    for name in texts:
+        for where, message in _faults(name, read):
+            found.setdefault((where, message), Fault(policy=name, where=where, message=message))
+    return tuple(found.values())
+
+
+def _faults(name: str, read: Read) -> Iterator[tuple[str, str]]:
+    try:
+        policy = compose(name, read)
+    except PolicyError as error:
+        for line in error.message.splitlines():
+            where, _, message = line.partition(": ")
+            yield where, message
+        return
+    for problem in problems_of(policy):
+        yield str(problem.source), f"{problem.key}: {problem.message}"

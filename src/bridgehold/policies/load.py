@@ -1,0 +1,149 @@
+"""One policy file to a `Draft`: typed values by dotted key, each with the line that set it (pure).
+
+Strict: an unknown key, a wrong type or a value out of range is a problem with file, line and the
+nearest key; all problems of a file are found in one reading.
+"""
+
+from __future__ import annotations
+
+import tomllib
+
+import msgspec
+
+from bridgehold.ids import is_name
+from bridgehold.policies.locate import locate
+from bridgehold.policies.model import Connect, Source
+from bridgehold.policies.problems import Faulty, Problem, nearest
+from bridgehold.policies.values import read_value
+from bridgehold.policies.vocabulary import BY_PATH, TABLES, children
+
+MAX_BYTES = 256 * 1024
+_TERSE = 200
+_NO_WRITE = (
+    "there is no writing outside of the sandbox: /scratch and /tmp are writable, sized by `limits.scratch`"
+)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One value of a file. `items` are the sources of a list's items."""
+
+    value: object
+    shown: str
+    source: Source
+    items: tuple[Source, ...] = ()
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """One file as it was read. Tables that stand in the file are among `entries` with value None."""
+
+    file: str
+    extends: str
+    entries: dict[str, Entry]
+
+
+def parse(text: str, file: str, *, below: str = "", tenant: bool = False) -> Draft:
+    """The draft of a file, or of its table `below` (``bridges.dspy`` of a tenant's file).
+
+    `tenant`: tables ``[bridges.NAME]`` may stand beside; they are read by calls with `below`.
+    Raises `Faulty` with every problem.
+    """
+    data = _toml(text, file)
+    if tenant:
+        data.pop("bridges", None)
+    reader = _Reader(file, locate(text), below)
+    inner: object = data
+    for part in below.split(".") if below else ():
+        inner = inner.get(part, {}) if isinstance(inner, dict) else {}
+    if isinstance(inner, dict):
+        reader.table("", "", inner)
+    else:
+        reader.problem("", "a table is expected")
+    if reader.problems:
+        raise Faulty(reader.problems)
+    extends = reader.entries.pop("extends", None)
+    return Draft(file, str(extends.value) if extends else "", reader.entries)
+
+
+def tables_below(text: str, file: str, name: str) -> tuple[str, ...]:
+    """Names of the tables in top-level table `name`; the rest of the file isn't looked at."""
+    inner = _toml(text, file).get(name, {})
+    return tuple(inner) if isinstance(inner, dict) else ()
+
+
+def _toml(text: str, file: str) -> dict[str, object]:
+    if len(text) > MAX_BYTES:
+        raise Faulty([Problem(Source(file), "", f"longer than {MAX_BYTES} characters")])
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # what tomllib raises, and the interpreter for endless digits
+        raise Faulty([Problem(Source(file, _line_of(error)), "", f"not TOML: {error}")]) from None
+    except RecursionError:
+        raise Faulty([Problem(Source(file), "", "not TOML: nested too deeply")]) from None
+
+
+def _line_of(error: ValueError) -> int:
+    _, found, rest = str(error).partition("(at line ")
+    digits = rest.partition(",")[0]
+    return int(digits) if found and digits.isdigit() else 0
+
+
+class _Reader:
+    """Walks the tables against the vocabulary. `pattern` is a path with ``*`` for chosen names."""
+
+    def __init__(self, file: str, lines: dict[str, int], below: str) -> None:
+        self._file = file
+        self._lines = lines
+        self._below = below
+        self.entries: dict[str, Entry] = {}
+        self.problems: list[Problem] = []
+
+    def source(self, path: str) -> Source:
+        """File and line of `path`, or of the nearest table around it."""
+        full = f"{self._below}.{path}" if self._below and path else self._below or path
+        while full and full not in self._lines:
+            full = full.rpartition(".")[0]
+        return Source(self._file, self._lines.get(full, 0))
+
+    def problem(self, path: str, message: str) -> None:
+        self.problems.append(Problem(self.source(path), path, message))
+
+    def table(self, path: str, pattern: str, data: dict[str, object]) -> None:
+        known = children(pattern)
+        for name, value in data.items():
+            place = f"{path}.{name}" if path else name
+            if place == "bridges":
+                self.problem(place, "only a tenant's file has tables [bridges.NAME]")
+            elif "*" in known and not is_name(name):
+                self.problem(place, "not a name (lower-case letters, digits, '-' and '_'; at most 63)")
+            elif name not in known and "*" not in known:
+                extra = _NO_WRITE if place == "filesystem.write" else f"unknown key{nearest(name, known)}"
+                self.problem(place[:_TERSE], extra)
+            else:
+                part = "*" if "*" in known else name
+                self._member(place, f"{pattern}.{part}" if pattern else part, value)
+
+    def _member(self, path: str, pattern: str, value: object) -> None:
+        if pattern in TABLES:
+            if isinstance(value, dict):
+                self.entries[path] = Entry(None, "", self.source(path))
+                self.table(path, pattern, value)
+            else:
+                self.problem(path, "a table is expected")
+            return
+        try:
+            typed = read_value(BY_PATH[pattern], value)
+        except ValueError as error:
+            self.problem(path, str(error))
+            return
+        items: tuple[Source, ...] = ()
+        if isinstance(typed, tuple) and isinstance(value, list):
+            items = tuple(self.source(f"{path}[{index}]") for index in range(len(value)))
+        self.entries[path] = Entry(typed, show(typed, value), self.source(path), items)
+
+
+def show(typed: object, raw: object) -> str:
+    """A value as a row of `policy explain` prints it: as it was written, lists in one line."""
+    if isinstance(typed, tuple):
+        texts = [f"{item.host}:{item.port}" if isinstance(item, Connect) else str(item) for item in typed]
+        return ", ".join(texts) or "(none)"
+    return str(raw).lower() if isinstance(raw, bool) else str(raw)

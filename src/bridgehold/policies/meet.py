@@ -1,0 +1,157 @@
+"""What a manifest asks for, met with what a policy grants; what falls out is named with the reason."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bridgehold.errors import DeniedError
+from bridgehold.policies import rules as matching
+from bridgehold.policies.globs import prune
+from bridgehold.policies.model import Connect, Endpoint, Needs, Policy, Rules, SecretGrant, Source
+from bridgehold.policies.names import (
+    host_covers,
+    meet_paths,
+    normalise_host_pattern,
+    normalise_path_pattern,
+    path_covers,
+)
+from bridgehold.policies.narrow import source_of
+
+
+class Meeting:
+    """One resolution. `sources` follows the items of every list that is made; `withheld` grows."""
+
+    def __init__(self, needs: Needs, policy: Policy, sources: dict[str, Source]) -> None:
+        self._needs = needs
+        self._policy = policy
+        self.sources = sources
+        self.withheld: list[str] = []
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Providers that both name, with the methods and paths of both."""
+        granted = {endpoint.provider: endpoint for endpoint in self._policy.endpoints}
+        found: list[Endpoint] = []
+        for need in self._needs.endpoints:
+            rule = granted.get(need.provider)
+            met = self._endpoint(need, rule) if rule else None
+            if met is None:
+                self.withheld.append(f"endpoint {need.provider}: not granted by the policy")
+            else:
+                found.append(met)
+        return tuple(found)
+
+    def _endpoint(self, need: Endpoint, rule: Endpoint) -> Endpoint | None:
+        methods = tuple(method for method in rule.methods if method in need.methods)
+        paths = self._paths(need, rule)
+        if not methods or not paths:
+            return None
+        if need.remote_content and not rule.remote_content:
+            self.withheld.append(f"endpoint {need.provider}: remote_content")
+        return Endpoint(
+            provider=need.provider,
+            methods=methods,
+            paths=paths,
+            remote_content=need.remote_content and rule.remote_content,
+        )
+
+    def _paths(self, need: Endpoint, rule: Endpoint) -> tuple[str, ...]:
+        """Paths of both; a manifest that names none takes whatever the policy grants."""
+        met: list[str] = []
+        for path in need.paths:
+            try:
+                wanted = normalise_path_pattern(path)
+            except DeniedError as error:
+                self.withheld.append(f"endpoint {need.provider}: {error.message}")
+                continue
+            found = [item for given in rule.paths for item in meet_paths(given, wanted)]
+            if not found:
+                self.withheld.append(f"endpoint {need.provider}: path {wanted}")
+            met += found
+        paths = prune(met) if need.paths else rule.paths
+        key = f"network.endpoints.{need.provider}.paths"
+        origins = [
+            next(index for index, given in enumerate(rule.paths) if path_covers(given, path))
+            for path in paths
+        ]
+        self._move(key, [f"{key}[{index}]" for index in origins])
+        return paths
+
+    def connects(self) -> tuple[Connect, ...]:
+        """The narrower host of each pair that meets; the port is the same in both."""
+        found: list[Connect] = []
+        origins: list[str] = []
+        for need in self._needs.connects:
+            before = len(found)
+            for index, rule in enumerate(self._policy.connects):
+                met = self._connect(need, rule)
+                if met is not None and met not in found:
+                    found.append(met)
+                    origins.append(f"network.connect[{index}]")
+            if len(found) == before:
+                self.withheld.append(f"connect {need.host}:{need.port}: not granted by the policy")
+        self._move("network.connect", origins)
+        return tuple(found)
+
+    def _connect(self, need: Connect, rule: Connect) -> Connect | None:
+        if need.port != rule.port or "connect" not in self._policy.weakenings:
+            return None
+        try:
+            wanted = normalise_host_pattern(need.host)
+        except DeniedError:
+            return None
+        if host_covers(rule.host, wanted):
+            host = wanted
+        elif host_covers(wanted, rule.host):
+            host = rule.host
+        else:
+            return None
+        private = need.private and rule.private and "private_network" in self._policy.weakenings
+        return Connect(host=host, port=rule.port, private=private)
+
+    def secrets(self, endpoints: tuple[Endpoint, ...]) -> tuple[SecretGrant, ...]:
+        """Secrets on whose name and way both agree, bound to a granted endpoint."""
+        granted = {secret.name: secret for secret in self._policy.secrets}
+        providers = {endpoint.provider for endpoint in endpoints}
+        found: list[SecretGrant] = []
+        for need in self._needs.secrets:
+            why = self._why_not(need, granted.get(need.name), providers)
+            if why:
+                self.withheld.append(f"secret {need.name}: {why}")
+            else:
+                found.append(granted[need.name])
+        return tuple(found)
+
+    def _why_not(self, need: SecretGrant, rule: SecretGrant | None, providers: set[str]) -> str:
+        if rule is None:
+            return "not granted by the policy"
+        if need.how != rule.how:
+            return f"the bridge works with {need.how!r} only, the policy grants {rule.how!r}"
+        if rule.how == "env":
+            if "env_secret" not in self._policy.weakenings:
+                return "the weakening env_secret was taken away"
+            return "" if need.variable == rule.variable else f"the policy grants it as {rule.variable}"
+        if need.provider and need.provider != rule.provider:
+            return f"the policy binds it to {rule.provider!r}"
+        return "" if rule.provider in providers else f"its endpoint {rule.provider!r} isn't granted"
+
+    def rules(self, table: Literal["operations", "resources"], asked: tuple[str, ...]) -> Rules:
+        """The names that are allowed one by one, and the patterns that deny, for the reason's sake."""
+        rules: Rules = getattr(self._policy, table)
+        allowed: list[str] = []
+        origins: list[str] = []
+        for name in dict.fromkeys(asked):
+            found = matching.match(rules, name)
+            if found.allowed:
+                allowed.append(name)
+                origins.append(f"{table}.{found.rule}")
+            else:
+                self.withheld.append(f"{table.removesuffix('s')} {name}: {found.rule or 'not allowed'}")
+        self._move(f"{table}.allow", origins)
+        return Rules(allow=tuple(allowed), deny=rules.deny)
+
+    def _move(self, key: str, origins: list[str]) -> None:
+        """Give item N of the new list at `key` the source of `origins[N]`."""
+        moved = [source_of(self.sources, origin) for origin in origins]
+        for name in [name for name in self.sources if name.startswith(f"{key}[")]:
+            del self.sources[name]
+        self.sources.update({f"{key}[{index}]": source for index, source in enumerate(moved)})

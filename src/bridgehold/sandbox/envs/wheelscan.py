@@ -1,0 +1,270 @@
+"""A wheel, read without running, importing or unpacking any of it. Every finding names its file."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import csv
+import hashlib
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from email.parser import HeaderParser
+from pathlib import Path
+from typing import BinaryIO
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from bridgehold.errors import DependencyError
+from bridgehold.sandbox.envs.archive import ScanLimits, name_faults, structure_faults
+from bridgehold.sandbox.envs.landing import Landing, WheelLayout, land, script_faults
+from bridgehold.sandbox.envs.values import Finding, Interpreter, ScanReport, Wheel, WheelFile
+
+_BLOCK = 1 << 20
+_HASHES = ("sha256", "sha384", "sha512")
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    csv.Error,
+    struct.error,
+)
+"""What zipfile, zlib and csv raise at hostile bytes."""
+_MAX_FINDINGS = 50
+_MAX_ENTRY_POINTS = 256 * 1024
+
+
+def scan_wheel(
+    path: Path,
+    wheel: Wheel,
+    interpreter: Interpreter,
+    *,
+    allow_pth: bool = False,
+    limits: ScanLimits | None = None,
+) -> ScanReport:
+    """Read `path`, which must have `wheel`'s bytes. A file that can't be read as a wheel is a finding too."""
+    scan = _Scan(wheel, interpreter, limits or ScanLimits(), allow_pth=allow_pth)
+    try:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != wheel.sha256:
+                scan.add("hash", "", "its bytes are not those of the lock")
+            else:
+                scan.read(file)
+    except _UNREADABLE as error:
+        scan.add("archive", "", f"can't be read: {str(error)[:200] or type(error).__name__}")
+    return scan.report()
+
+
+def refuse_findings(reports: Sequence[ScanReport]) -> None:
+    """Raise `DependencyError` with every finding of `reports`, or return."""
+    bad = [report for report in reports if report.findings]
+    if not bad:
+        return
+    lines = [f"{report.wheel}: {finding}" for report in bad for finding in report.findings]
+    pth = any(finding.rule == "pth" for report in bad for finding in report.findings)
+    raise DependencyError(
+        "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else ""),
+        where=bad[0].wheel,
+        hint="Nothing of it ran. Pin another version, and tell its authors"
+        + (", or name the weakening `pth` if you have read the file." if pth else "."),
+    )
+
+
+class _Scan:
+    """The findings and files of one wheel while it is read."""
+
+    def __init__(
+        self, wheel: Wheel, interpreter: Interpreter, limits: ScanLimits, *, allow_pth: bool
+    ) -> None:
+        self._wheel = wheel
+        self._interpreter = interpreter
+        self._limits = limits
+        self._allow_pth = allow_pth
+        self._findings: list[Finding] = []
+        self._files: list[WheelFile] = []
+        self._scripts: list[str] = []
+
+    def add(self, rule: str, file: str, detail: str) -> None:
+        self._findings.append(Finding(rule=rule, file=file, detail=detail))
+
+    def report(self) -> ScanReport:
+        return ScanReport(
+            wheel=self._wheel.filename,
+            name=self._wheel.name,
+            version=self._wheel.version,
+            findings=tuple(self._findings[:_MAX_FINDINGS]),
+            files=tuple(self._files),
+            scripts=tuple(self._scripts),
+        )
+
+    def read(self, file: BinaryIO) -> None:
+        with zipfile.ZipFile(file) as archive:
+            self._findings += structure_faults(file, archive, self._limits)
+            infos = archive.infolist()
+            if not self._findings:
+                self._findings += name_faults(infos)
+            if self._findings:
+                return  # nothing else that it says is worth reading
+            members = {info.filename: info for info in infos if not info.is_dir()}
+            dist_info = self._dist_info(members)
+            if dist_info is None:
+                return
+            layout = WheelLayout.of(dist_info, self._interpreter)
+            landings = self._land(members, layout)
+            self._metadata(archive, members, dist_info)
+            self._entry_points(archive, members, dist_info)
+            record = self._record(archive, members, dist_info)
+            if record is not None:
+                self._contents(archive, members, landings, record, dist_info)
+
+    def _dist_info(self, members: Mapping[str, zipfile.ZipInfo]) -> str | None:
+        """The one folder with metadata, which must be named as the file is."""
+        folders = {name.split("/", 1)[0] for name in members if name.split("/", 1)[0].endswith(".dist-info")}
+        if len(folders) != 1:
+            self.add("metadata", "", f"{len(folders)} .dist-info folders; a wheel has one")
+            return None
+        folder = folders.pop()
+        name, _, version = folder.removesuffix(".dist-info").rpartition("-")
+        if not self._is_named(name, version):
+            self.add("metadata", folder, "its name is not the file's")
+        return folder
+
+    def _is_named(self, name: str, version: str) -> bool:
+        try:
+            file_name, file_version, _, _ = parse_wheel_filename(self._wheel.filename)
+            return canonicalize_name(name) == file_name == self._wheel.name and Version(
+                version
+            ) == file_version == Version(self._wheel.version)
+        except (InvalidWheelFilename, InvalidVersion):
+            return False
+
+    def _land(self, members: Mapping[str, zipfile.ZipInfo], layout: WheelLayout) -> dict[str, Landing]:
+        landings: dict[str, Landing] = {}
+        taken: dict[str, str] = {}
+        for name in members:
+            landing = land(name, layout, allow_pth=self._allow_pth)
+            if isinstance(landing, Finding):
+                self._findings.append(landing)
+                continue
+            other = taken.setdefault(landing.path.casefold(), name)
+            if other != name:
+                self.add("duplicate", name, f"lands where {other} lands")
+            landings[name] = landing
+        return landings
+
+    def _metadata(
+        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str
+    ) -> None:
+        text = self._small(archive, members, f"{folder}/METADATA", self._limits.metadata_bytes)
+        if text is None:
+            return
+        headers = HeaderParser().parsestr(text)
+        if not self._is_named(str(headers.get("Name", "")), str(headers.get("Version", ""))):
+            self.add("metadata", f"{folder}/METADATA", "its name or version is not the file's")
+        wheel = self._small(archive, members, f"{folder}/WHEEL", self._limits.metadata_bytes)
+        version = str(HeaderParser().parsestr(wheel or "").get("Wheel-Version", ""))
+        if wheel is not None and not version.startswith("1."):
+            self.add("metadata", f"{folder}/WHEEL", f"wheel version {version[:20]!r} is unknown")
+
+    def _entry_points(
+        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str
+    ) -> None:
+        where = f"{folder}/entry_points.txt"
+        if where not in members:
+            return
+        text = self._small(archive, members, where, _MAX_ENTRY_POINTS)
+        parser = configparser.RawConfigParser(delimiters=("=",), strict=False, interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment,method-assign]  # documented: names keep their case
+        try:
+            parser.read_string(text or "")
+        except configparser.Error:
+            self.add("metadata", where, "can't be read")
+            return
+        for section in ("console_scripts", "gui_scripts"):
+            if parser.has_section(section):
+                commands = dict(parser.items(section))
+                self._findings += script_faults(commands, where)
+                self._scripts += commands
+
+    def _record(
+        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str
+    ) -> dict[str, str] | None:
+        """RECORD's hashes by member, as written there."""
+        where = f"{folder}/RECORD"
+        text = self._small(archive, members, where, self._limits.record_bytes)
+        if text is None:
+            return None
+        rows: dict[str, str] = {}
+        for row in csv.reader(io.StringIO(text)):
+            if len(row) != 3:
+                self.add("record", where, f"a line with {len(row)} fields")
+                return None
+            if row[0] in rows:
+                self.add("record", row[0], "listed twice in RECORD")
+            rows[row[0]] = row[1]
+        for name in rows:
+            if name not in members and not name.endswith("/"):
+                self.add("record", name, "listed in RECORD and not there")
+        return rows
+
+    def _contents(
+        self,
+        archive: zipfile.ZipFile,
+        members: Mapping[str, zipfile.ZipInfo],
+        landings: Mapping[str, Landing],
+        record: Mapping[str, str],
+        folder: str,
+    ) -> None:
+        unhashed = {f"{folder}/{name}" for name in ("RECORD", "RECORD.jws", "RECORD.p7s")}
+        for name, info in members.items():
+            listed = record.get(name)
+            if listed is None and name not in unhashed:
+                self.add("record", name, "not listed in RECORD")
+                continue
+            algorithm, _, value = (listed or "").partition("=")
+            if name not in unhashed and algorithm not in _HASHES:
+                self.add("record", name, "no sound hash in RECORD")
+                continue
+            sha256, other = _hash_member(archive, info, algorithm if algorithm in _HASHES else "sha256")
+            if name not in unhashed and _encode(other) != value.rstrip("="):
+                self.add("record", name, "its bytes are not those that RECORD says")
+            landing = landings.get(name)
+            if landing is not None and landing.script:
+                self._scripts.append(landing.path.removeprefix("bin/"))
+            elif landing is not None:
+                self._files.append(WheelFile(landing.path, sha256, info.file_size))
+
+    def _small(
+        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, cap: int
+    ) -> str | None:
+        """A metadata file's text, or None with a finding."""
+        info = members.get(name)
+        if info is None:
+            self.add("record" if name.endswith("RECORD") else "metadata", name, "missing")
+            return None
+        if info.file_size > cap:
+            self.add("metadata", name, f"{info.file_size} bytes, at most {cap}")
+            return None
+        return archive.read(info).decode("utf-8", "replace")
+
+
+def _hash_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, algorithm: str) -> tuple[str, bytes]:
+    """(sha256 in hexadecimal, digest by `algorithm`) of a member's bytes."""
+    own, other = hashlib.sha256(), hashlib.new(algorithm)
+    with archive.open(info) as file:
+        while block := file.read(_BLOCK):
+            own.update(block)
+            if algorithm != "sha256":
+                other.update(block)
+    return own.hexdigest(), own.digest() if algorithm == "sha256" else other.digest()
+
+
+def _encode(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

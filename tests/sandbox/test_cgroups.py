@@ -1,0 +1,536 @@
+"""Control groups, by the hostile act: what a session in one can't do, and what is left of it after.
+
+Each test runs twice: as whoever runs the tests (`auto`: v2 where it is delegated, then v1), and as
+an ordinary user to whom root has given a sub-tree of the same kind. All is done in forked children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridgehold.errors import BridgeholdError, UnsupportedError
+from bridgehold.ids import random_id
+from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup, files, open_parent, places, v1
+from bridgehold.sandbox.values import Resources
+
+MIB = 1 << 20
+ORDINARY_UID = 0x7A00_0001
+SMALL = Resources(
+    memory_bytes=64 * MIB, cpu_millis=1000, processes=20, open_files=64, file_size_bytes=64 * MIB
+)
+
+
+class Place:
+    """Where a test's session cgroups live, and as whom."""
+
+    def __init__(self, choice: str, uid: int, enter: Callable[[], None]) -> None:
+        self.choice = choice
+        self._uid = uid
+        self._enter = enter
+
+    def run(self, act: Callable[[CgroupParent], Any]) -> Any:
+        """What `act` returns (JSON), in a child of the right uid, with a parent that is closed after."""
+
+        def inside() -> Any:
+            parent = self.open()
+            try:
+                return act(parent)
+            finally:
+                parent.close()
+
+        return self.call(inside)
+
+    def open(self) -> CgroupParent:
+        return open_parent(self.choice, reserve_bytes=64 * MIB, instance=random_id("t", 8))
+
+    def call(self, act: Callable[[], Any]) -> Any:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self.become()
+                report = {"value": act()}
+            except BaseException:
+                report = {"failure": traceback.format_exc()}
+            os.write(write, json.dumps(report).encode())
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as file:
+            text = file.read()
+        os.waitpid(pid, 0)
+        report = json.loads(text)
+        assert "failure" not in report, report["failure"]
+        return report["value"]
+
+    def become(self) -> None:
+        self._enter()
+        if self._uid != os.getuid():
+            os.setgroups([])
+            os.setresgid(self._uid, self._uid, self._uid)
+            os.setresuid(self._uid, self._uid, self._uid)
+
+
+@pytest.fixture(params=["own", "ordinary"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    if request.param == "own":
+        yield Place("auto", os.getuid(), lambda: None)
+        return
+    if os.getuid() != 0:
+        pytest.skip("only root can give an ordinary user a sub-tree; this user's own run is the other half")
+    with delegated() as (choice, enter):
+        yield Place(choice, ORDINARY_UID, enter)
+
+
+@contextlib.contextmanager
+def delegated() -> Iterator[tuple[str, Callable[[], None]]]:
+    """A sub-tree that root gives away: the choice that names it, and how a child of root gets into it."""
+    probe = open_parent("auto", reserve_bytes=64 * MIB, instance=random_id("t", 8))
+    version = probe.version
+    mountinfo = Path("/proc/self/mountinfo").read_text()
+    name = random_id("delegated", 8)
+    if version == "v1":
+        mounted = {n: h for h in places.hierarchies(mountinfo, "v1") for n in h.controllers}
+        tops = list(dict.fromkeys(mounted[controller].mount / name for controller in v1.CONTROLLERS))
+        choice = f"v1:/{name}"
+    else:
+        tops = [Path(probe._folder).parent / name]  # type: ignore[attr-defined]  # the v2 parent's own
+        choice = f"v2:{tops[0]}"
+    probe.close()
+    try:
+        for top in tops:
+            top.mkdir()
+            for path in (top, *top.glob("cgroup.*")):
+                os.chown(path, ORDINARY_UID, ORDINARY_UID)
+        yield choice, lambda: [files.write(top / "cgroup.procs", "0") for top in tops] and None
+    finally:
+        for top in tops:
+            for folder, _, _ in os.walk(top, topdown=False):
+                assert files.remove(Path(folder), 5.0), f"{folder} is left"
+
+
+def child(session: SessionCgroup, act: Callable[[], None]) -> int:
+    """A child that enters and acts."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            session.enter()
+            act()
+            os._exit(0)
+        except MemoryError:
+            os._exit(77)
+        except OSError as error:
+            os._exit(error.errno or 76)
+        except BaseException:
+            os._exit(75)
+    return pid
+
+
+def ended(pid: int) -> int:
+    """The signal that ended it (negative), or its status."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def take(count: int) -> mmap.mmap:
+    """`count` bytes of private memory, touched."""
+    area = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, count, 4096):
+        area[at] = 1
+    return area
+
+
+def finish(*sessions: SessionCgroup) -> None:
+    for session in sessions:
+        session.lift()
+        session.kill()
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+    for session in sessions:
+        session.remove()
+
+
+def test_a_limit_that_a_session_gets_is_in_the_kernel_and_a_child_is_in_every_controller(
+    place: Place,
+) -> None:
+    def act(parent: CgroupParent) -> Any:
+        session = parent.create("w-one", SMALL)
+        pid = child(session, lambda: time.sleep(30))
+        joined = wait_until(lambda: session.holds(pid))
+        seen = (joined, session.processes() == [pid], session.holds(os.getpid()), session.usage().processes)
+        finish(session)
+        return [*seen, Path(session.path).exists()]
+
+    assert place.run(act) == [True, True, False, 1, False]
+
+
+def test_a_fork_bomb_stops_at_the_cap_and_a_sibling_still_forks(place: Place) -> None:  # ABUSE 1
+    def bomb() -> None:
+        for _ in range(500):
+            with contextlib.suppress(BlockingIOError):
+                if os.fork() == 0:
+                    time.sleep(60)
+        time.sleep(60)
+
+    def act(parent: CgroupParent) -> Any:
+        session, sibling = parent.create("w-bomb", SMALL), parent.create("w-sibling", SMALL)
+        child(session, bomb)
+        denied = wait_until(lambda: session.usage().pids_denied > 100)
+        count = len(session.processes())
+        innocent = child(sibling, lambda: os._exit(ended(os.fork() or os._exit(7))))
+        status = ended(innocent)
+        session.lift()
+        session.kill()
+        gone = wait_until(lambda: _reap() and not session.processes())
+        session.remove()
+        sibling.remove()
+        return [denied, count, status, gone]
+
+    assert place.run(act) == [True, SMALL.processes, 7, True]
+
+
+def _reap() -> bool:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return True
+
+
+def test_a_memory_bomb_dies_within_its_cap_and_the_kernel_says_so(place: Place) -> None:  # ABUSE 2
+    def act(parent: CgroupParent) -> Any:
+        session, sibling = parent.create("w-bomb", SMALL), parent.create("w-sibling", SMALL)
+        innocent = child(sibling, lambda: time.sleep(60))
+        descriptor = session.oom_fd()
+        before = select.select([descriptor], [], [], 0)[0]
+        status = ended(child(session, lambda: _keep(take(512 * MIB))))
+        woken = select.select([descriptor], [], [], 5)[0]
+        assert descriptor is not None
+        os.read(descriptor, 4096)
+        usage = session.usage()
+        os.kill(innocent, 0)
+        result = [before, status, woken == [descriptor], usage.oom_kills, usage.memory_peak_bytes]
+        result += [sibling.usage().oom_kills, usage.cpu_us > 0]
+        finish(session, sibling)
+        return result
+
+    before, status, woken, kills, peak, sibling_kills, cpu = place.run(act)
+    assert (before, status, woken, sibling_kills, cpu) == ([], -signal.SIGKILL, True, 0, True)
+    assert kills >= 1
+    assert SMALL.memory_bytes // 2 < peak <= SMALL.memory_bytes
+
+
+def _keep(area: mmap.mmap) -> None:
+    time.sleep(60)
+    area.close()
+
+
+def test_two_children_under_one_cap_are_added_up(place: Place) -> None:  # ABUSE 3
+    def act(parent: CgroupParent) -> Any:
+        session = parent.create("w-two", SMALL)
+        first = child(session, lambda: _keep(take(40 * MIB)))
+        held = wait_until(lambda: session.usage().memory_bytes >= 40 * MIB)
+        alone = session.usage().oom_kills
+        child(session, lambda: _keep(take(40 * MIB)))
+        killed = wait_until(lambda: session.usage().oom_kills > 0)
+        del first
+        finish(session)
+        return [held, alone, killed]
+
+    assert place.run(act) == [True, 0, True]
+
+
+def test_memory_files_and_locked_and_shared_memory_are_charged(place: Place) -> None:  # ABUSE 4
+    def memory_file() -> None:
+        descriptor = os.memfd_create("bomb")
+        for _ in range(512):
+            os.write(descriptor, b"x" * MIB)
+
+    def shared() -> None:
+        area = mmap.mmap(-1, 512 * MIB, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+        for at in range(0, 512 * MIB, 4096):
+            area[at] = 1
+
+    def act(parent: CgroupParent) -> Any:
+        found = []
+        for name, bomb in (("memfd", memory_file), ("shared", shared)):
+            session = parent.create(f"w-{name}", SMALL)
+            status = ended(child(session, bomb))
+            usage = session.usage()
+            found.append([status, usage.oom_kills >= 1, usage.memory_peak_bytes <= SMALL.memory_bytes])
+            finish(session)
+        return found
+
+    assert place.run(act) == [[-signal.SIGKILL, True, True]] * 2
+
+
+def test_a_spinning_session_gets_its_quota_of_cpu_and_no_more(place: Place) -> None:  # ABUSE 8
+    def spin() -> None:
+        while True:
+            pass
+
+    def act(parent: CgroupParent) -> Any:
+        session = parent.create("w-spin", msgspec.structs.replace(SMALL, cpu_millis=100))
+        child(session, spin)
+        started = time.monotonic()
+        throttled = wait_until(lambda: session.usage().throttled_us > 300_000)
+        wall, used = time.monotonic() - started, session.usage().cpu_us
+        session.lift()
+        wait_until(lambda: session.usage().cpu_us > used + 400_000, 5.0)
+        lifted = session.usage().cpu_us - used
+        finish(session)
+        return [throttled, used / (wall * 1e6), lifted]
+
+    throttled, share, lifted = place.run(act)
+    assert throttled
+    assert share < 0.5
+    assert lifted > 400_000
+
+
+def test_a_hundred_processes_under_a_tiny_quota_are_gone_after_lift_and_kill(
+    place: Place,
+) -> None:  # ABUSE 46
+    many = msgspec.structs.replace(SMALL, processes=110, cpu_millis=100, memory_bytes=256 * MIB)
+
+    def crowd() -> None:
+        for _ in range(100):
+            if os.fork() == 0:
+                while True:
+                    time.sleep(0.01)
+        time.sleep(60)
+
+    def act(parent: CgroupParent) -> Any:
+        session = parent.create("w-crowd", many)
+        child(session, crowd)
+        full = wait_until(lambda: session.usage().processes > 100)
+        session.lift()
+        session.kill()
+        empty = wait_until(lambda: _reap() and not session.processes())
+        session.remove()
+        return [full, empty, Path(session.path).exists()]
+
+    assert place.run(act) == [True, True, False]
+
+
+def test_a_kill_is_not_outrun_by_a_session_that_forks_and_dies_all_the_time(place: Place) -> None:
+    def runner() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                if os.fork() != 0:
+                    os._exit(0)
+
+    def act(parent: CgroupParent) -> Any:
+        session = parent.create("w-runner", SMALL)
+        for _ in range(5):
+            child(session, runner)
+        time.sleep(0.2)
+        running = len(session.processes())
+        session.lift()
+        session.kill()
+        empty = wait_until(lambda: _reap() and not session.processes(), 5.0)
+        session.kill()
+        session.remove()
+        return [running > 0, empty, Path(session.path).exists()]
+
+    assert place.run(act) == [True, True, False]
+
+
+def test_a_daemon_that_left_its_session_and_parent_is_still_held_and_killed(place: Place) -> None:  # ABUSE 10
+    def daemon() -> None:
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(60)
+            os._exit(0)
+
+    def act(parent: CgroupParent) -> Any:
+        session = parent.create("w-daemon", SMALL)
+        assert ended(child(session, daemon)) == 0
+        left = wait_until(lambda: len(session.processes()) == 1)
+        held = session.holds(session.processes()[0])
+        session.kill()
+        empty = wait_until(lambda: _reap() and not session.processes())
+        session.remove()
+        return [left, held, empty]
+
+    assert place.run(act) == [True, True, True]
+
+
+def test_what_a_killed_owner_left_is_swept_and_what_a_living_one_has_is_not(place: Place) -> None:  # ABUSE 36
+    def apart() -> None:
+        os.setsid()
+        time.sleep(120)
+
+    def owner(ready: int) -> None:
+        """Makes a session with a sleeper of another process group, then is killed where it stands."""
+        place.become()
+        session = place.open().create("w-orphan", SMALL)
+        pid = child(session, apart)
+        wait_until(lambda: session.holds(pid))
+        os.write(ready, f"{pid} {session.path}".encode())
+        time.sleep(120)
+
+    def start() -> tuple[int, int, str]:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                owner(write)
+            finally:
+                os._exit(1)
+        os.close(write)
+        orphan, path = os.read(read, 4096).decode().split(" ", 1)
+        os.close(read)
+        return pid, int(orphan), path
+
+    dead, orphan, left = start()
+    alive, held, kept = start()
+    try:
+        os.kill(dead, signal.SIGKILL)
+        os.waitpid(dead, 0)
+        os.kill(orphan, 0)
+        swept = place.run(lambda parent: parent.sweep())
+        assert Path(left).parent.name in swept
+        assert Path(kept).parent.name not in swept
+        assert not Path(left).exists()
+        assert wait_until(lambda: not Path(f"/proc/{orphan}").exists() or _zombie(orphan))
+        os.kill(held, 0)
+        assert Path(kept).exists()
+    finally:
+        os.kill(alive, signal.SIGKILL)
+        os.waitpid(alive, 0)
+        assert Path(kept).parent.name in place.run(lambda parent: parent.sweep())
+    assert not Path(kept).parent.exists()
+    assert wait_until(lambda: not Path(f"/proc/{held}").exists() or _zombie(held))
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_closing_the_parent_ends_what_was_forgotten(place: Place) -> None:
+    def act() -> Any:
+        parent = place.open()
+        session = parent.create("w-forgotten", SMALL)
+        pid = child(session, lambda: time.sleep(60))
+        wait_until(lambda: session.holds(pid))
+        parent.close()
+        return [ended(pid), Path(session.path).parent.exists()]
+
+    assert place.call(act) == [-signal.SIGKILL, False]
+
+
+def test_sessions_together_stay_below_what_the_parent_keeps_back(place: Place) -> None:
+    """The reserve: two sessions well inside their own caps can't pass their parent's together."""
+
+    def act(parent: CgroupParent) -> Any:
+        large = msgspec.structs.replace(SMALL, memory_bytes=200 * MIB)
+        first, second = parent.create("w-one", large), parent.create("w-two", large)
+        folder = Path(first.path).parent
+        on_v1 = parent.version == "v1"
+        files.limit(folder / ("memory.limit_in_bytes" if on_v1 else "memory.max"), 80 * MIB)
+        child(first, lambda: _keep(take(50 * MIB)))
+        alone = wait_until(lambda: first.usage().memory_bytes >= 50 * MIB)
+        child(second, lambda: _keep(take(50 * MIB)))
+        killed = wait_until(lambda: first.usage().oom_kills + second.usage().oom_kills > 0)
+        whole = files.number(folder / ("memory.usage_in_bytes" if on_v1 else "memory.current"))
+        finish(first, second)
+        return [alone, killed, whole <= 80 * MIB]
+
+    assert place.run(act) == [True, True, True]
+
+
+def test_a_session_can_not_be_made_twice_or_named_out_of_its_parent(place: Place) -> None:
+    def act(parent: CgroupParent) -> Any:
+        first = parent.create("w-one", SMALL)
+        found = []
+        for name in ("w-one", "../w-out", "a/b", "", ".."):
+            try:
+                parent.create(name, SMALL)
+                found.append("made")
+            except BridgeholdError as error:
+                found.append(error.code)
+        # A session of the same name is another's: the failed creation must not have removed it.
+        return [found, Path(first.path).exists()]
+
+    assert place.run(act) == [["unsupported", "usage", "usage", "usage", "usage"], True]
+
+
+def test_a_choice_that_does_not_exist_is_refused_with_its_remedy() -> None:
+    for choice in ("v1:/no-such-cgroup", "v3", "v1:relative", "auto:/x"):
+        with pytest.raises(UnsupportedError) as caught:
+            open_parent(choice, reserve_bytes=MIB, instance="t-none")
+        assert caught.value.hint
+
+
+def test_an_ordinary_user_without_a_sub_tree_is_refused_and_told_what_to_do() -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to become somebody without a sub-tree")
+    bare = Place("auto", ORDINARY_UID, lambda: None)
+
+    def act() -> Any:
+        try:
+            bare.open()
+        except UnsupportedError as error:
+            return [error.message, error.hint]
+        return ["made"]
+
+    message, hint = bare.call(act)
+    assert "v1:" in message
+    assert "Delegate=yes" in hint
+
+
+def test_a_reserve_that_leaves_nothing_is_refused_and_nothing_is_left_behind() -> None:
+    before = _left()
+    with pytest.raises(UnsupportedError, match="leaves sessions nothing"):
+        open_parent("auto", reserve_bytes=1 << 60, instance="t-reserve")
+    assert _left() == before
+
+
+def _left() -> list[str]:
+    found = subprocess.run(
+        [shutil.which("find") or "find", "/sys/fs/cgroup", "-name", "bridgehold-t-reserve*"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return found.stdout.split()
+
+
+def test_a_process_that_never_entered_is_not_held(place: Place) -> None:
+    def act(parent: CgroupParent) -> Any:
+        session = parent.create("w-one", SMALL)
+        outside = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(30)"])
+        try:
+            return [session.holds(outside.pid), session.processes(), session.holds(2**22 - 3)]
+        finally:
+            outside.kill()
+            outside.wait()
+
+    assert place.run(act) == [False, [], False]
