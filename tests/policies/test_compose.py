@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a row of a table of acts stays on its line
 """Chains of policies, and tenants that may only narrow (ABUSE 32)."""
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def test_tables_merge_lists_replace_and_deny_adds() -> None:
     ],
 )
 def test_chains_that_are_refused(texts: dict[str, str], part: str) -> None:
-    with pytest.raises(PolicyError, match=".*") as caught:
+    with pytest.raises(PolicyError) as caught:
         compose("own", files(**texts))
     assert part in caught.value.message
 

@@ -163,6 +163,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     code: str = ""
     scrubbed: int = 0
     """How many times the key's own value was removed from what the provider sent back."""
+    estimated: bool = False
+    """The tokens are counted from bytes and stream events, because the provider named none."""
 
 
 class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):

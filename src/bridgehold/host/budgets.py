@@ -135,6 +135,21 @@ def _whole(value: object) -> int:
     return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
+class Holding:
+    """Bytes held for one request."""
+
+    def __init__(self, buffers: Buffers, session: str, size: int) -> None:
+        self._buffers = buffers
+        self._session = session
+        self._size = size
+
+    def shrink(self, size: int) -> None:
+        """Only `size` bytes are still held."""
+        if size < self._size:
+            self._buffers.give(self._session, self._size - size)
+            self._size = size
+
+
 class Buffers:
     """Bytes that this host holds for guests: one bound for all, a smaller one for each session.
 
@@ -154,13 +169,14 @@ class Buffers:
         return self._total - self._free
 
     @contextlib.asynccontextmanager
-    async def hold(self, session: str, size: int) -> AsyncIterator[None]:
+    async def hold(self, session: str, size: int) -> AsyncIterator[Holding]:
         """Room for `size` bytes while the block runs. Raises `BusyError` where none comes free in time."""
         await self._take(session, size)
+        holding = Holding(self, session, size)
         try:
-            yield
+            yield holding
         finally:
-            self._give(session, size)
+            holding.shrink(0)
 
     async def _take(self, session: str, size: int) -> None:
         if size > self._each:
@@ -184,13 +200,13 @@ class Buffers:
         self._free -= size
         self._held[session] = self._held.get(session, 0) + size
 
-    def _give(self, session: str, size: int) -> None:
+    def give(self, session: str, size: int) -> None:
         self._free += size
-        left = self._held[session] - size
-        if left:
+        left = self._held.get(session, 0) - size
+        if left > 0:
             self._held[session] = left
         else:
-            del self._held[session]
+            self._held.pop(session, None)
         for waiting in self._queue:
             waiting.set()
         self._queue.clear()

@@ -20,15 +20,17 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit.anchors import anchor_at, anchor_text, attach
+from bridgehold.audit.anchors import anchor_at, anchor_text, attach, key_line
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
+from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.server import SocketServer
-from bridgehold.host.gateways import Gateways
+from bridgehold.host.gateway.opener import GatewayOpener
 from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.layout import Layout
@@ -39,7 +41,7 @@ from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Sessions
-from bridgehold.host.starts import ColdStart, Services
+from bridgehold.host.starts import ColdStart, GatewayHandle, Services, StartOrder
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.control import LauncherClient
 
@@ -76,13 +78,26 @@ class HostProcess:
         keeper = await KeeperClient.connect(_socket(self._ends.keeper))
         machine = await launcher.machine()
         await journal.append(self._started(machine))
-        gateways = Gateways(self._config, keeper, journal, on_degraded=self._degraded)
+        sessions: Sessions
+        gateways = GatewayOpener(
+            self._config,
+            keeper=keeper,
+            audit=journal,
+            budgets=spent_before(self._layout),
+            current_command=lambda session: sessions.current_command(session),
+            on_degraded=self._degraded,
+        )
+
+        async def open_gateway(
+            listener: socket.socket, order: StartOrder, keys: dict[str, str]
+        ) -> GatewayHandle:
+            return await gateways.open(listener, order.grant, order.session, keys)
+
         registry = Registry(self._layout, self._config, machine, journal)
         environments = Environments(self._layout, self._config, launcher, journal)
         orders = Orders(registry, environments, keeper)
-        services = Services(launcher=launcher, journal=journal, open_gateway=gateways.open)
+        services = Services(launcher=launcher, journal=journal, open_gateway=open_gateway)
         sessions = Sessions(ColdStart(services), journal, bound=self._config.host.max_sessions)
-        gateways.sessions = sessions
         dispatch = Dispatch(
             registry=registry,
             sessions=sessions,
@@ -111,6 +126,7 @@ class HostProcess:
             methods.table(),
             refuse,
         )
+        _publish_key(self._layout.anchors / "anchor.pub", await keeper.public_key())
         await server.start()
         os.write(self._ends.ready, b"1")
         os.close(self._ends.ready)
@@ -182,6 +198,23 @@ class HostProcess:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         anchor = anchor_at(head, time=now, public_key=await keeper.public_key())
         await journal.anchor(attach(anchor, await keeper.sign(anchor_text(anchor))))
+
+
+def _publish_key(path: Path, public_key: bytes) -> None:
+    """Lay the anchors' public key beside them, for `audit verify` here and on other machines."""
+    line = key_line(public_key)
+    if not path.exists() or path.read_text(encoding="ascii") != line:
+        path.unlink(missing_ok=True)
+        path.write_text(line, encoding="ascii")
+
+
+def spent_before(layout: Layout) -> Budgets:
+    """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
+    budgets = Budgets()
+    if layout.audit.is_dir():
+        entries = (entry for entry in read_all(layout.audit) if entry.kind.startswith("egress."))
+        budgets.fold({"kind": e.kind, "tenant": e.tenant, **e.fields} for e in entries)
+    return budgets
 
 
 def _socket(descriptor: int) -> socket.socket:

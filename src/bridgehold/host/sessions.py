@@ -262,6 +262,11 @@ class Sessions:
         if self._open.get(session.key) is session:
             del self._open[session.key]
 
+    def current_command(self, session_id: str) -> str:
+        """The command that `session_id` runs now; empty between commands and at start-up."""
+        found = next((s for s in self._open.values() if s.id == session_id), None)
+        return found.current_command if found is not None else ""
+
     def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
         """By id or name, within what the caller may see; otherwise `NotFoundError`, always the same."""
         for session in self._open.values():

@@ -64,7 +64,6 @@ def run(layout: Layout, *, ready: Callable[[], None] | None = None, lifeline: in
 
 def prepare_folders(layout: Layout, config: Config) -> None:
     """Make the layout's folders with their owners and modes; as root, one owner per role."""
-    root = os.getuid() == 0
     roles = plans.roles(config)
     open_to_all = (layout.config, layout.state, layout.run)
     for folder in open_to_all:
@@ -73,23 +72,41 @@ def prepare_folders(layout: Layout, config: Config) -> None:
         (layout.run, roles.host, 0o711),
         (layout.wheels, roles.host, 0o755),
         (layout.environments, roles.host, 0o755),
-        (layout.audit, roles.journal, 0o750),
-        (layout.anchors, roles.journal, 0o755),
         (layout.secrets, roles.keeper, 0o700),
         (layout.uids, os.getuid(), 0o700),
     )
+    _own(layout.audit, roles.journal, roles.host, 0o2750)  # the host folds budgets from it; new files follow
+    _own(layout.anchors, roles.journal, roles.host, 0o2775)  # the host puts the public key beside them
     for folder, uid, mode in owned:
+        _own(folder, uid, uid, mode)
+    _give_secrets(layout.secrets, roles.keeper)
+
+
+def _give_secrets(folder: Path, uid: int) -> None:
+    """Keys that root set before the first start were root's: they become the keeper's."""
+    if os.getuid() != 0:
+        return
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if root:
-                os.chown(folder, uid, uid)
-            folder.chmod(mode)
-        except PermissionError as error:
-            raise ConfigError(
-                f"{folder} belongs to somebody else",
-                where=str(folder),
-                hint="Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user who made it.",
-            ) from error
+            if os.fstat(descriptor).st_uid == 0:
+                os.fchown(descriptor, uid, uid)
+        finally:
+            os.close(descriptor)
+
+
+def _own(folder: Path, uid: int, group: int, mode: int) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.getuid() == 0:
+            os.chown(folder, uid, group)
+        folder.chmod(mode)
+    except PermissionError as error:
+        raise ConfigError(
+            f"{folder} belongs to somebody else",
+            where=str(folder),
+            hint="Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user who made it.",
+        ) from error
 
 
 @contextlib.contextmanager

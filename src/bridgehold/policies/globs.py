@@ -7,7 +7,7 @@ widening?", `meet` for what two patterns allow together.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 MAX_STARS = 4
@@ -70,16 +70,11 @@ def _after(first: str, rest: frozenset[str]) -> frozenset[str]:
     return frozenset(made[:_MAX_MEET])
 
 
-def prune(patterns: Iterable[str]) -> tuple[str, ...]:
-    """`patterns` without those that another one covers, in order of length and text."""
+def prune(patterns: Iterable[str], covering: Callable[[str, str], bool] = covers) -> tuple[str, ...]:
+    """`patterns` without those that another one covers, sorted."""
     kept: list[str] = []
-    for pattern in sorted(set(patterns), key=lambda text: (text.count("*") == 0, len(text), text)):
-        if not any(covers(other, pattern) for other in kept):
+    for pattern in sorted(set(patterns), key=lambda text: ("*" not in text, len(text), text)):
+        if not any(covering(other, pattern) for other in kept):
+            kept = [other for other in kept if not covering(pattern, other)]
             kept.append(pattern)
     return tuple(sorted(kept))
-
-
-def meet_all(left: Iterable[str], right: Iterable[str]) -> tuple[str, ...]:
-    """What two lists of patterns allow together."""
-    others = tuple(right)
-    return prune(pattern for mine in left for other in others for pattern in meet(mine, other))

@@ -48,7 +48,7 @@ def parse(text: str, file: str, *, below: str = "", tenant: bool = False) -> Dra
     Raises `Faulty` with every problem.
     """
     data = _toml(text, file)
-    if tenant:
+    if tenant and not below:
         data.pop("bridges", None)
     reader = _Reader(file, locate(text), below)
     inner: object = data

@@ -6,7 +6,6 @@ from typing import Literal
 
 from bridgehold.errors import DeniedError
 from bridgehold.policies import rules as matching
-from bridgehold.policies.globs import prune
 from bridgehold.policies.model import Connect, Endpoint, Needs, Policy, Rules, SecretGrant, Source
 from bridgehold.policies.names import (
     host_covers,
@@ -14,6 +13,7 @@ from bridgehold.policies.names import (
     normalise_host_pattern,
     normalise_path_pattern,
     path_covers,
+    prune_paths,
 )
 from bridgehold.policies.narrow import source_of
 
@@ -67,7 +67,7 @@ class Meeting:
             if not found:
                 self.withheld.append(f"endpoint {need.provider}: path {wanted}")
             met += found
-        paths = prune(met) if need.paths else rule.paths
+        paths = prune_paths(met) if need.paths else rule.paths
         key = f"network.endpoints.{need.provider}.paths"
         origins = [
             next(index for index, given in enumerate(rule.paths) if path_covers(given, path))

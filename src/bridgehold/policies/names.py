@@ -15,6 +15,7 @@ slash is removed. What comes out may be sent as it stands.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -41,6 +42,7 @@ __all__ = [
     "normalise_path_pattern",
     "path_covers",
     "path_matches",
+    "prune_paths",
     "why_not_public",
 ]
 
@@ -176,6 +178,11 @@ def path_matches(pattern: str, path: str) -> bool:
 def path_covers(wide: str, narrow: str) -> bool:
     """Whether every path that `narrow` allows is allowed by `wide` too."""
     return path_matches(wide, narrow)
+
+
+def prune_paths(patterns: Iterable[str]) -> tuple[str, ...]:
+    """`patterns` without those that another one covers, sorted."""
+    return globs.prune(patterns, path_covers)
 
 
 def meet_paths(left: str, right: str) -> tuple[str, ...]:

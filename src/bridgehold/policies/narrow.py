@@ -32,10 +32,15 @@ DEFAULT = Source("default")
 
 
 def source_of(sources: dict[str, Source], key: str) -> Source:
-    """Where `key` was set, or the table around it, or that it is Bridgehold's default."""
+    """Where `key` was set, or the table around it, or that it is Bridgehold's default.
+
+    A number that its table doesn't mention is a default, wherever the table stands.
+    """
     while key:
         if key in sources:
             return sources[key]
+        if key.startswith(("limits.", "rate.", "sandbox.")):
+            return DEFAULT
         key = key[: key.rindex("[")] if key.endswith("]") else key.rpartition(".")[0]
     return DEFAULT
 

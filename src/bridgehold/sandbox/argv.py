@@ -6,13 +6,25 @@ bubblewrap reads them from a descriptor, so that no process list shows them; its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bridgehold.sandbox.values import Mount, SandboxSpec
 
 
 def bwrap_arguments(
-    spec: SandboxSpec, *, seccomp_fd: int, info_fd: int, files: dict[str, int]
+    spec: SandboxSpec,
+    *,
+    seccomp_fd: int,
+    info_fd: int,
+    files: Mapping[str, int],
+    staged: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Everything after ``bwrap``, the command included. `files`: target of a ``file`` mount → descriptor."""
+    """Everything after ``bwrap``, the command included.
+
+    `files`: target of a ``file`` mount → descriptor. `staged`: target → where the launcher has put
+    that mount's source already, in its own mount namespace (binds, and tmpfs with their inodes
+    counted); a target that is not there is taken from the spec, as an ordinary path or size.
+    """
     arguments = [
         "--unshare-user",
         "--disable-userns",
@@ -35,21 +47,26 @@ def bwrap_arguments(
     ]
     for name, value in spec.environment:
         arguments += ["--setenv", name, value]
+    below_dev = [mount for mount in spec.mounts if mount.target.startswith("/dev/")]
     for mount in spec.mounts:
-        arguments += _mount(mount, files)
+        if mount not in below_dev:
+            arguments += _mount(mount, files, staged or {})
+    # Before what lies below it: bubblewrap's /dev is a tmpfs without a size, and /dev/shm a folder of it.
     arguments += ["--remount-ro", "/dev"]
-    for mount in spec.mounts:
-        if mount.target == "/dev/shm":  # noqa: S108 - inside: mounted again, because /dev went read-only under it
-            arguments += _mount(mount, files)
+    for mount in below_dev:
+        arguments += _mount(mount, files, staged or {})
     arguments += ["--remount-ro", "/", "--chdir", spec.working_directory, "--", *spec.argv]
     return tuple(arguments)
 
 
-def _mount(mount: Mount, files: dict[str, int]) -> list[str]:
+def _mount(mount: Mount, files: Mapping[str, int], staged: Mapping[str, str]) -> list[str]:
     mode = f"{mount.mode:04o}"
+    source = staged.get(mount.target, mount.source)
+    if mount.kind == "tmpfs" and mount.target in staged:
+        return ["--bind", source, mount.target]
     options = {
-        "ro_bind": ["--ro-bind", mount.source],
-        "bind": ["--bind", mount.source],
+        "ro_bind": ["--ro-bind", source],
+        "bind": ["--bind", source],
         "tmpfs": ["--perms", mode, "--size", str(mount.size_bytes), "--tmpfs"],
         "dir": ["--perms", mode, "--dir"],
         "symlink": ["--symlink", mount.source],

@@ -1,22 +1,42 @@
 """Proof from outside: what a worker is, read in the launcher's own /proc and compared with its spec.
 
-Every process of the cgroup is judged, not only the first: bubblewrap's outer monitor (no tenant
-code runs in it; it must have no capability and the session's uid), its inner pid 1, and everything
-else, which must be in all the namespaces, filtered, without privileges.
+Every process is judged, not only the first, and every one must be in the session's cgroup, in all
+its controllers. Three kinds are told apart. bubblewrap's *monitor* runs no tenant's code and can't
+be seen from inside, since it stays in the launcher's namespaces; it must have the session's uid, no
+capability in force and no-new-privs. bubblewrap's *init* (pid 1 inside) can be reached from inside,
+through /proc/1/mem; so it has to show everything that the third kind shows: the guest's own, in
+all the namespaces, filtered, without privileges, seeing exactly the spec's mounts.
+
+What this can't see: a process that is forked after the list was read. It inherits all that is
+proven here and can gain nothing back.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.launch import start_time
+from bridgehold.sandbox.staging import Identity, unescape
 from bridgehold.sandbox.values import Attestation, SandboxSpec
 
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
-_NOSUID_EXEMPT = frozenset({"/proc"})
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+_DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
+_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus"))
+_KINDS = {"proc": "proc", "dev": "tmpfs", "tmpfs": "tmpfs", "file": "tmpfs"}
+
+
+class MountSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of mountinfo: what is on top at a target."""
+
+    options: tuple[str, ...]
+    kind: str
+    identity: Identity
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,35 +52,55 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     no_new_privs: bool
     seccomp_mode: int
     namespaces: dict[str, int]
-    mounts: dict[str, tuple[str, ...]]
-    """Target to sorted options of the mount that is on top there."""
+    mounts: dict[str, MountSeen]
+    in_cgroup: bool
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the launcher knows of a worker, by having made it."""
+
     uid: int
+    gid: int
+    groups: frozenset[int] = frozenset()
+    """Supplementary groups that are allowed: none, but where sessions share the user's own uid."""
     net: int
     monitor: int
     init: int
+    init_start: int
     own_namespaces: dict[str, int]
-    read_only: frozenset[str]
-    writable: frozenset[str]
+    mounts: dict[str, MountExpected]
 
 
-def expected_mounts(spec: SandboxSpec) -> tuple[frozenset[str], frozenset[str]]:
-    """(read-only, writable) mount targets that `spec` makes (pure)."""
-    read_only = {"/", "/dev"} | {m.target for m in spec.mounts if m.kind in ("ro_bind", "file")}
-    writable = {m.target for m in spec.mounts if m.kind in ("tmpfs", "bind", "proc")}
-    return frozenset(read_only - writable), frozenset(writable)
+class MountExpected(msgspec.Struct, frozen=True, kw_only=True):
+    writable: bool
+    kind: str = ""
+    """File system type; empty where any will do (binds)."""
+    identity: Identity | None = None
+    """What the launcher put there; None where bubblewrap made it."""
 
 
-def observe(pid: int) -> Observed:
-    """Read one process. Raises `OSError` where it is gone."""
+def expected_mounts(
+    spec: SandboxSpec, identities: Mapping[str, Identity] | None = None
+) -> dict[str, MountExpected]:
+    """Target → what must show there (pure). `identities`: from the stage, by target."""
+    found = {"/": MountExpected(writable=False, kind="tmpfs")}
+    for mount in spec.mounts:
+        if mount.kind not in ("dir", "symlink"):
+            found[mount.target] = MountExpected(
+                writable=mount.kind in ("tmpfs", "bind", "proc"),
+                kind=_KINDS.get(mount.kind, ""),
+                identity=(identities or {}).get(mount.target),
+            )
+    return found
+
+
+def observe(pid: int, cgroup: SessionCgroup | None = None) -> Observed:
+    """Read one process. Raises `FileNotFoundError` or `ProcessLookupError` where it is gone."""
     proc = Path(f"/proc/{pid}")
     status = parse_status((proc / "status").read_text(encoding="utf-8", errors="replace"))
-    stat = (proc / "stat").read_text(encoding="utf-8", errors="replace")
     return Observed(
         pid=pid,
-        start_time=int(stat[stat.rindex(")") + 2 :].split()[19]),
+        start_time=start_time(pid),
         parent=int(status["PPid"]),
         uids=tuple(int(n) for n in status["Uid"].split()),
         gids=tuple(int(n) for n in status["Gid"].split()),
@@ -70,7 +110,39 @@ def observe(pid: int) -> Observed:
         seccomp_mode=int(status["Seccomp"]),
         namespaces={name: (proc / "ns" / name).stat().st_ino for name in NAMESPACES},
         mounts=parse_mounts((proc / "mountinfo").read_text(encoding="utf-8", errors="replace")),
+        in_cgroup=cgroup is None or cgroup.holds(pid),
     )
+
+
+def observe_all(
+    pids: set[int], cgroup: SessionCgroup, *, most: int
+) -> tuple[list[Observed], tuple[str, ...]]:
+    """Every process that still is, and what kept others from being judged (which is a difference)."""
+    if len(pids) > most:
+        return [], (f"{len(pids)} processes before attestation; {most} are possible",)
+    seen, unread = [], []
+    for pid in sorted(pids):
+        try:
+            seen.append(observe(pid, cgroup))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended: nothing is left to judge
+        except OSError as error:
+            unread.append(f"pid {pid} can't be read: {error.strerror}")
+    return seen, tuple(unread)
+
+
+def descendants(pid: int) -> list[int]:
+    """`pid` and all below it, as the kernel links them, whatever cgroup they sit in."""
+    found, waiting = [], [pid]
+    while waiting:
+        parent = waiting.pop()
+        found.append(parent)
+        for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                waiting += [int(child) for child in tasks.read_text().split()]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
 
 
 def parse_status(text: str) -> dict[str, str]:
@@ -79,12 +151,16 @@ def parse_status(text: str) -> dict[str, str]:
     return {key: value.strip() for key, _, value in pairs}
 
 
-def parse_mounts(text: str) -> dict[str, tuple[str, ...]]:
-    """/proc/PID/mountinfo: target to options, the last mount of a target winning (pure)."""
-    mounts: dict[str, tuple[str, ...]] = {}
+def parse_mounts(text: str) -> dict[str, MountSeen]:
+    """/proc/PID/mountinfo by target, the last mount of a target winning (pure)."""
+    mounts: dict[str, MountSeen] = {}
     for line in text.splitlines():
-        fields = line.split()
-        mounts[fields[4].encode().decode("unicode_escape")] = tuple(sorted(fields[5].split(",")))
+        fields = line.split(" ")
+        mounts[unescape(fields[4])] = MountSeen(
+            options=tuple(sorted(fields[5].split(","))),
+            kind=fields[fields.index("-") + 1],
+            identity=Identity(fields[2], unescape(fields[3])),
+        )
     return mounts
 
 
@@ -92,30 +168,37 @@ def compare(expected: Expected, processes: list[Observed]) -> tuple[str, ...]:
     """Every difference between what the spec says and what was seen (pure). Empty: green."""
     differences: list[str] = []
     insiders = [p for p in processes if p.pid not in (expected.monitor, expected.init)]
-    if not insiders:
-        differences.append("no worker process in the cgroup")
-    if expected.init not in {p.pid for p in processes}:
-        differences.append("the namespace's init is not in the cgroup")
+    inits = [p for p in processes if p.pid == expected.init]
+    if not any(p.parent == expected.init for p in insiders):
+        differences.append("no worker process below the namespace's init")
+    if not inits or inits[0].start_time != expected.init_start:
+        differences.append("the namespace's init is not the one that was launched")
     for process in processes:
         differences += _identity(expected, process)
         if process.pid == expected.monitor:
             continue
         differences += _isolation(expected, process)
-        if process.pid != expected.init and process.seccomp_mode != 2:
-            differences.append(f"pid {process.pid}: seccomp mode {process.seccomp_mode}, not a filter")
-    for process in insiders[:1]:
+        differences += [
+            f"pid {process.pid}: another {name} namespace than the session's init"
+            for init in inits
+            for name in NAMESPACES
+            if process.namespaces[name] != init.namespaces[name]
+        ]
         differences += _mounts(expected, process)
-    return tuple(differences)
+    return tuple(dict.fromkeys(differences))
 
 
 def _identity(expected: Expected, process: Observed) -> list[str]:
     found = []
-    if set(process.uids) != {expected.uid} or set(process.gids) != {expected.uid}:
+    if not process.in_cgroup:
+        found.append(f"pid {process.pid}: outside the session's cgroup")
+    if set(process.uids) != {expected.uid} or set(process.gids) != {expected.gid}:
         found.append(f"pid {process.pid}: uids {process.uids}, gids {process.gids}, not {expected.uid}")
-    if any(group != expected.uid for group in process.groups):
+    if not expected.groups.issuperset(process.groups):
         found.append(f"pid {process.pid}: groups {process.groups}")
-    privileged = process.capabilities if process.pid != expected.monitor else process.capabilities[:3]
-    if any(int(value, 16) for value in privileged):
+    # The monitor's bounding set is the launcher's, and worth nothing under no-new-privs.
+    judged = process.capabilities if process.pid != expected.monitor else process.capabilities[:3]
+    if any(int(value, 16) for value in judged):
         found.append(f"pid {process.pid}: capabilities {'/'.join(process.capabilities)}")
     if not process.no_new_privs:
         found.append(f"pid {process.pid}: no_new_privs is off")
@@ -130,36 +213,48 @@ def _isolation(expected: Expected, process: Observed) -> list[str]:
     ]
     if process.namespaces["net"] != expected.net:
         found.append(f"pid {process.pid}: another network namespace than the listener's")
+    if process.seccomp_mode != 2:
+        found.append(f"pid {process.pid}: seccomp mode {process.seccomp_mode}, not a filter")
     return found
 
 
 def _mounts(expected: Expected, process: Observed) -> list[str]:
     found = []
-    allowed = expected.read_only | expected.writable
-    for target, options in process.mounts.items():
-        if target.startswith("/dev/") and target not in allowed:
-            continue  # the device nodes that bubblewrap binds below its own /dev
-        if target.startswith("/proc/"):
-            continue  # covers that bubblewrap puts over parts of /proc: they only take away
-        if target not in allowed:
-            found.append(f"a mount at {target} that the spec does not have")
-        elif target in expected.read_only and "ro" not in options:
-            found.append(f"{target} is writable")
-        elif "nosuid" not in options and target not in _NOSUID_EXEMPT:
+    for target, seen in process.mounts.items():
+        wanted = expected.mounts.get(target)
+        if "nosuid" not in seen.options:
             found.append(f"{target} lacks nosuid")
-    found += [
-        f"no mount at {target}" for target in sorted(expected.read_only) if target not in process.mounts
-    ]
+        if target in _DEVICES or target == "/dev/pts":
+            found += [] if seen.kind in ("devtmpfs", "devpts", "tmpfs") else [f"{target} is {seen.kind}"]
+        elif target in _COVERS:
+            found += [] if "ro" in seen.options else [f"{target} is writable"]
+        elif wanted is None:
+            found.append(f"a mount at {target} that the spec does not have")
+        else:
+            found += _mount(target, wanted, seen)
+    return found + [f"no mount at {target}" for target in expected.mounts if target not in process.mounts]
+
+
+def _mount(target: str, wanted: MountExpected, seen: MountSeen) -> list[str]:
+    found = []
+    if not wanted.writable and "ro" not in seen.options:
+        found.append(f"{target} is writable")
+    if "nodev" not in seen.options:
+        found.append(f"{target} lacks nodev")
+    if wanted.kind and seen.kind != wanted.kind:
+        found.append(f"{target} is {seen.kind}, not {wanted.kind}")
+    if wanted.identity is not None and seen.identity != wanted.identity:
+        found.append(f"{target} shows {seen.identity.root} of {seen.identity.device}, not what was staged")
     return found
 
 
 def attestation(
     worker: str, expected: Expected, processes: list[Observed], cgroup: str, differences: tuple[str, ...]
 ) -> Attestation:
-    """The value that goes to the host and into the audit, of the worker's first own process."""
-    insiders = [p for p in processes if p.pid not in (expected.monitor, expected.init)] or processes
+    """The value that goes to the host and into the audit, of the worker's own first process."""
+    insiders = [p for p in processes if p.parent == expected.init] or processes
     first = min(insiders, key=lambda p: p.start_time)
-    mounts = "\n".join(f"{target} {','.join(options)}" for target, options in sorted(first.mounts.items()))
+    mounts = "\n".join(_line(target, seen) for target, seen in sorted(first.mounts.items()))
     return Attestation(
         worker=worker,
         pid=first.pid,
@@ -173,6 +268,12 @@ def attestation(
         mounts_digest="sha256:" + hashlib.sha256(mounts.encode()).hexdigest(),
         differences=differences,
     )
+
+
+def _line(target: str, seen: MountSeen) -> str:
+    """A mount as the digest takes it: without what differs from one sandbox of a spec to the next."""
+    root = "" if seen.kind == "tmpfs" else seen.identity.root  # bubblewrap names its files at random
+    return f"{target} {seen.kind} {root} {','.join(seen.options)}"
 
 
 def own_namespaces() -> dict[str, int]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Any, TypeVar
 
 import msgspec
 
-from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError, from_info
+from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError, UsageError, from_info
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import requests
 from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, SealReport, Usage
 
 T = TypeVar("T")
 _MAX_DESCRIPTORS = 8
+_KEPT_REPORTS = 1024
+"""Ends that are remembered, for a `kill` or `exited` that comes late."""
 
 
 class LauncherClient:
@@ -26,8 +29,10 @@ class LauncherClient:
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._next_id = 1
+        self._sending = asyncio.Lock()  # the loop keeps one writer a socket: a second would oust the first
         self._waiting: dict[int, asyncio.Future[tuple[requests.Answer, list[int]]]] = {}
         self._exits: dict[str, asyncio.Future[ExitReport]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop holds its tasks only weakly
         self.lost = asyncio.Event()
         """Set once the launcher is gone; every request fails from then on."""
         self._loop.add_reader(sock, self._read)
@@ -77,6 +82,11 @@ class LauncherClient:
         answer, _ = await self._ask(requests.SealRequest(self._id(), path))
         return _expect(answer.sealed)
 
+    async def empty(self, path: str) -> int:
+        """Remove everything in a build or environment folder; the folder itself is the host's to remove."""
+        answer, _ = await self._ask(requests.SealRequest(self._id(), path, empty=True))
+        return _expect(answer.sealed).files
+
     def close(self) -> None:
         self._lose()
         self._socket.close()
@@ -88,14 +98,29 @@ class LauncherClient:
     async def _ask(self, request: requests.Request) -> tuple[requests.Answer, list[int]]:
         if self.lost.is_set():
             raise HostUnavailableError("the launcher is gone", retry="no")
+        data = msgspec.json.encode(request)
+        if len(data) > requests.MAX_DATAGRAM:
+            raise UsageError(
+                f"a request of {len(data)} bytes to the launcher; {requests.MAX_DATAGRAM} are possible",
+                hint="Shorten the environment, the arguments or the mounts.",
+            )
         future: asyncio.Future[tuple[requests.Answer, list[int]]] = self._loop.create_future()
         self._waiting[request.id] = future
         try:
-            await self._loop.sock_sendall(self._socket, msgspec.json.encode(request))
+            async with self._sending:
+                await self._loop.sock_sendall(self._socket, data)
         except OSError as error:
             self._waiting.pop(request.id, None)
             raise HostUnavailableError(f"the launcher can't be reached: {error}", retry="no") from error
-        answer, descriptors = await future
+        except asyncio.CancelledError:
+            future.cancel()  # should it have gone out all the same, the answer is disowned
+            raise
+        try:
+            answer, descriptors = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._disown(*future.result())  # it came in the same turn: nobody else will take it
+            raise
         if answer.error is not None:
             raise from_info(answer.error)
         return answer, descriptors
@@ -110,20 +135,43 @@ class LauncherClient:
         if not data:
             self._lose()
             return
-        answer = msgspec.json.decode(data, type=requests.Answer)
+        try:
+            answer = msgspec.json.decode(data, type=requests.Answer)
+        except msgspec.MsgspecError:  # a launcher that is not ours to trust any more
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._lose()
+            return
         if answer.id == 0 and answer.exited is not None:
-            exit_future = self._exits.setdefault(answer.exited.worker, self._loop.create_future())
-            if not exit_future.done():
-                exit_future.set_result(answer.exited)
+            self._note_end(answer.exited)
             return
         future = self._waiting.pop(answer.id, None)
         if future is None or future.done():
-            for descriptor in descriptors:  # the caller went away: its worker must not live on
-                os.close(descriptor)
-            if answer.launched is not None:
-                self._loop.create_task(self.kill(answer.launched.worker))
+            self._disown(answer, descriptors)
             return
         future.set_result((answer, descriptors))
+
+    def _note_end(self, report: ExitReport) -> None:
+        future = self._exits.pop(report.worker, None) or self._loop.create_future()
+        self._exits[report.worker] = future  # again, as the newest
+        if not future.done():
+            future.set_result(report)
+        ended = [worker for worker, known in self._exits.items() if known.done()]
+        for worker in ended[:-_KEPT_REPORTS]:
+            del self._exits[worker]
+
+    def _disown(self, answer: requests.Answer, descriptors: list[int]) -> None:
+        """The caller went away: its descriptors are closed, and its worker must not live on."""
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if answer.launched is not None and not self.lost.is_set():
+            task = self._loop.create_task(self._end_quietly(answer.launched.worker))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _end_quietly(self, worker: str) -> None:
+        with contextlib.suppress(HostUnavailableError, NotFoundError):
+            await self.kill(worker)
 
     def _lose(self) -> None:
         if self.lost.is_set():

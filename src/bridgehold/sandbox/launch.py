@@ -2,7 +2,8 @@
 
 The child can't run on by accident: only the byte ``R`` releases it, and EOF, another byte or any
 exception ends it. The parent sends the byte after it has seen, in its own /proc, that the child
-sits in its cgroup and has its uid and no other groups.
+sits in its cgroup and has its uid and no other groups. The parent never waits: `Start` names the
+descriptor that becomes readable when its next step is due.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import threading
@@ -24,12 +24,14 @@ from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.limits import apply_rlimits
+from bridgehold.sandbox.staging import Staged
 from bridgehold.sandbox.values import SandboxSpec
 
 _RELEASE = b"R"
-_INFO_SECONDS = 10.0
+_START_SECONDS = 10.0
 _IP_FREEBIND = 15
-_MAX_DESCRIPTOR = 1 << 20
+_MAX_INFO = 4096
+_MAX_COMPLAINT = 300
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,48 +39,60 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     bwrap: str
     uid: int
     seccomp: bytes
-    """Compiled filter; never empty for a worker."""
+    """Compiled filter; never empty."""
+    staged: Staged
     as_limit: bool = False
+    shared_uid: bool = False
 
 
 class Running(msgspec.Struct, kw_only=True):
-    """A released sandbox. `monitor` is our child (outer bwrap), `init` is pid 1 inside."""
+    """A sandbox from its fork on. `monitor` is our child (outer bwrap), `init` is pid 1 inside."""
 
     monitor: int
     monitor_fd: int
-    init: int
-    init_fd: int
-    net: int
-    """Inode of the sandbox's network namespace."""
-    host_ends: tuple[int, ...]
-    """Frames to the guest (write), frames from it (read), log (read)."""
-    phases_us: dict[str, int]
+    init: int = 0
+    init_fd: int = -1
+    init_start: int = 0
+    """Start time of `init`, so that its number can't be mistaken for a later process's."""
+    net: int = 0
+    """Inode of the sandbox's network namespace, in which the listener was made."""
+    host_ends: tuple[int, ...] = ()
+    """Frames to the guest (write), frames from it (read), log (read), listener if any."""
+    phases_us: dict[str, int] = {}
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self._last = time.perf_counter_ns()
-        self.phases: dict[str, int] = {}
+class Start:
+    """One launch under way. `advance` whenever `waits_for` is readable or `deadline` has come."""
 
-    def mark(self, phase: str) -> None:
-        now = time.perf_counter_ns()
-        self.phases[phase] = (now - self._last) // 1000
-        self._last = now
+    def __init__(self, plan: LaunchPlan, cgroup: SessionCgroup) -> None:
+        """Forks. From here on a failure needs `abort`, and then the end of `running`."""
+        self._plan = plan
+        self._cgroup = cgroup
+        self._fds = _Descriptors()
+        self._info = b""
+        self._entered = False
+        self._clock = time.perf_counter_ns()
+        self.deadline = time.monotonic() + _START_SECONDS
+        try:
+            self._fork()
+        except BaseException:
+            self._fds.close_all()
+            raise
 
-
-def launch(plan: LaunchPlan, cgroup: SessionCgroup) -> Running:
-    """Start `plan` inside `cgroup`. On any failure the child is dead before this raises."""
-    clock = _Clock()
-    with _Descriptors() as fds:
+    def _fork(self) -> None:
+        plan, fds = self._plan, self._fds
         frames_in, to_guest = fds.pipe()
         from_guest, frames_out = fds.pipe()
-        log, log_out = fds.pipe()
-        info, info_out = fds.pipe()
-        gate, release = fds.pipe()
-        entered, entered_out = fds.pipe()
+        self._log, log_out = fds.pipe()
+        self._info_read, info_out = fds.pipe()
+        gate, self._release = fds.pipe()
+        self._entered_read, entered_out = fds.pipe()
+        self._ends = (to_guest, from_guest, self._log)
         seccomp = fds.file("seccomp", plan.seccomp)
         files = {m.target: fds.file("file", m.content.encode()) for m in plan.spec.mounts if m.kind == "file"}
-        arguments = bwrap_arguments(plan.spec, seccomp_fd=seccomp, info_fd=info_out, files=files)
+        arguments = bwrap_arguments(
+            plan.spec, seccomp_fd=seccomp, info_fd=info_out, files=files, staged=plan.staged.sources
+        )
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
         ends = _Ends(
@@ -90,34 +104,87 @@ def launch(plan: LaunchPlan, cgroup: SessionCgroup) -> Running:
             gate=gate,
             entered=entered_out,
         )
-        clock.mark("prepare")
         monitor = os.fork()
         if monitor == 0:
-            _child(plan, cgroup, ends)
-        monitor_fd = os.pidfd_open(monitor)
+            _child(plan, self._cgroup, ends)
+        self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+        fds.close(frames_in, frames_out, log_out, info_out, gate, entered_out, seccomp, options)
+        fds.close(*files.values())
+        self._mark("fork")
+
+    @property
+    def waits_for(self) -> int:
+        return self._info_read if self._entered else self._entered_read
+
+    def advance(self) -> bool:
+        """One step; true once the sandbox runs and `running` is whole. Raises `UnsupportedError`."""
+        if not self._entered:
+            self._let_go()
+            return False
+        part = os.read(self._info_read, _MAX_INFO)
+        self._info += part
+        if not part or len(self._info) >= _MAX_INFO:
+            raise UnsupportedError(f"bubblewrap did not start the sandbox{self._complaint()}")
+        if b"}" not in self._info:
+            return False
+        self._mark("bwrap")
+        self._meet_init(int(json.loads(self._info[: self._info.index(b"}") + 1])["child-pid"]))
+        return True
+
+    def expire(self) -> UnsupportedError:
+        where = "bubblewrap to start the sandbox" if self._entered else "the process to enter its cgroup"
+        return UnsupportedError(f"waited {_START_SECONDS:.0f} s for {where}", retry="later")
+
+    def abort(self) -> None:
+        """Kill the child; nothing of it was handed out."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.running.monitor_fd, signal.SIGKILL)
+        for descriptor in self.running.host_ends:
+            os.close(descriptor)
+        self.running.host_ends = ()
+        self._fds.close_all()
+
+    def _let_go(self) -> None:
+        if os.read(self._entered_read, 1) != _RELEASE:
+            raise UnsupportedError("the sandbox's process could not enter its cgroup, limits or uid")
+        _verify_entered(self.running.monitor, self._plan.uid, self._cgroup)
+        self._mark("enter")
+        os.write(self._release, _RELEASE)
+        self._entered = True
+
+    def _meet_init(self, init: int) -> None:
+        running = self.running
+        running.init_fd = os.pidfd_open(init)
+        running.init = init
+        if not self._cgroup.holds(init):
+            raise UnsupportedError("the sandbox's init is outside its cgroup")
+        running.init_start = start_time(init)
+        running.net = Path(f"/proc/{init}/ns/net").stat().st_ino
+        ends = list(self._ends)
+        if self._plan.spec.gateway_port:
+            try:
+                ends.append(listen_inside(init, self._plan.spec.gateway_port).detach())
+            except OSError as error:
+                raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
+            self._mark("listener")
+        self._fds.keep(*self._ends)
+        running.host_ends = tuple(ends)
+        self._fds.close_all()
+
+    def _mark(self, phase: str) -> None:
+        now = time.perf_counter_ns()
+        self.running.phases_us[phase] = (now - self._clock) // 1000
+        self._clock = now
+
+    def _complaint(self) -> str:
+        """What bubblewrap wrote before it gave up (no guest has run yet): bounded and printable."""
+        os.set_blocking(self._log, False)
         try:
-            fds.close(frames_in, frames_out, log_out, info_out, gate, entered_out)
-            _verify_entered(entered, monitor, plan.uid, cgroup)
-            clock.mark("enter")
-            os.write(release, _RELEASE)
-            init = _read_info(info)
-            clock.mark("bwrap")
-            init_fd = _open_init(init, cgroup)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(monitor_fd, signal.SIGKILL)
-            os.waitpid(monitor, 0)
-            os.close(monitor_fd)
-            raise
-        return Running(
-            monitor=monitor,
-            monitor_fd=monitor_fd,
-            init=init,
-            init_fd=init_fd,
-            net=Path(f"/proc/{init}/ns/net").stat().st_ino,
-            host_ends=fds.keep(to_guest, from_guest, log),
-            phases_us=clock.phases,
-        )
+            text = os.read(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
+        except BlockingIOError:
+            return ""
+        words = "".join(c if c.isprintable() else " " for c in text).strip()
+        return f": {words}" if words else ""
 
 
 class _Descriptors:
@@ -125,12 +192,6 @@ class _Descriptors:
 
     def __init__(self) -> None:
         self._open: set[int] = set()
-
-    def __enter__(self) -> _Descriptors:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close(*self._open)
 
     def pipe(self) -> tuple[int, int]:
         ends = os.pipe()  # close-on-exec
@@ -140,7 +201,9 @@ class _Descriptors:
     def file(self, name: str, content: bytes) -> int:
         descriptor = os.memfd_create(name)
         self._open.add(descriptor)
-        os.write(descriptor, content)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
         os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor
 
@@ -150,9 +213,11 @@ class _Descriptors:
                 self._open.discard(descriptor)
                 os.close(descriptor)
 
-    def keep(self, *descriptors: int) -> tuple[int, ...]:
+    def keep(self, *descriptors: int) -> None:
         self._open.difference_update(descriptors)
-        return descriptors
+
+    def close_all(self) -> None:
+        self.close(*self._open.copy())
 
 
 class _Ends(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,70 +233,59 @@ class _Ends(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
-    """The forked child: never returns. Its order matters: cgroup, limits, groups, uid, then the gate."""
+    """The forked child: never returns. Its order matters: cgroup, descriptors, limits, uid, then the gate."""
     try:
+        _die_with(ends.launcher)
         os.setsid()
         cgroup.enter()
-        apply_rlimits(plan.spec.resources, as_limit=plan.as_limit)
+        for target, source in enumerate(ends.standard):
+            os.dup2(source, target)
+        # Now, not at exec: another launch's gate must not stay open because this child holds its end.
+        syscalls.close_all_but({ends.gate, ends.entered, *ends.keep})
+        apply_rlimits(plan.spec.resources, as_limit=plan.as_limit, shared_uid=plan.shared_uid)
         if plan.uid != os.getuid():
             os.setgroups([])
             os.setresgid(plan.uid, plan.uid, plan.uid)
             os.setresuid(plan.uid, plan.uid, plan.uid)
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != ends.launcher:
-            os._exit(125)
-        for target, source in enumerate(ends.standard):
-            os.dup2(source, target)
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        _die_with(ends.launcher)  # a change of uid forgets it
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.umask(0o022)
         os.write(ends.entered, _RELEASE)
         if os.read(ends.gate, 2) != _RELEASE:
             os._exit(125)
         for descriptor in ends.keep:
             os.set_inheritable(descriptor, True)
-        wanted = sorted({0, 1, 2, *ends.keep})
-        for low, high in zip(wanted, [*wanted[1:], _MAX_DESCRIPTOR], strict=True):
-            os.closerange(low + 1, high)
         argv = ["bwrap", "--args", str(ends.options), *ends.command]
         os.execve(plan.bwrap, argv, {})  # noqa: S606 - no shell is wanted
     except BaseException:  # noqa: BLE001 - a forked child must end here, whatever it was
         os._exit(126)
 
 
-def _open_init(pid: int, cgroup: SessionCgroup) -> int:
-    descriptor = os.pidfd_open(pid)
-    if not cgroup.holds(pid):
-        os.close(descriptor)
-        raise UnsupportedError("the sandbox's init is outside its cgroup")
-    return descriptor
+def _die_with(launcher: int) -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # it died before the call
+        os._exit(125)
 
 
-def _verify_entered(entered: int, pid: int, uid: int, cgroup: SessionCgroup) -> None:
-    if os.read(entered, 1) != _RELEASE:
-        raise UnsupportedError("the sandbox's process could not enter its cgroup, limits or uid")
+def _verify_entered(pid: int, uid: int, cgroup: SessionCgroup) -> None:
     if not cgroup.holds(pid):
         raise UnsupportedError("the sandbox's process is not in its cgroup")
     text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-    if status["Uid"].split() != [str(uid)] * 4:
-        raise UnsupportedError(f"the sandbox's process has uid {status['Uid']!r}, not {uid}")
+    for name in ("Uid", "Gid") if uid != os.getuid() else ("Uid",):
+        if status[name].split() != [str(uid)] * 4:
+            raise UnsupportedError(f"the sandbox's process has {name.lower()} {status[name]!r}, not {uid}")
     if uid != os.getuid() and status["Groups"].strip():
         raise UnsupportedError(f"the sandbox's process kept groups {status['Groups']!r}")
 
 
-def _read_info(descriptor: int) -> int:
-    """The pid of the sandbox's init, as bubblewrap reports it. EOF means bubblewrap failed."""
-    data = b""
-    deadline = time.monotonic() + _INFO_SECONDS
-    while b"}" not in data:
-        left = deadline - time.monotonic()
-        readable, _, _ = select.select([descriptor], [], [], max(0.0, left))
-        part = os.read(descriptor, 4096) if readable else b""
-        if not part:
-            raise UnsupportedError("bubblewrap did not start the sandbox")
-        data += part
-    return int(json.loads(data[: data.index(b"}") + 1])["child-pid"])
+def start_time(pid: int) -> int:
+    """Clock ticks since boot at which `pid` began. Raises `OSError` where it is gone."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(stat[stat.rindex(")") + 2 :].split()[19])
 
 
 def listen_inside(init: int, port: int) -> socket.socket:

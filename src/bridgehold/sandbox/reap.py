@@ -1,9 +1,14 @@
-"""The end of a worker, as steps that never block: kill, look, kill again, until the cgroup is empty."""
+"""The end of a worker, as steps that never block: kill, look, kill again, until nothing is left.
+
+Nothing is left when the namespace's init is dead (the kernel lets it die only after every process
+in it was reaped), our own child is reaped, and the cgroup is empty. Only then is the uid free.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from typing import Literal
@@ -13,11 +18,13 @@ from bridgehold.sandbox.launch import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
 Cause = Literal["exited", "signal", "memory", "killed", "launcher"]
-_HURRY_PASSES = 5
+_QUICK_PASSES, _CALM_PASSES = 50, 150
+_QUICK_SECONDS, _CALM_SECONDS, _SLOW_SECONDS = 0.002, 0.02, 0.2
+OVERDUE_SECONDS = 30.0
 
 
 class Ending:
-    """One worker that is being ended. `step` until it gives a report."""
+    """One worker that is being ended. `step` until it gives a report, `pause` seconds apart."""
 
     def __init__(
         self, worker: str, running: Running, cgroup: SessionCgroup, uid: int, *, killed: bool
@@ -31,9 +38,19 @@ class Ending:
         self._status: int | None = None
         self._started = time.monotonic()
         cgroup.lift()  # under a small quota two hundred processes take ten seconds to die
-        for descriptor in (running.init_fd, running.monitor_fd):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        self._strike()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next step is worth while: quick at first, slower against a stuck process."""
+        if self._passes < _QUICK_PASSES:
+            return _QUICK_SECONDS
+        return _CALM_SECONDS if self._passes < _CALM_PASSES else _SLOW_SECONDS
+
+    @property
+    def overdue(self) -> bool:
+        """Whether something does not die, such as a process in an uninterruptible call."""
+        return time.monotonic() - self._started > OVERDUE_SECONDS
 
     def step(self) -> ExitReport | None:
         """One pass. None while anything is left."""
@@ -42,16 +59,19 @@ class Ending:
             if pid:
                 self._status = status
         left = self._cgroup.processes()
-        if left and (self._passes >= _HURRY_PASSES or self._passes == 0):
+        if left and (self._passes == 0 or self._passes % 5 == 4):
+            self._cgroup.lift()
             self._cgroup.kill()
+            self._strike()
         self._passes += 1
-        if left or self._status is None:
+        if left or self._status is None or not _dead(self._running.init_fd):
             return None
         usage = self._cgroup.usage()
         self._cgroup.remove()
         for descriptor in (self._running.init_fd, self._running.monitor_fd):
-            os.close(descriptor)
-        cause, status = _cause(self._status, usage, killed=self._killed)
+            if descriptor >= 0:
+                os.close(descriptor)
+        cause, status = exit_cause(self._status, usage, killed=self._killed)
         return ExitReport(
             worker=self._worker,
             cause=cause,
@@ -61,9 +81,29 @@ class Ending:
             uid=self._uid,
         )
 
+    def _strike(self) -> None:
+        """SIGKILL to the namespace's init, which takes all of it along, and to its monitor."""
+        for descriptor in (self._running.init_fd, self._running.monitor_fd):
+            if descriptor >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
-def _cause(status: int, usage: Usage, *, killed: bool) -> tuple[Cause, int]:
-    """Why it ended, by the kernel's counters first (pure). bubblewrap exits 128 + N for a signal inside."""
+
+def _dead(init_fd: int) -> bool:
+    """A pidfd is readable once its process is dead; -1: there never was an init."""
+    if init_fd < 0:
+        return True
+    poller = select.poll()
+    poller.register(init_fd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def exit_cause(status: int, usage: Usage, *, killed: bool) -> tuple[Cause, int]:
+    """Why it ended, by the kernel's counters first (pure).
+
+    bubblewrap passes a signal inside on as exit status 128 + N, so a guest can make its own exit
+    look like a signal: both are its own crash, and neither can look like ``memory`` or ``killed``.
+    """
     if usage.oom_kills:
         return "memory", signal.SIGKILL
     if killed:

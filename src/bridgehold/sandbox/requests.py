@@ -38,6 +38,8 @@ class KillRequest(msgspec.Struct, frozen=True, tag="kill"):
 class SealRequest(msgspec.Struct, frozen=True, tag="seal"):
     id: int
     path: str
+    empty: bool = False
+    """Remove what is in the folder instead: the host can't, where an installer or the launcher owns it."""
 
 
 Request = MachineRequest | LaunchRequest | AttestRequest | UsageRequest | KillRequest | SealRequest

@@ -2,80 +2,164 @@
 
 The tree was writable by a sandbox, so every step goes by descriptor from the folder above, without
 following links. Links are allowed only where they are the interpreter's; hard links and special
-files are refused.
+files are refused. Hashing takes seconds, so a forked child does it while the launcher goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import signal
 import stat
+from collections.abc import Callable
 
-from bridgehold.errors import DependencyError
+import msgspec
+
+from bridgehold.errors import BridgeholdError, DependencyError, ErrorInfo, InternalError, from_info
+from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.values import SealReport
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_LINKS = frozenset({"bin/python", "bin/python3", "lib64"})
+_LINKS = {
+    "bin/python": re.compile(r"(/usr/bin|/usr/local/bin|/opt/python/bin)/python3(\.\d{1,2})?"),
+    "bin/python3": re.compile(r"python"),
+    "lib64": re.compile(r"lib"),
+}
+"""The links that may stand in an environment, and what they may say."""
 _MAX_FILES = 300_000
+_MAX_DEPTH = 64
+_MAX_REMOVED_DEPTH = 500
+"""Of descriptors held at once while a tree is removed."""
+Work = Callable[[int, str], SealReport]
 
 
-def give(path: str, uid: int) -> None:
-    """Make the (empty, host-made) build folder the installer's."""
-    descriptor = os.open(path, _OPEN | os.O_DIRECTORY)
+class _Outcome(msgspec.Struct, frozen=True):
+    report: SealReport | None = None
+    error: ErrorInfo | None = None
+
+
+class SealJob:
+    """One tree being sealed, or emptied, by a child. `finish` once `descriptor` is readable."""
+
+    def __init__(self, top: int, path: str, work: Work) -> None:
+        """`top`: the build folder, opened for reading; closed here. Forks."""
+        self._path = path
+        launcher = os.getpid()
+        self.descriptor, answer = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            _work(top, path, answer, launcher, work)
+        os.close(answer)
+        os.close(top)
+
+    def finish(self) -> SealReport:
+        """The report. Raises `DependencyError` naming the first entry that may not be there."""
+        data = b""
+        while part := os.read(self.descriptor, 65536):
+            data += part
+        os.close(self.descriptor)
+        _, status = os.waitpid(self._child, 0)
+        if status != 0 or not data:
+            raise InternalError("the child that seals ended without an answer", where=self._path)
+        outcome = msgspec.json.decode(data, type=_Outcome)
+        if outcome.error is not None:
+            raise from_info(outcome.error)
+        if outcome.report is None:
+            raise InternalError("the child that seals gave neither report nor error", where=self._path)
+        return outcome.report
+
+
+def _work(top: int, path: str, answer: int, launcher: int, work: Work) -> None:
+    """The forked child: never returns."""
     try:
-        os.fchown(descriptor, uid, uid)
-        os.fchmod(descriptor, 0o700)
-    finally:
-        os.close(descriptor)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:
+            os._exit(125)
+        syscalls.close_all_but({top, answer})
+        try:
+            outcome = _Outcome(report=work(top, path))
+        except BridgeholdError as error:
+            outcome = _Outcome(error=error.info())
+        except OSError as error:
+            what = work.__name__.replace("_", " ")
+            outcome = _Outcome(error=DependencyError(f"can't {what}: {error}", where=path).info())
+        os.write(answer, msgspec.json.encode(outcome))
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - a forked child must end here, whatever it was
+        os._exit(126)
 
 
-def seal(path: str, build_root: str) -> SealReport:
-    """Take the tree at `path`, which must lie directly in `build_root`. Raises `DependencyError`."""
-    parent, name = os.path.split(os.path.normpath(path))
-    if os.path.realpath(parent) != os.path.realpath(build_root) or name in ("", ".", ".."):
-        raise DependencyError(f"{path} is not a build folder", where=path)
+def give(descriptor: int, uid: int) -> None:
+    """Make the (empty, host-made) build folder the installer's. `descriptor` is open for reading."""
+    if os.listdir(descriptor):
+        raise DependencyError("the build folder is not empty", hint="Each installation has a new folder.")
+    os.fchown(descriptor, uid, uid)
+    os.fchmod(descriptor, 0o700)
+
+
+def seal_tree(top: int, path: str) -> SealReport:
+    """Take the tree of descriptor `top` over. Raises `DependencyError`."""
     digest = hashlib.sha256()
     counts = [0, 0]
-    root = os.open(parent, _OPEN | os.O_DIRECTORY)
-    try:
-        top = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=root)
-        try:
-            _folder(top, "", digest, counts)
-        finally:
-            os.close(top)
-    finally:
-        os.close(root)
+    _folder(top, "", digest, counts, 0)
     return SealReport(path=path, digest="sha256:" + digest.hexdigest(), files=counts[0], bytes=counts[1])
 
 
-def _folder(descriptor: int, prefix: str, digest: hashlib._Hash, counts: list[int]) -> None:
+def empty_tree(top: int, path: str) -> SealReport:
+    """Remove everything below descriptor `top`, following nothing. The report counts what is gone."""
+    return SealReport(path=path, digest="", files=_empty(top, 0), bytes=0)
+
+
+def _empty(descriptor: int, depth: int) -> int:
+    if depth > _MAX_REMOVED_DEPTH:
+        raise DependencyError(f"folders more than {_MAX_REMOVED_DEPTH} deep")
+    os.fchmod(descriptor, 0o700)
+    removed = 0
+    for name in os.listdir(descriptor):
+        if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+            inner = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=descriptor)
+            try:
+                removed += _empty(inner, depth + 1)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=descriptor)
+        else:
+            os.unlink(name, dir_fd=descriptor)
+        removed += 1
+    return removed
+
+
+def _folder(descriptor: int, prefix: str, digest: hashlib._Hash, counts: list[int], depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise DependencyError(f"folders more than {_MAX_DEPTH} deep", where=_shown(prefix))
     os.fchown(descriptor, os.getuid(), os.getgid())
     for name in sorted(os.listdir(descriptor)):
         path = prefix + name
         entry = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         counts[0] += 1
         if counts[0] > _MAX_FILES:
-            raise DependencyError(f"more than {_MAX_FILES} files", where=path)
+            raise DependencyError(f"more than {_MAX_FILES} files", where=_shown(path))
         if stat.S_ISLNK(entry.st_mode):
             _link(descriptor, name, path, digest)
         elif stat.S_ISDIR(entry.st_mode):
             inner = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=descriptor)
             try:
                 digest.update(f"d {path}\0".encode("utf-8", "surrogateescape"))
-                _folder(inner, path + "/", digest, counts)
+                _folder(inner, path + "/", digest, counts, depth + 1)
             finally:
                 os.close(inner)
         elif stat.S_ISREG(entry.st_mode) and entry.st_nlink == 1:
             counts[1] += _file(descriptor, name, path, digest)
         else:
-            raise DependencyError("a special file or a hard link in the installed tree", where=path)
+            raise DependencyError("a special file or a hard link in the installed tree", where=_shown(path))
     os.fchmod(descriptor, 0o555)
 
 
 def _link(folder: int, name: str, path: str, digest: hashlib._Hash) -> None:
-    if path not in _LINKS:
-        raise DependencyError("a symbolic link in the installed tree", where=path)
     text = os.readlink(name, dir_fd=folder)
+    if path not in _LINKS or not _LINKS[path].fullmatch(text):
+        raise DependencyError("a symbolic link in the installed tree", where=_shown(path))
     os.chown(name, os.getuid(), os.getgid(), dir_fd=folder, follow_symlinks=False)
     digest.update(f"l {path} {text}\0".encode("utf-8", "surrogateescape"))
 
@@ -85,7 +169,7 @@ def _file(folder: int, name: str, path: str, digest: hashlib._Hash) -> int:
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            raise DependencyError("a file changed under the launcher's eyes", where=path)
+            raise DependencyError("a file changed under the launcher's eyes", where=_shown(path))
         os.fchown(descriptor, os.getuid(), os.getgid())
         executable = bool(facts.st_mode & 0o100)
         os.fchmod(descriptor, 0o555 if executable else 0o444)
@@ -98,3 +182,8 @@ def _file(folder: int, name: str, path: str, digest: hashlib._Hash) -> int:
         return facts.st_size
     finally:
         os.close(descriptor)
+
+
+def _shown(path: str) -> str:
+    """A hostile name for an error: bounded, printable, encodable."""
+    return "".join(c if c.isprintable() else "?" for c in path[:300])

@@ -21,11 +21,12 @@ _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _KILL_PROCESS = 0x80000000
 _ATTRIBUTE_BAD_ARCH = 2
+_UNKNOWN = -1
+"""libseccomp's answer to a name that it doesn't know at all."""
 
 CLONE_NEW_FLAGS = 0x7E020080
 """CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWTIME."""
 _SOCK_TYPE_MASK = 0xF
-_SOCK_RAW = 3
 
 
 class Argument(msgspec.Struct, frozen=True):
@@ -47,11 +48,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _sockets() -> tuple[Rule, ...]:
-    """Every family but UNIX (1), INET (2) and INET6 (10): below, between and above them."""
+    """Every family but UNIX (1), INET (2) and INET6 (10): below, between and above them.
+
+    All 64 bits are compared though the kernel looks at 32: what has high bits set is "above".
+    """
     refused = [0, *range(3, 10)]
     rules = [
         Rule(
-            calls=("socket",),
+            calls=("socket", "socketpair"),
             why=f"address family {family}",
             answer=errno.EAFNOSUPPORT,
             when=(Argument(0, "eq", family),),
@@ -59,17 +63,26 @@ def _sockets() -> tuple[Rule, ...]:
         for family in refused
     ]
     above = Rule(
-        calls=("socket",),
+        calls=("socket", "socketpair"),
         why="address families above INET6: netlink, packet, vsock, alg, bluetooth, xdp, …",
         answer=errno.EAFNOSUPPORT,
         when=(Argument(0, "gt", 10),),
     )
-    raw = Rule(
+    types = [
+        Rule(
+            calls=("socket",),
+            why=f"socket type {name}",
+            when=(Argument(1, "masked_eq", number, _SOCK_TYPE_MASK),),
+        )
+        for name, number in (("raw", 3), ("rdm", 4), ("dccp", 6), ("packet, the old way to AF_PACKET", 10))
+    ]
+    protocols = Rule(
         calls=("socket",),
-        why="raw sockets",
-        when=(Argument(1, "masked_eq", _SOCK_RAW, _SOCK_TYPE_MASK),),
+        why="protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …",
+        answer=errno.EPROTONOSUPPORT,
+        when=(Argument(2, "gt", 17),),
     )
-    return (*rules, above, raw)
+    return (*rules, above, *types, protocols)
 
 
 RULES: tuple[Rule, ...] = (
@@ -138,30 +151,53 @@ RULES: tuple[Rule, ...] = (
             "move_pages",
             "migrate_pages",
             "fanotify_init",
+            "modify_ldt",
+            "uselib",
+            "ustat",
+            "sysfs",
+            "_sysctl",
+            "create_module",
+            "get_kernel_syms",
+            "query_module",
+            "sethostname",
+            "setdomainname",
         ),
         why="the machine's administration",
     ),
     Rule(
         calls=("personality",),
-        why="a personality that weakens address randomisation",
-        when=(Argument(0, "masked_eq", 0x0040000, 0x0040000),),
+        why="personalities that weaken address randomisation or take up old system-call ways",
+        when=(Argument(0, "gt", 0x0020008),),
     ),
-    Rule(
-        calls=("ioctl",),
-        why="TIOCSTI: typing into a terminal",
-        when=(Argument(1, "masked_eq", 0x5412, 0xFFFFFFFF),),
-    ),
-    Rule(
-        calls=("ioctl",), why="TIOCLINUX: the console", when=(Argument(1, "masked_eq", 0x541C, 0xFFFFFFFF),)
+    *(
+        Rule(calls=("ioctl",), why=why, when=(Argument(1, "masked_eq", request, 0xFFFFFFFF),))
+        for request, why in (
+            (0x5412, "TIOCSTI: typing into a terminal (the kernel looks at 32 bits, so do we)"),
+            (0x541C, "TIOCLINUX: the console"),
+            (0x5423, "TIOCSETD: line disciplines, which load kernel modules"),
+        )
     ),
     *_sockets(),
 )
 
 
-def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
-    """The BPF program of `rules`, for bubblewrap's ``--seccomp``. Calls it doesn't know are skipped.
+NEW_NUMBERS = {
+    "statmount": 457,
+    "listmount": 458,
+    "open_tree_attr": 467,
+}
+"""Calls that Debian 12's libseccomp can't name. Since 2019 a new call has one number everywhere."""
 
-    Raises `UnsupportedError` where libseccomp is missing or refuses a rule.
+UNREVIEWED = range(470, 512)
+"""Numbers that had no call when this list was reviewed: ENOSYS, as on the kernel of that day."""
+
+
+def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
+    """The BPF program of `rules`, for bubblewrap's ``--seccomp``.
+
+    A name that neither libseccomp nor `NEW_NUMBERS` knows is a call that this architecture lacks; any
+    call newer than this list is `UNREVIEWED`. Raises `UnsupportedError` where libseccomp is missing
+    or refuses a rule.
     """
     library = _library()
     context = library.seccomp_init(_ALLOW)
@@ -174,7 +210,10 @@ def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
         )
         for rule in rules:
             for call in rule.calls:
-                _add(library, context, rule, call)
+                _add(library, context, rule, _number(library, call))
+        future = Rule(calls=(), why="newer than this list", answer=errno.ENOSYS)
+        for number in UNREVIEWED:
+            _add(library, context, future, number)
         descriptor = os.memfd_create("bpf")
         try:
             _must(library.seccomp_export_bpf(ctypes.c_void_p(context), descriptor), "export")
@@ -207,15 +246,20 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _add(library: ctypes.CDLL, context: int, rule: Rule, call: str) -> None:
-    number = library.seccomp_syscall_resolve_name(call.encode())
-    if number < 0:  # this architecture or library has no such call: nothing can make it
+def _number(library: ctypes.CDLL, call: str) -> int:
+    """The call's number; negative where this architecture has no such call, and nothing can make it."""
+    number = int(library.seccomp_syscall_resolve_name(call.encode()))
+    return NEW_NUMBERS.get(call, number) if number == _UNKNOWN else number
+
+
+def _add(library: ctypes.CDLL, context: int, rule: Rule, number: int) -> None:
+    if number < 0:
         return
     compares = (_ArgCompare * len(rule.when))(*(_compare(test) for test in rule.when))
     result = library.seccomp_rule_add_array(
         ctypes.c_void_p(context), ctypes.c_uint32(_ERRNO | rule.answer), number, len(rule.when), compares
     )
-    _must(result, f"rule for {call}")
+    _must(result, f"rule for {rule.calls or number}")
 
 
 def _compare(test: Argument) -> _ArgCompare:
@@ -227,3 +271,32 @@ def _compare(test: Argument) -> _ArgCompare:
 def _must(result: int, what: str) -> None:
     if result < 0:
         raise UnsupportedError(f"libseccomp refused the {what}: {os.strerror(-result)}")
+
+
+def reference() -> str:
+    """``docs/reference/seccomp.md``, generated."""
+    lines = [
+        "# The seccomp filter",
+        "",
+        "Whatever no row refuses is allowed. The guest sees the error as the call's own failure. A call of a foreign architecture",
+        "(32-bit, x32) kills the process.",
+        "",
+        "| calls | only where | answer | why |",
+        "| --- | --- | --- | --- |",
+    ]
+    for rule in RULES:
+        calls = ", ".join(f"`{call}`" for call in rule.calls)
+        when = " and ".join(_shown(test) for test in rule.when) or "always"
+        lines.append(f"| {calls} | {when} | {errno.errorcode[rule.answer]} | {rule.why} |")
+    lines.append(
+        f"| every call numbered {UNREVIEWED.start} to {UNREVIEWED.stop - 1} | always | ENOSYS | "
+        "newer than this list |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _shown(test: Argument) -> str:
+    if test.op == "masked_eq":
+        return f"argument {test.index} & {test.mask:#x} = {test.value:#x}"
+    words = {"eq": "=", "ne": "≠", "gt": ">", "ge": "≥"}
+    return f"argument {test.index} {words[test.op]} {test.value}"

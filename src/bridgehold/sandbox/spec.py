@@ -141,7 +141,7 @@ def _system(paths: Paths) -> list[Mount]:
         Mount(kind="file", target="/etc/hosts", content=_HOSTS),
         Mount(kind="file", target="/etc/nsswitch.conf", content=_NSSWITCH),
     ]
-    if not paths.python_prefix.startswith("/usr"):
+    if paths.python_prefix != "/usr" and not paths.python_prefix.startswith("/usr/"):
         mounts.append(Mount(kind="ro_bind", source=paths.python_prefix, target=PYTHON))
     return mounts
 

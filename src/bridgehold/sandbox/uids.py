@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +25,12 @@ class UidPool:
     """Hands out uids of a range. The lock files keep two hosts of one machine apart."""
 
     def __init__(self, uids: UidRange, folder: Path) -> None:
+        """`folder` is held open: the folder that it lies in may be another role's to rename."""
         self.range = uids
-        self._folder = folder
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._held: dict[int, int] = {}
-        self._next = 0
+        # Hosts with lock folders of their own begin apart, and a uid comes back as late as possible.
+        self._next = secrets.randbelow(uids.count)
 
     def take(self) -> int:
         """A uid that no session has. Raises `BusyError` where all are taken."""
@@ -44,13 +47,19 @@ class UidPool:
         )
 
     def give_back(self, uid: int) -> None:
+        """Only after every process of the session is gone."""
         descriptor = self._held.pop(uid, None)
         if descriptor is not None:
             os.close(descriptor)
 
+    def close(self) -> None:
+        for uid in list(self._held):
+            self.give_back(uid)
+        os.close(self._folder)
+
     def _lock(self, uid: int) -> bool:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._folder / str(uid), flags, 0o600)
+        descriptor = os.open(str(uid), flags, 0o600, dir_fd=self._folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

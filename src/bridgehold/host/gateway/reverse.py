@@ -74,8 +74,9 @@ class ReverseProxy:
         replies = Replies(wire, connection, provider.shape if provider else "openai")
         size = _declared(request, self._gateway.grant.limits.request_bytes)
         try:
-            async with self._gateway.buffers.hold(self._gateway.facts.session, size):
+            async with self._gateway.buffers.hold(self._gateway.facts.session, size) as holding:
                 body = await self._read(wire, connection)
+                holding.shrink(len(body))
                 admitted = self._admit(request, target, name, provider, body)
                 await self._forward(wire, replies, admitted)
         except Refused as refused:
@@ -320,6 +321,8 @@ class Exchange:
                 for task in (work, leaving):
                     task.cancel()
                 await asyncio.wait({work, leaving})
+                if not work.cancelled():
+                    work.exception()  # seen, also where the guest left first
 
     async def _ask(self) -> None:
         admitted, facts = self._admitted, self._gateway.facts

@@ -49,6 +49,7 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Longest wait for a guest that does not read."""
     request_ms: int = 600_000
     requests_per_second: int = 100
+    reads_per_second: int = 1_000
     refusals_per_second: int = 20
     """Past these, the session's connections are read more slowly, all together."""
     tunnel_idle_ms: int = 300_000

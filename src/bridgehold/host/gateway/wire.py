@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import h11
 
@@ -16,6 +16,7 @@ from bridgehold.host.gateway.parse import BadRequest
 from bridgehold.host.gateway.values import GatewayLimits
 
 _CHUNK = 64 * 1024
+_HEAD_CHUNK = 4 * 1024
 
 
 class GuestGone(Exception):  # noqa: N818 - the end of a connection is no error of ours
@@ -25,18 +26,23 @@ class GuestGone(Exception):  # noqa: N818 - the end of a connection is no error 
 class Wire:
     """A non-blocking socket and what was read of it and is not used yet (at most 64 KiB)."""
 
-    def __init__(self, sock: socket.socket, limits: GatewayLimits) -> None:
+    def __init__(
+        self, sock: socket.socket, limits: GatewayLimits, pace: Callable[[], Awaitable[None]]
+    ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.limits = limits
+        self.pace = pace
+        """Waits before each read as the session's bucket of reads requires."""
         self.buffer = bytearray()
         self.received = 0
         self._loop = asyncio.get_running_loop()
 
-    async def receive(self, deadline_s: float) -> bytes:
+    async def receive(self, deadline_s: float, most: int = _CHUNK) -> bytes:
         """Some bytes; empty at the end of the stream. Raises `GuestGone`."""
+        await self.pace()
         try:
-            data = await asyncio.wait_for(self._loop.sock_recv(self.sock, _CHUNK), deadline_s)
+            data = await asyncio.wait_for(self._loop.sock_recv(self.sock, most), deadline_s)
         except TimeoutError:
             raise GuestGone("nothing came in time") from None
         except OSError as error:
@@ -49,7 +55,6 @@ class Wire:
         if not data:
             return
         try:
-            self.sock.settimeout(0)
             sent = self.sock.send(data) if len(data) <= _CHUNK else 0
         except (BlockingIOError, InterruptedError):
             sent = 0
@@ -66,13 +71,18 @@ class Wire:
         except OSError as error:
             raise GuestGone(type(error).__name__) from None
 
+    async def begun(self) -> bool:
+        """Wait for a request's first bytes; False when the guest is done."""
+        if not self.buffer:
+            self.buffer += await self.receive(self.limits.idle_ms / 1000, _HEAD_CHUNK)
+        return bool(self.buffer)
+
     async def read_head(self) -> bytes | None:
-        """The next request's head with its empty line; None when the guest is done.
+        """The begun request's head with its empty line; None where the guest ends within it.
 
         Raises `BadRequest` past the bound, and `GuestGone` past the deadline.
         """
-        waiting_s = self.limits.idle_ms / 1000
-        started = 0.0
+        deadline = self._loop.time() + self.limits.head_ms / 1000
         while True:
             skip = len(self.buffer) - len(self.buffer.lstrip(b"\r\n"))
             if 0 < skip <= 4:  # an empty line before a request line is allowed
@@ -88,13 +98,10 @@ class Wire:
                 )
             if b"\n\n" in self.buffer or b"\n\r\n" in self.buffer.replace(b"\r\n\r\n", b""):
                 raise BadRequest("http.bytes", "a bare line feed in the head")
-            if self.buffer and not started:
-                started = self._loop.time()
-            if started:
-                waiting_s = started + self.limits.head_ms / 1000 - self._loop.time()
-                if waiting_s <= 0:
-                    raise GuestGone("its head did not come in time")
-            data = await self.receive(waiting_s)
+            left = deadline - self._loop.time()
+            if left <= 0:
+                raise GuestGone("its head did not come in time")
+            data = await self.receive(left, _HEAD_CHUNK)
             if not data:
                 return None
             self.buffer += data
@@ -143,7 +150,7 @@ class Wire:
 
 
 @contextlib.contextmanager
-def _watching(loop: asyncio.AbstractEventLoop, sock: socket.socket, gone: asyncio.Event):  # type: ignore[no-untyped-def]  # annotated by its user
+def _watching(loop: asyncio.AbstractEventLoop, sock: socket.socket, gone: asyncio.Event) -> Iterator[None]:
     descriptor = sock.fileno()
 
     def look() -> None:

@@ -75,6 +75,22 @@ def _lock(folder: Path) -> int | None:
     return None
 
 
+class Locks:
+    """The owner's locks. A forked child drops its copies, or it would keep them after the owner's end."""
+
+    def __init__(self, descriptors: list[int]) -> None:
+        self._descriptors = descriptors
+        self._owner = os.getpid()
+
+    def drop_in_child(self) -> None:
+        if os.getpid() != self._owner:
+            self.close()
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
 def find(roots: Iterable[Path]) -> Iterator[Path]:
     """Every instance's folder at or below `roots`, by a bounded walk that skips what it can't read."""
     waiting = [(root, 0) for root in roots]

@@ -89,7 +89,7 @@ class Parent:
     ) -> None:
         self._folders = folders
         self._mounted = mounted
-        self._locks = locks
+        self._locks = owned.Locks(locks)
         self._leaves: list[Leaf] = []
         memory, pids = folders["memory"], folders["pids"]
         self.capacity: Capacity = machine_capacity(
@@ -107,7 +107,7 @@ class Parent:
         """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
         self._retry_leftovers()
         folders = {c: folder / owned.leaf_name(name) for c, folder in self._folders.items()}
-        leaf = Leaf(folders, {c: self._mounted[c].name(folder) for c, folder in folders.items()})
+        leaf = Leaf(folders, {c: self._mounted[c].name(folder) for c, folder in folders.items()}, self._locks)
         try:
             leaf.make(resources)
         except BaseException as error:
@@ -132,8 +132,7 @@ class Parent:
                 leaf.remove()
         for folder in reversed(dict.fromkeys(self._folders.values())):  # the locked one last
             files.remove(folder)
-        while self._locks:
-            os.close(self._locks.pop())
+        self._locks.close()
 
     def _retry_leftovers(self) -> None:
         for leaf in self._leaves:
@@ -152,16 +151,18 @@ def _limit_memory(folder: Path, count: int) -> None:
 class Leaf:
     """One session: a folder in each hierarchy."""
 
-    def __init__(self, folders: dict[str, Path], names: dict[str, str]) -> None:
+    def __init__(self, folders: dict[str, Path], names: dict[str, str], locks: owned.Locks) -> None:
+        self._locks = locks
         self._folders = folders
         self._names = names
         self._oom: int | None = None
+        self._made: list[Path] = []
         self._removing = False
         self.path = str(folders["memory"])
 
     @property
     def gone(self) -> bool:
-        return self._removing and not any(folder.exists() for folder in self._folders.values())
+        return self._removing and not any(folder.exists() for folder in self._made)
 
     @property
     def left_over(self) -> bool:
@@ -170,6 +171,7 @@ class Leaf:
     def make(self, resources: Resources) -> None:
         for folder in dict.fromkeys(self._folders.values()):
             folder.mkdir(mode=0o700)
+            self._made.append(folder)
         memory, cpu = self._folders["memory"], self._folders["cpu"]
         _limit_memory(memory, resources.memory_bytes)
         if not (memory / "memory.memsw.limit_in_bytes").exists():
@@ -190,6 +192,7 @@ class Leaf:
             os.close(control)
 
     def enter(self) -> None:
+        self._locks.drop_in_child()
         for folder in dict.fromkeys(self._folders.values()):
             files.write(folder / "cgroup.procs", "0")
 
@@ -236,5 +239,5 @@ class Leaf:
         if self._oom is not None:
             os.close(self._oom)
             self._oom = None
-        for folder in dict.fromkeys(self._folders.values()):
+        for folder in self._made:
             files.remove(folder, seconds)

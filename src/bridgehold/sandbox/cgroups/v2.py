@@ -64,7 +64,7 @@ class Parent:
         self._leaves: list[Leaf] = []
         self._folder = base / owned.folder_name(instance)
         try:
-            self._lock: int | None = owned.claim(self._folder)
+            self._locks = owned.Locks([owned.claim(self._folder)])
         except OSError as error:
             raise UnsupportedError(
                 f"{self._folder} can't be made: {error.strerror}", hint=delegation.HINT
@@ -81,7 +81,7 @@ class Parent:
         """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
         self._retry_leftovers()
         folder = self._folder / owned.leaf_name(name)
-        leaf = Leaf(folder, self._hierarchy.name(folder))
+        leaf = Leaf(folder, self._hierarchy.name(folder), self._locks)
         try:
             leaf.make(resources)
         except BaseException as error:
@@ -105,9 +105,7 @@ class Parent:
                 leaf.kill()
                 leaf.remove()
         files.remove(self._folder)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._locks.close()
 
     def _retry_leftovers(self) -> None:
         for leaf in self._leaves:
@@ -125,16 +123,18 @@ def _limit_memory(folder: Path, count: int) -> None:
 class Leaf:
     """One session's folder."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, locks: owned.Locks) -> None:
+        self._locks = locks
         self._folder = folder
         self._name = name
         self._watch: int | None = None
+        self._made = False
         self._removing = False
         self.path = str(folder)
 
     @property
     def gone(self) -> bool:
-        return self._removing and not self._folder.exists()
+        return self._removing and not (self._made and self._folder.exists())
 
     @property
     def left_over(self) -> bool:
@@ -143,6 +143,7 @@ class Leaf:
     def make(self, resources: Resources) -> None:
         folder = self._folder
         folder.mkdir(mode=0o700)
+        self._made = True
         _limit_memory(folder, resources.memory_bytes)
         files.limit(folder / "memory.oom.group", 1)
         files.limit(folder / "pids.max", resources.processes)
@@ -150,6 +151,7 @@ class Leaf:
         self._watch = inotify.watch(folder / "memory.events")
 
     def enter(self) -> None:
+        self._locks.drop_in_child()
         files.write(self._folder / "cgroup.procs", "0")
 
     def holds(self, pid: int) -> bool:
@@ -198,4 +200,5 @@ class Leaf:
         if self._watch is not None:
             os.close(self._watch)
             self._watch = None
-        files.remove(self._folder, seconds)
+        if self._made:
+            files.remove(self._folder, seconds)

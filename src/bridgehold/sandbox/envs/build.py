@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -100,6 +100,13 @@ class EnvironmentBuilder:
                 f"the environment can't be built: {error.strerror or error}",
                 where=str(error.filename or self._store.folder),
             ) from error
+
+    async def collect(self, referenced: Collection[Digest]) -> tuple[Path, ...]:
+        """Remove every environment not in `referenced`, and abandoned builds; those that are gone."""
+        removed, left = await asyncio.to_thread(self._store.gc, referenced)
+        for tree in left:
+            await self._runner.discard(str(tree))
+        return (*removed, *(tree for tree in left if not tree.exists()))
 
     def _key(self, lock: Lock, *, allow_pth: bool) -> str:
         return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())

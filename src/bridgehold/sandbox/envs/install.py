@@ -31,7 +31,8 @@ ln -s python {env}/bin/python3
 printf %s "$3" > {env}/pyvenv.cfg
 test -s /wheels/requirements.txt || exit 0
 export TMPDIR={env}/.tmp HOME=/tmp LANG=C.UTF-8 PYTHONHASHSEED=0 PYC_INVALIDATION_MODE=UNCHECKED_HASH
-export UV_NO_INSTALLER_METADATA=1 UV_NO_CONFIG=1 UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never UV_CACHE_DIR={env}/.cache
+export UV_NO_INSTALLER_METADATA=1 UV_NO_CONFIG=1 UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never
+export UV_CACHE_DIR={env}/.cache
 mkdir -p {env}/.tmp
 /opt/uv pip install --no-progress --color never --python {env}/bin/python \
  --no-index --find-links /wheels --no-deps --require-hashes --only-binary :all: \

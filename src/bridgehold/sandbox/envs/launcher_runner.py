@@ -13,7 +13,6 @@ import msgspec
 from bridgehold.errors import BridgeholdError
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.envs.install import InstallExit, InstallOrder
-from bridgehold.sandbox.envs.store import remove_tree
 from bridgehold.sandbox.envs.values import GIB, MIB
 from bridgehold.sandbox.spec import Paths, installer_spec
 from bridgehold.sandbox.values import Resources, SealReport
@@ -66,10 +65,15 @@ class LauncherRunner:
         return await self._client.seal(build)
 
     async def discard(self, build: str) -> None:
-        """Make the launcher its owner (the installer's uid is nobody's any more), then remove it."""
+        """The launcher empties it, whoever owns what is in it; the empty folder is ours to remove."""
         with contextlib.suppress(BridgeholdError):
-            await self._client.seal(build)
-        await asyncio.to_thread(remove_tree, Path(build))
+            await self._client.empty(build)
+        _remove_empty(Path(build))
+
+
+def _remove_empty(build: Path) -> None:
+    with contextlib.suppress(OSError):  # what is left is `gc`'s, later
+        build.rmdir()
 
 
 async def _drain(descriptor: int, log: Callable[[bytes], None]) -> None:

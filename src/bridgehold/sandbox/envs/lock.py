@@ -7,6 +7,7 @@ they are told to require hashes. So the file never reaches one: what passes here
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
 from packaging.utils import canonicalize_name
@@ -133,3 +134,15 @@ def _holds(pin: Pin, interpreter: Interpreter, file: str) -> bool:
 
 def _requirement(pin: Pin) -> str:
     return f"{pin.name}=={pin.version}" + (f" ; {pin.marker}" if pin.marker else "")
+
+
+def read_lock(path: Path | None) -> Lock:
+    """The lock in `path`; None is a bridge without packages. Raises `DependencyError`."""
+    if path is None:
+        return parse_lock("", "")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DependencyError(f"the lock has more than {MAX_BYTES} bytes", where=str(path))
+        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DependencyError(f"the lock can't be read: {error}", where=str(path), hint=REMEDY) from error

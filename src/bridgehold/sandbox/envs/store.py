@@ -126,7 +126,7 @@ class EnvironmentStore:
     def gc(self, referenced: Collection[Digest]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         """Remove trees not in `referenced`, trees without a description, and builds nobody works on.
 
-        Returns (removed, left): what is the launcher's own, as root, only root can remove.
+        Returns (removed, left): `left` is the launcher's own; `EnvironmentBuilder.collect` has it removed.
         """
         wanted = {digest.removeprefix("sha256:") for digest in referenced}
         described = {environment.digest.removeprefix("sha256:") for environment in self.list()}

@@ -8,7 +8,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.render import STATUS_STYLE, err, out, print_json
+from bridgehold.host.layout import default_layout
+from bridgehold.sandbox.doctor import as_json
 
 
 def doctor(
@@ -19,12 +22,15 @@ def doctor(
     """Prove every barrier of this machine: PASS, CAUTION or FAIL, and the remedy. Exit 1 on a FAIL."""
     from bridgehold.host.checks import run_all
 
-    checks = run_all(on_check=None if json_output else lambda name: err.print(f"[dim]… {name}[/]", end="\r"))
+    def show(name: str) -> None:
+        if not json_output and err.is_terminal:
+            err.print(f"[dim]… {name:<40}[/]", end="\r")
+
+    layout = default_layout()
+    checks = run_all(layout, load_config(layout.config_file), on_check=show)
     failed = any(check.status == "FAIL" for check in checks)
     if json_output:
-        print_json(
-            [{"name": c.name, "status": c.status, "detail": c.detail, "remedy": c.remedy} for c in checks]
-        )
+        print_json(as_json(checks))
         raise typer.Exit(1 if failed else 0)
     view = Table(title_justify="left", header_style="bold")
     for column in ("barrier", "", "what was seen"):

@@ -17,6 +17,8 @@ from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.layout import default_layout
 from bridgehold.host.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
+from bridgehold.policies.explain import check as check_policies
+from bridgehold.policies.explain import explain as explain_grant
 from bridgehold.policies.model import Machine
 
 app = typer.Typer(help="Check policies, and see what a bridge is granted and why.", no_args_is_help=True)
@@ -31,10 +33,9 @@ def check(
 ) -> None:
     """Read policies strictly; every fault with its line. Exit 5 where there is one."""
     layout = default_layout()
-    found = files or [*sorted(layout.policies.glob("*.toml")), *sorted(layout.tenants.glob("*.toml"))]
-    faults: list[str] = []
-    for path in found:
-        faults += _faults(path)
+    found = files or sorted(layout.policies.glob("*.toml"))
+    texts = {path.stem: (_read(path), str(path)) for path in found}
+    faults = [f"{fault.where}: {fault.message}" for fault in check_policies(texts)]
     if not files:
         faults += _grant_faults()
     if json_output:
@@ -47,16 +48,11 @@ def check(
         raise typer.Exit(PolicyError.exit_status)
 
 
-def _faults(path: Path) -> list[str]:
-    from bridgehold.policies.load import load_policy
-
+def _read(path: Path) -> str:
     try:
-        load_policy(path.stem, path.read_text(encoding="utf-8"), str(path))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return [f"{path}: {error}"]
-    except PolicyError as error:
-        return error.message.splitlines()
-    return []
+        raise PolicyError(f"can't be read: {error}", where=str(path)) from error
 
 
 def _grant_faults() -> list[str]:
@@ -80,8 +76,6 @@ def explain(
     json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""
-    from bridgehold.policies.explain import explain as explain_grant
-
     registry = offline_registry()
     grant = registry.resolve_grant(tenant, registry.manifest(bridge))
     if json_output:

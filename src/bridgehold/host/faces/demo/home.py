@@ -28,7 +28,7 @@ effect = "read"
 
 _OPEN_NEEDS = """
 [[needs.connects]]
-host = "localhost"
+host = "127.0.0.1"
 port = {port}
 private = true
 
@@ -47,7 +47,7 @@ weakenings = ["env_secret", "connect", "private_network", "pth"]
 allow = ["stealer-open:*"]
 
 [[network.connect]]
-host = "localhost"
+host = "127.0.0.1"
 port = {port}
 private = true
 
@@ -64,7 +64,7 @@ _DEFAULT_POLICY = """\
 extends = "baseline"
 
 [operations]
-allow = ["stealer:*"]
+allow = ["stealer:*", "stealer-pth:*"]
 """
 
 _LOCAL_PROVIDER_POLICY = """\
@@ -86,6 +86,9 @@ private = {private}
 
 [bridges.dspy]
 policy = "demo-dspy"
+
+[bridges.stealer-pth]
+policy = "stealer"
 
 [secrets]
 store = "file"
@@ -115,8 +118,9 @@ def prepare(home: Path, *, provider: str, thief_port: int) -> Layout:
     (layout.policies / "demo-dspy.toml").write_text(dspy, encoding="utf-8")
     (layout.policies / "stealer.toml").write_text(_DEFAULT_POLICY, encoding="utf-8")
     (layout.policies / "stealer-open.toml").write_text(_OPEN_POLICY.format(port=thief_port), encoding="utf-8")
-    poisoned = write_wheel(home / "wheels" / "poisoned", with_pth=True)
-    plain = write_wheel(home / "wheels" / "plain", with_pth=False)
+    drop = f"http://127.0.0.1:{thief_port}/drop"
+    poisoned = write_wheel(home / "wheels" / "poisoned", drop=drop, with_pth=True)
+    plain = write_wheel(home / "wheels" / "plain", drop=drop, with_pth=False)
     _bridge(layout, "stealer-open", poisoned, _OPEN_NEEDS.format(port=thief_port))
     _bridge(layout, "stealer", plain, "")
     _bridge(layout, "stealer-pth", poisoned, "")

@@ -42,14 +42,14 @@ BOMBS = (
         "import errno\n"
         "written = 0\n"
         "try:\n"
-        "    with open('/scratch/fill', 'wb') as f:\n"
-        "        while True:\n"
-        "            written += f.write(b'x' * (1 << 20))\n"
-        "            f.flush()\n"
+        "    for i in range(1000):\n"
+        "        with open(f'/scratch/fill{i}', 'wb', buffering=0) as f:\n"
+        "            for _ in range(64):\n"
+        "                written += f.write(b'x' * (1 << 20))\n"
         "except OSError as e:\n"
         "    print(f'stopped after {written >> 20} MiB: {errno.errorcode[e.errno]}')\n",
         codes=(),
-        inside="MiB: E",
+        inside="MiB: ENOSPC",
     ),
     Bomb("overrun deadline", "while True:\n    pass\n", codes=("timeout",), deadline_ms=1_500),
     Bomb(

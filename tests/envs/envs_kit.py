@@ -75,7 +75,8 @@ def make_sdist(folder: Path, canary: Path, name: str = "demo_pkg", version: str 
     import tarfile
 
     path = folder / f"{name}-{version}.tar.gz"
-    setup = f"open({str(canary)!r}, 'w').write('ran')\nfrom setuptools import setup\nsetup(name={name!r})\n".encode()
+    touch = f"open({str(canary)!r}, 'w').write('ran')\n"
+    setup = f"{touch}from setuptools import setup\nsetup(name={name!r})\n".encode()
     with tarfile.open(path, "w:gz") as archive:
         member = tarfile.TarInfo(f"{name}-{version}/setup.py")
         member.size = len(setup)
@@ -116,6 +117,15 @@ def local_sources(index: str) -> Sources:
     return Sources(indexes=(index,))
 
 
+def sealed_digest(tree: Path) -> SealReport:
+    """The launcher's own sealing, in this process."""
+    top = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return seal.seal_tree(top, str(tree))
+    finally:
+        os.close(top)
+
+
 class DirectRunner:
     """`InstallRunner` over a bubblewrap of our own: for tests of this room without the launcher's."""
 
@@ -124,7 +134,11 @@ class DirectRunner:
 
     async def run(self, order: InstallOrder, log: Callable[[bytes], None]) -> InstallExit:
         self.runs.append(order)
-        binds = [["--symlink", str(Path(f"/{n}").readlink()), f"/{n}"] for n in ("bin", "lib", "lib64") if Path(f"/{n}").is_symlink()]
+        binds = [
+            ["--symlink", str(Path(f"/{n}").readlink()), f"/{n}"]
+            for n in ("bin", "lib", "lib64")
+            if Path(f"/{n}").is_symlink()
+        ]
         if not below_usr(order.interpreter_prefix):
             binds.append(["--ro-bind", order.interpreter_prefix, "/opt/python"])
         argv = [
@@ -135,7 +149,10 @@ class DirectRunner:
             "--bind", order.build, "/env", "--remount-ro", "/", "--chdir", "/tmp", "--", *order.argv,
         ]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         assert process.stdout is not None
         try:
@@ -149,11 +166,7 @@ class DirectRunner:
         return InstallExit(cause="exited" if status >= 0 else "signal", status=abs(status))
 
     async def seal(self, build: str) -> SealReport:
-        top = os.open(build, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            return await asyncio.to_thread(seal.seal_tree, top, build)
-        finally:
-            os.close(top)
+        return await asyncio.to_thread(sealed_digest, Path(build))
 
     async def discard(self, build: str) -> None:
         remove_tree(Path(build))

@@ -1,0 +1,49 @@
+"""The doctor as the host runs it: the sandbox room's probes, with this layout's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridgehold.host.config import Config
+from bridgehold.host.layout import Layout
+from bridgehold.host.plans import launcher_config
+from bridgehold.sandbox.doctor import Check, Context, run_checks
+from bridgehold.sandbox.doctor.model import Probe, caution, passed
+
+
+def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] | None = None) -> list[Check]:
+    """Every row of the doctor, in its fixed order."""
+    launcher = launcher_config(layout, config)
+    context = Context(
+        cgroup=launcher.cgroup,
+        reserve_bytes=launcher.reserve_bytes,
+        uid_first=launcher.uid_first,
+        uid_count=launcher.uid_count,
+    )
+    return run_checks(
+        context, extra=[_secrets_probe(layout, config), _anchors_probe(layout)], on_check=on_check
+    )
+
+
+def _secrets_probe(layout: Layout, config: Config) -> Probe:
+    def act(_: Context) -> Check:
+        from bridgehold.host.keeper.admin import SecretAdmin
+
+        admin = SecretAdmin.for_layout(layout, config)
+        kept = len(admin.list())
+        return passed("secrets", f"the {admin.store} store opens; {kept} secret(s) are kept")
+
+    return Probe(name="secrets", proves="The pinned secret store opens here", run=act, seconds=30)
+
+
+def _anchors_probe(layout: Layout) -> Probe:
+    def act(_: Context) -> Check:
+        if not any(layout.audit.glob("*/*.jsonl")):
+            return passed("anchors", "there is no audit yet")
+        return caution(
+            "anchors",
+            "anchors lie beside the audit; whoever can rewrite one can rewrite the other",
+            f"Copy {layout.anchors} to another machine regularly, and verify with `--anchors`.",
+        )
+
+    return Probe(name="anchors", proves="Where the audit's signed anchors are kept", run=act)

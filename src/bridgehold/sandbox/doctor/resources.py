@@ -1,0 +1,171 @@
+"""The cgroup's limits, each by running into it."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+from bridgehold.errors import UnsupportedError
+from bridgehold.ids import random_id
+from bridgehold.policies.units import format_size
+from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup, open_parent
+from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
+from bridgehold.sandbox.values import Resources
+
+_MIB = 1 << 20
+_SMALL = Resources(memory_bytes=48 * _MIB, cpu_millis=100, processes=16, open_files=64, file_size_bytes=_MIB)
+_FREE = Resources(
+    memory_bytes=48 * _MIB, cpu_millis=10_000, processes=16, open_files=64, file_size_bytes=_MIB
+)
+_BOMB = 512 * _MIB
+_FORKS = 200
+_SPIN_SECONDS = 0.6
+
+
+@contextlib.contextmanager
+def session(context: Context, resources: Resources) -> Iterator[tuple[CgroupParent, SessionCgroup]]:
+    """A session cgroup of the kind that the host would make, ended and removed after."""
+    parent = open_parent(context.cgroup, reserve_bytes=context.reserve_bytes, instance=random_id("doctor", 8))
+    try:
+        yield parent, parent.create("probe", resources)
+    finally:
+        parent.close()
+
+
+def _needs_cgroup(check: Callable[[Context], Check], name: str) -> Callable[[Context], Check]:
+    """`check`, with a short row where the row ``cgroup`` tells the whole story already."""
+
+    def run(context: Context) -> Check:
+        try:
+            return check(context)
+        except UnsupportedError:
+            return failed(name, "no session cgroup can be made", "See the row cgroup.")
+
+    return run
+
+
+def enter_and(cgroup: SessionCgroup, act: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            cgroup.enter()
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def memory(context: Context) -> Check:
+    def bomb() -> None:
+        area = mmap.mmap(-1, _BOMB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for at in range(0, _BOMB, mmap.PAGESIZE):
+            area[at] = 1
+
+    with session(context, _FREE) as (parent, cgroup):
+        if parent.version == "none":
+            return caution(
+                "cgroup",
+                "none, as the configuration says: memory is sampled by a watchdog, cpu is not limited",
+                'Set `[host] cgroup = "auto"` on a machine with cgroups.',
+            )
+        status = os.waitstatus_to_exitcode(os.waitpid(enter_and(cgroup, bomb), 0)[1])
+        usage = cgroup.usage()
+        if status != -signal.SIGKILL or usage.oom_kills < 1:
+            return failed(
+                "cgroup",
+                f"{format_size(_BOMB)} under a cap of {format_size(_FREE.memory_bytes)} ended with {status}, "
+                f"{usage.oom_kills} kills counted",
+                "Enable the memory controller (kernel parameter cgroup_enable=memory).",
+            )
+        return passed(
+            "cgroup",
+            f"{parent.version}: a bomb of {format_size(_BOMB)} died at its cap of "
+            f"{format_size(_FREE.memory_bytes)}, and the kernel counted it; sessions may have "
+            f"{format_size(parent.capacity_bytes)} together",
+        )
+
+
+def pids(context: Context) -> Check:
+    read, write = os.pipe()
+
+    def bomb() -> None:
+        made = 0
+        for _ in range(_FORKS):
+            try:
+                if os.fork() == 0:
+                    time.sleep(10)
+                    os._exit(0)
+                made += 1
+            except BlockingIOError:
+                break
+        os.write(write, f"{made}\n".encode())
+        time.sleep(10)
+
+    with session(context, _FREE) as (parent, cgroup):
+        enter_and(cgroup, bomb)
+        made = int(os.read(read, 16))
+        usage = cgroup.usage()
+        if parent.version == "none":
+            return caution("pids", "no cgroup: a watchdog counts processes", "See the row cgroup.")
+        if made >= _FREE.processes or made == _FORKS:
+            return failed(
+                "pids", f"{made} forks under a cap of {_FREE.processes}", "Enable the pids controller."
+            )
+        cgroup.kill()
+        deadline = time.monotonic() + 5
+        while cgroup.processes() and time.monotonic() < deadline:
+            _reap()
+        if cgroup.processes():
+            return failed("pids", "processes were left after the kill", "Please report this.")
+    return passed(
+        "pids", f"the fork after {made} of {_FORKS} was refused (counted {usage.pids_denied}); all gone"
+    )
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    time.sleep(0.005)
+
+
+def cpu(context: Context) -> Check:
+    def spin() -> None:
+        while True:
+            pass
+
+    with session(context, _SMALL) as (parent, cgroup):
+        if parent.version == "none":
+            return caution("cpu", "no cgroup: cpu is not limited", "See the row cgroup.")
+        started = time.monotonic()
+        enter_and(cgroup, spin)
+        time.sleep(_SPIN_SECONDS)
+        usage, wall = cgroup.usage(), time.monotonic() - started
+    share = usage.cpu_us / (wall * 1e6)
+    if usage.throttled_us == 0 or share > 0.5:
+        return failed(
+            "cpu",
+            f"a loop under a quota of 10 % got {share:.0%} of a core",
+            "Enable the cpu controller (CONFIG_CFS_BANDWIDTH).",
+        )
+    return passed("cpu", f"a loop under a quota of 10 % got {share:.0%} of a core")
+
+
+PROBES = (
+    Probe(
+        name="cgroup",
+        proves="A session's cgroup can be made; a memory bomb dies at its cap and the kernel counts it.",
+        run=memory,
+    ),
+    Probe(
+        name="pids",
+        proves="A fork bomb is refused at its cap, and a kill leaves nothing.",
+        run=_needs_cgroup(pids, "pids"),
+    ),
+    Probe(name="cpu", proves="A busy loop gets its quota of cpu.", run=_needs_cgroup(cpu, "cpu")),
+)

@@ -1,0 +1,184 @@
+"""What a service manager or container took away, found by trying; the unit's own settings where asked.
+
+`docs/how-to/service.md` has a unit that works.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from bridgehold.sandbox import syscalls
+from bridgehold.sandbox.cgroups.places import own_cgroups
+from bridgehold.sandbox.doctor.acts import in_child, read
+from bridgehold.sandbox.doctor.model import Check, Context, Probe, Status, passed
+
+_AF_NETLINK = 16
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """`works` is run in a child; false or an error means that `directives` are at work."""
+
+    directives: str
+    breaks: str
+    works: Callable[[], bool]
+    status: Status = "FAIL"
+
+
+def _user_namespace() -> bool:
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    return True
+
+
+def _mounting() -> bool:
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    return True
+
+
+def _netlink() -> bool:
+    socket.socket(_AF_NETLINK, socket.SOCK_RAW, 0).close()
+    return True
+
+
+def _writable(path: str) -> bool:
+    return not os.statvfs(path).f_flag & os.ST_RDONLY
+
+
+def _new_privileges() -> bool:
+    return os.getuid() == 0 or "NoNewPrivs:\t0" in read("/proc/self/status")
+
+
+def _executable_memory() -> bool:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+    return True
+
+
+def _oom_alone() -> bool:
+    own = own_cgroups(read("/proc/self/cgroup")).get("", "/")
+    return read(f"/sys/fs/cgroup{own}/memory.oom.group") != "1"
+
+
+TRIALS = (
+    Trial(
+        directives="RestrictNamespaces=",
+        breaks="no user namespace can be made",
+        works=_user_namespace,
+    ),
+    Trial(
+        directives="SystemCallFilter=@system-service (it lacks @mount), or a container's seccomp profile",
+        breaks="nothing can be mounted in a namespace of one's own",
+        works=_mounting,
+    ),
+    Trial(
+        directives="RestrictAddressFamilies= without AF_NETLINK",
+        breaks="bwrap can't bring up a sandbox's loopback",
+        works=_netlink,
+    ),
+    Trial(
+        directives="ProcSubset=pid",
+        breaks="/proc has no /proc/sys, so a sandbox's fresh /proc is refused",
+        works=lambda: os.path.exists("/proc/sys/kernel") and os.path.exists("/proc/meminfo"),  # noqa: PTH110 - a probe
+    ),
+    Trial(
+        directives="ProtectKernelTunables=yes",
+        breaks="/proc/sys is read-only, so a sandbox's fresh /proc is refused",
+        works=lambda: _writable("/proc/sys"),
+    ),
+    Trial(
+        directives="ProtectControlGroups=yes, or a container without a writable cgroup mount",
+        breaks="/sys/fs/cgroup is read-only: no limits",
+        works=lambda: _writable("/sys/fs/cgroup") or read("/proc/mounts").count(" cgroup rw") > 0,
+    ),
+    Trial(
+        directives="NoNewPrivileges=yes, for an ordinary user",
+        breaks="newuidmap gets no privilege, so sessions get no uids of their own",
+        works=_new_privileges,
+    ),
+    Trial(
+        directives="OOMPolicy=kill",
+        breaks="a session at its memory cap takes the whole service with it",
+        works=_oom_alone,
+    ),
+    Trial(
+        directives="MemoryDenyWriteExecute=yes",
+        breaks="compilers at run time (numba, V8, torch.compile) fail inside",
+        works=_executable_memory,
+        status="CAUTION",
+    ),
+)
+
+
+def service(_: Context) -> Check:
+    unit = unit_name(read("/proc/self/cgroup"))
+    where = f"unit {unit}" if unit else "not a systemd service"
+    found = [(t.status, f"{t.directives}: {t.breaks}") for t in TRIALS if in_child(partial(_try, t)) != 0]
+    found += [("CAUTION", text) for text in judge_unit(_unit_settings(unit))]
+    if not found:
+        return passed("systemd", f"{where}; {len(TRIALS)} directives that break sandboxes are not at work")
+    worst: Status = "FAIL" if any(status == "FAIL" for status, _ in found) else "CAUTION"
+    return Check(
+        name="systemd",
+        status=worst,
+        detail=f"{where}; " + "; ".join(text for _, text in found),
+        remedy="Take these out of the unit (Delegate=yes, OOMPolicy=continue): docs/how-to/service.md.",
+    )
+
+
+def _try(trial: Trial) -> int:
+    return 0 if trial.works() else 1
+
+
+def unit_name(cgroups: str) -> str:
+    """The service that /proc/self/cgroup names, or nothing (pure)."""
+    for path in own_cgroups(cgroups).values():
+        for part in reversed(path.split("/")):
+            if part.endswith(".service") and not part.startswith("user@"):
+                return part
+    return ""
+
+
+def judge_unit(settings: dict[str, str]) -> list[str]:
+    """What the unit's own settings lack (pure). Unknown settings (no systemctl) are not judged."""
+    found = []
+    if settings.get("OOMPolicy") in ("stop", "kill"):
+        found.append(
+            f"OOMPolicy={settings['OOMPolicy']}: a session at its memory cap ends the service; use continue"
+        )
+    if settings.get("Delegate") == "no":
+        found.append("Delegate=no: the service may not divide its cgroup; use Delegate=yes")
+    return found
+
+
+def _unit_settings(unit: str) -> dict[str, str]:
+    systemctl = shutil.which("systemctl")
+    if not unit or systemctl is None:
+        return {}
+    scope = ["--user"] if "/user@" in read("/proc/self/cgroup") else []
+    try:
+        shown = subprocess.run(
+            [systemctl, *scope, "show", "-p", "OOMPolicy,Delegate", "--", unit],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+
+PROBES = (
+    Probe(
+        name="systemd",
+        proves="No directive of the unit (or container profile) that breaks sandboxes is at work.",
+        run=service,
+    ),
+)

@@ -1,0 +1,301 @@
+"""The launcher's own mount namespace: what a sandbox is bound from, put where nobody else can change it.
+
+Three things need this. A session's uid can't walk into a home of mode 0700, though a bridge may lie
+there. The host, which the launcher doesn't trust, could swap a folder for a link between the check
+and bubblewrap's own look-up. And bubblewrap 0.8 mounts a tmpfs without a bound on inodes. So each
+source is opened beneath its root by ``openat2``, and what was opened, not its name, is bound into a
+stage that exists in this namespace alone; each tmpfs is made there with its size and inodes; and
+bubblewrap takes both from the stage, which is let go when the sandbox has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from bridgehold.errors import DeniedError, UnsupportedError
+from bridgehold.sandbox import syscalls
+from bridgehold.sandbox.values import Mount, SandboxSpec
+
+BYTES_PER_INODE = 4096
+_LEAST_INODES = 1024
+_PLACES = ("/mnt", "/media", "/srv", "/var/empty", "/opt", "/home")
+_TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which file system, and which folder in it, a mount shows: fields 3 and 4 of mountinfo."""
+
+    device: str
+    root: str
+
+
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
+    """One launch's sources. `sources`: target in the sandbox → path in the stage."""
+
+    folder: str
+    sources: dict[str, str]
+    identities: dict[str, Identity]
+    """What must show at each target, for attestation."""
+
+
+def inodes(size_bytes: int) -> int:
+    """How many files a tmpfs of this size may hold: one for each page, and 1,024 at least (pure)."""
+    return max(_LEAST_INODES, size_bytes // BYTES_PER_INODE)
+
+
+def choose_place(needed: Iterable[str], usable: Iterable[str]) -> str | None:
+    """The first usable folder that covers none of the needed paths (pure)."""
+    paths = [PurePosixPath(path) for path in needed]
+    for place in usable:
+        if not any(path.is_relative_to(place) for path in paths):
+            return place
+    return None
+
+
+def parse_identities(mountinfo: str) -> dict[str, Identity]:
+    """Mount point → what shows there, the last mount winning (pure)."""
+    found = {}
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        found[unescape(fields[4])] = Identity(fields[2], unescape(fields[3]))
+    return found
+
+
+def unescape(field: str) -> str:
+    r"""A field of mountinfo, in which space, tab, newline and backslash are ``\ooo`` (pure)."""
+    for code, text in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, text)
+    return field
+
+
+def own_mounts() -> None:
+    """Leave this process's mount namespace for a copy from which nothing flows back.
+
+    Before `Roots`: what a descriptor of another namespace shows can't be bound. Raises `UnsupportedError`.
+    """
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    except OSError as error:
+        raise UnsupportedError(f"the launcher has no mount namespace of its own: {error}") from error
+
+
+class Roots:
+    """The folders that binds may come from, held open since the start: a later rename changes nothing."""
+
+    def __init__(self, read_roots: Iterable[str], build_root: str) -> None:
+        self._held: dict[str, int] = {}
+        self._build_root = build_root
+        self._paths = tuple(dict.fromkeys([*read_roots, build_root]))
+        self._real = {path: os.path.realpath(path) for path in self._paths}
+        for path in self._paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._root(path)
+
+    def open(self, mount: Mount) -> int:
+        """An O_PATH descriptor of a bind's source, resolved beneath its root.
+
+        Raises `DeniedError` where a link leads out of the root or the source isn't there.
+        """
+        if mount.kind == "bind":
+            return self.open_build(mount.source)
+        roots = sorted((r for r in self._paths if _below(mount.source, r)), key=len, reverse=True)
+        try:
+            if not roots:  # /usr and the allowed files of /etc: root's own, and links of root's
+                return os.open(mount.source, os.O_PATH | os.O_CLOEXEC)
+            beneath = os.path.relpath(mount.source, roots[0])
+            return syscalls.openat2(
+                self._root(roots[0]),
+                beneath,
+                os.O_PATH,
+                syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS,
+            )
+        except OSError as error:
+            raise DeniedError(
+                f"the launcher can't bind {mount.source}: {error.strerror}",
+                where=mount.source,
+                hint="The source must exist below its root, with no link that leads out of it.",
+            ) from error
+
+    def open_build(self, path: str, *, flags: int = os.O_PATH) -> int:
+        """A descriptor of a build folder: directly in the build root, and no link."""
+        parent, name = os.path.split(path)
+        if parent != self._build_root.rstrip("/") or name in ("", ".", ".."):
+            raise DeniedError(f"{path} is not a build folder", where=path)
+        try:
+            return syscalls.openat2(
+                self._root(self._build_root),
+                name,
+                flags | os.O_DIRECTORY,
+                syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS,
+            )
+        except OSError as error:
+            raise DeniedError(f"{path} is not a build folder: {error.strerror}", where=path) from error
+
+    def _root(self, path: str) -> int:
+        if path not in self._held:
+            real = self._real[path]
+            resolve = syscalls.RESOLVE_NO_SYMLINKS
+            self._held[path] = syscalls.openat2(-100, real, os.O_PATH, resolve)
+        return self._held[path]
+
+
+class Stage:
+    """A small tmpfs over a folder that everybody may enter, in this process's mount namespace only."""
+
+    def __init__(self, roots: Roots, *, needed: Iterable[str]) -> None:
+        """After `own_mounts`. `needed`: paths that this process still uses by name.
+
+        Raises `UnsupportedError` where the kernel refuses, before any session starts.
+        """
+        self._roots = roots
+        place = choose_place([*needed, *sys.path, sys.prefix, sys.base_prefix], _usable())
+        self._made = "" if place else tempfile.mkdtemp(prefix="bridgehold-stage-")
+        self._folder = place or self._made
+        try:
+            if self._made:
+                Path(self._made).chmod(0o711)
+            flags = _TMPFS_FLAGS | syscalls.MS_NOEXEC
+            syscalls.mount("bridgehold-stage", self._folder, "tmpfs", flags, "mode=0711,size=4m")
+        except OSError as error:
+            raise UnsupportedError(f"the launcher can't make its stage: {error}") from error
+
+    def prepare(self, name: str, spec: SandboxSpec, uid: int) -> Staged:
+        """Put `spec`'s binds and tmpfs into the stage. Nothing stays behind where it raises."""
+        folder = f"{self._folder}/{name}"
+        Path(folder).mkdir(mode=0o711)
+        sources: dict[str, str] = {}
+        try:
+            for index, mount in enumerate(spec.mounts):
+                path = f"{folder}/{index}"
+                if mount.kind in ("ro_bind", "bind"):
+                    self._bind(mount, path, uid)
+                elif mount.kind == "tmpfs":
+                    Path(path).mkdir()
+                    _tmpfs(mount, path, uid)
+                else:
+                    continue
+                sources[mount.target] = path
+            shown = parse_identities(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+        except BaseException:
+            paths = {str(index): f"{folder}/{index}" for index in range(len(spec.mounts))}
+            self.discard(Staged(folder=folder, sources=paths, identities={}))
+            raise
+        identities = {target: shown[path] for target, path in sources.items()}
+        return Staged(folder=folder, sources=sources, identities=identities)
+
+    def release(self, staged: Staged) -> None:
+        """Unmount: the sandbox has its own copies, since its namespaces exist (or it is dead).
+
+        The empty folders stay. Removing one would take away what bubblewrap has mounted on it in
+        the sandbox's namespace and has perhaps not moved to its place yet.
+        """
+        for path in staged.sources.values():
+            with contextlib.suppress(OSError):
+                syscalls.umount(path, syscalls.MNT_DETACH)
+
+    def discard(self, staged: Staged) -> None:
+        """Remove the folders too, once nothing of the sandbox is left."""
+        self.release(staged)
+        for entry in Path(staged.folder).iterdir():
+            with contextlib.suppress(OSError):
+                if entry.is_dir():
+                    entry.rmdir()
+                else:
+                    entry.unlink()
+        with contextlib.suppress(OSError):
+            Path(staged.folder).rmdir()
+
+    def close(self) -> None:
+        """Take the stage away. (Where the launcher dies instead, its namespace and the stage die too.)"""
+        with contextlib.suppress(OSError):
+            syscalls.umount(self._folder, syscalls.MNT_DETACH)
+        if self._made:
+            with contextlib.suppress(OSError):
+                Path(self._made).rmdir()
+
+    def _bind(self, mount: Mount, path: str, uid: int) -> None:
+        descriptor = self._roots.open(mount)
+        try:
+            facts = os.fstat(descriptor)
+            _must_reach(facts, mount, uid)
+            if stat.S_ISDIR(facts.st_mode):
+                Path(path).mkdir()
+            elif stat.S_ISREG(facts.st_mode):
+                Path(path).touch()
+            else:
+                raise DeniedError(f"{mount.source} is no folder and no regular file", where=mount.source)
+            # Whole, with what is mounted below: a part of it alone is refused in a user namespace.
+            flags = syscalls.MS_BIND | syscalls.MS_REC
+            syscalls.mount(f"/proc/self/fd/{descriptor}", path, None, flags)
+        finally:
+            os.close(descriptor)
+
+
+class NoStage:
+    """Where a launcher has no namespace of its own (weakening ``shared_uid``): paths as they are.
+
+    Here host and launcher are the same user with the same reach, so a swapped path gains nothing,
+    and files are counted by nobody: only the sizes of the tmpfs hold.
+    """
+
+    def prepare(self, name: str, spec: SandboxSpec, uid: int) -> Staged:
+        return Staged(folder="", sources={}, identities={})
+
+    def release(self, staged: Staged) -> None:
+        """Nothing was made."""
+
+    def discard(self, staged: Staged) -> None:
+        """Nothing was made."""
+
+    def close(self) -> None:
+        """Nothing was made."""
+
+
+def _tmpfs(mount: Mount, path: str, uid: int) -> None:
+    options = {
+        "size": mount.size_bytes,
+        "nr_inodes": inodes(mount.size_bytes),
+        "mode": f"{mount.mode:04o}",
+        "uid": uid,
+        "gid": uid,
+    }
+    syscalls.mount("tmpfs", path, "tmpfs", _TMPFS_FLAGS, _joined(options))
+
+
+def _joined(options: Mapping[str, object]) -> str:
+    return ",".join(f"{name}={value}" for name, value in options.items())
+
+
+def _must_reach(facts: os.stat_result, mount: Mount, uid: int) -> None:
+    """Refuse early, and by name, what the session's uid could not read anyway."""
+    wanted = 0o5 if stat.S_ISDIR(facts.st_mode) else 0o4
+    if facts.st_uid != uid and facts.st_mode & wanted != wanted:
+        raise UnsupportedError(
+            f"{mount.source} is closed to the session's uid (mode {stat.S_IMODE(facts.st_mode):04o})",
+            where=mount.source,
+            hint=f"Open it for reading to others: chmod -R o+rX {mount.source}",
+        )
+
+
+def _usable() -> list[str]:
+    """Folders of the system's that everybody may enter, root's own, without a link on the way."""
+    found = []
+    for place in _PLACES:
+        with contextlib.suppress(OSError):
+            facts = os.lstat(place)
+            if stat.S_ISDIR(facts.st_mode) and facts.st_mode & 0o001 and not facts.st_mode & 0o022:
+                found.append(place)
+    return found
+
+
+def _below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -1,0 +1,70 @@
+"""The host's side of an installation, as a process of its own: no privilege but the launcher's socket.
+
+``python host_side.py FD FOLDER DIST`` builds what DIST's wheels are, twice, and prints what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from envs_kit import make_lock
+
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.machine import system_paths
+from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.envs.build import EnvironmentBuilder
+from bridgehold.sandbox.envs.interpreter import host_interpreter
+from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
+from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.envs.values import Sources
+
+
+async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, object]:
+    client = await LauncherClient.connect(control)
+    store = EnvironmentStore(folder / "builds")
+    builder = EnvironmentBuilder(
+        store=store,
+        wheels=folder / "home" / "wheels",
+        runner=LauncherRunner(client, system_paths()),
+        sources=Sources(folders=(str(dist),)),
+        interpreter=host_interpreter(),
+    )
+    lock = make_lock(*sorted(dist.glob("*.whl")))
+    answer: dict[str, object] = {"uid": os.getuid()}
+    try:
+        environment = await builder.ensure(
+            lock, bridge="demo", on_progress=lambda _: None, allow_pth="--pth" in sys.argv
+        )
+        tree = store.path(environment)
+        store.verify(environment)
+        started = time.perf_counter()
+        answer["again"] = builder.find(lock) == environment
+        answer["find_ms"] = (time.perf_counter() - started) * 1000
+        answer["owner"] = tree.stat().st_uid
+        answer["modes"] = sorted(
+            {oct(p.lstat().st_mode & 0o222) for p in tree.rglob("*") if not p.is_symlink()}
+        )
+        answer["tree"] = str(tree)
+        answer["packages"] = [package.name for package in store.packages(environment)]
+        try:
+            (tree / "late.py").write_text("evil")
+        except PermissionError:
+            answer["writable"] = False
+    except BridgeholdError as error:
+        answer["error"] = [error.code, error.message, error.where]
+    if "--collect" in sys.argv:
+        answer["collected"] = [path.name for path in await builder.collect(())]
+    answer["left"] = sorted(path.name for path in store.folder.iterdir() if path.name.startswith(".build"))
+    client.close()
+    return answer
+
+
+if __name__ == "__main__":
+    end = socket.socket(fileno=int(sys.argv[1]))
+    print(json.dumps(asyncio.run(main(end, Path(sys.argv[2]), Path(sys.argv[3])))))

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+import functools
+import http.server
+import socket
+import threading
+
+import psutil
+import pytest
+from envs_kit import make_index, make_lock, make_sdist, make_wheel, sha256
+
+from bridgehold.errors import EnvironmentBuildError
+from bridgehold.sandbox.envs.fetcher import clean_environment, fetch
+from bridgehold.sandbox.envs.values import FetchLimits, FetchRequest, Sources
+
+
+@pytest.fixture
+def get(tmp_path, interpreter, progress):
+    def run(lock, sources, **limits):
+        request = FetchRequest(
+            pins=lock.pins,
+            tags=interpreter.tags,
+            sources=sources,
+            folder=str(tmp_path / "wheels"),
+            limits=FetchLimits(**limits),
+        )
+        return asyncio.run(fetch(request, progress))
+
+    return run
+
+
+class Index(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; remembers what was asked for and with which headers."""
+
+    asked: list[tuple[str, dict[str, str]]]
+
+    def __init__(self, *args, asked, **kwargs):
+        self.asked = asked
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self):
+        self.asked.append((self.path, dict(self.headers)))
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A simple index over HTTP on loopback: (url, folder, what was asked)."""
+    root = tmp_path / "web"
+    root.mkdir()
+    asked: list[tuple[str, dict[str, str]]] = []
+    handler = functools.partial(Index, asked=asked, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", root, asked
+        httpd.shutdown()
+        thread.join()
+
+
+def publish(root, wheel, *, digest=None):
+    page = root / "simple" / "demo-pkg" / "index.html"
+    page.parent.mkdir(parents=True)
+    (root / wheel.name).write_bytes(wheel.read_bytes())
+    page.write_text(f'<a href="../../{wheel.name}#sha256={digest or sha256(wheel)}">{wheel.name}</a>')
+
+
+def test_over_http_with_progress_and_then_without_any_network(dist, get, server, progress, tmp_path):
+    url, root, asked = server
+    wheel = make_wheel(dist)
+    publish(root, wheel)
+    lock = make_lock(wheel)
+    result = get(lock, Sources(indexes=(f"{url}/simple/",)))
+    stored = tmp_path / "wheels" / sha256(wheel) / wheel.name
+    assert stored.read_bytes() == wheel.read_bytes()
+    assert stored.stat().st_mode & 0o777 == 0o644
+    assert result.downloaded == 1
+    assert progress.phases == ["resolve", "fetch"]
+    assert progress.seen[-1].done == wheel.stat().st_size
+    count = len(asked)
+    assert get(lock, Sources(indexes=(f"{url}/simple/",))).downloaded == 0
+    assert len(asked) == count
+    assert get(lock, Sources()).wheels == result.wheels
+    assert sorted(p.name for p in (tmp_path / "wheels").iterdir()) == sorted([sha256(wheel), "listings"])
+
+
+def test_the_fetcher_sees_no_key_and_sends_none(dist, get, server, monkeypatch, tmp_path):
+    url, root, asked = server
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".netrc").write_text("machine 127.0.0.1 login u password canary-in-netrc\n")
+    (home / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-in-environ")
+    monkeypatch.setenv("NETRC", str(home / ".netrc"))
+    publish(root, wheel := make_wheel(dist))
+    get(make_lock(wheel), Sources(indexes=(f"{url}/simple/",)))
+    assert asked
+    assert all("Authorization" not in headers for _, headers in asked)
+    assert "OPENAI_API_KEY" not in clean_environment({"OPENAI_API_KEY": "x", "HTTPS_PROXY": "http://p"})
+
+
+def test_bytes_that_differ_from_the_lock_are_refused_and_not_kept(dist, get, server, tmp_path):
+    url, root, _ = server
+    wheel = make_wheel(dist)
+    lock = make_lock(wheel)
+    honest = sha256(wheel)
+    evil = make_wheel(dist, files={"demo_pkg/__init__.py": "EVIL = 1\n"})
+    publish(root, evil, digest=honest)
+    with pytest.raises(EnvironmentBuildError, match="hash mismatch: demo_pkg") as caught:
+        get(lock, Sources(indexes=(f"{url}/simple/",)))
+    assert caught.value.hint
+    assert not list((tmp_path / "wheels").rglob("*.whl"))
+    assert not list((tmp_path / "wheels").glob(".partial-*"))
+
+
+def test_a_cached_wheel_that_was_changed_is_fetched_again(dist, get, server, tmp_path):
+    url, root, _ = server
+    publish(root, wheel := make_wheel(dist))
+    lock = make_lock(wheel)
+    get(lock, Sources(indexes=(f"{url}/simple/",)))
+    stored = tmp_path / "wheels" / sha256(wheel) / wheel.name
+    stored.write_bytes(b"evil")
+    assert get(lock, Sources(indexes=(f"{url}/simple/",))).downloaded == 1
+    assert stored.read_bytes() == wheel.read_bytes()
+
+
+def test_sizes_are_capped_per_wheel_and_in_total(dist, get, server):
+    url, root, _ = server
+    publish(root, wheel := make_wheel(dist))
+    size = wheel.stat().st_size
+    sources = Sources(indexes=(f"{url}/simple/",))
+    with pytest.raises(EnvironmentBuildError, match=f"larger than {size - 1} bytes"):
+        get(make_lock(wheel), sources, wheel_bytes=size - 1)
+    with pytest.raises(EnvironmentBuildError, match="together"):
+        get(make_lock(wheel), sources, total_bytes=size - 1)
+    assert get(make_lock(wheel), sources, wheel_bytes=size, total_bytes=size).downloaded == 1
+
+
+def test_an_index_that_is_not_there_is_retryable_and_names_the_remedy(dist, get):
+    wheel = make_wheel(dist)
+    with pytest.raises(EnvironmentBuildError, match="demo-pkg: the index can't be reached") as caught:
+        get(
+            make_lock(wheel),
+            Sources(indexes=("http://user:secret-pw@127.0.0.1:1/simple/",)),
+            connect_seconds=1.0,
+        )
+    assert caught.value.retry == "later"
+    assert caught.value.where == "http://127.0.0.1:1/simple/"
+    assert "secret-pw" not in caught.value.message + caught.value.hint
+
+
+def test_something_else_than_an_index_is_a_typed_error(dist, get, server):
+    url, root, _ = server
+    (root / "simple").mkdir()
+    (root / "simple" / "demo-pkg").write_bytes(b"\0\1\2")
+    with pytest.raises(EnvironmentBuildError):
+        get(make_lock(make_wheel(dist)), Sources(indexes=(f"{url}/simple/",)))
+
+
+def test_only_an_sdist_is_refused_and_it_does_not_run(dist, get, tmp_path):
+    canary = tmp_path / "canary"
+    sdist = make_sdist(dist, canary)
+    with pytest.raises(EnvironmentBuildError, match="only a source distribution"):
+        get(make_lock(sdist), Sources(indexes=(make_index(tmp_path, [sdist]),)))
+    assert not canary.exists()
+    assert not list((tmp_path / "wheels").rglob("*.tar.gz"))
+
+
+def test_a_cancelled_fetch_leaves_no_process(dist, interpreter, tmp_path):
+    async def run(port):
+        lock = make_lock(make_wheel(dist))
+        sources = Sources(indexes=(f"http://127.0.0.1:{port}/",))
+        request = FetchRequest(
+            pins=lock.pins, tags=interpreter.tags, sources=sources, folder=str(tmp_path / "w")
+        )
+        task = asyncio.create_task(fetch(request, lambda _: None))
+        await asyncio.sleep(1.0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asyncio.run(run(silent.getsockname()[1]))
+    children = psutil.Process().children(recursive=True)
+    assert not any("sandbox.envs.fetch" in " ".join(child.cmdline()) for child in children)

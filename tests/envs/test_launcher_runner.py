@@ -1,0 +1,112 @@
+"""The whole way through a real launcher, with a host that has no privilege: as root and as a user."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from envs_kit import make_wheel
+from launcher_support import KINDS, Machine, account, delegated, start
+
+from bridgehold.sandbox.launcher import LauncherConfig
+
+HOST_UID = 0x78000000 + 1
+HERE = Path(__file__).parent
+
+
+def build(made, wheels, *options):
+    """What `host_side` says; as root it runs under the host's own role uid."""
+    uid = HOST_UID if made.kind == "root" else made.owner
+    if made.kind == "root":
+        for folder in (made.builds, made.home):
+            os.chown(folder, uid, uid)
+    dist = made.folder / "dist"
+    dist.mkdir()
+    dist.chmod(0o755)
+    for name, files in wheels.items():
+        make_wheel(dist, name=name, files=files).chmod(0o644)
+    control = made.control.dup()
+    argv = [sys.executable, str(HERE / "host_side.py"), str(control.fileno()), str(made.folder), str(dist)]
+    identity = {"user": uid, "group": uid, "extra_groups": []} if os.getuid() == 0 else {}
+    done = subprocess.run(
+        [*argv, *options],
+        pass_fds=(control.fileno(),),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(made.home), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        **identity,
+        check=False,
+    )
+    control.close()
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(params=KINDS)
+def made(request):
+    """A launcher whose bounds are those of a host: environments, wheels, our own Python and uv."""
+    kind = request.param
+    with contextlib.ExitStack() as stack:
+        entry = account() if kind == "user" else pwd.getpwuid(os.getuid())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bh-envs-")))
+        for inner in (folder, *(folder / name for name in ("builds", "uids", "home"))):
+            inner.mkdir(exist_ok=True)
+            inner.chmod(0o755)
+            os.chown(inner, entry.pw_uid, entry.pw_gid)
+        config = LauncherConfig(
+            read_roots=(
+                str(folder / "home"),
+                os.path.realpath(sys.base_prefix),
+                os.path.realpath(sys.prefix),
+            ),
+            build_root=str(folder / "builds"),
+            uid_folder=str(folder / "uids"),
+            uid_first=HOST_UID + 1_000,
+            uid_count=100,
+            reserve_bytes=256 << 20,
+            cgroup=stack.enter_context(delegated(entry)) if kind == "user" else "auto",
+        )
+        process, control = start(config, entry if kind == "user" else None)
+        try:
+            yield Machine(kind=kind, folder=folder, config=config, process=process, control=control)
+        finally:
+            control.close()
+            process.wait(20)
+
+
+def test_a_host_without_privilege_gets_an_environment_it_can_not_change(made):
+    answer = build(made, {"demo_pkg": {"demo_pkg/__init__.py": "VALUE = 1\n"}})
+    assert "error" not in answer
+    assert answer["packages"] == ["demo-pkg"]
+    assert answer["again"] is True
+    assert answer["left"] == []
+    if made.kind == "root":
+        assert answer["writable"] is False
+        assert answer["owner"] == 0
+    assert answer["modes"] == ["0o0"]
+
+
+def test_what_nobody_refers_to_is_removed_whoever_owns_it(made):
+    answer = build(made, {"demo_pkg": {"demo_pkg/__init__.py": ""}}, "--collect")
+    assert answer["collected"] == [Path(answer["tree"]).name]
+    assert not Path(answer["tree"]).exists()
+    assert not list(made.builds.glob("*.json"))
+
+
+@pytest.mark.hostile
+def test_code_that_ran_during_the_install_is_found_out(made, interpreter):
+    target = f"/env/{interpreter.site_packages}/planted.py"
+    line = f"import os; open({target!r}, 'w').write('evil')\n"
+    answer = build(made, {"demo_pkg": {"demo_pkg/__init__.py": "", "a.pth": line}}, "--pth")
+    assert answer["error"][0] == "dependency"
+    assert "planted.py: no wheel announced it" in answer["error"][1]
+    assert answer["left"] == []

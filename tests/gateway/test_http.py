@@ -1,0 +1,256 @@
+"""Row 26 and row 43: bytes that parsers disagree about, and guests that try to hold up the host."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+from gateway_support import CHAT, PLACEHOLDER, Stand, make_grant, on_stand, parse
+
+from bridgehold.audit.events import EgressRefused, EventsFolded
+from bridgehold.host.gateway.values import GatewayLimits
+from bridgehold.policies.model import Rate
+
+BODY = json.dumps(CHAT).encode()
+
+
+def head(port: int, *lines: str, first: str = "POST /openai/chat/completions HTTP/1.1") -> bytes:
+    given = [first, f"Host: 127.0.0.1:{port}", f"Authorization: Bearer {PLACEHOLDER}", *lines, "", ""]
+    return "\r\n".join(given).encode("latin-1")
+
+
+def test_framing_that_two_parsers_read_in_two_ways_is_400(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        port = stand.port
+        length = f"Content-Length: {len(BODY)}"
+        attacks = {
+            "CL and TE": head(port, length, "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+            "two lengths": head(port, length, "Content-Length: 0") + BODY,
+            "the same length twice": head(port, length, length) + BODY,
+            "TE twice": head(port, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+            "TE list": head(port, "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
+            "TE under 1.0": head(
+                port, "Transfer-Encoding: chunked", first="POST /openai/chat/completions HTTP/1.0"
+            ),
+            "negative length": head(port, "Content-Length: -1"),
+            "two Hosts": head(port, "Host: evil.example", length) + BODY,
+            "the same Host twice": head(port, f"Host: 127.0.0.1:{port}", length) + BODY,
+            "foreign Host": head(port, length).replace(b"Host: 127.0.0.1", b"Host: evil.example") + BODY,
+            "no Host": b"POST /openai/chat/completions HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+            "bare LF": head(port, length).replace(b"\r\n", b"\n") + BODY,
+            "one bare LF": head(port, "X-A: b\nX-C: d", length) + BODY,
+            "bare CR": head(port, "X-A: b\rX-C: d", length) + BODY,
+            "NUL": head(port, "X-A: b\0c", length) + BODY,
+            "folded header": head(port, "X-A: b\r\n folded", length) + BODY,
+            "space before colon": head(port, "X-A : b", length) + BODY,
+            "no colon": head(port, "nonsense", length) + BODY,
+            "absolute form is not Host": head(
+                port, length, first="POST http://evil.example/openai/chat/completions HTTP/1.1"
+            ),
+            "absolute form, other scheme": head(port, length, first="POST ftp://127.0.0.1/x HTTP/1.1"),
+            "userinfo": head(port, length, first=f"POST http://u:p@127.0.0.1:{port}/openai/x HTTP/1.1"),
+            "CONNECT without port": b"CONNECT evil.example HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+            "CONNECT is not Host": b"CONNECT a.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n",
+            "fragment": head(port, length, first="POST /openai/chat/completions#x HTTP/1.1"),
+            "asterisk": head(port, length, first="OPTIONS * HTTP/1.1"),
+            "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+            "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "bad chunk": head(port, "Transfer-Encoding: chunked") + b"zz\r\n",
+            "trailers": head(port, "Transfer-Encoding: chunked") + b"0\r\nX-Late: 1\r\n\r\n",
+        }
+        for name, attack in attacks.items():
+            reply = parse(await stand.raw(attack))
+            assert 400 <= reply.status < 500 or reply.status == 505, f"{name}: {reply}"
+            assert reply.status != 404, name
+            assert reply.headers.get("connection") == "close" or name == "fragment", name
+        assert not stand.provider.log, "something reached the provider"
+        assert len(stand.audit.of(EgressRefused)) == len(attacks)
+
+    on_stand(tmp_path, act, limits=GatewayLimits(refusals_per_second=500))
+
+
+def test_a_hidden_second_request_is_refused_on_its_own(tmp_path: Path) -> None:
+    """A smuggled request is just the next one here: it needs a placeholder of its own."""
+
+    async def act(stand: Stand) -> None:
+        smuggled = f"POST /openai/files HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\nContent-Length: 0\r\n\r\n"
+        data = await stand.raw(
+            head(stand.port, f"Content-Length: {len(BODY)}")
+            + BODY
+            + smuggled.encode().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        assert data.startswith(b"HTTP/1.1 200")
+        assert b"HTTP/1.1 401" in data
+        assert len(stand.provider.log) == 1
+
+    on_stand(tmp_path, act)
+
+
+def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        one = head(stand.port, f"Content-Length: {len(BODY)}") + BODY
+        last = head(stand.port, f"Content-Length: {len(BODY)}", "Connection: close") + BODY
+        data = await stand.raw(one + one + last)
+        assert data.count(b"HTTP/1.1 200") == 3
+        assert len(stand.provider.log) == 3
+
+    on_stand(tmp_path, act)
+
+
+def test_chunked_bodies_and_100_continue_work(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        chunked = head(stand.port, "Transfer-Encoding: chunked", "Connection: close")
+        data = await stand.raw(chunked + f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n0\r\n\r\n")
+        assert data.startswith(b"HTTP/1.1 200")
+        assert stand.provider.log[0].body == BODY.replace(b": ", b":").replace(b", ", b",")
+        reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+        writer.write(head(stand.port, f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 100")
+        writer.write(BODY)
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    on_stand(tmp_path, act)
+
+
+def test_a_head_is_bounded_in_size_count_and_time(tmp_path: Path) -> None:
+    limits = GatewayLimits(head_ms=400, idle_ms=400)
+
+    async def act(stand: Stand) -> None:
+        assert parse(await stand.raw(head(stand.port, "X-Long: " + "a" * 20_000))).status == 431
+        assert parse(await stand.raw(b"A" * 40_000)).status == 431
+        many = [f"X-{n}: 1" for n in range(150)]
+        assert parse(await stand.raw(head(stand.port, *many, "Content-Length: 0"))).status == 431
+        started = time.monotonic()
+        assert await stand.raw(b"POST /openai/chat/completions HTTP/1.1\r\nHost: ") == b""
+        assert await stand.raw(b"") == b""
+        assert time.monotonic() - started < 10
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act, limits=limits)
+
+
+def test_a_body_that_never_comes_ends_its_connection(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert await stand.raw(head(stand.port, "Content-Length: 100") + b"{") == b""
+        assert stand.buffers.held == 0
+
+    on_stand(tmp_path, act, limits=GatewayLimits(body_ms=400))
+
+
+def test_a_reader_that_never_reads_loses_its_connection_and_nobody_else_waits(tmp_path: Path) -> None:
+    """Its answer is larger than every kernel buffer on the way."""
+    limits = GatewayLimits(write_ms=500)
+
+    async def act(stand: Stand) -> None:
+        inputs = {"model": "m", "input": ["x"] * 150_000}
+        payload = json.dumps(inputs).encode()
+        request = head(
+            stand.port, f"Content-Length: {len(payload)}", first="POST /openai/embeddings HTTP/1.1"
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", stand.port, limit=1024)
+        writer.write(request + payload)
+        while not stand.provider.log:
+            await asyncio.sleep(0.02)
+        assert (await asyncio.wait_for(stand.ask(), 10)).status == 200
+        for _ in range(200):
+            if stand.buffers.held == 0:
+                break
+            await asyncio.sleep(0.05)
+        assert stand.buffers.held == 0, "the stalled answer is still held"
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(100_000_000), 10)
+        writer.close()
+
+    on_stand(tmp_path, act, limits=limits)
+
+
+def test_pipelined_refusals_and_slow_heads_do_not_keep_another_tenant_waiting(tmp_path: Path) -> None:
+    """Eight connections of refusals, eight of one byte at a time; a neighbour's calls go on."""
+
+    async def act(stand: Stand) -> None:
+        theirs = "sk-bh-umbra-openai-4444444444444444"
+        hostile = stand.port
+        other = await stand.open(make_grant("umbra"), session="s-umbra", placeholders={"openai": theirs})
+        ended = asyncio.Event()
+
+        async def flood() -> None:
+            _, writer = await asyncio.open_connection("127.0.0.1", hostile)
+            refused = b"POST /openai/files HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % hostile
+            while not ended.is_set():
+                writer.write(refused * 50)
+                try:
+                    await asyncio.wait_for(writer.drain(), 0.1)
+                except TimeoutError:
+                    await asyncio.sleep(0.01)
+            writer.transport.abort()
+
+        async def dribble() -> None:
+            _, writer = await asyncio.open_connection("127.0.0.1", hostile)
+            while not ended.is_set():
+                writer.write(b"A")
+                await asyncio.sleep(0.001)
+            writer.transport.abort()
+
+        attackers = [asyncio.create_task(flood()) for _ in range(8)]
+        attackers += [asyncio.create_task(dribble()) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        for _ in range(10):
+            assert (await asyncio.wait_for(stand.ask(key=theirs, port=other), 10)).status in (200, 401)
+        ended.set()
+        await asyncio.gather(*attackers, return_exceptions=True)
+        refusals = len(stand.audit.of(EgressRefused))
+        assert refusals < 500, f"{refusals} refusals were handled in seconds"
+        assert len(stand.provider.log) == 10
+
+    on_stand(tmp_path, act)
+
+
+def test_refusals_past_the_bucket_are_folded_and_counted(tmp_path: Path) -> None:
+    grant = make_grant(rate=Rate(audit_events_per_second=5))
+
+    async def act(stand: Stand) -> None:
+        one = b"POST /openai/files HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % stand.port
+        last = one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        data = await stand.raw(one * 59 + last)
+        assert data.count(b"HTTP/1.1 401") == 60
+        await stand.gateways[0].close()
+        written = len(stand.audit.of(EgressRefused))
+        folded = sum(sum(event.folded.values()) for event in stand.audit.of(EventsFolded))
+        assert written < 60
+        assert written + folded == 60
+
+    on_stand(tmp_path, act, grant, limits=GatewayLimits(refusals_per_second=400, requests_per_second=400))
+
+
+def test_connections_past_the_bound_wait_outside(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        held = [await asyncio.open_connection("127.0.0.1", stand.port) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(stand.ask())
+        done, _ = await asyncio.wait({waiting}, timeout=0.3)
+        assert not done
+        for _, writer in held:
+            writer.close()
+        assert (await asyncio.wait_for(waiting, 5)).status == 200
+
+    on_stand(tmp_path, act, limits=GatewayLimits(connections=4))
+
+
+def test_closing_the_gateway_cuts_what_is_under_way(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        from bridgehold.bridges.kit.provider import Behaviour
+
+        stand.provider.behave(Behaviour(latency_ms=10_000))
+        asking = asyncio.create_task(stand.ask())
+        while not stand.provider.log:
+            await asyncio.sleep(0.02)
+        await asyncio.wait_for(stand.gateways[0].close(), 5)
+        with pytest.raises(IndexError):
+            await asking
+        assert stand.audit.events[-1].code == "cancelled"  # type: ignore[attr-defined]  # an outcome
+
+    on_stand(tmp_path, act)

@@ -1,0 +1,445 @@
+"""The reverse proxy: keys go in on the way out, come out on the way back, and every step is written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from gateway_support import (
+    CHAT,
+    KEYS,
+    OTHER_PLACEHOLDER,
+    PLACEHOLDER,
+    Stand,
+    make_grant,
+    on_stand,
+    parse,
+)
+
+from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
+from bridgehold.bridges.kit.provider import Behaviour, fingerprint
+from bridgehold.policies.model import Endpoint, Limits, Rate
+
+
+def test_a_call_gets_the_key_and_two_events(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        reply = await stand.ask()
+        assert reply.status == 200
+        assert reply.json["choices"][0]["message"]["content"] == "You said: hello"
+        (seen,) = stand.provider.log
+        assert seen.key_fingerprint == fingerprint(KEYS["acme"])
+        assert PLACEHOLDER.encode() not in seen.body
+        await asyncio.sleep(0.05)
+        (intent,), (outcome,) = stand.audit.of(EgressIntent), stand.audit.of(EgressOutcome)
+        assert (intent.provider, intent.method, intent.path) == ("openai", "POST", "/chat/completions")
+        assert stand.audit.durable[stand.audit.events.index(intent)]
+        assert stand.audit.events.index(intent) < stand.audit.events.index(outcome)
+        usage = reply.json["usage"]
+        assert (outcome.input_tokens, outcome.output_tokens) == (
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+        )
+        assert (outcome.status, outcome.model, outcome.code, outcome.estimated) == (200, "gpt-4o-mini", "", False)
+        assert outcome.command == stand.command
+        assert outcome.intent == f"i-test.{stand.audit.events.index(intent) + 1}"
+
+    on_stand(tmp_path, act, process=True)
+
+
+def test_a_request_between_commands_is_flagged_as_background(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.command = ""
+        await stand.ask()
+        assert stand.audit.of(EgressIntent)[0].background
+
+    on_stand(tmp_path, act)
+
+
+def test_the_version_prefix_may_be_sent_or_left_out(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask("/openai/v1/chat/completions")).status == 200
+        assert [seen.path for seen in stand.provider.log] == ["/v1/chat/completions"]
+
+    on_stand(tmp_path, act)
+
+
+def test_every_auth_slot_is_emptied(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        slots = dict.fromkeys(("x-api-key", "api-key", "x-goog-api-key", "Proxy-Authorization"), PLACEHOLDER)
+        slots |= {"Cookie": "a=b", "OpenAI-Organization": "org-other", "X-Smuggled": "data"}
+        assert (await stand.ask(f"/openai/chat/completions?key={PLACEHOLDER}", headers=slots)).status == 200
+        (seen,) = stand.provider.log
+        assert seen.query == ""
+        assert set(seen.headers) == {
+            "accept",
+            "accept-encoding",
+            "authorization",
+            "content-length",
+            "content-type",
+            "host",
+        } - ({"accept"} - set(seen.headers))
+
+    on_stand(tmp_path, act)
+
+
+def test_a_stream_arrives_event_by_event(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(chunk_ms=60, script=("one two three four",)))
+        body = json.dumps({**CHAT, "stream": True, "stream_options": {"include_usage": True}}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+        writer.write(
+            f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
+            f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"text/event-stream" in head
+        arrivals: list[float] = []
+        loop = asyncio.get_running_loop()
+        text = b""
+        while b"[DONE]" not in text:
+            text += await asyncio.wait_for(reader.read(65536), 10)
+            arrivals.append(loop.time())
+        writer.close()
+        assert len(arrivals) >= 5, "the events came in one piece"
+        await asyncio.sleep(0.2)
+        (outcome,) = stand.audit.of(EgressOutcome)
+        assert outcome.output_tokens == 4
+        assert not outcome.estimated
+
+    on_stand(tmp_path, act, process=True)
+
+
+def test_a_stream_without_usage_is_charged_by_estimate(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        await stand.ask(body={**CHAT, "stream": True})
+        await asyncio.sleep(0.1)
+        (outcome,) = stand.audit.of(EgressOutcome)
+        assert outcome.estimated
+        assert outcome.output_tokens >= 3
+        assert stand.budgets.spent("acme", "openai").tokens == outcome.input_tokens + outcome.output_tokens
+
+    on_stand(tmp_path, act)
+
+
+def test_the_provider_does_not_pay_for_a_guest_that_left(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(latency_ms=5_000))
+        body = json.dumps(CHAT).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+        writer.write(
+            f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
+            f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        )
+        while not stand.provider.log:
+            await asyncio.sleep(0.02)
+        writer.close()
+        for _ in range(100):
+            if stand.audit.of(EgressOutcome):
+                break
+            await asyncio.sleep(0.02)
+        assert stand.audit.of(EgressOutcome)[0].code == "guest_gone"
+
+    on_stand(tmp_path, act)
+
+
+# Row 28: placeholders
+
+
+def test_a_wrong_placeholder_is_refused(tmp_path: Path) -> None:
+    cases = [
+        (None, 401, "placeholder.missing", "normal"),
+        ("sk-bh-of-another-session-222222222", 403, "placeholder.session", "high"),
+        (OTHER_PLACEHOLDER, 403, "placeholder.provider", "high"),
+        ("sk-proj-somebodys-own-key-33333333", 401, "placeholder.own-key", "high"),
+    ]
+
+    async def act(stand: Stand) -> None:
+        for key, status, rule, severity in cases:
+            reply = await stand.ask(key=key)
+            assert reply.status == status
+            assert f"rule {rule}" in reply.message
+            assert "bridgehold why i-test." in reply.message
+            event = stand.audit.of(EgressRefused)[-1]
+            assert (event.rule, event.severity) == (rule, severity)
+        assert not stand.provider.log
+        assert not stand.audit.of(EgressIntent)
+
+    on_stand(tmp_path, act)
+
+
+def test_two_different_keys_in_one_request_are_refused(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        reply = await stand.ask(headers={"x-api-key": "sk-another-0000"})
+        assert reply.status == 403
+        assert stand.audit.of(EgressRefused)[0].rule == "placeholder.mixed"
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act)
+
+
+def test_a_placeholder_of_another_tenant_or_of_an_ended_session_opens_nothing(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        theirs = "sk-bh-umbra-openai-4444444444444444"
+        other = await stand.open(make_grant("umbra"), session="s-umbra", placeholders={"openai": theirs})
+        assert (await stand.ask(key=PLACEHOLDER, port=other)).status == 403
+        mine = stand.gateways[0]._port
+        assert (await stand.ask(key=theirs, port=mine)).status == 403
+        await stand.gateways[1].close()
+        assert (await stand.ask(key=theirs, port=mine)).status == 403
+        with pytest.raises(OSError, match="Connect"):
+            await stand.ask(key=theirs, port=other)
+        assert not stand.provider.log
+        assert all(event.severity == "high" for event in stand.audit.of(EgressRefused))
+
+    on_stand(tmp_path, act)
+
+
+def test_each_tenant_gets_its_own_key(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        theirs = "sk-bh-umbra-openai-4444444444444444"
+        other = await stand.open(make_grant("umbra"), session="s-umbra", placeholders={"openai": theirs})
+        await stand.ask(key=theirs, port=other)
+        await stand.ask(port=stand.gateways[0]._port)
+        prints = [seen.key_fingerprint for seen in stand.provider.log]
+        assert prints == [fingerprint(KEYS["umbra"]), fingerprint(KEYS["acme"])]
+
+    on_stand(tmp_path, act, process=True)
+
+
+def test_a_key_from_the_arguments_lives_as_long_as_its_session(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        inline = "sk-inline-55555555555555555555"
+        await stand.keeper.put_session_secret("s-acme", "openai", inline)
+        await stand.ask()
+        await stand.keeper.drop_session("s-acme")
+        await stand.ask()
+        prints = [seen.key_fingerprint for seen in stand.provider.log]
+        assert prints == [fingerprint(inline), fingerprint(KEYS["acme"])]
+        assert inline.encode() not in stand.everything()
+
+    on_stand(tmp_path, act)
+
+
+def test_inline_keys_pass_puts_the_guests_own_key_in(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        own = "sk-proj-somebodys-own-key-33333333"
+        assert (await stand.ask(key=own)).status == 401, "the simulator does not know this key"
+        assert stand.provider.log[0].key_fingerprint == fingerprint(own)
+        assert stand.audit.of(EgressIntent)[0].how == "pass"
+        assert own.encode() not in stand.everything()
+
+    on_stand(tmp_path, act, make_grant(inline_keys="pass"))
+
+
+# Row 25 and the granted paths
+
+
+def test_paths_are_normalised_once_or_refused(tmp_path: Path) -> None:
+    cases = [
+        ("/openai/files", "default-deny"),
+        ("/openai/chat/completions/%2e%2e/files", "names.path"),
+        ("/openai/chat/../files", "names.path"),
+        ("/openai//chat/completions", "names.path"),
+        ("/openai/chat%2fcompletions", "names.path"),
+        ("/openai/chat/completions%00", "names.path"),
+        ("/openai/chat%252fcompletions", "names.path"),
+        ("/openai/chat/completions;a=b", "names.path"),
+        ("/openai/CHAT/completions", "default-deny"),
+    ]
+
+    async def act(stand: Stand) -> None:
+        for path, rule in cases:
+            reply = await stand.ask(path)
+            assert (reply.status, reply.json["error"]["code"]) == (403, rule), path
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act)
+
+
+def test_an_encoded_letter_is_decoded_before_the_decision(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask("/openai/ch%61t/completions")).status == 200
+        assert stand.provider.log[0].path == "/v1/chat/completions"
+
+    on_stand(tmp_path, act)
+
+
+def test_method_provider_and_query_are_decided_too(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask("/openai/chat/completions", None, method="GET")).status == 403
+        assert (await stand.ask("/gemini/chat/completions")).status == 403
+        assert (await stand.ask("/openai/chat/completions?purpose=leak")).status == 403
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act)
+
+
+# Row 45: bodies that make the provider an exit or a drawer
+
+
+def test_a_body_that_reaches_further_is_refused(tmp_path: Path) -> None:
+    url = {"type": "image_url", "image_url": {"url": "http://thief.example/loot"}}
+    cases: list[dict[str, object]] = [
+        {"messages": [{"role": "user", "content": [url]}]},
+        {"tools": [{"type": "web_search"}]},
+        {"previous_response_id": "resp_1"},
+        {"web_search_options": {}},
+    ]
+
+    async def act(stand: Stand) -> None:
+        for extra in cases:
+            reply = await stand.ask(body={**CHAT, **extra})
+            assert reply.status == 403, extra
+            assert reply.json["error"]["code"] == "network.endpoints.openai.remote_content"
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act)
+
+
+def test_what_is_decided_on_is_what_is_sent(tmp_path: Path) -> None:
+    """A key that stands twice: the decision and the provider must not see different ones."""
+
+    async def act(stand: Stand) -> None:
+        twice = b'{"model":"m","messages":[],"tools":[{"type":"web_search"}],"tools":[]}'
+        assert (await stand.ask(body=twice)).status == 200
+        assert stand.provider.log[0].body.count(b"tools") == 1
+        assert b"web_search" not in stand.provider.log[0].body
+
+    on_stand(tmp_path, act)
+
+
+def test_a_body_that_cannot_be_judged_is_refused(tmp_path: Path) -> None:
+    cases = [b"not json", b"[" * 5_000 + b"]" * 5_000, b"[" + b"[]," * 200_000 + b"[]]", b"\xff"]
+
+    async def act(stand: Stand) -> None:
+        for body in cases:
+            assert (await stand.ask(body=body)).status == 403
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act)
+
+
+def test_a_granted_remote_content_goes_through(tmp_path: Path) -> None:
+    endpoint = Endpoint(provider="openai", paths=("/chat/completions",), remote_content=True)
+
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask(body={**CHAT, "tools": [{"type": "web_search"}]})).status == 200
+
+    on_stand(tmp_path, act, make_grant(endpoints=(endpoint,)))
+
+
+def test_a_body_past_its_bound_is_refused(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        reply = await stand.ask(body={**CHAT, "user": "x" * 20_000})
+        assert reply.status == 413
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act, make_grant(limits=Limits(request_bytes=16_384)))
+
+
+# Row 29: redirects and echoes
+
+
+def test_a_redirect_is_returned_and_not_followed(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(redirect_to=f"http://127.0.0.1:{stand.provider.port}/elsewhere"))
+        reply = await stand.ask()
+        assert reply.status == 307
+        assert reply.headers["location"].endswith("/elsewhere")
+        assert len(stand.provider.log) == 1
+
+    on_stand(tmp_path, act)
+
+
+@pytest.mark.parametrize("where", ["body", "header", "stream"])
+def test_an_echo_of_the_key_is_scrubbed(tmp_path: Path, where: str) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(echo_key=where))  # type: ignore[arg-type]  # one of three
+        data = await _ask_raw(stand, {**CHAT, "stream": where == "stream"})
+        assert KEYS["acme"].encode() not in data
+        assert KEYS["acme"][: len(KEYS["acme"]) * 3 // 4].encode() not in data
+        assert b"*****" in data
+        await asyncio.sleep(0.1)
+        assert stand.audit.of(EgressOutcome)[0].scrubbed >= 1
+
+    on_stand(tmp_path, act, process=True)
+
+
+async def _ask_raw(stand: Stand, body: object) -> bytes:
+    payload = json.dumps(body).encode()
+    data = await stand.raw(
+        f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\nConnection: close\r\n"
+        f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(payload)}\r\n\r\n".encode() + payload
+    )
+    return data + parse(data).body
+
+
+# Budgets, failures, and the audit that must come first
+
+
+def test_requests_past_the_budget_get_429(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        statuses = [(await stand.ask()).status for _ in range(4)]
+        assert statuses == [200, 200, 429, 429]
+        assert stand.audit.of(EgressRefused)[0].rule == "rate.provider_requests_total"
+        assert len(stand.provider.log) == 2
+
+    on_stand(tmp_path, act, make_grant(rate=Rate(provider_requests_total=2)))
+
+
+def test_tokens_past_the_budget_get_429(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask()).status == 200
+        await asyncio.sleep(0.1)
+        reply = await stand.ask()
+        assert reply.status == 429
+        assert reply.json["error"]["code"] == "rate.provider_tokens_total"
+
+    on_stand(tmp_path, act, make_grant(rate=Rate(provider_tokens_total=3)))
+
+
+def test_nothing_goes_out_without_its_intent(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.audit.failing = True
+        reply = await stand.ask()
+        assert reply.status == 503
+        assert not stand.provider.log
+        assert stand.degraded, "a refusal that can't be written degrades the host"
+        stand.audit.failing = False
+        assert stand.budgets.spent("acme", "openai").requests == 0
+
+    on_stand(tmp_path, act)
+
+
+def test_a_missing_secret_says_how_to_set_it(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        port = await stand.open(make_grant("nobody"), session="s-n")
+        reply = await stand.ask(port=port)
+        assert reply.status == 403
+        assert "nobody" in reply.message
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act)
+
+
+def test_a_provider_that_breaks_off_is_not_taken_for_whole(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(break_after=2, script=("one two three four five",)))
+        data = await _ask_raw(stand, {**CHAT, "stream": True})
+        assert b"one" in data
+        assert not data.partition(b"\r\n\r\n")[2].endswith(b"0\r\n\r\n"), "the end was made up"
+        await asyncio.sleep(0.1)
+        assert stand.audit.of(EgressOutcome)[0].code == "keeper.provider"
+
+    on_stand(tmp_path, act)
+
+
+def test_a_provider_that_is_down_is_a_502_with_words(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        reply = await stand.ask()
+        assert reply.status == 502
+        assert "openai could not be reached" in reply.message
+
+    on_stand(tmp_path, act, process=True, base_url="http://127.0.0.1:9/v1")

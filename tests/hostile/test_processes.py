@@ -1,0 +1,154 @@
+"""ABUSE 36 and 47: each process killed, idle and in mid-command; nothing is left, the chain goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bridgehold import BridgeholdError, SyncClient
+from bridgehold.audit.read import read_all
+from bridgehold.audit.verify import verify_audit
+from bridgehold.host.layout import Layout
+from hostile.stage import make_home, start_host, stop_host
+
+pytestmark = pytest.mark.hostile
+NAMES = {
+    "launcher": "bridgehold.sandbox.launcher",
+    "host": "bridgehold.host.main",
+    "keeper": "bridgehold.host.keeper.main",
+    "journal": "bridgehold.audit.journal",
+}
+
+
+@pytest.fixture
+def layout() -> Iterator[Layout]:
+    made = make_home(os.getuid())
+    made.config_file.write_text("")
+    yield made
+    shutil.rmtree(made.config.parent, ignore_errors=True)
+
+
+def tree(supervisor: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(supervisor).children(recursive=True)
+    return []
+
+
+def process(supervisor: int, name: str) -> psutil.Process:
+    for candidate in tree(supervisor):
+        if NAMES[name] in " ".join(candidate.cmdline()):
+            return candidate
+    pytest.fail(f"no {name} process")
+
+
+def wait_gone(processes: list[psutil.Process], seconds: float = 15) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def cgroups() -> set[str]:
+    return {str(p) for p in Path("/sys/fs/cgroup").glob("*/bridgehold-*/w-*")}
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in-mid-command"])
+@pytest.mark.parametrize("victim", [*NAMES, "supervisor"])
+def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, busy: bool) -> None:
+    before = cgroups()
+    host = start_host(layout)
+    errors: list[BridgeholdError] = []
+    with SyncClient.connect(layout.socket) as client:
+        client.run("python:execute", {"code": "1"})
+
+        def run() -> None:
+            try:
+                client.run("python:execute", {"code": "import time; time.sleep(50)"})
+            except BridgeholdError as error:
+                errors.append(error)
+
+        if busy:
+            thread = threading.Thread(target=run)
+            thread.start()
+            time.sleep(0.4)
+        below = tree(host.pid)
+        pid = host.pid if victim == "supervisor" else process(host.pid, victim).pid
+        os.kill(pid, signal.SIGKILL)
+        status = host.wait(20)
+        assert wait_gone(below) == []
+        if busy:
+            thread.join(10)
+            assert not thread.is_alive(), "the caller hangs"
+            assert errors, "the caller got no typed error"
+    assert status != 0
+    assert cgroups() <= before or victim in ("launcher", "supervisor")
+    again = start_host(layout)
+    try:
+        with SyncClient.connect(layout.socket) as client:
+            assert client.run("python:execute", {"code": "2+2"})["value"] == 4
+        assert cgroups() - before == {c for c in cgroups() - before if _live(c)}, "a dead host's cgroup is left"
+    finally:
+        assert stop_host(again) == 0
+    report = verify_audit(layout.audit)
+    assert report.integrity.ok, report.first_bad
+    kinds = [entry.kind for entry in read_all(layout.audit)]
+    assert kinds.count("journal.opened") == 2
+
+
+def _live(cgroup: str) -> bool:
+    return bool((Path(cgroup) / "cgroup.procs").read_text().strip())
+
+
+def test_36_a_torn_tail_is_quarantined_and_the_chain_goes_on(layout: Layout) -> None:
+    host = start_host(layout)
+    with SyncClient.connect(layout.socket) as client:
+        client.run("python:execute", {"code": "1"})
+        os.kill(process(host.pid, "journal").pid, signal.SIGKILL)
+    host.wait(20)
+    newest = max(layout.audit.rglob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+    with newest.open("ab") as file:
+        file.write(b'{"v":1,"instance":"torn')
+    again = start_host(layout)
+    assert stop_host(again) == 0
+    report = verify_audit(layout.audit)
+    assert report.integrity.ok
+    assert report.completeness.quarantined
+
+
+def test_a_second_host_on_one_layout_is_refused(layout: Layout) -> None:
+    host = start_host(layout)
+    try:
+        environment = {**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent)}
+        import sys
+
+        second = subprocess.run(
+            [sys.executable, "-m", "bridgehold", "serve"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            cwd="/",
+        )
+        assert second.returncode == 51
+        assert "already running" in second.stderr
+    finally:
+        stop_host(host)
+
+
+def test_an_orderly_stop_writes_why(layout: Layout) -> None:
+    host = start_host(layout)
+    with SyncClient.connect(layout.socket) as client:
+        client.run("python:execute", {"code": "1"})
+    assert stop_host(host) == 0
+    kinds = [entry.kind for entry in read_all(layout.audit)]
+    assert "host.stopped" in kinds
+    assert "session.closed" in kinds

@@ -1,0 +1,64 @@
+# ruff: noqa: E501 - a row of a table of acts stays on its line
+"""`explain` and `check`: values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridgehold.policies.explain import check, explain
+from bridgehold.policies.model import Grant
+from bridgehold.policies.vocabulary import VOCABULARY
+
+
+def test_every_row_has_its_source_and_what_it_replaced(grant_of: Callable[..., Grant]) -> None:
+    grant = grant_of("extends = 'dspy'\n[limits]\nmemory = '768MiB'\n", "[limits]\nmemory = '600MiB'\n")
+    rows = {row.key: row for row in explain(grant)}
+    memory = rows["limits.memory"]
+    assert (memory.value, memory.source) == ("600 MiB", "acme.toml:2")
+    assert memory.losing == (
+        "768 MiB (own.toml:3)",
+        "1GiB (shipped:dspy.toml:6)",
+        "512MiB (shipped:baseline.toml:7)",
+    )
+    assert rows["rate.concurrency"].source == "default"
+    assert rows["network.endpoints.openai.paths"].value == "/chat/completions, /embeddings, /responses"
+    assert any(row.key.startswith("withheld") and "HUB" not in row.value for row in rows.values())
+
+
+def test_every_key_of_the_vocabulary_is_explained(grant_of: Callable[..., Grant]) -> None:
+    text = (
+        "weakenings = ['connect']\n[network.endpoints.openai]\npaths = ['/chat/completions']\n[secrets.openai]\n"
+        "[[network.connect]]\nhost = '*.example.com'\n"
+    )
+    shown = {row.key for row in explain(grant_of(text))}
+    for key in VOCABULARY:
+        path = key.path.replace("endpoints.*", "endpoints.openai").replace("secrets.*", "secrets.openai")
+        if path.startswith("network.connect"):
+            path = "network.connect[0]"
+        if path in ("extends", "secrets.openai.provider", "secrets.openai.variable"):
+            continue
+        assert path in shown
+
+
+def test_an_empty_grant_says_that_nothing_is_reachable(grant_of: Callable[..., Grant]) -> None:
+    rows = {row.key: row.value for row in explain(grant_of(""))}
+    assert rows["network.endpoints"] == "(none: nothing is reachable)"
+
+
+def test_check_names_every_problem_once() -> None:
+    found = check(
+        {
+            "base": ("[limits]\nmemry = '1GiB'\n", "base.toml"),
+            "top": ("extends = 'base'\n", "top.toml"),
+            "odd": ("extends = 'baseline'\n[secrets.x]\ninvalid = 1\n", "odd.toml"),
+            "open": ("[[network.connect]]\nhost = 'a.com'\n", "open.toml"),
+            "fine": ("extends = 'dspy'\n", "fine.toml"),
+        }
+    )
+    assert [(fault.policy, fault.where) for fault in found] == [
+        ("base", "base.toml:2"),
+        ("odd", "odd.toml:3"),
+        ("open", "open.toml:1"),
+    ]
+    assert found[0].message == "limits.memry: unknown key (nearest: 'memory')"
+    assert "connect" in found[2].message

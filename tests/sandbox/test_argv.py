@@ -1,0 +1,131 @@
+"""Spec → bubblewrap's arguments, against golden files. Rewrite them with BRIDGEHOLD_GOLDEN=write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bridgehold.policies.model import Grant, Limits, Machine, Rate, Rules, SandboxRules
+from bridgehold.sandbox.argv import bwrap_arguments
+from bridgehold.sandbox.spec import Paths, installer_spec, resources, spec_digest, worker_spec
+from bridgehold.sandbox.values import SandboxSpec
+
+GOLDEN = Path(__file__).parent / "golden"
+PATHS = Paths(
+    environment="/var/lib/bridgehold/envs/abc",
+    bridge="/etc/bridgehold/bridges/dspy",
+    inner="/opt/bh/inner",
+    sdk="/opt/bh/bridgehold_sdk",
+    python_prefix="/opt/python3.11",
+    usr_links=(("/bin", "usr/bin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64")),
+    etc=("/etc/ssl", "/etc/ld.so.cache"),
+)
+GRANT = Grant(
+    tenant="acme",
+    bridge="dspy",
+    bridge_version="1.0",
+    policy="dspy",
+    limits=Limits(cpu_millis=1500),
+    endpoints=(),
+    connects=(),
+    secrets=(),
+    operations=Rules(),
+    tools=Rules(),
+    resources=Rules(),
+    read=("/srv/data",),
+    rate=Rate(),
+    inline_keys="capture",
+    sandbox=SandboxRules(),
+    weakenings=(),
+    machine=Machine(cgroup="v2", uids="range"),
+    sources={},
+)
+WORKER = worker_spec(GRANT, PATHS, gateway_port=8080)
+INSTALLER = installer_spec(
+    PATHS,
+    argv=("/opt/uv", "pip", "install"),
+    build="/var/lib/bridgehold/builds/b1",
+    wheels="/var/lib/bridgehold/wheels/w1",
+    uv="/opt/bh/uv",
+    resources=resources(GRANT),
+    bridge="dspy",
+)
+
+
+def arguments(spec: SandboxSpec, *, staged: bool) -> tuple[str, ...]:
+    files = {m.target: 20 + i for i, m in enumerate(m for m in spec.mounts if m.kind == "file")}
+    kinds = ("ro_bind", "bind", "tmpfs")
+    stage = {m.target: f"/mnt/w-1/{i}" for i, m in enumerate(spec.mounts) if m.kind in kinds}
+    return bwrap_arguments(spec, seccomp_fd=10, info_fd=11, files=files, staged=stage if staged else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "staged"),
+    [("worker", WORKER, True), ("worker-unstaged", WORKER, False), ("installer", INSTALLER, True)],
+)
+def test_arguments_are_the_golden_ones(name: str, spec: SandboxSpec, *, staged: bool) -> None:
+    made = "\n".join(arguments(spec, staged=staged)) + "\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("BRIDGEHOLD_GOLDEN") == "write":
+        path.write_text(made)
+    assert made == path.read_text()
+
+
+@pytest.mark.parametrize("spec", [WORKER, INSTALLER])
+def test_every_barrier_stands_in_the_arguments(spec: SandboxSpec) -> None:
+    made = arguments(spec, staged=True)
+    options = made[: made.index("--")]
+    namespaces = {f"--unshare-{name}" for name in ("user", "ipc", "pid", "net", "uts", "cgroup")}
+    assert namespaces | {"--disable-userns", "--die-with-parent", "--new-session", "--clearenv"} <= set(options)
+    assert options[options.index("--cap-drop") + 1] == "ALL"
+    assert options[options.index("--seccomp") + 1] == "10"
+    read_only = [options[i + 1] for i, word in enumerate(options) if word == "--remount-ro"]
+    assert read_only == ["/dev", "/"]
+    assert "--share-net" not in options
+    assert "--dev-bind" not in options
+
+
+def test_shm_is_mounted_after_dev_went_read_only() -> None:
+    made = arguments(WORKER, staged=True)
+    assert made.index("/dev/shm") > made.index("--remount-ro")
+    assert made.count("/dev/shm") == 1
+
+
+def test_the_installer_alone_has_a_writable_bind_and_no_gateway() -> None:
+    assert [m.kind for m in WORKER.mounts].count("bind") == 0
+    assert [m.source for m in INSTALLER.mounts if m.kind == "bind"] == ["/var/lib/bridgehold/builds/b1"]
+    assert INSTALLER.gateway_port == 0
+
+
+def test_the_environment_is_an_allow_list_that_follows_the_cpu_limit() -> None:
+    environment = dict(WORKER.environment)
+    assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "2"
+    assert environment["HOME"] == "/scratch"
+    assert environment["PYTHONNOUSERSITE"] == "1"
+    assert not any(word in name for name in environment for word in ("KEY", "TOKEN", "SECRET"))
+
+
+def test_a_prefix_that_only_begins_like_usr_is_bound() -> None:
+    paths = msgspec.structs.replace(PATHS, python_prefix="/usrlocal/python")
+    assert any(
+        m.source == "/usrlocal/python" for m in worker_spec(GRANT, paths, gateway_port=0).mounts
+    )
+    below = msgspec.structs.replace(PATHS, python_prefix="/usr/local")
+    assert not any(m.target == "/opt/python" for m in worker_spec(GRANT, below, gateway_port=0).mounts)
+
+
+def test_the_digest_knows_every_field() -> None:
+    changed = (
+        msgspec.structs.replace(WORKER, tenant="other"),
+        msgspec.structs.replace(WORKER, mounts=WORKER.mounts[:-1]),
+        msgspec.structs.replace(WORKER, environment=(*WORKER.environment, ("A", "b"))),
+        msgspec.structs.replace(
+            WORKER, resources=msgspec.structs.replace(WORKER.resources, memory_bytes=1)
+        ),
+    )
+    digests = {spec_digest(spec) for spec in (WORKER, *changed)}
+    assert len(digests) == 1 + len(changed)
+    assert spec_digest(WORKER) == spec_digest(worker_spec(GRANT, PATHS, gateway_port=8080))

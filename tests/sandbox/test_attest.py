@@ -1,0 +1,254 @@
+"""Attestation: every single difference is seen, and a worker with one dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridgehold.errors import AttestationError, NotFoundError
+from bridgehold.sandbox.attest import (
+    NAMESPACES,
+    Expected,
+    MountExpected,
+    MountSeen,
+    Observed,
+    compare,
+    expected_mounts,
+    parse_mounts,
+)
+from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.staging import Identity
+from sandbox.launcher_support import Machine, close, kernel_uid, python_spec, read_line, sandboxed
+
+OWN = {name: 1 for name in NAMESPACES}
+INSIDE = {name: 100 + index for index, name in enumerate(NAMESPACES)}
+ENV = Identity("254:0", "/envs/abc")
+RO, RW = ("nodev", "nosuid", "ro"), ("nodev", "nosuid", "rw")
+MOUNTS = {
+    "/": MountSeen(options=RO, kind="tmpfs", identity=Identity("0:40", "/newroot")),
+    "/env": MountSeen(options=RO, kind="ext4", identity=ENV),
+    "/scratch": MountSeen(options=RW, kind="tmpfs", identity=Identity("0:44", "/")),
+    "/dev/null": MountSeen(options=("nosuid", "rw"), kind="devtmpfs", identity=Identity("0:6", "/null")),
+}
+EXPECTED = Expected(
+    uid=5000,
+    gid=5000,
+    net=INSIDE["net"],
+    monitor=10,
+    init=11,
+    init_start=900,
+    own_namespaces=OWN,
+    mounts={
+        "/": MountExpected(writable=False, kind="tmpfs"),
+        "/env": MountExpected(writable=False, identity=ENV),
+        "/scratch": MountExpected(writable=True, kind="tmpfs", identity=Identity("0:44", "/")),
+    },
+)
+
+
+def process(pid: int, parent: int, **changes: Any) -> Observed:
+    base: dict[str, Any] = {
+        "pid": pid,
+        "start_time": 889 + pid,
+        "parent": parent,
+        "uids": (5000,) * 4,
+        "gids": (5000,) * 4,
+        "groups": (),
+        "capabilities": ("0" * 16,) * 5,
+        "no_new_privs": True,
+        "seccomp_mode": 2,
+        "namespaces": INSIDE,
+        "mounts": MOUNTS,
+        "in_cgroup": True,
+    }
+    return Observed(**(base | changes))
+
+
+MONITOR = process(
+    10, 1, seccomp_mode=0, namespaces=OWN, mounts={}, capabilities=("0" * 16,) * 3 + ("f" * 16, "0" * 16)
+)
+INIT = process(11, 10)
+GUEST = process(12, 11)
+
+
+def with_mount(target: str, **changes: Any) -> dict[str, MountSeen]:
+    seen = MOUNTS.get(target, MOUNTS["/env"])
+    return MOUNTS | {target: msgspec.structs.replace(seen, **changes)}
+
+
+def test_a_sound_worker_is_green() -> None:
+    assert compare(EXPECTED, [MONITOR, INIT, GUEST]) == ()
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "real uid": ({"uids": (0, 5000, 5000, 5000)}, "uids"),
+    "saved uid": ({"uids": (5000, 5000, 0, 5000)}, "uids"),
+    "file-system gid": ({"gids": (5000, 5000, 5000, 0)}, "gids"),
+    "a group of root's": ({"groups": (0,)}, "groups"),
+    **{
+        f"capability set {index}": (
+            {"capabilities": tuple("0" * 15 + ("1" if i == index else "0") for i in range(5))},
+            "capabilities",
+        )
+        for index in range(5)
+    },
+    "no_new_privs": ({"no_new_privs": False}, "no_new_privs"),
+    "no filter": ({"seccomp_mode": 0}, "seccomp"),
+    **{f"the launcher's {n} namespace": ({"namespaces": INSIDE | {n: 1}}, n) for n in NAMESPACES},
+    **{f"another {n} namespace": ({"namespaces": INSIDE | {n: 7}}, n) for n in NAMESPACES},
+    "outside the cgroup": ({"in_cgroup": False}, "cgroup"),
+    "a writable environment": ({"mounts": with_mount("/env", options=RW)}, "/env is writable"),
+    "a writable root": ({"mounts": with_mount("/", options=RW)}, "/ is writable"),
+    "setuid files": ({"mounts": with_mount("/env", options=("nodev", "ro"))}, "nosuid"),
+    "device files": ({"mounts": with_mount("/scratch", options=("nosuid", "rw"))}, "nodev"),
+    "another folder at /env": ({"mounts": with_mount("/env", identity=Identity("254:0", "/x"))}, "staged"),
+    "another disk at /env": ({"mounts": with_mount("/env", identity=Identity("8:1", "/envs/abc"))}, "staged"),
+    "the disk as scratch": ({"mounts": with_mount("/scratch", kind="ext4")}, "not tmpfs"),
+    "a mount too many": ({"mounts": with_mount("/host")}, "/host"),
+    "a disk as device": ({"mounts": with_mount("/dev/null", kind="ext4")}, "/dev/null"),
+    "a device too many": ({"mounts": with_mount("/dev/sda")}, "/dev/sda"),
+    "a part of /proc uncovered for writing": ({"mounts": with_mount("/proc/sys", options=RW)}, "/proc/sys"),
+    "a mount too few": ({"mounts": {t: m for t, m in MOUNTS.items() if t != "/env"}}, "no mount at /env"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+@pytest.mark.parametrize("who", ["guest", "a later process", "init"])
+def test_each_difference_is_seen_in_each_process(what: str, who: str) -> None:
+    changes, word = FAULTS[what]
+    seen = {
+        "guest": [MONITOR, INIT, process(12, 11, **changes)],
+        "a later process": [MONITOR, INIT, GUEST, process(13, 12, **changes)],
+        "init": [MONITOR, process(11, 10, **changes), GUEST],
+    }[who]
+    differences = compare(EXPECTED, seen)
+    assert any(word in difference for difference in differences), differences
+
+
+def test_the_monitor_is_judged_by_what_it_can_be() -> None:
+    for changes in ({"uids": (0,) * 4}, {"capabilities": ("0" * 15 + "1",) * 5}, {"no_new_privs": False}):
+        monitor = msgspec.structs.replace(MONITOR, **changes)
+        assert compare(EXPECTED, [monitor, INIT, GUEST])
+
+
+def test_no_worker_another_init_or_no_init() -> None:
+    assert "no worker process" in compare(EXPECTED, [MONITOR, INIT])[0]
+    assert compare(EXPECTED, [MONITOR, process(11, 10, start_time=901), GUEST])
+    assert compare(EXPECTED, [MONITOR, GUEST])
+
+
+def test_mountinfo_is_read_as_the_kernel_writes_it() -> None:
+    text = (
+        r"36 35 98:0 /a\040b /mnt\040x rw,nosuid shared:1 master:2 - ext4 /dev/root rw,errors=continue"
+        + "\n37 35 0:5 / /mnt\\040x ro - tmpfs tmpfs rw\n"
+    )
+    seen = parse_mounts(text)
+    assert seen == {"/mnt x": MountSeen(options=("ro",), kind="tmpfs", identity=Identity("0:5", "/"))}
+
+
+def test_expected_mounts_take_their_identity_from_the_stage() -> None:
+    spec = python_spec("")
+    wanted = expected_mounts(spec, {"/usr": ENV})
+    assert wanted["/usr"] == MountExpected(writable=False, identity=ENV)
+    assert wanted["/scratch"].writable
+    assert not wanted["/dev"].writable
+    assert "/bin" not in wanted  # a link is no mount
+
+
+WAIT = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def test_a_real_worker_is_green_and_the_facts_are_its_own(box: Machine) -> None:
+    async def act(client: LauncherClient) -> None:
+        launched, ends = await client.launch(python_spec(WAIT, gateway_port=8080))
+        await read_line(ends[1])
+        proof = await client.attest(launched.worker)
+        again = await client.attest(launched.worker)
+        second, other = await client.launch(python_spec(WAIT, gateway_port=8080))
+        await read_line(other[1])
+        sibling = await client.attest(second.worker)
+        assert proof == again
+        assert proof.differences == ()
+        assert proof.seccomp_mode == 2
+        assert proof.no_new_privs
+        assert set(proof.capabilities) <= {"0", "/"}
+        for name in NAMESPACES:
+            assert proof.namespaces[name] != Path(f"/proc/self/ns/{name}").stat().st_ino
+            assert proof.namespaces[name] != sibling.namespaces[name]
+        assert proof.mounts_digest == sibling.mounts_digest
+        assert launched.spec_digest == second.spec_digest
+        assert proof.uid != sibling.uid
+        for worker, descriptors in ((launched, ends), (second, other)):
+            await client.kill(worker.worker)
+            close(descriptors)
+        with pytest.raises(NotFoundError):
+            await client.attest(launched.worker)
+
+    box.drive(act)
+
+
+@pytest.mark.hostile
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can put a foreign process into the cgroup")
+def test_a_foreign_process_in_the_cgroup_turns_it_red_and_ends_it(box: Machine) -> None:
+    intruder = subprocess.Popen(["sleep", "60"])
+
+    def enter(cgroup: str) -> None:
+        """In every hierarchy, as an honest member would be."""
+        tail = cgroup.split("/sys/fs/cgroup/", 1)[1]
+        hierarchy, _, path = tail.partition("/")
+        folders = {Path(cgroup)}
+        if hierarchy == "memory":
+            session = Path(path).name
+            folders |= {folder for folder in Path("/sys/fs/cgroup").glob(f"*/**/{session}") if folder.is_dir()}
+        for folder in folders:
+            (folder / "cgroup.procs").write_text(str(intruder.pid))
+
+    async def act(client: LauncherClient) -> None:
+        launched, ends = await client.launch(python_spec(WAIT))
+        await read_line(ends[1])
+        proof = await client.attest(launched.worker)
+        uid = kernel_uid(launched)
+        enter(proof.cgroup)
+        with pytest.raises(AttestationError) as caught:
+            await client.attest(launched.worker)
+        assert f"pid {intruder.pid}" in caught.value.message
+        report = await client.exited(launched.worker)
+        assert report.cause == "killed"
+        assert [p for p in Path("/proc").iterdir() if p.name.isdigit() and p.stat().st_uid == uid] == []
+        close(ends)
+
+    try:
+        box.drive(act)
+        assert intruder.wait(5) == -9  # whatever sat in the cgroup ended with it
+    finally:
+        intruder.kill()
+
+
+@pytest.mark.hostile
+def test_a_crowd_before_attestation_is_refused(box: Machine) -> None:
+    crowd = """
+    import os, time
+    for _ in range(80):
+        if os.fork() == 0: time.sleep(60)
+    print('up', flush=True); time.sleep(60)
+    """
+
+    async def act(client: LauncherClient) -> None:
+        launched, ends = await client.launch(python_spec(crowd, limits={"processes": 200}))
+        await read_line(ends[1])
+        with pytest.raises(AttestationError, match="processes before attestation"):
+            await client.attest(launched.worker)
+        await client.exited(launched.worker)
+        assert sandboxed_after(launched) == []
+        close(ends)
+
+    box.drive(act)
+
+
+def sandboxed_after(launched: Any) -> list[int]:
+    return [] if not Path(f"/proc/{launched.pid}").exists() else sandboxed(launched)

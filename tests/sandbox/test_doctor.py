@@ -1,0 +1,258 @@
+"""The doctor: all barriers of this machine hold, and a barrier that is taken away is seen."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bridgehold.sandbox import syscalls
+from bridgehold.sandbox.doctor import (
+    PROBES,
+    Check,
+    Context,
+    Probe,
+    acts,
+    as_json,
+    compose,
+    run_checks,
+    run_one,
+    run_probes,
+)
+from bridgehold.sandbox.doctor.kernel import version_of
+from bridgehold.sandbox.doctor.model import passed
+from bridgehold.sandbox.doctor.service import judge_unit, unit_name
+from bridgehold.sandbox.seccomp import compile_filter
+
+CONTEXT = Context(reserve_bytes=256 << 20)
+DOCS = Path(__file__).parents[2] / "docs"
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+
+
+def find(name: str) -> Probe:
+    return next(probe for probe in PROBES if probe.name == name)
+
+
+def probe(run: Callable[[Context], Check], seconds: float = 10.0) -> Probe:
+    return Probe(name="mine", proves="nothing", run=run, seconds=seconds)
+
+
+def with_loss(name: str, lose: Callable[[], None]) -> Check:
+    """The row of check `name` on a machine that has lost what `lose` takes away (in a child only)."""
+    inner = find(name)
+
+    def run(context: Context) -> Check:
+        lose()
+        return inner.run(context)
+
+    return run_one(msgspec.structs.replace(inner, run=run), CONTEXT)
+
+
+def test_every_barrier_of_this_machine_holds_in_the_documented_order() -> None:
+    heard: list[str] = []
+    rows = run_checks(CONTEXT, on_check=heard.append)
+    assert [row.name for row in rows] == heard == [one.name for one in PROBES]
+    assert [row for row in rows if row.status == "FAIL"] == []
+    assert all(row.detail for row in rows)
+    assert all(bool(row.remedy) == (row.status != "PASS") for row in rows)
+    shown = json.loads(json.dumps(as_json(rows)))
+    assert [set(one) for one in shown] == [{"name", "status", "detail", "remedy"}] * len(PROBES)
+
+
+def test_a_check_leaves_nothing_behind() -> None:
+    before = set(os.listdir("/tmp"))
+    for name in ("cgroup", "pids", "cpu", "sandbox"):
+        assert run_one(find(name), CONTEXT).status == "PASS"
+    found = [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if "bridgehold-doctor" in folder]
+    assert found == []
+    assert {one for one in set(os.listdir("/tmp")) - before if one.startswith("bridgehold-doctor")} == set()
+
+
+def test_a_check_that_raises_is_a_failing_row() -> None:
+    def broken(_: Context) -> Check:
+        raise ZeroDivisionError("by nought")
+
+    row = run_one(probe(broken), CONTEXT)
+    assert (row.name, row.status) == ("mine", "FAIL")
+    assert "by nought" in row.detail
+    assert row.remedy
+
+
+def test_a_check_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    def hangs(_: Context) -> Check:
+        if os.fork() == 0:
+            (tmp_path / "pid").write_text(str(os.getpid()))
+        while True:
+            time.sleep(60)
+
+    row = run_one(probe(hangs, seconds=1.0), CONTEXT)
+    assert row.status == "FAIL"
+    assert "within 1 s" in row.detail
+    grandchild = int((tmp_path / "pid").read_text())
+    for _ in range(200):
+        state = acts.read(f"/proc/{grandchild}/stat").rpartition(")")[2].split()
+        if not state or state[0] == "Z":
+            return
+        time.sleep(0.01)
+    pytest.fail("the grandchild lives on")
+
+
+def test_a_check_that_dies_or_says_too_much_is_a_row() -> None:
+    def dies(_: Context) -> Check:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return passed("mine", "never")
+
+    assert "status -9" in run_one(probe(dies), CONTEXT).detail
+
+    def shouts(_: Context) -> Check:
+        os.write(1, b"x" * 100)
+        return passed("another name", "y" * 100_000)
+
+    row = run_one(probe(shouts), CONTEXT)
+    assert (row.name, row.status, len(row.detail)) == ("mine", "PASS", 2000)
+
+
+def test_a_check_can_not_reach_the_next_one() -> None:
+    def escapes(_: Context) -> Check:
+        os.chdir("/")
+        os.environ["LEFT_BEHIND"] = "1"
+        return passed("mine", str(os.getpid()))
+
+    here = Path.cwd()
+    rows = run_probes([probe(escapes)] * 2, CONTEXT)
+    assert rows[0].detail != rows[1].detail
+    assert Path.cwd() == here
+    assert "LEFT_BEHIND" not in os.environ
+
+
+def test_a_face_adds_checks_and_replaces_ours_by_name() -> None:
+    def theirs(_: Context) -> Check:
+        return passed("keyring", "theirs")
+
+    extra = [
+        Probe(name="keyring", proves="theirs", run=theirs),
+        Probe(name="journal", proves="theirs", run=theirs),
+    ]
+    composed = compose(PROBES, extra)
+    assert [one.name for one in composed] == [*(one.name for one in PROBES), "journal"]
+    assert run_one(composed[-2], CONTEXT).detail == "theirs"
+
+
+def test_a_missing_bubblewrap_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(acts, "BWRAP_PATH", str(tmp_path))
+    row = run_one(find("bubblewrap"), CONTEXT)
+    assert row.status == "FAIL"
+    assert "apt-get install bubblewrap" in row.remedy
+
+
+def test_user_namespaces_that_are_used_up_are_seen() -> None:
+    def lose() -> None:
+        own, group = os.getuid(), os.getgid()
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {own} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+
+    row = with_loss("user-namespaces", lose)
+    assert row.status == "FAIL"
+    assert "ENOSPC" in row.detail
+    assert "max_user_namespaces" in row.remedy
+    assert with_loss("namespace-count", lose).status == "FAIL"
+
+
+def load_filter() -> None:
+    """What `RestrictNamespaces=` and a `SystemCallFilter=` do to a service: a filter before it starts."""
+    program = compile_filter()
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    buffer = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    loaded = Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(loaded), 0, 0) == 0
+
+
+def test_directives_that_break_sandboxes_are_found_by_trying() -> None:
+    row = with_loss("systemd", load_filter)
+    assert row.status == "FAIL"
+    for directive in ("RestrictNamespaces", "SystemCallFilter", "RestrictAddressFamilies"):
+        assert directive in row.detail
+    assert "ProcSubset" not in row.detail
+    assert "Delegate=yes" in row.remedy
+    for name in ("user-namespaces", "bubblewrap", "network"):
+        assert with_loss(name, load_filter).status == "FAIL"
+
+
+def test_no_new_privileges_only_hinders_an_ordinary_user() -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to be both")
+
+    def lose() -> None:
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+    def lose_as_ordinary() -> None:
+        lose()
+        acts.become(CONTEXT.uid_first)
+
+    assert with_loss("systemd", lose).status == "PASS"
+    assert "NoNewPrivileges" in with_loss("systemd", lose_as_ordinary).detail
+
+
+def test_a_user_without_cgroups_is_told_how_to_get_them() -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to become somebody without a sub-tree")
+
+    def lose() -> None:
+        acts.become(CONTEXT.uid_first)
+
+    row = with_loss("cgroup", lose)
+    assert row.status == "FAIL"
+    assert "Delegate=yes" in row.remedy
+    for name in ("pids", "cpu"):
+        assert with_loss(name, lose).remedy == "See the row cgroup."
+
+
+def test_the_weakening_no_cgroup_is_a_caution_and_never_a_pass() -> None:
+    context = msgspec.structs.replace(CONTEXT, cgroup="none")
+    for name in ("cgroup", "pids", "cpu"):
+        assert run_one(find(name), context).status == "CAUTION"
+
+
+def test_a_uid_range_that_belongs_to_somebody_is_a_caution() -> None:
+    if os.getuid() != 0:
+        pytest.skip("an ordinary user's range is the subordinate one")
+    row = run_one(find("uid-range"), msgspec.structs.replace(CONTEXT, uid_first=65534))
+    assert row.status == "CAUTION"
+    assert "uid_base" in row.remedy
+
+
+def test_kernel_versions_units_and_settings_are_read_as_values() -> None:
+    assert version_of("6.1.0-13-amd64") == (6, 1)
+    assert version_of("strange") == (0, 0)
+    assert unit_name("0::/system.slice/bridgehold.service\n") == "bridgehold.service"
+    assert unit_name("0::/system.slice/bridgehold.service/host\n") == "bridgehold.service"
+    assert unit_name("0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope\n") == ""
+    assert judge_unit({"OOMPolicy": "continue", "Delegate": "yes"}) == []
+    assert judge_unit({}) == []
+    stop, delegate = judge_unit({"OOMPolicy": "stop", "Delegate": "no"})
+    assert "use continue" in stop
+    assert "Delegate=yes" in delegate
+
+
+def test_every_check_is_documented_and_nothing_else() -> None:
+    text = (DOCS / "reference" / "doctor.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| .+ \|$", text, re.MULTILINE)
+    assert rows == [(one.name, one.proves) for one in PROBES]
