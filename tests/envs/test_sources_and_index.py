@@ -36,12 +36,12 @@ def test_the_index_is_the_first_that_is_named():
 
 def test_pip_conf_gives_folders_and_local_indexes_which_come_first():
     settings = parse_pip_settings(
-        "[global]\nfind-links = /opt/wheels\nextra-index-url = file:///opt/a file:///opt/b\ncert = /ca.pem\n",
+        "[global]\nfind-links = /srv/wheels\nextra-index-url = file:///srv/a file:///srv/b\ncert = /ca.pem\n",
         "pip.conf",
     )
     sources = find_sources({"PIP_INDEX_URL": "https://c/"}, settings)
-    assert sources.folders == ("/opt/wheels",)
-    assert sources.indexes == ("file:///opt/a", "file:///opt/b", "https://c/")
+    assert sources.folders == ("/srv/wheels",)
+    assert sources.indexes == ("file:///srv/a", "file:///srv/b", "https://c/")
     assert sources.certificates == "/ca.pem"
 
 

@@ -11,6 +11,7 @@ import pytest
 from gateway_support import CHAT, PLACEHOLDER, Stand, make_grant, on_stand, parse
 
 from bridgehold.audit.events import EgressRefused, EventsFolded
+from bridgehold.bridges.kit.provider import Behaviour
 from bridgehold.host.gateway.values import GatewayLimits
 from bridgehold.policies.model import Rate
 
@@ -54,7 +55,10 @@ def test_framing_that_two_parsers_read_in_two_ways_is_400(tmp_path: Path) -> Non
             "userinfo": head(port, length, first=f"POST http://u:p@127.0.0.1:{port}/openai/x HTTP/1.1"),
             "CONNECT without port": b"CONNECT evil.example HTTP/1.1\r\nHost: evil.example\r\n\r\n",
             "CONNECT is not Host": b"CONNECT a.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n",
-            "fragment": head(port, length, first="POST /openai/chat/completions#x HTTP/1.1"),
+            "fragment": head(
+                port, length, "Connection: close", first="POST /openai/chat/completions#x HTTP/1.1"
+            )
+            + BODY,
             "asterisk": head(port, length, first="OPTIONS * HTTP/1.1"),
             "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
             "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -62,10 +66,13 @@ def test_framing_that_two_parsers_read_in_two_ways_is_400(tmp_path: Path) -> Non
             "trailers": head(port, "Transfer-Encoding: chunked") + b"0\r\nX-Late: 1\r\n\r\n",
         }
         for name, attack in attacks.items():
-            reply = parse(await stand.raw(attack))
+            try:
+                reply = parse(await stand.raw(attack, timeout=5))
+            except TimeoutError:
+                pytest.fail(f"{name}: neither answered nor closed")
             assert 400 <= reply.status < 500 or reply.status == 505, f"{name}: {reply}"
             assert reply.status != 404, name
-            assert reply.headers.get("connection") == "close" or name == "fragment", name
+            assert reply.headers.get("connection") == "close", name
         assert not stand.provider.log, "something reached the provider"
         assert len(stand.audit.of(EgressRefused)) == len(attacks)
 
@@ -242,15 +249,12 @@ def test_connections_past_the_bound_wait_outside(tmp_path: Path) -> None:
 
 def test_closing_the_gateway_cuts_what_is_under_way(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
-        from bridgehold.bridges.kit.provider import Behaviour
-
         stand.provider.behave(Behaviour(latency_ms=10_000))
         asking = asyncio.create_task(stand.ask())
         while not stand.provider.log:
             await asyncio.sleep(0.02)
         await asyncio.wait_for(stand.gateways[0].close(), 5)
-        with pytest.raises(IndexError):
-            await asking
+        assert (await asking).status == 0, "it was answered"
         assert stand.audit.events[-1].code == "cancelled"  # type: ignore[attr-defined]  # an outcome
 
     on_stand(tmp_path, act)

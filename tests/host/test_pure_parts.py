@@ -10,9 +10,9 @@ from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, Not
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.sandbox.view import plan_view
 from bridgehold.policies.model import Limits
 from bridgehold.sandbox.values import ExitReport, Usage
+from bridgehold.sandbox.view import plan_view
 
 
 @given(st.lists(st.binary(max_size=300), max_size=50), st.integers(1, 500))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hostile.acts import ACTS, Act
-from hostile.stage import Stage
 from hostile.fatal import BAD_FRAMES, FATAL, Fatal
+from hostile.stage import Stage
 
 
 @pytest.mark.hostile

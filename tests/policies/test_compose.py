@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a row of a table of acts stays on its line
 """Chains of policies, and tenants that may only narrow (ABUSE 32)."""
 
 from __future__ import annotations

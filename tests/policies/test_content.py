@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a row of a table of acts stays on its line
 """Bodies that make a provider an exit or a shared drawer (ABUSE 45), and honest ones that don't."""
 
 from __future__ import annotations
@@ -88,6 +87,7 @@ TOOLS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 STORED: list[dict[str, Any]] = [
+    respond("x", ſtore=True),
     respond("x", previous_response_id="resp_1"),
     respond("x", conversation="conv_1"),
     respond("x", conversation={"id": "conv_1"}),

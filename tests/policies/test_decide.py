@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a row of a table of acts stays on its line
 """Decisions, each with its rule, reason and line: ABUSE 23 to 25, 33, 45 as pure acts."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a row of a table of acts stays on its line
 """`explain` and `check`: values in, values out."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a row of a table of acts stays on its line
 """Needs ∩ policy ∩ ceiling ∩ machine."""
 
 from __future__ import annotations
@@ -168,6 +167,26 @@ def test_a_weakening_that_a_tenant_takes_away_withholds_what_rests_on_it(grant_o
     assert grant.weakenings == ("connect",)
     passing = grant_of("inline_keys = 'pass'\nweakenings = ['inline_keys_pass']", "weakenings = []")
     assert passing.inline_keys == "capture"
+
+
+def test_tunnels_go_with_their_weakening(grant_of: Make) -> None:
+    assert grant_of(FULL, "weakenings = []").connects == ()
+
+
+def test_private_takes_both_sides(grant_of: Make) -> None:
+    needs = Needs(connects=(Connect(host="a.example.com", private=True), Connect(host="10.0.0.7")))
+    connects = grant_of(FULL, needs=needs).connects
+    assert connects == (Connect(host="a.example.com"), Connect(host="10.0.0.7"))
+
+
+def test_a_secret_goes_with_its_endpoint(grant_of: Make, needs: Needs) -> None:
+    grant = grant_of(FULL, needs=msgspec.structs.replace(needs, endpoints=()))
+    assert [secret.name for secret in grant.secrets] == ["token"]
+    assert "secret openai: its endpoint 'openai' isn't granted" in grant.withheld
+
+
+def test_a_minimum_that_is_just_met_is_met(grant_of: Make) -> None:
+    assert grant_of("", needs=Needs(limits={"memory_bytes": 512 * MIB})).limits.memory_bytes == 512 * MIB
 
 
 def test_the_machine_bounds_memory_and_cores(grant_of: Make) -> None:

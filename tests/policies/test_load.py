@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - a row of a table of acts stays on its line
 """Reading one file: units, and every fault at once with its line (ABUSE 32)."""
 
 from __future__ import annotations

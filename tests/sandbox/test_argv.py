@@ -79,7 +79,9 @@ def test_every_barrier_stands_in_the_arguments(spec: SandboxSpec) -> None:
     made = arguments(spec, staged=True)
     options = made[: made.index("--")]
     namespaces = {f"--unshare-{name}" for name in ("user", "ipc", "pid", "net", "uts", "cgroup")}
-    assert namespaces | {"--disable-userns", "--die-with-parent", "--new-session", "--clearenv"} <= set(options)
+    assert namespaces | {"--disable-userns", "--die-with-parent", "--new-session", "--clearenv"} <= set(
+        options
+    )
     assert options[options.index("--cap-drop") + 1] == "ALL"
     assert options[options.index("--seccomp") + 1] == "10"
     read_only = [options[i + 1] for i, word in enumerate(options) if word == "--remount-ro"]
@@ -110,9 +112,7 @@ def test_the_environment_is_an_allow_list_that_follows_the_cpu_limit() -> None:
 
 def test_a_prefix_that_only_begins_like_usr_is_bound() -> None:
     paths = msgspec.structs.replace(PATHS, python_prefix="/usrlocal/python")
-    assert any(
-        m.source == "/usrlocal/python" for m in worker_spec(GRANT, paths, gateway_port=0).mounts
-    )
+    assert any(m.source == "/usrlocal/python" for m in worker_spec(GRANT, paths, gateway_port=0).mounts)
     below = msgspec.structs.replace(PATHS, python_prefix="/usr/local")
     assert not any(m.target == "/opt/python" for m in worker_spec(GRANT, below, gateway_port=0).mounts)
 
@@ -122,9 +122,7 @@ def test_the_digest_knows_every_field() -> None:
         msgspec.structs.replace(WORKER, tenant="other"),
         msgspec.structs.replace(WORKER, mounts=WORKER.mounts[:-1]),
         msgspec.structs.replace(WORKER, environment=(*WORKER.environment, ("A", "b"))),
-        msgspec.structs.replace(
-            WORKER, resources=msgspec.structs.replace(WORKER.resources, memory_bytes=1)
-        ),
+        msgspec.structs.replace(WORKER, resources=msgspec.structs.replace(WORKER.resources, memory_bytes=1)),
     )
     digests = {spec_digest(spec) for spec in (WORKER, *changed)}
     assert len(digests) == 1 + len(changed)

@@ -25,7 +25,7 @@ from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.staging import Identity
 from sandbox.launcher_support import Machine, close, kernel_uid, python_spec, read_line, sandboxed
 
-OWN = {name: 1 for name in NAMESPACES}
+OWN = dict.fromkeys(NAMESPACES, 1)
 INSIDE = {name: 100 + index for index, name in enumerate(NAMESPACES)}
 ENV = Identity("254:0", "/envs/abc")
 RO, RW = ("nodev", "nosuid", "ro"), ("nodev", "nosuid", "rw")
@@ -145,7 +145,7 @@ def test_no_worker_another_init_or_no_init() -> None:
 def test_mountinfo_is_read_as_the_kernel_writes_it() -> None:
     text = (
         r"36 35 98:0 /a\040b /mnt\040x rw,nosuid shared:1 master:2 - ext4 /dev/root rw,errors=continue"
-        + "\n37 35 0:5 / /mnt\\040x ro - tmpfs tmpfs rw\n"
+        "\n37 35 0:5 / /mnt\\040x ro - tmpfs tmpfs rw\n"
     )
     seen = parse_mounts(text)
     assert seen == {"/mnt x": MountSeen(options=("ro",), kind="tmpfs", identity=Identity("0:5", "/"))}
@@ -195,7 +195,7 @@ def test_a_real_worker_is_green_and_the_facts_are_its_own(box: Machine) -> None:
 @pytest.mark.hostile
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can put a foreign process into the cgroup")
 def test_a_foreign_process_in_the_cgroup_turns_it_red_and_ends_it(box: Machine) -> None:
-    intruder = subprocess.Popen(["sleep", "60"])
+    intruder = subprocess.Popen(["sleep", "60"], user=box.owner)
 
     def enter(cgroup: str) -> None:
         """In every hierarchy, as an honest member would be."""
@@ -204,7 +204,9 @@ def test_a_foreign_process_in_the_cgroup_turns_it_red_and_ends_it(box: Machine) 
         folders = {Path(cgroup)}
         if hierarchy == "memory":
             session = Path(path).name
-            folders |= {folder for folder in Path("/sys/fs/cgroup").glob(f"*/**/{session}") if folder.is_dir()}
+            folders |= {
+                folder for folder in Path("/sys/fs/cgroup").glob(f"*/**/{session}") if folder.is_dir()
+            }
         for folder in folders:
             (folder / "cgroup.procs").write_text(str(intruder.pid))
 

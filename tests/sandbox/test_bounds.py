@@ -57,9 +57,7 @@ REFUSED: dict[str, SandboxSpec] = {
     "a writable bind below another's build": spec(
         Mount(kind="bind", source="/srv/builds/b1/x", target="/w"), kind="installer"
     ),
-    "an option smuggled in behind a NUL": spec(
-        Mount(kind="dir", target="/x\0--bind\0/\0/host")
-    ),
+    "an option smuggled in behind a NUL": spec(Mount(kind="dir", target="/x\0--bind\0/\0/host")),
     "the same in a link's text": spec(Mount(kind="symlink", source="x\0--bind\0/\0/h", target="/x")),
     "the same in a value": spec(environment=(("A", "b\0--bind"),)),
     "the same in the command": spec(argv=("/bin/true", "\0")),

@@ -137,7 +137,7 @@ def test_a_shared_uid_keeps_the_user_s_own_process_limit() -> None:
 
 def test_address_space_is_bounded_only_where_asked() -> None:
     def act() -> None:
-        mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        mmap.mmap(-1, 4 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ).close()
 
     assert outcome(act) == 0
     assert outcome(act, as_limit=True) == errno.ENOMEM

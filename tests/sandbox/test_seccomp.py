@@ -41,7 +41,16 @@ CALLS = {
     "quotactl": 179, "syslog": 103, "iopl": 172, "settimeofday": 164, "clock_settime": 227,
     "fanotify_init": 300, "modify_ldt": 154, "sethostname": 170,
 }  # fmt: skip
-FAMILIES = ("AF_NETLINK", "AF_PACKET", "AF_VSOCK", "AF_ALG", "AF_BLUETOOTH", "AF_TIPC", "AF_CAN", "AF_QIPCRTR")
+FAMILIES = (
+    "AF_NETLINK",
+    "AF_PACKET",
+    "AF_VSOCK",
+    "AF_ALG",
+    "AF_BLUETOOTH",
+    "AF_TIPC",
+    "AF_CAN",
+    "AF_QIPCRTR",
+)
 
 
 def tried(box: Machine, code: str) -> dict[str, str]:

@@ -176,12 +176,13 @@ def _alive(pid: int) -> bool:
 
 def test_a_kill_catches_a_session_that_forks_all_the_time(leaf: none.Leaf) -> None:
     def runner() -> None:
-        while True:
+        for _ in range(400):
             with contextlib.suppress(OSError):
                 if os.fork() == 0:
-                    time.sleep(0.05)
+                    time.sleep(30)
                     os._exit(0)
-            time.sleep(0.001)
+            time.sleep(0.01)
+        time.sleep(60)
 
     child(leaf, runner)
     assert wait_until(lambda: len(leaf.processes()) > 5)
@@ -190,15 +191,20 @@ def test_a_kill_catches_a_session_that_forks_all_the_time(leaf: none.Leaf) -> No
 
 
 def test_an_orphan_that_was_seen_once_is_still_killed(leaf: none.Leaf) -> None:  # ABUSE 10
+    read, write = os.pipe()
+
     def orphaning() -> None:
         if os.fork() == 0:
             os.setsid()
             time.sleep(120)
-        time.sleep(0.5)
+        os.read(read, 1)
         os._exit(0)
 
     parent = child(leaf, orphaning)
     assert wait_until(lambda: len(leaf.processes()) == 2)
+    os.write(write, b"x")
+    os.close(read)
+    os.close(write)
     os.waitpid(parent, 0)
     (orphan,) = leaf.processes()
     assert psutil.Process(orphan).ppid() != parent

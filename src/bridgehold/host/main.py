@@ -56,8 +56,16 @@ class Ends(msgspec.Struct, frozen=True, kw_only=True):
     ready: int
 
 
+class Peers(msgspec.Struct, frozen=True, kw_only=True):
+    """The three other processes, as the host talks to them."""
+
+    journal: JournalClient
+    launcher: LauncherClient
+    keeper: KeeperClient
+
+
 class HostProcess:
-    """One life of the host, from its four sockets to its last event."""
+    """One life of the host, from its sockets to its last event."""
 
     def __init__(self, given: HostConfig, config: Config, ends: Ends) -> None:
         self._layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
@@ -67,43 +75,62 @@ class HostProcess:
         self._stop = asyncio.Event()
         self._reason = "asked by a signal"
         self._status = 0
+        self._anchored = 0
 
     async def run(self) -> int:
         """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop.set)
-        journal = await JournalClient.connect(_socket(self._ends.journal))
-        launcher = await LauncherClient.connect(_socket(self._ends.launcher))
-        keeper = await KeeperClient.connect(_socket(self._ends.keeper))
-        machine = await launcher.machine()
-        await journal.append(self._started(machine))
-        sessions: Sessions
-        gateways = GatewayOpener(
+        peers = Peers(
+            journal=await JournalClient.connect(_socket(self._ends.journal)),
+            launcher=await LauncherClient.connect(_socket(self._ends.launcher)),
+            keeper=await KeeperClient.connect(_socket(self._ends.keeper)),
+        )
+        machine = await peers.launcher.machine()
+        await peers.journal.append(self._started(machine))
+        _publish_key(self._layout.anchors / "anchor.pub", await peers.keeper.public_key())
+        sessions, server = self._assemble(peers, machine)
+        await server.start()
+        os.write(self._ends.ready, b"1")
+        os.close(self._ends.ready)
+        watchers = [
+            asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
+            asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
+            asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
+            asyncio.create_task(self._anchor(peers)),
+        ]
+        await self._stop.wait()
+        await sessions.stop(self._reason)
+        await server.close()
+        await self._last_words(peers)
+        for watcher in watchers:
+            watcher.cancel()
+        peers.launcher.close()
+        await peers.journal.close()
+        return self._status
+
+    def _assemble(self, peers: Peers, machine: Machine) -> tuple[Sessions, SocketServer]:
+        """Join the parts: nothing is started yet."""
+        registry = Registry(self._layout, self._config, machine, peers.journal)
+        environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
+        orders = Orders(registry, environments, peers.keeper)
+        services = Services(launcher=peers.launcher, journal=peers.journal, open_gateway=self._open_gateway)
+        sessions = Sessions(ColdStart(services), peers.journal, bound=self._config.host.max_sessions)
+        self._gateways = GatewayOpener(
             self._config,
-            keeper=keeper,
-            audit=journal,
+            keeper=peers.keeper,
+            audit=peers.journal,
             budgets=spent_before(self._layout),
-            current_command=lambda session: sessions.current_command(session),
+            current_command=sessions.current_command,
             on_degraded=self._degraded,
         )
-
-        async def open_gateway(
-            listener: socket.socket, order: StartOrder, keys: dict[str, str]
-        ) -> GatewayHandle:
-            return await gateways.open(listener, order.grant, order.session, keys)
-
-        registry = Registry(self._layout, self._config, machine, journal)
-        environments = Environments(self._layout, self._config, launcher, journal)
-        orders = Orders(registry, environments, keeper)
-        services = Services(launcher=launcher, journal=journal, open_gateway=open_gateway)
-        sessions = Sessions(ColdStart(services), journal, bound=self._config.host.max_sessions)
         dispatch = Dispatch(
             registry=registry,
             sessions=sessions,
-            journal=journal,
-            launcher=launcher,
-            keys=KeyKeeper(keeper),
+            journal=peers.journal,
+            launcher=peers.launcher,
+            keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
             on_degraded=self._degraded,
         )
@@ -112,42 +139,28 @@ class HostProcess:
             sessions=sessions,
             registry=registry,
             environments=environments,
-            launcher=launcher,
+            launcher=peers.launcher,
             make_order=orders.make,
             stop=self._ask_stop,
         )
 
         async def refuse(event: PrincipalRefused) -> None:
-            await journal.append(event)
+            await peers.journal.append(event)
 
-        server = SocketServer(
-            socket.socket(fileno=self._ends.listener),
-            Principals(self._config.principals, self._given.owner_uid),
-            methods.table(),
-            refuse,
-        )
-        _publish_key(self._layout.anchors / "anchor.pub", await keeper.public_key())
-        await server.start()
-        os.write(self._ends.ready, b"1")
-        os.close(self._ends.ready)
-        watchers = [
-            asyncio.create_task(self._watch("launcher", launcher.lost.wait())),
-            asyncio.create_task(self._watch("keeper", keeper.gone())),
-            asyncio.create_task(self._watch("journal", journal.gone.wait())),
-            asyncio.create_task(self._anchor(journal, keeper)),
-        ]
-        await self._stop.wait()
-        await sessions.stop(self._reason)
-        await server.close()
+        principals = Principals(self._config.principals, self._given.owner_uid)
+        listener = socket.socket(fileno=self._ends.listener)
+        return sessions, SocketServer(listener, principals, methods.table(), refuse)
+
+    async def _open_gateway(
+        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
+    ) -> GatewayHandle:
+        return await self._gateways.open(listener, order.grant, order.session, placeholders)
+
+    async def _last_words(self, peers: Peers) -> None:
         with contextlib.suppress(BridgeholdError):
-            await self._anchor_once(journal, keeper)
+            await self._anchor_once(peers)
         with contextlib.suppress(BridgeholdError):
-            await journal.append(HostStopped(reason=self._reason))
-        for watcher in watchers:
-            watcher.cancel()
-        launcher.close()
-        await journal.close()
-        return self._status
+            await peers.journal.append(HostStopped(reason=self._reason))
 
     def _started(self, machine: Machine) -> HostStarted:
         facts = msgspec.to_builtins(machine)
@@ -186,18 +199,21 @@ class HostProcess:
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
-    async def _anchor(self, journal: JournalClient, keeper: KeeperClient) -> None:
+    async def _anchor(self, peers: Peers) -> None:
         while True:
             await asyncio.sleep(self._config.host.anchor_every_s)
             with contextlib.suppress(BridgeholdError):
-                await self._anchor_once(journal, keeper)
+                await self._anchor_once(peers)
 
-    async def _anchor_once(self, journal: JournalClient, keeper: KeeperClient) -> None:
-        """Have the keeper sign where the audit stands, and the journal keep it beside the audit."""
-        head = await journal.head()
+    async def _anchor_once(self, peers: Peers) -> None:
+        """Have the keeper sign where the audit stands, unless only the last anchor came since."""
+        head = await peers.journal.head()
+        if head.count <= self._anchored + 1:
+            return
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        anchor = anchor_at(head, time=now, public_key=await keeper.public_key())
-        await journal.anchor(attach(anchor, await keeper.sign(anchor_text(anchor))))
+        anchor = anchor_at(head, time=now, public_key=await peers.keeper.public_key())
+        await peers.journal.anchor(attach(anchor, await peers.keeper.sign(anchor_text(anchor))))
+        self._anchored = head.count
 
 
 def _publish_key(path: Path, public_key: bytes) -> None:

@@ -118,8 +118,8 @@ class Session:
         work.cancel()
         grace = self.order.grant.limits.grace_ms / 1000
         deadline = time.monotonic() + grace
-        while self.worker.calls.in_flight and time.monotonic() < deadline and self.alive:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - the reply, the worker's end or the grace: three ways out
+        while self.worker.calls.in_flight and self.alive and (left := deadline - time.monotonic()) > 0:
+            await self.worker.calls.wait_quiet(left)
         if self.worker.calls.in_flight and self.alive:
             await self.end(
                 "cancelled, and the bridge did not stop", SessionEndedError("the command was cancelled")

@@ -202,6 +202,11 @@ class GuestCalls:
             _fail(future, error)
         self._waiting.clear()
 
+    async def wait_quiet(self, seconds: float) -> None:
+        """Wait until no call is in flight, at most `seconds`."""
+        if self._waiting:
+            await asyncio.wait(self._waiting.values(), timeout=seconds)
+
     @property
     def in_flight(self) -> int:
         return len(self._waiting)

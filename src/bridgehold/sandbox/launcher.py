@@ -134,6 +134,8 @@ def main() -> int:
     control.set_inheritable(False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end is EOF, after the host has said why
+    # A namespace's init outlives its killed monitor for a moment; then it is ours to reap.
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
         parts = set_up(config)
         gc.collect()

@@ -61,10 +61,11 @@ class Ending:
         left = self._cgroup.processes()
         if left and (self._passes == 0 or self._passes % 5 == 4):
             self._cgroup.lift()
-            self._cgroup.kill()
+            with contextlib.suppress(PermissionError):  # a stranger's, put there by root: overdue, in the end
+                self._cgroup.kill()
             self._strike()
         self._passes += 1
-        if left or self._status is None or not _dead(self._running.init_fd):
+        if left or self._status is None or not _gone(self._running.init_fd):
             return None
         usage = self._cgroup.usage()
         self._cgroup.remove()
@@ -89,13 +90,17 @@ class Ending:
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
-def _dead(init_fd: int) -> bool:
-    """A pidfd is readable once its process is dead; -1: there never was an init."""
+def _gone(init_fd: int) -> bool:
+    """Whether init is dead, and reaped where that fell to us. -1: there never was one."""
     if init_fd < 0:
         return True
     poller = select.poll()
     poller.register(init_fd, select.POLLIN)
-    return bool(poller.poll(0))
+    if not poller.poll(0):
+        return False
+    with contextlib.suppress(ChildProcessError):  # its monitor has reaped it
+        os.waitid(os.P_PIDFD, init_fd, os.WEXITED | os.WNOHANG)
+    return True
 
 
 def exit_cause(status: int, usage: Usage, *, killed: bool) -> tuple[Cause, int]:

@@ -278,8 +278,8 @@ def reference() -> str:
     lines = [
         "# The seccomp filter",
         "",
-        "Whatever no row refuses is allowed. The guest sees the error as the call's own failure. A call of a foreign architecture",
-        "(32-bit, x32) kills the process.",
+        "Whatever no row refuses is allowed. The guest sees the error as the call's own failure.",
+        "A call of a foreign architecture (32-bit, x32) kills the process.",
         "",
         "| calls | only where | answer | why |",
         "| --- | --- | --- | --- |",

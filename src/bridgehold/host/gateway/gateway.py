@@ -206,6 +206,7 @@ class Gateway:
         await self.slow_refusals()
         refusal = Refusal(status=error.status, rule=error.rule, reason=error.reason)
         await wire.send(raw_refusal(refusal, event))
+        await wire.linger()
 
 
 def _is_address(host: str) -> bool:

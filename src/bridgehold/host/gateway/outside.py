@@ -126,6 +126,7 @@ class Outside:
         event = await self._audit_refusal(refusal)
         await self._gateway.slow_refusals()
         await replies.refuse(refusal, event, close=True)
+        await self._wire.linger()
 
     async def _audit_refusal(self, refusal: Refusal) -> str:
         return await self._gateway.records.refused(

@@ -17,6 +17,10 @@ from bridgehold.policies.names import normalise_host
 
 _FOLD = re.compile(rb"\r\n[ \t]")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\x00")
+_ONCE = tuple(
+    re.compile(rb"\r\n" + name + rb"[ \t]*:", re.IGNORECASE)
+    for name in (b"host", b"content-length", b"transfer-encoding")
+)
 _ABSOLUTE = re.compile(r"http://([^/?#]*)(/[^?#]*)?(?:\?([^#]*))?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _TARGET = re.compile(r"[\x21-\x7e]+")
@@ -53,6 +57,8 @@ def parse_head(head: bytes, bound: int) -> tuple[h11.Connection, h11.Request]:
         raise BadRequest("http.bytes", "a bare line feed, carriage return or NUL in the head")
     if _FOLD.search(head):
         raise BadRequest("http.fold", "a folded header")
+    if any(len(pattern.findall(head)) > 1 for pattern in _ONCE):  # h11 joins equal lengths into one
+        raise BadRequest("http.framing", "a header that may stand once stands twice")
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=bound)
     try:
         connection.receive_data(head)

@@ -17,6 +17,8 @@ from bridgehold.host.gateway.values import GatewayLimits
 
 _CHUNK = 64 * 1024
 _HEAD_CHUNK = 4 * 1024
+_LINGER_READS = 8
+_LINGER_SECONDS = 0.5
 
 
 class GuestGone(Exception):  # noqa: N818 - the end of a connection is no error of ours
@@ -139,6 +141,14 @@ class Wire:
                 return
             else:
                 raise GuestGone("it closed within a request")
+
+    async def linger(self) -> None:
+        """End our side and read on for a moment: closing over unread bytes would reset the answer away."""
+        with contextlib.suppress(GuestGone, OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+            for _ in range(_LINGER_READS):
+                if not await self.receive(_LINGER_SECONDS):
+                    return
 
     def watch_end(self, gone: asyncio.Event) -> contextlib.AbstractContextManager[None]:
         """While an answer is on its way: `gone` is set as soon as the guest closes its end."""

@@ -107,11 +107,11 @@ def pids(context: Context) -> Check:
         time.sleep(10)
 
     with session(context, _FREE) as (parent, cgroup):
+        if parent.version == "none":
+            return caution("pids", "no cgroup: a watchdog counts processes", "See the row cgroup.")
         enter_and(cgroup, bomb)
         made = int(os.read(read, 16))
         usage = cgroup.usage()
-        if parent.version == "none":
-            return caution("pids", "no cgroup: a watchdog counts processes", "See the row cgroup.")
         if made >= _FREE.processes or made == _FORKS:
             return failed(
                 "pids", f"{made} forks under a cap of {_FREE.processes}", "Enable the pids controller."

@@ -15,6 +15,7 @@ from bridgehold.sandbox.envs.fetch import Line
 from bridgehold.sandbox.envs.values import BuildProgress, FetchRequest, FetchResult
 
 _PASSED = (
+    "PYTHONPATH",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "http_proxy", "https_proxy", "no_proxy", "all_proxy",
 )  # fmt: skip
@@ -23,7 +24,7 @@ _MAX_STDERR = 8 * 1024
 
 
 def clean_environment(environ: dict[str, str]) -> dict[str, str]:
-    """Proxies and nothing else of `environ`: no key, and no home whose .netrc could be read (pure)."""
+    """Proxies and our own import path of `environ`: no key, no home whose .netrc could be read (pure)."""
     passed = {name: environ[name] for name in _PASSED if name in environ}
     return {**passed, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 
@@ -32,7 +33,8 @@ async def fetch(request: FetchRequest, on_progress: Callable[[BuildProgress], No
     """Bring every wheel of `request`. Raises `EnvironmentBuildError`; ends the process if cancelled."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-I",
+        "-P",  # no script folder; our own PYTHONPATH, if any, is how this package is found
+        "-s",
         "-m",
         "bridgehold.sandbox.envs.fetch",
         stdin=asyncio.subprocess.PIPE,

@@ -106,8 +106,8 @@ class Story:
         stage = self._stage
         stage.scene(1, "A poisoned dependency (the shape of litellm 1.82.8), twice")
         stage.say(
-            "Its module code and its .pth collect keys and send them to a thief on this machine. Both run in\n"
-            "a sandbox; left has what bridges have elsewhere: a (decoy) key in the environment, and a way out."
+            "Its module code and its .pth collect keys and send them to a thief on this machine. Both run\n"
+            "in a sandbox; left has what bridges have elsewhere: a (decoy) key in the environment, a way out."
         )
         left, right = await asyncio.gather(
             host.run("stealer-open:report", tenant="decoy"), host.run("stealer:report")

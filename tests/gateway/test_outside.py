@@ -1,0 +1,300 @@
+"""Rows 23, 24, 25, 27 and 28: hosts in every spelling, private addresses, rebinding, lying tunnels."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from gateway_support import CHAT, KEYS, PLACEHOLDER, Stand, connects, make_grant, on_stand, parse
+
+from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
+from bridgehold.bridges.kit.thief import Thief
+from bridgehold.host.gateway.values import GatewayLimits
+
+FAST = GatewayLimits(refusals_per_second=500)
+
+
+def hello(name: str | None) -> bytes:
+    """A real ClientHello, as OpenSSL makes it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def connect(authority: str) -> bytes:
+    return f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode("latin-1")
+
+
+@contextlib.asynccontextmanager
+async def echo() -> AsyncIterator[tuple[int, bytearray]]:
+    """A server that keeps what comes and sends it back."""
+    seen = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            seen.extend(data)
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield int(server.sockets[0].getsockname()[1]), seen
+    finally:
+        server.close()
+
+
+async def to_loopback(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
+
+
+def test_no_spelling_of_a_host_that_is_not_granted_gets_out(tmp_path: Path) -> None:
+    spellings = [
+        "evilopenai.com",
+        "api.openai.com.evil.example",
+        "evil.example.com.",
+        "EVIL.EXAMPLE.COM",
+        "93.184.216.34",
+        "1572395042",
+        "0x5db8d822",
+        "0135.0270.0330.042",
+        "[::ffff:93.184.216.34]",
+        "127.0.0.1",
+        "2130706433",
+        "0x7f.1",
+        "0177.0.0.1",
+        "[::1]",
+        "169.254.169.254",
+        "[::ffff:169.254.169.254]",
+        "metadata.google.internal",
+        "good.example.com.evil.example",
+        "good.example.com%00.evil.example",
+        "good.example.com%2eevil.example",
+        "good.example.com..",
+        "g\u00f6\u00f6d.example.com",
+    ]
+
+    async def act(stand: Stand) -> None:
+        for host in spellings:
+            reply = parse(await stand.raw(connect(f"{host}:443"), timeout=5))
+            assert reply.status in (400, 403), (host, reply)
+            plain = f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1")
+            reply = parse(await stand.raw(plain, timeout=5))
+            assert reply.status in (400, 403), (host, reply)
+        assert len(stand.audit.of(EgressRefused)) == 2 * len(spellings)
+        assert not stand.audit.of(EgressIntent)
+
+    on_stand(tmp_path, act, make_grant(connects=connects(("good.example.com", 443, False))), limits=FAST)
+
+
+def test_nul_and_userinfo_never_get_past_the_parser(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        for target in ("good.example.com\0.evil.example:443", "good.example.com@evil.example:443"):
+            assert parse(await stand.raw(connect(target), timeout=5)).status == 400
+        userinfo = b"GET http://good.example.com@evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+        assert parse(await stand.raw(userinfo, timeout=5)).status == 400
+        assert not stand.audit.of(EgressIntent)
+
+    on_stand(tmp_path, act, make_grant(connects=connects(("good.example.com", 443, False))))
+
+
+def test_a_granted_name_that_leads_to_a_private_address_is_refused(tmp_path: Path) -> None:
+    answers: dict[str, list[str]] = {
+        "loop.example.com": ["127.0.0.1"],
+        "meta.example.com": ["169.254.169.254"],
+        "mixed.example.com": ["93.184.216.34", "10.0.0.1"],
+        "mapped.example.com": ["::ffff:192.168.1.1"],
+        "six.example.com": ["fd00::1"],
+    }
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return answers[host]
+
+    async def act(stand: Stand) -> None:
+        for host in answers:
+            reply = parse(await stand.raw(connect(f"{host}:443"), timeout=5))
+            assert reply.status == 403, host
+            assert reply.json["error"]["code"] == "names.public"
+        assert not stand.audit.of(EgressIntent)
+
+    grant = make_grant(connects=connects(("*.example.com", 443, False)))
+    on_stand(tmp_path, act, grant, limits=FAST, outward=lookup)
+
+
+def test_a_name_that_rebinds_is_dialled_at_the_address_that_was_vetted(tmp_path: Path) -> None:
+    """Each lookup gives another answer: only what was vetted may be dialled, and only once asked for."""
+    asked: list[str] = []
+
+    async def rebind(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["192.0.2.1"] if len(asked) == 1 else ["127.0.0.1"]
+
+    async def act(stand: Stand) -> None:
+        assert parse(await stand.raw(connect("re.example.com:443"), timeout=15)).status == 403
+        assert parse(await stand.raw(connect("re.example.com:443"), timeout=15)).status == 403
+        assert asked == ["re.example.com"] * 2, "a name was asked for more than once for one request"
+
+    on_stand(tmp_path, act, make_grant(connects=connects(("re.example.com", 443, False))), outward=rebind)
+
+
+def test_a_provider_that_rebinds_to_a_private_address_gets_no_key(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def lookup(host: str, port: int) -> list[str]:
+        seen.append(host)
+        return ["127.0.0.1"]
+
+    async def act(stand: Stand) -> None:
+        reply = await stand.ask()
+        assert reply.status == 403
+        assert reply.json["error"]["code"] == "keeper.address"
+        assert not stand.provider.log
+        (refused,) = stand.audit.of(EgressRefused)
+        assert refused.severity == "high"
+        await asyncio.sleep(0.05)
+        assert stand.audit.of(EgressOutcome)[0].code == "keeper.address"
+        assert seen == ["api.provider.example"]
+
+    on_stand(tmp_path, act, base_url="https://api.provider.example/v1", private=False, lookup=lookup)
+
+
+def test_a_provider_at_a_private_literal_gets_no_key(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask()).json["error"]["code"] == "keeper.address"
+
+    on_stand(tmp_path, act, base_url="https://169.254.169.254/v1", private=False)
+
+
+def test_a_tunnel_must_name_its_host_in_the_client_hello(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        async with echo() as (port, seen):
+            await stand.gateways[0].close()
+            granted = connects(("good.example.com", port, True))
+            await stand.open(make_grant(connects=granted), lookup=to_loopback, limits=FAST)
+            cases: dict[str, bytes] = {
+                "another name": hello("evil.example.com"),
+                "a name below it": hello("x.good.example.com"),
+                "no name": hello(None),
+                "not TLS": b"GET / HTTP/1.1\r\nHost: evil\r\n\r\n",
+                "SSH": b"SSH-2.0-x\r\n",
+                "a record that lies": b"\x16\x03\x01\xff\xff" + b"\x01" * 50,
+            }
+            for name, data in cases.items():
+                before = len(stand.audit.of(EgressRefused))
+                answer = await stand.raw(connect(f"good.example.com:{port}") + data, timeout=5)
+                assert answer == b"HTTP/1.1 200 Connection established\r\n\r\n", name
+                (refused,) = stand.audit.of(EgressRefused)[before:]
+                assert (refused.rule, refused.severity) == ("connect.sni", "high"), name
+            assert not seen, "bytes went out before the name was known"
+
+    on_stand(tmp_path, act)
+
+
+def test_an_honest_tunnel_works_and_is_accounted(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        async with echo() as (port, seen):
+            granted = connects(("good.example.com", port, True))
+            await stand.open(make_grant(connects=granted), lookup=to_loopback)
+            reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+            writer.write(connect(f"GOOD.example.com.:{port}"))
+            assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            first = hello("good.example.com")
+            writer.write(first[:40])
+            await asyncio.sleep(0.05)
+            writer.write(first[40:])
+            assert await asyncio.wait_for(reader.readexactly(len(first)), 5) == first
+            writer.write(b"x" * 100_000)
+            await asyncio.wait_for(reader.readexactly(100_000), 5)
+            writer.close()
+            await asyncio.sleep(0.2)
+            assert len(seen) == len(first) + 100_000
+            (outcome,) = stand.audit.of(EgressOutcome)
+            assert outcome.request_bytes == outcome.response_bytes == len(seen)
+            assert outcome.host == f"good.example.com:{port}"
+
+    on_stand(tmp_path, act)
+
+
+def test_a_tunnel_never_leads_to_a_provider(tmp_path: Path) -> None:
+    """Neither by its name nor by its address under another name."""
+
+    async def act(stand: Stand) -> None:
+        port = stand.provider.port
+        granted = connects(("alias.example.com", port, True), ("127.0.0.1", port, True))
+        await stand.open(make_grant(connects=granted), lookup=to_loopback)
+        for host in ("alias.example.com", "127.0.0.1"):
+            reply = parse(await stand.raw(connect(f"{host}:{port}"), timeout=5))
+            assert reply.json["error"]["code"] == "provider-binding", host
+            plain = f"POST http://{host}:{port}/v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+            assert parse(await stand.raw(plain.encode(), timeout=5)).status == 403
+        assert not stand.provider.log
+
+    on_stand(tmp_path, act)
+
+
+def test_plain_proxying_goes_to_granted_hosts_only_and_carries_no_placeholder(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        async with Thief.open() as thief:
+            granted = connects(("localhost", thief.port, True))
+            await stand.open(make_grant(connects=granted))
+            place = f"localhost:{thief.port}"
+            loot = json.dumps({"key": thief.decoy}).encode()
+
+            def post(path: str = "/drop", **headers: str) -> bytes:
+                lines = [f"POST http://{place}{path} HTTP/1.1", f"Host: {place}"]
+                lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+                lines += [f"Content-Length: {len(loot)}", "", ""]
+                return "\r\n".join(lines).encode() + loot
+
+            assert parse(await stand.raw(post(), timeout=5)).json == {"status": "thanks"}
+            assert thief.stolen()
+            for attempt in (
+                post(Authorization=f"Bearer {PLACEHOLDER}"),
+                post(X_Note=PLACEHOLDER),
+                post(f"/drop?k={PLACEHOLDER}"),
+            ):
+                reply = parse(await stand.raw(attempt, timeout=5))
+                assert reply.json["error"]["code"] == "placeholder.host"
+            assert all(e.severity == "high" for e in stand.audit.of(EgressRefused))
+            assert len(thief.loot) == 1
+            assert not thief.stolen(KEYS["acme"])
+
+    on_stand(tmp_path, act)
+
+
+def test_a_client_that_proxies_its_own_gateway_gets_there(tmp_path: Path) -> None:
+    """HTTP_PROXY captures a loopback base URL: the absolute form with our own name is our own path."""
+
+    async def act(stand: Stand) -> None:
+        place = f"127.0.0.1:{stand.port}"
+        body = json.dumps(CHAT).encode()
+        lines = [f"POST http://{place}/openai/chat/completions HTTP/1.1", f"Host: {place}"]
+        lines += [f"Authorization: Bearer {PLACEHOLDER}", "Connection: close", f"Content-Length: {len(body)}", "", ""]
+        assert parse(await stand.raw("\r\n".join(lines).encode() + body)).status == 200
+
+    on_stand(tmp_path, act)
+
+
+def test_a_slow_client_hello_does_not_hold_the_tunnel(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("bridgehold.host.gateway.outside._HELLO_SECONDS", 0.3)
+
+    async def act(stand: Stand) -> None:
+        async with echo() as (port, seen):
+            granted = connects(("good.example.com", port, True))
+            await stand.open(make_grant(connects=granted), lookup=to_loopback)
+            part = hello("good.example.com")[:30]
+            answer = await stand.raw(connect(f"good.example.com:{port}") + part, timeout=5)
+            assert answer == b"HTTP/1.1 200 Connection established\r\n\r\n"
+            assert not seen
+
+    on_stand(tmp_path, act)

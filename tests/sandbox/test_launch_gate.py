@@ -1,0 +1,183 @@
+"""The gate: nothing but the one byte turns the forked child into bubblewrap."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox.cgroups import SessionCgroup, open_parent
+from bridgehold.sandbox.launch import LaunchPlan, Start
+from bridgehold.sandbox.seccomp import compile_filter
+from bridgehold.sandbox.staging import Staged
+from sandbox.launcher_support import MIB, python_spec, resources
+
+UID = 0x78000000 + 900 if os.getuid() == 0 else os.getuid()
+NO_STAGE = Staged(folder="", sources={}, identities={})
+
+
+@pytest.fixture
+def cgroup() -> Iterator[SessionCgroup]:
+    parent = open_parent("none", reserve_bytes=64 * MIB, instance="gate")
+    made = parent.create("w-gate", resources())
+    yield made
+    made.kill()
+    made.remove()
+    parent.close()
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """What a stand-in for bubblewrap touches, should it ever run."""
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    place = tmp_path / "marks"
+    place.mkdir()
+    place.chmod(0o777)
+    program = tmp_path / "bwrap"
+    program.write_text(f"#!/bin/sh\n: > {place}/ran\n")
+    program.chmod(0o755)
+    return place / "ran"
+
+
+def begin(cgroup: SessionCgroup, bwrap: str) -> Start:
+    plan = LaunchPlan(
+        spec=python_spec("pass"),
+        bwrap=bwrap,
+        uid=UID,
+        seccomp=compile_filter(),
+        staged=NO_STAGE,
+        shared_uid=os.getuid() != 0,
+    )
+    return Start(plan, cgroup)
+
+
+def ended(start: Start) -> int:
+    _, status = os.waitpid(start.running.monitor, 0)
+    os.close(start.running.monitor_fd)
+    return os.waitstatus_to_exitcode(status)
+
+
+def at_the_gate(start: Start) -> None:
+    readable, _, _ = select.select([start.waits_for], [], [], 10)
+    assert readable
+
+
+def test_without_the_byte_it_waits_and_never_runs_on(cgroup: SessionCgroup, marker: Path) -> None:
+    start = begin(cgroup, str(marker.parents[1] / "bwrap"))
+    at_the_gate(start)
+    time.sleep(0.2)
+    assert os.waitpid(start.running.monitor, os.WNOHANG) == (0, 0)
+    assert not marker.exists()
+    start.abort()
+    assert ended(start) == -signal.SIGKILL
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("said", [b"", b"X", b"r", b"RR"], ids=["EOF", "another", "lower case", "two"])
+def test_eof_or_another_byte_ends_it(cgroup: SessionCgroup, marker: Path, said: bytes) -> None:
+    start = begin(cgroup, str(marker.parents[1] / "bwrap"))
+    at_the_gate(start)
+    if said:
+        os.write(start._release, said)
+    start._fds.close(start._release)
+    assert ended(start) == 125
+    assert not marker.exists()
+    start.abort()
+
+
+def test_the_byte_lets_it_run_and_what_is_no_bubblewrap_is_refused(
+    cgroup: SessionCgroup, marker: Path
+) -> None:
+    start = begin(cgroup, str(marker.parents[1] / "bwrap"))
+    at_the_gate(start)
+    assert start.advance() is False
+    at_the_gate(start)
+    with pytest.raises(UnsupportedError, match="bubblewrap did not start"):
+        start.advance()
+    start.abort()
+    ended(start)
+    assert marker.exists()
+
+
+def test_a_child_that_can_not_enter_its_cgroup_ends(cgroup: SessionCgroup, marker: Path) -> None:
+    class Broken:
+        path = "broken"
+
+        def enter(self) -> None:
+            raise OSError("no")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(cgroup, name)
+
+    start = begin(Broken(), str(marker.parents[1] / "bwrap"))  # type: ignore[arg-type]  # the rest is the real one's
+    at_the_gate(start)
+    with pytest.raises(UnsupportedError, match="could not enter"):
+        start.advance()
+    start.abort()
+    assert ended(start) == 126
+    assert not marker.exists()
+
+
+def test_a_child_outside_its_cgroup_is_not_released(cgroup: SessionCgroup, marker: Path) -> None:
+    class Liar:
+        path = "liar"
+
+        def enter(self) -> None:
+            """Says that it entered."""
+
+        def holds(self, pid: int) -> bool:
+            return False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(cgroup, name)
+
+    start = begin(Liar(), str(marker.parents[1] / "bwrap"))  # type: ignore[arg-type]  # the rest is the real one's
+    at_the_gate(start)
+    with pytest.raises(UnsupportedError, match="not in its cgroup"):
+        start.advance()
+    start.abort()
+    ended(start)
+    assert not marker.exists()
+
+
+def test_bubblewraps_own_complaint_reaches_the_error(cgroup: SessionCgroup, marker: Path) -> None:
+    program = marker.parents[1] / "bwrap"
+    program.write_text("#!/bin/sh\nprintf 'bwrap: No permissions to create\\033[2J namespace' >&2\nexit 1\n")
+    start = begin(cgroup, str(program))
+    at_the_gate(start)
+    start.advance()
+    at_the_gate(start)
+    with pytest.raises(UnsupportedError, match="No permissions to create") as caught:
+        start.advance()
+    assert "\033" not in caught.value.message
+    start.abort()
+    ended(start)
+
+
+def test_a_later_launch_holds_no_gate_of_an_earlier_one_open(cgroup: SessionCgroup, marker: Path) -> None:
+    """Else EOF would never come while the second lives."""
+    bwrap = str(marker.parents[1] / "bwrap")
+    first = begin(cgroup, bwrap)
+    at_the_gate(first)
+    parent = open_parent("none", reserve_bytes=64 * MIB, instance="gate2")
+    other = parent.create("w-other", resources())
+    second = begin(other, bwrap)
+    at_the_gate(second)
+    first._fds.close(first._release)
+    assert ended(first) == 125
+    for start in (first, second):
+        start.abort()
+    ended(second)
+    other.remove()
+    parent.close()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(second.running.monitor, 0)
+    assert not marker.exists()
