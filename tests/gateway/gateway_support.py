@@ -42,7 +42,10 @@ from bridgehold.policies.model import (
     Source,
 )
 
-KEYS = {"acme": "sk-real-acme-0123456789abcdefghijklmnop/+", "umbra": "sk-real-umbra-zyxwvutsrqponmlkjihgfedcba"}
+KEYS = {
+    "acme": "sk-real-acme-0123456789abcdefghijklmnop/+",
+    "umbra": "sk-real-umbra-zyxwvutsrqponmlkjihgfedcba",
+}
 PLACEHOLDER = "sk-bh-acme-openai-0000000000000000"
 OTHER_PLACEHOLDER = "sk-bh-acme-other-1111111111111111"
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
@@ -58,7 +61,10 @@ def make_grant(tenant: str = "acme", **changes: Any) -> Grant:
         "limits": Limits(),
         "endpoints": (Endpoint(provider="openai", paths=PATHS), Endpoint(provider="other", paths=PATHS)),
         "connects": (),
-        "secrets": (SecretGrant(name="openai", provider="openai"), SecretGrant(name="other", provider="other")),
+        "secrets": (
+            SecretGrant(name="openai", provider="openai"),
+            SecretGrant(name="other", provider="other"),
+        ),
         "operations": Rules(),
         "tools": Rules(),
         "resources": Rules(),

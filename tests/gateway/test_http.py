@@ -186,7 +186,9 @@ def test_pipelined_refusals_and_slow_heads_do_not_keep_another_tenant_waiting(tm
 
         async def flood() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", hostile)
-            refused = b"POST /openai/files HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % hostile
+            refused = (
+                b"POST /openai/files HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % hostile
+            )
             while not ended.is_set():
                 writer.write(refused * 50)
                 try:

@@ -279,7 +279,13 @@ def test_a_client_that_proxies_its_own_gateway_gets_there(tmp_path: Path) -> Non
         place = f"127.0.0.1:{stand.port}"
         body = json.dumps(CHAT).encode()
         lines = [f"POST http://{place}/openai/chat/completions HTTP/1.1", f"Host: {place}"]
-        lines += [f"Authorization: Bearer {PLACEHOLDER}", "Connection: close", f"Content-Length: {len(body)}", "", ""]
+        lines += [
+            f"Authorization: Bearer {PLACEHOLDER}",
+            "Connection: close",
+            f"Content-Length: {len(body)}",
+            "",
+            "",
+        ]
         assert parse(await stand.raw("\r\n".join(lines).encode() + body)).status == 200
 
     on_stand(tmp_path, act)

@@ -41,7 +41,12 @@ def test_a_call_gets_the_key_and_two_events(tmp_path: Path) -> None:
             usage["prompt_tokens"],
             usage["completion_tokens"],
         )
-        assert (outcome.status, outcome.model, outcome.code, outcome.estimated) == (200, "gpt-4o-mini", "", False)
+        assert (outcome.status, outcome.model, outcome.code, outcome.estimated) == (
+            200,
+            "gpt-4o-mini",
+            "",
+            False,
+        )
         assert outcome.command == stand.command
         assert outcome.intent == f"i-test.{stand.audit.events.index(intent) + 1}"
 
@@ -91,7 +96,8 @@ def test_a_stream_arrives_event_by_event(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
         writer.write(
             f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
-            f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
         )
         head = await reader.readuntil(b"\r\n\r\n")
         assert b"text/event-stream" in head
@@ -130,7 +136,8 @@ def test_the_provider_does_not_pay_for_a_guest_that_left(tmp_path: Path) -> None
         _, writer = await asyncio.open_connection("127.0.0.1", stand.port)
         writer.write(
             f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
-            f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
         )
         while not stand.provider.log:
             await asyncio.sleep(0.02)
@@ -371,7 +378,8 @@ async def _ask_raw(stand: Stand, body: object) -> bytes:
     payload = json.dumps(body).encode()
     data = await stand.raw(
         f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\nConnection: close\r\n"
-        f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(payload)}\r\n\r\n".encode() + payload
+        f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(payload)}\r\n\r\n".encode()
+        + payload
     )
     return data + parse(data).body
 

@@ -61,7 +61,6 @@ def begin(cgroup: SessionCgroup, bwrap: str) -> Start:
 
 def ended(start: Start) -> int:
     _, status = os.waitpid(start.running.monitor, 0)
-    os.close(start.running.monitor_fd)
     return os.waitstatus_to_exitcode(status)
 
 

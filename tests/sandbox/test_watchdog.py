@@ -163,7 +163,7 @@ def test_a_fork_bomb_is_over_by_its_number_and_nothing_is_left(leaf: none.Leaf) 
     assert (usage.oom_kills, usage.pids_denied) == (0, 1)
     leaf.kill()
     _reap()
-    assert leaf.processes() == []
+    assert wait_until(lambda: leaf.processes() == [])
     assert not any(_alive(pid) for pid in known)
 
 

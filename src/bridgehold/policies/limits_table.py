@@ -165,7 +165,7 @@ LIMITS: tuple[LimitFact, ...] = (
         "command_ms",
         "duration",
         "The longest that one command may take; a manifest or a caller may only shorten it.",
-        "It is interrupted, and after `grace` the session is killed; the caller gets `timeout`.",
+        "Its whole process namespace is killed at once and the session ends; the caller gets `timeout`.",
         10,
         7 * _DAY,
     ),

@@ -54,7 +54,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     open_files: int = 512
     file_size_bytes: int = 256 * MIB
     scratch_bytes: int = 256 * MIB
-    """Size of /tmp and of the scratch folder together with their files' pages (tmpfs, charged to memory)."""
+    """Size of /tmp, and again of the scratch folder (tmpfs: their pages count against memory)."""
     shm_bytes: int = 64 * MIB
     response_bytes: int = 8 * MIB
     request_bytes: int = 8 * MIB
