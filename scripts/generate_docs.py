@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from bridgehold import errors
 from bridgehold.audit import events
+from bridgehold.host import config_docs
+from bridgehold.host.faces.cli import reference as cli
 from bridgehold.policies.limits_table import LIMITS
 from bridgehold.sandbox import seccomp
 
@@ -125,6 +127,8 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("docs/reference/errors.md", "src/bridgehold/errors.py", make_errors),
     Document("docs/reference/limits.md", "src/bridgehold/policies/limits_table.py", make_limits),
     Document("docs/reference/events.md", "src/bridgehold/audit/events.py", make_events),
+    Document("docs/reference/configuration.md", "src/bridgehold/host/config.py", config_docs.reference),
+    Document("docs/reference/cli.md", "the commands' own help", cli.reference),
     Document("docs/reference/seccomp.md", "src/bridgehold/sandbox/seccomp.py", seccomp.reference),
 )
 

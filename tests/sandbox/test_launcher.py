@@ -153,7 +153,7 @@ def test_daemons_orphans_and_the_stopped_end_with_the_kill(box: Machine) -> None
 @pytest.mark.hostile
 def test_the_first_process_ends_and_takes_its_daemons_along(box: Machine) -> None:
     async def act(client: LauncherClient) -> None:
-        code = DAEMONS.replace("time.sleep(120)\n", "pass\n") + "os._exit(7)"
+        code = DAEMONS.removesuffix("time.sleep(120)\n") + "os._exit(7)"
         launched, ends = await client.launch(python_spec(code))
         report = await client.exited(launched.worker)
         assert (report.cause, report.status) == ("exited", 7)

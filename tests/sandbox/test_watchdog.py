@@ -119,7 +119,7 @@ def test_children_are_added_up_and_what_forks_share_is_counted_once(leaf: none.L
     def own() -> None:
         for _ in range(2):
             if os.fork() == 0:
-                take(40 * MIB)
+                take(60 * MIB)
         time.sleep(60)
 
     second = none.Leaf("w-two", SMALL)

@@ -40,9 +40,11 @@ class HostSection(_Strict):
     uid_base: int = DEFAULT_UID_BASE
     """First of the reserved kernel uids (root only): three roles, then the sessions."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
+    """How many uids are reserved: the bound of sessions at once."""
     read_roots: tuple[str, ...] = ()
     """Host folders below which a policy's ``filesystem.read`` may name folders."""
     max_sessions: Annotated[int, Field(ge=1)] = 2_000
+    """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
     anchor_every_s: Annotated[int, Field(ge=1)] = 300
@@ -57,7 +59,9 @@ class ProviderSection(_Strict):
     """``[providers.NAME]``: an upstream that the keeper may talk to, and how its key is sent."""
 
     base_url: str
+    """Where it is, version prefix included. HTTPS, unless `private`."""
     shape: Literal["openai", "anthropic", "gemini", "custom"] = "openai"
+    """How its bodies, denials and usage look."""
     auth: str = "bearer"
     """``bearer``, ``header:NAME`` or ``query:NAME``."""
     secret: str = ""
@@ -70,6 +74,7 @@ class PrincipalSection(_Strict):
     """``[principals.NAME]``: who may ask. A local uid or a token selects the principal."""
 
     uids: tuple[int, ...] = ()
+    """Local users that are this principal."""
     tokens: tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = ()
     """Digests of tokens, never tokens."""
     tenants: tuple[str, ...] = ()
@@ -82,14 +87,18 @@ class BridgeSection(_Strict):
     """``[bridges.NAME]``: which policy a bridge runs under; the bridge's own name if empty."""
 
     policy: str = ""
+    """The policy's name; the bridge's own if there is one of that name, else ``baseline``."""
     enabled: bool = True
+    """Whether it may be used at all."""
 
 
 class SecretsSection(_Strict):
     """``[secrets]``: where keys are kept. Never auto-detected."""
 
     store: Literal["file", "keyring", "systemd"] = "file"
+    """An encrypted file, a pinned keyring back-end, or systemd credentials."""
     keyring_backend: Literal["secretservice", "cryptfile"] = "secretservice"
+    """Which back-end ``keyring`` means."""
     passphrase_credential: str = ""
     """Name of the systemd credential that unlocks the encrypted file; a 0600 key file if empty."""
 

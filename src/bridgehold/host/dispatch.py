@@ -181,8 +181,11 @@ class Dispatch:
         )
         try:
             return (await self._journal.append(event)).ref
+        except BudgetError as error:
+            await session.end("the tenant's share of the audit is used up", error)
+            raise
         except AuditError as error:
-            self._on_degraded(error.message)
+            self._judge_audit(error)
             raise AuditError(
                 f"the command did not run, because its intent could not be written: {error.message}",
                 hint=error.hint,
@@ -192,7 +195,6 @@ class Dispatch:
         self, plan: _Plan, session: Session, intent: str, arguments: dict[str, object], stream: Stream | None
     ) -> Reply:
         started = time.monotonic()
-        before = await self._usage(session)
         frame: ResultFrame | FaultFrame | None = None
         failure: BridgeholdError | None = None
         cancelled = False
@@ -206,7 +208,7 @@ class Dispatch:
             failure, cancelled = CancelledError("the caller went away"), True
         if isinstance(frame, FaultFrame):
             failure = fault_error(frame, where=plan.request.operation)
-        usage = await self._used(session, before, started)
+        usage = await self._used(session, started)
         outcome = _outcome(plan, session, intent, frame, failure, usage)
         written = await asyncio.shield(asyncio.ensure_future(self._record(outcome)))
         if cancelled:
@@ -221,24 +223,25 @@ class Dispatch:
 
     async def _record(self, outcome: CommandOutcome) -> str:
         try:
-            return (await self._journal.append(outcome)).ref
+            return (await self._journal.append(outcome, durable=False)).ref  # written, synced with the group
         except BridgeholdError as error:
-            self._on_degraded(error.message)
+            self._on_degraded(f"an outcome could not be written: {error.message}")
             return ""
 
-    async def _usage(self, session: Session) -> int:
-        try:
-            return (await self._launcher.usage(session.worker.name)).cpu_us
-        except BridgeholdError:
-            return 0
+    def _judge_audit(self, error: AuditError) -> None:
+        """A full disk refuses commands until there is room; a journal that is gone or failed ends the host."""
+        if error.where not in ("journal:full", "journal:invalid"):
+            self._on_degraded(error.message)
 
-    async def _used(self, session: Session, before: int, started: float) -> CommandUsage:
+    async def _used(self, session: Session, started: float) -> CommandUsage:
+        """What the kernel charged since the session's last command ended."""
         ms = int((time.monotonic() - started) * 1000)
         report = session.worker.report
         try:
             usage = report.usage if report else await self._launcher.usage(session.worker.name)
         except BridgeholdError:
             return CommandUsage(ms=ms)
+        before, session.cpu_us = session.cpu_us, usage.cpu_us
         return CommandUsage(
             cpu_us=max(0, usage.cpu_us - before), memory_peak_bytes=usage.memory_peak_bytes, ms=ms
         )

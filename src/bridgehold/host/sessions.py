@@ -51,6 +51,8 @@ class Session:
         self.order = order
         self.worker = worker
         self.commands = 0
+        self.cpu_us = worker.start_cpu_us
+        """Processor time up to the end of the last command (or of the start)."""
         self.opened_at = time.monotonic()
         self.used_at = self.opened_at
         self.current_command = ""

@@ -82,6 +82,8 @@ class LiveWorker:
         self.gateway: GatewayHandle | None = None
         self.attestation: Attestation | None = None
         self.report: ExitReport | None = None
+        self.start_cpu_us = 0
+        """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
         self._failure: BridgeholdError | None = None
         self._watch = asyncio.create_task(self._watch_exit())
@@ -252,6 +254,7 @@ class ColdStart:
         reply = await worker.call("common:open", {"session": session}, deadline_ms=budget)
         if isinstance(reply, FaultFrame):
             raise fault_error(reply, where="open")
+        worker.start_cpu_us = (await self._services.launcher.usage(worker.name)).cpu_us
 
 
 def new_placeholder() -> str:

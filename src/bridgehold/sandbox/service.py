@@ -33,6 +33,9 @@ from bridgehold.sandbox.uids import UidPool
 from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
 
 _WATCHDOG_SECONDS = 0.1
+_SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
+"""After a notice of memory trouble: how long, and how often, to look whether something was killed.
+On v1 the notice comes before the kill."""
 _STOP_SECONDS = 10.0
 _MOST_PROCESSES = 64
 """A worker that has more than this many before it is attested is refused unread."""
@@ -70,6 +73,12 @@ class Worker:
         self.killers: list[int] = []
         """Ids of `kill` requests that wait for its end."""
         self.watched: set[int] = set()
+        self.suspect_until = 0.0
+        """Monotonic time up to which a kill for memory may still show."""
+
+    @property
+    def running(self) -> bool:
+        return self.started and self.ending is None
 
 
 class Launcher:
@@ -109,6 +118,8 @@ class Launcher:
         waits = [w.ending.pause for w in self._workers.values() if w.ending is not None]
         now = time.monotonic()
         waits += [max(0.0, w.start.deadline - now) for w in self._workers.values() if not w.started]
+        if any(w.running and w.suspect_until > now for w in self._workers.values()):
+            waits.append(_SUSPECT_PAUSE)
         if self._parts.parent.version == "none" and self._workers:
             waits.append(_WATCHDOG_SECONDS)
         return min(waits, default=None)
@@ -118,8 +129,13 @@ class Launcher:
             self._step(worker, worker.ending)
         elif not worker.started and now > worker.start.deadline:
             self._fail(worker, worker.start.expire())
-        elif worker.started and isinstance(worker.cgroup, WatchedTree) and worker.cgroup.over():
-            self._end(worker, killed=False)
+        elif worker.running and self._out_of_memory(worker, now):
+            self._end(worker, killed=False)  # v1 kills one process; the session dies whole
+
+    def _out_of_memory(self, worker: Worker, now: float) -> bool:
+        if isinstance(worker.cgroup, WatchedTree):
+            return worker.cgroup.over()
+        return worker.suspect_until > now and worker.cgroup.usage().oom_kills > 0
 
     def _control_ready(self, _: int, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -243,8 +259,7 @@ class Launcher:
         else:
             with contextlib.suppress(BlockingIOError):
                 os.read(descriptor, 4096)
-            if worker.cgroup.usage().oom_kills:  # v1 kills one process; the session dies whole
-                self._end(worker, killed=False)
+            worker.suspect_until = time.monotonic() + _SUSPECT_SECONDS
 
     def _advance(self, worker: Worker) -> None:
         start = worker.start

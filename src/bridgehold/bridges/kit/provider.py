@@ -261,11 +261,12 @@ def _key_of(request: web.Request) -> str:
     return request.headers.get("x-api-key", "") or request.query.get("key", "")
 
 
-async def _serve(port: int, key_file: str) -> None:
+async def _serve(port: int, key_file: str, behaviour: Behaviour) -> None:
     key = ""
     if key_file and Path(key_file).exists():  # noqa: ASYNC240 - once, before anything is served
         key = Path(key_file).read_text(encoding="ascii").strip()  # noqa: ASYNC240 - as above
     async with Provider.open(port=port, key=key) as provider:
+        provider.behave(behaviour)
         if key_file and not key:
             descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
@@ -280,9 +281,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A local provider in OpenAI's shape.")
     parser.add_argument("--port", type=int, default=0, help="0 (default) takes a free one; it is printed")
     parser.add_argument("--key-file", default="", help="read the key here, or write a new one (0600)")
+    parser.add_argument("--latency-ms", type=int, default=0, help="before each answer")
+    parser.add_argument("--chunk-ms", type=int, default=0, help="between two events of a stream")
     arguments = parser.parse_args()
+    behaviour = Behaviour(latency_ms=arguments.latency_ms, chunk_ms=arguments.chunk_ms)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(arguments.port, arguments.key_file))
+        asyncio.run(_serve(arguments.port, arguments.key_file, behaviour))
 
 
 if __name__ == "__main__":

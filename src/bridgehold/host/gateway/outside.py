@@ -305,6 +305,7 @@ async def _dial(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (address, port)), _DIAL_SECONDS)
     except BaseException:

@@ -157,6 +157,7 @@ class Channel:
         self._bound = bound
         self._streams: dict[int, Stream] = {}
         self._last = 0
+        self._unsent: list[bytes] = []
         self._gone: BridgeholdError | None = None
 
     @classmethod
@@ -181,14 +182,25 @@ class Channel:
     async def send(self, kind: int, stream: int, payload: bytes = b"") -> None:
         if self._gone is not None:
             raise self._gone
+        if not self._unsent:  # what is sent within one turn of the loop goes out in one piece
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(encode(kind, stream, payload))
         try:
-            self._writer.write(encode(kind, stream, payload))
             await self._writer.drain()
         except OSError as error:
             raise self._end(f"{type(error).__name__}") from None
 
+    def _flush(self) -> None:
+        data, self._unsent = b"".join(self._unsent), []
+        if not self._writer.is_closing():
+            self._writer.write(data)
+
     def forget(self, stream: Stream) -> None:
         self._streams.pop(stream.number, None)
+
+    def close(self) -> None:
+        """End the connection from our side; `run` returns."""
+        self._writer.close()
 
     async def run(self) -> None:
         """Read frames until the peer closes (returns) or breaks a bound (raises `ProtocolError`)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import contextlib
 import os
 import signal
 import socket
@@ -57,6 +56,11 @@ class Keeper:
             await asyncio.gather(*self._tasks, watching, return_exceptions=True)
             await self._upstream.close()
             self._vault.close()
+
+    def stop(self) -> None:
+        """Close the socket: `serve` ends as if the host had."""
+        if self._channel is not None:
+            self._channel.close()
 
     def _opened(self, stream: Stream, payload: bytes) -> None:
         ask = protocol.decode_ask(payload)
@@ -169,11 +173,9 @@ def main() -> int:
 async def _run(config: KeeperConfig, sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_hook)
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - asyncio.run made it
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await Keeper(config).serve(sock)
+    keeper = Keeper(config)
+    loop.add_signal_handler(signal.SIGTERM, keeper.stop)
+    await keeper.serve(sock)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
