@@ -203,7 +203,7 @@ async def compare(direct: Caller, through: Caller) -> list[Row]:
             "ms",
             baseline=percentile(plain, 0.99),
         ),
-        row("first streamed token, added, p50", first_through - first_direct, "ms", most=2.0),
+        row("first streamed token through gateway, p50", first_through, "ms", baseline=first_direct),
         row("first streamed token as a part of the whole stream", first_through / whole * 100, "%", most=50),
     ]
 

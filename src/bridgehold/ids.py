@@ -50,7 +50,8 @@ def is_digest(text: str) -> bool:
 
 def random_id(prefix: str, length: int = 16) -> str:
     """`prefix` + ``-`` + `length` random characters (5 bits each) that are easy to read aloud."""
-    return f"{prefix}-{''.join(secrets.choice(_ALPHABET) for _ in range(length))}"
+    drawn = secrets.randbits(5 * length)
+    return f"{prefix}-{''.join(_ALPHABET[drawn >> 5 * i & 31] for i in range(length))}"
 
 
 def new_session_id() -> SessionId:

@@ -76,6 +76,13 @@ def test_framing_that_two_parsers_read_in_two_ways_is_400(tmp_path: Path) -> Non
         assert not stand.provider.log, "something reached the provider"
         assert len(stand.audit.of(EgressRefused)) == len(attacks)
 
+        own = b"sk-own-key-in-a-broken-line"
+        assert (
+            parse(await stand.raw(head(port)[:-2] + b"Author ization: Bearer " + own + b"\r\n\r\n")).status
+            == 400
+        )
+        assert own not in stand.everything(), "a broken line was quoted into the audit"
+
     on_stand(tmp_path, act, limits=GatewayLimits(refusals_per_second=500))
 
 

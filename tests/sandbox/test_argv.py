@@ -59,7 +59,9 @@ def arguments(spec: SandboxSpec, *, staged: bool) -> tuple[str, ...]:
     files = {m.target: 20 + i for i, m in enumerate(m for m in spec.mounts if m.kind == "file")}
     kinds = ("ro_bind", "bind", "tmpfs")
     stage = {m.target: f"/mnt/w-1/{i}" for i, m in enumerate(spec.mounts) if m.kind in kinds}
-    return bwrap_arguments(spec, seccomp_fd=10, info_fd=11, files=files, staged=stage if staged else None)
+    return bwrap_arguments(
+        spec, seccomp_fd=10, info_fd=11, block_fd=12, files=files, staged=stage if staged else None
+    )
 
 
 @pytest.mark.parametrize(

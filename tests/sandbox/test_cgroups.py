@@ -117,11 +117,18 @@ def delegated() -> Iterator[tuple[str, Callable[[], None]]]:
             top.mkdir()
             for path in (top, *top.glob("cgroup.*")):
                 os.chown(path, ORDINARY_UID, ORDINARY_UID)
-        yield choice, lambda: [files.write(top / "cgroup.procs", "0") for top in tops] and None
+        yield choice, lambda: enter(tops)
     finally:
         for top in tops:
             for folder, _, _ in os.walk(top, topdown=False):
                 assert files.remove(Path(folder), 5.0), f"{folder} is left"
+
+
+def enter(tops: list[Path]) -> None:
+    """Into the sub-tree; on v2 into the leaf for hosts once an earlier host has divided it."""
+    for top in tops:
+        host = top / "host"
+        files.write((host if host.exists() else top) / "cgroup.procs", "0")
 
 
 def child(session: SessionCgroup, act: Callable[[], None]) -> int:

@@ -29,8 +29,8 @@ from bridgehold.sandbox.doctor import (
 )
 from bridgehold.sandbox.doctor.kernel import version_of
 from bridgehold.sandbox.doctor.model import passed
-from bridgehold.sandbox.doctor.service import judge_unit, unit_name
-from bridgehold.sandbox.seccomp import compile_filter
+from bridgehold.sandbox.doctor.service import judge_unit, mapped_uids, mounts_below, unit_name
+from bridgehold.sandbox.seccomp import RULES, Rule, compile_filter
 
 CONTEXT = Context(reserve_bytes=256 << 20)
 DOCS = Path(__file__).parents[2] / "docs"
@@ -171,9 +171,9 @@ def test_user_namespaces_that_are_used_up_are_seen() -> None:
     assert with_loss("namespace-count", lose).status == "FAIL"
 
 
-def load_filter() -> None:
+def load_filter(rules: tuple[Rule, ...] = RULES) -> None:
     """What `RestrictNamespaces=` and a `SystemCallFilter=` do to a service: a filter before it starts."""
-    program = compile_filter()
+    program = compile_filter(rules)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     buffer = ctypes.create_string_buffer(program, len(program))
 
@@ -188,9 +188,13 @@ def load_filter() -> None:
 def test_directives_that_break_sandboxes_are_found_by_trying() -> None:
     row = with_loss("systemd", load_filter)
     assert row.status == "FAIL"
-    for directive in ("RestrictNamespaces", "SystemCallFilter", "RestrictAddressFamilies"):
+    for directive in ("RestrictNamespaces", "RestrictAddressFamilies"):
         assert directive in row.detail
     assert "ProcSubset" not in row.detail
+    mounts = tuple(rule for rule in RULES if "mount" in rule.calls)
+    row = with_loss("systemd", lambda: load_filter(mounts))
+    assert "SystemCallFilter" in row.detail
+    assert "RestrictNamespaces" not in row.detail
     assert "Delegate=yes" in row.remedy
     for name in ("user-namespaces", "bubblewrap", "network"):
         assert with_loss(name, load_filter).status == "FAIL"
@@ -247,9 +251,32 @@ def test_kernel_versions_units_and_settings_are_read_as_values() -> None:
     assert unit_name("0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope\n") == ""
     assert judge_unit({"OOMPolicy": "continue", "Delegate": "yes"}) == []
     assert judge_unit({}) == []
-    stop, delegate = judge_unit({"OOMPolicy": "stop", "Delegate": "no"})
-    assert "use continue" in stop
-    assert "Delegate=yes" in delegate
+    assert judge_unit({"OOMPolicy": "stop", "Delegate": "no"}) == [
+        ("FAIL", "OOMPolicy=stop: a session at its memory cap ends the whole service"),
+        ("CAUTION", "Delegate=no: the service may not divide its own cgroup"),
+    ]
+    assert mapped_uids("0 0 1\n1 200000 65536\n") == 65537
+    assert mapped_uids("") == 0
+    info = (
+        "1 0 0:1 / / rw - x\n2 1 0:1 / /usr rw - x\n3 2 0:1 / /usr/lib/modules ro - x\n4 1 0:1 / /usrx/y rw\n"
+    )
+    assert mounts_below(info, "/usr") == ["/usr/lib/modules"]
+
+
+def test_a_mount_below_usr_and_a_narrow_uid_map_are_found() -> None:
+    def lose() -> None:
+        own, group = os.getuid(), os.getgid()
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{own} {own} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        syscalls.mount("none", "/usr/local", "tmpfs", 0)
+
+    row = with_loss("systemd", lose)
+    assert row.status == "FAIL"
+    assert "ProtectKernelModules" in row.detail
+    assert "PrivateUsers" in row.detail
+    assert "RestrictNamespaces" not in row.detail
 
 
 def test_every_check_is_documented_and_nothing_else() -> None:

@@ -229,7 +229,7 @@ class Dispatch:
             return ""
 
     def _judge_audit(self, error: AuditError) -> None:
-        """A full disk refuses commands until there is room; a journal that is gone or failed ends the host."""
+        """A full disk refuses commands until there is room; a journal that is gone or failed ends all."""
         if error.where not in ("journal:full", "journal:invalid"):
             self._on_degraded(error.message)
 

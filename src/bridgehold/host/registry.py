@@ -6,6 +6,7 @@ narrowed policy takes effect without a restart. A grant is written to the audit 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,9 @@ ReadPolicy = Callable[[str], "tuple[str, str] | None"]
 """Policy name → (text, file name), or None."""
 
 
+_LOOK_SECONDS = 0.25
+
+
 class Registry:
     """What this host knows by name. Reads the layout's folders; runs nothing.
 
@@ -44,6 +48,8 @@ class Registry:
         self._catalogue = Catalogue.load([])
         self._seen: tuple[tuple[str, int], ...] = ()
         self._written: set[str] = set()
+        self._known_stamp: tuple[tuple[str, int], ...] = ()
+        self._look_again = 0.0
         self._grants: dict[tuple[str, str], tuple[tuple[tuple[str, int], ...], Grant]] = {}
 
     @property
@@ -153,7 +159,14 @@ class Registry:
             self._seen = stamp
 
     def _stamp(self) -> tuple[tuple[str, int], ...]:
-        """Names and change times of every operator file: cheap, and enough to see a change."""
+        """Names and change times of every operator file, looked at again after a quarter of a second."""
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._known_stamp = self._read_stamp()
+            self._look_again = now + _LOOK_SECONDS
+        return self._known_stamp
+
+    def _read_stamp(self) -> tuple[tuple[str, int], ...]:
         patterns = (
             (self._layout.bridges, "*/*"),
             (self._layout.policies, "*.toml"),

@@ -31,6 +31,9 @@ _END_SECONDS = 10.0
 """How long the others may take after the first one ended, before they are killed."""
 
 
+_CAUSE_SECONDS = 0.3
+
+
 class Child:
     """One of the four, with a pidfd: nothing here is ever signalled by a bare number."""
 
@@ -233,12 +236,23 @@ def _watch(children: list[Child], ready_read: int, ready: Callable[[], None] | N
                 elif descriptor in (asked, lifeline):
                     return 0
                 else:
-                    ended = next(child for child in children if child.pidfd == descriptor)
-                    return _explain_end(ended)
+                    return _explain_end(_first_to_fail(children, descriptor))
     finally:
         signal.set_wakeup_fd(previous)
         for descriptor in (asked, wake, ready_read):
             os.close(descriptor)
+
+
+def _first_to_fail(children: list[Child], pidfd: int) -> Child:
+    """Whose end was the cause: one that failed, rather than one that followed it to the end."""
+    ended = next(child for child in children if child.pidfd == pidfd)
+    deadline = time.monotonic() + _CAUSE_SECONDS
+    while time.monotonic() < deadline:
+        for child in children:
+            if child.process.poll():
+                return child
+        time.sleep(0.01)
+    return ended
 
 
 def _explain_end(ended: Child) -> int:

@@ -16,6 +16,7 @@ def bwrap_arguments(
     *,
     seccomp_fd: int,
     info_fd: int,
+    block_fd: int,
     files: Mapping[str, int],
     staged: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
@@ -24,6 +25,9 @@ def bwrap_arguments(
     `files`: target of a ``file`` mount → descriptor. `staged`: target → where the launcher has put
     that mount's source already, in its own mount namespace (binds, and tmpfs with their inodes
     counted); a target that is not there is taken from the spec, as an ordinary path or size.
+
+    `block_fd` holds the guest's first instruction back until the launcher has met its init. It opens
+    at EOF too, so it orders things and protects nothing: the barriers all stand by then.
     """
     arguments = [
         "--unshare-user",
@@ -42,6 +46,8 @@ def bwrap_arguments(
         "--clearenv",
         "--info-fd",
         str(info_fd),
+        "--block-fd",
+        str(block_fd),
         "--seccomp",
         str(seccomp_fd),
     ]

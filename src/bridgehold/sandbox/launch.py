@@ -85,13 +85,19 @@ class Start:
         from_guest, frames_out = fds.pipe()
         self._log, log_out = fds.pipe()
         self._info_read, info_out = fds.pipe()
+        block, self._unblock = fds.pipe()
         gate, self._release = fds.pipe()
         self._entered_read, entered_out = fds.pipe()
         self._ends = (to_guest, from_guest, self._log)
         seccomp = fds.file("seccomp", plan.seccomp)
         files = {m.target: fds.file("file", m.content.encode()) for m in plan.spec.mounts if m.kind == "file"}
         arguments = bwrap_arguments(
-            plan.spec, seccomp_fd=seccomp, info_fd=info_out, files=files, staged=plan.staged.sources
+            plan.spec,
+            seccomp_fd=seccomp,
+            info_fd=info_out,
+            block_fd=block,
+            files=files,
+            staged=plan.staged.sources,
         )
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
@@ -99,7 +105,7 @@ class Start:
             launcher=os.getpid(),
             command=arguments[split:],
             options=options,
-            keep=(info_out, seccomp, options, *files.values()),
+            keep=(info_out, block, seccomp, options, *files.values()),
             standard=(frames_in, frames_out, log_out),
             gate=gate,
             entered=entered_out,
@@ -108,7 +114,7 @@ class Start:
         if monitor == 0:
             _child(plan, self._cgroup, ends)
         self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
-        fds.close(frames_in, frames_out, log_out, info_out, gate, entered_out, seccomp, options)
+        fds.close(frames_in, frames_out, log_out, info_out, block, gate, entered_out, seccomp, options)
         fds.close(*files.values())
         self._mark("fork")
 
@@ -137,8 +143,10 @@ class Start:
 
     def abort(self) -> None:
         """Kill the child; nothing of it was handed out."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.running.monitor_fd, signal.SIGKILL)
+        for descriptor in (self.running.init_fd, self.running.monitor_fd):
+            if descriptor >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         for descriptor in self.running.host_ends:
             os.close(descriptor)
         self.running.host_ends = ()
@@ -167,6 +175,7 @@ class Start:
             except OSError as error:
                 raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
             self._mark("listener")
+        os.write(self._unblock, _RELEASE)  # met, in its cgroup, with its listener: the guest may begin
         self._fds.keep(*self._ends)
         running.host_ends = tuple(ends)
         self._fds.close_all()

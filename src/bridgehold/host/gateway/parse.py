@@ -64,7 +64,7 @@ def parse_head(head: bytes, bound: int) -> tuple[h11.Connection, h11.Request]:
         connection.receive_data(head)
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
-        raise BadRequest("http.syntax", str(error)[:200]) from None
+        raise BadRequest("http.syntax", brief(error)) from None
     if not isinstance(event, h11.Request):
         raise BadRequest("http.syntax", "not a request")
     return connection, event
@@ -164,3 +164,8 @@ def parse_query(query: str) -> list[tuple[str, str]]:
             raise BadRequest("http.query", "the query has a control character")
         pairs.append((pair[0], pair[1]))
     return pairs
+
+
+def brief(error: h11.RemoteProtocolError) -> str:
+    """h11's words without the bytes it quotes: a header line may hold a key."""
+    return str(error).partition(":")[0][:100]

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import h11
 
-from bridgehold.host.gateway.parse import BadRequest
+from bridgehold.host.gateway.parse import BadRequest, brief
 from bridgehold.host.gateway.values import GatewayLimits
 
 _CHUNK = 64 * 1024
@@ -120,7 +120,7 @@ class Wire:
             try:
                 event = connection.next_event()
             except h11.RemoteProtocolError as error:
-                raise BadRequest("http.body", str(error)[:200]) from None
+                raise BadRequest("http.body", brief(error)) from None
             if event is h11.NEED_DATA:
                 if connection.they_are_waiting_for_100_continue:
                     await self.send(
@@ -133,7 +133,7 @@ class Wire:
                 try:
                     connection.receive_data(data)
                 except h11.RemoteProtocolError as error:
-                    raise BadRequest("http.body", str(error)[:200]) from None
+                    raise BadRequest("http.body", brief(error)) from None
             elif isinstance(event, h11.Data):
                 yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):

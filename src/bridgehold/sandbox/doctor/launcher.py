@@ -91,7 +91,12 @@ async def _attempt(context: Context) -> tuple[Attestation, list[str], ExitReport
             launched, descriptors = await client.launch(probe_spec())
             guest = _Guest(descriptors)
             try:
-                await asyncio.to_thread(guest.expect, "ready")
+                if await asyncio.to_thread(guest.expect, "ready") != ["ready"]:
+                    said_last = await asyncio.to_thread(guest.last_words)
+                    raise UnsupportedError(
+                        f"the sandbox ended before its first word: {said_last}",
+                        hint="The rows above name what is missing.",
+                    )
                 proof = await client.attest(launched.worker)
                 guest.go()
                 said = await asyncio.to_thread(guest.expect, "done")
@@ -151,6 +156,10 @@ class _Guest:
                 break
             self._data += part
         return self._data.decode("utf-8", "replace").splitlines()
+
+    def last_words(self) -> str:
+        """What it and bubblewrap wrote to the log, once it has ended."""
+        return os.read(self._others[0], _MAX_ANSWER).decode("utf-8", "replace").strip()[-500:] or "no message"
 
     def go(self) -> None:
         os.write(self._to, b"go\n")

@@ -42,10 +42,19 @@ def uid_range(context: Context) -> Check:
             Path(private.name).read_bytes()
             return 0
 
-        if in_child(come_back) != errno.EPERM:
-            return failed("uid-range", f"{how}: it could become uid 0 again", "Please report this.")
-        if in_child(read) != errno.EACCES:
-            return failed("uid-range", f"{how}: it could read the caller's 0600 file", "Please report this.")
+        for act, what, refusal in (
+            (come_back, "become uid 0 again", errno.EPERM),
+            (read, "read the caller's 0600 file", errno.EACCES),
+        ):
+            code = in_child(act)
+            if code == 0:
+                return failed("uid-range", f"{how}: it could {what}", "Please report this.")
+            if code != refusal:
+                return failed(
+                    "uid-range",
+                    f"{how} can't be taken: {errno.errorcode.get(code, code)}",
+                    "Let this process see those uids (no PrivateUsers=, a container with a wider uid map).",
+                )
     nested = bare_bwrap([_TRUE], uid=uid)
     if nested.returncode != 0:
         return failed("uid-range", f"{how}: bwrap does not run as it: {_last(nested.stderr)}", _NESTED_REMEDY)
@@ -141,6 +150,8 @@ def network(context: Context) -> Check:
         outside = bare_bwrap(act, uid=uid, options=["--share-net"])
     devices = bare_bwrap(["/bin/cat", "/proc/net/dev"], uid=uid)
     names = [line.split(":")[0].strip() for line in devices.stdout.splitlines() if ":" in line]
+    if devices.returncode != 0:
+        return failed("network", f"no sandbox starts: {_last(devices.stderr)}", _NESTED_REMEDY)
     if inside.returncode == 0 or names != ["lo"]:
         return failed(
             "network", f"a sandbox reached the host's loopback or has devices {names}", "Please report this."

@@ -21,6 +21,8 @@ from bridgehold.sandbox.doctor.acts import in_child, read
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, Status, passed
 
 _AF_NETLINK = 16
+_CLONE_NEWUTS = 0x04000000
+_ENOUGH_UIDS = 1000
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +39,23 @@ def _user_namespace() -> bool:
     return True
 
 
-def _mounting() -> bool:
-    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+def _in_namespaces(flags: int, act: Callable[[], None]) -> bool:
+    """Whether `act` works in namespaces of one's own; true where there are none (another row's matter)."""
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER | flags)
+    except OSError:
+        return True
+    act()
     return True
+
+
+def _mounting() -> bool:
+    slave = syscalls.MS_REC | syscalls.MS_SLAVE
+    return _in_namespaces(syscalls.CLONE_NEWNS, lambda: syscalls.mount("none", "/", None, slave))
+
+
+def _naming() -> bool:
+    return _in_namespaces(_CLONE_NEWUTS, lambda: socket.sethostname("probe"))
 
 
 def _netlink() -> bool:
@@ -49,21 +64,38 @@ def _netlink() -> bool:
 
 
 def _writable(path: str) -> bool:
-    return not os.statvfs(path).f_flag & os.ST_RDONLY
+    try:
+        return not os.statvfs(path).f_flag & os.ST_RDONLY
+    except FileNotFoundError:
+        return True
 
 
 def _new_privileges() -> bool:
     return os.getuid() == 0 or "NoNewPrivs:\t0" in read("/proc/self/status")
 
 
+def _many_uids() -> bool:
+    return mapped_uids(read("/proc/self/uid_map")) >= _ENOUGH_UIDS
+
+
+def mapped_uids(uid_map: str) -> int:
+    """How many uids the text of /proc/self/uid_map maps (pure)."""
+    return sum(int(line.split()[2]) for line in uid_map.splitlines() if len(line.split()) == 3)
+
+
+def _whole_usr() -> bool:
+    return not mounts_below(read("/proc/self/mountinfo"), "/usr")
+
+
+def mounts_below(mountinfo: str, folder: str) -> list[str]:
+    """The mount points strictly below `folder` (pure)."""
+    points = [line.split()[4] for line in mountinfo.splitlines() if len(line.split()) > 4]
+    return [point for point in points if point.startswith(folder + "/")]
+
+
 def _executable_memory() -> bool:
     mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
     return True
-
-
-def _oom_alone() -> bool:
-    own = own_cgroups(read("/proc/self/cgroup")).get("", "/")
-    return read(f"/sys/fs/cgroup{own}/memory.oom.group") != "1"
 
 
 TRIALS = (
@@ -83,14 +115,29 @@ TRIALS = (
         works=_netlink,
     ),
     Trial(
+        directives="ProtectHostname=yes",
+        breaks="a sandbox can't get a host name of its own",
+        works=_naming,
+    ),
+    Trial(
         directives="ProcSubset=pid",
-        breaks="/proc has no /proc/sys, so a sandbox's fresh /proc is refused",
-        works=lambda: os.path.exists("/proc/sys/kernel") and os.path.exists("/proc/meminfo"),  # noqa: PTH110 - a probe
+        breaks="/proc lacks what bwrap reads in /proc/sys",
+        works=lambda: bool(read("/proc/sys/kernel/overflowuid")),
+    ),
+    Trial(
+        directives="ProtectProc=invisible, or a /proc mounted with hidepid",
+        breaks="a session's process can't be seen, so it can't be attested",
+        works=lambda: bool(read("/proc/1/status")),
     ),
     Trial(
         directives="ProtectKernelTunables=yes",
-        breaks="/proc/sys is read-only, so a sandbox's fresh /proc is refused",
+        breaks="/proc/sys is read-only, and bwrap must write there to forbid further namespaces",
         works=lambda: _writable("/proc/sys"),
+    ),
+    Trial(
+        directives="ProtectKernelModules=yes, or other mounts below /usr",
+        breaks="a mount below /usr shows in every sandbox, and attestation refuses what its spec lacks",
+        works=_whole_usr,
     ),
     Trial(
         directives="ProtectControlGroups=yes, or a container without a writable cgroup mount",
@@ -98,14 +145,14 @@ TRIALS = (
         works=lambda: _writable("/sys/fs/cgroup") or read("/proc/mounts").count(" cgroup rw") > 0,
     ),
     Trial(
-        directives="NoNewPrivileges=yes, for an ordinary user",
+        directives="NoNewPrivileges=yes (many directives imply it for a service with User=)",
         breaks="newuidmap gets no privilege, so sessions get no uids of their own",
         works=_new_privileges,
     ),
     Trial(
-        directives="OOMPolicy=kill",
-        breaks="a session at its memory cap takes the whole service with it",
-        works=_oom_alone,
+        directives="PrivateUsers=yes",
+        breaks="this process sees a handful of uids: none are left for sessions",
+        works=_many_uids,
     ),
     Trial(
         directives="MemoryDenyWriteExecute=yes",
@@ -119,8 +166,10 @@ TRIALS = (
 def service(_: Context) -> Check:
     unit = unit_name(read("/proc/self/cgroup"))
     where = f"unit {unit}" if unit else "not a systemd service"
-    found = [(t.status, f"{t.directives}: {t.breaks}") for t in TRIALS if in_child(partial(_try, t)) != 0]
-    found += [("CAUTION", text) for text in judge_unit(_unit_settings(unit))]
+    found: list[tuple[Status, str]] = [
+        (t.status, f"{t.directives}: {t.breaks}") for t in TRIALS if in_child(partial(_try, t)) != 0
+    ]
+    found += judge_unit(_unit_settings(unit))
     if not found:
         return passed("systemd", f"{where}; {len(TRIALS)} directives that break sandboxes are not at work")
     worst: Status = "FAIL" if any(status == "FAIL" for status, _ in found) else "CAUTION"
@@ -145,15 +194,14 @@ def unit_name(cgroups: str) -> str:
     return ""
 
 
-def judge_unit(settings: dict[str, str]) -> list[str]:
+def judge_unit(settings: dict[str, str]) -> list[tuple[Status, str]]:
     """What the unit's own settings lack (pure). Unknown settings (no systemctl) are not judged."""
-    found = []
-    if settings.get("OOMPolicy") in ("stop", "kill"):
-        found.append(
-            f"OOMPolicy={settings['OOMPolicy']}: a session at its memory cap ends the service; use continue"
-        )
+    found: list[tuple[Status, str]] = []
+    policy = settings.get("OOMPolicy")
+    if policy in ("stop", "kill"):
+        found.append(("FAIL", f"OOMPolicy={policy}: a session at its memory cap ends the whole service"))
     if settings.get("Delegate") == "no":
-        found.append("Delegate=no: the service may not divide its cgroup; use Delegate=yes")
+        found.append(("CAUTION", "Delegate=no: the service may not divide its own cgroup"))
     return found
 
 

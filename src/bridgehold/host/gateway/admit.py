@@ -1,0 +1,192 @@
+"""From a request's head and body to one that may go out, or a refusal: no clock, no file (pure)."""
+
+from __future__ import annotations
+
+import h11
+import msgspec
+
+from bridgehold.errors import DeniedError
+from bridgehold.host.gateway.credentials import presented
+from bridgehold.host.gateway.parse import Target, parse_query
+from bridgehold.host.gateway.replies import Refusal
+from bridgehold.host.gateway.shapes import rules_of, wanted_tokens
+from bridgehold.host.gateway.values import ProviderFacts, SessionFacts
+from bridgehold.host.keeper.slots import AUTH_QUERY, forwarded_headers
+from bridgehold.policies.content import NO_BODY, UNREADABLE, BodyFacts, body_facts
+from bridgehold.policies.decide import decide_egress, secret_of
+from bridgehold.policies.model import Grant
+from bridgehold.policies.names import normalise_path
+
+Pairs = list[tuple[str, str]]
+
+_BRACKETS = 100_000
+_SEPARATORS = 500_000
+"""A JSON body with more of them is not parsed: parsing holds up every other session."""
+
+
+_REFUSALS = {
+    "missing": Refusal(
+        status=401,
+        rule="placeholder.missing",
+        reason="no placeholder came with the request",
+        hint="Use the api_key that the bridge was given for this provider.",
+    ),
+    "own_key": Refusal(
+        status=401,
+        rule="placeholder.own-key",
+        reason="a key came that is not this session's placeholder",
+        severity="high",
+        hint="Keys are put in by the gateway: `bridgehold secrets set`.",
+    ),
+    "foreign": Refusal(
+        status=403,
+        rule="placeholder.provider",
+        reason="this placeholder belongs to another provider",
+        severity="high",
+    ),
+    "unknown": Refusal(
+        status=403,
+        rule="placeholder.session",
+        reason="this placeholder belongs to another session, or to one that has ended",
+        severity="high",
+    ),
+    "mixed": Refusal(
+        status=403,
+        rule="placeholder.mixed",
+        reason="more than one key came with the request",
+        severity="high",
+    ),
+}
+"""By what `credentials.presented` found."""
+
+
+class Refused(Exception):  # noqa: N818 - a decision, not a fault
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.rule)
+        self.refusal = refusal
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that may go out, but for its budget."""
+
+    provider: ProviderFacts
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    rule: str
+    secret: str
+    credential: str
+    model: str
+    tokens: int
+
+    def __repr__(self) -> str:
+        return f"Admitted({self.method} {self.provider.name}{self.path})"
+
+
+def admit(
+    grant: Grant,
+    session: SessionFacts,
+    request: h11.Request,
+    target: Target,
+    provider: tuple[str, ProviderFacts | None],
+    body: bytes,
+) -> Admitted:
+    """`provider` is its name in the path, and what is configured under it. Raises `Refused`, and
+    `BadRequest` for a query that can be read in two ways.
+    """
+    name, known = provider
+    headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
+    query = parse_query(target.query)
+    credential = _check_credential(grant, session, name, headers, query)
+    value, facts = _parse(body, known.shape if known else "openai")
+    path, rule = _decide(grant, name, target, facts)
+    if known is None:
+        hint = "Add `[providers.NAME]` to config.toml."
+        raise _refused("providers", f"no provider {name[:63]!r} is configured", hint)
+    secret = secret_of(grant, name)
+    if secret is None and not credential:
+        hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
+        raise _refused("secrets", f"no secret is granted for {name}", hint)
+    sent = body if value is None else msgspec.json.encode(value)
+    model = value.get("model") if isinstance(value, dict) else None
+    return Admitted(
+        provider=known,
+        method=target.method,
+        path=_without_version(path, known.version),
+        query=_kept_query(query, known),
+        headers=_kept_headers(headers, is_json=value is not None),
+        body=sent,
+        rule=rule,
+        secret=secret.name if secret else "",
+        credential=credential,
+        model=model[:100] if isinstance(model, str) else "",
+        tokens=wanted_tokens(known.shape, value, len(sent)),
+    )
+
+
+def _decide(grant: Grant, name: str, target: Target, facts: BodyFacts) -> tuple[str, str]:
+    """(normalised path, rule) of an allowed request."""
+    try:
+        path = normalise_path("/" + target.path.removeprefix("/").partition("/")[2])
+    except DeniedError as error:
+        raise _refused("names.path", error.message) from None
+    decision = decide_egress(grant, name, target.method, path, facts)
+    if not decision.allowed:
+        raise Refused(Refusal(status=403, rule=decision.rule, reason=decision.reason, source=decision.source))
+    return path, decision.rule
+
+
+def _check_credential(grant: Grant, session: SessionFacts, name: str, headers: Pairs, query: Pairs) -> str:
+    """The guest's own key where the policy passes it on; otherwise empty. Raises `Refused`."""
+    found = presented(name, session.placeholders, headers, query)
+    if found.verdict == "ok":
+        return ""
+    if found.verdict == "own_key" and grant.inline_keys == "pass":
+        return found.credential
+    raise Refused(_REFUSALS[found.verdict])
+
+
+def _refused(rule: str, reason: str, hint: str = "") -> Refused:
+    return Refused(Refusal(status=403, rule=rule, reason=reason, hint=hint))
+
+
+def _kept_headers(headers: Pairs, *, is_json: bool) -> tuple[tuple[str, str], ...]:
+    kept = forwarded_headers(headers)
+    if not is_json:
+        return kept
+    return (*(pair for pair in kept if pair[0] != "content-type"), ("content-type", "application/json"))
+
+
+def _parse(body: bytes, shape: str) -> tuple[object | None, BodyFacts]:
+    """The JSON value that is decided on and sent on, if the body is one, and its facts (pure).
+
+    What goes out is encoded anew from what was decided on: a key that stands twice, or anything
+    else that two parsers read in two ways, is gone by then.
+    """
+    if not body:
+        return None, NO_BODY
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > _BRACKETS or body.count(b",") + body.count(b":") > _SEPARATORS:
+        return None, BodyFacts(unreadable="more values than are judged")
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None, UNREADABLE
+    return value, body_facts(shape, value)
+
+
+def _without_version(path: str, version: str) -> str:
+    """`path` without a leading version segment that the provider's base URL already has."""
+    return path.removeprefix(f"/{version}") if version and path.startswith(f"/{version}/") else path
+
+
+def _kept_query(query: list[tuple[str, str]], provider: ProviderFacts) -> tuple[tuple[str, str], ...]:
+    """The query without auth slots. Raises `Refused` for a parameter that the shape doesn't know."""
+    allowed = rules_of(provider.shape).queries
+    kept = tuple((name, value) for name, value in query if name.lower() not in AUTH_QUERY)
+    for name, _ in kept:
+        if allowed is not None and name not in allowed:
+            raise _refused("gateway.query", f"the query parameter {name[:60]!r} is not known")
+    return kept

@@ -1,0 +1,189 @@
+"""One request under way: from its durable intent to its outcome, whatever comes between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from bridgehold.audit.events import EgressOutcome
+from bridgehold.errors import BridgeholdError, DeniedError, SecretError
+from bridgehold.host.gateway.admit import Admitted
+from bridgehold.host.gateway.replies import Refusal, Replies
+from bridgehold.host.gateway.usage import UsageTap
+from bridgehold.host.gateway.wire import GuestGone, Wire
+from bridgehold.host.keeper.protocol import UpstreamRequest
+
+if TYPE_CHECKING:
+    from bridgehold.host.budgets import Reservation
+    from bridgehold.host.gateway.gateway import Gateway
+    from bridgehold.host.keeper.client import UpstreamResponse
+
+
+class Exchange:
+    """Asks the keeper, streams back, and writes the outcome exactly once."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        wire: Wire,
+        replies: Replies,
+        admitted: Admitted,
+        reservation: Reservation,
+        intent: str,
+        command: str,
+    ) -> None:
+        self._gateway = gateway
+        self._wire = wire
+        self._replies = replies
+        self._admitted = admitted
+        self._reservation = reservation
+        self._intent = intent
+        self._command = command
+        self._started = time.monotonic()
+        self._status = 0
+        self._scrubbed = 0
+        self._tap: UsageTap | None = None
+
+    async def run(self) -> None:
+        """Raises `GuestGone` where the guest left or the provider broke off in the middle."""
+        code = "cancelled"
+        try:
+            code = await self._exchange()
+        except GuestGone:
+            code = "guest_gone"
+            raise
+        finally:
+            await asyncio.shield(self._record(code))
+
+    async def _exchange(self) -> str:
+        try:
+            async with asyncio.timeout(self._gateway.limits.request_ms / 1000):
+                await self._until_guest_leaves()
+        except TimeoutError:
+            return await self._broke(
+                Refusal(status=504, rule="gateway.timeout", reason="the answer took too long")
+            )
+        except DeniedError as error:
+            refusal = Refusal(
+                status=403,
+                rule=f"keeper.{error.where or 'denied'}",
+                reason=error.message,
+                severity="high",
+                hint=error.hint,
+            )
+            return await self._broke(refusal, audited=True)
+        except SecretError as error:
+            refusal = Refusal(status=403, rule="secrets", reason=error.message, hint=error.hint)
+            return await self._broke(refusal)
+        except BridgeholdError as error:
+            refusal = Refusal(status=502, rule=f"keeper.{error.code}", reason=error.message, hint=error.hint)
+            return await self._broke(refusal)
+        return ""
+
+    async def _until_guest_leaves(self) -> None:
+        gone = asyncio.Event()
+        with self._wire.watch_end(gone):
+            work = asyncio.ensure_future(self._ask())
+            leaving = asyncio.ensure_future(gone.wait())
+            try:
+                await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    raise GuestGone("it closed before the answer was complete")
+                await work
+            finally:
+                for task in (work, leaving):
+                    task.cancel()
+                await asyncio.wait({work, leaving})
+                if not work.cancelled():
+                    work.exception()  # seen, also where the guest left first
+
+    async def _ask(self) -> None:
+        admitted, facts = self._admitted, self._gateway.facts
+        request = UpstreamRequest(
+            tenant=facts.tenant,
+            session=facts.session,
+            provider=admitted.provider.name,
+            method=admitted.method,
+            path=admitted.path,
+            query=admitted.query,
+            headers=admitted.headers,
+            body_bytes=len(admitted.body),
+            secret=admitted.secret,
+            how="pass" if admitted.credential else "gateway",
+            credential=admitted.credential,
+            intent=self._intent,
+            deadline_ms=self._gateway.limits.request_ms,
+        )
+        async with await self._gateway.keeper.request(request, admitted.body) as response:
+            await self._pass_on(response)
+
+    async def _pass_on(self, response: UpstreamResponse) -> None:
+        self._status = response.status
+        content_type = next((v for n, v in response.headers if n == "content-type"), "")
+        self._tap = UsageTap(self._admitted.provider.shape, content_type)
+        try:
+            await self._replies.head(response.status, response.headers)
+            async for chunk in response.body():
+                self._tap.feed(chunk)
+                await self._replies.data(chunk)
+            await self._replies.end()
+        finally:
+            self._scrubbed = response.done.scrubbed
+
+    async def _broke(self, refusal: Refusal, *, audited: bool = False) -> str:
+        """Tell the guest, if its answer has not begun; otherwise the connection is cut. The code."""
+        event = self._intent
+        if audited:
+            event = await self._gateway.records.refused(
+                host=self._admitted.provider.host,
+                method=self._admitted.method,
+                path=self._admitted.path,
+                rule=refusal.rule,
+                reason=refusal.reason,
+                severity=refusal.severity,
+            )
+        if self._replies.started:
+            await self._record(refusal.rule)
+            raise GuestGone("the provider broke off within its answer")
+        self._status = refusal.status
+        await self._replies.refuse(refusal, event)
+        return refusal.rule
+
+    async def _record(self, code: str) -> None:
+        if self._intent == "":
+            return
+        intent, self._intent = self._intent, ""
+        admitted, tap = self._admitted, self._tap
+        if tap is None:  # nothing came back: a request that never arrived has used no tokens
+            usage, estimated = None, False
+        else:
+            usage, estimated = tap.result(len(admitted.body))
+            if self._status >= 400 and estimated:
+                usage, estimated = None, False
+        used = (usage.input_tokens + usage.output_tokens) if usage else 0
+        self._reservation.settle(used)
+        await self._gateway.records.outcome(
+            EgressOutcome(
+                tenant=self._gateway.facts.tenant,
+                principal=self._gateway.facts.principal,
+                session=self._gateway.facts.session,
+                command=self._command,
+                intent=intent,
+                provider=admitted.provider.name,
+                host=admitted.provider.host,
+                method=admitted.method,
+                path=admitted.path,
+                status=self._status,
+                request_bytes=len(admitted.body),
+                response_bytes=self._replies.sent,
+                ms=int((time.monotonic() - self._started) * 1000),
+                model=admitted.model,
+                input_tokens=usage.input_tokens if usage else 0,
+                output_tokens=usage.output_tokens if usage else 0,
+                estimated=estimated,
+                background=not self._command,
+                code=code,
+                scrubbed=self._scrubbed,
+            )
+        )
