@@ -223,7 +223,9 @@ async def syncs(folder: Path) -> Row:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="bh-bench-", dir=Path.cwd()) as folder:
+    place = Path("build")  # on the project's own disk, and never a part of it
+    place.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bh-bench-", dir=place) as folder:
         show(asyncio.run(measure(Path(folder))))
 
 

@@ -77,7 +77,8 @@ def needed_paths(layout: Layout) -> list[Path]:
     ]
 
 
-def plan(layout: Layout, config: Config) -> Plan:
+def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
+    """Everything the supervisor starts. `credentials`: systemd's folder, as the keeper may read it."""
     who = roles(config)
     environment = _environment()
     fetching = environment | _kept(_FETCH_VARIABLES)
@@ -103,11 +104,7 @@ def plan(layout: Layout, config: Config) -> Plan:
         ),
         keeper=ProcessPlan(
             module="bridgehold.host.keeper.main",
-            config=msgspec.json.encode(
-                keeper_config(
-                    layout, config, credentials_directory=os.environ.get("CREDENTIALS_DIRECTORY", "")
-                )
-            ),
+            config=msgspec.json.encode(keeper_config(layout, config, credentials_directory=credentials)),
             environment=_keeper_environment(environment),
         ),
         journal=ProcessPlan(
@@ -183,6 +180,6 @@ def _kept(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _keeper_environment(environment: dict[str, str]) -> dict[str, str]:
-    """The keeper may also find systemd's credentials and the session bus of a desktop's key ring."""
-    kept = ("CREDENTIALS_DIRECTORY", "DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    """The keeper may also find the session bus of a desktop's key ring."""
+    kept = ("DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return environment | _kept(kept)

@@ -65,7 +65,12 @@ class Registry:
         self._refresh()
         if not self._enabled(bridge):
             raise NotFoundError(f"the bridge {bridge!r} is switched off here")
-        return self._catalogue.get(bridge)
+        try:
+            return self._catalogue.get(bridge)
+        except NotFoundError:
+            self._look_again = 0.0  # it may have come a moment ago
+            self._refresh()
+            return self._catalogue.get(bridge)
 
     def describe(self, bridge: str) -> dict[str, object]:
         """One entry of `bridgehold bridge list`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +64,7 @@ def run(layout: Layout, *, ready: Callable[[], None] | None = None, lifeline: in
         finally:
             _end(children)
             layout.socket.unlink(missing_ok=True)
+            shutil.rmtree(layout.run / "credentials", ignore_errors=True)
 
 
 def prepare_folders(layout: Layout, config: Config) -> None:
@@ -83,6 +85,29 @@ def prepare_folders(layout: Layout, config: Config) -> None:
     for folder, uid, mode in owned:
         _own(folder, uid, uid, mode)
     _give_secrets(layout.secrets, roles.keeper)
+
+
+def hand_over_credentials(layout: Layout) -> str:
+    """The folder of systemd's credentials, readable by the keeper's role; empty where there is none.
+
+    systemd gives them to the service's own user. As root that is not the keeper's uid, so they are
+    laid into the runtime folder (a tmpfs) for that uid alone.
+    """
+    source = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not source or os.getuid() != 0:
+        return source
+    keeper = plans.roles(load_config(layout.config_file)).keeper
+    target = layout.run / "credentials"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(mode=0o700)
+    for path in Path(source).iterdir():
+        copy = target / path.name
+        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(path.read_bytes())
+            os.fchown(file.fileno(), keeper, keeper)
+    os.chown(target, keeper, keeper)
+    return str(target)
 
 
 def _give_secrets(folder: Path, uid: int) -> None:
@@ -141,7 +166,7 @@ def _start(layout: Layout, config: Config) -> tuple[list[Child], int]:
     listener = _listen(layout)
     ready_read, ready_write = os.pipe()
     sockets = (launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, listener)
-    plan = plans.plan(layout, config)
+    plan = plans.plan(layout, config, credentials=hand_over_credentials(layout))
     children: list[Child] = []
     try:
         children.append(

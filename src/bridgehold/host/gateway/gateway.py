@@ -93,6 +93,7 @@ class Gateway:
         self._connections = TokenBucket(rate, rate)
         self._requests = TokenBucket(self.limits.requests_per_second, self.limits.requests_per_second * 2)
         self._reads = TokenBucket(self.limits.reads_per_second, self.limits.reads_per_second / 2)
+        self.parts = TokenBucket(self.limits.parts_per_second, self.limits.parts_per_second)
         self._refusals = TokenBucket(self.limits.refusals_per_second, self.limits.refusals_per_second * 2)
         self._own = frozenset(f"{host}:{self._port}" for host in ("127.0.0.1", "localhost"))
         self._reverse = ReverseProxy(self)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import h11
 
 from bridgehold.errors import BridgeholdError, BudgetError
-from bridgehold.host.gateway.admit import Admitted, Refused, admit
+from bridgehold.host.gateway.admit import Admitted, Refused, admit, parts_of
 from bridgehold.host.gateway.exchange import Exchange
 from bridgehold.host.gateway.parse import Target
 from bridgehold.host.gateway.replies import Refusal, Replies
@@ -17,6 +20,11 @@ from bridgehold.host.gateway.wire import Wire
 
 if TYPE_CHECKING:
     from bridgehold.host.gateway.gateway import Gateway
+
+
+_FEW = 5_000
+_BESIDE = ThreadPoolExecutor(max_workers=2, thread_name_prefix="judge")
+"""For large bodies only: hostile ones wait behind each other, and small ones behind none."""
 
 
 class ReverseProxy:
@@ -37,9 +45,7 @@ class ReverseProxy:
             async with self._gateway.buffers.hold(self._gateway.facts.session, size) as holding:
                 body = await self._read(wire, connection)
                 holding.shrink(len(body))
-                admitted = admit(
-                    self._gateway.grant, self._gateway.facts, request, target, (name, provider), body
-                )
+                admitted = await self._admit(request, target, (name, provider), body)
                 await self._forward(wire, replies, admitted)
         except Refused as refused:
             await self._refuse(replies, refused.refusal, target, name, provider)
@@ -80,6 +86,18 @@ class ReverseProxy:
                 Refusal(status=413, rule="limits.request", reason=f"a body of more than {bound} bytes")
             )
         return bytes(found)
+
+    async def _admit(
+        self, request: h11.Request, target: Target, provider: tuple[str, ProviderFacts | None], body: bytes
+    ) -> Admitted:
+        """Judge the request; a body of many parts waits its turn, and is judged beside the loop."""
+        gateway = self._gateway
+        parts = parts_of(body)
+        if parts <= _FEW:
+            return admit(gateway.grant, gateway.facts, request, target, provider, body)
+        await asyncio.sleep(gateway.parts.take(parts, time.monotonic()))
+        judge = functools.partial(admit, gateway.grant, gateway.facts, request, target, provider, body)
+        return await asyncio.get_running_loop().run_in_executor(_BESIDE, judge)
 
     async def _forward(self, wire: Wire, replies: Replies, admitted: Admitted) -> None:
         gateway = self._gateway

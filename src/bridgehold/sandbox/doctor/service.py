@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +19,11 @@ import msgspec
 
 from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups.places import own_cgroups
-from bridgehold.sandbox.doctor.acts import in_child, read
+from bridgehold.sandbox.doctor.acts import in_child, read, syscall
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, Status, passed
 
 _AF_NETLINK = 16
+_OPENAT2, _AT_FDCWD = 437, -100
 _CLONE_NEWUTS = 0x04000000
 _ENOUGH_UIDS = 1000
 
@@ -72,6 +75,12 @@ def _writable(path: str) -> bool:
 
 def _new_privileges() -> bool:
     return os.getuid() == 0 or "NoNewPrivs:\t0" in read("/proc/self/status")
+
+
+def _open_beneath() -> bool:
+    how = struct.pack("=QQQ", os.O_RDONLY | os.O_DIRECTORY, 0, 0)
+    syscall(_OPENAT2, _AT_FDCWD, ctypes.c_char_p(b"/"), ctypes.c_char_p(how), ctypes.c_size_t(len(how)))
+    return True
 
 
 def _many_uids() -> bool:
@@ -138,6 +147,11 @@ TRIALS = (
         directives="ProtectKernelModules=yes, or other mounts below /usr",
         breaks="a mount below /usr shows in every sandbox, and attestation refuses what its spec lacks",
         works=_whole_usr,
+    ),
+    Trial(
+        directives="RestrictSUIDSGID=yes",
+        breaks="it forbids openat2, with which the launcher opens what it mounts",
+        works=_open_beneath,
     ),
     Trial(
         directives="ProtectControlGroups=yes, or a container without a writable cgroup mount",

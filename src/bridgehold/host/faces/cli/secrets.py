@@ -26,6 +26,9 @@ _MAX_BYTES = 64 * 1024
 def set_secret(
     name: Name,
     tenant: Tenant = LOCAL_TENANT,
+    provider: Annotated[
+        str, typer.Option(help="Bind it to this provider; the one whose configuration names it, if left out.")
+    ] = "",
     allow_env: Annotated[
         bool, typer.Option("--allow-env", help="Weakening: a policy may put it into a sandbox's environment.")
     ] = False,
@@ -33,7 +36,7 @@ def set_secret(
     """Keep a key. Type it at the prompt, or pipe it in; a running host sees it within 5 s."""
     value = _read_value(name)
     admin = _admin()
-    admin.set(tenant, name, value, allow_env=allow_env)
+    admin.set(tenant, name, value, allow_env=allow_env, provider=provider)
     err.print(f"kept {name} of {tenant} in the {admin.store} store")
 
 

@@ -1,0 +1,55 @@
+"""Docs are tests: what SPEC.md names exists, links lead somewhere, generated pages are current."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_every_test_and_benchmark_that_spec_names_exists() -> None:
+    named = re.findall(r"`((?:tests|bench|scripts)/[^`]+)`", (ROOT / "docs/SPEC.md").read_text())
+    assert len(named) > 15
+    for name in named:
+        file, _, function = name.partition("::")
+        assert (ROOT / file).exists(), name
+        if function:
+            assert f"def {function}(" in (ROOT / file).read_text(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_method_of_the_socket_is_documented() -> None:
+    from bridgehold.host.methods import Methods
+
+    page = (ROOT / "docs/reference/host-protocol.md").read_text()
+    methods = Methods.table(Methods.__new__(Methods))
+    for name in (*methods, "hello", "cancel"):
+        assert f"| `{name}` |" in page, name
+
+
+def test_every_folder_of_the_layout_is_documented() -> None:
+    from bridgehold.host.layout import Layout
+
+    page = (ROOT / "docs/reference/files.md").read_text()
+    layout = Layout(config=Path("config"), state=Path("state"), run=Path("run"))
+    for name, value in vars(Layout).items():
+        if isinstance(value, property):
+            assert f"`{getattr(layout, name)}" in page, name
+
+
+def test_nothing_names_a_machine_a_registry_or_a_session() -> None:
+    pattern = re.compile(r"(?<![\w.])/(?:work|farm|root)/|IN_FLIGHT")
+    for folder in ("src", "docs", "scripts", "bench"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".md", ".toml", ".sh", ""} and path.is_file():
+                assert not pattern.search(path.read_text(errors="replace")), path
