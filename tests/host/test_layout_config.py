@@ -17,7 +17,11 @@ def test_root_service_user_and_home_layouts() -> None:
     assert user.state == Path("/home/ann/.local/share/bridgehold")
     assert user.socket == Path("/run/user/1000/bridgehold/host.sock")
     one = find_layout({"BRIDGEHOLD_HOME": "/srv/bh"}, 0)
-    assert (one.config, one.state, one.run) == (Path("/srv/bh/config"), Path("/srv/bh/state"), Path("/srv/bh/run"))
+    assert (one.config, one.state, one.run) == (
+        Path("/srv/bh/config"),
+        Path("/srv/bh/state"),
+        Path("/srv/bh/run"),
+    )
 
 
 def test_empty_configuration_is_sound_and_knows_openai() -> None:

@@ -94,7 +94,9 @@ def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, bus
     try:
         with SyncClient.connect(layout.socket) as client:
             assert client.run("python:execute", {"code": "2+2"})["value"] == 4
-        assert cgroups() - before == {c for c in cgroups() - before if _live(c)}, "a dead host's cgroup is left"
+        assert cgroups() - before == {c for c in cgroups() - before if _live(c)}, (
+            "a dead host's cgroup is left"
+        )
     finally:
         assert stop_host(again) == 0
     report = verify_audit(layout.audit)

@@ -29,7 +29,9 @@ result = {"done": True}
     with host.session() as one, host.session() as two, concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(one.run, "act", {"code": bomb})
         time.sleep(1)
-        fork = "import os\npid = os.fork()\nif pid == 0: os._exit(3)\nresult = {'status': os.waitpid(pid, 0)[1]}"
+        fork = (
+            "import os\npid = os.fork()\nif pid == 0: os._exit(3)\nresult = {'status': os.waitpid(pid, 0)[1]}"
+        )
         assert two.run("act", {"code": fork}) == {"status": 3 << 8}
         assert running.result() == {"done": True}
 
@@ -202,11 +204,20 @@ def test_48_a_local_user_without_a_mapping_is_refused_and_audited(host: Stage) -
     code = (
         "import socket, struct, sys\n"
         "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
-        "b = b'{\"id\":1,\"method\":\"sessions\",\"params\":{}}'\n"
+        'b = b\'{"id":1,"method":"sessions","params":{}}\'\n'
         "s.sendall(struct.pack('>I', len(b)) + b); n = struct.unpack('>I', s.recv(4))[0]; print(s.recv(n).decode())\n"
     )
     done = subprocess.run(
-        ["setpriv", "--reuid=65533", "--clear-groups", sys.executable, "-I", "-c", code, str(host.layout.socket)],
+        [
+            "setpriv",
+            "--reuid=65533",
+            "--clear-groups",
+            sys.executable,
+            "-I",
+            "-c",
+            code,
+            str(host.layout.socket),
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -219,7 +230,9 @@ def test_48_a_local_user_without_a_mapping_is_refused_and_audited(host: Stage) -
 def test_two_clients_see_one_named_session(host: Stage) -> None:
     with SyncClient.connect(host.layout.socket) as one, SyncClient.connect(host.layout.socket) as two:
         name = host.plain
-        one.run(f"{name}:act", {"code": "import builtins; builtins.shared = 41; result = {}"}, session="shared")
+        one.run(
+            f"{name}:act", {"code": "import builtins; builtins.shared = 41; result = {}"}, session="shared"
+        )
         value = two.run(f"{name}:act", {"code": "result = {'seen': shared + 1}"}, session="shared")
         assert value == {"seen": 42}
         one.request("session.close", {"session": "shared"})

@@ -1,0 +1,318 @@
+"""ABUSE 19 and 22–30, 43, 45 from inside real sandboxes: the gateway, its keys, and what never gets out."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgehold import SyncClient
+from bridgehold.bridges.kit.provider import Behaviour, Provider
+from bridgehold.host.keeper.admin import SecretAdmin
+from hostile.stage import POLICY, Stage, make_home, ordinary_user, start_host, stop_host
+
+pytestmark = pytest.mark.hostile
+
+MANIFEST = """
+name = "net"
+version = "1.0.0"
+summary = "A bridge that talks to a provider"
+entry = "net:Net"
+[[needs.endpoints]]
+provider = "openai"
+methods = ["POST"]
+paths = ["/chat/completions", "/responses"]
+[[needs.secrets]]
+name = "openai"
+provider = "openai"
+[operations.act]
+summary = "Run code"
+effect = "run"
+[operations.act.arguments]
+required = ["code"]
+[operations.act.arguments.properties]
+code = { type = "string" }
+"""
+
+BRIDGE = '''
+import json, socket
+from bridgehold_sdk import Bridge, operation
+
+def raw(data, port=8080, timeout=10):
+    """Send bytes to the gateway; (status, body) of the first answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout) as s:
+        s.sendall(data if isinstance(data, bytes) else data.encode())
+        answer = b""
+        try:
+            while len(answer) < 200_000:
+                part = s.recv(65536)
+                if not part: break
+                answer += part
+                head, sep, body = answer.partition(b"\\r\\n\\r\\n")
+                if sep and b"chunked" not in head.lower():
+                    length = [l for l in head.lower().split(b"\\r\\n") if l.startswith(b"content-length:")]
+                    if length and len(body) >= int(length[0].split(b":")[1]): break
+                if body.endswith(b"0\\r\\n\\r\\n"): break
+        except (TimeoutError, OSError):
+            pass
+    status = int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/") else 0
+    return status, answer.decode("latin-1")
+
+def post(path, body, key, extra=""):
+    data = json.dumps(body).encode()
+    return raw((f"POST {path} HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\nAuthorization: Bearer {key}\\r\\n"
+                f"Content-Type: application/json\\r\\nContent-Length: {len(data)}\\r\\n{extra}\\r\\n").encode() + data)
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+class Net(Bridge):
+    @operation()
+    def act(self, code):
+        names = {"result": {}, "raw": raw, "post": post, "CHAT": CHAT, "key": self.provider("openai").placeholder}
+        exec(compile(code, "act", "exec"), names)
+        return names["result"]
+'''
+
+
+class Net:
+    """A host with one provider behind its gateway."""
+
+    def __init__(self, stage: Stage, provider: Provider) -> None:
+        self.stage = stage
+        self.provider = provider
+
+    def act(self, code: str) -> dict[str, Any]:
+        with self.stage.client.session("net") as session:
+            value = session.run("act", {"code": code})
+        assert isinstance(value, dict)
+        return value
+
+
+@contextlib.contextmanager
+def running_provider() -> Iterator[Provider]:
+    loop = asyncio.new_event_loop()
+    ready: concurrent.futures.Future[tuple[Provider, asyncio.Event]] = concurrent.futures.Future()
+
+    async def serve() -> None:
+        end = asyncio.Event()
+        async with Provider.open() as provider:
+            ready.set_result((provider, end))
+            await end.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    provider, end = ready.result(10)
+    try:
+        yield provider
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join(5)
+
+
+@pytest.fixture(scope="module", params=["root", "user"] if os.getuid() == 0 else ["self"])
+def net(request: pytest.FixtureRequest) -> Iterator[Net]:
+    with contextlib.ExitStack() as stack:
+        user, cgroup = stack.enter_context(ordinary_user()) if request.param == "user" else ("", "auto")
+        import pwd
+
+        owner = pwd.getpwnam(user).pw_uid if user else os.getuid()
+        layout = make_home(owner)
+        stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
+        provider = stack.enter_context(running_provider())
+        layout.config_file.write_text(
+            f'[host]\ncgroup = "{cgroup}"\n[providers.openai]\nbase_url = "{provider.base_url}"\nprivate = true\n'
+        )
+        _write_bridge(layout.bridges / "net")
+        network = (
+            '[network.endpoints.openai]\nmethods = ["POST"]\npaths = ["/chat/completions", "/responses"]\n'
+            '[secrets.openai]\nhow = "gateway"\nprovider = "openai"\n[sandbox]\nenforcement = "weakened"\n'
+        )
+        policy = 'weakenings = ["private_network"]\n' + POLICY.strip() + "\n" + network
+        (layout.policies / "net.toml").write_text(policy)
+        layout.secrets.mkdir(parents=True, exist_ok=True)
+        for folder in (layout.state, layout.secrets):
+            os.chown(folder, owner, owner)
+        layout.secrets.chmod(0o700)
+        SecretAdmin.open_file(layout.secrets).set("local", "openai", provider.key.encode())
+        process = start_host(layout, user=user)
+        stack.callback(stop_host, process)
+        client = stack.enter_context(SyncClient.connect(layout.socket))
+        yield Net(Stage(kind=request.param, layout=layout, client=client, supervisor=process.pid), provider)
+
+
+def _write_bridge(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "bridge.toml").write_text(MANIFEST)
+    (folder / "net.py").write_text(BRIDGE)
+
+
+def test_19_work_is_done_with_a_key_that_is_nowhere_inside(net: Net) -> None:
+    found = net.act(
+        "import os\nstatus, text = post('/openai/chat/completions', CHAT, key)\n"
+        "inside = str(dict(os.environ)) + open('/proc/self/environ').read() + open('/proc/self/cmdline').read()\n"
+        "result = {'status': status, 'text': text, 'inside': inside, 'key': key}"
+    )
+    assert found["status"] == 200, found
+    assert net.provider.requests_with_key() >= 1
+    real = net.provider.key
+    assert real not in str(found)
+    for path in net.stage.layout.audit.rglob("*.jsonl"):
+        assert real.encode() not in path.read_bytes()
+        assert str(found["key"]).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "example.com",
+        "93.184.216.34",
+        "2130706433",
+        "0x7f.1",
+        "0177.0.0.1",
+        "[::ffff:127.0.0.1]",
+        "169.254.169.254",
+        "10.0.0.1",
+        "localhost",
+        "metadata.google.internal",
+        "evilopenai.com",
+        "api.openai.com.evil.example",
+        "API.OPENAI.COM.",
+    ],
+)
+def test_23_to_25_no_other_host_in_any_spelling(net: Net, target: str) -> None:
+    before = len(net.stage.events("egress.refused"))
+    found = net.act(
+        f"t = {target!r}\n"
+        "plain = raw(f'GET http://{t}/x HTTP/1.1\\r\\nHost: {t}\\r\\n\\r\\n')[0]\n"
+        "tunnel = raw(f'CONNECT {t}:443 HTTP/1.1\\r\\nHost: {t}:443\\r\\n\\r\\n')[0]\n"
+        "result = {'plain': plain, 'tunnel': tunnel}"
+    )
+    assert set(found.values()) <= {403, 400}, found
+    assert len(net.stage.events("egress.refused")) > before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/openai/../openai/chat/completions",
+        "/openai/%2e%2e/chat/completions",
+        "/openai/chat%2fcompletions",
+        "/openai//chat/completions",
+        "/openai/files",
+        "/openai/chat/completions/../../files",
+        "/other/chat/completions",
+        "/openai/chat/completions\\x00",
+    ],
+)
+def test_25_only_granted_paths_however_they_are_spelled(net: Net, path: str) -> None:
+    found = net.act(f"result = {{'status': post({path!r}, CHAT, key)[0]}}")
+    assert found["status"] in (400, 403, 404)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /openai/chat/completions HTTP/1.1\\r\\nHost: a\\r\\nHost: b\\r\\nContent-Length: 0\\r\\n\\r\\n",
+        "POST /openai/chat/completions HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\nContent-Length: 5\\r\\n"
+        "Transfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n",
+        "GET http://one.example/ HTTP/1.1\\r\\nHost: two.example\\r\\n\\r\\n",
+        "GET /openai/x HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\nX: a\\x0bb\\r\\n\\r\\n",
+        "GET /openai/x HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\n folded\\r\\n\\r\\n",
+        "HELLO\\r\\n\\r\\n",
+    ],
+)
+def test_26_what_two_parsers_read_in_two_ways_is_refused(net: Net, head: str) -> None:
+    found = net.act(f"result = {{'status': raw('{head}')[0]}}")
+    assert found["status"] in (400, 403), found
+
+
+def test_28_other_placeholders_are_refused_with_high_severity(net: Net) -> None:
+    with net.stage.client.session("net") as one, net.stage.client.session("net") as two:
+        foreign = one.run("act", {"code": "result = {'key': key}"})["key"]
+        code = f"result = {{'foreign': post('/openai/chat/completions', CHAT, {foreign!r})[0], 'guess': post('/openai/chat/completions', CHAT, 'sk-bh-guess')[0], 'none': post('/openai/chat/completions', CHAT, '')[0]}}"
+        found = two.run("act", {"code": code})
+        assert set(found.values()) <= {401, 403}, found
+        severe = [e for e in net.stage.events("egress.refused") if e.get("severity") == "high"]
+        assert any(e["session"] == two.id for e in severe)
+    with net.stage.client.session("net") as three:
+        late = three.run(
+            "act", {"code": f"result = {{'s': post('/openai/chat/completions', CHAT, {foreign!r})[0]}}"}
+        )
+        assert late["s"] in (401, 403)
+
+
+def test_29_redirects_come_back_and_an_echoed_key_is_masked(net: Net) -> None:
+    try:
+        net.provider.behave(Behaviour(redirect_to="http://169.254.169.254/"))
+        found = net.act("s, t = post('/openai/chat/completions', CHAT, key); result = {'s': s, 't': t}")
+        assert 300 <= found["s"] < 400 or found["s"] in (403, 502), found["s"]
+        for place in ("body", "header"):
+            net.provider.behave(Behaviour(echo_key=place))  # type: ignore[arg-type]
+            found = net.act("s, t = post('/openai/chat/completions', CHAT, key); result = {'s': s, 't': t}")
+            assert net.provider.key not in found["t"]
+    finally:
+        net.provider.behave(Behaviour())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "model": "m",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}],
+                }
+            ],
+        },
+        {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [{"type": "web_search"}]},
+        {"model": "m", "input": "x", "previous_response_id": "resp_1"},
+        {"model": "m", "input": "x", "tools": [{"type": "file_search", "vector_store_ids": ["v"]}]},
+    ],
+    ids=["remote-image", "web-search", "stored-response", "file-search"],
+)
+def test_45_a_provider_is_no_exit_and_no_shared_drawer(net: Net, body: dict[str, Any]) -> None:
+    path = "/openai/responses" if "input" in body else "/openai/chat/completions"
+    before = len(net.provider.log)
+    found = net.act(f"s, t = post({path!r}, {body!r}, key); result = {{'s': s, 't': t}}")
+    assert found["s"] == 403, found
+    assert "bridgehold why" in found["t"]
+    assert len(net.provider.log) == before
+
+
+def test_43_pipelined_refusals_and_slow_heads_leave_another_session_working(net: Net) -> None:
+    flood = (
+        "import socket, time\n"
+        "socks = []\n"
+        "for _ in range(8):\n"
+        "    s = socket.create_connection(('127.0.0.1', 8080)); s.settimeout(0.2); socks.append(s)\n"
+        "request = b'GET http://example.com/ HTTP/1.1\\r\\nHost: example.com\\r\\n\\r\\n' * 50\n"
+        "end = time.monotonic() + 4\n"
+        "while time.monotonic() < end:\n"
+        "    for s in socks:\n"
+        "        try: s.sendall(request)\n"
+        "        except OSError: pass\n"
+        "for _ in range(20):\n"
+        "    s = socket.create_connection(('127.0.0.1', 8080)); s.sendall(b'POST /openai'); socks.append(s)\n"
+        "result = {'done': True}\n"
+    )
+    with net.stage.client.session("net") as hostile, net.stage.client.session("net") as honest:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            running = pool.submit(hostile.run, "act", {"code": flood})
+            for _ in range(5):
+                found = honest.run(
+                    "act", {"code": "result = {'s': post('/openai/chat/completions', CHAT, key)[0]}"}
+                )
+                assert found == {"s": 200}
+            assert running.result(60) == {"done": True}
+        refused = [e for e in net.stage.events("egress.refused") if e["session"] == hostile.id]
+        assert len(refused) < 1500
