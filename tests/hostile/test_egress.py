@@ -221,8 +221,10 @@ def test_25_only_granted_paths_however_they_are_spelled(net: Net, path: str) -> 
     "head",
     [
         "POST /openai/chat/completions HTTP/1.1\\r\\nHost: a\\r\\nHost: b\\r\\nContent-Length: 0\\r\\n\\r\\n",
-        "POST /openai/chat/completions HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\nContent-Length: 5\\r\\n"
-        "Transfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n",
+        (
+            "POST /openai/chat/completions HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\nContent-Length: 5\\r\\n"
+            "Transfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n"
+        ),
         "GET http://one.example/ HTTP/1.1\\r\\nHost: two.example\\r\\n\\r\\n",
         "GET /openai/x HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\nX: a\\x0bb\\r\\n\\r\\n",
         "GET /openai/x HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\n folded\\r\\n\\r\\n",
