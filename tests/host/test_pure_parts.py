@@ -10,6 +10,7 @@ from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, Not
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.translate import exit_error, fault_error
+from bridgehold.host.workers import FrameBudget
 from bridgehold.policies.model import Limits
 from bridgehold.sandbox.values import ExitReport, Usage
 from bridgehold.sandbox.view import plan_view
@@ -22,7 +23,7 @@ def test_a_log_never_holds_more_than_its_limit_and_counts_what_it_cut(parts: lis
         log.write(part)
     whole = b"".join(parts)
     assert log.dropped == max(0, len(whole) - limit)
-    assert log._size <= limit
+    assert len(log) == min(limit, len(whole))
 
 
 def test_a_log_shows_control_characters_and_says_what_was_cut() -> None:
@@ -45,6 +46,17 @@ def test_a_bucket_refills_with_time_and_no_further_than_its_burst() -> None:
 def test_a_bucket_in_debt_says_how_long_not_to_read() -> None:
     bucket = TokenBucket(rate=100, burst=10)
     assert bucket.take(60, now=0.0) == 0.5
+
+
+def test_the_frame_budget_counts_what_each_session_holds_now() -> None:
+    budget, one, two = FrameBudget(100), object(), object()
+    budget.hold(one, 60)
+    budget.hold(two, 30)
+    assert not budget.spent
+    budget.hold(one, 80)
+    assert budget.spent
+    budget.hold(two, 0)
+    assert not budget.spent
 
 
 def report(cause: str, status: int = 0) -> ExitReport:

@@ -47,6 +47,25 @@ def test_12_a_flood_of_output_is_cut_and_marked_and_framing_goes_on(host: Stage)
         assert session.run("act", {"code": "result = {'next': 1}"}) == {"next": 1}
 
 
+def test_14_half_a_frame_and_then_nothing_ends_the_session(host: Stage) -> None:
+    code = """
+import fcntl, os, stat, struct, time
+for fd in range(3, 1024):
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & 3 == os.O_WRONLY:
+            os.write(fd, struct.pack(">I", 500_000) + b"{" * 1000)
+    except OSError:
+        pass
+time.sleep(60)
+"""
+    name = host.bridge()
+    path = host.layout.policies / f"{name}.toml"
+    path.write_text(path.read_text().replace('command = "8s"', 'command = "40s"'))
+    with host.session(name) as session, pytest.raises(BridgeholdError) as caught:
+        session.run("act", {"code": code})
+    assert caught.value.code == "protocol", (caught.value.code, caught.value.message)
+
+
 def test_15_replies_for_other_ids_and_twice_reach_nobody(host: Stage) -> None:
     code = """
 import fcntl, json, os, stat, struct

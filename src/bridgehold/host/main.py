@@ -42,7 +42,9 @@ from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.starts import ColdStart, GatewayHandle, Services, StartOrder
+from bridgehold.host.workers import FrameBudget
 from bridgehold.policies.model import Machine
+from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.control import LauncherClient
 
 
@@ -115,7 +117,12 @@ class HostProcess:
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         orders = Orders(registry, environments, peers.keeper)
-        services = Services(launcher=peers.launcher, journal=peers.journal, open_gateway=self._open_gateway)
+        services = Services(
+            launcher=peers.launcher,
+            journal=peers.journal,
+            frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
+            open_gateway=self._open_gateway,
+        )
         sessions = Sessions(ColdStart(services), peers.journal, bound=self._config.host.max_sessions)
         self._gateways = GatewayOpener(
             self._config,

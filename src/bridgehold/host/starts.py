@@ -30,7 +30,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.host.workers import GuestCalls, GuestPipes, Stream
+from bridgehold.host.workers import FrameBudget, GuestCalls, GuestPipes, Stream
 from bridgehold.policies.model import Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.control import LauncherClient
@@ -65,6 +65,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
     launcher: LauncherClient
     journal: JournalClient
+    frames: FrameBudget
     open_gateway: Callable[[socket.socket, StartOrder, dict[str, str]], Awaitable[GatewayHandle]]
 
 
@@ -222,6 +223,7 @@ class ColdStart:
             log=worker.log,
             on_frame=worker.calls.deliver,
             on_end=worker.on_pipe_end,
+            budget=self._services.frames,
         )
         placeholders = {endpoint.provider: new_placeholder() for endpoint in order.grant.endpoints}
         if len(descriptors) > 3:

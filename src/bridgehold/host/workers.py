@@ -31,10 +31,33 @@ from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.translate import fault_error
-from bridgehold.policies.model import Limits, Rate
+from bridgehold.policies.model import MIB, Limits, Rate
 
 Stream = Callable[[ChunkFrame | ProgressFrame], None]
 _READ_BYTES = 65_536
+_BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
+"""Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
+_HALF_FRAME_SECONDS = 10.0
+_BUDGET_PAUSE_SECONDS = 0.05
+
+
+class FrameBudget:
+    """Host-wide: bytes of frames that are not complete yet, of all sessions together."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._held: dict[int, int] = {}
+        self._sum = 0
+
+    def hold(self, owner: object, size: int) -> None:
+        """`owner` now holds `size` bytes."""
+        self._sum += size - self._held.pop(id(owner), 0)
+        if size:
+            self._held[id(owner)] = size
+
+    @property
+    def spent(self) -> bool:
+        return self._sum >= self._total
 
 
 class GuestPipes:
@@ -49,7 +72,10 @@ class GuestPipes:
         log: SessionLog,
         on_frame: Callable[[GuestFrame | StrayFrame], None],
         on_end: Callable[[BridgeholdError | None], None],
+        budget: FrameBudget,
     ) -> None:
+        self._budget = budget
+        self._half_frame: asyncio.TimerHandle | None = None
         self._to_guest, self._from_guest, self._log_pipe = descriptors
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
@@ -57,6 +83,7 @@ class GuestPipes:
         self.reader = FrameReader(max_frame=limits.response_bytes)
         self._request_bytes = limits.request_bytes
         self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
+        self._bytes = TokenBucket(_BYTES_PER_SECOND, _BYTES_AT_ONCE)
         self._log_rate = TokenBucket(limits.log_bytes_per_second, 4 * limits.log_bytes_per_second)
         self._log = log
         self._on_frame = on_frame
@@ -90,6 +117,9 @@ class GuestPipes:
             return
         self._closed = True
         self._pending.clear()
+        self._budget.hold(self, 0)
+        if self._half_frame is not None:
+            self._half_frame.cancel()
         self._drained.set()
         for descriptor in (self._from_guest, self._log_pipe):
             self._loop.remove_reader(descriptor)
@@ -113,6 +143,9 @@ class GuestPipes:
 
     def _read_frames(self) -> None:
         wait = self._frames.wait(0, time.monotonic())
+        wait = max(wait, self._bytes.wait(0, time.monotonic()))
+        if self._budget.spent and self.reader.buffered:
+            wait = max(wait, _BUDGET_PAUSE_SECONDS)
         if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
             self._pause(self._from_guest, self._read_frames, wait)
             return
@@ -133,8 +166,31 @@ class GuestPipes:
             self._on_end(error)
             return
         self._frames.take(max(1, len(frames)), time.monotonic())
+        self._bytes.take(len(data), time.monotonic())
+        self._budget.hold(self, self.reader.buffered)
+        self._watch_half_frame()
         for frame in frames:
             self._on_frame(frame)
+
+    def _watch_half_frame(self) -> None:
+        """Half a frame and then nothing holds memory: it has a deadline of its own."""
+        if not self.reader.buffered:
+            if self._half_frame is not None:
+                self._half_frame.cancel()
+                self._half_frame = None
+        elif self._half_frame is None:
+            seen = self.reader.frames
+            self._half_frame = self._loop.call_later(_HALF_FRAME_SECONDS, self._judge_half_frame, seen)
+
+    def _judge_half_frame(self, seen: int) -> None:
+        self._half_frame = None
+        if self._closed or not self.reader.buffered:
+            return
+        if self.reader.frames != seen or self._budget.spent:
+            self._watch_half_frame()
+            return
+        self._loop.remove_reader(self._from_guest)
+        self._on_end(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
 
     def _read_log(self) -> None:
         try:

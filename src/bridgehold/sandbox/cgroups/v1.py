@@ -79,6 +79,10 @@ def _make(places: list[Path], name: str) -> tuple[Path, int]:
     raise UnsupportedError(f"no folder can be made: {'; '.join(reasons)}", hint=_HINT, where=str(places[0]))
 
 
+_SESSIONS_SHARES = 256
+"""All sessions together against 1024 for each process beside them: the host answers under load."""
+
+
 class Parent:
     """What all sessions of this instance share."""
 
@@ -102,6 +106,7 @@ class Parent:
             files.limit(memory / "memory.use_hierarchy", 1)
         _limit_memory(memory, self.capacity_bytes)
         files.limit(pids / "pids.max", self.capacity.processes)
+        files.limit(folders["cpu"] / "cpu.shares", _SESSIONS_SHARES)
 
     def create(self, name: str, resources: Resources) -> Leaf:
         """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""

@@ -20,6 +20,8 @@ from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroup
 from bridgehold.sandbox.values import Resources, Usage
 
 _PERIOD_US = 100_000
+_SESSIONS_WEIGHT = 25
+"""All sessions together against 100 for the host's own leaf: the host answers under load."""
 
 
 def open_parent(base: str, *, reserve_bytes: int, instance: str) -> Parent:
@@ -72,6 +74,7 @@ class Parent:
         try:
             _limit_memory(self._folder, self.capacity_bytes)
             files.limit(self._folder / "pids.max", self.capacity.processes)
+            files.limit(self._folder / "cpu.weight", _SESSIONS_WEIGHT)
             delegation.enable(self._folder)
         except BaseException:
             self.close()
