@@ -26,7 +26,8 @@ from bridgehold.audit.read import read_all
 from bridgehold.host.faces.sync import SyncSession
 from bridgehold.host.layout import Layout, find_layout
 
-USER = "bridgehold-test"
+USER = f"bh-test-{os.getpid()}"
+"""Of this run alone: two runs beside each other must not remove each other's account."""
 V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
 ROOT = Path(__file__).parents[2]
 

@@ -57,6 +57,7 @@ def wait_gone(processes: list[psutil.Process], seconds: float = 15) -> list[psut
 
 
 def cgroups() -> set[str]:
+    """Sessions' cgroups of hosts that root runs here."""
     return {str(p) for p in Path("/sys/fs/cgroup").glob("*/bridgehold-*/w-*")}
 
 

@@ -83,6 +83,16 @@ def set_up(config: LauncherConfig) -> Parts:
     )
 
 
+def _set_up(config: LauncherConfig) -> Parts:
+    """`set_up`, with what the kernel refuses as a typed refusal too."""
+    try:
+        return set_up(config)
+    except OSError as error:
+        raise UnsupportedError(
+            f"the launcher can't be set up: {error.strerror or error}", where=str(error.filename or "")
+        ) from error
+
+
 def take_down(parts: Parts) -> None:
     """After the last session: the stage, the parent cgroup, the uids' locks."""
     parts.stage.close()
@@ -127,6 +137,7 @@ def main() -> int:
     parser.add_argument("--fd-config", type=int, required=True)
     arguments = parser.parse_args()
     _hold_standard()
+    os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)
@@ -137,7 +148,7 @@ def main() -> int:
     # A namespace's init outlives its killed monitor for a moment; then it is ours to reap.
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
-        parts = set_up(config)
+        parts = _set_up(config)
         gc.collect()
         gc.freeze()  # what a forked child would otherwise copy by merely counting references
         channel = Channel(control)

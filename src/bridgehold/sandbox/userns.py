@@ -28,7 +28,10 @@ def subordinate_range(table: str, user: str, uid: int) -> tuple[int, int] | None
 def own_ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
     """This user's subuid and subgid ranges, or None where one is missing or the tools are."""
     uid = os.getuid()
-    user = pwd.getpwuid(uid).pw_name
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a uid without a name may still have a line by number
+        user = str(uid)
     found = []
     for path in (Path("/etc/subuid"), Path("/etc/subgid")):
         try:
