@@ -236,6 +236,32 @@ def test_26_what_two_parsers_read_in_two_ways_is_refused(net: Net, head: str) ->
     assert found["status"] in (400, 403), found
 
 
+def test_23_28_and_45_are_refused_at_import_as_well(net: Net) -> None:
+    folder = net.stage.layout.bridges / "netimport"
+    _write_bridge(folder)
+    (folder / "bridge.toml").write_text(MANIFEST.replace('name = "net"', 'name = "netimport"', 1))
+    at_import = """
+IMPORTED = {
+    "plain": raw("GET http://169.254.169.254/x HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\n\\r\\n")[0],
+    "tunnel": raw("CONNECT example.com:443 HTTP/1.1\\r\\nHost: example.com:443\\r\\n\\r\\n")[0],
+    "guess": post("/openai/chat/completions", CHAT, "sk-bh-guess")[0],
+    "two hosts": raw("GET /openai/x HTTP/1.1\\r\\nHost: a\\r\\nHost: b\\r\\n\\r\\n")[0],
+}
+"""
+    code = BRIDGE.replace("class Net(Bridge):", at_import + "\nclass Net(Bridge):")
+    (folder / "net.py").write_text(code.replace('"CHAT": CHAT,', '"CHAT": CHAT, "imported": IMPORTED,'))
+    policy = net.stage.layout.policies / "net.toml"
+    (net.stage.layout.policies / "netimport.toml").write_text(policy.read_text())
+    with net.stage.client.session("netimport") as session:
+        found = session.run("act", {"code": "result = imported"})
+    assert found["plain"] == found["tunnel"] == 403
+    assert found["guess"] in (401, 403)
+    assert found["two hosts"] == 400
+    refused = [e for e in net.stage.events("egress.refused") if e["session"] == session.id]
+    assert len(refused) >= 3
+    assert all(e["background"] for e in refused)
+
+
 def test_28_other_placeholders_are_refused_with_high_severity(net: Net) -> None:
     with net.stage.client.session("net") as one, net.stage.client.session("net") as two:
         foreign = one.run("act", {"code": "result = {'key': key}"})["key"]

@@ -91,7 +91,7 @@ policy = "demo-dspy"
 policy = "stealer"
 
 [secrets]
-store = "file"
+store = "{store}"
 """
 
 
@@ -103,7 +103,7 @@ def default_home() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "bridgehold-demo"
 
 
-def prepare(home: Path, *, provider: str, thief_port: int) -> Layout:
+def prepare(home: Path, *, provider: str, private: bool, store: str, thief_port: int) -> Layout:
     """Write the demo's configuration anew, and clear its audit. Environments stay."""
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
     home.mkdir(parents=True, exist_ok=True)
@@ -112,9 +112,9 @@ def prepare(home: Path, *, provider: str, thief_port: int) -> Layout:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in (layout.policies, layout.bridges):
         folder.mkdir(parents=True, exist_ok=True)
-    private = "false" if provider.startswith("https://") else "true"
-    layout.config_file.write_text(_CONFIG.format(provider=provider, private=private), encoding="utf-8")
-    dspy = _LOCAL_PROVIDER_POLICY if private == "true" else 'extends = "dspy"\n'
+    config = _CONFIG.format(provider=provider, private=str(private).lower(), store=store)
+    layout.config_file.write_text(config, encoding="utf-8")
+    dspy = _LOCAL_PROVIDER_POLICY if private else 'extends = "dspy"\n'
     (layout.policies / "demo-dspy.toml").write_text(dspy, encoding="utf-8")
     (layout.policies / "stealer.toml").write_text(_DEFAULT_POLICY, encoding="utf-8")
     (layout.policies / "stealer-open.toml").write_text(_OPEN_POLICY.format(port=thief_port), encoding="utf-8")

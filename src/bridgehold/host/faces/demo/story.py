@@ -25,10 +25,11 @@ from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.bridges import build_progress, show_progress
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.demo import home as demo_home
+from bridgehold.host.faces.demo.own_key import find_own_key, lend
 from bridgehold.host.faces.demo.scenes import BOMBS, DSPY_STEPS, Bomb
 from bridgehold.host.faces.demo.stage import Stage
 from bridgehold.host.keeper.admin import SecretAdmin
-from bridgehold.host.layout import Layout
+from bridgehold.host.layout import Layout, default_layout
 from bridgehold.policies.units import format_ms, format_size
 
 REAL = ("dspy", "custom")
@@ -46,6 +47,7 @@ class Story:
         self._home = home
         self._stage = stage
         self._faults: list[str] = []
+        self._real = False
         self._values: list[bytes] = []
         """Every key of this run, to look for in the audit at the end. Never printed."""
 
@@ -78,13 +80,24 @@ class Story:
             self._faults.append(what)
 
     def _prepare(self, provider: Provider, thief: Thief) -> Layout:
-        layout = demo_home.prepare(self._home, provider=provider.base_url, thief_port=thief.port)
+        own = find_own_key(default_layout())
+        self._real = own is not None
+        layout = demo_home.prepare(
+            self._home,
+            provider=own.base_url if own else provider.base_url,
+            private=own.private if own else True,
+            store=own.config.secrets.store if own else "file",
+            thief_port=thief.port,
+        )
+        if own is not None:
+            lend(own, layout)
         wheels = self._home / "wheels"
         os.environ["UV_FIND_LINKS"] = f"{wheels / 'poisoned'},{wheels / 'plain'}"
-        real, decoy = provider.key, thief.decoy
-        self._values += [real.encode(), decoy.encode()]
+        decoy = thief.decoy
+        self._values += [provider.key.encode(), decoy.encode()]
         admin = SecretAdmin.for_layout(layout, load_config(layout.config_file))
-        admin.set("local", "openai", real.encode())
+        if own is None:
+            admin.set("local", "openai", provider.key.encode())
         admin.set("decoy", "openai", decoy.encode(), allow_env=True)
         return layout
 
@@ -144,12 +157,13 @@ class Story:
                 cost = f"{format_ms(reply.usage.ms)}, peak {format_size(reply.usage.memory_peak_bytes)}"
                 stage.say(f"  [cyan]dspy:{operation:<16}[/] {escape(shown)}  [dim]{cost}[/]")
             seen = await session.run("common:ping")
-        self._must(provider.requests_with_key() >= 2, "the provider saw no request with its key")
+        if not self._real:
+            self._must(provider.requests_with_key() >= 2, "the provider saw no request with its key")
         self._must(seen["status"] == "ok", "dspy does not answer ping")
-        stage.say(
-            f"  the provider saw {provider.requests_with_key()} requests with the real key; "
-            "inside there was only a placeholder"
+        seen_by = (
+            "the real provider" if self._real else f"{provider.requests_with_key()} requests came with it"
         )
+        stage.say(f"  the key was put in on the way out ({seen_by}); inside there was only a placeholder")
         async with host.session("custom") as session:
             for operation, arguments in (
                 ("load_data", {"name": "digits", "id": "digits"}),
