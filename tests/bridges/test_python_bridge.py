@@ -100,10 +100,10 @@ def test_an_exception_is_a_fault_with_the_codes_own_traceback(python: Any) -> No
 
 def test_an_endless_loop_is_cancelled_and_its_names_stay(python: Any) -> None:
     call = python.start("python:execute", {"code": "n = 0\nprint('going', flush=True)\nwhile True: n += 1"})
+    python.settle_log(b"going")
     assert python.value("common:ping")["status"] == "ok"
     python.send(CancelFrame(id=call))
     assert python.reply(call).code == "cancelled"
-    python.settle_log(b"going")
     assert run(python, "n > 0")["value"] is True
 
 
