@@ -277,6 +277,18 @@ def test_28_other_placeholders_are_refused_with_high_severity(net: Net) -> None:
         assert late["s"] in (401, 403)
 
 
+def test_a_key_in_the_arguments_is_captured_for_its_session_alone(net: Net) -> None:
+    code = "result = {'s': post('/openai/chat/completions', CHAT, key)[0]}"
+    inline = "sk-inline-" + "v" * 24
+    with net.stage.client.session("net") as one, net.stage.client.session("net") as two:
+        assert one.run("act", {"code": code, "api_key": inline}) == {
+            "s": 401
+        }  # the caller's key, which is wrong
+        assert two.run("act", {"code": code}) == {"s": 200}
+    for path in net.stage.layout.audit.rglob("*.jsonl"):
+        assert inline.encode() not in path.read_bytes()
+
+
 def test_29_redirects_come_back_and_an_echoed_key_is_masked(net: Net) -> None:
     try:
         net.provider.behave(Behaviour(redirect_to="http://169.254.169.254/"))
