@@ -198,6 +198,15 @@ class AttestationError(BridgeholdError):
     exit_status = 35
 
 
+class ZygoteError(BridgeholdError):
+    """A zygote can't be forked from: it is gone, was ended for a surprise, or is no zygote."""
+
+    code = "zygote"
+    exit_status = 38
+    default_retry = "same"
+    default_hint = "The next session starts cold, or from a new zygote; `bridgehold why` tells what was seen."
+
+
 class CancelledError(BridgeholdError):
     """The caller cancelled the command."""
 

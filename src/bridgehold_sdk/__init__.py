@@ -15,6 +15,7 @@ from bridgehold_sdk.errors import (
     ResourceNotFound,
     ResultTooLarge,
 )
+from bridgehold_sdk.preload import after_fork, preloaded
 from bridgehold_sdk.store import Store
 
 __version__ = "0.1.0"
@@ -31,5 +32,7 @@ __all__ = [
     "ResultTooLarge",
     "Session",
     "Store",
+    "after_fork",
     "operation",
+    "preloaded",
 ]

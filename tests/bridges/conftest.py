@@ -195,7 +195,7 @@ def sandbox_argv(
     argv += ["--symlink", str(python), "/env/bin/python"]
     argv += ["--ro-bind", str(site_packages), packages] if site_packages else ["--dir", packages]
     argv += [
-        *("--ro-bind", str(SOURCE / "sandbox" / "inner"), "/opt/bridgehold/inner"),
+        *("--ro-bind", str(SOURCE / "sandbox" / "inner"), "/opt/bridgehold/sdk/bridgehold_inner"),
         *("--ro-bind", str(SOURCE.parent / "bridgehold_sdk"), "/opt/bridgehold/sdk/bridgehold_sdk"),
         *("--ro-bind", str(bridge), "/bridge"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/scratch"),
@@ -204,7 +204,15 @@ def sandbox_argv(
     ]
     for target, source in (binds or {}).items():
         argv += ["--bind", str(source), target]
-    command = ["/env/bin/python", "-I", "-S", "-B", "-X", "utf8", "/opt/bridgehold/inner/boot.py"]
+    command = [
+        "/env/bin/python",
+        "-I",
+        "-S",
+        "-B",
+        "-X",
+        "utf8",
+        "/opt/bridgehold/sdk/bridgehold_inner/boot.py",
+    ]
     return [*argv, "--", *command]
 
 

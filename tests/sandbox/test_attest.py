@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from bridgehold.sandbox.attest import (
     Observed,
     compare,
     expected_mounts,
+    observe_all,
+    parse_limits,
     parse_mounts,
 )
 from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.limits import rlimits, shown_rlimits
 from bridgehold.sandbox.staging import Identity
-from sandbox.launcher_support import Machine, close, kernel_uid, python_spec, read_line, sandboxed
+from sandbox.launcher_support import Machine, close, kernel_uid, python_spec, read_line, resources, sandboxed
 
 OWN = dict.fromkeys(NAMESPACES, 1)
 INSIDE = {name: 100 + index for index, name in enumerate(NAMESPACES)}
@@ -42,7 +46,9 @@ EXPECTED = Expected(
     monitor=10,
     init=11,
     init_start=900,
+    parent=11,
     own_namespaces=OWN,
+    rlimits={"Max open files": 64},
     mounts={
         "/": MountExpected(writable=False, kind="tmpfs"),
         "/env": MountExpected(writable=False, identity=ENV),
@@ -65,6 +71,7 @@ def process(pid: int, parent: int, **changes: Any) -> Observed:
         "namespaces": INSIDE,
         "mounts": MOUNTS,
         "in_cgroup": True,
+        "rlimits": {"Max open files": 64},
     }
     return Observed(**(base | changes))
 
@@ -101,6 +108,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no filter": ({"seccomp_mode": 0}, "seccomp"),
     **{f"the launcher's {n} namespace": ({"namespaces": INSIDE | {n: 1}}, n) for n in NAMESPACES},
     **{f"another {n} namespace": ({"namespaces": INSIDE | {n: 7}}, n) for n in NAMESPACES},
+    "a limit that was raised": ({"rlimits": {"Max open files": 65}}, "max open files"),
+    "a limit that was lifted": ({"rlimits": {}}, "unlimited"),
     "outside the cgroup": ({"in_cgroup": False}, "cgroup"),
     "a writable environment": ({"mounts": with_mount("/env", options=RW)}, "/env is writable"),
     "a writable root": ({"mounts": with_mount("/", options=RW)}, "/ is writable"),
@@ -134,6 +143,65 @@ def test_the_monitor_is_judged_by_what_it_can_be() -> None:
     for changes in ({"uids": (0,) * 4}, {"capabilities": ("0" * 15 + "1",) * 5}, {"no_new_privs": False}):
         monitor = msgspec.structs.replace(MONITOR, **changes)
         assert compare(EXPECTED, [monitor, INIT, GUEST])
+
+
+FORKED = msgspec.structs.replace(
+    EXPECTED, monitor=0, parent=9, zygote_namespaces=dict.fromkeys(NAMESPACES, 50)
+)
+
+
+def test_a_fork_is_its_zygotes_inits_child() -> None:
+    init, worker = process(11, 8), process(12, 9)
+    assert compare(FORKED, [init, worker]) == ()
+    assert "no worker process" in compare(FORKED, [init, process(12, 11)])[0]
+
+
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_a_fork_that_stayed_in_a_namespace_of_its_zygote(name: str) -> None:
+    worker = process(12, 9, namespaces=INSIDE | {name: 50})
+    assert any("with its zygote" in d for d in compare(FORKED, [process(11, 8), worker]))
+
+
+def test_a_zygote_is_alone_and_has_one_thread() -> None:
+    zygote = msgspec.structs.replace(EXPECTED, only=3)
+    assert compare(zygote, [MONITOR, INIT, GUEST]) == ()
+    assert "4 processes, not 3" in compare(zygote, [MONITOR, INIT, GUEST, process(13, 12)])
+    assert any("2 threads" in d for d in compare(zygote, [MONITOR, INIT, process(12, 11, threads=2)]))
+
+
+def test_limits_as_the_kernel_prints_them() -> None:
+    shown = parse_limits(Path("/proc/self/limits").read_text())
+    assert shown["Max open files"] == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert set(shown_rlimits(rlimits(resources(), as_limit=True))) <= {*shown, *unlimited()}
+
+
+def unlimited() -> set[str]:
+    lines = Path("/proc/self/limits").read_text().splitlines()[1:]
+    return {line[:26].strip() for line in lines if line[26:].split()[1] == "unlimited"}
+
+
+def test_processes_that_come_and_go_are_refused() -> None:
+    """A chain in which each forks the next and ends is never seen, and so never green."""
+    numbers = iter(range(1 << 30, (1 << 30) + 1000))
+    seen, differences = observe_all(lambda: {next(numbers)}, OUTSIDE, most=64)
+    assert seen == []
+    assert "come and go" in differences[0]
+
+
+def test_a_process_that_ended_is_no_difference() -> None:
+    seen, differences = observe_all(lambda: {os.getpid(), 1 << 30}, OUTSIDE, most=64)
+    assert [process.pid for process in seen] == [os.getpid()]
+    assert differences == ()
+
+
+class Outside:
+    """A cgroup that holds nobody."""
+
+    def holds(self, _: int) -> bool:
+        return False
+
+
+OUTSIDE: Any = Outside()
 
 
 def test_no_worker_another_init_or_no_init() -> None:

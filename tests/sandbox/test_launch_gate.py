@@ -15,6 +15,7 @@ import pytest
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import SessionCgroup, open_parent
 from bridgehold.sandbox.launch import LaunchPlan, Start
+from bridgehold.sandbox.limits import own_rlimits
 from bridgehold.sandbox.seccomp import compile_filter
 from bridgehold.sandbox.staging import Staged
 from sandbox.launcher_support import MIB, python_spec, resources
@@ -54,7 +55,9 @@ def begin(cgroup: SessionCgroup, bwrap: str) -> Start:
         uid=UID,
         seccomp=compile_filter(),
         staged=NO_STAGE,
-        shared_uid=os.getuid() != 0,
+        rlimits=own_rlimits(
+            python_spec("pass").resources, as_limit=False, shared_uid=os.getuid() != 0, zygote=False
+        ),
     )
     return Start(plan, cgroup)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -15,9 +16,9 @@ from bridgehold.errors import BusyError, HostUnavailableError
 from bridgehold.sandbox import requests
 from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.control import LauncherClient
-from bridgehold.sandbox.reap import exit_cause
+from bridgehold.sandbox.reap import UNKNOWN_STATUS, exit_cause
 from bridgehold.sandbox.staging import Identity, choose_place, inodes, parse_identities, unescape
-from bridgehold.sandbox.uids import UidPool, UidRange
+from bridgehold.sandbox.uids import UidPool, UidRange, uid_map
 from bridgehold.sandbox.userns import subordinate_range
 from bridgehold.sandbox.values import ExitReport, Launched, Usage
 
@@ -114,20 +115,33 @@ def test_identities_come_from_mountinfo_last_mount_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "usage", "killed", "cause"),
+    ("status", "usage", "by", "cause"),
     [
-        (0, Usage(), False, ("exited", 0)),
-        (3 << 8, Usage(), False, ("exited", 3)),
-        ((128 + 11) << 8, Usage(), False, ("signal", 11)),
-        (9, Usage(), False, ("signal", 9)),
-        (9, Usage(), True, ("killed", 9)),
-        (0, Usage(), True, ("killed", 9)),
-        (9, Usage(oom_kills=1), True, ("memory", 9)),
-        (0, Usage(oom_kills=1), False, ("memory", 9)),
+        (0, Usage(), "", ("exited", 0)),
+        (3 << 8, Usage(), "", ("exited", 3)),
+        ((128 + 11) << 8, Usage(), "", ("signal", 11)),
+        (9, Usage(), "", ("signal", 9)),
+        (9, Usage(), "killed", ("killed", 9)),
+        (0, Usage(), "killed", ("killed", 9)),
+        (9, Usage(), "zygote", ("zygote", 9)),
+        (UNKNOWN_STATUS, Usage(), "", ("exited", UNKNOWN_STATUS)),
+        (UNKNOWN_STATUS, Usage(), "killed", ("killed", 9)),
+        (9, Usage(oom_kills=1), "killed", ("memory", 9)),
+        (0, Usage(oom_kills=1), "", ("memory", 9)),
+        (UNKNOWN_STATUS, Usage(oom_kills=1), "zygote", ("memory", 9)),
     ],
 )
-def test_exit_causes(status: int, usage: Usage, *, killed: bool, cause: tuple[str, int]) -> None:
-    assert exit_cause(status, usage, killed=killed) == cause
+def test_exit_causes(
+    status: int, usage: Usage, by: Literal["", "killed", "zygote"], cause: tuple[str, int]
+) -> None:
+    assert exit_cause(status, usage, by=by) == cause
+
+
+def test_a_zygotes_map_holds_every_session_and_one_uid_as_root() -> None:
+    uids = UidRange(mode="range", first=1000, count=10)
+    assert uid_map(uids, 1004) == "0 1004 1\n1000 1000 4\n1005 1005 5\n"
+    assert uid_map(uids, 1000) == "0 1000 1\n1001 1001 9\n"
+    assert uid_map(uids, 1009) == "0 1009 1\n1000 1000 9\n"
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.sandbox.limits import apply_rlimits, rlimits
+from bridgehold.sandbox.limits import apply_rlimits, own_rlimits, rlimits
 from bridgehold.sandbox.values import Resources
 
 MIB = 1 << 20
@@ -28,7 +28,7 @@ def outcome(act: Callable[[], object], *, as_limit: bool = False, shared_uid: bo
     pid = os.fork()
     if pid == 0:
         try:
-            apply_rlimits(SMALL, as_limit=as_limit, shared_uid=shared_uid)
+            apply_rlimits(own_rlimits(SMALL, as_limit=as_limit, shared_uid=shared_uid, zygote=False))
             act()
             os._exit(0)
         except OSError as error:
@@ -157,7 +157,7 @@ def test_locked_memory_and_message_queues_are_bounded() -> None:
 def test_a_limit_that_is_lower_already_stays() -> None:
     def act() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
-        apply_rlimits(SMALL, as_limit=False)
+        apply_rlimits(rlimits(SMALL, as_limit=False))
         os._exit(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
     assert outcome(act) == 16

@@ -19,6 +19,8 @@ def bwrap_arguments(
     block_fd: int,
     files: Mapping[str, int],
     staged: Mapping[str, str] | None = None,
+    userns_block_fd: int | None = None,
+    extra: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Everything after ``bwrap``, the command included.
 
@@ -28,10 +30,15 @@ def bwrap_arguments(
 
     `block_fd` holds the guest's first instruction back until the launcher has met its init. It opens
     at EOF too, so it orders things and protects nothing: the barriers all stand by then.
+
+    `userns_block_fd`: of a zygote, whose user namespace the launcher maps; further ones are made in
+    it, by the launcher alone, since its seccomp filter refuses them to the zygote. `extra` goes
+    behind the command.
     """
+    user = ["--disable-userns"] if userns_block_fd is None else ["--userns-block-fd", str(userns_block_fd)]
     arguments = [
         "--unshare-user",
-        "--disable-userns",
+        *user,
         "--unshare-ipc",
         "--unshare-pid",
         "--unshare-net",
@@ -61,7 +68,7 @@ def bwrap_arguments(
     arguments += ["--remount-ro", "/dev"]
     for mount in below_dev:
         arguments += _mount(mount, files, staged or {})
-    arguments += ["--remount-ro", "/", "--chdir", spec.working_directory, "--", *spec.argv]
+    arguments += ["--remount-ro", "/", "--chdir", spec.working_directory, "--", *spec.argv, *extra]
     return tuple(arguments)
 
 

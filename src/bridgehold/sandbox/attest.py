@@ -14,13 +14,13 @@ proven here and can gain nothing back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from pathlib import Path
+import os
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.launch import start_time
 from bridgehold.sandbox.staging import Identity, unescape
 from bridgehold.sandbox.values import Attestation, SandboxSpec
 
@@ -28,6 +28,10 @@ NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
 _COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus"))
+_PASSES = 8
+"""How often processes are listed before what goes on changing is refused."""
+_LIMIT_NAME = 26
+"""Width of the first column of /proc/PID/limits."""
 _KINDS = {"proc": "proc", "dev": "tmpfs", "tmpfs": "tmpfs", "file": "tmpfs"}
 
 
@@ -54,6 +58,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: dict[str, int]
     mounts: dict[str, MountSeen]
     in_cgroup: bool
+    threads: int = 1
+    rlimits: dict[str, int] = {}
+    """Name in /proc/PID/limits → hard value; unlimited ones are left out."""
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +72,18 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """Supplementary groups that are allowed: none, but where sessions share the user's own uid."""
     net: int
     monitor: int
+    """bubblewrap's outer process; 0 for a fork, which has none."""
     init: int
     init_start: int
+    parent: int
+    """Whose child the worker's own first process is: its init's, or for a fork its zygote's init's."""
     own_namespaces: dict[str, int]
+    zygote_namespaces: dict[str, int] = {}
+    """For a fork: those that it must have left."""
+    only: int = 0
+    """For a zygote: how many processes there must be, each with one thread; 0: no matter."""
+    rlimits: dict[str, int] = {}
+    """Name in /proc/PID/limits → the most that may show there."""
     mounts: dict[str, MountExpected]
 
 
@@ -96,11 +112,10 @@ def expected_mounts(
 
 def observe(pid: int, cgroup: SessionCgroup | None = None) -> Observed:
     """Read one process. Raises `FileNotFoundError` or `ProcessLookupError` where it is gone."""
-    proc = Path(f"/proc/{pid}")
-    status = parse_status((proc / "status").read_text(encoding="utf-8", errors="replace"))
+    status = parse_status(procfs.read(f"/proc/{pid}/status"))
     return Observed(
         pid=pid,
-        start_time=start_time(pid),
+        start_time=procfs.start_time(pid),
         parent=int(status["PPid"]),
         uids=tuple(int(n) for n in status["Uid"].split()),
         gids=tuple(int(n) for n in status["Gid"].split()),
@@ -108,27 +123,41 @@ def observe(pid: int, cgroup: SessionCgroup | None = None) -> Observed:
         capabilities=tuple(status[name] for name in _CAPABILITIES),
         no_new_privs=status["NoNewPrivs"] == "1",
         seccomp_mode=int(status["Seccomp"]),
-        namespaces={name: (proc / "ns" / name).stat().st_ino for name in NAMESPACES},
-        mounts=parse_mounts((proc / "mountinfo").read_text(encoding="utf-8", errors="replace")),
+        namespaces=namespaces(pid),
+        mounts=parse_mounts(procfs.read(f"/proc/{pid}/mountinfo")),
         in_cgroup=cgroup is None or cgroup.holds(pid),
+        threads=int(status["Threads"]),
+        rlimits=parse_limits(procfs.read(f"/proc/{pid}/limits")),
     )
 
 
 def observe_all(
-    pids: set[int], cgroup: SessionCgroup, *, most: int
+    list_pids: Callable[[], set[int]], cgroup: SessionCgroup, *, most: int
 ) -> tuple[list[Observed], tuple[str, ...]]:
-    """Every process that still is, and what kept others from being judged (which is a difference)."""
-    if len(pids) > most:
-        return [], (f"{len(pids)} processes before attestation; {most} are possible",)
-    seen, unread = [], []
-    for pid in sorted(pids):
-        try:
-            seen.append(observe(pid, cgroup))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended: nothing is left to judge
-        except OSError as error:
-            unread.append(f"pid {pid} can't be read: {error.strerror}")
-    return seen, tuple(unread)
+    """Every process that still is, and what kept others from being judged (which is a difference).
+
+    It looks again until nothing new turns up: a chain of processes, each of which forks the next and
+    ends, would otherwise never be seen.
+    """
+    seen: dict[int, Observed] = {}
+    judged: set[int] = set()
+    unread: list[str] = []
+    for _ in range(_PASSES):
+        pids = list_pids()
+        if len(pids) > most:
+            return [], (f"{len(pids)} processes before attestation; {most} are possible",)
+        fresh = sorted(pids - judged)
+        if not fresh:
+            return [seen[pid] for pid in sorted(seen)], tuple(unread)
+        judged.update(fresh)
+        for pid in fresh:
+            try:
+                seen[pid] = observe(pid, cgroup)
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended: nothing of it is left to judge
+            except OSError as error:
+                unread.append(f"pid {pid} can't be read: {error.strerror}")
+    return [], ("processes come and go faster than they can be judged",)
 
 
 def descendants(pid: int) -> list[int]:
@@ -137,11 +166,7 @@ def descendants(pid: int) -> list[int]:
     while waiting:
         parent = waiting.pop()
         found.append(parent)
-        for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                waiting += [int(child) for child in tasks.read_text().split()]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+        waiting += procfs.children(parent)
     return found
 
 
@@ -149,6 +174,16 @@ def parse_status(text: str) -> dict[str, str]:
     """/proc/PID/status as a table (pure)."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {key: value.strip() for key, _, value in pairs}
+
+
+def parse_limits(text: str) -> dict[str, int]:
+    """/proc/PID/limits by name, the hard value; what is unlimited is left out (pure)."""
+    found = {}
+    for line in text.splitlines()[1:]:
+        hard = line[_LIMIT_NAME:].split()[1]
+        if hard != "unlimited":
+            found[line[:_LIMIT_NAME].strip()] = int(hard)
+    return found
 
 
 def parse_mounts(text: str) -> dict[str, MountSeen]:
@@ -169,8 +204,10 @@ def compare(expected: Expected, processes: list[Observed]) -> tuple[str, ...]:
     differences: list[str] = []
     insiders = [p for p in processes if p.pid not in (expected.monitor, expected.init)]
     inits = [p for p in processes if p.pid == expected.init]
-    if not any(p.parent == expected.init for p in insiders):
-        differences.append("no worker process below the namespace's init")
+    if not any(p.parent == expected.parent for p in insiders):
+        differences.append("no worker process where it was started")
+    if expected.only and len(processes) != expected.only:
+        differences.append(f"{len(processes)} processes, not {expected.only}")
     if not inits or inits[0].start_time != expected.init_start:
         differences.append("the namespace's init is not the one that was launched")
     for process in processes:
@@ -200,6 +237,10 @@ def _identity(expected: Expected, process: Observed) -> list[str]:
     judged = process.capabilities if process.pid != expected.monitor else process.capabilities[:3]
     if any(int(value, 16) for value in judged):
         found.append(f"pid {process.pid}: capabilities {'/'.join(process.capabilities)}")
+    for name, most in expected.rlimits.items():
+        value = process.rlimits.get(name)
+        if value is None or value > most:
+            found.append(f"pid {process.pid}: {name.lower()} {'unlimited' if value is None else value}")
     if not process.no_new_privs:
         found.append(f"pid {process.pid}: no_new_privs is off")
     return found
@@ -211,6 +252,13 @@ def _isolation(expected: Expected, process: Observed) -> list[str]:
         for name in NAMESPACES
         if process.namespaces[name] == expected.own_namespaces[name]
     ]
+    found += [
+        f"pid {process.pid}: shares the {name} namespace with its zygote"
+        for name, inode in expected.zygote_namespaces.items()
+        if process.namespaces[name] == inode
+    ]
+    if expected.only and process.threads != 1:
+        found.append(f"pid {process.pid}: {process.threads} threads")
     if process.namespaces["net"] != expected.net:
         found.append(f"pid {process.pid}: another network namespace than the listener's")
     if process.seccomp_mode != 2:
@@ -252,7 +300,7 @@ def attestation(
     worker: str, expected: Expected, processes: list[Observed], cgroup: str, differences: tuple[str, ...]
 ) -> Attestation:
     """The value that goes to the host and into the audit, of the worker's own first process."""
-    insiders = [p for p in processes if p.parent == expected.init] or processes
+    insiders = [p for p in processes if p.parent == expected.parent] or processes
     first = min(insiders, key=lambda p: p.start_time)
     mounts = "\n".join(_line(target, seen) for target, seen in sorted(first.mounts.items()))
     return Attestation(
@@ -276,5 +324,6 @@ def _line(target: str, seen: MountSeen) -> str:
     return f"{target} {seen.kind} {root} {','.join(seen.options)}"
 
 
-def own_namespaces() -> dict[str, int]:
-    return {name: Path(f"/proc/self/ns/{name}").stat().st_ino for name in NAMESPACES}
+def namespaces(pid: int | str) -> dict[str, int]:
+    """Namespace name → inode, of a process (``self``: this one)."""
+    return {name: os.stat(f"/proc/{pid}/ns/{name}").st_ino for name in NAMESPACES}  # noqa: PTH116 - one call

@@ -48,7 +48,7 @@ def check(spec: SandboxSpec, bounds: Bounds) -> None:
     _check_resources(spec.resources, bounds)
     if spec.gateway_port and not 1024 <= spec.gateway_port <= 65535:
         raise _denied(f"a gateway at port {spec.gateway_port}")
-    if spec.kind != "worker" and spec.gateway_port:
+    if spec.kind not in ("worker", "zygote") and spec.gateway_port:
         raise _denied(f"a gateway in a sandbox of kind {spec.kind}")
     for mount in spec.mounts:
         _check_target(mount)
@@ -61,6 +61,15 @@ def check(spec: SandboxSpec, bounds: Bounds) -> None:
         raise _denied("a sandbox without a /proc and /dev of its own")
     if sum(m.kind == "bind" for m in spec.mounts) != (spec.kind == "installer"):
         raise _denied("other than one writable bind for an installer, and none for anything else")
+
+
+def check_fork(spec: SandboxSpec, zygote: SandboxSpec) -> None:
+    """Raise `DeniedError` where `spec` is not what `zygote` was made for: a fork sees its mounts."""
+    if (spec.kind, spec.start) != ("worker", "fork"):
+        raise _denied(f"a fork of kind {spec.kind}, start {spec.start}")
+    for name in ("tenant", "bridge", "mounts", "gateway_port", "working_directory", "seccomp", "weakenings"):
+        if getattr(spec, name) != getattr(zygote, name):
+            raise _denied(f"a fork whose {name} is not its zygote's")
 
 
 def _check_texts(spec: SandboxSpec) -> None:

@@ -47,7 +47,16 @@ class LauncherClient:
 
     async def launch(self, spec: SandboxSpec) -> tuple[Launched, list[int]]:
         """Start a sandbox; its descriptors are the caller's to close."""
-        answer, descriptors = await self._ask(requests.LaunchRequest(self._id(), spec))
+        return await self._started(requests.LaunchRequest(self._id(), spec))
+
+    async def fork(self, zygote: str, spec: SandboxSpec) -> tuple[Launched, list[int]]:
+        """A worker from an attested zygote; as `launch`. `ZygoteError` where the zygote can't or is gone."""
+        return await self._started(requests.ForkRequest(self._id(), zygote, spec))
+
+    async def _started(
+        self, request: requests.LaunchRequest | requests.ForkRequest
+    ) -> tuple[Launched, list[int]]:
+        answer, descriptors = await self._ask(request)
         launched = _expect(answer.launched)
         self._exits.setdefault(launched.worker, self._loop.create_future())
         return launched, descriptors

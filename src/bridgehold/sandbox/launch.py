@@ -20,10 +20,10 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.limits import apply_rlimits
+from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
 from bridgehold.sandbox.staging import Staged
 from bridgehold.sandbox.values import SandboxSpec
 
@@ -41,8 +41,11 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: bytes
     """Compiled filter; never empty."""
     staged: Staged
-    as_limit: bool = False
-    shared_uid: bool = False
+    rlimits: dict[int, int]
+    uid_map: str = ""
+    """Of a zygote: the map of its user namespace, which holds every session's uid."""
+    fork_filter: bytes = b""
+    """Of a zygote: the filter that its forks load; its own (`seccomp`) lets them join namespaces."""
 
 
 class Running(msgspec.Struct, kw_only=True):
@@ -59,6 +62,16 @@ class Running(msgspec.Struct, kw_only=True):
     host_ends: tuple[int, ...] = ()
     """Frames to the guest (write), frames from it (read), log (read), listener if any."""
     phases_us: dict[str, int] = {}
+    worker: int = 0
+    """Of a fork: the worker itself; `monitor_fd` is its pidfd then, and nobody of ours its parent."""
+    first_fd: int = -1
+    """Of a fork: a pidfd of its first process, until that is gone."""
+    leash: int = -1
+    """Of a fork: its init ends when this is closed."""
+    fork_socket: socket.socket | None = None
+    """Of a zygote: where it is asked to fork."""
+    given: frozenset[str] = frozenset()
+    """Of a zygote: its descriptors, as links of /proc show them."""
 
 
 class Start:
@@ -68,7 +81,7 @@ class Start:
         """Forks. From here on a failure needs `abort`, and then the end of `running`."""
         self._plan = plan
         self._cgroup = cgroup
-        self._fds = _Descriptors()
+        self._fds = Descriptors()
         self._info = b""
         self._entered = False
         self._clock = time.perf_counter_ns()
@@ -89,6 +102,7 @@ class Start:
         gate, self._release = fds.pipe()
         self._entered_read, entered_out = fds.pipe()
         self._ends = (to_guest, from_guest, self._log)
+        zygote = self._zygote_ends((frames_in, frames_out, log_out)) if plan.uid_map else None
         seccomp = fds.file("seccomp", plan.seccomp)
         files = {m.target: fds.file("file", m.content.encode()) for m in plan.spec.mounts if m.kind == "file"}
         arguments = bwrap_arguments(
@@ -98,6 +112,8 @@ class Start:
             block_fd=block,
             files=files,
             staged=plan.staged.sources,
+            userns_block_fd=zygote.block if zygote else None,
+            extra=(str(zygote.orders), str(zygote.filter)) if zygote else (),
         )
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
@@ -105,7 +121,7 @@ class Start:
             launcher=os.getpid(),
             command=arguments[split:],
             options=options,
-            keep=(info_out, block, seccomp, options, *files.values()),
+            keep=(info_out, block, seccomp, options, *files.values(), *(zygote.inside() if zygote else ())),
             standard=(frames_in, frames_out, log_out),
             gate=gate,
             entered=entered_out,
@@ -114,9 +130,28 @@ class Start:
         if monitor == 0:
             _child(plan, self._cgroup, ends)
         self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+        if zygote:
+            self.running.fork_socket, self.running.given = zygote.socket, zygote.given
+            fds.close(*zygote.inside())
         fds.close(frames_in, frames_out, log_out, info_out, block, gate, entered_out, seccomp, options)
         fds.close(*files.values())
         self._mark("fork")
+
+    def _zygote_ends(self, standard: tuple[int, int, int]) -> _ZygoteEnds:
+        """What a zygote has beside the pipes: a socket for orders on which nothing can come back."""
+        fds = self._fds
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.shutdown(socket.SHUT_RD)  # a descriptor that a guest sends can hang who receives it
+        orders = fds.add(theirs.detach())
+        block, self._map_written = fds.pipe()
+        links = (str(Path(f"/proc/self/fd/{number}").readlink()) for number in (*standard, orders))
+        return _ZygoteEnds(
+            socket=ours,
+            orders=orders,
+            block=block,
+            filter=fds.file("filter", self._plan.fork_filter),
+            given=frozenset(links),
+        )
 
     @property
     def waits_for(self) -> int:
@@ -166,8 +201,12 @@ class Start:
         running.init = init
         if not self._cgroup.holds(init):
             raise UnsupportedError("the sandbox's init is outside its cgroup")
-        running.init_start = start_time(init)
+        running.init_start = procfs.start_time(init)
         running.net = Path(f"/proc/{init}/ns/net").stat().st_ino
+        if self._plan.uid_map:
+            for name in ("gid_map", "uid_map"):
+                Path(f"/proc/{init}/{name}").write_text(self._plan.uid_map, encoding="ascii")
+            os.write(self._map_written, _RELEASE)
         ends = list(self._ends)
         if self._plan.spec.gateway_port:
             try:
@@ -196,7 +235,7 @@ class Start:
         return f": {words}" if words else ""
 
 
-class _Descriptors:
+class Descriptors:
     """Descriptors of one launch: whatever was not kept is closed at the end."""
 
     def __init__(self) -> None:
@@ -216,6 +255,10 @@ class _Descriptors:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor
 
+    def add(self, descriptor: int) -> int:
+        self._open.add(descriptor)
+        return descriptor
+
     def close(self, *descriptors: int) -> None:
         for descriptor in descriptors:
             if descriptor in self._open:
@@ -227,6 +270,19 @@ class _Descriptors:
 
     def close_all(self) -> None:
         self.close(*self._open.copy())
+
+
+class _ZygoteEnds(msgspec.Struct, frozen=True, kw_only=True):
+    socket: socket.socket
+    """Ours, for writing only."""
+    orders: int
+    block: int
+    """bubblewrap waits here for its user namespace to be mapped."""
+    filter: int
+    given: frozenset[str]
+
+    def inside(self) -> tuple[int, ...]:
+        return (self.orders, self.block, self.filter)
 
 
 class _Ends(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,7 +307,9 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
             os.dup2(source, target)
         # Now, not at exec: another launch's gate must not stay open because this child holds its end.
         syscalls.close_all_but({ends.gate, ends.entered, *ends.keep})
-        apply_rlimits(plan.spec.resources, as_limit=plan.as_limit, shared_uid=plan.shared_uid)
+        if plan.uid_map:
+            lift_shared_rlimits()
+        apply_rlimits(plan.rlimits)
         if plan.uid != os.getuid():
             os.setgroups([])
             os.setresgid(plan.uid, plan.uid, plan.uid)
@@ -282,19 +340,13 @@ def _die_with(launcher: int) -> None:
 def _verify_entered(pid: int, uid: int, cgroup: SessionCgroup) -> None:
     if not cgroup.holds(pid):
         raise UnsupportedError("the sandbox's process is not in its cgroup")
-    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    text = procfs.read(f"/proc/{pid}/status")
     status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     for name in ("Uid", "Gid") if uid != os.getuid() else ("Uid",):
         if status[name].split() != [str(uid)] * 4:
             raise UnsupportedError(f"the sandbox's process has {name.lower()} {status[name]!r}, not {uid}")
     if uid != os.getuid() and status["Groups"].strip():
         raise UnsupportedError(f"the sandbox's process kept groups {status['Groups']!r}")
-
-
-def start_time(pid: int) -> int:
-    """Clock ticks since boot at which `pid` began. Raises `OSError` where it is gone."""
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    return int(stat[stat.rindex(")") + 2 :].split()[19])
 
 
 def listen_inside(init: int, port: int) -> socket.socket:

@@ -21,14 +21,15 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError
-from bridgehold.sandbox import launch, syscalls, userns
+from bridgehold.sandbox import procfs, syscalls, userns
 from bridgehold.sandbox.bounds import Bounds
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.channel import Channel
-from bridgehold.sandbox.seccomp import compile_filter
-from bridgehold.sandbox.service import Launcher, Parts
+from bridgehold.sandbox.seccomp import ZYGOTE_RULES, compile_filter
+from bridgehold.sandbox.service import Launcher
 from bridgehold.sandbox.staging import NoStage, Roots, Stage, own_mounts
 from bridgehold.sandbox.uids import UidPool, UidRange
+from bridgehold.sandbox.worker import Parts
 
 _STANDARD = (0, 1, 2)
 
@@ -64,7 +65,7 @@ def set_up(config: LauncherConfig) -> Parts:
     if uids.range.mode != "shared":
         needed = (*config.read_roots, config.build_root, config.uid_folder)
         stage = Stage(roots, needed=needed)
-    instance = f"{os.getpid()}-{launch.start_time(os.getpid())}"
+    instance = f"{os.getpid()}-{procfs.start_time(os.getpid())}"
     parent = open_parent(config.cgroup, reserve_bytes=config.reserve_bytes, instance=instance)
     parent.sweep()
     return Parts(
@@ -79,6 +80,7 @@ def set_up(config: LauncherConfig) -> Parts:
         roots=roots,
         stage=stage,
         seccomp=compile_filter(),
+        zygote_seccomp=compile_filter(ZYGOTE_RULES),
         bwrap=_find_bwrap(),
     )
 
@@ -151,6 +153,7 @@ def main() -> int:
         parts = _set_up(config)
         gc.collect()
         gc.freeze()  # what a forked child would otherwise copy by merely counting references
+
         channel = Channel(control)
         try:
             Launcher(parts, channel).serve()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Mapping
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.policies.model import GIB, KIB, MIB
@@ -26,6 +27,20 @@ _NAMES = {
     resource.RLIMIT_NICE: "RLIMIT_NICE",
     resource.RLIMIT_NPROC: "RLIMIT_NPROC",
     resource.RLIMIT_AS: "RLIMIT_AS",
+}
+
+_SHOWN = {
+    resource.RLIMIT_CORE: "Max core file size",
+    resource.RLIMIT_NOFILE: "Max open files",
+    resource.RLIMIT_FSIZE: "Max file size",
+    resource.RLIMIT_MEMLOCK: "Max locked memory",
+    resource.RLIMIT_MSGQUEUE: "Max msgqueue size",
+    resource.RLIMIT_SIGPENDING: "Max pending signals",
+    resource.RLIMIT_STACK: "Max stack size",
+    resource.RLIMIT_RTPRIO: "Max realtime priority",
+    resource.RLIMIT_NICE: "Max nice priority",
+    resource.RLIMIT_NPROC: "Max processes",
+    resource.RLIMIT_AS: "Max address space",
 }
 
 
@@ -54,15 +69,48 @@ def rlimits(resources: Resources, *, as_limit: bool) -> dict[int, int]:
     return limits
 
 
-def apply_rlimits(resources: Resources, *, as_limit: bool, shared_uid: bool = False) -> None:
-    """Set them hard, in the forked child before its uid changes. `UnsupportedError` names what failed.
+_SHARED = (
+    resource.RLIMIT_NPROC,
+    resource.RLIMIT_SIGPENDING,
+    resource.RLIMIT_MEMLOCK,
+)
+"""Counted for the owner of a user namespace too, against the limit of whoever made it: sessions that
+are forked from one zygote would starve each other."""
 
-    A limit that is lower already stays. `shared_uid` leaves RLIMIT_NPROC alone: sessions that share
-    a uid (and the user's own programs) would starve each other.
+
+def lift_shared_rlimits() -> None:
+    """As high as this process may, before it makes a user namespace that several sessions come from."""
+    for number in _SHARED:
+        _, hard = resource.getrlimit(number)
+        try:
+            resource.setrlimit(number, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        except (OSError, ValueError):
+            resource.setrlimit(number, (hard, hard))
+
+
+def shown_rlimits(limits: Mapping[int, int]) -> dict[str, int]:
+    """`limits` by their names in /proc/PID/limits (pure)."""
+    return {_SHOWN[number]: value for number, value in limits.items()}
+
+
+def own_rlimits(resources: Resources, *, as_limit: bool, shared_uid: bool, zygote: bool) -> dict[int, int]:
+    """What a sandbox's processes are limited to (pure).
+
+    `shared_uid` leaves RLIMIT_NPROC alone: sessions that share a uid (and the user's own programs)
+    would starve each other. `zygote` leaves alone what counts for its forks too: each gets its own.
     """
-    for number, wanted in rlimits(resources, as_limit=as_limit).items():
-        if shared_uid and number == resource.RLIMIT_NPROC:
-            continue
+    left = {resource.RLIMIT_NPROC} if shared_uid else set()
+    left |= set(_SHARED) if zygote else set()
+    limits = rlimits(resources, as_limit=as_limit)
+    return {number: value for number, value in limits.items() if number not in left}
+
+
+def apply_rlimits(limits: Mapping[int, int]) -> None:
+    """Set them hard, in a forked child before its uid changes. `UnsupportedError` names what failed.
+
+    A limit that is lower already stays.
+    """
+    for number, wanted in limits.items():
         _, hard = resource.getrlimit(number)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         try:

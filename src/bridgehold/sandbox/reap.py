@@ -2,6 +2,7 @@
 
 Nothing is left when the namespace's init is dead (the kernel lets it die only after every process
 in it was reaped), our own child is reaped, and the cgroup is empty. Only then is the uid free.
+A fork is nobody's child of ours: its pidfd tells its end, and its init's leash is let go as well.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import signal
 import time
 from typing import Literal
 
+from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
-Cause = Literal["exited", "signal", "memory", "killed", "launcher"]
+Cause = Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
+UNKNOWN_STATUS = -1
+"""Of a fork that ended by itself: before Linux 6.15 its wait status is its parent's alone to see."""
 _QUICK_PASSES, _CALM_PASSES = 50, 150
 _QUICK_SECONDS, _CALM_SECONDS, _SLOW_SECONDS = 0.002, 0.02, 0.2
+_SLOW_EVERY = 8
 OVERDUE_SECONDS = 30.0
 
 
@@ -27,13 +32,22 @@ class Ending:
     """One worker that is being ended. `step` until it gives a report, `pause` seconds apart."""
 
     def __init__(
-        self, worker: str, running: Running, cgroup: SessionCgroup, uid: int, *, killed: bool
+        self,
+        worker: str,
+        running: Running,
+        cgroup: SessionCgroup,
+        uid: int,
+        *,
+        by: Literal["", "killed", "zygote"],
+        reason: str = "",
     ) -> None:
+        """`by`: whose doing the end is; empty where it came by itself."""
         self._worker = worker
         self._running = running
         self._cgroup = cgroup
         self._uid = uid
-        self._killed = killed
+        self._by = by
+        self._reason = reason
         self._passes = 0
         self._status: int | None = None
         self._started = time.monotonic()
@@ -48,6 +62,11 @@ class Ending:
         return _CALM_SECONDS if self._passes < _CALM_PASSES else _SLOW_SECONDS
 
     @property
+    def slow(self) -> bool:
+        """Whether it takes longer than it should: an orphan may be in its way."""
+        return self._passes % _SLOW_EVERY == _SLOW_EVERY - 1
+
+    @property
     def overdue(self) -> bool:
         """Whether something does not die, such as a process in an uninterruptible call."""
         return time.monotonic() - self._started > OVERDUE_SECONDS
@@ -55,9 +74,7 @@ class Ending:
     def step(self) -> ExitReport | None:
         """One pass. None while anything is left."""
         if self._status is None:
-            pid, status = os.waitpid(self._running.monitor, os.WNOHANG)
-            if pid:
-                self._status = status
+            self._status = self._wait()
         left = self._cgroup.processes()
         if left and (self._passes == 0 or self._passes % 5 == 4):
             self._cgroup.lift()
@@ -69,10 +86,10 @@ class Ending:
             return None
         usage = self._cgroup.usage()
         self._cgroup.remove()
-        for descriptor in (self._running.init_fd, self._running.monitor_fd):
+        for descriptor in (self._running.init_fd, self._running.monitor_fd, self._running.first_fd):
             if descriptor >= 0:
                 os.close(descriptor)
-        cause, status = exit_cause(self._status, usage, killed=self._killed)
+        cause, status = exit_cause(self._status, usage, by=self._by)
         return ExitReport(
             worker=self._worker,
             cause=cause,
@@ -80,10 +97,27 @@ class Ending:
             usage=usage,
             emptied_ms=int((time.monotonic() - self._started) * 1000),
             uid=self._uid,
+            reason=self._reason,
         )
+
+    def _wait(self) -> int | None:
+        """The wait status of the worker's first process, once it ended."""
+        running = self._running
+        if running.monitor:
+            pid, status = os.waitpid(running.monitor, os.WNOHANG)
+            return status if pid else None
+        if running.monitor_fd < 0:  # a fork that never came to be
+            return UNKNOWN_STATUS
+        if not _ended(running.monitor_fd):
+            return None
+        known = syscalls.wait_status(running.monitor_fd)
+        return UNKNOWN_STATUS if known is None else known
 
     def _strike(self) -> None:
         """SIGKILL to the namespace's init, which takes all of it along, and to its monitor."""
+        if self._running.leash >= 0:
+            os.close(self._running.leash)
+            self._running.leash = -1
         for descriptor in (self._running.init_fd, self._running.monitor_fd):
             if descriptor >= 0:
                 with contextlib.suppress(ProcessLookupError):
@@ -94,16 +128,20 @@ def _gone(init_fd: int) -> bool:
     """Whether init is dead, and reaped where that fell to us. -1: there never was one."""
     if init_fd < 0:
         return True
-    poller = select.poll()
-    poller.register(init_fd, select.POLLIN)
-    if not poller.poll(0):
+    if not _ended(init_fd):
         return False
     with contextlib.suppress(ChildProcessError):  # its monitor has reaped it
         os.waitid(os.P_PIDFD, init_fd, os.WEXITED | os.WNOHANG)
     return True
 
 
-def exit_cause(status: int, usage: Usage, *, killed: bool) -> tuple[Cause, int]:
+def _ended(pidfd: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def exit_cause(status: int, usage: Usage, *, by: Literal["", "killed", "zygote"]) -> tuple[Cause, int]:
     """Why it ended, by the kernel's counters first (pure).
 
     bubblewrap passes a signal inside on as exit status 128 + N, so a guest can make its own exit
@@ -111,8 +149,10 @@ def exit_cause(status: int, usage: Usage, *, killed: bool) -> tuple[Cause, int]:
     """
     if usage.oom_kills:
         return "memory", signal.SIGKILL
-    if killed:
-        return "killed", signal.SIGKILL
+    if by:
+        return by, signal.SIGKILL
+    if status == UNKNOWN_STATUS:
+        return "exited", UNKNOWN_STATUS
     if os.WIFSIGNALED(status):
         return "signal", os.WTERMSIG(status)
     code = os.WEXITSTATUS(status)

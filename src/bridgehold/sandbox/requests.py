@@ -20,6 +20,14 @@ class LaunchRequest(msgspec.Struct, frozen=True, tag="launch"):
     spec: SandboxSpec
 
 
+class ForkRequest(msgspec.Struct, frozen=True, tag="fork"):
+    """A worker of `spec` from the zygote of that name, which was attested before."""
+
+    id: int
+    zygote: str
+    spec: SandboxSpec
+
+
 class AttestRequest(msgspec.Struct, frozen=True, tag="attest"):
     id: int
     worker: str
@@ -42,7 +50,9 @@ class SealRequest(msgspec.Struct, frozen=True, tag="seal"):
     """Remove what is in the folder instead: the host can't, where an installer or the launcher owns it."""
 
 
-Request = MachineRequest | LaunchRequest | AttestRequest | UsageRequest | KillRequest | SealRequest
+Request = (
+    MachineRequest | LaunchRequest | ForkRequest | AttestRequest | UsageRequest | KillRequest | SealRequest
+)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

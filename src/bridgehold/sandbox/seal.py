@@ -47,8 +47,8 @@ class SealJob:
         self._path = path
         launcher = os.getpid()
         self.descriptor, answer = os.pipe()
-        self._child = os.fork()
-        if self._child == 0:
+        self.child = os.fork()
+        if self.child == 0:
             _work(top, path, answer, launcher, work)
         os.close(answer)
         os.close(top)
@@ -59,7 +59,7 @@ class SealJob:
         while part := os.read(self.descriptor, 65536):
             data += part
         os.close(self.descriptor)
-        _, status = os.waitpid(self._child, 0)
+        _, status = os.waitpid(self.child, 0)
         if status != 0 or not data:
             raise InternalError("the child that seals ended without an answer", where=self._path)
         outcome = msgspec.json.decode(data, type=_Outcome)

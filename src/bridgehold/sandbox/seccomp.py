@@ -181,6 +181,15 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+ZYGOTE_RULES: tuple[Rule, ...] = (
+    *(
+        msgspec.structs.replace(rule, calls=tuple(call for call in rule.calls if call != "setns"))
+        for rule in RULES
+    ),
+    Rule(calls=("pidfd_open",), why="a zygote's forks join what they are handed, and nothing else"),
+)
+"""A zygote's own filter: its forks join namespaces, and then load `RULES` on top."""
+
 NEW_NUMBERS = {
     "statmount": 457,
     "listmount": 458,
@@ -292,6 +301,11 @@ def reference() -> str:
         f"| every call numbered {UNREVIEWED.start} to {UNREVIEWED.stop - 1} | always | ENOSYS | "
         "newer than this list |"
     )
+    lines += [
+        "",
+        "A zygote may call `setns`, which its forks join their namespaces with; they load the list above on",
+        "top. It may not call `pidfd_open`, and so its forks may not either: EPERM, and asyncio falls back.",
+    ]
     return "\n".join(lines) + "\n"
 
 

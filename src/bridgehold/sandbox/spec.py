@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Literal
 
 import msgspec
 
 from bridgehold.policies.model import MIB, Grant
 from bridgehold.sandbox.values import Mount, Resources, SandboxSpec
 
-INNER = "/opt/bridgehold/inner"
 SDK = "/opt/bridgehold/sdk"
+INNER = f"{SDK}/bridgehold_inner"
+"""A package inside: `bridgehold.sandbox.inner`, by a name that no tenant's has."""
 ENVIRONMENT = "/env"
 BRIDGE = "/bridge"
 SCRATCH = "/scratch"
 PYTHON = "/opt/python"
 
+THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _USERS_FILE = "root:x:0:0:root:/:/usr/sbin/nologin\nbridge:x:{uid}:{uid}:bridge:/scratch:/usr/sbin/nologin\n"
 _HOSTS = "127.0.0.1 localhost\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files\n"
@@ -36,8 +41,10 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     """Files and folders of /etc that exist here and hold no secret."""
 
 
-def worker_spec(grant: Grant, paths: Paths, *, gateway_port: int) -> SandboxSpec:
-    """The sandbox of one session's worker."""
+def worker_spec(
+    grant: Grant, paths: Paths, *, gateway_port: int, start: Literal["cold", "fork"] = "cold"
+) -> SandboxSpec:
+    """The sandbox of one session's worker. Forked or cold, it is the same but for `start`."""
     limits = grant.limits
     mounts = [
         *_system(paths),
@@ -52,15 +59,34 @@ def worker_spec(grant: Grant, paths: Paths, *, gateway_port: int) -> SandboxSpec
     ]
     return SandboxSpec(
         kind="worker",
+        start=start,
         tenant=grant.tenant,
         bridge=grant.bridge,
         argv=(f"{ENVIRONMENT}/bin/python", "-I", "-S", "-B", "-X", "utf8", f"{INNER}/boot.py"),
         environment=tuple(sorted(worker_environment(grant).items())),
-        mounts=tuple(mounts),
+        mounts=with_folders(mounts),
         resources=resources(grant),
         working_directory=SCRATCH,
         gateway_port=gateway_port,
         weakenings=grant.weakenings,
+    )
+
+
+def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
+    """The sandbox of the zygote that workers of this spec are forked from: what it sees they see.
+
+    Its threads are capped at one, since a process with more can't be forked; its folders for writing
+    are its own, and each fork covers them with new ones.
+    """
+    environment = dict(worker.environment) | dict.fromkeys(THREAD_COUNTS, "1")
+    return msgspec.structs.replace(
+        worker,
+        kind="zygote",
+        start="cold",
+        argv=(*worker.argv[:-1], f"{INNER}/zygote.py"),
+        environment=tuple(sorted(environment.items())),
+        resources=resources,
+        hostname="zygote",
     )
 
 
@@ -78,7 +104,6 @@ def resources(grant: Grant) -> Resources:
 def worker_environment(grant: Grant) -> dict[str, str]:
     """The whole environment: an allow-list of constants, with thread counts from the cpu limit."""
     threads = str(max(1, (grant.limits.cpu_millis + 999) // 1000))
-    counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return {
         "PATH": f"{ENVIRONMENT}/bin:/usr/bin:/bin",
         "HOME": SCRATCH,
@@ -93,7 +118,7 @@ def worker_environment(grant: Grant) -> dict[str, str]:
         "HF_HOME": f"{SCRATCH}/.cache/huggingface",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "NO_PROXY": "127.0.0.1,localhost",
-        **dict.fromkeys(counts, threads),
+        **dict.fromkeys(THREAD_COUNTS, threads),
     }
 
 
@@ -144,6 +169,22 @@ def _system(paths: Paths) -> list[Mount]:
     if paths.python_prefix != "/usr" and not paths.python_prefix.startswith("/usr/"):
         mounts.append(Mount(kind="ro_bind", source=paths.python_prefix, target=PYTHON))
     return mounts
+
+
+def with_folders(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
+    """`mounts` with the folders that they lie in, open to all: bubblewrap makes its own for one uid only.
+
+    In a zygote's namespaces each session has another uid (pure).
+    """
+    found: dict[str, Mount] = {}
+    for mount in mounts:
+        folders = [str(folder) for folder in reversed(PurePosixPath(mount.target).parents[:-1])]
+        for folder in folders:
+            if folder in found and found[folder].kind != "dir":
+                break  # what lies below a mount is that mount's own
+            found.setdefault(folder, Mount(kind="dir", target=folder))
+        found[mount.target] = mount
+    return tuple(found.values())
 
 
 def spec_digest(spec: SandboxSpec) -> str:

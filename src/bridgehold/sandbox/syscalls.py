@@ -1,23 +1,60 @@
-"""The few kernel calls that Python lacks, typed; each raises `OSError` with what was tried."""
+"""The few kernel calls that Python lacks, typed; each raises `OSError` with what was tried.
+
+Those that the inside needs too are in `inner.kernel`, and passed on here.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 
+from bridgehold.sandbox.inner.kernel import (
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    CapabilityHead,
+    CapabilityWord,
+    check,
+    close_all_but,
+    drop_capabilities,
+    load_filter,
+    prctl,
+    setns,
+)
+
+__all__ = [
+    "PR_SET_DUMPABLE",
+    "PR_SET_NO_NEW_PRIVS",
+    "close_all_but",
+    "drop_capabilities",
+    "load_filter",
+    "mount",
+    "openat2",
+    "prctl",
+    "raise_capabilities",
+    "setns",
+    "umount",
+    "unshare",
+    "wait_status",
+]
+
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 8, 4096, 16384, 1 << 19
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
-PR_SET_NO_NEW_PRIVS = 38
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 
 _OPENAT2 = 437  # one number on every architecture
-_CLOSE_RANGE = 436
+
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 1 << 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -26,23 +63,8 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def _check(result: int, what: str) -> int:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")
-    return result
-
-
-def prctl(option: int, value: int) -> None:
-    _check(_libc.prctl(option, value, 0, 0, 0), f"prctl {option}")
-
-
 def unshare(flags: int) -> None:
-    _check(_libc.unshare(flags), f"unshare {flags:#x}")
-
-
-def setns(descriptor: int, kind: int) -> None:
-    _check(_libc.setns(descriptor, kind), f"setns {kind:#x}")
+    check(_libc.unshare(flags), f"unshare {flags:#x}")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
@@ -53,11 +75,11 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
         ctypes.c_ulong(flags),
         data.encode() if data else None,
     )
-    _check(result, f"mount {target}")
+    check(result, f"mount {target}")
 
 
 def umount(target: str, flags: int = 0) -> None:
-    _check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
+    check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
 
 
 def openat2(folder: int, path: str, flags: int, resolve: int) -> int:
@@ -66,14 +88,30 @@ def openat2(folder: int, path: str, flags: int, resolve: int) -> int:
     result = _libc.syscall(
         _OPENAT2, folder, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
     )
-    return _check(int(result), f"open {path}")
+    return check(int(result), f"open {path}")
 
 
-def close_all_but(keep: set[int]) -> None:
-    """Close every descriptor above 2 that `keep` does not hold, whatever the limit of open files is."""
-    low = 3
-    for descriptor in [*sorted(number for number in keep if number > 2), 1 << 31]:
-        if descriptor > low:
-            last = ctypes.c_uint(descriptor - 1)
-            _check(int(_libc.syscall(_CLOSE_RANGE, ctypes.c_uint(low), last, 0)), "close_range")
-        low = descriptor + 1
+def raise_capabilities() -> None:
+    """Put what is permitted into effect again, after a change of the effective uid took it out."""
+    head, words = CapabilityHead.own(), (CapabilityWord * 2)()
+    check(_libc.capget(ctypes.byref(head), words), "capget")
+    for word in words:
+        word.effective = word.permitted
+    check(_libc.capset(ctypes.byref(head), words), "capset")
+
+
+class _PidfdInfo(ctypes.Structure):
+    _fields_ = (
+        ("mask", ctypes.c_uint64),
+        ("cgroup", ctypes.c_uint64),
+        ("numbers", ctypes.c_uint32 * 11),
+        ("exit_code", ctypes.c_int32),
+    )
+
+
+def wait_status(pidfd: int) -> int | None:
+    """The wait status of a process that ended and is somebody else's child; None before Linux 6.15."""
+    info = _PidfdInfo(mask=_PIDFD_INFO_EXIT)
+    if _libc.ioctl(pidfd, ctypes.c_ulong(_PIDFD_GET_INFO), ctypes.byref(info)) < 0:
+        return None
+    return int(info.exit_code) if info.mask & _PIDFD_INFO_EXIT else None

@@ -21,6 +21,16 @@ class UidRange(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
+def uid_map(uids: UidRange, root: int) -> str:
+    """The map of a zygote's user namespace (pure): every session's uid as itself, and `root` as 0.
+
+    `root` is a uid of the range that no process ever has: something has to be 0 in the sessions.
+    """
+    extents = [(0, root, 1), (uids.first, uids.first, root - uids.first)]
+    extents.append((root + 1, root + 1, uids.first + uids.count - root - 1))
+    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in extents if count > 0)
+
+
 class UidPool:
     """Hands out uids of a range. The lock files keep two hosts of one machine apart."""
 

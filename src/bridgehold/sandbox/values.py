@@ -32,7 +32,9 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what a process can touch, and how much. Hashable to one digest."""
 
-    kind: Literal["worker", "installer", "probe"] = "worker"
+    kind: Literal["worker", "installer", "probe", "zygote"] = "worker"
+    start: Literal["cold", "fork"] = "cold"
+    """``fork``: from a zygote that has this spec's read-only mounts (docs/adr/0004)."""
     tenant: str
     bridge: str
     argv: tuple[str, ...]
@@ -84,14 +86,17 @@ class ExitReport(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker ended. The cause comes from the kernel, never from the guest."""
 
     worker: str
-    cause: Literal["exited", "signal", "memory", "killed", "launcher"]
-    """``killed``: by our own `kill`; ``memory``: the cgroup's (or watchdog's) cap."""
+    cause: Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
+    """``killed``: by our own `kill`; ``memory``: the cgroup's (or watchdog's) cap; ``zygote``: its
+    zygote ended, or was ended for a surprise (`reason`)."""
     status: int
     """Exit status, or signal number."""
     usage: Usage
     emptied_ms: int
     """From the kill to an empty cgroup."""
     uid: int
+    reason: str = ""
+    """Of a zygote that was killed for a surprise, and of its sessions: what was seen."""
 
 
 class Launched(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +110,8 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     phases_us: dict[str, int]
     """Microseconds spent in each phase of the start, for `bench`."""
     descriptors: int
+    zygote: str = ""
+    """The zygote's name, of a fork."""
 
 
 class SealReport(msgspec.Struct, frozen=True, kw_only=True):

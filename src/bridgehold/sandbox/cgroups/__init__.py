@@ -22,6 +22,18 @@ class SessionCgroup(Protocol):
     def enter(self) -> None:
         """In the forked child, before its uid changes: move itself in. Raises on any failure."""
 
+    def doors(self, uid: int) -> list[int]:
+        """Descriptors to which a single-threaded process of `uid` writes ``0`` to move itself in.
+
+        Nobody else can be moved through them. Empty where `take` is the way. The caller closes them.
+        """
+
+    def take(self, pid: int) -> None:
+        """Move a process in, from another cgroup of ours. Raises on any failure."""
+
+    def limit_processes(self, count: int) -> None:
+        """Another limit of processes and threads than `Resources` gave."""
+
     def holds(self, pid: int) -> bool:
         """Whether the process is in this cgroup, in every controller."""
 

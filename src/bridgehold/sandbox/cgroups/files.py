@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox import procfs
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _KILL_PASSES = 50
@@ -34,7 +35,7 @@ def limit(path: Path, value: int | str) -> None:
     """Write a limit and read it back: a limit that doesn't hold is no limit. `UnsupportedError`."""
     try:
         write(path, str(value))
-        seen = path.read_text(encoding="ascii").strip()
+        seen = procfs.read(path).strip()
     except OSError as error:
         raise UnsupportedError(f"{path.name} can't be set: {error.strerror}", where=str(path)) from error
     if seen != str(value):
@@ -44,7 +45,7 @@ def limit(path: Path, value: int | str) -> None:
 def number(path: Path) -> int:
     """The first number of `path`; 0 where there is none (a missing file, ``max``)."""
     try:
-        text = path.read_text(encoding="ascii").split()
+        text = procfs.read(path).split()
     except OSError:
         return 0
     return int(text[0]) if text and text[0].isdigit() else 0
@@ -53,7 +54,7 @@ def number(path: Path) -> int:
 def table(path: Path) -> dict[str, int]:
     """A file of ``key value`` lines; empty where the file is missing."""
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        lines = procfs.read(path).splitlines()
     except OSError:
         return {}
     return {key: int(value) for key, _, value in (line.partition(" ") for line in lines) if value.isdigit()}
@@ -62,7 +63,7 @@ def table(path: Path) -> dict[str, int]:
 def pids(path: Path) -> list[int]:
     """A ``cgroup.procs``; empty where the cgroup is gone. 0 (a process of no pid here) is left out."""
     try:
-        return [int(line) for line in path.read_text(encoding="ascii").split() if line != "0"]
+        return [int(line) for line in procfs.read(path).split() if line != "0"]
     except OSError:
         return []
 

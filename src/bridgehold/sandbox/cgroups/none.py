@@ -60,6 +60,15 @@ class Leaf:
         """In the forked child: say which process this session begins with."""
         os.write(self._entry, f"{os.getpid()}\n".encode())
 
+    def doors(self, uid: int) -> list[int]:
+        return []
+
+    def take(self, pid: int) -> None:
+        raise UnsupportedError("without a cgroup nothing can be forked from a zygote")
+
+    def limit_processes(self, count: int) -> None:
+        raise UnsupportedError("without a cgroup no zygote can be watched")
+
     def holds(self, pid: int) -> bool:
         return pid in self.processes()
 

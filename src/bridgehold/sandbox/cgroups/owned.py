@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bridgehold.errors import UnsupportedError, UsageError
+from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups import files
 
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -152,6 +153,21 @@ def _clear(folders: list[Path]) -> bool:
     files.kill_all(folder / "cgroup.procs" for tree in trees for folder in tree)
     removed = [files.remove(folder) for tree in trees for folder in tree]
     return all(removed)
+
+
+def open_for(path: Path, uid: int) -> int:
+    """A v1 ``tasks`` file, opened as `uid`: the kernel judges a write by who opened it.
+
+    So what is written can move processes of that uid, and no others, whoever writes it.
+    """
+    own = os.geteuid()
+    try:
+        os.seteuid(uid)
+        syscalls.raise_capabilities()  # the folder is the launcher's own, and closed to others
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    finally:
+        os.seteuid(own)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # a change of uid cleared it
 
 
 def let_die(folder: Path) -> None:

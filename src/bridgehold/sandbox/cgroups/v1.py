@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import files, owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
@@ -197,13 +198,25 @@ class Leaf:
             os.close(control)
 
     def enter(self) -> None:
+        """By ``tasks``, for the caller's only thread: for a whole process the kernel stops every fork of
+        the machine first, and waits for a grace period that takes some ten milliseconds."""
         self._locks.drop_in_child()
         for folder in dict.fromkeys(self._folders.values()):
-            files.write(folder / "cgroup.procs", "0")
+            files.write(folder / "tasks", "0")
+
+    def take(self, pid: int) -> None:
+        for folder in dict.fromkeys(self._folders.values()):
+            files.write(folder / "cgroup.procs", str(pid))
+
+    def doors(self, uid: int) -> list[int]:
+        return [owned.open_for(folder / "tasks", uid) for folder in dict.fromkeys(self._folders.values())]
+
+    def limit_processes(self, count: int) -> None:
+        files.limit(self._folders["pids"] / "pids.max", count)
 
     def holds(self, pid: int) -> bool:
         try:
-            seen = own_cgroups(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"))
+            seen = own_cgroups(procfs.read(f"/proc/{pid}/cgroup"))
         except OSError:
             return False
         return all(seen.get(controller) == name for controller, name in self._names.items())

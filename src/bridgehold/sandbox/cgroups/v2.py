@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import delegation, files, inotify, owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
@@ -157,9 +158,19 @@ class Leaf:
         self._locks.drop_in_child()
         files.write(self._folder / "cgroup.procs", "0")
 
+    def doors(self, uid: int) -> list[int]:
+        """None: on v2 only whole processes are moved, and who opened it could move any."""
+        return []
+
+    def take(self, pid: int) -> None:
+        files.write(self._folder / "cgroup.procs", str(pid))
+
+    def limit_processes(self, count: int) -> None:
+        files.limit(self._folder / "pids.max", count)
+
     def holds(self, pid: int) -> bool:
         try:
-            seen = own_cgroups(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"))
+            seen = own_cgroups(procfs.read(f"/proc/{pid}/cgroup"))
         except OSError:
             return False
         return seen.get("") == self._name

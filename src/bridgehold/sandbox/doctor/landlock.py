@@ -23,8 +23,8 @@ def landlock(_: Context) -> Check:
     except OSError as error:
         return caution(
             "landlock",
-            f"not in this kernel ({errno.errorcode.get(error.errno or 0, '?')}); no sandbox depends on it",
-            "Boot with lsm=landlock,… for a second layer in a later version.",
+            f"not in this kernel ({errno.errorcode.get(error.errno or 0, '?')}): sessions start cold",
+            "Boot with lsm=landlock,…: a zygote needs it to be kept from what is not its own.",
         )
     allowed, refused = in_child(lambda: _act("/usr/bin/true")), in_child(lambda: _act("/etc/passwd"))
     if (allowed, refused) != (0, errno.EACCES):
@@ -33,8 +33,8 @@ def landlock(_: Context) -> Check:
         )
     return passed(
         "landlock",
-        f"version {version}: a rule for /usr lets it be read and /etc not. Sandboxes don't load Landlock "
-        "rules yet: their file barrier is the mount namespace and the uid",
+        f"version {version}: a rule for /usr lets it be read and /etc not. Zygotes enter a domain, which "
+        "keeps them from others' memory; files are the mount namespace's and the uid's matter",
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -53,13 +55,17 @@ def sandbox(context: Context) -> Check:
     )
 
 
-def probe_spec() -> SandboxSpec:
-    """A sandbox of the system's own tools, which read one line, act, and answer."""
-    links = tuple(
+def usr_links() -> tuple[Mount, ...]:
+    """The folders of / that are links into /usr on this machine."""
+    return tuple(
         Mount(kind="symlink", source=str(Path("/", name).readlink()), target=f"/{name}")
         for name in ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
         if Path("/", name).is_symlink()
     )
+
+
+def probe_spec() -> SandboxSpec:
+    """A sandbox of the system's own tools, which read one line, act, and answer."""
     return SandboxSpec(
         kind="probe",
         tenant="local",
@@ -70,7 +76,7 @@ def probe_spec() -> SandboxSpec:
             Mount(kind="proc", target="/proc"),
             Mount(kind="dev", target="/dev"),
             Mount(kind="ro_bind", source="/usr", target="/usr"),
-            *links,
+            *usr_links(),
             Mount(kind="tmpfs", target="/tmp", size_bytes=_MIB, mode=0o1777),  # noqa: S108 - inside
             Mount(kind="tmpfs", target="/dev/shm", size_bytes=_MIB, mode=0o1777),  # noqa: S108 - inside
         ),
@@ -81,28 +87,35 @@ def probe_spec() -> SandboxSpec:
 
 
 async def _attempt(context: Context) -> tuple[Attestation, list[str], ExitReport]:
+    async with own_launcher(context) as client:
+        launched, descriptors = await client.launch(probe_spec())
+        guest = _Guest(descriptors)
+        try:
+            if await asyncio.to_thread(guest.expect, "ready") != ["ready"]:
+                said_last = await asyncio.to_thread(guest.last_words)
+                raise UnsupportedError(
+                    f"the sandbox ended before its first word: {said_last}",
+                    hint="The rows above name what is missing.",
+                )
+            proof = await client.attest(launched.worker)
+            guest.go()
+            said = await asyncio.to_thread(guest.expect, "done")
+        finally:
+            guest.close()
+        return proof, said, await client.kill(launched.worker)
+
+
+@contextlib.asynccontextmanager
+async def own_launcher(context: Context, read_roots: tuple[str, ...] = ()) -> AsyncIterator[LauncherClient]:
+    """A launcher for one probe, and its end. `UnsupportedError` says what it wrote before it gave up."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with tempfile.TemporaryDirectory(prefix="bridgehold-doctor-") as folder:
-        process = _start(context, Path(folder), theirs)
+        process = _start(context, Path(folder), theirs, read_roots)
         theirs.close()
         client = await LauncherClient.connect(ours)
         try:
             await client.machine()
-            launched, descriptors = await client.launch(probe_spec())
-            guest = _Guest(descriptors)
-            try:
-                if await asyncio.to_thread(guest.expect, "ready") != ["ready"]:
-                    said_last = await asyncio.to_thread(guest.last_words)
-                    raise UnsupportedError(
-                        f"the sandbox ended before its first word: {said_last}",
-                        hint="The rows above name what is missing.",
-                    )
-                proof = await client.attest(launched.worker)
-                guest.go()
-                said = await asyncio.to_thread(guest.expect, "done")
-            finally:
-                guest.close()
-            return proof, said, await client.kill(launched.worker)
+            yield client
         except HostUnavailableError as error:
             raise _refusal(process) from error
         finally:
@@ -110,11 +123,13 @@ async def _attempt(context: Context) -> tuple[Attestation, list[str], ExitReport
             await asyncio.to_thread(_end, process)
 
 
-def _start(context: Context, folder: Path, control: socket.socket) -> subprocess.Popen[bytes]:
+def _start(
+    context: Context, folder: Path, control: socket.socket, read_roots: tuple[str, ...]
+) -> subprocess.Popen[bytes]:
     for name in ("build", "uids"):
         (folder / name).mkdir(mode=0o700)
     config = LauncherConfig(
-        read_roots=(),
+        read_roots=read_roots,
         build_root=str(folder / "build"),
         uid_folder=str(folder / "uids"),
         uid_first=context.uid_first,

@@ -56,7 +56,7 @@ class InstallOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstallExit(msgspec.Struct, frozen=True, kw_only=True):
-    cause: Literal["exited", "signal", "memory", "killed", "launcher"]
+    cause: Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
     status: int
 
 

@@ -21,6 +21,8 @@ ENVIRONMENT = "/env"
 FIRST_FREE_FD = 64
 """Above what a program expects of its first descriptors, below the least limit we grant."""
 MAX_BOOT_BYTES = 1024 * 1024
+NEEDED = tuple(f"bridgehold_sdk.{name}" for name in ("bridge", "faults", "preload", "runtime", "wire"))
+"""What `serve` imports, for a zygote to have it beforehand."""
 STATUS_IMPORT = 3
 """Exit status after a fault that was sent before `ready`."""
 
@@ -46,12 +48,12 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def set_path() -> None:
+def set_path(*own: str) -> None:
     """Standard library first, then ours, the bridge's folder, the environment. No ``site``: no .pth runs."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     sys.path[:] = [entry for entry in sys.path if entry] + [
         SDK,
-        BRIDGE,
+        *own,
         f"{ENVIRONMENT}/lib/{version}/site-packages",
     ]
     sys.prefix = sys.exec_prefix = ENVIRONMENT
@@ -71,6 +73,7 @@ def load(entry: str) -> Any:
 def make_runtime(boot: dict[str, Any], reader: Any, writer: Any) -> Any:
     """Import what the boot frame names, in its order, and make the runtime."""
     from bridgehold_sdk.bridge import Provider
+    from bridgehold_sdk.preload import run_hooks
     from bridgehold_sdk.runtime import Runtime
 
     if boot.get("type") != "boot":
@@ -80,8 +83,10 @@ def make_runtime(boot: dict[str, Any], reader: Any, writer: Any) -> Any:
     os.environ.update(boot.get("environment", {}))
     for module in boot.get("preload", ()):
         importlib.import_module(module)
+    bridge = load(boot["entry"])
+    run_hooks()
     return Runtime(
-        load(boot["entry"]),
+        bridge,
         name=boot["bridge"],
         version=boot.get("version", ""),
         reader=reader,
@@ -92,10 +97,8 @@ def make_runtime(boot: dict[str, Any], reader: Any, writer: Any) -> Any:
     )
 
 
-def main() -> int:
-    frames_in, frames_out = take_wire()
-    default_signals()
-    set_path()
+def serve(frames_in: int, frames_out: int) -> int:
+    """Read the boot frame, load the bridge, and run it to its end; the exit status."""
     from bridgehold_sdk import wire
     from bridgehold_sdk.faults import describe
     from bridgehold_sdk.runtime import silence_in_forks
@@ -113,6 +116,13 @@ def main() -> int:
         return STATUS_IMPORT
     status: int = runtime.run()
     return status
+
+
+def main() -> int:
+    frames_in, frames_out = take_wire()
+    default_signals()
+    set_path(BRIDGE)
+    return serve(frames_in, frames_out)
 
 
 def leave(status: int) -> None:

@@ -1,0 +1,95 @@
+"""The beginning of a sandbox, cold or forked: what it is given before its first process is there.
+
+Whatever raises here has left nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import msgspec
+
+from bridgehold.errors import UnsupportedError
+from bridgehold.ids import new_worker_id
+from bridgehold.sandbox import requests
+from bridgehold.sandbox.bounds import check_fork
+from bridgehold.sandbox.fork import Fork, ForkPlan
+from bridgehold.sandbox.launch import LaunchPlan, Start
+from bridgehold.sandbox.seal import give
+from bridgehold.sandbox.uids import uid_map
+from bridgehold.sandbox.values import SandboxSpec
+from bridgehold.sandbox.worker import Parts, Worker
+from bridgehold.sandbox.zygote import Zygote
+
+
+def begin_launch(parts: Parts, request: requests.LaunchRequest) -> Worker:
+    """Uid, cgroup and stage, and then the process that becomes bubblewrap."""
+    spec = request.spec
+    if spec.kind == "zygote" and not parts.forks:
+        raise UnsupportedError("no session can be forked here: each needs a cgroup and a uid of its own")
+    begun = time.perf_counter_ns()
+    worker = Worker(new_worker_id(), spec, parts.uids.take(), request.id)
+    with contextlib.ExitStack() as undo:
+        undo.callback(parts.uids.give_back, worker.uid)
+        if spec.kind == "zygote":
+            worker.root_uid = parts.uids.take()
+            undo.callback(parts.uids.give_back, worker.root_uid)
+        worker.cgroup = parts.parent.create(worker.name, spec.resources)
+        undo.callback(worker.cgroup.remove)
+        made = time.perf_counter_ns()
+        _give_build(parts, worker)
+        worker.staged = parts.stage.prepare(worker.name, spec, worker.uid)
+        undo.callback(parts.stage.discard, worker.staged)
+        staged = time.perf_counter_ns()
+        plan = LaunchPlan(
+            spec=spec,
+            bwrap=parts.bwrap,
+            uid=worker.uid,
+            seccomp=parts.seccomp,
+            staged=worker.staged,
+            rlimits=parts.rlimits(spec),
+        )
+        if worker.root_uid is not None:
+            plan = msgspec.structs.replace(
+                plan,
+                seccomp=parts.zygote_seccomp,
+                uid_map=uid_map(parts.uids.range, worker.root_uid),
+                fork_filter=parts.seccomp,
+            )
+        worker.start = Start(plan, worker.cgroup)
+        undo.pop_all()
+    phases = worker.start.running.phases_us
+    phases |= {"cgroup": (made - begun) // 1000, "stage": (staged - made) // 1000}
+    return worker
+
+
+def begin_fork(parts: Parts, spec: SandboxSpec, parent: Worker, zygote: Zygote, request: int = 0) -> Worker:
+    """Uid and cgroup, and the namespaces that the fork will join."""
+    check_fork(spec, parent.spec)
+    begun = time.perf_counter_ns()
+    worker = Worker(new_worker_id(), spec, parts.uids.take(), request)
+    worker.parent = parent
+    with contextlib.ExitStack() as undo:
+        undo.callback(parts.uids.give_back, worker.uid)
+        worker.cgroup = parts.parent.create(worker.name, spec.resources)
+        undo.callback(worker.cgroup.remove)
+        made = (time.perf_counter_ns() - begun) // 1000
+        plan = ForkPlan(spec=spec, uid=worker.uid, seccomp=parts.seccomp, rlimits=parts.rlimits(spec))
+        worker.start = Fork(plan, zygote, worker.cgroup)
+        undo.pop_all()
+    worker.start.running.phases_us["cgroup"] = made
+    zygote.sessions.add(worker.name)
+    return worker
+
+
+def _give_build(parts: Parts, worker: Worker) -> None:
+    """An installer's one writable folder becomes its uid's."""
+    for mount in worker.spec.mounts:
+        if mount.kind == "bind":
+            descriptor = parts.roots.open_build(mount.source, flags=os.O_RDONLY)
+            try:
+                give(descriptor, worker.uid)
+            finally:
+                os.close(descriptor)

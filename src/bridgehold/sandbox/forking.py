@@ -1,0 +1,148 @@
+"""Whose turn it is at a zygote, and which sandbox is made ahead of its session.
+
+A zygote forks one session at a time; the namespaces for the next ones are made meanwhile. While nobody
+waits, one *spare* stands ready beyond that, like the last session: only the fork itself is left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import Literal, Protocol
+
+from bridgehold.errors import BridgeholdError, UnsupportedError, ZygoteError
+from bridgehold.sandbox import requests
+from bridgehold.sandbox.begin import begin_fork
+from bridgehold.sandbox.fork import Fork
+from bridgehold.sandbox.values import SandboxSpec
+from bridgehold.sandbox.worker import Parts, Worker
+from bridgehold.sandbox.zygote import Zygote
+
+FAULTS = (BridgeholdError, OSError, ValueError, KeyError)
+"""What one worker's start may raise; it ends that worker and no other."""
+_SPARE_SECONDS = 0.02
+"""After a session's attestation: its first command is not to share the processor with the next's sandbox."""
+
+
+class Owner(Protocol):
+    """What `Forking` needs of the launcher's loop."""
+
+    parts: Parts
+    workers: dict[str, Worker]
+
+    def add(self, worker: Worker) -> None: ...
+    def admit(self, spec: SandboxSpec) -> None: ...
+    def watch(self, worker: Worker, *wanted: int | None) -> None: ...
+    def fail(self, worker: Worker, error: Exception) -> None: ...
+    def end(self, worker: Worker, *, by: Literal["", "killed", "zygote"], reason: str = "") -> None: ...
+
+
+class Forking:
+    """The forks of every zygote."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._due: dict[str, tuple[float, SandboxSpec]] = {}
+        """Zygote's name → when to make its spare, and of what."""
+
+    def fork(self, request: requests.ForkRequest) -> None:
+        """Raises `ZygoteError` where there is nothing to fork from; the answer comes later."""
+        parent = self._owner.workers.get(request.zygote)
+        if parent is None or not parent.running or parent.zygote is None or not parent.zygote.settled:
+            raise ZygoteError(f"there is no zygote {request.zygote[:40]} to fork from", retry="later")
+        self._owner.admit(request.spec)
+        worker = self._take_spare(parent.zygote, request.spec)
+        if worker is None:
+            worker = self._begin(request.spec, parent, parent.zygote)
+        worker.request = request.id
+        if isinstance(worker.start, Fork):
+            worker.start.want()
+        self.ready(worker)
+
+    def ready(self, worker: Worker) -> None:
+        """Its namespaces may stand: if somebody waits for it, its turn at the zygote will come."""
+        if isinstance(worker.start, Fork) and worker.start.ready and worker.request:
+            worker.start.zygote.queue.append(worker.name)
+            self._take_turns(worker.start.zygote)
+
+    def over(self, worker: Worker) -> None:
+        """`worker`'s fork is over, this way or that: its zygote is free for the next."""
+        parent = worker.parent
+        if parent is not None and parent.zygote is not None and parent.zygote.busy == worker.name:
+            parent.zygote.busy = ""
+            if parent.running:
+                self._take_turns(parent.zygote)
+
+    def attested(self, worker: Worker) -> None:
+        """Its session begins: a spare like it is due."""
+        if worker.parent is not None:
+            self._due[worker.parent.name] = (time.monotonic() + _SPARE_SECONDS, worker.spec)
+
+    def end_sessions(self, worker: Worker, reason: str) -> None:
+        """A zygote takes its sessions along: the kernel kills them with its namespace."""
+        self._due.pop(worker.name, None)
+        for name in worker.zygote.sessions if worker.zygote else ():
+            session = self._owner.workers[name]
+            if session.failure is None:
+                session.failure = ZygoteError(reason)
+            self._owner.end(session, by="zygote", reason=reason)
+
+    @property
+    def patience(self) -> float:
+        """Seconds until a spare is due."""
+        now = time.monotonic()
+        return max(0.0, min((due - now for due, _ in self._due.values()), default=math.inf))
+
+    def make_spares(self) -> None:
+        """Those that are due: the next session will most likely be like the last."""
+        now = time.monotonic()
+        for name, (due, spec) in list(self._due.items()):
+            if due <= now:
+                del self._due[name]
+                self._make_spare(self._owner.workers.get(name), spec)
+
+    def _make_spare(self, parent: Worker | None, spec: SandboxSpec) -> None:
+        zygote = parent.zygote if parent is not None and parent.running else None
+        if parent is None or zygote is None or zygote.spare:
+            return
+        with contextlib.suppress(*FAULTS):  # nobody waits for it: the next session finds what is wrong
+            zygote.spare = self._begin(spec, parent, zygote).name
+
+    def _take_spare(self, zygote: Zygote, spec: SandboxSpec) -> Worker | None:
+        """The worker that was made ahead, if it is of this spec; one of another is ended."""
+        worker = self._owner.workers.get(zygote.spare)
+        zygote.spare = ""
+        if worker is None or worker.ending is not None:
+            return None
+        if worker.spec != spec:
+            self._owner.end(worker, by="killed")
+            return None
+        return worker
+
+    def _begin(self, spec: SandboxSpec, parent: Worker, zygote: Zygote) -> Worker:
+        worker = begin_fork(self._owner.parts, spec, parent, zygote)
+        self._owner.add(worker)
+        self._owner.watch(worker, worker.start.waits_for)
+        return worker
+
+    def _take_turns(self, zygote: Zygote) -> None:
+        """Ask for the next fork that waits, unless one is under way."""
+        while zygote.queue and not zygote.busy:
+            worker = self._owner.workers.get(zygote.queue.popleft())
+            if worker is None or worker.ending is not None or not isinstance(worker.start, Fork):
+                continue
+            zygote.busy = worker.name
+            try:
+                worker.start.ask()
+            except FAULTS as error:
+                self._owner.fail(worker, error)
+            else:
+                self._owner.watch(worker, worker.start.waits_for)
+
+
+def typed(error: Exception) -> BridgeholdError:
+    """A fault of a start as the error that is answered (pure)."""
+    if isinstance(error, BridgeholdError):
+        return error
+    return UnsupportedError(f"the sandbox did not start: {error}")

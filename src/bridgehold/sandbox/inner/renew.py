@@ -1,0 +1,71 @@
+"""The contract after a fork: nothing that should be a session's own is its zygote's any more.
+
+Run in the fork, in its own namespaces, before any code of the bridge. `docs/reference/fork-start.md`
+lists what is renewed and what siblings go on sharing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from typing import Any, Callable, Iterable, Mapping
+
+_ENTROPY_BYTES = 48
+
+
+def renew(environment: Mapping[str, str], threads: int, setters: Iterable[Callable[[int], Any]]) -> None:
+    """`environment` becomes the whole of it; pools get `threads` threads by their `setters`."""
+    renew_process(environment)
+    renew_generators()
+    renew_names()
+    if threads > 1:
+        for setter in setters:
+            setter(threads)
+
+
+def renew_process(environment: Mapping[str, str]) -> None:
+    """Environment, time zone, signals and file mode."""
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
+
+
+def renew_generators() -> None:
+    """Every generator that is global: two siblings must never draw the same."""
+    random.seed()
+    ssl = sys.modules.get("ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(_ENTROPY_BYTES), float(_ENTROPY_BYTES))
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(int.from_bytes(os.urandom(8), "big", signed=True))
+
+
+def renew_names() -> None:
+    """What makes names and keys, and has a state: temporary files, time-based uuids, child processes."""
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None
+        tempfile.tempdir = None
+    uuid: Any = sys.modules.get("uuid")
+    if uuid is not None:
+        uuid._generate_time_safe = None  # the C library's has a state of its own, which was copied
+        uuid._UuidCreate = None
+        uuid._last_timestamp = None
+        uuid._node = random.getrandbits(48) | (1 << 40)
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process.current_process().authkey = os.urandom(32)
+        process.current_process()._config.pop("tempdir", None)

@@ -1,0 +1,519 @@
+"""A framework that attacks from its import on: in the zygote, in the forks, and in the moments between.
+
+Each act is done by the code that a hostile dependency would bring. What must come of it: the zygote
+is refused, or it dies with its sessions, or the act gains nothing; nobody else's session is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bridgehold.errors import AttestationError, BridgeholdError, ZygoteError
+from bridgehold.sandbox.control import LauncherClient
+from sandbox.fork_support import Nursery
+from sandbox.launcher_support import Machine
+
+Act = Callable[[LauncherClient], Awaitable[None]]
+
+AT_IMPORT = {
+    "a helper": """
+        import os, time
+        if os.fork() == 0:
+            time.sleep(60)
+    """,
+    "a daemon": """
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(60)
+            os._exit(0)
+        time.sleep(0.2)
+    """,
+    "a stopped child": """
+        import os, signal
+        if os.fork() == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+    """,
+    "a thread": """
+        import threading, time
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    """,
+    "a pipe": """
+        import os
+        kept = os.pipe()
+    """,
+    "a file": "kept = open('/tmp/kept', 'w+')",
+    "a folder of /proc": """
+        import os
+        kept = os.open('/proc', os.O_RDONLY)
+    """,
+    "a socket": """
+        import socket
+        kept = socket.socketpair()
+    """,
+    "a pidfd of its init": """
+        import ctypes
+        kept = ctypes.CDLL(None).syscall(434, 1, 0)
+        assert kept < 0  # refused: then it keeps something else
+        import os
+        kept = os.eventfd(0)
+    """,
+    "shared memory": """
+        import mmap
+        kept = mmap.mmap(-1, 4096, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    """,
+    "shared memory without a name": """
+        import mmap, os
+        descriptor = os.memfd_create('x')
+        os.ftruncate(descriptor, 4096)
+        kept = mmap.mmap(descriptor, 4096, mmap.MAP_SHARED)
+        os.close(descriptor)
+    """,
+    "another folder": """
+        import os
+        os.chdir('/proc')
+    """,
+}
+"""What it keeps, so that a later sibling could be reached through it."""
+
+
+@pytest.mark.parametrize("act", AT_IMPORT)
+def test_a_zygote_that_keeps_something_is_refused(swept: Machine, act: str) -> None:
+    async def run(client: LauncherClient) -> None:
+        zygote = await Nursery(swept, framework=AT_IMPORT[act]).zygote(client, attest=False)
+        with pytest.raises(AttestationError):
+            await zygote.attest()
+        report = await client.exited(zygote.launched.worker)
+        zygote.close()
+        assert report.cause in ("killed", "zygote")
+        with pytest.raises(ZygoteError):
+            await client.fork(zygote.launched.worker, Nursery(swept).spec())
+
+    swept.drive(run)
+
+
+IN_THE_WINDOW = {
+    "forks twice": """
+        import os
+        def evil(order, descriptors, parent, means):
+            os.fork()
+            real(order, descriptors, parent, means)
+    """,
+    "says that it forked, and did not": """
+        import os, sys
+        def bare_fork():
+            return 1
+        def closing(*a):
+            return None
+        sys.modules['bridgehold_inner.kernel'].bare_fork = bare_fork
+        receive = socket.recv_fds
+        def recv_fds(*arguments):
+            got = receive(*arguments)
+            os.write(got[1][4], b'F')
+            return got
+        socket.recv_fds = recv_fds
+        evil = real
+    """,
+    "keeps the descriptors": """
+        import os
+        close = os.close
+        def keep(descriptor):
+            pass
+        os.close = keep
+        def evil(order, descriptors, parent, means):
+            os.close = close
+            real(order, descriptors, os.open('/dev/null', os.O_RDONLY), means)
+    """,
+    "joins the session itself": """
+        import ctypes, os, sys
+        kernel = sys.modules['bridgehold_inner.kernel']
+        fork = kernel.bare_fork
+        receive = socket.recv_fds
+        held = []
+        def recv_fds(*arguments):
+            got = receive(*arguments)
+            held[:] = got[1][5:6]
+            return got
+        def bare_fork():
+            pid = fork()
+            if pid:
+                ctypes.CDLL(None).setns(held[0], 0)
+            return pid
+        socket.recv_fds = recv_fds
+        kernel.bare_fork = bare_fork
+        evil = real
+    """,
+    "starts a thread": """
+        import sys, threading, time
+        kernel = sys.modules['bridgehold_inner.kernel']
+        fork = kernel.bare_fork
+        def bare_fork():
+            pid = fork()
+            if pid:
+                try:
+                    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+                except RuntimeError:
+                    os.pipe()
+            return pid
+        kernel.bare_fork = bare_fork
+        evil = real
+    """,
+    "maps shared memory": """
+        import mmap, sys
+        kernel = sys.modules['bridgehold_inner.kernel']
+        fork = kernel.bare_fork
+        kept = []
+        def bare_fork():
+            kept.append(mmap.mmap(-1, 4096, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
+            return fork()
+        kernel.bare_fork = bare_fork
+        evil = real
+    """,
+    "leaves a helper in the session's cgroup": """
+        import os, time
+        def evil(order, descriptors, parent, means):
+            os.read(parent, 1)
+            frames_in, frames_out, log, gate, report, *others = descriptors
+            os.write(report, b'F'); os.read(gate, 1)
+            for door in others[7:]:
+                os.write(door, b'0')
+            os.write(report, b'M'); os.read(gate, 1)
+            if os.fork() == 0:
+                os.close(report)
+                time.sleep(60)
+                os._exit(0)
+            skip = sys.modules['bridgehold_inner.fork']
+            skip._pass = lambda *a: None
+            real(order, [*descriptors[:5], *others[:7]], os.open('/dev/null', os.O_RDONLY), means)
+    """,
+    "ends instead": """
+        import os
+        def evil(order, descriptors, parent, means):
+            os._exit(0)
+    """,
+    "writes rubbish": """
+        import os
+        def evil(order, descriptors, parent, means):
+            os.read(parent, 1)
+            os.write(descriptors[4], b'JJJJ')
+            os.read(descriptors[3], 1)
+    """,
+}
+"""What it does in the moments in which it runs: `evil` takes the place of `become_worker`."""
+PATCH = """
+import os, socket, sys
+module = sys.modules['bridgehold_inner.fork']
+real = module.become_worker
+{code}
+count = [0]
+def once(*arguments):
+    evil(*arguments)
+module.become_worker = once
+"""
+
+
+def patched(code: str) -> str:
+    import textwrap
+
+    return PATCH.format(code=textwrap.dedent(code))
+
+
+@pytest.mark.parametrize("act", IN_THE_WINDOW)
+def test_a_surprise_ends_the_zygote_and_its_sessions(swept: Machine, act: str) -> None:
+    """The first session is forked by a zygote that bides its time; at the second it acts."""
+    code = f"""
+ORDERS = [0]
+def arm():
+    exec(compile({patched(IN_THE_WINDOW[act])!r}, "evil", "exec"), {{}})
+import socket
+_receive = socket.recv_fds
+def _recv_fds(*arguments):
+    ORDERS[0] += 1
+    if ORDERS[0] == 2:
+        socket.recv_fds = _receive
+        got = None
+        arm()
+        return socket.recv_fds(*arguments)
+    return _receive(*arguments)
+socket.recv_fds = _recv_fds
+"""
+
+    async def run(client: LauncherClient) -> None:
+        other = await Nursery(swept, framework="", tenant="other").zygote(client)
+        bystander = await Nursery(swept, framework="", tenant="other").fork(client, other)
+        nursery = Nursery(swept, framework=code)
+        zygote = await nursery.zygote(client)
+        first = await nursery.fork(client, zygote)
+        assert await first.python("value = 1") == 1
+        with pytest.raises((ZygoteError, AttestationError, AssertionError)):
+            await nursery.fork(client, zygote)
+        for guest in (first, zygote):
+            report = await asyncio.wait_for(client.exited(guest.launched.worker), 10)
+            assert report.cause == "zygote"
+            assert report.reason
+            guest.close()
+        assert await bystander.python("value = 2") == 2  # another tenant's does not notice
+        await bystander.attest()
+        await bystander.end()
+        await other.end()
+
+    swept.drive(run)
+
+
+IMPOSTORS = {
+    "stays in the zygote's namespaces": """
+        def evil(order, descriptors, parent, means):
+            os.read(parent, 1)
+            frames_in, frames_out, log, gate, report, *others = descriptors
+            os.write(report, b'F'); os.read(gate, 1)
+            for door in others[7:]:
+                os.write(door, b'0')
+            os.write(report, b'M'); os.read(gate, 1)
+            if os.fork():
+                os._exit(0)
+            os.write(report, b'J')
+            os.close(report)
+            sys.modules['bridgehold_inner.boot'].set_path('/bridge')
+            sys.modules['bridgehold_inner.boot'].serve(frames_in, frames_out)
+    """,
+    "keeps its capabilities": """
+        kernel = sys.modules['bridgehold_inner.kernel']
+        kernel.drop_capabilities = lambda: None
+        evil = real
+    """,
+    "keeps the zygote's uid": """
+        os.setresuid = lambda *a: None
+        evil = real
+    """,
+    "keeps the zygote's gid": """
+        os.setresgid = lambda *a: None
+        evil = real
+    """,
+    "keeps its limits": """
+        import resource
+        resource.setrlimit = lambda *a: None
+        evil = real
+    """,
+    "leaves the network as it was": """
+        kernel = sys.modules['bridgehold_inner.kernel']
+        setns, calls = kernel.setns, []
+        def some(descriptor, kind):
+            calls.append(descriptor)
+            if len(calls) != 4:
+                setns(descriptor, kind)
+        kernel.setns = some
+        evil = real
+    """,
+    "leaves a helper inside with capabilities": """
+        import time
+        kernel = sys.modules['bridgehold_inner.kernel']
+        drop = kernel.drop_capabilities
+        def fork_first():
+            if os.fork() == 0:
+                os.closerange(3, 256)
+                time.sleep(60)
+            drop()
+        kernel.drop_capabilities = fork_first
+        evil = real
+    """,
+}
+"""Forks that are not what they should be when the host asks for their proof."""
+
+
+@pytest.mark.parametrize("act", IMPOSTORS)
+def test_an_impostor_is_never_green(swept: Machine, act: str) -> None:
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(swept, framework=patched(IMPOSTORS[act]))
+        zygote = await nursery.zygote(client)
+
+        async def prove() -> None:
+            guest = await nursery.fork(client, zygote, attest=False)
+            await guest.attest()
+
+        with pytest.raises((BridgeholdError, AssertionError)):
+            await prove()
+        with contextlib.suppress(BridgeholdError):  # most died of it already
+            await zygote.end()
+
+    swept.drive(run)
+
+
+PEEPER = """
+    import ctypes, os, socket
+
+    found = []
+    def look(where):
+        for name in os.listdir('/proc') if os.path.isdir('/proc') else []:
+            if name.isdigit() and int(name) not in (os.getpid(), os.getppid(), 1):
+                try:
+                    with open(f'/proc/{name}/environ', 'rb') as file:
+                        found.append((where, name, file.read(100)))
+                    with open(f'/proc/{name}/mem', 'rb') as file:
+                        found.append((where, name, 'memory'))
+                    os.open(f'/proc/{name}/ns/user', os.O_RDONLY)
+                    found.append((where, name, 'user namespace'))
+                except OSError as error:
+                    pass
+        libc = ctypes.CDLL(None, use_errno=True)
+        for pid in range(1, 200):
+            if pid != os.getpid() and libc.syscall(434, pid, 0) >= 0:
+                found.append((where, pid, 'pidfd'))
+    tried = []
+    for path in ('/proc/1/mem', '/proc/1/environ', '/proc/1/maps', '/proc/1/root/etc'):
+        try:
+            os.close(os.open(path, os.O_RDWR if path.endswith('mem') else os.O_RDONLY))
+            tried.append(path)
+        except OSError:
+            pass
+    pipe = os.pipe
+    def window():
+        look('window')
+        return pipe()
+    os.pipe = window
+    os.register_at_fork(
+        before=lambda: look('first fork'), after_in_child=lambda: look('second fork')
+    )
+"""
+
+
+def test_what_a_patient_zygote_can_see_of_its_sessions(box: Machine) -> None:
+    """At import, in each window and in each fork it looks for others' memory, environment and handles."""
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(box, framework=PEEPER)
+        zygote = await nursery.zygote(client)
+        guests = [await nursery.fork(client, zygote) for _ in range(4)]
+        for guest in guests:
+            assert await guest.python("value = framework.found") == []
+            assert await guest.python("value = framework.tried") == []
+        for guest in guests:
+            await guest.end()
+        await zygote.end()
+
+    box.drive(run)
+
+
+def test_a_siblings_everything_is_out_of_reach(box: Machine) -> None:
+    """Two forks of one zygote, alive at once: no memory, file, port, socket, signal or key of the other's."""
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(box)
+        zygote = await nursery.zygote(client)
+        one, two = await nursery.fork(client, zygote), await nursery.fork(client, zygote)
+        await one.python(
+            """
+            import os, socket, tempfile
+            framework.secret = 'of-one'
+            os.environ['SECRET'] = 'of-one'
+            for place in ('/tmp', '/scratch', '/dev/shm'):
+                open(place + '/of-one', 'w').write('of-one')
+            framework.tcp = socket.create_server(('127.0.0.1', 5555))
+            framework.unix = socket.socket(socket.AF_UNIX)
+            framework.unix.bind('\\0of-one')
+            framework.unix.listen()
+            """
+        )
+        assert await two.python("value = getattr(framework, 'secret', None)") is None
+        assert await two.python("import os; value = os.environ.get('SECRET')") is None
+        assert (
+            await two.python(
+                """
+            import os, signal, socket
+            value = []
+            for place in ('/tmp', '/scratch', '/dev/shm'):
+                value += os.listdir(place)
+            for attempt in (
+                lambda: socket.create_connection(('127.0.0.1', 5555), 1),
+                lambda: socket.socket(socket.AF_UNIX).connect('\\0of-one'),
+            ):
+                try:
+                    attempt()
+                    value.append('connected')
+                except OSError:
+                    pass
+            for pid in range(3, 400):
+                if str(pid) not in os.listdir('/proc/self/task'):
+                    try:
+                        os.kill(pid, 0)
+                        value.append(pid)
+                    except ProcessLookupError:
+                        pass
+            """
+            )
+            == []
+        )
+        with pytest.raises(AssertionError, match="ProcessLookupError"):  # there is nobody else to kill
+            await two.python("import os; os.kill(-1, 9)")
+        assert await one.python("value = framework.secret") == "of-one"
+        await one.end()
+        assert await two.python("value = 3") == 3
+        await two.end()
+        await zygote.end()
+
+    box.drive(run)
+
+
+def test_a_bomb_in_one_fork_leaves_its_siblings_alone(box: Machine) -> None:
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(box)
+        zygote = await nursery.zygote(client)
+        guests = [await nursery.fork(client, zygote) for _ in range(3)]
+        bombs = [
+            guests[0].python(
+                """
+                import os, time
+                value = 0
+                try:
+                    while True:
+                        if os.fork() == 0:
+                            time.sleep(60)
+                        value += 1
+                except OSError as error:
+                    value = [value, error.errno]
+                """
+            ),
+            guests[1].python("value = len(bytearray(1 << 30))"),
+        ]
+        count, error = await bombs[0]
+        assert error == 11
+        assert count < 60
+        assert (
+            await guests[2].python(
+                "import os; pid = os.fork(); pid or os._exit(0); value = os.waitpid(pid, 0)[1]"
+            )
+            == 0
+        )
+        with pytest.raises(EOFError):
+            await bombs[1]
+        assert (await client.exited(guests[1].launched.worker)).cause == "memory"
+        assert await guests[2].python("value = 4") == 4
+        fourth = await nursery.fork(client, zygote)  # and the zygote forks on
+        assert await fourth.python("value = 5") == 5
+        guests[1].close()
+        for guest in (guests[0], guests[2], fourth):
+            await guest.end()
+        await zygote.end()
+
+    box.drive(run)
+
+
+@pytest.fixture
+def swept(box: Machine) -> Iterator[Machine]:
+    """The launcher; after the test it has no child that it did not have before."""
+    before = children(box.process.pid)
+    yield box
+    deadline = time.monotonic() + 5
+    while not children(box.process.pid) <= before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children(box.process.pid) <= before
+
+
+def children(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
