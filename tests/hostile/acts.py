@@ -206,7 +206,10 @@ buffer = ctypes.create_string_buffer(16)
 attempt("ptrace", lambda: syscall(101, 16, child, 0, 0))
 attempt("process_vm_readv", lambda: syscall(310, child, buffer, 1, buffer, 1, 0))
 attempt("process_vm_writev", lambda: syscall(311, child, buffer, 1, buffer, 1, 0))
-pidfd = os.pidfd_open(child)
+try:
+    pidfd = os.pidfd_open(child)
+except PermissionError:  # a fork has none to try with: its zygote's filter refuses the call itself
+    pidfd = -1
 attempt("pidfd_getfd", lambda: syscall(438, pidfd, 0, 0))
 os.kill(child, 9)
 os.waitpid(child, 0)

@@ -97,6 +97,7 @@ class Stage:
     layout: Layout
     client: SyncClient
     supervisor: int
+    start: str = "cold"
     made: int = 0
     log: Path = field(default_factory=Path)
 
@@ -109,7 +110,7 @@ class Stage:
         folder.chmod(0o755)
         (folder / "bridge.toml").write_text(manifest.format(name=name))
         (folder / "hostile.py").write_text(BRIDGE.format(at_import=textwrap.dedent(at_import)))
-        (self.layout.policies / f"{name}.toml").write_text(POLICY)
+        (self.layout.policies / f"{name}.toml").write_text(POLICY + f'[sandbox]\nstart = "{self.start}"\n')
         return name
 
     @contextlib.contextmanager
@@ -145,7 +146,13 @@ class Stage:
 
     def events(self, kind: str = "") -> list[dict[str, object]]:
         return [
-            {"kind": entry.kind, "session": entry.session, "ref": entry.ref, **entry.fields}
+            {
+                "kind": entry.kind,
+                "session": entry.session,
+                "tenant": entry.tenant,
+                "ref": entry.ref,
+                **entry.fields,
+            }
             for entry in read_all(self.layout.audit)
             if entry.kind.startswith(kind)
         ]
@@ -246,13 +253,13 @@ def ordinary_user() -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def stage(kind: str) -> Iterator[Stage]:
+def stage(kind: str, start: str = "cold", config: str = "") -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
         user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
         layout = make_home(pwd.getpwnam(user).pw_uid if user else os.getuid())
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
-        layout.config_file.write_text(f'[host]\ncgroup = "{cgroup}"\n')
+        layout.config_file.write_text(f'[host]\ncgroup = "{cgroup}"\n[zygotes]\nmemory = "256MiB"\n{config}')
         process = start_host(layout, user=user)
         stack.callback(stop_host, process)
         client = stack.enter_context(SyncClient.connect(layout.socket))
-        yield Stage(kind=kind, layout=layout, client=client, supervisor=process.pid)
+        yield Stage(kind=kind, layout=layout, client=client, supervisor=process.pid, start=start)

@@ -86,6 +86,38 @@ class WorkerAttested(Event, frozen=True, kw_only=True, tag="worker.attested"):
     cgroup: str
     mounts: str
     weakenings: tuple[str, ...] = ()
+    zygote: str = ""
+    """The zygote it was forked from; empty for a cold start."""
+    phases_us: dict[str, int] = {}
+    """The launcher's part of the start, in microseconds by phase."""
+
+
+class ZygoteStarted(Event, frozen=True, kw_only=True, tag="zygote.started"):
+    """A warm process stands, attested; sessions of this tenant and bridge are forked from it."""
+
+    bridge: str
+    zygote: str
+    spec: str
+    environment: str
+    modules: tuple[str, ...]
+    ms: int
+    memory_bytes: int
+
+
+class ZygoteEnded(Event, frozen=True, kw_only=True, tag="zygote.ended"):
+    bridge: str
+    zygote: str
+    cause: str
+    """``exited``, ``signal``, ``memory``, ``killed`` (replaced, evicted, drained), ``zygote``: surprise."""
+    reason: str
+    forks: int
+
+
+class StartFellBack(Event, frozen=True, kw_only=True, tag="start.fell_back"):
+    """Sessions that may be forked start cold, and why. Once for each reason."""
+
+    bridge: str
+    reason: str
 
 
 class WorkerRefused(Event, frozen=True, kw_only=True, tag="worker.refused"):

@@ -18,6 +18,7 @@ _SESSION_KINDS = (
     "worker.attested",
     "worker.refused",
     "worker.exited",
+    "zygote.ended",
     "protocol.violation",
 )
 

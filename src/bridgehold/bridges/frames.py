@@ -36,6 +36,30 @@ class BootFrame(msgspec.Struct, frozen=True, kw_only=True):
     request_bytes: int = 8 * 1024 * 1024
 
 
+class WarmFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Host to zygote, the first frame: what to load before sessions are forked. Carries no tenant data."""
+
+    modules: tuple[str, ...]
+    calls: tuple[str, ...] = ()
+    """Frameworks whose provider client is called once, against a simulator at `gateway`."""
+    weights: tuple[str, ...] = ()
+    """Read-only paths inside, of operator-given weights to be loaded once."""
+    gateway: str = ""
+    """``http://127.0.0.1:PORT`` of the simulator; empty where there is none."""
+
+
+class WarmedFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Zygote to host, once, as `ready` is a worker's."""
+
+    modules: tuple[str, ...]
+    threads: int
+    threaded: tuple[str, ...] = ()
+    """Modules (or calls) that left threads behind: none of these can be forked."""
+    reason: str = ""
+    """Why nothing can be forked from it; empty where it can."""
+    ms: int = 0
+
+
 class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Host to guest: run `command` (``bridge:operation`` or ``common:ping``)."""
 
@@ -103,5 +127,5 @@ class StrayFrame(msgspec.Struct, frozen=True, kw_only=True):
     """``late`` (answered already, or given up) or ``unknown`` (no such call was ever sent)."""
 
 
-HostFrame = BootFrame | CallFrame | CancelFrame
-GuestFrame = ReadyFrame | ResultFrame | FaultFrame | ProgressFrame | ChunkFrame
+HostFrame = BootFrame | WarmFrame | CallFrame | CancelFrame
+GuestFrame = ReadyFrame | WarmedFrame | ResultFrame | FaultFrame | ProgressFrame | ChunkFrame

@@ -20,6 +20,9 @@ Effect = Literal["create", "read", "run", "delete", "configure"]
 EFFECTS: tuple[Effect, ...] = ("create", "read", "run", "delete", "configure")
 Recovery = Literal["lost", "replay"]
 
+PRELOAD_CALLS = ("openai", "litellm", "dspy", "langchain_openai")
+"""The clients that a zygote knows how to call (`sandbox.inner.calls`)."""
+
 JsonSchema = dict[str, object]
 
 
@@ -63,6 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """File with what was resolved, with hashes."""
     preload: tuple[str, ...] = ()
     """Modules to import before the bridge's own code, in this order."""
+    preload_calls: tuple[str, ...] = ()
+    """Providers' clients that a zygote calls once, against a simulator, before it is forked."""
     resources: dict[str, Resource] = {}
     operations: dict[str, Operation] = {}
     needs: Needs = Needs()

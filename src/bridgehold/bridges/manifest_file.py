@@ -10,7 +10,15 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from bridgehold.bridges import schema
-from bridgehold.bridges.manifest import EFFECTS, Effect, Manifest, Operation, Recovery, Resource
+from bridgehold.bridges.manifest import (
+    EFFECTS,
+    PRELOAD_CALLS,
+    Effect,
+    Manifest,
+    Operation,
+    Recovery,
+    Resource,
+)
 from bridgehold.bridges.needs import read_needs
 from bridgehold.bridges.tables import Faults, Table
 from bridgehold.errors import ManifestError
@@ -70,6 +78,7 @@ def _manifest(top: Table, folder: Path, digest: str) -> Manifest:
     if not 1 <= len(operations) <= MAX_OPERATIONS:
         top.fault("operations", f"a bridge has 1 to {MAX_OPERATIONS} operations")
     needs = read_needs(top.table("needs"), name, operations, resources)
+    modules, calls = _preload(top.table("preload"))
     manifest = Manifest(
         name=name,
         version=_version(top),
@@ -78,7 +87,8 @@ def _manifest(top: Table, folder: Path, digest: str) -> Manifest:
         python=_python(top),
         requirements=_file(top, "requirements"),
         lock=_file(top, "lock"),
-        preload=_preload(top.table("preload")),
+        preload=modules,
+        preload_calls=calls,
         resources=resources,
         operations=operations,
         needs=needs,
@@ -123,13 +133,17 @@ def _file(top: Table, key: str) -> str:
     return text
 
 
-def _preload(table: Table) -> tuple[str, ...]:
-    modules = table.texts("modules")
+def _preload(table: Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``[preload]``: modules, and the clients that a zygote calls once."""
+    modules, calls = table.texts("modules"), table.texts("calls")
     for module in modules:
         if not _MODULE.fullmatch(module):
             table.fault("modules", f"{module[:80]!r} is no module")
+    for call in calls:
+        if call not in PRELOAD_CALLS:
+            table.fault("calls", f"{call[:80]!r} is none of {', '.join(PRELOAD_CALLS)}")
     table.finish()
-    return modules
+    return modules, calls
 
 
 def _resource(name: str, table: Table) -> Resource:

@@ -24,6 +24,8 @@ from bridgehold.bridges.frames import (
     ReadyFrame,
     ResultFrame,
     StrayFrame,
+    WarmedFrame,
+    WarmFrame,
 )
 from bridgehold.errors import LimitError, ProtocolError, UsageError
 
@@ -70,6 +72,15 @@ class _Ready(msgspec.Struct, forbid_unknown_fields=True):
     operations: Annotated[tuple[_Short, ...], msgspec.Meta(max_length=1000)]
     python: _Short = ""
     sdk: _Short = ""
+
+
+class _Warmed(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["warmed"]
+    modules: Annotated[tuple[_Short, ...], msgspec.Meta(max_length=1000)]
+    threads: _Count
+    threaded: Annotated[tuple[_Message, ...], msgspec.Meta(max_length=1000)] = ()
+    reason: _Message = ""
+    ms: _Count = 0
 
 
 class _Result(msgspec.Struct, forbid_unknown_fields=True):
@@ -144,6 +155,9 @@ def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str
 def _body(frame: HostFrame, timestamp: str | None) -> dict[str, object]:
     if isinstance(frame, CancelFrame):
         return {"type": "cancel", "id": frame.id}
+    if isinstance(frame, WarmFrame):
+        warm: dict[str, object] = msgspec.to_builtins(frame)
+        return {"type": "warm", **warm}
     if isinstance(frame, BootFrame):
         boot: dict[str, object] = msgspec.to_builtins(frame)
         return {"type": "boot", **boot}
@@ -167,7 +181,15 @@ class FrameReader:
     `WireError` the reader refuses everything: the worker is to be ended.
     """
 
-    def __init__(self, *, max_frame: int = MAX_FRAME_BYTES, max_depth: int = strict.MAX_DEPTH) -> None:
+    def __init__(
+        self,
+        *,
+        max_frame: int = MAX_FRAME_BYTES,
+        max_depth: int = strict.MAX_DEPTH,
+        zygote: bool = False,
+    ) -> None:
+        """`zygote`: the one frame that may come is `warmed`."""
+        self._zygote = zygote
         self._max_frame = max_frame + ENVELOPE_BYTES
         self._max_depth = max_depth
         self._buffer = bytearray()
@@ -250,8 +272,10 @@ class FrameReader:
                 return self._settle(result.id, "result", ResultFrame(id=result.id, result=result.result))
             return self._fault(_convert(value, _Failure))
         kind = value.get("type")
-        if kind == "ready":
+        if kind == "ready" and not self._zygote:
             return self._become_ready(_convert(value, _Ready))
+        if kind == "warmed" and self._zygote:
+            return self._become_warm(_convert(value, _Warmed))
         if kind == "progress":
             note = _convert(value, _Progress)
             return self._within(
@@ -273,6 +297,18 @@ class FrameReader:
             operations=ready.operations,
             python=ready.python,
             sdk=ready.sdk,
+        )
+
+    def _become_warm(self, warmed: _Warmed) -> WarmedFrame:
+        if self._ready:
+            raise WireError("order", "`warmed` a second time")
+        self._ready = True
+        return WarmedFrame(
+            modules=warmed.modules,
+            threads=warmed.threads,
+            threaded=warmed.threaded,
+            reason=warmed.reason,
+            ms=warmed.ms,
         )
 
     def _fault(self, failure: _Failure) -> FaultFrame | StrayFrame:

@@ -90,6 +90,29 @@ class BridgeSection(_Strict):
     """The policy's name; the bridge's own if there is one of that name, else ``baseline``."""
     enabled: bool = True
     """Whether it may be used at all."""
+    pool_size: Annotated[int, Field(ge=0, le=1_000)] = 0
+    """Sandboxes that stand parked for each tenant that has used it: attested, and used once."""
+    overflow: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """With a pool: starts beyond the parked ones that may be under way at once."""
+    checkout_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """With a pool: the longest wait for a sandbox before the session is refused as busy."""
+    weights: tuple[str, ...] = ()
+    """Files or model folders that a zygote loads once, below folders of ``filesystem.read``."""
+
+
+class ZygotesSection(_Strict):
+    """``[zygotes]``: the warm processes that sessions are forked from."""
+
+    budget: Size = "8GiB"
+    """Memory of all zygotes together; one without sessions leaves for another."""
+    memory: Size = "2GiB"
+    """The cap of each."""
+    max_age_s: Annotated[float, Field(ge=1)] = 86_400
+    """After this it is replaced, and ends with its last session."""
+    growth: Annotated[float, Field(gt=1)] = 1.5
+    """Replaced as well once its memory is this many times what it was when it was warm."""
+    warm_s: Annotated[float, Field(ge=1)] = 120
+    """The longest time to import, call and load."""
 
 
 class SecretsSection(_Strict):
@@ -109,6 +132,7 @@ class Config(_Strict):
     providers: dict[str, ProviderSection] = {}
     principals: dict[str, PrincipalSection] = {}
     bridges: dict[str, BridgeSection] = {}
+    zygotes: ZygotesSection = ZygotesSection()
     default_bridge: str = "dspy"
 
     def reserve_bytes(self) -> int:

@@ -55,13 +55,14 @@ class Environments:
             interpreter=self._interpreter,
         )
         self._building: dict[tuple[str, bool], asyncio.Task[BuiltEnvironment]] = {}
+        self._locks: dict[str, tuple[tuple[str, int, int] | None, Lock]] = {}
         self._listeners: dict[tuple[str, bool], list[OnProgress]] = {}
 
     async def ensure(
         self, manifest: Manifest, on_progress: OnProgress | None = None, *, grant: Grant | None = None
     ) -> BuiltEnvironment:
         """The environment of `manifest`'s lock. Raises `EnvironmentBuildError` or `DependencyError`."""
-        lock = _read_lock(manifest)
+        lock = self._lock(manifest)
         key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
         listeners = self._listeners.setdefault(key, [])
         if on_progress is not None:
@@ -77,6 +78,17 @@ class Environments:
             if on_progress is not None:
                 with contextlib.suppress(ValueError):
                     listeners.remove(on_progress)
+
+    def _lock(self, manifest: Manifest) -> Lock:
+        """The lock as its file stands; read anew when the file changed."""
+        path = manifest.lock_path
+        facts = path.stat() if path is not None and path.exists() else None
+        stamp = (str(path), facts.st_mtime_ns, facts.st_size) if facts is not None else None
+        known = self._locks.get(manifest.name)
+        if known is None or stamp is None or known[0] != stamp:
+            known = (stamp, _read_lock(manifest))
+            self._locks[manifest.name] = known
+        return known[1]
 
     async def _build(self, manifest: Manifest, lock: Lock, key: tuple[str, bool]) -> BuiltEnvironment:
         def tell(progress: BuildProgress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import os
 import sys
@@ -13,6 +14,7 @@ _ETC = ("/etc/ssl", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime"
 _USR_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 
 
+@functools.cache
 def system_paths(environment: Path = Path("/"), bridge: Path = Path("/")) -> Paths:
     """The system's folders, with a worker's two own ones."""
     return Paths(

@@ -30,19 +30,23 @@ from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.server import SocketServer
+from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
 from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.layout import Layout
 from bridgehold.host.methods import Methods
 from bridgehold.host.orders import Orders
+from bridgehold.host.parked import ParkedStart, PoolLimits
 from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Sessions
-from bridgehold.host.starts import ColdStart, GatewayHandle, Services, StartOrder
+from bridgehold.host.starts import GatewayHandle, Services, StartOrder
 from bridgehold.host.workers import FrameBudget
+from bridgehold.host.zygote_rules import ZygoteLimits
+from bridgehold.host.zygotes import Zygotes
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.control import LauncherClient
@@ -101,9 +105,12 @@ class HostProcess:
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             asyncio.create_task(self._anchor(peers)),
+            asyncio.create_task(self._parked.watch(self._make_order)),
         ]
         await self._stop.wait()
         await sessions.stop(self._reason)
+        await self._parked.stop()
+        await self._zygotes.stop()
         await server.close()
         await self._last_words(peers)
         for watcher in watchers:
@@ -116,14 +123,18 @@ class HostProcess:
         """Join the parts: nothing is started yet."""
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
-        orders = Orders(registry, environments, peers.keeper)
+        weights = {name: section.weights for name, section in self._config.bridges.items()}
+        orders = Orders(registry, environments, peers.keeper, weights)
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
         )
-        sessions = Sessions(ColdStart(services), peers.journal, bound=self._config.host.max_sessions)
+        self._zygotes = Zygotes(services, zygote_limits(self._config))
+        self._parked = ParkedStart(services, ForkStart(services, self._zygotes), pool_limits(self._config))
+        self._make_order = orders.make
+        sessions = Sessions(self._parked, peers.journal, bound=self._config.host.max_sessions)
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,
@@ -221,6 +232,28 @@ class HostProcess:
         anchor = anchor_at(head, time=now, public_key=await peers.keeper.public_key())
         await peers.journal.anchor(attach(anchor, await peers.keeper.sign(anchor_text(anchor))))
         self._anchored = head.count
+
+
+def zygote_limits(config: Config) -> ZygoteLimits:
+    """``[zygotes]`` in numbers (pure)."""
+    section = config.zygotes
+    return ZygoteLimits(
+        budget_bytes=parse_size(section.budget),
+        memory_bytes=parse_size(section.memory),
+        max_age_s=section.max_age_s,
+        growth=section.growth,
+        warm_s=section.warm_s,
+    )
+
+
+def pool_limits(config: Config) -> dict[str, PoolLimits]:
+    """``[bridges.NAME]``'s pools (pure)."""
+    return {
+        name: PoolLimits(
+            size=section.pool_size, overflow=section.overflow, checkout_s=section.checkout_timeout_s
+        )
+        for name, section in config.bridges.items()
+    }
 
 
 def _publish_key(path: Path, public_key: bytes) -> None:

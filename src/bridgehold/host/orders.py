@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import SecretError
+from bridgehold.errors import ConfigError, SecretError
 from bridgehold.host.environments import Environments
 from bridgehold.host.machine import system_paths
 from bridgehold.host.registry import Registry
@@ -20,10 +22,34 @@ class Revealer(Protocol):
     async def reveal(self, tenant: str, name: str) -> str: ...
 
 
+def paths_inside(weights: tuple[str, ...], read: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the sandbox sees the operator's weights (pure). `ConfigError` names one that it can't see."""
+    found = []
+    for weight in weights:
+        path = PurePosixPath(weight)
+        below = [index for index, folder in enumerate(read) if path.is_relative_to(folder)]
+        if not below or ".." in path.parts:
+            raise ConfigError(
+                f"the weights {weight} are below no folder that the policy lets be read",
+                where="[bridges] weights",
+                hint="Name their folder in the policy's `[filesystem] read`.",
+            )
+        found.append(f"/data/{below[0]}/{path.relative_to(read[below[0]])}".removesuffix("/."))
+    return tuple(found)
+
+
 class Orders:
     """Makes start orders. Builds the environment on the way if it is not there."""
 
-    def __init__(self, registry: Registry, environments: Environments, secrets: Revealer) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        environments: Environments,
+        secrets: Revealer,
+        weights: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """`weights`: by bridge, the host paths of what the operator has loaded ahead."""
+        self._weights = weights or {}
         self._registry = registry
         self._environments = environments
         self._secrets = secrets
@@ -39,9 +65,10 @@ class Orders:
             session_name=session_name,
             manifest=manifest,
             grant=grant,
-            spec=worker_spec(grant, paths, gateway_port=GATEWAY_PORT),
+            spec=worker_spec(grant, paths, gateway_port=GATEWAY_PORT, start=grant.sandbox.start),
             environment_digest=environment.digest,
             bridge_folder=manifest.folder,
+            weights=paths_inside(self._weights.get(bridge, ()), grant.read),
             env_secrets=await self._revealed(tenant, grant, manifest),
         )
 

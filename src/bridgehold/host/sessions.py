@@ -216,7 +216,7 @@ class Sessions:
     async def _start(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
         if self._stopping:
             raise SessionEndedError("the host is stopping")
-        order = await make_order(new_session_id())
+        order = self._starter.claim(await make_order(new_session_id()))
         concurrent = self._count(key)
         if concurrent > order.grant.rate.concurrency or len(self) > self._bound:
             raise BusyError(
@@ -231,14 +231,20 @@ class Sessions:
             start=order.grant.sandbox.start,
             name=key.name,
         )
-        await self._journal.append(opened)
-        worker = await self._starter.start(order)
+        recorded = asyncio.create_task(self._record(opened))
+        try:
+            worker = await self._starter.start(order, recorded)
+        finally:
+            await asyncio.gather(recorded, return_exceptions=True)
         session = Session(key, order, worker, self._journal)
         self._open[key] = session
         watcher = asyncio.create_task(self._watch(session))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return session
+
+    async def _record(self, opened: SessionOpened) -> None:
+        await self._journal.append(opened)
 
     def _count(self, key: SessionKey) -> int:
         keys = {*self._open, *self._opening}

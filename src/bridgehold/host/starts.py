@@ -1,7 +1,8 @@
 """How a worker starts, behind one small interface: order in, attested live worker out.
 
-`ColdStart` launches a fresh sandbox for each order. Whatever goes wrong, nothing is left running:
-the worker is killed, its pipes are closed, and the error says what the kernel or the guest said.
+`forks.ForkStart` forks a sandbox from a zygote, or launches a fresh one; `parked.ParkedStart` has some of
+them ahead of demand. Whatever goes wrong, nothing is left running: the worker is killed, its pipes are
+closed, and the error says what the kernel or the guest said.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +57,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     spec: SandboxSpec
     environment_digest: str
     bridge_folder: Path
+    weights: tuple[str, ...] = ()
+    """Paths inside, of what the operator has loaded once for all sessions."""
     env_secrets: tuple[tuple[str, str], ...] = ()
     """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
 
@@ -83,16 +86,34 @@ class LiveWorker:
         self.gateway: GatewayHandle | None = None
         self.attestation: Attestation | None = None
         self.report: ExitReport | None = None
+        self.deadline = 0.0
+        """The loop's time by which the step that is under way has to be done."""
+        self.renew_deadline()
         self.start_cpu_us = 0
         """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
         self._failure: BridgeholdError | None = None
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
+        self._proof: asyncio.Task[object] | None = None
 
     @property
     def name(self) -> str:
         return self.launched.worker
+
+    def renew_deadline(self) -> None:
+        """The start-up time begins now."""
+        self.deadline = asyncio.get_running_loop().time() + self.order.grant.limits.startup_ms / 1000
+
+    def record(self, proof: Coroutine[None, None, object]) -> None:
+        """Its proof is on its way to the disk; no command runs before it is there (`proven`)."""
+        self._proof = asyncio.create_task(proof)
+
+    async def proven(self) -> None:
+        """Raises what kept the audit from recording the proof."""
+        if self._proof is None:
+            raise AttestationError("the worker was not attested")
+        await self._proof
 
     async def call(
         self, command: str, args: dict[str, object], *, deadline_ms: int, stream: Stream | None = None
@@ -179,84 +200,95 @@ class LiveWorker:
 class Starter(Protocol):
     """Order in, attested live worker out."""
 
-    async def start(self, order: StartOrder) -> LiveWorker: ...
+    def claim(self, order: StartOrder) -> StartOrder:
+        """The order to be started instead: one that stands ready already has its session's id."""
+
+    async def start(self, order: StartOrder, recorded: Awaitable[None]) -> LiveWorker:
+        """`recorded` ends when the session's opening is durable in the audit; the worker is told after it."""
 
 
-class ColdStart:
-    """A fresh sandbox for each order."""
+def begin(services: Services, order: StartOrder, launched: Launched) -> LiveWorker:
+    """The host's side of a sandbox that was just started, not proved yet."""
+    return LiveWorker(services, order, launched, SessionLog(order.grant.limits.log_bytes))
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
 
-    async def start(self, order: StartOrder) -> LiveWorker:
-        """Launch, boot, attest, open. Raises the typed error after everything was torn down."""
-        log = SessionLog(order.grant.limits.log_bytes)
-        launched, descriptors = await self._services.launcher.launch(order.spec)
-        worker = LiveWorker(self._services, order, launched, log)
-        budget = order.grant.limits.startup_ms
-        try:
-            async with asyncio.timeout(budget / 1000):
-                await self._boot(worker, descriptors)
-                await self._attest(worker)
-                await self._open(worker)
-        except TimeoutError as error:
-            refusal = CommandTimeoutError(
-                f"the bridge was not ready within its start-up time of {format_ms(budget)}",
-                hint="Raise `[limits] startup` in the policy, or make the bridge's imports lighter.",
-            )
-            await worker.end(refusal)
-            raise _with_log(refusal, log) from error
-        except BridgeholdError as error:
-            await worker.end(error)
-            raise _with_log(error, log) from error
-        except BaseException:
-            await worker.end(CrashError("the start was given up"))
-            raise
-        return worker
-
-    async def _boot(self, worker: LiveWorker, descriptors: list[int]) -> None:
-        order = worker.order
-        worker.pipes = GuestPipes(
-            (descriptors[0], descriptors[1], descriptors[2]),
-            limits=order.grant.limits,
-            rate=order.grant.rate,
-            log=worker.log,
-            on_frame=worker.calls.deliver,
-            on_end=worker.on_pipe_end,
-            budget=self._services.frames,
+async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
+    """`step`, within the start-up time; where it fails, the worker is ended before the error goes on."""
+    budget, log = worker.order.grant.limits.startup_ms, worker.log
+    try:
+        async with asyncio.timeout_at(worker.deadline):
+            await step
+    except TimeoutError as error:
+        refusal = CommandTimeoutError(
+            f"the bridge was not ready within its start-up time of {format_ms(budget)}",
+            hint="Raise `[limits] startup` in the policy, or make the bridge's imports lighter.",
         )
-        placeholders = {endpoint.provider: new_placeholder() for endpoint in order.grant.endpoints}
-        if len(descriptors) > 3:
-            listener = socket.socket(fileno=descriptors[3])
-            worker.gateway = await self._services.open_gateway(listener, order, placeholders)
-        await worker.pipes.send(boot_frame(order, placeholders))
-        ready: ReadyFrame = await asyncio.shield(worker.calls.ready)
-        check_ready(order.manifest, ready)
+        await worker.end(refusal)
+        raise _with_log(refusal, log) from error
+    except BridgeholdError as error:
+        await worker.end(error)
+        raise _with_log(error, log) from error
+    except BaseException:
+        await worker.end(CrashError("the start was given up"))
+        raise
 
-    async def _attest(self, worker: LiveWorker) -> None:
-        order = worker.order
-        try:
-            proof = await self._services.launcher.attest(worker.name)
-        except AttestationError as error:
-            refusal = WorkerRefused(
-                tenant=order.grant.tenant,
-                session=order.session,
-                worker=worker.name,
-                differences=tuple(error.message.split("; "))[:50],
-            )
-            await self._services.journal.append(refusal)
-            raise
-        worker.attestation = proof
-        await self._services.journal.append(attested_event(order, worker.launched, proof))
 
-    async def _open(self, worker: LiveWorker) -> None:
-        order = worker.order
-        session = {"id": order.session, "name": order.session_name, "tenant": order.grant.tenant}
-        budget = order.grant.limits.startup_ms
-        reply = await worker.call("common:open", {"session": session}, deadline_ms=budget)
-        if isinstance(reply, FaultFrame):
-            raise fault_error(reply, where="open")
-        worker.start_cpu_us = (await self._services.launcher.usage(worker.name)).cpu_us
+async def prepare(services: Services, worker: LiveWorker, descriptors: list[int]) -> None:
+    """Pipes, gateway, boot and proof: everything up to where the session's own data comes in."""
+    await _boot(services, worker, descriptors)
+    await _attest(services, worker)
+
+
+async def open_session(services: Services, worker: LiveWorker, recorded: Awaitable[None]) -> None:
+    """Tell an attested worker whose it is. Its start's processor time is nobody's command's."""
+    order = worker.order
+    await recorded
+    session = {"id": order.session, "name": order.session_name, "tenant": order.grant.tenant}
+    reply, usage, _ = await asyncio.gather(
+        worker.call("common:open", {"session": session}, deadline_ms=order.grant.limits.startup_ms),
+        services.launcher.usage(worker.name),
+        worker.proven(),
+    )
+    if isinstance(reply, FaultFrame):
+        raise fault_error(reply, where="open")
+    worker.start_cpu_us = usage.cpu_us
+
+
+async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) -> None:
+    order = worker.order
+    worker.pipes = GuestPipes(
+        (descriptors[0], descriptors[1], descriptors[2]),
+        limits=order.grant.limits,
+        rate=order.grant.rate,
+        log=worker.log,
+        on_frame=worker.calls.deliver,
+        on_end=worker.on_pipe_end,
+        budget=services.frames,
+    )
+    placeholders = {endpoint.provider: new_placeholder() for endpoint in order.grant.endpoints}
+    if len(descriptors) > 3:
+        listener = socket.socket(fileno=descriptors[3])
+        worker.gateway = await services.open_gateway(listener, order, placeholders)
+    await worker.pipes.send(boot_frame(order, placeholders))
+    ready: ReadyFrame = await asyncio.shield(worker.calls.ready)
+    check_ready(order.manifest, ready)
+
+
+async def _attest(services: Services, worker: LiveWorker) -> None:
+    order = worker.order
+    try:
+        proof = await services.launcher.attest(worker.name)
+    except AttestationError as error:
+        refusal = WorkerRefused(
+            tenant=order.grant.tenant,
+            session=order.session,
+            worker=worker.name,
+            differences=tuple(error.message.split("; "))[:50],
+        )
+        await services.journal.append(refusal)
+        raise
+    worker.attestation = proof
+    worker.record(services.journal.append(attested_event(order, worker.launched, proof)))
 
 
 def new_placeholder() -> str:
@@ -302,6 +334,8 @@ def attested_event(order: StartOrder, launched: Launched, proof: Attestation) ->
         cgroup=proof.cgroup,
         mounts=proof.mounts_digest,
         weakenings=order.grant.weakenings,
+        zygote=launched.zygote,
+        phases_us=launched.phases_us,
     )
 
 

@@ -16,6 +16,7 @@ from bridgehold.errors import (
     NotFoundError,
     SessionEndedError,
     UsageError,
+    ZygoteError,
 )
 from bridgehold.policies.model import Limits
 from bridgehold.policies.units import format_size
@@ -45,12 +46,15 @@ def exit_error(report: ExitReport, limits: Limits) -> BridgeholdError:
             f"the session reached its memory cap of {format_size(limits.memory_bytes)} and was ended",
             hint="Raise `[limits] memory` in the policy, or send less data at once.",
         )
+    if report.cause == "zygote":
+        return ZygoteError(f"the session ended with its zygote: {report.reason or 'it is gone'}")
     if report.cause == "killed":
         return SessionEndedError("the session was ended")
     if report.cause == "signal":
         return CrashError(f"the worker ended by {signal_name(report.status)}", retry="same")
+    status = f" with status {report.status}" if report.status >= 0 else " (its status is not known)"
     return CrashError(
-        f"the worker ended by itself with status {report.status}",
+        f"the worker ended by itself{status}",
         hint="`bridgehold logs SESSION` shows what it wrote last.",
         retry="same",
     )

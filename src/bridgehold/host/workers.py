@@ -25,6 +25,7 @@ from bridgehold.bridges.frames import (
     ReadyFrame,
     ResultFrame,
     StrayFrame,
+    WarmedFrame,
 )
 from bridgehold.bridges.wire import BOOT_ID, FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
@@ -73,6 +74,7 @@ class GuestPipes:
         on_frame: Callable[[GuestFrame | StrayFrame], None],
         on_end: Callable[[BridgeholdError | None], None],
         budget: FrameBudget,
+        zygote: bool = False,
     ) -> None:
         self._budget = budget
         self._half_frame: asyncio.TimerHandle | None = None
@@ -80,7 +82,7 @@ class GuestPipes:
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self._loop = asyncio.get_running_loop()
-        self.reader = FrameReader(max_frame=limits.response_bytes)
+        self.reader = FrameReader(max_frame=limits.response_bytes, zygote=zygote)
         self._request_bytes = limits.request_bytes
         self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
         self._bytes = TokenBucket(_BYTES_PER_SECOND, _BYTES_AT_ONCE)
@@ -239,6 +241,8 @@ class GuestCalls:
             self._on_violation(f"a {frame.kind} for call {frame.id}, which nobody waits for ({frame.reason})")
         elif isinstance(frame, ReadyFrame):
             self.ready.set_result(frame)
+        elif isinstance(frame, WarmedFrame):
+            self._on_violation("a zygote's frame")
         elif isinstance(frame, ProgressFrame | ChunkFrame):
             stream = self._streams.get(frame.id)
             if stream is not None:

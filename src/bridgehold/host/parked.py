@@ -1,0 +1,197 @@
+"""Sandboxes ahead of demand: started, attested, told nothing, and used for one session each.
+
+What is parked is exactly what a session would get: the key holds the sandbox's digest, the grant's,
+the environment's and the preload's. When any of it changes, what was parked before it is ended. A
+parked worker has its session's id from the start (its gateway and its proof name it); whose session
+it becomes it learns when it is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from bridgehold.errors import BridgeholdError, BusyError
+from bridgehold.host.starts import LiveWorker, Services, StartOrder, guarded, open_session
+from bridgehold.ids import new_session_id
+from bridgehold.sandbox.spec import spec_digest
+
+
+class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one bridge: the pool of the seeds, in sandboxes that are used once."""
+
+    size: int = 0
+    """Parked for each tenant; 0: none, and starts are not counted."""
+    overflow: int = 4
+    """Starts beyond the parked ones that may be under way at once."""
+    checkout_s: float = 10.0
+    """The longest wait for one or the other."""
+
+
+class Preparer(Protocol):
+    """Order in, attested worker out that was told nothing of its session yet."""
+
+    async def prepare(self, order: StartOrder) -> LiveWorker: ...
+
+
+OrderMaker = Callable[[str, str, str, str], Awaitable[StartOrder]]
+"""(tenant, bridge, session's id, session's name) → order."""
+_LOOK_SECONDS = 2.0
+_PAUSE_SECONDS = 0.02
+"""Before another is parked: the session that took the last is not to share the processor with it."""
+
+
+class _Pool:
+    """What is parked for one tenant and bridge, all of one key."""
+
+    def __init__(self, key: str, limits: PoolLimits) -> None:
+        self.key = key
+        self.limits = limits
+        self.ready: deque[LiveWorker] = deque()
+        self.under_way = 0
+        self.overflow = asyncio.Semaphore(limits.overflow)
+
+
+class ParkedStart:
+    """A `Starter` that takes what is parked, and starts what is not."""
+
+    def __init__(self, services: Services, preparer: Preparer, limits: Mapping[str, PoolLimits]) -> None:
+        """`limits`: by bridge; one that isn't there has no pool."""
+        self._services = services
+        self._preparer = preparer
+        self._limits = limits
+        self._pools: dict[tuple[str, str], _Pool] = {}
+        self._claimed: dict[str, LiveWorker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def parked(self) -> dict[tuple[str, str], int]:
+        """(tenant, bridge) → how many stand ready."""
+        return {place: len(pool.ready) for place, pool in self._pools.items()}
+
+    def claim(self, order: StartOrder) -> StartOrder:
+        """The order that `start` is to be given: a parked worker's own, where one stands ready."""
+        pool = self._pool(order)
+        if pool is None:
+            return order
+        while pool.ready:
+            worker = pool.ready.popleft()
+            if not worker.ended.is_set():
+                worker.order = msgspec.structs.replace(worker.order, session_name=order.session_name)
+                self._claimed[worker.order.session] = worker
+                self._fill(pool, order)
+                return worker.order
+        self._fill(pool, order)
+        return order
+
+    async def start(self, order: StartOrder, recorded: Awaitable[None]) -> LiveWorker:
+        """As `Starter`. Raises `BusyError` where neither a parked one nor a start is to be had in time."""
+        worker = self._claimed.pop(order.session, None)
+        if worker is None:
+            worker = await self._start_now(order)
+        worker.renew_deadline()
+        await guarded(worker, open_session(self._services, worker, recorded))
+        return worker
+
+    async def _start_now(self, order: StartOrder) -> LiveWorker:
+        pool = self._pool(order)
+        if pool is None:
+            return await self._preparer.prepare(order)
+        try:
+            async with asyncio.timeout(pool.limits.checkout_s):
+                await pool.overflow.acquire()
+        except TimeoutError:
+            raise BusyError(
+                f"no sandbox of {order.manifest.name} within {pool.limits.checkout_s:g} s: "
+                f"{pool.limits.overflow} starts are under way",
+                hint="Raise `[bridges.NAME] pool_size` or `overflow`, or try again.",
+                retry="later",
+            ) from None
+        try:
+            return await self._preparer.prepare(order)
+        finally:
+            pool.overflow.release()
+
+    def _pool(self, order: StartOrder) -> _Pool | None:
+        """The pool of `order`'s tenant and bridge; one of another key is drained first."""
+        limits = self._limits.get(order.manifest.name, PoolLimits())
+        if not limits.size or order.env_secrets or self._stopping:
+            return None
+        place = (order.grant.tenant, order.manifest.name)
+        key = park_key(order)
+        pool = self._pools.get(place)
+        if pool is None or pool.key != key:
+            if pool is not None:
+                self._drain(pool, "what it rests on has changed")
+            pool = self._pools[place] = _Pool(key, limits)
+        return pool
+
+    def _fill(self, pool: _Pool, order: StartOrder) -> None:
+        while len(pool.ready) + pool.under_way < pool.limits.size:
+            pool.under_way += 1
+            task = asyncio.create_task(self._park(pool, order))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _park(self, pool: _Pool, like: StartOrder) -> None:
+        order = msgspec.structs.replace(like, session=new_session_id(), session_name="")
+        try:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            with contextlib.suppress(BridgeholdError):  # the next start that somebody waits for says it
+                worker = await self._preparer.prepare(order)
+                current = self._pools.get((order.grant.tenant, order.manifest.name)) is pool
+                if current and not self._stopping:
+                    pool.ready.append(worker)
+                else:
+                    await worker.end()
+        finally:
+            pool.under_way -= 1
+
+    async def watch(self, make_order: OrderMaker) -> None:
+        """From time to time: what a session would not be given any more is ended. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for (tenant, bridge), pool in list(self._pools.items()):
+                try:
+                    self._pool(await make_order(tenant, bridge, "", ""))
+                except BridgeholdError as error:
+                    self._drain(pool, f"no session would be given it: {error.message}")
+
+    def _drain(self, pool: _Pool, reason: str) -> None:
+        while pool.ready:
+            task = asyncio.create_task(_end(pool.ready.popleft(), reason))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """End everything that is parked, or on its way to be."""
+        self._stopping = True
+        for pool in self._pools.values():
+            self._drain(pool, "the host is stopping")
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+async def _end(worker: LiveWorker, reason: str) -> None:
+    with contextlib.suppress(BridgeholdError):
+        await worker.end(BusyError(reason))
+
+
+def park_key(order: StartOrder) -> str:
+    """All that decides what a parked sandbox is, but for whose session it becomes (pure)."""
+    return "\n".join(
+        (
+            spec_digest(order.spec),
+            order.grant.digest,
+            order.environment_digest,
+            order.manifest.digest,
+            *order.manifest.preload,
+            *order.manifest.preload_calls,
+            *order.weights,
+        )
+    )

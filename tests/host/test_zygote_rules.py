@@ -1,0 +1,64 @@
+"""When a zygote is made, kept, renewed and given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridgehold.host import zygote_rules as rules
+
+LIMITS = rules.ZygoteLimits(budget_bytes=1000, memory_bytes=400, max_age_s=60, growth=1.5, warm_s=10)
+
+
+def facts(name: str = "z", **changes: object) -> rules.ZygoteFacts:
+    base: dict[str, object] = {
+        "name": name,
+        "memory_bytes": 100,
+        "first_bytes": 100,
+        "age_s": 1.0,
+        "idle_s": 1.0,
+        "sessions": 0,
+    }
+    return rules.ZygoteFacts(**(base | changes))  # type: ignore[arg-type]  # by name
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"age_s": 60.0}, ""),
+        ({"age_s": 60.1}, "age"),
+        ({"memory_bytes": 150}, ""),
+        ({"memory_bytes": 151}, "growth"),
+    ],
+)
+def test_it_is_replaced_for_age_and_growth(changes: dict[str, object], why: str) -> None:
+    assert rules.worn(facts(**changes), LIMITS) == why
+
+
+def test_the_longest_unused_leaves_first_and_none_with_sessions() -> None:
+    zygotes = [
+        facts("used", memory_bytes=300, idle_s=99, sessions=1),
+        facts("old", memory_bytes=300, idle_s=50),
+        facts("new", memory_bytes=300, idle_s=5),
+    ]
+    assert rules.evicted(zygotes, needed_bytes=100, budget_bytes=1000) == []
+    assert rules.evicted(zygotes, needed_bytes=101, budget_bytes=1000) == ["old"]
+    assert rules.evicted(zygotes, needed_bytes=401, budget_bytes=1000) == ["old", "new"]
+    assert rules.evicted(zygotes, needed_bytes=701, budget_bytes=1000) is None
+
+
+def test_failures_are_tried_again_later_and_later() -> None:
+    once = rules.failed(rules.Failures(), "crash", 100.0, lasting=False)
+    assert not rules.closed(once, 100.9)
+    assert rules.closed(once, 101.0)
+    twice = rules.failed(once, "crash", 101.0, lasting=False)
+    assert not rules.closed(twice, 102.9)
+    assert rules.closed(twice, 103.0)
+    open_now = rules.failed(twice, "crash", 103.0, lasting=False)
+    assert not rules.closed(open_now, 402.0)
+    assert rules.closed(open_now, 403.0)
+
+
+def test_what_will_not_pass_by_itself_is_not_tried_again() -> None:
+    lasting = rules.failed(rules.Failures(), "threads at import", 0.0, lasting=True)
+    assert not rules.closed(lasting, 1e9)

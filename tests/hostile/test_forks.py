@@ -1,0 +1,155 @@
+"""The fork start through a whole host: parked sandboxes, ends of zygotes, what tenants share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridgehold.errors import BridgeholdError
+from hostile.stage import Stage, stage
+
+KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]
+POOL = """
+[bridges.hostile1]
+pool_size = 2
+checkout_timeout_s = 5
+[principals.tester]
+uids = [{uid}]
+tenants = ["*"]
+operator = true
+"""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def forks(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Its first bridge has a pool."""
+    with stage(request.param, "fork", POOL.format(uid=os.getuid())) as ready:
+        yield ready
+
+
+def parked(stage: Stage) -> list[dict[str, object]]:
+    """Workers that were attested for a session that nobody has opened."""
+    opened = {event["session"] for event in stage.events("session.opened")}
+    gone = {event["worker"] for event in stage.events("worker.exited")}
+    return [
+        event
+        for event in stage.events("worker.attested")
+        if event["session"] not in opened and event["worker"] not in gone
+    ]
+
+
+def wait_for_parked(stage: Stage, count: int) -> list[dict[str, object]]:
+    deadline = time.monotonic() + 10
+    while len(parked(stage)) != count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    found = parked(stage)
+    assert len(found) == count
+    return found
+
+
+def test_parked_sandboxes_are_used_once_and_replaced(forks: Stage) -> None:
+    assert forks.plain == "hostile1"
+    with forks.session() as session:
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+    ready = {str(event["session"]) for event in wait_for_parked(forks, 2)}
+    taken = []
+    for _ in range(3):
+        with forks.session() as session:
+            assert session.run("act", {"code": "result['seen'] = 'left' in dir()\nleft = 1"}) == {
+                "seen": False
+            }
+        taken.append(str(forks.events("session.opened")[-1]["session"]))
+        wait_for_parked(forks, 2)
+    assert ready <= set(taken)  # what stood ready was used, each for one session
+    assert len(set(taken)) == 3
+    assert forks.events("start.fell_back") == []
+
+
+def test_a_changed_policy_drains_what_was_parked(forks: Stage) -> None:
+    with forks.session() as session:
+        session.run("common:ping")
+    before = {event["worker"] for event in wait_for_parked(forks, 2)}
+    policy = forks.layout.policies / f"{forks.plain}.toml"
+    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "7s"'))
+    deadline = time.monotonic() + 10
+    while before & {event["worker"] for event in parked(forks)} and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not before & {event["worker"] for event in parked(forks)}
+    policy.write_text(policy.read_text().replace('command = "7s"', 'command = "8s"'))
+
+
+def test_a_zygote_that_dies_takes_its_sessions_and_no_other_tenants(forks: Stage) -> None:  # ABUSE 41
+    bridge = forks.bridge()
+    with forks.session(bridge, tenant="acme") as one, forks.session(bridge, tenant="other") as two:
+        one.run("common:ping")
+        two.run("common:ping")
+        zygote = next(
+            event
+            for event in forks.events("zygote.started")
+            if event["bridge"] == bridge and event["tenant"] == "acme"
+        )
+        os.kill(process_of(forks, str(zygote["zygote"])), signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        code = ""
+        while code != "zygote" and time.monotonic() < deadline:
+            try:
+                one.run("common:ping")
+            except BridgeholdError as error:
+                code = error.code
+        assert code == "zygote"
+        assert two.run("act", {"code": "result['alive'] = 1"}) == {"alive": 1}
+    ended = [event for event in forks.events("zygote.ended") if event["zygote"] == zygote["zygote"]]
+    assert len(ended) == 1
+    with forks.session(bridge, tenant="acme") as again:  # cold, or from a new one: either way it works
+        assert again.run("act", {"code": "result['alive'] = 2"}) == {"alive": 2}
+
+
+def process_of(stage: Stage, zygote: str) -> int:
+    """The zygote's own pid, from its cgroup: the last of bubblewrap's two and itself."""
+    for procs in Path("/sys/fs/cgroup").glob(f"*/**/{zygote}/cgroup.procs"):
+        pids = [int(line) for line in procs.read_text().split()]
+        if len(pids) == 3:
+            return max(pids)
+    raise AssertionError(f"no cgroup of {zygote} with three processes")
+
+
+def test_tenants_never_share_a_zygote(forks: Stage) -> None:
+    bridge = forks.bridge()
+    for tenant in ("acme", "other"):
+        with forks.session(bridge, tenant=tenant) as session:
+            session.run("common:ping")
+    started = [event for event in forks.events("zygote.started") if event["bridge"] == bridge]
+    assert {event["tenant"] for event in started} == {"acme", "other"}
+    assert len({event["zygote"] for event in started}) == 2
+
+
+def test_what_a_zygote_can_not_load_starts_cold_with_a_word(forks: Stage) -> None:
+    manifest = """
+name = "{name}"
+version = "1.0.0"
+summary = "Asks for a module that is not there"
+entry = "hostile:Hostile"
+[preload]
+modules = ["no_such_framework"]
+[operations.act]
+summary = "Run code"
+effect = "run"
+[operations.act.arguments]
+required = ["code"]
+[operations.act.arguments.properties]
+code = {{ type = "string" }}
+[operations.report]
+summary = "What the import left in result"
+effect = "read"
+"""
+    bridge = forks.bridge(manifest=manifest)
+    with pytest.raises(BridgeholdError, match="no_such_framework"), forks.session(bridge):
+        pass
+    fell = [event for event in forks.events("start.fell_back") if event["bridge"] == bridge]
+    assert len(fell) == 1
+    assert "no_such_framework" in str(fell[0]["reason"])
