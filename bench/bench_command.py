@@ -17,7 +17,7 @@ from common import Row, median, percentile, row, show, times
 
 from bridgehold import SyncClient
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.layout import find_layout
+from bridgehold.host.faces.bench.starts import prepare
 
 ECHO = """
 import struct, sys
@@ -113,7 +113,7 @@ def deadlines(client: SyncClient) -> list[float]:
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bh-bench-") as home:
         Path(home).chmod(0o755)
-        layout = find_layout({"BRIDGEHOLD_HOME": home}, os.getuid())
+        layout = prepare(Path(home), "python", "cold")
         started = time.perf_counter()
         with SyncClient.open(layout) as client:
             client.run("python:execute", {"code": "1"})

@@ -11,6 +11,7 @@ import typer
 from bridgehold.errors import BridgeholdError, InternalError
 from bridgehold.host.faces.cli import (
     audit,
+    bench,
     bridges,
     demo,
     doctor,
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("run")(run.run)
 app.command("shell")(run.shell)

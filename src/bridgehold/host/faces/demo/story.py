@@ -1,4 +1,4 @@
-"""The four scenes, played for real on a private host: theft, work, bombs, proof.
+"""The five scenes, played for real on a private host: theft, work, sandboxes, bombs, proof.
 
 Every act must come to what its scene says; one that doesn't makes the demo end with status 1.
 """
@@ -25,6 +25,7 @@ from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.bridges import build_progress, show_progress
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.demo import home as demo_home
+from bridgehold.host.faces.demo.fresh import COUNT, tick_up
 from bridgehold.host.faces.demo.own_key import find_own_key, lend
 from bridgehold.host.faces.demo.scenes import BOMBS, DSPY_STEPS, Bomb
 from bridgehold.host.faces.demo.stage import Stage
@@ -63,6 +64,7 @@ class Story:
                     await theft
                     await builds
                     await self._work(host, provider)
+                    await self._fresh(host)
                     await self._bombs(host)
                 finally:
                     builds.cancel()
@@ -176,8 +178,19 @@ class Story:
                     f"[dim]{format_ms(reply.usage.ms)}, cpu {format_ms(reply.usage.cpu_us / 1000)}[/]"
                 )
 
+    async def _fresh(self, host: Client) -> None:
+        stage = self._stage
+        stage.scene(3, f"{COUNT} sessions, each in a sandbox of its own that nobody has used")
+        found = sorted(await tick_up(host, stage.console))
+        stage.say(
+            "  each with namespaces, a cgroup and a kernel uid of its own, proved from outside;\n"
+            f"  from asking to the first reply half of them within {format_ms(found[len(found) // 2])}, "
+            f"99 of 100 within {format_ms(found[len(found) * 99 // 100])}"
+        )
+        self._must(len(found) == COUNT, "not every session came")
+
     async def _bombs(self, host: Client) -> None:
-        self._stage.scene(3, "Bombs")
+        self._stage.scene(4, "Bombs")
         rows = [await self._bomb(host, bomb) for bomb in BOMBS]
         self._stage.table(("act", "what came of it", "after", "why"), rows)
 
@@ -200,7 +213,7 @@ class Story:
 
     def _proof(self, layout: Layout) -> None:
         stage = self._stage
-        stage.scene(4, "The audit of all that")
+        stage.scene(5, "The audit of all that")
         keys = anchor_files.read_key(layout.anchors / "anchor.pub")
         report = verify_audit(layout.audit, local=anchor_files.load(layout.anchors), keys=keys)
         leaked = [path.name for path in layout.audit.rglob("*.jsonl") if self._holds_key(path)]
