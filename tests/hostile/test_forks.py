@@ -18,6 +18,8 @@ POOL = """
 [bridges.hostile1]
 pool_size = 2
 checkout_timeout_s = 5
+[bridges.python]
+prestart = ["local"]
 [principals.tester]
 uids = [{uid}]
 tenants = ["*"]
@@ -50,6 +52,22 @@ def wait_for_parked(stage: Stage, count: int) -> list[dict[str, object]]:
     found = parked(stage)
     assert len(found) == count
     return found
+
+
+def test_a_zygote_is_warm_with_the_host_where_that_is_asked_for(forks: Stage) -> None:
+    deadline = time.monotonic() + 20
+    found: list[dict[str, object]] = []
+    while not found and time.monotonic() < deadline:
+        listed = forks.client.request("zygotes")["zygotes"]
+        found = [one for one in listed if one["bridge"] == "python" and one["state"] == "warm"]
+        time.sleep(0.05)
+    assert [(one["tenant"], one["sessions"]) for one in found] == [("local", 0)]
+    with forks.session("python") as session:
+        session.run("common:ping")
+        listed = forks.client.request("zygotes")["zygotes"]
+        assert [(one["name"], one["forks"]) for one in listed if one["bridge"] == "python"] == [
+            (found[0]["name"], 1)
+        ]
 
 
 def test_parked_sandboxes_are_used_once_and_replaced(forks: Stage) -> None:

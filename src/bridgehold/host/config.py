@@ -90,6 +90,8 @@ class BridgeSection(_Strict):
     """The policy's name; the bridge's own if there is one of that name, else ``baseline``."""
     enabled: bool = True
     """Whether it may be used at all."""
+    prestart: tuple[str, ...] = ()
+    """Tenants for whom its zygote is warm from the host's start on."""
     pool_size: Annotated[int, Field(ge=0, le=1_000)] = 0
     """Sandboxes that stand parked for each tenant that has used it: attested, and used once."""
     overflow: Annotated[int, Field(ge=1, le=1_000)] = 4

@@ -106,6 +106,7 @@ class HostProcess:
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             asyncio.create_task(self._anchor(peers)),
             asyncio.create_task(self._parked.watch(self._make_order)),
+            asyncio.create_task(self._prestart()),
         ]
         await self._stop.wait()
         await sessions.stop(self._reason)
@@ -159,6 +160,8 @@ class HostProcess:
             environments=environments,
             launcher=peers.launcher,
             make_order=orders.make,
+            zygotes=self._zygotes.infos,
+            parked=self._parked.parked,
             stop=self._ask_stop,
         )
 
@@ -202,6 +205,15 @@ class HostProcess:
     async def _ask_stop(self, reason: str) -> None:
         self._reason = reason
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
+
+    async def _prestart(self) -> None:
+        """Zygotes that are to be warm before anybody asks. What fails is tried again by the first session."""
+        for bridge, section in self._config.bridges.items():
+            for tenant in section.prestart:
+                try:
+                    await self._zygotes.warm(await self._make_order(tenant, bridge, "", ""))
+                except BridgeholdError as error:
+                    sys.stderr.write(f"bridgehold: {bridge} is not warm for {tenant}: {error.message}\n")
 
     async def _watch(self, name: str, gone: Awaitable[object]) -> None:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""

@@ -12,6 +12,7 @@ from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Session, SessionKey, Sessions
 from bridgehold.host.values import CommandRequest, Principal, Reply, SessionInfo
+from bridgehold.host.zygotes import ZygoteInfo
 from bridgehold.ids import parse_name, random_id
 from bridgehold.sandbox.control import LauncherClient
 
@@ -28,8 +29,12 @@ class Methods:
         environments: Environments,
         launcher: LauncherClient,
         make_order: OrderMaker,
+        zygotes: Callable[[], list[ZygoteInfo]],
+        parked: Callable[[], dict[tuple[str, str], int]],
         stop: Callable[[str], Awaitable[None]],
     ) -> None:
+        self._zygotes = zygotes
+        self._parked = parked
         self._dispatch = dispatch
         self._sessions = sessions
         self._registry = registry
@@ -45,6 +50,7 @@ class Methods:
             "session.open": Method(OpenParams, self.session_open),
             "session.close": Method(SessionParams, self.session_close),
             "sessions": Method(NoParams, self.list_sessions),
+            "zygotes": Method(NoParams, self.list_zygotes),
             "logs": Method(SessionParams, self.logs),
             "bridges": Method(NoParams, self.bridges),
             "bridge.build": Method(BridgeParams, self.build, operator=True),
@@ -89,6 +95,17 @@ class Methods:
             for session in self._sessions
             if principal.may_act_for(session.key.tenant)
         ]
+
+    async def list_zygotes(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """Of the tenants that the caller may act for: warm processes, and how many sandboxes are parked."""
+        return {
+            "zygotes": [info for info in self._zygotes() if principal.may_act_for(info.tenant)],
+            "parked": [
+                {"tenant": tenant, "bridge": bridge, "count": count}
+                for (tenant, bridge), count in self._parked().items()
+                if principal.may_act_for(tenant)
+            ],
+        }
 
     async def _memory(self, session: Session) -> int:
         try:

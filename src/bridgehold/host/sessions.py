@@ -170,7 +170,7 @@ class Session:
             tenant=self.key.tenant,
             bridge=self.key.bridge,
             state="busy" if self.busy else "idle" if self.alive else "ending",
-            start=self.order.grant.sandbox.start,
+            start="fork" if self.worker.launched.zygote else "cold",
             commands=self.commands,
             age_ms=int((now - self.opened_at) * 1000),
             idle_ms=int((now - self.used_at) * 1000),

@@ -151,6 +151,11 @@ class Zygotes:
         finally:
             zygote.sessions.discard("")
 
+    async def warm(self, order: StartOrder) -> None:
+        """Have `order`'s zygote warm, where it is one to be forked. Raises `NoZygoteError`."""
+        if order.grant.sandbox.start == "fork":
+            await self._get(order)
+
     async def making_room(self, start: Callable[[], Awaitable[T]]) -> T:
         """`start`; where admission refuses it, once more after every zygote without sessions has left."""
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,37 @@ async def _sessions(end: str) -> list[SessionInfo]:
         if end:
             await client.request("session.close", {"session": end})
         return await client.sessions()
+
+
+def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the warm processes that sessions are forked from, and the sandboxes that are parked."""
+    found = asyncio.run(_zygotes())
+    if json_output:
+        print_json(found)
+        return
+    parked = {(place["tenant"], place["bridge"]): place["count"] for place in found["parked"]}
+    rows = [
+        (
+            one["name"],
+            one["tenant"],
+            one["bridge"],
+            one["state"],
+            str(one["sessions"]),
+            str(parked.get((one["tenant"], one["bridge"]), 0)),
+            str(one["forks"]),
+            format_ms(one["age_s"] * 1000),
+            format_size(one["memory_bytes"]),
+        )
+        for one in found["zygotes"]
+    ]
+    columns = ("zygote", "tenant", "bridge", "state", "sessions", "parked", "forks", "age", "memory")
+    table("", columns, rows)
+
+
+async def _zygotes() -> dict[str, list[dict[str, Any]]]:
+    async with await connect() as client:
+        found: dict[str, list[dict[str, Any]]] = await client.request("zygotes", {})
+        return found
 
 
 def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
