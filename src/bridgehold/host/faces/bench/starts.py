@@ -65,8 +65,11 @@ def bench_home() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "bridgehold-bench"
 
 
-def prepare(home: Path, bridge: str, way: Way) -> Layout:
-    """A layout whose `bridge` starts in that way. The audit is cleared, environments stay."""
+def prepare(home: Path, bridge: str, way: Way, weights: Path | None = None) -> Layout:
+    """A layout whose `bridge` starts in that way. The audit is cleared, environments stay.
+
+    `weights`: a file that its zygote loads once.
+    """
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o755)
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
@@ -76,7 +79,14 @@ def prepare(home: Path, bridge: str, way: Way) -> Layout:
     start = "cold" if way == "cold" else "fork"
     (layout.policies / "bench.toml").write_text(_POLICY.format(bridge=bridge, start=start))
     pool = _POOL if way == "parked" else 0
-    layout.config_file.write_text(_CONFIG.format(bridge=bridge, pool=pool))
+    config = _CONFIG.format(bridge=bridge, pool=pool)
+    if weights is not None:
+        below = str(weights.parent)
+        config = config.replace("[host]\n", f"[host]\nread_roots = [{below!r}]\n")
+        config += f"weights = [{str(weights)!r}]\n"
+        with (layout.policies / "bench.toml").open("a") as policy:
+            policy.write(f"\n[filesystem]\nread = [{below!r}]\n")
+    layout.config_file.write_text(config)
     return layout
 
 
