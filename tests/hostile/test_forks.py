@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.checks import cold_starts_probe
+from bridgehold.sandbox.doctor import Context
 from hostile.stage import Stage, stage
 
 KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]
@@ -171,3 +173,7 @@ effect = "read"
     fell = [event for event in forks.events("start.fell_back") if event["bridge"] == bridge]
     assert len(fell) == 1
     assert "no_such_framework" in str(fell[0]["reason"])
+    row = cold_starts_probe(forks.layout).run(Context())
+    assert row.status == "CAUTION"
+    assert bridge in row.detail
+    assert "no_such_framework" in row.detail

@@ -20,9 +20,8 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         uid_first=launcher.uid_first,
         uid_count=launcher.uid_count,
     )
-    return run_checks(
-        context, extra=[_secrets_probe(layout, config), _anchors_probe(layout)], on_check=on_check
-    )
+    own = [_secrets_probe(layout, config), _anchors_probe(layout), cold_starts_probe(layout)]
+    return run_checks(context, extra=own, on_check=on_check)
 
 
 def _secrets_probe(layout: Layout, config: Config) -> Probe:
@@ -47,3 +46,27 @@ def _anchors_probe(layout: Layout) -> Probe:
         )
 
     return Probe(name="anchors", proves="Where the audit's signed anchors are kept", run=act)
+
+
+def cold_starts_probe(layout: Layout) -> Probe:
+    def act(_: Context) -> Check:
+        from bridgehold.audit.read import read_all
+
+        said: dict[str, str] = {}
+        if layout.audit.is_dir():
+            for entry in read_all(layout.audit):
+                if entry.kind == "start.fell_back":
+                    said[entry.text("bridge")] = entry.text("reason")
+                elif entry.kind == "zygote.started":
+                    said.pop(entry.text("bridge"), None)  # since then it could
+        if not said:
+            return passed("cold-starts", "no bridge that may be forked has started cold")
+        return caution(
+            "cold-starts",
+            "; ".join(f"{bridge}: {reason}" for bridge, reason in sorted(said.items()))[:800],
+            "docs/reference/fork-start.md says what to do about each reason.",
+        )
+
+    return Probe(
+        name="cold-starts", proves="Which bridges start cold though their policy lets them be forked", run=act
+    )
