@@ -12,7 +12,13 @@ from sandbox.launcher_support import Machine
 
 FRAMEWORK = """
     import logging, multiprocessing, os, random, signal, ssl, tempfile, threading, time, uuid
-    import concurrent.futures
+    import concurrent.futures, asyncio, ctypes, multiprocessing.synchronize
+    multiprocessing.synchronize.SemLock._make_name()
+    ctypes.CDLL(None).random(), ctypes.CDLL(None).lrand48()
+    class Policy(asyncio.DefaultEventLoopPolicy):
+        pass
+    asyncio.set_event_loop_policy(Policy())
+    asyncio.get_event_loop_policy().set_event_loop(asyncio.new_event_loop())
     tempfile.gettempdir()
     tempfile.mkstemp()  # the sequence of names has begun
     uuid.uuid1()
@@ -44,6 +50,9 @@ GENERATORS = {
     "uuid4": "import uuid; value = str(uuid.uuid4())",
     "uuid1": "import uuid; one = uuid.uuid1(); value = [one.node, one.clock_seq]",
     "OpenSSL": "import ssl; value = ssl.RAND_bytes(16).hex()",
+    "the C library's random": "import ctypes; value = ctypes.CDLL(None).random()",
+    "the C library's lrand48": "import ctypes; value = ctypes.CDLL(None).lrand48()",
+    "names of semaphores": "import multiprocessing.synchronize as s; value = s.SemLock._make_name()",
     "hashlib's salt": "import os; value = os.urandom(16).hex()",
     "names of temporary files": "import tempfile; value = next(tempfile._get_candidate_names())",
     "keys of child processes": "import multiprocessing; value = bytes(multiprocessing.current_process().authkey).hex()",
@@ -80,6 +89,7 @@ STATE = {
     "a lock": "value = framework.lock.acquire(timeout=1); framework.lock.release()",
     "a pool": "value = framework.pool.submit(lambda: 41 + 1).result(5)",
     "an event loop": "import asyncio; value = asyncio.run(asyncio.sleep(0, 7))",
+    "an event loop's policy": "import asyncio; value = type(asyncio.get_event_loop_policy()).__name__",
     "a child process": "import multiprocessing; p = multiprocessing.get_context('fork').Process(target=int); p.start(); p.join(); value = p.exitcode",
     "a rename from one folder to another": "import os; os.makedirs('/tmp/a'); os.makedirs('/tmp/b'); open('/tmp/a/x', 'w').close(); os.replace('/tmp/a/x', '/tmp/b/x'); value = os.listdir('/tmp/b')",
     "files": "import os; value = [os.listdir(p) for p in ('/scratch', '/dev/shm')]",
@@ -119,6 +129,7 @@ def test_locks_pools_loops_and_children_work(siblings: dict[str, list[Any]]) -> 
     assert siblings["a lock"] == [True] * 4
     assert siblings["a pool"] == [42] * 4
     assert siblings["an event loop"] == [7] * 4
+    assert siblings["an event loop's policy"] == ["Policy"] * 4
     assert siblings["a child process"] == [0] * 4
     assert siblings["a rename from one folder to another"] == [["x"]] * 4
 

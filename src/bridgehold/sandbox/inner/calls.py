@@ -61,6 +61,10 @@ def call_dspy(gateway: str) -> None:
     history: Any = getattr(importlib.import_module("dspy.clients.base_lm"), "GLOBAL_HISTORY", None)
     if history is not None:
         history.clear()
+    settings: Any = importlib.import_module("dspy.dsp.utils.settings")
+    trace = getattr(settings, "main_thread_config", {}).get("trace")
+    if isinstance(trace, list):
+        trace.clear()
     _let_go_of_litellm()
 
 

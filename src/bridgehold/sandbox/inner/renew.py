@@ -6,6 +6,7 @@ lists what is renewed and what siblings go on sharing.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -42,6 +43,10 @@ def renew_process(environment: Mapping[str, str]) -> None:
 def renew_generators() -> None:
     """Every generator that is global: two siblings must never draw the same."""
     random.seed()
+    libc = ctypes.CDLL(None)
+    for seed in ("srandom", "srand48"):  # what extensions draw from
+        getattr(libc, seed)(ctypes.c_uint(int.from_bytes(os.urandom(4), "big")))
+    # OpenSSL notices a fork by its pid, and a fork has its zygote's: each is 2 in its own namespace.
     ssl = sys.modules.get("ssl")
     if ssl is not None:
         ssl.RAND_add(os.urandom(_ENTROPY_BYTES), float(_ENTROPY_BYTES))
@@ -63,8 +68,12 @@ def renew_names() -> None:
     if uuid is not None:
         uuid._generate_time_safe = None  # the C library's has a state of its own, which was copied
         uuid._UuidCreate = None
-        uuid._last_timestamp = None
+        for version in ("", "_v6", "_v7"):
+            setattr(uuid, f"_last_timestamp{version}", None)
         uuid._node = random.getrandbits(48) | (1 << 40)
+    synchronize: Any = sys.modules.get("multiprocessing.synchronize")
+    if synchronize is not None:
+        synchronize.SemLock._rand = synchronize.tempfile._RandomNameSequence()
     process = sys.modules.get("multiprocessing.process")
     if process is not None:
         process.current_process().authkey = os.urandom(32)

@@ -23,8 +23,9 @@ def rest() -> None:
     for loop in _of(alive, asyncio.AbstractEventLoop):
         if not loop.is_running() and not loop.is_closed():
             loop.close()
-    events: Any = asyncio.events
-    events._event_loop_policy = None  # which would go on offering the closed one
+    policy: Any = getattr(asyncio.events, "_event_loop_policy", None)
+    if policy is not None and hasattr(policy, "_local"):  # a module's own policy stays; its closed loop goes
+        policy._local = type(policy._local)()
 
 
 def _of(objects: List[Any], kind: type) -> List[Any]:
