@@ -21,7 +21,10 @@ from bridgehold.host.gateway.wire import GuestGone, Wire
 
 _TEXT = "The simulated answer to: warm up"
 _MOST_CONNECTIONS, _MOST_REQUESTS = 4, 64
-_MOST_BODY = 256 * 1024
+_MOST_BODY = 64 * 1024
+_MOST_READ = 8 * 1024
+"""Bytes of a request that are looked into for the form of its answer: reading takes more than linear
+time, and this loop serves every tenant."""
 _LIMITS = GatewayLimits(idle_ms=20_000, head_ms=5_000, body_ms=5_000, write_ms=5_000)
 
 
@@ -87,12 +90,7 @@ async def _at_once() -> None:
 
 def canned(target: str, body: bytes) -> tuple[str, bytes]:
     """Content type and body of the answer in OpenAI's shape (pure but for the time)."""
-    try:
-        asked = json.loads(body) if body else {}
-    except (ValueError, RecursionError):
-        asked = {}
-    if not isinstance(asked, dict):
-        asked = {}
+    asked = _read(body)
     model = str(asked.get("model", "warm-up"))[:64]
     path = target.partition("?")[0].rstrip("/")
     if path.endswith("/models"):
@@ -101,10 +99,20 @@ def canned(target: str, body: bytes) -> tuple[str, bytes]:
         return _json(replies.embeddings(model, [[0.0] * 8], 2))
     if path.endswith("/responses"):
         return _json(replies.response(model, _TEXT, 2))
-    text = _fitting(asked)
+    text = _fitting(asked) if len(body) <= _MOST_READ else _TEXT
     if asked.get("stream") is True:
         return "text/event-stream", b"".join(replies.chat_events(model, text, 2, usage=True))
     return _json(replies.chat(model, text, 2))
+
+
+def _read(body: bytes) -> dict[str, object]:
+    """What was asked, with nothing in it that UTF-8 can't write; empty for what is no object."""
+    try:
+        plain = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+        asked = json.loads(plain)
+    except (ValueError, RecursionError):
+        return {}
+    return asked if isinstance(asked, dict) else {}
 
 
 def _fitting(asked: dict[str, object]) -> str:

@@ -54,14 +54,26 @@ def text_of(content: object) -> str:
 def _marked(instruction: str, prompt: str) -> str:
     types = dict(_FIELD_TYPE.findall(instruction))
     names = [name for name in dict.fromkeys(_MARKER.findall(instruction)) if name != "completed"]
+    subject = _subject(prompt)
     fields = [
-        f"[[ ## {name} ## ]]\n{_plain(value_for(name, types.get(name, ''), prompt))}\n" for name in names
+        f"[[ ## {name} ## ]]\n{_plain(_value(name, types.get(name, ''), prompt, subject))}\n"
+        for name in names
     ]
     return "\n".join([*fields, "[[ ## completed ## ]]"])
 
 
 def value_for(name: str, kind: str, prompt: str) -> Any:
     """A value of field `name`; the same prompt always gives the same one."""
+    return _value(name, kind, prompt, _subject(prompt))
+
+
+def _subject(prompt: str) -> str:
+    """What the prompt asks about: its first field, or all of it."""
+    asked = _QUESTION.search(prompt)
+    return _short(prompt if asked is None else asked[2])
+
+
+def _value(name: str, kind: str, prompt: str, subject: str) -> Any:
     number = int.from_bytes(hashlib.sha256(f"{name}|{prompt}".encode()).digest()[:2], "big") % 100
     typed = {
         "int": number,
@@ -73,8 +85,6 @@ def value_for(name: str, kind: str, prompt: str) -> Any:
     for spelled, value in typed.items():
         if kind.strip().lower().startswith(spelled):
             return value
-    asked = dict(_QUESTION.findall(prompt))
-    subject = _short(next(iter(asked.values()), prompt))
     if name in ("reasoning", "rationale"):
         return f"The input is: {subject} A provider on this machine answers it the same way each time."
     return f"The simulated {name} to: {subject}"
