@@ -6,7 +6,9 @@ import pytest
 
 from bridgehold.host import zygote_rules as rules
 
-LIMITS = rules.ZygoteLimits(budget_bytes=1000, memory_bytes=400, max_age_s=60, growth=1.5, warm_s=10)
+LIMITS = rules.ZygoteLimits(
+    budget_bytes=1000, memory_bytes=400, max_age_s=60, growth=1.5, warm_s=10, check_s=30
+)
 
 
 def facts(name: str = "z", **changes: object) -> rules.ZygoteFacts:
@@ -62,3 +64,9 @@ def test_failures_are_tried_again_later_and_later() -> None:
 def test_what_will_not_pass_by_itself_is_not_tried_again() -> None:
     lasting = rules.failed(rules.Failures(), "threads at import", 0.0, lasting=True)
     assert not rules.closed(lasting, 1e9)
+
+
+def test_what_dies_soon_after_it_was_warm_counts_as_failures_in_a_row() -> None:
+    once = rules.failed(rules.Failures(), "crash", 100.0, lasting=False)
+    assert rules.lived(once, 59.9) == once
+    assert rules.lived(once, 60.0) == rules.Failures()

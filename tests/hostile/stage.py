@@ -173,6 +173,15 @@ class Stage:
         return found
 
 
+def zygote_process(zygote: str) -> int:
+    """The zygote's own pid, from its cgroup: the last of bubblewrap's two and itself."""
+    for procs in Path("/sys/fs/cgroup").glob(f"*/**/{zygote}/cgroup.procs"):
+        pids = [int(line) for line in procs.read_text().split()]
+        if len(pids) == 3:
+            return max(pids)
+    raise AssertionError(f"no cgroup of {zygote} with three processes")
+
+
 def make_home(owner: int) -> Layout:
     home = Path(tempfile.mkdtemp(prefix="bh-hostile-"))
     home.chmod(0o755)

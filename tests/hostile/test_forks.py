@@ -6,14 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.checks import cold_starts_probe
 from bridgehold.sandbox.doctor import Context
-from hostile.stage import Stage, stage
+from hostile.stage import Stage, stage, zygote_process
 
 KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]
 POOL = """
@@ -113,7 +112,7 @@ def test_a_zygote_that_dies_takes_its_sessions_and_no_other_tenants(forks: Stage
             for event in forks.events("zygote.started")
             if event["bridge"] == bridge and event["tenant"] == "acme"
         )
-        os.kill(process_of(forks, str(zygote["zygote"])), signal.SIGKILL)
+        os.kill(zygote_process(str(zygote["zygote"])), signal.SIGKILL)
         deadline = time.monotonic() + 5
         code = ""
         while code != "zygote" and time.monotonic() < deadline:
@@ -127,15 +126,6 @@ def test_a_zygote_that_dies_takes_its_sessions_and_no_other_tenants(forks: Stage
     assert len(ended) == 1
     with forks.session(bridge, tenant="acme") as again:  # cold, or from a new one: either way it works
         assert again.run("act", {"code": "result['alive'] = 2"}) == {"alive": 2}
-
-
-def process_of(stage: Stage, zygote: str) -> int:
-    """The zygote's own pid, from its cgroup: the last of bubblewrap's two and itself."""
-    for procs in Path("/sys/fs/cgroup").glob(f"*/**/{zygote}/cgroup.procs"):
-        pids = [int(line) for line in procs.read_text().split()]
-        if len(pids) == 3:
-            return max(pids)
-    raise AssertionError(f"no cgroup of {zygote} with three processes")
 
 
 def test_tenants_never_share_a_zygote(forks: Stage) -> None:

@@ -115,6 +115,8 @@ class ZygotesSection(_Strict):
     """Replaced as well once its memory is this many times what it was when it was warm."""
     warm_s: Annotated[float, Field(ge=1)] = 120
     """The longest time to import, call and load."""
+    check_s: Annotated[float, Field(ge=0.1)] = 30
+    """How often age and growth are looked at."""
 
 
 class SecretsSection(_Strict):

@@ -255,6 +255,7 @@ def zygote_limits(config: Config) -> ZygoteLimits:
         max_age_s=section.max_age_s,
         growth=section.growth,
         warm_s=section.warm_s,
+        check_s=section.check_s,
     )
 
 

@@ -11,6 +11,8 @@ State = Literal["warming", "warm", "leaving", "gone"]
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 1.0, 300.0
 _OPEN_AFTER = 3
 """Failures in a row after which the circuit is open for the longest delay at once."""
+_FORGIVEN_S = 60.0
+"""A zygote that was warm for so long has made good for the failures before it."""
 
 
 class ZygoteLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +23,7 @@ class ZygoteLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_age_s: float
     growth: float
     warm_s: float
+    check_s: float
 
 
 class ZygoteFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +55,14 @@ def failed(before: Failures, reason: str, now: float, *, lasting: bool) -> Failu
     count = before.count + 1
     delay = _LONGEST_DELAY_S if count >= _OPEN_AFTER else _FIRST_DELAY_S * 2 ** (count - 1)
     return Failures(count=count, until=now + delay, reason=reason, lasting=lasting)
+
+
+def lived(before: Failures, seconds: float) -> Failures:
+    """What is left to hold against a key whose zygote was warm for `seconds`.
+
+    Not all is forgotten at its first breath: one that warms and dies, again and again, is a failure too.
+    """
+    return Failures() if seconds >= _FORGIVEN_S else before
 
 
 def closed(failures: Failures, now: float) -> bool:

@@ -30,7 +30,6 @@ from bridgehold.sandbox.values import ExitReport, Launched, Resources, SandboxSp
 T = TypeVar("T")
 _PROCESSES = 64
 """Of a zygote while it warms; the launcher leaves it no room beside its own afterwards."""
-_LOOK_SECONDS = 30.0
 _LOG_BYTES = 64 * 1024
 
 
@@ -223,7 +222,6 @@ class Zygotes:
             self._failures[key] = rules.failed(failures, error.message, time.monotonic(), lasting=lasting)
             raise NoZygoteError(error.message) from error
         self._current[key] = zygote
-        self._failures.pop(key, None)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
         return zygote
@@ -324,10 +322,9 @@ class Zygotes:
         self._all.pop(zygote.name, None)
         if report is not None:
             reason = report.reason or zygote.why_ended
-            if was_warm and not zygote.why_ended:  # it crashed, or was ended for a surprise
-                before = self._failures.get(zygote.key, rules.Failures())
-                said = reason or f"its zygote ended: {report.cause}"
-                self._failures[zygote.key] = rules.failed(before, said, time.monotonic(), lasting=False)
+            if was_warm:
+                crashed = "" if zygote.why_ended else reason or f"its zygote ended: {report.cause}"
+                self._remember(zygote, crashed)
             ended = ZygoteEnded(
                 tenant=zygote.key.tenant,
                 bridge=zygote.key.bridge,
@@ -340,6 +337,15 @@ class Zygotes:
                 await self._services.journal.append(ended)
         zygote.ended.set()
 
+    def _remember(self, zygote: Zygote, crashed: str) -> None:
+        """That a warm zygote ended: `crashed` says why where it was not the host's doing."""
+        now = time.monotonic()
+        before = rules.lived(self._failures.pop(zygote.key, rules.Failures()), now - zygote.began)
+        if crashed:
+            before = rules.failed(before, crashed, now, lasting=False)
+        if before.count:
+            self._failures[zygote.key] = before
+
     async def _end(self, zygote: Zygote, reason: str) -> None:
         zygote.why_ended = zygote.why_ended or reason
         zygote.state = "leaving"
@@ -350,7 +356,7 @@ class Zygotes:
     async def _look(self) -> None:
         """From time to time: what has grown or aged is replaced, and leaves once its sessions have ended."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._limits.check_s)
             for zygote in list(self._current.values()):
                 with contextlib.suppress(BridgeholdError):
                     usage = await self._services.launcher.usage(zygote.name)
