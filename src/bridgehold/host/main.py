@@ -105,7 +105,7 @@ class HostProcess:
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             asyncio.create_task(self._anchor(peers)),
-            asyncio.create_task(self._parked.watch(self._make_order)),
+            asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
         ]
         await self._stop.wait()
