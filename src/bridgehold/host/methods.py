@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from bridgehold.errors import BridgeholdError, DeniedError
@@ -9,6 +10,7 @@ from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.protocol import BridgeParams, NoParams, OpenParams, RunParams, SessionParams
 from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.held import held
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Session, SessionKey, Sessions
 from bridgehold.host.values import CommandRequest, Principal, Reply, SessionInfo
@@ -48,6 +50,7 @@ class Methods:
             "ping": Method(NoParams, self.ping),
             "run": Method(RunParams, self.run),
             "session.open": Method(OpenParams, self.session_open),
+            "session.hold": Method(OpenParams, self.session_hold),
             "session.close": Method(SessionParams, self.session_close),
             "sessions": Method(NoParams, self.list_sessions),
             "zygotes": Method(NoParams, self.list_zygotes),
@@ -73,15 +76,25 @@ class Methods:
         return await self._dispatch.run(principal, request, stream)
 
     async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
+        key = self._key(principal, params)
+        session = await self._open(key)
+        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+
+    async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
+        """A session as long as this request: who cancels it, or goes away, ends the session."""
+        return await held(asyncio.ensure_future(self._open(self._key(principal, params))), emit)
+
+    def _key(self, principal: Principal, params: OpenParams) -> SessionKey:
         tenant = _own_tenant(principal, params.tenant)
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
         self._registry.manifest(bridge)
-        session = await self._sessions.get_or_open(
-            SessionKey(tenant, bridge, name),
-            lambda session_id: self._make_order(tenant, bridge, session_id, name),
+        return SessionKey(tenant, bridge, name)
+
+    async def _open(self, key: SessionKey) -> Session:
+        return await self._sessions.get_or_open(
+            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
         )
-        return {"id": session.id, "name": name, "bridge": bridge, "tenant": tenant}
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)

@@ -148,6 +148,11 @@ class Session:
                 await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
         await self.end(reason)
 
+    async def wait_ended(self) -> BridgeholdError:
+        """Until it has ended and the audit says so: why, as an error."""
+        await self._closed.wait()
+        return self.ending or SessionEndedError("the session was ended")
+
     async def _record_end(self, reason: str, report: ExitReport | None) -> None:
         event = SessionClosed(
             tenant=self.key.tenant,
