@@ -19,14 +19,21 @@ import msgspec
 class Peer:
     """One worker process and its two pipes; stderr in a file."""
 
-    def __init__(self, argv: Sequence[str], home: Path, tmp: Path, **more: Any) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        home: Path,
+        tmp: Path,
+        environment: dict[str, str] | None = None,
+        **more: Any,
+    ) -> None:
         self.stderr_file = tmp / f"stderr-{time.monotonic_ns()}"
         self.process = subprocess.Popen(
             list(argv),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr_file.open("wb"),
-            env={**os.environ, "BRIDGEHOLD_HOME": str(home)},
+            env={**os.environ, "BRIDGEHOLD_HOME": str(home), **(environment or {})},
             **more,
         )
         assert self.process.stdin is not None

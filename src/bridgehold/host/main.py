@@ -30,6 +30,7 @@ from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.server import SocketServer
+from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
 from bridgehold.host.inline_keys import KeyKeeper
@@ -125,7 +126,8 @@ class HostProcess:
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         weights = {name: section.weights for name, section in self._config.bridges.items()}
-        orders = Orders(registry, environments, peers.keeper, weights)
+        scripts = {n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts}
+        orders = Orders(registry, environments, peers.keeper, weights, scripts)
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -153,6 +155,14 @@ class HostProcess:
             make_order=orders.make,
             on_degraded=self._degraded,
         )
+        foreigners = Foreigners(
+            registry=registry,
+            sessions=sessions,
+            journal=peers.journal,
+            make_order=orders.make,
+            scripts=scripts,
+            on_degraded=self._degraded,
+        )
         methods = Methods(
             dispatch=dispatch,
             sessions=sessions,
@@ -163,6 +173,7 @@ class HostProcess:
             zygotes=self._zygotes.infos,
             parked=self._parked.parked,
             stop=self._ask_stop,
+            foreigners=foreigners,
         )
 
         async def refuse(event: PrincipalRefused) -> None:

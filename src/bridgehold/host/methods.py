@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from bridgehold.errors import BridgeholdError, DeniedError
+from bridgehold.errors import BridgeholdError, DeniedError, UsageError
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import Environments
-from bridgehold.host.faces.protocol import BridgeParams, NoParams, OpenParams, RunParams, SessionParams
+from bridgehold.host.faces.protocol import (
+    BridgeParams,
+    ForeignEofParams,
+    ForeignParams,
+    ForeignSendParams,
+    NoParams,
+    OpenParams,
+    RunParams,
+    SessionParams,
+)
 from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.held import held
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Session, SessionKey, Sessions
@@ -34,7 +44,9 @@ class Methods:
         zygotes: Callable[[], list[ZygoteInfo]],
         parked: Callable[[], dict[tuple[str, str], int]],
         stop: Callable[[str], Awaitable[None]],
+        foreigners: Foreigners,
     ) -> None:
+        self._foreigners = foreigners
         self._zygotes = zygotes
         self._parked = parked
         self._dispatch = dispatch
@@ -52,6 +64,9 @@ class Methods:
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
             "session.close": Method(SessionParams, self.session_close),
+            "foreign.open": Method(ForeignParams, self.foreign_open),
+            "foreign.send": Method(ForeignSendParams, self.foreign_send),
+            "foreign.eof": Method(ForeignEofParams, self.foreign_eof),
             "sessions": Method(NoParams, self.list_sessions),
             "zygotes": Method(NoParams, self.list_zygotes),
             "logs": Method(SessionParams, self.logs),
@@ -84,11 +99,24 @@ class Methods:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
         return await held(asyncio.ensure_future(self._open(self._key(principal, params))), emit)
 
+    async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
+        return await self._foreigners.open(principal, params, emit)
+
+    async def foreign_send(self, principal: Principal, params: ForeignSendParams, _emit: Emit) -> object:
+        return await self._foreigners.send(principal, params)
+
+    async def foreign_eof(self, principal: Principal, params: ForeignEofParams, _emit: Emit) -> object:
+        return await self._foreigners.end_input(principal, params)
+
     def _key(self, principal: Principal, params: OpenParams) -> SessionKey:
         tenant = _own_tenant(principal, params.tenant)
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
-        self._registry.manifest(bridge)
+        if self._registry.manifest(bridge).foreign:
+            raise UsageError(
+                f"the sessions of {bridge} run scripts of the operator's own",
+                hint="`bridgehold shim` makes the interpreter that opens them.",
+            )
         return SessionKey(tenant, bridge, name)
 
     async def _open(self, key: SessionKey) -> Session:

@@ -64,7 +64,7 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        return self._queued > 0
+        return self._queued > 0 or bool(self.current_command)
 
     @property
     def alive(self) -> bool:
@@ -127,6 +127,11 @@ class Session:
                 "cancelled, and the bridge did not stop", SessionEndedError("the command was cancelled")
             )
 
+    def serve(self, command: str) -> None:
+        """A foreign script has `command` now; empty: none."""
+        self.current_command = command
+        self.used_at = time.monotonic()
+
     async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
         """End the session once; later calls wait for the same end. Never raises."""
         if self.ending is not None:
@@ -142,8 +147,10 @@ class Session:
 
     async def close(self, reason: str) -> None:
         """End politely: the bridge's `close()` gets the grace, then the namespace is killed."""
-        if self.alive and not self.busy:
-            grace = self.order.grant.limits.grace_ms
+        grace = self.order.grant.limits.grace_ms
+        if self.alive and self.worker.relaying:
+            await self.worker.finish(grace / 1000)
+        elif self.alive and not self.busy:
             with contextlib.suppress(BridgeholdError, TimeoutError):
                 await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
         await self.end(reason)

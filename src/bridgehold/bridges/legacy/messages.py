@@ -17,6 +17,7 @@ RequestId = _Number | _Short | None
 NEGOTIATION = "protocol_negotiation"
 SELECTED = "protocol_selected"
 _MAX_ERROR = 500
+_EXITED = b'{"type":"bridgehold_exited",'
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +68,10 @@ class _AnswerBody(msgspec.Struct, frozen=True):
     error: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _ExitBody(msgspec.Struct, frozen=True):
+    status: Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
 class _ResultBody(msgspec.Struct, frozen=True):
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -92,6 +97,19 @@ def read_id(body: bytes) -> int | str | None:
     """The id of a frame that may be broken otherwise; None where it has none."""
     try:
         return decode(body, _RequestBody).id
+    except ProtocolError:
+        return None
+
+
+def read_exit(body: bytes) -> int | None:
+    """The exit status in the last frame of our runner inside; None for every other frame.
+
+    A script can write it too: it says no more than what the script's end is, to the script's own caller.
+    """
+    if not body.startswith(_EXITED):
+        return None
+    try:
+        return decode(body, _ExitBody).status
     except ProtocolError:
         return None
 

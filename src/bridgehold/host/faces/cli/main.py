@@ -20,6 +20,7 @@ from bridgehold.host.faces.cli import (
     secrets,
     serve,
     sessions,
+    shim,
     stdio,
 )
 from bridgehold.host.faces.cli.render import err, print_error
@@ -36,6 +37,7 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("run")(run.run)
 app.command("shell")(run.shell)
+app.command("shim")(shim.shim)
 app.command("stdio")(stdio.stdio)
 app.command("sessions")(sessions.sessions)
 app.command("zygotes")(sessions.zygotes)

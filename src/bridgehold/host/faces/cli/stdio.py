@@ -30,7 +30,7 @@ def stdio(
     from bridgehold.bridges.legacy.bodies import FORMATS, Format
     from bridgehold.host.faces.client import Host
     from bridgehold.host.faces.legacy.pipes import PipeIn, PipeOut, take_standard
-    from bridgehold.host.faces.legacy.run import say, serve
+    from bridgehold.host.faces.legacy.run import frames, say, serve
     from bridgehold.host.faces.legacy.stdio import Worker
     from bridgehold.host.faces.legacy.values import Outcome
 
@@ -41,7 +41,7 @@ def stdio(
         async with Host.open() as client:
             sink = PipeOut(frames_out)
             worker = Worker(client, sink, bridge=bridge, tenant=tenant, formats=allowed)
-            return await serve(worker, PipeIn(frames_in), sink)
+            return await serve(worker, PipeIn(frames_in), sink, frames())
 
     outcome = asyncio.run(run())
     if outcome.message:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.client import Client, Progress
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,12 +18,19 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     reason: str
     status: int
+    cause: str = ""
+    """The kernel's word on its worker's end: ``exited``, ``signal``, ``memory``, ``killed``."""
+    exit: int = -1
+    """Exit status, or signal number."""
 
 
 class HeldSession:
     """Opened by `hold`; when this process ends, however it ends, the host ends the session too."""
 
-    def __init__(self, client: Client, method: str, params: dict[str, Any]) -> None:
+    def __init__(
+        self, client: Client, method: str, params: dict[str, Any], on_event: Progress | None = None
+    ) -> None:
+        self._further = on_event
         loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[str] = loop.create_future()
         self._opened.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -33,6 +40,10 @@ class HeldSession:
     async def id(self) -> str:
         """Waits until it is open. Raises what kept it from opening."""
         return await asyncio.shield(self._opened)
+
+    @property
+    def opened(self) -> bool:
+        return self._opened.done() and not self._opened.cancelled() and self._opened.exception() is None
 
     @property
     def alive(self) -> bool:
@@ -57,3 +68,5 @@ class HeldSession:
     def _on_event(self, event: dict[str, Any]) -> None:
         if event.get("type") == "open" and not self._opened.done():
             self._opened.set_result(str(event["session"]))
+        elif self._further is not None:
+            self._further(event)

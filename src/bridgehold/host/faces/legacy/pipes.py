@@ -15,8 +15,8 @@ import threading
 
 _READ_BYTES = 65_536
 _FIRST_FREE = 10
-_WAITING = 64
-"""Pieces that are held for a peer that doesn't read; the next writer waits."""
+_HELD_BYTES = 64 * 1024 * 1024
+"""What is held for a peer that doesn't read."""
 
 
 def take_standard() -> tuple[int, int]:
@@ -61,15 +61,18 @@ class PipeOut:
         self._descriptor = descriptor
         self._loop = asyncio.get_running_loop()
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._room = asyncio.Semaphore(_WAITING)
+        self._held = 0
         self._done = asyncio.Event()
         self.broken = asyncio.Event()
         threading.Thread(target=self._run, daemon=True, name="stdout").start()
 
-    async def write(self, data: bytes) -> None:
-        """Queue `data`; waits where the peer is far behind. What can't be written any more is dropped."""
-        await self._room.acquire()
-        self._pieces.put(data)
+    def put(self, data: bytes) -> None:
+        """Queue `data`. A peer that is too far behind counts as gone; what is for it then is dropped."""
+        if self._held > _HELD_BYTES:
+            self.broken.set()
+        if not self.broken.is_set():
+            self._held += len(data)
+            self._pieces.put(data)
 
     async def close(self, seconds: float) -> None:
         """Wait until all is written, at most `seconds`."""
@@ -77,13 +80,17 @@ class PipeOut:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), seconds)
 
+    def _written(self, size: int) -> None:
+        self._held -= size
+
     def _run(self) -> None:
         with contextlib.suppress(RuntimeError):
             while (data := self._pieces.get()) is not None:
+                size = len(data)
                 try:
                     while data:
                         data = data[os.write(self._descriptor, data) :]
                 except OSError:
                     self._loop.call_soon_threadsafe(self.broken.set)
-                self._loop.call_soon_threadsafe(self._room.release)
+                self._loop.call_soon_threadsafe(self._written, size)
             self._loop.call_soon_threadsafe(self._done.set)

@@ -67,6 +67,15 @@ class Worker:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._session.close()
 
+    @property
+    def last_words_seconds(self) -> float:
+        """After the session ended by itself, whoever asks meanwhile is still told why."""
+        return 0.5
+
+    def stop(self, _number: int) -> None:
+        """A signal: what runs is answered, and the end is an orderly one."""
+        self.end()
+
     def end(self, status: int = 0, message: str = "") -> None:
         if not self.ended.done():
             self.ended.set_result(Outcome(status=status, message=message))
@@ -98,7 +107,7 @@ class Worker:
         except asyncio.CancelledError:
             ending = CancelledError("the worker is ending, and the command was cancelled")
             answer = messages.failure(request_id, error_text(ending), written_in)
-        await self._pipe.write(pack(answer))
+        self._pipe.put(pack(answer))
 
     async def _run(self, request: messages.Request) -> object:
         if request.format not in self._formats:

@@ -1,4 +1,4 @@
-"""What a worker's end looks like from outside."""
+"""What a worker's end looks like from outside, and what a shim's folder says."""
 
 from __future__ import annotations
 
@@ -10,3 +10,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int = 0
     message: str = ""
+
+
+class ShimFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``bridgehold.json`` of a shim: under which profile, for whom, and where the host is."""
+
+    profile: str
+    tenant: str
+    config: str
+    state: str
+    run: str
