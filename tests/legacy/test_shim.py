@@ -381,6 +381,14 @@ def test_many_workers_share_one_host(host: Stage, start: Start) -> None:
     assert [peer.end() for peer in peers] == [(0, b"")] * 6
 
 
+def test_a_changed_module_is_seen_by_the_next_worker(host: Stage, start: Start) -> None:
+    helper, script = host.log / "helper_like.py", host.log / "asks_helper.py"
+    script.write_text("import sys, helper_like\nsys.exit(helper_like.STATUS)\n")
+    for status in (11, 12):
+        helper.write_text(f"STATUS = {status}\n")
+        assert start(script="asks_helper.py").end()[0] == status
+
+
 def test_nobody_else_can_talk_to_a_script(host: Stage, start: Start) -> None:
     peer = start()
     peer.handshake()
@@ -460,6 +468,24 @@ def test_code_from_the_input_and_input_for_the_code(
     data = os.urandom(300_000)
     done = python("-c", "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())", stdin=data)
     assert done.stdout == data
+
+
+def test_a_module_is_run_as_plain_code(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    done = python("-m", "json.tool", stdin=b'{"a":1}')
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'{\n    "a": 1\n}\n', b"")
+
+
+def test_an_operator_can_deny_plain_code_and_keep_the_scripts(host: Stage, tmp_path: Path) -> None:
+    mine = (host.layout.policies / "mine.toml").read_text()
+    try:
+        (host.layout.policies / "mine.toml").write_text(mine.replace("mine:forbidden", "mine:python"))
+        time.sleep(0.5)
+        program = make_shim(host, tmp_path / "venv", "mine")
+        done = subprocess.run([str(program), "-c", "print(1)"], capture_output=True, timeout=60, check=False)
+    finally:
+        (host.layout.policies / "mine.toml").write_text(mine)
+    assert (done.returncode, done.stdout) == (13, b"")
+    assert b"denied: " in done.stderr
 
 
 def test_threads_are_waited_for(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:

@@ -24,6 +24,8 @@ from bridgehold.policies.model import Decision, Grant
 from bridgehold.sandbox.spec import BRIDGE
 
 Kind = Literal["script", "code", "module", "stdin"]
+PLAIN = "python"
+"""As which operation a policy sees ``python -c``, ``-m`` and code on standard input."""
 MAX_TEXT = 256 * 1024
 """Of a script's code on the command line and its arguments together."""
 
@@ -75,6 +77,12 @@ def _decide(request: Request, arguments: Arguments, grant: Grant) -> Decision:
     return decision
 
 
+def judge_plain(script: Script, grant: Grant) -> tuple[Decision, dict[str, object]]:
+    """A run without a protocol is one command of the name `python`, from its start to its end."""
+    told: dict[str, object] = {"kind": script.kind, "text": script.text, "args": list(script.args)}
+    return decide_operation(grant, grant.bridge, PLAIN), told
+
+
 def formats_of(foreign: Foreign) -> tuple[Format, ...]:
     """What a profile's ``foreign`` lets through."""
     return tuple(name for name in FORMATS if foreign in ("auto", name))
@@ -109,7 +117,7 @@ def script_inside(
         text=inside,
         args=given,
         path=tuple(folder for folder in further if folder is not None),
-        protocol=kind in ("script", "module"),
+        protocol=kind == "script",
     )
 
 

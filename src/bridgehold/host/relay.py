@@ -25,7 +25,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.buckets import TokenBucket
-from bridgehold.host.foreign import Judged, judge
+from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.held import why_ended
 from bridgehold.host.ledger import Ledger, Pending
 from bridgehold.host.sessions import Session
@@ -34,7 +34,7 @@ from bridgehold.host.workers import PlainBytes
 from bridgehold.policies.model import Decision
 from bridgehold.policies.units import format_ms
 
-MAX_IN_FLIGHT = 256
+MAX_PENDING = 256
 _DRAIN_SECONDS = 5.0
 """What commands in flight get when the caller's input has ended, before the grace."""
 
@@ -76,8 +76,10 @@ class Relay:
         if self._protocol:
             worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body)
         else:
-            told: dict[str, object] = {"kind": script.kind, "text": script.text, "args": list(script.args)}
-            self._put(None, await self._ledger.intend("python", told, "foreign"))
+            decision, told = judge_plain(script, self._grant)
+            if not decision.allowed:
+                raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
+            self._put(None, await self._ledger.intend(PLAIN, told, decision.rule))
             worker.log.tap = self._on_log
             worker.relay(PlainBytes(), self._on_output)
         self._spawn(self._settle())
@@ -121,8 +123,8 @@ class Relay:
         identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
         if identity is None or identity in self._pending:
             raise UsageError(f"the id {identity!r} is missing, or in flight already")
-        if len(self._pending) >= MAX_IN_FLIGHT:
-            raise BusyError(f"{MAX_IN_FLIGHT} commands are in flight already")
+        if len(self._pending) >= MAX_PENDING:
+            raise BusyError(f"{MAX_PENDING} commands are in flight already")
         if not judged.decision.allowed:
             raise await self._ledger.refuse(operation, kept, judged.decision, DeniedError)
         if not self._rate.try_take(1, time.monotonic()):

@@ -19,6 +19,8 @@ import threading
 import types
 from typing import Any, Dict, List
 
+from . import sources
+
 GO = b"\n"
 """The host's last word before the pipes are the script's: it has read our last frame."""
 READ_CHUNK = 65536
@@ -65,6 +67,7 @@ def serve(boot: Dict[str, Any], reader: Any, writer: Any, frames_in: int, frames
     if os.read(frames_in, 1) != GO:
         return 0
     os.environ.update(variables(boot.get("providers", {})))
+    sources.forget()
     connect(frames_in, frames_out, protocol=what["protocol"])
     status = finish(run_guarded(what))
     if what["protocol"]:
@@ -163,7 +166,8 @@ def finish(status: int) -> int:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if not stream.closed:
+                stream.flush()
         except (OSError, ValueError):
             status = status or 120
     return status

@@ -24,7 +24,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def protocol(self) -> bool:
         """Whether its standard streams carry frames; otherwise they are anybody's text."""
-        return self.kind in {"script", "module"}
+        return self.kind == "script"
 
 
 def parse(arguments: Sequence[str]) -> Invocation:
