@@ -470,6 +470,16 @@ def test_code_from_the_input_and_input_for_the_code(
     assert done.stdout == data
 
 
+def test_files_do_as_standard_streams(host: Stage, tmp_path: Path) -> None:
+    program = make_shim(host, tmp_path / "venv", "mine")
+    data = os.urandom(200_000)
+    (tmp_path / "in").write_bytes(data)
+    code = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"
+    with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        subprocess.run([str(program), "-c", code], stdin=source, stdout=sink, check=True, timeout=60)
+    assert (tmp_path / "out").read_bytes() == data
+
+
 def test_a_module_is_run_as_plain_code(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
     done = python("-m", "json.tool", stdin=b'{"a":1}')
     assert (done.returncode, done.stdout, done.stderr) == (0, b'{\n    "a": 1\n}\n', b"")
