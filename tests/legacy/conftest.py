@@ -17,6 +17,8 @@ from legacy.peer import Peer
 
 SCRIPTS = Path(__file__).parent / "scripts"
 PROFILES = {"cold": "mine", "fork": "forked"}
+FRAMES_ONLY = "framesonly"
+"""Its policy denies plain code."""
 MANIFEST = """
 name = "{name}"
 version = "1.0.0"
@@ -62,14 +64,18 @@ def host() -> Iterator[Stage]:
     scripts = Path(tempfile.mkdtemp(prefix="bh-scripts-")) / "python"
     shutil.copytree(SCRIPTS, scripts)
     scripts.parent.chmod(0o755)
-    config = "".join(f'[bridges.{name}]\nscripts = "{scripts}"\n' for name in PROFILES.values())
+    names = (*PROFILES.values(), FRAMES_ONLY)
+    config = "".join(f'[bridges.{name}]\nscripts = "{scripts}"\n' for name in names)
     kind = os.environ.get("BRIDGEHOLD_TEST_KIND", "root" if os.getuid() == 0 else "self")
     with stage(kind, config=config) as ready:
-        for start, name in PROFILES.items():
+        for start, name in (*PROFILES.items(), ("cold", FRAMES_ONLY)):
             folder = ready.layout.bridges / name
             folder.mkdir(parents=True)
             (folder / "bridge.toml").write_text(MANIFEST.format(name=name))
-            (ready.layout.policies / f"{name}.toml").write_text(POLICY.format(name=name, start=start))
+            policy = POLICY.format(name=name, start=start)
+            if name == FRAMES_ONLY:
+                policy = policy.replace(":forbidden", ":python")
+            (ready.layout.policies / f"{name}.toml").write_text(policy)
         ready.log = scripts
         yield ready
     shutil.rmtree(scripts.parent)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from hostile.stage import Stage
-from legacy.conftest import PROFILES, make_shim
+from legacy.conftest import FRAMES_ONLY, PROFILES, make_shim
 from legacy.peer import Peer
 
 POOL = ("--mode", "pool-worker", "--worker-id", "worker_1_5")
@@ -485,22 +485,25 @@ def test_a_module_is_run_as_plain_code(python: Callable[..., subprocess.Complete
     assert (done.returncode, done.stdout, done.stderr) == (0, b'{\n    "a": 1\n}\n', b"")
 
 
-def test_an_operator_can_deny_plain_code_and_keep_the_scripts(host: Stage, tmp_path: Path) -> None:
-    mine = (host.layout.policies / "mine.toml").read_text()
-    try:
-        (host.layout.policies / "mine.toml").write_text(mine.replace("mine:forbidden", "mine:python"))
-        time.sleep(0.5)
-        program = make_shim(host, tmp_path / "venv", "mine")
-        done = subprocess.run([str(program), "-c", "print(1)"], capture_output=True, timeout=60, check=False)
-    finally:
-        (host.layout.policies / "mine.toml").write_text(mine)
-    assert (done.returncode, done.stdout) == (13, b"")
-    assert b"denied: " in done.stderr
+def test_an_operator_can_deny_plain_code_and_keep_the_scripts(
+    host: Stage, tmp_path: Path, started: list[Peer]
+) -> None:
+    program = make_shim(host, tmp_path / "venv", FRAMES_ONLY)
+    for arguments in (["-c", "print(1)"], ["-m", "json.tool"], []):
+        done = subprocess.run(
+            [str(program), *arguments], capture_output=True, timeout=60, input=b"", check=False
+        )
+        assert (done.returncode, done.stdout) == (13, b"")
+        assert b"denied: " in done.stderr
+    peer = Peer([str(program), str(host.log / "dspex_like.py"), *POOL], tmp_path, tmp_path)
+    started.append(peer)
+    peer.handshake()
 
 
 def test_threads_are_waited_for(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
     code = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start()"
-    assert python("-c", code).stdout == b"late\n"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"late\n", b"")
 
 
 def test_wrong_options_and_files_are_refused_as_python_refuses_them(
