@@ -156,6 +156,7 @@ def test_arguments_of_too_many_values_are_refused_before_they_are_built() -> Non
         ({"success": False, "error": {"type": "X", "message": "bad"}}, True, False, ""),
         ({}, False, False, ""),
         ({"success": True, "result": {"x": float("nan"), "error": "bad"}}, True, False, "bad"),
+        ({"success": True, "result": {"x": "grüße", "error": "schlecht ü"}}, True, False, "schlecht ü"),
     ],
 )
 @pytest.mark.parametrize("written_in", ["json", "msgpack"])
@@ -166,6 +167,29 @@ def test_every_shape_of_error_is_told_apart(
     body = json.dumps(value).encode() if written_in == "json" else msgspec.msgpack.encode(value)
     found = messages.read_answer(body)
     assert found == messages.Answer(id=3, transport_ok=transport, application_ok=application, error=error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[1, 2]",
+        b'{"id": 1, "success": true, "result": }',
+        b'{"id": 1, "success": true, "result": "\xff"}',
+        b'{"id": 1, "success": true, "result": ' + b"[" * 200_000,
+        b'{"id": 1, "success": "yes", "result": 1}',
+        b'{"id": 1, "success": true, "result": 1} more',
+    ],
+)
+def test_what_is_no_answer_is_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        messages.read_answer(body)
+
+
+def test_the_runners_last_frame_is_known_and_a_false_one_is_no_answer_either() -> None:
+    assert messages.read_exit(b'{"type":"bridgehold_exited","status":5}') == 5
+    for false in (b'{"type":"bridgehold_exited","status":"x"}', b'{"type":"bridgehold_exited","status":256}'):
+        assert messages.read_exit(false) == -1
+    assert messages.read_exit(b'{"id":1,"success":true}') is None
 
 
 def test_a_negotiation_is_no_answer_and_no_command() -> None:

@@ -21,7 +21,6 @@ from bridgehold.errors import (
     CommandTimeoutError,
     DeniedError,
     LimitError,
-    ProtocolError,
     UsageError,
 )
 from bridgehold.host.buckets import TokenBucket
@@ -137,16 +136,12 @@ class Relay:
         self.session.commands += 1
 
     def _on_body(self, body: bytes) -> None:
-        """One frame of the script's."""
+        """One frame of the script's. Raises `ProtocolError`: its pipe is not read on then."""
         status = read_exit(body)
         if status is not None:
             self.exit_status = status
             return
-        try:
-            answer = read_answer(body)
-        except ProtocolError as error:
-            self.session.worker.on_pipe_end(error)
-            return
+        answer = read_answer(body)
         self.session.used_at = time.monotonic()
         if answer is None or answer.id is None:
             self._emit({"type": "frame", "data": body})

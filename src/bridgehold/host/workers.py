@@ -216,16 +216,15 @@ class GuestPipes:
             return
         try:
             deliveries = self._feed(data)
+            self._frames.take(max(1, len(deliveries)), time.monotonic())
+            self._bytes.take(len(data), time.monotonic())
+            self._budget.hold(self, self._now_reading.buffered)
+            self._watch_half_frame()
+            for deliver in deliveries:
+                deliver()
         except ProtocolError as error:
             self._loop.remove_reader(self._from_guest)
             self._on_end(error)
-            return
-        self._frames.take(max(1, len(deliveries)), time.monotonic())
-        self._bytes.take(len(data), time.monotonic())
-        self._budget.hold(self, self._now_reading.buffered)
-        self._watch_half_frame()
-        for deliver in deliveries:
-            deliver()
 
     def _feed(self, data: bytes) -> list[Callable[[], None]]:
         """What is to be done with each frame that `data` completes. Raises `ProtocolError`."""

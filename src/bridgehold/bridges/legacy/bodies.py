@@ -43,6 +43,8 @@ def decode(body: bytes, kind: type[T]) -> T:
     try:
         if written_in == "msgpack":
             return msgspec.msgpack.decode(body, type=kind)
+        if not body.isascii():
+            body.decode("utf-8")  # what is skipped is not looked at otherwise
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.ValidationError:

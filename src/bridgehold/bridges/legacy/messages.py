@@ -102,7 +102,7 @@ def read_id(body: bytes) -> int | str | None:
 
 
 def read_exit(body: bytes) -> int | None:
-    """The exit status in the last frame of our runner inside; None for every other frame.
+    """The exit status in the last frame of our runner inside (-1: a false one); None for other frames.
 
     A script can write it too: it says no more than what the script's end is, to the script's own caller.
     """
@@ -111,7 +111,7 @@ def read_exit(body: bytes) -> int | None:
     try:
         return decode(body, _ExitBody).status
     except ProtocolError:
-        return None
+        return -1
 
 
 def read_answer(body: bytes) -> Answer | None:
