@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import tracemalloc
 
@@ -70,6 +71,42 @@ def test_nan_and_halves_of_pairs_do_not_keep_a_request_from_being_read() -> None
     request = messages.read_request(body)
     assert isinstance(request, messages.Request)
     assert request.args == {"a": None, "b": "\ufffdé😀 NaN"}
+
+
+PIECES = ["a", '"', "\n", "\ud800", "\udc00", "é", "😀", "NaN", "u", "-Infinity", "ud800"]
+texts = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+values = st.recursive(
+    st.floats(width=16) | texts | st.none() | st.integers(-5, 5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abN"), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def repaired(item: object) -> object:
+    """What JSON can say of `item`, as Python's own decoder read it."""
+    if isinstance(item, float) and not math.isfinite(item):
+        return None
+    if isinstance(item, str):
+        return item.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(item, list):
+        return [repaired(one) for one in item]
+    if isinstance(item, dict):
+        return {key: repaired(one) for key, one in item.items()}
+    return item
+
+
+@given(values)
+def test_the_copy_is_what_python_meant_but_for_what_json_has_not(value: object) -> None:
+    text = json.dumps(value)
+    assert msgspec.json.decode(plain_json(text.encode())) == repaired(json.loads(text))
+
+
+def test_a_text_with_too_much_to_repair_is_refused_quickly() -> None:
+    body = b'{"id":1,"success":true,"result":[NaN' + b",NaN" * 1_000_000 + b"]}"
+    began = time.perf_counter()
+    with pytest.raises(ProtocolError, match="only Python reads"):
+        messages.read_answer(body)
+    assert time.perf_counter() - began < 0.3
 
 
 def test_plain_json_leaves_strings_alone() -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from bridgehold.bridges.legacy.bodies import Format
+from bridgehold.bridges.legacy.bodies import Format, is_odd
 from bridgehold.bridges.legacy.frames import Splitter, pack
 from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
 from bridgehold.errors import (
@@ -36,6 +36,9 @@ from bridgehold.policies.units import format_ms
 MAX_PENDING = 256
 _DRAIN_SECONDS = 5.0
 """What commands in flight get when the caller's input has ended, before the grace."""
+
+_ODD_COST = 8
+"""What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
 Emit = Callable[[object], None]
 
@@ -141,6 +144,8 @@ class Relay:
         if status is not None:
             self.exit_status = status
             return
+        if is_odd(body):
+            self.session.worker.charge(_ODD_COST * len(body))
         answer = read_answer(body)
         self.session.used_at = time.monotonic()
         if answer is None or answer.id is None:

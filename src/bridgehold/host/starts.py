@@ -157,6 +157,10 @@ class LiveWorker:
     async def send_raw(self, data: bytes) -> None:
         await self._live_pipes().send_raw(data)
 
+    def charge(self, size: int) -> None:
+        """Its frames were as much work as `size` more bytes: it is read from so much the later."""
+        self._live_pipes().charge(size)
+
     def finish_input(self) -> None:
         if not self.ended.is_set():
             self._live_pipes().finish_input()

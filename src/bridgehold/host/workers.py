@@ -137,6 +137,10 @@ class GuestPipes:
         """From here on the pipes are a foreign script's, and our own frames are over."""
         self._raw = (reader, on_body)
 
+    def charge(self, size: int) -> None:
+        """Count `size` bytes more than were read."""
+        self._bytes.take(size, time.monotonic())
+
     def finish_input(self) -> None:
         """The guest reads the end of its input after what is still under way to it."""
         self._last_input = True

@@ -19,16 +19,23 @@ from bridgehold.errors import ProtocolError
 Format = Literal["json", "msgpack"]
 FORMATS: tuple[Format, ...] = ("json", "msgpack")
 MAX_DEPTH = 128
+MAX_REPAIRS = 300_000
+"""NaN, infinities and escapes by number, of a text that is no JSON for them: a third of a second at most."""
 MAX_VALUES = strict.MAX_VALUES
 
 T = TypeVar("T")
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|-?Infinity|NaN', re.DOTALL)
-_ESCAPES = re.compile(
-    rb"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+_REPAIRS = (b"NaN", b"Infinity", b"\\u")
+_HALF = (
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+_ODD = re.compile(rb"NaN|Infinity|" + _HALF)
+_TOKENS = re.compile(  # what begins differently can't be tried twice: no quantifier here backtracks far
+    rb'(?P<fine>(?:[^"NI-]+|-(?!I)|"(?:[^"\\]++|(?!\\u)\\.)*+"){1,1000})'
+    rb'|(?P<null>-?Infinity|NaN)|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)',
     re.DOTALL,
 )
-_ODD = re.compile(rb"NaN|Infinity|\\u[dD][89a-fA-F]")
+_ESCAPES = re.compile(rb"(?P<half>" + _HALF + rb")|\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u....|.)", re.DOTALL)
 _NOT_CONTAINERS = bytes(set(range(256)) - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})
 
 
@@ -50,8 +57,10 @@ def decode(body: bytes, kind: type[T]) -> T:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            if not _ODD.search(body):
+            if not is_odd(body):
                 raise
+            if sum(map(body.count, _REPAIRS)) > MAX_REPAIRS:
+                raise ProtocolError(f"more than {MAX_REPAIRS} places of what only Python reads") from None
             return msgspec.json.decode(plain_json(body), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"not a {written_in} frame: {_reason(error)}") from None
@@ -77,18 +86,26 @@ def encode(value: object, written_in: Format) -> bytes:
     return msgspec.json.encode(value) if written_in == "json" else msgspec.msgpack.encode(value)
 
 
+def is_odd(body: bytes) -> bool:
+    """Whether it may be JSON that only Python writes: reading its copy takes some ten times as long."""
+    return _ODD.search(body) is not None
+
+
 def plain_json(body: bytes) -> bytes:
     """`body` with null for NaN and infinities, and U+FFFD for halves of surrogate pairs (linear)."""
     return _TOKENS.sub(_plain_token, body)
 
 
 def _plain_token(match: re.Match[bytes]) -> bytes:
-    token = match[0]
-    if not token.startswith(b'"'):
+    if match["fine"] is not None:
+        return match[0]
+    if match["null"] is not None:
         return b"null"
-    if b"\\u" not in token:
-        return token
-    return _ESCAPES.sub(lambda found: rb"\ufffd" if found["half"] else found[0], token)
+    return _ESCAPES.sub(_plain_escape, match[0]) if _ODD.search(match[0]) else match[0]
+
+
+def _plain_escape(match: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if match["half"] is not None else match[0]
 
 
 def _checked(value: object, depth: int) -> object:
