@@ -201,6 +201,31 @@ def test_what_python_refuses_is_refused(arguments: list[str]) -> None:
         parse(arguments)
 
 
+def test_the_command_makes_a_shim_or_says_what_is_missing(tmp_path: Path) -> None:
+    config = tmp_path / "home/config"
+    (config / "bridges/mine").mkdir(parents=True)
+    (config / "bridges/mine/bridge.toml").write_text(MANIFEST)
+
+    def run(profile: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bridgehold", "shim", str(tmp_path / "venv"), "--profile", profile],
+            env={**os.environ, "BRIDGEHOLD_HOME": str(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert (run("nothing").returncode, run("python").returncode) == (6, 2)
+    without = run("mine")
+    assert without.returncode == 3
+    assert "[bridges.mine]" in without.stderr
+    (config / "config.toml").write_text('[bridges.mine]\nscripts = "/srv/app"\n')
+    made = run("mine")
+    assert (made.returncode, made.stdout) == (0, f"{tmp_path}/venv/bin/python3\n")
+    given = msgspec.json.decode((tmp_path / "venv/bridgehold.json").read_bytes(), type=ShimFile)
+    assert (given.profile, given.tenant, given.run) == ("mine", "local", str(tmp_path / "home/run"))
+
+
 GIVEN = ShimFile(profile="mine", tenant="local", config="/c", state="/s", run="/r")
 
 

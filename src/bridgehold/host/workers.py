@@ -117,6 +117,7 @@ class GuestPipes:
         self._on_end = on_end
         self._raw: tuple[RawReader, Callable[[bytes], None]] | None = None
         self._last_input = False
+        self._broken = False
         self._pending = bytearray()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -227,6 +228,7 @@ class GuestPipes:
             for deliver in deliveries:
                 deliver()
         except ProtocolError as error:
+            self._broken = True
             self._loop.remove_reader(self._from_guest)
             self._on_end(error)
 
@@ -239,7 +241,7 @@ class GuestPipes:
 
     def _drain_raw(self) -> None:
         """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity."""
-        if self._raw is None:
+        if self._raw is None or self._broken:  # behind what can't be read nothing counts
             return
         with contextlib.suppress(OSError, ProtocolError):
             for _ in range(_DRAIN_READS):
@@ -266,6 +268,7 @@ class GuestPipes:
         if self._now_reading.frames != seen or self._budget.spent:
             self._watch_half_frame()
             return
+        self._broken = True
         self._loop.remove_reader(self._from_guest)
         self._on_end(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
 
