@@ -145,6 +145,14 @@ class Config(_Strict):
 
 DEFAULT_PROVIDERS = {
     "openai": ProviderSection(base_url="https://api.openai.com/v1"),
+    "anthropic": ProviderSection(
+        base_url="https://api.anthropic.com/v1", shape="anthropic", auth="header:x-api-key"
+    ),
+    "gemini": ProviderSection(
+        base_url="https://generativelanguage.googleapis.com/v1beta",
+        shape="gemini",
+        auth="header:x-goog-api-key",
+    ),
 }
 
 
