@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bridgehold.errors import ConfigError
 from bridgehold.ids import is_name
@@ -102,6 +103,39 @@ class BridgeSection(_Strict):
     """Files or model folders that a zygote loads once, below folders of ``filesystem.read``."""
 
 
+class ToolSection(_Strict):
+    """``[tools.NAME]``: a function of the operator's that bridges may call, where their policy allows it."""
+
+    description: str = ""
+    """What it does, for the bridge and its model."""
+    parameters: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    """JSON Schema of its arguments."""
+    result: dict[str, Any] = {}
+    """JSON Schema of what it gives; anything if empty."""
+    entry: str = ""
+    """``module:function`` in the folder ``tools`` beside this file; it runs in a process of its own."""
+    provider: str = ""
+    """Or an endpoint: the arguments are sent as JSON by POST to `path` of this ``[providers.NAME]``."""
+    path: str = ""
+    """Below the provider's base URL, with a slash first."""
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30
+    """The longest time for one call."""
+    tenants: tuple[str, ...] = ("*",)
+    """Whose commands may call it."""
+    bridges: tuple[str, ...] = ("*",)
+    """Which bridges may call it."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.entry) == bool(self.provider):
+            raise ValueError("either `entry` or `provider` is expected")
+        if self.provider and not self.path.startswith("/"):
+            raise ValueError("`path` begins with a slash")
+        if self.entry and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.entry):
+            raise ValueError("`entry` is module:function")
+        return self
+
+
 class ZygotesSection(_Strict):
     """``[zygotes]``: the warm processes that sessions are forked from."""
 
@@ -137,6 +171,7 @@ class Config(_Strict):
     principals: dict[str, PrincipalSection] = {}
     bridges: dict[str, BridgeSection] = {}
     zygotes: ZygotesSection = ZygotesSection()
+    tools: dict[str, ToolSection] = {}
     default_bridge: str = "dspy"
 
     def reserve_bytes(self) -> int:
@@ -199,6 +234,11 @@ def _check_names(config: Config, where: str) -> None:
         )
         for name in names
         if not is_name(name)
+    ]
+    faults += [
+        f"tools.{name}.provider: there is no [providers.{section.provider}]"
+        for name, section in config.tools.items()
+        if section.provider and section.provider not in {**DEFAULT_PROVIDERS, **config.providers}
     ]
     if config.reserve_bytes() > 1024 * GIB:
         faults.append("host.memory_reserve: more than 1 TiB")

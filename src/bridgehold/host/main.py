@@ -44,6 +44,9 @@ from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.starts import GatewayHandle, Services, StartOrder
+from bridgehold.host.tools.http import HttpTools
+from bridgehold.host.tools.offers import Offers
+from bridgehold.host.tools.process import ProcessTools
 from bridgehold.host.workers import FrameBudget
 from bridgehold.host.zygote_rules import ZygoteLimits
 from bridgehold.host.zygotes import Zygotes
@@ -111,6 +114,7 @@ class HostProcess:
         await self._stop.wait()
         await sessions.stop(self._reason)
         await self._parked.stop()
+        await self._tools.stop()
         await self._zygotes.stop()
         await server.close()
         await self._last_words(peers)
@@ -125,7 +129,13 @@ class HostProcess:
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         weights = {name: section.weights for name, section in self._config.bridges.items()}
-        orders = Orders(registry, environments, peers.keeper, weights)
+        shapes = {name: section.shape for name, section in self._config.providers.items()}
+        orders = Orders(registry, environments, peers.keeper, weights, shapes)
+        sections = self._config.tools
+        places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
+        entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
+        self._tools = ProcessTools(self._layout.config / "tools", entries)
+        offers = Offers(sections, HttpTools(peers.keeper, places), self._tools)
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -151,6 +161,7 @@ class HostProcess:
             launcher=peers.launcher,
             keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
+            offers=offers,
             on_degraded=self._degraded,
         )
         methods = Methods(

@@ -47,8 +47,13 @@ class Orders:
         environments: Environments,
         secrets: Revealer,
         weights: Mapping[str, tuple[str, ...]] | None = None,
+        shapes: Mapping[str, str] | None = None,
     ) -> None:
-        """`weights`: by bridge, the host paths of what the operator has loaded ahead."""
+        """`weights`: by bridge, the host paths of what the operator has loaded ahead.
+
+        `shapes`: by provider.
+        """
+        self._shapes = shapes or {}
         self._weights = weights or {}
         self._registry = registry
         self._environments = environments
@@ -69,6 +74,10 @@ class Orders:
             environment_digest=environment.digest,
             bridge_folder=manifest.folder,
             weights=paths_inside(self._weights.get(bridge, ()), grant.read),
+            shapes=tuple(
+                (endpoint.provider, self._shapes.get(endpoint.provider, "openai"))
+                for endpoint in grant.endpoints
+            ),
             env_secrets=await self._revealed(tenant, grant, manifest),
         )
 

@@ -25,7 +25,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.starts import LiveWorker, Starter, StartOrder
 from bridgehold.host.values import SessionInfo
-from bridgehold.host.workers import Stream
+from bridgehold.host.workers import Stream, ToolHandler
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
@@ -93,12 +93,18 @@ class Session:
             self._queued -= 1
 
     async def call(
-        self, operation: str, arguments: dict[str, object], *, deadline_ms: int, stream: Stream | None
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        *,
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
         """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
         self.commands += 1
         work = asyncio.ensure_future(
-            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream)
+            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
         )
         try:
             done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)

@@ -18,6 +18,7 @@ import msgspec
 from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.host.layout import Layout, default_layout
 from bridgehold.host.values import Reply, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
@@ -108,8 +109,10 @@ class Client:
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
         on_event: Progress | None = None,
+        tools: Tools = (),
     ) -> Reply:
-        """Run ``bridge:operation`` and give the whole `Reply`."""
+        """Run ``bridge:operation`` and give the whole `Reply`. `tools`: functions that it may call back."""
+        offered = named(tools)
         params = {
             "operation": operation,
             "arguments": arguments or {},
@@ -117,8 +120,36 @@ class Client:
             "tenant": tenant,
             "deadline_ms": deadline_ms,
             "stream": on_event is not None,
+            "tools": [tool.fact for tool in offered.values()],
+            "parent": RUNNING_FOR.get(),
         }
-        return msgspec.convert(await self.request("run", params, on_event), type=Reply)
+        if not offered:
+            return msgspec.convert(await self.request("run", params, on_event), type=Reply)
+        tasks: set[asyncio.Task[None]] = set()
+
+        def heard(event: dict[str, Any]) -> None:
+            if event.get("type") == "tool_call":
+                tasks.add(asyncio.create_task(self._run_tool(offered, event)))
+            elif on_event is not None:
+                on_event(event)
+
+        try:
+            return msgspec.convert(await self.request("run", params, heard), type=Reply)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _run_tool(self, offered: dict[str, Tool], event: dict[str, Any]) -> None:
+        """One call of the bridge's. What the function raises goes back as its error."""
+        answer = {"command": event["command"], "call": event["call"]}
+        try:
+            answer["result"] = await offered[event["tool"]].run(event["arguments"], event["command"])
+            msgspec.json.encode(answer)
+        except Exception as error:  # noqa: BLE001 - the caller's own function may raise anything
+            answer.pop("result", None)
+            answer["error"] = f"{type(error).__name__}: {error}"[:2_000]
+        with contextlib.suppress(BridgeholdError):  # the command ended first
+            await self.request("tool.reply", answer)
 
     async def run(
         self,
@@ -128,18 +159,22 @@ class Client:
         session: str = ANONYMOUS_SESSION,
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
+        tools: Tools = (),
     ) -> Any:
         """Run ``bridge:operation`` and give its value."""
-        reply = await self.call(operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms)
+        reply = await self.call(
+            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms, tools=tools
+        )
         return reply.value
 
     @contextlib.asynccontextmanager
     async def session(
-        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = ""
+        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
     ) -> AsyncIterator[ClientSession]:
-        """A session of its own, ended with the block."""
+        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
+        offered = named(tools)
         opened = await self.request("session.open", {"bridge": bridge, "tenant": tenant, "name": name})
-        session = ClientSession(self, bridge, tenant, opened["id"])
+        session = ClientSession(self, bridge, tenant, opened["id"], tuple(offered.values()))
         try:
             yield session
         finally:
@@ -187,7 +222,10 @@ class Client:
 class ClientSession:
     """One session, from the caller's side: operations may be named without their bridge."""
 
-    def __init__(self, client: Client, bridge: str, tenant: str, session_id: str) -> None:
+    def __init__(
+        self, client: Client, bridge: str, tenant: str, session_id: str, tools: tuple[Tool, ...] = ()
+    ) -> None:
+        self._tools = tools
         self._client = client
         self.bridge = bridge
         self.tenant = tenant
@@ -197,7 +235,12 @@ class ClientSession:
         self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
     ) -> Reply:
         return await self._client.call(
-            self._full(operation), arguments, session=self.id, tenant=self.tenant, deadline_ms=deadline_ms
+            self._full(operation),
+            arguments,
+            session=self.id,
+            tenant=self.tenant,
+            deadline_ms=deadline_ms,
+            tools=self._tools,
         )
 
     async def run(
@@ -218,6 +261,7 @@ class ClientSession:
                 tenant=self.tenant,
                 deadline_ms=deadline_ms,
                 on_event=queue.put_nowait,
+                tools=self._tools,
             )
         )
         work.add_done_callback(lambda _: queue.put_nowait(None))

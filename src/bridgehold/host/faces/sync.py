@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bridgehold.host.faces.client import Client, ClientSession, Host
+from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout
 from bridgehold.host.values import Reply, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
@@ -114,9 +115,11 @@ class SyncClient:
         return self.call(operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms).value
 
     @contextlib.contextmanager
-    def session(self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "") -> Iterator[SyncSession]:
-        """A session of its own, ended with the block."""
-        manager = self._client.session(bridge, tenant=tenant, name=name)
+    def session(
+        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
+    ) -> Iterator[SyncSession]:
+        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
+        manager = self._client.session(bridge, tenant=tenant, name=name, tools=tools)
         session = self._loop.run(manager.__aenter__())
         try:
             yield SyncSession(self._loop, session)
