@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from bridgehold.bridges.catalogue import Catalogue
-from bridgehold.bridges.frames import CancelFrame, ProviderBinding, ReadyFrame
+from bridgehold.bridges.frames import (
+    CancelFrame,
+    ProviderBinding,
+    ReadyFrame,
+    ToolCallFrame,
+    ToolFact,
+    ToolFault,
+    ToolReplyFrame,
+)
 
 pytestmark = pytest.mark.network
 MANIFEST = Catalogue.load().get("dspy")
@@ -59,6 +67,12 @@ class Handler(BaseHTTPRequestHandler):
         key = key or self.headers.get("x-goog-api-key")
         SEEN.append([self.path, key, body.get("model"), body.get("temperature")])
         model = body.get("model", "")
+        said = dict(FIELDS)
+        if model == "asks" and "Observation" not in str(body["messages"]) and "observation_0" not in str(
+            body["messages"][-1]
+        ):
+            said |= {"next_tool_name": "capital", "next_tool_args": '{"country": "France"}'}
+        text = "\\n\\n".join(f"[[ ## {name} ## ]]\\n{value}" for name, value in said.items())
         if model == "slow":
             time.sleep(30)
         if other_shapes(self.path, body):
@@ -73,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         elif model == "denied":
             status, answer = 403, {"error": {"message": "not granted [rule endpoints[0]]", "type": "policy"}}
         else:
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": TEXT}}
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             status, answer = 200, {"id": "c", "object": "chat.completion", "created": 1,
                                    "model": body["model"], "choices": [choice], "usage": usage}
@@ -372,3 +386,42 @@ def test_a_program_that_makes_no_sense_is_refused_before_any_call(
     fault = dspy.fault(f"dspy:{name}", args)
     assert (fault.code, text in fault.message) == ("invalid_input", True), fault
     assert dspy.value("dspy:seen")["requests"] == []
+
+
+CAPITAL = ToolFact(
+    name="capital",
+    description="The capital of a country",
+    parameters={"type": "object", "properties": {"country": {"type": "string"}}, "required": ["country"]},
+)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_react_calls_a_tool_of_the_hosts_side_and_the_model_reads_what_it_said(
+    dspy: Any, failing: bool
+) -> None:
+    run(dspy, "configure_lm", model="asks")
+    args = {
+        "module": "ReAct",
+        "signature": "question -> answer",
+        "inputs": {"question": "?"},
+        "tools": ["capital"],
+    }
+    call = dspy.start("dspy:execute_module", args, (CAPITAL,))
+    asked = dspy.take(lambda frame: isinstance(frame, ToolCallFrame))
+    assert (asked.id, asked.tool, asked.arguments) == (call, "capital", {"country": "France"})
+    error = ToolFault(code="timeout", message="too late") if failing else None
+    dspy.send(ToolReplyFrame(id=call, call=asked.call, result="Paris, the host says", error=error))
+    outputs = dspy.reply(call).result["outputs"]
+    assert outputs["answer"] == "Paris"
+    observed = outputs["trajectory"]["observation_0"]
+    assert ("too late" in observed) if failing else (observed == "Paris, the host says")
+    assert outputs["trajectory"]["tool_name_1"] == "finish"
+
+
+def test_a_tool_that_is_not_offered_makes_no_program(dspy: Any) -> None:
+    fault = dspy.fault(
+        "dspy:create_program", {"signature": "a -> b", "program_type": "react", "tools": ["x"]}
+    )
+    assert (fault.code, "not offered" in fault.message) == ("invalid_input", True)
+    call = dspy.start("dspy:create_program", {"signature": "a -> b", "tools": ["capital"]}, (CAPITAL,))
+    assert "predict takes no tools" in dspy.reply(call).message

@@ -101,10 +101,11 @@ class DSPyBridge(Bridge):
         modules: list[str] | None = None,
         instructions: str = "",
         options: dict[str, Any] | None = None,
+        tools: list[str] | None = None,
         lm: str = "",
         session_id: str = "",
     ) -> dict[str, Any]:
-        program = self._make(signature, program_type, modules, instructions, options, lm)
+        program = self._make(signature, program_type, modules, instructions, options, lm, tools)
         return self._created(program, self.programs.add(program, id))
 
     @operation(effect="run", resource="program", id_field="program_id")
@@ -146,9 +147,10 @@ class DSPyBridge(Bridge):
         module: str = "predict",
         instructions: str = "",
         options: dict[str, Any] | None = None,
+        tools: list[str] | None = None,
         lm: str = "",
     ) -> dict[str, Any]:
-        program = self._make(signature, module, None, instructions, options, lm)
+        program = self._make(signature, module, None, instructions, options, lm, tools)
         check_inputs(program.signature, inputs, program.kind)
         return {"module": program.kind, **self._execute(program, inputs, lm)}
 
@@ -292,6 +294,7 @@ class DSPyBridge(Bridge):
         instructions: str,
         options: dict[str, Any] | None,
         lm: str,
+        tools: list[str] | None = None,
     ) -> Program:
         if lm:
             self.models.get(lm)
@@ -301,14 +304,36 @@ class DSPyBridge(Bridge):
             "modules": modules,
             "instructions": instructions,
             "options": options or {},
+            "tools": tools or [],
             "lm": lm,
         }
-        program = make_program(recipe, {})
+        program = make_program(recipe, self._tools(tools))
         program.lm = lm
         return program
 
-    def _tools(self, names: object) -> dict[str, Callable[..., Any]]:
-        return {}
+    def _tools(self, names: list[str] | None) -> dict[str, Any]:
+        """Of the host's side, by name; called in whichever command runs the program."""
+        found = {}
+        for name in names or ():
+            tool = self.tools.get(name)
+            if tool is None:
+                offered = ", ".join(self.tools) or "none"
+                raise InvalidInput(f"the tool {name[:80]!r} is not offered to this command: {offered}")
+            found[name] = dspy.Tool(
+                self._caller(name),
+                name=name,
+                desc=tool.description or name,
+                args=dict(tool.parameters.get("properties") or {}),
+            )
+        return found
+
+    def _caller(self, name: str) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            if name not in self.tools:
+                raise InvalidInput(f"the tool {name!r} is not offered to this command")
+            return self.tools[name](**arguments)
+
+        return call
 
     def _created(self, program: Program, program_id: str) -> dict[str, Any]:
         said = program.describe(program_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ _OPTIONS: dict[str, frozenset[str]] = {
     "multi_chain_comparison": frozenset({"m", "temperature"}),
 }
 _EXECUTION_SECONDS = 30.0
-Tools = Mapping[str, Callable[..., Any]]
+Tools = Mapping[str, Any]
+"""By name, `dspy.Tool`s."""
 
 
 @dataclass
@@ -77,8 +78,7 @@ def make_module(kind: str, signature: Any, options: Mapping[str, Any], tools: To
     if tools and kind != "react":
         raise InvalidInput(f"{kind} takes no tools; react does")
     if kind == "react":
-        named = [dspy.Tool(function, name=name) for name, function in tools.items()]
-        return dspy.ReAct(signature, tools=named, **given)
+        return dspy.ReAct(signature, tools=list(tools.values()), **given)
     if kind == "program_of_thought":
         return dspy.ProgramOfThought(signature, interpreter_factory=_interpreter, **given)
     if kind == "multi_chain_comparison":
