@@ -30,6 +30,7 @@ from bridgehold.errors import (
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
 from bridgehold.host.registry import Registry
+from bridgehold.host.resources import ResourceRef, Resources
 from bridgehold.host.sessions import Session, SessionKey, Sessions
 from bridgehold.host.starts import StartOrder
 from bridgehold.host.tools.calls import ToolCalls
@@ -78,8 +79,10 @@ class Dispatch:
         keys: KeyKeeper,
         make_order: OrderMaker,
         offers: Offers,
+        resources: Resources,
         on_degraded: Callable[[str], None],
     ) -> None:
+        self._resources = resources
         self._offers = offers
         self._chains: dict[str, tuple[str, ...]] = {}
         self._registry = registry
@@ -265,6 +268,8 @@ class Dispatch:
             failure.event = written or intent
             raise failure
         assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
+        if plan.operation is not None and session.alive:
+            self._resources.note(plan.operation, _place(plan, session), arguments, frame.result)
         return Reply(
             value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
         )
@@ -298,6 +303,17 @@ class Dispatch:
 def _context(plan: _Plan, session: Session) -> ToolContext:
     return ToolContext(
         tenant=plan.grant.tenant, principal=plan.principal.name, session=session.id, command=plan.command
+    )
+
+
+def _place(plan: _Plan, session: Session) -> ResourceRef:
+    return ResourceRef(
+        id="",
+        kind="",
+        bridge=plan.bridge,
+        session=session.id,
+        session_name=session.key.name,
+        tenant=session.key.tenant,
     )
 
 

@@ -42,11 +42,13 @@ from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
+from bridgehold.host.resources import Resources
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.starts import GatewayHandle, Services, StartOrder
 from bridgehold.host.tools.http import HttpTools
 from bridgehold.host.tools.offers import Offers
 from bridgehold.host.tools.process import ProcessTools
+from bridgehold.host.unified import Unified
 from bridgehold.host.workers import FrameBudget
 from bridgehold.host.zygote_rules import ZygoteLimits
 from bridgehold.host.zygotes import Zygotes
@@ -145,7 +147,10 @@ class HostProcess:
         self._zygotes = Zygotes(services, zygote_limits(self._config))
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), pool_limits(self._config))
         self._make_order = orders.make
-        sessions = Sessions(self._parked, peers.journal, bound=self._config.host.max_sessions)
+        resources = Resources()
+        sessions = Sessions(
+            self._parked, peers.journal, bound=self._config.host.max_sessions, on_end=resources.forget
+        )
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,
@@ -162,6 +167,7 @@ class HostProcess:
             keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
             offers=offers,
+            resources=resources,
             on_degraded=self._degraded,
         )
         methods = Methods(
@@ -175,13 +181,14 @@ class HostProcess:
             parked=self._parked.parked,
             stop=self._ask_stop,
         )
+        unified = Unified(dispatch, registry, resources)
 
         async def refuse(event: PrincipalRefused) -> None:
             await peers.journal.append(event)
 
         principals = Principals(self._config.principals, self._given.owner_uid)
         listener = socket.socket(fileno=self._ends.listener)
-        return sessions, SocketServer(listener, principals, methods.table(), refuse)
+        return sessions, SocketServer(listener, principals, {**methods.table(), **unified.table()}, refuse)
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]

@@ -190,7 +190,11 @@ class Session:
 class Sessions:
     """All sessions of this host. Opening the same key twice at once gives one session."""
 
-    def __init__(self, starter: Starter, journal: JournalClient, *, bound: int) -> None:
+    def __init__(
+        self, starter: Starter, journal: JournalClient, *, bound: int, on_end: Callable[[str], None]
+    ) -> None:
+        """`on_end` is told the id of each session that is over."""
+        self._on_end = on_end
         self._starter = starter
         self._journal = journal
         self._bound = bound
@@ -273,6 +277,7 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end("its worker ended")
+        self._on_end(session.id)
         if self._open.get(session.key) is session:
             del self._open[session.key]
 

@@ -16,10 +16,12 @@ from typing import Any, Self
 import msgspec
 
 from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
+from bridgehold.host.faces.adapter import Adapter
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
 from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.host.layout import Layout, default_layout
+from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import Reply, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
@@ -180,6 +182,74 @@ class Client:
         finally:
             with contextlib.suppress(BridgeholdError):
                 await self.request("session.close", {"session": session.id})
+
+    # The unified interface: the same verbs for every bridge.
+
+    async def create_resource(
+        self,
+        kind: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        bridge: str = "",
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+    ) -> Any:
+        """Make a `kind` (``program``, ``chain``, …) by the bridge's own operation; its result.
+
+        `bridge`: the default one, if left out; `operation`: where the bridge has several that make one.
+        """
+        where = {"bridge": bridge, "session": session, "tenant": tenant, "operation": operation}
+        params = {"kind": kind, "arguments": arguments or {}, **where}
+        return (await self.request("resource.create", params))["value"]
+
+    async def execute_resource(
+        self,
+        resource_id: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+        **where: str,
+    ) -> Any:
+        """Run a resource, wherever it lives. `where`: ``bridge``, ``kind``, ``session``, if ids are alike."""
+        params = {"id": resource_id, "arguments": arguments or {}, "tenant": tenant, "operation": operation}
+        return (await self.request("resource.execute", {**params, **where}))["value"]
+
+    async def delete_resource(
+        self, resource_id: str, *, tenant: str = LOCAL_TENANT, operation: str = "", **where: str
+    ) -> Any:
+        params = {"id": resource_id, "tenant": tenant, "operation": operation}
+        return (await self.request("resource.delete", {**params, **where}))["value"]
+
+    async def list_resources(self, *, tenant: str = LOCAL_TENANT, **where: str) -> list[ResourceRef]:
+        """What the tenant's sessions hold. `where`: ``bridge``, ``kind``, ``session``."""
+        found = await self.request("resource.list", {"tenant": tenant, **where})
+        return msgspec.convert(found, type=list[ResourceRef])
+
+    async def describe(self, bridge: str = "", *, tenant: str = LOCAL_TENANT) -> dict[str, Any]:
+        """A bridge's resources and operations with their schemas, and what the tenant is granted."""
+        found: dict[str, Any] = await self.request("describe", {"bridge": bridge, "tenant": tenant})
+        return found
+
+    async def configure(
+        self,
+        arguments: dict[str, Any],
+        *,
+        bridge: str = "",
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+    ) -> Any:
+        """Run the bridge's own configuring operation: its language model, most often."""
+        where = {"bridge": bridge, "session": session, "tenant": tenant, "operation": operation}
+        return (await self.request("resource.configure", {"arguments": arguments, **where}))["value"]
+
+    async def get_adapter(
+        self, bridge: str = "", *, session: str = ANONYMOUS_SESSION, tenant: str = LOCAL_TENANT
+    ) -> Adapter:
+        """The bridge's operations as methods. `bridgehold bridge adapter NAME` writes a typed class."""
+        return Adapter(self, await self.describe(bridge, tenant=tenant), session=session, tenant=tenant)
 
     async def sessions(self) -> list[SessionInfo]:
         return msgspec.convert(await self.request("sessions", {}), type=list[SessionInfo])

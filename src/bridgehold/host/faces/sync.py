@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from bridgehold.host.faces.client import Client, ClientSession, Host
 from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout
+from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import Reply, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
@@ -125,6 +126,32 @@ class SyncClient:
             yield SyncSession(self._loop, session)
         finally:
             self._loop.run(_leave(manager))
+
+    def create_resource(self, kind: str, arguments: dict[str, Any] | None = None, **where: str) -> Any:
+        """As `Client.create_resource`."""
+        return self._loop.run(self._client.create_resource(kind, arguments, **where))
+
+    def execute_resource(
+        self, resource_id: str, arguments: dict[str, Any] | None = None, **where: str
+    ) -> Any:
+        """As `Client.execute_resource`."""
+        return self._loop.run(self._client.execute_resource(resource_id, arguments, **where))
+
+    def delete_resource(self, resource_id: str, **where: str) -> Any:
+        """As `Client.delete_resource`."""
+        return self._loop.run(self._client.delete_resource(resource_id, **where))
+
+    def list_resources(self, **where: str) -> list[ResourceRef]:
+        """As `Client.list_resources`."""
+        return self._loop.run(self._client.list_resources(**where))
+
+    def describe(self, bridge: str = "", *, tenant: str = LOCAL_TENANT) -> dict[str, Any]:
+        """As `Client.describe`."""
+        return self._loop.run(self._client.describe(bridge, tenant=tenant))
+
+    def configure(self, arguments: dict[str, Any], **where: str) -> Any:
+        """As `Client.configure`."""
+        return self._loop.run(self._client.configure(arguments, **where))
 
     def sessions(self) -> list[SessionInfo]:
         return self._loop.run(self._client.sessions())
