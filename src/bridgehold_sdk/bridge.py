@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from bridgehold_sdk.errors import ProviderNotGranted
+
+if TYPE_CHECKING:
+    from bridgehold_sdk.artifacts import Artifacts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +36,7 @@ class Tool(NamedTuple):
     """JSON Schema of the arguments."""
     call: Callable[[str, dict[str, Any]], Any]
 
-    def __call__(self, **arguments: Any) -> Any:
+    def __call__(self, /, **arguments: Any) -> Any:
         """Its result, from any thread. Raises `ToolError`."""
         return self.call(self.name, arguments)
 
@@ -145,6 +148,13 @@ class Bridge:
     def tools(self) -> Mapping[str, Tool]:
         """By name, the functions of the host's side that the running command may call."""
         return self._attached().tools
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The tenant's bytes by digest, where the policy grants them."""
+        from bridgehold_sdk.artifacts import Artifacts  # rarely needed, and every start would pay
+
+        return Artifacts(lambda: self._attached().tools)
 
     def progress(self, done: int, total: int = 0, note: str = "") -> None:
         """Tell the caller how far the running command is. `total` 0: unknown. Bounded to 20 a second."""

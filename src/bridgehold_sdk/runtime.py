@@ -139,13 +139,28 @@ class Runtime:
                 if self._wanted:
                     raise Cancelled
                 value = self._dispatch(call_id, command, args)
-                return wire.encode(wire.result(call_id, value), self._writer.max_bytes)
+                return self._reply(call_id, value)
             finally:
                 self._armed = False
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
             self._armed = False
             self.error_count += 1
             return wire.encode_fault(call_id, describe(error, self.folder), self._writer.max_bytes)
+
+    def _reply(self, call_id: int, value: Any) -> bytes:
+        """The result; kept as an artifact where it is too large for a frame and the policy grants that."""
+        try:
+            return wire.encode(wire.result(call_id, value), self._writer.max_bytes)
+        except ResultTooLarge:
+            artifacts = self.bridge.artifacts
+            if not artifacts.granted:
+                raise
+            import json
+
+            data = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+            kept = artifacts.put(data, name="result.json", media_type="application/json")
+            reference = {"$artifact": kept["digest"], "size_bytes": kept["size_bytes"]}
+            return wire.encode(wire.result(call_id, reference), self._writer.max_bytes)
 
     def _dispatch(self, call_id: int, command: object, args: object) -> Any:
         if not isinstance(command, str) or not isinstance(args, dict):

@@ -182,7 +182,7 @@ class ToolIntent(Event, frozen=True, kw_only=True, tag="tool.intent"):
     parent: str
     tool: str
     how: str
-    """``caller``, ``http`` or ``process``: where it runs."""
+    """``caller``, ``http``, ``process`` or ``host``: where it runs."""
     rule: str
     arguments_digest: str
     arguments_bytes: int
@@ -210,6 +210,23 @@ class ToolRefused(Event, frozen=True, kw_only=True, tag="tool.refused"):
     reason: str
     source: str
     arguments_digest: str = ""
+
+
+class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
+    """Bytes of a tenant's were kept or removed."""
+
+    action: str
+    """``kept`` or ``removed``."""
+    digest: str
+    size_bytes: int
+    name: str = ""
+
+
+class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
+    """Bytes of a tenant's were handed out; once for each reader that began at their start."""
+
+    digest: str
+    size_bytes: int
 
 
 class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):

@@ -50,6 +50,8 @@ class HostSection(_Strict):
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
     anchor_every_s: Annotated[int, Field(ge=1)] = 300
     """How often the audit's head is signed."""
+    artifacts: Size = "4GiB"
+    """Bytes of artifacts that each tenant may keep."""
     audit_tenant_quota: Size = "4GiB"
     """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
     index: str = ""

@@ -25,10 +25,12 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.artifacts import ArtifactStore
 from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.environments import Environments
+from bridgehold.host.faces.artifacts import Artifacts, inside_tools
 from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
@@ -137,7 +139,9 @@ class HostProcess:
         places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
         entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
         self._tools = ProcessTools(self._layout.config / "tools", entries)
-        offers = Offers(sections, HttpTools(peers.keeper, places), self._tools)
+        store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
+        artifacts = Artifacts(store, peers.journal)
+        offers = Offers(sections, HttpTools(peers.keeper, places), self._tools, (inside_tools(), artifacts))
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -188,7 +192,9 @@ class HostProcess:
 
         principals = Principals(self._config.principals, self._given.owner_uid)
         listener = socket.socket(fileno=self._ends.listener)
-        return sessions, SocketServer(listener, principals, {**methods.table(), **unified.table()}, refuse)
+        return sessions, SocketServer(
+            listener, principals, {**methods.table(), **unified.table(), **artifacts.table()}, refuse
+        )
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]

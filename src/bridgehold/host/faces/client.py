@@ -16,6 +16,8 @@ from typing import Any, Self
 import msgspec
 
 from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
+from bridgehold.host.artifacts import Artifact
+from bridgehold.host.faces import files
 from bridgehold.host.faces.adapter import Adapter
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
@@ -183,6 +185,24 @@ class Client:
             with contextlib.suppress(BridgeholdError):
                 await self.request("session.close", {"session": session.id})
 
+    async def put(
+        self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = LOCAL_TENANT
+    ) -> Artifact:
+        """Keep bytes, or a file, for the tenant; found again by their digest."""
+        return await files.put(self, data, tenant=tenant, name=name, media_type=media_type)
+
+    async def get(self, digest: str, *, tenant: str = LOCAL_TENANT, to: Path | None = None) -> bytes:
+        """An artifact's bytes; with `to` they go into that new file instead."""
+        return await files.get(self, digest, tenant=tenant, to=to)
+
+    async def files(self, *, tenant: str = LOCAL_TENANT) -> list[Artifact]:
+        """The tenant's artifacts, the newest last."""
+        return msgspec.convert(await self.request("artifact.list", {"tenant": tenant}), type=list[Artifact])
+
+    async def remove(self, digest: str, *, tenant: str = LOCAL_TENANT) -> None:
+        """Forget an artifact."""
+        await self.request("artifact.remove", {"digest": digest, "tenant": tenant})
+
     # The unified interface: the same verbs for every bridge.
 
     async def create_resource(
@@ -344,6 +364,18 @@ class ClientSession:
 
     async def logs(self) -> str:
         return await self._client.logs(self.id)
+
+    async def put(self, data: bytes | Path, *, name: str = "", media_type: str = "") -> Artifact:
+        """As `Client.put`, for the session's tenant."""
+        return await self._client.put(data, name=name, media_type=media_type, tenant=self.tenant)
+
+    async def get(self, digest: str, *, to: Path | None = None) -> bytes:
+        """As `Client.get`, for the session's tenant."""
+        return await self._client.get(digest, tenant=self.tenant, to=to)
+
+    async def files(self) -> list[Artifact]:
+        """As `Client.files`, for the session's tenant."""
+        return await self._client.files(tenant=self.tenant)
 
     def _full(self, operation: str) -> str:
         return operation if ":" in operation else f"{self.bridge}:{operation}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces.client import Client, ClientSession, Host
 from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout
@@ -126,6 +127,22 @@ class SyncClient:
             yield SyncSession(self._loop, session)
         finally:
             self._loop.run(_leave(manager))
+
+    def put(self, data: bytes | Path, **more: str) -> Artifact:
+        """As `Client.put`."""
+        return self._loop.run(self._client.put(data, **more))
+
+    def get(self, digest: str, *, tenant: str = LOCAL_TENANT, to: Path | None = None) -> bytes:
+        """As `Client.get`."""
+        return self._loop.run(self._client.get(digest, tenant=tenant, to=to))
+
+    def files(self, *, tenant: str = LOCAL_TENANT) -> list[Artifact]:
+        """As `Client.files`."""
+        return self._loop.run(self._client.files(tenant=tenant))
+
+    def remove(self, digest: str, *, tenant: str = LOCAL_TENANT) -> None:
+        """As `Client.remove`."""
+        self._loop.run(self._client.remove(digest, tenant=tenant))
 
     def create_resource(self, kind: str, arguments: dict[str, Any] | None = None, **where: str) -> Any:
         """As `Client.create_resource`."""

@@ -22,8 +22,15 @@ class CallersOffer(msgspec.Struct, frozen=True):
 class Offers:
     """The operator's tools, by the configuration."""
 
-    def __init__(self, sections: Mapping[str, ToolSection], http: ToolSource, process: ToolSource) -> None:
-        """Raises `UsageError` for a tool that can't be one."""
+    def __init__(
+        self,
+        sections: Mapping[str, ToolSection],
+        http: ToolSource,
+        process: ToolSource,
+        host: tuple[tuple[ToolSpec, ...], ToolSource],
+    ) -> None:
+        """`host`: what the host itself offers to every command. `UsageError` for a tool that can't be one."""
+        self._own = {tool.name: (tool, host[1]) for tool in host[0]}
         self._sections = sections
         self._sources = {"http": http, "process": process}
         self._specs = {name: spec_of(name, section) for name, section in sections.items()}
@@ -31,7 +38,7 @@ class Offers:
 
     def of(self, tenant: str, bridge: str, callers: CallersOffer | None) -> Offered:
         """All that a command of `tenant` with `bridge` may call. Raises `UsageError` for the caller's."""
-        offered: dict[str, tuple[ToolSpec, ToolSource]] = {
+        offered: dict[str, tuple[ToolSpec, ToolSource]] = self._own | {
             name: (spec, self._sources[spec.how])
             for name, spec in self._specs.items()
             if _for(self._sections[name].tenants, tenant) and _for(self._sections[name].bridges, bridge)

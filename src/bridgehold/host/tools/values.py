@@ -12,7 +12,7 @@ from bridgehold.bridges.schema import Schema, schema_problems
 from bridgehold.errors import UsageError
 from bridgehold.ids import is_operation
 
-How = Literal["caller", "http", "process"]
+How = Literal["caller", "http", "process", "host"]
 MOST_TOOLS = 64
 """That one command may be offered."""
 _DESCRIPTION = 4_000
