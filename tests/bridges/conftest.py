@@ -288,7 +288,16 @@ def _build(lock: Path, target: Path) -> None:
         *("--ro-bind", uv, "/uv", "--ro-bind", str(lock), "/lock.txt", "--bind", str(target), "/target"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--setenv", "HOME", "/tmp"),
         *(part for folder in folders for part in ("--ro-bind", folder, folder)),
-        *("/uv", "pip", "install", "--system-certs", "--only-binary", ":all:", "--require-hashes"),
+        *(
+            "/uv",
+            "pip",
+            "install",
+            "--system-certs",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "--no-deps",
+        ),
         *(part for folder in folders for part in ("--find-links", folder)),
         *("--compile-bytecode", "--python", str(python), "--target", "/target", "-r", "/lock.txt"),
     ]
