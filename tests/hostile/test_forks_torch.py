@@ -113,7 +113,7 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         folder.chmod(0o755)
         weights = json.dumps([str(folder / file) for file in FILES])
         model = json.dumps([str(folder / "model")])
-        config = f"[bridges.hostile2]\nweights = {weights}\n[bridges.transformers]\nweights = {model}\n"
+        config = f'[bridges.hostile2]\nweights = {weights}\n[bridges.transformers]\npolicy = "own"\nweights = {model}\n'
         with stage(KIND, "fork", config, host=f"read_roots = [{json.dumps(name)}]", zygote="2GiB") as ready:
             for number in (1, 2):
                 made = ready.bridge(manifest=TORCH)
@@ -130,7 +130,7 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                 )
                 read = f"[filesystem]\nread = [{json.dumps(name)}]\n" if number == 2 else ""
                 policy.write_text(text + read)
-            shipped = ready.layout.policies / "transformers.toml"
+            shipped = ready.layout.policies / "own.toml"
             shipped.write_text(f'extends = "transformers"\n[filesystem]\nread = [{json.dumps(name)}]\n')
             ready.__dict__["weights"] = folder
             yield ready

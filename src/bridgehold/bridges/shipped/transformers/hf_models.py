@@ -73,7 +73,7 @@ def make(
     with torch.device("meta"):
         try:
             outline = HEADS[head].from_config(made, dtype=DTYPES[dtype], **_no_code())
-        except _CONFIG_FAULTS as error:
+        except _FAULTS as error:
             raise InvalidInput(f"config: no {head} model of it: {str(error)[:500]}") from error
     check_model_bytes(weight_bytes(outline), held)
     with torch.random.fork_rng(devices=[]):
@@ -103,7 +103,7 @@ def load(path: str, head: str, *, dtype: str, device: str, labels: list[str], he
             **OFFLINE,
             **extra,
         )
-    except (*_CONFIG_FAULTS, OSError, RuntimeError, ImportError) as error:
+    except (*_FAULTS, OSError, RuntimeError, ImportError) as error:
         raise InvalidInput(f"{path[:200]!r} can't be loaded as {head}: {str(error)[:500]}") from error
     loading = {key: sorted(map(str, info.get(key, ())))[:100] for key in ("missing_keys", "unexpected_keys")}
     check_model_bytes(weight_bytes(network), held)
@@ -166,7 +166,7 @@ def _config(given: dict[str, Any], labels: list[str]) -> Any:
         raise InvalidInput(f"config: {kind} has no {', '.join(unknown)[:300]}")
     try:
         return transformers.AutoConfig.for_model(kind, **values)
-    except _CONFIG_FAULTS as error:
+    except _FAULTS as error:
         raise InvalidInput(f"config: {str(error)[:500]}") from error
 
 
@@ -197,14 +197,15 @@ def _no_code() -> dict[str, bool]:
     return {"trust_remote_code": False}
 
 
-def _config_faults() -> tuple[type[Exception], ...]:
-    """What a config that makes no sense raises, transformers' strict checks among it."""
+def _faults() -> tuple[type[Exception], ...]:
+    """What configs and files that make no sense raise, transformers' strict checks among it."""
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
     return (
         *(ValueError, TypeError, KeyError, AttributeError),
-        *(ZeroDivisionError, AssertionError, IndexError, StrictDataclassError),
+        *(ZeroDivisionError, AssertionError, IndexError, StrictDataclassError, SafetensorError),
     )
 
 
-_CONFIG_FAULTS = _config_faults()
+_FAULTS = _faults()
