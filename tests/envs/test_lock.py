@@ -110,7 +110,7 @@ def test_any_text_is_pins_or_a_typed_refusal(text):
     assert all(pin.hashes for pin in pins)
 
 
-@pytest.mark.parametrize("bridge", ["dspy", "custom", "python", "pandas"])
+@pytest.mark.parametrize("bridge", ["dspy", "custom", "python", "pandas", "transformers"])
 def test_the_shipped_locks_parse_and_name_no_index(bridge, interpreter):
     from importlib.resources import files
 
@@ -122,6 +122,7 @@ def test_the_shipped_locks_parse_and_name_no_index(bridge, interpreter):
         "custom": {"scikit-learn", "numpy"},
         "python": set(),
         "pandas": {"pandas", "numpy"},
+        "transformers": {"transformers", "torch", "tokenizers", "safetensors"},
     }
     assert wanted[bridge] <= names
     assert "://" not in text

@@ -45,29 +45,29 @@ def saved_folder(name: str) -> Path:
 
 def device_of(name: str) -> Any:
     """`torch.device`, or `InvalidInput` that names what the device lacks."""
-    if name == "cpu":
-        return torch.device("cpu")
-    reason = missing_for(name)
-    if reason:
+    if reason := missing_for(name):
         raise InvalidInput(f"device {name!r}: {reason}; this session has cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise InvalidInput(f"device {name!r}: {str(error)[:200]}") from error
 
 
 def missing_for(name: str) -> str:
-    """Why a device can't be used here; empty where it can."""
-    kind = name.partition(":")[0]
-    if kind == "cuda":
-        if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
-            return f"torch {torch.__version__} is built without CUDA; lock the cuda variant (see the README)"
-        if not Path("/dev/nvidiactl").exists():
-            return "the sandbox has no /dev/nvidia*: no policy of this host gives a session a GPU"
-        if not torch.cuda.is_available():
-            return "no driver answers"
-        index = name.partition(":")[2]
-        if index and int(index) >= torch.cuda.device_count():
-            return f"there are {torch.cuda.device_count()}"
-        return ""
-    return "only cpu and cuda are known" if kind != "cpu" else ""
+    """Why a device can't be used here, everything that is missing at once; empty where it can."""
+    kind, _, index = name.partition(":")
+    if kind != "cuda":
+        return "" if name == "cpu" else "only cpu and cuda are known"
+    missing = []
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        missing.append(f"torch {torch.__version__} is built without CUDA")
+    if not Path("/dev/nvidiactl").exists():
+        missing.append("the sandbox has no /dev/nvidiactl")
+    if not missing and not torch.cuda.is_available():
+        missing.append("no driver answers")
+    if not missing and index.isdecimal() and int(index) >= torch.cuda.device_count():
+        missing.append(f"there are {torch.cuda.device_count()} devices")
+    return ", and ".join(missing)
 
 
 def devices() -> list[dict[str, Any]]:
