@@ -37,6 +37,7 @@ from bridgehold.bridges.frames import (
     ToolReplyFrame,
 )
 from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.sandbox.envs.sources import default_sources
 
 SOURCE = Path(bridgehold.__file__).parent
 PATIENCE = 30.0
@@ -282,6 +283,7 @@ def _build(lock: Path, target: Path) -> None:
     """Install `lock` (wheels, hashes) with uv inside a sandbox that has the network and nothing else."""
     uv = find_uv_bin()
     python = default_python()
+    folders = default_sources().folders  # wheels that this machine has beside its index
     argv = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--clearenv"]
     for folder in ("/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/resolv.conf", "/etc/hosts"):
         argv += ["--ro-bind-try", folder, folder]
@@ -289,7 +291,18 @@ def _build(lock: Path, target: Path) -> None:
         *("--ro-bind", str(python.parent.parent), str(python.parent.parent)),
         *("--ro-bind", uv, "/uv", "--ro-bind", str(lock), "/lock.txt", "--bind", str(target), "/target"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--setenv", "HOME", "/tmp"),
-        *("/uv", "pip", "install", "--system-certs", "--only-binary", ":all:", "--require-hashes"),
+        *(part for folder in folders for part in ("--ro-bind", folder, folder)),
+        *(
+            "/uv",
+            "pip",
+            "install",
+            "--system-certs",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "--no-deps",
+        ),
+        *(part for folder in folders for part in ("--find-links", folder)),
         *("--compile-bytecode", "--python", str(python), "--target", "/target", "-r", "/lock.txt"),
     ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
