@@ -232,6 +232,16 @@ Launch = Callable[..., Guest]
 @pytest.fixture
 def launch() -> Iterator[Launch]:
     """`launch(folder, python=…, site_packages=…)`: a sandboxed worker that waits for its boot frame."""
+    yield from _launching()
+
+
+@pytest.fixture(scope="module")
+def launch_once() -> Iterator[Launch]:
+    """As `launch`, for a worker that the module's tests share: those whose framework takes seconds to load."""
+    yield from _launching()
+
+
+def _launching() -> Iterator[Launch]:
     if shutil.which("bwrap") is None:
         pytest.skip("bwrap is not installed")
     with contextlib.ExitStack() as stack:
