@@ -25,6 +25,7 @@ from aiohttp import web
 
 from bridgehold.bridges.kit import replies
 from bridgehold.bridges.kit.answers import answer, embedding, text_of, tokens_of
+from bridgehold.bridges.kit.tool_calls import tool_calls
 
 _BODY_BOUND = 32 * 1024 * 1024
 _LOG_BOUND = 10_000
@@ -128,15 +129,18 @@ class Provider:
             return refusal
         messages = body.get("messages")
         listed = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-        text = self._text(listed, body.get("response_format"), request)
+        calls = () if self._script else tool_calls(body)
+        text = "" if calls else self._text(listed, body.get("response_format"), request)
         prompt = sum(tokens_of(text_of(message.get("content"))) for message in listed)
         model = str(body.get("model", "simulated"))
         if body.get("stream") is True:
             options = body.get("stream_options")
             usage = isinstance(options, Mapping) and options.get("include_usage") is True
-            events = replies.chat_events(model, text, prompt, usage=usage and self.behaviour.usage)
+            usage = usage and self.behaviour.usage
+            events = replies.chat_events(model, text, prompt, usage=usage, calls=calls)
             return await self._stream(request, events)
-        return self._json(request, replies.chat(model, text, prompt, usage=self.behaviour.usage))
+        document = replies.chat(model, text, prompt, usage=self.behaviour.usage, calls=calls)
+        return self._json(request, document)
 
     async def _responses(self, request: web.Request) -> web.StreamResponse:
         body, refusal = await self._admit(request)
