@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import bridgehold
 from bridgehold.bridges.catalogue import Catalogue
-from bridgehold.bridges.frames import ProviderBinding
+from bridgehold.bridges.frames import ProviderBinding, ReadyFrame
 
 MANIFEST = Catalogue.load().get("langchain")
 KIT = Path(bridgehold.__file__).parent / "bridges" / "kit"
@@ -51,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body):
         model = body.get("model", "")
+        if not self.path.endswith("/chat/completions"):
+            return self.give(404, "application/json", b'{"error": {"message": "another shape"}}')
         if model == "slow":
             time.sleep(30)
         if model == "pause":
@@ -91,6 +95,26 @@ class Probe(LangChainBridge):
     def script(self, texts):
         SCRIPT[:] = texts
 """
+
+
+def begin(launch: Any, site_packages: Path, bridge_folder: Callable[[str], Path]) -> Any:
+    """The bridge, open, with the probe's provider on its loopback."""
+    folder = bridge_folder(PROBE)
+    for file in MANIFEST.folder.glob("*.py"):
+        shutil.copy(file, folder)
+    binds = {"/tmp/kit/bridgehold/bridges/kit": KIT}
+    guest = launch(folder, site_packages=site_packages, binds=binds)
+    ready = guest.boot(
+        bridge="langchain",
+        version=MANIFEST.version,
+        entry="sample:Probe",
+        preload=MANIFEST.preload,
+        providers=PROVIDERS,
+    )
+    assert isinstance(ready, ReadyFrame), ready
+    assert set(ready.operations) == {*MANIFEST.operations, "seen", "script"}
+    guest.open()
+    return guest
 
 
 def run(guest: Any, name: str, /, **args: Any) -> Any:

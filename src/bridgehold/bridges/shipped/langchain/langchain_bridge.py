@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import langchain
+from lc_agents import Agents
 from lc_chains import Chains, Prompts
 
 
-class LangChainBridge(Prompts, Chains):
+class LangChainBridge(Prompts, Chains, Agents):
     name = "langchain"
     version = "0.1.0"
 
@@ -20,7 +21,15 @@ class LangChainBridge(Prompts, Chains):
         return {
             "name": "langchain",
             "version": langchain.__version__,
-            "capabilities": ["language_models", "prompts", "chains", "streaming", "structured_output"],
+            "capabilities": [
+                "language_models",
+                "prompts",
+                "chains",
+                "streaming",
+                "structured_output",
+                "conversations",
+                "agents",
+            ],
         }
 
     def stats(self) -> dict[str, Any]:
@@ -28,4 +37,6 @@ class LangChainBridge(Prompts, Chains):
             "llms_count": len(self.llms),
             "prompts_count": len(self.prompts),
             "chains_count": len(self.chains),
+            "conversations_count": len(self.conversations),
+            "agents_count": len(self.agents),
         }

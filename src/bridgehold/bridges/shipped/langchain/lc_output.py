@@ -11,7 +11,7 @@ from typing import Any
 
 from bridgehold_sdk import InvalidInput
 
-_DEPTH = 40
+_DEPTH = 20
 _SIZE = 2_000
 _KINDS: dict[str, tuple[type, ...]] = {
     "object": (dict,),
