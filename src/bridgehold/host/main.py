@@ -125,7 +125,8 @@ class HostProcess:
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         weights = {name: section.weights for name, section in self._config.bridges.items()}
-        orders = Orders(registry, environments, peers.keeper, weights)
+        shapes = {name: section.shape for name, section in self._config.providers.items()}
+        orders = Orders(registry, environments, peers.keeper, weights, shapes)
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,

@@ -59,6 +59,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     bridge_folder: Path
     weights: tuple[str, ...] = ()
     """Paths inside, of what the operator has loaded once for all sessions."""
+    shapes: dict[str, str] = {}
+    """How each configured provider's interface looks; ``openai`` for one that isn't configured."""
     env_secrets: tuple[tuple[str, str], ...] = ()
     """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
 
@@ -301,7 +303,9 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
     grant, manifest = order.grant, order.manifest
     base = f"http://127.0.0.1:{GATEWAY_PORT}"
     providers = {
-        name: ProviderBinding(base_url=f"{base}/{name}", placeholder=placeholder)
+        name: ProviderBinding(
+            base_url=f"{base}/{name}", placeholder=placeholder, shape=order.shapes.get(name, "openai")
+        )
         for name, placeholder in placeholders.items()
     }
     return BootFrame(

@@ -1,0 +1,101 @@
+"""The shipped langchain bridge under a real host: forked, through the gateway, to the test kit's provider."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bridgehold import SyncClient
+from bridgehold.bridges.kit.provider import Provider
+from bridgehold.host.keeper.admin import SecretAdmin
+from hostile.stage import Stage, make_home, start_host, stop_host
+
+pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
+KIND = "root" if os.getuid() == 0 else "self"
+PLACEHOLDER = "sk-bh-"
+
+
+@contextlib.contextmanager
+def running_provider() -> Iterator[Provider]:
+    loop = asyncio.new_event_loop()
+    ready: concurrent.futures.Future[tuple[Provider, asyncio.Event]] = concurrent.futures.Future()
+
+    async def serve() -> None:
+        end = asyncio.Event()
+        async with Provider.open() as provider:
+            ready.set_result((provider, end))
+            await end.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    provider, end = ready.result(10)
+    try:
+        yield provider
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def hosted() -> Iterator[tuple[Stage, Provider]]:
+    with contextlib.ExitStack() as stack:
+        layout = make_home(os.getuid())
+        stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
+        provider = stack.enter_context(running_provider())
+        layout.config_file.write_text(
+            "".join(
+                f'[providers.{name}]\nbase_url = "{provider.base_url}"\nshape = "{name}"\nprivate = true\n'
+                for name in ("openai", "anthropic")
+            )
+            + '[bridges.langchain]\npolicy = "own"\n'
+        )
+        policy = 'extends = "langchain"\nweakenings = ["private_network"]\n'
+        (layout.policies / "own.toml").write_text(policy)
+        layout.secrets.mkdir(parents=True, exist_ok=True)
+        layout.secrets.chmod(0o700)
+        for name in ("openai", "anthropic"):
+            SecretAdmin.open_file(layout.secrets).set("local", name, provider.key.encode())
+        process = start_host(layout)
+        stack.callback(stop_host, process)
+        client = stack.enter_context(SyncClient.connect(layout.socket))
+        yield Stage(kind=KIND, layout=layout, client=client, supervisor=process.pid), provider
+
+
+def test_forked_sessions_run_chains_and_agents_with_a_key_that_is_not_inside(
+    hosted: tuple[Stage, Provider],
+) -> None:
+    stage, provider = hosted
+    for name in ("one", "two"):
+        with stage.client.session("langchain") as session:
+            shapes = session.run("configure_llm", {"model": "gpt-4o-mini"})
+            assert shapes["shape"] == "openai"
+            session.run("create_chain", {"id": "c", "template": "Say {word}"})
+            done = session.run("run_chain", {"chain_id": "c", "inputs": {"word": name}})
+            assert done["output"] == f"You said: Say {name}"
+            batch = session.run("batch_chain", {"chain_id": "c", "inputs": [{"word": "a"}, {"word": "b"}]})
+            assert [result["output"] for result in batch["results"]] == ["You said: Say a", "You said: Say b"]
+            session.run("create_agent", {"id": "a", "tools": ["calculator"]})
+            ran = session.run("run_agent", {"agent_id": "a", "input": 'calculator {"expression": "6*7"}'})
+            assert (ran["steps"][0]["result"], ran["output"]) == ("42", "You said: 42")
+    assert provider.requests_with_key() == len(provider.log) == 2 * 5
+    assert stage.events("start.fell_back") == []
+    proofs = stage.events("worker.attested")
+    assert len(proofs) == 2
+    assert all(proof["zygote"] for proof in proofs)
+    spent = [event for event in stage.events("egress.outcome") if event["session"]]
+    assert all(event["input_tokens"] and event["output_tokens"] for event in spent)
+
+
+def test_a_bridge_is_told_the_shape_of_each_provider(hosted: tuple[Stage, Provider]) -> None:
+    stage, _ = hosted
+    with stage.client.session("langchain") as session:
+        for name, shape in (("anthropic", "anthropic"), ("openai", "openai")):
+            made = session.run("configure_llm", {"model": "some-model", "provider": name, "id": name})
+            assert made["shape"] == shape
