@@ -9,17 +9,24 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from bridgehold import SyncClient
 from bridgehold.bridges.kit.provider import Provider
+from bridgehold.host.faces.sync import SyncSession
 from bridgehold.host.keeper.admin import SecretAdmin
 from hostile.stage import Stage, make_home, start_host, stop_host
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 KIND = "root" if os.getuid() == 0 else "self"
-PLACEHOLDER = "sk-bh-"
+CITY = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "people": {"type": "integer"}},
+    "required": ["name", "people"],
+}
+SHAPES = ("openai", "anthropic", "gemini")
 
 
 @contextlib.contextmanager
@@ -49,10 +56,11 @@ def hosted() -> Iterator[tuple[Stage, Provider]]:
         layout = make_home(os.getuid())
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
         provider = stack.enter_context(running_provider())
+        bases = {name: provider.base_url + ("beta" if name == "gemini" else "") for name in SHAPES}
         layout.config_file.write_text(
             "".join(
-                f'[providers.{name}]\nbase_url = "{provider.base_url}"\nshape = "{name}"\nprivate = true\n'
-                for name in ("openai", "anthropic")
+                f'[providers.{name}]\nbase_url = "{bases[name]}"\nshape = "{name}"\nprivate = true\n'
+                for name in SHAPES
             )
             + '[bridges.langchain]\npolicy = "own"\n'
         )
@@ -60,7 +68,7 @@ def hosted() -> Iterator[tuple[Stage, Provider]]:
         (layout.policies / "own.toml").write_text(policy)
         layout.secrets.mkdir(parents=True, exist_ok=True)
         layout.secrets.chmod(0o700)
-        for name in ("openai", "anthropic"):
+        for name in SHAPES:
             SecretAdmin.open_file(layout.secrets).set("local", name, provider.key.encode())
         process = start_host(layout)
         stack.callback(stop_host, process)
@@ -94,9 +102,38 @@ def test_forked_sessions_run_chains_and_agents_with_a_key_that_is_not_inside(
     assert all(event["input_tokens"] and event["output_tokens"] for event in spent)
 
 
-def test_a_bridge_is_told_the_shape_of_each_provider(hosted: tuple[Stage, Provider]) -> None:
-    stage, _ = hosted
+def streamed(session: SyncSession, operation: str, arguments: dict[str, object]) -> list[dict[str, Any]]:
+    """All that comes of a stream, its result last."""
+
+    async def collect() -> list[dict[str, Any]]:
+        return [event async for event in session._session.stream(operation, arguments)]
+
+    return session._loop.run(collect())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_provider_of_each_shape_is_reached_and_charged(hosted: tuple[Stage, Provider], shape: str) -> None:
+    stage, provider = hosted
+    before = provider.requests_with_key()
     with stage.client.session("langchain") as session:
-        for name, shape in (("anthropic", "anthropic"), ("openai", "openai")):
-            made = session.run("configure_llm", {"model": "some-model", "provider": name, "id": name})
-            assert made["shape"] == shape
+        made = session.run("configure_llm", {"model": "some-model", "provider": shape, "max_tokens": 100})
+        assert made["shape"] == shape
+        session.run("create_chain", {"id": "c", "template": "Say {word}"})
+        done = session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
+        assert done["output"] == "You said: Say one"
+        assert done["usage"]["input_tokens"] == 2
+        *pieces, last = streamed(session, "stream_chain", {"chain_id": "c", "inputs": {"word": "two"}})
+        texts = [event["data"]["text"].strip() for event in pieces]
+        assert texts == ["You", "said:", "Say", "two"]
+        assert last["value"]["output"] == "You said: Say two"
+        assert last["value"]["usage"]["input_tokens"] == 2
+        session.run("create_chain", {"id": "city", "template": "A city", "output_schema": CITY})
+        city = session.run("run_chain", {"chain_id": "city"})["output"]
+        assert isinstance(city["people"], int)
+        session.run("create_agent", {"id": "a", "tools": ["calculator"]})
+        ran = session.run("run_agent", {"agent_id": "a", "input": 'calculator {"expression": "6*7"}'})
+        assert ran["steps"][0]["result"] == "42"
+        assert "42" in ran["output"]
+    assert provider.requests_with_key() - before == 5
+    spent = stage.events("egress.outcome")[-5:]
+    assert all(event["input_tokens"] and event["output_tokens"] for event in spent)

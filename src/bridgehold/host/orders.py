@@ -49,7 +49,10 @@ class Orders:
         weights: Mapping[str, tuple[str, ...]] | None = None,
         shapes: Mapping[str, str] | None = None,
     ) -> None:
-        """`weights`: by bridge, the host paths of what the operator has loaded ahead. `shapes`: by provider."""
+        """`weights`: by bridge, the host paths of what the operator has loaded ahead.
+
+        `shapes`: by provider, how its interface looks.
+        """
         self._weights = weights or {}
         self._shapes = shapes or {}
         self._registry = registry

@@ -32,7 +32,7 @@ def chat(
         "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
     }
     if usage:
-        document["usage"] = _usage(_said(text, calls), prompt_tokens)
+        document["usage"] = _usage(said(text, calls), prompt_tokens)
     return document
 
 
@@ -41,7 +41,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _said(text: str, calls: Sequence[ToolCall]) -> str:
+def said(text: str, calls: Sequence[ToolCall]) -> str:
     """All that the model wrote, for counting."""
     return " ".join([text, *(f"{call.name} {call.arguments}" for call in calls)])
 
@@ -72,7 +72,7 @@ def chat_events(
     }
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
-        return _event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+        return event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
     events = [chunk({"role": "assistant", "content": ""})]
     events += [chunk({"content": word}) for word in words(text)]
@@ -85,8 +85,8 @@ def chat_events(
         ]
     events.append(chunk({}, "tool_calls" if calls else "stop"))
     if usage:
-        spent = _usage(_said(text, calls), prompt_tokens)
-        events.append(_event({**base, "choices": [], "usage": spent}))
+        spent = _usage(said(text, calls), prompt_tokens)
+        events.append(event({**base, "choices": [], "usage": spent}))
     return [*events, b"data: [DONE]\n\n"]
 
 
@@ -149,8 +149,8 @@ def response_events(model: str, text: str, prompt_tokens: int) -> list[bytes]:
         {"type": "response.completed", "response": done},
     ]
     return [
-        f"event: {event['type']}\n".encode() + _event({**event, "sequence_number": number})
-        for number, event in enumerate(listed)
+        f"event: {one['type']}\n".encode() + event({**one, "sequence_number": number})
+        for number, one in enumerate(listed)
     ]
 
 
@@ -173,5 +173,6 @@ def models() -> dict[str, Any]:
     }
 
 
-def _event(value: dict[str, Any]) -> bytes:
+def event(value: dict[str, Any]) -> bytes:
+    """One event of a stream, encoded."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

@@ -69,7 +69,7 @@ def call_dspy(gateway: str) -> None:
 
 
 def call_langchain_openai(gateway: str) -> None:
-    """Through an HTTP client of our own: LangChain keeps the one that it makes, and its connection, for good."""
+    """Through an HTTP client of our own: LangChain keeps the one that it makes, with its connection."""
     openai: Any = importlib.import_module("openai")
     kind: Any = importlib.import_module("langchain_openai").ChatOpenAI
 
