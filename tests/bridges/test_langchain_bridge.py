@@ -92,7 +92,10 @@ def test_a_batch_keeps_its_order_and_goes_on_after_a_failure(langchain: Any) -> 
     words = ["one", "FORBIDDEN", "three", "four"]
     inputs = [{"word": word} for word in words]
     for _ in range(2):  # the connections of the first batch are still good for the second
-        done = run(langchain, "batch_chain", chain_id="c", inputs=inputs, max_concurrency=2)
+        args = {"chain_id": "c", "inputs": inputs, "max_concurrency": 2}
+        call = langchain.start("langchain:batch_chain", args)
+        done = langchain.reply(call).result
+        assert [note.total for note in langchain.progress(call)][:1] == [4]
         outputs = [result.get("output") for result in done["results"]]
         assert outputs == ["You said: Say one", None, "You said: Say three", "You said: Say four"]
         assert "not granted [rule endpoints[0]]" in done["results"][1]["error"]["message"]

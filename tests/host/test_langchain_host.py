@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import json
 import os
 import shutil
 import threading
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 
 from bridgehold import SyncClient
+from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.host.faces.sync import SyncSession
 from bridgehold.host.keeper.admin import SecretAdmin
-from hostile.stage import Stage, make_home, start_host, stop_host
+from bridgehold.host.layout import Layout
+from hostile.stage import BRIDGE, MANIFEST, Stage, make_home, start_host, stop_host
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 KIND = "root" if os.getuid() == 0 else "self"
@@ -50,6 +53,27 @@ def running_provider() -> Iterator[Provider]:
         thread.join(5)
 
 
+def _write_drawing_bridge(layout: Layout) -> None:
+    """A bridge on the same environment and the same preload, for looking at what a fork draws."""
+    shipped = Catalogue.load().get("langchain")
+    folder = layout.bridges / "draws"
+    folder.mkdir()
+    for name in ("requirements.in", "requirements.lock"):
+        shutil.copy(shipped.folder / name, folder)
+    preload = (
+        f"[preload]\nmodules = {json.dumps(shipped.preload)}\ncalls = {json.dumps(shipped.preload_calls)}\n"
+    )
+    files = 'requirements = "requirements.in"\nlock = "requirements.lock"\n'
+    manifest = MANIFEST.format(name="draws").replace(
+        "[operations.act]", files + preload + "[operations.act]", 1
+    )
+    (folder / "bridge.toml").write_text(manifest)
+    (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
+    limits = '[limits]\nmemory = "1GiB"\nstartup = "60s"\n[sandbox]\nstart = "fork"\n'
+    operations = '[operations]\nallow = ["*"]\n'
+    (layout.policies / "draws.toml").write_text('extends = "baseline"\n' + limits + operations)
+
+
 @pytest.fixture(scope="module")
 def hosted() -> Iterator[tuple[Stage, Provider]]:
     with contextlib.ExitStack() as stack:
@@ -64,6 +88,7 @@ def hosted() -> Iterator[tuple[Stage, Provider]]:
             )
             + '[bridges.langchain]\npolicy = "own"\n'
         )
+        _write_drawing_bridge(layout)
         policy = 'extends = "langchain"\nweakenings = ["private_network"]\n'
         (layout.policies / "own.toml").write_text(policy)
         layout.secrets.mkdir(parents=True, exist_ok=True)
@@ -137,3 +162,23 @@ def test_a_provider_of_each_shape_is_reached_and_charged(hosted: tuple[Stage, Pr
     assert provider.requests_with_key() - before == 5
     spent = stage.events("egress.outcome")[-5:]
     assert all(event["input_tokens"] and event["output_tokens"] for event in spent)
+
+
+def test_siblings_draw_ids_of_their_own_and_have_no_thread_of_the_zygotes(
+    hosted: tuple[Stage, Provider],
+) -> None:
+    stage, _ = hosted
+    code = (
+        "import os, uuid_utils\n"
+        "from langchain_core.utils.uuid import uuid7\n"
+        "result['ids'] = [uuid_utils.uuid4().hex, uuid7().hex[-8:], uuid_utils.uuid7().hex[-8:]]\n"
+        "result['threads'] = len(os.listdir('/proc/self/task'))\n"
+    )
+    drawn: list[str] = []
+    for _ in range(3):
+        with stage.client.session("draws") as session:
+            found = session.run("act", {"code": code})
+            drawn += found["ids"]
+            assert found["threads"] == 2  # the command's own, and the one that reads the wire
+    assert len(set(drawn)) == len(drawn)
+    assert [event["reason"] for event in stage.events("start.fell_back")] == []
