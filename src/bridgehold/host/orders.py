@@ -51,10 +51,10 @@ class Orders:
     ) -> None:
         """`weights`: by bridge, the host paths of what the operator has loaded ahead.
 
-        `shapes`: by provider.
+        `shapes`: by provider, how its interface looks.
         """
-        self._shapes = shapes or {}
         self._weights = weights or {}
+        self._shapes = shapes or {}
         self._registry = registry
         self._environments = environments
         self._secrets = secrets
@@ -74,10 +74,11 @@ class Orders:
             environment_digest=environment.digest,
             bridge_folder=manifest.folder,
             weights=paths_inside(self._weights.get(bridge, ()), grant.read),
-            shapes=tuple(
-                (endpoint.provider, self._shapes.get(endpoint.provider, "openai"))
+            shapes={
+                endpoint.provider: self._shapes[endpoint.provider]
                 for endpoint in grant.endpoints
-            ),
+                if endpoint.provider in self._shapes
+            },
             env_secrets=await self._revealed(tenant, grant, manifest),
         )
 

@@ -59,8 +59,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     bridge_folder: Path
     weights: tuple[str, ...] = ()
     """Paths inside, of what the operator has loaded once for all sessions."""
-    shapes: tuple[tuple[str, str], ...] = ()
-    """Which shape each granted provider has."""
+    shapes: dict[str, str] = {}
+    """How each configured provider's interface looks; ``openai`` for one that isn't configured."""
     env_secrets: tuple[tuple[str, str], ...] = ()
     """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
 
@@ -312,7 +312,7 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
     base = f"http://127.0.0.1:{GATEWAY_PORT}"
     providers = {
         name: ProviderBinding(
-            base_url=f"{base}/{name}", placeholder=placeholder, shape=dict(order.shapes).get(name, "openai")
+            base_url=f"{base}/{name}", placeholder=placeholder, shape=order.shapes.get(name, "openai")
         )
         for name, placeholder in placeholders.items()
     }
