@@ -7,6 +7,7 @@ here the inside view is the same, and what is tested is the guest.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import selectors
@@ -275,7 +276,7 @@ def bridge_folder(tmp_path: Path) -> Callable[[str], Path]:
         folder.mkdir(exist_ok=True)
         (folder / "sample.py").write_text(source)
         folder.chmod(0o755)
-        for parent in list(tmp_path.parents)[:2]:
+        for parent in list(tmp_path.parents)[:3]:  # and one more below a worker of several
             parent.chmod(0o755)
         tmp_path.chmod(0o755)
         return folder
@@ -339,9 +340,11 @@ def environment(request: pytest.FixtureRequest) -> Callable[[str], Path]:
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
         digest = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:16]
         target = root / f"{name}-{digest}"
-        if not target.exists():
-            target.mkdir(parents=True)
-            _build(lock, target)
+        with (root / f"{digest}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another worker of this run may be building it
+            if not target.exists():
+                target.mkdir(parents=True)
+                _build(lock, target)
         return target
 
     return make
