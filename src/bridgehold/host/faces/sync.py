@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bridgehold.host.artifacts import Artifact
-from bridgehold.host.faces.client import Client, ClientSession, Host
+from bridgehold.host.faces.client import Client, ClientSession, Host, Progress
 from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout
 from bridgehold.host.resources import ResourceRef
@@ -86,8 +86,11 @@ class SyncClient:
     ) -> None:
         self.close()
 
-    def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        return self._loop.run(self._client.request(method, params or {}))
+    def request(
+        self, method: str, params: dict[str, Any] | None = None, on_event: Progress | None = None
+    ) -> Any:
+        """As `Client.request`; `on_event` is called on the client's own thread."""
+        return self._loop.run(self._client.request(method, params or {}, on_event))
 
     def call(
         self,
