@@ -18,7 +18,7 @@ def preloaded(path: str) -> Any:
     Raises `KeyError` naming what there is.
     """
     try:
-        return _kept[path]
+        return _kept[path.rstrip("/")]
     except KeyError:
         there = ", ".join(sorted(_kept)) or "nothing"
         raise KeyError(f"{path!r} was not loaded ahead; loaded: {there}") from None
@@ -37,7 +37,7 @@ def after_fork(function: Hook) -> Hook:
 
 def keep(path: str, loaded: Any) -> None:
     """By our own code, in the zygote."""
-    _kept[path] = loaded
+    _kept[path.rstrip("/")] = loaded
 
 
 def run_hooks() -> None:

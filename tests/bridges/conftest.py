@@ -33,6 +33,8 @@ from bridgehold.bridges.frames import (
     ReadyFrame,
     ResultFrame,
     StrayFrame,
+    ToolFact,
+    ToolReplyFrame,
 )
 from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.sandbox.envs.sources import default_sources
@@ -66,7 +68,7 @@ class Guest:
         self._selector.register(self._log, selectors.EVENT_READ)
         self._next = 1
 
-    def send(self, frame: BootFrame | CallFrame | CancelFrame) -> None:
+    def send(self, frame: BootFrame | CallFrame | CancelFrame | ToolReplyFrame) -> None:
         self.send_bytes(encode(frame))
 
     def send_bytes(self, data: bytes) -> None:
@@ -83,11 +85,13 @@ class Guest:
     def open(self) -> Any:
         return self.value("common:open", {"session": {"id": "s-1", "name": "main", "tenant": "acme"}})
 
-    def start(self, command: str, args: dict[str, object] | None = None) -> int:
+    def start(
+        self, command: str, args: dict[str, object] | None = None, tools: tuple[ToolFact, ...] = ()
+    ) -> int:
         call_id = self._next
         self._next += 1
         self.reader.expect(call_id)
-        self.send(CallFrame(id=call_id, command=command, args=args or {}))
+        self.send(CallFrame(id=call_id, command=command, args=args or {}, tools=tools))
         return call_id
 
     def reply(self, call_id: int, patience: float = PATIENCE) -> ResultFrame | FaultFrame:
@@ -228,6 +232,16 @@ Launch = Callable[..., Guest]
 @pytest.fixture
 def launch() -> Iterator[Launch]:
     """`launch(folder, python=…, site_packages=…)`: a sandboxed worker that waits for its boot frame."""
+    yield from _launching()
+
+
+@pytest.fixture(scope="module")
+def launch_once() -> Iterator[Launch]:
+    """As `launch`, for a worker that the module's tests share: those whose framework takes seconds to load."""
+    yield from _launching()
+
+
+def _launching() -> Iterator[Launch]:
     if shutil.which("bwrap") is None:
         pytest.skip("bwrap is not installed")
     with contextlib.ExitStack() as stack:

@@ -53,6 +53,12 @@ def guest(launch: Any, environment: Callable[[str], Path]) -> Any:
     return start(launch, environment)
 
 
+@pytest.fixture(scope="module")
+def shared(launch_once: Any, environment: Callable[[str], Path]) -> Any:
+    """For what leaves nothing behind: torch takes its seconds once."""
+    return start(launch_once, environment)
+
+
 def run(guest: Any, name: str, /, **args: Any) -> Any:
     MANIFEST.check_arguments(name, args)
     return guest.value(f"transformers:{name}", args)
@@ -341,10 +347,10 @@ def test_a_device_that_is_not_there_is_refused_by_name(guest: Any) -> None:
         ({**GPT2, "_attn_implementation": "someone/kernels"}, "not taken"),
     ],
 )
-def test_configs_that_make_no_sense(guest: Any, config: dict[str, Any], text: str) -> None:
-    peak = guest.value("common:get_stats")["memory_usage"]["peak"]
-    assert text in refused(guest, "load_model", config=config)
-    assert guest.value("common:get_stats")["memory_usage"]["peak"] < peak + (256 << 20)
+def test_configs_that_make_no_sense(shared: Any, config: dict[str, Any], text: str) -> None:
+    peak = shared.value("common:get_stats")["memory_usage"]["peak"]
+    assert text in refused(shared, "load_model", config=config)
+    assert shared.value("common:get_stats")["memory_usage"]["peak"] < peak + (256 << 20)
 
 
 def test_texts_and_tokens_are_bounded(guest: Any) -> None:

@@ -110,7 +110,9 @@ def test_any_text_is_pins_or_a_typed_refusal(text):
     assert all(pin.hashes for pin in pins)
 
 
-@pytest.mark.parametrize("bridge", ["dspy", "custom", "python", "pandas", "transformers"])
+@pytest.mark.parametrize(
+    "bridge", ["dspy", "custom", "enhanced", "langchain", "python", "pandas", "transformers"]
+)
 def test_the_shipped_locks_parse_and_name_no_index(bridge, interpreter):
     from importlib.resources import files
 
@@ -120,6 +122,8 @@ def test_the_shipped_locks_parse_and_name_no_index(bridge, interpreter):
     wanted = {
         "dspy": {"dspy-ai", "litellm"},
         "custom": {"scikit-learn", "numpy"},
+        "enhanced": {"dspy-ai", "litellm"},
+        "langchain": {"langchain", "langgraph", "langchain-openai"},
         "python": set(),
         "pandas": {"pandas", "numpy"},
         "transformers": {"transformers", "torch", "tokenizers", "safetensors"},

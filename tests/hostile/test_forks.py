@@ -11,6 +11,8 @@ import pytest
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.checks import cold_starts_probe
+from bridgehold.host.config import load_config
+from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.sandbox.doctor import Context
 from hostile.stage import Stage, stage, zygote_process
 
@@ -100,6 +102,21 @@ def test_a_changed_policy_drains_what_was_parked(forks: Stage) -> None:
         time.sleep(0.05)
     assert not before & {event["worker"] for event in parked(forks)}
     policy.write_text(policy.read_text().replace('command = "7s"', 'command = "8s"'))
+
+
+def test_a_changed_secret_drains_what_was_parked_for_its_tenant_and_others_are_parked(forks: Stage) -> None:
+    admin = SecretAdmin.for_layout(forks.layout, load_config(forks.layout.config_file))
+    with forks.session() as session:
+        session.run("common:ping")
+    time.sleep(4.5)  # it has been looked at since, and the versions are known
+    first = {event["worker"] for event in wait_for_parked(forks, 2)}
+    for tenant, drained in (("other", False), ("local", True)):
+        admin.set(tenant, "openai", b"not-a-key-" + b"x" * 30)
+        set_at = time.monotonic()
+        while first & {e["worker"] for e in parked(forks)} and time.monotonic() < set_at + 5:
+            time.sleep(0.05)
+        assert bool(first & {event["worker"] for event in parked(forks)}) is not drained
+    assert not first & {event["worker"] for event in wait_for_parked(forks, 2)}
 
 
 def test_a_zygote_that_dies_takes_its_sessions_and_no_other_tenants(forks: Stage) -> None:  # ABUSE 41

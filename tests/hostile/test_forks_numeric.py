@@ -62,3 +62,27 @@ def test_forks_of_numpy_draw_their_own_and_get_their_threads(numeric: Stage) -> 
     assert numeric.events("start.fell_back") == []
     started = numeric.events("zygote.started")
     assert [event["modules"] for event in started] == [["numpy", "scipy.linalg"]]
+
+
+@pytest.mark.network
+@pytest.mark.timeout(240)
+def test_another_generator_in_the_place_of_numpys_is_renewed_too(numeric: Stage) -> None:  # ABUSE 38
+    with numeric.session(numeric.__dict__["numeric"]) as session:
+        found = session.run(
+            "act",
+            {
+                "code": "import numpy\n"
+                "from bridgehold_inner import renew\n"
+                "drawn = []\n"
+                "for _ in range(2):\n"
+                "    numpy.random.set_bit_generator(numpy.random.PCG64(1))\n"
+                "    renew.renew_generators()\n"
+                "    drawn.append(float(numpy.random.rand()))\n"
+                "numpy.random.set_bit_generator(numpy.random.PCG64(1))\n"
+                "drawn.append(float(numpy.random.rand()))\n"
+                "result['drawn'] = drawn\n"
+                "result['kind'] = type(numpy.random.get_bit_generator()).__name__\n"
+            },
+        )
+    assert len(set(found["drawn"])) == 3
+    assert found["kind"] == "PCG64"

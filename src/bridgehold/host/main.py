@@ -25,10 +25,12 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.artifacts import ArtifactStore
 from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.environments import Environments
+from bridgehold.host.faces.artifacts import Artifacts, inside_tools
 from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
@@ -42,8 +44,13 @@ from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
+from bridgehold.host.resources import Resources
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.starts import GatewayHandle, Services, StartOrder
+from bridgehold.host.tools.http import HttpTools
+from bridgehold.host.tools.offers import Offers
+from bridgehold.host.tools.process import ProcessTools
+from bridgehold.host.unified import Unified
 from bridgehold.host.workers import FrameBudget
 from bridgehold.host.zygote_rules import ZygoteLimits
 from bridgehold.host.zygotes import Zygotes
@@ -105,12 +112,13 @@ class HostProcess:
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             asyncio.create_task(self._anchor(peers)),
-            asyncio.create_task(self._parked.watch(self._make_order)),
+            asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
         ]
         await self._stop.wait()
         await sessions.stop(self._reason)
         await self._parked.stop()
+        await self._tools.stop()
         await self._zygotes.stop()
         await server.close()
         await self._last_words(peers)
@@ -125,7 +133,15 @@ class HostProcess:
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         weights = {name: section.weights for name, section in self._config.bridges.items()}
-        orders = Orders(registry, environments, peers.keeper, weights)
+        shapes = {name: section.shape for name, section in self._config.providers.items()}
+        orders = Orders(registry, environments, peers.keeper, weights, shapes)
+        sections = self._config.tools
+        places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
+        entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
+        self._tools = ProcessTools(self._layout.config / "tools", entries)
+        store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
+        artifacts = Artifacts(store, peers.journal)
+        offers = Offers(sections, HttpTools(peers.keeper, places), self._tools, (inside_tools(), artifacts))
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -135,7 +151,10 @@ class HostProcess:
         self._zygotes = Zygotes(services, zygote_limits(self._config))
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), pool_limits(self._config))
         self._make_order = orders.make
-        sessions = Sessions(self._parked, peers.journal, bound=self._config.host.max_sessions)
+        resources = Resources()
+        sessions = Sessions(
+            self._parked, peers.journal, bound=self._config.host.max_sessions, on_end=resources.forget
+        )
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,
@@ -151,6 +170,8 @@ class HostProcess:
             launcher=peers.launcher,
             keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
+            offers=offers,
+            resources=resources,
             on_degraded=self._degraded,
         )
         methods = Methods(
@@ -164,13 +185,16 @@ class HostProcess:
             parked=self._parked.parked,
             stop=self._ask_stop,
         )
+        unified = Unified(dispatch, registry, resources)
 
         async def refuse(event: PrincipalRefused) -> None:
             await peers.journal.append(event)
 
         principals = Principals(self._config.principals, self._given.owner_uid)
         listener = socket.socket(fileno=self._ends.listener)
-        return sessions, SocketServer(listener, principals, methods.table(), refuse)
+        return sessions, SocketServer(
+            listener, principals, {**methods.table(), **unified.table(), **artifacts.table()}, refuse
+        )
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]

@@ -11,6 +11,9 @@ from bridgehold.host.faces.protocol import BridgeParams, NoParams, OpenParams, R
 from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.tools.caller import CallerTools, ToolReplyParams
+from bridgehold.host.tools.offers import CallersOffer
+from bridgehold.host.tools.values import ToolSpec
 from bridgehold.host.values import CommandRequest, Principal, Reply, SessionInfo
 from bridgehold.host.zygotes import ZygoteInfo
 from bridgehold.ids import parse_name, random_id
@@ -33,6 +36,7 @@ class Methods:
         parked: Callable[[], dict[tuple[str, str], int]],
         stop: Callable[[str], Awaitable[None]],
     ) -> None:
+        self._tools = CallerTools()
         self._zygotes = zygotes
         self._parked = parked
         self._dispatch = dispatch
@@ -47,6 +51,7 @@ class Methods:
         return {
             "ping": Method(NoParams, self.ping),
             "run": Method(RunParams, self.run),
+            "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
             "session.close": Method(SessionParams, self.session_close),
             "sessions": Method(NoParams, self.list_sessions),
@@ -68,9 +73,21 @@ class Methods:
             tenant=params.tenant,
             session=params.session,
             deadline_ms=params.deadline_ms,
+            parent=params.parent,
         )
         stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
-        return await self._dispatch.run(principal, request, stream)
+        callers: CallersOffer | None = None
+        if params.tools:
+            specs = tuple(
+                ToolSpec(name=fact.name, description=fact.description, parameters=fact.parameters)
+                for fact in params.tools
+            )
+            callers = CallersOffer(specs, self._tools.source(emit))
+        return await self._dispatch.run(principal, request, stream, callers)
+
+    async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
+        self._tools.settle(principal.name, params)
+        return {"status": "taken"}
 
     async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
         tenant = _own_tenant(principal, params.tenant)

@@ -47,9 +47,14 @@ class Orders:
         environments: Environments,
         secrets: Revealer,
         weights: Mapping[str, tuple[str, ...]] | None = None,
+        shapes: Mapping[str, str] | None = None,
     ) -> None:
-        """`weights`: by bridge, the host paths of what the operator has loaded ahead."""
+        """`weights`: by bridge, the host paths of what the operator has loaded ahead.
+
+        `shapes`: by provider, how its interface looks.
+        """
         self._weights = weights or {}
+        self._shapes = shapes or {}
         self._registry = registry
         self._environments = environments
         self._secrets = secrets
@@ -69,6 +74,11 @@ class Orders:
             environment_digest=environment.digest,
             bridge_folder=manifest.folder,
             weights=paths_inside(self._weights.get(bridge, ()), grant.read),
+            shapes={
+                endpoint.provider: self._shapes[endpoint.provider]
+                for endpoint in grant.endpoints
+                if endpoint.provider in self._shapes
+            },
             env_secrets=await self._revealed(tenant, grant, manifest),
         )
 

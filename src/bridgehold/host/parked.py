@@ -54,6 +54,8 @@ class _Pool:
         self.limits = limits
         self.ready: deque[LiveWorker] = deque()
         self.under_way = 0
+        self.secrets = ""
+        """The versions of its tenant's secrets when it was looked at last."""
         self.overflow = asyncio.Semaphore(limits.overflow)
 
 
@@ -152,13 +154,23 @@ class ParkedStart:
         finally:
             pool.under_way -= 1
 
-    async def watch(self, make_order: OrderMaker) -> None:
-        """From time to time: what a session would not be given any more is ended. Runs until cancelled."""
+    async def watch(self, make_order: OrderMaker, versions: Callable[[str], Awaitable[str]]) -> None:
+        """From time to time: what a session would not be given any more is ended. Runs until cancelled.
+
+        `versions`: of a tenant's secrets. No parked sandbox holds one, and none outlives its change either.
+        """
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             for (tenant, bridge), pool in list(self._pools.items()):
                 try:
-                    self._pool(await make_order(tenant, bridge, "", ""))
+                    order = await make_order(tenant, bridge, "", "")
+                    current = self._pool(order)
+                    found = await versions(tenant)
+                    if pool.secrets and pool.secrets != found:
+                        self._drain(pool, "a secret of its tenant has changed")
+                    pool.secrets = found
+                    if current is not None and (current is not pool or not pool.ready):
+                        self._fill(current, order)
                 except BridgeholdError as error:
                     self._drain(pool, f"no session would be given it: {error.message}")
 

@@ -25,7 +25,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.starts import LiveWorker, Starter, StartOrder
 from bridgehold.host.values import SessionInfo
-from bridgehold.host.workers import Stream
+from bridgehold.host.workers import Stream, ToolHandler
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
@@ -93,12 +93,18 @@ class Session:
             self._queued -= 1
 
     async def call(
-        self, operation: str, arguments: dict[str, object], *, deadline_ms: int, stream: Stream | None
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        *,
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
         """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
         self.commands += 1
         work = asyncio.ensure_future(
-            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream)
+            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
         )
         try:
             done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
@@ -184,7 +190,11 @@ class Session:
 class Sessions:
     """All sessions of this host. Opening the same key twice at once gives one session."""
 
-    def __init__(self, starter: Starter, journal: JournalClient, *, bound: int) -> None:
+    def __init__(
+        self, starter: Starter, journal: JournalClient, *, bound: int, on_end: Callable[[str], None]
+    ) -> None:
+        """`on_end` is told the id of each session that is over."""
+        self._on_end = on_end
         self._starter = starter
         self._journal = journal
         self._bound = bound
@@ -267,6 +277,7 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end("its worker ended")
+        self._on_end(session.id)
         if self._open.get(session.key) is session:
             del self._open[session.key]
 

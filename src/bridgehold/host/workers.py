@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from bridgehold.bridges.frames import (
     CallFrame,
@@ -25,6 +25,8 @@ from bridgehold.bridges.frames import (
     ReadyFrame,
     ResultFrame,
     StrayFrame,
+    ToolCallFrame,
+    ToolFact,
     WarmedFrame,
 )
 from bridgehold.bridges.wire import BOOT_ID, FrameReader, encode
@@ -35,6 +37,18 @@ from bridgehold.host.translate import fault_error
 from bridgehold.policies.model import MIB, Limits, Rate
 
 Stream = Callable[[ChunkFrame | ProgressFrame], None]
+
+
+class ToolHandler(Protocol):
+    """Who answers the tool calls of one command."""
+
+    @property
+    def facts(self) -> tuple[ToolFact, ...]: ...
+
+    def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
+        """Begin one. What was wrong with it; empty where nothing."""
+
+
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
@@ -231,6 +245,7 @@ class GuestCalls:
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[ResultFrame | FaultFrame]] = {}
         self._streams: dict[int, Stream] = {}
+        self._tools: dict[int, tuple[ToolHandler, GuestPipes]] = {}
         self._on_violation = on_violation
         self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
         self._failure: BridgeholdError | None = None
@@ -243,6 +258,8 @@ class GuestCalls:
             self.ready.set_result(frame)
         elif isinstance(frame, WarmedFrame):
             self._on_violation("a zygote's frame")
+        elif isinstance(frame, ToolCallFrame):
+            self._call_tool(frame)
         elif isinstance(frame, ProgressFrame | ChunkFrame):
             stream = self._streams.get(frame.id)
             if stream is not None:
@@ -253,6 +270,14 @@ class GuestCalls:
             future = self._waiting.pop(frame.id, None)
             if future is not None and not future.done():
                 future.set_result(frame)
+
+    def _call_tool(self, frame: ToolCallFrame) -> None:
+        handler, pipes = self._tools.get(frame.id, (None, None))
+        wrong = "a tool call of a command without tools"
+        if handler is not None and pipes is not None:
+            wrong = handler.accept(frame, pipes)
+        if wrong:
+            self._on_violation(wrong)
 
     def fail(self, error: BridgeholdError) -> None:
         """End every call in flight, and every later one, with `error`."""
@@ -279,6 +304,7 @@ class GuestCalls:
         *,
         deadline_ms: int,
         stream: Stream | None,
+        tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
         """Send one call and wait for its reply. Cancelled: the guest is asked to stop."""
         if self._failure is not None:
@@ -289,9 +315,14 @@ class GuestCalls:
         self._waiting[call_id] = future
         if stream is not None:
             self._streams[call_id] = stream
+        if tools is not None:
+            self._tools[call_id] = (tools, pipes)
+        facts = tools.facts if tools is not None else ()
         pipes.reader.expect(call_id)
         try:
-            await pipes.send(CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms))
+            await pipes.send(
+                CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
+            )
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             with contextlib.suppress(BridgeholdError, TimeoutError):
@@ -302,6 +333,7 @@ class GuestCalls:
             raise
         finally:
             self._streams.pop(call_id, None)
+            self._tools.pop(call_id, None)
             if future.done():
                 self._waiting.pop(call_id, None)
 

@@ -11,6 +11,7 @@ import struct
 
 import msgspec
 
+from bridgehold.bridges.frames import ToolFact
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -61,6 +62,10 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     session: str = "anonymous"
     deadline_ms: int = 0
     stream: bool = False
+    tools: tuple[ToolFact, ...] = ()
+    """Functions of the caller's own that the bridge may call: each comes as an event ``tool_call``."""
+    parent: str = ""
+    """The command whose tool asks for this one."""
 
 
 class HelloParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from bridgehold.host.keeper.protocol import (
     AskReveal,
     AskSign,
     AskStatus,
+    AskVersions,
     Done,
     DropSession,
     KeeperStatus,
@@ -145,6 +146,10 @@ class KeeperClient:
     async def reveal(self, tenant: str, name: str) -> str:
         """The value of a secret that was stored with `allow_env`. Raises `DeniedError` for any other."""
         return (await self._ask(AskReveal(tenant=tenant, name=name))).decode("ascii")
+
+    async def versions(self, tenant: str) -> str:
+        """A digest of which secrets the tenant has, and in which version."""
+        return (await self._ask(AskVersions(tenant=tenant))).decode("ascii")
 
     async def _ask(self, ask: Ask) -> bytes:
         stream = await self._channel.open(msgspec.json.encode(ask))

@@ -117,6 +117,8 @@ class Keeper:
                 return base64.b64encode(self._signer.public_key())
             case protocol.AskReveal():
                 return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
+            case protocol.AskVersions():
+                return self._vault.versions(ask.tenant).encode("ascii")
             case _:
                 return msgspec.json.encode(self._status())
         return b""

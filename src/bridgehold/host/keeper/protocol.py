@@ -99,6 +99,12 @@ class AskReveal(msgspec.Struct, frozen=True, kw_only=True, tag="reveal"):
     name: str
 
 
+class AskVersions(msgspec.Struct, frozen=True, kw_only=True, tag="versions"):
+    """Which secrets a tenant has, and in which version: another answer means that one has changed."""
+
+    tenant: str
+
+
 Ask = (
     UpstreamRequest
     | Prefetch
@@ -108,6 +114,7 @@ Ask = (
     | AskSign
     | AskPublicKey
     | AskReveal
+    | AskVersions
 )
 
 

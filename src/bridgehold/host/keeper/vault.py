@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import msgspec
 
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
 from bridgehold.host.keeper.index import Index, Reference, read_index, stamp
@@ -80,6 +83,12 @@ class Vault:
     def counts(self) -> tuple[int, int, int, int]:
         """(references, values held, session secrets, the index's generation)."""
         return len(self._index.secrets), len(self._held), len(self._session), self._index.generation
+
+    def versions(self, tenant: str) -> str:
+        """A digest of the tenant's references, which changes with each change of one of them."""
+        self.refresh()
+        own = [reference for reference in self._index.secrets if reference.tenant == tenant]
+        return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
 
     async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> Held:
         """The value for this request: the session's own one, or the tenant's bound to `entry`."""

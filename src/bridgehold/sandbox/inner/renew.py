@@ -50,9 +50,14 @@ def renew_generators() -> None:
     ssl = sys.modules.get("ssl")
     if ssl is not None:
         ssl.RAND_add(os.urandom(_ENTROPY_BYTES), float(_ENTROPY_BYTES))
-    numpy = sys.modules.get("numpy.random")
+    numpy: Any = sys.modules.get("numpy.random")
     if numpy is not None:
-        numpy.seed()
+        try:
+            numpy.seed()
+        except (
+            TypeError
+        ):  # another kind of generator was put in the place of numpy's own, which alone reseeds
+            numpy.set_bit_generator(type(numpy.get_bit_generator())())
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(int.from_bytes(os.urandom(8), "big", signed=True))

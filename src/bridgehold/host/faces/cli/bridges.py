@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bridgehold.bridges.adapters import adapter_source
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.faces.client import Host
@@ -48,6 +49,12 @@ def show(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output
         for name, operation in manifest.operations.items()
     ]
     table("", ("operation", "effect", "resource", "what it does"), rows)
+
+
+@app.command()
+def adapter(bridge: Annotated[str, typer.Argument(help="The bridge.")]) -> None:
+    """Print a Python module with the bridge's operations as typed methods."""
+    typer.echo(adapter_source(offline_registry().manifest(bridge)), nl=False)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import typer
 
 from bridgehold.errors import BridgeholdError, InternalError
 from bridgehold.host.faces.cli import (
+    artifacts,
     audit,
     bench,
     bridges,
@@ -37,6 +38,7 @@ app.command("run")(run.run)
 app.command("shell")(run.shell)
 app.command("sessions")(sessions.sessions)
 app.command("zygotes")(sessions.zygotes)
+app.command("resources")(sessions.resources)
 app.command("logs")(sessions.logs)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
@@ -46,6 +48,7 @@ app.add_typer(bridges.app, name="bridge")
 app.add_typer(policy.app, name="policy")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(audit.app, name="audit")
+app.add_typer(artifacts.app, name="artifacts")
 
 
 def _version(asked: bool) -> None:

@@ -9,7 +9,9 @@ import typer
 
 from bridgehold.host.faces.cli.render import out, print_json, table
 from bridgehold.host.faces.client import connect
+from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import SessionInfo
+from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_ms, format_size
 
 
@@ -77,6 +79,26 @@ async def _zygotes() -> dict[str, list[dict[str, Any]]]:
     async with await connect() as client:
         found: dict[str, list[dict[str, Any]]] = await client.request("zygotes", {})
         return found
+
+
+def resources(
+    tenant: Annotated[str, typer.Option(help="Whose.")] = LOCAL_TENANT,
+    bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
+    kind: Annotated[str, typer.Option(help="Of this kind only: program, chain, …")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what the tenant's sessions hold: programs, chains, models."""
+    found = asyncio.run(_resources(tenant, bridge, kind))
+    if json_output:
+        print_json(found)
+        return
+    rows = [(one.id, one.kind, one.bridge, one.session_name, one.session) for one in found]
+    table("", ("id", "kind", "bridge", "session", "its id"), rows)
+
+
+async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
+    async with await connect() as client:
+        return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
 
 
 def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
