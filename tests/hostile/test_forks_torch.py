@@ -97,6 +97,7 @@ model, tokenizer = preloaded("/data/0/model")
 result["tokens"] = tokenizer("a b c")["input_ids"]
 with torch.inference_mode():
     result["logit"] = float(model(torch.tensor([[2, 3, 4]])).logits[0, -1, 0])
+result["maps"] = [line.split()[-1] for line in open("/proc/self/maps") if "/data/" in line]
 table.fill_(1.0)
 result["written"] = float(table.sum(dtype=torch.float64))
 result["after"] = pages(table.data_ptr() + table.numel() * 2)
@@ -207,6 +208,7 @@ def test_weights_are_loaded_once_and_shared_until_written(torch_stage: Stage, lo
         size = ROWS * COLUMNS * 4 // 1024
         assert found["pages"]["Shared_Dirty"] + found["pages"]["Shared_Clean"] >= size
         assert found["pages"]["Private_Dirty"] < size // 10
+        assert found["maps"] == []  # memory: a file that changes on the host changes no session
         assert found["written"] == ROWS * COLUMNS
         assert found["after"]["Private_Dirty"] >= size
     started = [event for event in torch_stage.events("zygote.started") if event["bridge"] == "hostile2"]
