@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -330,6 +331,8 @@ def test_sort_select_group_and_join(pandas: Any) -> None:
     assert "no column" in refused(pandas, "join", left="p", right="l", left_on=["name"], right_on=["nothing"])
     run(pandas, "cast", frame_id="p", dtypes={"age": "Float64", "city": "category"}, id="k")
     assert "age" in refused(pandas, "cast", frame_id="p", dtypes={"age": "int64"})
+    run(pandas, "cast", frame_id="p", dtypes={"age": "str"}, id="text")
+    run(pandas, "delete_frame", frame_id="text")
     run(pandas, "append", frames=["p", "p"], id="twice")
     assert cells(pandas, "twice")["age"] == [41, 23, None, 23] * 2
     assert "other columns" in refused(pandas, "append", frames=["p", "l"])
@@ -442,3 +445,159 @@ def test_arrays_by_their_bytes(pandas: Any) -> None:
     stats = pandas.value("common:get_stats")
     assert (stats["arrays_count"], stats["frames_count"]) == (8, 1)
     assert stats["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "to", "fits"),
+    [
+        ("int64", [300], "int8", False),
+        ("int64", [100], "int8", True),
+        ("int64", [-1], "uint64", False),
+        ("uint64", [2**64 - 1], "int64", False),
+        ("int64", [2**53 + 1], "float64", False),
+        ("int64", [2**53], "float64", True),
+        ("float64", [1.5], "int64", False),
+        ("float64", [2.0, None], "Int64", True),
+        ("float64", [0.1], "float32", False),
+        ("float64", [INF], "Float64", True),
+        ("Int64", [None], "int64", False),
+        ("int64", [2], "bool", False),
+        ("object", [1.5], "int64", False),
+        ("object", [1, None], "Int64", True),
+        ("str", ["7", "08"], "int64", True),
+        ("str", ["x"], "int64", False),
+        ("datetime64[ns]", ["2024-01-01T00:00:00.000000001"], "datetime64[us]", False),
+        ("datetime64[ns]", ["2024-01-01T00:00:00.000001"], "datetime64[us]", True),
+        ("timedelta64[ns]", [1], "timedelta64[s]", False),
+        ("str", ["a", None], "category", True),
+    ],
+)
+def test_a_cast_that_would_change_a_cell_is_refused(
+    pandas: Any, dtype: str, values: list[Any], to: str, fits: bool
+) -> None:
+    run(pandas, "load_frame", columns=[{"name": "a", "dtype": dtype, "values": values}], id="f")
+    if fits:
+        assert run(pandas, "cast", frame_id="f", dtypes={"a": to})["dtypes"] == [["a", to]]
+    else:
+        assert "column 'a'" in refused(pandas, "cast", frame_id="f", dtypes={"a": to})
+    if to in {"int8", "int64", "uint64", "float64", "float32"} and dtype != "str":
+        if fits:
+            run(pandas, "frame_to_array", frame_id="f", dtype=to)
+        else:
+            assert "column 'a'" in refused(pandas, "frame_to_array", frame_id="f", dtype=to)
+
+
+def test_filters_on_every_kind_of_column(pandas: Any) -> None:
+    run(pandas, "load_frame", columns=COLUMNS, id="all")
+    for column, op, value, rows in (
+        ("zulu", "eq", 2**63 - 1, 1),
+        ("alpha", "in", [2**64 - 1, 1], 2),
+        ("Int64", "eq", 9007199254740993, 1),
+        ("Int64", "in", [9007199254740993], 1),
+        ("Int64", "ge", -1, 2),
+        (7, "eq", True, 2),
+        ("boolean", "eq", False, 1),
+        ("7", "gt", 0, 1),
+        ("float32", "lt", 0, 1),
+        ("category", "ge", "low", 2),
+        ("category", "gt", "low", 1),
+        ("numbers", "eq", 3, 2),
+        ("nanoseconds", "eq", "2024-02-29T01:02:03.123456789", 1),
+        ("seconds", "lt", "2000-01-01", 1),
+        ("zone", "lt", "2024-10-27T01:00:00+00:00", 1),
+        ("zone", "in", ["2024-10-27T01:30:00+00:00"], 1),
+        ("span", "lt", 0, 1),
+        ("long", "eq", 2**40, 1),
+        ("period", "lt", "2000-01", 1),
+        ("mixed", "eq", 1, 2),
+        ("string", "eq", "nan", 1),
+    ):
+        where = [{"column": column, "op": op, "value": value}]
+        made = run(pandas, "filter", frame_id="all", where=where)
+        assert made["rows"] == rows, where
+
+
+def test_an_index_of_several_levels_keeps_its_cells_or_is_refused(pandas: Any) -> None:
+    first = {"name": "n", "dtype": "int64", "values": [1, 2]}
+    for values, fits in (
+        ([NAN, "a"], True),
+        ([None, "a"], False),
+        ([NA, "a"], False),
+        ([True, 1], False),
+        (["a", "b"], True),
+    ):
+        level = {"name": None, "dtype": "object", "values": values}
+        if fits:
+            made = run(pandas, "load_frame", columns=[first], index={"columns": [first, level]})
+            back = run(pandas, "page", frame_id=made["frame_id"])["frame"]["index"]["columns"][1]
+            assert spelled(back, null=0) == spelled(level, null=0)
+        else:
+            assert "apart" in refused(
+                pandas, "load_frame", columns=[first], index={"columns": [first, level]}
+            )
+        run(pandas, "load_frame", columns=[first], index={"columns": [level]})  # one level keeps them all
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "fits"),
+    [
+        ("object", ["b", "a"], True),
+        ("object", [1, "1", 1.5], True),
+        ("object", [True, 1], False),  # the same to pandas
+        ("object", [None, "a"], False),
+        ("string", ["b", "a"], True),
+        ("float64", [0.1, INF], True),
+        ("int8", [3, 1], True),
+        ("bool", [True, False], True),
+        ("datetime64[us, Europe/Berlin]", ["2024-10-27T02:30:00+02:00", "2024-10-27T02:30:00+01:00"], True),
+        ("timedelta64[s]", [5, 1], True),
+        ("str", ["a", "a"], False),
+        ("str", ["a", None], False),
+    ],
+)
+def test_categories_of_every_dtype(pandas: Any, dtype: str, values: list[Any], fits: bool) -> None:
+    categories = {"dtype": dtype, "values": values}
+    column = {"name": "c", "dtype": "category", "ordered": False, "categories": categories}
+    column["values"] = [*reversed(values), None]
+    if fits:
+        run(pandas, "load_frame", columns=[column], id="f")
+        back = run(pandas, "page", frame_id="f")["frame"]["columns"][0]
+        assert spelled(back, null=0) == spelled(column, null=0)
+    else:
+        assert "column 'c'" in refused(pandas, "load_frame", columns=[column])
+
+
+def test_random_frames_survive(pandas: Any) -> None:
+    """Cells of every dtype at random, its edges among them; the same seed gives the same frames."""
+    random = Random(17)
+    pools: dict[str, list[Any]] = {}
+    for column in COLUMNS:
+        if column["dtype"] != "category":
+            pools.setdefault(column["dtype"], []).extend(column["values"])
+    pools["float64"] += [5e-324, 1.7976931348623157e308, 0.1 + 0.2, 1e-7]
+    pools["str"] += ["\x00", "\u2028", "None", '"', "\r\n", "e\u0301"]
+    pools["object"] += ["text", 1.5, False, INF, {"$": "date", "value": "2024-01-01"}]
+    for number in range(40):
+        rows = random.randrange(6)
+        dtypes = [random.choice(sorted(pools)) for _ in range(random.randrange(1, 6))]
+        columns = [
+            {"name": f"c{at}", "dtype": dtype, "values": random.choices(pools[dtype], k=rows)}
+            for at, dtype in enumerate(dtypes)
+        ]
+        if "float16" in dtypes:
+            assert "float16" in refused(pandas, "load_frame", columns=[], index={"columns": columns})
+            columns = [column for column in columns if column["dtype"] != "float16"]
+        if not columns:
+            continue
+        index = {"columns": [{**columns[0], "name": None}, {**columns[-1], "name": "level"}]}
+        index = {"range": {"start": 5, "stop": 5 + 3 * rows, "step": 3}, "name": 0} if number % 2 else index
+        if "object" in [level["dtype"] for level in index.get("columns", [])]:
+            index = {"columns": index["columns"][:1]}
+        frame_id = run(pandas, "load_frame", columns=columns, index=index)["frame_id"]
+        got = run(pandas, "page", frame_id=frame_id)["frame"]
+        for sent, back in zip(columns, got["columns"], strict=True):
+            assert spelled(sent, null=0) == spelled(back, null=0)
+        for sent, back in zip(index.get("columns", []), got["index"].get("columns", []), strict=True):
+            assert spelled(sent, null=0) == spelled(back, null=0)
+        assert got["index"].get("range") == index.get("range")
+        run(pandas, "delete_frame", frame_id=frame_id)

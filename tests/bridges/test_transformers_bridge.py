@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -387,6 +388,44 @@ def write_model(folder: Path, config: dict[str, Any], table: str = "transformer.
 
 
 EVIL = "import pathlib\npathlib.Path('/scratch/ran').mkdir()\nraise SystemExit\n"
+
+
+PROBE = """
+import os, sys
+from bridgehold_sdk import operation
+before = "huggingface_hub" in sys.modules
+from transformers_bridge import TransformersBridge
+
+class Probe(TransformersBridge):
+    @operation(effect="read")
+    def probe(self):
+        import huggingface_hub, transformers
+        try:
+            transformers.AutoConfig.from_pretrained("someone/model")
+            said = ""
+        except Exception as error:
+            said = str(error)
+        return {"before": before, "variable": os.environ["HF_HUB_OFFLINE"], "said": said,
+                "offline": huggingface_hub.is_offline_mode()}
+"""
+
+
+def test_the_hub_is_never_asked(
+    launch: Any, environment: Callable[[str], Path], bridge_folder: Callable[[str], Path]
+) -> None:
+    folder = bridge_folder(PROBE)
+    for file in MANIFEST.folder.glob("*.py"):
+        shutil.copy(file, folder)
+    guest = launch(folder, site_packages=environment("transformers"))
+    ready = guest.boot(
+        bridge="transformers", version=MANIFEST.version, entry="sample:Probe", preload=MANIFEST.preload
+    )
+    assert isinstance(ready, ReadyFrame), ready
+    guest.open()
+    found = guest.value("transformers:probe")
+    assert found["before"] is True  # as in a zygote: imported before the bridge could set a variable
+    assert (found["variable"], found["offline"]) == ("1", True)
+    assert "offline" in found["said"].lower(), found["said"]
 
 
 def test_a_folder_brings_weights_and_never_code(

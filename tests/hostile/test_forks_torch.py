@@ -30,15 +30,23 @@ TORCH = MANIFEST.replace(
 )
 ROWS, COLUMNS = 2048, 4096  # of float32: 32 MiB
 FILES = ("big.safetensors", "small.pt", "model")
+REFUSED = {
+    "evil.pt": "weights /data/0/evil.pt failed: UnpicklingError: Weights only load failed",
+    "evil": "weights /data/0/evil failed: ValueError:",
+}
+"""Weights that would run code, and how the zygote ends that is told to load them."""
 
 MAKE = """
-import base64, os, torch, transformers
+import base64, os, tokenizers, torch, transformers
 torch.manual_seed(7)
 config = transformers.GPT2Config(
     vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=1
 )
 model = transformers.GPT2LMHeadModel(config).eval()
 model.save_pretrained("/scratch/model")
+words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 2, "b": 3}, unk_token="[UNK]"))
+words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained("/scratch/model")
 torch.save({"bias": torch.arange(5.0)}, "/scratch/small.pt")
 ids = torch.tensor([[2, 3, 4]])
 with torch.inference_mode():
@@ -86,10 +94,10 @@ result["sum"] = float(table.sum(dtype=torch.float64))
 result["pages"] = pages(table.data_ptr() + table.numel() * 2)
 result["bias"] = preloaded("/data/0/small.pt")["bias"].tolist()
 model, tokenizer = preloaded("/data/0/model")
-result["tokenizer"] = tokenizer is None
+result["tokens"] = tokenizer("a b c")["input_ids"]
 with torch.inference_mode():
     result["logit"] = float(model(torch.tensor([[2, 3, 4]])).logits[0, -1, 0])
-result["pickle"] = sorted(name for name in vars(model) if "pickle" in name)
+result["maps"] = [line.split()[-1] for line in open("/proc/self/maps") if "/data/" in line]
 table.fill_(1.0)
 result["written"] = float(table.sum(dtype=torch.float64))
 result["after"] = pages(table.data_ptr() + table.numel() * 2)
@@ -123,9 +131,11 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         folder.chmod(0o755)
         weights = json.dumps([str(folder / file) for file in FILES])
         model = json.dumps([str(folder / "model")])
-        config = f'[bridges.hostile2]\nweights = {weights}\n[bridges.transformers]\npolicy = "own"\nweights = {model}\n'
+        evil = [json.dumps([str(folder / file)]) for file in REFUSED]
+        config = f"[bridges.hostile3]\nweights = {evil[0]}\n[bridges.hostile4]\nweights = {evil[1]}\n"
+        config += f'[bridges.hostile2]\nweights = {weights}\n[bridges.transformers]\npolicy = "own"\nweights = {model}\n'
         with stage(KIND, "fork", config, host=f"read_roots = [{json.dumps(name)}]", zygote="2GiB") as ready:
-            for number in (1, 2):
+            for number in (1, 2, 3, 4):
                 made = ready.bridge(manifest=TORCH)
                 assert made == f"hostile{number}"
                 for file in ("requirements.in", "requirements.lock"):
@@ -138,7 +148,7 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                     .replace('startup = "6s"', 'startup = "60s"')
                     .replace('command = "8s"', 'command = "60s"')
                 )
-                read = f"[filesystem]\nread = [{json.dumps(name)}]\n" if number == 2 else ""
+                read = f"[filesystem]\nread = [{json.dumps(name)}]\n" if number > 1 else ""
                 policy.write_text(text + read)
             shipped = ready.layout.policies / "own.toml"
             shipped.write_text(f'extends = "transformers"\n[filesystem]\nread = [{json.dumps(name)}]\n')
@@ -194,10 +204,11 @@ def test_weights_are_loaded_once_and_shared_until_written(torch_stage: Stage, lo
         assert found["sum"] == COLUMNS * ROWS * (ROWS - 1) / 2  # and not what the fork before has written
         assert found["bias"] == [0.0, 1.0, 2.0, 3.0, 4.0]
         assert found["logit"] == pytest.approx(logit, rel=1e-5)
-        assert found["tokenizer"] is True
+        assert found["tokens"] == [2, 3, 0]
         size = ROWS * COLUMNS * 4 // 1024
         assert found["pages"]["Shared_Dirty"] + found["pages"]["Shared_Clean"] >= size
         assert found["pages"]["Private_Dirty"] < size // 10
+        assert found["maps"] == []  # memory: a file that changes on the host changes no session
         assert found["written"] == ROWS * COLUMNS
         assert found["after"]["Private_Dirty"] >= size
     started = [event for event in torch_stage.events("zygote.started") if event["bridge"] == "hostile2"]
@@ -238,3 +249,24 @@ def test_the_shipped_bridge_is_forked_with_the_operators_model(torch_stage: Stag
     started = [event for event in torch_stage.events("zygote.started") if event["bridge"] == "transformers"]
     assert len(started) == 1
     assert started[0]["modules"][-1] == "weights /data/0/model"  # type: ignore[index]  # the audit's fields are plain
+
+
+@pytest.mark.network
+@pytest.mark.timeout(400)
+def test_weights_that_would_run_code_are_not_loaded(torch_stage: Stage) -> None:
+    folder: Path = torch_stage.__dict__["weights"]
+    # What `pickle.loads` would run: posix.system of a command, which leaves a process behind.
+    (folder / "evil.pt").write_bytes(b"\x80\x02cposix\nsystem\n(X\x07\x00\x00\x00sleep 9tR.")
+    (folder / "evil").mkdir()
+    code = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoModelForCausalLM": "evil.Model"}
+    (folder / "evil" / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": code}))
+    (folder / "evil" / "evil.py").write_text("raise RuntimeError('the folder has run')\n")
+    write_safetensors(folder / "evil" / "model.safetensors")
+    before = len(torch_stage.events("start.fell_back"))
+    for bridge in ("hostile3", "hostile4"):
+        with torch_stage.session(bridge) as session:  # cold: the session itself is none the worse
+            assert session.run("act", {"code": "result['there'] = 1"}) == {"there": 1}
+    told = [str(event["reason"]) for event in torch_stage.events("start.fell_back")[before:]]
+    assert len(told) == len(REFUSED)
+    for reason, expected in zip(told, REFUSED.values(), strict=True):
+        assert reason.startswith(expected)

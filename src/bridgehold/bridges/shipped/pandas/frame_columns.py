@@ -30,7 +30,8 @@ def encode_column(series: Any, name: Any) -> dict[str, Any]:
     dtype = str(series.dtype)
     column: dict[str, Any] = {"name": name, "dtype": dtype}
     if isinstance(series.dtype, pd.CategoricalDtype):
-        categories = encode_column(pd.Series(series.dtype.categories), None)
+        listed = series.dtype.categories
+        categories = encode_column(pd.Series(listed, dtype=listed.dtype), None)
         column["categories"] = {key: categories[key] for key in ("dtype", "values")}
         column["ordered"] = bool(series.dtype.ordered)
         labels = [*categories["values"], None]
@@ -46,7 +47,8 @@ def decode_column(column: dict[str, Any], where: str) -> Any:
     dtype, values = column["dtype"], column["values"]
     if dtype == "category":
         return _decode_category(column, where)
-    return pd.Series(_decode_values(values, dtype, where))
+    made = _decode_values(values, dtype, where)
+    return pd.Series(made, dtype=made.dtype)  # said, or objects that are all texts would become `str`
 
 
 def null_of(dtype: str) -> str:
@@ -125,7 +127,8 @@ def _decode_category(column: dict[str, Any], where: str) -> Any:
         raise InvalidInput(f"{where}: a category column has categories: {{dtype, values}}")
     if given.get("dtype") == "category":
         raise InvalidInput(f"{where}: categories are not categorical themselves")
-    categories = pd.Index(_decode_values(given["values"], given.get("dtype", "str"), f"{where}.categories"))
+    listed = _decode_values(given["values"], given.get("dtype", "str"), f"{where}.categories")
+    categories = pd.Index(listed, dtype=listed.dtype)
     if categories.hasnans or not categories.is_unique:
         raise InvalidInput(f"{where}: categories are there, and each once")
     codes = {_key(cell): code for code, cell in enumerate(given["values"])}

@@ -26,7 +26,11 @@ def encode_index(index: Any) -> dict[str, Any]:
         kept = {"start": index.start, "stop": index.stop, "step": index.step}
         return {"range": kept, "name": plain_name(index.name)}
     levels = [index.get_level_values(level) for level in range(index.nlevels)]
-    return {"columns": [encode_column(pd.Series(level), plain_name(level.name)) for level in levels]}
+    return {
+        "columns": [
+            encode_column(pd.Series(level, dtype=level.dtype), plain_name(level.name)) for level in levels
+        ]
+    }
 
 
 def plain_name(name: Any) -> Any:
@@ -76,11 +80,30 @@ def decode_index(index: dict[str, Any], rows: int) -> Any:
         raise InvalidInput("an index has a range, or columns")
     if any(len(level["values"]) != rows for level in levels):
         raise InvalidInput(f"the index has {len(levels[0]['values'])} places, the columns {rows}")
-    made = [
-        pd.Index(decode_column(level, f"index {number}"), name=level["name"])
-        for number, level in enumerate(levels)
-    ]
-    return made[0] if len(made) == 1 else pd.MultiIndex.from_arrays(made)
+    try:
+        made = [_level(level, f"index {number}") for number, level in enumerate(levels)]
+    except NotImplementedError as error:
+        raise InvalidInput(f"index: {str(error)[:200]}") from error
+    if len(made) == 1:
+        return made[0]
+    joined = pd.MultiIndex.from_arrays(made)
+    for number, level in enumerate(made):
+        # pandas keeps one kind of missing for all, and takes True for 1.
+        kept = joined.get_level_values(number)
+        if _spelled(kept) != _spelled(level):
+            raise InvalidInput(
+                f"index {number}: several levels can't tell these cells apart; make it a column"
+            )
+    return joined
+
+
+def _spelled(index: Any) -> str:
+    return json.dumps(encode_column(pd.Series(index, dtype=index.dtype), None))
+
+
+def _level(level: dict[str, Any], where: str) -> Any:
+    values = decode_column(level, where)
+    return pd.Index(values, dtype=values.dtype, name=level["name"])
 
 
 def from_records(records: list[dict[str, Any]], dtypes: dict[str, str]) -> tuple[Any, dict[str, int]]:

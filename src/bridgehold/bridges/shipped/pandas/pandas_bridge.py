@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from array_wire import array_dtype, decode_array, describe_array, encode_array
 from frame_bounds import MAX_KEPT, check_bytes, check_shape, frame_bytes
+from frame_casts import cast, column_array
 from frame_cells import encode_cell
-from frame_columns import checked_dtype, count_missing, null_of
+from frame_columns import count_missing, null_of
 from frame_wire import (
     decode_frame,
     encode_cells,
@@ -180,11 +181,7 @@ class PandasBridge(Bridge):
     def cast(self, frame_id: str, dtypes: dict[str, str], id: str | None = None) -> dict[str, Any]:
         table = self._table(frame_id).copy()
         for name, dtype in dtypes.items():
-            series = frame_filters.column_of(table, name)
-            try:
-                table[name] = series.astype(checked_dtype(dtype, f"dtypes.{name}"[:120]))
-            except (ValueError, TypeError, OverflowError) as error:
-                raise InvalidInput(f"column {name!r} to {dtype}: {str(error)[:200]}") from error
+            table[name] = cast(frame_filters.column_of(table, name), dtype, name)
         return self._keep(table, f"cast of {frame_id}", id)
 
     @operation(effect="create", resource="frame", id_field="id")
@@ -317,13 +314,9 @@ class PandasBridge(Bridge):
         names = list(table.columns) if columns is None else columns
         made = array_dtype(dtype)
         check_bytes(len(table) * len(names) * made.itemsize, self._held(), "the array")
-        parts = [frame_filters.column_of(table, name) for name in names]
-        try:
-            values = np.empty((len(table), len(parts)), dtype=made)
-            for at, part in enumerate(parts):
-                values[:, at] = _column_array(part, made)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInput(f"not every column can be {dtype}: {str(error)[:200]}") from error
+        values = np.empty((len(table), len(names)), dtype=made)
+        for at, name in enumerate(names):
+            values[:, at] = column_array(frame_filters.column_of(table, name), made, name)
         return self._keep_array(values, id)
 
     @operation(effect="create", resource="frame", id_field="id")
@@ -413,17 +406,6 @@ def _fitting(part: Any, rows: int, layout: str, most: int, cut: str) -> tuple[di
 def _pieces(text: str) -> Generator[str, None, None]:
     for start in range(0, len(text), CHUNK_BYTES):
         yield text[start : start + CHUNK_BYTES]
-
-
-def _column_array(series: Any, dtype: Any) -> Any:
-    """A column's values for an array; what is missing becomes NaN or NaT where `dtype` has one."""
-    if not series.isna().any():
-        return series.to_numpy(dtype=dtype)
-    if dtype.kind in "fc":
-        return series.to_numpy(dtype=dtype, na_value=np.nan)
-    if dtype.kind in "mM":
-        return series.to_numpy(dtype=dtype)
-    raise InvalidInput(f"a column has missing cells, and {dtype} has none")
 
 
 def _index_facts(index: Any) -> dict[str, Any]:
