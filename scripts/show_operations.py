@@ -34,7 +34,8 @@ def prepare(home: Path, bridge: str, base_url: str) -> Layout:
         f'[providers.openai]\nbase_url = "{base_url}"\nprivate = true\n[bridges.{bridge}]\npolicy = "shown"\n'
     )
     (layout.policies / "shown.toml").write_text(
-        f'extends = "{bridge}"\nweakenings = ["private_network"]\n[sandbox]\nenforcement = "weakened"\n[operations]\nallow = ["*"]\n'
+        f'extends = "{bridge}"\nweakenings = ["private_network"]\n'
+        '[sandbox]\nenforcement = "weakened"\n[operations]\nallow = ["*"]\n'
     )
     return layout
 
