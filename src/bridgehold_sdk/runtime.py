@@ -290,12 +290,21 @@ class Runtime:
                 waiting.put(frame)
         elif frame.get("command") == "common:ping":
             self._writer.write(wire.result(call_id, self._common.ping(frame.get("args"))))
+        elif frame.get("command") == "common:profile":
+            threading.Thread(target=self._profile, args=(call_id, frame.get("args")), daemon=True).start()
         elif frame.get("command") == "common:health" and self._busy():
             self._writer.write(wire.result(call_id, self._common.busy_health(*self._running())))
         else:
             with self._lock:
                 self._waiting.add(call_id)
             self._calls.put(frame)
+
+    def _profile(self, call_id: int, args: object) -> None:
+        """Beside whatever runs."""
+        from bridgehold_sdk.profile import sample
+
+        seconds = args.get("seconds", 5.0) if isinstance(args, dict) else 5.0
+        self._writer.write(wire.result(call_id, to_plain(sample(self._main, float(seconds)))))
 
     def _cancel(self, call_id: int) -> None:
         with self._lock:

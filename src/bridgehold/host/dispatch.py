@@ -29,6 +29,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
+from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.resources import ResourceRef, Resources
 from bridgehold.host.sessions import Session, SessionKey, Sessions
@@ -80,9 +81,11 @@ class Dispatch:
         make_order: OrderMaker,
         offers: Offers,
         resources: Resources,
+        metrics: Metrics,
         on_degraded: Callable[[str], None],
     ) -> None:
         self._resources = resources
+        self._metrics = metrics
         self._offers = offers
         self._chains: dict[str, tuple[str, ...]] = {}
         self._registry = registry
@@ -116,7 +119,11 @@ class Dispatch:
             if not offered:
                 return await self._call(plan, session, intent, arguments, stream)
             tools = ToolCalls(
-                grant=plan.grant, context=_context(plan, session), offered=offered, journal=self._journal
+                grant=plan.grant,
+                context=_context(plan, session),
+                offered=offered,
+                journal=self._journal,
+                metrics=self._metrics,
             )
             self._chains[command] = (*chain, session.id)
             try:
@@ -145,7 +152,7 @@ class Dispatch:
                 f"{request.operation[:80]!r} is not a command",
                 hint="A command is BRIDGE:OPERATION, such as python:execute.",
             )
-        refuse = _Refusal(self._journal, command, principal, request, bridge, operation)
+        refuse = _Refusal(self._journal, command, principal, request, bridge, operation, self._metrics)
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(_no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
@@ -260,6 +267,10 @@ class Dispatch:
         if isinstance(frame, FaultFrame):
             failure = fault_error(frame, where=plan.request.operation)
         usage = await self._used(session, started)
+        if plan.operation is not None:
+            code = failure.code if failure is not None else ""
+            seconds = time.monotonic() - started
+            self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
         outcome = _outcome(plan, session, intent, frame, failure, usage)
         written = await asyncio.shield(asyncio.ensure_future(self._record(outcome)))
         if cancelled:
@@ -328,7 +339,9 @@ class _Refusal:
         request: CommandRequest,
         bridge: str,
         operation: str,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._journal = journal
         self._command = command
         self._principal = principal
@@ -354,6 +367,7 @@ class _Refusal:
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
+        self._metrics.refused.inc()
         reference = (await self._journal.append(self._event(decision))).ref
         text = (
             decision.reason if decision.rule == "arguments" else f"{decision.reason} [rule {decision.rule}]"

@@ -38,6 +38,7 @@ from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.layout import Layout
 from bridgehold.host.methods import Methods
+from bridgehold.host.observe import Metrics
 from bridgehold.host.orders import Orders
 from bridgehold.host.parked import ParkedStart, PoolLimits
 from bridgehold.host.plans import HostConfig
@@ -152,8 +153,13 @@ class HostProcess:
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), pool_limits(self._config))
         self._make_order = orders.make
         resources = Resources()
+        metrics = Metrics()
         sessions = Sessions(
-            self._parked, peers.journal, bound=self._config.host.max_sessions, on_end=resources.forget
+            self._parked,
+            peers.journal,
+            bound=self._config.host.max_sessions,
+            on_end=resources.forget,
+            metrics=metrics,
         )
         self._gateways = GatewayOpener(
             self._config,
@@ -172,6 +178,7 @@ class HostProcess:
             make_order=orders.make,
             offers=offers,
             resources=resources,
+            metrics=metrics,
             on_degraded=self._degraded,
         )
         methods = Methods(
@@ -182,9 +189,11 @@ class HostProcess:
             launcher=peers.launcher,
             make_order=orders.make,
             zygotes=self._zygotes.infos,
+            metrics=metrics,
             parked=self._parked.parked,
             stop=self._ask_stop,
         )
+        metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
         unified = Unified(dispatch, registry, resources)
 
         async def refuse(event: PrincipalRefused) -> None:

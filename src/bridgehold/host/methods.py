@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
-from bridgehold.errors import BridgeholdError, DeniedError
+from bridgehold.bridges.frames import FaultFrame
+from bridgehold.errors import BridgeholdError, CommandTimeoutError, DeniedError
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import Environments
-from bridgehold.host.faces.protocol import BridgeParams, NoParams, OpenParams, RunParams, SessionParams
+from bridgehold.host.faces.protocol import (
+    BridgeParams,
+    DrainParams,
+    NoParams,
+    OpenParams,
+    ProfileParams,
+    RunParams,
+    SessionParams,
+)
 from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Session, SessionKey, Sessions
 from bridgehold.host.tools.caller import CallerTools, ToolReplyParams
 from bridgehold.host.tools.offers import CallersOffer
 from bridgehold.host.tools.values import ToolSpec
+from bridgehold.host.translate import fault_error
 from bridgehold.host.values import CommandRequest, Principal, Reply, SessionInfo
 from bridgehold.host.zygotes import ZygoteInfo
 from bridgehold.ids import parse_name, random_id
 from bridgehold.sandbox.control import LauncherClient
+
+_LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
+"""Seconds."""
 
 
 class Methods:
@@ -32,11 +47,13 @@ class Methods:
         environments: Environments,
         launcher: LauncherClient,
         make_order: OrderMaker,
+        metrics: Metrics,
         zygotes: Callable[[], list[ZygoteInfo]],
         parked: Callable[[], dict[tuple[str, str], int]],
         stop: Callable[[str], Awaitable[None]],
     ) -> None:
         self._tools = CallerTools()
+        self._metrics = metrics
         self._zygotes = zygotes
         self._parked = parked
         self._dispatch = dispatch
@@ -56,6 +73,11 @@ class Methods:
             "session.close": Method(SessionParams, self.session_close),
             "sessions": Method(NoParams, self.list_sessions),
             "zygotes": Method(NoParams, self.list_zygotes),
+            "session.kill": Method(SessionParams, self.session_kill),
+            "session.profile": Method(ProfileParams, self.session_profile),
+            "drain": Method(DrainParams, self.drain, operator=True),
+            "metrics": Method(NoParams, self.metrics, operator=True),
+            "figures": Method(NoParams, self.figures, operator=True),
             "logs": Method(SessionParams, self.logs),
             "bridges": Method(NoParams, self.bridges),
             "bridge.build": Method(BridgeParams, self.build, operator=True),
@@ -105,6 +127,45 @@ class Methods:
         await session.close(params.reason[:200])
         report = session.worker.report
         return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
+
+    async def session_kill(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """At once: nothing in flight is waited for, and the bridge's `close` isn't called."""
+        session = self._find(principal, params.session)
+        await session.end(params.reason[:200])
+        return {"id": session.id}
+
+    async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
+        """Where the worker spends its time, by samples of its stacks; its own word, not the kernel's."""
+        session = self._find(principal, params.session)
+        seconds = min(max(params.seconds, 0.1), _LONGEST_PROFILE)
+        arguments: dict[str, object] = {"seconds": seconds}
+        deadline = seconds + _PROFILE_GRACE
+        try:
+            async with asyncio.timeout(deadline):
+                frame = await session.worker.call(
+                    "common:profile", arguments, deadline_ms=int(deadline * 1000)
+                )
+        except TimeoutError:
+            raise CommandTimeoutError("the worker gave no profile of itself") from None
+        if isinstance(frame, FaultFrame):
+            raise fault_error(frame, where="profile")
+        return frame.result
+
+    async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
+        """End every session of a bridge or tenant (or all) politely; those that are busy first finish."""
+        chosen = [
+            session
+            for session in self._sessions
+            if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
+        ]
+        await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
+        return {"ended": [session.id for session in chosen]}
+
+    async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"text": self._metrics.text()}
+
+    async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return self._metrics.figures()
 
     async def list_sessions(self, principal: Principal, _params: NoParams, _emit: Emit) -> list[SessionInfo]:
         return [

@@ -23,6 +23,7 @@ from bridgehold.errors import (
     NotFoundError,
     SessionEndedError,
 )
+from bridgehold.host.observe import Metrics
 from bridgehold.host.starts import LiveWorker, Starter, StartOrder
 from bridgehold.host.values import SessionInfo
 from bridgehold.host.workers import Stream, ToolHandler
@@ -57,6 +58,7 @@ class Session:
         self.used_at = self.opened_at
         self.current_command = ""
         self.ending: BridgeholdError | None = None
+        self.draining = False
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
@@ -73,6 +75,8 @@ class Session:
     @contextlib.asynccontextmanager
     async def turn(self, command: str) -> AsyncIterator[None]:
         """Wait for this session's turn; `current_command` names whose requests the gateway sees."""
+        if self.draining:
+            raise SessionEndedError("the session is being drained")
         if self._queued >= QUEUE_BOUND:
             raise BusyError(
                 f"{QUEUE_BOUND} commands already wait for this session",
@@ -154,6 +158,14 @@ class Session:
                 await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
         await self.end(reason)
 
+    async def drain(self, reason: str, seconds: float) -> None:
+        """Politely, once nothing runs; after `seconds` anyway. New commands are refused meanwhile."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._turn:
+                pass
+        await self.close(reason)
+
     async def _record_end(self, reason: str, report: ExitReport | None) -> None:
         event = SessionClosed(
             tenant=self.key.tenant,
@@ -191,8 +203,15 @@ class Sessions:
     """All sessions of this host. Opening the same key twice at once gives one session."""
 
     def __init__(
-        self, starter: Starter, journal: JournalClient, *, bound: int, on_end: Callable[[str], None]
+        self,
+        starter: Starter,
+        journal: JournalClient,
+        *,
+        bound: int,
+        on_end: Callable[[str], None],
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         """`on_end` is told the id of each session that is over."""
         self._on_end = on_end
         self._starter = starter
@@ -226,7 +245,9 @@ class Sessions:
     async def _start(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
         if self._stopping:
             raise SessionEndedError("the host is stopping")
-        order = self._starter.claim(await make_order(new_session_id()))
+        begun = time.monotonic()
+        wanted = await make_order(new_session_id())
+        order = self._starter.claim(wanted)
         concurrent = self._count(key)
         if concurrent > order.grant.rate.concurrency or len(self) > self._bound:
             raise BusyError(
@@ -246,6 +267,8 @@ class Sessions:
             worker = await self._starter.start(order, recorded)
         finally:
             await asyncio.gather(recorded, return_exceptions=True)
+        kind = "parked" if order is not wanted else "fork" if worker.launched.zygote else "cold"
+        self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
         session = Session(key, order, worker, self._journal)
         self._open[key] = session
         watcher = asyncio.create_task(self._watch(session))

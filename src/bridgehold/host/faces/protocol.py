@@ -81,6 +81,17 @@ class SessionParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reason: str = "asked by the caller"
 
 
+class ProfileParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    session: str
+    seconds: float = 5.0
+
+
+class DrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str = ""
+    tenant: str = ""
+    seconds: float = 30.0
+
+
 class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str
     name: str = ""

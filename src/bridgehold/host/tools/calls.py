@@ -24,6 +24,7 @@ from bridgehold.errors import (
     LimitError,
     UsageError,
 )
+from bridgehold.host.observe import Metrics
 from bridgehold.host.tools.values import Offered, ToolContext, ToolSource, ToolSpec
 from bridgehold.host.workers import GuestPipes
 from bridgehold.policies.decide import decide_tool
@@ -40,8 +41,15 @@ class ToolCalls:
     """Of one command, from its start to its end. `accept` is called for each frame that asks."""
 
     def __init__(
-        self, *, grant: Grant, context: ToolContext, offered: Offered, journal: JournalClient
+        self,
+        *,
+        grant: Grant,
+        context: ToolContext,
+        offered: Offered,
+        journal: JournalClient,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._grant = grant
         self._context = context
         self._offered = offered
@@ -118,6 +126,7 @@ class ToolCalls:
             raise
         finally:
             ms = int((time.monotonic() - started) * 1000)
+            self._metrics.tools.labels(tool.how, failure.code if failure else "ok").inc()
             await asyncio.shield(self._record(tool, reference, result, failure, ms))
         return result
 

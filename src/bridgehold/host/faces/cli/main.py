@@ -16,6 +16,7 @@ from bridgehold.host.faces.cli import (
     bridges,
     demo,
     doctor,
+    observe,
     policy,
     run,
     secrets,
@@ -36,7 +37,10 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("run")(run.run)
 app.command("shell")(run.shell)
-app.command("sessions")(sessions.sessions)
+app.add_typer(sessions.app, name="sessions")
+app.command("top")(observe.top)
+app.command("metrics")(observe.metrics)
+app.command("profile")(observe.profile)
 app.command("zygotes")(sessions.zygotes)
 app.command("resources")(sessions.resources)
 app.command("logs")(sessions.logs)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bridgehold.host.faces.cli import observe
 from bridgehold.host.faces.cli.render import out, print_json, table
 from bridgehold.host.faces.client import connect
 from bridgehold.host.resources import ResourceRef
@@ -14,12 +15,20 @@ from bridgehold.host.values import SessionInfo
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_ms, format_size
 
+app = typer.Typer(help="List sessions, or end some.", invoke_without_command=True)
+app.command("kill")(observe.kill)
+app.command("drain")(observe.drain)
 
+
+@app.callback()
 def sessions(
+    context: typer.Context,
     end: Annotated[str, typer.Option("--end", help="End this session (name or id).")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the sessions you may see, or end one."""
+    if context.invoked_subcommand is not None:
+        return
     found = asyncio.run(_sessions(end))
     if json_output:
         print_json(found)
