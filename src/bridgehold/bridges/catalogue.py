@@ -156,6 +156,9 @@ def _entries(folder: Path, *, shipped: bool) -> Iterable[Entry]:
 
 
 def _file_problems(manifest: Manifest) -> Iterable[Problem]:
+    if manifest.foreign:
+        yield from _lock_files(manifest)
+        return
     module = manifest.entry.partition(":")[0].split(".")
     base = manifest.folder.joinpath(*module)
     if not (base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()):
@@ -164,6 +167,10 @@ def _file_problems(manifest: Manifest) -> Iterable[Problem]:
             message=f"the entry {manifest.entry!r} has no file in {manifest.folder}",
             hint=f"Put the class into {module[-1]}.py beside bridge.toml.",
         )
+    yield from _lock_files(manifest)
+
+
+def _lock_files(manifest: Manifest) -> Iterable[Problem]:
     for path in (manifest.lock_path, manifest.requirements_path):
         if path is not None and (path.is_symlink() or not path.is_file()):
             yield Problem(

@@ -25,7 +25,9 @@ class BootFrame(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str
     version: str = ""
     entry: str
-    """``module:Class``, importable from the bridge's folder."""
+    """``module:Class``, importable from the bridge's folder; empty where `foreign`."""
+    foreign: bool = False
+    """A script of the tenant's own is run instead of a class; `common:open` names it."""
     preload: tuple[str, ...] = ()
     gateway: str = ""
     providers: dict[str, ProviderBinding] = {}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Effect = Literal["create", "read", "run", "delete", "configure"]
 EFFECTS: tuple[Effect, ...] = ("create", "read", "run", "delete", "configure")
+Foreign = Literal["", "auto", "json", "msgpack"]
 Recovery = Literal["lost", "replay"]
 
 PRELOAD_CALLS = ("openai", "litellm", "dspy", "langchain_openai")
@@ -57,8 +58,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str
     summary: str = ""
-    entry: str
-    """``module:Class`` in the bridge's folder."""
+    entry: str = ""
+    """``module:Class`` in the bridge's folder; empty where `foreign`."""
+    foreign: Foreign = ""
+    """Its workers run scripts that speak DSPex's or Snakepit's wire: the format that may pass."""
     python: str = ">=3.10"
     requirements: str = ""
     """File with what the author asks for, relative to the folder; empty: the standard library alone."""

@@ -14,6 +14,7 @@ from bridgehold.bridges.manifest import (
     EFFECTS,
     PRELOAD_CALLS,
     Effect,
+    Foreign,
     Manifest,
     Operation,
     Recovery,
@@ -34,6 +35,7 @@ MAX_OPERATIONS = 200
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _ENTRY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+FOREIGN = ("", "auto", "json", "msgpack")
 _HINT = "docs/how-to/write-a-bridge.md shows every key of bridge.toml with an example."
 
 
@@ -75,15 +77,19 @@ def _manifest(top: Table, folder: Path, digest: str) -> Manifest:
         top.fault("name", f"{name!r} is Bridgehold's own")
     resources = {key: _resource(key, table) for key, table in top.named("resources").items()}
     operations = {key: _operation(key, table, resources) for key, table in top.named("operations").items()}
-    if not 1 <= len(operations) <= MAX_OPERATIONS:
+    foreign = top.choice("foreign", FOREIGN, default="")
+    if foreign and (operations or top.raw("entry") is not None):
+        top.fault("foreign", "a script of one's own has no entry and no operations that are declared")
+    if not foreign and not 1 <= len(operations) <= MAX_OPERATIONS:
         top.fault("operations", f"a bridge has 1 to {MAX_OPERATIONS} operations")
-    needs = read_needs(top.table("needs"), name, operations, resources)
+    needs = read_needs(top.table("needs"), name, ["*"] if foreign else operations, resources)
     modules, calls = _preload(top.table("preload"))
     manifest = Manifest(
         name=name,
         version=_version(top),
         summary=top.text("summary", default=""),
-        entry=_matching(top, "entry", _ENTRY, "MODULE:CLASS"),
+        entry="" if foreign else _matching(top, "entry", _ENTRY, "MODULE:CLASS"),
+        foreign=cast("Foreign", foreign),
         python=_python(top),
         requirements=_file(top, "requirements"),
         lock=_file(top, "lock"),

@@ -101,6 +101,8 @@ class BridgeSection(_Strict):
     """With a pool: starts beyond the parked ones that may be under way at once."""
     checkout_timeout_s: Annotated[float, Field(gt=0)] = 10
     """With a pool: the longest wait for a sandbox before the session is refused as busy."""
+    scripts: str = ""
+    """Of a `foreign` bridge: the folder that holds the scripts it may run; mounted read-only."""
     weights: tuple[str, ...] = ()
     """Files or model folders that a zygote loads once, below folders of ``filesystem.read``."""
 

@@ -161,6 +161,8 @@ class Dispatch:
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
             raise await refuse(_unknown(bridge, operation), DeniedError) from None
+        if manifest.foreign:
+            raise await refuse(_foreign(target), DeniedError)
         decision = decide_operation(grant, bridge, operation)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
         if not decision.allowed or (declared is None and bridge != _COMMON):
@@ -300,9 +302,8 @@ class Dispatch:
     async def _used(self, session: Session, started: float) -> CommandUsage:
         """What the kernel charged since the session's last command ended."""
         ms = int((time.monotonic() - started) * 1000)
-        report = session.worker.report
         try:
-            usage = report.usage if report else await self._launcher.usage(session.worker.name)
+            usage = await session.worker.usage()
         except BridgeholdError:
             return CommandUsage(ms=ms)
         before, session.cpu_us = session.cpu_us, usage.cpu_us
@@ -390,6 +391,15 @@ def _unknown(bridge: str, operation: str) -> Decision:
         rule="default-deny",
         reason=f"{bridge}:{operation} is not granted",
         source="",
+    )
+
+
+def _foreign(bridge: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule="foreign",
+        reason=f"{bridge} runs scripts of the operator's own, and only their own callers speak with them",
+        source="bridge.toml",
     )
 
 

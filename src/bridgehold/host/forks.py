@@ -30,7 +30,8 @@ class ForkStart:
 
     async def prepare(self, order: StartOrder) -> LiveWorker:
         """A booted and attested worker that was told nothing of its session yet."""
-        if order.grant.sandbox.start == "fork":
+        plain = order.script is not None and not order.script.protocol  # its exit status has to be exact
+        if order.grant.sandbox.start == "fork" and not plain:
             try:
                 return await self._fork(order)
             except (NoZygoteError, UnsupportedError) as error:

@@ -42,14 +42,20 @@ def take_inline_keys(arguments: dict[str, object], grant: Grant) -> Arguments:
     """Take inline keys out of `arguments` (pure). Raises `DeniedError` under ``refuse``."""
     if grant.inline_keys == "pass":
         return Arguments(kept=arguments)
-    found: list[tuple[tuple[str, ...], str]] = []
-    kept = _walk(arguments, (), found)
-    if found and grant.inline_keys == "refuse":
-        path = ".".join(found[0][0])
+    split = split_keys(arguments)
+    if split.keys and grant.inline_keys == "refuse":
+        path = ".".join(split.keys[0][0])
         raise DeniedError(
             f"the argument {path} holds a key, and the policy refuses keys in arguments",
             hint="Leave it out: the gateway puts the tenant's own key in (`bridgehold secrets set`).",
         )
+    return split
+
+
+def split_keys(arguments: dict[str, object]) -> Arguments:
+    """What is a key in `arguments`, and all that is not (pure)."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    kept = _walk(arguments, (), found)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
     return Arguments(kept=kept, keys=tuple(found))
 

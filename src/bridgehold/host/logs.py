@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class SessionLog:
     """Keeps the newest `limit` bytes in one piece: a guest that writes byte by byte costs no more."""
@@ -9,6 +11,8 @@ class SessionLog:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept = bytearray()
+        self.tap: Callable[[bytes], None] | None = None
+        """Who else is given what is written, such as the caller of ``python -c``."""
         self.dropped = 0
         """Bytes that were cut from the beginning."""
 
@@ -17,6 +21,8 @@ class SessionLog:
 
     def write(self, data: bytes) -> None:
         self._kept += data
+        if self.tap is not None:
+            self.tap(data)
         excess = len(self._kept) - self._limit
         if excess > 0:
             del self._kept[:excess]

@@ -32,6 +32,7 @@ from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.artifacts import Artifacts, inside_tools
 from bridgehold.host.faces.server import SocketServer
+from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
 from bridgehold.host.inline_keys import KeyKeeper
@@ -135,7 +136,8 @@ class HostProcess:
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         weights = {name: section.weights for name, section in self._config.bridges.items()}
         shapes = {name: section.shape for name, section in self._config.providers.items()}
-        orders = Orders(registry, environments, peers.keeper, weights, shapes)
+        scripts = {n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts}
+        orders = Orders(registry, environments, peers.keeper, weights, shapes, scripts)
         sections = self._config.tools
         places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
         entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
@@ -181,6 +183,14 @@ class HostProcess:
             metrics=metrics,
             on_degraded=self._degraded,
         )
+        foreigners = Foreigners(
+            registry=registry,
+            sessions=sessions,
+            journal=peers.journal,
+            make_order=orders.make,
+            scripts=scripts,
+            on_degraded=self._degraded,
+        )
         methods = Methods(
             dispatch=dispatch,
             sessions=sessions,
@@ -192,6 +202,7 @@ class HostProcess:
             metrics=metrics,
             parked=self._parked.parked,
             stop=self._ask_stop,
+            foreigners=foreigners,
         )
         metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
         unified = Unified(dispatch, registry, resources)

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from bridgehold.bridges.frames import FaultFrame
-from bridgehold.errors import BridgeholdError, CommandTimeoutError, DeniedError
+from bridgehold.errors import BridgeholdError, CommandTimeoutError, DeniedError, UsageError
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.protocol import (
     BridgeParams,
     DrainParams,
+    ForeignEofParams,
+    ForeignParams,
+    ForeignSendParams,
     NoParams,
     OpenParams,
     ProfileParams,
@@ -19,6 +22,8 @@ from bridgehold.host.faces.protocol import (
     SessionParams,
 )
 from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.foreigners import Foreigners
+from bridgehold.host.held import held
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Session, SessionKey, Sessions
@@ -51,9 +56,11 @@ class Methods:
         zygotes: Callable[[], list[ZygoteInfo]],
         parked: Callable[[], dict[tuple[str, str], int]],
         stop: Callable[[str], Awaitable[None]],
+        foreigners: Foreigners,
     ) -> None:
         self._tools = CallerTools()
         self._metrics = metrics
+        self._foreigners = foreigners
         self._zygotes = zygotes
         self._parked = parked
         self._dispatch = dispatch
@@ -70,7 +77,11 @@ class Methods:
             "run": Method(RunParams, self.run),
             "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
+            "session.hold": Method(OpenParams, self.session_hold),
             "session.close": Method(SessionParams, self.session_close),
+            "foreign.open": Method(ForeignParams, self.foreign_open),
+            "foreign.send": Method(ForeignSendParams, self.foreign_send),
+            "foreign.eof": Method(ForeignEofParams, self.foreign_eof),
             "sessions": Method(NoParams, self.list_sessions),
             "zygotes": Method(NoParams, self.list_zygotes),
             "session.kill": Method(SessionParams, self.session_kill),
@@ -112,15 +123,38 @@ class Methods:
         return {"status": "taken"}
 
     async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
+        key = self._key(principal, params)
+        session = await self._open(key)
+        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+
+    async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
+        """A session as long as this request: who cancels it, or goes away, ends the session."""
+        return await held(asyncio.ensure_future(self._open(self._key(principal, params))), emit)
+
+    async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
+        return await self._foreigners.open(principal, params, emit)
+
+    async def foreign_send(self, principal: Principal, params: ForeignSendParams, _emit: Emit) -> object:
+        return await self._foreigners.send(principal, params)
+
+    async def foreign_eof(self, principal: Principal, params: ForeignEofParams, _emit: Emit) -> object:
+        return await self._foreigners.end_input(principal, params)
+
+    def _key(self, principal: Principal, params: OpenParams) -> SessionKey:
         tenant = _own_tenant(principal, params.tenant)
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
-        self._registry.manifest(bridge)
-        session = await self._sessions.get_or_open(
-            SessionKey(tenant, bridge, name),
-            lambda session_id: self._make_order(tenant, bridge, session_id, name),
+        if self._registry.manifest(bridge).foreign:
+            raise UsageError(
+                f"the sessions of {bridge} run scripts of the operator's own",
+                hint="`bridgehold shim` makes the interpreter that opens them.",
+            )
+        return SessionKey(tenant, bridge, name)
+
+    async def _open(self, key: SessionKey) -> Session:
+        return await self._sessions.get_or_open(
+            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
         )
-        return {"id": session.id, "name": name, "bridge": bridge, "tenant": tenant}
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)

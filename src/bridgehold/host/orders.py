@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from bridgehold.bridges.manifest import Manifest
@@ -48,11 +48,13 @@ class Orders:
         secrets: Revealer,
         weights: Mapping[str, tuple[str, ...]] | None = None,
         shapes: Mapping[str, str] | None = None,
+        scripts: Mapping[str, str] | None = None,
     ) -> None:
-        """`weights`: by bridge, the host paths of what the operator has loaded ahead.
+        """By bridge: the host paths of what the operator has loaded ahead; a foreign one's scripts.
 
         `shapes`: by provider, how its interface looks.
         """
+        self._scripts = scripts or {}
         self._weights = weights or {}
         self._shapes = shapes or {}
         self._registry = registry
@@ -64,7 +66,10 @@ class Orders:
         manifest = self._registry.manifest(bridge)
         grant = await self._registry.grant(tenant, bridge)
         environment = await self._environments.ensure(manifest, grant=grant)
-        paths = system_paths(environment=environment.path, bridge=manifest.folder)
+        folder = manifest.folder
+        if manifest.foreign:
+            folder = Path(self._scripts.get(bridge, manifest.folder))
+        paths = system_paths(environment=environment.path, bridge=folder)
         return StartOrder(
             session=session,
             session_name=session_name,
@@ -72,7 +77,7 @@ class Orders:
             grant=grant,
             spec=worker_spec(grant, paths, gateway_port=GATEWAY_PORT, start=grant.sandbox.start),
             environment_digest=environment.digest,
-            bridge_folder=manifest.folder,
+            bridge_folder=folder,
             weights=paths_inside(self._weights.get(bridge, ()), grant.read),
             shapes={
                 endpoint.provider: self._shapes[endpoint.provider]

@@ -84,7 +84,9 @@ class ParkedStart:
         while pool.ready:
             worker = pool.ready.popleft()
             if not worker.ended.is_set():
-                worker.order = msgspec.structs.replace(worker.order, session_name=order.session_name)
+                worker.order = msgspec.structs.replace(
+                    worker.order, session_name=order.session_name, script=order.script
+                )
                 self._claimed[worker.order.session] = worker
                 self._fill(pool, order)
                 return worker.order

@@ -134,6 +134,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                     os.path.realpath(sys.base_prefix),
                     os.path.realpath(sys.prefix),
                     *config.host.read_roots,
+                    *(os.path.realpath(b.scripts) for b in config.bridges.values() if b.scripts),
                 ]
             )
         ),

@@ -66,7 +66,7 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        return self._queued > 0
+        return self._queued > 0 or bool(self.current_command)
 
     @property
     def alive(self) -> bool:
@@ -137,6 +137,11 @@ class Session:
                 "cancelled, and the bridge did not stop", SessionEndedError("the command was cancelled")
             )
 
+    def serve(self, command: str) -> None:
+        """A foreign script has `command` now; empty: none."""
+        self.current_command = command
+        self.used_at = time.monotonic()
+
     async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
         """End the session once; later calls wait for the same end. Never raises."""
         if self.ending is not None:
@@ -152,8 +157,10 @@ class Session:
 
     async def close(self, reason: str) -> None:
         """End politely: the bridge's `close()` gets the grace, then the namespace is killed."""
-        if self.alive and not self.busy:
-            grace = self.order.grant.limits.grace_ms
+        grace = self.order.grant.limits.grace_ms
+        if self.alive and self.worker.relaying:
+            await self.worker.finish(grace / 1000)
+        elif self.alive and not self.busy:
             with contextlib.suppress(BridgeholdError, TimeoutError):
                 await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
         await self.end(reason)
@@ -165,6 +172,11 @@ class Session:
             async with asyncio.timeout(seconds), self._turn:
                 pass
         await self.close(reason)
+
+    async def wait_ended(self) -> BridgeholdError:
+        """Until it has ended and the audit says so: why, as an error."""
+        await self._closed.wait()
+        return self.ending or SessionEndedError("the session was ended")
 
     async def _record_end(self, reason: str, report: ExitReport | None) -> None:
         event = SessionClosed(

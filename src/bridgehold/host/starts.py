@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -31,20 +31,38 @@ from bridgehold.errors import (
 )
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.host.workers import FrameBudget, GuestCalls, GuestPipes, Stream, ToolHandler
+from bridgehold.host.workers import FrameBudget, GuestCalls, GuestPipes, RawReader, Stream, ToolHandler
 from bridgehold.policies.model import Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.control import LauncherClient
-from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec
+from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, Usage
 
 GATEWAY_PORT = 8080
 """Where the gateway listens on each sandbox's own loopback."""
+
+
+FOREIGN_PLACEHOLDER = "sk-bh-foreign"
+"""The key that callers of foreign scripts may pass in their arguments. It is worth nothing anywhere: a
+gateway serves one session, and puts that session's tenant's key in its place."""
 
 
 class GatewayHandle(Protocol):
     """What a worker needs of its gateway: nothing but its end."""
 
     async def close(self) -> None: ...
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True):
+    """A script of the tenant's own, as the inner runner is told of it. Paths are the sandbox's."""
+
+    kind: Literal["script", "code", "module", "stdin"]
+    text: str = ""
+    """The file, the code or the module."""
+    args: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    """Further folders to import from."""
+    protocol: bool = True
+    """Whether it speaks in frames; otherwise its standard output is anybody's text."""
 
 
 class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +79,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Paths inside, of what the operator has loaded once for all sessions."""
     shapes: dict[str, str] = {}
     """How each configured provider's interface looks; ``openai`` for one that isn't configured."""
+    script: Script | None = None
+    """Of a `foreign` bridge: what the session runs."""
     env_secrets: tuple[tuple[str, str], ...] = ()
     """Weakening ``env_secret`` only: variables that travel in the boot frame, never in argv."""
 
@@ -83,7 +103,9 @@ class LiveWorker:
         self.launched = launched
         self.log = log
         self.violations = 0
-        self.calls = GuestCalls(self._violation)
+        self.relaying = False
+        """Whether a foreign script has the pipes."""
+        self.calls = GuestCalls(self.violation)
         self.pipes: GuestPipes | None = None
         self.gateway: GatewayHandle | None = None
         self.attestation: Attestation | None = None
@@ -98,6 +120,11 @@ class LiveWorker:
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
         self._proof: asyncio.Task[object] | None = None
+
+    @property
+    def failure(self) -> BridgeholdError | None:
+        """Why the host ended it, if it did."""
+        return self._failure
 
     @property
     def name(self) -> str:
@@ -126,11 +153,40 @@ class LiveWorker:
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
+        return await self.calls.call(
+            self._live_pipes(), command, args, deadline_ms=deadline_ms, stream=stream, tools=tools
+        )
+
+    def relay(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:
+        """The pipes are a foreign script's from here on."""
+        self.relaying = True
+        self._live_pipes().become_raw(reader, on_body)
+
+    async def send_raw(self, data: bytes) -> None:
+        await self._live_pipes().send_raw(data)
+
+    def charge(self, size: int) -> None:
+        """Its frames were as much work as `size` more bytes: it is read from so much the later."""
+        self._live_pipes().charge(size)
+
+    def finish_input(self) -> None:
+        if not self.ended.is_set():
+            self._live_pipes().finish_input()
+
+    async def finish(self, seconds: float) -> None:
+        """End a foreign script's input, and give it `seconds` to be gone."""
+        self.finish_input()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), seconds)
+
+    async def usage(self) -> Usage:
+        """The kernel's account of it so far, or up to its end."""
+        return self.report.usage if self.report else await self._services.launcher.usage(self.name)
+
+    def _live_pipes(self) -> GuestPipes:
         if self.pipes is None:
             raise CrashError("the worker has no pipes yet")
-        return await self.calls.call(
-            self.pipes, command, args, deadline_ms=deadline_ms, stream=stream, tools=tools
-        )
+        return self.pipes
 
     async def end(self, failure: BridgeholdError | None = None) -> ExitReport:
         """Kill the whole namespace, wait until it is empty, and give the kernel's report."""
@@ -148,7 +204,7 @@ class LiveWorker:
     def on_pipe_end(self, error: BridgeholdError | None) -> None:
         """The guest closed its frames, or broke the wire: either way it is over."""
         if error is not None:
-            self._violation(error.message)
+            self.violation(error.message)
         self._spawn(self._after_pipe_end(error))
 
     async def _after_pipe_end(self, error: BridgeholdError | None) -> None:
@@ -188,7 +244,8 @@ class LiveWorker:
         with contextlib.suppress(BridgeholdError):
             await self._services.journal.append(event, durable=False)
 
-    def _violation(self, reason: str) -> None:
+    def violation(self, reason: str) -> None:
+        """Write down that the guest broke a rule of its wire."""
         self.violations += 1
         if self.violations > 20:  # the bucket of a hostile guest's events; the count is in the session's end
             return
@@ -254,8 +311,11 @@ async def open_session(services: Services, worker: LiveWorker, recorded: Awaitab
     order = worker.order
     await recorded
     session = {"id": order.session, "name": order.session_name, "tenant": order.grant.tenant}
+    opening: dict[str, object] = {"session": session}
+    if order.script is not None:
+        opening["script"] = msgspec.to_builtins(order.script)
     reply, usage, _ = await asyncio.gather(
-        worker.call("common:open", {"session": session}, deadline_ms=order.grant.limits.startup_ms),
+        worker.call("common:open", opening, deadline_ms=order.grant.limits.startup_ms),
         services.launcher.usage(worker.name),
         worker.proven(),
     )
@@ -275,7 +335,8 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
         on_end=worker.on_pipe_end,
         budget=services.frames,
     )
-    placeholders = {endpoint.provider: new_placeholder() for endpoint in order.grant.endpoints}
+    fixed = FOREIGN_PLACEHOLDER if order.manifest.foreign else ""
+    placeholders = {endpoint.provider: fixed or new_placeholder() for endpoint in order.grant.endpoints}
     if len(descriptors) > 3:
         listener = socket.socket(fileno=descriptors[3])
         worker.gateway = await services.open_gateway(listener, order, placeholders)
@@ -320,6 +381,7 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
         bridge=manifest.name,
         version=manifest.version,
         entry=manifest.entry,
+        foreign=bool(manifest.foreign),
         preload=manifest.preload,
         gateway=base if (placeholders or grant.connects) else "",
         providers=providers,

@@ -12,6 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from bridgehold.bridges.frames import (
@@ -52,6 +53,7 @@ class ToolHandler(Protocol):
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
+_DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
 _BUDGET_PAUSE_SECONDS = 0.05
 
@@ -73,6 +75,29 @@ class FrameBudget:
     @property
     def spent(self) -> bool:
         return self._sum >= self._total
+
+
+class RawReader(Protocol):
+    """What reads a foreign script's bytes: into frames of its own wire, or as they come."""
+
+    frames: int
+
+    @property
+    def buffered(self) -> int: ...
+
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+
+class PlainBytes:
+    """A `RawReader` of output that has no frames."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.buffered = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        self.frames += 1
+        return [data]
 
 
 class GuestPipes:
@@ -104,6 +129,8 @@ class GuestPipes:
         self._log = log
         self._on_frame = on_frame
         self._on_end = on_end
+        self._raw: tuple[RawReader, Callable[[bytes], None]] | None = None
+        self._last_input = False
         self._pending = bytearray()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -114,12 +141,39 @@ class GuestPipes:
     @property
     def buffered(self) -> int:
         """Bytes held that came from, or go to, this guest."""
-        return self.reader.buffered + len(self._pending)
+        return self._now_reading.buffered + len(self._pending)
+
+    @property
+    def _now_reading(self) -> FrameReader | RawReader:
+        return self.reader if self._raw is None else self._raw[0]
+
+    def become_raw(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:
+        """From here on the pipes are a foreign script's, and our own frames are over."""
+        self._raw = (reader, on_body)
+
+    def charge(self, size: int) -> None:
+        """Count `size` bytes more than were read."""
+        self._bytes.take(size, time.monotonic())
+
+    def finish_input(self) -> None:
+        """The guest reads the end of its input after what is still under way to it."""
+        self._last_input = True
+        if not self._closed and not self._pending:
+            self._end_input()
+
+    def _end_input(self) -> None:
+        """The descriptor's number stays ours until `close`: another pipe's could take it."""
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, self._to_guest, inheritable=False)
+        os.close(null)
 
     async def send(self, frame: HostFrame) -> None:
         """Queue `frame` and wait until the guest has taken it. The caller bounds the time."""
-        data = encode(frame, max_bytes=self._request_bytes)
-        if self._closed:
+        await self.send_raw(encode(frame, max_bytes=self._request_bytes))
+
+    async def send_raw(self, data: bytes) -> None:
+        """As `send`, of bytes as they are."""
+        if self._closed or self._last_input:
             raise CrashError("the worker is gone")
         self._pending += data
         self._drained.clear()
@@ -140,6 +194,7 @@ class GuestPipes:
         for descriptor in (self._from_guest, self._log_pipe):
             self._loop.remove_reader(descriptor)
         self._loop.remove_writer(self._to_guest)
+        self._drain_raw()
         self._drain_log()
         for descriptor in (self._to_guest, self._from_guest, self._log_pipe):
             os.close(descriptor)
@@ -156,11 +211,13 @@ class GuestPipes:
             self._pending.clear()
         self._loop.remove_writer(self._to_guest)
         self._drained.set()
+        if self._last_input:
+            self._end_input()
 
     def _read_frames(self) -> None:
         wait = self._frames.wait(0, time.monotonic())
         wait = max(wait, self._bytes.wait(0, time.monotonic()))
-        if self._budget.spent and self.reader.buffered:
+        if self._budget.spent and self._now_reading.buffered:
             wait = max(wait, _BUDGET_PAUSE_SECONDS)
         if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
             self._pause(self._from_guest, self._read_frames, wait)
@@ -176,33 +233,51 @@ class GuestPipes:
             self._on_end(None)
             return
         try:
-            frames = self.reader.feed(data)
+            deliveries = self._feed(data)
+            self._frames.take(max(1, len(deliveries)), time.monotonic())
+            self._bytes.take(len(data), time.monotonic())
+            self._budget.hold(self, self._now_reading.buffered)
+            self._watch_half_frame()
+            for deliver in deliveries:
+                deliver()
         except ProtocolError as error:
             self._loop.remove_reader(self._from_guest)
             self._on_end(error)
+
+    def _feed(self, data: bytes) -> list[Callable[[], None]]:
+        """What is to be done with each frame that `data` completes. Raises `ProtocolError`."""
+        if self._raw is None:
+            return [partial(self._on_frame, frame) for frame in self.reader.feed(data)]
+        reader, on_body = self._raw
+        return [partial(on_body, body) for body in reader.feed(data)]
+
+    def _drain_raw(self) -> None:
+        """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity."""
+        if self._raw is None:
             return
-        self._frames.take(max(1, len(frames)), time.monotonic())
-        self._bytes.take(len(data), time.monotonic())
-        self._budget.hold(self, self.reader.buffered)
-        self._watch_half_frame()
-        for frame in frames:
-            self._on_frame(frame)
+        with contextlib.suppress(OSError, ProtocolError):
+            for _ in range(_DRAIN_READS):
+                data = os.read(self._from_guest, _READ_BYTES)
+                if not data:
+                    return
+                for deliver in self._feed(data):
+                    deliver()
 
     def _watch_half_frame(self) -> None:
         """Half a frame and then nothing holds memory: it has a deadline of its own."""
-        if not self.reader.buffered:
+        if not self._now_reading.buffered:
             if self._half_frame is not None:
                 self._half_frame.cancel()
                 self._half_frame = None
         elif self._half_frame is None:
-            seen = self.reader.frames
+            seen = self._now_reading.frames
             self._half_frame = self._loop.call_later(_HALF_FRAME_SECONDS, self._judge_half_frame, seen)
 
     def _judge_half_frame(self, seen: int) -> None:
         self._half_frame = None
-        if self._closed or not self.reader.buffered:
+        if self._closed or not self._now_reading.buffered:
             return
-        if self.reader.frames != seen or self._budget.spent:
+        if self._now_reading.frames != seen or self._budget.spent:
             self._watch_half_frame()
             return
         self._loop.remove_reader(self._from_guest)

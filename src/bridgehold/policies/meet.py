@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bridgehold.errors import DeniedError
+from bridgehold.policies import globs
 from bridgehold.policies import rules as matching
 from bridgehold.policies.model import Connect, Endpoint, Needs, Policy, Rules, SecretGrant, Source
 from bridgehold.policies.names import (
@@ -135,11 +136,16 @@ class Meeting:
         return "" if rule.provider in providers else f"its endpoint {rule.provider!r} isn't granted"
 
     def rules(self, table: Literal["operations", "resources"], asked: tuple[str, ...]) -> Rules:
-        """The names that are allowed one by one, and the patterns that deny, for the reason's sake."""
+        """The names (or patterns) that are allowed one by one, and what denies, for the reason's sake."""
         rules: Rules = getattr(self._policy, table)
         allowed: list[str] = []
         origins: list[str] = []
         for name in dict.fromkeys(asked):
+            if "*" in name:  # of a bridge whose operations nobody can declare: what both patterns allow
+                both = [(i, part) for i, rule in enumerate(rules.allow) for part in globs.meet(rule, name)]
+                allowed += [part for _, part in both]
+                origins += [f"{table}.allow[{index}]" for index, _ in both]
+                continue
             found = matching.match(rules, name)
             if found.allowed:
                 allowed.append(name)

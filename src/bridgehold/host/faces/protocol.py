@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from typing import Literal
 
 import msgspec
 
@@ -96,6 +97,24 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bridge: str
     name: str = ""
     tenant: str = "local"
+
+
+class ForeignParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str
+    kind: Literal["script", "code", "module", "stdin"]
+    text: str = ""
+    args: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
+    tenant: str = "local"
+
+
+class ForeignSendParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    session: str
+    data: bytes
+
+
+class ForeignEofParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    session: str
 
 
 class BridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -129,14 +129,14 @@ class _Connection:
             request = msgspec.json.decode(body, type=RequestFrame)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ProtocolError(f"not a request frame: {error}") from error
-        if request.id in self._tasks:
-            raise ProtocolError(f"id {request.id} is already in use on this connection")
         if request.method == "cancel":
             self._room.release()
             target = msgspec.json.decode(request.params, type=CancelParams).id
             if target in self._tasks:
                 self._tasks[target].cancel()
             return
+        if request.id in self._tasks:
+            raise ProtocolError(f"id {request.id} is already in use on this connection")
         task = asyncio.create_task(self._answer(request))
         self._tasks[request.id] = task
 

@@ -109,12 +109,24 @@ def serve(frames_in: int, frames_out: int) -> int:
     boot = reader.read()
     if boot is None:
         return 0
+    if boot.get("foreign"):
+        return serve_script(boot, reader, writer, frames_in, frames_out)
     try:
         runtime = make_runtime(boot, reader, writer)
     except BaseException as error:  # noqa: BLE001 - an import may raise anything, SystemExit included
         writer.write_bytes(wire.encode_fault(0, describe(error, alive=False), writer.max_bytes))
         return STATUS_IMPORT
     status: int = runtime.run()
+    return status
+
+
+def serve_script(boot: dict[str, Any], reader: Any, writer: Any, frames_in: int, frames_out: int) -> int:
+    """A script of the tenant's own instead of a bridge's class: it speaks its own protocol, not ours."""
+    script = importlib.import_module(
+        "bridgehold_inner.script"
+    )  # inside, this folder is a package of that name
+    os.environ.update(boot.get("environment", {}))
+    status: int = script.serve(boot, reader, writer, frames_in, frames_out)
     return status
 
 

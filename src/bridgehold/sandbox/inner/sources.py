@@ -38,6 +38,11 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return _codes.get(self.path) or super().get_code(fullname)
 
 
+def forget() -> None:
+    """Take every module from its file again: it may have changed since the zygote was made."""
+    _codes.clear()
+
+
 def use(folder: str) -> None:
     """From now on modules of `folder` are taken from what was compiled."""
     hook = importlib.machinery.FileFinder.path_hook((_Loader, importlib.machinery.SOURCE_SUFFIXES))

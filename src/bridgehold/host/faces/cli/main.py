@@ -22,6 +22,8 @@ from bridgehold.host.faces.cli import (
     secrets,
     serve,
     sessions,
+    shim,
+    stdio,
 )
 from bridgehold.host.faces.cli.render import err, print_error
 
@@ -37,6 +39,8 @@ app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("run")(run.run)
 app.command("shell")(run.shell)
+app.command("shim")(shim.shim)
+app.command("stdio")(stdio.stdio)
 app.add_typer(sessions.app, name="sessions")
 app.command("top")(observe.top)
 app.command("metrics")(observe.metrics)

@@ -1,0 +1,182 @@
+"""`bridgehold stdio`: one pool worker of DSPex or Snakepit, in front of one session of a bridge of ours.
+
+The worker ends with its input, a signal, `shutdown` or its session; whoever waits for an answer gets
+one before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+from bridgehold.bridges.legacy import messages
+from bridgehold.bridges.legacy.bodies import FORMATS, Format, format_of
+from bridgehold.bridges.legacy.frames import pack
+from bridgehold.errors import BridgeholdError, CancelledError, SessionEndedError, UsageError
+from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.legacy.commands import Step, error_text, recreation, translate
+from bridgehold.host.faces.legacy.held import HeldSession
+from bridgehold.host.faces.legacy.pipes import PipeOut
+from bridgehold.host.faces.legacy.values import Outcome
+
+_AT_ONCE = 64
+"""Requests that run or wait; beyond that the caller's pipe fills."""
+
+
+class Worker:
+    """One caller's side: frames in, answers out, one session at a time."""
+
+    def __init__(
+        self,
+        client: Client,
+        pipe: PipeOut,
+        *,
+        bridge: str,
+        tenant: str,
+        formats: tuple[Format, ...] = FORMATS,
+    ) -> None:
+        self._client = client
+        self._pipe = pipe
+        self._bridge = bridge
+        self._tenant = tenant
+        self._formats = formats
+        self._began = time.time()
+        self._worker_id = ""
+        self._programs: dict[str, set[str]] = {}
+        """Of each of the caller's sessions, the programs that it made."""
+        self._running: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self.ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._session = self._open()
+
+    async def take(self, body: bytes) -> None:
+        """One frame of the caller's. It is answered in a task of its own."""
+        await self._room.acquire()
+        task = asyncio.create_task(self._answer(body))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+
+    async def finish(self, seconds: float) -> None:
+        """Let what runs end, for `seconds`; then cancel and answer it, and end the session."""
+        if self._running and seconds > 0:
+            await asyncio.wait(self._running, timeout=seconds)
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._session.close()
+
+    @property
+    def last_words_seconds(self) -> float:
+        """After the session ended by itself, whoever asks meanwhile is still told why."""
+        return 0.5
+
+    def stop(self, _number: int) -> None:
+        """A signal: what runs is answered, and the end is an orderly one."""
+        self.end()
+
+    def end(self, status: int = 0, message: str = "") -> None:
+        if not self.ended.done():
+            self.ended.set_result(Outcome(status=status, message=message))
+
+    def _open(self) -> HeldSession:
+        """Requests that come before it is open wait for it; when it ends by itself, so do we."""
+        session = HeldSession(self._client, "session.hold", {"bridge": self._bridge, "tenant": self._tenant})
+        session.ended.add_done_callback(
+            lambda ended: self.end(ended.result().status, f"the session ended: {ended.result().reason}")
+        )
+        return session
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._room.release()
+
+    async def _answer(self, body: bytes) -> None:
+        written_in = format_of(body)
+        request_id = messages.read_id(body)
+        try:
+            request = messages.read_request(body)
+            if isinstance(request, messages.Negotiation):
+                answer = messages.selected(request.choose(self._formats))
+            else:
+                result = await self._run(request)
+                answer = messages.success(request_id, result, written_in)
+        except BridgeholdError as error:
+            answer = messages.failure(request_id, error_text(error), written_in)
+        except asyncio.CancelledError:
+            ending = CancelledError("the worker is ending, and the command was cancelled")
+            answer = messages.failure(request_id, error_text(ending), written_in)
+        self._pipe.put(pack(answer))
+
+    async def _run(self, request: messages.Request) -> object:
+        if request.format not in self._formats:
+            raise UsageError(f"this worker takes no {request.format}", hint="See its --format.")
+        step = translate(self._bridge, request.command, request.args)
+        session = await self._session.id()
+        if step.own == "ping":
+            return self._ping(step.arguments, session)
+        if step.own == "fresh":
+            return await self._fresh()
+        if step.own == "clean_session":
+            return await self._clean(str(step.arguments.get("session_id", "")), session)
+        if step.own == "shutdown":
+            asyncio.get_running_loop().call_later(0.01, self.end)
+            return {"status": "shutting_down", "worker_id": self._worker_id, "mode": "pool-worker"}
+        try:
+            value = await self._call(step, session)
+        except BridgeholdError as error:
+            again = recreation(self._bridge, request.args)
+            if again is None or error.code != "not_found" or request.command != "execute_program":
+                raise
+            await self._call(again, session)
+            value = await self._call(step, session)
+        self._remember(step, value)
+        return value
+
+    async def _call(self, step: Step, session: str) -> Any:
+        for key, value in step.arguments.items():
+            if isinstance(value, bytes):
+                raise UsageError(f"the argument {key[:80]!r} is binary", hint="Send it as base64 text.")
+        return await self._client.run(step.operation, step.arguments, session=session, tenant=self._tenant)
+
+    def _ping(self, args: dict[str, object], session: str) -> dict[str, object]:
+        """Not a command: it is true as long as the session lives, and waits behind nothing."""
+        if not self._session.alive:
+            raise SessionEndedError("the session has ended")
+        if isinstance(args.get("worker_id"), str):
+            self._worker_id = str(args["worker_id"])[:200]
+        now = time.time()
+        return {
+            "status": "ok",
+            "timestamp": now,
+            "uptime": now - self._began,
+            "mode": "pool-worker",
+            "worker_id": self._worker_id,
+            "bridge": self._bridge,
+            "session": session,
+        }
+
+    async def _fresh(self) -> dict[str, object]:
+        """What a bridge forgets least wrongly is a whole sandbox."""
+        old, self._session = self._session, self._open()
+        count = sum(map(len, self._programs.values()))
+        self._programs.clear()
+        await old.close()
+        await self._session.id()
+        return {"status": "ok", "programs_cleared": count}
+
+    async def _clean(self, name: str, session: str) -> dict[str, object]:
+        """Delete the programs that one of the caller's own sessions made."""
+        removed = 0
+        for program in sorted(self._programs.pop(name, ())):
+            step = Step(operation=f"{self._bridge}:delete_program", arguments={"program_id": program})
+            with contextlib.suppress(BridgeholdError):
+                await self._call(step, session)
+                removed += 1
+        return {"status": "ok", "session_id": name, "programs_removed": removed}
+
+    def _remember(self, step: Step, value: object) -> None:
+        if step.operation == f"{self._bridge}:create_program" and isinstance(value, dict):
+            owner = str(step.arguments.get("session_id", "anonymous"))
+            self._programs.setdefault(owner, set()).add(str(value.get("program_id", "")))

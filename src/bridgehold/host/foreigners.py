@@ -1,0 +1,121 @@
+"""The socket's methods for foreign scripts: one request from open to end, frames and end of input beside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.errors import DeniedError, NotFoundError, UsageError
+from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.dispatch import OrderMaker
+from bridgehold.host.faces.protocol import ForeignEofParams, ForeignParams, ForeignSendParams
+from bridgehold.host.foreign import formats_of, script_inside
+from bridgehold.host.held import held
+from bridgehold.host.ledger import Ledger
+from bridgehold.host.registry import Registry
+from bridgehold.host.relay import Relay
+from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.starts import Script, StartOrder
+from bridgehold.host.values import Principal
+from bridgehold.ids import parse_name, random_id
+from bridgehold.policies.model import Grant
+
+
+class Foreigners:
+    """Sessions whose worker is a script of the tenant's own, by session id."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        sessions: Sessions,
+        journal: JournalClient,
+        make_order: OrderMaker,
+        scripts: Mapping[str, str],
+        on_degraded: Callable[[str], None],
+    ) -> None:
+        """`scripts`: by bridge, the one folder that its scripts lie in."""
+        self._registry = registry
+        self._sessions = sessions
+        self._journal = journal
+        self._make_order = make_order
+        self._scripts = scripts
+        self._on_degraded = on_degraded
+        self._relays: dict[str, Relay] = {}
+        self._rates: dict[tuple[str, str], TokenBucket] = {}
+
+    async def open(
+        self, principal: Principal, params: ForeignParams, emit: Callable[[object], None]
+    ) -> object:
+        """Run a script for as long as this request lasts; its frames are events."""
+        if not principal.may_act_for(params.tenant):
+            raise DeniedError(f"{principal.name} may not act for tenant {params.tenant[:64]!r}")
+        bridge = parse_name(params.bridge, "bridge")
+        manifest = self._registry.manifest(bridge)
+        if not manifest.foreign:
+            raise UsageError(
+                f"{bridge} runs no scripts of one's own", hint="`bridgehold stdio` is the plug for it."
+            )
+        script = script_inside(
+            params.kind,
+            params.text,
+            params.args,
+            params.path,
+            scripts=self._scripts.get(bridge, ""),
+            bridge=bridge,
+        )
+        key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
+
+        async def start() -> Session:
+            session = await self._sessions.get_or_open(key, lambda name: self._order(key, name, script))
+            relay = Relay(
+                session,
+                formats=formats_of(manifest.foreign),
+                protocol=script.protocol,
+                ledger=Ledger(session, principal.name, self._journal, self._on_degraded),
+                rate=self._rate(session.order.grant),
+                emit=emit,
+            )
+            self._relays[session.id] = relay
+            return session
+
+        async def run(session: Session) -> None:
+            await self._relays[session.id].start(script)
+
+        opening = asyncio.ensure_future(start())
+        try:
+            told = await held(opening, emit, then=run)
+            if told["cause"] == "exited" and told["exit"] == -1:
+                told["exit"] = self._relays[opening.result().id].exit_status
+            return told
+        finally:
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                self._relays.pop(opening.result().id, None)
+
+    async def send(self, principal: Principal, params: ForeignSendParams) -> object:
+        await self._relay(principal, params.session).send(params.data)
+        return {}
+
+    async def end_input(self, principal: Principal, params: ForeignEofParams) -> object:
+        self._relay(principal, params.session).finish_input()
+        return {}
+
+    async def _order(self, key: SessionKey, session: str, script: Script) -> StartOrder:
+        order = await self._make_order(key.tenant, key.bridge, session, key.name)
+        return msgspec.structs.replace(order, script=script)
+
+    def _relay(self, principal: Principal, session: str) -> Relay:
+        relay = self._relays.get(session)
+        if relay is None or not principal.may_act_for(relay.session.key.tenant):
+            raise NotFoundError(f"no session {session[:80]!r} here")
+        return relay
+
+    def _rate(self, grant: Grant) -> TokenBucket:
+        """One for all workers of a tenant and bridge."""
+        per_second = grant.rate.commands_per_minute / 60
+        return self._rates.setdefault(
+            (grant.tenant, grant.bridge), TokenBucket(per_second, max(10.0, per_second * 10))
+        )

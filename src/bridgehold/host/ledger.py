@@ -1,0 +1,138 @@
+"""A foreign session's commands in the audit: a durable intent before, an outcome after, or a refusal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused
+from bridgehold.audit.redact import preview
+from bridgehold.bridges.legacy.messages import Answer
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError
+from bridgehold.host.sessions import Session
+from bridgehold.ids import digest_bytes, new_command_id
+from bridgehold.policies.model import Decision
+
+_PREVIEW_BYTES = 2_000
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """A command whose intent is written."""
+
+    command: str
+    intent: str
+    started: float
+
+
+class Ledger:
+    """Writes for one session. `arguments` never hold a key by the time they come here."""
+
+    def __init__(
+        self, session: Session, principal: str, journal: JournalClient, on_degraded: Callable[[str], None]
+    ) -> None:
+        self._session = session
+        self._principal = principal
+        self._journal = journal
+        self._on_degraded = on_degraded
+
+    async def intend(self, operation: str, arguments: dict[str, object], rule: str) -> Pending:
+        """The intent, durable. Raises `AuditError` or `BudgetError`: the command does not run."""
+        grant = self._session.order.grant
+        command = new_command_id()
+        digest, size, text = preview(arguments, (), _PREVIEW_BYTES)
+        event = CommandIntent(
+            tenant=grant.tenant,
+            principal=self._principal,
+            session=self._session.id,
+            command=command,
+            bridge=grant.bridge,
+            operation=f"{grant.bridge}:{operation}",
+            grant=grant.digest,
+            rule=rule,
+            arguments_digest=digest,
+            arguments_bytes=size,
+            arguments_preview=text,
+            deadline_ms=grant.limits.command_ms,
+        )
+        try:
+            reference = (await self._journal.append(event)).ref
+        except BudgetError as error:
+            await self._session.end("the tenant's share of the audit is used up", error)
+            raise
+        except AuditError as error:
+            if error.where not in ("journal:full", "journal:invalid"):
+                self._on_degraded(error.message)
+            raise AuditError(
+                f"the command did not run, because its intent could not be written: {error.message}",
+                hint=error.hint,
+            ) from error
+        return Pending(command=command, intent=reference, started=time.monotonic())
+
+    async def refuse(
+        self, operation: str, arguments: dict[str, object], decision: Decision, kind: type[BridgeholdError]
+    ) -> BridgeholdError:
+        """The refusal, written; and the error that says so."""
+        grant = self._session.order.grant
+        digest, _, text = preview(arguments, (), _PREVIEW_BYTES)
+        event = CommandRefused(
+            tenant=grant.tenant,
+            principal=self._principal,
+            session=self._session.id,
+            command=new_command_id(),
+            bridge=grant.bridge,
+            operation=f"{grant.bridge}:{operation}",
+            rule=decision.rule,
+            reason=decision.reason[:500],
+            source=decision.source,
+            arguments_digest=digest,
+            arguments_preview=text,
+        )
+        reference = (await self._journal.append(event)).ref
+        return kind(
+            f"{decision.reason} [rule {decision.rule}]",
+            hint=f"bridgehold why {reference}",
+            where=decision.source,
+            event=reference,
+        )
+
+    async def record(
+        self,
+        pending: Pending,
+        answer: Answer | None,
+        *,
+        failure: BridgeholdError | None = None,
+        body: bytes = b"",
+    ) -> None:
+        """The outcome. One that can't be written stops the host from taking further commands."""
+        cpu_us, peak, ms = 0, 0, int((time.monotonic() - pending.started) * 1000)
+        try:
+            usage = await self._session.worker.usage()
+        except BridgeholdError:
+            pass  # the launcher has forgotten it already: the session's own end has the sums
+        else:
+            before, self._session.cpu_us = self._session.cpu_us, usage.cpu_us
+            cpu_us, peak = max(0, usage.cpu_us - before), usage.memory_peak_bytes
+        reason = failure.message if failure else answer.error if answer else ""
+        outcome = CommandOutcome(
+            tenant=self._session.key.tenant,
+            principal=self._principal,
+            session=self._session.id,
+            command=pending.command,
+            intent=pending.intent,
+            transport_ok=answer is not None and answer.transport_ok,
+            application_ok=answer is not None and answer.application_ok,
+            code=failure.code if failure else "",
+            reason=reason[:500],
+            cpu_us=cpu_us,
+            memory_peak_bytes=peak,
+            ms=ms,
+            result_digest=digest_bytes(body) if body else "",
+            result_bytes=len(body),
+        )
+        try:
+            await self._journal.append(outcome, durable=False)
+        except BridgeholdError as error:
+            self._on_degraded(f"an outcome could not be written: {error.message}")

@@ -1,0 +1,215 @@
+"""A foreign script's session: frames pass as they came, and each command has an intent and an outcome.
+
+The parsed copy feeds policy and audit and decides what passes; not one byte that passes is changed.
+Everything from inside is hostile: it is bounded before it is read, an answer that nobody waits for is
+dropped and written down, and what can't be read ends the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from bridgehold.bridges.legacy.bodies import Format, is_odd
+from bridgehold.bridges.legacy.frames import Splitter, pack
+from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
+from bridgehold.errors import (
+    BudgetError,
+    BusyError,
+    CommandTimeoutError,
+    DeniedError,
+    LimitError,
+    UsageError,
+)
+from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
+from bridgehold.host.held import why_ended
+from bridgehold.host.ledger import Ledger, Pending
+from bridgehold.host.sessions import Session
+from bridgehold.host.starts import Script
+from bridgehold.host.workers import PlainBytes
+from bridgehold.policies.model import Decision
+from bridgehold.policies.units import format_ms
+
+MAX_PENDING = 256
+_DRAIN_SECONDS = 5.0
+"""What commands in flight get when the caller's input has ended, before the grace."""
+
+_ODD_COST = 8
+"""What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
+
+Emit = Callable[[object], None]
+
+
+class Relay:
+    """One session's two directions, from where the script is about to run to where it has ended."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        formats: tuple[Format, ...],
+        protocol: bool,
+        ledger: Ledger,
+        rate: TokenBucket,
+        emit: Emit,
+    ) -> None:
+        self.session = session
+        self._formats = formats
+        self._protocol = protocol
+        self._ledger = ledger
+        self._rate = rate
+        self._emit = emit
+        self._grant = session.order.grant
+        self._pending: dict[int | str | None, Pending] = {}
+        self.exit_status = -1
+        """As the runner inside says it; for a forked worker, whose own nobody outside can wait for."""
+        self._turn = asyncio.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, script: Script) -> None:
+        """Give the pipes to the script. One that speaks no protocol is one command, from here to its end."""
+        worker = self.session.worker
+        if self._protocol:
+            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body)
+        else:
+            decision, told = judge_plain(script, self._grant)
+            if not decision.allowed:
+                raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
+            self._put(None, await self._ledger.intend(PLAIN, told, decision.rule))
+            worker.log.tap = self._on_log
+            worker.relay(PlainBytes(), self._on_output)
+        self._spawn(self._settle())
+        await worker.send_raw(b"\n")
+
+    async def send(self, data: bytes) -> None:
+        """One frame's body, or a piece of plain input, from the caller. Raises why it does not pass."""
+        async with self._turn:
+            self.session.used_at = time.monotonic()
+            if not self._protocol:
+                await self.session.worker.send_raw(data)
+                return
+            most = self._grant.limits.request_bytes
+            if len(data) > most:
+                raise LimitError(
+                    f"the request has {len(data)} bytes; {most} are allowed",
+                    hint="Raise `limits.request` in the policy.",
+                )
+            judged = judge(data, self._grant, self._formats)
+            if judged is not None:
+                await self._admit(judged)
+            await self.session.worker.send_raw(pack(data))
+
+    def finish_input(self) -> None:
+        """The caller's input has ended, and so does the script's; one with a protocol has to go soon."""
+        self.session.worker.finish_input()
+        if self._protocol:
+            self._spawn(self._see_out())
+
+    async def _see_out(self) -> None:
+        ended = asyncio.ensure_future(self.session.wait_ended())
+        idle = asyncio.ensure_future(self._idle.wait())
+        waiting: list[asyncio.Future[Any]] = [ended, idle]
+        await asyncio.wait(waiting, timeout=_DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for future in waiting:
+            future.cancel()
+        await self.session.close("its caller closed its input")
+
+    async def _admit(self, judged: Judged) -> None:
+        """The policy's word, the durable intent, and the place in the table, in this order."""
+        identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
+        if identity is None or identity in self._pending:
+            raise UsageError(f"the id {identity!r} is missing, or in flight already")
+        if len(self._pending) >= MAX_PENDING:
+            raise BusyError(f"{MAX_PENDING} commands are in flight already")
+        if not judged.decision.allowed:
+            raise await self._ledger.refuse(operation, kept, judged.decision, DeniedError)
+        if not self._rate.try_take(1, time.monotonic()):
+            most = self._grant.rate.commands_per_minute
+            slow = Decision(
+                allowed=False, rule="rate.commands_per_minute", reason=f"more than {most} commands a minute"
+            )
+            raise await self._ledger.refuse(operation, kept, slow, BudgetError)
+        self._put(identity, await self._ledger.intend(operation, kept, judged.decision.rule))
+        self.session.commands += 1
+
+    def _on_body(self, body: bytes) -> None:
+        """One frame of the script's. Raises `ProtocolError`: its pipe is not read on then."""
+        status = read_exit(body)
+        if status is not None:
+            self.exit_status = status
+            return
+        if is_odd(body):
+            self.session.worker.charge(_ODD_COST * len(body))
+        answer = read_answer(body)
+        self.session.used_at = time.monotonic()
+        if answer is None or answer.id is None:
+            self._emit({"type": "frame", "data": body})
+            return
+        pending = self._pending.pop(answer.id, None)
+        if pending is None:
+            self.session.worker.violation(f"an answer to {answer.id!r:.80}, which nobody waits for")
+            return
+        self._emit({"type": "frame", "data": body, "id": answer.id})
+        self._arm()
+        self._spawn(self._ledger.record(pending, answer, body=body))
+
+    def _on_output(self, data: bytes) -> None:
+        self._emit({"type": "out", "data": data})
+
+    def _on_log(self, data: bytes) -> None:
+        self._emit({"type": "err", "data": data})
+
+    def _put(self, identity: int | str | None, pending: Pending) -> None:
+        self._pending[identity] = pending
+        if len(self._pending) == 1:
+            self._arm()
+
+    def _arm(self) -> None:
+        """The oldest in flight is what the script does now, and its deadline is what counts."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is None:
+            self._idle.set()
+        else:
+            self._idle.clear()
+        self.session.serve(oldest.command if oldest is not None else "")
+        if oldest is not None:
+            seconds = self._grant.limits.command_ms / 1000
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
+
+    def _late(self) -> None:
+        error = CommandTimeoutError(
+            f"a command did not end within {format_ms(self._grant.limits.command_ms)}; its session was ended",
+            hint="Give it more time in the policy (`[limits] command`), or ask for less.",
+        )
+        self._spawn(self._end("command deadline", error))
+
+    async def _end(self, reason: str, error: CommandTimeoutError) -> None:
+        await self.session.end(reason, error)
+
+    async def _settle(self) -> None:
+        """At the session's end: whatever is in flight has its outcome in the audit, too."""
+        ending = why_ended(self.session, await self.session.wait_ended())
+        if self._timer is not None:
+            self._timer.cancel()
+        report = self.session.worker.report
+        for identity, pending in list(self._pending.items()):
+            if identity is None and report is not None and report.cause == "exited":
+                ran = Answer(id=None, transport_ok=True, application_ok=report.status == 0)
+                await self._ledger.record(pending, ran)
+            else:
+                await self._ledger.record(pending, None, failure=ending)
+        self._pending.clear()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,173 @@
+"""Runs a script of the tenant's own as ``python SCRIPT`` would, with its standard output in two.
+
+What it prints, and what its children and C libraries write, goes to the log; what it writes to
+``sys.stdout.buffer`` is its protocol, on a descriptor of its own. The script is told nothing of it.
+For ``python -c`` there is no protocol, and standard output is what it always was. None of this
+protects anybody: the host bounds and judges every byte outside.
+Standard library and `bridgehold_sdk` only, Python 3.10 and up.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import io
+import os
+import runpy
+import sys
+import threading
+import types
+from typing import Any, Dict, List
+
+from . import sources
+
+GO = b"\n"
+"""The host's last word before the pipes are the script's: it has read our last frame."""
+READ_CHUNK = 65536
+
+
+class Output(io.TextIOWrapper):
+    """A `sys.stdout` whose text goes to the log and whose `buffer` is the protocol."""
+
+    def __init__(self, log: int, protocol: int) -> None:
+        super().__init__(
+            io.FileIO(log, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True
+        )
+        self._protocol = io.BufferedWriter(io.FileIO(protocol, "wb"))
+
+    @property
+    def buffer(self) -> Any:
+        return self._protocol
+
+    def fileno(self) -> int:
+        """Whoever asks wants to write bytes, or to wait until it can."""
+        return self._protocol.fileno()
+
+    def flush(self) -> None:
+        super().flush()
+        if not self._protocol.closed:
+            self._protocol.flush()
+
+    def close(self) -> None:
+        self._protocol.close()
+        super().close()
+
+
+def serve(boot: Dict[str, Any], reader: Any, writer: Any, frames_in: int, frames_out: int) -> int:
+    """Say `ready`, be told whose session it is and what to run, run it to its end; the exit status."""
+    from bridgehold_sdk import __version__, wire
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    writer.write(wire.ready(boot["bridge"], boot.get("version", ""), [], python, __version__))
+    call = reader.read()
+    if call is None:
+        return 0
+    what = call["args"]["script"]
+    writer.write(wire.result(call["id"], {"status": "open"}))
+    if os.read(frames_in, 1) != GO:
+        return 0
+    os.environ.update(variables(boot.get("providers", {})))
+    sources.forget()
+    connect(frames_in, frames_out, protocol=what["protocol"])
+    status = finish(run_guarded(what))
+    if what["protocol"]:
+        tell(frames_out, status)
+    return status
+
+
+def tell(frames_out: int, status: int) -> None:
+    """The exit status in a frame: nobody outside can wait for a process that a zygote forked."""
+    body = b'{"type":"bridgehold_exited","status":%d}' % status
+    try:
+        os.write(frames_out, len(body).to_bytes(4, "big") + body)
+    except OSError:
+        return  # the script closed its output: the host says that it doesn't know
+
+
+def variables(providers: Dict[str, Dict[str, str]]) -> Dict[str, str]:
+    """Where providers' clients look for an address and a key: ours, and one that is worth nothing."""
+    found = {}
+    for name, fact in providers.items():
+        prefix = name.upper().replace("-", "_")
+        found[prefix + "_API_KEY"] = fact["placeholder"]
+        found[prefix + "_API_BASE"] = found[prefix + "_BASE_URL"] = fact["base_url"]
+    return found
+
+
+def connect(frames_in: int, frames_out: int, *, protocol: bool) -> None:
+    """0 is the caller's; 1 too for a plain script, and the log for one that speaks a protocol."""
+    os.dup2(frames_in, 0)
+    os.close(frames_in)
+    stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)), "utf-8")
+    stdout: io.TextIOWrapper
+    if protocol:
+        stdout = Output(1, frames_out)
+    else:
+        os.dup2(frames_out, 1)
+        os.close(frames_out)
+        stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "wb", closefd=False)), "utf-8")
+    for name, stream in (("stdin", stdin), ("stdout", stdout)):
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def run_guarded(what: Dict[str, Any]) -> int:
+    """The exit status that the interpreter would give; what was raised is printed as it would be."""
+    try:
+        run(what["kind"], what["text"], what["args"], what["path"])
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return (error.code or 0) & 0xFF
+        print(error.code, file=sys.stderr)
+        return 1
+    except BaseException as error:  # noqa: BLE001 - the interpreter's own last border
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
+    """`kind`: ``script`` (a file), ``code`` (``-c``), ``module`` (``-m``) or ``stdin``."""
+    add_builtins()
+    first = os.path.dirname(text) if kind == "script" else ""
+    sys.path[:0] = [first, *path]
+    sys.argv = [{"script": text, "code": "-c", "stdin": "-"}.get(kind, text), *args]
+    if kind == "module":
+        runpy.run_module(text, run_name="__main__", alter_sys=True)
+        return
+    if kind == "script":
+        with open(text, "rb") as file:
+            source = file.read()
+    else:
+        source = text.encode() if kind == "code" else sys.stdin.buffer.read()
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    if kind == "script":
+        main.__file__ = text
+    sys.modules["__main__"] = main
+    code = compile(source, {"code": "<string>", "stdin": "<stdin>"}.get(kind, text), "exec")
+    exec(code, main.__dict__)  # noqa: S102 - what it is for
+
+
+def add_builtins() -> None:
+    """What `site` would have added; it is not run here, because it would run the environment's .pth files."""
+    import site
+
+    for add in (site.setquit, site.setcopyright, site.sethelper):
+        add()
+
+
+def finish(status: int) -> int:
+    """As the interpreter ends: threads are waited for, exit hooks run, streams are flushed."""
+    threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter itself calls
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if not stream.closed:
+                stream.flush()
+        except (OSError, ValueError):
+            status = status or 120
+    return status

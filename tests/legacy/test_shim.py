@@ -1,0 +1,516 @@
+"""A shim's python3 as DSPex and Snakepit start it, with scripts that were written for no sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hostile.stage import Stage
+from legacy.conftest import FRAMES_ONLY, PROFILES, make_shim
+from legacy.peer import Peer
+
+POOL = ("--mode", "pool-worker", "--worker-id", "worker_1_5")
+Start = Callable[..., Peer]
+
+
+@pytest.fixture(params=list(PROFILES))
+def start(
+    host: Stage, tmp_path: Path, started: list[Peer], request: pytest.FixtureRequest
+) -> Callable[..., Peer]:
+    program = make_shim(host, tmp_path / "venv", PROFILES[request.param])
+
+    def begin(*arguments: str, script: str = "dspex_like.py", **more: object) -> Peer:
+        argv = [str(program), str(host.log / script), *(arguments or POOL)]
+        peer = Peer(argv, tmp_path, tmp_path, cwd=tmp_path, **more)
+        started.append(peer)
+        return peer
+
+    return begin
+
+
+@pytest.fixture
+def python(host: Stage, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    program = make_shim(host, tmp_path / "venv", "mine")
+
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [str(program), *arguments], input=stdin, capture_output=True, timeout=60, check=False
+        )
+
+    return run
+
+
+def commands(host: Stage, session: str) -> dict[str, list[dict[str, object]]]:
+    """The session's events about commands, by kind, once the last outcome is there."""
+    deadline = time.monotonic() + 5
+    while True:
+        events = [event for event in host.events("command.") if event["session"] == session]
+        found = {
+            kind: [e for e in events if e["kind"] == f"command.{kind}"]
+            for kind in ("intent", "outcome", "refused")
+        }
+        if len(found["intent"]) == len(found["outcome"]) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def session_of(host: Stage) -> str:
+    """The youngest session of a foreign profile."""
+    infos = [info for info in host.client.sessions() if info.bridge in PROFILES.values()]
+    return min(infos, key=lambda info: info.age_ms).id
+
+
+def wait_gone(host: Stage, session: str, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while any(info.id == session for info in host.client.sessions()):
+        assert time.monotonic() < deadline, "the session outlived its worker"
+        time.sleep(0.05)
+
+
+def test_an_unmodified_script_answers_and_its_prints_go_to_the_log(host: Stage, start: Start) -> None:
+    peer = start()
+    ping = peer.handshake()["result"]
+    assert (ping["mode"], ping["worker_id"], ping["argv"]) == ("pool-worker", "worker_1_5", list(POOL))
+    assert peer.ask(1, "create_program", {"id": "qa"})["result"]["status"] == "created"
+    assert peer.ask(2, "noise")["result"] == {"done": True}
+    log = host.client.logs(session_of(host))
+    for text in ("bridge starting, mode pool-worker", "hi from a shell", "hi from a child", "created qa"):
+        assert text in log
+    for text in ("raw bytes", "from the original", "noise"):
+        assert text in log
+    peer.to.close()
+    assert peer.end() == (0, b"")
+
+
+def test_bytes_pass_as_they_are(start: Start) -> None:
+    """NaN, text that is no ASCII, spaces, the order of keys, and a float's own spelling."""
+    peer = start()
+    peer.handshake()
+    peer.send(1, "nan")
+    body = peer.receive_body()
+    assert b'"value": NaN, "infinite": -Infinity' in body
+    assert "grüße 🎈".encode() in body
+    text = b'{"timestamp":1.50,"args" : {"z": 1e2, "a":"\\u00fc\\ud83d\\ude00", "n": NaN},"command":"echo", "id":2}'
+    peer.send_body(text)
+    answer = peer.receive()
+    assert (answer["id"], answer["result"]["a"], answer["result"]["z"]) == (2, "ü😀", 100.0)
+
+
+def test_every_command_has_an_intent_before_and_an_outcome_after(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    session = session_of(host)
+    shapes = ["echo", "error_inside", "error_status", "fail", "no_such_command"]
+    for identity, command in enumerate(shapes, 1):
+        peer.ask(identity, command, {"text": "grüße"})
+    found = commands(host, session)
+    assert [str(e["operation"]).partition(":")[2] for e in found["intent"]] == ["ping", *shapes]
+    flags = {
+        str(e["intent"]): (e["transport_ok"], e["application_ok"], e["reason"]) for e in found["outcome"]
+    }
+    assert [flags[str(intent["ref"])] for intent in found["intent"]] == [
+        (True, True, ""),
+        (True, True, ""),
+        (True, False, "inside the result"),
+        (True, False, "with a status"),
+        (True, False, "boom {'text': 'grüße'}"),
+        (True, False, "Unknown command: no_such_command"),
+    ]
+    order = [event["ref"] for event in host.events("command.") if event["session"] == session]
+    for outcome in found["outcome"]:
+        assert order.index(outcome["intent"]) < order.index(outcome["ref"])
+
+
+def test_a_key_is_refused_and_is_nowhere_in_the_audit(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    key = "AIzaSyNotReal0123456789abcdefghijklmnop"
+    refused = peer.ask(1, "configure_lm", {"model": "m", "api_key": key})
+    assert refused["success"] is False
+    assert refused["error"].startswith("denied: the argument api_key holds a key")
+    assert "sk-bh-foreign" in refused["error"]
+    nested = peer.ask(2, "configure_lm", {"model": "m", "lm": {"API_KEY": key}})
+    assert nested["error"].startswith("denied: ")
+    passed = peer.ask(3, "configure_lm", {"model": "m", "api_key": "sk-bh-foreign"})
+    assert passed["result"] == {"status": "configured", "key": "sk-bh-foreign", "env": "sk-bh-foreign"}
+    audit = b"".join(path.read_bytes() for path in host.layout.audit.rglob("*") if path.is_file())
+    assert key.encode() not in audit
+    assert len(commands(host, session_of(host))["refused"]) == 2
+
+
+def test_a_command_that_the_policy_denies_never_reaches_the_script(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    refused = peer.ask(1, "forbidden")
+    assert refused["error"].startswith("denied: ")
+    assert "bridgehold why i-" in refused["error"]
+    assert peer.ask(2, "Not-A-Name")["error"].startswith("denied: ")
+    peer.ask(3, "fail")
+    log = host.client.logs(session_of(host))
+    assert "RuntimeError: boom" in log
+    assert "forbidden" not in log
+
+
+def test_the_script_sees_a_sandbox_and_no_key(host: Stage, start: Start) -> None:
+    peer = start(environment={"OPENAI_API_KEY": "sk-of-the-caller", "MIX_ENV": "prod"})
+    peer.handshake()
+    paths = [
+        "/etc/shadow",
+        str(host.log / "dspex_like.py"),
+        "/bridge/dspex_like.py",
+        str(host.layout.config_file),
+    ]
+    result = peer.ask(1, "look", {"paths": paths})["result"]
+    assert result["file"] == "/bridge/dspex_like.py"
+    assert result["seen"] == dict(
+        zip(paths, ["FileNotFoundError", "FileNotFoundError", 100, "FileNotFoundError"], strict=True)
+    )
+    environment = result["environment"]
+    assert "MIX_ENV" not in environment
+    assert environment["OPENAI_API_KEY"] == "sk-bh-foreign"
+    assert environment["OPENAI_API_BASE"] == "http://127.0.0.1:8080/openai"
+
+
+def test_the_folder_of_scripts_is_read_only_and_the_only_one(
+    host: Stage, start: Start, tmp_path: Path
+) -> None:
+    peer = start("-x", script="../elsewhere.py")
+    assert peer.end()[0] == 2
+    other = tmp_path / "other.py"
+    other.write_text("print('never')")
+    link = host.log / "link.py"
+    link.unlink(missing_ok=True)
+    link.symlink_to(other)
+    peer = start(script="link.py")
+    answer = peer.ask(0, "ping", {"initialization": True})
+    assert answer["error"].startswith("denied: the script is not below")
+    assert peer.end() == (13, b"")
+
+
+def test_ids_in_flight_are_answered_when_the_script_dies(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    session = session_of(host)
+    peer.send(1, "sleep", {"seconds": 0.3})
+    peer.send(2, "die", {"status": 9})
+    peer.send(3, "echo")
+    answers = {answer["id"]: answer for answer in (peer.receive(), peer.receive(), peer.receive())}
+    assert answers[1]["success"] is True
+    assert answers[2]["error"].startswith("crash: ")
+    assert answers[3]["success"] is False
+    status, rest = peer.end()
+    forked = "not known" in peer.stderr  # nobody outside can wait for a process that a zygote forked
+    assert (status, rest) == ((1 if forked else 9), b"")
+    outcomes = commands(host, session)["outcome"]
+    assert [outcome["code"] for outcome in outcomes if not outcome["transport_ok"]] == ["crash", "crash"]
+
+
+def test_a_command_past_its_deadline_ends_the_session(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    peer.send(1, "sleep", {"seconds": 60})
+    answer = peer.receive(15)
+    assert answer["error"].startswith("timeout: ")
+    assert peer.end() == (30, b"")
+
+
+@pytest.mark.parametrize("status", [0, 5])
+def test_the_end_of_the_input_is_the_scripts_own_and_its_status_ours(
+    host: Stage, start: Start, status: int
+) -> None:
+    peer = start(*POOL, "--exit", str(status))
+    peer.handshake()
+    session = session_of(host)
+    peer.send(1, "sleep", {"seconds": 0.5})
+    peer.to.close()
+    assert peer.receive()["result"] == {"slept": 0.5}
+    assert peer.end() == (status, b"")
+    wait_gone(host, session)
+
+
+def test_a_script_that_ignores_the_end_of_its_input_is_ended_by_force(host: Stage, start: Start) -> None:
+    peer = start(*POOL, "--ignore-eof")
+    peer.handshake()
+    session = session_of(host)
+    began = time.monotonic()
+    peer.to.close()
+    assert peer.end() == (137, b"")
+    assert time.monotonic() - began < 8
+    assert "by force" in peer.stderr
+    wait_gone(host, session)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_answers_what_runs_and_leaves_nothing(host: Stage, start: Start, number: int) -> None:
+    peer = start(*POOL, "--ignore-eof")
+    peer.handshake()
+    session = session_of(host)
+    peer.send(1, "sleep", {"seconds": 60})
+    time.sleep(0.3)
+    peer.process.send_signal(number)
+    answer = peer.receive()
+    assert (answer["id"], answer["success"]) == (1, False)
+    assert peer.end() == (128 + number, b"")
+    assert "Traceback" not in peer.stderr
+    wait_gone(host, session)
+
+
+def test_a_killed_relay_leaves_no_session(host: Stage, start: Start) -> None:
+    peer = start(*POOL, "--ignore-eof")
+    peer.handshake()
+    session = session_of(host)
+    peer.process.kill()
+    wait_gone(host, session)
+
+
+def test_the_relay_is_found_by_its_name_and_its_script_and_leads_its_group(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    pid = peer.process.pid
+    assert os.getpgid(pid) == pid != os.getpgrp()
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    assert str(host.log / "dspex_like.py").encode() in words
+    assert b"python" in words[0]
+    assert "python" in Path(f"/proc/{pid}/comm").read_text()
+
+
+def test_forged_and_late_answers_reach_nobody(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    session = session_of(host)
+    assert peer.ask(1, "forge")["result"] == {"mine": True}
+    assert peer.ask(2, "background", {"id": 2})["result"] == {"first": True}
+    time.sleep(0.6)
+    assert peer.ask(3, "echo", {"x": 1})["result"] == {"x": 1}
+    violations = [event for event in host.events("protocol.violation") if event["session"] == session]
+    assert len(violations) == 3
+
+
+def test_text_where_a_frame_belongs_ends_the_session_typed(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    peer.send(1, "garbage")
+    answer = peer.receive()
+    assert answer["id"] == 1
+    assert answer["error"].startswith("protocol: ")
+    assert "'Hell'" in answer["error"]
+    assert peer.end() == (34, b"")
+
+
+@pytest.mark.parametrize("garbage", [b"Hello, worker!\n", b"\xff\xff\xff\xff"], ids=["text", "length"])
+def test_garbage_from_the_caller_ends_with_one_line(host: Stage, start: Start, garbage: bytes) -> None:
+    peer = start()
+    peer.handshake()
+    peer.send_raw(garbage)
+    assert peer.end() == (34, b"")
+    assert peer.stderr.startswith("bridgehold: ")
+    assert peer.stderr.count("\n") == 1
+
+
+def test_a_frame_that_is_no_request_is_answered_and_never_forwarded(start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    for body, identity in ((b"{]", None), (b'{"id": 9}', 9), (b'{"id": 8, "command": "x", "args": 3}', 8)):
+        peer.send_body(body)
+        answer = peer.receive()
+        assert (answer["id"], answer["success"]) == (identity, False)
+    assert peer.ask(1, "ping")["success"]
+
+
+def test_an_id_in_flight_is_not_taken_twice(start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    peer.send(1, "sleep", {"seconds": 0.5})
+    peer.send(1, "echo")
+    answers = [peer.receive(), peer.receive()]
+    assert sorted(answer["success"] for answer in answers) == [False, True]
+    refusal = next(answer for answer in answers if not answer["success"])
+    assert "in flight already" in refusal["error"]
+
+
+@pytest.mark.parametrize("supported", [["msgpack", "json"], ["json"]])
+def test_a_script_that_negotiates_gets_its_format(host: Stage, start: Start, supported: list[str]) -> None:
+    peer = start("--mode", "pool-worker", script="snakepit_like.py")
+    offer = {
+        "type": "protocol_negotiation",
+        "supported": supported,
+        "preferred": supported[0],
+        "timestamp": "x",
+    }
+    peer.send_body(json.dumps(offer).encode())
+    assert peer.receive()["protocol"] == supported[0]
+    pack = msgspec.msgpack.encode if supported[0] == "msgpack" else msgspec.json.encode
+    session = session_of(host)
+    peer.send_body(pack({"id": 0, "command": "ping", "args": {"worker_id": "w", "initialization": True}}))
+    assert peer.receive()["result"]["status"] == "ok"
+    peer.send_body(
+        pack({"id": 1, "command": "echo", "args": {"text": "grüße", "n": [1, -5, 2.5, None, True]}})
+    )
+    assert peer.receive()["result"]["echoed"] == {"text": "grüße", "n": [1, -5, 2.5, None, True]}
+    if supported[0] == "msgpack":
+        peer.send_body(pack({"id": 2, "command": "binary", "args": {"count": 5000}}))
+        assert peer.receive()["result"]["data"] == b"\x00\xff\xfe" + bytes(5000)
+        peer.send_body(pack({"id": 3, "command": "echo", "args": {"raw": b"\xff\x00"}}))
+        assert peer.receive()["result"]["echoed"] == {"raw": b"\xff\x00"}
+    peer.send_body(pack({"id": 4, "command": "nothing", "args": {"api_key": ""}}))
+    assert peer.receive()["result"]["status"] == "error"
+    peer.send_body(pack({"id": 5, "command": "echo", "args": {"api_key": "a-real-key"}}))
+    assert peer.receive()["error"].startswith("denied: ")
+    outcomes = commands(host, session)["outcome"]
+    assert [outcome["application_ok"] for outcome in outcomes][-1] is False
+    peer.to.close()
+    assert peer.end() == (0, b"")
+
+
+def test_many_workers_share_one_host(host: Stage, start: Start) -> None:
+    peers = [start() for _ in range(6)]
+    pids = {peer.handshake()["result"]["pid"] for peer in peers}
+    assert len(pids) <= 6
+    sessions = {info.id for info in host.client.sessions() if info.bridge in PROFILES.values()}
+    assert len(sessions) == 6
+    for peer in peers:
+        peer.to.close()
+    assert [peer.end() for peer in peers] == [(0, b"")] * 6
+
+
+def test_a_changed_module_is_seen_by_the_next_worker(host: Stage, start: Start) -> None:
+    helper, script = host.log / "helper_like.py", host.log / "asks_helper.py"
+    script.write_text("import sys, helper_like\nsys.exit(helper_like.STATUS)\n")
+    for status in (11, 12):
+        helper.write_text(f"STATUS = {status}\n")
+        assert start(script="asks_helper.py").end()[0] == status
+
+
+def test_nobody_else_can_talk_to_a_script(host: Stage, start: Start) -> None:
+    peer = start()
+    peer.handshake()
+    session = session_of(host)
+    bridge = next(info.bridge for info in host.client.sessions() if info.id == session)
+    from bridgehold import BridgeholdError
+
+    for operation in (f"{bridge}:echo", "common:ping", "common:get_stats"):
+        with pytest.raises(BridgeholdError) as caught:
+            host.client.call(operation, {}, session=session)
+        assert caught.value.code == "denied"
+    for method in ("session.open", "session.hold"):
+        with pytest.raises(BridgeholdError) as caught:
+            host.client.request(method, {"bridge": bridge})
+        assert caught.value.code == "usage"
+    assert peer.ask(1, "echo", {"x": 1})["result"] == {"x": 1}
+
+
+def test_python_tells_its_version(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    for option in ("--version", "-V"):
+        done = python(option)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.startswith(b"Python 3.")
+        assert done.stdout.count(b"\n") == 1
+
+
+def test_code_runs_as_python_runs_it_and_in_a_sandbox(
+    host: Stage, python: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    code = "import os, sys; print(sys.argv, os.getpid() < 10, os.path.exists('/etc/shadow'))"
+    done = python("-c", code, "a", "--b")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"['-c', 'a', '--b'] True False\n", b"")
+    done = python("-c", "import os; os.write(1, b'a\\xff'); os.write(2, b'e'); os.system('echo hi')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\xffhi\n", b"e")
+    run = [event for event in host.events("command.intent") if event["operation"] == "mine:python"]
+    assert "/etc/shadow" in "".join(str(event["arguments_preview"]) for event in run)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("import sys; sys.exit(7)", 7, b""),
+        ("import sys; sys.exit()", 0, b""),
+        ("import sys; sys.exit('words')", 1, b"words\n"),
+        ("raise SystemExit(300)", 44, b""),
+        ("exit(4)", 4, b""),
+        ("import os; os._exit(9)", 9, b""),
+        ("import os; os.kill(os.getpid(), 15)", 143, b""),
+        ("import atexit; atexit.register(print, 'bye')", 0, b""),
+    ],
+)
+def test_exit_statuses_are_the_codes_own(
+    python: Callable[..., subprocess.CompletedProcess[bytes]], code: str, status: int, error: bytes
+) -> None:
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (status, error)
+    assert done.stdout == (b"bye\n" if "atexit" in code else b"")
+
+
+def test_an_exception_is_shown_as_python_shows_it(
+    python: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    done = python("-c", "def f():\n    1/0\nf()")
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == [
+        "Traceback (most recent call last):",
+        '  File "<string>", line 3, in <module>',
+        '  File "<string>", line 2, in f',
+        "ZeroDivisionError: division by zero",
+    ]
+
+
+def test_code_from_the_input_and_input_for_the_code(
+    python: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    assert python(stdin=b"print(1 + 1)").stdout == b"2\n"
+    data = os.urandom(300_000)
+    done = python("-c", "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())", stdin=data)
+    assert done.stdout == data
+
+
+def test_files_do_as_standard_streams(host: Stage, tmp_path: Path) -> None:
+    program = make_shim(host, tmp_path / "venv", "mine")
+    data = os.urandom(200_000)
+    (tmp_path / "in").write_bytes(data)
+    code = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"
+    with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        subprocess.run([str(program), "-c", code], stdin=source, stdout=sink, check=True, timeout=60)
+    assert (tmp_path / "out").read_bytes() == data
+
+
+def test_a_module_is_run_as_plain_code(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    done = python("-m", "json.tool", stdin=b'{"a":1}')
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'{\n    "a": 1\n}\n', b"")
+
+
+def test_an_operator_can_deny_plain_code_and_keep_the_scripts(
+    host: Stage, tmp_path: Path, started: list[Peer]
+) -> None:
+    program = make_shim(host, tmp_path / "venv", FRAMES_ONLY)
+    for arguments in (["-c", "print(1)"], ["-m", "json.tool"], []):
+        done = subprocess.run(
+            [str(program), *arguments], capture_output=True, timeout=60, input=b"", check=False
+        )
+        assert (done.returncode, done.stdout) == (13, b"")
+        assert b"denied: " in done.stderr
+    peer = Peer([str(program), str(host.log / "dspex_like.py"), *POOL], tmp_path, tmp_path)
+    started.append(peer)
+    peer.handshake()
+
+
+def test_threads_are_waited_for(python: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    code = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start()"
+    done = python("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"late\n", b"")
+
+
+def test_wrong_options_and_files_are_refused_as_python_refuses_them(
+    python: Callable[..., subprocess.CompletedProcess[bytes]], tmp_path: Path
+) -> None:
+    for arguments in (["-Z"], ["--nothing"], ["-c"], [str(tmp_path / "missing.py")]):
+        done = python(*arguments)
+        assert done.returncode == 2
+        assert done.stdout == b""
+        assert b"Traceback" not in done.stderr
