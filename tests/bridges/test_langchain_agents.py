@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridgehold.bridges.frames import CancelFrame
+from bridgehold.bridges.frames import CancelFrame, ToolCallFrame, ToolFact, ToolFault, ToolReplyFrame
 from bridges.langchain_support import begin, refused, run, seen
 
 pytestmark = pytest.mark.network
@@ -174,3 +174,36 @@ def test_an_agent_that_hangs_is_cancelled_and_the_session_lives(langchain: Any, 
     assert langchain.reply(call, 5).code == "cancelled"
     run(langchain, "create_agent", id="b", llm="default")
     assert run(langchain, "run_agent", agent_id="b", input="x")["output"] == "You said: x"
+
+
+CRM = ToolFact(
+    name="lookup",
+    description="A customer by name",
+    parameters={"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_agent_calls_a_tool_of_the_hosts_side(langchain: Any, failing: bool) -> None:
+    made = langchain.start("langchain:create_agent", {"id": "a", "tools": ["calculator", "lookup"]}, (CRM,))
+    assert langchain.reply(made).result["tools"] == ["calculator", "lookup"]
+    asked = 'lookup {"name": "Ada"} and calculator {"expression": "6 * 7"}'
+    call = langchain.start("langchain:run_agent", {"agent_id": "a", "input": asked}, (CRM,))
+    frame = langchain.take(lambda frame: isinstance(frame, ToolCallFrame))
+    assert (frame.tool, frame.arguments) == ("lookup", {"name": "Ada"})
+    error = ToolFault(code="denied", message="not today") if failing else None
+    langchain.send(ToolReplyFrame(id=call, call=frame.call, result={"since": 2019}, error=error))
+    steps = {step["tool"]: step["result"] for step in langchain.reply(call).result["steps"]}
+    assert steps["calculator"] == "42"
+    assert ("not today" in steps["lookup"]) if failing else (steps["lookup"] == '{"since": 2019}')
+
+
+def test_an_agent_whose_tool_never_answers_is_cancelled_and_the_session_lives(langchain: Any) -> None:
+    langchain.reply(langchain.start("langchain:create_agent", {"id": "a", "tools": ["lookup"]}, (CRM,)))
+    args = {"agent_id": "a", "input": 'lookup {"name": "Ada"}'}
+    call = langchain.start("langchain:run_agent", args, (CRM,))
+    langchain.take(lambda frame: isinstance(frame, ToolCallFrame))
+    langchain.send(CancelFrame(id=call))
+    assert langchain.reply(call, 10).code == "cancelled"
+    assert "offers no tool lookup" in refused(langchain, "run_agent", agent_id="a", input="x").message
+    assert run(langchain, "list_agents")["total_count"] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,13 @@ from langchain.agents.middleware import ModelCallLimitMiddleware
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from lc_chat import Conversation, Conversations
+from lc_host_tools import chosen
 from lc_messages import usage_of
 from lc_models import Llm
 from lc_output import OutputMismatch, check_output, read_schema
 from lc_tools import TOOLS
 
-from bridgehold_sdk import InvalidInput, Session, Store, operation
+from bridgehold_sdk import InvalidInput, Session, Store, Tool, operation
 
 
 @dataclass
@@ -44,13 +45,15 @@ class Agent:
             "last_executed": self.last_executed,
         }
 
-    def graph(self, llm: Llm) -> Any:
+    def graph(self, llm: Llm, offered: Mapping[str, Tool]) -> Any:
+        if missing := [name for name in self.tools if name not in TOOLS and name not in offered]:
+            raise InvalidInput(f"the host offers no tool {', '.join(missing)[:300]} to this command")
         form: Any = None
         if self.schema is not None:
             form = (ProviderStrategy if llm.shape == "openai" else ToolStrategy)(self.schema)
         return create_agent(
             llm.client,
-            [TOOLS[name] for name in self.tools],
+            chosen(self.tools, TOOLS, offered),
             system_prompt=self.system or None,
             response_format=form,
             middleware=[ModelCallLimitMiddleware(run_limit=self.max_calls, exit_behavior="error")],
@@ -93,6 +96,15 @@ class Agents(Conversations):
             {"name": tool.name, "description": tool.description, "arguments": tool.args}
             for tool in TOOLS.values()
         ]
+        listed += [
+            {
+                "name": tool.name,
+                "description": tool.description,
+                "arguments": dict(tool.parameters.get("properties") or {}),
+            }
+            for name, tool in self.tools.items()
+            if name not in TOOLS
+        ]
         return {"tools": listed, "total_count": len(listed)}
 
     @operation(effect="create", resource="agent", id_field="id")
@@ -106,17 +118,18 @@ class Agents(Conversations):
         output_schema: dict[str, Any] | None = None,
         max_calls: int = 10,
     ) -> dict[str, Any]:
-        chosen = list(dict.fromkeys(tools or []))
-        if unknown := sorted(set(chosen) - set(TOOLS)):
-            raise InvalidInput(f"no tool {', '.join(unknown)[:300]}; there are {', '.join(TOOLS)}")
+        names = list(dict.fromkeys(tools or []))
+        if unknown := sorted(set(names) - set(TOOLS) - set(self.tools)):
+            there = ", ".join([*TOOLS, *self.tools])
+            raise InvalidInput(f"no tool {', '.join(unknown)[:300]}; there are {there[:1000]}")
         schema = None if output_schema is None else read_schema(output_schema, "answer")
-        agent = Agent(self._known_llm(llm), chosen, system, schema, max_calls)
+        agent = Agent(self._known_llm(llm), names, system, schema, max_calls)
         return {"status": "created", **agent.describe(self.agents.add(agent, id))}
 
     @operation(effect="run", resource="agent", id_field="agent_id")
     def run_agent(self, agent_id: str, input: str, conversation_id: str = "") -> dict[str, Any]:
         agent, talk, messages = self._asked(agent_id, input, conversation_id)
-        graph = agent.graph(self._llm(agent.llm))
+        graph = agent.graph(self._llm(agent.llm), self.tools)
         started = time.perf_counter()
         state = self.loop.run(graph.ainvoke({"messages": messages}, agent.config()))
         return self._kept(talk, input, agent.outcome(agent_id, state, len(messages), started))
@@ -127,7 +140,7 @@ class Agents(Conversations):
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
         """A chunk for each call of a tool, and for each tool's answer, as they happen."""
         agent, talk, messages = self._asked(agent_id, input, conversation_id)
-        graph = agent.graph(self._llm(agent.llm))
+        graph = agent.graph(self._llm(agent.llm), self.tools)
         started = time.perf_counter()
         state: dict[str, Any] = {"messages": messages}
         told = len(messages)
