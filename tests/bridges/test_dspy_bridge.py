@@ -36,6 +36,13 @@ FIELDS = {"reasoning": "It is.", "answer": "Paris", "score": "7", "rationale": "
           "next_thought": "Enough.", "next_tool_name": "finish", "next_tool_args": "{}", "completed": ""}
 TEXT = "\\n\\n".join(f"[[ ## {name} ## ]]\\n{value}" for name, value in FIELDS.items())
 
+FAILURES = {
+    "unauthorised": (401, "invalid_api_key", "Incorrect API key provided"),
+    "limited": (429, "rate_limit_exceeded", "Rate limit reached"),
+    "long": (400, "context_length_exceeded", "This model's maximum context length is 10 tokens"),
+    "broken": (500, "server_error", "The server had an error"),
+}
+
 def sse(*events):
     return "".join(f"data: {json.dumps(event)}\\n\\n" for event in events).encode() + b"data: [DONE]\\n\\n"
 
@@ -84,6 +91,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             return self.wfile.write(data)
+        elif model in FAILURES:
+            status, kind, text = FAILURES[model]
+            answer = {"error": {"message": text, "type": kind, "code": kind, "param": None}}
         elif model == "denied":
             status, answer = 403, {"error": {"message": "not granted [rule endpoints[0]]", "type": "policy"}}
         else:
@@ -425,3 +435,21 @@ def test_a_tool_that_is_not_offered_makes_no_program(dspy: Any) -> None:
     assert (fault.code, "not offered" in fault.message) == ("invalid_input", True)
     call = dspy.start("dspy:create_program", {"signature": "a -> b", "tools": ["capital"]}, (CAPITAL,))
     assert "predict takes no tools" in dspy.reply(call).message
+
+
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        ("unauthorised", "provider_auth"),
+        ("limited", "rate_limit"),
+        ("long", "context_length"),
+        ("broken", "provider"),
+    ],
+)
+def test_what_a_provider_refuses_has_a_code_of_its_own(dspy: Any, model: str, code: str, engine: str) -> None:
+    run(dspy, "configure_lm", model=model, num_retries=0, engine=engine)
+    fault = dspy.fault(
+        "dspy:execute_module", {"signature": "question -> answer", "inputs": {"question": "?"}}
+    )
+    assert fault.code == code, (fault.type, fault.message)

@@ -138,7 +138,8 @@ class FaultFrame(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     code: str = "application"
     """``application``, ``invalid_input``, ``missing_module``, ``cancelled``, ``not_found``,
-    ``unknown_command``, ``limit`` (the result is too large for the wire)."""
+    ``unknown_command``, ``limit`` (the result is too large for the wire), ``memory``, ``provider``,
+    ``provider_auth``, ``rate_limit``, ``context_length``."""
     alive: bool = True
 
 

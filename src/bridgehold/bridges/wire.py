@@ -63,7 +63,18 @@ _Message = Annotated[str, msgspec.Meta(max_length=4096)]
 _Traceback = Annotated[str, msgspec.Meta(max_length=16_384)]
 _Stamp = Annotated[str, msgspec.Meta(max_length=64)]
 FaultCode = Literal[
-    "application", "invalid_input", "missing_module", "cancelled", "not_found", "unknown_command", "limit"
+    "application",
+    "invalid_input",
+    "missing_module",
+    "cancelled",
+    "not_found",
+    "unknown_command",
+    "limit",
+    "memory",
+    "provider",
+    "provider_auth",
+    "rate_limit",
+    "context_length",
 ]
 
 

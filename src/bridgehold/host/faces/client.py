@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ from bridgehold.host.faces import files
 from bridgehold.host.faces.adapter import Adapter
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.host.faces.retry import with_retries
 from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.host.layout import Layout, default_layout
 from bridgehold.host.resources import ResourceRef
@@ -164,12 +165,21 @@ class Client:
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
         tools: Tools = (),
+        retries: int = 0,
+        repeatable: bool = False,
     ) -> Any:
-        """Run ``bridge:operation`` and give its value."""
-        reply = await self.call(
-            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms, tools=tools
-        )
-        return reply.value
+        """Run ``bridge:operation`` and give its value.
+
+        `retries`: how often it is tried again where the error says that it may help. `repeatable`: it may
+        run twice, so a crash is tried again too.
+        """
+
+        def call() -> Awaitable[Reply]:
+            return self.call(
+                operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms, tools=tools
+            )
+
+        return (await with_retries(call, retries, repeatable=repeatable)).value
 
     @contextlib.asynccontextmanager
     async def session(
@@ -334,9 +344,20 @@ class ClientSession:
         )
 
     async def run(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        retries: int = 0,
+        repeatable: bool = False,
     ) -> Any:
-        return (await self.call(operation, arguments, deadline_ms=deadline_ms)).value
+        """Its value; `retries` and `repeatable` as in `Client.run`."""
+
+        def call() -> Awaitable[Reply]:
+            return self.call(operation, arguments, deadline_ms=deadline_ms)
+
+        return (await with_retries(call, retries, repeatable=repeatable)).value
 
     async def stream(
         self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0

@@ -115,9 +115,21 @@ class SyncClient:
         session: str = ANONYMOUS_SESSION,
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
+        retries: int = 0,
+        repeatable: bool = False,
     ) -> Any:
-        """Run ``bridge:operation`` and give its value."""
-        return self.call(operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms).value
+        """As `Client.run`."""
+        return self._loop.run(
+            self._client.run(
+                operation,
+                arguments,
+                session=session,
+                tenant=tenant,
+                deadline_ms=deadline_ms,
+                retries=retries,
+                repeatable=repeatable,
+            )
+        )
 
     @contextlib.contextmanager
     def session(
@@ -191,8 +203,21 @@ class SyncSession:
     def call(self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0) -> Reply:
         return self._loop.run(self._session.call(operation, arguments, deadline_ms=deadline_ms))
 
-    def run(self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0) -> Any:
-        return self.call(operation, arguments, deadline_ms=deadline_ms).value
+    def run(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        retries: int = 0,
+        repeatable: bool = False,
+    ) -> Any:
+        """As `ClientSession.run`."""
+        return self._loop.run(
+            self._session.run(
+                operation, arguments, deadline_ms=deadline_ms, retries=retries, repeatable=repeatable
+            )
+        )
 
     def logs(self) -> str:
         return self._loop.run(self._session.logs())
