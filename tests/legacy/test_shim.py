@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,8 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hostile.stage import Stage
-from legacy.conftest import FRAMES_ONLY, PROFILES, make_shim
+from bridgehold.host.faces.legacy.folder import write_shim
+from bridgehold.host.faces.legacy.values import ShimFile
+from hostile.stage import Stage, make_home
+from legacy.conftest import FRAMES_ONLY, MANIFEST, POLICY, PROFILES, SCRIPTS, make_shim
 from legacy.peer import Peer
 
 POOL = ("--mode", "pool-worker", "--worker-id", "worker_1_5")
@@ -514,3 +517,39 @@ def test_wrong_options_and_files_are_refused_as_python_refuses_them(
         assert done.returncode == 2
         assert done.stdout == b""
         assert b"Traceback" not in done.stderr
+
+
+def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path, started: list[Peer]) -> None:
+    """The first of two workers starts it; when that is killed, the other's caller hears why."""
+    home = make_home(os.getuid())
+    try:
+        scripts = home.config.parent / "scripts"
+        shutil.copytree(SCRIPTS, scripts)
+        folder = home.bridges / "mine"
+        folder.mkdir()
+        (folder / "bridge.toml").write_text(MANIFEST.format(name="mine"))
+        (home.policies / "mine.toml").write_text(POLICY.format(name="mine", start="cold"))
+        home.config_file.write_text(f'[bridges.mine]\nscripts = "{scripts}"\n')
+        given = ShimFile(
+            profile="mine", tenant="local", config=str(home.config), state=str(home.state), run=str(home.run)
+        )
+        program = write_shim(tmp_path / "venv", given)
+        for _ in range(2):
+            started.append(Peer([str(program), str(scripts / "dspex_like.py"), *POOL], tmp_path, tmp_path))
+            started[-1].handshake()
+        owner, guest = started
+        guest.send(1, "sleep", {"seconds": 60})
+        time.sleep(0.3)
+        owner.process.kill()
+        answer = guest.receive(30)
+        assert (answer["id"], answer["success"]) == (1, False)
+        assert answer["error"].partition(":")[0] in {"session_ended", "host_unavailable"}
+        status, rest = guest.end(30)
+        assert (status in {37, 51}, rest) == (True, b"")
+        assert "Traceback" not in guest.stderr
+        deadline = time.monotonic() + 15
+        while subprocess.run(["pgrep", "-f", str(home.run)], capture_output=True, check=False).stdout:
+            assert time.monotonic() < deadline, "the private host outlived its owner"
+            time.sleep(0.1)
+    finally:
+        shutil.rmtree(home.config.parent, ignore_errors=True)

@@ -24,6 +24,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.faces.protocol import INPUT_CLOSED
 from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.held import why_ended
 from bridgehold.host.ledger import Ledger, Pending
@@ -118,7 +119,7 @@ class Relay:
         await asyncio.wait(waiting, timeout=_DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for future in waiting:
             future.cancel()
-        await self.session.close("its caller closed its input")
+        await self.session.close(INPUT_CLOSED)
 
     async def _admit(self, judged: Judged) -> None:
         """The policy's word, the durable intent, and the place in the table, in this order."""

@@ -15,6 +15,8 @@ import msgspec
 from bridgehold.bridges.frames import ToolFact
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
 
+INPUT_CLOSED = "its caller closed its input"
+"""Why a foreign script's session ended, where it stayed after the end of its input."""
 MAX_FRAME = 64 * 1024 * 1024
 _HEADER = struct.Struct(">I")
 

@@ -21,6 +21,7 @@ from bridgehold.host.faces.legacy.held import End, HeldSession
 from bridgehold.host.faces.legacy.pipes import PipeOut
 from bridgehold.host.faces.legacy.python_argv import Invocation
 from bridgehold.host.faces.legacy.values import Outcome
+from bridgehold.host.faces.protocol import INPUT_CLOSED
 
 _KILLED = 137
 _LAST_WORDS_SECONDS = 0.5
@@ -121,7 +122,7 @@ class Shim:
             self.end(1, "the script ended with a status that is not known (it was forked)")
         elif end.cause == "signal":
             self.end(128 + end.exit, end.reason if self._protocol else "")
-        elif self._input_ended and end.code == "session_ended":
+        elif self._input_ended and end.reason.endswith(INPUT_CLOSED):
             self.end(_KILLED, "the script went on after the end of its input, and was ended by force")
         else:
             self.end(end.status, self._ending)
