@@ -135,6 +135,8 @@ class GuestPipes:
         self._drained = asyncio.Event()
         self._drained.set()
         self._closed = False
+        self._broken = False
+        """The guest broke the wire: it is not read any more."""
         self._loop.add_reader(self._from_guest, self._read_frames)
         self._loop.add_reader(self._log_pipe, self._read_log)
 
@@ -241,6 +243,7 @@ class GuestPipes:
             for deliver in deliveries:
                 deliver()
         except ProtocolError as error:
+            self._broken = True
             self._loop.remove_reader(self._from_guest)
             self._on_end(error)
 
@@ -253,7 +256,7 @@ class GuestPipes:
 
     def _drain_raw(self) -> None:
         """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity."""
-        if self._raw is None:
+        if self._raw is None or self._broken:  # nothing counts after what can't be read
             return
         with contextlib.suppress(OSError, ProtocolError):
             for _ in range(_DRAIN_READS):
@@ -280,6 +283,7 @@ class GuestPipes:
         if self._now_reading.frames != seen or self._budget.spent:
             self._watch_half_frame()
             return
+        self._broken = True
         self._loop.remove_reader(self._from_guest)
         self._on_end(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
 
@@ -307,7 +311,7 @@ class GuestPipes:
         self._loop.remove_reader(descriptor)
 
         def resume() -> None:
-            if not self._closed:
+            if not self._closed and not (self._broken and descriptor == self._from_guest):
                 self._loop.add_reader(descriptor, callback)
 
         self._loop.call_later(min(seconds, 1.0), resume)
