@@ -60,6 +60,8 @@ class ToolCalls:
     @property
     def facts(self) -> tuple[ToolFact, ...]:
         """What the bridge is told of: what it is granted."""
+        if not self._grant.tools.allow:
+            return ()
         return tuple(
             tool.fact for name, (tool, _) in self._offered.items() if decide_tool(self._grant, name).allowed
         )
