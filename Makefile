@@ -10,11 +10,15 @@ demo: setup
 # Acts that are forks of the test process itself count its size: they run while it is small.
 SMALL := tests/sandbox/test_watchdog.py tests/sandbox/test_limits.py
 
+# Whole hosts are tested one at a time; what has a sandbox of its own, or none, runs beside another.
+ALONE := tests/hostile tests/sandbox tests/test_demo.py
+
 # A shared machine can stall a test: what failed runs once more, alone, and must pass then.
+AGAIN = { echo "once more, alone, what failed:"; $(BIN)/python -m pytest -q --last-failed; }
 test: setup check
 	@$(BIN)/python -m pytest -q $(SMALL)
-	@$(BIN)/python -m pytest -q $(SMALL:%=--ignore=%) || \
-	  { echo "once more, alone, what failed:"; $(BIN)/python -m pytest -q --last-failed; }
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%) || $(AGAIN)
+	@$(BIN)/python -m pytest -q $(SMALL:%=--ignore=%) $(ALONE) || $(AGAIN)
 
 check: setup
 	@$(BIN)/ruff check .

@@ -29,11 +29,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_method_of_the_socket_is_documented() -> None:
+    from bridgehold.host.faces.artifacts import Artifacts
     from bridgehold.host.methods import Methods
+    from bridgehold.host.unified import Unified
 
     page = (ROOT / "docs/reference/host-protocol.md").read_text()
-    methods = Methods.table(Methods.__new__(Methods))
-    for name in (*methods, "hello", "cancel"):
+    tables = [kind.table(kind.__new__(kind)) for kind in (Methods, Unified, Artifacts)]
+    for name in (*(name for table in tables for name in table), "hello", "cancel"):
         assert f"| `{name}` |" in page, name
 
 

@@ -13,14 +13,16 @@ from bridgehold.errors import BridgeholdError
 if TYPE_CHECKING:
     from bridgehold.host.faces.client import Client, Host, connect
     from bridgehold.host.faces.sync import SyncClient
+    from bridgehold.host.faces.tools import Tool
 
-__all__ = ["BridgeholdError", "Client", "Host", "SyncClient", "connect"]
+__all__ = ["BridgeholdError", "Client", "Host", "SyncClient", "Tool", "connect"]
 
 _LAZY = {
     "Client": "bridgehold.host.faces.client",
     "Host": "bridgehold.host.faces.client",
     "connect": "bridgehold.host.faces.client",
     "SyncClient": "bridgehold.host.faces.sync",
+    "Tool": "bridgehold.host.faces.tools",
 }
 
 

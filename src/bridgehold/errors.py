@@ -237,6 +237,31 @@ class ProviderError(BridgeholdError):
     default_retry = "later"
 
 
+class ProviderAuthError(BridgeholdError):
+    """The provider took no key, or not this one; the message is the framework's."""
+
+    code = "provider_auth"
+    exit_status = 41
+    default_hint = "Store the tenant's key with `bridgehold secrets set`, or look at its account."
+
+
+class RateLimitError(BridgeholdError):
+    """The provider refused for the number of requests or tokens; the message is the framework's."""
+
+    code = "rate_limit"
+    exit_status = 42
+    default_retry = "later"
+    default_hint = "Try again later: callers' `retries` do so by themselves."
+
+
+class ContextLengthError(BridgeholdError):
+    """The request is longer than the model takes; the message is the framework's."""
+
+    code = "context_length"
+    exit_status = 43
+    default_hint = "Send less at once, or choose a model with a longer context."
+
+
 class AuditError(BridgeholdError):
     """The audit can't be written (the command did not run) or does not verify."""
 

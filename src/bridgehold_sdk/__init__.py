@@ -6,7 +6,7 @@ nothing: what a bridge may do is decided outside.
 
 from __future__ import annotations
 
-from bridgehold_sdk.bridge import Bridge, Operation, Provider, Session, operation
+from bridgehold_sdk.bridge import Bridge, Operation, Provider, Session, Tool, operation
 from bridgehold_sdk.errors import (
     Cancelled,
     InvalidInput,
@@ -14,6 +14,7 @@ from bridgehold_sdk.errors import (
     ProviderNotGranted,
     ResourceNotFound,
     ResultTooLarge,
+    ToolError,
 )
 from bridgehold_sdk.preload import after_fork, preloaded
 from bridgehold_sdk.store import Store
@@ -32,6 +33,8 @@ __all__ = [
     "ResultTooLarge",
     "Session",
     "Store",
+    "Tool",
+    "ToolError",
     "after_fork",
     "operation",
     "preloaded",

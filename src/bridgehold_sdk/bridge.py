@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from bridgehold_sdk.errors import ProviderNotGranted
+
+if TYPE_CHECKING:
+    from bridgehold_sdk.artifacts import Artifacts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,6 +25,20 @@ class Provider(NamedTuple):
     placeholder: str
     """Not a key: the gateway puts the key in. Worthless outside this session."""
     shape: str = "openai"
+
+
+class Tool(NamedTuple):
+    """A function of the host's side, offered to the running command. Calling it runs it there."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of the arguments."""
+    call: Callable[[str, dict[str, Any]], Any]
+
+    def __call__(self, /, **arguments: Any) -> Any:
+        """Its result, from any thread. Raises `ToolError`."""
+        return self.call(self.name, arguments)
 
 
 class Session(NamedTuple):
@@ -51,6 +68,9 @@ class Context(Protocol):
     def providers(self) -> Mapping[str, Provider]: ...
 
     def progress(self, done: int, total: int, note: str) -> None: ...
+
+    @property
+    def tools(self) -> Mapping[str, Tool]: ...
 
 
 def operation(
@@ -123,6 +143,18 @@ class Bridge:
     def providers(self) -> list[str]:
         """Names of the providers that the policy grants to this session."""
         return list(self._attached().providers)
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """By name, the functions of the host's side that the running command may call."""
+        return self._attached().tools
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The tenant's bytes by digest, where the policy grants them."""
+        from bridgehold_sdk.artifacts import Artifacts  # rarely needed, and every start would pay
+
+        return Artifacts(lambda: self._attached().tools)
 
     def progress(self, done: int, total: int = 0, note: str = "") -> None:
         """Tell the caller how far the running command is. `total` 0: unknown. Bounded to 20 a second."""

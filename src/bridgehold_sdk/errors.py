@@ -25,6 +25,15 @@ class ProviderNotGranted(LookupError):  # noqa: N818 - named for what the author
         self.name = name
 
 
+class ToolError(RuntimeError):
+    """A tool call failed. `code` says how: ``denied``, ``usage``, ``timeout``, ``application``, …"""
+
+    def __init__(self, tool: str, code: str, message: str) -> None:
+        super().__init__(f"tool {str(tool)[:100]!r}: {message}")
+        self.tool = tool
+        self.code = code
+
+
 class NotPlain(TypeError):  # noqa: N818 - named for what the author meets
     """A result holds what the wire can't carry. The message says where, and what to return instead."""
 

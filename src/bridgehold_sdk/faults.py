@@ -14,6 +14,7 @@ from bridgehold_sdk.errors import (
     UnknownCommand,
 )
 from bridgehold_sdk.plain import clean_text
+from bridgehold_sdk.providers import provider_code
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,6 +29,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (UnknownCommand, "unknown_command"),
     (InvalidInput, "invalid_input"),
     (ModuleNotFoundError, "missing_module"),
+    (MemoryError, "memory"),
     (NotPlain, "application"),
 )
 _SDK = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -56,7 +58,7 @@ def _code(error: BaseException, bridge_folder: str) -> str:
         origin = _origin(error.__traceback__)
         if origin.startswith(bridge_folder.rstrip(os.sep) + os.sep):
             return "invalid_input"
-    return "application"
+    return provider_code(error) or "application"
 
 
 def _origin(trace: TracebackType | None) -> str:

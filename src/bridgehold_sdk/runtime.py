@@ -19,9 +19,9 @@ from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from bridgehold_sdk import wire
-from bridgehold_sdk.bridge import Bridge, Provider, Session, operations_of
+from bridgehold_sdk.bridge import Bridge, Provider, Session, Tool, operations_of
 from bridgehold_sdk.common import Common
-from bridgehold_sdk.errors import Cancelled, ResultTooLarge, UnknownCommand, WireError
+from bridgehold_sdk.errors import Cancelled, ResultTooLarge, ToolError, UnknownCommand, WireError
 from bridgehold_sdk.faults import describe
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
@@ -78,6 +78,9 @@ class Runtime:
         self._shielded = False
         self._wanted = False
         self._last_progress = 0.0
+        self._tools: dict[str, Tool] = {}
+        self._tool_calls: dict[int, queue.SimpleQueue[wire.Frame]] = {}
+        self._tool_calls_made = 0
         self._status = 0
         self._main = threading.main_thread().ident or 0
         self._pid = os.getpid()
@@ -118,10 +121,13 @@ class Runtime:
             self._current_since = time.monotonic()
             self._last_progress = 0.0
             self._seq = 0
+        self._tools = self._offered(call.get("tools"))
         data = self._attempt(call_id, call.get("command"), call.get("args"))
         with self._lock:
             self._current = None
             self._wanted = False
+            for waiting in self._tool_calls.values():  # threads that outlive their command
+                waiting.put({"error": {"code": "cancelled", "message": "its command has ended"}})
         if os.getpid() == self._pid:
             self._writer.write_bytes(data)
 
@@ -133,13 +139,28 @@ class Runtime:
                 if self._wanted:
                     raise Cancelled
                 value = self._dispatch(call_id, command, args)
-                return wire.encode(wire.result(call_id, value), self._writer.max_bytes)
+                return self._reply(call_id, value)
             finally:
                 self._armed = False
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
             self._armed = False
             self.error_count += 1
             return wire.encode_fault(call_id, describe(error, self.folder), self._writer.max_bytes)
+
+    def _reply(self, call_id: int, value: Any) -> bytes:
+        """The result; kept as an artifact where it is too large for a frame and the policy grants that."""
+        try:
+            return wire.encode(wire.result(call_id, value), self._writer.max_bytes)
+        except ResultTooLarge:
+            artifacts = self.bridge.artifacts
+            if not artifacts.granted:
+                raise
+            import json
+
+            data = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+            kept = artifacts.put(data, name="result.json", media_type="application/json")
+            reference = {"$artifact": kept["digest"], "size_bytes": kept["size_bytes"]}
+            return wire.encode(wire.result(call_id, reference), self._writer.max_bytes)
 
     def _dispatch(self, call_id: int, command: object, args: object) -> Any:
         if not isinstance(command, str) or not isinstance(args, dict):
@@ -185,6 +206,40 @@ class Runtime:
                 )
             self._writer.write(frame)
 
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """Of the running command."""
+        return self._tools
+
+    def _offered(self, tools: object) -> dict[str, Tool]:
+        listed = tools if isinstance(tools, list) else []
+        return {
+            fact["name"]: Tool(fact["name"], fact["description"], fact["parameters"], self._call_tool)
+            for fact in listed
+        }
+
+    def _call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        """On any thread of the command's; the answer comes by the reader."""
+        answer: queue.SimpleQueue[wire.Frame] = queue.SimpleQueue()
+        plain = to_plain(arguments)
+        with self._lock:
+            if self._current is None:
+                raise ToolError(name, "cancelled", "no command is running")
+            current = self._current
+            self._tool_calls_made += 1
+            number = self._tool_calls_made
+            self._tool_calls[number] = answer
+        try:
+            with self._shield():
+                self._writer.write(wire.tool_call(current, number, name, plain))
+            said = answer.get()
+        finally:
+            with self._lock:
+                del self._tool_calls[number]
+        if "error" in said:
+            raise ToolError(name, str(said["error"].get("code")), str(said["error"].get("message")))
+        return said.get("result")
+
     @contextlib.contextmanager
     def _shield(self) -> Iterator[None]:
         """No cancel inside: half a frame would break the wire. One that came is raised afterwards."""
@@ -228,14 +283,28 @@ class Runtime:
             raise WireError("a frame without an id")
         if frame.get("type") == "cancel":
             self._cancel(call_id)
+        elif frame.get("type") == "tool_reply":
+            with self._lock:
+                waiting = self._tool_calls.get(frame.get("call", -1))
+            if waiting is not None:
+                waiting.put(frame)
         elif frame.get("command") == "common:ping":
             self._writer.write(wire.result(call_id, self._common.ping(frame.get("args"))))
+        elif frame.get("command") == "common:profile":
+            threading.Thread(target=self._profile, args=(call_id, frame.get("args")), daemon=True).start()
         elif frame.get("command") == "common:health" and self._busy():
             self._writer.write(wire.result(call_id, self._common.busy_health(*self._running())))
         else:
             with self._lock:
                 self._waiting.add(call_id)
             self._calls.put(frame)
+
+    def _profile(self, call_id: int, args: object) -> None:
+        """Beside whatever runs."""
+        from bridgehold_sdk.profile import sample
+
+        seconds = args.get("seconds", 5.0) if isinstance(args, dict) else 5.0
+        self._writer.write(wire.result(call_id, to_plain(sample(self._main, float(seconds)))))
 
     def _cancel(self, call_id: int) -> None:
         with self._lock:

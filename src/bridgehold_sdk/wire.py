@@ -86,6 +86,10 @@ def chunk(call_id: int, seq: int, data: object) -> Frame:
     return {"type": "chunk", "id": call_id, "seq": seq, "data": data}
 
 
+def tool_call(call_id: int, number: int, tool: str, arguments: object) -> Frame:
+    return {"type": "tool_call", "id": call_id, "call": number, "tool": tool, "arguments": arguments}
+
+
 def ready(bridge: str, version: str, operations: list[str], python: str, sdk: str) -> Frame:
     return {
         "type": "ready",

@@ -7,6 +7,7 @@ here the inside view is the same, and what is tested is the guest.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import selectors
@@ -33,8 +34,11 @@ from bridgehold.bridges.frames import (
     ReadyFrame,
     ResultFrame,
     StrayFrame,
+    ToolFact,
+    ToolReplyFrame,
 )
 from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.sandbox.envs.sources import default_sources
 
 SOURCE = Path(bridgehold.__file__).parent
 PATIENCE = 30.0
@@ -65,7 +69,7 @@ class Guest:
         self._selector.register(self._log, selectors.EVENT_READ)
         self._next = 1
 
-    def send(self, frame: BootFrame | CallFrame | CancelFrame) -> None:
+    def send(self, frame: BootFrame | CallFrame | CancelFrame | ToolReplyFrame) -> None:
         self.send_bytes(encode(frame))
 
     def send_bytes(self, data: bytes) -> None:
@@ -82,11 +86,13 @@ class Guest:
     def open(self) -> Any:
         return self.value("common:open", {"session": {"id": "s-1", "name": "main", "tenant": "acme"}})
 
-    def start(self, command: str, args: dict[str, object] | None = None) -> int:
+    def start(
+        self, command: str, args: dict[str, object] | None = None, tools: tuple[ToolFact, ...] = ()
+    ) -> int:
         call_id = self._next
         self._next += 1
         self.reader.expect(call_id)
-        self.send(CallFrame(id=call_id, command=command, args=args or {}))
+        self.send(CallFrame(id=call_id, command=command, args=args or {}, tools=tools))
         return call_id
 
     def reply(self, call_id: int, patience: float = PATIENCE) -> ResultFrame | FaultFrame:
@@ -227,6 +233,16 @@ Launch = Callable[..., Guest]
 @pytest.fixture
 def launch() -> Iterator[Launch]:
     """`launch(folder, python=…, site_packages=…)`: a sandboxed worker that waits for its boot frame."""
+    yield from _launching()
+
+
+@pytest.fixture(scope="module")
+def launch_once() -> Iterator[Launch]:
+    """As `launch`, for a worker that the module's tests share: those whose framework takes seconds to load."""
+    yield from _launching()
+
+
+def _launching() -> Iterator[Launch]:
     if shutil.which("bwrap") is None:
         pytest.skip("bwrap is not installed")
     with contextlib.ExitStack() as stack:
@@ -260,7 +276,7 @@ def bridge_folder(tmp_path: Path) -> Callable[[str], Path]:
         folder.mkdir(exist_ok=True)
         (folder / "sample.py").write_text(source)
         folder.chmod(0o755)
-        for parent in list(tmp_path.parents)[:2]:
+        for parent in list(tmp_path.parents)[:3]:  # and one more below a worker of several
             parent.chmod(0o755)
         tmp_path.chmod(0o755)
         return folder
@@ -278,6 +294,7 @@ def _build(lock: Path, target: Path) -> None:
     """Install `lock` (wheels, hashes) with uv inside a sandbox that has the network and nothing else."""
     uv = find_uv_bin()
     python = default_python()
+    folders = default_sources().folders  # wheels that this machine has beside its index
     argv = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--clearenv"]
     for folder in ("/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/resolv.conf", "/etc/hosts"):
         argv += ["--ro-bind-try", folder, folder]
@@ -285,7 +302,18 @@ def _build(lock: Path, target: Path) -> None:
         *("--ro-bind", str(python.parent.parent), str(python.parent.parent)),
         *("--ro-bind", uv, "/uv", "--ro-bind", str(lock), "/lock.txt", "--bind", str(target), "/target"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--setenv", "HOME", "/tmp"),
-        *("/uv", "pip", "install", "--system-certs", "--only-binary", ":all:", "--require-hashes"),
+        *(part for folder in folders for part in ("--ro-bind", folder, folder)),
+        *(
+            "/uv",
+            "pip",
+            "install",
+            "--system-certs",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "--no-deps",
+        ),
+        *(part for folder in folders for part in ("--find-links", folder)),
         *("--compile-bytecode", "--python", str(python), "--target", "/target", "-r", "/lock.txt"),
     ]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
@@ -312,9 +340,11 @@ def environment(request: pytest.FixtureRequest) -> Callable[[str], Path]:
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
         digest = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:16]
         target = root / f"{name}-{digest}"
-        if not target.exists():
-            target.mkdir(parents=True)
-            _build(lock, target)
+        with (root / f"{digest}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another worker of this run may be building it
+            if not target.exists():
+                target.mkdir(parents=True)
+                _build(lock, target)
         return target
 
     return make

@@ -47,7 +47,7 @@ def toy(root: Path, name: str = "toy", text: str = TOY) -> Path:
 def test_shipped_bridges_are_complete() -> None:
     catalogue = Catalogue.load()
     names = [entry.name for entry in catalogue.list()]
-    assert {"custom", "dspy", "python"} <= set(names)
+    assert {"custom", "dspy", "enhanced", "langchain", "pandas", "python", "transformers"} <= set(names)
     for entry in catalogue.list():
         assert entry.shipped
         assert entry.fault == ""

@@ -84,6 +84,14 @@ class Sample(Bridge):
 
     @operation()
     def wait(self, how, seconds=60):
+        if how == "stubborn":
+            end, told = time.monotonic() + seconds, False
+            while time.monotonic() < end:
+                try:
+                    if not told: told = True; self.progress(0, 1, "waiting")
+                    time.sleep(0.05)
+                except BaseException: print("swallowed")
+            return "slept"
         self.progress(0, 1, "waiting")
         if how == "sleep": time.sleep(seconds)
         if how == "spin":
@@ -95,11 +103,6 @@ class Sample(Bridge):
         if how == "asyncio":
             import asyncio
             asyncio.run(asyncio.sleep(seconds))
-        if how == "stubborn":
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                try: time.sleep(0.05)
-                except BaseException: print("swallowed")
         return "slept"
 
     @operation()
@@ -167,7 +170,7 @@ def test_commands_and_their_faults(launch: Any, bridge_folder: Make) -> None:
         "big": ("ResultTooLarge", "limit"),
         "recursion": ("RecursionError", "application"),
         "hostile": ("E", "application"),
-        "memory": ("MemoryError", "application"),
+        "memory": ("MemoryError", "memory"),
         "long": ("RuntimeError", "application"),
     }
     for how, (kind, code) in expected.items():

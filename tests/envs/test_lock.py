@@ -110,14 +110,24 @@ def test_any_text_is_pins_or_a_typed_refusal(text):
     assert all(pin.hashes for pin in pins)
 
 
-@pytest.mark.parametrize("bridge", ["dspy", "custom", "python"])
+@pytest.mark.parametrize(
+    "bridge", ["dspy", "custom", "enhanced", "langchain", "python", "pandas", "transformers"]
+)
 def test_the_shipped_locks_parse_and_name_no_index(bridge, interpreter):
     from importlib.resources import files
 
     text = files("bridgehold.bridges").joinpath(f"shipped/{bridge}/requirements.lock").read_text()
     pins = active_pins(parse_lock(text, bridge), interpreter)
     names = {pin.name for pin in pins}
-    wanted = {"dspy": {"dspy-ai", "litellm"}, "custom": {"scikit-learn", "numpy"}, "python": set()}
+    wanted = {
+        "dspy": {"dspy-ai", "litellm"},
+        "custom": {"scikit-learn", "numpy"},
+        "enhanced": {"dspy-ai", "litellm"},
+        "langchain": {"langchain", "langgraph", "langchain-openai"},
+        "python": set(),
+        "pandas": {"pandas", "numpy"},
+        "transformers": {"transformers", "torch", "tokenizers", "safetensors"},
+    }
     assert wanted[bridge] <= names
     assert "://" not in text
     assert all(pin.hashes for pin in pins)

@@ -262,12 +262,26 @@ def ordinary_user() -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def stage(kind: str, start: str = "cold", config: str = "") -> Iterator[Stage]:
+def stage(
+    kind: str,
+    start: str = "cold",
+    config: str = "",
+    *,
+    first: str = "",
+    host: str = "",
+    zygote: str = "256MiB",
+) -> Iterator[Stage]:
+    """A running host. `first`: the top of its config.toml; `host` and `config`: more of [host], of [zygotes].
+
+    `zygote`: the memory of each.
+    """
     with contextlib.ExitStack() as stack:
         user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
         layout = make_home(pwd.getpwnam(user).pw_uid if user else os.getuid())
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
-        layout.config_file.write_text(f'[host]\ncgroup = "{cgroup}"\n[zygotes]\nmemory = "256MiB"\n{config}')
+        layout.config_file.write_text(
+            f'{first}[host]\ncgroup = "{cgroup}"\n{host}\n[zygotes]\nmemory = "{zygote}"\n{config}'
+        )
         process = start_host(layout, user=user)
         stack.callback(stop_host, process)
         client = stack.enter_context(SyncClient.connect(layout.socket))

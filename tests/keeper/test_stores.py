@@ -198,7 +198,12 @@ def test_the_operators_configuration_becomes_the_keepers(tmp_path: Path) -> None
     text = '[providers.local]\nbase_url = "http://127.0.0.1:8000/v1"\nprivate = true\nsecret = "llm"\n'
     layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 1000)
     made = keeper_config(layout, parse_config(text, "config.toml"))
-    assert [(e.name, e.secret_name) for e in made.providers] == [("local", "llm"), ("openai", "openai")]
+    assert [(e.name, e.secret_name) for e in made.providers] == [
+        ("anthropic", "anthropic"),
+        ("gemini", "gemini"),
+        ("local", "llm"),
+        ("openai", "openai"),
+    ]
     assert made.secrets.folder == str(layout.secrets)
 
 

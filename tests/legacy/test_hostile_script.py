@@ -42,6 +42,7 @@ def test_a_broken_wire_ends_that_session_alone_and_typed(
     peer.send(1, "act", {"act": act})
     answer = peer.receive(30)
     assert answer["id"] == 1
+    assert "error" in answer, (str(answer)[:300], peer.stderr[-500:])
     assert answer["error"].startswith(f"{code}: "), answer["error"]
     assert peer.end(30) == (status, b"")
     assert "Traceback" not in peer.stderr

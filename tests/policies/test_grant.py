@@ -224,7 +224,7 @@ def test_the_digest_covers_what_is_granted_and_not_why(grant_of: Make) -> None:
     assert len(seen) == len(grant.__struct_fields__) - 3 + 1
 
 
-@pytest.mark.parametrize("bridge", ["dspy", "python", "custom"])
+@pytest.mark.parametrize("bridge", ["dspy", "langchain", "python", "custom", "pandas", "transformers"])
 def test_shipped_bridges_get_all_that_they_ask_for(bridge: str, machine: Machine) -> None:
     from pathlib import Path
 
@@ -243,5 +243,7 @@ def test_shipped_bridges_get_all_that_they_ask_for(bridge: str, machine: Machine
     assert grant.withheld == ()
     assert grant.weakenings == ()
     assert grant.connects == ()
-    assert bool(grant.endpoints) == (bridge == "dspy")
+    three = ["openai", "anthropic", "gemini"]
+    providers = {"dspy": three, "langchain": three}
+    assert [endpoint.provider for endpoint in grant.endpoints] == providers.get(bridge, [])
     assert all(not endpoint.remote_content for endpoint in grant.endpoints)

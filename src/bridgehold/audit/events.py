@@ -176,6 +176,59 @@ class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
     arguments_preview: str = ""
 
 
+class ToolIntent(Event, frozen=True, kw_only=True, tag="tool.intent"):
+    """Durable before the tool runs. `parent` is the command that called it."""
+
+    parent: str
+    tool: str
+    how: str
+    """``caller``, ``http``, ``process`` or ``host``: where it runs."""
+    rule: str
+    arguments_digest: str
+    arguments_bytes: int
+    arguments_preview: str
+
+
+class ToolOutcome(Event, frozen=True, kw_only=True, tag="tool.outcome"):
+    """`intent` is the event reference of the intent."""
+
+    intent: str
+    tool: str
+    ok: bool
+    code: str = ""
+    reason: str = ""
+    ms: int = 0
+    result_digest: str = ""
+    result_bytes: int = 0
+
+
+class ToolRefused(Event, frozen=True, kw_only=True, tag="tool.refused"):
+    """The bridge asked for a tool that it may not call, that isn't there, or with other arguments."""
+
+    tool: str
+    rule: str
+    reason: str
+    source: str
+    arguments_digest: str = ""
+
+
+class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
+    """Bytes of a tenant's were kept or removed."""
+
+    action: str
+    """``kept`` or ``removed``."""
+    digest: str
+    size_bytes: int
+    name: str = ""
+
+
+class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
+    """Bytes of a tenant's were handed out; once for each reader that began at their start."""
+
+    digest: str
+    size_bytes: int
+
+
 class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """One allowed request through the gateway, when it ended."""
 
@@ -317,9 +370,9 @@ def kind_of(event: Event | type[Event]) -> str:
     return str(event.__struct_config__.tag)
 
 
-INTENT_KINDS = frozenset({"command.intent", "egress.intent"})
+INTENT_KINDS = frozenset({"command.intent", "egress.intent", "tool.intent"})
 """Written before the act; `OUTCOME_KINDS` name them by their field `intent`."""
-OUTCOME_KINDS = frozenset({"command.outcome", "egress.outcome"})
+OUTCOME_KINDS = frozenset({"command.outcome", "egress.outcome", "tool.outcome"})
 CLOSING_KINDS = OUTCOME_KINDS | {
     "session.closed",
     "worker.exited",

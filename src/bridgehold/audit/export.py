@@ -55,7 +55,14 @@ _LIFECYCLE = {
 _PROCESS = {"command.intent": 1, "command.outcome": 2, "command.refused": 1}
 _CONFIGURATION = frozenset({"grant.resolved", "policy.loaded", "secret.changed"})
 _MEDIUM = frozenset(
-    {"command.refused", "egress.refused", "worker.refused", "principal.refused", "environment.refused"}
+    {
+        "command.refused",
+        "egress.refused",
+        "worker.refused",
+        "principal.refused",
+        "environment.refused",
+        "tool.refused",
+    }
 )
 _HIGH = frozenset({"protocol.violation", "host.degraded"})
 

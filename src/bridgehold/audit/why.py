@@ -141,11 +141,13 @@ def _same(entry: Entry, event: Entry) -> bool:
 def _sentence(event: Entry, outcome: Entry | None) -> str:
     who = f"{event.principal or 'the host'} for tenant {event.tenant}" if event.tenant else "the host"
     what = (
-        event.text("operation") or f"{event.text('method')} {event.text('host')}{event.text('path')}".strip()
+        event.text("operation")
+        or event.text("tool")
+        or f"{event.text('method')} {event.text('host')}{event.text('path')}".strip()
     )
     if event.kind == "command.refused":
         return f"{what} was refused to {who}: {event.text('reason')}"
-    if event.kind == "egress.refused":
+    if event.kind in ("egress.refused", "tool.refused"):
         return f"{what} was refused: {event.text('reason')}"
     if event.kind in INTENT_KINDS and outcome is None:
         return f"{what} was allowed to {who}; no outcome is written (in flight, or cut off)"
@@ -195,6 +197,8 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
         return f"Add {event.text('operation')!r} to operations.allow of the bridge's policy{at}."
     if event.kind == "egress.refused" and rule in ("", "default-deny"):
         return f"Grant {event.text('host')!r} in the network section of the bridge's policy{at}."
+    if event.kind == "tool.refused" and rule in ("", "default-deny"):
+        return f"Add {event.text('tool')!r} to tools.allow of the bridge's policy{at}."
     if event.kind.endswith(".refused"):
         for prefix, text in _BY_RULE:
             if rule == prefix or rule.startswith((f"{prefix}.", f"{prefix}[")):

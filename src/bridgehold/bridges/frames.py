@@ -62,6 +62,15 @@ class WarmedFrame(msgspec.Struct, frozen=True, kw_only=True):
     ms: int = 0
 
 
+class ToolFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A function of the host's side that a bridge may call while a command runs."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, object] = {}
+    """JSON Schema of the arguments, an object's."""
+
+
 class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Host to guest: run `command` (``bridge:operation`` or ``common:ping``)."""
 
@@ -70,12 +79,39 @@ class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
     args: dict[str, object]
     deadline_ms: int = 0
     """Time left, for the guest's information; the host enforces it."""
+    tools: tuple[ToolFact, ...] = ()
+    """What this command may call back."""
 
 
 class CancelFrame(msgspec.Struct, frozen=True, kw_only=True):
     """Host to guest: interrupt call `id`."""
 
     id: int
+
+
+class ToolCallFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Guest to host, while call `id` runs: run `tool` with `arguments`."""
+
+    id: int
+    call: int
+    """The guest's own number, for the reply."""
+    tool: str
+    arguments: dict[str, object]
+
+
+class ToolFault(msgspec.Struct, frozen=True, kw_only=True):
+    code: str
+    """One of the error codes: ``denied``, ``usage``, ``timeout``, ``application``, …"""
+    message: str
+
+
+class ToolReplyFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Host to guest: what tool call `call` of call `id` came to."""
+
+    id: int
+    call: int
+    result: object = None
+    error: ToolFault | None = None
 
 
 class ReadyFrame(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +138,8 @@ class FaultFrame(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     code: str = "application"
     """``application``, ``invalid_input``, ``missing_module``, ``cancelled``, ``not_found``,
-    ``unknown_command``, ``limit`` (the result is too large for the wire)."""
+    ``unknown_command``, ``limit`` (the result is too large for the wire), ``memory``, ``provider``,
+    ``provider_auth``, ``rate_limit``, ``context_length``."""
     alive: bool = True
 
 
@@ -124,10 +161,10 @@ class StrayFrame(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     kind: str
-    """``result``, ``fault``, ``progress`` or ``chunk``."""
+    """``result``, ``fault``, ``progress``, ``chunk`` or ``tool_call``."""
     reason: str
     """``late`` (answered already, or given up) or ``unknown`` (no such call was ever sent)."""
 
 
-HostFrame = BootFrame | WarmFrame | CallFrame | CancelFrame
-GuestFrame = ReadyFrame | WarmedFrame | ResultFrame | FaultFrame | ProgressFrame | ChunkFrame
+HostFrame = BootFrame | WarmFrame | CallFrame | CancelFrame | ToolReplyFrame
+GuestFrame = ReadyFrame | WarmedFrame | ResultFrame | FaultFrame | ProgressFrame | ChunkFrame | ToolCallFrame

@@ -24,6 +24,8 @@ from bridgehold.bridges.frames import (
     ReadyFrame,
     ResultFrame,
     StrayFrame,
+    ToolCallFrame,
+    ToolReplyFrame,
     WarmedFrame,
     WarmFrame,
 )
@@ -61,7 +63,18 @@ _Message = Annotated[str, msgspec.Meta(max_length=4096)]
 _Traceback = Annotated[str, msgspec.Meta(max_length=16_384)]
 _Stamp = Annotated[str, msgspec.Meta(max_length=64)]
 FaultCode = Literal[
-    "application", "invalid_input", "missing_module", "cancelled", "not_found", "unknown_command", "limit"
+    "application",
+    "invalid_input",
+    "missing_module",
+    "cancelled",
+    "not_found",
+    "unknown_command",
+    "limit",
+    "memory",
+    "provider",
+    "provider_auth",
+    "rate_limit",
+    "context_length",
 ]
 
 
@@ -120,6 +133,14 @@ class _Chunk(msgspec.Struct, forbid_unknown_fields=True):
     data: object
 
 
+class _ToolCall(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["tool_call"]
+    id: _Id
+    call: _Count
+    tool: _Short
+    arguments: dict[str, object]
+
+
 def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str | None = None) -> bytes:
     """The bytes of one frame, header included.
 
@@ -155,6 +176,11 @@ def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str
 def _body(frame: HostFrame, timestamp: str | None) -> dict[str, object]:
     if isinstance(frame, CancelFrame):
         return {"type": "cancel", "id": frame.id}
+    if isinstance(frame, ToolReplyFrame):
+        said: dict[str, object] = {"type": "tool_reply", "id": frame.id, "call": frame.call}
+        if frame.error is not None:
+            return {**said, "error": msgspec.to_builtins(frame.error)}
+        return {**said, "result": frame.result}
     if isinstance(frame, WarmFrame):
         warm: dict[str, object] = msgspec.to_builtins(frame)
         return {"type": "warm", **warm}
@@ -170,6 +196,8 @@ def _body(frame: HostFrame, timestamp: str | None) -> dict[str, object]:
     }
     if frame.deadline_ms:
         body["deadline_ms"] = frame.deadline_ms
+    if frame.tools:
+        body["tools"] = msgspec.to_builtins(frame.tools)
     return body
 
 
@@ -271,7 +299,9 @@ class FrameReader:
                 result = _convert(value, _Result)
                 return self._settle(result.id, "result", ResultFrame(id=result.id, result=result.result))
             return self._fault(_convert(value, _Failure))
-        kind = value.get("type")
+        return self._believe_kind(value.get("type"), value)
+
+    def _believe_kind(self, kind: object, value: dict[str, object]) -> GuestFrame | StrayFrame:
         if kind == "ready" and not self._zygote:
             return self._become_ready(_convert(value, _Ready))
         if kind == "warmed" and self._zygote:
@@ -283,6 +313,10 @@ class FrameReader:
                 "progress",
                 ProgressFrame(id=note.id, done=note.done, total=note.total, note=note.note),
             )
+        if kind == "tool_call":
+            asked = _convert(value, _ToolCall)
+            call = ToolCallFrame(id=asked.id, call=asked.call, tool=asked.tool, arguments=asked.arguments)
+            return self._within(asked.id, "tool_call", call)
         if kind == "chunk":
             return self._chunk(_convert(value, _Chunk))
         raise WireError("shape", "neither a reply nor a frame of a known type")

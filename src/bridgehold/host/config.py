@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bridgehold.errors import ConfigError
 from bridgehold.ids import is_name
@@ -49,6 +50,8 @@ class HostSection(_Strict):
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
     anchor_every_s: Annotated[int, Field(ge=1)] = 300
     """How often the audit's head is signed."""
+    artifacts: Size = "4GiB"
+    """Bytes of artifacts that each tenant may keep."""
     audit_tenant_quota: Size = "4GiB"
     """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
     index: str = ""
@@ -104,6 +107,39 @@ class BridgeSection(_Strict):
     """Files or model folders that a zygote loads once, below folders of ``filesystem.read``."""
 
 
+class ToolSection(_Strict):
+    """``[tools.NAME]``: a function of the operator's that bridges may call, where their policy allows it."""
+
+    description: str = ""
+    """What it does, for the bridge and its model."""
+    parameters: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    """JSON Schema of its arguments."""
+    result: dict[str, Any] = {}
+    """JSON Schema of what it gives; anything if empty."""
+    entry: str = ""
+    """``module:function`` in the folder ``tools`` beside this file; it runs in a process of its own."""
+    provider: str = ""
+    """Or an endpoint: the arguments are sent as JSON by POST to `path` of this ``[providers.NAME]``."""
+    path: str = ""
+    """Below the provider's base URL, with a slash first."""
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30
+    """The longest time for one call."""
+    tenants: tuple[str, ...] = ("*",)
+    """Whose commands may call it."""
+    bridges: tuple[str, ...] = ("*",)
+    """Which bridges may call it."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.entry) == bool(self.provider):
+            raise ValueError("either `entry` or `provider` is expected")
+        if self.provider and not self.path.startswith("/"):
+            raise ValueError("`path` begins with a slash")
+        if self.entry and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.entry):
+            raise ValueError("`entry` is module:function")
+        return self
+
+
 class ZygotesSection(_Strict):
     """``[zygotes]``: the warm processes that sessions are forked from."""
 
@@ -139,6 +175,7 @@ class Config(_Strict):
     principals: dict[str, PrincipalSection] = {}
     bridges: dict[str, BridgeSection] = {}
     zygotes: ZygotesSection = ZygotesSection()
+    tools: dict[str, ToolSection] = {}
     default_bridge: str = "dspy"
 
     def reserve_bytes(self) -> int:
@@ -147,6 +184,14 @@ class Config(_Strict):
 
 DEFAULT_PROVIDERS = {
     "openai": ProviderSection(base_url="https://api.openai.com/v1"),
+    "anthropic": ProviderSection(
+        base_url="https://api.anthropic.com/v1", shape="anthropic", auth="header:x-api-key"
+    ),
+    "gemini": ProviderSection(
+        base_url="https://generativelanguage.googleapis.com/v1beta",
+        shape="gemini",
+        auth="header:x-goog-api-key",
+    ),
 }
 
 
@@ -193,6 +238,11 @@ def _check_names(config: Config, where: str) -> None:
         )
         for name in names
         if not is_name(name)
+    ]
+    faults += [
+        f"tools.{name}.provider: there is no [providers.{section.provider}]"
+        for name, section in config.tools.items()
+        if section.provider and section.provider not in {**DEFAULT_PROVIDERS, **config.providers}
     ]
     if config.reserve_bytes() > 1024 * GIB:
         faults.append("host.memory_reserve: more than 1 TiB")

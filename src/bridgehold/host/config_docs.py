@@ -16,6 +16,7 @@ _SECTIONS = (
     ("[providers.NAME]", config.ProviderSection),
     ("[principals.NAME]", config.PrincipalSection),
     ("[bridges.NAME]", config.BridgeSection),
+    ("[tools.NAME]", config.ToolSection),
 )
 
 

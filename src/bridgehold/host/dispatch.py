@@ -21,6 +21,7 @@ from bridgehold.errors import (
     AuditError,
     BridgeholdError,
     BudgetError,
+    BusyError,
     CancelledError,
     DeniedError,
     NotFoundError,
@@ -28,9 +29,14 @@ from bridgehold.errors import (
 )
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
+from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
+from bridgehold.host.resources import ResourceRef, Resources
 from bridgehold.host.sessions import Session, SessionKey, Sessions
 from bridgehold.host.starts import StartOrder
+from bridgehold.host.tools.calls import ToolCalls
+from bridgehold.host.tools.offers import CallersOffer, Offers
+from bridgehold.host.tools.values import ToolContext
 from bridgehold.host.translate import fault_error
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
 from bridgehold.host.workers import Stream
@@ -40,6 +46,7 @@ from bridgehold.policies.model import Decision, Grant
 from bridgehold.sandbox.control import LauncherClient
 
 _PREVIEW_BYTES = 2_000
+_MOST_NESTED = 8
 _COMMON = "common"
 
 OrderMaker = Callable[[str, str, str, str], Awaitable[StartOrder]]
@@ -72,8 +79,15 @@ class Dispatch:
         launcher: LauncherClient,
         keys: KeyKeeper,
         make_order: OrderMaker,
+        offers: Offers,
+        resources: Resources,
+        metrics: Metrics,
         on_degraded: Callable[[str], None],
     ) -> None:
+        self._resources = resources
+        self._metrics = metrics
+        self._offers = offers
+        self._chains: dict[str, tuple[str, ...]] = {}
         self._registry = registry
         self._sessions = sessions
         self._journal = journal
@@ -83,15 +97,52 @@ class Dispatch:
         self._on_degraded = on_degraded
         self._rates: dict[tuple[str, str], TokenBucket] = {}
 
-    async def run(self, principal: Principal, request: CommandRequest, stream: Stream | None = None) -> Reply:
-        """One command, from request to reply. Raises the typed error, with its event's reference."""
+    async def run(
+        self,
+        principal: Principal,
+        request: CommandRequest,
+        stream: Stream | None = None,
+        callers: CallersOffer | None = None,
+    ) -> Reply:
+        """One command, from request to reply. Raises the typed error, with its event's reference.
+
+        `callers`: tools that the caller runs itself while the command runs.
+        """
         command = new_command_id()
         plan = await self._plan(command, principal, request)
+        offered = self._offers.of(request.tenant, plan.bridge, callers)
         session = await self._session(plan)
+        chain = self._chain(request.parent, session)
         async with session.turn(command):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session)
-            return await self._call(plan, session, intent, arguments, stream)
+            if not offered:
+                return await self._call(plan, session, intent, arguments, stream)
+            tools = ToolCalls(
+                grant=plan.grant,
+                context=_context(plan, session),
+                offered=offered,
+                journal=self._journal,
+                metrics=self._metrics,
+            )
+            self._chains[command] = (*chain, session.id)
+            try:
+                return await self._call(plan, session, intent, arguments, stream, tools)
+            finally:
+                del self._chains[command]
+                await tools.close()
+
+    def _chain(self, parent: str, session: Session) -> tuple[str, ...]:
+        """The sessions whose commands wait for this one. `BusyError` where it could never end."""
+        chain = self._chains.get(parent, ())
+        if session.id in chain:
+            raise BusyError(
+                f"session {session.id} waits for the very tool that asks it",
+                hint="A tool may use another session, never the one that called it.",
+            )
+        if len(chain) >= _MOST_NESTED:
+            raise BusyError(f"tools that run commands nest {_MOST_NESTED} deep at most")
+        return chain
 
     async def _plan(self, command: str, principal: Principal, request: CommandRequest) -> _Plan:
         """Decide; a refusal is written and raised."""
@@ -101,7 +152,7 @@ class Dispatch:
                 f"{request.operation[:80]!r} is not a command",
                 hint="A command is BRIDGE:OPERATION, such as python:execute.",
             )
-        refuse = _Refusal(self._journal, command, principal, request, bridge, operation)
+        refuse = _Refusal(self._journal, command, principal, request, bridge, operation, self._metrics)
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(_no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
@@ -180,6 +231,7 @@ class Dispatch:
             arguments_bytes=size,
             arguments_preview=text,
             deadline_ms=plan.deadline_ms,
+            parent=plan.request.parent[:40],
         )
         try:
             return (await self._journal.append(event)).ref
@@ -194,7 +246,13 @@ class Dispatch:
             ) from error
 
     async def _call(
-        self, plan: _Plan, session: Session, intent: str, arguments: dict[str, object], stream: Stream | None
+        self,
+        plan: _Plan,
+        session: Session,
+        intent: str,
+        arguments: dict[str, object],
+        stream: Stream | None,
+        tools: ToolCalls | None = None,
     ) -> Reply:
         started = time.monotonic()
         frame: ResultFrame | FaultFrame | None = None
@@ -202,7 +260,7 @@ class Dispatch:
         cancelled = False
         try:
             frame = await session.call(
-                plan.request.operation, arguments, deadline_ms=plan.deadline_ms, stream=stream
+                plan.request.operation, arguments, deadline_ms=plan.deadline_ms, stream=stream, tools=tools
             )
         except BridgeholdError as error:
             failure = error
@@ -211,6 +269,10 @@ class Dispatch:
         if isinstance(frame, FaultFrame):
             failure = fault_error(frame, where=plan.request.operation)
         usage = await self._used(session, started)
+        if plan.operation is not None:
+            code = failure.code if failure is not None else ""
+            seconds = time.monotonic() - started
+            self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
         outcome = _outcome(plan, session, intent, frame, failure, usage)
         written = await asyncio.shield(asyncio.ensure_future(self._record(outcome)))
         if cancelled:
@@ -219,6 +281,8 @@ class Dispatch:
             failure.event = written or intent
             raise failure
         assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
+        if plan.operation is not None and session.alive:
+            self._resources.note(plan.operation, _place(plan, session), arguments, frame.result)
         return Reply(
             value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
         )
@@ -248,6 +312,23 @@ class Dispatch:
         )
 
 
+def _context(plan: _Plan, session: Session) -> ToolContext:
+    return ToolContext(
+        tenant=plan.grant.tenant, principal=plan.principal.name, session=session.id, command=plan.command
+    )
+
+
+def _place(plan: _Plan, session: Session) -> ResourceRef:
+    return ResourceRef(
+        id="",
+        kind="",
+        bridge=plan.bridge,
+        session=session.id,
+        session_name=session.key.name,
+        tenant=session.key.tenant,
+    )
+
+
 class _Refusal:
     """Writes one refusal and gives the error to raise; both carry rule, reason and source."""
 
@@ -259,7 +340,9 @@ class _Refusal:
         request: CommandRequest,
         bridge: str,
         operation: str,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._journal = journal
         self._command = command
         self._principal = principal
@@ -285,6 +368,7 @@ class _Refusal:
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
+        self._metrics.refused.inc()
         reference = (await self._journal.append(self._event(decision))).ref
         text = (
             decision.reason if decision.rule == "arguments" else f"{decision.reason} [rule {decision.rule}]"

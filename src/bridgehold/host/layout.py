@@ -58,6 +58,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "anchors"
 
     @property
+    def artifacts(self) -> Path:
+        """By tenant and digest; the host's alone."""
+        return self.state / "artifacts"
+
+    @property
     def socket(self) -> Path:
         return self.run / "host.sock"
 

@@ -25,10 +25,12 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.artifacts import ArtifactStore
 from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.environments import Environments
+from bridgehold.host.faces.artifacts import Artifacts, inside_tools
 from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
@@ -37,14 +39,20 @@ from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.layout import Layout
 from bridgehold.host.methods import Methods
+from bridgehold.host.observe import Metrics
 from bridgehold.host.orders import Orders
 from bridgehold.host.parked import ParkedStart, PoolLimits
 from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
+from bridgehold.host.resources import Resources
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.starts import GatewayHandle, Services, StartOrder
+from bridgehold.host.tools.http import HttpTools
+from bridgehold.host.tools.offers import Offers
+from bridgehold.host.tools.process import ProcessTools
+from bridgehold.host.unified import Unified
 from bridgehold.host.workers import FrameBudget
 from bridgehold.host.zygote_rules import ZygoteLimits
 from bridgehold.host.zygotes import Zygotes
@@ -112,6 +120,7 @@ class HostProcess:
         await self._stop.wait()
         await sessions.stop(self._reason)
         await self._parked.stop()
+        await self._tools.stop()
         await self._zygotes.stop()
         await server.close()
         await self._last_words(peers)
@@ -126,8 +135,16 @@ class HostProcess:
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         weights = {name: section.weights for name, section in self._config.bridges.items()}
+        shapes = {name: section.shape for name, section in self._config.providers.items()}
         scripts = {n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts}
-        orders = Orders(registry, environments, peers.keeper, weights, scripts)
+        orders = Orders(registry, environments, peers.keeper, weights, shapes, scripts)
+        sections = self._config.tools
+        places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
+        entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
+        self._tools = ProcessTools(self._layout.config / "tools", entries)
+        store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
+        artifacts = Artifacts(store, peers.journal)
+        offers = Offers(sections, HttpTools(peers.keeper, places), self._tools, (inside_tools(), artifacts))
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -137,7 +154,15 @@ class HostProcess:
         self._zygotes = Zygotes(services, zygote_limits(self._config))
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), pool_limits(self._config))
         self._make_order = orders.make
-        sessions = Sessions(self._parked, peers.journal, bound=self._config.host.max_sessions)
+        resources = Resources()
+        metrics = Metrics()
+        sessions = Sessions(
+            self._parked,
+            peers.journal,
+            bound=self._config.host.max_sessions,
+            on_end=resources.forget,
+            metrics=metrics,
+        )
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,
@@ -153,6 +178,9 @@ class HostProcess:
             launcher=peers.launcher,
             keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
+            offers=offers,
+            resources=resources,
+            metrics=metrics,
             on_degraded=self._degraded,
         )
         foreigners = Foreigners(
@@ -171,17 +199,22 @@ class HostProcess:
             launcher=peers.launcher,
             make_order=orders.make,
             zygotes=self._zygotes.infos,
+            metrics=metrics,
             parked=self._parked.parked,
             stop=self._ask_stop,
             foreigners=foreigners,
         )
+        metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
+        unified = Unified(dispatch, registry, resources)
 
         async def refuse(event: PrincipalRefused) -> None:
             await peers.journal.append(event)
 
         principals = Principals(self._config.principals, self._given.owner_uid)
         listener = socket.socket(fileno=self._ends.listener)
-        return sessions, SocketServer(listener, principals, methods.table(), refuse)
+        return sessions, SocketServer(
+            listener, principals, {**methods.table(), **unified.table(), **artifacts.table()}, refuse
+        )
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]

@@ -5,28 +5,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from bridgehold.errors import BridgeholdError, DeniedError, UsageError
+from bridgehold.bridges.frames import FaultFrame
+from bridgehold.errors import BridgeholdError, CommandTimeoutError, DeniedError, UsageError
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.protocol import (
     BridgeParams,
+    DrainParams,
     ForeignEofParams,
     ForeignParams,
     ForeignSendParams,
     NoParams,
     OpenParams,
+    ProfileParams,
     RunParams,
     SessionParams,
 )
 from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.held import held
+from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.tools.caller import CallerTools, ToolReplyParams
+from bridgehold.host.tools.offers import CallersOffer
+from bridgehold.host.tools.values import ToolSpec
+from bridgehold.host.translate import fault_error
 from bridgehold.host.values import CommandRequest, Principal, Reply, SessionInfo
 from bridgehold.host.zygotes import ZygoteInfo
 from bridgehold.ids import parse_name, random_id
 from bridgehold.sandbox.control import LauncherClient
+
+_LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
+"""Seconds."""
 
 
 class Methods:
@@ -41,11 +52,14 @@ class Methods:
         environments: Environments,
         launcher: LauncherClient,
         make_order: OrderMaker,
+        metrics: Metrics,
         zygotes: Callable[[], list[ZygoteInfo]],
         parked: Callable[[], dict[tuple[str, str], int]],
         stop: Callable[[str], Awaitable[None]],
         foreigners: Foreigners,
     ) -> None:
+        self._tools = CallerTools()
+        self._metrics = metrics
         self._foreigners = foreigners
         self._zygotes = zygotes
         self._parked = parked
@@ -61,6 +75,7 @@ class Methods:
         return {
             "ping": Method(NoParams, self.ping),
             "run": Method(RunParams, self.run),
+            "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
             "session.close": Method(SessionParams, self.session_close),
@@ -69,6 +84,11 @@ class Methods:
             "foreign.eof": Method(ForeignEofParams, self.foreign_eof),
             "sessions": Method(NoParams, self.list_sessions),
             "zygotes": Method(NoParams, self.list_zygotes),
+            "session.kill": Method(SessionParams, self.session_kill),
+            "session.profile": Method(ProfileParams, self.session_profile),
+            "drain": Method(DrainParams, self.drain, operator=True),
+            "metrics": Method(NoParams, self.metrics, operator=True),
+            "figures": Method(NoParams, self.figures, operator=True),
             "logs": Method(SessionParams, self.logs),
             "bridges": Method(NoParams, self.bridges),
             "bridge.build": Method(BridgeParams, self.build, operator=True),
@@ -86,9 +106,21 @@ class Methods:
             tenant=params.tenant,
             session=params.session,
             deadline_ms=params.deadline_ms,
+            parent=params.parent,
         )
         stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
-        return await self._dispatch.run(principal, request, stream)
+        callers: CallersOffer | None = None
+        if params.tools:
+            specs = tuple(
+                ToolSpec(name=fact.name, description=fact.description, parameters=fact.parameters)
+                for fact in params.tools
+            )
+            callers = CallersOffer(specs, self._tools.source(emit))
+        return await self._dispatch.run(principal, request, stream, callers)
+
+    async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
+        self._tools.settle(principal.name, params)
+        return {"status": "taken"}
 
     async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
         key = self._key(principal, params)
@@ -129,6 +161,45 @@ class Methods:
         await session.close(params.reason[:200])
         report = session.worker.report
         return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
+
+    async def session_kill(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """At once: nothing in flight is waited for, and the bridge's `close` isn't called."""
+        session = self._find(principal, params.session)
+        await session.end(params.reason[:200])
+        return {"id": session.id}
+
+    async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
+        """Where the worker spends its time, by samples of its stacks; its own word, not the kernel's."""
+        session = self._find(principal, params.session)
+        seconds = min(max(params.seconds, 0.1), _LONGEST_PROFILE)
+        arguments: dict[str, object] = {"seconds": seconds}
+        deadline = seconds + _PROFILE_GRACE
+        try:
+            async with asyncio.timeout(deadline):
+                frame = await session.worker.call(
+                    "common:profile", arguments, deadline_ms=int(deadline * 1000)
+                )
+        except TimeoutError:
+            raise CommandTimeoutError("the worker gave no profile of itself") from None
+        if isinstance(frame, FaultFrame):
+            raise fault_error(frame, where="profile")
+        return frame.result
+
+    async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
+        """End every session of a bridge or tenant (or all) politely; those that are busy first finish."""
+        chosen = [
+            session
+            for session in self._sessions
+            if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
+        ]
+        await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
+        return {"ended": [session.id for session in chosen]}
+
+    async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"text": self._metrics.text()}
+
+    async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return self._metrics.figures()
 
     async def list_sessions(self, principal: Principal, _params: NoParams, _emit: Emit) -> list[SessionInfo]:
         return [

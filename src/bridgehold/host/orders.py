@@ -47,11 +47,16 @@ class Orders:
         environments: Environments,
         secrets: Revealer,
         weights: Mapping[str, tuple[str, ...]] | None = None,
+        shapes: Mapping[str, str] | None = None,
         scripts: Mapping[str, str] | None = None,
     ) -> None:
-        """By bridge: the host paths of what the operator has loaded ahead; a foreign one's scripts."""
+        """By bridge: the host paths of what the operator has loaded ahead; a foreign one's scripts.
+
+        `shapes`: by provider, how its interface looks.
+        """
         self._scripts = scripts or {}
         self._weights = weights or {}
+        self._shapes = shapes or {}
         self._registry = registry
         self._environments = environments
         self._secrets = secrets
@@ -74,6 +79,11 @@ class Orders:
             environment_digest=environment.digest,
             bridge_folder=folder,
             weights=paths_inside(self._weights.get(bridge, ()), grant.read),
+            shapes={
+                endpoint.provider: self._shapes[endpoint.provider]
+                for endpoint in grant.endpoints
+                if endpoint.provider in self._shapes
+            },
             env_secrets=await self._revealed(tenant, grant, manifest),
         )
 

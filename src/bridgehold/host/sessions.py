@@ -23,9 +23,10 @@ from bridgehold.errors import (
     NotFoundError,
     SessionEndedError,
 )
+from bridgehold.host.observe import Metrics
 from bridgehold.host.starts import LiveWorker, Starter, StartOrder
 from bridgehold.host.values import SessionInfo
-from bridgehold.host.workers import Stream
+from bridgehold.host.workers import Stream, ToolHandler
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
@@ -57,6 +58,7 @@ class Session:
         self.used_at = self.opened_at
         self.current_command = ""
         self.ending: BridgeholdError | None = None
+        self.draining = False
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
@@ -73,6 +75,8 @@ class Session:
     @contextlib.asynccontextmanager
     async def turn(self, command: str) -> AsyncIterator[None]:
         """Wait for this session's turn; `current_command` names whose requests the gateway sees."""
+        if self.draining:
+            raise SessionEndedError("the session is being drained")
         if self._queued >= QUEUE_BOUND:
             raise BusyError(
                 f"{QUEUE_BOUND} commands already wait for this session",
@@ -93,12 +97,18 @@ class Session:
             self._queued -= 1
 
     async def call(
-        self, operation: str, arguments: dict[str, object], *, deadline_ms: int, stream: Stream | None
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        *,
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
         """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
         self.commands += 1
         work = asyncio.ensure_future(
-            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream)
+            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
         )
         try:
             done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
@@ -155,6 +165,14 @@ class Session:
                 await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
         await self.end(reason)
 
+    async def drain(self, reason: str, seconds: float) -> None:
+        """Politely, once nothing runs; after `seconds` anyway. New commands are refused meanwhile."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._turn:
+                pass
+        await self.close(reason)
+
     async def wait_ended(self) -> BridgeholdError:
         """Until it has ended and the audit says so: why, as an error."""
         await self._closed.wait()
@@ -196,7 +214,18 @@ class Session:
 class Sessions:
     """All sessions of this host. Opening the same key twice at once gives one session."""
 
-    def __init__(self, starter: Starter, journal: JournalClient, *, bound: int) -> None:
+    def __init__(
+        self,
+        starter: Starter,
+        journal: JournalClient,
+        *,
+        bound: int,
+        on_end: Callable[[str], None],
+        metrics: Metrics,
+    ) -> None:
+        self._metrics = metrics
+        """`on_end` is told the id of each session that is over."""
+        self._on_end = on_end
         self._starter = starter
         self._journal = journal
         self._bound = bound
@@ -228,7 +257,9 @@ class Sessions:
     async def _start(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
         if self._stopping:
             raise SessionEndedError("the host is stopping")
-        order = self._starter.claim(await make_order(new_session_id()))
+        begun = time.monotonic()
+        wanted = await make_order(new_session_id())
+        order = self._starter.claim(wanted)
         concurrent = self._count(key)
         if concurrent > order.grant.rate.concurrency or len(self) > self._bound:
             raise BusyError(
@@ -248,6 +279,8 @@ class Sessions:
             worker = await self._starter.start(order, recorded)
         finally:
             await asyncio.gather(recorded, return_exceptions=True)
+        kind = "parked" if order is not wanted else "fork" if worker.launched.zygote else "cold"
+        self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
         session = Session(key, order, worker, self._journal)
         self._open[key] = session
         watcher = asyncio.create_task(self._watch(session))
@@ -279,6 +312,7 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end("its worker ended")
+        self._on_end(session.id)
         if self._open.get(session.key) is session:
             del self._open[session.key]
 

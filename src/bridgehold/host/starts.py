@@ -31,7 +31,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.host.workers import FrameBudget, GuestCalls, GuestPipes, RawReader, Stream
+from bridgehold.host.workers import FrameBudget, GuestCalls, GuestPipes, RawReader, Stream, ToolHandler
 from bridgehold.policies.model import Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.control import LauncherClient
@@ -77,6 +77,8 @@ class StartOrder(msgspec.Struct, frozen=True, kw_only=True):
     bridge_folder: Path
     weights: tuple[str, ...] = ()
     """Paths inside, of what the operator has loaded once for all sessions."""
+    shapes: dict[str, str] = {}
+    """How each configured provider's interface looks; ``openai`` for one that isn't configured."""
     script: Script | None = None
     """Of a `foreign` bridge: what the session runs."""
     env_secrets: tuple[tuple[str, str], ...] = ()
@@ -143,10 +145,16 @@ class LiveWorker:
         await self._proof
 
     async def call(
-        self, command: str, args: dict[str, object], *, deadline_ms: int, stream: Stream | None = None
+        self,
+        command: str,
+        args: dict[str, object],
+        *,
+        deadline_ms: int,
+        stream: Stream | None = None,
+        tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
         return await self.calls.call(
-            self._live_pipes(), command, args, deadline_ms=deadline_ms, stream=stream
+            self._live_pipes(), command, args, deadline_ms=deadline_ms, stream=stream, tools=tools
         )
 
     def relay(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:
@@ -364,7 +372,9 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
     grant, manifest = order.grant, order.manifest
     base = f"http://127.0.0.1:{GATEWAY_PORT}"
     providers = {
-        name: ProviderBinding(base_url=f"{base}/{name}", placeholder=placeholder)
+        name: ProviderBinding(
+            base_url=f"{base}/{name}", placeholder=placeholder, shape=order.shapes.get(name, "openai")
+        )
         for name, placeholder in placeholders.items()
     }
     return BootFrame(

@@ -78,6 +78,7 @@ def prepare_folders(layout: Layout, config: Config) -> None:
         (layout.wheels, roles.host, 0o755),
         (layout.environments, roles.host, 0o755),
         (layout.secrets, roles.keeper, 0o700),
+        (layout.artifacts, roles.host, 0o700),
         (layout.uids, os.getuid(), 0o700),
     )
     _own(layout.audit, roles.journal, roles.host, 0o2750)  # the host folds budgets from it; new files follow

@@ -29,6 +29,8 @@ class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A session's name, or its id."""
     deadline_ms: int = 0
     """A caller may only shorten what the policy and the manifest give; 0: theirs."""
+    parent: str = ""
+    """The command whose tool runs this one, if one does."""
 
 
 class CommandUsage(msgspec.Struct, frozen=True, kw_only=True):

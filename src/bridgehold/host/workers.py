@@ -26,6 +26,8 @@ from bridgehold.bridges.frames import (
     ReadyFrame,
     ResultFrame,
     StrayFrame,
+    ToolCallFrame,
+    ToolFact,
     WarmedFrame,
 )
 from bridgehold.bridges.wire import BOOT_ID, FrameReader, encode
@@ -36,6 +38,18 @@ from bridgehold.host.translate import fault_error
 from bridgehold.policies.model import MIB, Limits, Rate
 
 Stream = Callable[[ChunkFrame | ProgressFrame], None]
+
+
+class ToolHandler(Protocol):
+    """Who answers the tool calls of one command."""
+
+    @property
+    def facts(self) -> tuple[ToolFact, ...]: ...
+
+    def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
+        """Begin one. What was wrong with it; empty where nothing."""
+
+
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
@@ -117,11 +131,12 @@ class GuestPipes:
         self._on_end = on_end
         self._raw: tuple[RawReader, Callable[[bytes], None]] | None = None
         self._last_input = False
-        self._broken = False
         self._pending = bytearray()
         self._drained = asyncio.Event()
         self._drained.set()
         self._closed = False
+        self._broken = False
+        """The guest broke the wire: it is not read any more."""
         self._loop.add_reader(self._from_guest, self._read_frames)
         self._loop.add_reader(self._log_pipe, self._read_log)
 
@@ -241,7 +256,7 @@ class GuestPipes:
 
     def _drain_raw(self) -> None:
         """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity."""
-        if self._raw is None or self._broken:  # behind what can't be read nothing counts
+        if self._raw is None or self._broken:  # nothing counts after what can't be read
             return
         with contextlib.suppress(OSError, ProtocolError):
             for _ in range(_DRAIN_READS):
@@ -296,7 +311,7 @@ class GuestPipes:
         self._loop.remove_reader(descriptor)
 
         def resume() -> None:
-            if not self._closed:
+            if not self._closed and not (self._broken and descriptor == self._from_guest):
                 self._loop.add_reader(descriptor, callback)
 
         self._loop.call_later(min(seconds, 1.0), resume)
@@ -309,6 +324,7 @@ class GuestCalls:
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[ResultFrame | FaultFrame]] = {}
         self._streams: dict[int, Stream] = {}
+        self._tools: dict[int, tuple[ToolHandler, GuestPipes]] = {}
         self._on_violation = on_violation
         self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
         self._failure: BridgeholdError | None = None
@@ -321,6 +337,8 @@ class GuestCalls:
             self.ready.set_result(frame)
         elif isinstance(frame, WarmedFrame):
             self._on_violation("a zygote's frame")
+        elif isinstance(frame, ToolCallFrame):
+            self._call_tool(frame)
         elif isinstance(frame, ProgressFrame | ChunkFrame):
             stream = self._streams.get(frame.id)
             if stream is not None:
@@ -331,6 +349,14 @@ class GuestCalls:
             future = self._waiting.pop(frame.id, None)
             if future is not None and not future.done():
                 future.set_result(frame)
+
+    def _call_tool(self, frame: ToolCallFrame) -> None:
+        handler, pipes = self._tools.get(frame.id, (None, None))
+        wrong = "a tool call of a command without tools"
+        if handler is not None and pipes is not None:
+            wrong = handler.accept(frame, pipes)
+        if wrong:
+            self._on_violation(wrong)
 
     def fail(self, error: BridgeholdError) -> None:
         """End every call in flight, and every later one, with `error`."""
@@ -357,6 +383,7 @@ class GuestCalls:
         *,
         deadline_ms: int,
         stream: Stream | None,
+        tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
         """Send one call and wait for its reply. Cancelled: the guest is asked to stop."""
         if self._failure is not None:
@@ -367,9 +394,14 @@ class GuestCalls:
         self._waiting[call_id] = future
         if stream is not None:
             self._streams[call_id] = stream
+        if tools is not None:
+            self._tools[call_id] = (tools, pipes)
+        facts = tools.facts if tools is not None else ()
         pipes.reader.expect(call_id)
         try:
-            await pipes.send(CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms))
+            await pipes.send(
+                CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
+            )
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             with contextlib.suppress(BridgeholdError, TimeoutError):
@@ -380,6 +412,7 @@ class GuestCalls:
             raise
         finally:
             self._streams.pop(call_id, None)
+            self._tools.pop(call_id, None)
             if future.done():
                 self._waiting.pop(call_id, None)
 

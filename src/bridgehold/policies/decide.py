@@ -18,7 +18,7 @@ from bridgehold.policies.narrow import source_of
 
 COMMON = frozenset({"ping", "get_stats", "get_capabilities", "health"})
 """``common:`` operations that are always allowed: they tell about the worker and change nothing."""
-OWN = frozenset({"open", "close", "shutdown"})
+OWN = frozenset({"open", "close", "shutdown", "profile"})
 """``common:`` operations that only the host itself calls."""
 DEFAULT_DENY = "default-deny"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-_NAMES = ("baseline", "custom", "dspy", "python")
+_NAMES = ("baseline", "custom", "dspy", "enhanced", "langchain", "pandas", "python", "transformers")
 
 
 def names() -> tuple[str, ...]:

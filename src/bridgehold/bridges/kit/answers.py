@@ -17,6 +17,9 @@ _TICKED = re.compile(r"`(\w+)`")
 _QUESTION = re.compile(r"\[\[ ## (\w+) ## \]\]\s*\n(.*?)(?=\n\s*\[\[ ## |\nRespond with|\Z)", re.DOTALL)
 _INSTRUCTION = re.compile(r"Respond with the corresponding output fields.*", re.DOTALL)
 _JSON_INSTRUCTION = re.compile(r"Respond with a JSON object.*", re.DOTALL)
+_KINDS = {"integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict"}
+_DEEPEST = 8
+"""Levels of a schema that are looked at."""
 _FIELD_TYPE = re.compile(r"\[\[ ## (\w+) ## \]\]`? \(must be [^)]*Python ([^)]+)\)")
 
 
@@ -34,7 +37,7 @@ def answer(messages: Iterable[Mapping[str, Any]], response_format: object = None
         names = [name for name in _TICKED.findall(as_json[0]) if name != "completed"]
         return json.dumps({name: value_for(name, "", last) for name in dict.fromkeys(names)})
     if schema is not None:
-        return json.dumps(_from_schema(schema, everything))
+        return json.dumps(from_schema(schema, everything))
     if isinstance(response_format, Mapping) and response_format.get("type") == "json_object":
         return json.dumps({"answer": value_for("answer", "", last)})
     return f"You said: {_short(last)}"
@@ -102,16 +105,35 @@ def _schema(response_format: object) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def _from_schema(schema: Mapping[str, Any], prompt: str) -> dict[str, Any]:
-    kinds = {"integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict"}
+def from_schema(schema: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    """An object that fits `schema`, as far as types, items, enums and the first of a choice go."""
+    subject = _subject(prompt)
+    return _object(schema, prompt, subject, _DEEPEST)
+
+
+def _object(schema: Mapping[str, Any], prompt: str, subject: str, depth: int) -> dict[str, Any]:
     properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
+    if not isinstance(properties, Mapping) or depth == 0:
         return {}
     return {
-        name: value_for(name, kinds.get(str(fact.get("type", "")), ""), prompt)
+        name: _fitting(name, fact, prompt, subject, depth - 1)
         for name, fact in properties.items()
         if isinstance(fact, Mapping)
     }
+
+
+def _fitting(name: str, fact: Mapping[str, Any], prompt: str, subject: str, depth: int) -> Any:
+    choices, enum, items = fact.get("anyOf"), fact.get("enum"), fact.get("items")
+    if depth and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        return _fitting(name, choices[0], prompt, subject, depth - 1)
+    if isinstance(enum, list) and enum:
+        return enum[0]
+    kind = str(fact.get("type", ""))
+    if isinstance(fact.get("properties"), Mapping):
+        return _object(fact, prompt, subject, depth)
+    if kind == "array" and depth and isinstance(items, Mapping) and items.get("type", "string") != "string":
+        return [_fitting(name, items, prompt, subject, depth - 1)]
+    return _value(name, _KINDS.get(kind, ""), prompt, subject)
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A provider on this machine that plays a paid API: OpenAI's shape, a key that it checks, a request log.
+"""A provider on this machine that plays a paid API: three shapes, a key that it checks, a request log.
 
 For tests, the demo and bridge authors: ``python -m bridgehold.bridges.kit.provider --port 0`` prints
 its base URL and where its key is. It listens on loopback only. Its behaviours (errors, slowness, an
@@ -23,8 +23,9 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from bridgehold.bridges.kit import replies
+from bridgehold.bridges.kit import replies, shapes
 from bridgehold.bridges.kit.answers import answer, embedding, text_of, tokens_of
+from bridgehold.bridges.kit.tool_calls import ToolCall, tool_calls
 
 _BODY_BOUND = 32 * 1024 * 1024
 _LOG_BOUND = 10_000
@@ -118,7 +119,11 @@ class Provider:
             app.router.add_post(f"{prefix}/chat/completions", self._chat)
             app.router.add_post(f"{prefix}/responses", self._responses)
             app.router.add_post(f"{prefix}/embeddings", self._embeddings)
+            app.router.add_post(f"{prefix}/messages", self._messages)
             app.router.add_get(f"{prefix}/models", self._models)
+        for prefix in ("/v1beta", "/v1", ""):
+            acts = "{act:generateContent|streamGenerateContent}"
+            app.router.add_post(f"{prefix}/models/{{model}}:{acts}", self._contents)
         app.router.add_route("*", "/{tail:.*}", self._nothing)
         return app
 
@@ -126,17 +131,44 @@ class Provider:
         body, refusal = await self._admit(request)
         if refusal is not None:
             return refusal
-        messages = body.get("messages")
-        listed = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-        text = self._text(listed, body.get("response_format"), request)
-        prompt = sum(tokens_of(text_of(message.get("content"))) for message in listed)
+        text, calls, prompt = self._said(body, request)
         model = str(body.get("model", "simulated"))
         if body.get("stream") is True:
             options = body.get("stream_options")
             usage = isinstance(options, Mapping) and options.get("include_usage") is True
-            events = replies.chat_events(model, text, prompt, usage=usage and self.behaviour.usage)
+            usage = usage and self.behaviour.usage
+            events = replies.chat_events(model, text, prompt, usage=usage, calls=calls)
             return await self._stream(request, events)
-        return self._json(request, replies.chat(model, text, prompt, usage=self.behaviour.usage))
+        document = replies.chat(model, text, prompt, usage=self.behaviour.usage, calls=calls)
+        return self._json(request, document)
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        body, refusal = await self._admit(request)
+        if refusal is not None:
+            return refusal
+        text, calls, prompt = self._said(shapes.read_anthropic(body), request)
+        model = str(body.get("model", "simulated"))
+        if body.get("stream") is True:
+            return await self._stream(request, shapes.anthropic_events(model, text, prompt, calls))
+        return self._json(request, shapes.anthropic_message(model, text, prompt, calls))
+
+    async def _contents(self, request: web.Request) -> web.StreamResponse:
+        body, refusal = await self._admit(request)
+        if refusal is not None:
+            return refusal
+        text, calls, prompt = self._said(shapes.read_gemini(body), request)
+        model = request.match_info["model"]
+        if request.match_info["act"] == "streamGenerateContent":
+            return await self._stream(request, shapes.gemini_events(model, text, prompt, calls))
+        return self._json(request, shapes.gemini_content(model, text, prompt, calls))
+
+    def _said(self, body: Mapping[str, Any], request: web.Request) -> tuple[str, tuple[ToolCall, ...], int]:
+        """The text, or the calls, that answer a `body` of the OpenAI form, and the tokens of its messages."""
+        messages = body.get("messages")
+        listed = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+        calls = () if self._script else tool_calls(body)
+        text = "" if calls else self._text(listed, body.get("response_format"), request)
+        return text, calls, sum(tokens_of(text_of(message.get("content"))) for message in listed)
 
     async def _responses(self, request: web.Request) -> web.StreamResponse:
         body, refusal = await self._admit(request)
@@ -258,7 +290,8 @@ def _key_of(request: web.Request) -> str:
     value = request.headers.get("Authorization", "")
     if value.lower().startswith("bearer "):
         return value[7:]
-    return request.headers.get("x-api-key", "") or request.query.get("key", "")
+    headers = request.headers
+    return headers.get("x-api-key", "") or headers.get("x-goog-api-key", "") or request.query.get("key", "")
 
 
 async def _serve(port: int, key_file: str, behaviour: Behaviour) -> None:

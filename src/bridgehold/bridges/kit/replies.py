@@ -5,27 +5,45 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bridgehold.bridges.kit.answers import tokens_of
+from bridgehold.bridges.kit.tool_calls import ToolCall
 
 
 def error(message: str, kind: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
-def chat(model: str, text: str, prompt_tokens: int, *, usage: bool = True) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, "refusal": None}
+def chat(
+    model: str, text: str, prompt_tokens: int, *, usage: bool = True, calls: Sequence[ToolCall] = ()
+) -> dict[str, Any]:
+    """A chat completion that says `text`, or makes `calls`."""
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if calls:
+        message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
+    finish = "tool_calls" if calls else "stop"
     document: dict[str, Any] = {
         "id": "chatcmpl-sim",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
+        "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
     }
     if usage:
-        document["usage"] = _usage(text, prompt_tokens)
+        document["usage"] = _usage(said(text, calls), prompt_tokens)
     return document
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def said(text: str, calls: Sequence[ToolCall]) -> str:
+    """All that the model wrote, for counting."""
+    return " ".join([text, *(f"{call.name} {call.arguments}" for call in calls)])
 
 
 def _usage(text: str, prompt_tokens: int) -> dict[str, int]:
@@ -42,7 +60,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"\S+\s*|\s+", text)
 
 
-def chat_events(model: str, text: str, prompt_tokens: int, *, usage: bool) -> list[bytes]:
+def chat_events(
+    model: str, text: str, prompt_tokens: int, *, usage: bool, calls: Sequence[ToolCall] = ()
+) -> list[bytes]:
     """Every event of a streamed chat completion, encoded."""
     base = {
         "id": "chatcmpl-sim",
@@ -52,13 +72,21 @@ def chat_events(model: str, text: str, prompt_tokens: int, *, usage: bool) -> li
     }
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
-        return _event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+        return event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
     events = [chunk({"role": "assistant", "content": ""})]
     events += [chunk({"content": word}) for word in words(text)]
-    events.append(chunk({}, "stop"))
+    for index, call in enumerate(calls):
+        whole = {"index": index, **_call(call)}
+        events.append(chunk({"tool_calls": [whole | {"function": {"name": call.name, "arguments": ""}}]}))
+        events += [
+            chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+            for piece in words(call.arguments)
+        ]
+    events.append(chunk({}, "tool_calls" if calls else "stop"))
     if usage:
-        events.append(_event({**base, "choices": [], "usage": _usage(text, prompt_tokens)}))
+        spent = _usage(said(text, calls), prompt_tokens)
+        events.append(event({**base, "choices": [], "usage": spent}))
     return [*events, b"data: [DONE]\n\n"]
 
 
@@ -121,8 +149,8 @@ def response_events(model: str, text: str, prompt_tokens: int) -> list[bytes]:
         {"type": "response.completed", "response": done},
     ]
     return [
-        f"event: {event['type']}\n".encode() + _event({**event, "sequence_number": number})
-        for number, event in enumerate(listed)
+        f"event: {one['type']}\n".encode() + event({**one, "sequence_number": number})
+        for number, one in enumerate(listed)
     ]
 
 
@@ -145,5 +173,6 @@ def models() -> dict[str, Any]:
     }
 
 
-def _event(value: dict[str, Any]) -> bytes:
+def event(value: dict[str, Any]) -> bytes:
+    """One event of a stream, encoded."""
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,9 +16,15 @@ from typing import Any, Self
 import msgspec
 
 from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
+from bridgehold.host.artifacts import Artifact
+from bridgehold.host.faces import files
+from bridgehold.host.faces.adapter import Adapter
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.host.faces.retry import with_retries
+from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.host.layout import Layout, default_layout
+from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import Reply, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
@@ -108,8 +114,10 @@ class Client:
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
         on_event: Progress | None = None,
+        tools: Tools = (),
     ) -> Reply:
-        """Run ``bridge:operation`` and give the whole `Reply`."""
+        """Run ``bridge:operation`` and give the whole `Reply`. `tools`: functions that it may call back."""
+        offered = named(tools)
         params = {
             "operation": operation,
             "arguments": arguments or {},
@@ -117,8 +125,36 @@ class Client:
             "tenant": tenant,
             "deadline_ms": deadline_ms,
             "stream": on_event is not None,
+            "tools": [tool.fact for tool in offered.values()],
+            "parent": RUNNING_FOR.get(),
         }
-        return msgspec.convert(await self.request("run", params, on_event), type=Reply)
+        if not offered:
+            return msgspec.convert(await self.request("run", params, on_event), type=Reply)
+        tasks: set[asyncio.Task[None]] = set()
+
+        def heard(event: dict[str, Any]) -> None:
+            if event.get("type") == "tool_call":
+                tasks.add(asyncio.create_task(self._run_tool(offered, event)))
+            elif on_event is not None:
+                on_event(event)
+
+        try:
+            return msgspec.convert(await self.request("run", params, heard), type=Reply)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _run_tool(self, offered: dict[str, Tool], event: dict[str, Any]) -> None:
+        """One call of the bridge's. What the function raises goes back as its error."""
+        answer = {"command": event["command"], "call": event["call"]}
+        try:
+            answer["result"] = await offered[event["tool"]].run(event["arguments"], event["command"])
+            msgspec.json.encode(answer)
+        except Exception as error:  # noqa: BLE001 - the caller's own function may raise anything
+            answer.pop("result", None)
+            answer["error"] = f"{type(error).__name__}: {error}"[:2_000]
+        with contextlib.suppress(BridgeholdError):  # the command ended first
+            await self.request("tool.reply", answer)
 
     async def run(
         self,
@@ -128,23 +164,122 @@ class Client:
         session: str = ANONYMOUS_SESSION,
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
+        tools: Tools = (),
+        retries: int = 0,
+        repeatable: bool = False,
     ) -> Any:
-        """Run ``bridge:operation`` and give its value."""
-        reply = await self.call(operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms)
-        return reply.value
+        """Run ``bridge:operation`` and give its value.
+
+        `retries`: how often it is tried again where the error says that it may help. `repeatable`: it may
+        run twice, so a crash is tried again too.
+        """
+
+        def call() -> Awaitable[Reply]:
+            return self.call(
+                operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms, tools=tools
+            )
+
+        return (await with_retries(call, retries, repeatable=repeatable)).value
 
     @contextlib.asynccontextmanager
     async def session(
-        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = ""
+        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
     ) -> AsyncIterator[ClientSession]:
-        """A session of its own, ended with the block."""
+        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
+        offered = named(tools)
         opened = await self.request("session.open", {"bridge": bridge, "tenant": tenant, "name": name})
-        session = ClientSession(self, bridge, tenant, opened["id"])
+        session = ClientSession(self, bridge, tenant, opened["id"], tuple(offered.values()))
         try:
             yield session
         finally:
             with contextlib.suppress(BridgeholdError):
                 await self.request("session.close", {"session": session.id})
+
+    async def put(
+        self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = LOCAL_TENANT
+    ) -> Artifact:
+        """Keep bytes, or a file, for the tenant; found again by their digest."""
+        return await files.put(self, data, tenant=tenant, name=name, media_type=media_type)
+
+    async def get(self, digest: str, *, tenant: str = LOCAL_TENANT, to: Path | None = None) -> bytes:
+        """An artifact's bytes; with `to` they go into that new file instead."""
+        return await files.get(self, digest, tenant=tenant, to=to)
+
+    async def files(self, *, tenant: str = LOCAL_TENANT) -> list[Artifact]:
+        """The tenant's artifacts, the newest last."""
+        return msgspec.convert(await self.request("artifact.list", {"tenant": tenant}), type=list[Artifact])
+
+    async def remove(self, digest: str, *, tenant: str = LOCAL_TENANT) -> None:
+        """Forget an artifact."""
+        await self.request("artifact.remove", {"digest": digest, "tenant": tenant})
+
+    # The unified interface: the same verbs for every bridge.
+
+    async def create_resource(
+        self,
+        kind: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        bridge: str = "",
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+    ) -> Any:
+        """Make a `kind` (``program``, ``chain``, …) by the bridge's own operation; its result.
+
+        `bridge`: the default one, if left out; `operation`: where the bridge has several that make one.
+        """
+        where = {"bridge": bridge, "session": session, "tenant": tenant, "operation": operation}
+        params = {"kind": kind, "arguments": arguments or {}, **where}
+        return (await self.request("resource.create", params))["value"]
+
+    async def execute_resource(
+        self,
+        resource_id: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+        **where: str,
+    ) -> Any:
+        """Run a resource, wherever it lives. `where`: ``bridge``, ``kind``, ``session``, if ids are alike."""
+        params = {"id": resource_id, "arguments": arguments or {}, "tenant": tenant, "operation": operation}
+        return (await self.request("resource.execute", {**params, **where}))["value"]
+
+    async def delete_resource(
+        self, resource_id: str, *, tenant: str = LOCAL_TENANT, operation: str = "", **where: str
+    ) -> Any:
+        params = {"id": resource_id, "tenant": tenant, "operation": operation}
+        return (await self.request("resource.delete", {**params, **where}))["value"]
+
+    async def list_resources(self, *, tenant: str = LOCAL_TENANT, **where: str) -> list[ResourceRef]:
+        """What the tenant's sessions hold. `where`: ``bridge``, ``kind``, ``session``."""
+        found = await self.request("resource.list", {"tenant": tenant, **where})
+        return msgspec.convert(found, type=list[ResourceRef])
+
+    async def describe(self, bridge: str = "", *, tenant: str = LOCAL_TENANT) -> dict[str, Any]:
+        """A bridge's resources and operations with their schemas, and what the tenant is granted."""
+        found: dict[str, Any] = await self.request("describe", {"bridge": bridge, "tenant": tenant})
+        return found
+
+    async def configure(
+        self,
+        arguments: dict[str, Any],
+        *,
+        bridge: str = "",
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+    ) -> Any:
+        """Run the bridge's own configuring operation: its language model, most often."""
+        where = {"bridge": bridge, "session": session, "tenant": tenant, "operation": operation}
+        return (await self.request("resource.configure", {"arguments": arguments, **where}))["value"]
+
+    async def get_adapter(
+        self, bridge: str = "", *, session: str = ANONYMOUS_SESSION, tenant: str = LOCAL_TENANT
+    ) -> Adapter:
+        """The bridge's operations as methods. `bridgehold bridge adapter NAME` writes a typed class."""
+        return Adapter(self, await self.describe(bridge, tenant=tenant), session=session, tenant=tenant)
 
     async def sessions(self) -> list[SessionInfo]:
         return msgspec.convert(await self.request("sessions", {}), type=list[SessionInfo])
@@ -187,7 +322,10 @@ class Client:
 class ClientSession:
     """One session, from the caller's side: operations may be named without their bridge."""
 
-    def __init__(self, client: Client, bridge: str, tenant: str, session_id: str) -> None:
+    def __init__(
+        self, client: Client, bridge: str, tenant: str, session_id: str, tools: tuple[Tool, ...] = ()
+    ) -> None:
+        self._tools = tools
         self._client = client
         self.bridge = bridge
         self.tenant = tenant
@@ -197,13 +335,29 @@ class ClientSession:
         self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
     ) -> Reply:
         return await self._client.call(
-            self._full(operation), arguments, session=self.id, tenant=self.tenant, deadline_ms=deadline_ms
+            self._full(operation),
+            arguments,
+            session=self.id,
+            tenant=self.tenant,
+            deadline_ms=deadline_ms,
+            tools=self._tools,
         )
 
     async def run(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        retries: int = 0,
+        repeatable: bool = False,
     ) -> Any:
-        return (await self.call(operation, arguments, deadline_ms=deadline_ms)).value
+        """Its value; `retries` and `repeatable` as in `Client.run`."""
+
+        def call() -> Awaitable[Reply]:
+            return self.call(operation, arguments, deadline_ms=deadline_ms)
+
+        return (await with_retries(call, retries, repeatable=repeatable)).value
 
     async def stream(
         self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
@@ -218,6 +372,7 @@ class ClientSession:
                 tenant=self.tenant,
                 deadline_ms=deadline_ms,
                 on_event=queue.put_nowait,
+                tools=self._tools,
             )
         )
         work.add_done_callback(lambda _: queue.put_nowait(None))
@@ -230,6 +385,18 @@ class ClientSession:
 
     async def logs(self) -> str:
         return await self._client.logs(self.id)
+
+    async def put(self, data: bytes | Path, *, name: str = "", media_type: str = "") -> Artifact:
+        """As `Client.put`, for the session's tenant."""
+        return await self._client.put(data, name=name, media_type=media_type, tenant=self.tenant)
+
+    async def get(self, digest: str, *, to: Path | None = None) -> bytes:
+        """As `Client.get`, for the session's tenant."""
+        return await self._client.get(digest, tenant=self.tenant, to=to)
+
+    async def files(self) -> list[Artifact]:
+        """As `Client.files`, for the session's tenant."""
+        return await self._client.files(tenant=self.tenant)
 
     def _full(self, operation: str) -> str:
         return operation if ":" in operation else f"{self.bridge}:{operation}"

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from bridgehold.bridges.frames import ToolFact
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
 
 INPUT_CLOSED = "its caller closed its input"
@@ -64,6 +65,10 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     session: str = "anonymous"
     deadline_ms: int = 0
     stream: bool = False
+    tools: tuple[ToolFact, ...] = ()
+    """Functions of the caller's own that the bridge may call: each comes as an event ``tool_call``."""
+    parent: str = ""
+    """The command whose tool asks for this one."""
 
 
 class HelloParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +82,17 @@ class CancelParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class SessionParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session: str
     reason: str = "asked by the caller"
+
+
+class ProfileParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    session: str
+    seconds: float = 5.0
+
+
+class DrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str = ""
+    tenant: str = ""
+    seconds: float = 30.0
 
 
 class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

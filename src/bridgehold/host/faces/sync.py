@@ -13,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from bridgehold.host.faces.client import Client, ClientSession, Host
+from bridgehold.host.artifacts import Artifact
+from bridgehold.host.faces.client import Client, ClientSession, Host, Progress
+from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout
+from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import Reply, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
@@ -83,8 +86,11 @@ class SyncClient:
     ) -> None:
         self.close()
 
-    def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        return self._loop.run(self._client.request(method, params or {}))
+    def request(
+        self, method: str, params: dict[str, Any] | None = None, on_event: Progress | None = None
+    ) -> Any:
+        """As `Client.request`; `on_event` is called on the client's own thread."""
+        return self._loop.run(self._client.request(method, params or {}, on_event))
 
     def call(
         self,
@@ -109,19 +115,75 @@ class SyncClient:
         session: str = ANONYMOUS_SESSION,
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
+        retries: int = 0,
+        repeatable: bool = False,
     ) -> Any:
-        """Run ``bridge:operation`` and give its value."""
-        return self.call(operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms).value
+        """As `Client.run`."""
+        return self._loop.run(
+            self._client.run(
+                operation,
+                arguments,
+                session=session,
+                tenant=tenant,
+                deadline_ms=deadline_ms,
+                retries=retries,
+                repeatable=repeatable,
+            )
+        )
 
     @contextlib.contextmanager
-    def session(self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "") -> Iterator[SyncSession]:
-        """A session of its own, ended with the block."""
-        manager = self._client.session(bridge, tenant=tenant, name=name)
+    def session(
+        self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
+    ) -> Iterator[SyncSession]:
+        """A session of its own, ended with the block. `tools`: offered to each of its commands."""
+        manager = self._client.session(bridge, tenant=tenant, name=name, tools=tools)
         session = self._loop.run(manager.__aenter__())
         try:
             yield SyncSession(self._loop, session)
         finally:
             self._loop.run(_leave(manager))
+
+    def put(self, data: bytes | Path, **more: str) -> Artifact:
+        """As `Client.put`."""
+        return self._loop.run(self._client.put(data, **more))
+
+    def get(self, digest: str, *, tenant: str = LOCAL_TENANT, to: Path | None = None) -> bytes:
+        """As `Client.get`."""
+        return self._loop.run(self._client.get(digest, tenant=tenant, to=to))
+
+    def files(self, *, tenant: str = LOCAL_TENANT) -> list[Artifact]:
+        """As `Client.files`."""
+        return self._loop.run(self._client.files(tenant=tenant))
+
+    def remove(self, digest: str, *, tenant: str = LOCAL_TENANT) -> None:
+        """As `Client.remove`."""
+        self._loop.run(self._client.remove(digest, tenant=tenant))
+
+    def create_resource(self, kind: str, arguments: dict[str, Any] | None = None, **where: str) -> Any:
+        """As `Client.create_resource`."""
+        return self._loop.run(self._client.create_resource(kind, arguments, **where))
+
+    def execute_resource(
+        self, resource_id: str, arguments: dict[str, Any] | None = None, **where: str
+    ) -> Any:
+        """As `Client.execute_resource`."""
+        return self._loop.run(self._client.execute_resource(resource_id, arguments, **where))
+
+    def delete_resource(self, resource_id: str, **where: str) -> Any:
+        """As `Client.delete_resource`."""
+        return self._loop.run(self._client.delete_resource(resource_id, **where))
+
+    def list_resources(self, **where: str) -> list[ResourceRef]:
+        """As `Client.list_resources`."""
+        return self._loop.run(self._client.list_resources(**where))
+
+    def describe(self, bridge: str = "", *, tenant: str = LOCAL_TENANT) -> dict[str, Any]:
+        """As `Client.describe`."""
+        return self._loop.run(self._client.describe(bridge, tenant=tenant))
+
+    def configure(self, arguments: dict[str, Any], **where: str) -> Any:
+        """As `Client.configure`."""
+        return self._loop.run(self._client.configure(arguments, **where))
 
     def sessions(self) -> list[SessionInfo]:
         return self._loop.run(self._client.sessions())
@@ -141,8 +203,21 @@ class SyncSession:
     def call(self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0) -> Reply:
         return self._loop.run(self._session.call(operation, arguments, deadline_ms=deadline_ms))
 
-    def run(self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0) -> Any:
-        return self.call(operation, arguments, deadline_ms=deadline_ms).value
+    def run(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        retries: int = 0,
+        repeatable: bool = False,
+    ) -> Any:
+        """As `ClientSession.run`."""
+        return self._loop.run(
+            self._session.run(
+                operation, arguments, deadline_ms=deadline_ms, retries=retries, repeatable=repeatable
+            )
+        )
 
     def logs(self) -> str:
         return self._loop.run(self._session.logs())

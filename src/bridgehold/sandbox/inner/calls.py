@@ -69,9 +69,20 @@ def call_dspy(gateway: str) -> None:
 
 
 def call_langchain_openai(gateway: str) -> None:
-    kind = importlib.import_module("langchain_openai").ChatOpenAI
-    model = kind(model=_MODEL, base_url=f"{gateway}/v1", api_key=_KEY, max_retries=0, timeout=_SECONDS)
-    model.invoke("warm up")
+    """Through an HTTP client of our own: LangChain keeps the one that it makes, with its connection."""
+    openai: Any = importlib.import_module("openai")
+    kind: Any = importlib.import_module("langchain_openai").ChatOpenAI
+
+    with openai.DefaultHttpxClient() as client:
+        model = kind(
+            model=_MODEL,
+            base_url=f"{gateway}/v1",
+            api_key=_KEY,
+            max_retries=0,
+            timeout=_SECONDS,
+            http_client=client,
+        )
+        model.invoke("warm up")
     del model
     gc.collect()
 

@@ -28,17 +28,22 @@ def load(path: str) -> None:
 def _load_transformers(path: str) -> Any:
     """Model and tokenizer; the tokenizer is None where the folder has none."""
     transformers = importlib.import_module("transformers")
+    # A bar would leave a thread that looks after bars, and a semaphore that all forks could write.
+    bars: Any = importlib.import_module("transformers.utils.logging")
+    bars.disable_progress_bar()
     _torch()
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    local = {"local_files_only": True, "trust_remote_code": False}
+    config = transformers.AutoConfig.from_pretrained(path, **local)
     causal = any("CausalLM" in name or "LMHead" in name for name in config.architectures or ())
     kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-    model = kind.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
+    model = kind.from_pretrained(path, use_safetensors=True, **local).eval()
     has_tokenizer = any(
         os.path.exists(os.path.join(path, name)) for name in ("tokenizer.json", "tokenizer_config.json")
     )
-    tokenizer = (
-        transformers.AutoTokenizer.from_pretrained(path, local_files_only=True) if has_tokenizer else None
-    )
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # memory, not a map of a file that may change
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, **local) if has_tokenizer else None
+    bars.enable_progress_bar()
     return model, tokenizer
 
 

@@ -6,78 +6,47 @@ LiteLLM (seconds slower at the first call); with keywords it takes its native cl
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else LiteLLM asks the network at import
 
 import dspy
+from dspy_models import Models
+from dspy_optimise import compile_program, examples, make_metric
+from dspy_programs import Program, make_program, serialise
+from dspy_signatures import check_inputs, describe_signature, make_signature
 
 from bridgehold_sdk import Bridge, InvalidInput, Provider, Session, Store, operation
 
-TYPES: dict[str, Any] = {
-    "": str,
-    "str": str,
-    "string": str,
-    "text": str,
-    "int": int,
-    "integer": int,
-    "float": float,
-    "number": float,
-    "bool": bool,
-    "boolean": bool,
-    "list": list[Any],
-    "list[str]": list[str],
-    "list[int]": list[int],
-    "list[float]": list[float],
-    "dict": dict[str, Any],
-    "object": dict[str, Any],
-}
-PREFIXES = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
-MODULES = {"predict": dspy.Predict, "chain_of_thought": dspy.ChainOfThought}
-
-
-@dataclass
-class Program:
-    kind: str
-    module: Any
-    signature: Any
-    created: float = field(default_factory=time.time)
-    executions: int = 0
-    last_executed: float | None = None
-
-    def describe(self, program_id: str) -> dict[str, Any]:
-        return {
-            "id": program_id,
-            "program_id": program_id,
-            "program_type": self.kind,
-            "signature": describe_signature(self.signature),
-            "created_at": self.created,
-            "execution_count": self.executions,
-            "last_executed": self.last_executed,
-        }
+_DATA_BYTES = 256 * 1024
 
 
 class DSPyBridge(Bridge):
     name = "dspy"
-    version = "0.1.0"
+    version = "0.2.0"
 
     def open(self, session: Session) -> None:
         self.programs: Store[Program] = Store("program")
-        self.configured: dict[str, Any] | None = None
+        self.models = Models()
+        self.data: dict[str, Any] = {}
 
     def framework(self) -> dict[str, Any]:
         return {
             "name": "dspy",
             "version": dspy.__version__,
-            "capabilities": ["signatures", "programs", "language_models"],
+            "capabilities": ["signatures", "programs", "language_models", "streaming", "optimisers"],
         }
 
     def stats(self) -> dict[str, Any]:
-        return {"programs_count": len(self.programs), "lm": self.configured}
+        return {"programs_count": len(self.programs), "lm": self.models.default()}
+
+    # Language models.
 
     @operation(effect="configure")
     def configure_lm(
@@ -85,6 +54,7 @@ class DSPyBridge(Bridge):
         *,
         model: str,
         provider: str = "",
+        name: str = "default",
         temperature: float | None = None,
         max_tokens: int | None = None,
         cache: bool = True,
@@ -92,67 +62,118 @@ class DSPyBridge(Bridge):
         engine: str = "auto",
         api_key: str = "",
     ) -> dict[str, Any]:
-        name, binding = self._binding(model, provider)
-        shape = PREFIXES.get(binding.shape, "openai")
-        plain = model.partition("/")[2] if model.startswith((f"{shape}/", f"{name}/")) else model
-        lm = dspy.LM(
-            f"{shape}/{plain}",
-            api_base=binding.base_url,
-            api_key=api_key or binding.placeholder,
+        found, binding = self._binding(model, provider)
+        facts = self.models.add(
+            name,
+            found,
+            binding,
+            model,
             temperature=temperature,
             max_tokens=max_tokens,
             cache=cache,
             num_retries=num_retries,
             engine=engine,
+            api_key=api_key,
         )
-        dspy.configure(lm=lm)
-        self.configured = {"model": f"{shape}/{plain}", "provider": name, "engine": engine}
-        return {
-            "status": "configured",
-            **self.configured,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-        }
+        return {"status": "configured", **facts}
+
+    @operation(effect="read")
+    def list_lms(self) -> dict[str, Any]:
+        return {"lms": self.models.describe()}
+
+    @operation(effect="read")
+    def get_history(self, lm: str = "", limit: int = 20) -> dict[str, Any]:
+        return {"calls": self.models.history(lm, limit)}
+
+    # Programs.
+
+    @operation(effect="read")
+    def validate_signature(self, signature: str | dict[str, Any], instructions: str = "") -> dict[str, Any]:
+        return {"valid": True, "signature": describe_signature(make_signature(signature, instructions))}
 
     @operation(effect="create", resource="program", id_field="id")
     def create_program(
         self,
+        *,
         signature: str | dict[str, Any],
         id: str | None = None,
         program_type: str = "predict",
+        modules: list[str] | None = None,
         instructions: str = "",
+        options: dict[str, Any] | None = None,
+        tools: list[str] | None = None,
+        lm: str = "",
         session_id: str = "",
     ) -> dict[str, Any]:
-        made = make_signature(signature, instructions)
-        program = Program(program_type, MODULES[program_type](made), made)
-        return {
-            "program_id": self.programs.add(program, id),
-            "status": "created",
-            "program_type": program_type,
-            "signature": describe_signature(made),
-        }
+        program = self._make(signature, program_type, modules, instructions, options, lm, tools)
+        return self._created(program, self.programs.add(program, id))
 
     @operation(effect="run", resource="program", id_field="program_id")
     def execute_program(
-        self, program_id: str, inputs: dict[str, Any], session_id: str = ""
+        self, program_id: str, inputs: dict[str, Any], lm: str = "", session_id: str = ""
     ) -> dict[str, Any]:
         program = self.programs.get(program_id)
-        if self.configured is None:
-            raise InvalidInput("no language model yet: dspy:configure_lm comes first")
-        wanted = set(program.signature.input_fields)
-        if missing := sorted(wanted - set(inputs)):
-            raise InvalidInput(f"inputs lack {', '.join(missing)}")
-        if extra := sorted(set(inputs) - wanted):
-            raise InvalidInput(f"{program_id} has no input {', '.join(extra)[:300]}")
-        started = time.perf_counter()
-        prediction = program.module(**inputs)
-        program.executions += 1
-        program.last_executed = time.time()
+        check_inputs(program.signature, inputs, program_id)
+        return {"program_id": program_id, **self._execute(program, inputs, lm)}
+
+    @operation(effect="run", resource="program", id_field="program_id", stream=True)
+    def stream_program(
+        self, program_id: str, inputs: dict[str, Any], lm: str = ""
+    ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        program = self.programs.get(program_id)
+        check_inputs(program.signature, inputs, program_id)
+        return (yield from self._streamed(program, inputs, lm))
+
+    @operation(effect="run", resource="program", id_field="program_id")
+    def execute_batch(
+        self, program_id: str, inputs: list[dict[str, Any]], threads: int = 4, lm: str = ""
+    ) -> dict[str, Any]:
+        program = self.programs.get(program_id)
+        for number, item in enumerate(inputs):
+            check_inputs(program.signature, item, f"{program_id}, item {number}")
+        results = self._each(inputs, threads, lambda item: self._execute(program, item, lm))
         return {
             "program_id": program_id,
-            "outputs": dict(prediction.items()),
-            "execution_time": time.perf_counter() - started,
+            "results": results,
+            "failed": sum(1 for result in results if "error" in result),
         }
+
+    @operation(effect="run")
+    def execute_module(
+        self,
+        *,
+        signature: str | dict[str, Any],
+        inputs: dict[str, Any],
+        module: str = "predict",
+        instructions: str = "",
+        options: dict[str, Any] | None = None,
+        tools: list[str] | None = None,
+        lm: str = "",
+    ) -> dict[str, Any]:
+        program = self._make(signature, module, None, instructions, options, lm, tools)
+        check_inputs(program.signature, inputs, program.kind)
+        return {"module": program.kind, **self._execute(program, inputs, lm)}
+
+    @operation(effect="run")
+    def generate(
+        self,
+        *,
+        prompt: str,
+        module: str = "",
+        signature: str | dict[str, Any] = "",
+        options: dict[str, Any] | None = None,
+        lm: str = "",
+    ) -> dict[str, Any]:
+        if not module and not signature:
+            started = time.perf_counter()
+            texts = self.models.get(lm)(prompt, **(options or {}))
+            return {"text": _text(texts[0]), "execution_time": time.perf_counter() - started}
+        program = self._make(signature or "input -> output", module or "predict", None, "", options, lm)
+        if len(program.signature.input_fields) != 1:
+            raise InvalidInput("a prompt goes to one input; dspy:execute_module takes several")
+        (name,) = program.signature.input_fields
+        result = self._execute(program, {name: prompt}, lm)
+        return {"text": str(next(reversed(result["outputs"].values()))), **result}
 
     @operation(effect="read", resource="program")
     def list_programs(self) -> dict[str, Any]:
@@ -168,6 +189,217 @@ class DSPyBridge(Bridge):
         self.programs.delete(program_id)
         return {"program_id": program_id, "status": "deleted"}
 
+    # Optimised programs.
+
+    @operation(effect="create", resource="program", id_field="id")
+    def compile_program(
+        self,
+        *,
+        program_id: str,
+        trainset: list[dict[str, Any]],
+        optimizer: str = "bootstrap_few_shot",
+        metric: str = "exact",
+        field: str = "",
+        max_demos: int = 4,
+        max_labeled: int = 16,
+        rounds: int = 1,
+        id: str | None = None,
+        lm: str = "",
+    ) -> dict[str, Any]:
+        program = self.programs.get(program_id)
+        chosen = make_metric(metric, field, program.signature)
+        items = examples(trainset, program.signature)
+        seen = 0
+
+        def tell() -> None:
+            nonlocal seen
+            seen += 1
+            self.progress(min(seen, len(items) * rounds), len(items) * rounds, "examples tried")
+
+        limits = {"demos": max_demos, "labeled": max_labeled, "rounds": rounds}
+        with self._model(program, lm):
+            module = compile_program(program, items, chosen, optimizer, limits, tell)
+        made = Program(program.kind, module, program.signature, program.recipe, program.lm, compiled=True)
+        return self._created(made, self.programs.add(made, id))
+
+    @operation(effect="run", resource="program", id_field="program_id")
+    def evaluate_program(
+        self,
+        *,
+        program_id: str,
+        devset: list[dict[str, Any]],
+        metric: str = "exact",
+        field: str = "",
+        threads: int = 4,
+        lm: str = "",
+    ) -> dict[str, Any]:
+        program = self.programs.get(program_id)
+        score = make_metric(metric, field, program.signature)
+        items = examples(devset, program.signature)
+
+        def one(item: Any) -> dict[str, Any]:
+            result = self._execute(program, dict(item.inputs().items()), lm)
+            return {"outputs": result["outputs"], "score": score(item, result["outputs"])}
+
+        results = self._each(items, threads, one)
+        total = sum(float(result.get("score", 0.0)) for result in results)
+        return {"program_id": program_id, "score": total / len(results), "results": results}
+
+    @operation(effect="read", resource="program", id_field="program_id")
+    def save_program(self, program_id: str) -> dict[str, Any]:
+        program = self.programs.get(program_id)
+        return {
+            "program_id": program_id,
+            "saved": {"v": 1, "recipe": program.recipe, "state": program.module.dump_state()},
+        }
+
+    @operation(effect="create", resource="program", id_field="id")
+    def load_program(self, saved: dict[str, Any], id: str | None = None) -> dict[str, Any]:
+        program = make_program(dict(saved["recipe"]), self._tools(saved["recipe"].get("tools")))
+        try:
+            program.module.load_state(saved["state"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(f"the saved state does not fit its recipe: {error!r}") from error
+        program.compiled = any(predictor.demos for predictor in program.module.predictors())
+        program.lm = str(saved["recipe"].get("lm") or "")
+        return self._created(program, self.programs.add(program, id))
+
+    # The session's own drawer.
+
+    @operation(effect="read")
+    def get_session_data(self) -> dict[str, Any]:
+        return {"data": self.data}
+
+    @operation(effect="configure")
+    def update_session_data(self, data: dict[str, Any]) -> dict[str, Any]:
+        merged = {**self.data, **data}
+        if len(repr(merged)) > _DATA_BYTES:
+            raise InvalidInput(f"a session keeps {_DATA_BYTES // 1024} KiB of data at most")
+        self.data = merged
+        return {"status": "updated", "keys": sorted(merged)}
+
+    @operation(effect="configure")
+    def reset_state(self) -> dict[str, Any]:
+        count = self.programs.clear()
+        self.data = {}
+        return {"status": "reset", "programs_removed": count}
+
+    # What they have in common.
+
+    def _make(
+        self,
+        signature: str | dict[str, Any],
+        program_type: str,
+        modules: list[str] | None,
+        instructions: str,
+        options: dict[str, Any] | None,
+        lm: str,
+        tools: list[str] | None = None,
+    ) -> Program:
+        if lm:
+            self.models.get(lm)
+        recipe = {
+            "signature": signature,
+            "program_type": program_type,
+            "modules": modules,
+            "instructions": instructions,
+            "options": options or {},
+            "tools": tools or [],
+            "lm": lm,
+        }
+        program = make_program(recipe, self._tools(tools))
+        program.lm = lm
+        return program
+
+    def _tools(self, names: list[str] | None) -> dict[str, Any]:
+        """Of the host's side, by name; called in whichever command runs the program."""
+        found = {}
+        for name in names or ():
+            tool = self.tools.get(name)
+            if tool is None:
+                offered = ", ".join(self.tools) or "none"
+                raise InvalidInput(f"the tool {name[:80]!r} is not offered to this command: {offered}")
+            found[name] = dspy.Tool(
+                self._caller(name),
+                name=name,
+                desc=tool.description or name,
+                args=dict(tool.parameters.get("properties") or {}),
+            )
+        return found
+
+    def _caller(self, name: str) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            if name not in self.tools:
+                raise InvalidInput(f"the tool {name!r} is not offered to this command")
+            return self.tools[name](**arguments)
+
+        return call
+
+    def _created(self, program: Program, program_id: str) -> dict[str, Any]:
+        said = program.describe(program_id)
+        kept = ("program_id", "program_type", "modules", "signature", "compiled", "demos", "lm")
+        return {"status": "created", **{key: said[key] for key in kept}}
+
+    @contextlib.contextmanager
+    def _model(self, program: Program, lm: str) -> Iterator[None]:
+        with dspy.context(lm=self.models.get(lm or program.lm), track_usage=True):
+            yield
+
+    def _execute(self, program: Program, inputs: dict[str, Any], lm: str) -> dict[str, Any]:
+        started = time.perf_counter()
+        with self._model(program, lm):
+            prediction = program.module(**inputs)
+        program.executions += 1
+        program.last_executed = time.time()
+        return {**serialise(prediction), "execution_time": time.perf_counter() - started}
+
+    def _streamed(
+        self, program: Program, inputs: dict[str, Any], lm: str
+    ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        started = time.perf_counter()
+        listeners = [
+            dspy.streaming.StreamListener(field, predict=predictor, predict_name=name, allow_reuse=True)
+            for name, predictor in program.module.named_predictors()
+            for field, info in predictor.signature.output_fields.items()
+            if info.annotation is str
+        ]
+        prediction: Any = None
+        with self._model(program, lm):
+            run = dspy.streamify(program.module, stream_listeners=listeners, async_streaming=False)
+            for event in run(**inputs):
+                if isinstance(event, dspy.Prediction):
+                    prediction = event
+                elif isinstance(event, dspy.streaming.StreamResponse):
+                    yield {
+                        "module": event.predict_name,
+                        "field": event.signature_field_name,
+                        "text": event.chunk,
+                    }
+        program.executions += 1
+        program.last_executed = time.time()
+        return {**serialise(prediction), "execution_time": time.perf_counter() - started}
+
+    def _each(
+        self, items: list[Any], threads: int, one: Callable[[Any], dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """One result for each item, in order; an item that fails says so and stops no other."""
+        results: list[dict[str, Any]] = [{} for _ in items]
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            running = {
+                pool.submit(contextvars.copy_context().run, one, item): number
+                for number, item in enumerate(items)
+            }
+            try:
+                for count, done in enumerate(as_completed(running), 1):
+                    error = done.exception()
+                    failed = {"error": {"type": type(error).__name__, "message": str(error)[:2000]}}
+                    results[running[done]] = failed if error else done.result()
+                    self.progress(count, len(items), "done")
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return results
+
     def _binding(self, model: str, provider: str) -> tuple[str, Provider]:
         """The provider by name, by the model's prefix, or the only one that is granted."""
         name = provider or (model.partition("/")[0] if "/" in model else "")
@@ -178,45 +410,6 @@ class DSPyBridge(Bridge):
         return name, self.provider(name)
 
 
-def make_signature(signature: str | dict[str, Any], instructions: str) -> Any:
-    """A signature class of ``question -> answer`` or of ``{name, inputs, outputs}``."""
-    try:
-        if isinstance(signature, str):
-            return dspy.Signature(signature, instructions or None)
-        fields: dict[str, tuple[Any, Any]] = {}
-        for kind, make in (("inputs", dspy.InputField), ("outputs", dspy.OutputField)):
-            for item in signature[kind]:
-                if item["name"] in fields:
-                    raise InvalidInput(f"two fields are named {item['name']!r}")
-                fields[item["name"]] = (field_type(item), make(desc=item.get("description") or None))
-        text = instructions or signature.get("description") or None
-        return dspy.make_signature(fields, text, signature.get("name") or "StringSignature")
-    except (ValueError, TypeError, SyntaxError) as error:
-        raise InvalidInput(f"the signature can't be read: {error}") from error
-
-
-def field_type(item: dict[str, Any]) -> Any:
-    spelled = str(item.get("type") or "").replace(" ", "").lower()
-    if spelled not in TYPES:
-        known = ", ".join(name for name in TYPES if name)
-        raise InvalidInput(f"field {item['name']!r}: type {spelled!r} is none of {known}")
-    return TYPES[spelled]
-
-
-def describe_signature(signature: Any) -> dict[str, Any]:
-    return {
-        "name": signature.__name__,
-        "instructions": signature.instructions,
-        "inputs": list(_fields(signature.input_fields)),
-        "outputs": list(_fields(signature.output_fields)),
-    }
-
-
-def _fields(fields: dict[str, Any]) -> Iterable[dict[str, str]]:
-    for name, info in fields.items():
-        annotation = info.annotation
-        yield {
-            "name": name,
-            "type": annotation.__name__ if isinstance(annotation, type) else str(annotation),
-            "description": str((info.json_schema_extra or {}).get("desc") or ""),
-        }
+def _text(said: Any) -> str:
+    """A model's answer is text, or a table with it."""
+    return said if isinstance(said, str) else str(said.get("text", said))

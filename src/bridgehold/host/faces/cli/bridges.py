@@ -1,4 +1,4 @@
-"""`bridgehold bridge list | show | build`."""
+"""`bridgehold bridge list | show | adapter | build`; `authoring` has those for authors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bridgehold.bridges.adapters import adapter_source
+from bridgehold.host.faces.cli import authoring
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.faces.client import Host
 from bridgehold.policies.units import format_size
 
-app = typer.Typer(help="See bridges, and build their environments.", no_args_is_help=True)
+app = typer.Typer(
+    help="See bridges, build their environments, write and check your own.", no_args_is_help=True
+)
+app.command("new")(authoring.new)
+app.command("lock")(authoring.lock_bridge)
+app.command("check")(authoring.check_bridge)
+app.command("dev")(authoring.dev)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -48,6 +56,12 @@ def show(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output
         for name, operation in manifest.operations.items()
     ]
     table("", ("operation", "effect", "resource", "what it does"), rows)
+
+
+@app.command()
+def adapter(bridge: Annotated[str, typer.Argument(help="The bridge.")]) -> None:
+    """Print a Python module with the bridge's operations as typed methods."""
+    typer.echo(adapter_source(offline_registry().manifest(bridge)), nl=False)
 
 
 @app.command()

@@ -10,11 +10,13 @@ import typer
 
 from bridgehold.errors import BridgeholdError, InternalError
 from bridgehold.host.faces.cli import (
+    artifacts,
     audit,
     bench,
     bridges,
     demo,
     doctor,
+    observe,
     policy,
     run,
     secrets,
@@ -39,8 +41,12 @@ app.command("run")(run.run)
 app.command("shell")(run.shell)
 app.command("shim")(shim.shim)
 app.command("stdio")(stdio.stdio)
-app.command("sessions")(sessions.sessions)
+app.add_typer(sessions.app, name="sessions")
+app.command("top")(observe.top)
+app.command("metrics")(observe.metrics)
+app.command("profile")(observe.profile)
 app.command("zygotes")(sessions.zygotes)
+app.command("resources")(sessions.resources)
 app.command("logs")(sessions.logs)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
@@ -50,6 +56,7 @@ app.add_typer(bridges.app, name="bridge")
 app.add_typer(policy.app, name="policy")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(audit.app, name="audit")
+app.add_typer(artifacts.app, name="artifacts")
 
 
 def _version(asked: bool) -> None:

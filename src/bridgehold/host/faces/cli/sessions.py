@@ -7,17 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
+from bridgehold.host.faces.cli import observe
 from bridgehold.host.faces.cli.render import out, print_json, table
 from bridgehold.host.faces.client import connect
+from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import SessionInfo
+from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_ms, format_size
 
+app = typer.Typer(help="List sessions, or end some.", invoke_without_command=True)
+app.command("kill")(observe.kill)
+app.command("drain")(observe.drain)
 
+
+@app.callback()
 def sessions(
+    context: typer.Context,
     end: Annotated[str, typer.Option("--end", help="End this session (name or id).")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the sessions you may see, or end one."""
+    if context.invoked_subcommand is not None:
+        return
     found = asyncio.run(_sessions(end))
     if json_output:
         print_json(found)
@@ -77,6 +88,26 @@ async def _zygotes() -> dict[str, list[dict[str, Any]]]:
     async with await connect() as client:
         found: dict[str, list[dict[str, Any]]] = await client.request("zygotes", {})
         return found
+
+
+def resources(
+    tenant: Annotated[str, typer.Option(help="Whose.")] = LOCAL_TENANT,
+    bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
+    kind: Annotated[str, typer.Option(help="Of this kind only: program, chain, …")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what the tenant's sessions hold: programs, chains, models."""
+    found = asyncio.run(_resources(tenant, bridge, kind))
+    if json_output:
+        print_json(found)
+        return
+    rows = [(one.id, one.kind, one.bridge, one.session_name, one.session) for one in found]
+    table("", ("id", "kind", "bridge", "session", "its id"), rows)
+
+
+async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
+    async with await connect() as client:
+        return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
 
 
 def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:

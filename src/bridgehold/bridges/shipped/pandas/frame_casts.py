@@ -1,0 +1,52 @@
+"""Other dtypes for the same cells. pandas wraps, cuts and rounds without a word; here that is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from frame_cells import missing_kind
+from frame_columns import checked_dtype
+
+from bridgehold_sdk import InvalidInput
+
+
+def cast(series: Any, dtype: str, name: Any) -> Any:
+    """The series as `dtype`, if every cell survives. Text is read, and whatever there is may become text."""
+    where = f"column {name!r}"[:120]
+    made = checked_dtype(dtype, where)
+    try:
+        after = series.astype(made)
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
+        raise InvalidInput(f"{where} to {dtype}: {str(error)[:200]}") from error
+    if not (pd.api.types.is_string_dtype(made) and not isinstance(made, pd.CategoricalDtype)):
+        _require_equal(series.tolist(), after.tolist(), f"{where} to {dtype}")
+    return after
+
+
+def column_array(series: Any, dtype: Any, name: Any) -> Any:
+    """A column's values for an array; what is missing becomes NaN or NaT where `dtype` has one."""
+    where = f"column {name!r}"[:120]
+    missing = series.isna().any()
+    if missing and dtype.kind not in "fcmM":
+        raise InvalidInput(f"{where} has missing cells, and {dtype} has none")
+    try:
+        if missing and dtype.kind in "fc":
+            after = series.to_numpy(dtype=dtype, na_value=np.nan)
+        else:
+            after = series.to_numpy(dtype=dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"{where} to {dtype}: {str(error)[:200]}") from error
+    _require_equal(series.tolist(), list(pd.Series(after)) if dtype.kind in "mM" else after.tolist(), where)
+    return after
+
+
+def _require_equal(before: list[Any], after: list[Any], where: str) -> None:
+    for row, (old, new) in enumerate(zip(before, after, strict=True)):
+        gone = missing_kind(old)
+        if gone or missing_kind(new):
+            if not (gone and missing_kind(new)):
+                raise InvalidInput(f"{where}: row {row} would go missing, or come out of nothing")
+        elif old != new and not isinstance(old, str):
+            raise InvalidInput(f"{where}: row {row} would be another value")

@@ -1,0 +1,162 @@
+"""Bytes by digest, per tenant, with a quota: what outlives a session.
+
+A file is written beside its place and renamed into it, so that what is there is whole; its name is what
+its bytes hash to. No other tenant's bytes are found, whatever digest is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import time
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.errors import BudgetError, LimitError, NotFoundError, UsageError
+from bridgehold.ids import is_digest, parse_name
+from bridgehold.policies.units import format_size
+
+MOST_UPLOADS = 64
+"""Under way at once, of one tenant."""
+PART_BYTES = 8 * 1024 * 1024
+_LONGEST_NAME = 200
+_STALE_SECONDS = 3600.0
+_META = ".json"
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """One artifact, for people and programs."""
+
+    digest: str
+    """``sha256:`` and 64 hexadecimal digits."""
+    size_bytes: int
+    name: str = ""
+    media_type: str = ""
+    created: float = 0.0
+    """Seconds since the epoch."""
+
+
+class ArtifactStore:
+    """All tenants' artifacts below one folder. Its methods block: call them from a thread."""
+
+    def __init__(self, folder: Path, quota_bytes: int) -> None:
+        self._folder = folder
+        self._quota = quota_bytes
+
+    def begin(self, tenant: str) -> str:
+        """An upload; `append` fills it, `finish` keeps it."""
+        folder = self._of(tenant)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        under_way = [path for path in folder.glob("*.part") if not _removed_if_stale(path)]
+        if len(under_way) >= MOST_UPLOADS:
+            raise BudgetError(f"{MOST_UPLOADS} uploads of {tenant} are under way")
+        upload = secrets.token_hex(12)
+        os.close(os.open(folder / f"{upload}.part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        return upload
+
+    def append(self, tenant: str, upload: str, data: bytes) -> int:
+        """The upload's bytes so far. Raises `BudgetError` past the tenant's quota, and forgets it then."""
+        path = self._part(tenant, upload)
+        if len(data) > PART_BYTES:
+            raise LimitError(f"a part has at most {format_size(PART_BYTES)}")
+        if self.used(tenant) + len(data) > self._quota:
+            path.unlink(missing_ok=True)
+            raise BudgetError(
+                f"the artifacts of {tenant} would take more than {format_size(self._quota)}",
+                hint="Remove some (`bridgehold artifacts`), or raise `[host] artifacts` in config.toml.",
+            )
+        with path.open("ab") as file:
+            file.write(data)
+        return path.stat().st_size
+
+    def finish(self, tenant: str, upload: str, *, name: str = "", media_type: str = "") -> Artifact:
+        """Keep it. The same bytes are kept once, under their first name."""
+        path = self._part(tenant, upload)
+        if len(name) > _LONGEST_NAME or not (name.isprintable() and media_type.isprintable()):
+            raise UsageError(f"a name has at most {_LONGEST_NAME} printable characters", where="name")
+        with path.open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        target = self._of(tenant) / digest
+        made = Artifact(
+            digest=f"sha256:{digest}",
+            size_bytes=path.stat().st_size,
+            name=name,
+            media_type=media_type[:_LONGEST_NAME],
+            created=time.time(),
+        )
+        if target.exists():
+            path.unlink()
+            return self.stat(tenant, made.digest)
+        target.with_suffix(_META).write_bytes(msgspec.json.encode(made))
+        path.rename(target)
+        return made
+
+    def put(self, tenant: str, data: bytes, *, name: str = "", media_type: str = "") -> Artifact:
+        """All at once."""
+        upload = self.begin(tenant)
+        for start in range(0, len(data), PART_BYTES):
+            self.append(tenant, upload, data[start : start + PART_BYTES])
+        return self.finish(tenant, upload, name=name, media_type=media_type)
+
+    def read(self, tenant: str, digest: str, offset: int = 0, length: int = PART_BYTES) -> bytes:
+        """At most `PART_BYTES` from `offset` on; empty at the end. `NotFoundError` where there is none."""
+        if offset < 0 or not 0 < length <= PART_BYTES:
+            raise UsageError(f"1 byte to {format_size(PART_BYTES)} from an offset", where="length")
+        with self._kept(tenant, digest).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def stat(self, tenant: str, digest: str) -> Artifact:
+        path = self._kept(tenant, digest)
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(path.with_suffix(_META).read_bytes(), type=Artifact)
+        return Artifact(digest=digest, size_bytes=path.stat().st_size)
+
+    def list(self, tenant: str) -> list[Artifact]:
+        """The newest last."""
+        folder = self._of(tenant)
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        found = [self.stat(tenant, f"sha256:{name}") for name in names if is_digest(f"sha256:{name}")]
+        return sorted(found, key=lambda one: (one.created, one.digest))
+
+    def remove(self, tenant: str, digest: str) -> Artifact:
+        found = self.stat(tenant, digest)
+        path = self._kept(tenant, digest)
+        path.unlink(missing_ok=True)
+        path.with_suffix(_META).unlink(missing_ok=True)
+        return found
+
+    def used(self, tenant: str) -> int:
+        """Bytes of the tenant's, uploads included."""
+        folder = self._of(tenant)
+        if not folder.is_dir():
+            return 0
+        return sum(entry.stat().st_size for entry in os.scandir(folder))
+
+    def _of(self, tenant: str) -> Path:
+        return self._folder / parse_name(tenant, "tenant")
+
+    def _kept(self, tenant: str, digest: str) -> Path:
+        path = self._of(tenant) / digest.removeprefix("sha256:")
+        if not is_digest(digest) or not path.is_file():
+            raise NotFoundError(f"no artifact {digest[:80]!r} here")
+        return path
+
+    def _part(self, tenant: str, upload: str) -> Path:
+        path = self._of(tenant) / f"{upload}.part"
+        if not upload.isalnum() or not path.is_file():
+            raise NotFoundError(f"no upload {upload[:40]!r} here")
+        return path
+
+
+def _removed_if_stale(path: Path) -> bool:
+    """An upload that nobody went on with is gone after an hour."""
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            path.unlink()
+            return True
+    return False

@@ -1,0 +1,156 @@
+"""`bridgehold bridge new | lock | check | dev`: for those who write bridges."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.host.faces.authoring.check import Verdict, check
+from bridgehold.host.faces.authoring.locking import lock
+from bridgehold.host.faces.authoring.scripts import read_script
+from bridgehold.host.faces.authoring.templates import bridge_from, new_bridge
+from bridgehold.host.faces.cli.policy import offline_registry
+from bridgehold.host.faces.cli.render import err, out, print_error, print_json, table
+from bridgehold.host.faces.cli.run import read_arguments
+from bridgehold.host.faces.client import Client, Host
+from bridgehold.host.layout import default_layout
+from bridgehold.ids import LOCAL_TENANT, parse_name
+
+Name = Annotated[str, typer.Argument(help="The bridge.")]
+_LOOK_SECONDS = 0.3
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits, '-'.")],
+    script: Annotated[
+        str, typer.Option("--from", help="A DSPex or Snakepit script whose commands become its operations.")
+    ] = "",
+) -> None:
+    """Write a bridge that runs and is tested at once; with --from, a draft that has a script's commands."""
+    parse_name(name, "bridge")
+    layout = default_layout()
+    folder, policy = layout.bridges / name, layout.policies / f"{name}.toml"
+    for path in (folder, policy):
+        if path.exists():
+            raise UsageError(f"{path} is there already", hint="Choose another name, or remove it.")
+    if script:
+        files = bridge_from(name, str(folder), Path(script).name, read_script(_source(script), script))
+    else:
+        files = new_bridge(name, str(folder))
+    folder.mkdir(parents=True)
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_text(files.pop("policy"), encoding="utf-8")
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    for path in (*sorted(folder.iterdir()), policy):
+        out.print(str(path), markup=False, soft_wrap=True)
+    follow = (
+        f"bridgehold bridge check {name}"
+        if "requirements.in" not in files
+        else f"bridgehold bridge lock {name}"
+    )
+    err.print(f"next: {follow}")
+
+
+def _source(script: str) -> str:
+    try:
+        return Path(script).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the script can't be read: {error}", where=script) from error
+
+
+def lock_bridge(
+    name: Name,
+    python: Annotated[
+        str, typer.Option(help="For this version of Python; the host's own, if left out.")
+    ] = "",
+) -> None:
+    """Resolve what the bridge asks for to exact versions with hashes: wheels only, nothing is run."""
+    manifest = offline_registry().manifest(name)
+    version = python or f"{sys.version_info[0]}.{sys.version_info[1]}"
+    with err.status(f"resolving {name} for Python {version}"):
+        count = lock(manifest, version)
+    out.print(f"{count} packages in {manifest.lock_path}", markup=False, soft_wrap=True)
+
+
+def check_bridge(
+    name: Name,
+    tenant: Annotated[str, typer.Option(help="Under whose policy.")] = LOCAL_TENANT,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Try what any bridge must do, in a sandbox under its own policy; exit status 1 where something fails."""
+    manifest = offline_registry().manifest(name)
+    found = asyncio.run(_check(manifest, tenant))
+    if json_output:
+        print_json(found)
+    else:
+        table("", ("", "what", "detail"), [(one.status, one.name, one.detail) for one in found])
+    if any(one.status == "FAIL" for one in found):
+        raise typer.Exit(1)
+
+
+async def _check(manifest: Manifest, tenant: str) -> list[Verdict]:
+    async with Host.open() as host:
+        return [verdict async for verdict in check(host, manifest, tenant)]
+
+
+def dev(
+    operation: Annotated[str, typer.Argument(help="BRIDGE:OPERATION, run again after each save.")],
+    args: Annotated[str, typer.Option("--args", help="Arguments as JSON; '-' or @FILE to read them.")] = "{}",
+    runs: Annotated[int, typer.Option(help="Stop after so many runs; 0: at Ctrl-C.")] = 0,
+) -> None:
+    """Run an operation in a fresh sandbox after each save, with its log and traceback."""
+    bridge = operation.partition(":")[0]
+    manifest = offline_registry().manifest(bridge)
+    arguments = read_arguments(args)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_dev(operation, arguments, manifest.folder, runs))
+
+
+async def _dev(operation: str, arguments: dict[str, Any], folder: Path, runs: int) -> None:
+    async with Host.open() as host:
+        done, seen = 0, None
+        while not runs or done < runs:
+            now = _stamps(folder)
+            if now == seen:
+                await asyncio.sleep(_LOOK_SECONDS)
+                continue
+            seen, done = now, done + 1
+            await _run_once(host, operation, arguments)
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """What tells that a file was saved."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError):
+            facts = path.stat()
+            found.append((path.name, facts.st_mtime_ns, facts.st_size))
+    return found
+
+
+async def _run_once(host: Client, operation: str, arguments: dict[str, Any]) -> None:
+    begun = time.perf_counter()
+    err.rule(time.strftime("%H:%M:%S"))
+    try:
+        async with host.session(operation.partition(":")[0]) as session:
+            try:
+                print_json(await session.run(operation, arguments))
+            except BridgeholdError as error:
+                print_error(error, as_json=False)
+            log = await session.logs()
+    except BridgeholdError as error:
+        print_error(error, as_json=False)
+        return
+    if log:
+        err.print(escape(log.rstrip()), style="dim", soft_wrap=True)
+    err.print(f"{(time.perf_counter() - begun) * 1000:.0f} ms in a sandbox of its own; waiting for a save")

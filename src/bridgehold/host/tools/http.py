@@ -1,0 +1,53 @@
+"""Tools that are endpoints of the operator's: a POST of the arguments, through the keeper.
+
+The address is a `[providers.NAME]` of the configuration. So its name is resolved and pinned, private
+ranges are refused and the tenant's key is put in as for any provider, and no bridge sees either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from bridgehold.errors import ApplicationError, LimitError
+from bridgehold.host.keeper.client import KeeperClient
+from bridgehold.host.keeper.protocol import UpstreamRequest
+from bridgehold.host.tools.values import ToolContext, ToolSpec
+
+_MOST_BYTES = 4 * 1024 * 1024
+_JSON = (("content-type", "application/json"), ("accept", "application/json"))
+
+
+class HttpTools:
+    """`places`: by tool, the provider and the path below its base URL."""
+
+    def __init__(self, keeper: KeeperClient, places: Mapping[str, tuple[str, str]]) -> None:
+        self._keeper = keeper
+        self._places = places
+
+    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        provider, path = self._places[tool.name]
+        body = msgspec.json.encode(arguments)
+        request = UpstreamRequest(
+            tenant=context.tenant,
+            session=context.session,
+            provider=provider,
+            method="POST",
+            path=path,
+            headers=_JSON,
+            body_bytes=len(body),
+            deadline_ms=tool.timeout_ms,
+        )
+        said = bytearray()
+        async with await self._keeper.request(request, body) as response:
+            async for piece in response.body():
+                said += piece
+                if len(said) > _MOST_BYTES:
+                    raise LimitError(f"the tool {tool.name} answered with more than {_MOST_BYTES} bytes")
+        if not 200 <= response.status < 300:
+            raise ApplicationError(f"the tool {tool.name} answered with status {response.status}")
+        try:
+            return msgspec.json.decode(bytes(said)) if said else None
+        except (msgspec.DecodeError, RecursionError):
+            raise ApplicationError(f"the tool {tool.name} answered with what is no JSON") from None

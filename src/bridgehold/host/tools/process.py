@@ -1,0 +1,140 @@
+"""Tools that are the operator's own functions, each in a process of its own: never in the host's.
+
+The process is started at the first call and serves several at once, on threads. One that is late takes
+its process with it: a thread can't be stopped, and what it may still do is not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.errors import ApplicationError, CrashError, LimitError
+from bridgehold.host.tools.values import ToolContext, ToolSpec
+
+MOST_BYTES = 4 * 1024 * 1024
+"""Of one answer."""
+_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    call: int
+    result: object = None
+    error: str = ""
+
+
+class _Process:
+    """One running worker of one tool."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._waiting: dict[int, asyncio.Future[object]] = {}
+        self._made = 0
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def alive(self) -> bool:
+        return not self._reading.done()
+
+    async def call(self, request: dict[str, object]) -> object:
+        self._made += 1
+        number = self._made
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        assert self._process.stdin is not None  # noqa: S101 - it was made with one
+        try:
+            self._process.stdin.write(msgspec.json.encode({"call": number, **request}) + b"\n")
+            await self._process.stdin.drain()
+            return await future
+        except (BrokenPipeError, ConnectionResetError):
+            raise CrashError("the tool's process ended", retry="same") from None
+        finally:
+            del self._waiting[number]
+
+    async def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        await asyncio.wait({self._reading})
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - it was made with one
+        reason = "the tool's process ended"
+        with contextlib.suppress(OSError):
+            try:
+                while line := await self._process.stdout.readline():
+                    self._deliver(msgspec.json.decode(line, type=_Answer))
+            except (ValueError, msgspec.MsgspecError):
+                reason = f"the tool's process wrote what is no answer, or more than {MOST_BYTES} bytes"
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(CrashError(reason, retry="same"))
+
+    def _deliver(self, answer: _Answer) -> None:
+        future = self._waiting.get(answer.call)
+        if future is None or future.done():
+            return
+        if answer.error:
+            future.set_exception(ApplicationError(answer.error[:2_000]))
+        else:
+            future.set_result(answer.result)
+
+
+class ProcessTools:
+    """`entries`: by tool, its ``module:function``, importable from `folder`."""
+
+    def __init__(self, folder: Path, entries: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._entries = entries
+        self._processes: dict[str, asyncio.Task[_Process]] = {}
+
+    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        process = await self._running(tool.name)
+        request = {"arguments": arguments, "context": msgspec.to_builtins(context)}
+        if len(msgspec.json.encode(request)) > MOST_BYTES:
+            raise LimitError(f"the arguments of {tool.name} take more than {MOST_BYTES} bytes")
+        try:
+            return await process.call(request)
+        except asyncio.CancelledError:
+            self._processes.pop(tool.name, None)
+            await asyncio.shield(process.end())
+            raise
+
+    async def stop(self) -> None:
+        """End every process."""
+        tasks = list(self._processes.values())
+        self._processes.clear()
+        for task in tasks:
+            with contextlib.suppress(OSError):
+                await (await task).end()
+
+    async def _running(self, name: str) -> _Process:
+        task = self._processes.get(name)
+        if task is None or (task.done() and (task.exception() or not task.result().alive)):
+            task = asyncio.create_task(self._start(name))
+            self._processes[name] = task
+        return await asyncio.shield(task)
+
+    async def _start(self, name: str) -> _Process:
+        argv = (sys.executable, "-P", "-m", "bridgehold.host.tools.worker", str(self._folder))
+        environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
+        return _Process(
+            await asyncio.create_subprocess_exec(
+                *argv,
+                self._entries[name],
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=None,
+                env=environment,
+                limit=MOST_BYTES,
+                start_new_session=True,
+            )
+        )

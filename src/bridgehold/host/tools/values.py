@@ -1,0 +1,80 @@
+"""What a tool is, whoever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+from bridgehold.bridges.frames import ToolFact
+from bridgehold.bridges.schema import Schema, schema_problems
+from bridgehold.errors import UsageError
+from bridgehold.ids import is_operation
+
+How = Literal["caller", "http", "process", "host"]
+MOST_TOOLS = 64
+"""That one command may be offered."""
+_DESCRIPTION = 4_000
+_LONGEST_MS = 600_000
+
+
+class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One tool with its bounds."""
+
+    name: str
+    description: str = ""
+    parameters: Schema = {}
+    """Checked before the tool sees anything."""
+    result: Schema = {}
+    """Checked before the bridge sees anything."""
+    timeout_ms: int = 30_000
+    how: How = "caller"
+
+    @property
+    def fact(self) -> ToolFact:
+        """What the bridge is told."""
+        return ToolFact(name=self.name, description=self.description, parameters=self.parameters)
+
+
+class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
+    """On whose behalf a tool is called: never the host's."""
+
+    tenant: str
+    principal: str
+    session: str
+    command: str
+
+
+class ToolSource(Protocol):
+    """Runs tools of one kind. Raises `BridgeholdError`; the caller bounds the time by cancelling."""
+
+    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object: ...
+
+
+Offered = Mapping[str, tuple[ToolSpec, ToolSource]]
+
+
+def check_tools(tools: tuple[ToolSpec, ...]) -> None:
+    """`UsageError` for tools that a command can't be offered (pure)."""
+    if len(tools) > MOST_TOOLS:
+        raise UsageError(f"{len(tools)} tools; a command may be offered {MOST_TOOLS}", where="tools")
+    seen: set[str] = set()
+    for tool in tools:
+        if not is_operation(tool.name):
+            hint = "Lower-case letters, digits and underscores, a letter first."
+            raise UsageError(f"{tool.name[:80]!r} is no name of a tool", where="tools", hint=hint)
+        if tool.name in seen:
+            raise UsageError(f"two tools are named {tool.name!r}", where="tools")
+        seen.add(tool.name)
+        wrong = [
+            *schema_problems(tool.parameters, f"{tool.name}.parameters"),
+            *schema_problems(tool.result, f"{tool.name}.result"),
+        ]
+        if wrong:
+            raise UsageError("; ".join(wrong[:3]), where="tools")
+        if len(tool.description) > _DESCRIPTION or not 1 <= tool.timeout_ms <= _LONGEST_MS:
+            raise UsageError(
+                f"{tool.name}: a description has at most {_DESCRIPTION} characters, a time 1 ms to 10 min",
+                where="tools",
+            )

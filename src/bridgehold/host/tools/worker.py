@@ -1,0 +1,63 @@
+"""Runs one of the operator's functions: ``python -m bridgehold.host.tools.worker FOLDER MODULE:FUNCTION``.
+
+Requests and answers are lines of JSON. What the function prints goes to standard error, the host's log.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+_THREADS = 16
+
+
+def main() -> None:
+    folder, entry = sys.argv[1:3]
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.path.insert(0, folder)
+    lock = threading.Lock()
+    function, failure = _load(entry)
+
+    def serve(request: dict[str, Any]) -> None:
+        answer = {"call": request["call"], "error": failure} if function is None else _run(function, request)
+        with lock:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for line in sys.stdin:
+            pool.submit(serve, json.loads(line))
+
+
+def _load(entry: str) -> tuple[Callable[..., Any] | None, str]:
+    """The function, or what keeps it from being one."""
+    module, _, name = entry.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # noqa: BLE001 - the operator's own module may raise anything
+        return None, f"{entry} can't be loaded: {type(error).__name__}: {error}"
+    return (found, "") if callable(found) else (None, f"{entry} is no function")
+
+
+def _run(function: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
+    arguments = dict(request["arguments"])
+    try:
+        if "context" in inspect.signature(function).parameters and "context" not in arguments:
+            arguments["context"] = request["context"]
+        result = function(**arguments)
+        json.dumps(result, allow_nan=False)
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
+        return {"call": request["call"], "error": f"{type(error).__name__}: {error}"}
+    return {"call": request["call"], "result": result}
+
+
+if __name__ == "__main__":
+    main()

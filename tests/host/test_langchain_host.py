@@ -1,0 +1,184 @@
+"""The shipped langchain bridge under a real host: forked, through the gateway, to the test kit's provider."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bridgehold import SyncClient
+from bridgehold.bridges.catalogue import Catalogue
+from bridgehold.bridges.kit.provider import Provider
+from bridgehold.host.faces.sync import SyncSession
+from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.host.layout import Layout
+from hostile.stage import BRIDGE, MANIFEST, Stage, make_home, start_host, stop_host
+
+pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
+KIND = "root" if os.getuid() == 0 else "self"
+CITY = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "people": {"type": "integer"}},
+    "required": ["name", "people"],
+}
+SHAPES = ("openai", "anthropic", "gemini")
+
+
+@contextlib.contextmanager
+def running_provider() -> Iterator[Provider]:
+    loop = asyncio.new_event_loop()
+    ready: concurrent.futures.Future[tuple[Provider, asyncio.Event]] = concurrent.futures.Future()
+
+    async def serve() -> None:
+        end = asyncio.Event()
+        async with Provider.open() as provider:
+            ready.set_result((provider, end))
+            await end.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    provider, end = ready.result(10)
+    try:
+        yield provider
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join(5)
+
+
+def _write_drawing_bridge(layout: Layout) -> None:
+    """A bridge on the same environment and the same preload, for looking at what a fork draws."""
+    shipped = Catalogue.load().get("langchain")
+    folder = layout.bridges / "draws"
+    folder.mkdir()
+    for name in ("requirements.in", "requirements.lock"):
+        shutil.copy(shipped.folder / name, folder)
+    preload = (
+        f"[preload]\nmodules = {json.dumps(shipped.preload)}\ncalls = {json.dumps(shipped.preload_calls)}\n"
+    )
+    files = 'requirements = "requirements.in"\nlock = "requirements.lock"\n'
+    manifest = MANIFEST.format(name="draws").replace(
+        "[operations.act]", files + preload + "[operations.act]", 1
+    )
+    (folder / "bridge.toml").write_text(manifest)
+    (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
+    limits = '[limits]\nmemory = "1GiB"\nstartup = "60s"\n[sandbox]\nstart = "fork"\n'
+    operations = '[operations]\nallow = ["*"]\n'
+    (layout.policies / "draws.toml").write_text('extends = "baseline"\n' + limits + operations)
+
+
+@pytest.fixture(scope="module")
+def hosted() -> Iterator[tuple[Stage, Provider]]:
+    with contextlib.ExitStack() as stack:
+        layout = make_home(os.getuid())
+        stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
+        provider = stack.enter_context(running_provider())
+        bases = {name: provider.base_url + ("beta" if name == "gemini" else "") for name in SHAPES}
+        layout.config_file.write_text(
+            "".join(
+                f'[providers.{name}]\nbase_url = "{bases[name]}"\nshape = "{name}"\nprivate = true\n'
+                for name in SHAPES
+            )
+            + '[bridges.langchain]\npolicy = "own"\n'
+        )
+        _write_drawing_bridge(layout)
+        policy = 'extends = "langchain"\nweakenings = ["private_network"]\n'
+        (layout.policies / "own.toml").write_text(policy)
+        layout.secrets.mkdir(parents=True, exist_ok=True)
+        layout.secrets.chmod(0o700)
+        for name in SHAPES:
+            SecretAdmin.open_file(layout.secrets).set("local", name, provider.key.encode())
+        process = start_host(layout)
+        stack.callback(stop_host, process)
+        client = stack.enter_context(SyncClient.connect(layout.socket))
+        yield Stage(kind=KIND, layout=layout, client=client, supervisor=process.pid), provider
+
+
+def test_forked_sessions_run_chains_and_agents_with_a_key_that_is_not_inside(
+    hosted: tuple[Stage, Provider],
+) -> None:
+    stage, provider = hosted
+    for name in ("one", "two"):
+        with stage.client.session("langchain") as session:
+            shapes = session.run("configure_llm", {"model": "gpt-4o-mini"})
+            assert shapes["shape"] == "openai"
+            session.run("create_chain", {"id": "c", "template": "Say {word}"})
+            done = session.run("run_chain", {"chain_id": "c", "inputs": {"word": name}})
+            assert done["output"] == f"You said: Say {name}"
+            batch = session.run("batch_chain", {"chain_id": "c", "inputs": [{"word": "a"}, {"word": "b"}]})
+            assert [result["output"] for result in batch["results"]] == ["You said: Say a", "You said: Say b"]
+            session.run("create_agent", {"id": "a", "tools": ["calculator"]})
+            ran = session.run("run_agent", {"agent_id": "a", "input": 'calculator {"expression": "6*7"}'})
+            assert (ran["steps"][0]["result"], ran["output"]) == ("42", "You said: 42")
+    assert provider.requests_with_key() == len(provider.log) == 2 * 5
+    fell = [event["reason"] for event in stage.events("start.fell_back")]
+    assert fell == []
+    proofs = stage.events("worker.attested")
+    assert len(proofs) == 2
+    assert all(proof["zygote"] for proof in proofs)
+    spent = [event for event in stage.events("egress.outcome") if event["session"]]
+    assert all(event["input_tokens"] and event["output_tokens"] for event in spent)
+
+
+def streamed(session: SyncSession, operation: str, arguments: dict[str, object]) -> list[dict[str, Any]]:
+    """All that comes of a stream, its result last."""
+
+    async def collect() -> list[dict[str, Any]]:
+        return [event async for event in session._session.stream(operation, arguments)]
+
+    return session._loop.run(collect())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_provider_of_each_shape_is_reached_and_charged(hosted: tuple[Stage, Provider], shape: str) -> None:
+    stage, provider = hosted
+    before = provider.requests_with_key()
+    with stage.client.session("langchain") as session:
+        made = session.run("configure_llm", {"model": "some-model", "provider": shape, "max_tokens": 100})
+        assert made["shape"] == shape
+        session.run("create_chain", {"id": "c", "template": "Say {word}"})
+        done = session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
+        assert done["output"] == "You said: Say one"
+        assert done["usage"]["input_tokens"] == 2
+        *pieces, last = streamed(session, "stream_chain", {"chain_id": "c", "inputs": {"word": "two"}})
+        texts = [event["data"]["text"].strip() for event in pieces]
+        assert texts == ["You", "said:", "Say", "two"]
+        assert last["value"]["output"] == "You said: Say two"
+        assert last["value"]["usage"]["input_tokens"] == 2
+        session.run("create_chain", {"id": "city", "template": "A city", "output_schema": CITY})
+        city = session.run("run_chain", {"chain_id": "city"})["output"]
+        assert isinstance(city["people"], int)
+        session.run("create_agent", {"id": "a", "tools": ["calculator"]})
+        ran = session.run("run_agent", {"agent_id": "a", "input": 'calculator {"expression": "6*7"}'})
+        assert ran["steps"][0]["result"] == "42"
+        assert "42" in ran["output"]
+    assert provider.requests_with_key() - before == 5
+    spent = stage.events("egress.outcome")[-5:]
+    assert all(event["input_tokens"] and event["output_tokens"] for event in spent)
+
+
+def test_siblings_draw_ids_of_their_own_and_have_no_thread_of_the_zygotes(
+    hosted: tuple[Stage, Provider],
+) -> None:
+    stage, _ = hosted
+    code = (
+        "import os, uuid_utils\n"
+        "from langchain_core.utils.uuid import uuid7\n"
+        "result['ids'] = [uuid_utils.uuid4().hex, uuid7().hex[-8:], uuid_utils.uuid7().hex[-8:]]\n"
+        "result['threads'] = len(os.listdir('/proc/self/task'))\n"
+    )
+    drawn: list[str] = []
+    for _ in range(3):
+        with stage.client.session("draws") as session:
+            found = session.run("act", {"code": code})
+            drawn += found["ids"]
+            assert found["threads"] == 2  # the command's own, and the one that reads the wire
+    assert len(set(drawn)) == len(drawn)
+    assert [event["reason"] for event in stage.events("start.fell_back")] == []

@@ -1,0 +1,140 @@
+"""What an operator sees and does while a host runs: figures, profiles, `top`, kill and drain."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bridgehold import BridgeholdError
+from hostile.stage import Stage, stage
+
+KIND = "root" if os.getuid() == 0 else "self"
+OPERATOR = '[principals.tester]\nuids = [{uid}]\ntenants = ["*"]\noperator = true\n'
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Stage]:
+    with stage(KIND, "fork", first=OPERATOR.format(uid=os.getuid())) as ready:
+        yield ready
+
+
+def run(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(stage.layout.config.parent)}
+    command = [sys.executable, "-m", "bridgehold", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def figure(text: str, start: str) -> float:
+    return next((float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(start)), 0.0)
+
+
+def test_commands_starts_and_failures_are_counted_and_no_callers_text_is_a_label(watched: Stage) -> None:
+    name = watched.plain
+    with watched.session() as session:
+        for _ in range(3):
+            session.run("act", {"code": "sum(range(100_000))"})
+        with pytest.raises(BridgeholdError):
+            session.run("act", {"code": "1 / 0"})
+    for strange in (f"{name}:no_such_thing", "nobody:anything"):
+        with pytest.raises(BridgeholdError):
+            watched.client.run(strange, {})
+    text = run(watched, "metrics").stdout
+    label = f'{{bridge="{name}",code="ok",operation="act"}}'
+    assert figure(text, f"bridgehold_commands_total{label}") == 3
+    assert figure(text, f'bridgehold_commands_total{{bridge="{name}",code="application"') == 1
+    assert figure(text, f'bridgehold_command_seconds_count{{bridge="{name}",operation="act"}}') == 4
+    assert figure(text, f'bridgehold_command_cpu_seconds_total{{bridge="{name}",operation="act"}}') > 0
+    assert figure(text, f'bridgehold_start_seconds_count{{bridge="{name}",start="fork"}}') == 1
+    assert figure(text, "bridgehold_refused_total") == 2
+    assert "no_such_thing" not in text
+    assert "nobody" not in text
+    (row,) = [one for one in watched.client.request("figures") if one["operation"] == f"{name}:act"]
+    assert (row["commands"], row["failed"]) == (4, 1)
+    assert 0 < row["p50_ms"] <= row["p99_ms"]
+
+
+def test_a_profile_names_the_line_that_takes_the_time_while_it_runs(watched: Stage) -> None:
+    code = "import time\ndef busy():\n    end = time.monotonic() + 3\n    while time.monotonic() < end: pass\nbusy()"
+    with watched.session() as session:
+        thread = threading.Thread(target=session.run, args=("act", {"code": code}))
+        thread.start()
+        time.sleep(0.5)
+        said = run(watched, "profile", session._session.id, "--seconds", "1", "--json")
+        thread.join()
+    found = json.loads(said.stdout)
+    assert found["samples"] > 20
+    assert found["lines"][0]["line"].startswith("busy (")
+    assert found["lines"][0]["share"] > 0.5
+
+
+def test_top_shows_sessions_and_operations(watched: Stage) -> None:
+    with watched.session() as session:
+        session.run("act", {"code": "1"})
+        lines = run(watched, "top", "--looks", "2", "--every", "0.2", "--json").stdout.splitlines()
+        assert len(lines) == 2
+        look = json.loads(lines[1])
+        assert look["sessions"][0]["bridge"] == watched.plain
+        assert f"{watched.plain}:act" in {one["operation"] for one in look["operations"]}
+        shown = run(watched, "top", "--looks", "1").stdout
+        assert "operations, by time spent" in shown
+        assert watched.plain in shown
+
+
+def test_kill_ends_what_runs_and_the_caller_learns_it(watched: Stage) -> None:
+    errors: list[str] = []
+
+    def forever() -> None:
+        try:
+            session.run("act", {"code": "while True: pass"})
+        except BridgeholdError as error:
+            errors.append(error.code)
+
+    with watched.session() as session:
+        thread = threading.Thread(target=forever)
+        thread.start()
+        time.sleep(0.5)
+        assert run(watched, "sessions", "kill", session._session.id).returncode == 0
+        thread.join(10)
+    assert errors == ["session_ended"]
+    missing = run(watched, "sessions", "kill", "nobody")
+    assert (missing.returncode != 0, "Traceback" in missing.stderr) == (True, False)
+
+
+def test_drain_lets_what_runs_finish_and_refuses_what_is_new(watched: Stage) -> None:
+    results: list[object] = []
+    other = watched.bridge()
+    with watched.session(other) as bystander, watched.session() as session:
+        thread = threading.Thread(
+            target=lambda: results.append(
+                session.run("act", {"code": "import time; time.sleep(1.5); result['done'] = 1"})
+            )
+        )
+        thread.start()
+        time.sleep(0.5)
+        draining = threading.Thread(
+            target=run, args=(watched, "sessions", "drain", "--bridge", watched.plain)
+        )
+        draining.start()
+        deadline = time.monotonic() + 10
+        code = ""
+        while not code and time.monotonic() < deadline:
+            try:
+                session.call("act", {"code": "1"}, deadline_ms=5_000)
+            except BridgeholdError as error:
+                code = error.code
+        thread.join(10)
+        draining.join(20)
+        assert results == [{"done": 1}]
+        assert code in ("session_ended", "not_found")
+        assert bystander.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+    closed = [
+        event for event in watched.events("session.closed") if event["reason"] == "drained by an operator"
+    ]
+    assert len(closed) == 1

@@ -1,0 +1,371 @@
+"""Tool calls through a whole host: granted, bounded, audited, and what hostile askers and tools do."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bridgehold import BridgeholdError, Client
+from bridgehold.host.config import load_config
+from bridgehold.host.faces.tools import Tool
+from bridgehold.host.keeper.admin import SecretAdmin
+from hostile.stage import MANIFEST, POLICY, Stage, stage
+
+KIND = "root" if os.getuid() == 0 else "self"
+TOKEN = "another-principal-of-the-same-tenant"
+BRIDGE = """
+import json, threading
+from bridgehold_sdk import Bridge, ToolError, operation
+
+class Asker(Bridge):
+    @operation()
+    def act(self, code):
+        names = {"bridge": self, "tools": self.tools, "result": {}, "ToolError": ToolError,
+                 "threading": threading, "json": json}
+        exec(compile(code, "act", "exec"), names)
+        return names["result"]
+"""
+CONFIG = """
+[providers.crm]
+base_url = "http://127.0.0.1:{port}/api"
+private = true
+[principals.other]
+tokens = ["sha256:{digest}"]
+tenants = ["local"]
+[tools.area]
+entry = "geometry:area"
+parameters = {{ type = "object", required = ["width"], additionalProperties = false, properties = {{ width = {{ type = "number" }}, height = {{ type = "number" }} }} }}
+result = {{ type = "number" }}
+[tools.whose]
+entry = "geometry:whose"
+[tools.hang]
+entry = "geometry:hang"
+timeout_s = 0.5
+[tools.crash]
+entry = "geometry:crash"
+[tools.noise]
+entry = "geometry:noise"
+[tools.liar]
+entry = "geometry:liar"
+result = {{ type = "integer" }}
+[tools.lookup]
+provider = "crm"
+path = "/lookup"
+parameters = {{ type = "object", properties = {{ name = {{ type = "string" }} }} }}
+[tools.broken]
+provider = "crm"
+path = "/broken"
+[tools.elsewhere]
+entry = "geometry:area"
+tenants = ["acme"]
+"""
+FUNCTIONS = """
+import os, time
+def area(width, height=2): return width * height
+def whose(context): return [context["tenant"], context["principal"], "KEY" in str(dict(os.environ)), os.getppid()]
+def hang(): time.sleep(60)
+def crash(): os._exit(3)
+def noise():
+    print("to the log")
+    os.system("echo to the log too")
+    return "quiet"
+def liar(): return "not a number"
+"""
+
+
+class Crm(http.server.BaseHTTPRequestHandler):
+    seen: list[tuple[str, str, Any]] = []  # noqa: RUF012 - shared with the test
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.seen.append((self.path, self.headers["authorization"], body))
+        status, said = (500, b"no") if self.path.endswith("broken") else (200, json.dumps(body).encode())
+        self.send_response(status)
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+
+@pytest.fixture(scope="module")
+def asker() -> Iterator[Stage]:
+    import hashlib
+
+    crm = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Crm)
+    threading.Thread(target=crm.serve_forever, daemon=True).start()
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    with stage(KIND, "fork", CONFIG.format(port=crm.server_port, digest=digest)) as ready:
+        folder = ready.layout.config / "tools"
+        folder.mkdir(mode=0o755)
+        (folder / "geometry.py").write_text(FUNCTIONS)
+        name = ready.bridge(manifest=MANIFEST.split("[operations.report]")[0])
+        (ready.layout.bridges / name / "hostile.py").write_text(BRIDGE.replace("Asker", "Hostile"))
+        (ready.layout.policies / f"{name}.toml").write_text(
+            POLICY + '[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n[sandbox]\nstart = "fork"\n'
+        )
+        ready.__dict__["_plain"] = name
+        SecretAdmin.for_layout(ready.layout, load_config(ready.layout.config_file)).set(
+            "local", "crm", b"crm-key-0123456789"
+        )
+        yield ready
+    crm.shutdown()
+
+
+def act(asker: Stage, code: str, *tools: Any, deadline_ms: int = 0) -> dict[str, Any]:
+    with asker.client.session(asker.plain, tools=tools) as session:
+        found = session.run("act", {"code": code}, deadline_ms=deadline_ms)
+    assert isinstance(found, dict)
+    return found
+
+
+def error_of(asker: Stage, call: str, *tools: Any) -> tuple[str, str]:
+    found = act(
+        asker,
+        f"try:\n    {call}\n    result['code'] = ''\n"
+        "except ToolError as error:\n    result.update(code=error.code, text=str(error))",
+        *tools,
+    )
+    return found["code"], found.get("text", "")
+
+
+def add(a: int, b: int = 1) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def forbidden() -> str:
+    return "must not run"
+
+
+def test_a_bridge_calls_its_callers_functions(asker: Stage) -> None:
+    async def later(text: str) -> dict[str, str]:
+        await asyncio.sleep(0.01)
+        return {"text": text * 2}
+
+    found = act(
+        asker,
+        "result['sum'] = tools['add'](a=2, b=3)\n"
+        "result['one'] = tools['add'](a=2)\n"
+        "result['later'] = tools['later'](text='é\\u0000')\n"
+        "result['facts'] = [tools['add'].description, tools['add'].parameters]\n"
+        "result['offered'] = sorted(tools)\n",
+        add,
+        later,
+        forbidden,
+    )
+    assert (found["sum"], found["one"], found["later"]) == (5, 3, {"text": "é\u0000é\u0000"})
+    assert found["facts"][0] == "Add two numbers."
+    assert found["facts"][1]["required"] == ["a"]
+    assert "forbidden" not in found["offered"]
+    assert "elsewhere" not in found["offered"]
+    assert {"add", "later", "area", "lookup"} <= set(found["offered"])
+
+
+def test_every_call_is_audited_before_and_after(asker: Stage) -> None:
+    act(asker, "tools['add'](a=41)", add)
+    intent = asker.events("tool.intent")[-1]
+    outcome = asker.events("tool.outcome")[-1]
+    assert (intent["tool"], intent["how"], intent["rule"]) == ("add", "caller", "tools.allow[0]")
+    assert intent["arguments_preview"] == '{"a":41}'
+    assert outcome["intent"] == intent["ref"]
+    assert outcome["ok"] is True
+    command = asker.events("command.intent")[-1]
+    assert intent["parent"]
+    assert outcome["session"] == command["session"]
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "text"),
+    [
+        ("tools['add'](a='x')", "usage", "integer"),
+        ("tools['add'](a=1, c=1)", "usage", "c"),
+        ("tools['add'].call('nothing', {})", "denied", "not offered"),
+        ("tools['add'].call('forbidden', {})", "denied", "denied by 'forbidden'"),
+        ("tools['add'].call('elsewhere', {'width': 1})", "denied", "not offered"),
+        ("tools['add'].call('../../etc', {})", "denied", "not offered"),
+        ("tools['failing']()", "application", "ValueError: nothing works"),
+        ("tools['odd']()", "application", "odd"),
+        ("tools['hang']()", "timeout", "500 ms"),
+        ("tools['crash']()", "crash", "process ended"),
+        ("tools['liar']()", "application", "schema"),
+        ("tools['broken']()", "application", "status 500"),
+    ],
+)
+def test_what_goes_wrong_is_a_typed_error_inside(asker: Stage, call: str, code: str, text: str) -> None:
+    def failing() -> None:
+        raise ValueError("nothing works")
+
+    def odd() -> object:
+        return {1: object()}
+
+    found = error_of(asker, call, add, failing, odd, forbidden)
+    assert found[0] == code
+    assert text in found[1]
+    if code == "denied":
+        assert asker.events("tool.refused")
+
+
+def test_an_operators_function_runs_in_a_process_of_its_own(asker: Stage) -> None:
+    found = act(
+        asker,
+        "result['area'] = tools['area'](width=3.5)\n"
+        "result['whose'] = tools['whose']()\n"
+        "result['noise'] = tools['noise']()\n"
+        "result['again'] = tools['area'](width=1)\n",
+    )
+    assert (found["area"], found["noise"], found["again"]) == (7.0, "quiet", 2)
+    tenant, principal, has_key, _ = found["whose"]
+    assert (tenant, has_key) == ("local", False)
+    assert principal not in ("", "host")
+
+
+def test_an_endpoint_gets_the_arguments_and_the_key_that_no_bridge_has(asker: Stage) -> None:
+    found = act(asker, "result['said'] = tools['lookup'](name='Ada')")
+    assert found["said"] == {"name": "Ada"}
+    assert Crm.seen[-1] == ("/api/lookup", "Bearer crm-key-0123456789", {"name": "Ada"})
+    assert "crm-key" not in str(asker.events("tool."))
+
+
+def test_calls_from_many_threads_are_bounded_and_each_gets_its_own_answer(asker: Stage) -> None:
+    def slow(number: int) -> int:
+        time.sleep(0.3)
+        return number
+
+    found = act(
+        asker,
+        "said = {}\n"
+        "def ask(n):\n"
+        "    try: said[n] = tools['slow'](number=n)\n"
+        "    except ToolError as error: said[n] = error.code\n"
+        "threads = [threading.Thread(target=ask, args=(n,)) for n in range(30)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "result['said'] = [said[n] for n in range(30)]\n",
+        slow,
+    )
+    served = [said for number, said in enumerate(found["said"]) if said == number]
+    assert len(served) >= 16
+    assert all(said in (number, "busy") for number, said in enumerate(found["said"]))
+    assert "busy" in found["said"]
+
+
+def test_a_flood_of_raw_frames_is_bounded_and_the_host_goes_on(asker: Stage) -> None:  # ABUSE 34
+    before = len(asker.events("tool.intent"))
+    code = (
+        "runtime = bridge._context\n"
+        "for n in range(6000):\n"
+        "    frame = {'type': 'tool_call', 'id': runtime._current, 'call': n, 'tool': 'add', 'arguments': {'a': n}}\n"
+        "    runtime._writer.write(frame)\n"
+        "for other in (0, 1, 999999):\n"
+        "    runtime._writer.write({'type': 'tool_call', 'id': other, 'call': 1, 'tool': 'add', 'arguments': {}})\n"
+    )
+    with asker.client.session(asker.plain, tools=[add]) as session:
+        session.run("act", {"code": code}, deadline_ms=60_000)
+    assert len(asker.events("tool.intent")) - before <= 1_000
+    assert asker.events("protocol.violation")
+    assert act(asker, "result['x'] = tools['add'](a=1)", add) == {"x": 2}
+
+
+def test_a_tool_that_never_answers_ends_with_its_command(asker: Stage) -> None:  # ABUSE 34
+    release = threading.Event()
+
+    def never() -> None:
+        release.wait(30)
+
+    begun = time.monotonic()
+    with (
+        pytest.raises(BridgeholdError) as caught,
+        asker.client.session(asker.plain, tools=[never]) as session,
+    ):
+        session.run("act", {"code": "tools['never']()"}, deadline_ms=1_000)
+    release.set()
+    assert caught.value.code == "timeout"
+    assert time.monotonic() - begun < 10
+    deadline = time.monotonic() + 5
+    while asker.events("tool.outcome")[-1]["code"] != "timeout" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert asker.events("tool.outcome")[-1]["reason"] == "its command ended first"
+
+
+def test_a_tool_may_use_another_session_but_never_the_one_that_waits_for_it(asker: Stage) -> None:
+    with asker.client.session(asker.plain) as other:
+
+        def ask_other() -> Any:
+            return other.run("act", {"code": "result['from'] = 'other'"})
+
+        assert act(asker, "result['x'] = tools['ask_other']()", ask_other) == {"x": {"from": "other"}}
+
+    held: list[Any] = []
+
+    def ask_self() -> Any:
+        return held[0].run("act", {"code": "result['x'] = 1"})
+
+    with asker.client.session(asker.plain, tools=[ask_self]) as session:
+        held.append(session)
+        code = "try: tools['ask_self']()\nexcept ToolError as error: result['text'] = str(error)"
+        assert "waits for the very tool" in session.run("act", {"code": code})["text"]
+
+
+def test_recursion_over_sessions_is_bounded(asker: Stage) -> None:  # ABUSE 34
+    depth = 0
+
+    def deeper() -> Any:
+        nonlocal depth
+        depth += 1
+        with asker.client.session(asker.plain, tools=[deeper]) as session:
+            return session.run("act", {"code": "tools['deeper']()"})
+
+    with pytest.raises(BridgeholdError) as caught:
+        act(asker, "tools['deeper']()", deeper, deadline_ms=8_000)
+    assert "deep" in caught.value.message
+    assert depth == 8
+
+
+def test_nobody_else_answers_a_call(asker: Stage) -> None:
+    refused: list[str] = []
+
+    async def thief() -> None:
+        async with await Client.connect(asker.layout.socket, token=TOKEN) as other:
+            for call in range(1, 60):
+                answer = {"command": asker.events("tool.intent")[-1]["parent"], "call": call, "result": 666}
+                try:
+                    await other.request("tool.reply", answer)
+                except BridgeholdError as error:
+                    refused.append(error.code)
+
+    async def slow() -> int:
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(lambda: asyncio.run(thief()))
+        return 1
+
+    assert act(asker, "result['x'] = tools['slow']()", slow) == {"x": 1}
+    assert set(refused) == {"not_found"}
+    assert len(refused) == 59
+
+
+def test_tools_that_can_t_be_are_refused_before_anything_runs(asker: Stage) -> None:
+    def anything(**more: int) -> None:
+        """Not by name."""
+
+    with pytest.raises(BridgeholdError, match="can't be given by name"):
+        act(asker, "", anything)
+    for tool in (
+        Tool(function=add, name="Not A Name"),
+        Tool(function=add, name="x", parameters={"$ref": "http://elsewhere"}),
+        Tool(function=add, name="area"),
+        *(),
+    ):
+        with pytest.raises(BridgeholdError) as caught:
+            act(asker, "result['ran'] = 1", tool)
+        assert caught.value.code == "usage"
+    with pytest.raises(BridgeholdError, match="may be offered"):
+        act(asker, "", *(Tool(function=add, name=f"t{number}") for number in range(65)))
