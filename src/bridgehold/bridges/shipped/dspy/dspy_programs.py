@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
-from dspy.primitives.local_interpreter import LocalInterpreter
 from dspy_signatures import describe_signature, make_signature
 
 from bridgehold_sdk import InvalidInput
@@ -88,6 +87,8 @@ def make_module(kind: str, signature: Any, options: Mapping[str, Any], tools: To
 
 def _interpreter() -> Any:
     """A process of this sandbox's own: the sandbox is what holds it, and it needs no further program."""
+    from dspy.primitives.local_interpreter import LocalInterpreter  # few need it, and every start would pay
+
     return LocalInterpreter(execution_timeout=_EXECUTION_SECONDS)
 
 
