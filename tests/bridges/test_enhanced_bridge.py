@@ -187,6 +187,6 @@ def test_dspy_by_dynamic_calls_and_by_the_older_commands(
     assert old["warning"].startswith("deprecated: use enhanced:call")
     assert run(guest, "list_programs")["programs"] == ["old"]
     fault = guest.fault("enhanced:execute_program", {"program_id": "old", "inputs": {"question": "?"}})
-    assert fault.code == "application"  # nothing listens there, and it was really asked
+    assert fault.code == "provider"  # nothing listens there, and it was really asked
     assert run(guest, "delete_program", program_id="old")["status"] == "ok"
     assert run(guest, "clear_session")["removed"] == 2
