@@ -10,8 +10,9 @@ demo: setup
 # Acts that are forks of the test process itself count its size: they run while it is small.
 SMALL := tests/sandbox/test_watchdog.py tests/sandbox/test_limits.py
 
-# Whole hosts are tested one at a time; what has a sandbox of its own, or none, runs beside another.
-ALONE := tests/hostile tests/sandbox tests/test_demo.py
+# What floods a machine, or counts what is on it, is alone; the rest runs two at a time.
+HOSTILE := acts egress import_floods processes sessions
+ALONE := tests/sandbox tests/test_demo.py $(HOSTILE:%=tests/hostile/test_%.py)
 
 # A shared machine can stall a test: what failed runs once more, alone, and must pass then.
 AGAIN = { echo "once more, alone, what failed:"; $(BIN)/python -m pytest -q --last-failed; }
