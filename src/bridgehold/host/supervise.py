@@ -26,6 +26,7 @@ from bridgehold.errors import ConfigError, HostUnavailableError
 from bridgehold.host import plans
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.layout import Layout
+from bridgehold.sandbox import slices
 from bridgehold.sandbox.view import open_view
 
 _END_SECONDS = 10.0
@@ -57,6 +58,7 @@ def run(layout: Layout, *, ready: Callable[[], None] | None = None, lifeline: in
     prepare_folders(layout, config)
     if os.getuid() == 0:
         open_view(plans.needed_paths(layout))
+    slices.shorten(reset_on_fork=False)  # for all four; the launcher keeps it from the sandboxes
     with _lock(layout):
         children, ready_read = _start(layout, config)
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError
-from bridgehold.sandbox import procfs, syscalls, userns
+from bridgehold.sandbox import procfs, slices, syscalls, userns
 from bridgehold.sandbox.bounds import Bounds
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.channel import Channel
@@ -141,6 +141,7 @@ def main() -> int:
     _hold_standard()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    slices.shorten(reset_on_fork=True)
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)
     control = socket.socket(fileno=arguments.fd_control)
