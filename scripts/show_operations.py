@@ -18,7 +18,8 @@ from pathlib import Path
 import bridgehold
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.host.config import load_config
-from bridgehold.host.faces.client import ClientSession, Host
+from bridgehold.host.faces.client import Host
+from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.host.layout import Layout, find_layout
 

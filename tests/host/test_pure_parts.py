@@ -9,8 +9,8 @@ from bridgehold.bridges.frames import FaultFrame
 from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, NotFoundError
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.logs import SessionLog
+from bridgehold.host.pipes import FrameBudget
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.host.workers import FrameBudget
 from bridgehold.policies.model import Limits
 from bridgehold.sandbox.values import ExitReport, Usage
 from bridgehold.sandbox.view import plan_view

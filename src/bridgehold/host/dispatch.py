@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused
+from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
@@ -27,19 +27,20 @@ from bridgehold.errors import (
     NotFoundError,
     UsageError,
 )
+from bridgehold.host import refusals
+from bridgehold.host.boots import StartOrder
 from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.calls import Stream
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.resources import ResourceRef, Resources
 from bridgehold.host.sessions import Session, SessionKey, Sessions
-from bridgehold.host.starts import StartOrder
 from bridgehold.host.tools.calls import ToolCalls
 from bridgehold.host.tools.offers import CallersOffer, Offers
 from bridgehold.host.tools.values import ToolContext
 from bridgehold.host.translate import fault_error
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
-from bridgehold.host.workers import Stream
 from bridgehold.ids import digest_bytes, is_name, is_operation, new_command_id
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
@@ -152,23 +153,27 @@ class Dispatch:
                 f"{request.operation[:80]!r} is not a command",
                 hint="A command is BRIDGE:OPERATION, such as python:execute.",
             )
-        refuse = _Refusal(self._journal, command, principal, request, bridge, operation, self._metrics)
+        refuse = refusals.Refusal(
+            self._journal, command, principal, request, bridge, operation, self._metrics
+        )
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
-            raise await refuse(_no_tenant(principal, request.tenant), DeniedError)
+            raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
         try:
             manifest = self._registry.manifest(target)
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
-            raise await refuse(_unknown(bridge, operation), DeniedError) from None
+            raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
         if manifest.foreign:
-            raise await refuse(_foreign(target), DeniedError)
+            raise await refuse(refusals.foreign(target), DeniedError)
         decision = decide_operation(grant, bridge, operation)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
         if not decision.allowed or (declared is None and bridge != _COMMON):
-            raise await refuse(decision if not decision.allowed else _unknown(bridge, operation), DeniedError)
+            raise await refuse(
+                decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
+            )
         if not self._within_rate(grant, target):
-            raise await refuse(_over_rate(grant), BudgetError)
+            raise await refuse(refusals.over_rate(grant), BudgetError)
         try:
             arguments = take_inline_keys(request.arguments, grant)
             if declared is not None:
@@ -326,89 +331,6 @@ def _place(plan: _Plan, session: Session) -> ResourceRef:
         session=session.id,
         session_name=session.key.name,
         tenant=session.key.tenant,
-    )
-
-
-class _Refusal:
-    """Writes one refusal and gives the error to raise; both carry rule, reason and source."""
-
-    def __init__(
-        self,
-        journal: JournalClient,
-        command: str,
-        principal: Principal,
-        request: CommandRequest,
-        bridge: str,
-        operation: str,
-        metrics: Metrics,
-    ) -> None:
-        self._metrics = metrics
-        self._journal = journal
-        self._command = command
-        self._principal = principal
-        self._request = request
-        self._bridge = bridge
-        self._operation = operation
-
-    def _event(self, decision: Decision) -> CommandRefused:
-        digest, _, text = preview(self._request.arguments, (), _PREVIEW_BYTES)
-        return CommandRefused(
-            tenant=self._request.tenant[:64],
-            principal=self._principal.name,
-            command=self._command,
-            bridge=self._bridge,
-            operation=f"{self._bridge}:{self._operation}",
-            rule=decision.rule,
-            reason=decision.reason[:500],
-            source=decision.source,
-            arguments_digest=digest,
-            arguments_preview=text,
-        )
-
-    async def __call__(
-        self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
-    ) -> BridgeholdError:
-        self._metrics.refused.inc()
-        reference = (await self._journal.append(self._event(decision))).ref
-        text = (
-            decision.reason if decision.rule == "arguments" else f"{decision.reason} [rule {decision.rule}]"
-        )
-        return kind(text, hint=hint or f"bridgehold why {reference}", where=decision.source, event=reference)
-
-
-def _no_tenant(principal: Principal, tenant: str) -> Decision:
-    return Decision(
-        allowed=False,
-        rule=f"principals.{principal.name}.tenants",
-        reason=f"{principal.name} may not act for tenant {tenant[:64]!r}",
-        source="config.toml",
-    )
-
-
-def _unknown(bridge: str, operation: str) -> Decision:
-    return Decision(
-        allowed=False,
-        rule="default-deny",
-        reason=f"{bridge}:{operation} is not granted",
-        source="",
-    )
-
-
-def _foreign(bridge: str) -> Decision:
-    return Decision(
-        allowed=False,
-        rule="foreign",
-        reason=f"{bridge} runs scripts of the operator's own, and only their own callers speak with them",
-        source="bridge.toml",
-    )
-
-
-def _over_rate(grant: Grant) -> Decision:
-    return Decision(
-        allowed=False,
-        rule="rate.commands_per_minute",
-        reason=f"more than {grant.rate.commands_per_minute} commands a minute",
-        source=str(grant.sources.get("rate.commands_per_minute", "")),
     )
 
 

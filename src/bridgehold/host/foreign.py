@@ -16,8 +16,8 @@ from bridgehold.bridges.legacy.bodies import FORMATS, Format
 from bridgehold.bridges.legacy.messages import Negotiation, Request, read_request
 from bridgehold.bridges.manifest import Foreign
 from bridgehold.errors import ConfigError, DeniedError, UsageError
+from bridgehold.host.boots import FOREIGN_PLACEHOLDER, Script
 from bridgehold.host.inline_keys import Arguments, split_keys
-from bridgehold.host.starts import FOREIGN_PLACEHOLDER, Script
 from bridgehold.ids import is_operation
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant

@@ -9,6 +9,7 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.errors import DeniedError, NotFoundError, UsageError
+from bridgehold.host.boots import Script, StartOrder
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.dispatch import OrderMaker
 from bridgehold.host.faces.protocol import ForeignEofParams, ForeignParams, ForeignSendParams
@@ -18,7 +19,6 @@ from bridgehold.host.ledger import Ledger
 from bridgehold.host.registry import Registry
 from bridgehold.host.relay import Relay
 from bridgehold.host.sessions import Session, SessionKey, Sessions
-from bridgehold.host.starts import Script, StartOrder
 from bridgehold.host.values import Principal
 from bridgehold.ids import parse_name, random_id
 from bridgehold.policies.model import Grant

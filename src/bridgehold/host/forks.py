@@ -6,14 +6,8 @@ import msgspec
 
 from bridgehold.audit.events import StartFellBack
 from bridgehold.errors import UnsupportedError
-from bridgehold.host.starts import (
-    LiveWorker,
-    Services,
-    StartOrder,
-    begin,
-    guarded,
-    prepare,
-)
+from bridgehold.host.boots import StartOrder
+from bridgehold.host.starts import LiveWorker, Services, begin, guarded, prepare
 from bridgehold.host.zygotes import NoZygoteError, Zygotes
 
 

@@ -11,7 +11,8 @@ from typing import Protocol
 import msgspec
 
 from bridgehold.errors import DeniedError
-from bridgehold.host.starts import LiveWorker, StartOrder
+from bridgehold.host.boots import StartOrder
+from bridgehold.host.starts import LiveWorker
 from bridgehold.policies.model import Grant
 
 KEY_NAMES = frozenset({"api_key", "apikey", "api-key", "access_token", "auth_token", "authorization"})

@@ -26,6 +26,7 @@ from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.artifacts import ArtifactStore
+from bridgehold.host.boots import StartOrder
 from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
@@ -42,18 +43,18 @@ from bridgehold.host.methods import Methods
 from bridgehold.host.observe import Metrics
 from bridgehold.host.orders import Orders
 from bridgehold.host.parked import ParkedStart, PoolLimits
+from bridgehold.host.pipes import FrameBudget
 from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.registry import Registry
 from bridgehold.host.resources import Resources
 from bridgehold.host.sessions import Sessions
-from bridgehold.host.starts import GatewayHandle, Services, StartOrder
+from bridgehold.host.starts import GatewayHandle, Services
 from bridgehold.host.tools.http import HttpTools
 from bridgehold.host.tools.offers import Offers
 from bridgehold.host.tools.process import ProcessTools
 from bridgehold.host.unified import Unified
-from bridgehold.host.workers import FrameBudget
 from bridgehold.host.zygote_rules import ZygoteLimits
 from bridgehold.host.zygotes import Zygotes
 from bridgehold.policies.model import Machine

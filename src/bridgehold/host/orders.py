@@ -8,10 +8,10 @@ from typing import Protocol
 
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import ConfigError, SecretError
+from bridgehold.host.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.environments import Environments
 from bridgehold.host.machine import system_paths
 from bridgehold.host.registry import Registry
-from bridgehold.host.starts import GATEWAY_PORT, StartOrder
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import worker_spec
 

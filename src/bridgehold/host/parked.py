@@ -17,7 +17,8 @@ from typing import Protocol
 import msgspec
 
 from bridgehold.errors import BridgeholdError, BusyError
-from bridgehold.host.starts import LiveWorker, Services, StartOrder, guarded, open_session
+from bridgehold.host.boots import StartOrder
+from bridgehold.host.starts import LiveWorker, Services, guarded, open_session
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
 

@@ -23,14 +23,14 @@ from bridgehold.errors import (
     LimitError,
     UsageError,
 )
+from bridgehold.host.boots import Script
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.faces.protocol import INPUT_CLOSED
 from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.held import why_ended
 from bridgehold.host.ledger import Ledger, Pending
+from bridgehold.host.pipes import PlainBytes
 from bridgehold.host.sessions import Session
-from bridgehold.host.starts import Script
-from bridgehold.host.workers import PlainBytes
 from bridgehold.policies.model import Decision
 from bridgehold.policies.units import format_ms
 

@@ -23,10 +23,11 @@ from bridgehold.errors import (
     NotFoundError,
     SessionEndedError,
 )
+from bridgehold.host.boots import StartOrder
+from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.observe import Metrics
-from bridgehold.host.starts import LiveWorker, Starter, StartOrder
+from bridgehold.host.starts import LiveWorker, Starter
 from bridgehold.host.values import SessionInfo
-from bridgehold.host.workers import Stream, ToolHandler
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport

@@ -19,10 +19,11 @@ from bridgehold.audit.events import ZygoteEnded, ZygoteStarted
 from bridgehold.bridges.frames import GuestFrame, StrayFrame, WarmedFrame, WarmFrame
 from bridgehold.errors import AttestationError, BridgeholdError, BusyError, CrashError, UnsupportedError
 from bridgehold.host import zygote_rules as rules
+from bridgehold.host.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.logs import SessionLog
-from bridgehold.host.starts import GATEWAY_PORT, LiveWorker, Services, StartOrder
+from bridgehold.host.pipes import GuestPipes
+from bridgehold.host.starts import LiveWorker, Services
 from bridgehold.host.warm_gateway import WarmGateway
-from bridgehold.host.workers import GuestPipes
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.spec import spec_digest, zygote_spec
 from bridgehold.sandbox.values import ExitReport, Launched, Resources, SandboxSpec

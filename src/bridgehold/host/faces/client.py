@@ -22,6 +22,7 @@ from bridgehold.host.faces.adapter import Adapter
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
 from bridgehold.host.faces.retry import with_retries
+from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.host.layout import Layout, default_layout
 from bridgehold.host.resources import ResourceRef
@@ -317,89 +318,6 @@ class Client:
             future.set_exception(from_info(answer.error))
         else:
             future.set_result(answer.result if answer.result is not msgspec.UNSET else msgspec.Raw(b"null"))
-
-
-class ClientSession:
-    """One session, from the caller's side: operations may be named without their bridge."""
-
-    def __init__(
-        self, client: Client, bridge: str, tenant: str, session_id: str, tools: tuple[Tool, ...] = ()
-    ) -> None:
-        self._tools = tools
-        self._client = client
-        self.bridge = bridge
-        self.tenant = tenant
-        self.id = session_id
-
-    async def call(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
-    ) -> Reply:
-        return await self._client.call(
-            self._full(operation),
-            arguments,
-            session=self.id,
-            tenant=self.tenant,
-            deadline_ms=deadline_ms,
-            tools=self._tools,
-        )
-
-    async def run(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        deadline_ms: int = 0,
-        retries: int = 0,
-        repeatable: bool = False,
-    ) -> Any:
-        """Its value; `retries` and `repeatable` as in `Client.run`."""
-
-        def call() -> Awaitable[Reply]:
-            return self.call(operation, arguments, deadline_ms=deadline_ms)
-
-        return (await with_retries(call, retries, repeatable=repeatable)).value
-
-    async def stream(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Chunks and progress as they come, then ``{"type": "result", "value": …}``."""
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        work = asyncio.ensure_future(
-            self._client.call(
-                self._full(operation),
-                arguments,
-                session=self.id,
-                tenant=self.tenant,
-                deadline_ms=deadline_ms,
-                on_event=queue.put_nowait,
-                tools=self._tools,
-            )
-        )
-        work.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            while (event := await queue.get()) is not None:
-                yield event
-            yield {"type": "result", "value": (await work).value}
-        finally:
-            work.cancel()
-
-    async def logs(self) -> str:
-        return await self._client.logs(self.id)
-
-    async def put(self, data: bytes | Path, *, name: str = "", media_type: str = "") -> Artifact:
-        """As `Client.put`, for the session's tenant."""
-        return await self._client.put(data, name=name, media_type=media_type, tenant=self.tenant)
-
-    async def get(self, digest: str, *, to: Path | None = None) -> bytes:
-        """As `Client.get`, for the session's tenant."""
-        return await self._client.get(digest, tenant=self.tenant, to=to)
-
-    async def files(self) -> list[Artifact]:
-        """As `Client.files`, for the session's tenant."""
-        return await self._client.files(tenant=self.tenant)
-
-    def _full(self, operation: str) -> str:
-        return operation if ":" in operation else f"{self.bridge}:{operation}"
 
 
 class Host(Client):

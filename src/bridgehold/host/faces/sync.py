@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bridgehold.host.artifacts import Artifact
-from bridgehold.host.faces.client import Client, ClientSession, Host, Progress
+from bridgehold.host.faces.client import Client, Host, Progress
+from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout
 from bridgehold.host.resources import ResourceRef

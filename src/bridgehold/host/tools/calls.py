@@ -25,8 +25,8 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.observe import Metrics
+from bridgehold.host.pipes import GuestPipes
 from bridgehold.host.tools.values import Offered, ToolContext, ToolSource, ToolSpec
-from bridgehold.host.workers import GuestPipes
 from bridgehold.policies.decide import decide_tool
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.policies.units import format_ms

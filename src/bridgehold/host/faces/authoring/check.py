@@ -10,7 +10,8 @@ import msgspec
 from bridgehold.bridges.adapters import adapter_source
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.faces.client import Client, ClientSession
+from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.session import ClientSession
 
 _STRANGE = {"__bridgehold_check__": 1}
 

@@ -18,7 +18,8 @@ from typing import Literal
 
 from bridgehold.audit.read import read_all
 from bridgehold.host.faces.bench.figures import Figure, figure, spread
-from bridgehold.host.faces.client import ClientSession, Host
+from bridgehold.host.faces.client import Host
+from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.layout import Layout, find_layout
 from bridgehold.ids import LOCAL_TENANT
 

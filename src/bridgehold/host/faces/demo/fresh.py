@@ -8,7 +8,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bridgehold.host.faces.client import Client, ClientSession
+from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.session import ClientSession
 from bridgehold.ids import LOCAL_TENANT
 
 COUNT = 200

@@ -1,8 +1,6 @@
-"""One worker seen from the host: bytes from its pipes, bounded and made frames; calls and replies.
+"""The pipes of one worker, seen from the host: hostile bytes, bounded and made frames.
 
-The guest is hostile: its bytes pass `bridges.wire` before anything is believed, frames beyond the
-rate are not read, a reply to an unknown id is dropped and counted, and nothing it sends decides
-how it ended.
+They pass `bridges.wire` before anything is believed, and frames beyond the rate are not read.
 """
 
 from __future__ import annotations
@@ -13,42 +11,18 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from bridgehold.bridges.frames import (
-    CallFrame,
-    CancelFrame,
-    ChunkFrame,
-    FaultFrame,
     GuestFrame,
     HostFrame,
-    ProgressFrame,
-    ReadyFrame,
-    ResultFrame,
     StrayFrame,
-    ToolCallFrame,
-    ToolFact,
-    WarmedFrame,
 )
-from bridgehold.bridges.wire import BOOT_ID, FrameReader, encode
+from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.logs import SessionLog
-from bridgehold.host.translate import fault_error
 from bridgehold.policies.model import MIB, Limits, Rate
-
-Stream = Callable[[ChunkFrame | ProgressFrame], None]
-
-
-class ToolHandler(Protocol):
-    """Who answers the tool calls of one command."""
-
-    @property
-    def facts(self) -> tuple[ToolFact, ...]: ...
-
-    def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
-        """Begin one. What was wrong with it; empty where nothing."""
-
 
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
@@ -315,109 +289,3 @@ class GuestPipes:
                 self._loop.add_reader(descriptor, callback)
 
         self._loop.call_later(min(seconds, 1.0), resume)
-
-
-class GuestCalls:
-    """Calls in flight on one worker: ids out, typed frames back, each to its own caller only."""
-
-    def __init__(self, on_violation: Callable[[str], None]) -> None:
-        self._next_id = 1
-        self._waiting: dict[int, asyncio.Future[ResultFrame | FaultFrame]] = {}
-        self._streams: dict[int, Stream] = {}
-        self._tools: dict[int, tuple[ToolHandler, GuestPipes]] = {}
-        self._on_violation = on_violation
-        self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
-        self._failure: BridgeholdError | None = None
-
-    def deliver(self, frame: GuestFrame | StrayFrame) -> None:
-        """Give `frame` to whoever waits for it; a stray one is dropped and reported."""
-        if isinstance(frame, StrayFrame):
-            self._on_violation(f"a {frame.kind} for call {frame.id}, which nobody waits for ({frame.reason})")
-        elif isinstance(frame, ReadyFrame):
-            self.ready.set_result(frame)
-        elif isinstance(frame, WarmedFrame):
-            self._on_violation("a zygote's frame")
-        elif isinstance(frame, ToolCallFrame):
-            self._call_tool(frame)
-        elif isinstance(frame, ProgressFrame | ChunkFrame):
-            stream = self._streams.get(frame.id)
-            if stream is not None:
-                stream(frame)
-        elif frame.id == BOOT_ID and isinstance(frame, FaultFrame):
-            self.ready.set_exception(fault_error(frame, where="start-up"))
-        else:
-            future = self._waiting.pop(frame.id, None)
-            if future is not None and not future.done():
-                future.set_result(frame)
-
-    def _call_tool(self, frame: ToolCallFrame) -> None:
-        handler, pipes = self._tools.get(frame.id, (None, None))
-        wrong = "a tool call of a command without tools"
-        if handler is not None and pipes is not None:
-            wrong = handler.accept(frame, pipes)
-        if wrong:
-            self._on_violation(wrong)
-
-    def fail(self, error: BridgeholdError) -> None:
-        """End every call in flight, and every later one, with `error`."""
-        self._failure = self._failure or error
-        _fail(self.ready, error)
-        for future in self._waiting.values():
-            _fail(future, error)
-        self._waiting.clear()
-
-    async def wait_quiet(self, seconds: float) -> None:
-        """Wait until no call is in flight, at most `seconds`."""
-        if self._waiting:
-            await asyncio.wait(self._waiting.values(), timeout=seconds)
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._waiting)
-
-    async def call(
-        self,
-        pipes: GuestPipes,
-        command: str,
-        args: dict[str, object],
-        *,
-        deadline_ms: int,
-        stream: Stream | None,
-        tools: ToolHandler | None = None,
-    ) -> ResultFrame | FaultFrame:
-        """Send one call and wait for its reply. Cancelled: the guest is asked to stop."""
-        if self._failure is not None:
-            raise self._failure
-        call_id = self._next_id
-        self._next_id += 1
-        future: asyncio.Future[ResultFrame | FaultFrame] = asyncio.get_running_loop().create_future()
-        self._waiting[call_id] = future
-        if stream is not None:
-            self._streams[call_id] = stream
-        if tools is not None:
-            self._tools[call_id] = (tools, pipes)
-        facts = tools.facts if tools is not None else ()
-        pipes.reader.expect(call_id)
-        try:
-            await pipes.send(
-                CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
-            )
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            with contextlib.suppress(BridgeholdError, TimeoutError):
-                await asyncio.wait_for(pipes.send(CancelFrame(id=call_id)), 1.0)
-            raise
-        except BridgeholdError:
-            self._waiting.pop(call_id, None)  # it was never sent: nobody will answer it
-            raise
-        finally:
-            self._streams.pop(call_id, None)
-            self._tools.pop(call_id, None)
-            if future.done():
-                self._waiting.pop(call_id, None)
-
-
-def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # a call nobody awaits any more is no defect
