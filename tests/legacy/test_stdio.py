@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hostile.stage import Stage
+from hostile.stage import MANIFEST, POLICY, Stage
 from legacy.peer import Peer, stdio_command
 
 CODES = {"crash": 33, "protocol": 34, "session_ended": 37}
@@ -222,3 +222,90 @@ def test_two_workers_share_one_host(host: Stage, tmp_path: Path, started: list[P
     assert len(sessions) == 3
     assert sessions <= {info.id for info in host.client.sessions()}
     assert all(os.getpgid(peer.process.pid) for peer in peers)
+
+
+ASKER = """
+from bridgehold_sdk import Bridge, ToolError, operation
+
+class Hostile(Bridge):
+    @operation()
+    def act(self, code):
+        names = {"tools": self.tools, "ToolError": ToolError, "result": {}}
+        exec(compile(code, "act", "exec"), names)
+        return names["result"]
+"""
+
+
+@pytest.fixture
+def asker(host: Stage, tmp_path: Path, started: list[Peer]) -> Peer:
+    name = host.bridge(manifest=MANIFEST.split("[operations.report]")[0])
+    (host.layout.bridges / name / "hostile.py").write_text(ASKER)
+    (host.layout.policies / f"{name}.toml").write_text(POLICY + '[tools]\nallow = ["*"]\n')
+    found = start(host, tmp_path, started, bridge=name)
+    found.handshake()
+    return found
+
+
+def declare(peer: Peer) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tools = [{"tool_id": "double", "description": "Twice", "parameters": schema}, {"name": "other"}]
+    assert peer.ask(1, "register_tools", {"tools": tools})["result"]["tools"] == ["double", "other"]
+
+
+def respond(peer: Peer, call: dict[str, object], **said: object) -> None:
+    body = {"type": "rpc_response", "rpc_id": call["rpc_id"], **said}
+    peer.send_body(msgspec.json.encode(body))
+
+
+def test_a_callers_tools_are_called_back_on_the_same_pipe(asker: Peer) -> None:
+    declare(asker)
+    asker.send(2, "act", {"code": "result['x'] = tools['double'](n=21)"})
+    call = asker.receive()
+    assert (call["type"], call["tool_id"], call["args"], call["kwargs"]) == (
+        "rpc_call",
+        "double",
+        [],
+        {"n": 21},
+    )
+    respond(asker, {"rpc_id": 999}, status="ok", result=0)  # nobody waits for it
+    respond(asker, call, status="ok", result=42)
+    assert asker.receive()["result"] == {"x": 42}
+
+
+def test_a_callers_error_and_a_refused_argument_reach_the_bridge(asker: Peer) -> None:
+    declare(asker)
+    code = "try: tools['double'](n=%s)\nexcept ToolError as error: result.update(code=error.code, text=str(error))"
+    asker.send(2, "act", {"code": code % 1})
+    call = asker.receive()
+    respond(asker, call, status="error", error={"type": "KeyError", "message": "no such", "stacktrace": "…"})
+    said = asker.receive()["result"]
+    assert (said["code"], "KeyError: no such" in said["text"]) == ("application", True)
+    assert asker.ask(3, "act", {"code": code % "'x'"})["result"]["code"] == "usage"
+
+
+def test_many_commands_that_all_wait_for_tools_do_not_block_their_answers(asker: Peer) -> None:
+    declare(asker)
+    for number in range(2, 70):
+        asker.send(number, "act", {"code": f"result['x'] = tools['double'](n={number})"})
+    answers = {}
+    while len(answers) < 68:
+        frame = asker.receive()
+        if frame.get("type") == "rpc_call":
+            respond(asker, frame, status="ok", result=2 * frame["kwargs"]["n"])
+        else:
+            answers[frame["id"]] = frame
+    good = {number: one["result"]["x"] for number, one in answers.items() if one["success"]}
+    assert len(good) >= 60
+    assert all(value == 2 * number for number, value in good.items())
+    refused = [one["error"] for one in answers.values() if not one["success"]]
+    assert all(error.startswith("busy: ") for error in refused)
+
+
+@pytest.mark.parametrize(
+    "tools", [None, "x", [{"name": "A B"}], [{"name": "x", "parameters": {"$ref": "y"}}], [{}] * 65]
+)
+def test_tools_that_can_not_be_are_refused(asker: Peer, tools: object) -> None:
+    said = asker.ask(1, "register_tools", {"tools": tools})
+    if said["success"]:  # their form is fine, and the first command says what is not
+        said = asker.ask(2, "act", {"code": ""})
+    assert said["error"].startswith("usage: ")

@@ -16,6 +16,7 @@ RequestId = _Number | _Short | None
 
 NEGOTIATION = "protocol_negotiation"
 SELECTED = "protocol_selected"
+RPC_CALL, RPC_RESPONSE = "rpc_call", "rpc_response"
 _MAX_ERROR = 500
 _EXITED = b'{"type":"bridgehold_exited",'
 
@@ -49,6 +50,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     transport_ok: bool
     application_ok: bool
     error: str = ""
+
+
+class RpcAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller says a call back of ours came to; with `error` where it failed."""
+
+    rpc_id: int
+    result: object = None
+    error: str = ""
+
+
+class _RpcBody(msgspec.Struct, frozen=True):
+    rpc_id: _Number
+    status: _Short = "ok"
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _RequestBody(msgspec.Struct, frozen=True):
@@ -91,6 +107,35 @@ def read_request(body: bytes) -> Request | Negotiation:
     if not isinstance(args, dict):
         raise ProtocolError("args is not an object", where=str(told.id))
     return Request(id=told.id, command=told.command, args=args, format=written_in)
+
+
+def read_rpc_answer(body: bytes) -> RpcAnswer | None:
+    """An ``rpc_response``; None for any other frame. Raises `ProtocolError` for a broken one."""
+    if b"rpc_id" not in body:
+        return None
+    told = decode(body, _RequestBody)
+    if told.command is not msgspec.UNSET or told.type not in (RPC_RESPONSE, msgspec.UNSET):
+        return None
+    answer, written_in = decode(body, _RpcBody), format_of(body)
+    if answer.error is not msgspec.UNSET or answer.status != "ok":
+        raw = b"" if answer.error is msgspec.UNSET else bytes(answer.error)
+        return RpcAnswer(rpc_id=answer.rpc_id, error=_rpc_error(raw, written_in))
+    raw = b"" if answer.result is msgspec.UNSET else bytes(answer.result)
+    return RpcAnswer(rpc_id=answer.rpc_id, result=decode_values(raw, written_in) if raw else None)
+
+
+def _rpc_error(raw: bytes, written_in: Format) -> str:
+    """``{type, message, stacktrace}``, or a text."""
+    told = decode_values(raw, written_in) if raw else None
+    if isinstance(told, dict):
+        told = f"{told.get('type', 'error')}: {told.get('message', '')}"
+    return str(told or "the caller's tool failed")[:_MAX_ERROR]
+
+
+def rpc_call(number: int, tool: str, arguments: dict[str, object], written_in: Format) -> bytes:
+    """Ask the caller to run one of its tools."""
+    asked = {"type": RPC_CALL, "rpc_id": number, "tool_id": tool, "args": [], "kwargs": arguments}
+    return encode(asked, written_in)
 
 
 def read_id(body: bytes) -> int | str | None:

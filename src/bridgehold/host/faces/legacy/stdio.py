@@ -14,15 +14,21 @@ from typing import Any
 from bridgehold.bridges.legacy import messages
 from bridgehold.bridges.legacy.bodies import FORMATS, Format, format_of
 from bridgehold.bridges.legacy.frames import pack
-from bridgehold.errors import BridgeholdError, CancelledError, SessionEndedError, UsageError
+from bridgehold.errors import BridgeholdError, BusyError, CancelledError, SessionEndedError, UsageError
 from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.legacy.callbacks import Callbacks
 from bridgehold.host.faces.legacy.commands import Step, error_text, recreation, translate
 from bridgehold.host.faces.legacy.held import HeldSession
 from bridgehold.host.faces.legacy.pipes import PipeOut
 from bridgehold.host.faces.legacy.values import Outcome
 
 _AT_ONCE = 64
-"""Requests that run or wait; beyond that the caller's pipe fills."""
+"""Requests that run or wait; beyond that the caller's pipe fills, or they are refused where tools wait."""
+
+
+def _busy(body: bytes) -> bytes:
+    error = BusyError(f"{_AT_ONCE} requests already run or wait")
+    return messages.failure(messages.read_id(body), error_text(error), format_of(body))
 
 
 class Worker:
@@ -49,10 +55,18 @@ class Worker:
         self._running: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self.ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._callbacks = Callbacks(lambda data: pipe.put(pack(data)))
         self._session = self._open()
 
     async def take(self, body: bytes) -> None:
-        """One frame of the caller's. It is answered in a task of its own."""
+        """One frame of the caller's, answered in a task of its own; a tool's answer goes to who waits."""
+        answer = messages.read_rpc_answer(body)
+        if answer is not None:
+            self._callbacks.settle(answer)
+            return
+        if self._callbacks.tools and self._room.locked():  # an answer may stand behind it, and must be read
+            self._pipe.put(pack(_busy(body)))
+            return
         await self._room.acquire()
         task = asyncio.create_task(self._answer(body))
         self._running.add(task)
@@ -112,6 +126,8 @@ class Worker:
     async def _run(self, request: messages.Request) -> object:
         if request.format not in self._formats:
             raise UsageError(f"this worker takes no {request.format}", hint="See its --format.")
+        if request.command == "register_tools":
+            return self._callbacks.register(request.args, request.format)
         step = translate(self._bridge, request.command, request.args)
         session = await self._session.id()
         if step.own == "ping":
@@ -138,7 +154,13 @@ class Worker:
         for key, value in step.arguments.items():
             if isinstance(value, bytes):
                 raise UsageError(f"the argument {key[:80]!r} is binary", hint="Send it as base64 text.")
-        return await self._client.run(step.operation, step.arguments, session=session, tenant=self._tenant)
+        return await self._client.run(
+            step.operation,
+            step.arguments,
+            session=session,
+            tenant=self._tenant,
+            tools=self._callbacks.tools,
+        )
 
     def _ping(self, args: dict[str, object], session: str) -> dict[str, object]:
         """Not a command: it is true as long as the session lives, and waits behind nothing."""
