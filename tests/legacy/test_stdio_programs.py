@@ -29,7 +29,9 @@ class PlayedHost:
         finally:
             self.ended.append(session)
 
-    async def run(self, operation: str, args: dict[str, Any], *, session: str, tenant: str) -> Any:
+    async def run(
+        self, operation: str, args: dict[str, Any], *, session: str, tenant: str, tools: tuple[Any, ...]
+    ) -> Any:
         self.calls.append(operation)
         programs = self.sessions[session]
         name = operation.partition(":")[2]
