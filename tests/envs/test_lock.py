@@ -65,7 +65,7 @@ def test_everything_else_is_refused_with_file_line_and_remedy(line, says):
     with pytest.raises(DependencyError, match=says) as caught:
         parse_lock(f"{GOOD}# a comment\n{line}\n", "requirements.lock")
     assert caught.value.where == "requirements.lock:5"
-    assert "uv pip compile" in caught.value.hint
+    assert "bridge lock" in caught.value.hint
 
 
 def test_an_option_hidden_behind_a_continuation_is_refused():

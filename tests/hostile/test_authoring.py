@@ -181,3 +181,44 @@ def test_a_lock_is_resolved_with_hashes_and_names_no_index(home: Path) -> None:
     said = run(home, "bridge", "lock", "toy")
     assert (said.returncode != 0, "Traceback" in said.stderr) == (True, False)
     assert (folder / "requirements.lock").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-e ./evil",
+        "./evil",
+        "evil @ file://{evil}",
+        "evil @ git+file://{evil}",
+        "--index-url http://127.0.0.1:9/simple",
+        "-r other.in",
+        "--no-binary :all:",
+        "six --config-settings=x=y",
+        "six \\\n-e ./evil",
+    ],
+)
+def test_a_lock_never_runs_what_a_bridge_asks_for(home: Path, line: str) -> None:
+    """A resolver asks a source tree what it needs by running its code."""
+    run(home, "bridge", "new", "toy")
+    folder = home / "config/bridges/toy"
+    manifest = folder / "bridge.toml"
+    manifest.write_text(
+        manifest.read_text().replace(
+            "[resources", 'requirements = "requirements.in"\nlock = "requirements.lock"\n[resources', 1
+        )
+    )
+    evil, mark = folder / "evil", home / "mark"
+    evil.mkdir()
+    (evil / "setup.py").write_text(
+        f"open({str(mark)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='evil', version='1')\n"
+    )
+    (folder / "other.in").write_text("-e ./evil\n")
+    (folder / "uv.toml").write_text('index-url = "http://127.0.0.1:9/simple"\n')
+    (folder / "requirements.in").write_text(line.format(evil=evil) + "\n")
+    (folder / "requirements.lock").write_text("")
+    said = run(home, "bridge", "lock", "toy")
+    assert said.returncode != 0
+    assert "requirements.in:1" in said.stderr
+    assert "by name" in said.stderr
+    assert not mark.exists()
+    assert (folder / "requirements.lock").read_text() == ""

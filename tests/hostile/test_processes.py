@@ -19,7 +19,7 @@ from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
 from bridgehold.host.layout import Layout
-from hostile.stage import make_home, start_host, stop_host
+from hostile.stage import Stage, make_home, start_host, stop_host
 
 pytestmark = pytest.mark.hostile
 NAMES = {
@@ -104,6 +104,48 @@ def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, bus
     assert report.integrity.ok, report.first_bad
     kinds = [entry.kind for entry in read_all(layout.audit)]
     assert kinds.count("journal.opened") == 2
+
+
+def test_an_operators_tool_ends_with_the_host_whatever_it_does(layout: Layout) -> None:
+    """A thread that hangs, and signals that it ignores, keep no process alive behind a host that was killed."""
+    layout.config_file.write_text('[tools.hang]\nentry = "endless:hang"\ntimeout_s = 60\n')
+    folder = layout.config / "tools"
+    folder.mkdir(mode=0o755)
+    writable = layout.config.parent / "marks"
+    writable.mkdir()
+    writable.chmod(0o777)  # the tool has the host's own kernel uid
+    mark = writable / "pid"
+    (folder / "endless.py").write_text(
+        "import os, pathlib, time\n"
+        "def hang():\n"
+        f"    pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\n"
+        "    while True: time.sleep(60)\n"
+    )
+    host = start_host(layout)
+    with SyncClient.connect(layout.socket) as client:
+        bridge = Stage(kind="root", layout=layout, client=client, supervisor=host.pid).bridge()
+        with (layout.policies / f"{bridge}.toml").open("a") as policy:
+            policy.write('[tools]\nallow = ["hang"]\n')
+        code = layout.bridges / bridge / "hostile.py"
+        code.write_text(code.read_text().replace('"result": {}', '"result": {}, "bridge": self'))
+
+        def run() -> None:
+            with contextlib.suppress(BridgeholdError):
+                client.run(f"{bridge}:act", {"code": "bridge.tools['hang']()"})
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not mark.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        tool = psutil.Process(int(mark.read_text()))
+        below = tree(host.pid)
+        assert tool in below
+        os.kill(process(host.pid, "host").pid, signal.SIGKILL)
+        host.wait(20)
+        assert wait_gone([tool, *below]) == []
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def _live(cgroup: str) -> bool:

@@ -223,10 +223,13 @@ class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
 
 
 class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
-    """Bytes of a tenant's were handed out; once for each reader that began at their start."""
+    """A part of a tenant's bytes was handed out."""
 
     digest: str
     size_bytes: int
+    """Of the whole."""
+    offset: int
+    length: int
 
 
 class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):

@@ -58,20 +58,26 @@ def _method(operation: Operation) -> str:
     properties = operation.arguments.get("properties")
     required = operation.arguments.get("required")
     schemas = properties if isinstance(properties, dict) else {}
-    names = [name for name in schemas if name.isidentifier() and not keyword.iskeyword(name)]
+    names = [name for name in schemas if name.isidentifier() and not _taken(name)]
     needed = [name for name in names if isinstance(required, list) and name in required]
     rest = [name for name in names if name not in needed]
     parameters = [f"{name}: {_type(schemas[name])}" for name in needed]
     parameters += [f"{name}: {_optional(_type(schemas[name]))} = None" for name in rest]
     listed = "".join(f",\n        {parameter}" for parameter in parameters)
+    name = f"{operation.name}_" if keyword.iskeyword(operation.name) else operation.name
     star = ",\n        *" if parameters else ""
-    given = "".join(f"{name!r}: {name}, " for name in names)
+    given = "".join(f"{one!r}: {one}, " for one in names)
     return (
-        f"\n    async def {operation.name}(\n        self{star}{listed},\n    ) -> {_result(operation)}:\n"
+        f"\n    async def {name}(\n        self{star}{listed},\n    ) -> {_result(operation)}:\n"
         f"        {operation.summary!r}\n"
         f"        result: {_result(operation)} = await self._run({operation.name!r}, {{{given}}})\n"
         "        return result\n"
     )
+
+
+def _taken(name: str) -> bool:
+    """Whether a parameter can't be called so; such an argument goes by `Client.run`."""
+    return keyword.iskeyword(name) or name == "self"
 
 
 def _type(schema: object) -> str:

@@ -1,7 +1,9 @@
 """Bytes by digest, per tenant, with a quota: what outlives a session.
 
 A file is written beside its place and renamed into it, so that what is there is whole; its name is what
-its bytes hash to. No other tenant's bytes are found, whatever digest is asked for.
+its bytes hash to. No other tenant's bytes are found, whatever digest is asked for. One change of a tenant's
+at a time is let in by who calls (`faces.artifacts`): a part that is appended while its upload is hashed
+would make a file that is not what its name says.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from bridgehold.policies.units import format_size
 
 MOST_UPLOADS = 64
 """Under way at once, of one tenant."""
+MOST_ARTIFACTS = 10_000
+"""Of one tenant: each has files of its own, however few its bytes are."""
 PART_BYTES = 8 * 1024 * 1024
 _LONGEST_NAME = 200
 _STALE_SECONDS = 3600.0
@@ -53,14 +57,20 @@ class ArtifactStore:
         under_way = [path for path in folder.glob("*.part") if not _removed_if_stale(path)]
         if len(under_way) >= MOST_UPLOADS:
             raise BudgetError(f"{MOST_UPLOADS} uploads of {tenant} are under way")
+        if sum(1 for _ in folder.glob(f"*{_META}")) >= MOST_ARTIFACTS:
+            raise BudgetError(
+                f"{tenant} keeps {MOST_ARTIFACTS} artifacts already",
+                hint="Remove some: `bridgehold artifacts rm`.",
+            )
         upload = secrets.token_hex(12)
         os.close(os.open(folder / f"{upload}.part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return upload
 
     def append(self, tenant: str, upload: str, data: bytes) -> int:
-        """The upload's bytes so far. Raises `BudgetError` past the tenant's quota, and forgets it then."""
+        """The upload's bytes so far. Raises `LimitError`, `BudgetError`; the upload is forgotten then."""
         path = self._part(tenant, upload)
         if len(data) > PART_BYTES:
+            path.unlink(missing_ok=True)
             raise LimitError(f"a part has at most {format_size(PART_BYTES)}")
         if self.used(tenant) + len(data) > self._quota:
             path.unlink(missing_ok=True)
@@ -76,6 +86,7 @@ class ArtifactStore:
         """Keep it. The same bytes are kept once, under their first name."""
         path = self._part(tenant, upload)
         if len(name) > _LONGEST_NAME or not (name.isprintable() and media_type.isprintable()):
+            path.unlink(missing_ok=True)
             raise UsageError(f"a name has at most {_LONGEST_NAME} printable characters", where="name")
         with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

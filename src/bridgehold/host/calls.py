@@ -46,6 +46,7 @@ class GuestCalls:
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[ResultFrame | FaultFrame]] = {}
         self._streams: dict[int, Stream] = {}
+        self._aside: set[int] = set()
         self._tools: dict[int, tuple[ToolHandler, GuestPipes]] = {}
         self._on_violation = on_violation
         self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
@@ -69,6 +70,7 @@ class GuestCalls:
             self.ready.set_exception(fault_error(frame, where="start-up"))
         else:
             future = self._waiting.pop(frame.id, None)
+            self._aside.discard(frame.id)
             if future is not None and not future.done():
                 future.set_result(frame)
 
@@ -90,12 +92,14 @@ class GuestCalls:
 
     async def wait_quiet(self, seconds: float) -> None:
         """Wait until no call is in flight, at most `seconds`."""
-        if self._waiting:
-            await asyncio.wait(self._waiting.values(), timeout=seconds)
+        waiting = [future for number, future in self._waiting.items() if number not in self._aside]
+        if waiting:
+            await asyncio.wait(waiting, timeout=seconds)
 
     @property
     def in_flight(self) -> int:
-        return len(self._waiting)
+        """Calls that are a session's work."""
+        return len(self._waiting.keys() - self._aside)
 
     async def call(
         self,
@@ -106,14 +110,20 @@ class GuestCalls:
         deadline_ms: int,
         stream: Stream | None,
         tools: ToolHandler | None = None,
+        aside: bool = False,
     ) -> ResultFrame | FaultFrame:
-        """Send one call and wait for its reply. Cancelled: the guest is asked to stop."""
+        """Send one call and wait for its reply. Cancelled: the guest is asked to stop.
+
+        `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
+        """
         if self._failure is not None:
             raise self._failure
         call_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[ResultFrame | FaultFrame] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = future
+        if aside:
+            self._aside.add(call_id)
         if stream is not None:
             self._streams[call_id] = stream
         if tools is not None:
@@ -137,6 +147,7 @@ class GuestCalls:
             self._tools.pop(call_id, None)
             if future.done():
                 self._waiting.pop(call_id, None)
+                self._aside.discard(call_id)
 
 
 def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:

@@ -125,6 +125,7 @@ class Dispatch:
                 offered=offered,
                 journal=self._journal,
                 metrics=self._metrics,
+                on_degraded=self._on_degraded,
             )
             self._chains[command] = (*chain, session.id)
             try:

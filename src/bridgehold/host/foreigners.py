@@ -16,6 +16,7 @@ from bridgehold.host.faces.protocol import ForeignEofParams, ForeignParams, Fore
 from bridgehold.host.foreign import formats_of, script_inside
 from bridgehold.host.held import held
 from bridgehold.host.ledger import Ledger
+from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.relay import Relay
 from bridgehold.host.sessions import Session, SessionKey, Sessions
@@ -35,6 +36,7 @@ class Foreigners:
         journal: JournalClient,
         make_order: OrderMaker,
         scripts: Mapping[str, str],
+        metrics: Metrics,
         on_degraded: Callable[[str], None],
     ) -> None:
         """`scripts`: by bridge, the one folder that its scripts lie in."""
@@ -43,6 +45,7 @@ class Foreigners:
         self._journal = journal
         self._make_order = make_order
         self._scripts = scripts
+        self._metrics = metrics
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay] = {}
         self._rates: dict[tuple[str, str], TokenBucket] = {}
@@ -75,7 +78,7 @@ class Foreigners:
                 session,
                 formats=formats_of(manifest.foreign),
                 protocol=script.protocol,
-                ledger=Ledger(session, principal.name, self._journal, self._on_degraded),
+                ledger=Ledger(session, principal.name, self._journal, self._metrics, self._on_degraded),
                 rate=self._rate(session.order.grant),
                 emit=emit,
             )

@@ -12,11 +12,14 @@ from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefuse
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
+from bridgehold.host.observe import Metrics
 from bridgehold.host.sessions import Session
 from bridgehold.ids import digest_bytes, new_command_id
 from bridgehold.policies.model import Decision
 
 _PREVIEW_BYTES = 2_000
+SCRIPT = "script"
+"""As which operation metrics count a foreign script's commands: their names are the caller's own."""
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,8 +34,14 @@ class Ledger:
     """Writes for one session. `arguments` never hold a key by the time they come here."""
 
     def __init__(
-        self, session: Session, principal: str, journal: JournalClient, on_degraded: Callable[[str], None]
+        self,
+        session: Session,
+        principal: str,
+        journal: JournalClient,
+        metrics: Metrics,
+        on_degraded: Callable[[str], None],
     ) -> None:
+        self._metrics = metrics
         self._session = session
         self._principal = principal
         self._journal = journal
@@ -90,6 +99,7 @@ class Ledger:
             arguments_digest=digest,
             arguments_preview=text,
         )
+        self._metrics.refused.inc()
         reference = (await self._journal.append(event)).ref
         return kind(
             f"{decision.reason} [rule {decision.rule}]",
@@ -115,6 +125,11 @@ class Ledger:
         else:
             before, self._session.cpu_us = self._session.cpu_us, usage.cpu_us
             cpu_us, peak = max(0, usage.cpu_us - before), usage.memory_peak_bytes
+        if answer is not None:
+            code = "" if answer.application_ok else "application"
+        else:
+            code = failure.code if failure is not None else "crash"
+        self._metrics.command(self._session.key.bridge, SCRIPT, code, ms / 1000, cpu_us)
         reason = failure.message if failure else answer.error if answer else ""
         outcome = CommandOutcome(
             tenant=self._session.key.tenant,

@@ -135,17 +135,10 @@ class HostProcess:
         """Join the parts: nothing is started yet."""
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
-        weights = {name: section.weights for name, section in self._config.bridges.items()}
-        shapes = {name: section.shape for name, section in self._config.providers.items()}
         scripts = {n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts}
-        orders = Orders(registry, environments, peers.keeper, weights, shapes, scripts)
-        sections = self._config.tools
-        places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
-        entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
-        self._tools = ProcessTools(self._layout.config / "tools", entries)
+        orders = self._orders(registry, environments, peers, scripts)
         store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
         artifacts = Artifacts(store, peers.journal)
-        offers = Offers(sections, HttpTools(peers.keeper, places), self._tools, (inside_tools(), artifacts))
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -179,7 +172,7 @@ class HostProcess:
             launcher=peers.launcher,
             keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
-            offers=offers,
+            offers=self._offers(peers, artifacts),
             resources=resources,
             metrics=metrics,
             on_degraded=self._degraded,
@@ -190,6 +183,7 @@ class HostProcess:
             journal=peers.journal,
             make_order=orders.make,
             scripts=scripts,
+            metrics=metrics,
             on_degraded=self._degraded,
         )
         methods = Methods(
@@ -216,6 +210,21 @@ class HostProcess:
         return sessions, SocketServer(
             listener, principals, {**methods.table(), **unified.table(), **artifacts.table()}, refuse
         )
+
+    def _orders(
+        self, registry: Registry, environments: Environments, peers: Peers, scripts: dict[str, str]
+    ) -> Orders:
+        weights = {name: section.weights for name, section in self._config.bridges.items()}
+        shapes = {name: section.shape for name, section in self._config.providers.items()}
+        return Orders(registry, environments, peers.keeper, weights, shapes, scripts)
+
+    def _offers(self, peers: Peers, artifacts: Artifacts) -> Offers:
+        """The operator's tools, and the host's own."""
+        sections = self._config.tools
+        places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
+        entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
+        self._tools = ProcessTools(self._layout.config / "tools", entries)
+        return Offers(sections, HttpTools(peers.keeper, places), self._tools, (inside_tools(), artifacts))
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]

@@ -5,8 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from bridgehold.bridges.frames import FaultFrame
-from bridgehold.errors import BridgeholdError, CommandTimeoutError, DeniedError, UsageError
+from bridgehold.errors import (
+    BridgeholdError,
+    CommandTimeoutError,
+    DeniedError,
+    ProtocolError,
+    UnsupportedError,
+    UsageError,
+)
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.protocol import (
@@ -31,7 +40,7 @@ from bridgehold.host.tools.caller import CallerTools, ToolReplyParams
 from bridgehold.host.tools.offers import CallersOffer
 from bridgehold.host.tools.values import ToolSpec
 from bridgehold.host.translate import fault_error
-from bridgehold.host.values import CommandRequest, Principal, Reply, SessionInfo
+from bridgehold.host.values import CommandRequest, Principal, Profile, Reply, SessionInfo
 from bridgehold.host.zygotes import ZygoteInfo
 from bridgehold.ids import parse_name, random_id
 from bridgehold.sandbox.control import LauncherClient
@@ -171,19 +180,24 @@ class Methods:
     async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
         """Where the worker spends its time, by samples of its stacks; its own word, not the kernel's."""
         session = self._find(principal, params.session)
+        if session.worker.relaying:
+            raise UnsupportedError("a script of one's own can't be asked for a profile")
         seconds = min(max(params.seconds, 0.1), _LONGEST_PROFILE)
         arguments: dict[str, object] = {"seconds": seconds}
         deadline = seconds + _PROFILE_GRACE
         try:
             async with asyncio.timeout(deadline):
                 frame = await session.worker.call(
-                    "common:profile", arguments, deadline_ms=int(deadline * 1000)
+                    "common:profile", arguments, deadline_ms=int(deadline * 1000), aside=True
                 )
         except TimeoutError:
             raise CommandTimeoutError("the worker gave no profile of itself") from None
         if isinstance(frame, FaultFrame):
             raise fault_error(frame, where="profile")
-        return frame.result
+        try:
+            return msgspec.convert(frame.result, type=Profile)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
     async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
         """End every session of a bridge or tenant (or all) politely; those that are busy first finish."""

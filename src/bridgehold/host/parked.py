@@ -169,11 +169,12 @@ class ParkedStart:
                     order = await make_order(tenant, bridge, "", "")
                     current = self._pool(order)
                     found = await versions(tenant)
-                    if pool.secrets and pool.secrets != found:
-                        self._drain(pool, "a secret of its tenant has changed")
+                    changed = bool(pool.secrets) and pool.secrets != found
                     pool.secrets = found
-                    if current is not None and (current is not pool or not pool.ready):
-                        self._fill(current, order)
+                    if changed:
+                        self._drain(pool, "a secret of its tenant has changed")
+                    if current is not None and (changed or current is not pool):
+                        self._fill(current, order)  # once: what fails to be parked is not tried for ever
                 except BridgeholdError as error:
                     self._drain(pool, f"no session would be given it: {error.message}")
 

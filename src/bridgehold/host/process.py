@@ -13,8 +13,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
-def harden(*, parent: int, die_with_parent: bool = True) -> None:
-    """Forbid core files and ptrace by others; end when `parent` (a pid) ends.
+def harden(*, parent: int, die_with_parent: bool = True, last: signal.Signals = signal.SIGTERM) -> None:
+    """Forbid core files and ptrace by others; end when `parent` (a pid) ends, by the signal `last`.
 
     Raises `UnsupportedError` where the kernel refuses, so that nothing runs half-protected.
     """
@@ -24,7 +24,7 @@ def harden(*, parent: int, die_with_parent: bool = True) -> None:
         raise UnsupportedError("this kernel refuses PR_SET_DUMPABLE")
     if not die_with_parent:
         return
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+    if libc.prctl(_PR_SET_PDEATHSIG, last, 0, 0, 0) != 0:
         raise UnsupportedError("this kernel refuses PR_SET_PDEATHSIG")
     if os.getppid() != parent:  # it ended before the signal was asked for
         raise SystemExit(0)

@@ -13,7 +13,8 @@ import msgspec
 from bridgehold.bridges.manifest import Manifest, Operation
 from bridgehold.errors import NotFoundError, UsageError
 
-MOST_PER_SESSION = 10_000
+MOST_PER_SESSION, MOST_PER_TENANT = 10_000, 50_000
+"""Beyond that a resource is there, and found by its session only: the host remembers no more."""
 _LONGEST_ID = 200
 Act = Literal["create", "execute", "delete", "configure"]
 _EFFECTS: dict[Act, tuple[str, ...]] = {
@@ -57,10 +58,15 @@ class Resources:
         held = self._held.setdefault(place.session, {})
         if operation.effect == "delete":
             held.pop((operation.resource, found), None)
-        elif found and len(held) < MOST_PER_SESSION:
+        elif found and len(held) < MOST_PER_SESSION and self._of(place.tenant) < MOST_PER_TENANT:
             held[operation.resource, found] = msgspec.structs.replace(
                 place, id=found, kind=operation.resource
             )
+
+    def _of(self, tenant: str) -> int:
+        """How many of a tenant's are remembered."""
+        held = (one for one in self._held.values() if one)
+        return sum(len(one) for one in held if next(iter(one.values())).tenant == tenant)
 
     def forget(self, session: str) -> None:
         self._held.pop(session, None)
@@ -108,7 +114,7 @@ def resource_id(operation: Operation, arguments: Mapping[str, object], result: o
     if operation.effect == "create" and isinstance(result, dict):
         said = [result.get(f"{operation.resource}_id"), result.get(operation.id_field), result.get("id")]
     for one in (*said, arguments.get(operation.id_field)):
-        if isinstance(one, str) and 0 < len(one) <= _LONGEST_ID:
+        if isinstance(one, str) and 0 < len(one) <= _LONGEST_ID and one.isprintable():
             return one
     return ""
 

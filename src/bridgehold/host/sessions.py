@@ -36,6 +36,9 @@ QUEUE_BOUND = 64
 """Commands that may wait for one session; more are refused as busy."""
 
 
+_LOOK_SECONDS = 0.02
+
+
 class SessionKey(msgspec.Struct, frozen=True, order=True):
     tenant: str
     bridge: str
@@ -170,8 +173,9 @@ class Session:
         """Politely, once nothing runs; after `seconds` anyway. New commands are refused meanwhile."""
         self.draining = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self._turn:
-                pass
+            async with asyncio.timeout(seconds):
+                while self.busy and self.alive:  # noqa: ASYNC110 - a script's commands wake nobody
+                    await asyncio.sleep(_LOOK_SECONDS)
         await self.close(reason)
 
     async def wait_ended(self) -> BridgeholdError:

@@ -115,9 +115,16 @@ class LiveWorker:
         deadline_ms: int,
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
+        aside: bool = False,
     ) -> ResultFrame | FaultFrame:
         return await self.calls.call(
-            self._live_pipes(), command, args, deadline_ms=deadline_ms, stream=stream, tools=tools
+            self._live_pipes(),
+            command,
+            args,
+            deadline_ms=deadline_ms,
+            stream=stream,
+            tools=tools,
+            aside=aside,
         )
 
     def relay(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:

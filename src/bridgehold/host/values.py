@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
@@ -51,6 +53,27 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
     degraded: bool = False
     """The outcome could not be written to the audit although the command ran."""
+
+
+class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    stack: Annotated[str, msgspec.Meta(max_length=20_000)]
+    samples: Annotated[int, msgspec.Meta(ge=0)]
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class LineShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    line: Annotated[str, msgspec.Meta(max_length=1_000)]
+    samples: Annotated[int, msgspec.Meta(ge=0)]
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker says of its own stacks: its own word, of a known form."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+    samples: Annotated[int, msgspec.Meta(ge=0)]
+    stacks: Annotated[list[StackShare], msgspec.Meta(max_length=1_000)]
+    lines: Annotated[list[LineShare], msgspec.Meta(max_length=1_000)]
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,8 +72,15 @@ class _RequestBody(msgspec.Struct, frozen=True):
     type: _Short | msgspec.UnsetType = msgspec.UNSET
     command: _Short | msgspec.UnsetType = msgspec.UNSET
     args: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _NegotiationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No command passes as a negotiation: a script may read more of a frame than we do."""
+
+    type: _Short
     supported: tuple[_Short, ...] = ()
     preferred: _Short = ""
+    timestamp: object = None
 
 
 class _AnswerBody(msgspec.Struct, frozen=True):
@@ -97,7 +104,8 @@ def read_request(body: bytes) -> Request | Negotiation:
     """A caller's frame. Raises `ProtocolError`."""
     told = decode(body, _RequestBody)
     if told.type == NEGOTIATION:
-        return Negotiation(supported=told.supported, preferred=told.preferred)
+        offer = decode(body, _NegotiationBody)
+        return Negotiation(supported=offer.supported, preferred=offer.preferred)
     if not isinstance(told.command, str):
         raise ProtocolError("a frame without a command", where=str(told.id))
     written_in = format_of(body)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +19,7 @@ from bridgehold.host.tools.values import ToolContext, ToolSpec
 from bridgehold.host.values import Principal
 from bridgehold.ids import LOCAL_TENANT
 
+T = TypeVar("T")
 _INSIDE_BYTES = 512 * 1024
 """Of one part that a bridge sends or gets: what any session's frames hold."""
 
@@ -50,6 +53,8 @@ class Artifacts:
     def __init__(self, store: ArtifactStore, journal: JournalClient) -> None:
         self._store = store
         self._journal = journal
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def table(self) -> dict[str, Method]:
         return {
@@ -70,9 +75,13 @@ class Artifacts:
 
     async def remove(self, principal: Principal, params: GetParams, _emit: Emit) -> Artifact:
         tenant = _for(principal, params.tenant)
-        found = await asyncio.to_thread(self._store.remove, tenant, params.digest)
-        await self._changed(tenant, principal.name, "removed", found)
-        return found
+
+        async def remove() -> Artifact:
+            found = await asyncio.to_thread(self._store.remove, tenant, params.digest)
+            await self._changed(tenant, principal.name, "removed", found)
+            return found
+
+        return await self._in_turn(tenant, remove)
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
         """As a tool's source: for the session's own tenant only."""
@@ -91,30 +100,50 @@ class Artifacts:
         except (binascii.Error, ValueError):
             raise UsageError("the data is no base64", where="data") from None
         store = self._store
-        upload = params.upload or await asyncio.to_thread(store.begin, tenant)
-        size = await asyncio.to_thread(store.append, tenant, upload, data)
-        if not params.last:
-            return {"upload": upload, "size_bytes": size}
-        made = await asyncio.to_thread(
-            store.finish, tenant, upload, name=params.name, media_type=params.media_type
-        )
-        await self._changed(tenant, principal, "kept", made)
-        said: dict[str, object] = msgspec.to_builtins(made)
-        return said
+
+        async def put() -> dict[str, object]:
+            upload = params.upload or await asyncio.to_thread(store.begin, tenant)
+            size = await asyncio.to_thread(store.append, tenant, upload, data)
+            if not params.last:
+                return {"upload": upload, "size_bytes": size}
+            made = await asyncio.to_thread(
+                store.finish, tenant, upload, name=params.name, media_type=params.media_type
+            )
+            await self._changed(tenant, principal, "kept", made)
+            said: dict[str, object] = msgspec.to_builtins(made)
+            return said
+
+        return await self._in_turn(tenant, put)
 
     async def _get(self, tenant: str, principal: str, params: GetParams) -> dict[str, object]:
         found = await asyncio.to_thread(self._store.stat, tenant, params.digest)
         data = await asyncio.to_thread(self._store.read, tenant, params.digest, params.offset, params.length)
-        if params.offset == 0:
-            event = ArtifactRead(
-                tenant=tenant, principal=principal, digest=found.digest, size_bytes=found.size_bytes
-            )
-            await self._journal.append(event)
+        event = ArtifactRead(
+            tenant=tenant,
+            principal=principal,
+            digest=found.digest,
+            size_bytes=found.size_bytes,
+            offset=params.offset,
+            length=len(data),
+        )
+        await self._journal.append(event)
         return {
             **msgspec.to_builtins(found),
             "offset": params.offset,
             "data": base64.b64encode(data).decode(),
         }
+
+    async def _in_turn(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
+        """One change of a tenant's at a time, to its end, even where who asked is gone: a thread goes on."""
+
+        async def alone() -> T:
+            async with self._turns.setdefault(tenant, asyncio.Lock()):
+                return await change()
+
+        task = asyncio.create_task(alone())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     async def _changed(self, tenant: str, principal: str, action: str, one: Artifact) -> None:
         event = ArtifactChanged(

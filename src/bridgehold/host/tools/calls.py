@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ToolIntent, ToolOutcome, ToolRefused
@@ -48,7 +49,10 @@ class ToolCalls:
         offered: Offered,
         journal: JournalClient,
         metrics: Metrics,
+        on_degraded: Callable[[str], None],
     ) -> None:
+        """`on_degraded`: an outcome couldn't be written, although its tool ran."""
+        self._on_degraded = on_degraded
         self._metrics = metrics
         self._grant = grant
         self._context = context
@@ -193,8 +197,10 @@ class ToolCalls:
             result_digest=digest if failure is None else "",
             result_bytes=size if failure is None else 0,
         )
-        with contextlib.suppress(BridgeholdError):
+        try:
             await self._journal.append(outcome, durable=False)
+        except BridgeholdError as error:
+            self._on_degraded(f"a tool's outcome could not be written: {error.message}")
 
 
 def _failed(frame: ToolCallFrame, error: BridgeholdError) -> ToolReplyFrame:

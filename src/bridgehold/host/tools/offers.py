@@ -35,6 +35,8 @@ class Offers:
         self._sources = {"http": http, "process": process}
         self._specs = {name: spec_of(name, section) for name, section in sections.items()}
         check_tools(tuple(self._specs.values()))
+        if taken := sorted(set(self._own) & set(self._specs)):
+            raise UsageError(f"the host itself has a tool {taken[0]!r}", where=f"tools.{taken[0]}")
 
     def of(self, tenant: str, bridge: str, callers: CallersOffer | None) -> Offered:
         """All that a command of `tenant` with `bridge` may call. Raises `UsageError` for the caller's."""

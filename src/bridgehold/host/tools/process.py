@@ -1,7 +1,8 @@
-"""Tools that are the operator's own functions, each in a process of its own: never in the host's.
+"""Tools that are the operator's own functions, in processes of their own: never in the host's.
 
-The process is started at the first call and serves several at once, on threads. One that is late takes
-its process with it: a thread can't be stopped, and what it may still do is not waited for.
+One for each tool and tenant, started at its first call; it serves several at once, on threads, and leaves
+when it is not used. A call that is late, or whose command has ended, takes its process with it: a thread
+can't be stopped. So what one tenant does to a tool reaches no other tenant's calls.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from bridgehold.host.tools.values import ToolContext, ToolSpec
 
 MOST_BYTES = 4 * 1024 * 1024
 """Of one answer."""
+_IDLE_SECONDS = 60.0
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 
 
@@ -36,14 +39,20 @@ class _Process:
         self._process = process
         self._waiting: dict[int, asyncio.Future[object]] = {}
         self._made = 0
+        self._used = time.monotonic()
         self._reading = asyncio.create_task(self._read())
 
     @property
     def alive(self) -> bool:
         return not self._reading.done()
 
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
     async def call(self, request: dict[str, object]) -> object:
         self._made += 1
+        self._used = time.monotonic()
         number = self._made
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -56,6 +65,10 @@ class _Process:
             raise CrashError("the tool's process ended", retry="same") from None
         finally:
             del self._waiting[number]
+            self._used = time.monotonic()
+
+    def unused_for(self, seconds: float) -> bool:
+        return time.monotonic() - self._used >= seconds * 0.9  # timers may be early by a tick
 
     async def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -91,22 +104,29 @@ class _Process:
 class ProcessTools:
     """`entries`: by tool, its ``module:function``, importable from `folder`."""
 
-    def __init__(self, folder: Path, entries: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, entries: Mapping[str, str], *, idle_seconds: float = _IDLE_SECONDS
+    ) -> None:
         self._folder = folder
         self._entries = entries
-        self._processes: dict[str, asyncio.Task[_Process]] = {}
+        self._idle_seconds = idle_seconds
+        self._processes: dict[tuple[str, str], asyncio.Task[_Process]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
-        process = await self._running(tool.name)
         request = {"arguments": arguments, "context": msgspec.to_builtins(context)}
         if len(msgspec.json.encode(request)) > MOST_BYTES:
             raise LimitError(f"the arguments of {tool.name} take more than {MOST_BYTES} bytes")
+        key = (tool.name, context.tenant)
+        process = await self._running(key)
         try:
             return await process.call(request)
         except asyncio.CancelledError:
-            self._processes.pop(tool.name, None)
-            await asyncio.shield(process.end())
+            self._processes.pop(key, None)
+            await asyncio.shield(self._end(process))
             raise
+        finally:
+            asyncio.get_running_loop().call_later(self._idle_seconds, self._leave, key, process)
 
     async def stop(self) -> None:
         """End every process."""
@@ -115,12 +135,28 @@ class ProcessTools:
         for task in tasks:
             with contextlib.suppress(OSError):
                 await (await task).end()
+        if self._ending:
+            await asyncio.wait(self._ending)
 
-    async def _running(self, name: str) -> _Process:
-        task = self._processes.get(name)
+    def _end(self, process: _Process) -> asyncio.Task[None]:
+        task = asyncio.create_task(process.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
+
+    def _leave(self, key: tuple[str, str], process: _Process) -> None:
+        """Some time after a call: end the process where no other call has come since."""
+        task = self._processes.get(key)
+        current = task is not None and task.done() and not task.exception() and task.result() is process
+        if current and process.idle and process.unused_for(self._idle_seconds):
+            del self._processes[key]
+            self._end(process)
+
+    async def _running(self, key: tuple[str, str]) -> _Process:
+        task = self._processes.get(key)
         if task is None or (task.done() and (task.exception() or not task.result().alive)):
-            task = asyncio.create_task(self._start(name))
-            self._processes[name] = task
+            task = asyncio.create_task(self._start(key[0]))
+            self._processes[key] = task
         return await asyncio.shield(task)
 
     async def _start(self, name: str) -> _Process:
@@ -130,6 +166,7 @@ class ProcessTools:
             await asyncio.create_subprocess_exec(
                 *argv,
                 self._entries[name],
+                str(os.getpid()),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=None,

@@ -1,6 +1,7 @@
-"""Runs one of the operator's functions: ``python -m bridgehold.host.tools.worker FOLDER MODULE:FUNCTION``.
+"""Runs one of the operator's functions: ``python -m … FOLDER MODULE:FUNCTION PID-OF-THE-HOST``.
 
-Requests and answers are lines of JSON. What the function prints goes to standard error, the host's log.
+Requests and answers are lines of JSON. What the function prints goes to standard error, the host's log. It
+ends with the host, however that ends, and whatever a function is doing then.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ import importlib
 import inspect
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from bridgehold.host.process import harden
+
 _THREADS = 16
 
 
 def main() -> None:
-    folder, entry = sys.argv[1:3]
+    folder, entry, parent = sys.argv[1:4]
+    harden(parent=int(parent), last=signal.SIGKILL)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.path.insert(0, folder)
@@ -32,9 +37,10 @@ def main() -> None:
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for line in sys.stdin:
-            pool.submit(serve, json.loads(line))
+    pool = ThreadPoolExecutor(_THREADS)
+    for line in sys.stdin:
+        pool.submit(serve, json.loads(line))
+    os._exit(0)  # nobody waits for what still runs
 
 
 def _load(entry: str) -> tuple[Callable[..., Any] | None, str]:

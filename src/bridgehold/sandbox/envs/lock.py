@@ -19,10 +19,7 @@ from bridgehold.sandbox.envs.values import Interpreter, Lock, Pin
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_PINS = 2_000
-REMEDY = (
-    "Make the lock anew: uv pip compile --universal --only-binary :all: --generate-hashes "
-    "--no-header --no-annotate --no-emit-index-url requirements.in -o requirements.lock"
-)
+REMEDY = "Make the lock anew: `bridgehold bridge lock NAME`."
 _LINE = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:\[[A-Za-z0-9._,\s-]*\])?\s*==\s*"
     r"(?P<version>[^\s;=@,*]+)\s*(?:;\s*(?P<marker>.+?))?(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})+)"

@@ -7,11 +7,9 @@ LiteLLM (seconds slower at the first call); with keywords it takes its native cl
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else LiteLLM asks the network at import
@@ -20,6 +18,7 @@ import dspy
 from dspy_models import Models
 from dspy_optimise import compile_program, examples, make_metric
 from dspy_programs import Program, make_program, serialise
+from dspy_running import each, streamed
 from dspy_signatures import check_inputs, describe_signature, make_signature
 
 from bridgehold_sdk import Bridge, InvalidInput, Provider, Session, Store, operation
@@ -122,7 +121,10 @@ class DSPyBridge(Bridge):
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
         program = self.programs.get(program_id)
         check_inputs(program.signature, inputs, program_id)
-        return (yield from self._streamed(program, inputs, lm))
+        started = time.perf_counter()
+        with self._model(program, lm):
+            prediction = yield from streamed(program.module, inputs)
+        return self._ran(program, prediction, started)
 
     @operation(effect="run", resource="program", id_field="program_id")
     def execute_batch(
@@ -349,32 +351,9 @@ class DSPyBridge(Bridge):
         started = time.perf_counter()
         with self._model(program, lm):
             prediction = program.module(**inputs)
-        program.executions += 1
-        program.last_executed = time.time()
-        return {**serialise(prediction), "execution_time": time.perf_counter() - started}
+        return self._ran(program, prediction, started)
 
-    def _streamed(
-        self, program: Program, inputs: dict[str, Any], lm: str
-    ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-        started = time.perf_counter()
-        listeners = [
-            dspy.streaming.StreamListener(field, predict=predictor, predict_name=name, allow_reuse=True)
-            for name, predictor in program.module.named_predictors()
-            for field, info in predictor.signature.output_fields.items()
-            if info.annotation is str
-        ]
-        prediction: Any = None
-        with self._model(program, lm):
-            run = dspy.streamify(program.module, stream_listeners=listeners, async_streaming=False)
-            for event in run(**inputs):
-                if isinstance(event, dspy.Prediction):
-                    prediction = event
-                elif isinstance(event, dspy.streaming.StreamResponse):
-                    yield {
-                        "module": event.predict_name,
-                        "field": event.signature_field_name,
-                        "text": event.chunk,
-                    }
+    def _ran(self, program: Program, prediction: Any, started: float) -> dict[str, Any]:
         program.executions += 1
         program.last_executed = time.time()
         return {**serialise(prediction), "execution_time": time.perf_counter() - started}
@@ -382,23 +361,7 @@ class DSPyBridge(Bridge):
     def _each(
         self, items: list[Any], threads: int, one: Callable[[Any], dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """One result for each item, in order; an item that fails says so and stops no other."""
-        results: list[dict[str, Any]] = [{} for _ in items]
-        with ThreadPoolExecutor(max_workers=threads) as pool:
-            running = {
-                pool.submit(contextvars.copy_context().run, one, item): number
-                for number, item in enumerate(items)
-            }
-            try:
-                for count, done in enumerate(as_completed(running), 1):
-                    error = done.exception()
-                    failed = {"error": {"type": type(error).__name__, "message": str(error)[:2000]}}
-                    results[running[done]] = failed if error else done.result()
-                    self.progress(count, len(items), "done")
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return results
+        return each(items, threads, one, lambda done, total: self.progress(done, total, "done"))
 
     def _binding(self, model: str, provider: str) -> tuple[str, Provider]:
         """The provider by name, by the model's prefix, or the only one that is granted."""

@@ -18,13 +18,10 @@ import pandas as pd
 from array_wire import array_dtype, decode_array, describe_array, encode_array
 from frame_bounds import MAX_KEPT, check_bytes, check_shape, frame_bytes
 from frame_casts import cast, column_array
-from frame_cells import encode_cell
-from frame_columns import count_missing, null_of
+from frame_facts import column_facts, index_facts
 from frame_wire import (
     decode_frame,
-    encode_cells,
     encode_frame,
-    encode_index,
     from_csv,
     from_records,
     json_bytes,
@@ -103,8 +100,8 @@ class PandasBridge(Bridge):
         frame = self.frames.get(frame_id)
         return {
             **self._summary(frame_id, frame),
-            "index": _index_facts(frame.table.index),
-            "columns": [_column_facts(frame.table, at) for at in range(len(frame.table.columns))],
+            "index": index_facts(frame.table.index),
+            "columns": [column_facts(frame.table, at) for at in range(len(frame.table.columns))],
         }
 
     @operation(effect="create", resource="frame", id_field="id")
@@ -406,45 +403,3 @@ def _fitting(part: Any, rows: int, layout: str, most: int, cut: str) -> tuple[di
 def _pieces(text: str) -> Generator[str, None, None]:
     for start in range(0, len(text), CHUNK_BYTES):
         yield text[start : start + CHUNK_BYTES]
-
-
-def _index_facts(index: Any) -> dict[str, Any]:
-    if isinstance(index, pd.RangeIndex):
-        return encode_index(index)
-    names = [plain_name(name) for name in index.names]
-    kinds = [str(index.get_level_values(level).dtype) for level in range(index.nlevels)]
-    return {"names": names, "dtypes": kinds, "unique": bool(index.is_unique)}
-
-
-def _column_facts(table: Any, at: int) -> dict[str, Any]:
-    """Dtype, missing cells by kind, distinct values, and the figures of numbers."""
-    series = table.iloc[:, at]
-    facts: dict[str, Any] = {
-        "name": plain_name(table.columns[at]),
-        "dtype": str(series.dtype),
-        "null": null_of(str(series.dtype)),
-        "missing": count_missing(series),
-        "bytes": int(series.memory_usage(index=False, deep=True)),
-    }
-    try:
-        facts["distinct"] = int(series.nunique(dropna=True))
-    except TypeError:  # cells that can't be hashed
-        facts["distinct"] = None
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        facts["categories"] = len(series.dtype.categories)
-        facts["ordered"] = bool(series.dtype.ordered)
-    elif pd.api.types.is_numeric_dtype(series.dtype) and str(series.dtype) not in {"bool", "boolean"}:
-        facts["figures"] = _figures(series)
-    elif str(series.dtype).startswith(("datetime64", "timedelta64")) and series.notna().any():
-        facts["first"], facts["last"] = encode_cells(pd.Series([series.min(), series.max()]))
-    return facts
-
-
-def _figures(series: Any) -> dict[str, Any]:
-    there = series.dropna().astype("float64")
-    names = ("mean", "std", "min", "max")
-    figures = {name: encode_cell(float(getattr(there, name)())) for name in names} if len(there) else {}
-    for name, share in (("25%", 0.25), ("50%", 0.5), ("75%", 0.75)):
-        if len(there):
-            figures[name] = encode_cell(float(there.quantile(share)))
-    return figures

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
 from uv import find_uv_bin
 
 from bridgehold.bridges.manifest import Manifest
@@ -12,6 +14,7 @@ from bridgehold.errors import DependencyError, UsageError
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.sources import default_sources
 
+_COMMENT = re.compile(r"(?:^|\s)#.*$")
 _SECONDS = 300
 
 
@@ -31,15 +34,50 @@ def lock(manifest: Manifest, python: str) -> int:
     return len(pins)
 
 
+def read_requirements(text: str, file: str) -> tuple[str, ...]:
+    """What a `requirements.in` asks for, by name only.
+
+    A resolver runs the code of what it is pointed at: a folder (an editable one even where it is told to
+    build nothing), an archive, a repository. And a file of requirements may hold options. So none of these
+    reaches it. Raises `DependencyError` with ``file:line``.
+    """
+    found = []
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = _COMMENT.sub("", raw).strip()
+        if not line:
+            continue
+        try:
+            asked = Requirement(line)
+        except InvalidRequirement:
+            asked = None
+        if asked is None or asked.url is not None:
+            raise DependencyError(
+                f"{line[:200]!r} is not a package by name",
+                where=f"{file}:{number}",
+                hint="One a line, like `name>=1.2`: no options, folders, archives or repositories.",
+            )
+        found.append(str(asked))
+    return tuple(found)
+
+
 def resolve(requirements: Path, python: str) -> str:
-    """The lock's text. Raises `DependencyError` with what the resolver said."""
-    argv = [find_uv_bin(), "pip", "compile", str(requirements), "--generate-hashes", "--only-binary", ":all:"]
+    """The lock's text. Raises `DependencyError` with what is asked wrongly or what the resolver said."""
+    asked = read_requirements(requirements.read_text(encoding="utf-8"), str(requirements))
+    argv = [find_uv_bin(), "pip", "compile", "-", "--generate-hashes", "--only-binary", ":all:"]
     argv += ["--python-version", python, "--no-header", "--no-annotate", "--no-emit-index-url"]
     argv += ["--no-emit-find-links", "--quiet", "--system-certs"]
     for folder in default_sources().folders:
         argv += ["--find-links", str(folder)]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            argv,
+            input="".join(f"{line}\n" for line in asked),
+            cwd="/",  # a uv.toml or pyproject.toml of the bridge's is not the operator's
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise DependencyError(
             f"the resolver took longer than {_SECONDS} s", where=str(requirements)

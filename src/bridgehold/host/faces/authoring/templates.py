@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import re
 
 from bridgehold.host.faces.authoring.scripts import Handler, ScriptFacts
 
@@ -118,6 +119,7 @@ def new_bridge(name: str, folder: str) -> dict[str, str]:
 
 def bridge_from(name: str, folder: str, script: str, facts: ScriptFacts) -> dict[str, str]:
     """A draft that has the script's commands as operations, and says what is to be filled in."""
+    script = re.sub(r"[^\w. -]", "_", script, flags=re.ASCII)
     summary = f"The commands of {script}"
     known = {"name": name, "title": _title(name), "summary": summary, "folder": folder}
     module = f"{_module(name)}_bridge"
@@ -139,11 +141,11 @@ def bridge_from(name: str, folder: str, script: str, facts: ScriptFacts) -> dict
 
 def _operation(handler: Handler) -> str:
     properties: dict[str, object] = {key: {} for key in (*handler.required, *handler.optional)}
-    listed = ", ".join(f"{key} = {{}}" for key in properties)
-    text = f"\n[operations.{handler.name}]\nsummary = {json.dumps(handler.summary or handler.name)}\n"
+    listed = ", ".join(f"{_quoted(key)} = {{}}" for key in properties)
+    text = f"\n[operations.{handler.name}]\nsummary = {_quoted(handler.summary or handler.name)}\n"
     text += f'effect = "{handler.effect}"\n[operations.{handler.name}.arguments]\n'
     if handler.required:
-        text += f"required = {json.dumps(list(handler.required))}\n"
+        text += f"required = [{', '.join(map(_quoted, handler.required))}]\n"
     return text + (f"properties = {{ {listed} }}\n" if listed else "properties = {}\n")
 
 
@@ -162,6 +164,11 @@ def _class(known: dict[str, str], script: str, handlers: tuple[Handler, ...]) ->
             f'        raise NotImplementedError("the body of {script}\'s {handler.name} belongs here")\n'
         )
     return text
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: JSON's escapes are its own but for what is beyond the first plane."""
+    return json.dumps("".join(c if c.isprintable() else " " for c in text), ensure_ascii=False)
 
 
 def _module(name: str) -> str:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from bridgehold.host.faces.cli.render import err, out, print_json, table
+from bridgehold.host.faces.cli.render import err, out, plain, print_json, table
 from bridgehold.host.faces.client import Client, connect
 from bridgehold.host.observe import OperationFigures
 from bridgehold.host.values import SessionInfo
@@ -43,7 +43,7 @@ def profile(
         print_json(found)
     elif collapsed:
         for row in found["stacks"]:
-            typer.echo(f"{row['stack']} {row['samples']}")
+            typer.echo(f"{plain(row['stack'])} {row['samples']}")
     else:
         rows = [(f"{row['share']:.0%}", str(row["samples"]), row["line"]) for row in found["lines"][:_ROWS]]
         table(f"{found['samples']} samples in {found['seconds']:.1f} s", ("share", "samples", "where"), rows)

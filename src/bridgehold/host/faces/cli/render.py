@@ -17,6 +17,11 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def plain(text: str) -> str:
+    """`text` for a terminal: what is not printable is spelled out, whoever wrote it."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout, nothing else."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
@@ -32,11 +37,11 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(msgspec.json.encode(error.info()).decode() + "\n")
         return
-    err.print(f"[bold red]{error.code}[/]: {escape(error.message)}", soft_wrap=True)
+    err.print(f"[bold red]{error.code}[/]: {escape(plain(error.message))}", soft_wrap=True)
     if error.where:
-        err.print(f"  where  {escape(error.where)}", soft_wrap=True)
+        err.print(f"  where  {escape(plain(error.where))}", soft_wrap=True)
     if error.hint and not error.hint.startswith("bridgehold why"):
-        err.print(f"  remedy {escape(error.hint)}", soft_wrap=True)
+        err.print(f"  remedy {escape(plain(error.hint))}", soft_wrap=True)
     if error.event:
         err.print(f"  more   bridgehold why {error.event}", soft_wrap=True)
 
@@ -46,7 +51,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for column in columns:
         view.add_column(column, overflow="fold")
     for row in rows:
-        view.add_row(*(escape(cell) for cell in row))
+        view.add_row(*(escape(plain(cell)) for cell in row))
     out.print(view)
 
 
