@@ -62,6 +62,8 @@ class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     grant: str
     start: str
     name: str = ""
+    recovers: str = ""
+    """The session that lost its worker, and whose resources are made again in this one."""
 
 
 class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
@@ -148,6 +150,8 @@ class CommandIntent(Event, frozen=True, kw_only=True, tag="command.intent"):
     deadline_ms: int
     resource: str = ""
     parent: str = ""
+    replays: str = ""
+    """The command of a lost session that this one repeats."""
 
 
 class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):

@@ -47,6 +47,7 @@ from bridgehold.host.pipes import FrameBudget
 from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
+from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
 from bridgehold.host.resources import Resources
 from bridgehold.host.sessions import Sessions
@@ -150,11 +151,12 @@ class HostProcess:
         self._make_order = orders.make
         resources = Resources()
         metrics = Metrics()
+        recovery = Recovery(resources, metrics)
         sessions = Sessions(
             self._parked,
             peers.journal,
             bound=self._config.host.max_sessions,
-            on_end=resources.forget,
+            losses=recovery,
             metrics=metrics,
         )
         self._gateways = GatewayOpener(
@@ -162,18 +164,18 @@ class HostProcess:
             keeper=peers.keeper,
             audit=peers.journal,
             budgets=spent_before(self._layout),
-            current_command=sessions.current_command,
+            current_command=sessions.calling_out,
             on_degraded=self._degraded,
         )
         dispatch = Dispatch(
             registry=registry,
             sessions=sessions,
             journal=peers.journal,
-            launcher=peers.launcher,
             keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
             offers=self._offers(peers, artifacts),
             resources=resources,
+            recovery=recovery,
             metrics=metrics,
             on_degraded=self._degraded,
         )
