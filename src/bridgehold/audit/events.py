@@ -57,6 +57,15 @@ class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refu
     where: str
 
 
+class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
+    """Keys only, never values. `digest`: of the configuration that holds from here on."""
+
+    digest: str
+    applied: tuple[str, ...]
+    waiting: tuple[str, ...]
+    """Changed too, and left for a restart."""
+
+
 class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     bridge: str
     grant: str

@@ -37,7 +37,9 @@ class _Lost:
 class Recovery:
     """One per host. Holds arguments, never keys: a command that was given one is not repeated."""
 
-    def __init__(self, resources: Resources, metrics: Metrics) -> None:
+    def __init__(self, resources: Resources, metrics: Metrics, wanted: Callable[[str, str], bool]) -> None:
+        """`wanted`: whether a tenant's sessions with a bridge are made again."""
+        self._wanted = wanted
         self._resources = resources
         self._metrics = metrics
         self._records: dict[str, Record] = {}
@@ -59,8 +61,9 @@ class Recovery:
     def ended(self, session: Session) -> None:
         """`session` is over. Told once, before another of its name is opened."""
         record = self._records.pop(session.id, Record())
-        session.outlook = _outlook(record) if session.lost else ""
-        if not session.lost or record.spoiled or not record.steps:
+        wanted = self._wanted(session.key.tenant, session.key.bridge)
+        session.outlook = _outlook(record) if session.lost and wanted else ""
+        if not wanted or not session.lost or record.spoiled or not record.steps:
             self._bytes -= record.size_bytes
             self._resources.forget(session.id)
             self.drop(session.key)

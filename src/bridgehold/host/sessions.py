@@ -259,7 +259,7 @@ class Sessions:
         self._losses = losses
         self._starter = starter
         self._journal = journal
-        self._bound = bound
+        self.bound = bound
         self._open: dict[SessionKey, Session] = {}
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
         self._ending: dict[SessionKey, Session] = {}
@@ -298,7 +298,7 @@ class Sessions:
         wanted = await make_order(new_session_id())
         order = self._starter.claim(wanted)
         concurrent = self._count(key)
-        if concurrent > order.grant.rate.concurrency or len(self) > self._bound:
+        if concurrent > order.grant.rate.concurrency or len(self) > self.bound:
             raise BusyError(
                 f"{key.tenant} already has {concurrent - 1} sessions with {key.bridge} open",
                 hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
