@@ -97,7 +97,9 @@ def test_cleaning_a_callers_session_deletes_its_programs_and_no_others() -> None
             await t.ask("create_program", id=name, signature="q -> a", session_id=session)
         assert (await t.ask("cleanup_session", session_id="one"))["result"]["programs_removed"] == 2
         assert set(t.host.sessions["s-1"]) == {"c"}
-        assert (await t.ask("cleanup_session", session_id="one"))["result"]["programs_removed"] == 0
+        again = (await t.ask("cleanup_session", session_id="one"))["result"]
+        assert again == {"status": "not_found", "session_id": "one"}
+        assert (await t.ask("cleanup_session"))["error"].startswith("usage: session_id is missing")
         await t.worker.finish(0)
 
     asyncio.run(talk())
@@ -107,7 +109,7 @@ def test_a_cleanup_is_a_new_session_and_the_old_one_ends() -> None:
     async def talk() -> None:
         t = Talk()
         await t.ask("create_program", id="a", signature="q -> a")
-        assert (await t.ask("cleanup"))["result"] == {"status": "ok", "programs_cleared": 1}
+        assert (await t.ask("cleanup"))["result"] == {"status": "cleaned", "programs_removed": 1}
         assert t.host.ended == ["s-1"]
         assert (await t.ask("get_program", program_id="a"))["error"].startswith("not_found: ")
         assert not t.worker.ended.done(), "the end that it asked for is not its own end"
