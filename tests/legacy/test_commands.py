@@ -82,6 +82,29 @@ def test_a_signature_with_fields_is_a_text_to_the_enhanced_bridge() -> None:
     assert translate("enhanced", "get_program", {"program_id": "x"}).operation == "enhanced:get_program"
 
 
+def test_what_dspex_sends_for_its_own_bridges_sake_is_left_out() -> None:
+    field = {"name": "q", "type": "string", "description": None, "constraints": {"max_length": 5}}
+    signature = {
+        "name": "QA",
+        "description": "",
+        "module": "App.QA",
+        "inputs": [field],
+        "outputs": [{"name": "a"}],
+    }
+    args = {"id": "qa", "signature": signature, "use_dynamic_signature": True, "variable_bindings": {}}
+    step = translate("dspy", "create_program", args)
+    sides = {"inputs": [{"name": "q", "type": "string"}], "outputs": [{"name": "a"}]}
+    assert step.arguments == {"id": "qa", "signature": {"name": "QA", **sides}}
+    assert translate("dspy", "create_program", {"variable_aware": True}).arguments == {"variable_aware": True}
+    assert translate("dspy", "dspy:create_program", args).arguments == args
+    for key in ("signature", "signature_def"):
+        again = recreation(
+            "dspy", {"program_id": "qa", "program_data": {key: signature, "field_mapping": {}}}
+        )
+        assert again is not None
+        assert again.arguments == step.arguments
+
+
 def test_each_way_to_forget_is_answered_in_its_own_words() -> None:
     told = {command: fresh_answer(command, programs=2, commands=5, errors=1) for command in FORGETTING}
     assert told["cleanup"] == {"status": "cleaned", "programs_removed": 2}

@@ -38,6 +38,10 @@ _COMMON = {
 _RENAMED = {"get_program": "get_program_info"}
 _OF_ANY_SESSION = {"configure_lm", "list_programs", "get_program", "get_program_info", "delete_program"}
 """Callers say which of their sessions it is for; one session here holds them all."""
+_UNREAD = {"use_dynamic_signature", "auto_bind_common"}
+_UNSET = {"variable_aware", "variable_bindings"}
+"""Asked for only where they hold something; then the bridge says that it has none."""
+_FIELD = {"name", "type", "description", "choices"}
 
 
 def translate(bridge: str, command: str, args: dict[str, object]) -> Step:
@@ -61,6 +65,8 @@ def translate(bridge: str, command: str, args: dict[str, object]) -> Step:
         kept = _for_dspy(kept)
     if plain == "create_program" and bridge == "enhanced":
         kept = {**kept, "signature": _signature_text(kept.get("signature"))}
+    if plain == "create_program" and bridge == "dspy":
+        kept = _program(kept)
     renamed = _RENAMED.get(plain, plain) if bridge == "dspy" else plain
     return Step(operation=f"{bridge}:{renamed}", arguments=kept)
 
@@ -74,6 +80,28 @@ def _for_dspy(args: dict[str, object]) -> dict[str, object]:
     provider, model = args.get("provider"), args.get("model")
     unsaid = provider is None and isinstance(model, str) and model.startswith("gemini-")
     return {**args, "provider": "gemini"} if unsaid or provider == "google" else args
+
+
+def _program(args: dict[str, object]) -> dict[str, object]:
+    """Without what DSPex sends for its own bridge's sake, and its bridge does not read."""
+    kept = {key: value for key, value in args.items() if key not in _UNREAD and (value or key not in _UNSET)}
+    signature = kept.get("signature")
+    if isinstance(signature, dict):
+        read = {key: signature[key] for key in ("name", "description") if signature.get(key)}
+        sides = {side: _fields(signature.get(side)) for side in ("inputs", "outputs")}
+        kept["signature"] = {**read, **sides}
+    return kept
+
+
+def _fields(fields: object) -> object:
+    if not isinstance(fields, list):
+        return fields
+    return [
+        {key: value for key, value in field.items() if key in _FIELD and value is not None}
+        if isinstance(field, dict)
+        else field
+        for field in fields
+    ]
 
 
 def _signature_text(signature: object) -> object:
@@ -104,11 +132,14 @@ def recreation(bridge: str, args: dict[str, object]) -> Step | None:
     DSPex keeps programs on its own side and puts them back, so that any worker can run them.
     """
     data = args.get("program_data")
-    if not isinstance(data, dict) or "signature" not in data:
+    if not isinstance(data, dict):
         return None
-    made: dict[str, object] = {"id": args.get("program_id"), "signature": data["signature"]}
+    signature = data.get("signature_def") or data.get("signature")
+    if not signature:
+        return None
+    made: dict[str, object] = {"id": args.get("program_id"), "signature": signature}
     made |= {key: data[key] for key in ("program_type", "instructions") if isinstance(data.get(key), str)}
-    return Step(operation=f"{bridge}:create_program", arguments=made)
+    return translate(bridge, "create_program", made)
 
 
 def error_text(error: BridgeholdError) -> str:
