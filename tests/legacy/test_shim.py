@@ -239,6 +239,14 @@ def test_the_end_of_the_input_is_the_scripts_own_and_its_status_ours(
     wait_gone(host, session)
 
 
+def test_the_end_of_the_input_at_the_start_lets_the_script_start(start: Start) -> None:
+    """As ``python SCRIPT --help </dev/null`` does, however long its imports take: the grace is 0.5 s here."""
+    peer = start("--start-seconds", "2", "--exit", "5")
+    peer.to.close()
+    assert peer.end() == (5, b"")
+    assert "bridge starting" in peer.stderr
+
+
 def test_a_script_that_closes_its_streams_at_its_exit_has_its_status_all_the_same(start: Start) -> None:
     for status in (0, 5):
         peer = start(*POOL, "--close-at-exit", "--exit", str(status))

@@ -128,10 +128,14 @@ class Relay:
             self._spawn(self._see_out())
 
     async def _see_out(self) -> None:
+        """What is in flight may end; a script that nobody has asked anything may still be starting."""
         ended = asyncio.ensure_future(self.session.wait_ended())
-        idle = asyncio.ensure_future(self._idle.wait())
-        waiting: list[asyncio.Future[Any]] = [ended, idle]
-        await asyncio.wait(waiting, timeout=_DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [ended]
+        seconds = self._grant.limits.startup_ms / 1000
+        if self._spoke or self.session.commands:
+            waiting.append(asyncio.ensure_future(self._idle.wait()))
+            seconds = _DRAIN_SECONDS
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for future in waiting:
             future.cancel()
         await self.session.close(INPUT_CLOSED)

@@ -139,9 +139,11 @@ def main():
     parser.add_argument("--exit", type=int, default=0)
     parser.add_argument("--close-at-exit", action="store_true")
     parser.add_argument("--fail-at-start", action="store_true")
+    parser.add_argument("--start-seconds", type=float, default=0)
     options = parser.parse_args()
     if options.close_at_exit:
         atexit.register(lambda: (sys.stderr.close(), sys.stdout.close()))
+    time.sleep(options.start_seconds)
     if options.fail_at_start:
         raise RuntimeError("not today \x1b[2J")
     bridge = Bridge(options.mode, options.worker_id)
