@@ -39,7 +39,7 @@ class HostSection(_Strict):
     shared_uid: bool = False
     """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
     uid_base: int = DEFAULT_UID_BASE
-    """First of the reserved kernel uids (root only): three roles, then the sessions."""
+    """First of the reserved kernel uids (root only): four roles, then the sessions."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
     """How many uids are reserved: the bound of sessions at once."""
     read_roots: tuple[str, ...] = ()
@@ -140,6 +140,23 @@ class ToolSection(_Strict):
         return self
 
 
+class HttpSection(_Strict):
+    """``[http]``: the HTTP face, which `bridgehold serve` starts where `listen` or ``--http`` says so."""
+
+    listen: str = ""
+    """``ADDRESS:PORT``; not served if empty. The address is a number, IPv6 in brackets."""
+    public: bool = False
+    """Named weakening ``public_http``: `listen` may be no loopback address, although this is no TLS."""
+    names: tuple[str, ...] = ()
+    """Names that a request's ``Host`` may have beside the address: a proxy's, without port."""
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 512
+    """At once. One more takes the place of the oldest that has no request, or is turned away."""
+    requests: Annotated[int, Field(ge=1, le=1_000)] = 64
+    """Of one principal at once; answers of tools and cancellations are not counted."""
+    body: Size = "16MiB"
+    """Of one JSON body; an artifact's is bounded by the tenant's quota."""
+
+
 class ZygotesSection(_Strict):
     """``[zygotes]``: the warm processes that sessions are forked from."""
 
@@ -176,6 +193,7 @@ class Config(_Strict):
     bridges: dict[str, BridgeSection] = {}
     zygotes: ZygotesSection = ZygotesSection()
     tools: dict[str, ToolSection] = {}
+    http: HttpSection = HttpSection()
     default_bridge: str = "dspy"
 
     def reserve_bytes(self) -> int:

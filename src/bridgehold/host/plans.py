@@ -1,4 +1,4 @@
-"""What each of the four processes is started with: module, uid, configuration (pure but for paths)."""
+"""What each of the processes is started with: module, uid, configuration (pure but for paths)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.writer import Limits
 from bridgehold.host.config import Config
+from bridgehold.host.faces.http.values import HttpConfig
 from bridgehold.host.keeper.values import keeper_config
 from bridgehold.host.layout import Layout
 from bridgehold.host.machine import package_folder
@@ -19,7 +20,7 @@ from bridgehold.sandbox.launcher import LauncherConfig
 
 INTERPRETER_FLAGS = ("-P",)
 """No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
-_ROLE_COUNT = 3
+_ROLE_COUNT = 4
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +29,7 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
     host: int
     keeper: int
     journal: int
+    http: int
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +44,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     host: ProcessPlan
     keeper: ProcessPlan
     journal: ProcessPlan
+    http: ProcessPlan
+    """Started only where HTTP is served."""
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,15 +56,17 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     owner_uid: int
     supervisor: int
+    face_uid: int | None = None
+    """The kernel uid of the HTTP face, where it has one of its own."""
 
 
 def roles(config: Config) -> Roles:
-    """The first three of the reserved range for root, the caller's own uid otherwise."""
+    """The first of the reserved range for root, the caller's own uid otherwise."""
     if os.getuid() != 0:
         own = os.getuid()
-        return Roles(host=own, keeper=own, journal=own)
+        return Roles(host=own, keeper=own, journal=own, http=own)
     base = config.host.uid_base
-    return Roles(host=base, keeper=base + 1, journal=base + 2)
+    return Roles(host=base, keeper=base + 1, journal=base + 2, http=base + 3)
 
 
 def needed_paths(layout: Layout) -> list[Path]:
@@ -98,6 +104,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
                     run=str(layout.run),
                     owner_uid=os.getuid(),
                     supervisor=os.getpid(),
+                    face_uid=who.http if who.http != who.host else None,
                 )
             ),
             environment=fetching,
@@ -118,6 +125,23 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
             ),
             environment=environment,
         ),
+        http=ProcessPlan(
+            module="bridgehold.host.faces.http.main",
+            config=msgspec.json.encode(http_config(layout, config)),
+            environment=environment,
+        ),
+    )
+
+
+def http_config(layout: Layout, config: Config) -> HttpConfig:
+    section = config.http
+    return HttpConfig(
+        socket=str(layout.tokens_socket),
+        supervisor=os.getpid(),
+        names=section.names,
+        connections=section.connections,
+        requests=section.requests,
+        body_bytes=parse_size(section.body),
     )
 
 

@@ -52,7 +52,11 @@ class SocketServer:
         principals: Principals,
         methods: dict[str, Method],
         refuse: Callable[[PrincipalRefused], Awaitable[None]],
+        *,
+        tokens_only: bool = False,
     ) -> None:
+        """`tokens_only`: whose process connects says nothing; only a token makes a principal."""
+        self._tokens_only = tokens_only
         self._listener = listener
         self._principals = principals
         self._methods = methods
@@ -86,7 +90,9 @@ class SocketServer:
     async def principal_of(self, uid: int, token: str) -> Principal:
         """Raises `DeniedError` after writing the refusal."""
         try:
-            return self._principals.by_token(token) if token else self._principals.by_uid(uid)
+            if token or self._tokens_only:
+                return self._principals.by_token(token)
+            return self._principals.by_uid(uid)
         except DeniedError as error:
             await self._refuse(PrincipalRefused(uid=uid, reason=error.message))
             raise

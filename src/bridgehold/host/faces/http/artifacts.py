@@ -1,0 +1,86 @@
+"""Artifacts: a body in and out, in parts, so that no more than one part is held here."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import StreamReader, web
+
+from bridgehold.errors import UsageError
+from bridgehold.host.artifacts import Artifact
+from bridgehold.host.faces.files import PART_BYTES
+from bridgehold.host.faces.http.calls import BODY_SECONDS, Call
+from bridgehold.host.faces.http.replies import answer, headers
+from bridgehold.host.faces.http.sse import write
+from bridgehold.host.faces.http.statuses import Refused, too_slow
+
+
+async def put(call: Call) -> web.StreamResponse:
+    """The body's bytes, whatever they are; `?name=`. The content type is kept as its media type."""
+    if call.request.headers.get("Content-Encoding"):
+        raise Refused(415, UsageError("a compressed body is not taken", where="Content-Encoding"))
+    shown = {"name": call.query("name"), "media_type": call.request.headers.get("Content-Type", "")[:200]}
+    upload, said = "", {}
+    async for part, last in _parts(call.request.content):
+        params = {"data": base64.b64encode(part).decode("ascii"), "upload": upload, "last": last, **shown}
+        said = await call.ask("artifact.put", {**params, "tenant": call.tenant})
+        upload = said.get("upload", "")
+    return answer(msgspec.convert(said, type=Artifact, strict=False), 201)
+
+
+async def get(call: Call) -> web.StreamResponse:
+    """Always as an attachment of no type: what a tenant keeps is nobody's page."""
+    digest = call.path("digest")
+    asked = {"digest": digest, "tenant": call.tenant, "length": PART_BYTES}
+    said = await call.ask("artifact.get", {**asked, "offset": 0})
+    size = said["size_bytes"]
+    more = {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": "attachment",
+        "ETag": f'"{digest}"',
+    }
+    response = web.StreamResponse(headers=headers(more))
+    response.content_length = size
+    await response.prepare(call.request)
+    offset = 0
+    while data := base64.b64decode(said["data"]):
+        await write(call.request, response, data)
+        offset += len(data)
+        if offset >= size:
+            break
+        said = await call.ask("artifact.get", {**asked, "offset": offset})
+    await response.write_eof()
+    return response
+
+
+async def listed(call: Call) -> web.StreamResponse:
+    return answer(await call.ask("artifact.list", {"tenant": call.tenant}))
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    return answer(await call.ask("artifact.remove", {"digest": call.path("digest"), "tenant": call.tenant}))
+
+
+async def _parts(content: StreamReader) -> AsyncIterator[tuple[bytes, bool]]:
+    """The body in parts, at least one, each with whether it is the last. `Refused` where slow."""
+    part = await _part(content)
+    while True:
+        following = await _part(content) if len(part) == PART_BYTES else b""
+        yield part, not following
+        if not following:
+            return
+        part = following
+
+
+async def _part(content: StreamReader) -> bytes:
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while len(data) < PART_BYTES and (piece := await content.read(PART_BYTES - len(data))):
+                data += piece
+    except TimeoutError:
+        raise too_slow(BODY_SECONDS) from None
+    return bytes(data)
