@@ -155,6 +155,12 @@ class HttpSection(_Strict):
     """Of one principal at once; answers of tools and cancellations are not counted."""
     body: Size = "16MiB"
     """Of one JSON body; an artifact's is bounded by the tenant's quota."""
+    idle_s: Annotated[float, Field(gt=0, le=3_600)] = 15
+    """The longest that a connection may be without a whole request: unused, or sending its head slowly."""
+    body_s: Annotated[float, Field(gt=0, le=3_600)] = 30
+    """The longest for a JSON body, and for each 4 MiB of an artifact."""
+    beat_s: Annotated[float, Field(gt=0, le=3_600)] = 15
+    """A stream with nothing to tell sends a comment so often."""
 
 
 class ZygotesSection(_Strict):

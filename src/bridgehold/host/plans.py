@@ -142,6 +142,9 @@ def http_config(layout: Layout, config: Config) -> HttpConfig:
         connections=section.connections,
         requests=section.requests,
         body_bytes=parse_size(section.body),
+        idle_s=section.idle_s,
+        body_s=section.body_s,
+        beat_s=section.beat_s,
     )
 
 

@@ -12,7 +12,7 @@ from aiohttp import StreamReader, web
 from bridgehold.errors import UsageError
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces.files import PART_BYTES
-from bridgehold.host.faces.http.calls import BODY_SECONDS, Call
+from bridgehold.host.faces.http.calls import Call
 from bridgehold.host.faces.http.replies import answer, headers
 from bridgehold.host.faces.http.sse import write
 from bridgehold.host.faces.http.statuses import Refused, too_slow
@@ -24,7 +24,7 @@ async def put(call: Call) -> web.StreamResponse:
         raise Refused(415, UsageError("a compressed body is not taken", where="Content-Encoding"))
     shown = {"name": call.query("name"), "media_type": call.request.headers.get("Content-Type", "")[:200]}
     upload, said = "", {}
-    async for part, last in _parts(call.request.content):
+    async for part, last in _parts(call.request.content, call.face.config.body_s):
         params = {"data": base64.b64encode(part).decode("ascii"), "upload": upload, "last": last, **shown}
         said = await call.ask("artifact.put", {**params, "tenant": call.tenant})
         upload = said.get("upload", "")
@@ -64,23 +64,23 @@ async def remove(call: Call) -> web.StreamResponse:
     return answer(await call.ask("artifact.remove", {"digest": call.path("digest"), "tenant": call.tenant}))
 
 
-async def _parts(content: StreamReader) -> AsyncIterator[tuple[bytes, bool]]:
+async def _parts(content: StreamReader, seconds: float) -> AsyncIterator[tuple[bytes, bool]]:
     """The body in parts, at least one, each with whether it is the last. `Refused` where slow."""
-    part = await _part(content)
+    part = await _part(content, seconds)
     while True:
-        following = await _part(content) if len(part) == PART_BYTES else b""
+        following = await _part(content, seconds) if len(part) == PART_BYTES else b""
         yield part, not following
         if not following:
             return
         part = following
 
 
-async def _part(content: StreamReader) -> bytes:
+async def _part(content: StreamReader, seconds: float) -> bytes:
     data = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             while len(data) < PART_BYTES and (piece := await content.read(PART_BYTES - len(data))):
                 data += piece
     except TimeoutError:
-        raise too_slow(BODY_SECONDS) from None
+        raise too_slow(seconds) from None
     return bytes(data)

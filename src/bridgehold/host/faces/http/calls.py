@@ -17,8 +17,6 @@ from bridgehold.host.faces.http.running import Commands
 from bridgehold.host.faces.http.statuses import too_large, too_slow
 from bridgehold.host.faces.http.values import Caller, HttpConfig
 
-BODY_SECONDS = 30.0
-"""For a JSON body, and for each part of an artifact's."""
 _REMEMBERED = 10_000
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -117,15 +115,16 @@ class Call:
             raise UsageError(f"the body: {error}"[:500], where="body") from None
 
     async def _read(self, limit: int) -> bytes:
+        seconds = self.face.config.body_s
         if (self.request.content_length or 0) > limit:
             raise too_large(limit)
         data = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(seconds):
                 while piece := await self.request.content.readany():
                     data += piece
                     if len(data) > limit:
                         raise too_large(limit)
         except TimeoutError:
-            raise too_slow(BODY_SECONDS) from None
+            raise too_slow(seconds) from None
         return bytes(data)

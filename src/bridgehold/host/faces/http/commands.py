@@ -96,7 +96,7 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
         outbox.put(sse.event(kind, said))
 
     work = running.work = asyncio.ensure_future(call.link.client.request("run", params, heard))
-    outbox = sse.Outbox(work.cancel)
+    outbox = sse.Outbox(call.face.config.beat_s, work.cancel)
     work.add_done_callback(lambda _: outbox.close())
     try:
         while piece := await outbox.take():

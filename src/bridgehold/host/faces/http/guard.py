@@ -1,6 +1,6 @@
 """The server below the application: bounds on connections, and JSON for what is no HTTP.
 
-A connection without a request is ended after `IDLE_SECONDS`, however it trickles its headers; when all
+A connection without a request is ended after `idle_s`, however it trickles its headers; when all
 places are taken, the oldest of these makes room. So who sends nothing, or slowly, keeps nobody out.
 """
 
@@ -17,7 +17,6 @@ from aiohttp.web_protocol import RequestHandler
 from bridgehold.errors import UsageError
 from bridgehold.host.faces.http.replies import refusal
 
-IDLE_SECONDS = 15.0
 LARGEST_FIELD = 4_096
 MOST_FIELDS = 64
 
@@ -82,9 +81,10 @@ class BoundedServer(web.Server):
 class Runner(web.AppRunner):
     """An application on a `BoundedServer`."""
 
-    def __init__(self, app: web.Application, places: int) -> None:
+    def __init__(self, app: web.Application, places: int, idle_s: float) -> None:
         super().__init__(app, shutdown_timeout=2.0)
         self._places = places
+        self._idle_s = idle_s
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
@@ -93,7 +93,7 @@ class Runner(web.AppRunner):
             self._places,
             request_factory=plain.request_factory,
             handler_cancellation=True,
-            keepalive_timeout=IDLE_SECONDS,
+            keepalive_timeout=self._idle_s,
             max_field_size=LARGEST_FIELD,
             max_headers=MOST_FIELDS,
             auto_decompress=False,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, UnsupportedError
 from bridgehold.host.faces.http.border import Border
 from bridgehold.host.faces.http.calls import Face
 from bridgehold.host.faces.http.checks import names_of
@@ -24,6 +25,7 @@ from bridgehold.host.faces.http.guard import BoundedServer, Runner
 from bridgehold.host.faces.http.values import HttpConfig
 from bridgehold.host.process import harden
 
+_PR_SET_NO_NEW_PRIVS = 38
 _BESIDE_CONNECTIONS = 1_024
 """Descriptors beside those of callers: one connection to the host for each, and our own."""
 
@@ -35,7 +37,7 @@ async def serve(config: HttpConfig, listener: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     face = Face(config)
     border = Border(face, names_of(listener.getsockname()[0], config.names))
-    runner = Runner(border.application(), config.connections)
+    runner = Runner(border.application(), config.connections, config.idle_s)
     await runner.setup()
     server = runner.server
     assert isinstance(server, BoundedServer)  # noqa: S101 - the runner makes nothing else
@@ -50,7 +52,9 @@ async def serve(config: HttpConfig, listener: socket.socket) -> None:
 
 
 def confine(connections: int) -> None:
-    """No further process or thread, and as many descriptors as its callers need."""
+    """No further process or thread, no new privilege, and as many descriptors as its callers need."""
+    if ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise UnsupportedError("this kernel refuses PR_SET_NO_NEW_PRIVS")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * connections + _BESIDE_CONNECTIONS
     bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

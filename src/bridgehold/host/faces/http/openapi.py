@@ -57,7 +57,7 @@ def _schemas(types: list[Any]) -> tuple[tuple[Json, ...], Json]:
 def _any(kind: type) -> Json:
     """`object` is any JSON value."""
     if kind is object:
-        return {}
+        return {"description": "Any JSON value."}
     raise NotImplementedError
 
 

@@ -12,8 +12,6 @@ from aiohttp import web
 from bridgehold.errors import LimitError
 from bridgehold.host.faces.http.replies import headers
 
-BEAT_SECONDS = 15.0
-"""A comment is sent when nothing else was for so long: proxies and callers see that it lives."""
 WRITE_SECONDS = 60.0
 """The longest that a caller may leave what was sent unread."""
 MOST_WAITING = 8 << 20
@@ -29,8 +27,9 @@ def event(name: str, data: object) -> bytes:
 class Outbox:
     """Events between the host's connection and the caller's."""
 
-    def __init__(self, on_full: Callable[[], object]) -> None:
-        """`on_full`: the caller reads too slowly; nothing more is taken."""
+    def __init__(self, beat_s: float, on_full: Callable[[], object]) -> None:
+        """`beat_s`: how long it may be silent. `on_full`: the caller reads too slowly, no more is taken."""
+        self._beat_s = beat_s
         self._on_full = on_full
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
@@ -57,7 +56,7 @@ class Outbox:
     async def take(self) -> bytes:
         """What waits, or a beat; empty at the end."""
         try:
-            async with asyncio.timeout(BEAT_SECONDS):
+            async with asyncio.timeout(self._beat_s):
                 await self._news.wait()
         except TimeoutError:
             return _BEAT

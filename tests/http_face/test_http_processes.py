@@ -1,0 +1,149 @@
+"""The HTTP face as a process: it ends with the others and they with it, and what it may not do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bridgehold import BridgeholdError, SyncClient
+from bridgehold.audit.read import read_all
+from bridgehold.host.layout import Layout
+from hostile.stage import make_home, start_host, stop_host
+from http_face.http_support import TOKENS, principals, raw_to, url_of
+
+pytestmark = pytest.mark.hostile
+FACE, HOST = "bridgehold.host.faces.http.main", "bridgehold.host.main"
+
+
+@pytest.fixture
+def layout() -> Iterator[Layout]:
+    made = make_home(os.getuid())
+    made.config_file.write_text(f'{principals()}[http]\nlisten = "127.0.0.1:0"\n')
+    yield made
+    shutil.rmtree(made.config.parent, ignore_errors=True)
+
+
+def tree(supervisor: int) -> dict[str, psutil.Process]:
+    found = psutil.Process(supervisor).children(recursive=True)
+    return {command[3] if len(command := one.cmdline()) > 3 else str(one.pid): one for one in found}
+
+
+@pytest.mark.parametrize("victim", [FACE, HOST])
+def test_the_end_of_the_face_or_of_the_host_ends_everything(layout: Layout, victim: str) -> None:
+    host = start_host(layout)
+    port = int(url_of(layout).rpartition(":")[2])
+    answers: list[bytes] = []
+    body = b'{"operation": "python:execute", "arguments": {"code": "import time; time.sleep(50)"}}'
+    request = (
+        f"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKENS['acme']}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    ).encode() + body
+    thread = threading.Thread(target=lambda: answers.append(raw_to(port, request, 20)))
+    thread.start()
+    with SyncClient.connect(layout.socket) as client, contextlib.suppress(BridgeholdError):
+        while not any(one.state == "busy" for one in client.sessions()):
+            pass
+        below = tree(host.pid)
+        assert set(below) > {FACE, HOST}
+        os.kill(below[victim].pid, signal.SIGKILL)
+    assert host.wait(20) != 0
+    _, alive = psutil.wait_procs(list(below.values()), timeout=15)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+    thread.join(5)
+    assert answers
+    if victim == HOST:
+        assert b" 503 " in answers[0].splitlines()[0], "its caller is told, in JSON"
+        assert b'"host_unavailable"' in answers[0]
+    else:
+        assert answers == [b""]
+        assert "http process ended" in (layout.config.parent / "host.log").read_text()
+    outcomes = [entry for entry in read_all(layout.audit) if entry.kind == "command.outcome"]
+    assert victim == HOST or {entry.text("code") for entry in outcomes} <= {"cancelled", "session_ended"}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+def test_an_orderly_stop_answers_who_waits_and_leaves_no_socket(layout: Layout) -> None:
+    host = start_host(layout)
+    url_of(layout)
+    assert layout.tokens_socket.is_socket()
+    assert stop_host(host) == 0
+    assert not layout.tokens_socket.exists()
+
+
+def test_the_face_has_no_privilege_and_makes_no_process(layout: Layout) -> None:
+    host = start_host(layout)
+    try:
+        below = tree(host.pid)
+        face = below[FACE]
+        status = Path(f"/proc/{face.pid}/status").read_text()
+        limits = Path(f"/proc/{face.pid}/limits").read_text()
+        if os.getuid() == 0:
+            assert face.uids().effective not in {0, below[HOST].uids().effective}
+            assert "CapEff:\t0000000000000000" in status
+            assert "CapPrm:\t0000000000000000" in status
+            assert "Groups:\t \n" in status
+        assert next(line for line in limits.splitlines() if "Max processes" in line).split()[2:4] == [
+            "0",
+            "0",
+        ]
+        assert "NoNewPrivs:\t1" in status
+        assert layout.tokens_socket.stat().st_mode & 0o777 == 0o600
+    finally:
+        stop_host(host)
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "said"),
+    [
+        ('listen = "0.0.0.0:0"', "", "without TLS"),
+        ('listen = "[::]:0"', "", "without TLS"),
+        ('listen = "192.0.2.1:0"', "", "without TLS"),
+        ("", "0.0.0.0:8765", "without TLS"),
+        ("", "localhost:8765", "no address"),
+        ("", "127.0.0.1:99999", "no address"),
+        ("public = true", "192.0.2.1:0", "can't listen"),
+    ],
+)
+def test_an_address_that_others_reach_needs_its_named_weakening(
+    layout: Layout, config: str, option: str, said: str
+) -> None:
+    layout.config_file.write_text(f"[http]\n{config}\n")
+    argv = [sys.executable, "-m", "bridgehold", "serve", *(["--http", option] if option else [])]
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent)}
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, timeout=30, check=False, cwd="/"
+    )
+    assert done.returncode == 3
+    assert said in " ".join(done.stderr.split())
+    assert not layout.audit.exists(), "nothing was started"
+
+
+def test_the_weakening_is_in_the_audit(layout: Layout) -> None:
+    layout.config_file.write_text('[http]\nlisten = "127.0.0.1:0"\npublic = true\n')
+    host = start_host(layout)
+    assert stop_host(host) == 0
+    (started,) = [entry for entry in read_all(layout.audit) if entry.kind == "host.started"]
+    assert "public_http" in started.fields["weakenings"]  # type: ignore[operator]
+    assert "nobody has a token yet" in (layout.config.parent / "host.log").read_text()
+
+
+def test_a_private_host_serves_no_http(layout: Layout) -> None:
+    from bridgehold.host.faces.private import PrivateHost
+
+    private = PrivateHost.start(layout)
+    try:
+        assert not layout.tokens_socket.exists()
+    finally:
+        private.stop()
