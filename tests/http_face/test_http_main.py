@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
 from bridgehold.audit.read import read_all
 from http_face.http_support import Caller, HttpStage, events, using
 
@@ -363,3 +365,15 @@ def test_figures_are_for_operators(face: HttpStage) -> None:
         assert "acme" not in text
 
     using(face, act, "acme", "boss")
+
+
+def test_the_served_document_is_openapi_and_names_what_is_granted(face: HttpStage) -> None:
+    async def act(acme: Caller) -> Any:
+        described = await acme.ask("GET", f"/v1/bridges/{face.bridge}")
+        assert {one["name"] for one in described.body["operations"]} >= {"act", "create_box"}
+        return (await acme.ask("GET", "/openapi.json")).body
+
+    found = using(face, act)
+    OpenAPIV31SpecValidator(found).validate()
+    assert f"/v1/run/{face.bridge}/count" in found["paths"]
+    assert "/v1/run/dspy/create_program" in found["paths"]

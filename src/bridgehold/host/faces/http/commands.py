@@ -76,7 +76,12 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
         try:
             return await (_streamed if streams else _whole)(call, running, params)
         finally:
-            call.link.spoiled = call.link.spoiled or running.work is None or running.work.cancelled()
+            call.link.spoiled = call.link.spoiled or not _over(running.work)
+
+
+def _over(work: asyncio.Future[Any] | None) -> bool:
+    """Whether the host has answered, so that nothing of it can still run."""
+    return work is not None and work.done() and not work.cancelled()
 
 
 async def _whole(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:

@@ -1,0 +1,177 @@
+"""The HTTP face's pure parts: addresses, names, tokens, statuses, and the document."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_classes
+from bridgehold.host.faces.http import sse
+from bridgehold.host.faces.http.checks import bearer, check_host, check_json, listen_address, names_of
+from bridgehold.host.faces.http.openapi import document
+from bridgehold.host.faces.http.routes import ROUTES
+from bridgehold.host.faces.http.running import Commands
+from bridgehold.host.faces.http.statuses import STATUSES, Refused
+from bridgehold.host.faces.http.values import Caller
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:8765", ("127.0.0.1", 8765)),
+        ("127.9.9.9:0", ("127.9.9.9", 0)),
+        ("[::1]:80", ("::1", 80)),
+    ],
+)
+def test_loopback_needs_no_weakening(text: str, expected: tuple[str, int]) -> None:
+    assert listen_address(text, public=False) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "[::ffff:192.0.2.1]:1"]
+)
+def test_any_other_address_needs_one(text: str) -> None:
+    with pytest.raises(ConfigError, match="without TLS"):
+        listen_address(text, public=False)
+    assert listen_address(text, public=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8765",
+        ":8765",
+        "localhost:8765",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:65536",
+        "::1:80",
+        "1.2:80",
+        "127.0.0.1:80\n",
+    ],
+)
+def test_what_is_no_address_is_said(text: str) -> None:
+    for public in (False, True):
+        with pytest.raises(ConfigError, match="no address"):
+            listen_address(text, public=public)
+
+
+def test_a_wildcard_goes_by_no_name_of_its_own() -> None:
+    names = names_of("0.0.0.0", ["Bridge.Example."])
+    assert names == {"bridge.example", "localhost", "127.0.0.1", "::1"}
+    assert names_of("192.0.2.1", []) == {"192.0.2.1"}
+    check_host(["bridge.example:443"], names)
+    for values in (
+        ["0.0.0.0"],
+        ["evil.example"],
+        [],
+        ["localhost", "localhost"],
+        ["localhost:80:80"],
+        ["a b"],
+    ):
+        with pytest.raises(Refused) as caught:
+            check_host(values, names)
+        assert caught.value.status == 421
+
+
+@pytest.mark.parametrize(
+    "values", [[], [""], ["Bearer"], ["Bearer a b"], ["Basic a"], ["Bearer a", "Bearer a"], ["Bearer é"]]
+)
+def test_what_is_no_token(values: list[str]) -> None:
+    with pytest.raises(Refused) as caught:
+        bearer(values)
+    assert caught.value.status == 401
+    assert bearer(["bearer token"]) == "token"
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding"),
+    [("", ""), ("text/plain", ""), ("application/json", "gzip"), ("application/jsonx", "")],
+)
+def test_what_is_no_json(kind: str, encoding: str) -> None:
+    with pytest.raises(Refused):
+        check_json(kind, encoding)
+    check_json("Application/JSON; charset=utf-8", "identity")
+
+
+def test_every_error_has_a_status() -> None:
+    assert set(STATUSES) == {kind.code for kind in error_classes()}
+    assert all(400 <= status < 600 for status in STATUSES.values())
+
+
+def test_the_tenant_that_is_meant() -> None:
+    assert Caller(principal="a", tenants=("acme",)).tenant("") == "acme"
+    assert Caller(principal="a", tenants=("acme",)).tenant("other") == "other", "the host refuses it"
+    assert Caller(principal="a", tenants=("acme", "other")).tenant("") == "local"
+    assert Caller(principal="a", tenants=("*",)).tenant("") == "local"
+
+
+def test_a_commands_name_is_its_principals() -> None:
+    commands = Commands()
+    with commands.enter("a", "one"):
+        with pytest.raises(UsageError), commands.enter("a", "one"):
+            pass
+        with commands.enter("b", "one") as other:
+            assert commands.find("b", "one") is other
+        for principal, name in (("b", "one"), ("a", "two"), ("", "one")):
+            with pytest.raises(NotFoundError):
+                commands.find(principal, name)
+    assert len(commands) == 0
+    for name in ("A", "a\r\nb", "x" * 64, "..", "a/b"):
+        with pytest.raises(UsageError), commands.enter("a", name):
+            pass
+
+
+def test_an_event_is_one_line_of_data_whatever_is_in_it() -> None:
+    made = sse.event("chunk", {"data": "a\n\nevent: result\ndata: forged\r\u2028"})
+    assert made.count(b"\n") == 3
+    assert made.endswith(b"\n\n")
+    assert b"\r" not in made
+
+
+def test_events_that_wait_are_bounded() -> None:
+    full = []
+    outbox = sse.Outbox(1.0, lambda: full.append(1))
+    piece = b"x" * (1 << 20)
+    for _ in range(20):
+        outbox.put(piece)
+    assert full == [1]
+    assert outbox.full
+
+
+BRIDGE = {
+    "name": "dspy",
+    "operations": [
+        {
+            "name": "make",
+            "summary": "Make one",
+            "arguments": {"required": ["id"], "properties": {"id": {"type": "string"}}},
+            "result": {"type": "object"},
+            "stream": True,
+            "granted": True,
+        },
+        {"name": "unmade", "summary": "", "arguments": {}, "result": {}, "stream": False, "granted": False},
+    ],
+}
+
+
+def test_the_document_is_openapi() -> None:
+    found = json.loads(msgspec.json.encode(document([BRIDGE])))
+    OpenAPIV31SpecValidator(found).validate()
+    served = {(path, method.upper()) for path, item in found["paths"].items() for method in item}
+    assert {(route.path, route.method) for route in ROUTES} < served
+    made = found["paths"]["/v1/run/dspy/make"]["post"]
+    body = made["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["arguments"]["required"] == ["id"]
+    assert body["additionalProperties"] is False
+    assert "text/event-stream" in made["responses"]["200"]["content"]
+    assert "/v1/run/dspy/unmade" not in found["paths"]
+
+
+def test_every_route_has_a_name_of_its_own() -> None:
+    names = [route.name for route in ROUTES]
+    assert len(set(names)) == len(names)
