@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from bridgehold.host.faces.http.routes import ROUTES
-from http_face.http_support import TOKENS, Caller, HttpStage, events, raw, using
+from http_face.http_support import TOKENS, Caller, HttpStage, digest, events, raw, using
 
 pytestmark = pytest.mark.hostile
 LONG = "import time\nfor _ in range(400): time.sleep(0.02)"
@@ -502,3 +502,32 @@ def test_a_stream_that_is_cut_off_in_its_head_hurts_nobody(face: HttpStage) -> N
         assert [event async for event in acme.stream("/v1/run", body)][-1][1]["value"] == 2000
 
     using(face, act)
+
+
+def test_a_token_that_is_taken_away_is_worth_nothing_at_once(face: HttpStage) -> None:
+    """Its streams end too, and what they run; another token of the same tenant goes on."""
+    file = face.stage.layout.config_file
+    before = file.read_text()
+
+    async def act(helper: Caller, acme: Caller) -> None:
+        body = {"operation": f"{face.bridge}:act", "arguments": {"code": LONG}, "session": "revoked"}
+        stream = helper.stream("/v1/run", body)
+        assert (await anext(stream))[0] == "open"
+        for _ in range(3):
+            assert (await helper.ask("GET", "/v1/bridges")).status == 200
+        await asyncio.sleep(0.3)
+        file.write_text(before.replace(digest(TOKENS["helper"]), digest("a-new-token")))
+        started = time.monotonic()
+        await asyncio.to_thread(face.stage.client.request, "reload")
+        seen = [event async for event in stream if event[0]]
+        assert seen[-1][0] == "error"
+        assert seen[-1][1]["code"] == "host_unavailable"
+        assert time.monotonic() - started < 5
+        assert (await helper.ask("GET", "/v1/bridges")).status == 401
+        assert (await acme.ask("GET", "/v1/bridges")).status == 200
+
+    try:
+        using(face, act, "helper", "acme")
+    finally:
+        file.write_text(before)
+        face.stage.client.request("reload")

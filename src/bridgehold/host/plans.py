@@ -11,6 +11,7 @@ import msgspec
 from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.writer import Limits
 from bridgehold.host.config import Config
+from bridgehold.host.config_overrides import said_by
 from bridgehold.host.faces.http.values import HttpConfig
 from bridgehold.host.keeper.values import keeper_config
 from bridgehold.host.layout import Layout
@@ -58,6 +59,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     supervisor: int
     face_uid: int | None = None
     """The kernel uid of the HTTP face, where it has one of its own."""
+    overrides: dict[str, str] = {}
+    """Variables of the environment that say single keys of config.toml."""
 
 
 def roles(config: Config) -> Roles:
@@ -105,6 +108,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
                     owner_uid=os.getuid(),
                     supervisor=os.getpid(),
                     face_uid=who.http if who.http != who.host else None,
+                    overrides=said_by(os.environ),
                 )
             ),
             environment=fetching,

@@ -95,7 +95,14 @@ class Links:
 
     async def _taken(self, key: bytes, token: str) -> Link:
         kept = self._idle.get(key, [])
-        link = kept.pop() if kept else Link(await Client.connect(self._socket))
+        link: Link | None = None
+        while kept and link is None:
+            last = kept.pop()
+            if last.client.alive:
+                link = last
+            else:
+                await last.client.aclose()
+        link = link or Link(await Client.connect(self._socket))
         try:
             if time.monotonic() - link.shown_at > _TRUSTED_SECONDS:
                 await link.show(token)
