@@ -19,37 +19,36 @@ class _Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class OpenSession(_Sent, frozen=True, kw_only=True):
+    """A session's bridge; without a name one is drawn, with it the open one of that name is given."""
+
     bridge: Name
     name: Name = ""
-    """Drawn if empty. Opening the same name twice gives the same session."""
     tenant: Name = ""
-    """The token's only tenant, if empty."""
 
 
 class _Asked(_Sent, frozen=True, kw_only=True):
     arguments: dict[str, object] = {}
     deadline_ms: Milliseconds = 0
-    """May only shorten what policy and manifest give; 0: theirs."""
     tools: tuple[OfferedTool, ...] = ()
-    """Functions of the caller's that the bridge may call back; needs `Accept: text/event-stream`."""
     parent: Name = ""
-    """The command whose tool runs this one."""
     id: Name = ""
-    """What the command is called in `/v1/commands/{command}`; drawn if empty."""
 
 
 class Command(_Asked, frozen=True, kw_only=True):
-    """A command of a session's own bridge."""
+    """A command of a session's own bridge, whose name may be left out of `operation`.
+
+    `deadline_ms` may only shorten what policy and manifest give; 0: theirs. `tools`: functions of the
+    caller's that the bridge may call back, which needs a stream. `id`: what the command is called in
+    `/v1/commands/{command}`; drawn if empty. `parent`: the command whose tool runs this one.
+    """
 
     operation: Name
-    """With or without its bridge's name."""
 
 
 class Run(_Asked, frozen=True, kw_only=True):
-    """A command without a session of its own."""
+    """The same with `operation` as `bridge:operation`, in `anonymous`, or in a session that is named."""
 
     operation: Name
-    """`bridge:operation`."""
     session: Name = ANONYMOUS_SESSION
     tenant: Name = ""
 
@@ -69,6 +68,8 @@ class ToolAnswer(_Sent, frozen=True, kw_only=True):
 
 
 class CreateResource(_Sent, frozen=True, kw_only=True):
+    """As `create_resource` and `configure` of the unified interface."""
+
     kind: Name = ""
     arguments: dict[str, object] = {}
     bridge: Name = ""
@@ -79,6 +80,8 @@ class CreateResource(_Sent, frozen=True, kw_only=True):
 
 
 class ExecuteResource(_Sent, frozen=True, kw_only=True):
+    """As `execute_resource`; `bridge`, `kind` and `session` where ids are alike."""
+
     arguments: dict[str, object] = {}
     kind: Name = ""
     bridge: Name = ""
