@@ -45,6 +45,7 @@ body = "1MiB"
 idle_s = 1.5
 body_s = 1.5
 beat_s = 0.3
+read_s = 1.5
 """
 
 MANIFEST = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -460,6 +461,25 @@ def test_a_caller_that_reads_nothing_ends_its_command_and_fills_no_memory(face: 
             pytest.fail("its command goes on")
         assert largest < before + (80 << 20)
     assert status(raw(face, head(face, ACME))) == 200
+
+
+def test_an_answer_that_nobody_reads_is_cut_off(face: HttpStage) -> None:
+    async def keep(acme: Caller) -> str:
+        kept = await acme.ask("PUT", "/v1/artifacts", data=os.urandom(12 << 20))
+        return str(kept.body["digest"])
+
+    path = f"/v1/artifacts/{using(face, keep)}"
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.connect(("127.0.0.1", face.port))
+        unread.sendall(head(face, ACME, line=f"GET {path} HTTP/1.1"))
+        time.sleep(3)
+        unread.settimeout(5)
+        found = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := unread.recv(1 << 20):
+                found += len(piece)
+        assert found < 12 << 20
 
 
 def test_a_flood_of_wrong_tokens_is_folded_in_the_audit(face: HttpStage) -> None:

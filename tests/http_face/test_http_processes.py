@@ -19,7 +19,7 @@ import pytest
 from bridgehold import SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.host.layout import Layout
-from hostile.stage import make_home, start_host, stop_host
+from hostile.stage import make_home, stage, start_host, stop_host
 from http_face.http_support import TOKENS, principals, raw_to, url_of
 
 pytestmark = pytest.mark.hostile
@@ -141,3 +141,48 @@ def test_a_private_host_serves_no_http(layout: Layout) -> None:
         assert not layout.tokens_socket.exists()
     finally:
         private.stop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root's part is to start it as somebody else")
+def test_an_ordinary_users_face_confers_nothing_of_its_owner() -> None:
+    """Face, host and owner have one uid here: what asks without a token is nobody all the same."""
+    with stage("user", "cold", f'{principals()}[http]\nlisten = "127.0.0.1:0"\n') as ready:
+        body = b'{"operation": "python:execute", "arguments": {"code": "6 * 7"}}'
+        lines = [
+            "POST /v1/run HTTP/1.1",
+            "Host: localhost",
+            f"Authorization: Bearer {TOKENS['acme']}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        ]
+        request = "\r\n".join([*lines, "", ""]).encode() + body
+        assert b'"value":42' in raw_to(port_of(ready.layout), request, 20)
+        owner = tree(ready.supervisor)[FACE].uids().real
+        script = (
+            "import asyncio, sys\nfrom bridgehold import Client\n"
+            "async def ask(path):\n"
+            "    async with await Client.connect(path) as client:\n"
+            "        try:\n            await client.request('sessions', {})\n            print('served')\n"
+            "        except Exception as error:\n            print(error.code)\n"
+            "for path in sys.argv[1:]: asyncio.run(ask(path))\n"
+        )
+        sockets = [str(ready.layout.socket), str(ready.layout.tokens_socket)]
+        done = subprocess.run(
+            [
+                "setpriv",
+                f"--reuid={owner}",
+                f"--regid={owner}",
+                "--clear-groups",
+                sys.executable,
+                "-c",
+                script,
+                *sockets,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+            cwd="/",
+        )
+        assert done.stdout.split() == ["served", "denied"]

@@ -9,6 +9,8 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_classes
+from bridgehold.host.checks import http_probe
+from bridgehold.host.config import parse_config
 from bridgehold.host.faces.http import sse
 from bridgehold.host.faces.http.checks import bearer, check_host, check_json, listen_address, names_of
 from bridgehold.host.faces.http.openapi import document
@@ -16,6 +18,7 @@ from bridgehold.host.faces.http.routes import ROUTES
 from bridgehold.host.faces.http.running import Commands
 from bridgehold.host.faces.http.statuses import STATUSES, Refused
 from bridgehold.host.faces.http.values import Caller
+from bridgehold.sandbox.doctor import Context
 
 
 @pytest.mark.parametrize(
@@ -175,3 +178,27 @@ def test_the_document_is_openapi() -> None:
 def test_every_route_has_a_name_of_its_own() -> None:
     names = [route.name for route in ROUTES]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("", "PASS", "not served"),
+        ('[http]\nlisten = "127.0.0.1:80"', "CAUTION", "0 token"),
+        (
+            f'[http]\nlisten = "127.0.0.1:80"\n[principals.a]\ntokens = ["sha256:{"0" * 64}"]',
+            "PASS",
+            "1 token",
+        ),
+        ('[http]\nlisten = "0.0.0.0:80"\npublic = true', "CAUTION", "public_http"),
+    ],
+)
+def test_the_doctors_row(text: str, status: str, said: str) -> None:
+    found = http_probe(parse_config(text, "config.toml")).run(Context())
+    assert (found.status, found.name) == (status, "http")
+    assert said in found.detail
+
+
+def test_the_doctor_refuses_what_the_host_would() -> None:
+    with pytest.raises(ConfigError, match="without TLS"):
+        http_probe(parse_config('[http]\nlisten = "0.0.0.0:80"', "config.toml")).run(Context())

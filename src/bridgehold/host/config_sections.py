@@ -197,6 +197,8 @@ class HttpSection(Strict):
     """The longest for a JSON body, and for each 4 MiB of an artifact."""
     beat_s: Annotated[float, Field(gt=0, le=3_600)] = 15
     """A stream with nothing to tell sends a comment so often."""
+    read_s: Annotated[float, Field(gt=0, le=3_600)] = 60
+    """The longest that a caller may leave unread what it was sent; a large answer has more, by its size."""
 
 
 class ZygotesSection(Strict):

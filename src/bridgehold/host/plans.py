@@ -149,6 +149,7 @@ def http_config(layout: Layout, config: Config) -> HttpConfig:
         idle_s=section.idle_s,
         body_s=section.body_s,
         beat_s=section.beat_s,
+        read_s=section.read_s,
     )
 
 

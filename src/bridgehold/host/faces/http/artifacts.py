@@ -13,8 +13,7 @@ from bridgehold.errors import UsageError
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces.files import PART_BYTES
 from bridgehold.host.faces.http.calls import Call
-from bridgehold.host.faces.http.replies import answer, headers
-from bridgehold.host.faces.http.sse import write
+from bridgehold.host.faces.http.replies import answer, headers, write
 from bridgehold.host.faces.http.statuses import Refused, too_slow
 
 
@@ -47,12 +46,11 @@ async def get(call: Call) -> web.StreamResponse:
     await response.prepare(call.request)
     offset = 0
     while data := base64.b64decode(said["data"]):
-        await write(call.request, response, data)
+        await write(call.request, response, data, call.face.config.read_s)
         offset += len(data)
         if offset >= size:
             break
         said = await call.ask("artifact.get", {**asked, "offset": offset})
-    await response.write_eof()
     return response
 
 

@@ -22,12 +22,14 @@ from bridgehold.errors import (
 from bridgehold.host.faces.http.calls import Call, Face
 from bridgehold.host.faces.http.checks import bearer, check_host
 from bridgehold.host.faces.http.guard import BoundedServer
-from bridgehold.host.faces.http.replies import answer, refused
+from bridgehold.host.faces.http.replies import answer, refused, send
 from bridgehold.host.faces.http.routes import ROUTES, Route
 from bridgehold.host.faces.http.statuses import Refused
 
 _HEALTH = "/healthz"
 _HEALTH_SECONDS = 1.0
+_GONE = 499
+"""No status of an answer: the caller went away before it."""
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -58,23 +60,33 @@ class Border:
     async def _answered(self, request: web.Request) -> web.StreamResponse:
         if self.server is not None:
             self.server.busy.add(request.protocol)
-        response: web.StreamResponse | None = None
+        try:
+            response = await self._response(request)
+            await send(request, response, self._face.config.read_s)
+        finally:
+            if self.server is not None:
+                self.server.busy.discard(request.protocol)
+        return response
+
+    async def _response(self, request: web.Request) -> web.StreamResponse:
+        """Whatever comes of it. Raises `ConnectionError` where nobody is there to be told."""
+        status = _GONE
         try:
             response = await self._handled(request)
+            status = response.status
         except (BridgeholdError, Refused) as error:
             response = _told(request, error)
+            status = response.status
         except (ConnectionError, RequestPayloadError):
             raise ConnectionError("the caller went away") from None
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the face
+            status = 500
             trace = "".join(traceback.format_tb(error.__traceback__))
             sys.stderr.write(f"bridgehold http: {type(error).__name__} in {_label(request)}\n{trace}")
             response = _told(request, InternalError(f"{type(error).__name__} in {_label(request)}"))
         finally:
-            if self.server is not None:
-                self.server.busy.discard(request.protocol)
-            status = response.status if response is not None else 499
             self._face.metrics.requests.labels(_label(request), _method(request), str(status)).inc()
         return response
 

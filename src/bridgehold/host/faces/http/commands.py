@@ -12,7 +12,7 @@ from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.host.faces.http import sse
 from bridgehold.host.faces.http.bodies import Command, Run, RunOperation, Taken, ToolAnswer
 from bridgehold.host.faces.http.calls import Call
-from bridgehold.host.faces.http.replies import answer
+from bridgehold.host.faces.http.replies import answer, write
 from bridgehold.host.faces.http.running import Running
 from bridgehold.host.faces.http.statuses import status_of
 
@@ -91,6 +91,7 @@ async def _whole(call: Call, running: Running, params: dict[str, Any]) -> web.St
 
 async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
     """Events as they come; a failure is the last one, since the status has been sent by then."""
+    patience = call.face.config.read_s
     response = await sse.opened(call.request, running.name)
 
     def heard(said: dict[str, Any]) -> None:
@@ -105,9 +106,8 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
     work.add_done_callback(lambda _: outbox.close())
     try:
         while piece := await outbox.take():
-            await sse.write(call.request, response, piece)
-        await sse.write(call.request, response, await _last(running, work, outbox))
-        await response.write_eof()
+            await write(call.request, response, piece, patience)
+        await write(call.request, response, await _last(running, work, outbox), patience)
     finally:
         work.cancel()
     return response

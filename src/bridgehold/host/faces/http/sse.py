@@ -12,8 +12,6 @@ from aiohttp import web
 from bridgehold.errors import LimitError
 from bridgehold.host.faces.http.replies import headers
 
-WRITE_SECONDS = 60.0
-"""The longest that a caller may leave what was sent unread."""
 MOST_WAITING = 8 << 20
 """Bytes of events that wait for their caller."""
 _BEAT = b": beat\n\n"
@@ -85,14 +83,3 @@ async def opened(request: web.Request, command: str) -> web.StreamResponse:
     await response.prepare(request)
     await response.write(event("open", {"command": command}))
     return response
-
-
-async def write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
-    """Raises `ConnectionError` where the caller reads nothing any more; the connection is gone then."""
-    try:
-        async with asyncio.timeout(WRITE_SECONDS):
-            await response.write(piece)
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionError("the caller reads nothing") from None

@@ -19,6 +19,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 15.0
     body_s: float = 30.0
     beat_s: float = 15.0
+    read_s: float = 60.0
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
