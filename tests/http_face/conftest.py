@@ -15,3 +15,7 @@ from http_face.http_support import CONFIG, HttpStage, prepare, url_of
 def face() -> Iterator[HttpStage]:
     with stage("root" if os.getuid() == 0 else "self", "fork", CONFIG) as ready:
         yield HttpStage(stage=ready, bridge=prepare(ready), url=url_of(ready.layout))
+        log = (ready.layout.config.parent / "host.log").read_text()
+        assert "Traceback" not in log, log
+        assert "bridgehold http" not in log, "no defect was met"
+        assert "never retrieved" not in log, log

@@ -42,6 +42,7 @@ names = ["bridge.example"]
 connections = 40
 requests = 6
 body = "1MiB"
+buffered = "9MiB"
 idle_s = 1.5
 body_s = 1.5
 beat_s = 0.3

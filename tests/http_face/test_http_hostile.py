@@ -353,22 +353,50 @@ def test_a_huge_body_is_not_read_and_a_compressed_one_not_unpacked(face: HttpSta
     assert face_process(face).memory_info().rss < before + (32 << 20)
 
 
-def test_a_slow_body_and_a_slow_head_end(face: HttpStage) -> None:
-    started = time.monotonic()
-    post = head(
-        face, ACME, "Content-Type: application/json", "Content-Length: 100", line="POST /v1/run HTTP/1.1"
+def test_bodies_that_wait_are_bounded_together(face: HttpStage) -> None:
+    """Each is within its own bound, and their callers within theirs."""
+    size = 1 << 20
+    waiting = []
+    for token in [TOKENS["acme"]] * 5 + [TOKENS["rival"]] * 5:
+        fields = [
+            f"Authorization: Bearer {token}",
+            "Content-Type: application/json",
+            f"Content-Length: {size}",
+        ]
+        one = socket.create_connection(("127.0.0.1", face.port), timeout=5)
+        waiting.append(one)
+        one.sendall(head(face, *fields, line="POST /v1/run HTTP/1.1") + b" " * (size - 1))
+    found = sorted(status(one.recv(65_536)) for one in waiting)
+    for one in waiting:
+        one.close()
+    assert set(found) == {408, 503}, found
+    assert found.count(503) <= 3
+    body = b" " * (size - 100) + b"{}"
+    fields = [ACME, "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    assert status(raw(face, head(face, *fields, line="POST /v1/sessions HTTP/1.1") + body)) == 400, (
+        "room again"
     )
-    assert status(raw(face, post + b"{")) == 408
-    upload = head(face, ACME, "Content-Length: 100", line="PUT /v1/artifacts HTTP/1.1")
-    assert status(raw(face, upload + b"x")) == 408
-    assert time.monotonic() - started < 8
-    with socket.create_connection(("127.0.0.1", face.port), timeout=5) as slow:
-        started = time.monotonic()
+
+
+def test_a_slow_body_and_a_slow_head_end(face: HttpStage) -> None:
+    def begun(data: bytes) -> socket.socket:
+        one = socket.create_connection(("127.0.0.1", face.port), timeout=8)
+        one.sendall(data)
+        return one
+
+    started = time.monotonic()
+    kind = "Content-Type: application/json"
+    body = begun(head(face, ACME, kind, "Content-Length: 100", line="POST /v1/run HTTP/1.1") + b"{")
+    upload = begun(head(face, ACME, "Content-Length: 100", line="PUT /v1/artifacts HTTP/1.1") + b"x")
+    with begun(b"GET / HTTP/1.1\r\nX: ") as slow:
         with pytest.raises(OSError):  # noqa: PT012 - which byte finds the end is the kernel's
-            while time.monotonic() - started < 5:
-                slow.sendall(b"G")
+            while time.monotonic() - started < 8:
+                slow.sendall(b"x")
                 time.sleep(0.1)
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 6
+    for one in (body, upload):
+        with one:
+            assert status(one.recv(65_536)) == 408
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_clas
 from bridgehold.host.checks import http_probe
 from bridgehold.host.config import parse_config
 from bridgehold.host.faces.http import sse
+from bridgehold.host.faces.http.buffered import Buffered
 from bridgehold.host.faces.http.checks import bearer, check_host, check_json, listen_address, names_of
 from bridgehold.host.faces.http.openapi import document
 from bridgehold.host.faces.http.routes import ROUTES
@@ -137,13 +138,29 @@ def test_an_event_is_one_line_of_data_whatever_is_in_it() -> None:
 
 
 def test_events_that_wait_are_bounded() -> None:
-    full = []
-    outbox = sse.Outbox(1.0, lambda: full.append(1))
     piece = b"x" * (1 << 20)
-    for _ in range(20):
-        outbox.put(piece)
-    assert full == [1]
-    assert outbox.full
+    for most, kept in ((1 << 30, sse.MOST_WAITING), (3 << 20, 3 << 20)):
+        full: list[int] = []
+        buffered = Buffered(most)
+        outbox = sse.Outbox(buffered.share(), 1.0, lambda full=full: full.append(1))  # type: ignore[misc]
+        for _ in range(20):
+            outbox.put(piece)
+        assert full == [1]
+        assert outbox.full
+        assert buffered.held == kept
+        outbox.forget()
+        assert buffered.held == 0
+
+
+def test_what_one_request_holds_is_given_back_and_no_more() -> None:
+    buffered = Buffered(10)
+    one, other = buffered.share(), buffered.share()
+    assert one.take(6)
+    assert not other.take(5)
+    assert other.take(4)
+    one.give_back()
+    one.give_back()
+    assert buffered.held == 4
 
 
 BRIDGE = {

@@ -191,6 +191,8 @@ class HttpSection(Strict):
     """Of one principal at once; answers of tools and cancellations are not counted."""
     body: Size = "16MiB"
     """Of one JSON body; an artifact's is bounded by the tenant's quota."""
+    buffered: Size = "256MiB"
+    """Of all bodies and events together that wait here; a request beyond it is refused as busy."""
     idle_s: Annotated[float, Field(gt=0, le=3_600)] = 15
     """The longest that a connection may be without a whole request: unused, or sending its head slowly."""
     body_s: Annotated[float, Field(gt=0, le=3_600)] = 30

@@ -146,6 +146,7 @@ def http_config(layout: Layout, config: Config) -> HttpConfig:
         connections=section.connections,
         requests=section.requests,
         body_bytes=parse_size(section.body),
+        buffered_bytes=parse_size(section.buffered),
         idle_s=section.idle_s,
         body_s=section.body_s,
         beat_s=section.beat_s,

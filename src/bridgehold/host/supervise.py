@@ -35,6 +35,8 @@ _END_SECONDS = 10.0
 
 
 _CAUSE_SECONDS = 0.3
+_BACKLOG = 1_024
+"""Connections that wait to be taken: the HTTP face makes as many at once as it has callers."""
 
 
 class Child:
@@ -229,7 +231,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
     finally:
         os.umask(before)
     path.chmod(mode)
-    listener.listen(128)
+    listener.listen(_BACKLOG)
     return listener
 
 

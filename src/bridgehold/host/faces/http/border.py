@@ -101,20 +101,25 @@ class Border:
             if route is None:
                 raise _no_route(request)
             call = Call(self._face, request, link)
-            if route.uncounted:
-                return await route.handler(call)
-            principal = link.caller.principal
-            if self._under_way[principal] >= self._face.config.requests:
-                raise Refused(
-                    429, BusyError(f"{principal} has {self._face.config.requests} requests under way")
-                )
-            self._under_way[principal] += 1
             try:
-                return await route.handler(call)
+                return await self._in_turn(route, call)
             finally:
-                self._under_way[principal] -= 1
-                if not self._under_way[principal]:
-                    del self._under_way[principal]
+                call.body_share.give_back()
+
+    async def _in_turn(self, route: Route, call: Call) -> web.StreamResponse:
+        """Within its principal's share. Raises `Refused`."""
+        if route.uncounted:
+            return await route.handler(call)
+        principal, bound = call.caller.principal, self._face.config.requests
+        if self._under_way[principal] >= bound:
+            raise Refused(429, BusyError(f"{principal} has {bound} requests under way", hint=""))
+        self._under_way[principal] += 1
+        try:
+            return await route.handler(call)
+        finally:
+            self._under_way[principal] -= 1
+            if not self._under_way[principal]:
+                del self._under_way[principal]
 
     async def _health(self) -> web.StreamResponse:
         """Whether the host takes connections; asked at most once a second, since anyone may ask."""

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from bridgehold.errors import NotFoundError, UsageError
+from bridgehold.errors import BusyError, NotFoundError, UsageError
+from bridgehold.host.faces.http.buffered import Buffered
 from bridgehold.host.faces.http.checks import check_json
 from bridgehold.host.faces.http.links import Link, Links
 from bridgehold.host.faces.http.metrics import HttpMetrics
@@ -50,6 +51,7 @@ class Face:
     def __init__(self, config: HttpConfig) -> None:
         self.config = config
         self.links = Links(config.socket)
+        self.buffered = Buffered(config.buffered_bytes)
         self.commands = Commands()
         self.places = Places()
         self.metrics = HttpMetrics(self.commands.__len__)
@@ -62,6 +64,7 @@ class Call:
         self.face = face
         self.request = request
         self.link = link
+        self.body_share = face.buffered.share()
 
     @property
     def caller(self) -> Caller:
@@ -125,6 +128,8 @@ class Call:
                     data += piece
                     if len(data) > limit:
                         raise too_large(limit)
+                    if not self.body_share.take(len(piece)):
+                        raise BusyError("too many bytes of requests are under way")
         except TimeoutError:
             raise too_slow(seconds) from None
         return bytes(data)

@@ -47,12 +47,16 @@ async def cancel(call: Call) -> web.StreamResponse:
 
 async def answer_tool(call: Call) -> web.StreamResponse:
     """What a tool call came to, for the command whose stream asked for it, from its own principal."""
-    said = await call.body(ToolAnswer)
     running = call.face.commands.find(call.caller.principal, call.path("command"))
     number = call.path("call")
     if not (number.isascii() and number.isdigit() and len(number) < 16 and int(number) in running.calls):
         raise NotFoundError("no tool call waits for this answer", hint="")
-    running.calls.discard(int(number))
+    running.calls.discard(int(number))  # one answer at a time is read, and one is taken
+    try:
+        said = await call.body(ToolAnswer)
+    except BaseException:
+        running.calls.add(int(number))
+        raise
     settled = {"command": running.host_name, "call": int(number), "result": said.result, "error": said.error}
     await call.ask("tool.reply", settled)
     return answer(Taken(status="taken"))
@@ -101,15 +105,21 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
             running.calls.add(said["call"])
         outbox.put(sse.event(kind, said))
 
+    def over(done: asyncio.Future[Any]) -> None:
+        if not done.cancelled():
+            done.exception()  # it is told to the caller; where that one is gone, to nobody
+        outbox.close()
+
     work = running.work = asyncio.ensure_future(call.link.client.request("run", params, heard))
-    outbox = sse.Outbox(call.face.config.beat_s, work.cancel)
-    work.add_done_callback(lambda _: outbox.close())
+    outbox = sse.Outbox(call.face.buffered.share(), call.face.config.beat_s, work.cancel)
+    work.add_done_callback(over)
     try:
         while piece := await outbox.take():
             await write(call.request, response, piece, patience)
         await write(call.request, response, await _last(running, work, outbox), patience)
     finally:
         work.cancel()
+        outbox.forget()
     return response
 
 

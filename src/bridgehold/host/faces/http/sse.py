@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.errors import LimitError
+from bridgehold.host.faces.http.buffered import Share
 from bridgehold.host.faces.http.replies import headers
 
 MOST_WAITING = 8 << 20
@@ -25,8 +26,9 @@ def event(name: str, data: object) -> bytes:
 class Outbox:
     """Events between the host's connection and the caller's."""
 
-    def __init__(self, beat_s: float, on_full: Callable[[], object]) -> None:
+    def __init__(self, share: Share, beat_s: float, on_full: Callable[[], object]) -> None:
         """`beat_s`: how long it may be silent. `on_full`: the caller reads too slowly, no more is taken."""
+        self._share = share
         self._beat_s = beat_s
         self._on_full = on_full
         self._waiting: deque[bytes] = deque()
@@ -39,7 +41,7 @@ class Outbox:
         if self.full:
             return
         self._bytes += len(piece)
-        if self._bytes > MOST_WAITING:
+        if self._bytes > MOST_WAITING or not self._share.take(len(piece)):
             self.full = True
             self._on_full()
             return
@@ -59,16 +61,21 @@ class Outbox:
         except TimeoutError:
             return _BEAT
         pieces = b"".join(self._waiting)
-        self._waiting.clear()
-        self._bytes = 0
+        self.forget()
         if not self._closed:
             self._news.clear()
         return pieces
 
+    def forget(self) -> None:
+        """What waits."""
+        self._waiting.clear()
+        self._bytes = 0
+        self._share.give_back()
+
     @property
     def failure(self) -> LimitError:
         return LimitError(
-            f"the caller left {MOST_WAITING} bytes of events unread, and the command was cancelled",
+            "the caller left too many events unread, and the command was cancelled",
             hint="Read the stream as it comes.",
         )
 

@@ -16,6 +16,7 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 64
     """Of one principal at once."""
     body_bytes: int = 16 << 20
+    buffered_bytes: int = 256 << 20
     idle_s: float = 15.0
     body_s: float = 30.0
     beat_s: float = 15.0
