@@ -35,8 +35,6 @@ _END_SECONDS = 10.0
 
 
 _CAUSE_SECONDS = 0.3
-_BACKLOG = 1_024
-"""Connections that wait to be taken: the HTTP face makes as many at once as it has callers."""
 
 
 class Child:
@@ -231,7 +229,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
     finally:
         os.umask(before)
     path.chmod(mode)
-    listener.listen(_BACKLOG)
+    listener.listen(128)  # the host widens it
     return listener
 
 

@@ -23,6 +23,8 @@ _KEPT = 8
 """Idle connections of one token."""
 _KEPT_IN_ALL = 128
 _KEPT_SECONDS = 30.0
+_AT_ONCE = 64
+"""Connections that are being made; past the host's backlog the kernel would drop some."""
 _TRUSTED_SECONDS = 5.0
 """After this a token is shown again: one that was taken away is good for no longer."""
 
@@ -58,6 +60,7 @@ class Links:
     def __init__(self, socket: str) -> None:
         self._socket = socket
         self._idle: dict[bytes, list[Link]] = {}
+        self._making = asyncio.Semaphore(_AT_ONCE)
 
     @contextlib.asynccontextmanager
     async def of(self, token: str) -> AsyncIterator[Link]:
@@ -102,12 +105,15 @@ class Links:
                 link = last
             else:
                 await last.client.aclose()
-        link = link or Link(await Client.connect(self._socket))
+        if link is not None and time.monotonic() - link.shown_at < _TRUSTED_SECONDS:
+            return link
         try:
-            if time.monotonic() - link.shown_at > _TRUSTED_SECONDS:
+            async with self._making:
+                link = link or Link(await Client.connect(self._socket))
                 await link.show(token)
         except BaseException:
-            await link.client.aclose()
+            if link is not None:
+                await link.client.aclose()
             raise
         return link
 
