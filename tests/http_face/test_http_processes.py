@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -35,8 +36,13 @@ def layout() -> Iterator[Layout]:
 
 
 def tree(supervisor: int) -> dict[str, psutil.Process]:
-    found = psutil.Process(supervisor).children(recursive=True)
-    return {command[3] if len(command := one.cmdline()) > 3 else str(one.pid): one for one in found}
+    """By module, where one of ours runs; by pid otherwise."""
+    found = {}
+    for one in psutil.Process(supervisor).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # what ends meanwhile is no process of ours
+            command = one.cmdline()
+            found[command[3] if len(command) > 3 else str(one.pid)] = one
+    return found
 
 
 def port_of(layout: Layout) -> int:
