@@ -491,6 +491,22 @@ def test_a_caller_that_reads_nothing_ends_its_command_and_fills_no_memory(face: 
     assert status(raw(face, head(face, ACME))) == 200
 
 
+def test_an_upload_that_is_given_up_leaves_nothing(face: HttpStage) -> None:
+    """A tenant has places for 64 uploads; what its callers break off must not fill them."""
+    folder = face.stage.layout.artifacts / "acme"
+    fields = [ACME, f"Content-Length: {12 << 20}"]
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", face.port), timeout=5) as one:
+            one.sendall(head(face, *fields, line="PUT /v1/artifacts HTTP/1.1") + bytes(9 << 20))
+            deadline = time.monotonic() + 5
+            while not list(folder.glob("*.part")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert list(folder.glob("*.part"))
+        while list(folder.glob("*.part")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not list(folder.glob("*.part"))
+
+
 def test_an_answer_that_nobody_reads_is_cut_off(face: HttpStage) -> None:
     async def keep(acme: Caller) -> str:
         kept = await acme.ask("PUT", "/v1/artifacts", data=os.urandom(12 << 20))

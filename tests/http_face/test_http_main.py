@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -352,6 +353,20 @@ def test_artifacts_go_in_and_come_out_in_parts(face: HttpStage) -> None:
             ]
             assert (await acme.ask("DELETE", f"/v1/artifacts/{kept.body['digest']}")).status == 200
             assert (await acme.ask("GET", f"/v1/artifacts/{kept.body['digest']}")).status == 404
+
+    using(face, act)
+
+
+def test_an_artifact_of_unknown_length(face: HttpStage) -> None:
+    data = os.urandom(5 << 20)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 300_000):
+            yield data[start : start + 300_000]
+
+    async def act(acme: Caller) -> None:
+        kept = await acme.ask("PUT", "/v1/artifacts", data=pieces())
+        assert kept.body["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
 
     using(face, act)
 

@@ -19,6 +19,7 @@ from bridgehold.host.faces.http.routes import ROUTES
 from bridgehold.host.faces.http.running import Commands
 from bridgehold.host.faces.http.statuses import STATUSES, Refused
 from bridgehold.host.faces.http.values import Caller
+from bridgehold.host.reload import merge
 from bridgehold.sandbox.doctor import Context
 
 
@@ -219,3 +220,10 @@ def test_the_doctors_row(text: str, status: str, said: str) -> None:
 def test_the_doctor_refuses_what_the_host_would() -> None:
     with pytest.raises(ConfigError, match="without TLS"):
         http_probe(parse_config('[http]\nlisten = "0.0.0.0:80"', "config.toml")).run(Context())
+
+
+def test_a_reload_leaves_http_as_it_is() -> None:
+    old, new = (parse_config(f'[http]\nlisten = "127.0.0.1:{port}"', "config.toml") for port in (80, 81))
+    merged, found = merge(old, new)
+    assert merged.http == old.http
+    assert (found.applied, found.waiting) == ((), ("http.listen",))

@@ -104,6 +104,11 @@ class Call:
             raise NotFoundError(f"no session {session[:80]!r} here", hint="GET /v1/sessions lists yours.")
         return known
 
+    def hold(self, size: int) -> None:
+        """So many bytes wait here until the request is over. Raises `BusyError` where there is no room."""
+        if not self.body_share.take(size):
+            raise BusyError("too many bytes of requests are under way")
+
     async def body(self, kind: type[T]) -> T:
         """The JSON body as a `kind`. Raises `Refused` for its form, `UsageError` for what it says."""
         check_json(
@@ -128,8 +133,7 @@ class Call:
                     data += piece
                     if len(data) > limit:
                         raise too_large(limit)
-                    if not self.body_share.take(len(piece)):
-                        raise BusyError("too many bytes of requests are under way")
+                    self.hold(len(piece))
         except TimeoutError:
             raise too_slow(seconds) from None
         return bytes(data)
