@@ -23,6 +23,11 @@ class PrivateHost:
         self._process = process
         self._lifeline = lifeline
 
+    @property
+    def pid(self) -> int:
+        """Its supervisor's."""
+        return self._process.pid
+
     @classmethod
     def start(cls, layout: Layout) -> Self:
         """Start a host on `layout` and wait until it listens. Raises `HostUnavailableError`."""

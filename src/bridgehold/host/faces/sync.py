@@ -152,6 +152,20 @@ class SyncClient:
         finally:
             self._loop.run(_leave(manager))
 
+    @contextlib.contextmanager
+    def recording(self, file: Path | str) -> Iterator[Self]:
+        """A client whose requests are written to `file`, as `bridgehold.testing.record` does."""
+        from bridgehold.host.faces.testing.recorder import record
+
+        stack = contextlib.AsyncExitStack()
+        recorder = self._loop.run(stack.enter_async_context(record(self._client, file)))
+        try:
+            yield type(self)(self._loop, recorder, contextlib.AsyncExitStack())
+        except BaseException as error:
+            self._loop.run(_unwound(stack, type(error), error, error.__traceback__))
+            raise
+        self._loop.run(stack.aclose())
+
     def put(self, data: bytes | Path, **more: str) -> Artifact:
         """As `Client.put`."""
         return self._loop.run(self._client.put(data, **more))
