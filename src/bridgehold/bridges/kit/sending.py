@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from aiohttp import web
@@ -31,13 +32,14 @@ async def send_document(
         return web.Response(body=body, content_type="application/json", headers=headers)
     response = web.StreamResponse(headers={**headers, "Content-Type": "application/json"})
     response.content_length = len(body)
-    await response.prepare(request)
-    if fault.kind == "drip":
-        await _drip(response, body, behaviour.faults or Faults())
-        await response.write_eof()
-    else:
-        await response.write(body[: _place(fault, len(body))])
-        reset(request)
+    with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
+        if fault.kind == "drip":
+            await _drip(response, body, behaviour.faults or Faults())
+            await response.write_eof()
+        else:
+            await response.write(body[: _place(fault, len(body))])
+            reset(request)
     return response
 
 
@@ -46,13 +48,25 @@ async def send_events(
 ) -> web.StreamResponse:
     """A stream of events, or what `fault` leaves of it."""
     response = web.StreamResponse(headers=_SSE)
-    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):  # who asked has gone
+        await response.prepare(request)
+        await _write(request, response, events, behaviour, fault)
+    return response
+
+
+async def _write(
+    request: web.Request,
+    response: web.StreamResponse,
+    events: Sequence[bytes],
+    behaviour: Behaviour,
+    fault: Fault | None,
+) -> None:
     kind = fault.kind if fault is not None else ""
     last = _place(fault, len(events)) if fault is not None else -1
     for index, event in enumerate(events):
         if index == behaviour.break_after:
             reset(request)
-            return response
+            return
         if kind == "drip":
             await _drip(response, event, behaviour.faults or Faults())
         elif kind == "garbage" and index == last:
@@ -63,14 +77,13 @@ async def send_events(
                 reset(request)
             else:
                 await response.write_eof()
-            return response
+            return
         else:
             for piece in _pieces(event, behaviour):
                 await response.write(piece)
         if behaviour.chunk_ms:
             await asyncio.sleep(behaviour.chunk_ms / 1000)
     await response.write_eof()
-    return response
 
 
 def reset(request: web.Request) -> None:

@@ -1,15 +1,15 @@
 """For tests of bridges and of what uses them; loaded by pytest itself wherever Bridgehold is installed.
 
-``@pytest.mark.bridge("name")`` says which bridge. `bridge` is a session of it in a sandbox, `simulated_provider`
-the provider that a bridge marked with ``provider=True`` meets. `recorded_bridge` and `recorded_host` replay
-what ``--bridgehold-record`` recorded: they need no sandbox. The host is the one that runs on the user's
-layout, or a private one for the test run; with ``provider=True`` always a private one of its own.
+``@pytest.mark.bridge("name")`` says which bridge. `bridge` is a session of it in a sandbox,
+`simulated_provider` the provider that a bridge marked with ``provider=True`` meets. `recorded_bridge` and
+`recorded_host` replay what ``--bridgehold-record`` recorded: they need no sandbox. The host is the one that
+runs on the user's layout, or a private one for the test run; with ``provider=True`` one of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bridgehold.host.faces.sync import SyncSession
 
 _RECORD = "bridgehold_record"
+_FAILED = pytest.StashKey[bool]()
 _REMEDY = 'say which bridge: @pytest.mark.bridge("name")'
 
 
@@ -34,12 +35,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for line in (
-        "bridge(name, tenant='local', tools=(), provider=False): the bridge of the fixtures; with "
-        "`provider`, on a private host whose provider is played on this machine",
-        "transcript(file, order='strict'): where recorded_bridge and recorded_host keep what was said",
-    ):
-        config.addinivalue_line("markers", line)
+    bridge = "bridge(name, tenant='local', tools=(), provider=False): which bridge the fixtures open; with "
+    config.addinivalue_line("markers", bridge + "`provider`, where a provider is played on this machine")
+    transcript = "transcript(file, order='strict'): where the recorded fixtures keep what was said"
+    config.addinivalue_line("markers", transcript)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """So that fixtures know at their end whether the test went well."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
 
 
 class Grounds:
@@ -120,19 +127,17 @@ def simulated_provider(request: pytest.FixtureRequest) -> Iterator[Provider]:
 
 @pytest.fixture
 def recorded_host(request: pytest.FixtureRequest) -> Iterator[SyncClient]:
-    """A client that replays the test's transcript; with ``--bridgehold-record`` a real one that records it."""
+    """A client that replays the test's transcript, or with ``--bridgehold-record`` records it for real."""
     from bridgehold import SyncClient
     from bridgehold.host.faces.testing.fake import FakeHost
 
     file, order = _transcript(request)
     if request.config.getoption(_RECORD):
-        with _host(request).recording(file) as client:
-            yield client
+        yield from _told(request, _host(request).recording(file))
         return
     if not file.exists():
         pytest.fail(f"nothing was recorded for this test: {file}; run pytest with --bridgehold-record")
-    with SyncClient.of(FakeHost(file, order=order)) as client:
-        yield client
+    yield from _told(request, SyncClient.of(FakeHost(file, order=order)))
 
 
 @pytest.fixture
@@ -141,6 +146,18 @@ def recorded_bridge(request: pytest.FixtureRequest, recorded_host: SyncClient) -
     name, how = _marked(request)
     with recorded_host.session(name, tenant=how["tenant"], tools=how["tools"]) as session:
         yield session
+
+
+def _told(
+    request: pytest.FixtureRequest, manager: contextlib.AbstractContextManager[SyncClient]
+) -> Iterator[SyncClient]:
+    """A test that failed neither leaves a transcript nor is told what it did not call."""
+    yield manager.__enter__()
+    if request.node.stash.get(_FAILED, False):
+        error = RuntimeError("the test failed")
+        manager.__exit__(RuntimeError, error, None)
+    else:
+        manager.__exit__(None, None, None)
 
 
 def _marked(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:

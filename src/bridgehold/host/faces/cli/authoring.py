@@ -23,7 +23,6 @@ from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_error, print_json, table
 from bridgehold.host.faces.cli.run import read_arguments
 from bridgehold.host.faces.client import Client, Host
-from bridgehold.host.faces.testing.playground import hosted, playground
 from bridgehold.host.layout import default_layout
 from bridgehold.ids import LOCAL_TENANT, parse_name
 
@@ -142,6 +141,8 @@ async def _open(
     stack: contextlib.AsyncExitStack, bridge: str, *, provider: bool
 ) -> tuple[Client, Callable[[], None]]:
     """The user's host, or a private one with a simulated provider; and what takes the bridge's files anew."""
+    from bridgehold.host.faces.testing.playground import hosted, playground
+
     if not provider:
         return await stack.enter_async_context(Host.open()), lambda: None
     ground = await stack.enter_async_context(playground(bridge))

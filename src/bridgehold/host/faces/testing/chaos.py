@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -16,25 +17,20 @@ import msgspec
 from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.kit.faults import FAULTS, Faults
 from bridgehold.bridges.kit.provider import Behaviour
-from bridgehold.errors import BridgeholdError, SessionEndedError, UnsupportedError
-from bridgehold.host.faces.client import Client
-from bridgehold.host.faces.session import ClientSession
+from bridgehold.errors import UnsupportedError
 from bridgehold.host.faces.testing.exercise import Command, commands_of
-from bridgehold.host.faces.testing.outcomes import TYPED, Outcome, Tally, judged
+from bridgehold.host.faces.testing.host_faults import FATAL, FIRST_MS, HOST_FAULTS, SMALL_TENANT, Target
+from bridgehold.host.faces.testing.outcomes import Outcome, Tally, judged
 from bridgehold.host.faces.testing.playground import Playground, hosted, playground
-from bridgehold.host.faces.testing.remains import Remains, freeze, squeeze
+from bridgehold.host.faces.testing.remains import Remains
 from bridgehold.host.layout import Layout
 from bridgehold.ids import LOCAL_TENANT
 
-SMALL_TENANT = "chaos-small"
 SMALL_MEMORY = 16 * 1024 * 1024
 """The cap of a bridge that says nothing of its needs: the least that a policy can give."""
-GRACE_MS = 6_000
-"""Beyond its deadline a command may take so long: the policy's grace, and the end of a sandbox."""
-_MEMORY = "little memory"
-_HEALTH = Command("common:health", {})
-_FATAL = frozenset({"timeout", "crash", "memory", "limit", "session_ended", "stuck", "protocol"})
-"""After these the session may be gone: what is left is tried in another."""
+_MIXED = 3
+"""How often all commands are run with faults by chance."""
+_MOST_SECONDS = 300.0
 _LEFT_SECONDS = 10.0
 
 Say = Callable[[str], None]
@@ -58,7 +54,7 @@ def plan(seed: int, deadline_ms: int, *, provider: bool) -> Plan:
     ]
     chance.shuffle(faults)
     mixed = ("mixed", Faults(seed=seed, share=0.4, spike_ms=spike, drip_ms=5))
-    host = [(name, chance.randrange(20, 120)) for name in _HOST_FAULTS]
+    host = [(name, chance.randrange(20, 120)) for name in HOST_FAULTS]
     chance.shuffle(host)
     return Plan(seed=seed, provider=(*faults, mixed) if provider else (), host=tuple(host))
 
@@ -80,16 +76,26 @@ async def chaos(
         _squeeze(ground)
         async with hosted(ground) as (client, private):
             remains = Remains(private.pid)
-            run = _Run(client, ground, remains, tuple(commands) or commands_of(ground.manifest), deadline_ms)
+            run = _Run(
+                Target(
+                    client=client,
+                    bridge=bridge,
+                    asks_provider=False,
+                    provider=ground.provider,
+                    remains=remains,
+                    deadline_ms=deadline_ms,
+                    commands=tuple(commands) or commands_of(ground.manifest),
+                )
+            )
             say("without a fault")
-            yield await run.calm()
+            yield await _bounded("none", run.calm())
             made = plan(seed, deadline_ms, provider=bool(ground.manifest.providers))
             for name, faults in made.provider:
                 say(f"the provider: {name}")
-                yield await run.provider(name, faults)
+                yield await _bounded(f"provider {name}", run.provider(name, faults))
             for name, after_ms in made.host:
                 say(f"the host: {name}")
-                yield await run.host(name, after_ms)
+                yield await _bounded(name, run.host(name, after_ms))
             yield await run.sessions()
             remains.look()
         for outcome in await asyncio.to_thread(_after, ground, remains):
@@ -107,193 +113,102 @@ def _squeeze(ground: Playground) -> None:
 class _Run:
     """One bridge's commands on the private host."""
 
-    def __init__(
-        self,
-        client: Client,
-        ground: Playground,
-        remains: Remains,
-        commands: tuple[Command, ...],
-        deadline_ms: int,
-    ) -> None:
-        self._client = client
-        self._ground = ground
-        self._remains = remains
-        self._commands = commands
-        self._deadline_ms = deadline_ms
-        self._patience_s = (deadline_ms + GRACE_MS) / 1000
-        self._probe = _HEALTH
+    def __init__(self, target: Target) -> None:
+        self._target = target
 
     async def calm(self) -> Outcome:
         """Everything as it should be: what succeeds now is what faults are tried on."""
         tally = Tally()
-        worked = await self._exercise(tally)
-        self._probe = next((one for one in self._commands if one.operation in worked), _HEALTH)
-        outcome = tally.outcome("none", detail=f"{len(worked)} of {len(self._commands)} commands succeed")
+        worked, asked = await self._exercise(tally, more_ms=FIRST_MS)
+        commands = self._target.commands
+        probe = next(iter([*asked, *worked]), None)
+        if probe is not None:
+            prelude = commands[: commands.index(probe)]
+            self._target = dataclasses.replace(
+                self._target, prelude=prelude, probe=probe, asks_provider=probe in asked
+            )
+        outcome = tally.outcome("none", detail=f"{len(worked)} of {len(commands)} commands succeed")
         if worked or outcome.status == "FAIL":
             return outcome
-        return msgspec.structs.replace(
-            outcome, status="CAUTION", detail="no command succeeds: give some with --command"
-        )
+        detail = "no command succeeds: give some with --command"
+        return msgspec.structs.replace(outcome, status="CAUTION", detail=detail)
 
     async def provider(self, name: str, faults: Faults) -> Outcome:
-        provider = self._ground.provider
+        """All commands, with a provider that has these faults."""
+        provider = self._target.provider
         provider.behave(Behaviour(faults=faults))
         met = len(provider.log)
         tally = Tally()
         try:
-            await self._exercise(tally)
+            for _ in range(_MIXED if faults.share < 1 else 1):
+                await self._exercise(tally)
         finally:
             provider.behave(Behaviour())
         struck = sum(1 for request in list(provider.log)[met:] if request.fault)
         outcome = tally.outcome(f"provider {name}", detail=f"{struck} requests struck")
-        if outcome.status == "PASS" and not struck and name != "mixed":
-            return msgspec.structs.replace(
-                outcome, status="CAUTION", detail="no request reached the provider"
-            )
-        return await self._still_serves(outcome)
+        if outcome.status == "PASS" and not struck and faults.share == 1:
+            return msgspec.structs.replace(outcome, status="CAUTION", detail="no request came")
+        return outcome
 
     async def host(self, name: str, after_ms: int) -> Outcome:
-        act, may = _HOST_FAULTS[name]
+        """One host fault, and whether a new session is served after it."""
+        act, may = HOST_FAULTS[name]
         tally = Tally()
         try:
-            await act(self, tally, after_ms / 1000)
+            await act(self._target, tally, after_ms / 1000)
         except UnsupportedError as error:
             return Outcome(fault=name, status="CAUTION", detail=error.message)
-        detail = ""
-        if name == _MEMORY:
-            detail = "ended by its cap" if tally.ended["memory"] else "worked within its cap"
+        detail = "ended by its cap" if tally.ended["memory"] else ""
         return await self._still_serves(tally.outcome(name, may=may, detail=detail))
 
     async def sessions(self) -> Outcome:
         """None may be left."""
-        left = [one.id for one in await self._client.sessions() if one.name != "anonymous"]
-        return Outcome(
-            fault="sessions left", status="FAIL" if left else "PASS", detail=", ".join(left) or "none"
-        )
+        left = [one.id for one in await self._target.client.sessions()]
+        return judged("sessions left", left, "none")
 
-    async def _exercise(self, tally: Tally) -> set[str]:
-        """Every command in one session; another one, where it ended. Those that succeeded."""
-        worked: set[str] = set()
-        waiting = list(self._commands)
-        while waiting and await tally.opens(self._with_session(tally, waiting, worked)):
+    async def _exercise(self, tally: Tally, *, more_ms: int = 0) -> tuple[list[Command], list[Command]]:
+        """Every command, in one session as long as it lives: those that succeeded, and of these those that
+        asked the provider."""
+        worked: list[Command] = []
+        asked: list[Command] = []
+        waiting = list(self._target.commands)
+        log = self._target.provider.log
+
+        async def some() -> None:
+            async with self._target.session() as session:
+                while waiting:
+                    command, before = waiting.pop(0), len(log)
+                    code = await self._target.run(session, command, tally, more_ms=more_ms)
+                    worked.extend([command] if code == "ok" else [])
+                    asked.extend([command] if code == "ok" and len(log) > before else [])
+                    if code in FATAL:
+                        return
+
+        while waiting and await tally.opens(some()):
             pass
-        return worked
-
-    async def _with_session(self, tally: Tally, waiting: list[Command], worked: set[str]) -> None:
-        async with self._client.session(self._ground.manifest.name) as session:
-            await asyncio.to_thread(self._remains.look)
-            while waiting:
-                command = waiting.pop(0)
-                code = await tally.of(self._run(session, command), self._patience_s)
-                if code == "ok":
-                    worked.add(command.operation)
-                if code in _FATAL:
-                    return
-
-    def _run(self, session: ClientSession, command: Command) -> Awaitable[object]:
-        return session.run(command.operation, command.arguments, deadline_ms=self._deadline_ms)
+        return worked, asked
 
     async def _still_serves(self, outcome: Outcome) -> Outcome:
         """A fault that ended well, but after which nobody is served, did not end well."""
         tally = Tally()
-        await tally.opens(self._served(tally))
+
+        async def ping() -> None:
+            async with self._target.session() as session:
+                await self._target.run(session, Command("common:ping", {}), tally)
+
+        await tally.opens(ping())
         if tally.ended == {"ok": 1}:
             return outcome
-        found = f"afterwards a new session ends as {', '.join(tally.ended)}"
-        return msgspec.structs.replace(
-            outcome, status="FAIL", detail=f"{outcome.detail}; {found}".lstrip("; ")
-        )
-
-    async def _served(self, tally: Tally) -> None:
-        async with self._client.session(self._ground.manifest.name) as session:
-            await tally.of(session.run("common:ping"), self._patience_s)
-
-    async def _frozen_call(self, tally: Tally, act: Callable[[ClientSession], Awaitable[object]]) -> None:
-        """A command to a worker that can't answer, and what is done meanwhile."""
-        async with self._client.session(self._ground.manifest.name) as session:
-            await asyncio.to_thread(freeze, await self._pid(session))
-            call = asyncio.ensure_future(tally.of(self._run(session, self._probe), self._patience_s))
-            try:
-                await act(session)
-                await call
-            finally:
-                call.cancel()
-
-    @contextlib.asynccontextmanager
-    async def _slow(self) -> AsyncIterator[None]:
-        """The provider takes its time, so that a command that asks it is in flight."""
-        self._ground.provider.behave(Behaviour(latency_ms=2 * self._deadline_ms))
-        try:
-            yield
-        finally:
-            self._ground.provider.behave(Behaviour())
-
-    async def frozen(self, tally: Tally, _: float) -> None:
-        await self._frozen_call(tally, lambda _: asyncio.sleep(0))
-
-    async def killed(self, tally: Tally, after_s: float) -> None:
-        async def kill(session: ClientSession) -> None:
-            await asyncio.sleep(after_s)
-            await self._client.request("session.kill", {"session": session.id, "reason": "chaos"})
-
-        await self._frozen_call(tally, kill)
-
-    async def drained(self, tally: Tally, after_s: float) -> None:
-        async def drain(_: ClientSession) -> None:
-            await asyncio.sleep(after_s)
-            await self._client.request("drain", {"bridge": self._ground.manifest.name, "seconds": after_s})
-
-        await self._frozen_call(tally, drain)
-
-    async def deadline(self, tally: Tally, after_s: float) -> None:
-        """In the middle of a provider's answer, where there is one."""
-        async with self._slow(), self._client.session(self._ground.manifest.name) as session:
-            command, arguments = self._probe
-            deadline_ms = round(after_s * 1000) if self._ground.manifest.providers else 1
-            await tally.of(session.run(command, arguments, deadline_ms=deadline_ms), self._patience_s)
-
-    async def caller_gone(self, tally: Tally, after_s: float) -> None:
-        """Its request is cancelled; the session may live, and is told apart from one that doesn't."""
-        async with self._slow(), self._client.session(self._ground.manifest.name) as session:
-            call = asyncio.ensure_future(self._run(session, self._probe))
-            await asyncio.sleep(after_s)
-            call.cancel()
-            with contextlib.suppress(asyncio.CancelledError, BridgeholdError):
-                await call
-            await tally.of(session.run("common:ping"), self._patience_s)
-
-    async def memory(self, tally: Tally, _: float) -> None:
-        """The policy's cap, as a tenant of little memory has it; then one at what is used already."""
-
-        async def run() -> None:
-            async with self._client.session(self._ground.manifest.name, tenant=SMALL_TENANT) as session:
-                pid = await self._pid(session)
-                for command in self._commands:
-                    await tally.of(self._run(session, command), self._patience_s)
-                await asyncio.to_thread(squeeze, pid)
-                for command in self._commands:
-                    await tally.of(self._run(session, command), self._patience_s)
-
-        await tally.opens(run())
-
-    async def _pid(self, session: ClientSession) -> int:
-        """The worker's, on this machine."""
-        found = [one.pid for one in await self._client.sessions() if one.id == session.id]
-        await asyncio.to_thread(self._remains.look)
-        if not found:
-            raise SessionEndedError("the session ended before anything was done to it")
-        return found[0]
+        detail = f"{outcome.detail}; afterwards a new session ends as {', '.join(tally.ended)}".lstrip("; ")
+        return msgspec.structs.replace(outcome, status="FAIL", detail=detail)
 
 
-_Act = Callable[[_Run, Tally, float], Awaitable[None]]
-_HOST_FAULTS: dict[str, tuple[_Act, frozenset[str]]] = {
-    "worker frozen": (_Run.frozen, frozenset({"timeout"})),
-    "sandbox killed": (_Run.killed, frozenset({"session_ended"})),
-    "session drained": (_Run.drained, frozenset({"session_ended"})),
-    "deadline": (_Run.deadline, frozenset({"timeout"})),
-    "caller gone": (_Run.caller_gone, TYPED),
-    _MEMORY: (_Run.memory, TYPED - {"policy", "denied"}),
-}
+async def _bounded(name: str, work: Awaitable[Outcome]) -> Outcome:
+    """`work`, which must end."""
+    try:
+        return await asyncio.wait_for(work, _MOST_SECONDS)
+    except TimeoutError:
+        return Outcome(fault=name, status="FAIL", detail=f"it did not end in {_MOST_SECONDS:g} s")
 
 
 def _after(ground: Playground, remains: Remains) -> list[Outcome]:
