@@ -24,6 +24,9 @@ def chaos(
         ),
     ] = None,
     deadline: Annotated[str, typer.Option(help="Of each command.")] = "5s",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this fault, such as 'worker frozen'; may be repeated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {fault, status, ended, …}.")] = False,
 ) -> None:
     """Try a bridge while things go wrong, on a private host; exit status 1 where something ends badly."""
@@ -43,6 +46,7 @@ def chaos(
             seed=seed,
             deadline_ms=parse_deadline(deadline),
             commands=commands,
+            only=only or (),
             say=lambda text: err.print(f"[dim]… {text}[/]"),
         )
         return [outcome async for outcome in outcomes]

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import dataclasses
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
 import msgspec
 
 from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.kit.faults import FAULTS, Faults
 from bridgehold.bridges.kit.provider import Behaviour
-from bridgehold.errors import UnsupportedError
+from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError
 from bridgehold.host.faces.testing.exercise import Command, commands_of
 from bridgehold.host.faces.testing.host_faults import FATAL, FIRST_MS, HOST_FAULTS, SMALL_TENANT, Target
 from bridgehold.host.faces.testing.outcomes import Outcome, Tally, judged
@@ -33,6 +33,9 @@ _MIXED = 3
 _MOST_SECONDS = 300.0
 _LEFT_SECONDS = 10.0
 
+NAMES = (*FAULTS, "mixed", *HOST_FAULTS)
+"""Every fault: of the provider, then of the host."""
+
 Say = Callable[[str], None]
 
 
@@ -45,8 +48,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """(fault, milliseconds after which it strikes)."""
 
 
-def plan(seed: int, deadline_ms: int, *, provider: bool) -> Plan:
-    """Every fault once, and all provider faults mixed (pure)."""
+def plan(seed: int, deadline_ms: int, *, provider: bool, only: Collection[str] = ()) -> Plan:
+    """Every fault once, and all provider faults mixed; or `only` those. `UsageError` for an unknown one."""
+    if unknown := sorted(set(only) - set(NAMES)):
+        raise UsageError(f"no such fault: {', '.join(unknown)}", hint=f"There are: {', '.join(NAMES)}.")
     chance = random.Random(seed)  # noqa: S311 - the same at every run is what it is for
     spike = round(deadline_ms * chance.uniform(0.2, 1.2))
     faults = [
@@ -56,7 +61,12 @@ def plan(seed: int, deadline_ms: int, *, provider: bool) -> Plan:
     mixed = ("mixed", Faults(seed=seed, share=0.4, spike_ms=spike, drip_ms=5))
     host = [(name, chance.randrange(20, 120)) for name in HOST_FAULTS]
     chance.shuffle(host)
-    return Plan(seed=seed, provider=(*faults, mixed) if provider else (), host=tuple(host))
+    wanted = set(only or NAMES)
+    return Plan(
+        seed=seed,
+        provider=tuple(one for one in (*faults, mixed) if provider and one[0] in wanted),
+        host=tuple(one for one in host if one[0] in wanted),
+    )
 
 
 async def chaos(
@@ -65,6 +75,7 @@ async def chaos(
     seed: int = 0,
     deadline_ms: int = 5_000,
     commands: Sequence[Command] = (),
+    only: Collection[str] = (),
     layout: Layout | None = None,
     say: Say = lambda _: None,
 ) -> AsyncIterator[Outcome]:
@@ -73,6 +84,7 @@ async def chaos(
         ground = await stack.enter_async_context(
             playground(bridge, layout, tenants=(LOCAL_TENANT, SMALL_TENANT))
         )
+        made = plan(seed, deadline_ms, provider=bool(ground.manifest.providers), only=only)
         _squeeze(ground)
         async with hosted(ground) as (client, private):
             remains = Remains(private.pid)
@@ -89,7 +101,6 @@ async def chaos(
             )
             say("without a fault")
             yield await _bounded("none", run.calm())
-            made = plan(seed, deadline_ms, provider=bool(ground.manifest.providers))
             for name, faults in made.provider:
                 say(f"the provider: {name}")
                 yield await _bounded(f"provider {name}", run.provider(name, faults))
@@ -158,6 +169,8 @@ class _Run:
             await act(self._target, tally, after_ms / 1000)
         except UnsupportedError as error:
             return Outcome(fault=name, status="CAUTION", detail=error.message)
+        except BridgeholdError as error:
+            tally.refused(error)
         detail = "ended by its cap" if tally.ended["memory"] else ""
         return await self._still_serves(tally.outcome(name, may=may, detail=detail))
 

@@ -80,10 +80,11 @@ def _number(schema: Mapping[str, Any], *, whole: bool) -> float | int:
 
 def _array(schema: Mapping[str, Any], name: str, depth: int) -> list[Any]:
     items = schema.get("items")
-    if not depth or not isinstance(items, Mapping):
+    known = items if isinstance(items, Mapping) else {}
+    count = max(int(schema.get("minItems", 0)), 1 if known else 0)
+    if not depth:
         return []
-    count = max(int(schema.get("minItems", 1)), 1)
-    return [sample(items, name, depth - 1) for _ in range(min(count, int(schema.get("maxItems", count))))]
+    return [sample(known, name, depth - 1) for _ in range(min(count, int(schema.get("maxItems", count))))]
 
 
 def _object(schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -95,4 +96,9 @@ def _members(schema: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]
     known = properties if isinstance(properties, Mapping) else {}
     for name in schema.get("required", ()):
         fact = known.get(name)
+        yield name, sample(fact if isinstance(fact, Mapping) else {}, name, depth - 1)
+    wanted = [*known, "sample"][: int(schema.get("minProperties", 0))]
+    more = schema.get("additionalProperties")
+    for name in wanted:
+        fact = known.get(name, more)
         yield name, sample(fact if isinstance(fact, Mapping) else {}, name, depth - 1)

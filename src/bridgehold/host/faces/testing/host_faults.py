@@ -18,7 +18,7 @@ from bridgehold.ids import LOCAL_TENANT
 
 HEALTH = Command("common:health", {})
 SMALL_TENANT = "chaos-small"
-FIRST_MS = 10_000
+FIRST_MS = 3_000
 """More for a tenant's first commands: its key is unlocked, a framework warms up."""
 FATAL = frozenset({"timeout", "crash", "memory", "limit", "session_ended", "stuck", "protocol"})
 """After these the session may be gone."""

@@ -51,8 +51,9 @@ class Tally:
         return code
 
     def outcome(self, fault: str, *, may: frozenset[str] = TYPED, detail: str = "") -> Outcome:
-        strange = [code for code in self.ended if code not in may | {"ok"}]
-        faults = [*self.untyped, *(f"ended as {code}" for code in strange if code not in _OURS)]
+        """FAIL where a command ended with a code that is none of `may`."""
+        strange = [f"ended as {code}" for code in self.ended if code not in may | {"ok"}]
+        faults = [*strange, *self.untyped]
         return Outcome(
             fault=fault,
             status="FAIL" if faults else "PASS",
@@ -67,9 +68,13 @@ class Tally:
         try:
             await work
         except BridgeholdError as error:
-            self._count(error.code, begun, error.message)
+            self.refused(error, begun)
             return False
         return True
+
+    def refused(self, error: BridgeholdError, begun: float | None = None) -> None:
+        """Count a session that did not open."""
+        self._count(error.code, time.monotonic() if begun is None else begun, error.message)
 
     def _count(self, code: str, begun: float, message: str = "") -> None:
         if message and code not in TYPED:
