@@ -15,6 +15,7 @@ from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.artifacts import Artifact, ArtifactStore
 from bridgehold.host.faces.server import Emit, Method
+from bridgehold.host.settings import Settings
 from bridgehold.host.tools.values import ToolContext, ToolSpec
 from bridgehold.host.values import Principal
 from bridgehold.ids import LOCAL_TENANT
@@ -50,8 +51,9 @@ class ListParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Artifacts:
     """Puts, gets and lists, each for one tenant, each in the audit."""
 
-    def __init__(self, store: ArtifactStore, journal: JournalClient) -> None:
+    def __init__(self, store: ArtifactStore, journal: JournalClient, settings: Settings) -> None:
         self._store = store
+        self._settings = settings
         self._journal = journal
         self._turns: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -65,16 +67,16 @@ class Artifacts:
         }
 
     async def put(self, principal: Principal, params: PutParams, _emit: Emit) -> dict[str, object]:
-        return await self._put(_for(principal, params.tenant), principal.name, params)
+        return await self._put(self._for(principal, params.tenant), principal.name, params)
 
     async def get(self, principal: Principal, params: GetParams, _emit: Emit) -> dict[str, object]:
-        return await self._get(_for(principal, params.tenant), principal.name, params)
+        return await self._get(self._for(principal, params.tenant), principal.name, params)
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[Artifact]:
-        return await asyncio.to_thread(self._store.list, _for(principal, params.tenant))
+        return await asyncio.to_thread(self._store.list, self._for(principal, params.tenant))
 
     async def remove(self, principal: Principal, params: GetParams, _emit: Emit) -> Artifact:
-        tenant = _for(principal, params.tenant)
+        tenant = self._for(principal, params.tenant)
 
         async def remove() -> Artifact:
             found = await asyncio.to_thread(self._store.remove, tenant, params.digest)
@@ -133,6 +135,12 @@ class Artifacts:
             "data": base64.b64encode(data).decode(),
         }
 
+    def _for(self, principal: Principal, tenant: str) -> str:
+        if not principal.may_act_for(tenant):
+            raise DeniedError(f"{principal.name} may not act for tenant {tenant[:64]!r}")
+        self._settings.features.demand("artifacts", tenant)
+        return tenant
+
     async def _in_turn(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
         """One change of a tenant's at a time, to its end, even where who asked is gone: a thread goes on."""
 
@@ -188,9 +196,3 @@ def inside_tools() -> tuple[ToolSpec, ...]:
         spec("artifact_get", "Bytes of the tenant's, by digest, from an offset on", get, "digest"),
         spec("artifact_list", "The tenant's artifacts", {}),
     )
-
-
-def _for(principal: Principal, tenant: str) -> str:
-    if not principal.may_act_for(tenant):
-        raise DeniedError(f"{principal.name} may not act for tenant {tenant[:64]!r}")
-    return tenant
