@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import tomllib
@@ -22,7 +23,9 @@ from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import BridgeholdError, ConfigError
-from bridgehold.host.config import Config, ProviderSection, load_config
+from bridgehold.host.config import Config, load_config
+from bridgehold.host.config_overrides import overridden, overrides, said_by
+from bridgehold.host.config_sections import ProviderSection
 from bridgehold.host.faces.client import Client
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.keeper.admin import SecretAdmin
@@ -31,7 +34,7 @@ from bridgehold.host.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.model import Machine
 
-_KEPT = ("host", "bridges", "tools", "zygotes", "default_bridge")
+_KEPT = ("host", "bridges", "tools", "zygotes", "features", "default_bridge")
 """What of the user's config.toml counts here too: neither principals nor keys nor real providers."""
 _BASES = {"gemini": "/v1beta"}
 _POLICY = """\
@@ -77,7 +80,9 @@ async def playground(
 @contextlib.asynccontextmanager
 async def hosted(ground: Playground) -> AsyncIterator[tuple[Client, PrivateHost]]:
     """A private host on a playground, and its client."""
-    private = await asyncio.to_thread(PrivateHost.start, ground.layout)
+    said = said_by(os.environ)  # overrides of the user's own are in the configuration already
+    environ = {name: value for name, value in os.environ.items() if name not in said}
+    private = await asyncio.to_thread(PrivateHost.start, ground.layout, environ)
     try:
         async with await Client.connect(ground.layout.socket) as client:
             yield client, private
@@ -117,7 +122,8 @@ def _config(user: Layout, config: Config, manifest: Manifest, provider: Provider
         given = {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"can't read the configuration: {error}", where=str(user.config_file)) from error
-    kept = {name: given[name] for name in _KEPT if name in given}
+    given = overridden(given, overrides(os.environ))
+    kept: dict[str, Any] = {name: given[name] for name in _KEPT if name in given}
     kept["providers"] = {name: _played(one, provider) for name, one in config.providers.items()}
     own = dict(kept.get("bridges", {}).get(manifest.name, {}))
     own["policy"] = f"played-{manifest.name}"
@@ -143,7 +149,7 @@ def _policy(user: Layout, config: Config, manifest: Manifest) -> str:
 
 def _lend_keys(layout: Layout, manifest: Manifest, provider: Provider, tenants: tuple[str, ...]) -> None:
     wanted = {need.name: need.provider for need in manifest.needs.secrets}
-    admin = SecretAdmin.for_layout(layout, load_config(layout.config_file)) if wanted else None
+    admin = SecretAdmin.for_layout(layout, load_config(layout.config_file, {})) if wanted else None
     for name, whose in wanted.items():
         for tenant in tenants:
             with contextlib.suppress(BridgeholdError):  # a name that no store takes: the bridge is told so
