@@ -5,9 +5,11 @@ What follows a command in a block is what it must print, somewhere and in that o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -72,6 +74,16 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+def until_listening(path: Path) -> None:
+    """As a reader waits for the host's line."""
+    for _ in range(400):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(str(path))
+            return
+        time.sleep(0.05)
+    raise AssertionError("the host does not listen")
+
+
 class Shell:
     """One bash for the whole page, as a reader has one."""
 
@@ -119,6 +131,9 @@ class Shell:
 def test_every_command_of_the_guide_works_on_a_fresh_home(folder: Path, provider: Provider) -> None:
     assert re.search(r"^setup:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     home = folder / "first-bridge"
+    (home / "config/policies").mkdir(parents=True)
+    (home / "config/config.toml").write_text(PLAYED.format(base=provider.base_url))
+    (home / "config/policies/poet-played.toml").write_text(POLICY)
     shell = Shell(folder, provider.key)
     ran, begun = [], time.monotonic()
     try:
@@ -129,10 +144,9 @@ def test_every_command_of_the_guide_works_on_a_fresh_home(folder: Path, provider
             for command, lines in commands(block):
                 if command in DONE:
                     continue
-                if "OPENAI_API_KEY" in command:
-                    (home / "config/config.toml").write_text(PLAYED.format(base=provider.base_url))
-                    (home / "config/policies/poet-played.toml").write_text(POLICY)
                 status, said = shell.run(command)
+                if command.endswith("&"):
+                    until_listening(home / "run/host.sock")
                 assert status == 0, f"$ {command}\n{said}"
                 assert pattern(lines).search(said), f"$ {command}\n{said}\nbut the page says:\n{lines}"
                 assert provider.key not in said

@@ -49,7 +49,9 @@ def test_a_transcript_is_read_as_exchanges() -> None:
         ([HEADER, b"{"], "f:2", "no line"),
         ([HEADER, b"\xff\xfe"], "f:2", "no line"),
         ([HEADER, b""], "f:2", "no line"),
-        ([HEADER, b"[" * 100_000], "f:2", "no line"),
+        ([HEADER, b"[" * 100_000], "f:2", "nested more than"),
+        ([HEADER, b'{"x": "' + b"[" * 1_000 + b'"}'], "f:2", "no line"),
+        ([HEADER, b'{"x": ' + b"[" * 300 + b"]" * 300 + b"}"], "f:2", "nested more than"),
     ],
 )
 def test_a_fault_is_named_with_its_line(lines: list[Any], where: str, said: str) -> None:
@@ -99,6 +101,11 @@ def test_keys_are_masked_by_name_by_shape_and_by_value() -> None:
     }
     later = masker.result("run", {"value": "you gave plain-looking-value and another-one"})
     assert later == {"value": "you gave [redacted] and [redacted]"}
+    token = "given-by-a-tool"
+    assert masker.answer({"result": ({"token": token},), "call": 1}) == {"result": [{"token": "[redacted]"}]}
+    assert masker.value(f"it said {token}") == "it said [redacted]"
+    masker.said({"event": {"token": "the", "secret": "made-inside-the-sandbox"}})
+    assert masker.said(["the word", "made-inside-the-sandbox"]) == ["the word", "[redacted]"]
     data = base64.b64encode(f"a file with {key}".encode()).decode()
     starred = masker.result("artifact.get", {"data": data, "size_bytes": 3})
     assert set(base64.b64decode(starred["data"])) == {ord("*")}

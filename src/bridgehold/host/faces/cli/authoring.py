@@ -16,7 +16,6 @@ from rich.markup import escape
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.faces.authoring.check import Verdict, check
-from bridgehold.host.faces.authoring.locking import lock
 from bridgehold.host.faces.authoring.scripts import read_script
 from bridgehold.host.faces.authoring.templates import bridge_from, new_bridge
 from bridgehold.host.faces.cli.policy import offline_registry
@@ -79,6 +78,8 @@ def lock_bridge(
     ] = "",
 ) -> None:
     """Resolve what the bridge asks for to exact versions with hashes: wheels only, nothing is run."""
+    from bridgehold.host.faces.authoring.locking import lock
+
     manifest = offline_registry().manifest(name)
     version = python or f"{sys.version_info[0]}.{sys.version_info[1]}"
     with err.status(f"resolving {name} for Python {version}"):

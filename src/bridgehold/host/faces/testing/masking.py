@@ -13,10 +13,11 @@ import msgspec
 
 from bridgehold.audit.redact import MASK, SHORTEST, Redactor, find_shape, is_key_name
 from bridgehold.errors import TranscriptError
+from bridgehold.host.faces.testing.transcript import DEEPEST
 from bridgehold.host.inline_keys import split_keys
 from bridgehold.ids import digest_bytes
 
-_DEEPEST = 200
+_KEY_LENGTH = 16
 _STARS = b"*"
 
 
@@ -33,7 +34,7 @@ class Masker:
         arguments = plain.get("arguments")
         if isinstance(arguments, dict):
             self._learn(value for _, value in split_keys(arguments).keys)
-        self._learn(_secrets(plain, _DEEPEST))
+        self._learn(_secrets(plain, DEEPEST))
         if method == "artifact.put" and isinstance(plain.get("data"), str):
             plain["data"] = str(digest_bytes(plain["data"].encode()))
         shown = self.value(plain)
@@ -45,11 +46,27 @@ class Masker:
         plain = msgspec.json.decode(msgspec.json.encode(value))
         if method == "artifact.get" and isinstance(plain, dict) and isinstance(plain.get("data"), str):
             data = plain.pop("data")
-            return {**self.value(plain), "data": self._bytes(data)}
+            return {**self.said(plain), "data": self._bytes(data)}
+        return self.said(plain)
+
+    def said(self, value: object) -> Any:
+        """What the host's side said. Of it only what is as long as keys are is looked for later: a short
+        word that stands under ``token`` may well be one of a text's."""
+        plain = msgspec.json.decode(msgspec.json.encode(value))
+        self._learn(one for one in _secrets(plain, DEEPEST) if len(one) >= _KEY_LENGTH and " " not in one)
         return self.value(plain)
 
+    def answer(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What a tool of the caller's answered: its ``result`` or its ``error``."""
+        given = {name: params[name] for name in ("result", "error") if name in params}
+        plain = msgspec.json.decode(msgspec.json.encode(given))
+        self._learn(_secrets(plain, DEEPEST))
+        shown: dict[str, Any] = self.value(plain)
+        return shown
+
     def value(self, value: Any) -> Any:
-        return _masked(value, self._redactor, named=False, depth=_DEEPEST)
+        """A plain value without what is known, named or shaped like a key."""
+        return _masked(value, self._redactor, named=False, depth=DEEPEST)
 
     def _learn(self, values: Any) -> None:
         fresh = {value for value in values if len(value) >= SHORTEST and value != MASK} - self._known
@@ -88,7 +105,7 @@ def _masked(value: Any, redactor: Redactor, *, named: bool, depth: int) -> Any:
     if value is None or isinstance(value, bool) or value == "":
         return value
     if isinstance(value, dict | list) and depth == 0:
-        raise TranscriptError(f"a value nested more than {_DEEPEST} deep is not recorded", hint="")
+        raise TranscriptError(f"a value nested more than {DEEPEST} deep is not recorded", hint="")
     if isinstance(value, dict):
         return {
             redactor.text(key): _masked(item, redactor, named=named or is_key_name(key), depth=depth - 1)

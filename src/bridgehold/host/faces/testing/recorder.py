@@ -61,7 +61,7 @@ class Recorder(Client):
         def heard(event: dict[str, Any]) -> None:
             if event.get("type") == "tool_call":
                 self._commands[str(event.get("command"))] = (call, begun)
-            self._write(Heard(call=call, event=self._masker.value(event), ms=_since(begun)))
+            self._write(Heard(call=call, event=self._masker.said(event), ms=_since(begun)))
             if on_event is not None:
                 on_event(event)
 
@@ -83,9 +83,7 @@ class Recorder(Client):
         found = self._commands.get(str(params.get("command")))
         if found is not None:
             call, begun = found
-            shown = self._masker.value(
-                {key: value for key, value in params.items() if key in ("result", "error")}
-            )
+            shown = self._masker.answer(params)
             self._write(Answered(call=call, tool_call=params["call"], ms=_since(begun), **shown))
 
     def _write(self, line: Line) -> None:
@@ -117,7 +115,7 @@ async def record(client: Client, file: Path | str) -> AsyncIterator[Recorder]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise UsageError(f"the transcript can't be written: {error.strerror}", where=str(path)) from error
     try:

@@ -102,10 +102,11 @@ class Remains:
     def look(self) -> None:
         """Remember what is below the host now."""
         try:
-            self._processes.update(self._root.children(recursive=True))
+            fresh = set(self._root.children(recursive=True)) - self._processes
         except psutil.NoSuchProcess:
             return
-        for process in self._processes:
+        self._processes |= fresh
+        for process in fresh:
             found = cgroups_of(process.pid)
             self._cgroups |= found | {folder.parent for folder in found}
 

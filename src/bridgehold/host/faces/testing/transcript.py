@@ -6,6 +6,7 @@ The first line is the header. A ``call`` is followed by its ``event`` and ``answ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from bridgehold.errors import ErrorInfo, TranscriptError
 VERSION = 1
 MOST_BYTES = 64 * 1024 * 1024
 MOST_LINES = 200_000
+DEEPEST = 200
+_AROUND = 2
+"""Levels of a line around a value."""
+_TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKETS = re.compile(rb"[^\[\]{}]")
 _REMEDY = "Record it again: a transcript is written by `record()` or `--bridgehold-record`, not by hand."
 
 
@@ -151,9 +157,21 @@ def parse(lines: Iterable[bytes], file: str) -> tuple[Exchange, ...]:
 
 def _line(raw: bytes, where: str) -> Header | Called | Step:
     try:
+        if _deep(raw):
+            raise _fault(f"a value nested more than {DEEPEST} deep", where)
         return _DECODER.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _fault(f"no line of a transcript: {str(error)[:300]}", where) from None
+
+
+def _deep(raw: bytes) -> bool:
+    """Whether brackets nest too deep; those within texts are not counted."""
+    depth = 0
+    for bracket in _BRACKETS.sub(b"", _TEXTS.sub(b"", raw)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST + _AROUND:
+            return True
+    return False
 
 
 def _check_header(line: Line, where: str) -> None:
