@@ -85,13 +85,15 @@ def chaos(home: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
 
 def test_a_bridge_that_takes_no_cancel_and_one_that_grows_end_typed_and_leave_nothing(home: Path) -> None:
     before = {path.name for path in Path(tempfile.gettempdir()).glob("bridgehold-play-*")}
-    status, found, said = chaos(home, "--only", "little memory", "--only", "caller gone", "--seed", "4")
+    wanted = ("little memory", "caller gone", "sandbox killed", "session drained", "deadline")
+    status, found, said = chaos(home, "--seed", "4", *(part for name in wanted for part in ("--only", name)))
     rows = {one["fault"]: one for one in found}
     assert status == 0, (found, said)
     assert rows["none"]["ended"] == {"ok": 1, "timeout": 1}
     assert rows["none"]["detail"] == "1 of 2 commands succeed"
     assert rows["little memory"]["detail"] == "ended by its cap"
     assert rows["little memory"]["ended"]["memory"] == 1
+    assert rows["sandbox killed"]["ended"] == rows["session drained"]["ended"] == {"session_ended": 1}
     assert {one["status"] for one in found} == {"PASS"}
     assert {"sessions left", "processes left", "cgroups left", "audit", "every command's outcome"} <= set(
         rows

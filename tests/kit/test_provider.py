@@ -283,9 +283,12 @@ def test_what_is_no_request_for_a_response_is_read_as_an_empty_one(body: dict[st
     assert tool_calls(read_response(body)) == ()
 
 
-def test_it_is_a_program_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "program", [["bridgehold.bridges.kit.provider"], ["bridgehold", "bridge", "provider"]]
+)
+def test_it_is_a_program_too(tmp_path: Path, program: list[str]) -> None:
     key = tmp_path / "key"
-    command = [sys.executable, "-m", "bridgehold.bridges.kit.provider", "--key-file", str(key)]
+    command = [sys.executable, "-m", *program, "--key-file", str(key)]
     with subprocess.Popen(
         [*command, "--error", "rate_limit", "--retry-after", "9"], stdout=subprocess.PIPE, text=True
     ) as process:

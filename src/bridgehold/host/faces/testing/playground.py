@@ -22,13 +22,12 @@ import msgspec
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import BridgeholdError, ConfigError
+from bridgehold.errors import ConfigError
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.config_overrides import overridden, overrides, said_by
 from bridgehold.host.config_sections import ProviderSection
 from bridgehold.host.faces.client import Client
 from bridgehold.host.faces.private import PrivateHost
-from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.host.layout import Layout, default_layout
 from bridgehold.host.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
@@ -82,12 +81,17 @@ async def hosted(ground: Playground) -> AsyncIterator[tuple[Client, PrivateHost]
     """A private host on a playground, and its client."""
     said = said_by(os.environ)  # overrides of the user's own are in the configuration already
     environ = {name: value for name, value in os.environ.items() if name not in said}
+    environ["CREDENTIALS_DIRECTORY"] = str(_credentials(ground.layout))
     private = await asyncio.to_thread(PrivateHost.start, ground.layout, environ)
     try:
         async with await Client.connect(ground.layout.socket) as client:
             yield client, private
     finally:
         await asyncio.to_thread(private.stop)
+
+
+def _credentials(layout: Layout) -> Path:
+    return layout.config.parent / "credentials"
 
 
 def _prepare(
@@ -111,7 +115,7 @@ def _prepare(
     ground = Playground(layout=layout, manifest=manifest, provider=provider)
     if manifest.folder.is_relative_to(user.bridges):
         ground.refresh()
-    _lend_keys(layout, manifest, provider, tenants)
+    _lend_keys(_credentials(layout), manifest, provider, tenants)
     return ground
 
 
@@ -124,16 +128,20 @@ def _config(user: Layout, config: Config, manifest: Manifest, provider: Provider
         raise ConfigError(f"can't read the configuration: {error}", where=str(user.config_file)) from error
     given = overridden(given, overrides(os.environ))
     kept: dict[str, Any] = {name: given[name] for name in _KEPT if name in given}
-    kept["providers"] = {name: _played(one, provider) for name, one in config.providers.items()}
+    names = {need.provider: need.name for need in manifest.needs.secrets}
+    kept["secrets"] = {"store": "systemd"}
+    kept["providers"] = {
+        name: _played(one, provider, names.get(name, one.secret)) for name, one in config.providers.items()
+    }
     own = dict(kept.get("bridges", {}).get(manifest.name, {}))
     own["policy"] = f"played-{manifest.name}"
     kept["bridges"] = {**kept.get("bridges", {}), manifest.name: own}
     return "".join(f"{name} = {toml(value)}\n" for name, value in kept.items())
 
 
-def _played(section: ProviderSection, provider: Provider) -> dict[str, Any]:
+def _played(section: ProviderSection, provider: Provider, secret: str) -> dict[str, Any]:
     base = provider.base_url.removesuffix("/v1") + _BASES.get(section.shape, "/v1")
-    return {**section.model_dump(), "base_url": base, "private": True}
+    return {**section.model_dump(), "base_url": base, "private": True, "secret": secret}
 
 
 def _policy(user: Layout, config: Config, manifest: Manifest) -> str:
@@ -147,14 +155,14 @@ def _policy(user: Layout, config: Config, manifest: Manifest) -> str:
     return _POLICY.format(policy=policy, weakenings=toml(sorted(weakenings)))
 
 
-def _lend_keys(layout: Layout, manifest: Manifest, provider: Provider, tenants: tuple[str, ...]) -> None:
-    wanted = {need.name: need.provider for need in manifest.needs.secrets}
-    admin = SecretAdmin.for_layout(layout, load_config(layout.config_file, {})) if wanted else None
-    for name, whose in wanted.items():
+def _lend_keys(folder: Path, manifest: Manifest, provider: Provider, tenants: tuple[str, ...]) -> None:
+    """The simulator's key, worth nothing elsewhere, as credentials of the service: no store to unlock."""
+    folder.mkdir(mode=0o700)
+    for need in manifest.needs.secrets:
         for tenant in tenants:
-            with contextlib.suppress(BridgeholdError):  # a name that no store takes: the bridge is told so
-                if admin is not None:
-                    admin.set(tenant, name, provider.key.encode(), provider=whose)
+            file = folder / f"{tenant}.{need.name}"
+            file.touch(mode=0o600)
+            file.write_text(provider.key, encoding="ascii")
 
 
 def toml(value: object) -> str:
