@@ -106,6 +106,10 @@ class ArtifactStore:
         path.rename(target)
         return made
 
+    def drop(self, tenant: str, upload: str) -> None:
+        """Forget an upload that nobody goes on with."""
+        self._part(tenant, upload).unlink(missing_ok=True)
+
     def put(self, tenant: str, data: bytes, *, name: str = "", media_type: str = "") -> Artifact:
         """All at once."""
         upload = self.begin(tenant)
