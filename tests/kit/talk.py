@@ -151,6 +151,7 @@ async def talk(host: Client) -> dict[str, Any]:
         seen["artifact"] = await session.put(b"bytes\x00of" * 10, name="some.bin")
         seen["bytes"] = await session.get(seen["artifact"].digest)
         seen["crashed"] = (await refusal(session.run("crash")))[::3]
+    seen["alive"] = host.alive
     seen["created"] = await host.create_resource("word", {"text": "x", "id": "loose"}, bridge="talk")
     seen["listed"] = await host.list_resources(bridge="talk")
     seen["adapted"] = await (await host.get_adapter("talk")).spell(word_id="loose")

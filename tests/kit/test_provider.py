@@ -224,7 +224,7 @@ def test_so_many_fail_and_then_all_is_well_and_embeddings_are_there() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_fault_is_what_its_name_says(kind: str, stream: bool) -> None:
-    faults = Faults(seed=3, share=1.0, kinds=(kind,), spike_ms=150, drip_ms=5)  # type: ignore[arg-type]
+    faults = Faults(seed=3, share=1.0, kinds=(kind,), spike_ms=150, drip_ms=20)  # type: ignore[arg-type]
 
     async def body(caller: Caller) -> None:
         _, _, good = await caller.ask("chat", "a question of some length", stream=stream)

@@ -39,6 +39,11 @@ class FakeHost(Client):
         self._first: BridgeholdError | None = None
         self._answers: dict[tuple[str, int | str], _Answer] = {}
 
+    @property
+    def alive(self) -> bool:
+        """Always: nothing can close on it."""
+        return True
+
     async def aclose(self) -> None:
         """Nothing is held open."""
 

@@ -45,6 +45,10 @@ class Recorder(Client):
         """Commands that called a tool: their call's number, and when it began."""
         self._write(Header(version=VERSION, bridgehold=version("bridgehold")))
 
+    @property
+    def alive(self) -> bool:
+        return self._client.alive
+
     async def aclose(self) -> None:
         """The real client is its opener's to close."""
 
