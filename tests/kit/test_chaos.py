@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.faults import FAULTS
 from bridgehold.errors import CommandTimeoutError, InternalError, UsageError
@@ -106,8 +107,14 @@ def test_a_bridge_that_takes_no_cancel_and_one_that_grows_end_typed_and_leave_no
 
 def test_a_bridge_that_serves_nobody_fails(home: Path) -> None:
     (home / "config/bridges/bad/bad_bridge.py").write_text("raise SystemExit(3)\n")
-    status, found, _ = chaos(home, "--only", "worker frozen")
+    kept = home / "kept"
+    status, found, _ = chaos(home, "--only", "worker frozen", "--keep", str(kept))
     assert status == 1
+    report = verify_audit(kept / "state/audit")
+    assert (report.integrity.ok, report.events > 5) == (True, True)
+    assert not (kept / "run/host.sock").exists()
+    status, _, said = chaos(home, "--only", "worker frozen", "--keep", str(kept))
+    assert (status, "Traceback" in said) == (UsageError.exit_status, False)
     assert [one["fault"] for one in found if one["status"] == "FAIL"] == ["worker frozen"]
     assert "afterwards a new session ends as" in found[1]["detail"]
     assert found[0]["status"] == "CAUTION"

@@ -27,6 +27,9 @@ def chaos(
     only: Annotated[
         list[str] | None, typer.Option(help="Only this fault, such as 'worker frozen'; may be repeated.")
     ] = None,
+    keep: Annotated[
+        str, typer.Option(help="Keep the private host's folder, with its audit, as this one.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="A list of {fault, status, ended, …}.")] = False,
 ) -> None:
     """Try a bridge while things go wrong, on a private host; exit status 1 where something ends badly."""
@@ -47,6 +50,7 @@ def chaos(
             deadline_ms=parse_deadline(deadline),
             commands=commands,
             only=only or (),
+            keep=keep,
             say=lambda text: err.print(f"[dim]… {text}[/]"),
         )
         return [outcome async for outcome in outcomes]

@@ -77,12 +77,16 @@ async def chaos(
     commands: Sequence[Command] = (),
     only: Collection[str] = (),
     layout: Layout | None = None,
+    keep: str = "",
     say: Say = lambda _: None,
 ) -> AsyncIterator[Outcome]:
-    """Every fault of the plan in turn, then the audit and what is left. `commands`: not the manifest's."""
+    """Every fault of the plan in turn, then the audit and what is left. `commands`: not the manifest's.
+
+    `keep`: a new folder, in which the private host's audit stays.
+    """
     async with contextlib.AsyncExitStack() as stack:
         ground = await stack.enter_async_context(
-            playground(bridge, layout, tenants=(LOCAL_TENANT, SMALL_TENANT))
+            playground(bridge, layout, tenants=(LOCAL_TENANT, SMALL_TENANT), keep=keep)
         )
         made = plan(seed, deadline_ms, provider=bool(ground.manifest.providers), only=only)
         _squeeze(ground)

@@ -22,7 +22,7 @@ import msgspec
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import ConfigError
+from bridgehold.errors import ConfigError, UsageError
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.config_overrides import overridden, overrides, said_by
 from bridgehold.host.config_sections import ProviderSection
@@ -67,7 +67,7 @@ async def playground(
     """A layout for `bridge`, and a provider whose key its `tenants` have. `keep`: a folder to leave it in."""
     user = layout or default_layout()
     async with Provider.open() as provider:
-        home = Path(keep or tempfile.mkdtemp(prefix="bridgehold-play-"))
+        home = await asyncio.to_thread(_home, keep)
         try:
             ground = await asyncio.to_thread(_prepare, home, user, bridge, provider, tenants)
             yield ground
@@ -88,6 +88,18 @@ async def hosted(ground: Playground) -> AsyncIterator[tuple[Client, PrivateHost]
             yield client, private
     finally:
         await asyncio.to_thread(private.stop)
+
+
+def _home(keep: str) -> Path:
+    """A new folder."""
+    if not keep:
+        return Path(tempfile.mkdtemp(prefix="bridgehold-play-"))
+    home = Path(keep).absolute()
+    try:
+        home.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{keep} can't be made: {error.strerror}", hint="Name a new folder.") from error
+    return home
 
 
 def _credentials(layout: Layout) -> Path:
