@@ -16,7 +16,7 @@ import pytest
 HEADER = {"type": "transcript", "version": 1}
 SESSION = {"id": "s-1", "name": "s-1", "bridge": "toy", "tenant": "local"}
 TEST = """
-import pytest
+import asyncio, pytest
 
 @pytest.mark.bridge("toy")
 @pytest.mark.transcript("talk.jsonl")
@@ -48,6 +48,13 @@ def test_unmarked(recorded_bridge):
 @pytest.mark.bridge("toy")
 def test_no_provider(simulated_provider):
     pass
+
+@pytest.mark.transcript("host.jsonl")
+def test_client(recorded_client):
+    async def run():
+        async with recorded_client() as host:
+            return [await host.run("toy:a"), await host.run("toy:b")]
+    assert asyncio.run(run()) == [1, 2]
 
 @pytest.mark.transcript("host.jsonl", order="any")
 def test_host(recorded_host):
@@ -111,7 +118,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["test_same", "test_host"])
+@pytest.mark.parametrize("name", ["test_same", "test_host", "test_client"])
 def test_what_was_recorded_passes_without_a_host(said: str, name: str) -> None:
     assert f"PASSED test_app.py::{name}" in said
     assert f"ERROR test_app.py::{name}" not in said

@@ -9,7 +9,7 @@ runs on the user's layout, or a private one for the test run; with ``provider=Tr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from bridgehold import Client, SyncClient
     from bridgehold.bridges.kit.provider import Provider
     from bridgehold.host.faces.sync import SyncSession
+
+    Opener = contextlib.AbstractAsyncContextManager[Client]
 
 _RECORD = "bridgehold_record"
 _FAILED = pytest.StashKey[bool]()
@@ -138,6 +140,34 @@ def recorded_host(request: pytest.FixtureRequest) -> Iterator[SyncClient]:
     if not file.exists():
         pytest.fail(f"nothing was recorded for this test: {file}; run pytest with --bridgehold-record")
     yield from _told(request, SyncClient.of(FakeHost(file, order=order)))
+
+
+@pytest.fixture
+def recorded_client(request: pytest.FixtureRequest) -> Callable[[], Opener]:
+    """As `recorded_host`, for code with an event loop: ``async with recorded_client() as host``."""
+    from bridgehold.host.faces.testing.fake import FakeHost
+
+    file, order = _transcript(request)
+    if request.config.getoption(_RECORD):
+        return lambda: _recording(request, file)
+    return lambda: FakeHost(file, order=order)
+
+
+@contextlib.asynccontextmanager
+async def _recording(request: pytest.FixtureRequest, file: Path) -> AsyncIterator[Client]:
+    from bridgehold.host.faces.client import Host
+    from bridgehold.host.faces.testing.playground import hosted, playground
+    from bridgehold.host.faces.testing.recorder import record
+
+    async with contextlib.AsyncExitStack() as stack:
+        mark = request.node.get_closest_marker("bridge")
+        if mark is not None and mark.kwargs.get("provider"):
+            name, how = _marked(request)
+            ground = await stack.enter_async_context(playground(name, tenants=(how["tenant"],)))
+            client, _ = await stack.enter_async_context(hosted(ground))
+        else:
+            client = await stack.enter_async_context(Host.open())
+        yield await stack.enter_async_context(record(client, file))
 
 
 @pytest.fixture
