@@ -82,6 +82,7 @@ def needed_paths(layout: Layout) -> list[Path]:
         package_folder("bridgehold_sdk"),
         layout.config,
         layout.state,
+        layout.environments,  # may be a link: a host to play with uses its user's
         layout.run,
     ]
 
