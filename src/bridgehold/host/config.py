@@ -63,14 +63,16 @@ class ProviderSection(_Strict):
 
     base_url: str
     """Where it is, version prefix included. HTTPS, unless `private`."""
-    shape: Literal["openai", "anthropic", "gemini", "custom"] = "openai"
-    """How its bodies, denials and usage look."""
+    shape: Literal["openai", "anthropic", "gemini", "custom", "hub"] = "openai"
+    """How its bodies, denials and usage look; ``hub``: models are downloaded from it."""
     auth: str = "bearer"
-    """``bearer``, ``header:NAME`` or ``query:NAME``."""
+    """``bearer``, ``header:NAME``, ``query:NAME``, or of a hub ``none``: it is asked without a key."""
     secret: str = ""
     """Name of the tenant's secret that is put in; the provider's own name if empty."""
     private: bool = False
     """Named weakening ``private_network``: it may live at a loopback or private address."""
+    hosts: tuple[str, ...] = ()
+    """Of a hub: ``host``, ``*.host`` or ``host:port`` that its redirects may lead to, without the key."""
 
 
 class PrincipalSection(_Strict):

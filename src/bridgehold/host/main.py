@@ -25,11 +25,12 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.artifacts import ArtifactStore
+from bridgehold.host.artifacts import ArtifactStore, Turns
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
+from bridgehold.host.downloads import Downloads
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.artifacts import Artifacts, inside_tools
 from bridgehold.host.faces.server import SocketServer
@@ -138,7 +139,8 @@ class HostProcess:
         scripts = {n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts}
         orders = self._orders(registry, environments, peers, scripts)
         store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
-        artifacts = Artifacts(store, peers.journal)
+        turns = Turns()
+        artifacts = Artifacts(store, peers.journal, turns)
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -162,6 +164,7 @@ class HostProcess:
             keeper=peers.keeper,
             audit=peers.journal,
             budgets=spent_before(self._layout),
+            downloads=Downloads(store, turns, self._layout.artifacts, peers.journal),
             current_command=sessions.current_command,
             on_degraded=self._degraded,
         )

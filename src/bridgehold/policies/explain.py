@@ -13,6 +13,7 @@ from bridgehold.policies.compose import Read, compose
 from bridgehold.policies.limits_table import LIMITS, show
 from bridgehold.policies.model import Grant, Overruled
 from bridgehold.policies.narrow import source_of
+from bridgehold.policies.units import format_size
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +53,13 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
         yield "network.endpoints", "(none: nothing is reachable)"
     for endpoint in grant.endpoints:
         key = f"network.endpoints.{endpoint.provider}"
+        if endpoint.repos:
+            yield f"{key}.repos", _list(endpoint.repos)
+            yield f"{key}.files", _list(endpoint.files)
+            yield f"{key}.sha256", _list(endpoint.sha256) if endpoint.sha256 else "(any)"
+            yield f"{key}.file_size", format_size(endpoint.file_bytes)
+            yield f"{key}.total_size", format_size(endpoint.total_bytes)
+            continue
         yield f"{key}.methods", _list(endpoint.methods)
         yield f"{key}.paths", _list(endpoint.paths)
         yield f"{key}.remote_content", str(endpoint.remote_content).lower()

@@ -14,6 +14,9 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+HUB_FILES = ("/*.json", "/*.model", "/*.safetensors", "/*.txt")
+"""What of a repo may be downloaded unless the policy says less: weights, configuration, words."""
+
 Weakening = Literal[
     "env_secret",  # a key is put into the sandbox's environment
     "connect",  # raw tunnels or plain proxying to granted endpoints
@@ -78,6 +81,16 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Allowed paths below the provider's base, after one normalisation; ``*`` matches one segment."""
     remote_content: bool = False
     """Whether a body may make the provider fetch URLs, use server-side tools or stored objects."""
+    repos: tuple[str, ...] = ()
+    """Of a hub: ``/OWNER/NAME@REVISION`` patterns of what may be downloaded. It has no paths then."""
+    files: tuple[str, ...] = HUB_FILES
+    """Of a hub: patterns of files, as ``/config.json``; never of a kind that `policies.downloads` refuses."""
+    sha256: tuple[str, ...] = ()
+    """Of a hub: where some stand here, a file is let in only if it hashes to one of them."""
+    file_bytes: int = GIB
+    """Of a hub: the largest file."""
+    total_bytes: int = 4 * GIB
+    """Of a hub: what one session may download."""
 
 
 class Connect(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from bridgehold.errors import DeniedError
 from bridgehold.ids import is_name
 from bridgehold.policies import globs
+from bridgehold.policies.downloads import normalise_repo_pattern
 from bridgehold.policies.model import Connect
 from bridgehold.policies.names import normalise_host_pattern, normalise_path_pattern
 from bridgehold.policies.problems import nearest
@@ -20,6 +21,7 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}", re.ASCII)
 _DIRECTING = re.compile(
     r"LD_.*|PYTHON.*|PATH|HOME|TMPDIR|SHELL|ENV|BASH_ENV|IFS|LANG|LC_.*|GCONV_PATH|.*_PROXY|SSL_CERT_.*"
 )
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MOST_ITEMS = 500
 
 
@@ -151,6 +153,18 @@ def _connect(table: dict[str, object]) -> Connect:
     )
 
 
+def _repos(_key: Key, value: object) -> tuple[str, ...]:
+    return tuple(_named(normalise_repo_pattern, text) for text in _texts(value, "repos"))
+
+
+def _digests(_key: Key, value: object) -> tuple[str, ...]:
+    found = _texts(value, "digests")
+    for text in found:
+        if not _SHA256.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is not 64 hexadecimal digits in lower case")
+    return found
+
+
 def _named(normalise: Callable[[str], str], text: str) -> str:
     try:
         return normalise(text)
@@ -185,4 +199,6 @@ _READERS: dict[str, Callable[[Key, object], object]] = {
     "patterns": _patterns,
     "folders": _folders,
     "connects": _connects,
+    "repos": _repos,
+    "digests": _digests,
 }
