@@ -140,10 +140,10 @@ def decide_size(grant: Grant, endpoint: Endpoint, size: int, before: int) -> Dec
 
 def decide_digest(grant: Grant, endpoint: Endpoint, sha256: str) -> Decision | None:
     """The refusal of bytes that hash to `sha256`, if it is one."""
-    if not endpoint.sha256 or sha256 in endpoint.sha256:
+    if not endpoint.digests or sha256 in endpoint.digests:
         return None
-    reason = f"sha256 {sha256} is none of the {len(endpoint.sha256)} that the policy names"
-    return _no(grant, f"network.endpoints.{endpoint.provider}.sha256", reason)
+    reason = f"sha256 {sha256} is none of the {len(endpoint.digests)} that the policy names"
+    return _no(grant, f"network.endpoints.{endpoint.provider}.digests", reason)
 
 
 def _no(grant: Grant, rule: str, reason: str, key: str = "") -> Decision:

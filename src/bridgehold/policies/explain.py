@@ -56,7 +56,7 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
         if endpoint.repos:
             yield f"{key}.repos", _list(endpoint.repos)
             yield f"{key}.files", _list(endpoint.files)
-            yield f"{key}.sha256", _list(endpoint.sha256) if endpoint.sha256 else "(any)"
+            yield f"{key}.digests", _list(endpoint.digests) if endpoint.digests else "(any)"
             yield f"{key}.file_size", format_size(endpoint.file_bytes)
             yield f"{key}.total_size", format_size(endpoint.total_bytes)
             continue

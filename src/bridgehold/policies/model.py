@@ -85,8 +85,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Of a hub: ``/OWNER/NAME@REVISION`` patterns of what may be downloaded. It has no paths then."""
     files: tuple[str, ...] = HUB_FILES
     """Of a hub: patterns of files, as ``/config.json``; never of a kind that `policies.downloads` refuses."""
-    sha256: tuple[str, ...] = ()
-    """Of a hub: where some stand here, a file is let in only if it hashes to one of them."""
+    digests: tuple[str, ...] = ()
+    """Of a hub: where some stand here, a file is let in only if its SHA-256 is one of them."""
     file_bytes: int = GIB
     """Of a hub: the largest file."""
     total_bytes: int = 4 * GIB

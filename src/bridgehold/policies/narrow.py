@@ -236,12 +236,12 @@ class _Narrower:
             else:
                 self._take(f"{key}.{name}", format_size(own))
                 sizes[field] = wanted
-        only = (lambda a, b: a == b) if mine.sha256 else (lambda _a, _b: True)
+        only = (lambda a, b: a == b) if mine.digests else (lambda _a, _b: True)
         return msgspec.structs.replace(
             mine,
             repos=self._items(f"{key}.repos", mine.repos, given.repos, path_covers, str),
             files=self._items(f"{key}.files", mine.files, given.files, path_covers, str),
-            sha256=self._items(f"{key}.sha256", mine.sha256 or given.sha256, given.sha256, only, str),
+            digests=self._items(f"{key}.digests", mine.digests or given.digests, given.digests, only, str),
             **sizes,
         )
 

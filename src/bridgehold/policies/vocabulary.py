@@ -163,7 +163,12 @@ VOCABULARY: tuple[Key, ...] = (
         "Of a hub: files of a repo; never pickles or code.",
         '["*.json", "*.model", "*.safetensors", "*.txt"]',
     ),
-    Key("network.endpoints.*.sha256", "digests", "Of a hub: the only digests that a file may have.", "any"),
+    Key(
+        "network.endpoints.*.digests",
+        "digests",
+        "Of a hub: the only SHA-256 digests that a file may have.",
+        "any",
+    ),
     Key("network.endpoints.*.file_size", "size", "Of a hub: the largest file.", "1GiB", least=1, most=2**40),
     Key(
         "network.endpoints.*.total_size",

@@ -13,7 +13,7 @@ from bridgehold.host.gateway.admit import Refused
 from bridgehold.host.gateway.replies import Refusal
 from bridgehold.host.keeper.follow import FOLLOWED
 from bridgehold.host.keeper.protocol import UpstreamRequest
-from bridgehold.policies.downloads import decide_digest
+from bridgehold.policies.downloads import decide_digest, is_commit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,7 +51,10 @@ class Fetch:
             found = bytearray()
             async for chunk in self._body(response, _LISTING_BYTES):
                 found += chunk
-            return read_listing(self._asked.hub.name, wanted.repo, wanted.revision, bytes(found))
+            made = read_listing(self._asked.hub.name, wanted.repo, wanted.revision, bytes(found))
+            if is_commit(wanted.revision) and made.commit != wanted.revision:
+                raise _broken("hub.commit", f"the hub gave the commit {made.commit}, not {wanted.revision}")
+            return made
 
         async with self._gateway.buffers.hold(self._gateway.facts.session, _LISTING_BYTES):
             return await self._recorded(path, (("blobs", "true"),), take)
