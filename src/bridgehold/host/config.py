@@ -16,6 +16,7 @@ from bridgehold.errors import ConfigError
 from bridgehold.ids import is_name
 from bridgehold.policies.model import GIB
 from bridgehold.policies.units import parse_size
+from bridgehold.policies.values import DEVICE
 
 DEFAULT_UID_BASE = 0x78000000
 
@@ -44,6 +45,8 @@ class HostSection(_Strict):
     """How many uids are reserved: the bound of sessions at once."""
     read_roots: tuple[str, ...] = ()
     """Host folders below which a policy's ``filesystem.read`` may name folders."""
+    devices: tuple[Annotated[str, Field(pattern=DEVICE.pattern + "$")], ...] = ()
+    """Device files that a policy's ``filesystem.devices`` may name, such as ``/dev/nvidia0``."""
     max_sessions: Annotated[int, Field(ge=1)] = 2_000
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"

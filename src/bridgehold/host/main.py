@@ -241,7 +241,7 @@ class HostProcess:
             await peers.journal.append(HostStopped(reason=self._reason))
 
     def _started(self, machine: Machine) -> HostStarted:
-        facts = msgspec.to_builtins(machine)
+        facts = {**msgspec.to_builtins(machine), "devices": " ".join(machine.devices)}
         weakenings = [
             name
             for name, used in (

@@ -67,5 +67,7 @@ def demanded(policy: Policy) -> Iterator[tuple[str, str, str]]:
         yield f"network.connect[{index}]", "connect", "a tunnel"
         if connect.private:
             yield f"network.connect[{index}]", "private_network", "a private address"
+    if policy.devices:
+        yield "filesystem.devices", "devices", "a device"
     if policy.inline_keys == "pass":
         yield "inline_keys", "inline_keys_pass", "passing keys through"

@@ -169,6 +169,7 @@ def _build(name: str, drafts: list[Draft]) -> Policy:
         tools=_rules(entries, "tools"),
         resources=_rules(entries, "resources"),
         read=_value(entries, "filesystem.read"),
+        devices=_value(entries, "filesystem.devices"),
         rate=_struct(Rate, _below(entries, "rate")),
         sandbox=_struct(SandboxRules, _below(entries, "sandbox")),
         sources=sources,

@@ -49,6 +49,7 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
     for fact in LIMITS:
         yield f"limits.{fact.key}", show(fact.unit, getattr(grant.limits, fact.field))
     yield "filesystem.read", _list(grant.read)
+    yield "filesystem.devices", _list(grant.devices)
     if not grant.endpoints:
         yield "network.endpoints", "(none: nothing is reachable)"
     for endpoint in grant.endpoints:

@@ -22,6 +22,7 @@ Weakening = Literal[
     "connect",  # raw tunnels or plain proxying to granted endpoints
     "private_network",  # an endpoint may resolve to loopback or private addresses
     "inline_keys_pass",  # keys in arguments are passed through
+    "devices",  # a device file of the machine's, and so its driver, is open to the bridge
     "no_cgroup",  # rlimits and a watchdog instead of a cgroup
     "shared_uid",  # no uid of its own per session
     "overcommit",  # admission may promise more memory than there is
@@ -167,6 +168,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     resources: Rules = Rules()
     read: tuple[str, ...] = ()
     """Host folders that are mounted read-only, from the operator's allowed roots."""
+    devices: tuple[str, ...] = ()
+    """Device files that are bound (weakening ``devices``), from those that the operator named."""
     rate: Rate = Rate()
     inline_keys: Literal["capture", "refuse", "pass"] = "capture"
     sandbox: SandboxRules = SandboxRules()
@@ -187,6 +190,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: bool = True
     memory_bytes: int = 0
     cpus: int = 1
+    devices: tuple[str, ...] = ()
+    """Device files that the operator named and that are there."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +215,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     weakenings: tuple[Weakening, ...]
     machine: Machine
     sources: dict[str, Source]
+    devices: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     """What the manifest asks for and the grant leaves out, each with the reason."""
     overruled: dict[str, tuple[Overruled, ...]] = {}

@@ -93,6 +93,9 @@ class _Narrower:
             tools=self._rules("tools"),
             resources=self._rules("resources"),
             read=self._items("filesystem.read", self.policy.read, self.ceiling.read, _folder_covers, str),
+            devices=self._items(
+                "filesystem.devices", self.policy.devices, self.ceiling.devices, lambda a, b: a == b, str
+            ),
             weakenings=self._items(
                 "weakenings", self.policy.weakenings, self.ceiling.weakenings, lambda a, b: a == b, str
             ),

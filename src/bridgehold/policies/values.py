@@ -21,6 +21,8 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}", re.ASCII)
 _DIRECTING = re.compile(
     r"LD_.*|PYTHON.*|PATH|HOME|TMPDIR|SHELL|ENV|BASH_ENV|IFS|LANG|LC_.*|GCONV_PATH|.*_PROXY|SSL_CERT_.*"
 )
+DEVICE = re.compile(r"/dev/nvidia(?:[0-9]{1,3}|ctl|-modeset|-uvm|-uvm-tools)", re.ASCII)
+"""Device files that may be granted at all: a disk or /dev/kvm is none, whoever names it."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MOST_ITEMS = 500
 
@@ -133,6 +135,16 @@ def _folders(_key: Key, value: object) -> tuple[str, ...]:
     return tuple(str(PurePosixPath(text)) for text in found)
 
 
+def _devices(_key: Key, value: object) -> tuple[str, ...]:
+    found = _texts(value, "device files")
+    for text in found:
+        if not DEVICE.fullmatch(text):
+            raise ValueError(
+                f"{text[:80]!r} is no device that can be granted: /dev/nvidia0, /dev/nvidiactl, …"
+            )
+    return found
+
+
 def _connects(_key: Key, value: object) -> tuple[Connect, ...]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise ValueError(f"an array of tables [[network.connect]] is expected, not {_shown(value)}")
@@ -198,6 +210,7 @@ _READERS: dict[str, Callable[[Key, object], object]] = {
     "paths": _paths,
     "patterns": _patterns,
     "folders": _folders,
+    "devices": _devices,
     "connects": _connects,
     "repos": _repos,
     "digests": _digests,

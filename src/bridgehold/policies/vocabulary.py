@@ -26,6 +26,7 @@ Kind = Literal[
     "paths",
     "patterns",
     "folders",
+    "devices",
     "connects",
     "repos",
     "digests",
@@ -140,6 +141,7 @@ VOCABULARY: tuple[Key, ...] = (
     Key("weakenings", "weakenings", "The named weakenings that this policy may use.", options=WEAKENINGS),
     *_limit_keys(),
     Key("filesystem.read", "folders", "Host folders that are mounted read-only, below the operator's roots."),
+    Key("filesystem.devices", "devices", "Device files that are bound (weakening `devices`)."),
     Key("network.endpoints.*.methods", "methods", "Methods that the gateway forwards.", '["POST"]', METHODS),
     Key(
         "network.endpoints.*.paths",
