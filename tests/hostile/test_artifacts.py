@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import hashlib
 import os
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bridgehold import BridgeholdError, SyncClient
+from bridgehold import BridgeholdError, Client, SyncClient
 from hostile.stage import MANIFEST, POLICY, Stage, stage
 
 KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]
@@ -163,6 +165,37 @@ def test_uploads_that_nobody_finishes_are_bounded(keeping: Stage) -> None:
         "result['codes'] = sorted(set(codes))"
     )
     assert act(keeping, code, tenant="flood") == {"codes": ["budget"]}
+
+
+def test_parts_that_race_with_the_end_of_their_upload_never_make_a_false_name(keeping: Stage) -> None:
+    """What is kept under a digest hashes to it, whatever order the parts and the end come in."""
+    part = base64.b64encode(os.urandom(1 << 20)).decode()
+
+    async def race() -> list[Any]:
+        async with await Client.connect(keeping.layout.socket) as client:
+            begun = await client.request("artifact.put", {"data": part, "last": False})
+            upload = {"data": part, "upload": begun["upload"]}
+            wanted = [client.request("artifact.put", {**upload, "last": n == 2}) for n in range(6)]
+            return await asyncio.gather(*wanted, return_exceptions=True)
+
+    for _ in range(3):
+        answers = asyncio.run(race())
+        kept = [one for one in answers if isinstance(one, dict) and "digest" in one]
+        assert len(kept) == 1
+        data = keeping.client.get(kept[0]["digest"])
+        assert kept[0]["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+        assert len(data) == kept[0]["size_bytes"]
+        keeping.client.remove(kept[0]["digest"])
+
+
+def test_every_read_is_audited_with_what_was_read(keeping: Stage) -> None:
+    digest = keeping.client.put(b"0123456789").digest
+    before = len(keeping.events("artifact.read"))
+    keeping.client.request("artifact.get", {"digest": digest, "offset": 1, "length": 4})
+    keeping.client.request("artifact.get", {"digest": digest, "offset": 9, "length": 400})
+    read = keeping.events("artifact.read")[before:]
+    assert [(one["offset"], one["length"]) for one in read] == [(1, 4), (9, 1)]
+    keeping.client.remove(digest)
 
 
 def test_a_result_too_large_for_a_frame_comes_as_a_reference(keeping: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.server
 import json
 import os
@@ -13,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from bridgehold import BridgeholdError, Client
+from bridgehold import BridgeholdError, Client, SyncClient
 from bridgehold.host.config import load_config
 from bridgehold.host.faces.tools import Tool
 from bridgehold.host.keeper.admin import SecretAdmin
 from hostile.stage import MANIFEST, POLICY, Stage, stage
 
-KIND = "root" if os.getuid() == 0 else "self"
+KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
 TOKEN = "another-principal-of-the-same-tenant"
 BRIDGE = """
 import json, threading
@@ -49,6 +50,10 @@ entry = "geometry:whose"
 [tools.hang]
 entry = "geometry:hang"
 timeout_s = 0.5
+[tools.tarry]
+entry = "geometry:tarry"
+timeout_s = 4
+parameters = {{ type = "object", properties = {{ s = {{ type = "number" }} }} }}
 [tools.crash]
 entry = "geometry:crash"
 [tools.noise]
@@ -72,6 +77,9 @@ import os, time
 def area(width, height=2): return width * height
 def whose(context): return [context["tenant"], context["principal"], "KEY" in str(dict(os.environ)), os.getppid()]
 def hang(): time.sleep(60)
+def tarry(s):
+    time.sleep(s)
+    return "done"
 def crash(): os._exit(3)
 def noise():
     print("to the log")
@@ -97,21 +105,21 @@ class Crm(http.server.BaseHTTPRequestHandler):
         self.wfile.write(said)
 
 
-@pytest.fixture(scope="module")
-def asker() -> Iterator[Stage]:
-    import hashlib
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def asker(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    kind, start = request.param
 
     crm = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Crm)
     threading.Thread(target=crm.serve_forever, daemon=True).start()
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    with stage(KIND, "fork", CONFIG.format(port=crm.server_port, digest=digest)) as ready:
+    with stage(kind, start, CONFIG.format(port=crm.server_port, digest=digest)) as ready:
         folder = ready.layout.config / "tools"
         folder.mkdir(mode=0o755)
         (folder / "geometry.py").write_text(FUNCTIONS)
         name = ready.bridge(manifest=MANIFEST.split("[operations.report]")[0])
         (ready.layout.bridges / name / "hostile.py").write_text(BRIDGE.replace("Asker", "Hostile"))
         (ready.layout.policies / f"{name}.toml").write_text(
-            POLICY + '[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n[sandbox]\nstart = "fork"\n'
+            POLICY + f'[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n[sandbox]\nstart = "{start}"\n'
         )
         ready.__dict__["_plain"] = name
         SecretAdmin.for_layout(ready.layout, load_config(ready.layout.config_file)).set(
@@ -234,6 +242,24 @@ def test_an_endpoint_gets_the_arguments_and_the_key_that_no_bridge_has(asker: St
     assert found["said"] == {"name": "Ada"}
     assert Crm.seen[-1] == ("/api/lookup", "Bearer crm-key-0123456789", {"name": "Ada"})
     assert "crm-key" not in str(asker.events("tool."))
+
+
+def test_a_late_call_ends_its_own_tenants_process_and_no_others(asker: Stage) -> None:
+    """One process for each tool and tenant: what one of them does to a tool reaches nobody else's calls."""
+    found: dict[str, Any] = {}
+
+    def slowly() -> None:
+        with SyncClient.connect(asker.layout.socket) as client, client.session(asker.plain) as session:
+            found["ours"] = session.run("act", {"code": "result['x'] = tools['tarry'](s=3)"})
+
+    thread = threading.Thread(target=slowly)
+    thread.start()
+    time.sleep(1.0)
+    with asker.session(tenant="other") as session:
+        code = "try: tools['tarry'](s=30)\nexcept ToolError as error: result['code'] = error.code"
+        assert session.run("act", {"code": code}) == {"code": "timeout"}
+    thread.join(20)
+    assert found == {"ours": {"x": "done"}}
 
 
 def test_calls_from_many_threads_are_bounded_and_each_gets_its_own_answer(asker: Stage) -> None:

@@ -57,11 +57,22 @@ class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refu
     where: str
 
 
+class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
+    """Keys only, never values. `digest`: of the configuration that holds from here on."""
+
+    digest: str
+    applied: tuple[str, ...]
+    waiting: tuple[str, ...]
+    """Changed too, and left for a restart."""
+
+
 class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
     bridge: str
     grant: str
     start: str
     name: str = ""
+    recovers: str = ""
+    """The session that lost its worker, and whose resources are made again in this one."""
 
 
 class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
@@ -148,6 +159,8 @@ class CommandIntent(Event, frozen=True, kw_only=True, tag="command.intent"):
     deadline_ms: int
     resource: str = ""
     parent: str = ""
+    replays: str = ""
+    """The command of a lost session that this one repeats."""
 
 
 class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):

@@ -52,6 +52,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """0: the policy's `limits.command` alone."""
     idempotent: bool = False
     """The same call may be sent again after a crash."""
+    replays_calls: bool = False
+    """A recovery may run it again although it called a provider or a tool: that costs again."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

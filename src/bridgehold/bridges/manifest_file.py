@@ -178,6 +178,7 @@ def _operation(name: str, table: Table, resources: Mapping[str, Resource]) -> Op
         stream=table.flag("stream"),
         timeout_ms=_timeout(table),
         idempotent=table.flag("idempotent"),
+        replays_calls=table.flag("replays_calls"),
     )
     _check_resource(operation, table, resources)
     table.finish()

@@ -70,7 +70,7 @@ class ArtifactStore:
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         self._folder = folder
-        self._quota = quota_bytes
+        self.quota = quota_bytes
 
     def begin(self, tenant: str) -> str:
         """An upload; `append` fills it, `finish` keeps it."""
@@ -94,10 +94,10 @@ class ArtifactStore:
         if len(data) > PART_BYTES:
             path.unlink(missing_ok=True)
             raise LimitError(f"a part has at most {format_size(PART_BYTES)}")
-        if self.used(tenant) + len(data) > self._quota:
+        if self.used(tenant) + len(data) > self.quota:
             path.unlink(missing_ok=True)
             raise BudgetError(
-                f"the artifacts of {tenant} would take more than {format_size(self._quota)}",
+                f"the artifacts of {tenant} would take more than {format_size(self.quota)}",
                 hint="Remove some (`bridgehold artifacts`), or raise `[host] artifacts` in config.toml.",
             )
         with path.open("ab") as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from bridgehold.host import config
+from bridgehold.host import config_sections as config
 
 _SECTIONS = (
     ("[host]", config.HostSection),
@@ -17,6 +17,8 @@ _SECTIONS = (
     ("[principals.NAME]", config.PrincipalSection),
     ("[bridges.NAME]", config.BridgeSection),
     ("[tools.NAME]", config.ToolSection),
+    ("[zygotes]", config.ZygotesSection),
+    ("[features]", config.FeaturesSection),
 )
 
 
@@ -28,6 +30,16 @@ def reference() -> str:
         "`config.toml` in the layout's configuration folder (files.md). Unknown keys are refused, and every",
         "fault is named at once. All of it is optional. `default_bridge` (top level, `dspy`) is where",
         "`common:*` goes.",
+        "",
+        "A variable of the environment may say a single key: `BRIDGEHOLD__HOST__MAX_SESSIONS=50` is",
+        "`max_sessions = 50` in `[host]`, with two underscores before each part. It wins over the file. Its",
+        "value is read as TOML, and as a string where it is none. `bridgehold config` shows what holds, and",
+        "who said it.",
+        "",
+        "`bridgehold reload` has a running host read the file again, without dropping a session: it takes",
+        "over `[bridges]`, `[tools]`, `[principals]`, `[zygotes]`, `[features]`, `default_bridge`, and of",
+        "`[host]` `max_sessions` and `artifacts`. What else has changed waits for a restart, and is named. A",
+        "file with a fault changes nothing. Sessions that are open keep what they were started with.",
     ]
     for title, model in _SECTIONS:
         notes = _notes(model)

@@ -18,7 +18,6 @@ from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import (
-    AuditError,
     BridgeholdError,
     BudgetError,
     BusyError,
@@ -31,20 +30,22 @@ from bridgehold.host import refusals
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.calls import Stream
+from bridgehold.host.command_log import CommandLog, used
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
 from bridgehold.host.observe import Metrics
+from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
+from bridgehold.host.replays import Happened, Step
 from bridgehold.host.resources import ResourceRef, Resources
 from bridgehold.host.sessions import Session, SessionKey, Sessions
 from bridgehold.host.tools.calls import ToolCalls
 from bridgehold.host.tools.offers import CallersOffer, Offers
-from bridgehold.host.tools.values import ToolContext
+from bridgehold.host.tools.values import Offered, ToolContext
 from bridgehold.host.translate import fault_error
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
 from bridgehold.ids import digest_bytes, is_name, is_operation, new_command_id
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
-from bridgehold.sandbox.control import LauncherClient
 
 _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
@@ -66,6 +67,7 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     deadline_ms: int
     arguments: Arguments
+    replays: str = ""
 
 
 class Dispatch:
@@ -77,25 +79,26 @@ class Dispatch:
         registry: Registry,
         sessions: Sessions,
         journal: JournalClient,
-        launcher: LauncherClient,
         keys: KeyKeeper,
         make_order: OrderMaker,
         offers: Offers,
         resources: Resources,
+        recovery: Recovery,
         metrics: Metrics,
         on_degraded: Callable[[str], None],
     ) -> None:
         self._resources = resources
+        self._recovery = recovery
         self._metrics = metrics
         self._offers = offers
         self._chains: dict[str, tuple[str, ...]] = {}
         self._registry = registry
         self._sessions = sessions
         self._journal = journal
-        self._launcher = launcher
         self._keys = keys
         self._make_order = make_order
         self._on_degraded = on_degraded
+        self._log = CommandLog(journal, on_degraded)
         self._rates: dict[tuple[str, str], TokenBucket] = {}
 
     async def run(
@@ -109,12 +112,31 @@ class Dispatch:
 
         `callers`: tools that the caller runs itself while the command runs.
         """
-        command = new_command_id()
-        plan = await self._plan(command, principal, request)
+        plan = await self._plan(new_command_id(), principal, request)
         offered = self._offers.of(request.tenant, plan.bridge, callers)
         session = await self._session(plan)
-        chain = self._chain(request.parent, session)
-        async with session.turn(command):
+
+        async def again(session: Session, step: Step) -> object:
+            return await self._again(principal, session, step)
+
+        await self._recovery.restored(session, again)
+        return await self._run_in(session, plan, offered, stream)
+
+    async def _again(self, principal: Principal, session: Session, step: Step) -> object:
+        """Repeat a lost session's command in `session`: it is decided and audited as the first time."""
+        request = CommandRequest(
+            operation=step.operation,
+            arguments=step.arguments,
+            tenant=session.key.tenant,
+            session=session.id,
+        )
+        plan = await self._plan(new_command_id(), principal, request, replays=step.command)
+        offered = self._offers.of(request.tenant, plan.bridge, None)
+        return (await self._run_in(session, plan, offered, None)).value
+
+    async def _run_in(self, session: Session, plan: _Plan, offered: Offered, stream: Stream | None) -> Reply:
+        chain = self._chain(plan.request.parent, session)
+        async with session.turn(plan.command):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session)
             if not offered:
@@ -127,11 +149,11 @@ class Dispatch:
                 metrics=self._metrics,
                 on_degraded=self._on_degraded,
             )
-            self._chains[command] = (*chain, session.id)
+            self._chains[plan.command] = (*chain, session.id)
             try:
                 return await self._call(plan, session, intent, arguments, stream, tools)
             finally:
-                del self._chains[command]
+                del self._chains[plan.command]
                 await tools.close()
 
     def _chain(self, parent: str, session: Session) -> tuple[str, ...]:
@@ -146,8 +168,10 @@ class Dispatch:
             raise BusyError(f"tools that run commands nest {_MOST_NESTED} deep at most")
         return chain
 
-    async def _plan(self, command: str, principal: Principal, request: CommandRequest) -> _Plan:
-        """Decide; a refusal is written and raised."""
+    async def _plan(
+        self, command: str, principal: Principal, request: CommandRequest, *, replays: str = ""
+    ) -> _Plan:
+        """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
         bridge, _, operation = request.operation.partition(":")
         if not is_name(bridge) or not is_operation(operation):
             raise UsageError(
@@ -173,7 +197,7 @@ class Dispatch:
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
             )
-        if not self._within_rate(grant, target):
+        if not replays and not self._within_rate(grant, target):
             raise await refuse(refusals.over_rate(grant), BudgetError)
         try:
             arguments = take_inline_keys(request.arguments, grant)
@@ -192,6 +216,7 @@ class Dispatch:
             decision=decision,
             deadline_ms=_deadline(request, declared, grant),
             arguments=arguments,
+            replays=replays,
         )
 
     def _default_bridge(self, request: CommandRequest) -> str:
@@ -211,13 +236,16 @@ class Dispatch:
     async def _session(self, plan: _Plan) -> Session:
         request = plan.request
         if request.session.startswith("s-"):
-            session = self._sessions.find(lambda tenant: tenant == request.tenant, request.session)
-            if session.key.bridge != plan.bridge:
+            found = self._sessions.by_id(request.tenant, request.session)
+            key = found if isinstance(found, SessionKey) else found.key
+            if key.bridge != plan.bridge:
                 raise NotFoundError(f"no session {request.session!r} with {plan.bridge} here")
-            return session
-        if not is_name(request.session):
+            if isinstance(found, Session):
+                return found
+        elif is_name(request.session):
+            key = SessionKey(request.tenant, plan.bridge, request.session)
+        else:
             raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
-        key = SessionKey(request.tenant, plan.bridge, request.session)
         return await self._sessions.get_or_open(
             key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
         )
@@ -238,18 +266,9 @@ class Dispatch:
             arguments_preview=text,
             deadline_ms=plan.deadline_ms,
             parent=plan.request.parent[:40],
+            replays=plan.replays,
         )
-        try:
-            return (await self._journal.append(event)).ref
-        except BudgetError as error:
-            await session.end("the tenant's share of the audit is used up", error)
-            raise
-        except AuditError as error:
-            self._judge_audit(error)
-            raise AuditError(
-                f"the command did not run, because its intent could not be written: {error.message}",
-                hint=error.hint,
-            ) from error
+        return await self._log.intend(event, session)
 
     async def _call(
         self,
@@ -261,6 +280,7 @@ class Dispatch:
         tools: ToolCalls | None = None,
     ) -> Reply:
         started = time.monotonic()
+        session.called_out = False
         frame: ResultFrame | FaultFrame | None = None
         failure: BridgeholdError | None = None
         cancelled = False
@@ -274,47 +294,34 @@ class Dispatch:
             failure, cancelled = CancelledError("the caller went away"), True
         if isinstance(frame, FaultFrame):
             failure = fault_error(frame, where=plan.request.operation)
-        usage = await self._used(session, started)
+        usage = await used(session, started)
         if plan.operation is not None:
             code = failure.code if failure is not None else ""
             seconds = time.monotonic() - started
             self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
         outcome = _outcome(plan, session, intent, frame, failure, usage)
-        written = await asyncio.shield(asyncio.ensure_future(self._record(outcome)))
+        written = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
         if cancelled:
             raise asyncio.CancelledError
         if failure is not None:
             failure.event = written or intent
+            self._sessions.settle(session)
+            failure.hint = f"{failure.hint} {session.outlook}".strip()
             raise failure
         assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
         if plan.operation is not None and session.alive:
             self._resources.note(plan.operation, _place(plan, session), arguments, frame.result)
+            happened = Happened(
+                command=plan.command,
+                bridge=plan.bridge,
+                arguments=arguments,
+                result=frame.result,
+                had_key=bool(plan.arguments.keys),
+                called_out=session.called_out or (tools is not None and tools.asked),
+            )
+            self._recovery.note(session, session.order.manifest, plan.operation, happened)
         return Reply(
             value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
-        )
-
-    async def _record(self, outcome: CommandOutcome) -> str:
-        try:
-            return (await self._journal.append(outcome, durable=False)).ref  # written, synced with the group
-        except BridgeholdError as error:
-            self._on_degraded(f"an outcome could not be written: {error.message}")
-            return ""
-
-    def _judge_audit(self, error: AuditError) -> None:
-        """A full disk refuses commands until there is room; a journal that is gone or failed ends all."""
-        if error.where not in ("journal:full", "journal:invalid"):
-            self._on_degraded(error.message)
-
-    async def _used(self, session: Session, started: float) -> CommandUsage:
-        """What the kernel charged since the session's last command ended."""
-        ms = int((time.monotonic() - started) * 1000)
-        try:
-            usage = await session.worker.usage()
-        except BridgeholdError:
-            return CommandUsage(ms=ms)
-        before, session.cpu_us = session.cpu_us, usage.cpu_us
-        return CommandUsage(
-            cpu_us=max(0, usage.cpu_us - before), memory_peak_bytes=usage.memory_peak_bytes, ms=ms
         )
 
 

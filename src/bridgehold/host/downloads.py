@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -149,8 +149,17 @@ class Upload:
 class Downloads:
     """One per host."""
 
-    def __init__(self, store: ArtifactStore, turns: Turns, folder: Path, audit: Audit) -> None:
-        """`folder`: that of the store."""
+    def __init__(
+        self,
+        store: ArtifactStore,
+        turns: Turns,
+        folder: Path,
+        audit: Audit,
+        *,
+        demand: Callable[[str], None] = lambda _tenant: None,
+    ) -> None:
+        """`folder`: that of the store. `demand` raises where the tenant may keep nothing."""
+        self._demand = demand
         self.store = store
         self.turns = turns
         self.audit = audit
@@ -181,6 +190,7 @@ class Downloads:
 
     async def begin(self, tenant: str, size: int) -> Upload:
         """`size` as the hub says it: git's own digest holds it."""
+        self._demand(tenant)
 
         async def begin() -> str:
             return await asyncio.to_thread(self.store.begin, tenant)

@@ -15,8 +15,10 @@ from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import BridgeholdError, EnvironmentBuildError
 from bridgehold.host.config import Config
+from bridgehold.host.config_sections import BridgeSection
 from bridgehold.host.layout import Layout
 from bridgehold.host.machine import system_paths
+from bridgehold.host.required import unmet
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
@@ -78,6 +80,12 @@ class Environments:
             if on_progress is not None:
                 with contextlib.suppress(ValueError):
                     listeners.remove(on_progress)
+
+    def unmet(self, manifest: Manifest, section: BridgeSection) -> list[str]:
+        """What of an operator's demands the lock and this host's Python don't meet, in words."""
+        if not (section.required_packages or section.min_python):
+            return []
+        return unmet(section, self._lock(manifest), self._interpreter)
 
     def _lock(self, manifest: Manifest) -> Lock:
         """The lock as its file stands; read anew when the file changed."""

@@ -20,6 +20,7 @@ from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.relay import Relay
 from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.settings import Settings
 from bridgehold.host.values import Principal
 from bridgehold.ids import parse_name, random_id
 from bridgehold.policies.model import Grant
@@ -36,6 +37,7 @@ class Foreigners:
         journal: JournalClient,
         make_order: OrderMaker,
         scripts: Mapping[str, str],
+        settings: Settings,
         metrics: Metrics,
         on_degraded: Callable[[str], None],
     ) -> None:
@@ -45,6 +47,7 @@ class Foreigners:
         self._journal = journal
         self._make_order = make_order
         self._scripts = scripts
+        self._settings = settings
         self._metrics = metrics
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay] = {}
@@ -56,6 +59,7 @@ class Foreigners:
         """Run a script for as long as this request lasts; its frames are events."""
         if not principal.may_act_for(params.tenant):
             raise DeniedError(f"{principal.name} may not act for tenant {params.tenant[:64]!r}")
+        self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
         manifest = self._registry.manifest(bridge)
         if not manifest.foreign:

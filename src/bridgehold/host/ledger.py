@@ -11,8 +11,10 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.legacy.messages import Answer
-from bridgehold.errors import AuditError, BridgeholdError, BudgetError
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.command_log import CommandLog, used
 from bridgehold.host.observe import Metrics
+from bridgehold.host.refusals import refused
 from bridgehold.host.sessions import Session
 from bridgehold.ids import digest_bytes, new_command_id
 from bridgehold.policies.model import Decision
@@ -45,7 +47,7 @@ class Ledger:
         self._session = session
         self._principal = principal
         self._journal = journal
-        self._on_degraded = on_degraded
+        self._log = CommandLog(journal, on_degraded)
 
     async def intend(self, operation: str, arguments: dict[str, object], rule: str) -> Pending:
         """The intent, durable. Raises `AuditError` or `BudgetError`: the command does not run."""
@@ -66,18 +68,7 @@ class Ledger:
             arguments_preview=text,
             deadline_ms=grant.limits.command_ms,
         )
-        try:
-            reference = (await self._journal.append(event)).ref
-        except BudgetError as error:
-            await self._session.end("the tenant's share of the audit is used up", error)
-            raise
-        except AuditError as error:
-            if error.where not in ("journal:full", "journal:invalid"):
-                self._on_degraded(error.message)
-            raise AuditError(
-                f"the command did not run, because its intent could not be written: {error.message}",
-                hint=error.hint,
-            ) from error
+        reference = await self._log.intend(event, self._session)
         return Pending(command=command, intent=reference, started=time.monotonic())
 
     async def refuse(
@@ -99,14 +90,7 @@ class Ledger:
             arguments_digest=digest,
             arguments_preview=text,
         )
-        self._metrics.refused.inc()
-        reference = (await self._journal.append(event)).ref
-        return kind(
-            f"{decision.reason} [rule {decision.rule}]",
-            hint=f"bridgehold why {reference}",
-            where=decision.source,
-            event=reference,
-        )
+        return await refused(self._journal, self._metrics, event, kind)
 
     async def record(
         self,
@@ -117,19 +101,12 @@ class Ledger:
         body: bytes = b"",
     ) -> None:
         """The outcome. One that can't be written stops the host from taking further commands."""
-        cpu_us, peak, ms = 0, 0, int((time.monotonic() - pending.started) * 1000)
-        try:
-            usage = await self._session.worker.usage()
-        except BridgeholdError:
-            pass  # the launcher has forgotten it already: the session's own end has the sums
-        else:
-            before, self._session.cpu_us = self._session.cpu_us, usage.cpu_us
-            cpu_us, peak = max(0, usage.cpu_us - before), usage.memory_peak_bytes
+        usage = await used(self._session, pending.started)
         if answer is not None:
             code = "" if answer.application_ok else "application"
         else:
             code = failure.code if failure is not None else "crash"
-        self._metrics.command(self._session.key.bridge, SCRIPT, code, ms / 1000, cpu_us)
+        self._metrics.command(self._session.key.bridge, SCRIPT, code, usage.ms / 1000, usage.cpu_us)
         reason = failure.message if failure else answer.error if answer else ""
         outcome = CommandOutcome(
             tenant=self._session.key.tenant,
@@ -141,13 +118,10 @@ class Ledger:
             application_ok=answer is not None and answer.application_ok,
             code=failure.code if failure else "",
             reason=reason[:500],
-            cpu_us=cpu_us,
-            memory_peak_bytes=peak,
-            ms=ms,
+            cpu_us=usage.cpu_us,
+            memory_peak_bytes=usage.memory_peak_bytes,
+            ms=usage.ms,
             result_digest=digest_bytes(body) if body else "",
             result_bytes=len(body),
         )
-        try:
-            await self._journal.append(outcome, durable=False)
-        except BridgeholdError as error:
-            self._on_degraded(f"an outcome could not be written: {error.message}")
+        await self._log.record(outcome)

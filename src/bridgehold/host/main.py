@@ -43,20 +43,22 @@ from bridgehold.host.layout import Layout
 from bridgehold.host.methods import Methods
 from bridgehold.host.observe import Metrics
 from bridgehold.host.orders import Orders
-from bridgehold.host.parked import ParkedStart, PoolLimits
+from bridgehold.host.parked import ParkedStart
 from bridgehold.host.pipes import FrameBudget
 from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
+from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
+from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.resources import Resources
 from bridgehold.host.sessions import Sessions
+from bridgehold.host.settings import Settings
 from bridgehold.host.starts import GatewayHandle, Services
 from bridgehold.host.tools.http import HttpTools
 from bridgehold.host.tools.offers import Offers
 from bridgehold.host.tools.process import ProcessTools
 from bridgehold.host.unified import Unified
-from bridgehold.host.zygote_rules import ZygoteLimits
 from bridgehold.host.zygotes import Zygotes
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
@@ -93,6 +95,7 @@ class HostProcess:
         self._reason = "asked by a signal"
         self._status = 0
         self._anchored = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
         """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
@@ -137,26 +140,35 @@ class HostProcess:
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         scripts = {n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts}
-        orders = self._orders(registry, environments, peers, scripts)
+        settings = Settings(self._config)
+        orders = Orders(registry, environments, peers.keeper, settings)
         store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
         turns = Turns()
-        artifacts = Artifacts(store, peers.journal, turns)
+        artifacts = Artifacts(store, peers.journal, settings, turns)
+        downloads = Downloads(
+            store,
+            turns,
+            self._layout.artifacts,
+            peers.journal,
+            demand=lambda tenant: settings.features.demand("artifacts", tenant),
+        )
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
         )
-        self._zygotes = Zygotes(services, zygote_limits(self._config))
-        self._parked = ParkedStart(services, ForkStart(services, self._zygotes), pool_limits(self._config))
+        self._zygotes = Zygotes(services, settings.zygotes())
+        self._parked = ParkedStart(services, ForkStart(services, self._zygotes), settings.pool)
         self._make_order = orders.make
         resources = Resources()
         metrics = Metrics()
+        recovery = Recovery(resources, metrics, settings.recovers)
         sessions = Sessions(
             self._parked,
             peers.journal,
             bound=self._config.host.max_sessions,
-            on_end=resources.forget,
+            losses=recovery,
             metrics=metrics,
         )
         self._gateways = GatewayOpener(
@@ -164,19 +176,22 @@ class HostProcess:
             keeper=peers.keeper,
             audit=peers.journal,
             budgets=spent_before(self._layout),
-            downloads=Downloads(store, turns, self._layout.artifacts, peers.journal),
-            current_command=sessions.current_command,
+            downloads=downloads,
+            current_command=sessions.calling_out,
             on_degraded=self._degraded,
         )
+        http_tools = HttpTools(peers.keeper)
+        self._tools = ProcessTools(self._layout.config / "tools")
+        offers = Offers(settings, http_tools, self._tools, (inside_tools(), artifacts))
         dispatch = Dispatch(
             registry=registry,
             sessions=sessions,
             journal=peers.journal,
-            launcher=peers.launcher,
             keys=KeyKeeper(peers.keeper),
             make_order=orders.make,
-            offers=self._offers(peers, artifacts),
+            offers=offers,
             resources=resources,
+            recovery=recovery,
             metrics=metrics,
             on_degraded=self._degraded,
         )
@@ -186,6 +201,7 @@ class HostProcess:
             journal=peers.journal,
             make_order=orders.make,
             scripts=scripts,
+            settings=settings,
             metrics=metrics,
             on_degraded=self._degraded,
         )
@@ -209,25 +225,28 @@ class HostProcess:
             await peers.journal.append(event)
 
         principals = Principals(self._config.principals, self._given.owner_uid)
-        listener = socket.socket(fileno=self._ends.listener)
-        return sessions, SocketServer(
-            listener, principals, {**methods.table(), **unified.table(), **artifacts.table()}, refuse
+        parts = Reloaded(
+            registry=registry,
+            sessions=sessions,
+            zygotes=self._zygotes,
+            store=store,
+            offers=offers,
+            http_tools=http_tools,
+            process_tools=self._tools,
+            principals=principals,
         )
-
-    def _orders(
-        self, registry: Registry, environments: Environments, peers: Peers, scripts: dict[str, str]
-    ) -> Orders:
-        weights = {name: section.weights for name, section in self._config.bridges.items()}
-        shapes = {name: section.shape for name, section in self._config.providers.items()}
-        return Orders(registry, environments, peers.keeper, weights, shapes, scripts)
-
-    def _offers(self, peers: Peers, artifacts: Artifacts) -> Offers:
-        """The operator's tools, and the host's own."""
-        sections = self._config.tools
-        places = {name: (tool.provider, tool.path) for name, tool in sections.items() if tool.provider}
-        entries = {name: tool.entry for name, tool in sections.items() if tool.entry}
-        self._tools = ProcessTools(self._layout.config / "tools", entries)
-        return Offers(sections, HttpTools(peers.keeper, places), self._tools, (inside_tools(), artifacts))
+        reloading = Reloading(
+            settings, self._layout.config_file, self._given.overrides, parts, peers.journal, self._warm_again
+        )
+        server = SocketServer(
+            socket.socket(fileno=self._ends.listener),
+            principals,
+            {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()},
+            refuse,
+        )
+        reloading.serve_with(server)
+        self._settings = settings
+        return sessions, server
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
@@ -263,9 +282,15 @@ class HostProcess:
         self._reason = reason
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
+    def _warm_again(self) -> None:
+        """The configuration has changed: there may be more to have warm."""
+        task = asyncio.create_task(self._prestart())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _prestart(self) -> None:
         """Zygotes that are to be warm before anybody asks. What fails is tried again by the first session."""
-        for bridge, section in self._config.bridges.items():
+        for bridge, section in self._settings.now.bridges.items():
             for tenant in section.prestart:
                 try:
                     await self._zygotes.warm(await self._make_order(tenant, bridge, "", ""))
@@ -303,29 +328,6 @@ class HostProcess:
         self._anchored = head.count
 
 
-def zygote_limits(config: Config) -> ZygoteLimits:
-    """``[zygotes]`` in numbers (pure)."""
-    section = config.zygotes
-    return ZygoteLimits(
-        budget_bytes=parse_size(section.budget),
-        memory_bytes=parse_size(section.memory),
-        max_age_s=section.max_age_s,
-        growth=section.growth,
-        warm_s=section.warm_s,
-        check_s=section.check_s,
-    )
-
-
-def pool_limits(config: Config) -> dict[str, PoolLimits]:
-    """``[bridges.NAME]``'s pools (pure)."""
-    return {
-        name: PoolLimits(
-            size=section.pool_size, overflow=section.overflow, checkout_s=section.checkout_timeout_s
-        )
-        for name, section in config.bridges.items()
-    }
-
-
 def _publish_key(path: Path, public_key: bytes) -> None:
     """Lay the anchors' public key beside them, for `audit verify` here and on other machines."""
     line = key_line(public_key)
@@ -360,7 +362,7 @@ def main() -> int:
         os.set_inheritable(arguments[f"fd_{name}"], False)
     try:
         harden(parent=given.supervisor)
-        config = load_config(Path(given.config) / "config.toml")
+        config = load_config(Path(given.config) / "config.toml", given.overrides)
         return asyncio.run(HostProcess(given, config, ends).run())
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold: {error.message}" + (f" ({error.hint})" if error.hint else "") + "\n")

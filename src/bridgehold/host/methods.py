@@ -12,6 +12,7 @@ from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
     DeniedError,
+    NotFoundError,
     ProtocolError,
     UnsupportedError,
     UsageError,
@@ -166,7 +167,12 @@ class Methods:
         )
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
-        session = self._find(principal, params.session)
+        try:
+            session = self._find(principal, params.session)
+        except NotFoundError:
+            if not self._sessions.give_up(principal.may_act_for, params.session):
+                raise
+            return {"id": params.session, "emptied_ms": 0}
         await session.close(params.reason[:200])
         report = session.worker.report
         return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}

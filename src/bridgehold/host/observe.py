@@ -68,6 +68,12 @@ class Metrics:
             ("how", "code"),
             registry=self.registry,
         )
+        self.recoveries = Counter(
+            "bridgehold_recoveries_total",
+            "Sessions that lost their worker and were made again, by how: ok, or the error's code.",
+            ("bridge", "code"),
+            registry=self.registry,
+        )
         self.sessions = Gauge("bridgehold_sessions", "Sessions that are open.", registry=self.registry)
         self.zygotes = Gauge("bridgehold_zygotes", "Warm processes.", registry=self.registry)
 

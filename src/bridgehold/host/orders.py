@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+import msgspec
+
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import ConfigError, SecretError
+from bridgehold.errors import ConfigError, DependencyError, SecretError
 from bridgehold.host.boots import GATEWAY_PORT, StartOrder
+from bridgehold.host.config_sections import BridgeSection
 from bridgehold.host.environments import Environments
 from bridgehold.host.machine import system_paths
 from bridgehold.host.registry import Registry
+from bridgehold.host.settings import Settings
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.spec import worker_spec
 
 
-class Revealer(Protocol):
-    """Gives a secret that its owner allowed to be revealed (weakening ``env_secret`` only)."""
+class Secrets(Protocol):
+    async def reveal(self, tenant: str, name: str) -> str:
+        """A secret that its owner allowed to be revealed (weakening ``env_secret`` only)."""
 
-    async def reveal(self, tenant: str, name: str) -> str: ...
+    async def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of `names` the tenant doesn't have."""
 
 
 def paths_inside(weights: tuple[str, ...], read: tuple[str, ...]) -> tuple[str, ...]:
@@ -45,18 +51,10 @@ class Orders:
         self,
         registry: Registry,
         environments: Environments,
-        secrets: Revealer,
-        weights: Mapping[str, tuple[str, ...]] | None = None,
-        shapes: Mapping[str, str] | None = None,
-        scripts: Mapping[str, str] | None = None,
+        secrets: Secrets,
+        settings: Settings,
     ) -> None:
-        """By bridge: the host paths of what the operator has loaded ahead; a foreign one's scripts.
-
-        `shapes`: by provider, how its interface looks.
-        """
-        self._scripts = scripts or {}
-        self._weights = weights or {}
-        self._shapes = shapes or {}
+        self._settings = settings
         self._registry = registry
         self._environments = environments
         self._secrets = secrets
@@ -64,28 +62,56 @@ class Orders:
     async def make(self, tenant: str, bridge: str, session: str, session_name: str) -> StartOrder:
         """Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
         manifest = self._registry.manifest(bridge)
-        grant = await self._registry.grant(tenant, bridge)
+        section = self._settings.bridge(bridge)
+        await self._check_required(tenant, manifest, section)
+        grant = self._startable(await self._registry.grant(tenant, bridge))
+        shapes = {name: provider.shape for name, provider in self._settings.now.providers.items()}
         environment = await self._environments.ensure(manifest, grant=grant)
         folder = manifest.folder
-        if manifest.foreign:
-            folder = Path(self._scripts.get(bridge, manifest.folder))
+        if manifest.foreign and section.scripts:
+            folder = await asyncio.to_thread(Path(section.scripts).resolve)
         paths = system_paths(environment=environment.path, bridge=folder)
         return StartOrder(
             session=session,
             session_name=session_name,
             manifest=manifest,
             grant=grant,
-            spec=worker_spec(grant, paths, gateway_port=GATEWAY_PORT, start=grant.sandbox.start),
+            spec=worker_spec(
+                grant,
+                paths,
+                gateway_port=GATEWAY_PORT,
+                start=grant.sandbox.start,
+                environment=section.environment,
+            ),
             environment_digest=environment.digest,
             bridge_folder=folder,
-            weights=paths_inside(self._weights.get(bridge, ()), grant.read),
+            weights=paths_inside(section.weights, grant.read),
             shapes={
-                endpoint.provider: self._shapes[endpoint.provider]
+                endpoint.provider: shapes[endpoint.provider]
                 for endpoint in grant.endpoints
-                if endpoint.provider in self._shapes
+                if endpoint.provider in shapes
             },
             env_secrets=await self._revealed(tenant, grant, manifest),
         )
+
+    def _startable(self, grant: Grant) -> Grant:
+        """The grant, with a cold start where forks are switched off for its tenant."""
+        if self._settings.features.on("fork", grant.tenant):
+            return grant
+        return msgspec.structs.replace(grant, sandbox=msgspec.structs.replace(grant.sandbox, start="cold"))
+
+    async def _check_required(self, tenant: str, manifest: Manifest, section: BridgeSection) -> None:
+        """Every demand of the operator's that isn't met, at once."""
+        problems = self._environments.unmet(manifest, section)
+        if section.required_secrets:
+            missing = await self._secrets.missing(tenant, section.required_secrets)
+            problems += [f"{tenant} has no secret {name!r}" for name in missing]
+        if problems:
+            raise DependencyError(
+                f"{manifest.name} can't run as this host demands: {'; '.join(problems)}",
+                where=f"[bridges.{manifest.name}]",
+                hint="Lock it anew (`bridgehold bridge lock`), set the secrets, or demand less.",
+            )
 
     async def _revealed(self, tenant: str, grant: Grant, manifest: Manifest) -> tuple[tuple[str, str], ...]:
         found = []

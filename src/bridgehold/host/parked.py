@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -60,11 +60,14 @@ class _Pool:
         self.overflow = asyncio.Semaphore(limits.overflow)
 
 
+LimitsOf = Callable[[str, str], PoolLimits]
+"""(tenant, bridge) → its pool; of size 0: none."""
+
+
 class ParkedStart:
     """A `Starter` that takes what is parked, and starts what is not."""
 
-    def __init__(self, services: Services, preparer: Preparer, limits: Mapping[str, PoolLimits]) -> None:
-        """`limits`: by bridge; one that isn't there has no pool."""
+    def __init__(self, services: Services, preparer: Preparer, limits: LimitsOf) -> None:
         self._services = services
         self._preparer = preparer
         self._limits = limits
@@ -124,13 +127,13 @@ class ParkedStart:
 
     def _pool(self, order: StartOrder) -> _Pool | None:
         """The pool of `order`'s tenant and bridge; one of another key is drained first."""
-        limits = self._limits.get(order.manifest.name, PoolLimits())
+        limits = self._limits(order.grant.tenant, order.manifest.name)
         if not limits.size or order.env_secrets or self._stopping:
             return None
         place = (order.grant.tenant, order.manifest.name)
         key = park_key(order)
         pool = self._pools.get(place)
-        if pool is None or pool.key != key:
+        if pool is None or pool.key != key or pool.limits != limits:
             if pool is not None:
                 self._drain(pool, "what it rests on has changed")
             pool = self._pools[place] = _Pool(key, limits)

@@ -11,6 +11,7 @@ import msgspec
 from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.writer import Limits
 from bridgehold.host.config import Config
+from bridgehold.host.config_overrides import said_by
 from bridgehold.host.keeper.values import keeper_config
 from bridgehold.host.layout import Layout
 from bridgehold.host.machine import package_folder
@@ -52,6 +53,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     owner_uid: int
     supervisor: int
+    overrides: dict[str, str] = {}
+    """Variables of the environment that say single keys of config.toml."""
 
 
 def roles(config: Config) -> Roles:
@@ -98,6 +101,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
                     run=str(layout.run),
                     owner_uid=os.getuid(),
                     supervisor=os.getpid(),
+                    overrides=said_by(os.environ),
                 )
             ),
             environment=fetching,

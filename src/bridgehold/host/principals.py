@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Mapping
 
 from bridgehold.errors import DeniedError
-from bridgehold.host.config import PrincipalSection
+from bridgehold.host.config_sections import PrincipalSection
 from bridgehold.host.values import Principal
 
 
@@ -21,6 +21,10 @@ class Principals:
     def __init__(self, sections: Mapping[str, PrincipalSection], owner_uid: int) -> None:
         self._sections = dict(sections)
         self._owner_uid = owner_uid
+
+    def replace(self, sections: Mapping[str, PrincipalSection]) -> None:
+        """From now on these; who is connected has to be looked up again."""
+        self._sections = dict(sections)
 
     def by_uid(self, uid: int) -> Principal:
         """The principal of a local user. Raises `DeniedError` where there is no mapping."""

@@ -52,12 +52,21 @@ class Refusal:
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
-        self._metrics.refused.inc()
-        reference = (await self._journal.append(self._event(decision))).ref
-        text = (
-            decision.reason if decision.rule == "arguments" else f"{decision.reason} [rule {decision.rule}]"
-        )
-        return kind(text, hint=hint or f"bridgehold why {reference}", where=decision.source, event=reference)
+        return await refused(self._journal, self._metrics, self._event(decision), kind, hint)
+
+
+async def refused(
+    journal: JournalClient,
+    metrics: Metrics,
+    event: CommandRefused,
+    kind: type[BridgeholdError],
+    hint: str = "",
+) -> BridgeholdError:
+    """The refusal, written; and the error to raise, which says how to look it up."""
+    metrics.refused.inc()
+    reference = (await journal.append(event)).ref
+    text = event.reason if event.rule == "arguments" else f"{event.reason} [rule {event.rule}]"
+    return kind(text, hint=hint or f"bridgehold why {reference}", where=event.source, event=reference)
 
 
 def no_tenant(principal: Principal, tenant: str) -> Decision:

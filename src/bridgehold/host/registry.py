@@ -52,6 +52,11 @@ class Registry:
         self._look_again = 0.0
         self._grants: dict[tuple[str, str], tuple[tuple[tuple[str, int], ...], Grant]] = {}
 
+    def replace(self, config: Config) -> None:
+        """From now on this configuration; grants are resolved anew."""
+        self._config = config
+        self._grants.clear()
+
     @property
     def default_bridge(self) -> str:
         return self._config.default_bridge

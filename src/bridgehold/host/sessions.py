@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
@@ -37,6 +38,8 @@ QUEUE_BOUND = 64
 
 
 _LOOK_SECONDS = 0.02
+_WORKER_ENDED, _DEADLINE = "its worker ended", "command deadline"
+_CANCELLED = "cancelled, and the bridge did not stop"
 
 
 class SessionKey(msgspec.Struct, frozen=True, order=True):
@@ -45,8 +48,23 @@ class SessionKey(msgspec.Struct, frozen=True, order=True):
     name: str
 
 
+class Losses(Protocol):
+    """Who is told of each session that is over, and knows which are to be made again."""
+
+    def ended(self, session: Session) -> None: ...
+
+    def lost_before(self, key: SessionKey) -> str: ...
+
+    def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None: ...
+
+    def drop(self, key: SessionKey) -> None: ...
+
+
 class Session:
-    """One session and its worker. Not shared between tenants, and never given a second worker."""
+    """One session and its worker. Not shared between tenants, and never given a second worker.
+
+    One that lost its worker stays ended; `recovery` makes its resources again in the next of its name.
+    """
 
     def __init__(
         self, key: SessionKey, order: StartOrder, worker: LiveWorker, journal: JournalClient
@@ -62,7 +80,12 @@ class Session:
         self.used_at = self.opened_at
         self.current_command = ""
         self.ending: BridgeholdError | None = None
+        self.end_reason = ""
+        self.outlook = ""
+        """What becomes of it now that it is lost, for who reads the error."""
         self.draining = False
+        self.called_out = False
+        """The command that runs asked the gateway or a tool for something."""
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
@@ -73,8 +96,13 @@ class Session:
         return self._queued > 0 or bool(self.current_command)
 
     @property
+    def lost(self) -> bool:
+        """It is over because of its worker, not because anybody or a limit of sessions ended it."""
+        return not self.alive and self.end_reason in ("", _WORKER_ENDED, _DEADLINE, _CANCELLED)
+
+    @property
     def alive(self) -> bool:
-        return self.ending is None and not self.worker.ended.is_set()
+        return self.ending is None and not self.worker.gone
 
     @contextlib.asynccontextmanager
     async def turn(self, command: str) -> AsyncIterator[None]:
@@ -125,7 +153,7 @@ class Session:
                 hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
             )
             work.cancel()
-            await self.end("command deadline", error)
+            await self.end(_DEADLINE, error)
             raise error
         return work.result()
 
@@ -137,9 +165,7 @@ class Session:
         while self.worker.calls.in_flight and self.alive and (left := deadline - time.monotonic()) > 0:
             await self.worker.calls.wait_quiet(left)
         if self.worker.calls.in_flight and self.alive:
-            await self.end(
-                "cancelled, and the bridge did not stop", SessionEndedError("the command was cancelled")
-            )
+            await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
 
     def serve(self, command: str) -> None:
         """A foreign script has `command` now; empty: none."""
@@ -152,6 +178,7 @@ class Session:
             await self._closed.wait()
             return self.worker.report
         self.ending = error or SessionEndedError(f"the session was ended: {reason}")
+        self.end_reason = reason
         report: ExitReport | None = None
         with contextlib.suppress(BridgeholdError):
             report = await self.worker.end(self.ending)
@@ -225,17 +252,18 @@ class Sessions:
         journal: JournalClient,
         *,
         bound: int,
-        on_end: Callable[[str], None],
+        losses: Losses,
         metrics: Metrics,
     ) -> None:
         self._metrics = metrics
-        """`on_end` is told the id of each session that is over."""
-        self._on_end = on_end
+        self._losses = losses
         self._starter = starter
         self._journal = journal
-        self._bound = bound
+        self.bound = bound
         self._open: dict[SessionKey, Session] = {}
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
+        self._ending: dict[SessionKey, Session] = {}
+        """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -252,6 +280,8 @@ class Sessions:
         session = self._open.get(key)
         if session is not None and session.alive:
             return session
+        if session is not None:
+            self._bury(session)
         opening = self._opening.get(key)
         if opening is None:
             opening = asyncio.ensure_future(self._start(key, make_order))
@@ -262,11 +292,13 @@ class Sessions:
     async def _start(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
         if self._stopping:
             raise SessionEndedError("the host is stopping")
+        if key in self._ending:  # its memory and its place are still taken
+            await self._ending[key].wait_ended()
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
         order = self._starter.claim(wanted)
         concurrent = self._count(key)
-        if concurrent > order.grant.rate.concurrency or len(self) > self._bound:
+        if concurrent > order.grant.rate.concurrency or len(self) > self.bound:
             raise BusyError(
                 f"{key.tenant} already has {concurrent - 1} sessions with {key.bridge} open",
                 hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
@@ -278,6 +310,7 @@ class Sessions:
             grant=order.grant.digest,
             start=order.grant.sandbox.start,
             name=key.name,
+            recovers=self._losses.lost_before(key),
         )
         recorded = asyncio.create_task(self._record(opened))
         try:
@@ -316,25 +349,65 @@ class Sessions:
                 left = life_left if session.busy else min(idle_left, life_left)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
-        await session.end("its worker ended")
-        self._on_end(session.id)
+        await session.end(_WORKER_ENDED)
+        self._bury(session)
+        if self._ending.get(session.key) is session:
+            del self._ending[session.key]
+
+    def settle(self, session: Session) -> None:
+        """Where `session` has lost its worker, let that be known now, before anybody asks again."""
+        if not session.alive:
+            self._bury(session)
+
+    def _bury(self, session: Session) -> None:
+        """Forget a session that is over: once, and before another of its name is opened."""
         if self._open.get(session.key) is session:
             del self._open[session.key]
+            self._ending[session.key] = session
+            self._losses.ended(session)
 
-    def current_command(self, session_id: str) -> str:
-        """The command that `session_id` runs now; empty between commands and at start-up."""
+    def calling_out(self, session_id: str) -> str:
+        """The command that a request of `session_id` at the gateway belongs to, which is noted there.
+
+        Empty between commands and at start-up.
+        """
         found = next((s for s in self._open.values() if s.id == session_id), None)
-        return found.current_command if found is not None else ""
+        if found is None:
+            return ""
+        found.called_out = True
+        return found.current_command
+
+    def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
+        """The tenant's live session of that id, or the name under which a lost one opens again."""
+        session = next((s for s in self if (s.id, s.key.tenant) == (session_id, tenant)), None)
+        if session is not None and session.alive:
+            return session
+        if session is not None:
+            self._bury(session)
+        key = self._losses.key_of(lambda one: one == tenant, session_id)
+        if key is None:
+            raise _unknown(session_id)
+        return key
 
     def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
-        """By id or name, within what the caller may see; otherwise `NotFoundError`, always the same."""
+        """By id or name, within what the caller may see; otherwise `NotFoundError`, always the same.
+
+        The id of a lost session finds the one that came of it.
+        """
         for session in self._open.values():
             if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
                 return session
-        raise NotFoundError(
-            f"no session {reference[:80]!r} here",
-            hint="`bridgehold sessions` lists the sessions you may see.",
-        )
+        key = self._losses.key_of(tenant_allowed, reference)
+        if key in self._open:
+            return self._open[key]
+        raise _unknown(reference)
+
+    def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
+        """Make a lost session no more: who had it wants it no longer. Whether there was one."""
+        key = self._losses.key_of(tenant_allowed, reference)
+        if key is not None:
+            self._losses.drop(key)
+        return key is not None
 
     async def stop(self, reason: str) -> None:
         """End every session; no new one opens."""
@@ -342,3 +415,11 @@ class Sessions:
         for opening in list(self._opening.values()):
             opening.cancel()
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+def _unknown(reference: str) -> NotFoundError:
+    return NotFoundError(
+        f"no session {reference[:80]!r} here",
+        hint="`bridgehold sessions` lists the sessions you may see.",
+    )

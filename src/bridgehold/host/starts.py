@@ -90,6 +90,11 @@ class LiveWorker:
         return self._failure
 
     @property
+    def gone(self) -> bool:
+        """Nothing more comes from it: it has ended, or is being ended."""
+        return self._failure is not None or self.report is not None or self.ended.is_set()
+
+    @property
     def name(self) -> str:
         return self.launched.worker
 

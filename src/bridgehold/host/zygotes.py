@@ -138,6 +138,10 @@ class Zygotes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
 
+    def replace(self, limits: rules.ZygoteLimits) -> None:
+        """From now on these; what is warm already keeps its memory's cap."""
+        self._limits = limits
+
     def infos(self) -> list[ZygoteInfo]:
         return [zygote.info() for zygote in self._all.values()]
 

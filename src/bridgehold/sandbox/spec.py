@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -42,9 +42,17 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def worker_spec(
-    grant: Grant, paths: Paths, *, gateway_port: int, start: Literal["cold", "fork"] = "cold"
+    grant: Grant,
+    paths: Paths,
+    *,
+    gateway_port: int,
+    start: Literal["cold", "fork"] = "cold",
+    environment: Mapping[str, str] | None = None,
 ) -> SandboxSpec:
-    """The sandbox of one session's worker. Forked or cold, it is the same but for `start`."""
+    """The sandbox of one session's worker. Forked or cold, it is the same but for `start`.
+
+    `environment`: an operator's own variables; what the sandbox itself sets wins.
+    """
     limits = grant.limits
     mounts = [
         *_system(paths),
@@ -64,7 +72,7 @@ def worker_spec(
         tenant=grant.tenant,
         bridge=grant.bridge,
         argv=(f"{ENVIRONMENT}/bin/python", "-I", "-S", "-B", "-X", "utf8", f"{INNER}/boot.py"),
-        environment=tuple(sorted(worker_environment(grant).items())),
+        environment=tuple(sorted({**(environment or {}), **worker_environment(grant)}.items())),
         mounts=with_folders(mounts),
         resources=resources(grant),
         working_directory=SCRATCH,

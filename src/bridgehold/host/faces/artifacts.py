@@ -13,6 +13,7 @@ from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.artifacts import Artifact, ArtifactStore, Turns
 from bridgehold.host.faces.server import Emit, Method
+from bridgehold.host.settings import Settings
 from bridgehold.host.tools.values import ToolContext, ToolSpec
 from bridgehold.host.values import Principal
 from bridgehold.ids import LOCAL_TENANT
@@ -47,8 +48,11 @@ class ListParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Artifacts:
     """Puts, gets and lists, each for one tenant, each in the audit."""
 
-    def __init__(self, store: ArtifactStore, journal: JournalClient, turns: Turns | None = None) -> None:
+    def __init__(
+        self, store: ArtifactStore, journal: JournalClient, settings: Settings, turns: Turns | None = None
+    ) -> None:
         self._store = store
+        self._settings = settings
         self._journal = journal
         self._turns = turns or Turns()
 
@@ -61,16 +65,16 @@ class Artifacts:
         }
 
     async def put(self, principal: Principal, params: PutParams, _emit: Emit) -> dict[str, object]:
-        return await self._put(_for(principal, params.tenant), principal.name, params)
+        return await self._put(self._for(principal, params.tenant), principal.name, params)
 
     async def get(self, principal: Principal, params: GetParams, _emit: Emit) -> dict[str, object]:
-        return await self._get(_for(principal, params.tenant), principal.name, params)
+        return await self._get(self._for(principal, params.tenant), principal.name, params)
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[Artifact]:
-        return await asyncio.to_thread(self._store.list, _for(principal, params.tenant))
+        return await asyncio.to_thread(self._store.list, self._for(principal, params.tenant))
 
     async def remove(self, principal: Principal, params: GetParams, _emit: Emit) -> Artifact:
-        tenant = _for(principal, params.tenant)
+        tenant = self._for(principal, params.tenant)
 
         async def remove() -> Artifact:
             found = await asyncio.to_thread(self._store.remove, tenant, params.digest)
@@ -129,6 +133,12 @@ class Artifacts:
             "data": base64.b64encode(data).decode(),
         }
 
+    def _for(self, principal: Principal, tenant: str) -> str:
+        if not principal.may_act_for(tenant):
+            raise DeniedError(f"{principal.name} may not act for tenant {tenant[:64]!r}")
+        self._settings.features.demand("artifacts", tenant)
+        return tenant
+
     async def _changed(self, tenant: str, principal: str, action: str, one: Artifact) -> None:
         event = ArtifactChanged(
             tenant=tenant,
@@ -172,9 +182,3 @@ def inside_tools() -> tuple[ToolSpec, ...]:
         spec("artifact_get", "Bytes of the tenant's, by digest, from an offset on", get, "digest"),
         spec("artifact_list", "The tenant's artifacts", {}),
     )
-
-
-def _for(principal: Principal, tenant: str) -> str:
-    if not principal.may_act_for(tenant):
-        raise DeniedError(f"{principal.name} may not act for tenant {tenant[:64]!r}")
-    return tenant

@@ -59,6 +59,7 @@ class SocketServer:
         self._refuse = refuse
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._live: set[_Connection] = set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._accept, sock=self._listener)
@@ -76,12 +77,19 @@ class SocketServer:
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
         connection = _Connection(self, reader, writer)
+        self._live.add(connection)
         try:
             await connection.serve()
         except BridgeholdError:
             pass  # the client broke off or broke the protocol: its connection ends, nothing else
         finally:
+            self._live.discard(connection)
             writer.close()
+
+    async def look_up_again(self) -> None:
+        """The principals have changed: who is another one now, or nobody, loses the connection."""
+        for connection in list(self._live):
+            await connection.look_up_again()
 
     async def principal_of(self, uid: int, token: str) -> Principal:
         """Raises `DeniedError` after writing the refusal."""
@@ -123,6 +131,17 @@ class _Connection:
             for task in list(self._tasks.values()):
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def look_up_again(self) -> None:
+        before = self._principal
+        if before is None:
+            return
+        try:
+            self._principal = await self._server.principal_of(self._uid, self._token)
+        except DeniedError:
+            self._principal = None
+        if self._principal != before:
+            self._writer.transport.abort()
 
     def _dispatch(self, body: bytes) -> None:
         try:

@@ -19,6 +19,7 @@ from bridgehold.host.keeper.protocol import (
     END,
     HEAD,
     Ask,
+    AskMissing,
     AskPublicKey,
     AskReveal,
     AskSign,
@@ -150,6 +151,11 @@ class KeeperClient:
     async def versions(self, tenant: str) -> str:
         """A digest of which secrets the tenant has, and in which version."""
         return (await self._ask(AskVersions(tenant=tenant))).decode("ascii")
+
+    async def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of `names` the tenant has no secret of."""
+        said = await self._ask(AskMissing(tenant=tenant, names=names))
+        return msgspec.json.decode(said, type=tuple[str, ...])
 
     async def _ask(self, ask: Ask) -> bytes:
         stream = await self._channel.open(msgspec.json.encode(ask))

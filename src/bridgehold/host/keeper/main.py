@@ -121,11 +121,16 @@ class Keeper:
                 return base64.b64encode(self._signer.public_key())
             case protocol.AskReveal():
                 return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
-            case protocol.AskVersions():
-                return self._vault.versions(ask.tenant).encode("ascii")
+            case protocol.AskMissing() | protocol.AskVersions():
+                return self._told_of(ask)
             case _:
                 return msgspec.json.encode(self._status())
         return b""
+
+    def _told_of(self, ask: protocol.AskMissing | protocol.AskVersions) -> bytes:
+        if isinstance(ask, protocol.AskMissing):
+            return msgspec.json.encode(self._vault.missing(ask.tenant, ask.names))
+        return self._vault.versions(ask.tenant).encode("ascii")
 
     def _entry(self, provider: str) -> ProviderEntry:
         entry = self._providers.get(provider)

@@ -105,6 +105,13 @@ class AskVersions(msgspec.Struct, frozen=True, kw_only=True, tag="versions"):
     tenant: str
 
 
+class AskMissing(msgspec.Struct, frozen=True, kw_only=True, tag="missing"):
+    """Which of `names` a tenant has no secret of."""
+
+    tenant: str
+    names: tuple[str, ...]
+
+
 Ask = (
     UpstreamRequest
     | Prefetch
@@ -115,6 +122,7 @@ Ask = (
     | AskPublicKey
     | AskReveal
     | AskVersions
+    | AskMissing
 )
 
 

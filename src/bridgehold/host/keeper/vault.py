@@ -90,6 +90,20 @@ class Vault:
         own = [reference for reference in self._index.secrets if reference.tenant == tenant]
         return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
 
+    def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of `names` the tenant has no secret of."""
+        self.refresh()
+        return tuple(name for name in names if not self._has(tenant, name))
+
+    def _has(self, tenant: str, name: str) -> bool:
+        if self._config.secrets.store != "systemd":
+            return self._index.find(tenant, name) is not None
+        value = self._read(Reference(tenant=tenant, name=name, store="systemd"))
+        found = value is not None
+        if value is not None:
+            value[:] = bytes(len(value))
+        return found
+
     async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> Held:
         """The value for this request: the session's own one, or the tenant's bound to `entry`."""
         own = self._session.get((session, entry.name)) if session else None

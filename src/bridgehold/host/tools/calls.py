@@ -70,6 +70,11 @@ class ToolCalls:
             tool.fact for name, (tool, _) in self._offered.items() if decide_tool(self._grant, name).allowed
         )
 
+    @property
+    def asked(self) -> bool:
+        """Whether the bridge has asked for any."""
+        return self._asked > 0
+
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin the call that `frame` asks for. What it says was wrong with it; empty where nothing."""
         self._asked += 1

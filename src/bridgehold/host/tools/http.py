@@ -20,10 +20,14 @@ _JSON = (("content-type", "application/json"), ("accept", "application/json"))
 
 
 class HttpTools:
-    """`places`: by tool, the provider and the path below its base URL."""
+    """Calls endpoints through the keeper."""
 
-    def __init__(self, keeper: KeeperClient, places: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(self, keeper: KeeperClient) -> None:
         self._keeper = keeper
+        self._places: Mapping[str, tuple[str, str]] = {}
+
+    def replace(self, places: Mapping[str, tuple[str, str]]) -> None:
+        """By tool, the provider and the path below its base URL."""
         self._places = places
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:

@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from bridgehold.errors import UsageError
-from bridgehold.host.config import ToolSection
+from bridgehold.host.config_sections import ToolSection
+from bridgehold.host.settings import Settings
 from bridgehold.host.tools.values import Offered, ToolSource, ToolSpec, check_tools
 
 
@@ -24,27 +25,45 @@ class Offers:
 
     def __init__(
         self,
-        sections: Mapping[str, ToolSection],
+        settings: Settings,
         http: ToolSource,
         process: ToolSource,
         host: tuple[tuple[ToolSpec, ...], ToolSource],
     ) -> None:
         """`host`: what the host itself offers to every command. `UsageError` for a tool that can't be one."""
-        self._own = {tool.name: (tool, host[1]) for tool in host[0]}
-        self._sections = sections
+        self._settings = settings
         self._sources = {"http": http, "process": process}
-        self._specs = {name: spec_of(name, section) for name, section in sections.items()}
-        check_tools(tuple(self._specs.values()))
-        if taken := sorted(set(self._own) & set(self._specs)):
+        self._own = {tool.name: (tool, host[1]) for tool in host[0]}
+        self._specs: dict[str, ToolSpec] = {}
+        self.replace(self.specs(settings.now.tools))
+
+    def specs(self, sections: Mapping[str, ToolSection]) -> dict[str, ToolSpec]:
+        """The tools of a configuration. Raises `UsageError` for one that can't be one."""
+        found = {name: spec_of(name, section) for name, section in sections.items()}
+        check_tools(tuple(found.values()))
+        if taken := sorted(set(self._own) & set(found)):
             raise UsageError(f"the host itself has a tool {taken[0]!r}", where=f"tools.{taken[0]}")
+        return found
+
+    def replace(self, specs: dict[str, ToolSpec]) -> None:
+        """From now on these are offered."""
+        self._specs = specs
 
     def of(self, tenant: str, bridge: str, callers: CallersOffer | None) -> Offered:
         """All that a command of `tenant` with `bridge` may call. Raises `UsageError` for the caller's."""
-        offered: dict[str, tuple[ToolSpec, ToolSource]] = self._own | {
+        features = self._settings.features
+        if not features.on("tools", tenant):
+            if callers is not None:
+                features.demand("tools", tenant)
+            return {}
+        sections = self._settings.now.tools
+        offered: dict[str, tuple[ToolSpec, ToolSource]] = {
             name: (spec, self._sources[spec.how])
             for name, spec in self._specs.items()
-            if _for(self._sections[name].tenants, tenant) and _for(self._sections[name].bridges, bridge)
+            if _for(sections[name].tenants, tenant) and _for(sections[name].bridges, bridge)
         }
+        if features.on("artifacts", tenant):
+            offered |= self._own
         if callers is None:
             return offered
         check_tools(callers.tools)

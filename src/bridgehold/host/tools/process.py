@@ -39,6 +39,8 @@ class _Process:
         self._process = process
         self._waiting: dict[int, asyncio.Future[object]] = {}
         self._made = 0
+        self.retired = False
+        """No new call comes; it ends with its last."""
         self._used = time.monotonic()
         self._reading = asyncio.create_task(self._read())
 
@@ -102,13 +104,11 @@ class _Process:
 
 
 class ProcessTools:
-    """`entries`: by tool, its ``module:function``, importable from `folder`."""
+    """Calls functions, importable from `folder`."""
 
-    def __init__(
-        self, folder: Path, entries: Mapping[str, str], *, idle_seconds: float = _IDLE_SECONDS
-    ) -> None:
+    def __init__(self, folder: Path, *, idle_seconds: float = _IDLE_SECONDS) -> None:
         self._folder = folder
-        self._entries = entries
+        self._entries: Mapping[str, str] = {}
         self._idle_seconds = idle_seconds
         self._processes: dict[tuple[str, str], asyncio.Task[_Process]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -126,7 +126,19 @@ class ProcessTools:
             await asyncio.shield(self._end(process))
             raise
         finally:
-            asyncio.get_running_loop().call_later(self._idle_seconds, self._leave, key, process)
+            if process.retired:
+                self._end_if_idle(process)
+            else:
+                asyncio.get_running_loop().call_later(self._idle_seconds, self._leave, key, process)
+
+    def replace(self, entries: Mapping[str, str]) -> None:
+        """By tool, its ``module:function``; what runs ends with its calls, so that new code is seen."""
+        self._entries = entries
+        for task in self._processes.values():
+            if task.done() and not task.exception():
+                task.result().retired = True
+                self._end_if_idle(task.result())
+        self._processes = {key: task for key, task in self._processes.items() if not task.done()}
 
     async def stop(self) -> None:
         """End every process."""
@@ -137,6 +149,10 @@ class ProcessTools:
                 await (await task).end()
         if self._ending:
             await asyncio.wait(self._ending)
+
+    def _end_if_idle(self, process: _Process) -> None:
+        if process.idle:
+            self._end(process)
 
     def _end(self, process: _Process) -> asyncio.Task[None]:
         task = asyncio.create_task(process.end())

@@ -22,6 +22,7 @@ from bridgehold.host.faces.cli import (
     secrets,
     serve,
     sessions,
+    settings,
     shim,
     stdio,
 )
@@ -50,6 +51,8 @@ app.command("resources")(sessions.resources)
 app.command("logs")(sessions.logs)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
+app.command("config")(settings.config)
+app.command("reload")(settings.reload)
 app.command("init")(serve.init)
 app.command("why")(audit.why)
 app.add_typer(bridges.app, name="bridge")

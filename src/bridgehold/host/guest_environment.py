@@ -1,0 +1,49 @@
+"""Which variables an operator may set inside a bridge's sandbox (pure)."""
+
+from __future__ import annotations
+
+import re
+
+from bridgehold.audit.redact import find_shape, is_key_name
+
+MOST_CHARACTERS = 4_096
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,99}", re.ASCII)
+_OURS = frozenset(
+    (
+        "PATH",
+        "HOME",
+        "TMPDIR",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "XDG_CACHE_HOME",
+        "HF_HOME",
+        "DSPY_CACHEDIR",
+        "NO_PROXY",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "IFS",
+        "ENV",
+        "BASH_ENV",
+        "SHELLOPTS",
+        "GCONV_PATH",
+        "GLIBC_TUNABLES",
+        "OPENSSL_CONF",
+        "SSLKEYLOGFILE",
+    )
+)
+_OUR_PREFIXES = ("LD_", "PYTHON", "BRIDGEHOLD", "MALLOC_")
+_KEY = re.compile(r"(?:^|_)(?:KEY|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
+
+
+def check_variable(name: str, value: str) -> None:
+    """Raises `ValueError` that says why `name` may not be set, or not to this; never the value."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:80]!r}: a variable is capitals, digits and '_'; at most 100")
+    if name in _OURS or name.startswith(_OUR_PREFIXES):
+        raise ValueError(f"{name}: the sandbox's own, or one that changes how programs are loaded")
+    if _KEY.search(name) or is_key_name(name) or find_shape(value):
+        raise ValueError(f"{name}: a key doesn't go inside; keep it with `bridgehold secrets set`")
+    if len(value) > MOST_CHARACTERS or not value.isprintable():
+        raise ValueError(f"{name}: at most {MOST_CHARACTERS} printable characters")

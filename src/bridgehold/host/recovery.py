@@ -1,0 +1,149 @@
+"""Sessions that lost their worker, and the making of their resources anew in the worker that comes next.
+
+The next command for such a session, by its name or by its old id, opens a new one of that name; what its
+bridge lets be replayed is run there first, decided and audited as any command is. It happens once for each
+loss: a session whose recovery fails is ended, and the one after it is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from bridgehold.bridges.manifest import Manifest, Operation
+from bridgehold.errors import BridgeholdError, SessionEndedError
+from bridgehold.host.observe import Metrics
+from bridgehold.host.replays import Happened, Record, Step, noted
+from bridgehold.host.resources import Resources, resource_id
+from bridgehold.host.sessions import Session, SessionKey
+
+KEPT_SECONDS = 3600.0
+MOST_LOST = 1_000
+MOST_BYTES = 64 * 1024 * 1024
+"""Of the arguments of every session's steps together; beyond it a session is not recovered."""
+
+Run = Callable[[Session, Step], Awaitable[object]]
+"""Runs one step in the session as a command of its own; its value."""
+
+
+class _Lost:
+    def __init__(self, session: str, record: Record) -> None:
+        self.session = session
+        self.record = record
+        self.until = time.monotonic() + KEPT_SECONDS
+
+
+class Recovery:
+    """One per host. Holds arguments, never keys: a command that was given one is not repeated."""
+
+    def __init__(self, resources: Resources, metrics: Metrics, wanted: Callable[[str, str], bool]) -> None:
+        """`wanted`: whether a tenant's sessions with a bridge are made again."""
+        self._wanted = wanted
+        self._resources = resources
+        self._metrics = metrics
+        self._records: dict[str, Record] = {}
+        self._bytes = 0
+        self._lost: dict[SessionKey, _Lost] = {}
+        self._names: dict[str, SessionKey] = {}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    def note(self, session: Session, manifest: Manifest, operation: Operation, happened: Happened) -> None:
+        """A command of `session` went well."""
+        before = self._records.get(session.id, Record())
+        after = noted(before, manifest, operation, happened)
+        if self._bytes + after.size_bytes - before.size_bytes > MOST_BYTES:
+            after = Record(spoiled="the host keeps no more commands to run again")
+        self._bytes += after.size_bytes - before.size_bytes
+        if after != Record():
+            self._records[session.id] = after
+
+    def ended(self, session: Session) -> None:
+        """`session` is over. Told once, before another of its name is opened."""
+        record = self._records.pop(session.id, Record())
+        wanted = self._wanted(session.key.tenant, session.key.bridge)
+        session.outlook = _outlook(record) if session.lost and wanted else ""
+        if not wanted or not session.lost or record.spoiled or not record.steps:
+            self._bytes -= record.size_bytes
+            self._resources.forget(session.id)
+            self.drop(session.key)
+            return
+        self._sweep()
+        self._lost[session.key] = _Lost(session.id, record)
+        self._names[session.id] = session.key
+
+    def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None:
+        """The name under which a lost session, or one that came of it, is open or opens again."""
+        self._sweep()
+        key = self._names.get(session_id)
+        return key if key is not None and may_see(key.tenant) else None
+
+    def lost_before(self, key: SessionKey) -> str:
+        """The session that the next one of `key` replaces; empty: none."""
+        lost = self._lost.get(key)
+        return lost.session if lost is not None else ""
+
+    async def restored(self, session: Session, run: Run) -> None:
+        """Return once `session` has what was lost. Raises `SessionEndedError` where that fails."""
+        lost = self._lost.pop(session.key, None)
+        if lost is not None:
+            self._bytes -= lost.record.size_bytes
+            task = asyncio.create_task(self._replay(session, lost, run))
+            self._under_way[session.id] = task
+            task.add_done_callback(lambda _: self._under_way.pop(session.id, None))
+        under_way = self._under_way.get(session.id)
+        if under_way is not None:
+            await asyncio.shield(under_way)
+
+    async def _replay(self, session: Session, lost: _Lost, run: Run) -> None:
+        place = ""
+        try:
+            for step in lost.record.steps:
+                place = step.operation
+                value = await run(session, step)
+                operation = session.order.manifest.operation(step.operation.partition(":")[2])
+                made = resource_id(operation, step.arguments, value)
+                if step.id and made != step.id:
+                    raise SessionEndedError(f"it made {made[:80]!r} where it had made {step.id[:80]!r}")
+        except BridgeholdError as error:
+            self._metrics.recoveries.labels(session.key.bridge, error.code).inc()
+            self._give_up(session)
+            failure = SessionEndedError(
+                f"the session lost its worker and could not be made again: {place}: {error.message}",
+                hint="Send it again: a new session is opened, without the earlier one's resources.",
+            )
+            await session.end("its recovery failed", failure)
+            raise failure from error
+        finally:
+            self._resources.forget(lost.session)
+        self._metrics.recoveries.labels(session.key.bridge, "ok").inc()
+
+    def _give_up(self, session: Session) -> None:
+        """Half of what was lost is in `session`: that is never made again."""
+        self._bytes -= self._records.pop(session.id, Record()).size_bytes
+        if self.lost_before(session.key) == session.id:  # it has ended already
+            self.drop(session.key)
+
+    def _sweep(self) -> None:
+        """Forget what has waited too long, or is too much."""
+        now = time.monotonic()
+        late = [key for key, lost in self._lost.items() if lost.until < now]
+        late += list(self._lost)[: max(0, len(self._lost) - MOST_LOST)]
+        for key in late:
+            self.drop(key)
+
+    def drop(self, key: SessionKey) -> None:
+        """Neither the lost session of `key` is made again, nor do old ids lead there."""
+        lost = self._lost.pop(key, None)
+        if lost is not None:
+            self._bytes -= lost.record.size_bytes
+            self._resources.forget(lost.session)
+        self._names = {one: found for one, found in self._names.items() if found != key}
+
+
+def _outlook(record: Record) -> str:
+    if record.spoiled:
+        return f"The session can't be made again: {record.spoiled}."
+    if not record.steps:
+        return ""
+    return f"The next command finds its resources made again ({len(record.steps)} commands)."

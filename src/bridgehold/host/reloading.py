@@ -1,0 +1,117 @@
+"""``reload``: a running host takes over what has changed in its configuration, and drops no session.
+
+All or nothing: a file with a fault changes nothing. Who is connected is looked up again, so that a
+principal that went, or lost a tenant, loses its connections and what they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import ConfigReloaded
+from bridgehold.host.artifacts import ArtifactStore
+from bridgehold.host.config import Config, load_config
+from bridgehold.host.faces.protocol import NoParams
+from bridgehold.host.faces.server import Emit, Method, SocketServer
+from bridgehold.host.principals import Principals
+from bridgehold.host.registry import Registry
+from bridgehold.host.reload import Reload, merge
+from bridgehold.host.sessions import Sessions
+from bridgehold.host.settings import Settings
+from bridgehold.host.tools.http import HttpTools
+from bridgehold.host.tools.offers import Offers
+from bridgehold.host.tools.process import ProcessTools
+from bridgehold.host.values import Principal
+from bridgehold.host.zygotes import Zygotes
+from bridgehold.ids import digest_bytes
+from bridgehold.policies.units import parse_size
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the host has to be told of a new configuration; the rest reads `settings` at each use."""
+
+    registry: Registry
+    sessions: Sessions
+    zygotes: Zygotes
+    store: ArtifactStore
+    offers: Offers
+    http_tools: HttpTools
+    process_tools: ProcessTools
+    principals: Principals
+
+
+class Reloading:
+    """Handlers of ``reload`` and ``config``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        file: Path,
+        overrides: dict[str, str],
+        parts: Reloaded,
+        journal: JournalClient,
+        after: Callable[[], None],
+    ) -> None:
+        """`overrides`: what the environment said at the start; `after` is called once all is in place."""
+        self._settings = settings
+        self._file = file
+        self._overrides = overrides
+        self._parts = parts
+        self._journal = journal
+        self._after = after
+        self._turn = asyncio.Lock()
+        self._server: SocketServer | None = None
+        tell(parts, settings.now)
+
+    def table(self) -> dict[str, Method]:
+        return {
+            "reload": Method(NoParams, self.reload, operator=True),
+            "config": Method(NoParams, self.show, operator=True),
+        }
+
+    def serve_with(self, server: SocketServer) -> None:
+        self._server = server
+
+    async def reload(self, principal: Principal, _params: NoParams, _emit: Emit) -> Reload:
+        """Raises `ConfigError` or `UsageError`, and then nothing has changed."""
+        async with self._turn:
+            new = await asyncio.to_thread(load_config, self._file, self._overrides)
+            config, found = merge(self._settings.now, new)
+            self._parts.offers.specs(config.tools)
+            event = ConfigReloaded(
+                principal=principal.name,
+                digest=digest_bytes(config.model_dump_json().encode()),
+                applied=found.applied,
+                waiting=found.waiting,
+            )
+            await self._journal.append(event)
+            self._settings.now = config
+            tell(self._parts, config)
+            if self._server is not None:
+                await self._server.look_up_again()
+            self._after()
+            return found
+
+    async def show(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """The configuration that holds now; it has no secrets in it."""
+        return self._settings.now.model_dump(mode="json")
+
+
+def tell(parts: Reloaded, config: Config) -> None:
+    """Give each part what it keeps of `config`."""
+    tools = config.tools
+    parts.registry.replace(config)
+    parts.sessions.bound = config.host.max_sessions
+    parts.zygotes.replace(Settings(config).zygotes())
+    parts.store.quota = parse_size(config.host.artifacts)
+    parts.offers.replace(parts.offers.specs(tools))
+    parts.http_tools.replace(
+        {name: (tool.provider, tool.path) for name, tool in tools.items() if tool.provider}
+    )
+    parts.process_tools.replace({name: tool.entry for name, tool in tools.items() if tool.entry})
+    parts.principals.replace(config.principals)
