@@ -41,7 +41,9 @@ class Hub:
         The host remembers what a revision was; with `refresh` it asks the hub what it is now.
         """
         headers = {"Cache-Control": "no-cache"} if refresh else {}
-        connection, answer = self._ask(f"/api/models/{quote(repo)}/revision/{quote(revision)}", headers)
+        connection, answer = self._ask(
+            f"/api/models/{quote(repo)}/revision/{quote(revision)}?blobs=true", headers
+        )
         try:
             value = json.loads(answer.read(_DOCUMENT))
         finally:

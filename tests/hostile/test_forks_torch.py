@@ -32,6 +32,7 @@ TORCH = MANIFEST.replace(
     'entry = "hostile:Hostile"\nrequirements = "requirements.in"\nlock = "requirements.lock"\n'
     f"[preload]\nmodules = {json.dumps(MODULES)}\n",
 )
+TORCH += '[[needs.endpoints]]\nprovider = "hub"\n'
 ROWS, COLUMNS = 2048, 4096  # of float32: 32 MiB
 FILES = ("big.safetensors", "small.pt", "model")
 REFUSED = {
@@ -60,6 +61,22 @@ result["files"] = {
     name: base64.b64encode(open(os.path.join("/scratch", name), "rb").read()).decode()
     for name in ["small.pt", *(f"{one}/{name}" for one in ("model", "shards") for name in os.listdir(f"/scratch/{one}"))]
 }
+"""
+
+CLIENT = """
+import os, sys
+import huggingface_hub
+provider = sys._getframe(1).f_locals["self"].provider("hub")
+own = {"endpoint": provider.base_url, "token": provider.placeholder}
+paths = [
+    huggingface_hub.hf_hub_download("acme/tiny", file, **own) for file in ("config.json", "model.safetensors")
+]
+result["bytes"] = [os.path.getsize(path) for path in paths]
+result["commits"] = sorted({os.path.basename(os.path.dirname(path)) for path in paths})
+try:
+    huggingface_hub.hf_hub_download("acme/pickles", "pytorch_model.bin", **own)
+except Exception as error:
+    result["refused"] = str(error)
 """
 
 DRAW = """
@@ -160,7 +177,8 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                     .replace('command = "8s"', 'command = "60s"')
                 )
                 read = f"[filesystem]\nread = [{json.dumps(name)}]\n" if number > 1 else ""
-                policy.write_text(text + read)
+                hubs = '[network.endpoints.hub]\nrepos = ["acme/*"]\n' if number == 1 else ""
+                policy.write_text('weakenings = ["private_network"]\n' + text + read + hubs)
             shipped = ready.layout.policies / "own.toml"
             shipped.write_text(
                 f'extends = "transformers"\nweakenings = ["private_network"]\n'
@@ -317,6 +335,13 @@ def test_models_come_by_name(torch_stage: Stage, logit: float) -> None:
         session.run("load_model", {"name": "acme/shards", "id": "again"})
         assert {session.run("describe_model", {"model_id": "again"})["sha256"]} == same
         assert len(hub.log) == asked
+    hub.behave(HubBehaviour())
+    with torch_stage.session("hostile1") as session:  # the hub's own client finds its paths at the gateway
+        found = session.run("act", {"code": CLIENT})
+    repo = folder / "repos" / "acme" / "tiny"
+    assert found["bytes"] == [(repo / file).stat().st_size for file in ("config.json", "model.safetensors")]
+    assert found["commits"] == [hub.commit("acme/tiny")]
+    assert "403" in found["refused"]
     assert all("pytorch_model" not in one.path for one in hub.log)
 
 

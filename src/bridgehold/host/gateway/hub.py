@@ -60,6 +60,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     last: int | None = None
     """Of a range: the first byte, and the last one if it is named."""
     ranged: bool = False
+    sizes: bool = False
+    """``blobs=true``: of a revision's files, their sizes too."""
 
 
 def admit_download(
@@ -104,6 +106,7 @@ def admit_download(
         first=first,
         last=last,
         ranged=ranged,
+        sizes=bool(query),
     )
 
 
@@ -237,7 +240,7 @@ def _headers(listing: Listing, fact: FileFact, length: int) -> list[tuple[str, s
 async def _describe(replies: Replies, asked: Asked, listing: Listing) -> None:
     """The revision as the guest may see it: the files that it may ask for."""
     siblings = [
-        {"rfilename": file, "size": fact.size, **({"lfs": {"sha256": fact.sha256}} if fact.sha256 else {})}
+        {"rfilename": file, **({"size": fact.size} if asked.sizes and fact.size >= 0 else {})}
         for file, fact in sorted(listing.files.items())
         if not why_kind_refused(file) and any(path_matches(glob, f"/{file}") for glob in asked.endpoint.files)
     ]
