@@ -135,6 +135,10 @@ def test_what_is_not_granted_is_refused_before_the_hub_hears_of_it(tmp_path: Pat
         assert len(stand.audit.of(EgressRefused)) == len(ASKED) + len(keys)
         assert list(stand.hub.log) == []
         assert stand.audit.of(EgressIntent) == []
+        for path in ("/acme/other/resolve/main/config.json", "/acme/tiny/resolve/main/pytorch_model.bin"):
+            head = await stand.get(path, method="HEAD")
+            assert (head.status, head.body) == (403, b"")
+            assert int(head.headers["content-length"]) > 0
         missing = await stand.file("nothing.json")
         assert (missing.status, missing.headers["x-bridgehold-rule"]) == (404, "hub.entry")
 

@@ -41,7 +41,8 @@ class ReverseProxy:
         """Answer one request. Raises `GuestGone` and `BadRequest`; afterwards the connection may go on."""
         name, _, _ = target.path.removeprefix("/").partition("/")
         provider = self._gateway.providers.get(name)
-        replies = Replies(wire, connection, provider.shape if provider else "openai")
+        shape = provider.shape if provider else "openai"
+        replies = Replies(wire, connection, shape, bodiless=request.method == b"HEAD")
         size = _declared(request, self._gateway.grant.limits.request_bytes)
         try:
             async with self._gateway.buffers.hold(self._gateway.facts.session, size) as holding:
