@@ -341,7 +341,8 @@ def test_models_come_by_name(torch_stage: Stage, logit: float) -> None:
     repo = folder / "repos" / "acme" / "tiny"
     assert found["bytes"] == [(repo / file).stat().st_size for file in ("config.json", "model.safetensors")]
     assert found["commits"] == [hub.commit("acme/tiny")]
-    assert "403" in found["refused"]
+    assert found["refused"]
+    assert torch_stage.events("egress.refused")[-1]["rule"] == "hub.kind"
     assert all("pytorch_model" not in one.path for one in hub.log)
 
 
