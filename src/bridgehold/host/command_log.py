@@ -13,11 +13,10 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
 from bridgehold.host.values import CommandUsage
-from bridgehold.sandbox.values import Usage
 
 
 class _Worker(Protocol):
-    async def usage(self) -> Usage: ...
+    async def cpu_and_peak(self) -> tuple[int, int]: ...
 
 
 class _Session(Protocol):
@@ -68,10 +67,8 @@ async def used(session: _Session, started: float) -> CommandUsage:
     """What the kernel charged since the session's last command ended; time alone once that is forgotten."""
     ms = int((time.monotonic() - started) * 1000)
     try:
-        usage = await session.worker.usage()
+        cpu_us, peak = await session.worker.cpu_and_peak()
     except BridgeholdError:
         return CommandUsage(ms=ms)
-    before, session.cpu_us = session.cpu_us, usage.cpu_us
-    return CommandUsage(
-        cpu_us=max(0, usage.cpu_us - before), memory_peak_bytes=usage.memory_peak_bytes, ms=ms
-    )
+    before, session.cpu_us = session.cpu_us, cpu_us
+    return CommandUsage(cpu_us=max(0, cpu_us - before), memory_peak_bytes=peak, ms=ms)

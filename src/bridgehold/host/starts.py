@@ -38,6 +38,7 @@ from bridgehold.host.logs import SessionLog
 from bridgehold.host.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.policies.units import format_ms
+from bridgehold.sandbox.account import AccountReader
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.values import Attestation, ExitReport, Launched, Usage
 
@@ -76,6 +77,7 @@ class LiveWorker:
         self.deadline = 0.0
         """The loop's time by which the step that is under way has to be done."""
         self.renew_deadline()
+        self.account = AccountReader()
         self.start_cpu_us = 0
         """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
@@ -158,6 +160,22 @@ class LiveWorker:
         """The kernel's account of it so far, or up to its end."""
         return self.report.usage if self.report else await self._services.launcher.usage(self.name)
 
+    async def cpu_and_peak(self) -> tuple[int, int]:
+        """(microseconds, bytes) of `usage`, the short way while it lives."""
+        found = None if self.report else self.account.cpu_and_peak()
+        if found is not None:
+            return found
+        usage = await self.usage()
+        return usage.cpu_us, usage.memory_peak_bytes
+
+    async def learn_account(self) -> None:
+        """What its start has cost, and how its account is read from now on."""
+        usage, descriptors = await self._services.launcher.account(self.name)
+        self.start_cpu_us = usage.cpu_us
+        self.account.open(descriptors)
+        if self.ended.is_set():
+            self.account.close()
+
     def _live_pipes(self) -> GuestPipes:
         if self.pipes is None:
             raise CrashError("the worker has no pipes yet")
@@ -202,6 +220,7 @@ class LiveWorker:
                 self.pipes.close()
             if self.gateway is not None:
                 await self.gateway.close()
+            self.account.close()
             self.ended.set()
 
     async def _record_exit(self, report: ExitReport) -> None:
@@ -289,14 +308,13 @@ async def open_session(services: Services, worker: LiveWorker, recorded: Awaitab
     opening: dict[str, object] = {"session": session}
     if order.script is not None:
         opening["script"] = msgspec.to_builtins(order.script)
-    reply, usage, _ = await asyncio.gather(
+    reply, _, _ = await asyncio.gather(
         worker.call("common:open", opening, deadline_ms=order.grant.limits.startup_ms),
-        services.launcher.usage(worker.name),
+        worker.learn_account(),
         worker.proven(),
     )
     if isinstance(reply, FaultFrame):
         raise fault_error(reply, where="open")
-    worker.start_cpu_us = usage.cpu_us
 
 
 async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) -> None:

@@ -70,6 +70,11 @@ class LauncherClient:
         answer, _ = await self._ask(requests.UsageRequest(self._id(), worker))
         return _expect(answer.usage)
 
+    async def account(self, worker: str) -> tuple[Usage, list[int]]:
+        """The account so far, and descriptors to read it by (`AccountReader`), the caller's to close."""
+        answer, descriptors = await self._ask(requests.AccountRequest(self._id(), worker))
+        return _expect(answer.usage), descriptors
+
     async def kill(self, worker: str) -> ExitReport:
         """End it and wait until its cgroup is empty. The same report however often it is asked."""
         known = self._exits.get(worker)

@@ -38,6 +38,13 @@ class UsageRequest(msgspec.Struct, frozen=True, tag="usage"):
     worker: str
 
 
+class AccountRequest(msgspec.Struct, frozen=True, tag="account"):
+    """As `UsageRequest`, with descriptors beside the answer to read the most asked part of it by."""
+
+    id: int
+    worker: str
+
+
 class KillRequest(msgspec.Struct, frozen=True, tag="kill"):
     id: int
     worker: str
@@ -51,7 +58,14 @@ class SealRequest(msgspec.Struct, frozen=True, tag="seal"):
 
 
 Request = (
-    MachineRequest | LaunchRequest | ForkRequest | AttestRequest | UsageRequest | KillRequest | SealRequest
+    MachineRequest
+    | LaunchRequest
+    | ForkRequest
+    | AttestRequest
+    | UsageRequest
+    | AccountRequest
+    | KillRequest
+    | SealRequest
 )
 
 

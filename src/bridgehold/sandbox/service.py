@@ -131,6 +131,12 @@ class Launcher:
         if answer is not None:
             self._channel.send(answer)
 
+    def _account(self, request: requests.AccountRequest) -> None:
+        worker = self._find(request.worker)
+        self._channel.send(
+            requests.Answer(id=request.id, usage=worker.cgroup.usage()), worker.cgroup.account()
+        )
+
     def _handle(self, request: requests.Request) -> requests.Answer | None:
         """The answer, or None where it comes later."""
         match request:
@@ -140,6 +146,8 @@ class Launcher:
                 self._attest(request)
             case requests.UsageRequest():
                 return requests.Answer(id=request.id, usage=self._find(request.worker).cgroup.usage())
+            case requests.AccountRequest():
+                self._account(request)
             case requests.LaunchRequest():
                 self._launch(request)
             case requests.ForkRequest():

@@ -47,6 +47,12 @@ class SessionCgroup(Protocol):
     def usage(self) -> Usage:
         """The kernel's account since `create`."""
 
+    def account(self) -> list[int]:
+        """Descriptors to read the most asked part of it: cpu, memory's peak. Empty where there are none.
+
+        The caller closes them.
+        """
+
     def lift(self) -> None:
         """Lift the cpu quota and thaw, so that dying is quick."""
 

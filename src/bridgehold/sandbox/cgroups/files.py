@@ -26,6 +26,21 @@ def write(path: Path, value: str) -> None:
         os.close(descriptor)
 
 
+def open_all(*paths: Path) -> list[int]:
+    """Descriptors to read them by; none at all where one is missing on this kernel."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for path in paths:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return []
+            stack.callback(os.close, descriptor)
+            found.append(descriptor)
+        stack.pop_all()
+        return found
+
+
 def pages(count: int) -> int:
     """`count` bytes as the kernel keeps a memory limit: whole pages, rounded down (pure)."""
     return count // _PAGE * _PAGE

@@ -81,6 +81,9 @@ class Leaf:
         self._meet()
         return self._watchdog.over()
 
+    def account(self) -> list[int]:
+        return []
+
     def usage(self) -> Usage:
         self._meet()
         return self._watchdog.usage()

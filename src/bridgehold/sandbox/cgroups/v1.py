@@ -236,6 +236,11 @@ class Leaf:
             pids_denied=files.table(pids / "pids.events").get("max", 0),
         )
 
+    def account(self) -> list[int]:
+        return files.open_all(
+            self._folders["cpuacct"] / "cpuacct.usage", self._folders["memory"] / "memory.max_usage_in_bytes"
+        )
+
     def lift(self) -> None:
         with contextlib.suppress(OSError):
             files.write(self._folders["cpu"] / "cpu.cfs_quota_us", "-1")

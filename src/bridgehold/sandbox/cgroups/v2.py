@@ -193,6 +193,9 @@ class Leaf:
             pids_denied=files.table(folder / "pids.events").get("max", 0),
         )
 
+    def account(self) -> list[int]:
+        return files.open_all(self._folder / "cpu.stat", self._folder / "memory.peak")
+
     def lift(self) -> None:
         for name, value in (("cpu.max", "max"), ("cgroup.freeze", "0")):
             with contextlib.suppress(OSError):

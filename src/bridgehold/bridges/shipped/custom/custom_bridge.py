@@ -43,8 +43,10 @@ MODELS = {
 }
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Data:
+    """Rows with their classes."""
+
     name: str
     rows: Any
     classes: Any
@@ -52,8 +54,10 @@ class Data:
     class_names: list[str]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Model:
+    """A fitted estimator, and what it was held against."""
+
     kind: str
     data: str
     params: dict[str, Any]

@@ -14,8 +14,10 @@ _DEFAULT = "default"
 _HISTORY_TEXT = 20_000
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Model:
+    """One language model, and what is told of it."""
+
     lm: Any
     facts: dict[str, Any]
 

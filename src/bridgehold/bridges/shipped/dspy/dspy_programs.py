@@ -26,8 +26,10 @@ Tools = Mapping[str, Any]
 """By name, `dspy.Tool`s."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Program:
+    """A module, and what it was made from."""
+
     kind: str
     module: Any
     signature: Any

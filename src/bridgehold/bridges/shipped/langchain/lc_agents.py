@@ -21,8 +21,10 @@ from lc_tools import TOOLS
 from bridgehold_sdk import InvalidInput, Session, Store, Tool, operation
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Agent:
+    """What an agent is made from, each time it runs."""
+
     llm: str
     tools: list[str]
     system: str

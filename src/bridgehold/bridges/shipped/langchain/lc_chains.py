@@ -16,8 +16,10 @@ from lc_output import OutputMismatch, check_output, read_schema
 from bridgehold_sdk import Session, Store, operation
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Chain:
+    """A prompt and the model that it goes to."""
+
     prompt: Any
     llm: str
     schema: dict[str, Any] | None

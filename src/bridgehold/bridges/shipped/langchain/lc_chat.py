@@ -16,8 +16,10 @@ from lc_messages import add_usage, describe, finish_reason, to_messages, usage_o
 from bridgehold_sdk import InvalidInput, Session, Store, operation
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Conversation:
+    """Messages, and how many of them the model is shown."""
+
     llm: str
     system: str
     keep_messages: int

@@ -14,7 +14,7 @@ from langchain_openai import ChatOpenAI
 from bridgehold_sdk import InvalidInput, Provider
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Llm:
     """A configured model, and what it was configured with."""
 

@@ -10,7 +10,7 @@ import ast
 import datetime
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
@@ -147,6 +147,26 @@ def _tool(function: Callable[..., Any]) -> BaseTool:
     )
 
 
-TOOLS: dict[str, BaseTool] = {
-    function.__name__: _tool(function) for function in (calculator, count_text, days_between, convert_unit)
-}
+class _Tools(Mapping[str, BaseTool]):
+    """By name; each is built when it is asked for first, which takes more than a millisecond."""
+
+    def __init__(self, *functions: Callable[..., Any]) -> None:
+        self._functions = {function.__name__: function for function in functions}
+        self._built: dict[str, BaseTool] = {}
+
+    def __getitem__(self, name: str) -> BaseTool:
+        if name not in self._built:
+            self._built[name] = _tool(self._functions[name])
+        return self._built[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._functions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+
+TOOLS = _Tools(calculator, count_text, days_between, convert_unit)

@@ -36,16 +36,20 @@ PAGE_BYTES = 4 << 20
 CHUNK_BYTES = 256 << 10
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Frame:
+    """A table, and where it came from."""
+
     table: Any
     origin: str
     size: int
     created: float = field(default_factory=time.time)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Array:
+    """Values of one dtype."""
+
     values: Any
     created: float = field(default_factory=time.time)
 

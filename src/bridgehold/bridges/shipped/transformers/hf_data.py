@@ -11,8 +11,10 @@ from hf_bounds import MAX_RECORDS
 from bridgehold_sdk import InvalidInput
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Data:
+    """Records, in their order."""
+
     records: list[dict[str, Any]]
     created: float = field(default_factory=time.time)
 

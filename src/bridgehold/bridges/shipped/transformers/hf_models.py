@@ -39,8 +39,10 @@ REFUSED_FIELDS = frozenset(
 OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Model:
+    """A network with its head."""
+
     network: Any
     head: str
     source: str

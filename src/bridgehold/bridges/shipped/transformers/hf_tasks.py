@@ -32,8 +32,10 @@ OPTIONS = {
 POOLINGS = ("none", "mean", "first")
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Task:
+    """A pipeline, and what it was made from."""
+
     task: str
     model_id: str
     tokenizer_id: str

@@ -24,7 +24,7 @@ SPECIAL = {
 }
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Words:
     """A tokenizer and where it came from."""
 

@@ -24,7 +24,7 @@ MASKED_SHARE = 0.15
 SHOWN_LOSSES = 200
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Plan:
     """What is to be learned, and how."""
 

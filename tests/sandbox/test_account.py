@@ -1,0 +1,43 @@
+"""A worker's account, read where the kernel keeps it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bridgehold.sandbox.account import AccountReader, parse_cpu
+
+
+def reader(folder: Path, cpu: str, peak: str = "4096\n") -> AccountReader:
+    (folder / "cpu").write_text(cpu)
+    (folder / "peak").write_text(peak)
+    found = AccountReader()
+    found.open([os.open(folder / name, os.O_RDONLY) for name in ("cpu", "peak")])
+    return found
+
+
+@pytest.mark.parametrize("cpu", ["1234567\n", "usage_usec 1234\nuser_usec 5\nsystem_usec 6\n"])
+def test_both_versions_say_the_same_each_time_anew(tmp_path: Path, cpu: str) -> None:
+    account = reader(tmp_path, cpu)
+    assert account.cpu_and_peak() == (1234, 4096)
+    (tmp_path / "peak").write_text("8192\n")
+    assert account.cpu_and_peak() == (1234, 8192)
+    before = len(os.listdir("/proc/self/fd"))
+    account.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+    assert account.cpu_and_peak() is None
+
+
+@pytest.mark.parametrize(("cpu", "peak"), [("", "1"), ("x", "1"), ("user_usec 5\n", "1"), ("1", "max\n")])
+def test_what_can_t_be_read_is_nothing_and_no_error(tmp_path: Path, cpu: str, peak: str) -> None:
+    account = reader(tmp_path, cpu, peak)
+    assert account.cpu_and_peak() is None
+    account.close()
+
+
+def test_without_descriptors_there_is_nothing() -> None:
+    assert AccountReader().cpu_and_peak() is None
+    with pytest.raises(ValueError, match="usage_usec"):
+        parse_cpu(b"nr_periods 0\n")
