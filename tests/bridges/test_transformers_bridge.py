@@ -317,15 +317,15 @@ def test_weights_go_to_the_scratch_and_come_back_the_same(guest: Any) -> None:
     assert run(guest, "list_saved")["total_count"] == 0
 
 
-def test_a_name_without_a_folder_and_a_hub_says_what_to_grant(guest: Any) -> None:
+def test_a_name_without_a_folder_and_a_hub_says_what_to_grant(shared: Any) -> None:
     for name in ("load_model", "load_tokenizer"):
-        said = refused(guest, name, name="acme/tiny")
+        said = refused(shared, name, name="acme/tiny")
         assert "acme/tiny is in no folder that this session can read, and no hub is granted" in said
         assert "[network.endpoints.hub] repos = ['acme/tiny']" in said
-        assert "one of the three" in refused(guest, name, name="acme/tiny", path="/data/0")
+        assert "one of the three" in refused(shared, name, name="acme/tiny", path="/data/0")
     for wrong in ("../tiny", "acme/../tiny", "a/b/c", "/data/0", "acme/tiny "):
-        assert "a name is OWNER/NAME" in refused(guest, "load_model", name=wrong)
-    assert "a name is OWNER/NAME" in refused(guest, "load_model", name="acme/tiny", revision="../main")
+        assert "a name is OWNER/NAME" in refused(shared, "load_model", name=wrong)
+    assert "a name is OWNER/NAME" in refused(shared, "load_model", name="acme/tiny", revision="../main")
 
 
 def test_a_name_is_found_in_a_hubs_cache(

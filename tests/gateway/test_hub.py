@@ -15,6 +15,7 @@ from bridgehold.audit.events import ArtifactChanged, ArtifactRead, EgressIntent,
 from bridgehold.bridges.kit.hub import HubBehaviour
 from bridgehold.errors import DeniedError
 from bridgehold.host.keeper.follow import Hop, next_hop
+from bridgehold.host.keeper.protocol import UpstreamRequest
 from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig, check_config
 
 
@@ -141,6 +142,23 @@ def test_what_is_not_granted_is_refused_before_the_hub_hears_of_it(tmp_path: Pat
             assert int(head.headers["content-length"]) > 0
         missing = await stand.file("nothing.json")
         assert (missing.status, missing.headers["x-bridgehold-rule"]) == (404, "hub.entry")
+
+    on_hub(tmp_path, test)
+
+
+def test_a_host_that_was_taken_over_reads_no_accounts(tmp_path: Path) -> None:
+    async def test(stand: HubStand) -> None:
+        asked = {"tenant": "acme", "session": "s-x", "provider": "hub", "method": "GET"}
+        for changes in (
+            {"path": "/api/whoami-v2"},
+            {"path": "/api/settings/tokens"},
+            {"path": f"/{REPO}/raw/main/config.json"},
+            {"path": f"/{REPO}/resolve/main/config.json", "method": "POST"},
+            {"path": f"/{REPO}/resolve/main/config.json", "method": "HEAD"},
+        ):
+            with pytest.raises(DeniedError):
+                await stand.keeper.request(UpstreamRequest(**{**asked, **changes}), b"")
+        assert list(stand.hub.log) == []
 
     on_hub(tmp_path, test)
 

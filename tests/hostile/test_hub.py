@@ -155,7 +155,7 @@ def write_repos(folder: Path) -> None:
         (folder / repo / "modeling.py").write_text("import os")
 
 
-@pytest.fixture(scope="module", params=["root", "user"] if os.getuid() == 0 else ["self"])
+@pytest.fixture(scope="module", params=["user"] if os.getuid() == 0 else ["self"])
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
     with contextlib.ExitStack() as stack:
         user, cgroup = stack.enter_context(ordinary_user()) if request.param == "user" else ("", "auto")

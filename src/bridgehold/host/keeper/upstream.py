@@ -30,6 +30,7 @@ from bridgehold.host.keeper.scrub import Scrubber
 from bridgehold.host.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
 from bridgehold.host.keeper.stores import check_value
 from bridgehold.host.keeper.values import ProviderEntry, UpstreamLimits
+from bridgehold.policies.downloads import parse_wanted
 from bridgehold.policies.names import normalise_path
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"})
@@ -133,6 +134,7 @@ class Upstream:
         """A hub is only read; its redirects are followed, the key stays at its own origin."""
         if request.method != "GET" or request.body_bytes:
             raise DeniedError("a hub is only read", where="method")
+        parse_wanted(request.path)  # a host that was taken over reads models too, and no accounts
         hop = Hop(url=str(first[0]), host=entry.host, keyed=True)
         told: dict[str, str] = {}
         for _ in range(MOST_HOPS + 1):
