@@ -20,6 +20,7 @@ from bridgehold import errors
 from bridgehold.audit import events
 from bridgehold.host import config_docs
 from bridgehold.host.faces.cli import reference as cli
+from bridgehold.host.faces.http import reference as http
 from bridgehold.policies.limits_table import LIMITS
 from bridgehold.sandbox import seccomp
 
@@ -129,6 +130,7 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("docs/reference/events.md", "src/bridgehold/audit/events.py", make_events),
     Document("docs/reference/configuration.md", "src/bridgehold/host/config.py", config_docs.reference),
     Document("docs/reference/cli.md", "the commands' own help", cli.reference),
+    Document("docs/reference/http.md", "src/bridgehold/host/faces/http", http.reference),
     Document("docs/reference/seccomp.md", "src/bridgehold/sandbox/seccomp.py", seccomp.reference),
 )
 

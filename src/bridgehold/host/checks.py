@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridgehold.host.config import Config
+from bridgehold.host.faces.http.checks import listen_address
 from bridgehold.host.layout import Layout
 from bridgehold.host.plans import launcher_config
 from bridgehold.sandbox.doctor import Check, Context, run_checks
@@ -20,7 +21,12 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         uid_first=launcher.uid_first,
         uid_count=launcher.uid_count,
     )
-    own = [_secrets_probe(layout, config), _anchors_probe(layout), cold_starts_probe(layout)]
+    own = [
+        _secrets_probe(layout, config),
+        _anchors_probe(layout),
+        cold_starts_probe(layout),
+        http_probe(config),
+    ]
     return run_checks(context, extra=own, on_check=on_check)
 
 
@@ -70,3 +76,23 @@ def cold_starts_probe(layout: Layout) -> Probe:
     return Probe(
         name="cold-starts", proves="Which bridges start cold though their policy lets them be forked", run=act
     )
+
+
+def http_probe(config: Config) -> Probe:
+    """Raises `ConfigError` for an address that the host would refuse."""
+
+    def act(_: Context) -> Check:
+        section = config.http
+        if not section.listen:
+            return passed("http", "not served: `[http] listen` is empty")
+        listen_address(section.listen, public=section.public)
+        tokens = sum(len(principal.tokens) for principal in config.principals.values())
+        served = f"served at {section.listen} to {tokens} token(s)"
+        if section.public:
+            remedy = "Listen on loopback behind a proxy that does TLS, without `[http] public`."
+            return caution("http", f"{served}, without TLS (weakening `public_http`)", remedy)
+        if not tokens:
+            return caution("http", served, "Add a token's digest to a [principals.NAME] section.")
+        return passed("http", served)
+
+    return Probe(name="http", proves="Where HTTP is served, and to how many", run=act)

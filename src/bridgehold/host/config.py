@@ -19,6 +19,7 @@ from bridgehold.host.config_sections import (
     BridgeSection,
     FeaturesSection,
     HostSection,
+    HttpSection,
     PrincipalSection,
     ProviderSection,
     SecretsSection,
@@ -39,6 +40,7 @@ class Config(Strict):
     bridges: dict[str, BridgeSection] = Field(default_factory=dict)
     zygotes: ZygotesSection = ZygotesSection()
     tools: dict[str, ToolSection] = Field(default_factory=dict)
+    http: HttpSection = HttpSection()
     features: FeaturesSection = FeaturesSection()
     default_bridge: str = "dspy"
 

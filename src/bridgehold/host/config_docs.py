@@ -17,6 +17,7 @@ _SECTIONS = (
     ("[principals.NAME]", config.PrincipalSection),
     ("[bridges.NAME]", config.BridgeSection),
     ("[tools.NAME]", config.ToolSection),
+    ("[http]", config.HttpSection),
     ("[zygotes]", config.ZygotesSection),
     ("[features]", config.FeaturesSection),
 )

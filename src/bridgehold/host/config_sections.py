@@ -38,7 +38,7 @@ class HostSection(Strict):
     shared_uid: bool = False
     """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
     uid_base: int = DEFAULT_UID_BASE
-    """First of the reserved kernel uids (root only): three roles, then the sessions."""
+    """First of the reserved kernel uids (root only): four roles, then the sessions."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
     """How many uids are reserved: the bound of sessions at once."""
     read_roots: tuple[str, ...] = ()
@@ -179,6 +179,33 @@ class ToolSection(Strict):
         if self.entry and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.entry):
             raise ValueError("`entry` is module:function")
         return self
+
+
+class HttpSection(Strict):
+    """``[http]``: the HTTP face, which `bridgehold serve` starts where `listen` or ``--http`` says so."""
+
+    listen: str = ""
+    """``ADDRESS:PORT``; not served if empty. The address is a number, IPv6 in brackets."""
+    public: bool = False
+    """Named weakening ``public_http``: `listen` may be no loopback address, although this is no TLS."""
+    names: tuple[str, ...] = ()
+    """Names that a request's ``Host`` may have beside the address: a proxy's, without port."""
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 512
+    """At once. One more takes the place of the oldest that has no request, or is turned away."""
+    requests: Annotated[int, Field(ge=1, le=1_000)] = 64
+    """Of one principal at once; answers of tools and cancellations are not counted."""
+    body: Size = "16MiB"
+    """Of one JSON body; an artifact's is bounded by the tenant's quota."""
+    buffered: Size = "256MiB"
+    """Of all bodies and events together that wait here; a request beyond it is refused as busy."""
+    idle_s: Annotated[float, Field(gt=0, le=3_600)] = 15
+    """The longest that a connection may be without a whole request: unused, or sending its head slowly."""
+    body_s: Annotated[float, Field(gt=0, le=3_600)] = 30
+    """The longest for a JSON body, and for each 4 MiB of an artifact."""
+    beat_s: Annotated[float, Field(gt=0, le=3_600)] = 15
+    """A stream with nothing to tell sends a comment so often."""
+    read_s: Annotated[float, Field(gt=0, le=3_600)] = 60
+    """The longest that a caller may leave unread what it was sent; a large answer has more, by its size."""
 
 
 class ZygotesSection(Strict):

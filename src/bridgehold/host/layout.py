@@ -67,6 +67,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.run / "host.sock"
 
     @property
+    def tokens_socket(self) -> Path:
+        """Where a process that serves others connects: only a token makes a principal there."""
+        return self.run / "tokens.sock"
+
+    @property
     def uids(self) -> Path:
         return self.run / "uids"
 

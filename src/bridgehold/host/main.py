@@ -1,7 +1,7 @@
 """The host's process: no privilege, no key. Joins the parts, serves the socket, ends everything in order.
 
 ``python -m bridgehold.host.main --fd-launcher N --fd-keeper N --fd-journal N --fd-listener N
---fd-ready N --fd-config N``, started by the supervisor.
+--fd-ready N --fd-config N [--fd-tokens N]``, started by the supervisor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 
 from bridgehold.audit.anchors import anchor_at, anchor_text, attach, key_line
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import HostStarted, HostStopped, PrincipalRefused
+from bridgehold.audit.events import HostStarted, HostStopped
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.artifacts import ArtifactStore, Turns
@@ -34,6 +34,7 @@ from bridgehold.host.downloads import Downloads
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.artifacts import Artifacts, inside_tools
 from bridgehold.host.faces.server import SocketServer
+from bridgehold.host.faces.strangers import Strangers
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
@@ -73,6 +74,8 @@ class Ends(msgspec.Struct, frozen=True, kw_only=True):
     journal: int
     listener: int
     ready: int
+    tokens: int = -1
+    """Where the HTTP face connects, if there is one."""
 
 
 class Peers(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,8 +113,9 @@ class HostProcess:
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
         _publish_key(self._layout.anchors / "anchor.pub", await peers.keeper.public_key())
-        sessions, server = self._assemble(peers, machine)
-        await server.start()
+        sessions, servers = self._assemble(peers, machine)
+        for server in servers:
+            await server.start()
         os.write(self._ends.ready, b"1")
         os.close(self._ends.ready)
         watchers = [
@@ -127,7 +131,8 @@ class HostProcess:
         await self._parked.stop()
         await self._tools.stop()
         await self._zygotes.stop()
-        await server.close()
+        for server in servers:
+            await server.close()
         await self._last_words(peers)
         for watcher in watchers:
             watcher.cancel()
@@ -135,7 +140,7 @@ class HostProcess:
         await peers.journal.close()
         return self._status
 
-    def _assemble(self, peers: Peers, machine: Machine) -> tuple[Sessions, SocketServer]:
+    def _assemble(self, peers: Peers, machine: Machine) -> tuple[Sessions, list[SocketServer]]:
         """Join the parts: nothing is started yet."""
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
@@ -220,11 +225,7 @@ class HostProcess:
         )
         metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
         unified = Unified(dispatch, registry, resources)
-
-        async def refuse(event: PrincipalRefused) -> None:
-            await peers.journal.append(event)
-
-        principals = Principals(self._config.principals, self._given.owner_uid)
+        principals = Principals(self._config.principals, self._given.owner_uid, self._given.face_uid)
         parts = Reloaded(
             registry=registry,
             sessions=sessions,
@@ -238,15 +239,15 @@ class HostProcess:
         reloading = Reloading(
             settings, self._layout.config_file, self._given.overrides, parts, peers.journal, self._warm_again
         )
-        server = SocketServer(
-            socket.socket(fileno=self._ends.listener),
-            principals,
-            {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()},
-            refuse,
-        )
-        reloading.serve_with(server)
+        table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
+        refuse = Strangers(peers.journal).refused
+        servers = [SocketServer(_socket(self._ends.listener), principals, table, refuse)]
+        if self._ends.tokens >= 0:
+            face = _socket(self._ends.tokens)
+            servers.append(SocketServer(face, principals, table, refuse, tokens_only=True))
+        reloading.serve_with(*servers)
         self._settings = settings
-        return sessions, server
+        return sessions, servers
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
@@ -267,6 +268,7 @@ class HostProcess:
                 ("no_cgroup", machine.cgroup == "none"),
                 ("shared_uid", machine.uids == "shared"),
                 ("overcommit", self._config.host.overcommit),
+                ("public_http", self._config.http.public and self._ends.tokens >= 0),
             )
             if used
         ]
@@ -354,12 +356,14 @@ def main() -> int:
     names = ("launcher", "keeper", "journal", "listener", "ready", "config")
     for name in names:
         parser.add_argument(f"--fd-{name}", type=int, required=True)
+    parser.add_argument("--fd-tokens", type=int, default=-1)
     arguments = vars(parser.parse_args())
     with os.fdopen(arguments["fd_config"], "rb") as file:
         given = msgspec.json.decode(file.read(), type=HostConfig)
-    ends = Ends(**{name: arguments[f"fd_{name}"] for name in names if name != "config"})
-    for name in names[:-1]:
-        os.set_inheritable(arguments[f"fd_{name}"], False)
+    ends = Ends(**{name: arguments[f"fd_{name}"] for name in (*names, "tokens") if name != "config"})
+    for descriptor in msgspec.structs.astuple(ends):
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, False)
     try:
         harden(parent=given.supervisor)
         config = load_config(Path(given.config) / "config.toml", given.overrides)

@@ -122,8 +122,13 @@ class Methods:
         callers: CallersOffer | None = None
         if params.tools:
             specs = tuple(
-                ToolSpec(name=fact.name, description=fact.description, parameters=fact.parameters)
-                for fact in params.tools
+                ToolSpec(
+                    name=tool.name,
+                    description=tool.description,
+                    parameters=tool.parameters,
+                    result=tool.result,
+                )
+                for tool in params.tools
             )
             callers = CallersOffer(specs, self._tools.source(emit))
         return await self._dispatch.run(principal, request, stream, callers)

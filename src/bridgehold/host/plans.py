@@ -1,4 +1,4 @@
-"""What each of the four processes is started with: module, uid, configuration (pure but for paths)."""
+"""What each of the processes is started with: module, uid, configuration (pure but for paths)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.writer import Limits
 from bridgehold.host.config import Config
 from bridgehold.host.config_overrides import said_by
+from bridgehold.host.faces.http.values import HttpConfig
 from bridgehold.host.keeper.values import keeper_config
 from bridgehold.host.layout import Layout
 from bridgehold.host.machine import package_folder
@@ -20,7 +21,7 @@ from bridgehold.sandbox.launcher import LauncherConfig
 
 INTERPRETER_FLAGS = ("-P",)
 """No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
-_ROLE_COUNT = 3
+_ROLE_COUNT = 4
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,7 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
     host: int
     keeper: int
     journal: int
+    http: int
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     host: ProcessPlan
     keeper: ProcessPlan
     journal: ProcessPlan
+    http: ProcessPlan
+    """Started only where HTTP is served."""
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,17 +57,19 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     owner_uid: int
     supervisor: int
+    face_uid: int | None = None
+    """The kernel uid of the HTTP face, where it has one of its own."""
     overrides: dict[str, str] = {}
     """Variables of the environment that say single keys of config.toml."""
 
 
 def roles(config: Config) -> Roles:
-    """The first three of the reserved range for root, the caller's own uid otherwise."""
+    """The first of the reserved range for root, the caller's own uid otherwise."""
     if os.getuid() != 0:
         own = os.getuid()
-        return Roles(host=own, keeper=own, journal=own)
+        return Roles(host=own, keeper=own, journal=own, http=own)
     base = config.host.uid_base
-    return Roles(host=base, keeper=base + 1, journal=base + 2)
+    return Roles(host=base, keeper=base + 1, journal=base + 2, http=base + 3)
 
 
 def needed_paths(layout: Layout) -> list[Path]:
@@ -101,6 +107,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
                     run=str(layout.run),
                     owner_uid=os.getuid(),
                     supervisor=os.getpid(),
+                    face_uid=who.http if who.http != who.host else None,
                     overrides=said_by(os.environ),
                 )
             ),
@@ -122,6 +129,28 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
             ),
             environment=environment,
         ),
+        http=ProcessPlan(
+            module="bridgehold.host.faces.http.main",
+            config=msgspec.json.encode(http_config(layout, config)),
+            environment=environment,
+        ),
+    )
+
+
+def http_config(layout: Layout, config: Config) -> HttpConfig:
+    section = config.http
+    return HttpConfig(
+        socket=str(layout.tokens_socket),
+        supervisor=os.getpid(),
+        names=section.names,
+        connections=section.connections,
+        requests=section.requests,
+        body_bytes=parse_size(section.body),
+        buffered_bytes=parse_size(section.buffered),
+        idle_s=section.idle_s,
+        body_s=section.body_s,
+        beat_s=section.beat_s,
+        read_s=section.read_s,
     )
 
 

@@ -18,9 +18,13 @@ from bridgehold.host.values import Principal
 class Principals:
     """The configured principals. Lookup by token compares digests in constant time."""
 
-    def __init__(self, sections: Mapping[str, PrincipalSection], owner_uid: int) -> None:
+    def __init__(
+        self, sections: Mapping[str, PrincipalSection], owner_uid: int, face_uid: int | None = None
+    ) -> None:
+        """`face_uid`: the kernel uid of a process that speaks for others; it is nobody itself."""
         self._sections = dict(sections)
         self._owner_uid = owner_uid
+        self._face_uid = face_uid
 
     def replace(self, sections: Mapping[str, PrincipalSection]) -> None:
         """From now on these; who is connected has to be looked up again."""
@@ -28,6 +32,8 @@ class Principals:
 
     def by_uid(self, uid: int) -> Principal:
         """The principal of a local user. Raises `DeniedError` where there is no mapping."""
+        if uid == self._face_uid:
+            raise DeniedError("the process that serves HTTP is nobody without a caller's token", hint="")
         for name, section in self._sections.items():
             if uid in section.uids:
                 return _principal(name, section)
@@ -40,6 +46,8 @@ class Principals:
 
     def by_token(self, token: str) -> Principal:
         """The principal of a token. Every configured digest is compared, whatever matches first."""
+        if not token:
+            raise DeniedError("no token was given", hint="Ask the operator for a token.")
         digest = "sha256:" + hashlib.sha256(token.encode()).hexdigest()
         found: Principal | None = None
         for name, section in self._sections.items():

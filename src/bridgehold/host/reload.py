@@ -22,7 +22,7 @@ def merge(old: Config, new: Config) -> tuple[Config, Reload]:
     """The configuration to go on with, and what of `new` is in it.
 
     What the other processes were told at their start stays: where keys are and may go, the machine's share,
-    and which folders of scripts the launcher may mount.
+    where HTTP is served, and which folders of scripts the launcher may mount.
     """
     host = old.host.model_copy(update={key: getattr(new.host, key) for key in _LIVE_HOST})
     fixed = {name: section.scripts for name, section in old.bridges.items()}
@@ -30,9 +30,8 @@ def merge(old: Config, new: Config) -> tuple[Config, Reload]:
         name: section.model_copy(update={"scripts": fixed.get(name, "")})
         for name, section in new.bridges.items()
     }
-    merged = new.model_copy(
-        update={"host": host, "secrets": old.secrets, "providers": old.providers, "bridges": bridges}
-    )
+    told = {name: getattr(old, name) for name in ("secrets", "providers", "http")}
+    merged = new.model_copy(update={**told, "host": host, "bridges": bridges})
     return merged, Reload(applied=_differences(old, merged), waiting=_differences(merged, new))
 
 

@@ -65,7 +65,7 @@ class Reloading:
         self._journal = journal
         self._after = after
         self._turn = asyncio.Lock()
-        self._server: SocketServer | None = None
+        self._servers: tuple[SocketServer, ...] = ()
         tell(parts, settings.now)
 
     def table(self) -> dict[str, Method]:
@@ -74,8 +74,8 @@ class Reloading:
             "config": Method(NoParams, self.show, operator=True),
         }
 
-    def serve_with(self, server: SocketServer) -> None:
-        self._server = server
+    def serve_with(self, *servers: SocketServer) -> None:
+        self._servers = servers
 
     async def reload(self, principal: Principal, _params: NoParams, _emit: Emit) -> Reload:
         """Raises `ConfigError` or `UsageError`, and then nothing has changed."""
@@ -92,8 +92,8 @@ class Reloading:
             await self._journal.append(event)
             self._settings.now = config
             tell(self._parts, config)
-            if self._server is not None:
-                await self._server.look_up_again()
+            for server in self._servers:
+                await server.look_up_again()
             self._after()
             return found
 

@@ -1,7 +1,8 @@
-"""The parent of the four processes: starts them, joins them by sockets, ends all when one ends.
+"""The parent of the host's processes: starts them, joins them by sockets, ends all when one ends.
 
-It reads no byte that anyone sends. As root the host, the keeper and the journal get kernel uids
-of their own, so that taking over one gives nothing of another; the launcher stays privileged.
+It reads no byte that anyone sends. As root the host, the keeper, the journal and, where there is one,
+the HTTP face get kernel uids of their own, so that taking over one gives nothing of another; the
+launcher stays privileged.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _CAUSE_SECONDS = 0.3
 
 
 class Child:
-    """One of the four, with a pidfd: nothing here is ever signalled by a bare number."""
+    """One of them, with a pidfd: nothing here is ever signalled by a bare number."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
         self.name = name
@@ -49,23 +50,31 @@ class Child:
             signal.pidfd_send_signal(self.pidfd, number)
 
 
-def run(layout: Layout, *, ready: Callable[[], None] | None = None, lifeline: int = -1) -> int:
-    """Start all four and watch them until one ends, a signal comes, or `lifeline` reaches EOF.
+def run(
+    layout: Layout,
+    *,
+    ready: Callable[[], None] | None = None,
+    lifeline: int = -1,
+    http: socket.socket | None = None,
+) -> int:
+    """Start all and watch them until one ends, a signal comes, or `lifeline` reaches EOF.
 
-    `ready` is called once the host listens. Returns the exit status: 0 after an asked-for end.
+    `ready` is called once the host listens. `http`: what the HTTP face listens on, if there is one.
+    Returns the exit status: 0 after an asked-for end.
     """
     config = load_config(layout.config_file)
     prepare_folders(layout, config)
     if os.getuid() == 0:
         open_view(plans.needed_paths(layout))
-    slices.shorten(reset_on_fork=False)  # for all four; the launcher keeps it from the sandboxes
+    slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
     with _lock(layout):
-        children, ready_read = _start(layout, config)
+        children, ready_read = _start(layout, config, http)
         try:
             return _watch(children, ready_read, ready, lifeline)
         finally:
             _end(children)
             layout.socket.unlink(missing_ok=True)
+            layout.tokens_socket.unlink(missing_ok=True)
             shutil.rmtree(layout.run / "credentials", ignore_errors=True)
 
 
@@ -162,13 +171,16 @@ def _lock(layout: Layout) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _start(layout: Layout, config: Config) -> tuple[list[Child], int]:
+def _start(layout: Layout, config: Config, http: socket.socket | None) -> tuple[list[Child], int]:
     launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener = _listen(layout)
+    listener = _listen(layout.socket, 0o666)  # its folder is 0711; peer uid or token decide who may do what
+    tokens = _listen(layout.tokens_socket, 0o600) if http is not None else None
     ready_read, ready_write = os.pipe()
-    sockets = (launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, listener)
+    sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, listener]
+    if tokens is not None:
+        sockets.append(tokens)
     plan = plans.plan(layout, config, credentials=hand_over_credentials(layout))
     children: list[Child] = []
     try:
@@ -184,7 +196,13 @@ def _start(layout: Layout, config: Config) -> tuple[list[Child], int]:
             "listener": listener.fileno(),
             "ready": ready_write,
         }
+        if tokens is not None:
+            ends["tokens"] = tokens.fileno()
         children.append(_spawn("host", plan.host, plan.roles.host, ends))
+        if http is not None:
+            if plan.roles.http != os.getuid():
+                os.chown(layout.tokens_socket, plan.roles.http, plan.roles.http)
+            children.append(_spawn("http", plan.http, plan.roles.http, {"listener": http.fileno()}))
     except BaseException:
         _end(children)
         raise
@@ -195,20 +213,23 @@ def _start(layout: Layout, config: Config) -> tuple[list[Child], int]:
     return children, ready_read
 
 
-def _listen(layout: Layout) -> socket.socket:
+def _listen(path: Path, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    layout.socket.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)  # nobody connects before it has its mode and owner
     try:
-        listener.bind(str(layout.socket))
+        listener.bind(str(path))
     except OSError as error:
         listener.close()
         raise ConfigError(
             f"can't make the host's socket: {error.strerror or error}",
-            where=str(layout.socket),
+            where=str(path),
             hint="A socket's path has at most 107 bytes; choose a shorter BRIDGEHOLD_HOME.",
         ) from error
-    layout.socket.chmod(0o666)  # the folder is 0711; who may do what is decided by peer uid or token
-    listener.listen(128)
+    finally:
+        os.umask(before)
+    path.chmod(mode)
+    listener.listen(128)  # the host widens it
     return listener
 
 
@@ -294,9 +315,12 @@ def _explain_end(ended: Child) -> int:
 
 
 def _end(children: list[Child]) -> None:
-    """Host first (it ends sessions and writes why), then the rest; whatever is left is killed."""
+    """Host first (it ends sessions and writes why), then the rest; whatever is left is killed.
+
+    The HTTP face comes after it: its callers are told how their commands ended.
+    """
     deadline = time.monotonic() + _END_SECONDS
-    for name in ("host", "launcher", "keeper", "journal"):
+    for name in ("host", "http", "launcher", "keeper", "journal"):
         for child in (child for child in children if child.name == name):
             child.signal(signal.SIGTERM)
             try:

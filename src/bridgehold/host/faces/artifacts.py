@@ -34,6 +34,11 @@ class PutParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tenant: str = LOCAL_TENANT
 
 
+class DropParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    upload: str
+    tenant: str = LOCAL_TENANT
+
+
 class GetParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     digest: str
     offset: int = 0
@@ -59,6 +64,7 @@ class Artifacts:
     def table(self) -> dict[str, Method]:
         return {
             "artifact.put": Method(PutParams, self.put),
+            "artifact.drop": Method(DropParams, self.drop),
             "artifact.get": Method(GetParams, self.get),
             "artifact.list": Method(ListParams, self.list),
             "artifact.remove": Method(GetParams, self.remove),
@@ -66,6 +72,15 @@ class Artifacts:
 
     async def put(self, principal: Principal, params: PutParams, _emit: Emit) -> dict[str, object]:
         return await self._put(self._for(principal, params.tenant), principal.name, params)
+
+    async def drop(self, principal: Principal, params: DropParams, _emit: Emit) -> dict[str, object]:
+        tenant = self._for(principal, params.tenant)
+
+        async def drop() -> dict[str, object]:
+            await asyncio.to_thread(self._store.drop, tenant, params.upload)
+            return {"upload": params.upload}
+
+        return await self._turns.take(tenant, drop)
 
     async def get(self, principal: Principal, params: GetParams, _emit: Emit) -> dict[str, object]:
         return await self._get(self._for(principal, params.tenant), principal.name, params)

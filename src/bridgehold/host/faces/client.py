@@ -61,6 +61,11 @@ class Client:
             await client.request("hello", {"token": token})
         return client
 
+    @property
+    def alive(self) -> bool:
+        """Whether the host has not closed the connection."""
+        return self._failure is None
+
     async def aclose(self) -> None:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

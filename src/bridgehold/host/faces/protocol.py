@@ -12,7 +12,6 @@ from typing import Literal
 
 import msgspec
 
-from bridgehold.bridges.frames import ToolFact
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
 
 INPUT_CLOSED = "its caller closed its input"
@@ -58,6 +57,17 @@ async def read_frame(reader: asyncio.StreamReader, limit: int = MAX_FRAME) -> by
         raise HostUnavailableError("the connection ended inside a frame") from error
 
 
+class OfferedTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tool as its caller describes it."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, object] = {}
+    """JSON Schema of its arguments."""
+    result: dict[str, object] = {}
+    """JSON Schema of what it gives; anything if empty."""
+
+
 class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     operation: str
     arguments: dict[str, object] = {}
@@ -65,7 +75,7 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     session: str = "anonymous"
     deadline_ms: int = 0
     stream: bool = False
-    tools: tuple[ToolFact, ...] = ()
+    tools: tuple[OfferedTool, ...] = ()
     """Functions of the caller's own that the bridge may call: each comes as an event ``tool_call``."""
     parent: str = ""
     """The command whose tool asks for this one."""

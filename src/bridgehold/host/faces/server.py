@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import sys
@@ -27,6 +28,8 @@ from bridgehold.host.principals import Principals
 from bridgehold.host.values import Principal
 
 _CREDENTIALS = struct.Struct("3i")
+BACKLOG = 1_024
+"""Connections that wait to be taken."""
 _MAX_REQUESTS = 256
 """Requests in flight on one connection; the connection is not read beyond that."""
 
@@ -52,7 +55,11 @@ class SocketServer:
         principals: Principals,
         methods: dict[str, Method],
         refuse: Callable[[PrincipalRefused], Awaitable[None]],
+        *,
+        tokens_only: bool = False,
     ) -> None:
+        """`tokens_only`: whose process connects says nothing; only a token makes a principal."""
+        self._tokens_only = tokens_only
         self._listener = listener
         self._principals = principals
         self._methods = methods
@@ -62,7 +69,7 @@ class SocketServer:
         self._live: set[_Connection] = set()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._accept, sock=self._listener)
+        self._server = await asyncio.start_unix_server(self._accept, sock=self._listener, backlog=BACKLOG)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -94,7 +101,9 @@ class SocketServer:
     async def principal_of(self, uid: int, token: str) -> Principal:
         """Raises `DeniedError` after writing the refusal."""
         try:
-            return self._principals.by_token(token) if token else self._principals.by_uid(uid)
+            if token or self._tokens_only:
+                return self._principals.by_token(token)
+            return self._principals.by_uid(uid)
         except DeniedError as error:
             await self._refuse(PrincipalRefused(uid=uid, reason=error.message))
             raise
@@ -177,7 +186,8 @@ class _Connection:
             self._tasks.pop(request.id, None)
             self._room.release()
         self._writer.write(pack(answer))
-        await self._writer.drain()
+        with contextlib.suppress(ConnectionError):  # who asked is gone
+            await self._writer.drain()
 
     async def _handle(self, request: RequestFrame) -> object:
         if request.method == "hello":

@@ -23,6 +23,11 @@ memory_reserve = "1GiB"     # what sessions never get together
 # [principals.app]
 # uids = [1001]
 # tenants = ["acme"]
+# tokens = ["sha256:…"]      # for HTTP: docs/how-to/http.md
+
+# HTTP, off unless it is asked for.
+# [http]
+# listen = "127.0.0.1:8765"
 
 # A provider behind the gateway; its key is put in by the keeper (bridgehold secrets set openai).
 # [providers.openai]
@@ -30,13 +35,32 @@ memory_reserve = "1GiB"     # what sessions never get together
 """
 
 
-def serve() -> None:
+def serve(
+    http: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS:PORT",
+            help="Serve HTTP there too, as `[http] listen` does: 127.0.0.1:8765. Callers need tokens.",
+        ),
+    ] = "",
+) -> None:
     """Start the host on its socket and stay in the foreground until stopped."""
+    from bridgehold.host.faces.http.listening import listen, url_of
     from bridgehold.host.supervise import run
 
     layout = default_layout()
-    status = run(layout, ready=lambda: err.print(f"listening on {layout.socket}"))
-    raise typer.Exit(status)
+    config = load_config(layout.config_file)
+    address = http or config.http.listen
+    listener = listen(address, public=config.http.public) if address else None
+
+    def ready() -> None:
+        err.print(f"listening on {layout.socket}")
+        if listener is not None:
+            err.print(f"listening on {url_of(listener)}")
+            if not any(section.tokens for section in config.principals.values()):
+                err.print("nobody has a token yet: add its digest to a [principals.NAME] section")
+
+    raise typer.Exit(run(layout, ready=ready, http=listener))
 
 
 def stop() -> None:

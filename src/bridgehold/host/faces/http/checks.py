@@ -1,0 +1,87 @@
+"""What is checked of a request before anything of it is believed (pure)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+
+from bridgehold.errors import ConfigError, DeniedError, UsageError
+from bridgehold.host.faces.http.statuses import Refused
+
+_BEARER = re.compile(r"Bearer ([\x21-\x7e]{1,512})", re.IGNORECASE)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253})(?::\d{1,5})?")
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):(\d{1,5})")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+def listen_address(text: str, *, public: bool) -> tuple[str, int]:
+    """``ADDRESS:PORT`` of ``[http] listen`` or ``--http``. Raises `ConfigError`.
+
+    An address that is not loopback's is refused unless `public`: what is served is no TLS.
+    """
+    found = _LISTEN.fullmatch(text)
+    try:
+        address = ipaddress.ip_address(found[1].strip("[]")) if found else None
+    except ValueError:
+        address = None
+    if found is None or address is None or int(found[2]) > 65_535:
+        raise ConfigError(
+            f"{text[:80]!r} is no address to listen on",
+            where="http.listen",
+            hint="Write a number and a port, such as 127.0.0.1:8765 or [::1]:8765.",
+        )
+    if not address.is_loopback and not public:
+        raise ConfigError(
+            f"{address} is no loopback address, and HTTP is served without TLS",
+            where="http.listen",
+            hint="Listen on 127.0.0.1 behind a proxy that does TLS, or set `[http] public = true`.",
+        )
+    return str(address), int(found[2])
+
+
+def names_of(address: str, more: Iterable[str]) -> frozenset[str]:
+    """The names that a request to `address` may use in its ``Host``."""
+    own = ipaddress.ip_address(address)
+    names = {name.casefold().rstrip(".") for name in more}
+    if own.is_loopback or own.is_unspecified:
+        names |= set(LOOPBACK_NAMES)
+    return frozenset(names if own.is_unspecified else names | {str(own)})
+
+
+def check_host(values: Sequence[str], names: frozenset[str]) -> None:
+    """Raises `Refused`: a page of another origin, whose name was made to point here, gets no further."""
+    found = _HOST.fullmatch(values[0]) if len(values) == 1 else None
+    if found is None or found[1].strip("[]").casefold().rstrip(".") not in names:
+        error = DeniedError(
+            "this server does not go by the name that the request gives it",
+            where="Host",
+            hint="Use its address, or add the name to `[http] names` in config.toml.",
+        )
+        raise Refused(421, error)
+
+
+def bearer(values: Sequence[str]) -> str:
+    """The token of ``Authorization: Bearer``. Raises `Refused` where there is none, or more than one."""
+    found = _BEARER.fullmatch(values[0].strip()) if len(values) == 1 else None
+    if found is None:
+        raise unauthorised("no token was given" if not values else "the token can't be read")
+    return found[1]
+
+
+def unauthorised(reason: str) -> Refused:
+    error = DeniedError(
+        reason,
+        where="Authorization",
+        hint="Send `Authorization: Bearer TOKEN`; an operator adds its digest to [principals.NAME].",
+    )
+    return Refused(401, error, {"WWW-Authenticate": 'Bearer realm="bridgehold"'})
+
+
+def check_json(content_type: str, encoding: str) -> None:
+    """Raises `Refused`: a form or plain text, which any page may send, is no request."""
+    if encoding and encoding.casefold() != "identity":
+        raise Refused(415, UsageError("a compressed body is not taken", where="Content-Encoding"))
+    if content_type.partition(";")[0].strip().casefold() != "application/json":
+        hint = "Send JSON, with `Content-Type: application/json`."
+        raise Refused(415, UsageError("the body is not JSON", where="Content-Type", hint=hint))

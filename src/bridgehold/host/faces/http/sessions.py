@@ -1,0 +1,45 @@
+"""Bridges and sessions."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from bridgehold.host.faces.http.bodies import BridgeFacts, OpenSession, SessionFacts
+from bridgehold.host.faces.http.calls import Call
+from bridgehold.host.faces.http.replies import answer
+
+
+async def bridges(call: Call) -> web.StreamResponse:
+    return answer(msgspec.convert(await call.ask("bridges", {}), type=list[BridgeFacts]))
+
+
+async def bridge(call: Call) -> web.StreamResponse:
+    return answer(await call.ask("describe", {"bridge": call.path("bridge"), "tenant": call.tenant}))
+
+
+async def open_session(call: Call) -> web.StreamResponse:
+    """It stays when the request ends, until it is closed or its policy's idle time is over."""
+    asked = await call.body(OpenSession)
+    tenant = call.caller.tenant(asked.tenant)
+    made = await call.ask("session.open", {"bridge": asked.bridge, "name": asked.name, "tenant": tenant})
+    call.face.places.note(call.caller.principal, made["id"], made["bridge"], made["tenant"])
+    return answer(made, 201)
+
+
+async def list_sessions(call: Call) -> web.StreamResponse:
+    """What a caller needs to know of each; where its worker runs is the operator's to see."""
+    found = msgspec.convert(await call.ask("sessions", {}), type=list[SessionFacts])
+    tenant = call.query("tenant")
+    return answer([one for one in found if tenant in ("", one.tenant)])
+
+
+async def close_session(call: Call) -> web.StreamResponse:
+    session = call.session_id()
+    closed = await call.ask("session.close", {"session": session, "reason": "closed by its HTTP caller"})
+    call.face.places.forget(call.caller.principal, session)
+    return answer(closed)
+
+
+async def logs(call: Call) -> web.StreamResponse:
+    return answer(await call.ask("logs", {"session": call.session_id()}))

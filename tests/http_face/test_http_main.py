@@ -1,0 +1,394 @@
+"""The HTTP face's main paths, on a real host over loopback: sessions, commands, events, tools, artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from bridgehold.audit.read import read_all
+from http_face.http_support import Caller, HttpStage, events, using
+
+SLEEP = "import time\nfor _ in range(400): time.sleep(0.02)"
+"""A command that ends by itself after eight seconds, and at once when it is cancelled."""
+
+
+def test_health_needs_no_token(face: HttpStage) -> None:
+    async def act(nobody: Caller) -> None:
+        assert (await nobody.ask("GET", "/healthz")).body == {"status": "ok"}
+
+    using(face, act, "")
+
+
+def test_a_session_from_its_opening_to_its_end(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        opened = await acme.ask("POST", "/v1/sessions", {"bridge": face.bridge, "name": "mine"})
+        assert opened.status == 201
+        assert opened.body["tenant"] == "acme", "the token's only tenant is meant"
+        session = opened.body["id"]
+        again = await acme.ask("POST", "/v1/sessions", {"bridge": face.bridge, "name": "mine"})
+        assert again.body["id"] == session
+        path = f"/v1/sessions/{session}/commands"
+        said = await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "result['a'] = 1"}})
+        assert said.status == 200
+        assert said.body["value"] == {"a": 1}
+        assert said.body["session"] == session
+        assert said.body["receipt"]
+        await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "bridge.kept = 'state'"}})
+        full = {"operation": f"{face.bridge}:act", "arguments": {"code": "result = bridge.kept"}}
+        assert (await acme.ask("POST", path, full)).body["value"] == "state"
+        listed = await acme.ask("GET", "/v1/sessions")
+        (mine,) = [one for one in listed.body if one["id"] == session]
+        assert mine["commands"] == 3
+        assert not {"pid", "uid", "grant"} & set(mine)
+        await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "print('to the log')"}})
+        assert "to the log" in (await acme.ask("GET", f"/v1/sessions/{session}/logs")).body["text"]
+        assert (await acme.ask("DELETE", f"/v1/sessions/{session}")).body["id"] == session
+        gone = await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "1"}})
+        assert (gone.status, gone.code) == (404, "not_found")
+
+    using(face, act)
+
+
+def test_one_shot_commands_by_body_and_by_path(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        body = {"operation": f"{face.bridge}:act", "arguments": {"code": "result = 3"}}
+        assert (await acme.ask("POST", "/v1/run", body)).body["value"] == 3
+        said = await acme.ask("POST", f"/v1/run/{face.bridge}/act", {"arguments": {"code": "result = 4"}})
+        assert said.body["value"] == 4
+        assert said.headers["Cache-Control"] == "no-store"
+        assert said.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in said.headers
+
+    using(face, act)
+
+
+def test_the_audit_names_the_tokens_principal_and_never_the_face(face: HttpStage) -> None:
+    async def act(acme: Caller, helper: Caller) -> None:
+        for caller, mark in ((acme, "by acme"), (helper, "by helper")):
+            body = {"operation": f"{face.bridge}:act", "arguments": {"code": f"'{mark}'"}}
+            assert (await caller.ask("POST", "/v1/run", body)).status == 200
+
+    using(face, act, "acme", "helper")
+    intents = [entry for entry in read_all(face.stage.layout.audit) if entry.kind == "command.intent"]
+    by = {entry.text("arguments_preview"): (entry.principal, entry.tenant) for entry in intents}
+    for name in ("acme", "helper"):
+        assert by[f'{{"code":"\'by {name}\'"}}'] == (name, "acme")
+    assert not {"owner", "http"} & {entry.principal for entry in intents}
+
+
+def test_errors_carry_the_bodys_six_fields_and_their_status(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        for code, status, name in (
+            ("raise ValueError('broken')", 422, "application"),
+            ("import os; os._exit(3)", 502, "crash"),
+        ):
+            body = {"operation": f"{face.bridge}:act", "arguments": {"code": code}, "session": "fails"}
+            said = await acme.ask("POST", "/v1/run", body)
+            assert (said.status, said.code) == (status, name), said
+            assert set(said.body) == {"code", "message", "hint", "where", "retry", "event"}
+            assert said.body["event"], "the audit's reference"
+            assert "Traceback" not in str(said.body)
+        wrong = await acme.ask("POST", "/v1/run", {"operation": f"{face.bridge}:act", "arguments": {}})
+        assert (wrong.status, wrong.code) == (400, "usage")
+        late = {
+            "operation": f"{face.bridge}:act",
+            "arguments": {"code": SLEEP},
+            "deadline_ms": 200,
+            "session": "d",
+        }
+        said = await acme.ask("POST", "/v1/run", late)
+        assert (said.status, said.code) == (504, "timeout")
+        assert (await acme.ask("GET", "/v1/nothing")).status == 404
+        wrong_method = await acme.ask("PUT", "/v1/run", {})
+        assert wrong_method.status == 405
+        assert wrong_method.headers["Allow"] == "POST"
+
+    using(face, act)
+
+
+def test_a_stream_has_progress_chunks_beats_and_a_result(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        body = {"operation": f"{face.bridge}:count", "arguments": {"count": 5}}
+        seen = [event async for event in acme.stream("/v1/run", body)]
+        names = [name for name, _ in seen if name]
+        assert names == ["open", "progress", *["chunk"] * 5, "result"]
+        told = {name: data for name, data in seen if name}
+        assert told["progress"] == {"done": 0, "total": 5, "note": "begins"}
+        assert [data["data"] for name, data in seen if name == "chunk"] == [0, 1, 2, 3, 4]
+        assert told["result"]["value"] == 5
+        quiet = {"operation": f"{face.bridge}:act", "arguments": {"code": "time.sleep(1)"}}
+        assert ("", None) in [event async for event in acme.stream("/v1/run", quiet)]
+        failing = {"operation": f"{face.bridge}:act", "arguments": {"code": "1/0"}}
+        last = [event async for event in acme.stream("/v1/run", failing)][-1]
+        assert last[0] == "error"
+        assert (last[1]["code"], last[1]["status"]) == ("application", 422)
+
+    using(face, act)
+
+
+def test_a_command_is_cancelled_by_its_name_and_its_session_lives(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        session = await acme.open(face.bridge)
+        path = f"/v1/sessions/{session}/commands"
+        await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "bridge.kept = 7"}})
+        work = asyncio.create_task(
+            acme.ask("POST", path, {"operation": "act", "arguments": {"code": SLEEP}, "id": "long"})
+        )
+        await asyncio.sleep(0.4)
+        twice = await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "1"}, "id": "long"})
+        assert (twice.status, twice.code) == (400, "usage")
+        assert (await acme.ask("DELETE", "/v1/commands/long")).status == 202
+        said = await asyncio.wait_for(work, 3)
+        assert (said.status, said.code) == (409, "cancelled")
+        after = await acme.ask(
+            "POST", path, {"operation": "act", "arguments": {"code": "result = bridge.kept"}}
+        )
+        assert after.body["value"] == 7
+        assert (await acme.ask("DELETE", "/v1/commands/long")).status == 404
+
+        async for name, data in acme.stream(path, {"operation": "act", "arguments": {"code": SLEEP}}):
+            if name == "open":
+                assert (await acme.ask("DELETE", f"/v1/commands/{data['command']}")).status == 202
+            last = (name, data)
+        assert last[0] == "error"
+        assert last[1]["code"] == "cancelled"
+
+    using(face, act)
+
+
+def test_a_caller_that_goes_away_cancels_its_command(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        session = await acme.open(face.bridge)
+        path = f"/v1/sessions/{session}/commands"
+        for headers in ({}, {"Accept": "text/event-stream"}):
+            body = {"operation": "act", "arguments": {"code": SLEEP}}
+            work = asyncio.create_task(acme.ask("POST", path, body, headers=headers))
+            await asyncio.sleep(0.4)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            said = await asyncio.wait_for(
+                acme.ask("POST", path, {"operation": "act", "arguments": {"code": "result = 1"}}), 3
+            )
+            assert said.body["value"] == 1
+
+    using(face, act)
+    outcomes = [event for event in face.stage.events("command.outcome") if event["code"] == "cancelled"]
+    assert len(outcomes) >= 2
+
+
+TOOLS = [
+    {
+        "name": "add",
+        "description": "Add two numbers",
+        "parameters": {
+            "type": "object",
+            "required": ["a", "b"],
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        },
+        "result": {"type": "integer"},
+    },
+    {"name": "forbidden"},
+]
+
+
+async def with_tools(caller: Caller, face: HttpStage, code: str, reply: Any) -> list[tuple[str, Any]]:
+    """Run `code` in a stream; `reply(event)` is the body of the answer to each tool call, or None."""
+    body = {
+        "operation": f"{face.bridge}:act",
+        "arguments": {"code": code},
+        "tools": TOOLS,
+        "session": "tools",
+    }
+    seen = []
+    async for name, data in caller.stream("/v1/run", body):
+        seen.append((name, data))
+        if name == "tool_call" and (said := reply(data)) is not None:
+            answered = await caller.ask("POST", f"/v1/commands/{data['command']}/tools/{data['call']}", said)
+            assert answered.status == 200, answered
+    return seen
+
+
+def test_tools_are_events_and_their_answers_posts(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        code = (
+            "result['sums'] = [tools['add'](a=i, b=1) for i in range(3)]; result['offered'] = sorted(tools)"
+        )
+        seen = await with_tools(
+            acme, face, code, lambda e: {"result": e["arguments"]["a"] + e["arguments"]["b"]}
+        )
+        calls = [data for name, data in seen if name == "tool_call"]
+        assert [call["arguments"]["a"] for call in calls] == [0, 1, 2]
+        assert {call["tool"] for call in calls} == {"add"}
+        assert "add" in seen[-1][1]["value"]["offered"]
+        assert "forbidden" not in seen[-1][1]["value"]["offered"]
+        assert seen[-1][1]["value"]["sums"] == [1, 2, 3]
+
+    using(face, act)
+    intent, outcome = face.stage.events("tool.intent")[-1], face.stage.events("tool.outcome")[-1]
+    assert (intent["tool"], intent["how"], intent["tenant"]) == ("add", "caller", "acme")
+    assert outcome["intent"] == intent["ref"]
+    assert outcome["ok"] is True
+
+
+def test_a_tools_errors_are_typed_both_ways(face: HttpStage) -> None:
+    code = (
+        "def ask(**given):\n    try:\n        return tools['add'](**given)\n"
+        "    except ToolError as error:\n        return [error.code, str(error)]\n"
+        "result['failed'] = ask(a=1, b=1)\nresult['untyped'] = ask(a=2, b=1)\nresult['unasked'] = ask(a='x', b=1)\n"
+    )
+    answers = {1: {"error": "ValueError: no sums today"}, 2: {"result": "no number"}}
+
+    async def act(acme: Caller) -> None:
+        seen = await with_tools(acme, face, code, lambda e: answers[e["arguments"]["a"]])
+        value = seen[-1][1]["value"]
+        assert value["failed"] == ["application", "tool 'add': ValueError: no sums today"]
+        assert value["untyped"][0] == "application"
+        assert "schema" in value["untyped"][1]
+        assert value["unasked"][0] == "usage"
+        assert sum(1 for name, _ in seen if name == "tool_call") == 2, (
+            "what the schema rules out is not asked"
+        )
+        plain = {"operation": f"{face.bridge}:act", "arguments": {"code": "1"}, "tools": TOOLS}
+        said = await acme.ask("POST", "/v1/run", plain)
+        assert (said.status, said.code) == (400, "usage")
+        assert "text/event-stream" in said.body["hint"]
+
+    using(face, act)
+
+
+def test_a_tool_may_run_commands_but_never_in_the_session_that_waits(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        found: list[Any] = []
+        body = {
+            "operation": f"{face.bridge}:act",
+            "arguments": {"code": "result = tools['add'](a=1, b=2)"},
+            "tools": TOOLS,
+            "session": "outer",
+        }
+        async for name, data in acme.stream("/v1/run", body):
+            if name == "tool_call":
+                for session in ("inner", "outer"):
+                    inner = {
+                        "operation": f"{face.bridge}:act",
+                        "arguments": {"code": "result = 40"},
+                        "session": session,
+                        "parent": data["command"],
+                    }
+                    found.append(await acme.ask("POST", "/v1/run", inner))
+                path = f"/v1/commands/{data['command']}/tools/{data['call']}"
+                await acme.ask("POST", path, {"result": found[0].body["value"]})
+        assert data["value"] == 40
+        assert (found[1].status, found[1].code) == (503, "busy")
+
+    using(face, act)
+
+
+async def _up_to(seen: AsyncIterator[tuple[str, Any]], wanted: str) -> AsyncIterator[tuple[str, Any]]:
+    async for name, data in seen:
+        yield name, data
+        if name == wanted:
+            return
+
+
+def test_a_caller_that_leaves_fails_its_tool_call(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        headers = {**acme.auth, "Accept": "text/event-stream"}
+        body = {
+            "operation": f"{face.bridge}:act",
+            "arguments": {"code": "tools['add'](a=77, b=1)"},
+            "tools": TOOLS,
+            "session": "left",
+        }
+        async with acme.http.post(acme.url + "/v1/run", json=body, headers=headers) as response:
+            told = [data async for name, data in _up_to(events(response.content), "tool_call")][-1]
+            response.close()
+        deadline = asyncio.get_running_loop().time() + 5
+        while asyncio.get_running_loop().time() < deadline:
+            outcome = (face.stage.events("tool.outcome") or [{}])[-1]
+            if outcome.get("code") == "timeout":
+                break
+            await asyncio.sleep(0.1)
+        assert outcome["code"] == "timeout"
+        assert "ended first" in str(outcome["reason"])
+        late = await acme.ask("POST", f"/v1/commands/{told['command']}/tools/{told['call']}", {"result": 1})
+        assert late.status == 404
+
+    using(face, act)
+
+
+def test_the_unified_interface(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        body = {"kind": "box", "bridge": face.bridge, "arguments": {"id": "b/1 ü", "value": [1]}}
+        assert (await acme.ask("POST", "/v1/resources", body)).status == 201
+        listed = (await acme.ask("GET", f"/v1/resources?bridge={face.bridge}")).body
+        assert "b/1 ü" in [one["id"] for one in listed]
+        path = "/v1/resources/b%2F1%20%C3%BC"
+        assert (await acme.ask("POST", f"{path}/execute", {})).body["value"] == [1]
+        assert (await acme.ask("DELETE", path)).status == 200
+        assert (await acme.ask("POST", f"{path}/execute", {})).status == 404
+
+    using(face, act)
+
+
+def test_artifacts_go_in_and_come_out_in_parts(face: HttpStage) -> None:
+    async def act(acme: Caller) -> None:
+        for size in (0, 10, 9 * 1024 * 1024 + 3):
+            data = os.urandom(size)
+            kept = await acme.ask(
+                "PUT", f"/v1/artifacts?name=n{size}", data=data, headers={"Content-Type": "text/html"}
+            )
+            assert kept.status == 201, kept
+            assert kept.body["size_bytes"] == size
+            got = await acme.ask("GET", f"/v1/artifacts/{kept.body['digest']}")
+            assert got.body == data
+            assert got.headers["Content-Type"] == "application/octet-stream"
+            assert got.headers["Content-Disposition"] == "attachment"
+            assert kept.body["digest"] in [
+                one["digest"] for one in (await acme.ask("GET", "/v1/artifacts")).body
+            ]
+            assert (await acme.ask("DELETE", f"/v1/artifacts/{kept.body['digest']}")).status == 200
+            assert (await acme.ask("GET", f"/v1/artifacts/{kept.body['digest']}")).status == 404
+
+    using(face, act)
+
+
+def test_an_artifact_of_unknown_length(face: HttpStage) -> None:
+    data = os.urandom(5 << 20)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 300_000):
+            yield data[start : start + 300_000]
+
+    async def act(acme: Caller) -> None:
+        kept = await acme.ask("PUT", "/v1/artifacts", data=pieces())
+        assert kept.body["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    using(face, act)
+
+
+def test_figures_are_for_operators(face: HttpStage) -> None:
+    async def act(acme: Caller, boss: Caller) -> None:
+        assert (await acme.ask("GET", "/metrics")).status == 403
+        text = (await boss.ask("GET", "/metrics")).body.decode()
+        assert "bridgehold_commands_total" in text
+        assert 'bridgehold_http_requests_total{method="GET",route="/metrics",status="403"}' in text
+        assert "acme" not in text
+
+    using(face, act, "acme", "boss")
+
+
+def test_the_served_document_is_openapi_and_names_what_is_granted(face: HttpStage) -> None:
+    async def act(acme: Caller) -> Any:
+        described = await acme.ask("GET", f"/v1/bridges/{face.bridge}")
+        assert {one["name"] for one in described.body["operations"]} >= {"act", "create_box"}
+        return (await acme.ask("GET", "/openapi.json")).body
+
+    found = using(face, act)
+    OpenAPIV31SpecValidator(found).validate()
+    assert f"/v1/run/{face.bridge}/count" in found["paths"]
+    assert "/v1/run/dspy/create_program" in found["paths"]

@@ -1,0 +1,229 @@
+"""The HTTP face's pure parts: addresses, names, tokens, statuses, and the document."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_classes
+from bridgehold.host.checks import http_probe
+from bridgehold.host.config import parse_config
+from bridgehold.host.faces.http import sse
+from bridgehold.host.faces.http.buffered import Buffered
+from bridgehold.host.faces.http.checks import bearer, check_host, check_json, listen_address, names_of
+from bridgehold.host.faces.http.openapi import document
+from bridgehold.host.faces.http.routes import ROUTES
+from bridgehold.host.faces.http.running import Commands
+from bridgehold.host.faces.http.statuses import STATUSES, Refused
+from bridgehold.host.faces.http.values import Caller
+from bridgehold.host.reload import merge
+from bridgehold.sandbox.doctor import Context
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:8765", ("127.0.0.1", 8765)),
+        ("127.9.9.9:0", ("127.9.9.9", 0)),
+        ("[::1]:80", ("::1", 80)),
+    ],
+)
+def test_loopback_needs_no_weakening(text: str, expected: tuple[str, int]) -> None:
+    assert listen_address(text, public=False) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[2001:db8::1]:80", "[::ffff:192.0.2.1]:1"]
+)
+def test_any_other_address_needs_one(text: str) -> None:
+    with pytest.raises(ConfigError, match="without TLS"):
+        listen_address(text, public=False)
+    assert listen_address(text, public=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8765",
+        ":8765",
+        "localhost:8765",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:65536",
+        "::1:80",
+        "1.2:80",
+        "127.0.0.1:80\n",
+    ],
+)
+def test_what_is_no_address_is_said(text: str) -> None:
+    for public in (False, True):
+        with pytest.raises(ConfigError, match="no address"):
+            listen_address(text, public=public)
+
+
+def test_a_wildcard_goes_by_no_name_of_its_own() -> None:
+    names = names_of("0.0.0.0", ["Bridge.Example."])
+    assert names == {"bridge.example", "localhost", "127.0.0.1", "::1"}
+    assert names_of("192.0.2.1", []) == {"192.0.2.1"}
+    check_host(["bridge.example:443"], names)
+    for values in (
+        ["0.0.0.0"],
+        ["evil.example"],
+        [],
+        ["localhost", "localhost"],
+        ["localhost:80:80"],
+        ["a b"],
+    ):
+        with pytest.raises(Refused) as caught:
+            check_host(values, names)
+        assert caught.value.status == 421
+
+
+@pytest.mark.parametrize(
+    "values", [[], [""], ["Bearer"], ["Bearer a b"], ["Basic a"], ["Bearer a", "Bearer a"], ["Bearer é"]]
+)
+def test_what_is_no_token(values: list[str]) -> None:
+    with pytest.raises(Refused) as caught:
+        bearer(values)
+    assert caught.value.status == 401
+    assert bearer(["bearer token"]) == "token"
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding"),
+    [("", ""), ("text/plain", ""), ("application/json", "gzip"), ("application/jsonx", "")],
+)
+def test_what_is_no_json(kind: str, encoding: str) -> None:
+    with pytest.raises(Refused):
+        check_json(kind, encoding)
+    check_json("Application/JSON; charset=utf-8", "identity")
+
+
+def test_every_error_has_a_status() -> None:
+    assert set(STATUSES) == {kind.code for kind in error_classes()}
+    assert all(400 <= status < 600 for status in STATUSES.values())
+
+
+def test_the_tenant_that_is_meant() -> None:
+    assert Caller(principal="a", tenants=("acme",)).tenant("") == "acme"
+    assert Caller(principal="a", tenants=("acme",)).tenant("other") == "other", "the host refuses it"
+    assert Caller(principal="a", tenants=("acme", "other")).tenant("") == "local"
+    assert Caller(principal="a", tenants=("*",)).tenant("") == "local"
+
+
+def test_a_commands_name_is_its_principals() -> None:
+    commands = Commands()
+    with commands.enter("a", "one"):
+        with pytest.raises(UsageError), commands.enter("a", "one"):
+            pass
+        with commands.enter("b", "one") as other:
+            assert commands.find("b", "one") is other
+        for principal, name in (("b", "one"), ("a", "two"), ("", "one")):
+            with pytest.raises(NotFoundError):
+                commands.find(principal, name)
+    assert len(commands) == 0
+    for name in ("A", "a\r\nb", "x" * 64, "..", "a/b"):
+        with pytest.raises(UsageError), commands.enter("a", name):
+            pass
+
+
+def test_an_event_is_one_line_of_data_whatever_is_in_it() -> None:
+    made = sse.event("chunk", {"data": "a\n\nevent: result\ndata: forged\r\u2028"})
+    assert made.count(b"\n") == 3
+    assert made.endswith(b"\n\n")
+    assert b"\r" not in made
+
+
+def test_events_that_wait_are_bounded() -> None:
+    piece = b"x" * (1 << 20)
+    for most, kept in ((1 << 30, sse.MOST_WAITING), (3 << 20, 3 << 20)):
+        full: list[int] = []
+        buffered = Buffered(most)
+        outbox = sse.Outbox(buffered.share(), 1.0, lambda full=full: full.append(1))  # type: ignore[misc]
+        for _ in range(20):
+            outbox.put(piece)
+        assert full == [1]
+        assert outbox.full
+        assert buffered.held == kept
+        outbox.forget()
+        assert buffered.held == 0
+
+
+def test_what_one_request_holds_is_given_back_and_no_more() -> None:
+    buffered = Buffered(10)
+    one, other = buffered.share(), buffered.share()
+    assert one.take(6)
+    assert not other.take(5)
+    assert other.take(4)
+    one.give_back()
+    one.give_back()
+    assert buffered.held == 4
+
+
+BRIDGE = {
+    "name": "dspy",
+    "operations": [
+        {
+            "name": "make",
+            "summary": "Make one",
+            "arguments": {"required": ["id"], "properties": {"id": {"type": "string"}}},
+            "result": {"type": "object"},
+            "stream": True,
+            "granted": True,
+        },
+        {"name": "unmade", "summary": "", "arguments": {}, "result": {}, "stream": False, "granted": False},
+    ],
+}
+
+
+def test_the_document_is_openapi() -> None:
+    found = json.loads(msgspec.json.encode(document([BRIDGE])))
+    OpenAPIV31SpecValidator(found).validate()
+    served = {(path, method.upper()) for path, item in found["paths"].items() for method in item}
+    assert {(route.path, route.method) for route in ROUTES} < served
+    made = found["paths"]["/v1/run/dspy/make"]["post"]
+    body = made["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["arguments"]["required"] == ["id"]
+    assert body["additionalProperties"] is False
+    assert "text/event-stream" in made["responses"]["200"]["content"]
+    assert "/v1/run/dspy/unmade" not in found["paths"]
+
+
+def test_every_route_has_a_name_of_its_own() -> None:
+    names = [route.name for route in ROUTES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("", "PASS", "not served"),
+        ('[http]\nlisten = "127.0.0.1:80"', "CAUTION", "0 token"),
+        (
+            f'[http]\nlisten = "127.0.0.1:80"\n[principals.a]\ntokens = ["sha256:{"0" * 64}"]',
+            "PASS",
+            "1 token",
+        ),
+        ('[http]\nlisten = "0.0.0.0:80"\npublic = true', "CAUTION", "public_http"),
+    ],
+)
+def test_the_doctors_row(text: str, status: str, said: str) -> None:
+    found = http_probe(parse_config(text, "config.toml")).run(Context())
+    assert (found.status, found.name) == (status, "http")
+    assert said in found.detail
+
+
+def test_the_doctor_refuses_what_the_host_would() -> None:
+    with pytest.raises(ConfigError, match="without TLS"):
+        http_probe(parse_config('[http]\nlisten = "0.0.0.0:80"', "config.toml")).run(Context())
+
+
+def test_a_reload_leaves_http_as_it_is() -> None:
+    old, new = (parse_config(f'[http]\nlisten = "127.0.0.1:{port}"', "config.toml") for port in (80, 81))
+    merged, found = merge(old, new)
+    assert merged.http == old.http
+    assert (found.applied, found.waiting) == ((), ("http.listen",))
