@@ -129,9 +129,8 @@ class ArtifactStore:
         return made
 
     def drop(self, tenant: str, upload: str) -> None:
-        """Give an upload up. Nothing happens where it is gone already."""
-        with contextlib.suppress(NotFoundError):
-            self._part(tenant, upload).unlink(missing_ok=True)
+        """Forget an upload that nobody goes on with."""
+        self._part(tenant, upload).unlink(missing_ok=True)
 
     def put(self, tenant: str, data: bytes, *, name: str = "", media_type: str = "") -> Artifact:
         """All at once."""

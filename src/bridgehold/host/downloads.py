@@ -141,7 +141,8 @@ class Upload:
 
     async def __aexit__(self, *_: object) -> None:
         async def drop() -> None:
-            await asyncio.to_thread(self._downloads.store.drop, self._tenant, self._upload)
+            with contextlib.suppress(NotFoundError):  # it was kept, or went with the quota
+                await asyncio.to_thread(self._downloads.store.drop, self._tenant, self._upload)
 
         await self._downloads.turns.take(self._tenant, drop)
 

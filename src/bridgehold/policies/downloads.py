@@ -84,6 +84,11 @@ def normalise_repo_pattern(text: str) -> str:
     return pattern
 
 
+def shown_repo(pattern: str) -> str:
+    """A pattern as an operator writes it (pure)."""
+    return pattern[1:].removesuffix("@*")
+
+
 def is_commit(revision: str) -> bool:
     """Whether `revision` is a commit, which names its content for good."""
     return _COMMIT.fullmatch(revision) is not None
@@ -112,7 +117,7 @@ def decide_download(grant: Grant, provider: str, wanted: Wanted) -> Decision:
     asked = f"/{wanted.repo}@{wanted.revision}"
     number = next((i for i, glob in enumerate(endpoint.repos) if path_matches(glob, asked)), None)
     if number is None:
-        granted = ", ".join(glob[1:].removesuffix("@*") for glob in endpoint.repos)[:200]
+        granted = ", ".join(map(shown_repo, endpoint.repos))[:200]
         reason = f"{asked[1:][:200]} is none of the granted repos: {granted}"
         return _no(grant, "default-deny", reason, f"{key}.repos")
     if wanted.file:

@@ -10,6 +10,7 @@ from bridgehold.errors import PolicyError
 from bridgehold.policies import shipped
 from bridgehold.policies.complete import problems_of
 from bridgehold.policies.compose import Read, compose
+from bridgehold.policies.downloads import shown_repo
 from bridgehold.policies.limits_table import LIMITS, show
 from bridgehold.policies.model import Grant, Overruled
 from bridgehold.policies.narrow import source_of
@@ -55,8 +56,8 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
     for endpoint in grant.endpoints:
         key = f"network.endpoints.{endpoint.provider}"
         if endpoint.repos:
-            yield f"{key}.repos", _list(endpoint.repos)
-            yield f"{key}.files", _list(endpoint.files)
+            yield f"{key}.repos", _list(tuple(shown_repo(pattern) for pattern in endpoint.repos))
+            yield f"{key}.files", _list(tuple(pattern[1:] for pattern in endpoint.files))
             yield f"{key}.digests", _list(endpoint.digests) if endpoint.digests else "(any)"
             yield f"{key}.file_size", format_size(endpoint.file_bytes)
             yield f"{key}.total_size", format_size(endpoint.total_bytes)
