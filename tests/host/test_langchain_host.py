@@ -8,7 +8,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -210,3 +212,35 @@ def test_each_shapes_errors_are_told_apart_by_its_own_client(
         provider.behave(Behaviour())
         assert session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
     assert seen == codes
+
+
+def test_a_killed_workers_models_chains_and_agents_are_made_again_without_asking_a_provider(
+    hosted: tuple[Stage, Provider],
+) -> None:
+    stage, provider = hosted
+    with stage.client.session("langchain") as session:
+        session.run("configure_llm", {"model": "gpt-4o-mini", "id": "main"})
+        session.run("create_chain", {"id": "c", "template": "Say {word}", "llm": "main"})
+        session.run("create_agent", {"id": "a", "tools": ["calculator"]})
+        session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
+        before = len(provider.log)
+        info = next(one for one in stage.client.request("sessions", {}) if one["id"] == session.id)
+        os.kill(info["pid"], signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        closed = {one["session"] for one in stage.events("session.closed")}
+        while session.id not in closed and time.monotonic() < deadline:
+            time.sleep(0.05)
+            closed = {one["session"] for one in stage.events("session.closed")}
+        done = session.run("run_chain", {"chain_id": "c", "inputs": {"word": "two"}})
+        assert done["output"] == "You said: Say two"
+        assert len(provider.log) == before + 1
+        ran = session.run("run_agent", {"agent_id": "a", "input": 'calculator {"expression": "6*7"}'})
+        assert ran["output"] == "You said: 42"
+    opened = stage.events("session.opened")[-1]
+    assert opened["recovers"] == session.id
+    repeated = [e for e in stage.events("command.intent") if e["session"] == opened["session"]]
+    assert [e["operation"] for e in repeated if e["replays"]] == [
+        "langchain:configure_llm",
+        "langchain:create_chain",
+        "langchain:create_agent",
+    ]
