@@ -135,12 +135,70 @@ def test_plain_json_leaves_strings_alone() -> None:
         b"\xdf\xff\xff\xff\xff",
         b"\x82\xa7command\xa1x\xa4args" + b"\x91" * 200_000,
         b"\x82\xa7command\xa1x\xa4args\x90",
+        b"\x82\xa2id\x01\xc4\x07command\xa1x",
+        b"\x82\xa2id\x01\x91\x01\x01",
         b"\xc1",
     ],
 )
 def test_what_is_no_request_is_a_protocol_error_and_nothing_else(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         messages.read_request(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id": 1, "command": "ping", "command": "x"}',
+        b'{"id": 1, "command": "ping", "\\u0063ommand": "x"}',
+        b'{"id": 1, "command": NaN, "command": "x"}',
+        b'{"id": 1, "id": 2, "command": "x"}',
+        b'{"id": 1, "command": "x", "args": {"a": 1}, "args": {}}',
+        b'{"id": 1, "command": "x", "args": {"a": [{"b": 1, "b": 2}]}}',
+        b'{"type": "x", "type": "protocol_negotiation"}',
+        b"\x83\xa2id\x01\xa7command\xa4ping\xa7command\xa1x",
+        b"\x83\xa2id\x01\xa7command\xa1x\xc4\x07command\xa4ping",
+        b"\x83\xa2id\x01\xa7command\xa1x\xa4args\x82\xa1a\x01\xa1a\x02",
+        b"\x83\xa2id\x01\xa7command\xa1x\xa4args\x82\xa1a\x01\xc4\x01a\x02",
+        b"\x83\xa2id\x01\xa7command\xa1x\xa4args\x82\x01\x01\xa11\x02",
+        b"\x83\xa2id\x01\xa7command\xa1x\xa4args\x81\xa1a\x91\x82\xa1b\x01\xa1b\x02",
+        b"\x83\xa2id\x01\xa7command\xa1x\xa4args\xde\x00\x02\xa1b\x01\xa1b\x02",
+        b"\x83\xa2id\x01\xa7command\xa1x\xa4args\xdf\x00\x00\x00\x02\xa1b\x01\xa1b\x02",
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_whoever_would_win(body: bytes) -> None:
+    """A script that takes the first would do another thing than what was decided on."""
+    with pytest.raises(ProtocolError, match="same key twice"):
+        messages.read_request(body)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b', "command": "x", "id": 1',
+        b', "\\u0063ommand": "x", "id": 1',
+        b', "args": {}',
+        b', "timestamp": {"command": "x"}',
+        b', "supported": [["x"]]',
+        b', "supported": [' + b'"x",' * 20 + b'"x"]',
+    ],
+)
+def test_a_negotiation_that_says_more_is_none(more: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        messages.read_request(b'{"type": "protocol_negotiation"' + more + b"}")
+    with pytest.raises(ProtocolError, match="comes in JSON"):
+        messages.read_request(msgspec.msgpack.encode({"type": "protocol_negotiation", "supported": ["json"]}))
+
+
+def test_keys_that_are_one_only_in_different_objects_pass() -> None:
+    args = {
+        "a": {"a": {"a": 1}},
+        "b": [{"a": 1}, {"a": 1}, [{"a": [{}]}]],
+        "many": {str(n): n for n in range(70_000)},
+    }
+    for encode in (msgspec.json.encode, msgspec.msgpack.encode):
+        request = messages.read_request(encode({"id": 1, "command": "x", "args": args}))
+        assert isinstance(request, messages.Request)
+        assert request.args == args
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: b"\x84" + tail))

@@ -239,6 +239,39 @@ def test_the_end_of_the_input_is_the_scripts_own_and_its_status_ours(
     wait_gone(host, session)
 
 
+def test_the_end_of_the_input_at_the_start_lets_the_script_start(start: Start) -> None:
+    """As ``python SCRIPT --help </dev/null`` does, however long its imports take: the grace is 0.5 s here."""
+    peer = start("--start-seconds", "2", "--exit", "5")
+    peer.to.close()
+    assert peer.end() == (5, b"")
+    assert "bridge starting" in peer.stderr
+
+
+def test_a_script_that_closes_its_streams_at_its_exit_has_its_status_all_the_same(start: Start) -> None:
+    for status in (0, 5):
+        peer = start(*POOL, "--close-at-exit", "--exit", str(status))
+        peer.handshake()
+        peer.to.close()
+        assert peer.end() == (status, b"")
+        assert peer.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "said"),
+    [
+        ("--help", 0, "--worker-id WORKER_ID"),
+        ("--bogus", 2, "error: unrecognized arguments: --bogus"),
+        ("--fail-at-start", 1, "RuntimeError: not today \\x1b[2J"),
+    ],
+)
+def test_what_a_script_says_that_ends_without_a_frame_is_on_stderr(
+    start: Start, option: str, status: int, said: str
+) -> None:
+    peer = start(option)
+    assert peer.end() == (status, b"")
+    assert said in peer.stderr
+
+
 def test_a_script_that_ignores_the_end_of_its_input_is_ended_by_force(host: Stage, start: Start) -> None:
     peer = start(*POOL, "--ignore-eof")
     peer.handshake()

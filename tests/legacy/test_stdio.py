@@ -84,7 +84,8 @@ def test_a_ping_does_not_wait_behind_a_command(peer: Peer) -> None:
 def test_reset_state_leaves_nothing_behind(host: Stage, peer: Peer) -> None:
     first = peer.handshake()["result"]["session"]
     peer.ask(1, "execute", {"code": "x = 1\nopen('/tmp/left', 'w').close()"})
-    assert peer.ask(2, "reset_state")["result"]["status"] == "ok"
+    forgotten = {"programs_cleared": 0, "commands_reset": 2, "errors_reset": 0}
+    assert peer.ask(2, "reset_state")["result"] == {"status": "reset", **forgotten}
     assert peer.ask(3, "execute", {"code": "'x' in globals()"})["result"]["value"] is False
     assert (
         peer.ask(4, "execute", {"code": "import os; os.path.exists('/tmp/left')"})["result"]["value"] is False

@@ -18,6 +18,7 @@ class PlayedHost:
         self.sessions: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
         self.ended: list[str] = []
+        self.data: dict[str, Any] = {}
 
     async def request(self, method: str, params: dict[str, Any], on_event: Any = None) -> Any:
         assert method == "session.hold"
@@ -38,6 +39,14 @@ class PlayedHost:
         if name == "create_program":
             programs[args["id"]] = args
             return {"program_id": args["id"], "status": "created"}
+        if name == "list_programs":
+            return {"programs": [{"id": one} for one in programs], "total_count": len(programs)}
+        if name == "get_session_data":
+            return {"data": dict(self.data)}
+        if name == "update_session_data":
+            await asyncio.sleep(0)  # another command's turn
+            self.data |= args["data"]
+            return {"status": "updated"}
         if args.get("program_id") not in programs:
             raise NotFoundError("no such program")
         if name == "delete_program":
@@ -97,7 +106,41 @@ def test_cleaning_a_callers_session_deletes_its_programs_and_no_others() -> None
             await t.ask("create_program", id=name, signature="q -> a", session_id=session)
         assert (await t.ask("cleanup_session", session_id="one"))["result"]["programs_removed"] == 2
         assert set(t.host.sessions["s-1"]) == {"c"}
+        again = (await t.ask("cleanup_session", session_id="one"))["result"]
+        assert again == {"status": "not_found", "session_id": "one"}
+        assert (await t.ask("cleanup_session"))["error"].startswith("usage: session_id is missing")
+        await t.worker.finish(0)
+
+    asyncio.run(talk())
+
+
+def test_a_list_for_one_of_the_callers_sessions_shows_that_sessions_programs() -> None:
+    async def talk() -> None:
+        t = Talk()
+        for name, session in (("a", "one"), ("b", "one"), ("c", "two")):
+            await t.ask("create_program", id=name, signature="q -> a", session_id=session)
+        await t.ask("delete_program", program_id="b", session_id="one")
+        for session, ids in (("one", ["a"]), ("two", ["c"]), ("three", ["a", "c"])):
+            result = (await t.ask("list_programs", session_id=session))["result"]
+            assert ([one["id"] for one in result["programs"]], result["total_count"]) == (ids, len(ids))
+        await t.worker.finish(0)
+
+    asyncio.run(talk())
+
+
+def test_updates_of_data_at_the_same_time_lose_nothing() -> None:
+    async def talk() -> None:
+        t = Talk()
+        for number in range(20):
+            args = {"session_id": "one", "operation": "set", "key": f"k{number}", "value": number}
+            body = {"id": number, "command": "update_session_data", "args": args}
+            await t.worker.take(json.dumps(body).encode())
+        for _ in range(20):
+            assert (await asyncio.wait_for(t.sink.answers.get(), 5))["success"]
+        kept = (await t.ask("get_session_data", session_id="one"))["result"]["data"]
+        assert kept == {f"k{number}": number for number in range(20)}
         assert (await t.ask("cleanup_session", session_id="one"))["result"]["programs_removed"] == 0
+        assert t.host.data == {"one": {}}
         await t.worker.finish(0)
 
     asyncio.run(talk())
@@ -107,7 +150,7 @@ def test_a_cleanup_is_a_new_session_and_the_old_one_ends() -> None:
     async def talk() -> None:
         t = Talk()
         await t.ask("create_program", id="a", signature="q -> a")
-        assert (await t.ask("cleanup"))["result"] == {"status": "ok", "programs_cleared": 1}
+        assert (await t.ask("cleanup"))["result"] == {"status": "cleaned", "programs_removed": 1}
         assert t.host.ended == ["s-1"]
         assert (await t.ask("get_program", program_id="a"))["error"].startswith("not_found: ")
         assert not t.worker.ended.done(), "the end that it asked for is not its own end"

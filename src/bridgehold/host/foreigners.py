@@ -95,8 +95,10 @@ class Foreigners:
         opening = asyncio.ensure_future(start())
         try:
             told = await held(opening, emit, then=run)
+            relay = self._relays[opening.result().id]
+            relay.say_last_words()
             if told["cause"] == "exited" and told["exit"] == -1:
-                told["exit"] = self._relays[opening.result().id].exit_status
+                told["exit"] = relay.exit_status
             return told
         finally:
             if opening.done() and not opening.cancelled() and opening.exception() is None:

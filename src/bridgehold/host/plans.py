@@ -172,6 +172,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                 ]
             )
         ),
+        devices=config.host.devices,
         build_root=str(layout.environments),
         uid_folder=str(layout.uids),
         uid_first=config.host.uid_base + _ROLE_COUNT,

@@ -39,6 +39,7 @@ MAX_PENDING = 256
 _DRAIN_SECONDS = 5.0
 """What commands in flight get when the caller's input has ended, before the grace."""
 
+_LAST_WORDS = 16_384
 _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
@@ -66,6 +67,9 @@ class Relay:
         self._emit = emit
         self._grant = session.order.grant
         self._pending: dict[int | str | None, Pending] = {}
+        self._negotiated = False
+        self._spoke = False
+        """Whether the script ever wrote a frame."""
         self.exit_status = -1
         """As the runner inside says it; for a forked worker, whose own nobody outside can wait for."""
         self._turn = asyncio.Lock()
@@ -105,7 +109,17 @@ class Relay:
             judged = judge(data, self._grant, self._formats)
             if judged is not None:
                 await self._admit(judged)
+            elif self._negotiated:
+                raise UsageError("the format was negotiated already")
+            else:
+                self._negotiated = True
             await self.session.worker.send_raw(pack(data))
+
+    def say_last_words(self) -> None:
+        """What a script printed that ended without a frame (its help, its traceback) is its caller's, too."""
+        printed = self.session.worker.log.text()[-_LAST_WORDS:]
+        if self._protocol and not self._spoke and printed:
+            self._emit({"type": "err", "data": printed.encode()})
 
     def finish_input(self) -> None:
         """The caller's input has ended, and so does the script's; one with a protocol has to go soon."""
@@ -114,10 +128,14 @@ class Relay:
             self._spawn(self._see_out())
 
     async def _see_out(self) -> None:
+        """What is in flight may end; a script that nobody has asked anything may still be starting."""
         ended = asyncio.ensure_future(self.session.wait_ended())
-        idle = asyncio.ensure_future(self._idle.wait())
-        waiting: list[asyncio.Future[Any]] = [ended, idle]
-        await asyncio.wait(waiting, timeout=_DRAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [ended]
+        seconds = self._grant.limits.startup_ms / 1000
+        if self._spoke or self.session.commands:
+            waiting.append(asyncio.ensure_future(self._idle.wait()))
+            seconds = _DRAIN_SECONDS
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for future in waiting:
             future.cancel()
         await self.session.close(INPUT_CLOSED)
@@ -148,6 +166,7 @@ class Relay:
         if status is not None:
             self.exit_status = status
             return
+        self._spoke = True
         if is_odd(body):
             self.session.worker.charge(_ODD_COST * len(body))
         answer = read_answer(body)

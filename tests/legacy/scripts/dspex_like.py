@@ -2,6 +2,7 @@
 """A bridge in DSPex's style, with the habits that such bridges have: written for these tests."""
 
 import argparse
+import atexit
 import json
 import os
 import struct
@@ -136,7 +137,15 @@ def main():
     parser.add_argument("--worker-id")
     parser.add_argument("--ignore-eof", action="store_true")
     parser.add_argument("--exit", type=int, default=0)
+    parser.add_argument("--close-at-exit", action="store_true")
+    parser.add_argument("--fail-at-start", action="store_true")
+    parser.add_argument("--start-seconds", type=float, default=0)
     options = parser.parse_args()
+    if options.close_at_exit:
+        atexit.register(lambda: (sys.stderr.close(), sys.stdout.close()))
+    time.sleep(options.start_seconds)
+    if options.fail_at_start:
+        raise RuntimeError("not today \x1b[2J")
     bridge = Bridge(options.mode, options.worker_id)
     while state["running"]:
         request = read()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from bridgehold.bridges.legacy.bodies import Format, decode, decode_values, encode, format_of
+from bridgehold.bridges.legacy.bodies import Format, T, decode, decode_values, decode_whole, encode, format_of
 from bridgehold.errors import ProtocolError
 
 _Short = Annotated[str, msgspec.Meta(max_length=200)]
@@ -71,16 +71,24 @@ class _RequestBody(msgspec.Struct, frozen=True):
     id: RequestId = None
     type: _Short | msgspec.UnsetType = msgspec.UNSET
     command: _Short | msgspec.UnsetType = msgspec.UNSET
-    args: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    args: dict[str, object] | None = None
+
+
+class _HeadBody(msgspec.Struct, frozen=True):
+    """What tells a frame's kind and whose it is."""
+
+    id: RequestId = None
+    type: _Short | msgspec.UnsetType = msgspec.UNSET
+    command: _Short | msgspec.UnsetType = msgspec.UNSET
 
 
 class _NegotiationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No command passes as a negotiation: a script may read more of a frame than we do."""
 
     type: _Short
-    supported: tuple[_Short, ...] = ()
+    supported: Annotated[tuple[_Short, ...], msgspec.Meta(max_length=16)] = ()
     preferred: _Short = ""
-    timestamp: object = None
+    timestamp: _Short | float | None = None
 
 
 class _AnswerBody(msgspec.Struct, frozen=True):
@@ -102,26 +110,30 @@ class _ResultBody(msgspec.Struct, frozen=True):
 
 def read_request(body: bytes) -> Request | Negotiation:
     """A caller's frame. Raises `ProtocolError`."""
-    told = decode(body, _RequestBody)
+    whole, written_in = decode_whole(body), format_of(body)
+    told = _convert(whole, _RequestBody)
     if told.type == NEGOTIATION:
-        offer = decode(body, _NegotiationBody)
+        if written_in != "json":
+            raise ProtocolError("a negotiation comes in JSON")
+        offer = _convert(whole, _NegotiationBody)
         return Negotiation(supported=offer.supported, preferred=offer.preferred)
     if not isinstance(told.command, str):
         raise ProtocolError("a frame without a command", where=str(told.id))
-    written_in = format_of(body)
-    args = {} if told.args is msgspec.UNSET else decode_values(bytes(told.args), written_in)
-    if args is None:
-        args = {}
-    if not isinstance(args, dict):
-        raise ProtocolError("args is not an object", where=str(told.id))
-    return Request(id=told.id, command=told.command, args=args, format=written_in)
+    return Request(id=told.id, command=told.command, args=told.args or {}, format=written_in)
+
+
+def _convert(whole: dict[str, object], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(whole, kind)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"not a frame that is taken: {str(error)[:200]}") from None
 
 
 def read_rpc_answer(body: bytes) -> RpcAnswer | None:
     """An ``rpc_response``; None for any other frame. Raises `ProtocolError` for a broken one."""
     if b"rpc_id" not in body:
         return None
-    told = decode(body, _RequestBody)
+    told = decode(body, _HeadBody)
     if told.command is not msgspec.UNSET or told.type not in (RPC_RESPONSE, msgspec.UNSET):
         return None
     answer, written_in = decode(body, _RpcBody), format_of(body)
@@ -149,7 +161,7 @@ def rpc_call(number: int, tool: str, arguments: dict[str, object], written_in: F
 def read_id(body: bytes) -> int | str | None:
     """The id of a frame that may be broken otherwise; None where it has none."""
     try:
-        return decode(body, _RequestBody).id
+        return decode(body, _HeadBody).id
     except ProtocolError:
         return None
 

@@ -27,13 +27,16 @@ READ_CHUNK = 65536
 
 
 class Output(io.TextIOWrapper):
-    """A `sys.stdout` whose text goes to the log and whose `buffer` is the protocol."""
+    """A `sys.stdout` whose text goes to the log and whose `buffer` is the protocol.
+
+    Closing it closes no descriptor, as with the interpreter's own: scripts do it at their exit.
+    """
 
     def __init__(self, log: int, protocol: int) -> None:
         super().__init__(
             io.FileIO(log, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True
         )
-        self._protocol = io.BufferedWriter(io.FileIO(protocol, "wb"))
+        self._protocol = io.BufferedWriter(io.FileIO(protocol, "wb", closefd=False))
 
     @property
     def buffer(self) -> Any:

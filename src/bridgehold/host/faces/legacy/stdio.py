@@ -17,11 +17,13 @@ from bridgehold.bridges.legacy.frames import pack
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, SessionEndedError, UsageError
 from bridgehold.host.faces.client import Client
 from bridgehold.host.faces.legacy.callbacks import Callbacks
-from bridgehold.host.faces.legacy.commands import Step, error_text, recreation, translate
+from bridgehold.host.faces.legacy.callers import CallerSessions
+from bridgehold.host.faces.legacy.commands import Step, error_text, fresh_answer, recreation, translate
 from bridgehold.host.faces.legacy.held import HeldSession
 from bridgehold.host.faces.legacy.pipes import PipeOut
 from bridgehold.host.faces.legacy.values import Outcome
 
+MODE = "pool-worker"
 _AT_ONCE = 64
 """Requests that run or wait; beyond that the caller's pipe fills, or they are refused where tools wait."""
 
@@ -50,8 +52,9 @@ class Worker:
         self._formats = formats
         self._began = time.time()
         self._worker_id = ""
-        self._programs: dict[str, set[str]] = {}
-        """Of each of the caller's sessions, the programs that it made."""
+        self._commands = self._errors = 0
+        self._framework: dict[str, object] = {}
+        self._callers = CallerSessions(bridge, self._call)
         self._running: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self.ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -117,6 +120,7 @@ class Worker:
                 result = await self._run(request)
                 answer = messages.success(request_id, result, written_in)
         except BridgeholdError as error:
+            self._errors += 1
             answer = messages.failure(request_id, error_text(error), written_in)
         except asyncio.CancelledError:
             ending = CancelledError("the worker is ending, and the command was cancelled")
@@ -130,15 +134,9 @@ class Worker:
             return self._callbacks.register(request.args, request.format)
         step = translate(self._bridge, request.command, request.args)
         session = await self._session.id()
-        if step.own == "ping":
-            return self._ping(step.arguments, session)
-        if step.own == "fresh":
-            return await self._fresh()
-        if step.own == "clean_session":
-            return await self._clean(str(step.arguments.get("session_id", "")), session)
-        if step.own == "shutdown":
-            asyncio.get_running_loop().call_later(0.01, self.end)
-            return {"status": "shutting_down", "worker_id": self._worker_id, "mode": "pool-worker"}
+        if step.own is not None:
+            return await self._own(step, request.command, session)
+        self._commands += 1
         try:
             value = await self._call(step, session)
         except BridgeholdError as error:
@@ -147,8 +145,21 @@ class Worker:
                 raise
             await self._call(again, session)
             value = await self._call(step, session)
-        self._remember(step, value)
-        return value
+        return self._callers.remember(step, str(request.args.get("session_id") or ""), value)
+
+    async def _own(self, step: Step, command: str, session: str) -> object:
+        if step.own == "ping":
+            return await self._ping(step.arguments, session)
+        self._commands += 1
+        if step.own == "fresh":
+            return await self._fresh(command)
+        if step.own == "clean_session":
+            return await self._callers.clean(step.arguments, session)
+        if step.own == "session_data":
+            return await self._callers.data(step.arguments, session)
+        asyncio.get_running_loop().call_later(0.01, self.end)
+        ended = {"status": "shutting_down", "worker_id": self._worker_id, "mode": MODE}
+        return {**ended, "sessions_cleaned": self._callers.count}
 
     async def _call(self, step: Step, session: str) -> Any:
         for key, value in step.arguments.items():
@@ -162,43 +173,37 @@ class Worker:
             tools=self._callbacks.tools,
         )
 
-    def _ping(self, args: dict[str, object], session: str) -> dict[str, object]:
+    async def _ping(self, args: dict[str, object], session: str) -> dict[str, object]:
         """Not a command: it is true as long as the session lives, and waits behind nothing."""
-        if not self._session.alive:
-            raise SessionEndedError("the session has ended")
         if isinstance(args.get("worker_id"), str):
             self._worker_id = str(args["worker_id"])[:200]
+        if not self._framework and len(self._running) == 1:
+            with contextlib.suppress(BridgeholdError):
+                told = await self._call(Step(operation="common:ping"), session)
+                self._framework = dict(told.get("framework") or {})
+        if not self._session.alive:
+            raise SessionEndedError("the session has ended")
         now = time.time()
         return {
             "status": "ok",
             "timestamp": now,
             "uptime": now - self._began,
-            "mode": "pool-worker",
+            "mode": MODE,
             "worker_id": self._worker_id,
             "bridge": self._bridge,
+            "bridge_type": self._bridge,
             "session": session,
+            **({"framework": self._framework} if self._framework else {}),
+            **({"dspy_available": True, "gemini_available": False} if self._bridge == "dspy" else {}),
         }
 
-    async def _fresh(self) -> dict[str, object]:
+    async def _fresh(self, command: str) -> dict[str, object]:
         """What a bridge forgets least wrongly is a whole sandbox."""
         old, self._session = self._session, self._open()
-        count = sum(map(len, self._programs.values()))
-        self._programs.clear()
+        programs = self._callers.programs
+        self._callers.forget()
         await old.close()
         await self._session.id()
-        return {"status": "ok", "programs_cleared": count}
-
-    async def _clean(self, name: str, session: str) -> dict[str, object]:
-        """Delete the programs that one of the caller's own sessions made."""
-        removed = 0
-        for program in sorted(self._programs.pop(name, ())):
-            step = Step(operation=f"{self._bridge}:delete_program", arguments={"program_id": program})
-            with contextlib.suppress(BridgeholdError):
-                await self._call(step, session)
-                removed += 1
-        return {"status": "ok", "session_id": name, "programs_removed": removed}
-
-    def _remember(self, step: Step, value: object) -> None:
-        if step.operation == f"{self._bridge}:create_program" and isinstance(value, dict):
-            owner = str(step.arguments.get("session_id", "anonymous"))
-            self._programs.setdefault(owner, set()).add(str(value.get("program_id", "")))
+        commands, errors = self._commands, self._errors
+        self._commands = self._errors = 0
+        return fresh_answer(command, programs=programs, commands=commands, errors=errors)
