@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bridgehold.audit.verify import verify_audit
@@ -25,6 +26,8 @@ from bridgehold.host.faces.testing.exercise import SAMPLE_ID, commands_of, sampl
 from bridgehold.host.faces.testing.outcomes import TYPED, Tally
 from bridgehold.host.faces.testing.playground import toml
 from bridgehold.host.faces.testing.remains import Remains, cgroups_of, freeze, squeeze
+from bridgehold.testing import Command
+from bridgehold.testing import chaos as chaos_of
 
 BAD = """
 from bridgehold_sdk import Bridge, operation
@@ -118,6 +121,27 @@ def test_a_bridge_that_serves_nobody_fails(home: Path) -> None:
     assert [one["fault"] for one in found if one["status"] == "FAIL"] == ["worker frozen"]
     assert "afterwards a new session ends as" in found[1]["detail"]
     assert found[0]["status"] == "CAUTION"
+
+
+def test_a_host_that_dies_in_the_middle_fails_what_is_left(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(home))
+
+    async def run() -> dict[str, str]:
+        found = {}
+        async for outcome in chaos_of("bad", commands=[Command("grow", {})], only=["worker frozen"]):
+            found[outcome.fault] = outcome.status
+            if outcome.fault == "none":
+                (host,) = [
+                    child for child in psutil.Process().children() if "supervise_main" in str(child.cmdline())
+                ]
+                host.kill()
+        return found
+
+    found = asyncio.run(run())
+    assert found["none"] == found["processes left"] == found["cgroups left"] == found["audit"] == "PASS"
+    assert found["worker frozen"] == found["sessions left"] == "FAIL"
 
 
 def test_what_is_asked_wrongly_is_said(home: Path) -> None:

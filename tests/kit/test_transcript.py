@@ -13,6 +13,7 @@ from bridgehold.bridges.kit.provider import Provider
 from bridgehold.errors import TranscriptError
 from bridgehold.host.faces.testing import transcript
 from bridgehold.host.faces.testing.masking import Masker
+from bridgehold.host.faces.testing.script import Script
 from bridgehold.host.faces.testing.transcript import Called, Ended, load, parse
 
 HEADER = {"type": "transcript", "version": 1, "bridgehold": "0.1.0"}
@@ -59,6 +60,22 @@ def test_a_fault_is_named_with_its_line(lines: list[Any], where: str, said: str)
         parse(text(*lines), "f")
     assert caught.value.where == where
     assert said in caught.value.message
+
+
+def test_parameters_that_another_version_leaves_empty_make_no_difference() -> None:
+    (exchange,) = parse(text(HEADER, CALL, END), "f")
+    later = {
+        "operation": "a:b",
+        "arguments": {},
+        "tools": [],
+        "parent": "",
+        "deadline_ms": 0,
+        "stream": False,
+    }
+    assert Script((exchange,)).take("run", later) is exchange
+    for more in ({"deadline_ms": 1}, {"stream": True}, {"arguments": {"x": 0}}):
+        with pytest.raises(TranscriptError, match="other parameters"):
+            Script((exchange,)).take("run", later | more)
 
 
 def test_what_is_too_large_or_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

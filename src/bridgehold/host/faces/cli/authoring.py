@@ -106,7 +106,7 @@ def check_bridge(
 
 async def _check(manifest: Manifest, tenant: str, *, provider: bool) -> list[Verdict]:
     async with contextlib.AsyncExitStack() as stack:
-        host, _ = await _open(stack, manifest.name, provider=provider)
+        host, _ = await _open(stack, manifest.name, provider=provider, tenant=tenant)
         return [verdict async for verdict in check(host, manifest, tenant)]
 
 
@@ -139,14 +139,14 @@ async def _dev(operation: str, arguments: dict[str, Any], folder: Path, runs: in
 
 
 async def _open(
-    stack: contextlib.AsyncExitStack, bridge: str, *, provider: bool
+    stack: contextlib.AsyncExitStack, bridge: str, *, provider: bool, tenant: str = LOCAL_TENANT
 ) -> tuple[Client, Callable[[], None]]:
     """The user's host, or a private one with a simulated provider; and what takes the bridge's files anew."""
     from bridgehold.host.faces.testing.playground import hosted, playground
 
     if not provider:
         return await stack.enter_async_context(Host.open()), lambda: None
-    ground = await stack.enter_async_context(playground(bridge))
+    ground = await stack.enter_async_context(playground(bridge, tenants=(tenant,)))
     host, _ = await stack.enter_async_context(hosted(ground))
     return host, ground.refresh
 

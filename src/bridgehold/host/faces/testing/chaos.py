@@ -111,7 +111,7 @@ async def chaos(
             for name, after_ms in made.host:
                 say(f"the host: {name}")
                 yield await _bounded(name, run.host(name, after_ms))
-            yield await run.sessions()
+            yield await _bounded("sessions left", run.sessions())
             remains.look()
         for outcome in await asyncio.to_thread(_after, ground, remains):
             yield outcome
@@ -221,9 +221,11 @@ class _Run:
 
 
 async def _bounded(name: str, work: Awaitable[Outcome]) -> Outcome:
-    """`work`, which must end."""
+    """`work`, which must end, and end typed: an error that leaves it is the host's own."""
     try:
         return await asyncio.wait_for(work, _MOST_SECONDS)
+    except BridgeholdError as error:
+        return Outcome(fault=name, status="FAIL", detail=f"{error.code}: {error.message}"[:300])
     except TimeoutError:
         return Outcome(fault=name, status="FAIL", detail=f"it did not end in {_MOST_SECONDS:g} s")
 

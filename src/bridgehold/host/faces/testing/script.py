@@ -55,16 +55,13 @@ class Script:
     def _is(self, came: Called, recorded: Called) -> bool:
         if came.method != recorded.method:
             return False
-        if came.params == recorded.params:
-            return self._order == "strict" or self._binds(came.params, recorded.params)
+        asked, then = _given(came.params), _given(recorded.params)
         if self._order == "strict":
-            return False
-        shared = {key: value for key, value in came.params.items() if key != "session"}
-        others = {key: value for key, value in recorded.params.items() if key != "session"}
-        return shared == others and self._binds(came.params, recorded.params)
+            return asked == then
+        given, meant = asked.pop("session", None), then.pop("session", None)
+        return asked == then and self._binds(given, meant)
 
-    def _binds(self, came: dict[str, Any], recorded: dict[str, Any]) -> bool:
-        given, meant = came.get("session"), recorded.get("session")
+    def _binds(self, given: object, meant: object) -> bool:
         if not isinstance(given, str) or not isinstance(meant, str) or given not in self._alike:
             return given == meant
         if given in self._bound:
@@ -95,6 +92,11 @@ class Script:
                 if (exchange.called.method, exchange.called.name) == (came.method, came.name):
                     return exchange
         return self._left[0] if self._left else None
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    """What was really given: a parameter that a later version adds and leaves empty makes no difference."""
+    return {name: value for name, value in params.items() if value not in ("", 0, None, [], {})}
 
 
 def _alike(exchanges: tuple[Exchange, ...]) -> dict[str, frozenset[str]]:
