@@ -24,8 +24,10 @@ from common import Row, median, percentile, row, show
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.journal import JournalConfig
+from bridgehold.host.artifacts import ArtifactStore, Turns
 from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, ProviderSection
+from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.opener import GatewayOpener
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig
@@ -164,6 +166,7 @@ async def measure(folder: Path) -> list[Row]:
             keeper=await KeeperClient.connect(keeper_socket),
             audit=journal,
             budgets=Budgets(),
+            downloads=Downloads(ArtifactStore(folder, 1 << 30), Turns(), folder, journal),
             current_command=lambda session: "c-bench",
         )
         listener = socket.create_server(("127.0.0.1", 0))

@@ -277,6 +277,14 @@ class HostUnavailableError(BridgeholdError):
     default_retry = "later"
 
 
+class TranscriptError(BridgeholdError):
+    """A transcript can't be read, or a caller of a `FakeHost` did something else than was recorded."""
+
+    code = "transcript"
+    exit_status = 60
+    default_hint = "Where the change is meant, record it again: `pytest --bridgehold-record`, or `record()`."
+
+
 def error_classes() -> tuple[type[BridgeholdError], ...]:
     """Every error of the table, in the order of this module."""
     return tuple(

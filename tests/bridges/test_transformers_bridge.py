@@ -317,6 +317,39 @@ def test_weights_go_to_the_scratch_and_come_back_the_same(guest: Any) -> None:
     assert run(guest, "list_saved")["total_count"] == 0
 
 
+def test_a_name_without_a_folder_and_a_hub_says_what_to_grant(shared: Any) -> None:
+    for name in ("load_model", "load_tokenizer"):
+        said = refused(shared, name, name="acme/tiny")
+        assert "acme/tiny is in no folder that this session can read, and no hub is granted" in said
+        assert "[network.endpoints.hub] repos = ['acme/tiny']" in said
+        assert "one of the three" in refused(shared, name, name="acme/tiny", path="/data/0")
+    for wrong in ("../tiny", "acme/../tiny", "a/b/c", "/data/0", "acme/tiny "):
+        assert "a name is OWNER/NAME" in refused(shared, "load_model", name=wrong)
+    assert "a name is OWNER/NAME" in refused(shared, "load_model", name="acme/tiny", revision="../main")
+
+
+def test_a_name_is_found_in_a_hubs_cache(
+    launch: Any, environment: Callable[[str], Path], tmp_path: Path
+) -> None:
+    scratch, cache, commit = tmp_path / "scratch", tmp_path / "cache", "c" * 40
+    for folder in (scratch, cache):
+        folder.mkdir()
+    guest = start(launch, environment, {"/data/0": cache, "/scratch": scratch})
+    causal(guest)
+    run(guest, "save_model", model_id="g", name="w", tokenizer_id="t")
+    repo = cache / "models--acme--tiny"
+    shutil.copytree(scratch / "saved" / "w", repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    for revision in (None, "main", commit):
+        more = {"revision": revision} if revision else {}
+        found = run(guest, "load_model", name="acme/tiny", **more)
+        assert found["source"] == f"acme/tiny@{commit}"
+    assert digest(guest, found["model_id"]) == digest(guest, "g")
+    assert run(guest, "load_tokenizer", name="acme/tiny")["source"] == f"acme/tiny@{commit}"
+    assert "no hub is granted" in refused(guest, "load_model", name="acme/tiny", revision="v2")
+
+
 def test_a_device_that_is_not_there_is_refused_by_name(guest: Any) -> None:
     by_name = {one["device"]: one for one in run(guest, "devices")["devices"]}
     assert by_name["cpu"]["available"] is True
@@ -372,8 +405,8 @@ def test_texts_and_tokens_are_bounded(guest: Any) -> None:
         guest, "create_pipeline", task="text-generation", model_id="few", tokenizer_id="more"
     )
     assert "is 0" in refused(guest, "decode", tokenizer_id="t", token_ids=[[99999]])
-    assert "one of the two" in refused(guest, "load_model")
-    assert "one of the two" in refused(guest, "load_tokenizer", path="/data/x", texts=["a"])
+    assert "one of the three" in refused(guest, "load_model")
+    assert "one of the three" in refused(guest, "load_tokenizer", path="/data/x", texts=["a"])
 
 
 def write_model(folder: Path, config: dict[str, Any], table: str = "transformer.wte.weight") -> None:

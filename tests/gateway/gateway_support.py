@@ -21,7 +21,9 @@ import msgspec
 from bridgehold.audit.events import Event, Receipt
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.errors import AuditError
+from bridgehold.host.artifacts import ArtifactStore, Turns
 from bridgehold.host.budgets import Budgets, Buffers
+from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.gateway import Gateway
 from bridgehold.host.gateway.values import GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.keeper.client import KeeperClient
@@ -120,6 +122,7 @@ class Stand:
     provider: Provider
     keeper: KeeperClient
     providers: dict[str, ProviderFacts]
+    downloads: Downloads
     audit: Recorder = field(default_factory=Recorder)
     budgets: Budgets = field(default_factory=Budgets)
     buffers: Buffers = field(default_factory=lambda: Buffers(256 * 1024 * 1024, patience_s=2))
@@ -150,6 +153,7 @@ class Stand:
             budgets=self.budgets,
             buffers=self.buffers,
             providers=self.providers,
+            downloads=self.downloads,
             current_command=lambda: self.command,
             limits=limits,
             lookup=lookup,
@@ -276,7 +280,9 @@ async def stand(tmp_path: Path, *, lookup: Lookup | None = None, **entry: Any) -
                 keeper, _ = await stack.enter_async_context(keeper_process(config))
             else:
                 keeper = await stack.enter_async_context(keeper_inside(config, lookup))
-            made = Stand(provider=provider, keeper=keeper, providers=facts)
+            audit = Recorder()
+            downloads = make_downloads(tmp_path / "artifacts", audit)
+            made = Stand(provider=provider, keeper=keeper, providers=facts, downloads=downloads, audit=audit)
             try:
                 yield made
             finally:
@@ -309,6 +315,10 @@ def on_stand(
             assert PLACEHOLDER.encode() not in written
 
     asyncio.run(run())
+
+
+def make_downloads(folder: Path, audit: Recorder, quota: int = 1 << 30) -> Downloads:
+    return Downloads(ArtifactStore(folder, quota), Turns(), folder, audit)
 
 
 def connects(*hosts: tuple[str, int, bool]) -> tuple[Connect, ...]:

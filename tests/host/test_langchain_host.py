@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from bridgehold import SyncClient
+from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges.catalogue import Catalogue
-from bridgehold.bridges.kit.provider import Provider
+from bridgehold.bridges.kit.provider import Behaviour, Provider
 from bridgehold.host.faces.sync import SyncSession
 from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.host.layout import Layout
@@ -182,3 +182,31 @@ def test_siblings_draw_ids_of_their_own_and_have_no_thread_of_the_zygotes(
             assert found["threads"] == 2  # the command's own, and the one that reads the wire
     assert len(set(drawn)) == len(drawn)
     assert [event["reason"] for event in stage.events("start.fell_back")] == []
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shapes_errors_are_told_apart_by_its_own_client(
+    hosted: tuple[Stage, Provider], shape: str
+) -> None:
+    """What the simulator says is what the real clients, inside, take for these errors."""
+    stage, provider = hosted
+    codes = {
+        "auth": "provider_auth",
+        "rate_limit": "rate_limit",
+        "context_length": "context_length",
+        "server": "provider",
+        "overloaded": "provider",
+    }
+    seen = {}
+    with stage.client.session("langchain") as session:
+        session.run("configure_llm", {"model": "some-model", "provider": shape, "max_retries": 0})
+        session.run("create_chain", {"id": "c", "template": "Say {word}"})
+        for error in codes:
+            provider.behave(Behaviour(error=error))  # type: ignore[arg-type]  # each is a kind of error
+            try:
+                session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
+            except BridgeholdError as raised:
+                seen[error] = raised.code
+        provider.behave(Behaviour())
+        assert session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
+    assert seen == codes

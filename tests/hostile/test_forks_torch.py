@@ -6,6 +6,7 @@ The host never imports either: weights are made in a sandbox, or written as the 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -17,8 +18,11 @@ from pathlib import Path
 import pytest
 
 import bridgehold
+from bridgehold.bridges.kit.hub import HubBehaviour
+from bridgehold.errors import BridgeholdError
 from bridgehold.sandbox.envs.sources import default_sources
 from hostile.stage import MANIFEST, Stage, stage
+from hostile.test_hub import running_hub
 
 BRIDGE = Path(str(bridgehold.__file__)).parent / "bridges" / "shipped" / "transformers"
 KIND = "root" if os.getuid() == 0 else "self"
@@ -28,6 +32,7 @@ TORCH = MANIFEST.replace(
     'entry = "hostile:Hostile"\nrequirements = "requirements.in"\nlock = "requirements.lock"\n'
     f"[preload]\nmodules = {json.dumps(MODULES)}\n",
 )
+TORCH += '[[needs.endpoints]]\nprovider = "hub"\n'
 ROWS, COLUMNS = 2048, 4096  # of float32: 32 MiB
 FILES = ("big.safetensors", "small.pt", "model")
 REFUSED = {
@@ -44,6 +49,7 @@ config = transformers.GPT2Config(
 )
 model = transformers.GPT2LMHeadModel(config).eval()
 model.save_pretrained("/scratch/model")
+model.save_pretrained("/scratch/shards", max_shard_size="4KB")
 words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 2, "b": 3}, unk_token="[UNK]"))
 words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
 transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained("/scratch/model")
@@ -53,8 +59,24 @@ with torch.inference_mode():
     result["logit"] = float(model(ids).logits[0, -1, 0])
 result["files"] = {
     name: base64.b64encode(open(os.path.join("/scratch", name), "rb").read()).decode()
-    for name in ["small.pt", *(f"model/{name}" for name in os.listdir("/scratch/model"))]
+    for name in ["small.pt", *(f"{one}/{name}" for one in ("model", "shards") for name in os.listdir(f"/scratch/{one}"))]
 }
+"""
+
+CLIENT = """
+import os, sys
+import huggingface_hub
+provider = sys._getframe(1).f_locals["self"].provider("hub")
+own = {"endpoint": provider.base_url, "token": provider.placeholder}
+paths = [
+    huggingface_hub.hf_hub_download("acme/tiny", file, **own) for file in ("config.json", "model.safetensors")
+]
+result["bytes"] = [os.path.getsize(path) for path in paths]
+result["commits"] = sorted({os.path.basename(os.path.dirname(path)) for path in paths})
+try:
+    huggingface_hub.hf_hub_download("acme/pickles", "pytorch_model.bin", **own)
+except Exception as error:
+    result["refused"] = str(error)
 """
 
 DRAW = """
@@ -126,7 +148,8 @@ def require_wheel() -> None:
 @pytest.fixture(scope="module")
 def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     require_wheel()
-    with tempfile.TemporaryDirectory(prefix="bh-weights-", dir="/var/tmp") as name:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="bh-weights-", dir="/var/tmp"))
         folder = Path(name)
         folder.chmod(0o755)
         weights = json.dumps([str(folder / file) for file in FILES])
@@ -134,6 +157,11 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         evil = [json.dumps([str(folder / file)]) for file in REFUSED]
         config = f"[bridges.hostile3]\nweights = {evil[0]}\n[bridges.hostile4]\nweights = {evil[1]}\n"
         config += f'[bridges.hostile2]\nweights = {weights}\n[bridges.transformers]\npolicy = "own"\nweights = {model}\n'
+        hub = stack.enter_context(running_hub(folder / "repos", private=False))
+        config += (
+            f'[providers.hub]\nshape = "hub"\nauth = "none"\nbase_url = "{hub.base_url}"\nprivate = true\n'
+        )
+        config += f'hosts = ["{hub.files_host}"]\n'
         with stage(KIND, "fork", config, host=f"read_roots = [{json.dumps(name)}]", zygote="2GiB") as ready:
             for number in (1, 2, 3, 4):
                 made = ready.bridge(manifest=TORCH)
@@ -149,9 +177,15 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                     .replace('command = "8s"', 'command = "60s"')
                 )
                 read = f"[filesystem]\nread = [{json.dumps(name)}]\n" if number > 1 else ""
-                policy.write_text(text + read)
+                hubs = '[network.endpoints.hub]\nrepos = ["acme/*"]\n' if number == 1 else ""
+                policy.write_text('weakenings = ["private_network"]\n' + text + read + hubs)
             shipped = ready.layout.policies / "own.toml"
-            shipped.write_text(f'extends = "transformers"\n[filesystem]\nread = [{json.dumps(name)}]\n')
+            shipped.write_text(
+                f'extends = "transformers"\nweakenings = ["private_network"]\n'
+                f"[filesystem]\nread = [{json.dumps(name)}]\n"
+                '[network.endpoints.hub]\nrepos = ["acme/*"]\nfile_size = "1MiB"\n'
+            )
+            ready.__dict__["hub"] = hub
             ready.__dict__["weights"] = folder
             yield ready
 
@@ -162,7 +196,8 @@ def logit(torch_stage: Stage) -> float:
     folder: Path = torch_stage.__dict__["weights"]
     with torch_stage.session("hostile1") as session:
         made = session.run("act", {"code": MAKE})
-    (folder / "model").mkdir(mode=0o755)
+    for place in ("model", "shards"):
+        (folder / place).mkdir(mode=0o755)
     for name, data in made["files"].items():
         (folder / name).write_bytes(base64.b64decode(data))
     write_safetensors(folder / "big.safetensors")
@@ -249,6 +284,66 @@ def test_the_shipped_bridge_is_forked_with_the_operators_model(torch_stage: Stag
     started = [event for event in torch_stage.events("zygote.started") if event["bridge"] == "transformers"]
     assert len(started) == 1
     assert started[0]["modules"][-1] == "weights /data/0/model"  # type: ignore[index]  # the audit's fields are plain
+
+
+@pytest.mark.network
+@pytest.mark.timeout(400)
+def test_models_come_by_name(torch_stage: Stage, logit: float) -> None:
+    folder, hub = torch_stage.__dict__["weights"], torch_stage.__dict__["hub"]
+    for repo, source in (("acme/tiny", "model"), ("acme/shards", "shards"), ("other/tiny", "model")):
+        shutil.copytree(folder / source, folder / "repos" / repo)
+    shutil.copytree(folder / "model", folder / "acme" / "given")
+    pickles = folder / "repos" / "acme" / "pickles"
+    pickles.mkdir()
+    (pickles / "config.json").write_text("{}")
+    (pickles / "pytorch_model.bin").write_bytes(b"\x80\x02cposix\nsystem\n(X\x07\x00\x00\x00sleep 9tR.")
+    with torch_stage.session("transformers") as session:
+        session.run("load_model", {"path": "/data/0/model", "id": "own"})
+        given = session.run("load_model", {"name": "acme/given", "id": "given"})
+        assert (given["source"], len(hub.log)) == ("/data/0/acme/given", 0)  # the operator's own comes first
+        tiny = session.run("load_model", {"name": "acme/tiny", "id": "tiny"})
+        assert tiny["source"] == f"acme/tiny@{hub.commit('acme/tiny')}"
+        session.run("load_model", {"name": "acme/shards", "revision": "main", "id": "shards"})
+        session.run("load_tokenizer", {"name": "acme/tiny", "id": "words"})
+        assert session.run("encode", {"tokenizer_id": "words", "texts": ["a b"]})["token_ids"] == [[2, 3]]
+        same = {
+            session.run("describe_model", {"model_id": one})["sha256"]
+            for one in ("own", "given", "tiny", "shards")
+        }
+        assert len(same) == 1
+        files = [one.path.rpartition("/")[2] for one in hub.log if one.at == "files"]
+        assert len([file for file in files if file.startswith("model-0")]) >= 2
+        refusals = {
+            "acme/pickles": "no config.json with model.safetensors that may be fetched",
+            "other/tiny": "other/tiny@main is none of the granted repos: acme/*",
+            "acme/none": "hub knows no acme/none@main",
+            "../tiny": "a name is OWNER/NAME",
+        }
+        for name, expected in refusals.items():
+            with pytest.raises(BridgeholdError) as caught:
+                session.run("load_model", {"name": name})
+            assert caught.value.code == "usage", name
+            assert expected in caught.value.message
+        (folder / "repos" / "acme" / "tiny" / "model.safetensors").write_bytes(b"\xff" * 100)
+        with pytest.raises(BridgeholdError, match="can't be loaded as causal-lm"):
+            session.run("load_model", {"name": "acme/tiny", "refresh": True})
+        hub.behave(HubBehaviour(status=403))
+        with pytest.raises(BridgeholdError, match="hub gives no"):
+            session.run("load_model", {"name": "acme/tiny", "refresh": True})
+    with torch_stage.session("transformers") as session:  # what was fetched once needs no hub
+        asked = len(hub.log)
+        session.run("load_model", {"name": "acme/shards", "id": "again"})
+        assert {session.run("describe_model", {"model_id": "again"})["sha256"]} == same
+        assert len(hub.log) == asked
+    hub.behave(HubBehaviour())
+    with torch_stage.session("hostile1") as session:  # the hub's own client finds its paths at the gateway
+        found = session.run("act", {"code": CLIENT})
+    repo = folder / "repos" / "acme" / "tiny"
+    assert found["bytes"] == [(repo / file).stat().st_size for file in ("config.json", "model.safetensors")]
+    assert found["commits"] == [hub.commit("acme/tiny")]
+    assert found["refused"]
+    assert torch_stage.events("egress.refused")[-1]["rule"] == "hub.kind"
+    assert all("pytorch_model" not in one.path for one in hub.log)
 
 
 @pytest.mark.network

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -33,6 +33,21 @@ def layout() -> Iterator[Layout]:
     made.config_file.write_text(f'{principals()}[http]\nlisten = "127.0.0.1:0"\n')
     yield made
     shutil.rmtree(made.config.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def start(layout: Layout) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts a host on `layout`, which ends with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin() -> subprocess.Popen[bytes]:
+        started.append(start_host(layout))
+        return started[-1]
+
+    yield begin
+    for host in started:
+        if host.poll() is None:
+            stop_host(host)
 
 
 def tree(supervisor: int) -> dict[str, psutil.Process]:
@@ -67,8 +82,10 @@ def waiting(layout: Layout) -> tuple[list[bytes], threading.Thread]:
 
 
 @pytest.mark.parametrize("victim", [FACE, HOST])
-def test_the_end_of_the_face_or_of_the_host_ends_everything(layout: Layout, victim: str) -> None:
-    host = start_host(layout)
+def test_the_end_of_the_face_or_of_the_host_ends_everything(
+    layout: Layout, start: Callable[[], subprocess.Popen[bytes]], victim: str
+) -> None:
+    host = start()
     answers, thread = waiting(layout)
     below = tree(host.pid)
     assert set(below) > {FACE, HOST}
@@ -90,11 +107,13 @@ def test_the_end_of_the_face_or_of_the_host_ends_everything(layout: Layout, vict
         raw_to(port_of(layout), b"", 2)
 
 
-def test_what_the_face_may_do_and_how_it_stops(layout: Layout) -> None:
+def test_what_the_face_may_do_and_how_it_stops(
+    layout: Layout, start: Callable[[], subprocess.Popen[bytes]]
+) -> None:
     """Its stop is orderly: who waits for a command is told how that ended."""
     with layout.config_file.open("a") as file:
         file.write("public = true\n")
-    host = start_host(layout)
+    host = start()
     url_of(layout)
     below = tree(host.pid)
     face = below[FACE]

@@ -15,7 +15,8 @@ from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.values import Launched, Mount, SandboxSpec
 from sandbox.launcher_support import Machine, close, python_spec, resources
 
-BOUNDS = Bounds(read_roots=("/srv/envs",), build_root="/srv/builds", max_memory_bytes=1 << 30)
+GPU = "/dev/nvidia0"
+BOUNDS = Bounds(read_roots=("/srv/envs",), build_root="/srv/builds", max_memory_bytes=1 << 30, devices=(GPU,))
 BASE = (Mount(kind="proc", target="/proc"), Mount(kind="dev", target="/dev"))
 
 
@@ -35,10 +36,15 @@ def ro(source: str, target: str = "/env") -> Mount:
     return Mount(kind="ro_bind", source=source, target=target)
 
 
+def device(source: str, target: str = "") -> Mount:
+    return Mount(kind="device", source=source, target=target or source)
+
+
 def test_a_sound_spec_passes() -> None:
     check(spec(ro("/srv/envs/abc"), ro("/usr", "/usr"), ro("/etc/ssl", "/etc/ssl")), BOUNDS)
     build = Mount(kind="bind", source="/srv/builds/b1", target="/env")
     check(spec(build, kind="installer"), BOUNDS)
+    check(spec(device(GPU)), BOUNDS)
 
 
 REFUSED: dict[str, SandboxSpec] = {
@@ -65,6 +71,15 @@ REFUSED: dict[str, SandboxSpec] = {
     "a cover over /": spec(Mount(kind="tmpfs", target="/", size_bytes=1)),
     "a cover over a part of /proc": spec(Mount(kind="dir", target="/proc/sys")),
     "a cover over a device": spec(Mount(kind="file", target="/dev/null")),
+    "a device that nobody named": spec(device("/dev/nvidia1")),
+    "a disk": spec(device("/dev/sda")),
+    "a device at another's place": spec(device(GPU, "/dev/null")),
+    "another device at its place": spec(device("/dev/sda", GPU)),
+    "a device outside of /dev": spec(device(GPU, "/scratch/gpu")),
+    "a bind of a device as a folder": spec(ro(GPU, "/dev/gpu")),
+    "a device for an installer": spec(
+        device(GPU), Mount(kind="bind", source="/srv/builds/b1", target="/env"), kind="installer"
+    ),
     "/sys": spec(ro("/usr/share", "/sys")),
     "a second /proc": spec(Mount(kind="proc", target="/proc2")),
     "a file instead of /dev": spec(mounts=(BASE[0], Mount(kind="dir", target="/dev"))),

@@ -266,6 +266,10 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """How many times the key's own value was removed from what the provider sent back."""
     estimated: bool = False
     """The tokens are counted from bytes and stream events, because the provider named none."""
+    digest: str = ""
+    """Of a download: ``sha256:`` of what came, whether it was kept or not."""
+    followed: str = ""
+    """Of a download: the last host that the hub's redirects led to."""
 
 
 class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):

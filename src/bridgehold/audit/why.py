@@ -170,6 +170,8 @@ _BY_RULE = (
     ("arguments", "Correct the arguments: the bridge's manifest holds their schema."),
     ("principals", "Add the tenant to this principal's section of config.toml."),
     ("secrets", "Grant the secret in the policy's secrets section, bound to its provider."),
+    ("hub", "docs/how-to/models.md names the remedy for each of a hub's rules."),
+    ("keeper.redirect", "If the place is the hub's own, name it in this provider's `hosts` in config.toml."),
     ("network", "Grant the endpoint in the policy's network section."),
     ("endpoints", "Grant the method and path for this endpoint in the policy's network section."),
     ("limits", "Raise this limit in the bridge's policy and the tenant's ceiling."),

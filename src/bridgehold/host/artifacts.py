@@ -2,18 +2,21 @@
 
 A file is written beside its place and renamed into it, so that what is there is whole; its name is what
 its bytes hash to. No other tenant's bytes are found, whatever digest is asked for. One change of a tenant's
-at a time is let in by who calls (`faces.artifacts`): a part that is appended while its upload is hashed
+at a time is let in by who calls (`Turns`): a part that is appended while its upload is hashed
 would make a file that is not what its name says.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import secrets
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +24,7 @@ from bridgehold.errors import BudgetError, LimitError, NotFoundError, UsageError
 from bridgehold.ids import is_digest, parse_name
 from bridgehold.policies.units import format_size
 
+T = TypeVar("T")
 MOST_UPLOADS = 64
 """Under way at once, of one tenant."""
 MOST_ARTIFACTS = 10_000
@@ -41,6 +45,24 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str = ""
     created: float = 0.0
     """Seconds since the epoch."""
+
+
+class Turns:
+    """One change of a tenant's at a time, to its end, even where who asked is gone: a thread goes on."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def take(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
+        async def alone() -> T:
+            async with self._locks.setdefault(tenant, asyncio.Lock()):
+                return await change()
+
+        task = asyncio.create_task(alone())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
 
 class ArtifactStore:

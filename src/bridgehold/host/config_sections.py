@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.host.guest_environment import check_variable
+from bridgehold.policies.values import DEVICE
 
 DEFAULT_UID_BASE = 0x78000000
 
@@ -42,6 +43,8 @@ class HostSection(Strict):
     """How many uids are reserved: the bound of sessions at once."""
     read_roots: tuple[str, ...] = ()
     """Host folders below which a policy's ``filesystem.read`` may name folders."""
+    devices: tuple[Annotated[str, Field(pattern=DEVICE.pattern + "$")], ...] = ()
+    """Device files that a policy's ``filesystem.devices`` may name, such as ``/dev/nvidia0``."""
     max_sessions: Annotated[int, Field(ge=1)] = 2_000
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
@@ -61,14 +64,16 @@ class ProviderSection(Strict):
 
     base_url: str
     """Where it is, version prefix included. HTTPS, unless `private`."""
-    shape: Literal["openai", "anthropic", "gemini", "custom"] = "openai"
-    """How its bodies, denials and usage look."""
+    shape: Literal["openai", "anthropic", "gemini", "custom", "hub"] = "openai"
+    """How its bodies, denials and usage look; ``hub``: models are downloaded from it."""
     auth: str = "bearer"
-    """``bearer``, ``header:NAME`` or ``query:NAME``."""
+    """``bearer``, ``header:NAME``, ``query:NAME``, or of a hub ``none``: it is asked without a key."""
     secret: str = ""
     """Name of the tenant's secret that is put in; the provider's own name if empty."""
     private: bool = False
     """Named weakening ``private_network``: it may live at a loopback or private address."""
+    hosts: tuple[str, ...] = ()
+    """Of a hub: ``host``, ``*.host`` or ``host:port`` that its redirects may lead to, without the key."""
 
 
 class PrincipalSection(Strict):

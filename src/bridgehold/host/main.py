@@ -25,11 +25,12 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostStarted, HostStopped
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.artifacts import ArtifactStore
+from bridgehold.host.artifacts import ArtifactStore, Turns
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.dispatch import Dispatch
+from bridgehold.host.downloads import Downloads
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.artifacts import Artifacts, inside_tools
 from bridgehold.host.faces.server import SocketServer
@@ -147,7 +148,15 @@ class HostProcess:
         settings = Settings(self._config)
         orders = Orders(registry, environments, peers.keeper, settings)
         store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
-        artifacts = Artifacts(store, peers.journal, settings)
+        turns = Turns()
+        artifacts = Artifacts(store, peers.journal, settings, turns)
+        downloads = Downloads(
+            store,
+            turns,
+            self._layout.artifacts,
+            peers.journal,
+            demand=lambda tenant: settings.features.demand("artifacts", tenant),
+        )
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
@@ -172,6 +181,7 @@ class HostProcess:
             keeper=peers.keeper,
             audit=peers.journal,
             budgets=spent_before(self._layout),
+            downloads=downloads,
             current_command=sessions.calling_out,
             on_degraded=self._degraded,
         )
@@ -251,7 +261,7 @@ class HostProcess:
             await peers.journal.append(HostStopped(reason=self._reason))
 
     def _started(self, machine: Machine) -> HostStarted:
-        facts = msgspec.to_builtins(machine)
+        facts = {**msgspec.to_builtins(machine), "devices": " ".join(machine.devices)}
         weakenings = [
             name
             for name, used in (

@@ -82,6 +82,7 @@ def needed_paths(layout: Layout) -> list[Path]:
         package_folder("bridgehold_sdk"),
         layout.config,
         layout.state,
+        layout.environments,  # may be a link: a host to play with uses its user's
         layout.run,
     ]
 
@@ -171,6 +172,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                 ]
             )
         ),
+        devices=config.host.devices,
         build_root=str(layout.environments),
         uid_folder=str(layout.uids),
         uid_first=config.host.uid_base + _ROLE_COUNT,

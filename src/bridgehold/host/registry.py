@@ -105,7 +105,7 @@ class Registry:
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
         """The grant, resolved from the files as they are now; writes nothing."""
-        policy = self.policy(self._policy_name(manifest.name))
+        policy = self.policy(self.policy_name(manifest.name))
         return resolve(
             manifest.needs,
             policy,
@@ -129,7 +129,8 @@ class Registry:
             return None
         return compose_tenant(tenant, _text(path), str(path), bridge, self._read_policy)
 
-    def _policy_name(self, bridge: str) -> str:
+    def policy_name(self, bridge: str) -> str:
+        """Which policy the bridge runs under."""
         section = self._config.bridges.get(bridge)
         if section is not None and section.policy:
             return section.policy

@@ -13,7 +13,7 @@ import socket
 
 import h11
 
-from bridgehold.bridges.kit import replies
+from bridgehold.bridges.kit import replies, responses
 from bridgehold.bridges.kit.answers import answer
 from bridgehold.host.gateway.parse import BadRequest, parse_head
 from bridgehold.host.gateway.values import GatewayLimits
@@ -98,7 +98,7 @@ def canned(target: str, body: bytes) -> tuple[str, bytes]:
     if path.endswith("/embeddings"):
         return _json(replies.embeddings(model, [[0.0] * 8], 2))
     if path.endswith("/responses"):
-        return _json(replies.response(model, _TEXT, 2))
+        return _json(responses.response(model, _TEXT, 2))
     text = _fitting(asked) if len(body) <= _MOST_READ else _TEXT
     if asked.get("stream") is True:
         return "text/event-stream", b"".join(replies.chat_events(model, text, 2, usage=True))

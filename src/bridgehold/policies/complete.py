@@ -19,9 +19,15 @@ def problems_of(policy: Policy) -> tuple[Problem, ...]:
 
 def _endpoints(policy: Policy) -> Iterator[tuple[str, str]]:
     for endpoint in policy.endpoints:
+        key = f"network.endpoints.{endpoint.provider}"
+        if endpoint.repos:
+            if endpoint.paths:
+                yield f"{key}.paths", "a hub has `repos` and `files`, and no paths"
+            if not endpoint.files:
+                yield key, "no `files`: name what of a repo may be downloaded"
+            continue
         for field in ("methods", "paths"):
             if not getattr(endpoint, field):
-                key = f"network.endpoints.{endpoint.provider}"
                 yield key, f"no `{field}`: name what may be asked of this provider"
 
 
@@ -61,5 +67,7 @@ def demanded(policy: Policy) -> Iterator[tuple[str, str, str]]:
         yield f"network.connect[{index}]", "connect", "a tunnel"
         if connect.private:
             yield f"network.connect[{index}]", "private_network", "a private address"
+    if policy.devices:
+        yield "filesystem.devices", "devices", "a device"
     if policy.inline_keys == "pass":
         yield "inline_keys", "inline_keys_pass", "passing keys through"

@@ -161,8 +161,7 @@ def _build(name: str, drafts: list[Draft]) -> Policy:
         name=name,
         limits=_struct(Limits, {fields[key]: entry for key, entry in entries.items() if key in fields}),
         endpoints=tuple(
-            _struct(Endpoint, table, provider=provider)
-            for provider, table in _tables(entries, "network.endpoints").items()
+            _endpoint(provider, table) for provider, table in _tables(entries, "network.endpoints").items()
         ),
         connects=_value(entries, "network.connect"),
         secrets=tuple(_secret(secret, table) for secret, table in _tables(entries, "secrets").items()),
@@ -170,12 +169,20 @@ def _build(name: str, drafts: list[Draft]) -> Policy:
         tools=_rules(entries, "tools"),
         resources=_rules(entries, "resources"),
         read=_value(entries, "filesystem.read"),
+        devices=_value(entries, "filesystem.devices"),
         rate=_struct(Rate, _below(entries, "rate")),
         sandbox=_struct(SandboxRules, _below(entries, "sandbox")),
         sources=sources,
         overruled=merged.overruled,
         **top,
     )
+
+
+def _endpoint(provider: str, table: dict[str, Entry]) -> Endpoint:
+    sizes = {"file_size": "file_bytes", "total_size": "total_bytes"}
+    named = {sizes.get(key, key): entry for key, entry in table.items()}
+    endpoint: Endpoint = _struct(Endpoint, named, provider=provider)
+    return endpoint
 
 
 def _secret(name: str, table: dict[str, Entry]) -> SecretGrant:

@@ -10,9 +10,11 @@ from bridgehold.errors import PolicyError
 from bridgehold.policies import shipped
 from bridgehold.policies.complete import problems_of
 from bridgehold.policies.compose import Read, compose
+from bridgehold.policies.downloads import shown_repo
 from bridgehold.policies.limits_table import LIMITS, show
 from bridgehold.policies.model import Grant, Overruled
 from bridgehold.policies.narrow import source_of
+from bridgehold.policies.units import format_size
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +50,18 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
     for fact in LIMITS:
         yield f"limits.{fact.key}", show(fact.unit, getattr(grant.limits, fact.field))
     yield "filesystem.read", _list(grant.read)
+    yield "filesystem.devices", _list(grant.devices)
     if not grant.endpoints:
         yield "network.endpoints", "(none: nothing is reachable)"
     for endpoint in grant.endpoints:
         key = f"network.endpoints.{endpoint.provider}"
+        if endpoint.repos:
+            yield f"{key}.repos", _list(tuple(shown_repo(pattern) for pattern in endpoint.repos))
+            yield f"{key}.files", _list(tuple(pattern[1:] for pattern in endpoint.files))
+            yield f"{key}.digests", _list(endpoint.digests) if endpoint.digests else "(any)"
+            yield f"{key}.file_size", format_size(endpoint.file_bytes)
+            yield f"{key}.total_size", format_size(endpoint.total_bytes)
+            continue
         yield f"{key}.methods", _list(endpoint.methods)
         yield f"{key}.paths", _list(endpoint.paths)
         yield f"{key}.remote_content", str(endpoint.remote_content).lower()

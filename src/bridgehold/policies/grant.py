@@ -59,6 +59,7 @@ def resolve(
         raise policy_error(faults)
     bounded = policy if ceiling is None else narrow(policy, ceiling)
     _check_barriers(bounded, machine)
+    _check_devices(bounded, machine)
     sources = dict(bounded.sources)
     overruled = dict(bounded.overruled)
     limits = _limits(bounded, machine, sources, overruled)
@@ -78,6 +79,7 @@ def resolve(
         tools=bounded.tools,
         resources=meeting.rules("resources", needs.resources),
         read=bounded.read,
+        devices=bounded.devices if "devices" in bounded.weakenings else (),
         rate=bounded.rate,
         inline_keys=_inline_keys(bounded),
         sandbox=bounded.sandbox,
@@ -124,6 +126,18 @@ def _check_barriers(policy: Policy, machine: Machine) -> None:
         where=str(source),
         hint=f"{'; '.join(_REMEDIES[name][1] for name in refused)}. Weaker and audited as such: "
         f'`[sandbox] enforcement = "weakened"` with {flags} among `weakenings`.',
+    )
+
+
+def _check_devices(policy: Policy, machine: Machine) -> None:
+    missing = [name for name in policy.devices if name not in machine.devices]
+    if not missing or "devices" not in policy.weakenings:
+        return
+    raise UnsupportedError(
+        f"the policy {policy.name!r} grants {', '.join(missing)}, which this machine does not have",
+        where=str(source_of(policy.sources, "filesystem.devices")),
+        hint="Load the device's driver, and name its files in `[host] devices` of config.toml; or take them "
+        "out of the policy's `[filesystem] devices`.",
     )
 
 
@@ -189,6 +203,8 @@ def _used(grant: Grant, policy: Policy, private_providers: Collection[str]) -> s
         used.add("private_network")
     if any(endpoint.provider in private_providers for endpoint in grant.endpoints):
         used.add("private_network")
+    if grant.devices:
+        used.add("devices")
     if grant.inline_keys == "pass":
         used.add("inline_keys_pass")
     for name in policy.weakenings:

@@ -42,6 +42,8 @@ class Meeting:
         return tuple(found)
 
     def _endpoint(self, need: Endpoint, rule: Endpoint) -> Endpoint | None:
+        if rule.repos:  # what a hub may give is the operator's to say; a manifest asks for a hub or doesn't
+            return rule
         methods = tuple(method for method in rule.methods if method in need.methods)
         paths = self._paths(need, rule)
         if not methods or not paths:

@@ -14,11 +14,15 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+HUB_FILES = ("/*.json", "/*.model", "/*.safetensors", "/*.txt")
+"""What of a repo may be downloaded unless the policy says less: weights, configuration, words."""
+
 Weakening = Literal[
     "env_secret",  # a key is put into the sandbox's environment
     "connect",  # raw tunnels or plain proxying to granted endpoints
     "private_network",  # an endpoint may resolve to loopback or private addresses
     "inline_keys_pass",  # keys in arguments are passed through
+    "devices",  # a device file of the machine's, and so its driver, is open to the bridge
     "no_cgroup",  # rlimits and a watchdog instead of a cgroup
     "shared_uid",  # no uid of its own per session
     "overcommit",  # admission may promise more memory than there is
@@ -78,6 +82,16 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Allowed paths below the provider's base, after one normalisation; ``*`` matches one segment."""
     remote_content: bool = False
     """Whether a body may make the provider fetch URLs, use server-side tools or stored objects."""
+    repos: tuple[str, ...] = ()
+    """Of a hub: ``/OWNER/NAME@REVISION`` patterns of what may be downloaded. It has no paths then."""
+    files: tuple[str, ...] = HUB_FILES
+    """Of a hub: patterns of files, as ``/config.json``; never of a kind that `policies.downloads` refuses."""
+    digests: tuple[str, ...] = ()
+    """Of a hub: where some stand here, a file is let in only if its SHA-256 is one of them."""
+    file_bytes: int = GIB
+    """Of a hub: the largest file."""
+    total_bytes: int = 4 * GIB
+    """Of a hub: what one session may download."""
 
 
 class Connect(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +168,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     resources: Rules = Rules()
     read: tuple[str, ...] = ()
     """Host folders that are mounted read-only, from the operator's allowed roots."""
+    devices: tuple[str, ...] = ()
+    """Device files that are bound (weakening ``devices``), from those that the operator named."""
     rate: Rate = Rate()
     inline_keys: Literal["capture", "refuse", "pass"] = "capture"
     sandbox: SandboxRules = SandboxRules()
@@ -174,6 +190,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: bool = True
     memory_bytes: int = 0
     cpus: int = 1
+    devices: tuple[str, ...] = ()
+    """Device files that the operator named and that are there."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +215,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     weakenings: tuple[Weakening, ...]
     machine: Machine
     sources: dict[str, Source]
+    devices: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     """What the manifest asks for and the grant leaves out, each with the reason."""
     overruled: dict[str, tuple[Overruled, ...]] = {}

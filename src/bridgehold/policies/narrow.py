@@ -16,6 +16,7 @@ from bridgehold.policies.limits_table import LIMITS, show
 from bridgehold.policies.model import Connect, Endpoint, Overruled, Policy, Rules, SecretGrant, Source
 from bridgehold.policies.names import host_covers, path_covers
 from bridgehold.policies.problems import Problem, policy_error
+from bridgehold.policies.units import format_size
 from bridgehold.policies.vocabulary import UNBOUNDED_AT_ZERO
 
 _Item = TypeVar("_Item")
@@ -92,6 +93,9 @@ class _Narrower:
             tools=self._rules("tools"),
             resources=self._rules("resources"),
             read=self._items("filesystem.read", self.policy.read, self.ceiling.read, _folder_covers, str),
+            devices=self._items(
+                "filesystem.devices", self.policy.devices, self.ceiling.devices, lambda a, b: a == b, str
+            ),
             weakenings=self._items(
                 "weakenings", self.policy.weakenings, self.ceiling.weakenings, lambda a, b: a == b, str
             ),
@@ -213,11 +217,35 @@ class _Narrower:
             else:
                 self._take(f"{key}.remote_content", "true")
                 remote = False
+        if mine.repos:
+            return self._hub(key, mine, given)
+        if given.repos:
+            self._widens(f"{key}.repos", ", ".join(given.repos)[:300], "none")
         return Endpoint(
             provider=mine.provider,
             methods=self._items(f"{key}.methods", mine.methods, given.methods, lambda a, b: a == b, str),
             paths=self._items(f"{key}.paths", mine.paths, given.paths, path_covers, str),
             remote_content=remote,
+        )
+
+    def _hub(self, key: str, mine: Endpoint, given: Endpoint) -> Endpoint:
+        sizes: dict[str, int] = {}
+        for field, name in (("file_bytes", "file_size"), ("total_bytes", "total_size")):
+            own, wanted = getattr(mine, field), getattr(given, field)
+            if not self._mentioned(f"{key}.{name}") or wanted == own:
+                continue
+            if wanted > own:
+                self._widens(f"{key}.{name}", format_size(wanted), format_size(own))
+            else:
+                self._take(f"{key}.{name}", format_size(own))
+                sizes[field] = wanted
+        only = (lambda a, b: a == b) if mine.digests else (lambda _a, _b: True)
+        return msgspec.structs.replace(
+            mine,
+            repos=self._items(f"{key}.repos", mine.repos, given.repos, path_covers, str),
+            files=self._items(f"{key}.files", mine.files, given.files, path_covers, str),
+            digests=self._items(f"{key}.digests", mine.digests or given.digests, given.digests, only, str),
+            **sizes,
         )
 
     def _secrets(self) -> tuple[SecretGrant, ...]:

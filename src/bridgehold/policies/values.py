@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from bridgehold.errors import DeniedError
 from bridgehold.ids import is_name
 from bridgehold.policies import globs
+from bridgehold.policies.downloads import normalise_repo_pattern
 from bridgehold.policies.model import Connect
 from bridgehold.policies.names import normalise_host_pattern, normalise_path_pattern
 from bridgehold.policies.problems import nearest
@@ -20,6 +21,9 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}", re.ASCII)
 _DIRECTING = re.compile(
     r"LD_.*|PYTHON.*|PATH|HOME|TMPDIR|SHELL|ENV|BASH_ENV|IFS|LANG|LC_.*|GCONV_PATH|.*_PROXY|SSL_CERT_.*"
 )
+DEVICE = re.compile(r"/dev/nvidia(?:[0-9]{1,3}|ctl|-modeset|-uvm|-uvm-tools)", re.ASCII)
+"""Device files that may be granted at all: a disk or /dev/kvm is none, whoever names it."""
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MOST_ITEMS = 500
 
 
@@ -131,6 +135,16 @@ def _folders(_key: Key, value: object) -> tuple[str, ...]:
     return tuple(str(PurePosixPath(text)) for text in found)
 
 
+def _devices(_key: Key, value: object) -> tuple[str, ...]:
+    found = _texts(value, "device files")
+    for text in found:
+        if not DEVICE.fullmatch(text):
+            raise ValueError(
+                f"{text[:80]!r} is no device that can be granted: /dev/nvidia0, /dev/nvidiactl, …"
+            )
+    return found
+
+
 def _connects(_key: Key, value: object) -> tuple[Connect, ...]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise ValueError(f"an array of tables [[network.connect]] is expected, not {_shown(value)}")
@@ -149,6 +163,18 @@ def _connect(table: dict[str, object]) -> Connect:
         port=_count(known["port"], table.get("port", 443)),
         private=_flag(known["private"], table.get("private", False)),
     )
+
+
+def _repos(_key: Key, value: object) -> tuple[str, ...]:
+    return tuple(_named(normalise_repo_pattern, text) for text in _texts(value, "repos"))
+
+
+def _digests(_key: Key, value: object) -> tuple[str, ...]:
+    found = _texts(value, "digests")
+    for text in found:
+        if not _SHA256.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is not 64 hexadecimal digits in lower case")
+    return found
 
 
 def _named(normalise: Callable[[str], str], text: str) -> str:
@@ -184,5 +210,8 @@ _READERS: dict[str, Callable[[Key, object], object]] = {
     "paths": _paths,
     "patterns": _patterns,
     "folders": _folders,
+    "devices": _devices,
     "connects": _connects,
+    "repos": _repos,
+    "digests": _digests,
 }

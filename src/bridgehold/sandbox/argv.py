@@ -60,7 +60,7 @@ def bwrap_arguments(
     ]
     for name, value in spec.environment:
         arguments += ["--setenv", name, value]
-    below_dev = [mount for mount in spec.mounts if mount.target.startswith("/dev/")]
+    below_dev = [m for m in spec.mounts if m.target.startswith("/dev/") and m.kind != "device"]
     for mount in spec.mounts:
         if mount not in below_dev:
             arguments += _mount(mount, files, staged or {})
@@ -85,6 +85,7 @@ def _mount(mount: Mount, files: Mapping[str, int], staged: Mapping[str, str]) ->
         "symlink": ["--symlink", mount.source],
         "proc": ["--proc"],
         "dev": ["--dev"],
+        "device": ["--dev-bind", source],
         "file": ["--perms", "0444", "--ro-bind-data", str(files.get(mount.target, -1))],
     }
     return [*options[mount.kind], mount.target]

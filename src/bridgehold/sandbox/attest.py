@@ -93,6 +93,8 @@ class MountExpected(msgspec.Struct, frozen=True, kw_only=True):
     """File system type; empty where any will do (binds)."""
     identity: Identity | None = None
     """What the launcher put there; None where bubblewrap made it."""
+    device: bool = False
+    """A device that was granted: it is the one mount where devices work."""
 
 
 def expected_mounts(
@@ -103,7 +105,8 @@ def expected_mounts(
     for mount in spec.mounts:
         if mount.kind not in ("dir", "symlink"):
             found[mount.target] = MountExpected(
-                writable=mount.kind in ("tmpfs", "bind", "proc"),
+                writable=mount.kind in ("tmpfs", "bind", "proc", "device"),
+                device=mount.kind == "device",
                 kind=_KINDS.get(mount.kind, ""),
                 identity=(identities or {}).get(mount.target),
             )
@@ -287,7 +290,7 @@ def _mount(target: str, wanted: MountExpected, seen: MountSeen) -> list[str]:
     found = []
     if not wanted.writable and "ro" not in seen.options:
         found.append(f"{target} is writable")
-    if "nodev" not in seen.options:
+    if "nodev" not in seen.options and not wanted.device:
         found.append(f"{target} lacks nodev")
     if wanted.kind and seen.kind != wanted.kind:
         found.append(f"{target} is {seen.kind}, not {wanted.kind}")

@@ -38,6 +38,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     build_root: str
     """The one folder directly in which an installer's writable bind may lie."""
     max_memory_bytes: int
+    devices: tuple[str, ...] = ()
+    """Device files that may be bound, each at its own place."""
     max_processes: int = 8192
     weakenings: tuple[str, ...] = ()
 
@@ -113,7 +115,7 @@ def _check_target(mount: Mount) -> None:
         raise _denied(f"a {mount.kind} at {target}")
     if mount.kind in ("proc", "dev") and _OWN_TARGETS.get(target) != mount.kind:
         raise _denied(f"a {mount.kind} at {target}")
-    if target not in _OWN_TARGETS and _below(target, ("/proc", "/dev", "/sys")):
+    if mount.kind != "device" and target not in _OWN_TARGETS and _below(target, ("/proc", "/dev", "/sys")):
         raise _denied(f"a mount at {target}")
 
 
@@ -129,6 +131,10 @@ def _check_source(spec: SandboxSpec, mount: Mount, bounds: Bounds) -> None:
         and str(PurePosixPath(source).parent) == bounds.build_root.rstrip("/")
     ):
         raise _denied(f"a writable bind of {source!r}")
+    if mount.kind == "device" and not (
+        spec.kind in ("worker", "zygote") and source == mount.target and source in bounds.devices
+    ):
+        raise _denied(f"a device {source!r} at {mount.target}")
     if mount.kind == "tmpfs" and not 0 < mount.size_bytes <= bounds.max_memory_bytes:
         raise _denied(f"a tmpfs of {mount.size_bytes} bytes at {mount.target}")
     if not 0 <= mount.mode <= 0o1777:

@@ -43,6 +43,8 @@ class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str = "auto"
     reserve_bytes: int
     overcommit: bool = False
+    devices: tuple[str, ...] = ()
+    """Device files that may be bound."""
     shared_uid: bool = False
     """Named weakening: without a uid range, run every session under this user's own uid."""
 
@@ -72,6 +74,7 @@ def set_up(config: LauncherConfig) -> Parts:
         bounds=Bounds(
             read_roots=config.read_roots,
             build_root=config.build_root,
+            devices=config.devices,
             max_memory_bytes=parent.capacity_bytes,
         ),
         overcommit=config.overcommit,

@@ -36,6 +36,7 @@ from bridgehold.sandbox.proof import prove
 from bridgehold.sandbox.reap import Ending
 from bridgehold.sandbox.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.spec import spec_digest
+from bridgehold.sandbox.staging import is_device
 from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
 from bridgehold.sandbox.zygote import SurpriseError, Zygote
@@ -172,6 +173,7 @@ class Launcher:
             seccomp=True,
             memory_bytes=self.parts.parent.capacity_bytes,
             cpus=os.cpu_count() or 1,
+            devices=tuple(name for name in self.parts.bounds.devices if is_device(name)),
         )
 
     def _launch(self, request: requests.LaunchRequest) -> None:

@@ -61,6 +61,7 @@ def worker_spec(
         Mount(kind="ro_bind", source=paths.sdk, target=SDK + "/bridgehold_sdk"),
         Mount(kind="ro_bind", source=paths.bridge, target=BRIDGE),
         *(Mount(kind="ro_bind", source=source, target=f"/data/{i}") for i, source in enumerate(grant.read)),
+        *(Mount(kind="device", source=name, target=name) for name in grant.devices),
         Mount(kind="tmpfs", target=SCRATCH, size_bytes=limits.scratch_bytes, mode=0o700),
         Mount(kind="tmpfs", target="/tmp", size_bytes=limits.scratch_bytes, mode=0o1777),  # noqa: S108 - inside
         Mount(kind="tmpfs", target="/dev/shm", size_bytes=limits.shm_bytes, mode=0o1777),  # noqa: S108 - inside

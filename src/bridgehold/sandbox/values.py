@@ -10,10 +10,10 @@ import msgspec
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """One mount, in order. Targets are absolute, normalised, and never ``/``."""
 
-    kind: Literal["ro_bind", "bind", "tmpfs", "dir", "symlink", "proc", "dev", "file"]
+    kind: Literal["ro_bind", "bind", "tmpfs", "dir", "symlink", "proc", "dev", "file", "device"]
     target: str
     source: str = ""
-    """Host path (binds), link text (symlink)."""
+    """Host path (binds, devices), link text (symlink)."""
     size_bytes: int = 0
     """tmpfs only."""
     mode: int = 0o755

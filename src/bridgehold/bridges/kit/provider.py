@@ -7,68 +7,61 @@ echo of the key, redirects) are what a gateway must survive.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import hashlib
 import hmac
-import os
+import json
 import secrets
-import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from bridgehold.bridges.kit import replies, shapes
+from bridgehold.bridges.kit import replies, responses, sending, shapes
 from bridgehold.bridges.kit.answers import answer, embedding, text_of, tokens_of
+from bridgehold.bridges.kit.behaviour import Behaviour, LoggedRequest, Scripted
+from bridgehold.bridges.kit.faults import Fault, fault_of
+from bridgehold.bridges.kit.refusals import ErrorKind, kind_of, refusal, shape_of
 from bridgehold.bridges.kit.tool_calls import ToolCall, tool_calls
+
+__all__ = ["Behaviour", "LoggedRequest", "Provider", "Scripted", "fingerprint"]
 
 _BODY_BOUND = 32 * 1024 * 1024
 _LOG_BOUND = 10_000
 
 
-class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
-    """How it answers from now on."""
-
-    latency_ms: int = 0
-    """Before the head of an answer."""
-    chunk_ms: int = 0
-    """Between two events of a stream."""
-    status: int = 200
-    """Another status answers every request with an error of that kind."""
-    fail_next: int = 0
-    """So many requests get 429 (or `status`), then all is well again."""
-    echo_key: Literal["", "body", "header", "stream"] = ""
-    """Send the caller's key back, as careless proxies and debug pages do."""
-    redirect_to: str = ""
-    break_after: int = -1
-    """Cut the connection after so many events of a stream."""
-    usage: bool = True
-    script: tuple[str, ...] = ()
-    """Texts for the next answers, in order; then the deterministic ones."""
-
-
-class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as it came. The key only as a fingerprint."""
-
-    method: str
-    path: str
-    query: str
-    key_fingerprint: str
-    """First 16 hexadecimal digits of the key's SHA-256; empty without a key."""
-    authorised: bool
-    headers: tuple[str, ...]
-    """Names only."""
-    body: bytes
-    stream: bool = False
-
-
 def fingerprint(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request, and what is to be said to it: `refusal`, or the text and calls of a model."""
+
+    request: web.Request
+    body: dict[str, Any]
+    refusal: web.StreamResponse | None = None
+    fault: Fault | None = None
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    tokens: int = 0
+    """Of the prompt."""
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model", "simulated"))
+
+    @property
+    def stream(self) -> bool:
+        return self.body.get("stream") is True
+
+    def refused(self, response: web.StreamResponse) -> _Asked:
+        return msgspec.structs.replace(self, refusal=response)
+
+
+_Read = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Provider:
@@ -79,8 +72,9 @@ class Provider:
         self.behaviour = Behaviour()
         self.log: deque[LoggedRequest] = deque(maxlen=_LOG_BOUND)
         self.port = 0
-        self._script: deque[str] = deque()
+        self._script: deque[str | Scripted] = deque()
         self._failures = 0
+        self._asked = 0
 
     def __repr__(self) -> str:
         return f"Provider(port={self.port})"
@@ -108,6 +102,7 @@ class Provider:
         self.behaviour = behaviour
         self._script = deque(behaviour.script)
         self._failures = behaviour.fail_next
+        self._asked = 0
 
     def requests_with_key(self) -> int:
         """How many requests came with the right key."""
@@ -128,94 +123,80 @@ class Provider:
         return app
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body, refusal = await self._admit(request)
-        if refusal is not None:
-            return refusal
-        text, calls, prompt = self._said(body, request)
-        model = str(body.get("model", "simulated"))
-        if body.get("stream") is True:
-            options = body.get("stream_options")
+        asked = await self._admit(request, lambda body: body)
+        if asked.refusal is not None:
+            return asked.refusal
+        if asked.stream:
+            options = asked.body.get("stream_options")
             usage = isinstance(options, Mapping) and options.get("include_usage") is True
             usage = usage and self.behaviour.usage
-            events = replies.chat_events(model, text, prompt, usage=usage, calls=calls)
-            return await self._stream(request, events)
-        document = replies.chat(model, text, prompt, usage=self.behaviour.usage, calls=calls)
-        return self._json(request, document)
+            events = replies.chat_events(
+                asked.model, asked.text, asked.tokens, usage=usage, calls=asked.calls
+            )
+            return await self._events(asked, events)
+        document = replies.chat(
+            asked.model, asked.text, asked.tokens, usage=self.behaviour.usage, calls=asked.calls
+        )
+        return await self._document(asked, document)
 
     async def _messages(self, request: web.Request) -> web.StreamResponse:
-        body, refusal = await self._admit(request)
-        if refusal is not None:
-            return refusal
-        text, calls, prompt = self._said(shapes.read_anthropic(body), request)
-        model = str(body.get("model", "simulated"))
-        if body.get("stream") is True:
-            return await self._stream(request, shapes.anthropic_events(model, text, prompt, calls))
-        return self._json(request, shapes.anthropic_message(model, text, prompt, calls))
+        asked = await self._admit(request, shapes.read_anthropic)
+        said = (asked.model, asked.text, asked.tokens, asked.calls)
+        if asked.refusal is not None:
+            return asked.refusal
+        if asked.stream:
+            return await self._events(asked, shapes.anthropic_events(*said))
+        return await self._document(asked, shapes.anthropic_message(*said))
 
     async def _contents(self, request: web.Request) -> web.StreamResponse:
-        body, refusal = await self._admit(request)
-        if refusal is not None:
-            return refusal
-        text, calls, prompt = self._said(shapes.read_gemini(body), request)
-        model = request.match_info["model"]
+        asked = await self._admit(request, shapes.read_gemini)
+        said = (request.match_info["model"], asked.text, asked.tokens, asked.calls)
+        if asked.refusal is not None:
+            return asked.refusal
         if request.match_info["act"] == "streamGenerateContent":
-            return await self._stream(request, shapes.gemini_events(model, text, prompt, calls))
-        return self._json(request, shapes.gemini_content(model, text, prompt, calls))
-
-    def _said(self, body: Mapping[str, Any], request: web.Request) -> tuple[str, tuple[ToolCall, ...], int]:
-        """The text, or the calls, that answer a `body` of the OpenAI form, and the tokens of its messages."""
-        messages = body.get("messages")
-        listed = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-        calls = () if self._script else tool_calls(body)
-        text = "" if calls else self._text(listed, body.get("response_format"), request)
-        return text, calls, sum(tokens_of(text_of(message.get("content"))) for message in listed)
+            return await self._events(asked, shapes.gemini_events(*said))
+        return await self._document(asked, shapes.gemini_content(*said))
 
     async def _responses(self, request: web.Request) -> web.StreamResponse:
-        body, refusal = await self._admit(request)
-        if refusal is not None:
-            return refusal
-        given = body.get("input")
-        messages = given if isinstance(given, list) else [{"role": "user", "content": str(given or "")}]
-        listed = [m for m in messages if isinstance(m, Mapping)]
-        wanted = body.get("text")
-        form = wanted.get("format") if isinstance(wanted, Mapping) else None
-        text = self._text(listed, form, request)
-        prompt = sum(tokens_of(text_of(message.get("content"))) for message in listed)
-        model = str(body.get("model", "simulated"))
-        if body.get("stream") is True:
-            return await self._stream(request, replies.response_events(model, text, prompt))
-        return self._json(request, replies.response(model, text, prompt))
+        asked = await self._admit(request, responses.read_response)
+        said = (asked.model, asked.text, asked.tokens, asked.calls)
+        if asked.refusal is not None:
+            return asked.refusal
+        if asked.stream:
+            return await self._events(asked, responses.response_events(*said))
+        return await self._document(asked, responses.response(*said))
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
-        body, refusal = await self._admit(request)
-        if refusal is not None:
-            return refusal
-        given = body.get("input")
+        asked = await self._admit(request)
+        given = asked.body.get("input")
         texts = [str(item) for item in given] if isinstance(given, list) else [str(given or "")]
         vectors = [embedding(text) for text in texts]
         tokens = sum(tokens_of(text) for text in texts)
-        return self._json(request, replies.embeddings(str(body.get("model", "simulated")), vectors, tokens))
+        document = replies.embeddings(asked.model, vectors, tokens)
+        return asked.refusal or await self._document(asked, document)
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        _, refusal = await self._admit(request)
-        return refusal or self._json(request, replies.models())
+        asked = await self._admit(request)
+        return asked.refusal or await self._document(asked, replies.models())
 
     async def _nothing(self, request: web.Request) -> web.StreamResponse:
-        _, refusal = await self._admit(request)
-        return refusal or web.json_response(
-            replies.error("no such path", "invalid_request_error"), status=404
-        )
+        asked = await self._admit(request)
+        return asked.refusal or self._refuse(request, "not_found")
 
-    async def _admit(self, request: web.Request) -> tuple[dict[str, Any], web.StreamResponse | None]:
-        """(decoded body, the answer where it isn't the ordinary one)."""
+    async def _admit(self, request: web.Request, read: _Read | None = None) -> _Asked:
+        """Log a request, and decide what it gets. `read`: into the form of chat completions, if any."""
         raw = await request.read()
         key = _key_of(request)
         authorised = hmac.compare_digest(key.encode(), self.key.encode())
         try:
             value = msgspec.json.decode(raw) if raw else {}
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             value = None
         body = value if isinstance(value, dict) else {}
+        fault = None
+        if authorised and self.behaviour.faults is not None:
+            fault = fault_of(self.behaviour.faults, self._asked)
+            self._asked += 1
         self.log.append(
             LoggedRequest(
                 method=request.method,
@@ -226,64 +207,88 @@ class Provider:
                 headers=tuple(sorted(name.lower() for name in request.headers)),
                 body=raw,
                 stream=body.get("stream") is True,
+                fault=fault.kind if fault is not None else "",
             )
         )
         if self.behaviour.latency_ms:
             await asyncio.sleep(self.behaviour.latency_ms / 1000)
-        return body, self._unusual(authorised, value)
+        refused = self._unusual(request, authorised, value) or await self._struck(request, fault)
+        if refused is None and read is not None:
+            return await self._said(request, body, read(body), fault)
+        return _Asked(request=request, body=body, refusal=refused, fault=fault)
 
-    def _unusual(self, authorised: bool, value: object) -> web.StreamResponse | None:
+    def _unusual(self, request: web.Request, authorised: bool, value: object) -> web.StreamResponse | None:
         behaviour = self.behaviour
         if not authorised:
-            return web.json_response(
-                replies.error("Incorrect API key provided", "invalid_request_error"), status=401
-            )
+            return self._refuse(request, "auth")
         if behaviour.redirect_to:
             return web.Response(status=307, headers={"Location": behaviour.redirect_to})
+        status = behaviour.status if behaviour.status != 200 else 0
         if self._failures:
             self._failures -= 1
-            status = behaviour.status if behaviour.status != 200 else 429
-            return web.json_response(
-                replies.error("scripted", "rate_limit_error"), status=status, headers={"Retry-After": "0"}
-            )
-        if behaviour.status != 200 and not behaviour.fail_next:
-            return web.json_response(replies.error("scripted", "server_error"), status=behaviour.status)
-        if value is None:
-            return web.json_response(replies.error("not JSON", "invalid_request_error"), status=400)
+            return self._refuse(request, behaviour.error or kind_of(status or 429), status)
+        if (behaviour.error or status) and not behaviour.fail_next:
+            return self._refuse(request, behaviour.error or kind_of(status), status)
+        return self._refuse(request, "bad_request") if value is None else None
+
+    async def _struck(self, request: web.Request, fault: Fault | None) -> web.StreamResponse | None:
+        """What a fault does before there is an answer."""
+        if fault is None:
+            return None
+        if fault.kind == "latency" and self.behaviour.faults is not None:
+            await asyncio.sleep(self.behaviour.faults.spike_ms / 1000)
+        elif fault.kind == "reset":
+            sending.reset(request)
+            return web.Response()
+        elif fault.kind in ("rate_limit", "server", "overloaded"):
+            return self._refuse(request, fault.kind)
         return None
 
-    def _text(self, messages: list[Mapping[str, Any]], form: object, request: web.Request) -> str:
-        text = self._script.popleft() if self._script else answer(messages, form)
-        return f"{text} {_key_of(request)}" if self.behaviour.echo_key in ("body", "stream") else text
+    async def _said(
+        self, request: web.Request, body: dict[str, Any], chat: Mapping[str, Any], fault: Fault | None
+    ) -> _Asked:
+        """What is said to a request in the form of chat completions: as scripted, else as ever."""
+        messages = chat.get("messages")
+        listed = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+        tokens = sum(tokens_of(text_of(message.get("content"))) for message in listed)
+        asked = _Asked(request=request, body=body, fault=fault, tokens=tokens)
+        most = self.behaviour.context_tokens
+        if most and tokens > most:
+            return asked.refused(self._refuse(request, "context_length", most=most, came=tokens))
+        scripted = self._script.popleft() if self._script else None
+        if isinstance(scripted, Scripted):
+            await asyncio.sleep(scripted.latency_ms / 1000)
+            if scripted.error:
+                return asked.refused(self._refuse(request, scripted.error, most=most or tokens, came=tokens))
+            calls: tuple[ToolCall, ...] = tuple(
+                ToolCall(f"call_sim_{len(listed)}_{place}", name, json.dumps(arguments))
+                for place, (name, arguments) in enumerate(scripted.calls)
+            )
+            text = scripted.text
+        else:
+            calls = tool_calls(chat) if scripted is None else ()
+            text = scripted or ("" if calls else answer(listed, chat.get("response_format")))
+        if self.behaviour.echo_key in ("body", "stream"):
+            text = f"{text} {_key_of(request)}"
+        return msgspec.structs.replace(asked, text=text, calls=calls)
 
-    def _json(self, request: web.Request, value: object) -> web.Response:
+    def _refuse(
+        self, request: web.Request, kind: ErrorKind, status: int = 0, *, most: int = 0, came: int = 0
+    ) -> web.StreamResponse:
+        wait = self.behaviour.retry_after_s
+        shape = shape_of(request.path)
+        refused = refusal(kind, shape, status=status, retry_after_s=wait, most=most, came=came)
+        return web.json_response(refused.document, status=refused.status, headers=refused.headers)
+
+    async def _document(self, asked: _Asked, value: object) -> web.StreamResponse:
         headers = {"x-request-id": "sim-" + secrets.token_hex(4)}
         if self.behaviour.echo_key == "header":
-            headers["x-debug-authorization"] = request.headers.get("Authorization", "")
-        return web.Response(body=msgspec.json.encode(value), content_type="application/json", headers=headers)
+            headers["x-debug-authorization"] = asked.request.headers.get("Authorization", "")
+        body = msgspec.json.encode(value)
+        return await sending.send_document(asked.request, body, headers, self.behaviour, asked.fault)
 
-    async def _stream(self, request: web.Request, events: list[bytes]) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        )
-        await response.prepare(request)
-        for index, event in enumerate(events):
-            if index == self.behaviour.break_after:
-                if request.transport is not None:
-                    request.transport.abort()
-                return response
-            for piece in self._pieces(event):
-                await response.write(piece)
-            if self.behaviour.chunk_ms:
-                await asyncio.sleep(self.behaviour.chunk_ms / 1000)
-        await response.write_eof()
-        return response
-
-    def _pieces(self, event: bytes) -> list[bytes]:
-        """Echoed keys are cut across writes: a scrubber that looks at single chunks misses them."""
-        if self.behaviour.echo_key != "stream":
-            return [event]
-        return [event[at : at + 7] for at in range(0, len(event), 7)]
+    async def _events(self, asked: _Asked, events: list[bytes]) -> web.StreamResponse:
+        return await sending.send_events(asked.request, events, self.behaviour, asked.fault)
 
 
 def _key_of(request: web.Request) -> str:
@@ -294,33 +299,7 @@ def _key_of(request: web.Request) -> str:
     return headers.get("x-api-key", "") or headers.get("x-goog-api-key", "") or request.query.get("key", "")
 
 
-async def _serve(port: int, key_file: str, behaviour: Behaviour) -> None:
-    key = ""
-    if key_file and Path(key_file).exists():  # noqa: ASYNC240 - once, before anything is served
-        key = Path(key_file).read_text(encoding="ascii").strip()  # noqa: ASYNC240 - as above
-    async with Provider.open(port=port, key=key) as provider:
-        provider.behave(behaviour)
-        if key_file and not key:
-            descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(provider.key)
-        where = key_file or "no file (--key-file keeps it)"
-        sys.stdout.write(f"{provider.base_url}\nkey: {where}\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="A local provider in OpenAI's shape.")
-    parser.add_argument("--port", type=int, default=0, help="0 (default) takes a free one; it is printed")
-    parser.add_argument("--key-file", default="", help="read the key here, or write a new one (0600)")
-    parser.add_argument("--latency-ms", type=int, default=0, help="before each answer")
-    parser.add_argument("--chunk-ms", type=int, default=0, help="between two events of a stream")
-    arguments = parser.parse_args()
-    behaviour = Behaviour(latency_ms=arguments.latency_ms, chunk_ms=arguments.chunk_ms)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(arguments.port, arguments.key_file, behaviour))
-
-
 if __name__ == "__main__":
+    from bridgehold.bridges.kit.serving import main
+
     main()

@@ -12,10 +12,6 @@ from bridgehold.bridges.kit.answers import tokens_of
 from bridgehold.bridges.kit.tool_calls import ToolCall
 
 
-def error(message: str, kind: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-
-
 def chat(
     model: str, text: str, prompt_tokens: int, *, usage: bool = True, calls: Sequence[ToolCall] = ()
 ) -> dict[str, Any]:
@@ -88,70 +84,6 @@ def chat_events(
         spent = _usage(said(text, calls), prompt_tokens)
         events.append(event({**base, "choices": [], "usage": spent}))
     return [*events, b"data: [DONE]\n\n"]
-
-
-def response(model: str, text: str, prompt_tokens: int, *, status: str = "completed") -> dict[str, Any]:
-    output_tokens = tokens_of(text) if text else 0
-    part = {"type": "output_text", "text": text, "annotations": []}
-    message = {
-        "type": "message",
-        "id": "msg_sim",
-        "status": status,
-        "role": "assistant",
-        "content": [part],
-    }
-    return {
-        "id": "resp_sim",
-        "object": "response",
-        "created_at": int(time.time()),
-        "status": status,
-        "model": model,
-        "output": [message] if text else [],
-        "parallel_tool_calls": True,
-        "tool_choice": "auto",
-        "tools": [],
-        "error": None,
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": {},
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "usage": {
-            "input_tokens": prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": output_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": prompt_tokens + output_tokens,
-        },
-    }
-
-
-def response_events(model: str, text: str, prompt_tokens: int) -> list[bytes]:
-    """Every event of a streamed response, encoded."""
-    begun = response(model, "", prompt_tokens, status="in_progress")
-    item = {"type": "message", "id": "msg_sim", "status": "in_progress", "role": "assistant", "content": []}
-    place = {"item_id": "msg_sim", "output_index": 0, "content_index": 0}
-    part = {"type": "output_text", "text": "", "annotations": []}
-    done = response(model, text, prompt_tokens)
-    listed: list[dict[str, Any]] = [
-        {"type": "response.created", "response": begun},
-        {"type": "response.in_progress", "response": begun},
-        {"type": "response.output_item.added", "output_index": 0, "item": item},
-        {"type": "response.content_part.added", **place, "part": part},
-    ]
-    listed += [
-        {"type": "response.output_text.delta", **place, "delta": word, "logprobs": []} for word in words(text)
-    ]
-    listed += [
-        {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
-        {"type": "response.content_part.done", **place, "part": {**part, "text": text}},
-        {"type": "response.output_item.done", "output_index": 0, "item": done["output"][0]},
-        {"type": "response.completed", "response": done},
-    ]
-    return [
-        f"event: {one['type']}\n".encode() + event({**one, "sequence_number": number})
-        for number, one in enumerate(listed)
-    ]
 
 
 def embeddings(model: str, vectors: list[list[float]], tokens: int) -> dict[str, Any]:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.errors import DeniedError, UsageError
-from bridgehold.host.artifacts import Artifact, ArtifactStore
+from bridgehold.host.artifacts import Artifact, ArtifactStore, Turns
 from bridgehold.host.faces.server import Emit, Method
 from bridgehold.host.settings import Settings
 from bridgehold.host.tools.values import ToolContext, ToolSpec
 from bridgehold.host.values import Principal
 from bridgehold.ids import LOCAL_TENANT
 
-T = TypeVar("T")
 _INSIDE_BYTES = 512 * 1024
 """Of one part that a bridge sends or gets: what any session's frames hold."""
 
@@ -56,12 +53,13 @@ class ListParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Artifacts:
     """Puts, gets and lists, each for one tenant, each in the audit."""
 
-    def __init__(self, store: ArtifactStore, journal: JournalClient, settings: Settings) -> None:
+    def __init__(
+        self, store: ArtifactStore, journal: JournalClient, settings: Settings, turns: Turns | None = None
+    ) -> None:
         self._store = store
         self._settings = settings
         self._journal = journal
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._turns = turns or Turns()
 
     def table(self) -> dict[str, Method]:
         return {
@@ -82,7 +80,7 @@ class Artifacts:
             await asyncio.to_thread(self._store.drop, tenant, params.upload)
             return {"upload": params.upload}
 
-        return await self._in_turn(tenant, drop)
+        return await self._turns.take(tenant, drop)
 
     async def get(self, principal: Principal, params: GetParams, _emit: Emit) -> dict[str, object]:
         return await self._get(self._for(principal, params.tenant), principal.name, params)
@@ -98,7 +96,7 @@ class Artifacts:
             await self._changed(tenant, principal.name, "removed", found)
             return found
 
-        return await self._in_turn(tenant, remove)
+        return await self._turns.take(tenant, remove)
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
         """As a tool's source: for the session's own tenant only."""
@@ -130,7 +128,7 @@ class Artifacts:
             said: dict[str, object] = msgspec.to_builtins(made)
             return said
 
-        return await self._in_turn(tenant, put)
+        return await self._turns.take(tenant, put)
 
     async def _get(self, tenant: str, principal: str, params: GetParams) -> dict[str, object]:
         found = await asyncio.to_thread(self._store.stat, tenant, params.digest)
@@ -155,18 +153,6 @@ class Artifacts:
             raise DeniedError(f"{principal.name} may not act for tenant {tenant[:64]!r}")
         self._settings.features.demand("artifacts", tenant)
         return tenant
-
-    async def _in_turn(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
-        """One change of a tenant's at a time, to its end, even where who asked is gone: a thread goes on."""
-
-        async def alone() -> T:
-            async with self._turns.setdefault(tenant, asyncio.Lock()):
-                return await change()
-
-        task = asyncio.create_task(alone())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
 
     async def _changed(self, tenant: str, principal: str, action: str, one: Artifact) -> None:
         event = ArtifactChanged(

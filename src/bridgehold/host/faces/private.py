@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Self
 
 from bridgehold.errors import HostUnavailableError
@@ -23,9 +24,17 @@ class PrivateHost:
         self._process = process
         self._lifeline = lifeline
 
+    @property
+    def pid(self) -> int:
+        """Its supervisor's."""
+        return self._process.pid
+
     @classmethod
-    def start(cls, layout: Layout) -> Self:
-        """Start a host on `layout` and wait until it listens. Raises `HostUnavailableError`."""
+    def start(cls, layout: Layout, environ: Mapping[str, str] | None = None) -> Self:
+        """Start a host on `layout` and wait until it listens. Raises `HostUnavailableError`.
+
+        `environ`: its environment; this process's, if left out.
+        """
         lifeline_read, lifeline_write = os.pipe()
         ready_read, ready_write = os.pipe()
         argv = [sys.executable, "-m", "bridgehold.host.supervise_main"]
@@ -37,7 +46,7 @@ class PrivateHost:
             stderr=subprocess.PIPE,
             pass_fds=(lifeline_read, ready_write),
             start_new_session=True,
-            env={key: value for key, value in os.environ.items() if key != HOME_VARIABLE},
+            env={key: value for key, value in (environ or os.environ).items() if key != HOME_VARIABLE},
         )
         os.close(lifeline_read)
         os.close(ready_write)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -66,6 +66,11 @@ class SyncClient:
         return cls._enter(lambda stack: stack.enter_async_context(Host.open(layout)))
 
     @classmethod
+    def of(cls, opener: contextlib.AbstractAsyncContextManager[Client]) -> Self:
+        """Of any client that `opener` opens: ``SyncClient.of(FakeHost("talk.jsonl"))``."""
+        return cls._enter(lambda stack: stack.enter_async_context(opener))
+
+    @classmethod
     def _enter(cls, enter: Any) -> Self:
         loop = _Loop()
         stack = contextlib.AsyncExitStack()
@@ -76,8 +81,7 @@ class SyncClient:
             raise
 
     def close(self) -> None:
-        self._loop.run(self._stack.aclose())
-        self._loop.close()
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +89,10 @@ class SyncClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self._loop.run(_unwound(self._stack, kind, error, trace))
+        finally:
+            self._loop.close()
 
     def request(
         self, method: str, params: dict[str, Any] | None = None, on_event: Progress | None = None
@@ -101,10 +108,11 @@ class SyncClient:
         session: str = ANONYMOUS_SESSION,
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
+        tools: Tools = (),
     ) -> Reply:
         """Run ``bridge:operation`` and give the whole `Reply`."""
         work = self._client.call(
-            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms
+            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms, tools=tools
         )
         return self._loop.run(work)
 
@@ -143,6 +151,20 @@ class SyncClient:
             yield SyncSession(self._loop, session)
         finally:
             self._loop.run(_leave(manager))
+
+    @contextlib.contextmanager
+    def recording(self, file: Path | str) -> Iterator[Self]:
+        """A client whose requests are written to `file`, as `bridgehold.testing.record` does."""
+        from bridgehold.host.faces.testing.recorder import record
+
+        stack = contextlib.AsyncExitStack()
+        recorder = self._loop.run(stack.enter_async_context(record(self._client, file)))
+        try:
+            yield type(self)(self._loop, recorder, contextlib.AsyncExitStack())
+        except BaseException as error:
+            self._loop.run(_unwound(stack, type(error), error, error.__traceback__))
+            raise
+        self._loop.run(stack.aclose())
 
     def put(self, data: bytes | Path, **more: str) -> Artifact:
         """As `Client.put`."""
@@ -220,12 +242,41 @@ class SyncSession:
             )
         )
 
+    def stream(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """As `ClientSession.stream`."""
+        events = self._session.stream(operation, arguments, deadline_ms=deadline_ms)
+        try:
+            while (event := self._loop.run(_next(events))) is not None:
+                yield event
+        finally:
+            self._loop.run(_closed(events))
+
     def logs(self) -> str:
         return self._loop.run(self._session.logs())
 
 
 async def _connected(stack: contextlib.AsyncExitStack, path: Path | str | None, token: str) -> Client:
     return await stack.enter_async_context(await Client.connect(path, token=token))
+
+
+async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+    return await anext(events, None)
+
+
+async def _closed(events: AsyncIterator[dict[str, Any]]) -> None:
+    if isinstance(events, AsyncGenerator):
+        await events.aclose()
+
+
+async def _unwound(
+    stack: contextlib.AsyncExitStack,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    await stack.__aexit__(kind, error, trace)
 
 
 async def _leave(manager: contextlib.AbstractAsyncContextManager[Any]) -> None:

@@ -98,7 +98,7 @@ def admit(
     name, known = provider
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
     query = parse_query(target.query)
-    credential = _check_credential(grant, session, name, headers, query)
+    credential = check_credential(grant, session, name, headers, query)
     value, facts = _parse(body, known.shape if known else "openai")
     path, rule = _decide(grant, name, target, facts)
     if known is None:
@@ -137,7 +137,7 @@ def _decide(grant: Grant, name: str, target: Target, facts: BodyFacts) -> tuple[
     return path, decision.rule
 
 
-def _check_credential(grant: Grant, session: SessionFacts, name: str, headers: Pairs, query: Pairs) -> str:
+def check_credential(grant: Grant, session: SessionFacts, name: str, headers: Pairs, query: Pairs) -> str:
     """The guest's own key where the policy passes it on; otherwise empty. Raises `Refused`."""
     found = presented(name, session.placeholders, headers, query)
     if found.verdict == "ok":

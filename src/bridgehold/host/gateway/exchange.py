@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, TypeVar
 
 from bridgehold.audit.events import EgressOutcome
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
@@ -14,10 +15,31 @@ from bridgehold.host.gateway.usage import UsageTap
 from bridgehold.host.gateway.wire import GuestGone, Wire
 from bridgehold.host.keeper.protocol import UpstreamRequest
 
+T = TypeVar("T")
+
 if TYPE_CHECKING:
     from bridgehold.host.budgets import Reservation
     from bridgehold.host.gateway.gateway import Gateway
     from bridgehold.host.keeper.client import UpstreamResponse
+
+
+async def until_guest_leaves(wire: Wire, asking: Coroutine[None, None, T]) -> T:
+    """What `asking` gives; where the guest closes its end first, `asking` is ended, and `GuestGone`."""
+    gone = asyncio.Event()
+    with wire.watch_end(gone):
+        work = asyncio.ensure_future(asking)
+        leaving = asyncio.ensure_future(gone.wait())
+        try:
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise GuestGone("it closed before the answer was complete")
+            return await work
+        finally:
+            for task in (work, leaving):
+                task.cancel()
+            await asyncio.wait({work, leaving})
+            if not work.cancelled():
+                work.exception()  # seen, also where the guest left first
 
 
 class Exchange:
@@ -59,7 +81,7 @@ class Exchange:
     async def _exchange(self) -> str:
         try:
             async with asyncio.timeout(self._gateway.limits.request_ms / 1000):
-                await self._until_guest_leaves()
+                await until_guest_leaves(self._wire, self._ask())
         except TimeoutError:
             return await self._broke(
                 Refusal(status=504, rule="gateway.timeout", reason="the answer took too long")
@@ -80,23 +102,6 @@ class Exchange:
             refusal = Refusal(status=502, rule=f"keeper.{error.code}", reason=error.message, hint=error.hint)
             return await self._broke(refusal)
         return ""
-
-    async def _until_guest_leaves(self) -> None:
-        gone = asyncio.Event()
-        with self._wire.watch_end(gone):
-            work = asyncio.ensure_future(self._ask())
-            leaving = asyncio.ensure_future(gone.wait())
-            try:
-                await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    raise GuestGone("it closed before the answer was complete")
-                await work
-            finally:
-                for task in (work, leaving):
-                    task.cancel()
-                await asyncio.wait({work, leaving})
-                if not work.cancelled():
-                    work.exception()  # seen, also where the guest left first
 
     async def _ask(self) -> None:
         admitted, facts = self._admitted, self._gateway.facts

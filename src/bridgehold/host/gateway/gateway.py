@@ -19,6 +19,7 @@ import h11
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.budgets import Budgets, Buffers, TokenBucket
+from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.outside import Outside
 from bridgehold.host.gateway.parse import BadRequest, Target, check_head, parse_head
 from bridgehold.host.gateway.records import Records
@@ -60,6 +61,7 @@ class Gateway:
         budgets: Budgets,
         buffers: Buffers,
         providers: Mapping[str, ProviderFacts],
+        downloads: Downloads,
         current_command: Callable[[], str],
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
@@ -74,6 +76,7 @@ class Gateway:
         self.budgets = budgets
         self.buffers = buffers
         self.providers = providers
+        self.downloads = downloads
         self.limits = limits or GatewayLimits()
         self.lookup = lookup
         self.provider_hosts = frozenset(
@@ -161,7 +164,8 @@ class Gateway:
         """Have keys at hand before the first request: an encrypted file takes a second to open."""
         for name in self.facts.placeholders:
             secret = secret_of(self.grant, name)
-            if secret is not None:
+            known = self.providers.get(name)
+            if secret is not None and (known is None or known.keyed):
                 with contextlib.suppress(BridgeholdError):  # the request itself will say what is missing
                     await self.keeper.prefetch(self.facts.tenant, name, secret.name)
 

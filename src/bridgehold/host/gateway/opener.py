@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from bridgehold.errors import DeniedError
 from bridgehold.host.budgets import Budgets, Buffers
 from bridgehold.host.config import Config
+from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.gateway import Gateway, Keeper
 from bridgehold.host.gateway.values import Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.keeper.resolve import Lookup, system_lookup
@@ -30,6 +31,7 @@ class GatewayOpener:
         keeper: Keeper,
         audit: Audit,
         budgets: Budgets,
+        downloads: Downloads,
         current_command: Callable[[str], str],
         on_degraded: Callable[[str], None] | None = None,
         limits: GatewayLimits | None = None,
@@ -38,6 +40,7 @@ class GatewayOpener:
         self._keeper = keeper
         self._audit = audit
         self._budgets = budgets
+        self._downloads = downloads
         self._current_command = current_command
         self._on_degraded = on_degraded
         self._limits = limits or GatewayLimits()
@@ -71,6 +74,7 @@ class GatewayOpener:
             budgets=self._budgets,
             buffers=self._buffers,
             providers=self._providers,
+            downloads=self._downloads,
             current_command=lambda: self._current_command(session),
             limits=self._limits,
             lookup=self._lookup,
@@ -95,6 +99,7 @@ def provider_facts(config: Config) -> dict[str, ProviderFacts]:
             host=host,
             port=parts.port or (443 if parts.scheme == "https" else 80),
             shape=section.shape,
+            keyed=section.auth != "none",
             version=last if _VERSION.fullmatch(last) else "",
         )
     return found

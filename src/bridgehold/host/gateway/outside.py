@@ -49,7 +49,7 @@ class Outside:
 
     async def serve(self, connection: h11.Connection, request: h11.Request) -> None:
         """Tunnel or forward, then the connection is done. Raises `GuestGone`, `BadRequest`."""
-        replies = Replies(self._wire, connection, "openai")
+        replies = Replies(self._wire, connection, "openai", bodiless=request.method == b"HEAD")
         pieces = [piece async for piece in self._body(connection)]
         refusal = self._check(request)
         if refusal is None:

@@ -39,10 +39,12 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 class Replies:
     """The response side of one request."""
 
-    def __init__(self, wire: Wire, connection: h11.Connection, shape: str) -> None:
+    def __init__(self, wire: Wire, connection: h11.Connection, shape: str, *, bodiless: bool = False) -> None:
+        """`bodiless`: it was asked by HEAD, so no byte may follow a head."""
         self._wire = wire
         self._connection = connection
         self._shape = shape
+        self._bodiless = bodiless
         self.started = False
         self.sent = 0
 
@@ -83,11 +85,11 @@ class Replies:
         if close:
             headers.append((b"connection", b"close"))
         self.started = True
-        self.sent += len(body)
+        self.sent += 0 if self._bodiless else len(body)
         response = h11.Response(status_code=refusal.status, headers=headers)
         payload = b"".join(
             self._connection.send(event) or b""
-            for event in (response, h11.Data(data=body), h11.EndOfMessage())
+            for event in (response, *([] if self._bodiless else [h11.Data(data=body)]), h11.EndOfMessage())
         )
         await self._wire.send(payload)
 

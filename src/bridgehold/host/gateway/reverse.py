@@ -13,6 +13,7 @@ import h11
 from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.gateway.admit import Admitted, Refused, admit, parts_of
 from bridgehold.host.gateway.exchange import Exchange
+from bridgehold.host.gateway.hub import HubProxy, admit_download
 from bridgehold.host.gateway.parse import Target
 from bridgehold.host.gateway.replies import Refusal, Replies
 from bridgehold.host.gateway.values import ProviderFacts
@@ -32,6 +33,7 @@ class ReverseProxy:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._hub = HubProxy(gateway)
 
     async def serve(
         self, wire: Wire, connection: h11.Connection, request: h11.Request, target: Target
@@ -39,12 +41,17 @@ class ReverseProxy:
         """Answer one request. Raises `GuestGone` and `BadRequest`; afterwards the connection may go on."""
         name, _, _ = target.path.removeprefix("/").partition("/")
         provider = self._gateway.providers.get(name)
-        replies = Replies(wire, connection, provider.shape if provider else "openai")
+        shape = provider.shape if provider else "openai"
+        replies = Replies(wire, connection, shape, bodiless=request.method == b"HEAD")
         size = _declared(request, self._gateway.grant.limits.request_bytes)
         try:
             async with self._gateway.buffers.hold(self._gateway.facts.session, size) as holding:
                 body = await self._read(wire, connection)
                 holding.shrink(len(body))
+                if provider is not None and provider.shape == "hub":
+                    asked = admit_download(self._gateway, request, target, provider, body)
+                    await self._hub.serve(wire, replies, asked)
+                    return
                 admitted = await self._admit(request, target, (name, provider), body)
                 await self._forward(wire, replies, admitted)
         except Refused as refused:

@@ -58,6 +58,14 @@ def _custom_denial(denial: Denial) -> object:
     return {"error": {"message": denial.message, "code": denial.rule}}
 
 
+def _hub_denial(denial: Denial) -> object:
+    return {"error": denial.message, "code": denial.rule}
+
+
+def _no_usage(_value: object) -> Usage | None:
+    return None
+
+
 def _openai_usage(value: object) -> Usage | None:
     """Chat completions and embeddings (prompt_/completion_tokens), responses (input_/output_tokens)."""
     if not isinstance(value, dict):
@@ -106,6 +114,7 @@ _SHAPES: dict[str, ShapeRules] = {
     ),
     "anthropic": ShapeRules(denial=_anthropic_denial, usage=_anthropic_usage, queries=frozenset({"beta"})),
     "gemini": ShapeRules(denial=_gemini_denial, usage=_gemini_usage, queries=frozenset({"alt"})),
+    "hub": ShapeRules(denial=_hub_denial, usage=_no_usage, queries=frozenset()),
     "custom": ShapeRules(denial=_custom_denial, usage=_openai_usage, queries=None),
 }
 

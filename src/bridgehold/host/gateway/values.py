@@ -30,6 +30,8 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Normalised, for the audit and for refusing tunnels to it."""
     port: int
     shape: Shape = "openai"
+    keyed: bool = True
+    """Whether requests to it carry the tenant's key; only a hub may do without."""
     version: str = ""
     """Last segment of its base path, such as ``v1``: guests may send it, or leave it out."""
 

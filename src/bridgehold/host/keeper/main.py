@@ -87,6 +87,9 @@ class Keeper:
         if ask.how == "pass":
             await self._upstream.answer(stream, ask, entry, ask.credential.encode("ascii", "replace"))
             return
+        if not entry.keyed:
+            await self._upstream.answer(stream, ask, entry, b"")
+            return
         held = await self._vault.find(ask.tenant, ask.session, entry, ask.secret)
         await self._with_key(stream, ask, entry, held)
 
@@ -106,7 +109,8 @@ class Keeper:
     async def _control(self, ask: protocol.Ask) -> bytes:
         match ask:
             case protocol.Prefetch():
-                await self._vault.find(ask.tenant, "", self._entry(ask.provider), ask.secret)
+                if self._entry(ask.provider).keyed:
+                    await self._vault.find(ask.tenant, "", self._entry(ask.provider), ask.secret)
             case protocol.PutSessionSecret():
                 self._vault.put_session(ask.session, ask.provider, ask.value)
             case protocol.DropSession():

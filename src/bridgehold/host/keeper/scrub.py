@@ -20,10 +20,10 @@ class Scrubber:
     """For one answer. `count` says how often the value was masked so far."""
 
     def __init__(self, value: bytes) -> None:
+        """`value` may be empty: then nothing is masked."""
         forms = {form for form in _forms(value) if len(form) >= 6}
         self._forms = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(re.escape(form) for form in self._forms))
-        self._longest = max(len(form) for form in self._forms)
+        self._pattern = re.compile(b"|".join(re.escape(form) for form in self._forms) or b"(?!)")
         self._held = b""
         self.count = 0
 

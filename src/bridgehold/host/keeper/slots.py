@@ -75,6 +75,8 @@ def inject(
     kept = {name: value for name, value in headers.items() if name.lower() not in AUTH_HEADERS}
     plain = [(name, value) for name, value in query if name.lower() not in AUTH_QUERY]
     kind, _, slot = entry.auth.partition(":")
+    if kind == "none":
+        return kept, plain
     if kind == "header":
         kept[slot] = key
     elif kind == "query":

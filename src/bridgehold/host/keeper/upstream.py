@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -23,12 +23,14 @@ from yarl import URL
 
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.host.keeper.channel import Stream
+from bridgehold.host.keeper.follow import FOLLOWED, MOST_HOPS, REDIRECTS, TOLD, Hop, next_hop
 from bridgehold.host.keeper.protocol import DATA, END, Done, UpstreamHead, UpstreamRequest
 from bridgehold.host.keeper.resolve import Lookup, resolve, system_lookup
 from bridgehold.host.keeper.scrub import Scrubber
 from bridgehold.host.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
 from bridgehold.host.keeper.stores import check_value
 from bridgehold.host.keeper.values import ProviderEntry, UpstreamLimits
+from bridgehold.policies.downloads import parse_wanted
 from bridgehold.policies.names import normalise_path
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"})
@@ -93,7 +95,8 @@ class Upstream:
         self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes
     ) -> None:
         """Send `request` with `key`, and stream the answer. Raises typed errors that hold no key."""
-        check_value(key)
+        if entry.keyed:
+            check_value(key)
         try:
             async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
                 await self._answer(stream, request, entry, key)
@@ -107,7 +110,10 @@ class Upstream:
     ) -> None:
         headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
         url = make_url(entry, request, query)
-        await self._vet_literal(entry)
+        await self._vet_literal(entry, entry.host)
+        if entry.shape == "hub":
+            await self._download(stream, request, entry, key, (url, headers))
+            return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
         body = await self._body(stream, request)
@@ -117,10 +123,41 @@ class Upstream:
         ) as response:
             await self._pass_on(stream, request, response, Scrubber(key), entry)
 
-    async def _vet_literal(self, entry: ProviderEntry) -> None:
+    async def _download(
+        self,
+        stream: Stream,
+        request: UpstreamRequest,
+        entry: ProviderEntry,
+        key: bytes,
+        first: tuple[URL, dict[str, str]],
+    ) -> None:
+        """A hub is only read; its redirects are followed, the key stays at its own origin."""
+        if request.method != "GET" or request.body_bytes:
+            raise DeniedError("a hub is only read", where="method")
+        parse_wanted(request.path)  # a host that was taken over reads models too, and no accounts
+        hop = Hop(url=str(first[0]), host=entry.host, keyed=True)
+        told: dict[str, str] = {}
+        for _ in range(MOST_HOPS + 1):
+            await self._vet_literal(entry, hop.host)
+            headers = first[1] if hop.keyed else {"Accept-Encoding": "identity"}
+            async with self._pool(request.tenant, entry).get(
+                URL(hop.url, encoded=True), headers=headers, allow_redirects=False
+            ) as response:
+                if hop.keyed:
+                    told |= {name: response.headers[name] for name in TOLD if name in response.headers}
+                if response.status not in REDIRECTS:
+                    if not hop.keyed:
+                        told[FOLLOWED] = hop.host
+                    scrubber = Scrubber(key if hop.keyed else b"")
+                    await self._pass_on(stream, request, response, scrubber, entry, told=told)
+                    return
+                hop = next_hop(entry, hop, response.headers.get("Location", ""))
+        raise ProviderError(f"{entry.name} redirects more than {MOST_HOPS} times", where=entry.host)
+
+    async def _vet_literal(self, entry: ProviderEntry, host: str) -> None:
         """aiohttp asks no resolver for an address; ours vets it all the same."""
-        if not entry.private and not re.search(r"[a-z]", entry.host):
-            await resolve(entry.host, 0, private=False, lookup=self._lookup)
+        if not entry.private and not re.search(r"[a-z]", host):
+            await resolve(host, 0, private=False, lookup=self._lookup)
 
     async def _body(self, stream: Stream, request: UpstreamRequest) -> bytes | AsyncIterator[bytes] | None:
         if request.body_bytes > self._limits.request_bytes:
@@ -137,7 +174,11 @@ class Upstream:
         response: aiohttp.ClientResponse,
         scrubber: Scrubber,
         entry: ProviderEntry,
+        *,
+        told: Mapping[str, str] | None = None,
     ) -> None:
+        """`told`: what a hub said of a file, before it led elsewhere."""
+        bound = self._limits.response_bytes if told is None else self._limits.download_bytes
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
             raise ProviderError(
@@ -146,14 +187,18 @@ class Upstream:
             )
         if response.status < 200:
             raise ProviderError(f"{entry.name} wants to switch protocols", where=entry.host)
-        head = UpstreamHead(status=response.status, headers=returned_headers(response.headers, scrubber))
+        headers = returned_headers(response.headers, scrubber)
+        if told is not None:
+            kept = tuple(pair for pair in headers if pair[0] not in (*TOLD, FOLLOWED))
+            headers = (*kept, *((name, scrubber.text(value)) for name, value in told.items()))
+        head = UpstreamHead(status=response.status, headers=headers)
         await stream.send_head(msgspec.json.encode(head))
         total = 0
         if request.method != "HEAD":
             async for chunk in response.content.iter_any():
                 total += len(chunk)
-                if total > self._limits.response_bytes:
-                    raise LimitError(f"an answer has at most {self._limits.response_bytes} bytes")
+                if total > bound:
+                    raise LimitError(f"an answer has at most {bound} bytes")
                 await stream.send(scrubber.feed(chunk))
         await stream.send(scrubber.finish())
         await stream.end(msgspec.json.encode(Done(scrubbed=scrubber.count, response_bytes=total)))

@@ -12,14 +12,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bridgehold.errors import ConfigError
+from bridgehold.errors import ConfigError, DeniedError
 from bridgehold.ids import is_name
+from bridgehold.policies.names import normalise_host_pattern
 
 if TYPE_CHECKING:
     from bridgehold.host.config import Config
     from bridgehold.host.layout import Layout
 
-Shape = Literal["openai", "anthropic", "gemini", "custom"]
+Shape = Literal["openai", "anthropic", "gemini", "custom", "hub"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _UNRESERVED = re.compile(r"(/[A-Za-z0-9_.~:-]+)*/?")
@@ -32,11 +33,17 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     shape: Shape = "openai"
     auth: str = "bearer"
-    """``bearer``, ``header:NAME`` or ``query:NAME``."""
+    """``bearer``, ``header:NAME``, ``query:NAME``, or of a hub ``none``: it is asked without a key."""
     secret: str = ""
     """Name of the tenant's secret; the provider's own name if empty."""
     private: bool = False
     """It may live at a loopback or private address, and without TLS (weakening ``private_network``)."""
+    hosts: tuple[str, ...] = ()
+    """Of a hub: hosts (``host``, ``*.host``, ``host:port``) that its redirects may lead to, without a key."""
+
+    @property
+    def keyed(self) -> bool:
+        return self.auth != "none"
 
     @property
     def secret_name(self) -> str:
@@ -66,6 +73,8 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     request_bytes: int = 64 * 1024 * 1024
     response_bytes: int = 256 * 1024 * 1024
+    download_bytes: int = 1024 * 1024 * 1024 * 1024
+    """Of a file of a hub; the policy's own bound is the host's to keep."""
     connect_ms: int = 10_000
     idle_ms: int = 300_000
     """Longest silence of a provider, before and within its answer."""
@@ -104,6 +113,7 @@ def keeper_config(layout: Layout, config: Config, *, credentials_directory: str 
             auth=section.auth,
             secret=section.secret,
             private=section.private,
+            hosts=section.hosts,
         )
         for name, section in sorted(config.providers.items())
     )
@@ -134,10 +144,29 @@ def _provider_faults(entry: ProviderEntry) -> list[str]:
     if entry.secret and not is_name(entry.secret):
         faults.append("secret is not a name")
     kind, _, slot = entry.auth.partition(":")
-    if entry.auth != "bearer" and (kind not in ("header", "query") or not _TOKEN.fullmatch(slot)):
+    if entry.auth == "none":
+        if entry.shape != "hub":
+            faults.append("auth none is a hub's only")
+    elif entry.auth != "bearer" and (kind not in ("header", "query") or not _TOKEN.fullmatch(slot)):
         faults.append("auth is none of bearer, header:NAME, query:NAME")
+    if entry.hosts and entry.shape != "hub":
+        faults.append("hosts are a hub's only")
+    faults += [
+        f"hosts: {host[:80]!r} is no host, *.host or host:port" for host in entry.hosts if not is_place(host)
+    ]
     faults += _url_faults(entry)
     return [f"providers.{entry.name[:63]}: {fault}" for fault in faults]
+
+
+def is_place(text: str) -> bool:
+    """Whether `text` is a host, a pattern of hosts, or either with a port (pure)."""
+    host, colon, port = text.partition(":")
+    if colon and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
+        return False
+    try:
+        return normalise_host_pattern(host) == host
+    except DeniedError:
+        return False
 
 
 def _url_faults(entry: ProviderEntry) -> list[str]:

@@ -1,7 +1,7 @@
-"""transformers with torch: models, tokenizers, pipelines, streams, training. No network, no foreign code.
+"""transformers with torch: models, tokenizers, pipelines, streams, training. No foreign code.
 
-Models come from folders that the policy gives, from what the operator had loaded ahead, or are made
-on the spot; weights are safetensors, never pickle.
+Models come from folders that the policy gives, from a hub that it grants, from what the operator had
+loaded ahead, or are made on the spot; weights are safetensors, never pickle.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import hf_data
 import hf_generate
 import hf_models
+import hf_names
 import hf_places
 import hf_saved
 import hf_tasks
@@ -86,6 +87,9 @@ class TransformersBridge(Bridge):
     def load_model(
         self,
         *,
+        name: str | None = None,
+        revision: str | None = None,
+        refresh: bool = False,
         path: str | None = None,
         config: dict[str, Any] | None = None,
         head: str = "causal-lm",
@@ -95,12 +99,18 @@ class TransformersBridge(Bridge):
         seed: int = 0,
         id: str | None = None,
     ) -> dict[str, Any]:
-        if (path is None) is (config is None):
-            raise InvalidInput("a model comes from a path or is made of a config: one of the two")
+        if [name, path, config].count(None) != 2:
+            raise InvalidInput(
+                "a model has a name, comes from a path or is made of a config: one of the three"
+            )
         if labels and head != "sequence-classification":
             raise InvalidInput("labels are a sequence-classification model's")
         known: Any = {"dtype": dtype, "device": device, "labels": labels or [], "held": self._held()}
-        if path is not None:
+        if name is not None:
+            with hf_names.named(self, name, revision, refresh=refresh, held=self._held()) as place:
+                model = hf_models.load(place.folder, head, **known)
+            model.source = place.source
+        elif path is not None:
             model = hf_models.load(path, head, **known)
         else:
             model = hf_models.make(config or {}, head, seed=seed, **known)
@@ -144,6 +154,9 @@ class TransformersBridge(Bridge):
     def load_tokenizer(
         self,
         *,
+        name: str | None = None,
+        revision: str | None = None,
+        refresh: bool = False,
         path: str | None = None,
         texts: list[str] | None = None,
         kind: str = "bpe",
@@ -152,9 +165,15 @@ class TransformersBridge(Bridge):
         lowercase: bool = False,
         id: str | None = None,
     ) -> dict[str, Any]:
-        if (path is None) is (texts is None):
-            raise InvalidInput("a tokenizer comes from a path or is trained on texts: one of the two")
-        if path is not None:
+        if [name, path, texts].count(None) != 2:
+            raise InvalidInput(
+                "a tokenizer has a name, comes from a path or is trained on texts: one of the three"
+            )
+        if name is not None:
+            with hf_names.named(self, name, revision, refresh=refresh, words=True) as place:
+                words = hf_tokens.load(place.folder)
+            words.source = place.source
+        elif path is not None:
             words = hf_tokens.load(path)
         else:
             words = hf_tokens.train(

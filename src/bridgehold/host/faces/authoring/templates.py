@@ -27,7 +27,9 @@ resource = "greeting"
 id_field = "id"
 [operations.create_greeting.arguments]
 required = ["words"]
-properties = { words = { type = "string", minLength = 1, maxLength = 200 }, id = { type = "string" } }
+[operations.create_greeting.arguments.properties]
+words = { type = "string", minLength = 1, maxLength = 200, examples = ["Hello, {name}!"] }
+id = { type = "string" }
 
 [operations.greet]
 summary = "Greet somebody"
@@ -97,6 +99,7 @@ _README = """\
 ```
 bridgehold run {name}:{first} --args '{arguments}'
 bridgehold bridge check {name}
+bridgehold chaos {name}
 pytest {folder}
 ```
 """

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,6 @@ from rich.markup import escape
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.faces.authoring.check import Verdict, check
-from bridgehold.host.faces.authoring.locking import lock
 from bridgehold.host.faces.authoring.scripts import read_script
 from bridgehold.host.faces.authoring.templates import bridge_from, new_bridge
 from bridgehold.host.faces.cli.policy import offline_registry
@@ -26,6 +26,9 @@ from bridgehold.host.layout import default_layout
 from bridgehold.ids import LOCAL_TENANT, parse_name
 
 Name = Annotated[str, typer.Argument(help="The bridge.")]
+Provider = Annotated[
+    bool, typer.Option("--provider", help="On a private host, with the provider played on this machine.")
+]
 _LOOK_SECONDS = 0.3
 
 
@@ -75,6 +78,8 @@ def lock_bridge(
     ] = "",
 ) -> None:
     """Resolve what the bridge asks for to exact versions with hashes: wheels only, nothing is run."""
+    from bridgehold.host.faces.authoring.locking import lock
+
     manifest = offline_registry().manifest(name)
     version = python or f"{sys.version_info[0]}.{sys.version_info[1]}"
     with err.status(f"resolving {name} for Python {version}"):
@@ -85,11 +90,12 @@ def lock_bridge(
 def check_bridge(
     name: Name,
     tenant: Annotated[str, typer.Option(help="Under whose policy.")] = LOCAL_TENANT,
+    provider: Provider = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Try what any bridge must do, in a sandbox under its own policy; exit status 1 where something fails."""
     manifest = offline_registry().manifest(name)
-    found = asyncio.run(_check(manifest, tenant))
+    found = asyncio.run(_check(manifest, tenant, provider=provider))
     if json_output:
         print_json(found)
     else:
@@ -98,8 +104,9 @@ def check_bridge(
         raise typer.Exit(1)
 
 
-async def _check(manifest: Manifest, tenant: str) -> list[Verdict]:
-    async with Host.open() as host:
+async def _check(manifest: Manifest, tenant: str, *, provider: bool) -> list[Verdict]:
+    async with contextlib.AsyncExitStack() as stack:
+        host, _ = await _open(stack, manifest.name, provider=provider)
         return [verdict async for verdict in check(host, manifest, tenant)]
 
 
@@ -107,17 +114,19 @@ def dev(
     operation: Annotated[str, typer.Argument(help="BRIDGE:OPERATION, run again after each save.")],
     args: Annotated[str, typer.Option("--args", help="Arguments as JSON; '-' or @FILE to read them.")] = "{}",
     runs: Annotated[int, typer.Option(help="Stop after so many runs; 0: at Ctrl-C.")] = 0,
+    provider: Provider = False,
 ) -> None:
     """Run an operation in a fresh sandbox after each save, with its log and traceback."""
     bridge = operation.partition(":")[0]
     manifest = offline_registry().manifest(bridge)
     arguments = read_arguments(args)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_dev(operation, arguments, manifest.folder, runs))
+        asyncio.run(_dev(operation, arguments, manifest.folder, runs, provider=provider))
 
 
-async def _dev(operation: str, arguments: dict[str, Any], folder: Path, runs: int) -> None:
-    async with Host.open() as host:
+async def _dev(operation: str, arguments: dict[str, Any], folder: Path, runs: int, *, provider: bool) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        host, refresh = await _open(stack, folder.name, provider=provider)
         done, seen = 0, None
         while not runs or done < runs:
             now = _stamps(folder)
@@ -125,7 +134,21 @@ async def _dev(operation: str, arguments: dict[str, Any], folder: Path, runs: in
                 await asyncio.sleep(_LOOK_SECONDS)
                 continue
             seen, done = now, done + 1
+            refresh()
             await _run_once(host, operation, arguments)
+
+
+async def _open(
+    stack: contextlib.AsyncExitStack, bridge: str, *, provider: bool
+) -> tuple[Client, Callable[[], None]]:
+    """The user's host, or a private one with a simulated provider; and what takes the bridge's files anew."""
+    from bridgehold.host.faces.testing.playground import hosted, playground
+
+    if not provider:
+        return await stack.enter_async_context(Host.open()), lambda: None
+    ground = await stack.enter_async_context(playground(bridge))
+    host, _ = await stack.enter_async_context(hosted(ground))
+    return host, ground.refresh
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:

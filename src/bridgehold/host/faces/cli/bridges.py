@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bridgehold.bridges.adapters import adapter_source
-from bridgehold.host.faces.cli import authoring
+from bridgehold.host.faces.cli import authoring, chaos
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.faces.client import Host
@@ -23,6 +23,7 @@ app.command("new")(authoring.new)
 app.command("lock")(authoring.lock_bridge)
 app.command("check")(authoring.check_bridge)
 app.command("dev")(authoring.dev)
+app.command("provider")(chaos.provider)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

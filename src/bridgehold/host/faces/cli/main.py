@@ -14,6 +14,7 @@ from bridgehold.host.faces.cli import (
     audit,
     bench,
     bridges,
+    chaos,
     demo,
     doctor,
     observe,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("bench")(bench.bench)
+app.command("chaos")(chaos.chaos)
 app.command("doctor")(doctor.doctor)
 app.command("run")(run.run)
 app.command("shell")(run.shell)

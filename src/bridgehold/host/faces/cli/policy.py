@@ -92,5 +92,9 @@ def explain(
 def offline_registry() -> Registry:
     """A registry without a host: the machine is taken to give everything, and nothing is written."""
     layout = default_layout()
-    machine = Machine(cgroup="v2", uids="range", memory_bytes=0, cpus=os.cpu_count() or 1)
-    return Registry(layout, load_config(layout.config_file), machine, journal=None)
+    config = load_config(layout.config_file)
+    cores = os.cpu_count() or 1
+    machine = Machine(
+        cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
+    )
+    return Registry(layout, config, machine, journal=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -32,11 +33,14 @@ def run(
     timeout: Annotated[str, typer.Option(help="A shorter deadline, such as 5s.")] = "",
     stream: Annotated[bool, typer.Option("--stream", help="Show chunks and progress as they come.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
+    record: Annotated[
+        str, typer.Option(help="Write what was said to this file, for tests with FakeHost.")
+    ] = "",
 ) -> None:
     """Run one command; where no host runs, a private one is started for it."""
     arguments = read_arguments(args)
     deadline = parse_deadline(timeout)
-    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, stream))
+    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, stream, record))
     if json_output:
         print_json(reply)
         return
@@ -71,9 +75,18 @@ def parse_deadline(text: str) -> int:
 
 
 async def _run(
-    operation: str, arguments: dict[str, Any], tenant: str, session: str, deadline_ms: int, stream: bool
+    operation: str,
+    arguments: dict[str, Any],
+    tenant: str,
+    session: str,
+    deadline_ms: int,
+    stream: bool,
+    record: str,
 ) -> Reply:
-    async with Host.open() as host:
+    from bridgehold.host.faces.testing.recorder import recording
+
+    opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
+    async with opener as host:
         return await host.call(
             operation,
             arguments,

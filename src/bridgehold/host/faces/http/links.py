@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from bridgehold.errors import DeniedError
+from bridgehold.errors import DeniedError, HostUnavailableError
 from bridgehold.host.faces.client import Client
 from bridgehold.host.faces.http.checks import unauthorised
 from bridgehold.host.faces.http.values import Caller
@@ -25,8 +25,6 @@ _KEPT_IN_ALL = 128
 _KEPT_SECONDS = 30.0
 _AT_ONCE = 64
 """Connections that are being made; past the host's backlog the kernel would drop some."""
-_TRUSTED_SECONDS = 5.0
-"""After this a token is shown again: one that was taken away is good for no longer."""
 
 
 class Link:
@@ -35,7 +33,6 @@ class Link:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.caller = Caller(principal="")
-        self.shown_at = 0.0
         self.used_at = 0.0
         self.spoiled = False
         """Something may still run on it: it is closed, never kept."""
@@ -47,7 +44,6 @@ class Link:
         except DeniedError as error:
             raise unauthorised(error.message) from None
         self.caller = Caller(principal=said["principal"], tenants=tuple(said["tenants"]))
-        self.shown_at = time.monotonic()
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         """One request of the host's protocol. Raises the typed error."""
@@ -97,25 +93,13 @@ class Links:
         await self._close_older_than(float("inf"))
 
     async def _taken(self, key: bytes, token: str) -> Link:
+        """One that is kept, if the host still holds it, or a new one; the token is shown each time."""
         kept = self._idle.get(key, [])
-        link: Link | None = None
-        while kept and link is None:
-            last = kept.pop()
-            if last.client.alive:
-                link = last
-            else:
-                await last.client.aclose()
-        if link is not None and time.monotonic() - link.shown_at < _TRUSTED_SECONDS:
-            return link
-        try:
-            async with self._making:
-                link = link or Link(await Client.connect(self._socket))
-                await link.show(token)
-        except BaseException:
-            if link is not None:
-                await link.client.aclose()
-            raise
-        return link
+        while kept:
+            with contextlib.suppress(HostUnavailableError):
+                return await _shown(kept.pop(), token)
+        async with self._making:
+            return await _shown(Link(await Client.connect(self._socket)), token)
 
     async def _keep(self, key: bytes, link: Link) -> None:
         kept = self._idle.setdefault(key, [])
@@ -134,3 +118,12 @@ class Links:
         }
         for link in old:
             await link.client.aclose()
+
+
+async def _shown(link: Link, token: str) -> Link:
+    try:
+        await link.show(token)
+    except BaseException:
+        await link.client.aclose()
+        raise
+    return link

@@ -1,0 +1,186 @@
+"""A private host to play with: one bridge of the user's, its own policy, and the simulated provider.
+
+Everything but the environments lives in a folder of its own that is gone at the end: configuration, keys,
+audit, socket. The user's keys and running host are never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridgehold.bridges.catalogue import Catalogue
+from bridgehold.bridges.kit.provider import Provider
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.errors import ConfigError, UsageError
+from bridgehold.host.config import Config, load_config
+from bridgehold.host.config_overrides import overridden, overrides, said_by
+from bridgehold.host.config_sections import ProviderSection
+from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.private import PrivateHost
+from bridgehold.host.layout import Layout, default_layout
+from bridgehold.host.registry import Registry
+from bridgehold.ids import LOCAL_TENANT
+from bridgehold.policies.model import Machine
+
+_KEPT = ("host", "bridges", "tools", "zygotes", "features", "default_bridge")
+"""What of the user's config.toml counts here too: neither principals nor keys nor real providers."""
+_BASES = {"gemini": "/v1beta"}
+_POLICY = """\
+# What {policy} grants, where the provider is the simulator on the loopback.
+extends = "{policy}"
+weakenings = {weakenings}
+
+[sandbox]
+enforcement = "weakened"
+"""
+
+
+class Playground(msgspec.Struct, frozen=True, kw_only=True):
+    """Where it lives, and who plays the provider. `manifest` is the user's own."""
+
+    layout: Layout
+    manifest: Manifest
+    provider: Provider
+
+    def refresh(self) -> None:
+        """Take the bridge's files as they are now."""
+        target = self.layout.bridges / self.manifest.name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(self.manifest.folder, target, symlinks=True)
+
+
+@contextlib.asynccontextmanager
+async def playground(
+    bridge: str, layout: Layout | None = None, *, tenants: tuple[str, ...] = (LOCAL_TENANT,), keep: str = ""
+) -> AsyncIterator[Playground]:
+    """A layout for `bridge`, and a provider whose key its `tenants` have. `keep`: a folder to leave it in."""
+    user = layout or default_layout()
+    async with Provider.open() as provider:
+        home = await asyncio.to_thread(_home, keep)
+        try:
+            ground = await asyncio.to_thread(_prepare, home, user, bridge, provider, tenants)
+            yield ground
+        finally:
+            if not keep:
+                await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def hosted(ground: Playground) -> AsyncIterator[tuple[Client, PrivateHost]]:
+    """A private host on a playground, and its client."""
+    said = said_by(os.environ)  # overrides of the user's own are in the configuration already
+    environ = {name: value for name, value in os.environ.items() if name not in said}
+    environ["CREDENTIALS_DIRECTORY"] = str(_credentials(ground.layout))
+    private = await asyncio.to_thread(PrivateHost.start, ground.layout, environ)
+    try:
+        async with await Client.connect(ground.layout.socket) as client:
+            yield client, private
+    finally:
+        await asyncio.to_thread(private.stop)
+
+
+def _home(keep: str) -> Path:
+    """A new folder."""
+    if not keep:
+        return Path(tempfile.mkdtemp(prefix="bridgehold-play-"))
+    home = Path(keep).absolute()
+    try:
+        home.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{keep} can't be made: {error.strerror}", hint="Name a new folder.") from error
+    return home
+
+
+def _credentials(layout: Layout) -> Path:
+    return layout.config.parent / "credentials"
+
+
+def _prepare(
+    home: Path, user: Layout, bridge: str, provider: Provider, tenants: tuple[str, ...]
+) -> Playground:
+    home.chmod(0o755)
+    layout = Layout(config=home / "config", state=home / "state", run=home / "run")
+    for folder in (layout.config, layout.bridges, layout.state):
+        folder.mkdir(parents=True)
+    config = load_config(user.config_file)
+    folders = [user.bridges] if user.bridges.is_dir() else []
+    manifest = Catalogue.load(folders).get(bridge)
+    for name in ("policies", "tenants", "tools"):
+        if (user.config / name).is_dir():
+            shutil.copytree(user.config / name, layout.config / name)
+    layout.policies.mkdir(exist_ok=True)
+    user.environments.mkdir(parents=True, exist_ok=True)
+    layout.environments.symlink_to(user.environments)
+    layout.config_file.write_text(_config(user, config, manifest, provider), encoding="utf-8")
+    (layout.policies / f"played-{bridge}.toml").write_text(_policy(user, config, manifest), encoding="utf-8")
+    ground = Playground(layout=layout, manifest=manifest, provider=provider)
+    if manifest.folder.is_relative_to(user.bridges):
+        ground.refresh()
+    _lend_keys(_credentials(layout), manifest, provider, tenants)
+    return ground
+
+
+def _config(user: Layout, config: Config, manifest: Manifest, provider: Provider) -> str:
+    try:
+        given = tomllib.loads(user.config_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        given = {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read the configuration: {error}", where=str(user.config_file)) from error
+    given = overridden(given, overrides(os.environ))
+    kept: dict[str, Any] = {name: given[name] for name in _KEPT if name in given}
+    names = {need.provider: need.name for need in manifest.needs.secrets}
+    kept["secrets"] = {"store": "systemd"}
+    kept["providers"] = {
+        name: _played(one, provider, names.get(name, one.secret)) for name, one in config.providers.items()
+    }
+    own = dict(kept.get("bridges", {}).get(manifest.name, {}))
+    own["policy"] = f"played-{manifest.name}"
+    kept["bridges"] = {**kept.get("bridges", {}), manifest.name: own}
+    return "".join(f"{name} = {toml(value)}\n" for name, value in kept.items())
+
+
+def _played(section: ProviderSection, provider: Provider, secret: str) -> dict[str, Any]:
+    base = provider.base_url.removesuffix("/v1") + _BASES.get(section.shape, "/v1")
+    return {**section.model_dump(), "base_url": base, "private": True, "secret": secret}
+
+
+def _policy(user: Layout, config: Config, manifest: Manifest) -> str:
+    registry = Registry(
+        user, config, Machine(cgroup="v2", uids="range", memory_bytes=0, cpus=1), journal=None
+    )
+    policy = registry.policy_name(manifest.name)
+    weakenings = {*registry.policy(policy).weakenings, *(["private_network"] if manifest.providers else [])}
+    if not weakenings:
+        return f'extends = "{policy}"\n'
+    return _POLICY.format(policy=policy, weakenings=toml(sorted(weakenings)))
+
+
+def _lend_keys(folder: Path, manifest: Manifest, provider: Provider, tenants: tuple[str, ...]) -> None:
+    """The simulator's key, worth nothing elsewhere, as credentials of the service: no store to unlock."""
+    folder.mkdir(mode=0o700)
+    for need in manifest.needs.secrets:
+        for tenant in tenants:
+            file = folder / f"{tenant}.{need.name}"
+            file.touch(mode=0o600)
+            file.write_text(provider.key, encoding="ascii")
+
+
+def toml(value: object) -> str:
+    """A value of TOML, in one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=True)
