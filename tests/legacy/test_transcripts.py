@@ -118,6 +118,29 @@ def test_a_transcript_is_what_comes(path: Path, worker: Callable[[str], Peer]) -
         assert peer.end() == (0, b"")
 
 
+def test_a_program_is_made_again_of_what_was_answered_when_it_was_made(
+    worker: Callable[[str], Peer],
+) -> None:
+    """DSPex keeps the answer to ``create_program``, and puts it back on whichever worker is free."""
+    types = ("string", "integer", "boolean", "list", "list[str]", "dict")
+    inputs = [{"name": f"in_{n}", "type": name} for n, name in enumerate(types)]
+    signature = {
+        "description": "Answer.",
+        "inputs": inputs,
+        "outputs": [{"name": "answer", "description": "A"}],
+    }
+    made = worker("dspy").ask(1, "create_program", {"id": "qa", "signature": signature})["result"]
+    peer = worker("dspy")  # it has forgotten everything
+    assert peer.ask(1, "configure_lm", {"model": "gemini-2.0-flash"})["success"]
+    given = dict(zip((field["name"] for field in inputs), ("x", 1, True, [1], ["x"], {"a": 1}), strict=True))
+    args = {"program_id": "qa", "inputs": given, "session_id": "s1"}
+    assert peer.ask(2, "execute_program", args)["error"].startswith("not_found: ")
+    ran = peer.ask(3, "execute_program", {**args, "program_data": made})
+    assert ran["success"], ran
+    again = peer.ask(4, "get_program_info", {"program_id": "qa"})["result"]
+    assert again["signature"] == made["signature"]
+
+
 def test_every_command_has_a_transcript() -> None:
     kept = {(path.parent.name, path.stem) for path in FILES}
     assert {(bridge, name) for bridge, names in COMMANDS.items() for name in names.split()} <= kept

@@ -42,6 +42,8 @@ _UNREAD = {"use_dynamic_signature", "auto_bind_common"}
 _UNSET = {"variable_aware", "variable_bindings"}
 """Asked for only where they hold something; then the bridge says that it has none."""
 _FIELD = {"name", "type", "description", "choices"}
+_SPELLED = {"list[typing.Any]": "list", "dict[str, typing.Any]": "dict"}
+"""A type as an answer spells it, and callers keep it, by the name that it was asked for with."""
 
 
 def translate(bridge: str, command: str, args: dict[str, object]) -> Step:
@@ -87,7 +89,8 @@ def _program(args: dict[str, object]) -> dict[str, object]:
     kept = {key: value for key, value in args.items() if key not in _UNREAD and (value or key not in _UNSET)}
     signature = kept.get("signature")
     if isinstance(signature, dict):
-        read = {key: signature[key] for key in ("name", "description") if signature.get(key)}
+        told = {**signature, "description": signature.get("description") or signature.get("instructions")}
+        read = {key: told[key] for key in ("name", "description") if told.get(key)}
         sides = {side: _fields(signature.get(side)) for side in ("inputs", "outputs")}
         kept["signature"] = {**read, **sides}
     return kept
@@ -97,7 +100,7 @@ def _fields(fields: object) -> object:
     if not isinstance(fields, list):
         return fields
     return [
-        {key: value for key, value in field.items() if key in _FIELD and value is not None}
+        {key: _SPELLED.get(str(value), value) for key, value in field.items() if key in _FIELD and value}
         if isinstance(field, dict)
         else field
         for field in fields
