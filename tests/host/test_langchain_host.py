@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import json
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +19,7 @@ from bridgehold.bridges.kit.provider import Behaviour, Provider
 from bridgehold.host.faces.sync import SyncSession
 from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.host.layout import Layout
+from hostile.served import running_provider
 from hostile.stage import BRIDGE, MANIFEST, Stage, make_home, start_host, stop_host
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
@@ -32,27 +30,6 @@ CITY = {
     "required": ["name", "people"],
 }
 SHAPES = ("openai", "anthropic", "gemini")
-
-
-@contextlib.contextmanager
-def running_provider() -> Iterator[Provider]:
-    loop = asyncio.new_event_loop()
-    ready: concurrent.futures.Future[tuple[Provider, asyncio.Event]] = concurrent.futures.Future()
-
-    async def serve() -> None:
-        end = asyncio.Event()
-        async with Provider.open() as provider:
-            ready.set_result((provider, end))
-            await end.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
-    thread.start()
-    provider, end = ready.result(10)
-    try:
-        yield provider
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join(5)
 
 
 def _write_drawing_bridge(layout: Layout) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 from bridgehold import SyncClient
 from bridgehold.bridges.kit.provider import Behaviour, Provider
 from bridgehold.host.keeper.admin import SecretAdmin
+from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, ordinary_user, start_host, stop_host
 
 pytestmark = pytest.mark.hostile
@@ -94,27 +93,6 @@ class Net:
             value = session.run("act", {"code": code})
         assert isinstance(value, dict)
         return value
-
-
-@contextlib.contextmanager
-def running_provider() -> Iterator[Provider]:
-    loop = asyncio.new_event_loop()
-    ready: concurrent.futures.Future[tuple[Provider, asyncio.Event]] = concurrent.futures.Future()
-
-    async def serve() -> None:
-        end = asyncio.Event()
-        async with Provider.open() as provider:
-            ready.set_result((provider, end))
-            await end.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
-    thread.start()
-    provider, end = ready.result(10)
-    try:
-        yield provider
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join(5)
 
 
 @pytest.fixture(scope="module", params=["root", "user"] if os.getuid() == 0 else ["self"])

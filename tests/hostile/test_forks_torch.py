@@ -21,8 +21,8 @@ import bridgehold
 from bridgehold.bridges.kit.hub import HubBehaviour
 from bridgehold.errors import BridgeholdError
 from bridgehold.sandbox.envs.sources import default_sources
+from hostile.served import running_hub
 from hostile.stage import MANIFEST, Stage, stage
-from hostile.test_hub import running_hub
 
 BRIDGE = Path(str(bridgehold.__file__)).parent / "bridges" / "shipped" / "transformers"
 KIND = "root" if os.getuid() == 0 else "self"

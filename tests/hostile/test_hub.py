@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import hashlib
 import os
 import pwd
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 from bridgehold import SyncClient
 from bridgehold.bridges.kit.hub import Hub, HubBehaviour
 from bridgehold.host.keeper.admin import SecretAdmin
+from hostile.served import running_hub
 from hostile.stage import POLICY, Stage, make_home, ordinary_user, start_host, stop_host
 
 pytestmark = pytest.mark.hostile
@@ -122,28 +120,6 @@ class Models:
 
     def kept(self, tenant: str = "local") -> set[str]:
         return {one.digest for one in self.stage.client.files(tenant=tenant)}
-
-
-@contextlib.contextmanager
-def running_hub(folder: Path, *, private: bool = True) -> Iterator[Hub]:
-    """A hub in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    ready: concurrent.futures.Future[tuple[Hub, asyncio.Event]] = concurrent.futures.Future()
-
-    async def serve() -> None:
-        end = asyncio.Event()
-        async with Hub.open(folder, private=private) as hub:
-            ready.set_result((hub, end))
-            await end.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
-    thread.start()
-    hub, end = ready.result(10)
-    try:
-        yield hub
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join(5)
 
 
 def write_repos(folder: Path) -> None:

@@ -32,9 +32,12 @@ NAMES = {
 
 @pytest.fixture
 def layout() -> Iterator[Layout]:
+    """A home; whatever host a test leaves running on it, because it failed, is ended."""
     made = make_home(os.getuid())
     made.config_file.write_text("")
     yield made
+    with contextlib.suppress(BridgeholdError), SyncClient.connect(made.socket) as client:
+        client.request("stop", {})
     shutil.rmtree(made.config.parent, ignore_errors=True)
 
 

@@ -13,8 +13,8 @@ import pytest
 from bridgehold import SyncClient
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.host.keeper.admin import SecretAdmin
+from hostile.served import running_provider
 from hostile.stage import Stage, make_home, start_host, stop_host
-from hostile.test_egress import running_provider
 from legacy.conftest import MANIFEST, POLICY, SCRIPTS, make_shim
 from legacy.peer import Peer
 

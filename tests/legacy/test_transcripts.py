@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from bridgehold import SyncClient
+from bridgehold import BridgeholdError, SyncClient
 from bridgehold.host.keeper.admin import SecretAdmin
+from hostile.served import running_provider
 from hostile.stage import make_home, start_host, stop_host
-from hostile.test_egress import running_provider
 from legacy.peer import Peer, stdio_command
 
 pytestmark = pytest.mark.network
@@ -139,6 +139,34 @@ def test_a_program_is_made_again_of_what_was_answered_when_it_was_made(
     assert ran["success"], ran
     again = peer.ask(4, "get_program_info", {"program_id": "qa"})["result"]
     assert again["signature"] == made["signature"]
+
+
+def test_a_program_is_kept_as_an_artifact_and_made_again_in_another_session(home: Path) -> None:
+    """Here, because a host with dspy runs here already."""
+    with SyncClient.connect(home / "run/host.sock") as client:
+        with client.session("dspy") as first:
+            first.run("configure_lm", {"model": "gpt-4o-mini"})
+            first.run("create_program", {"id": "qa", "signature": "question -> answer"})
+            kept = first.run("save_program", {"program_id": "qa", "keep": True})
+        assert set(kept) == {"program_id", "artifact", "size_bytes"}
+        assert len(client.get(kept["artifact"])) == kept["size_bytes"]
+        other = client.put(b'{"v": 1, "recipe": [], "state": {}}').digest
+        with client.session("dspy") as second:
+            second.run("configure_lm", {"model": "gpt-4o-mini"})
+            made = second.run("load_program", {"artifact": kept["artifact"], "id": "again"})
+            assert made["signature"]["inputs"][0]["name"] == "question"
+            done = second.run("execute_program", {"program_id": "again", "inputs": {"question": "?"}})
+            assert "answer" in done["outputs"]
+            for arguments, code in (
+                ({"artifact": other}, "usage"),
+                ({"artifact": "sha256:" + "0" * 64}, "application"),
+                ({}, "usage"),
+            ):
+                with pytest.raises(BridgeholdError) as caught:
+                    second.run("load_program", arguments)
+                assert caught.value.code == code
+        for digest in (kept["artifact"], other):
+            client.remove(digest)
 
 
 def test_every_command_has_a_transcript() -> None:

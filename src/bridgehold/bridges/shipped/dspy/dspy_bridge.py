@@ -15,6 +15,7 @@ from typing import Any
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else LiteLLM asks the network at import
 
 import dspy
+import dspy_saved
 from dspy_models import Models
 from dspy_optimise import compile_program, examples, make_metric
 from dspy_programs import Program, make_program, serialise
@@ -248,22 +249,23 @@ class DSPyBridge(Bridge):
         return {"program_id": program_id, "score": total / len(results), "results": results}
 
     @operation(effect="read", resource="program", id_field="program_id")
-    def save_program(self, program_id: str) -> dict[str, Any]:
-        program = self.programs.get(program_id)
-        return {
-            "program_id": program_id,
-            "saved": {"v": 1, "recipe": program.recipe, "state": program.module.dump_state()},
-        }
+    def save_program(self, program_id: str, keep: bool = False) -> dict[str, Any]:
+        saved = dspy_saved.pack(self.programs.get(program_id))
+        if not keep:
+            return {"program_id": program_id, "saved": saved}
+        made = self.artifacts.put(
+            dspy_saved.write(saved), name=f"{program_id}.dspy.json", media_type=dspy_saved.MEDIA_TYPE
+        )
+        return {"program_id": program_id, "artifact": made["digest"], "size_bytes": made["size_bytes"]}
 
     @operation(effect="create", resource="program", id_field="id")
-    def load_program(self, saved: dict[str, Any], id: str | None = None) -> dict[str, Any]:
-        program = make_program(dict(saved["recipe"]), self._tools(saved["recipe"].get("tools")))
-        try:
-            program.module.load_state(saved["state"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidInput(f"the saved state does not fit its recipe: {error!r}") from error
-        program.compiled = any(predictor.demos for predictor in program.module.predictors())
-        program.lm = str(saved["recipe"].get("lm") or "")
+    def load_program(
+        self, saved: dict[str, Any] | None = None, artifact: str = "", id: str | None = None
+    ) -> dict[str, Any]:
+        if (saved is None) == (not artifact):
+            raise InvalidInput("either saved or artifact is expected")
+        data = dspy_saved.read(self.artifacts.get(artifact)) if saved is None else saved
+        program = dspy_saved.unpack(data, self._tools)
         return self._created(program, self.programs.add(program, id))
 
     # The session's own drawer.
