@@ -7,19 +7,18 @@ BIN := $(VENV)/bin
 demo: setup
 	@$(BIN)/bridgehold demo
 
-# Acts that are forks of the test process itself count its size: they run while it is small.
-SMALL := tests/sandbox/test_watchdog.py tests/sandbox/test_limits.py
+# Acts that are forks of the test process itself count its size and its descriptors: they run while it is small.
+SMALL := $(addprefix tests/sandbox/test_,watchdog.py limits.py launch_gate.py)
 
-# What floods a machine, or counts what is on it, is alone; the rest runs two at a time.
-HOSTILE := acts egress import_floods processes sessions
-ALONE := tests/sandbox tests/test_demo.py $(HOSTILE:%=tests/hostile/test_%.py)
+# What floods a machine, or counts what is on it, is alone; the rest runs four at a time: it waits more than it works.
+ALONE := $(addprefix tests/hostile/test_,acts.py import_floods.py processes.py sessions.py)
 
 # A shared machine can stall a test: what failed runs once more, alone, and must pass then.
 AGAIN = { echo "once more, alone, what failed:"; $(BIN)/python -m pytest -q --last-failed; }
 test: setup check
 	@$(BIN)/python -m pytest -q $(SMALL)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%) || $(AGAIN)
-	@$(BIN)/python -m pytest -q $(SMALL:%=--ignore=%) $(ALONE) || $(AGAIN)
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile $(SMALL:%=--ignore=%) $(ALONE:%=--ignore=%) || $(AGAIN)
+	@$(BIN)/python -m pytest -q $(ALONE) || $(AGAIN)
 
 check: setup
 	@$(BIN)/ruff check .
