@@ -26,6 +26,7 @@ from bridgehold.host.faces.cli import (
     settings,
     shim,
     stdio,
+    usage,
 )
 from bridgehold.host.faces.cli.render import err, print_error
 
@@ -46,6 +47,7 @@ app.command("shim")(shim.shim)
 app.command("stdio")(stdio.stdio)
 app.add_typer(sessions.app, name="sessions")
 app.command("top")(observe.top)
+app.command("usage")(usage.usage)
 app.command("metrics")(observe.metrics)
 app.command("profile")(observe.profile)
 app.command("zygotes")(sessions.zygotes)

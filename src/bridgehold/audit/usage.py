@@ -1,0 +1,72 @@
+"""What was used, as a fold of the audit: sessions, commands, processor time, requests, tokens, bytes.
+
+By tenant and bridge, so that it can be charged to whom it belongs. Counts come from the kernel and the
+gateway, never from a guest; tokens that a provider did not name are estimates, and counted as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from bridgehold.audit.entries import Entry
+
+
+class Used(msgspec.Struct, kw_only=True):
+    """Of one tenant with one bridge, and of one provider where the row is a provider's."""
+
+    tenant: str
+    bridge: str
+    provider: str = ""
+    """Empty: the row of the sandboxes' own work."""
+    model: str = ""
+    sessions: int = 0
+    commands: int = 0
+    failed: int = 0
+    cpu_us: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: int = 0
+    """Requests whose tokens are estimates."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: str = "") -> list[Used]:
+    """The rows, in order of their names. `since`, `until`: a time as the audit writes it, or its start."""
+    bridges: dict[str, str] = {}
+    rows: dict[tuple[str, str, str, str], Used] = {}
+
+    def row(entry: Entry, provider: str = "", model: str = "") -> Used:
+        key = (entry.tenant, bridges.get(entry.session, ""), provider, model)
+        if key not in rows:
+            rows[key] = Used(tenant=key[0], bridge=key[1], provider=provider, model=model)
+        return rows[key]
+
+    for entry in entries:
+        if entry.kind == "session.opened":
+            bridges[entry.session] = entry.text("bridge")
+        if tenant not in ("", entry.tenant) or entry.time < since or (until and entry.time >= until):
+            continue
+        match entry.kind:
+            case "session.opened":
+                row(entry).sessions += 1
+            case "command.outcome":
+                used = row(entry)
+                used.commands += 1
+                used.failed += bool(entry.text("code"))
+                used.cpu_us += entry.number("cpu_us")
+            case "egress.outcome":
+                used = row(entry, entry.text("provider"), entry.text("model"))
+                used.requests += 1
+                used.failed += bool(entry.text("code"))
+                used.input_tokens += entry.number("input_tokens")
+                used.output_tokens += entry.number("output_tokens")
+                used.estimated += entry.fields.get("estimated") is True
+                used.sent_bytes += entry.number("request_bytes")
+                used.received_bytes += entry.number("response_bytes")
+            case _:
+                pass
+    return [rows[key] for key in sorted(rows)]

@@ -1,0 +1,53 @@
+"""What was used, folded from the audit."""
+
+from __future__ import annotations
+
+from bridgehold.audit.entries import Entry
+from bridgehold.audit.usage import Used, fold
+
+
+def entry(kind: str, time: str, tenant: str, session: str, **fields: object) -> Entry:
+    return Entry(
+        ref="i.1",
+        instance="i",
+        seq=1,
+        time=time,
+        kind=kind,
+        place="",
+        tenant=tenant,
+        session=session,
+        fields=fields,
+    )
+
+
+ENTRIES = [
+    entry("session.opened", "2026-11-20T10:00", "acme", "s1", bridge="dspy"),
+    entry("command.outcome", "2026-11-20T10:01", "acme", "s1", code="", cpu_us=1_500),
+    entry("egress.outcome", "2026-11-20T10:01", "acme", "s1", provider="openai", model="m", code="",
+          input_tokens=10, output_tokens=5, request_bytes=100, response_bytes=200),
+    entry("session.opened", "2026-11-21T10:00", "umbra", "s2", bridge="python"),
+    entry("command.outcome", "2026-11-21T10:01", "umbra", "s2", code="timeout", cpu_us=7),
+    entry("command.outcome", "2026-11-21T10:02", "acme", "s1", code="", cpu_us=500),
+    entry("egress.outcome", "2026-11-21T10:02", "acme", "s1", provider="openai", model="m", code="rate_limit",
+          input_tokens=1, estimated=True),
+]  # fmt: skip
+
+
+def test_rows_are_by_tenant_bridge_and_provider() -> None:
+    assert fold(ENTRIES) == [
+        Used(tenant="acme", bridge="dspy", sessions=1, commands=2, cpu_us=2_000),
+        Used(
+            tenant="acme", bridge="dspy", provider="openai", model="m", requests=2, failed=1, input_tokens=11,
+            output_tokens=5, estimated=1, sent_bytes=100, received_bytes=200,
+        ),
+        Used(tenant="umbra", bridge="python", sessions=1, commands=1, failed=1, cpu_us=7),
+    ]  # fmt: skip
+
+
+def test_a_time_and_a_tenant_bound_it_and_a_session_from_before_keeps_its_bridge() -> None:
+    found = fold(ENTRIES, tenant="acme", since="2026-11-21")
+    assert [(one.bridge, one.provider, one.commands, one.requests) for one in found] == [
+        ("dspy", "", 1, 0),
+        ("dspy", "openai", 0, 1),
+    ]
+    assert fold(ENTRIES, until="2026-11-20") == []
