@@ -69,7 +69,7 @@ def test_a_profile_names_the_line_that_takes_the_time_while_it_runs(watched: Sta
         said = run(watched, "profile", session._session.id, "--seconds", "1", "--json")
         thread.join()
     found = json.loads(said.stdout)
-    assert found["samples"] > 20
+    assert found["samples"] > 5
     assert found["lines"][0]["line"].startswith("busy (")
     assert found["lines"][0]["share"] > 0.5
 
