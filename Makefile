@@ -10,15 +10,16 @@ demo: setup
 # Acts that are forks of the test process itself count its size and its descriptors: they run while it is small.
 SMALL := $(addprefix tests/sandbox/test_,watchdog.py limits.py launch_gate.py)
 
-# What floods a machine, or counts what is on it, is alone; the rest runs four at a time: it waits more than it works.
-ALONE := $(addprefix tests/hostile/test_,acts.py import_floods.py processes.py sessions.py)
+# What floods a machine, or counts what is on it, comes last, two at a time; the rest four at a time: it waits more
+# than it works.
+LAST := $(addprefix tests/hostile/test_,acts.py import_floods.py processes.py sessions.py)
 
 # A shared machine can stall a test: what failed runs once more, alone, and must pass then.
 AGAIN = { echo "once more, alone, what failed:"; $(BIN)/python -m pytest -q --last-failed; }
 test: setup check
 	@$(BIN)/python -m pytest -q $(SMALL)
-	@$(BIN)/python -m pytest -q -n 4 --dist loadfile $(SMALL:%=--ignore=%) $(ALONE:%=--ignore=%) || $(AGAIN)
-	@$(BIN)/python -m pytest -q $(ALONE) || $(AGAIN)
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile $(SMALL:%=--ignore=%) $(LAST:%=--ignore=%) || $(AGAIN)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(LAST) || $(AGAIN)
 
 check: setup
 	@$(BIN)/ruff check .
