@@ -61,11 +61,16 @@ def test_commands_starts_and_failures_are_counted_and_no_callers_text_is_a_label
 
 
 def test_a_profile_names_the_line_that_takes_the_time_while_it_runs(watched: Stage) -> None:
-    code = "import time\ndef busy():\n    end = time.monotonic() + 3\n    while time.monotonic() < end: pass\nbusy()"
+    code = "import time\ndef busy():\n    end = time.monotonic() + 5\n    while time.monotonic() < end: pass\nbusy()"
     with watched.session() as session:
         thread = threading.Thread(target=session.run, args=("act", {"code": code}))
         thread.start()
-        time.sleep(0.5)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if any(one["state"] == "busy" for one in watched.client.request("sessions", {})):
+                break
+            time.sleep(0.05)
+        time.sleep(0.3)
         said = run(watched, "profile", session._session.id, "--seconds", "1", "--json")
         thread.join()
     found = json.loads(said.stdout)
