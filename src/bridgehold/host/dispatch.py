@@ -37,7 +37,8 @@ from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
 from bridgehold.host.replays import Happened, Step
 from bridgehold.host.resources import ResourceRef, Resources
-from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.session import Session, SessionKey
+from bridgehold.host.sessions import Sessions
 from bridgehold.host.tools.calls import ToolCalls
 from bridgehold.host.tools.offers import CallersOffer, Offers
 from bridgehold.host.tools.values import Offered, ToolContext
@@ -317,7 +318,7 @@ class Dispatch:
                 arguments=arguments,
                 result=frame.result,
                 had_key=bool(plan.arguments.keys),
-                called_out=session.called_out or (tools is not None and tools.asked),
+                called_out=session.may_have_called or (tools is not None and tools.asked),
             )
             self._recovery.note(session, session.order.manifest, plan.operation, happened)
         return Reply(

@@ -19,7 +19,8 @@ from bridgehold.host.ledger import Ledger
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.relay import Relay
-from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.session import Session, SessionKey
+from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.values import Principal
 from bridgehold.ids import parse_name, random_id

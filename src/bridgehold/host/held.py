@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.sessions import Session
+from bridgehold.host.session import Session
 from bridgehold.host.translate import exit_error
 
 _ending: set[asyncio.Task[None]] = set()

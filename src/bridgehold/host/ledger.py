@@ -15,7 +15,7 @@ from bridgehold.errors import BridgeholdError
 from bridgehold.host.command_log import CommandLog, used
 from bridgehold.host.observe import Metrics
 from bridgehold.host.refusals import refused
-from bridgehold.host.sessions import Session
+from bridgehold.host.session import Session
 from bridgehold.ids import digest_bytes, new_command_id
 from bridgehold.policies.model import Decision
 

@@ -14,17 +14,16 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit.anchors import anchor_at, anchor_text, attach, key_line
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import HostStarted, HostStopped
 from bridgehold.audit.read import read_all
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.anchoring import Anchoring
 from bridgehold.host.artifacts import ArtifactStore, Turns
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.budgets import Budgets
@@ -86,6 +85,19 @@ class Peers(msgspec.Struct, frozen=True, kw_only=True):
     keeper: KeeperClient
 
 
+class Shared(msgspec.Struct, frozen=True, kw_only=True):
+    """What most parts of the host ask for something."""
+
+    settings: Settings
+    registry: Registry
+    environments: Environments
+    orders: Orders
+    store: ArtifactStore
+    turns: Turns
+    resources: Resources
+    metrics: Metrics
+
+
 class HostProcess:
     """One life of the host, from its sockets to its last event."""
 
@@ -97,7 +109,6 @@ class HostProcess:
         self._stop = asyncio.Event()
         self._reason = "asked by a signal"
         self._status = 0
-        self._anchored = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -112,7 +123,8 @@ class HostProcess:
         )
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
-        _publish_key(self._layout.anchors / "anchor.pub", await peers.keeper.public_key())
+        anchoring = Anchoring(peers.journal, peers.keeper)
+        await anchoring.publish_key(self._layout.anchors / "anchor.pub")
         sessions, servers = self._assemble(peers, machine)
         for server in servers:
             await server.start()
@@ -122,7 +134,7 @@ class HostProcess:
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
-            asyncio.create_task(self._anchor(peers)),
+            asyncio.create_task(anchoring.run(self._config.host.anchor_every_s)),
             asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
         ]
@@ -133,7 +145,7 @@ class HostProcess:
         await self._zygotes.stop()
         for server in servers:
             await server.close()
-        await self._last_words(peers)
+        await self._last_words(peers, anchoring)
         for watcher in watchers:
             watcher.cancel()
         peers.launcher.close()
@@ -142,39 +154,52 @@ class HostProcess:
 
     def _assemble(self, peers: Peers, machine: Machine) -> tuple[Sessions, list[SocketServer]]:
         """Join the parts: nothing is started yet."""
+        shared = self._share(peers, machine)
+        self._settings, self._make_order = shared.settings, shared.orders.make
+        recovery = Recovery(shared.resources, shared.metrics, shared.settings.recovers)
+        sessions = self._open_with(shared, peers, recovery)
+        shared.metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
+        return sessions, self._serve_with(shared, peers, sessions, recovery)
+
+    def _share(self, peers: Peers, machine: Machine) -> Shared:
+        """What is asked by all the rest."""
+        settings = Settings(self._config)
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
-        scripts = {n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts}
-        settings = Settings(self._config)
-        orders = Orders(registry, environments, peers.keeper, settings)
-        store = ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts))
-        turns = Turns()
-        artifacts = Artifacts(store, peers.journal, settings, turns)
-        downloads = Downloads(
-            store,
-            turns,
-            self._layout.artifacts,
-            peers.journal,
-            demand=lambda tenant: settings.features.demand("artifacts", tenant),
+        return Shared(
+            settings=settings,
+            registry=registry,
+            environments=environments,
+            orders=Orders(registry, environments, peers.keeper, settings),
+            store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
+            turns=Turns(),
+            resources=Resources(),
+            metrics=Metrics(),
         )
+
+    def _open_with(self, shared: Shared, peers: Peers, recovery: Recovery) -> Sessions:
+        """Sessions, how they start, and their gateways."""
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
         )
-        self._zygotes = Zygotes(services, settings.zygotes())
-        self._parked = ParkedStart(services, ForkStart(services, self._zygotes), settings.pool)
-        self._make_order = orders.make
-        resources = Resources()
-        metrics = Metrics()
-        recovery = Recovery(resources, metrics, settings.recovers)
+        self._zygotes = Zygotes(services, shared.settings.zygotes())
+        self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
         sessions = Sessions(
             self._parked,
             peers.journal,
             bound=self._config.host.max_sessions,
             losses=recovery,
-            metrics=metrics,
+            metrics=shared.metrics,
+        )
+        downloads = Downloads(
+            shared.store,
+            shared.turns,
+            self._layout.artifacts,
+            peers.journal,
+            demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
         )
         self._gateways = GatewayOpener(
             self._config,
@@ -185,60 +210,64 @@ class HostProcess:
             current_command=sessions.calling_out,
             on_degraded=self._degraded,
         )
-        http_tools = HttpTools(peers.keeper)
-        self._tools = ProcessTools(self._layout.config / "tools")
-        offers = Offers(settings, http_tools, self._tools, (inside_tools(), artifacts))
+        return sessions
+
+    def _serve_with(
+        self, shared: Shared, peers: Peers, sessions: Sessions, recovery: Recovery
+    ) -> list[SocketServer]:
+        """The methods, and the sockets that they are served on."""
+        artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.turns)
+        http_tools, self._tools = HttpTools(peers.keeper), ProcessTools(self._layout.config / "tools")
+        offers = Offers(shared.settings, http_tools, self._tools, (inside_tools(), artifacts))
         dispatch = Dispatch(
-            registry=registry,
+            registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
             keys=KeyKeeper(peers.keeper),
-            make_order=orders.make,
+            make_order=shared.orders.make,
             offers=offers,
-            resources=resources,
+            resources=shared.resources,
             recovery=recovery,
-            metrics=metrics,
+            metrics=shared.metrics,
             on_degraded=self._degraded,
         )
         foreigners = Foreigners(
-            registry=registry,
+            registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
-            make_order=orders.make,
-            scripts=scripts,
-            settings=settings,
-            metrics=metrics,
+            make_order=shared.orders.make,
+            scripts={n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts},
+            settings=shared.settings,
+            metrics=shared.metrics,
             on_degraded=self._degraded,
         )
         methods = Methods(
             dispatch=dispatch,
             sessions=sessions,
-            registry=registry,
-            environments=environments,
+            registry=shared.registry,
+            environments=shared.environments,
             launcher=peers.launcher,
-            make_order=orders.make,
+            make_order=shared.orders.make,
             zygotes=self._zygotes.infos,
-            metrics=metrics,
+            metrics=shared.metrics,
             parked=self._parked.parked,
             stop=self._ask_stop,
             foreigners=foreigners,
         )
-        metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
-        unified = Unified(dispatch, registry, resources)
         principals = Principals(self._config.principals, self._given.owner_uid, self._given.face_uid)
         parts = Reloaded(
-            registry=registry,
+            registry=shared.registry,
             sessions=sessions,
             zygotes=self._zygotes,
-            store=store,
+            store=shared.store,
             offers=offers,
             http_tools=http_tools,
             process_tools=self._tools,
             principals=principals,
         )
-        reloading = Reloading(
-            settings, self._layout.config_file, self._given.overrides, parts, peers.journal, self._warm_again
-        )
+        file, overrides = self._layout.config_file, self._given.overrides
+        reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
+        unified = Unified(dispatch, shared.registry, shared.resources)
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
         refuse = Strangers(peers.journal).refused
         servers = [SocketServer(_socket(self._ends.listener), principals, table, refuse)]
@@ -246,17 +275,16 @@ class HostProcess:
             face = _socket(self._ends.tokens)
             servers.append(SocketServer(face, principals, table, refuse, tokens_only=True))
         reloading.serve_with(*servers)
-        self._settings = settings
-        return sessions, servers
+        return servers
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
     ) -> GatewayHandle:
         return await self._gateways.open(listener, order.grant, order.session, placeholders)
 
-    async def _last_words(self, peers: Peers) -> None:
+    async def _last_words(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):
-            await self._anchor_once(peers)
+            await anchoring.once()
         with contextlib.suppress(BridgeholdError):
             await peers.journal.append(HostStopped(reason=self._reason))
 
@@ -312,30 +340,6 @@ class HostProcess:
         self._reason, self._status = f"degraded: {reason}", 70
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
-
-    async def _anchor(self, peers: Peers) -> None:
-        while True:
-            await asyncio.sleep(self._config.host.anchor_every_s)
-            with contextlib.suppress(BridgeholdError):
-                await self._anchor_once(peers)
-
-    async def _anchor_once(self, peers: Peers) -> None:
-        """Have the keeper sign where the audit stands, unless only the last anchor came since."""
-        head = await peers.journal.head()
-        if head.count <= self._anchored + 1:
-            return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        anchor = anchor_at(head, time=now, public_key=await peers.keeper.public_key())
-        await peers.journal.anchor(attach(anchor, await peers.keeper.sign(anchor_text(anchor))))
-        self._anchored = head.count
-
-
-def _publish_key(path: Path, public_key: bytes) -> None:
-    """Lay the anchors' public key beside them, for `audit verify` here and on other machines."""
-    line = key_line(public_key)
-    if not path.exists() or path.read_text(encoding="ascii") != line:
-        path.unlink(missing_ok=True)
-        path.write_text(line, encoding="ascii")
 
 
 def spent_before(layout: Layout) -> Budgets:

@@ -36,7 +36,8 @@ from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.held import held
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
-from bridgehold.host.sessions import Session, SessionKey, Sessions
+from bridgehold.host.session import Session, SessionKey
+from bridgehold.host.sessions import Sessions
 from bridgehold.host.tools.caller import CallerTools, ToolReplyParams
 from bridgehold.host.tools.offers import CallersOffer
 from bridgehold.host.tools.values import ToolSpec

@@ -128,9 +128,11 @@ class ParkedStart:
     def _pool(self, order: StartOrder) -> _Pool | None:
         """The pool of `order`'s tenant and bridge; one of another key is drained first."""
         limits = self._limits(order.grant.tenant, order.manifest.name)
-        if not limits.size or order.env_secrets or self._stopping:
-            return None
         place = (order.grant.tenant, order.manifest.name)
+        if not limits.size or order.env_secrets or self._stopping:
+            if place in self._pools:
+                self._drain(self._pools.pop(place), "its pool was switched off")
+            return None
         key = park_key(order)
         pool = self._pools.get(place)
         if pool is None or pool.key != key or pool.limits != limits:

@@ -12,14 +12,16 @@ import time
 from collections.abc import Awaitable, Callable
 
 from bridgehold.bridges.manifest import Manifest, Operation
-from bridgehold.errors import BridgeholdError, SessionEndedError
+from bridgehold.errors import BridgeholdError, InternalError, SessionEndedError
 from bridgehold.host.observe import Metrics
 from bridgehold.host.replays import Happened, Record, Step, noted
 from bridgehold.host.resources import Resources, resource_id
-from bridgehold.host.sessions import Session, SessionKey
+from bridgehold.host.session import Session, SessionKey
 
 KEPT_SECONDS = 3600.0
 MOST_LOST = 1_000
+MOST_NAMES = 8 * MOST_LOST
+"""Old ids that still lead to a session: one that is lost again and again leaves one each time."""
 MOST_BYTES = 64 * 1024 * 1024
 """Of the arguments of every session's steps together; beyond it a session is not recovered."""
 
@@ -71,6 +73,8 @@ class Recovery:
         self._sweep()
         self._lost[session.key] = _Lost(session.id, record)
         self._names[session.id] = session.key
+        while len(self._names) > MOST_NAMES:
+            del self._names[next(iter(self._names))]
 
     def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None:
         """The name under which a lost session, or one that came of it, is open or opens again."""
@@ -100,16 +104,13 @@ class Recovery:
         try:
             for step in lost.record.steps:
                 place = step.operation
-                value = await run(session, step)
-                operation = session.order.manifest.operation(step.operation.partition(":")[2])
-                made = resource_id(operation, step.arguments, value)
-                if step.id and made != step.id:
-                    raise SessionEndedError(f"it made {made[:80]!r} where it had made {step.id[:80]!r}")
-        except BridgeholdError as error:
-            self._metrics.recoveries.labels(session.key.bridge, error.code).inc()
+                _check_same(session, step, await run(session, step))
+        except Exception as error:
+            known = error if isinstance(error, BridgeholdError) else InternalError(type(error).__name__)
+            self._metrics.recoveries.labels(session.key.bridge, known.code).inc()
             self._give_up(session)
             failure = SessionEndedError(
-                f"the session lost its worker and could not be made again: {place}: {error.message}",
+                f"the session lost its worker and could not be made again: {place}: {known.message}",
                 hint="Send it again: a new session is opened, without the earlier one's resources.",
             )
             await session.end("its recovery failed", failure)
@@ -138,7 +139,16 @@ class Recovery:
         if lost is not None:
             self._bytes -= lost.record.size_bytes
             self._resources.forget(lost.session)
-        self._names = {one: found for one, found in self._names.items() if found != key}
+        if key in self._names.values():
+            self._names = {one: found for one, found in self._names.items() if found != key}
+
+
+def _check_same(session: Session, step: Step, value: object) -> None:
+    """Raises `SessionEndedError` where `step` made something under another id than the first time."""
+    operation = session.order.manifest.operation(step.operation.partition(":")[2])
+    made = resource_id(operation, step.arguments, value)
+    if step.id and made != step.id:
+        raise SessionEndedError(f"it made {made[:80]!r} where it had made {step.id[:80]!r}")
 
 
 def _outlook(record: Record) -> str:

@@ -31,7 +31,7 @@ from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.held import why_ended
 from bridgehold.host.ledger import Ledger, Pending
 from bridgehold.host.pipes import PlainBytes
-from bridgehold.host.sessions import Session
+from bridgehold.host.session import Session
 from bridgehold.policies.model import Decision
 from bridgehold.policies.units import format_ms
 

@@ -46,7 +46,7 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reloading:
-    """Handlers of ``reload`` and ``config``."""
+    """The handler of ``reload``."""
 
     def __init__(
         self,
@@ -69,10 +69,7 @@ class Reloading:
         tell(parts, settings.now)
 
     def table(self) -> dict[str, Method]:
-        return {
-            "reload": Method(NoParams, self.reload, operator=True),
-            "config": Method(NoParams, self.show, operator=True),
-        }
+        return {"reload": Method(NoParams, self.reload, operator=True)}
 
     def serve_with(self, *servers: SocketServer) -> None:
         self._servers = servers
@@ -96,10 +93,6 @@ class Reloading:
                 await server.look_up_again()
             self._after()
             return found
-
-    async def show(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """The configuration that holds now; it has no secrets in it."""
-        return self._settings.now.model_dump(mode="json")
 
 
 def tell(parts: Reloaded, config: Config) -> None:

@@ -1,51 +1,22 @@
-"""Sessions: one tenant's stateful conversation with one bridge, served by one worker of its own.
-
-Commands of a session run one at a time, in order. A session ends by request, idle time, session
-time, deadline or its worker's end; whatever was in flight or queued gets the typed reason.
-"""
+"""All sessions of a host: opened, found, watched, ended."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
-import msgspec
-
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import SessionClosed, SessionOpened
-from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.errors import (
-    BridgeholdError,
-    BusyError,
-    CommandTimeoutError,
-    NotFoundError,
-    SessionEndedError,
-)
+from bridgehold.audit.events import SessionOpened
+from bridgehold.errors import BusyError, CommandTimeoutError, NotFoundError, SessionEndedError
 from bridgehold.host.boots import StartOrder
-from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.observe import Metrics
-from bridgehold.host.starts import LiveWorker, Starter
-from bridgehold.host.values import SessionInfo
+from bridgehold.host.session import WORKER_ENDED, Session, SessionKey
+from bridgehold.host.starts import Starter
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
-from bridgehold.sandbox.values import ExitReport
-
-QUEUE_BOUND = 64
-"""Commands that may wait for one session; more are refused as busy."""
-
-
-_LOOK_SECONDS = 0.02
-_WORKER_ENDED, _DEADLINE = "its worker ended", "command deadline"
-_CANCELLED = "cancelled, and the bridge did not stop"
-
-
-class SessionKey(msgspec.Struct, frozen=True, order=True):
-    tenant: str
-    bridge: str
-    name: str
 
 
 class Losses(Protocol):
@@ -58,189 +29,6 @@ class Losses(Protocol):
     def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None: ...
 
     def drop(self, key: SessionKey) -> None: ...
-
-
-class Session:
-    """One session and its worker. Not shared between tenants, and never given a second worker.
-
-    One that lost its worker stays ended; `recovery` makes its resources again in the next of its name.
-    """
-
-    def __init__(
-        self, key: SessionKey, order: StartOrder, worker: LiveWorker, journal: JournalClient
-    ) -> None:
-        self.key = key
-        self.id = order.session
-        self.order = order
-        self.worker = worker
-        self.commands = 0
-        self.cpu_us = worker.start_cpu_us
-        """Processor time up to the end of the last command (or of the start)."""
-        self.opened_at = time.monotonic()
-        self.used_at = self.opened_at
-        self.current_command = ""
-        self.ending: BridgeholdError | None = None
-        self.end_reason = ""
-        self.outlook = ""
-        """What becomes of it now that it is lost, for who reads the error."""
-        self.draining = False
-        self.called_out = False
-        """The command that runs asked the gateway or a tool for something."""
-        self._journal = journal
-        self._turn = asyncio.Lock()
-        self._queued = 0
-        self._closed = asyncio.Event()
-
-    @property
-    def busy(self) -> bool:
-        return self._queued > 0 or bool(self.current_command)
-
-    @property
-    def lost(self) -> bool:
-        """It is over because of its worker, not because anybody or a limit of sessions ended it."""
-        return not self.alive and self.end_reason in ("", _WORKER_ENDED, _DEADLINE, _CANCELLED)
-
-    @property
-    def alive(self) -> bool:
-        return self.ending is None and not self.worker.gone
-
-    @contextlib.asynccontextmanager
-    async def turn(self, command: str) -> AsyncIterator[None]:
-        """Wait for this session's turn; `current_command` names whose requests the gateway sees."""
-        if self.draining:
-            raise SessionEndedError("the session is being drained")
-        if self._queued >= QUEUE_BOUND:
-            raise BusyError(
-                f"{QUEUE_BOUND} commands already wait for this session",
-                hint="Open another session, or wait for the earlier commands.",
-            )
-        self._queued += 1
-        try:
-            async with self._turn:
-                if self.ending is not None:
-                    raise self.ending
-                self.current_command = command
-                try:
-                    yield
-                finally:
-                    self.current_command = ""
-                    self.used_at = time.monotonic()
-        finally:
-            self._queued -= 1
-
-    async def call(
-        self,
-        operation: str,
-        arguments: dict[str, object],
-        *,
-        deadline_ms: int,
-        stream: Stream | None,
-        tools: ToolHandler | None = None,
-    ) -> ResultFrame | FaultFrame:
-        """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
-        self.commands += 1
-        work = asyncio.ensure_future(
-            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
-        )
-        try:
-            done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
-        except asyncio.CancelledError:
-            await self._cancel(work)
-            raise
-        if not done:
-            error = CommandTimeoutError(
-                f"{operation} did not end within {format_ms(deadline_ms)}; its session was ended",
-                hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
-            )
-            work.cancel()
-            await self.end(_DEADLINE, error)
-            raise error
-        return work.result()
-
-    async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:
-        """Ask the guest to stop; past the grace its namespace is killed. The lock is held meanwhile."""
-        work.cancel()
-        grace = self.order.grant.limits.grace_ms / 1000
-        deadline = time.monotonic() + grace
-        while self.worker.calls.in_flight and self.alive and (left := deadline - time.monotonic()) > 0:
-            await self.worker.calls.wait_quiet(left)
-        if self.worker.calls.in_flight and self.alive:
-            await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
-
-    def serve(self, command: str) -> None:
-        """A foreign script has `command` now; empty: none."""
-        self.current_command = command
-        self.used_at = time.monotonic()
-
-    async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
-        """End the session once; later calls wait for the same end. Never raises."""
-        if self.ending is not None:
-            await self._closed.wait()
-            return self.worker.report
-        self.ending = error or SessionEndedError(f"the session was ended: {reason}")
-        self.end_reason = reason
-        report: ExitReport | None = None
-        with contextlib.suppress(BridgeholdError):
-            report = await self.worker.end(self.ending)
-        await self._record_end(reason, report)
-        self._closed.set()
-        return report
-
-    async def close(self, reason: str) -> None:
-        """End politely: the bridge's `close()` gets the grace, then the namespace is killed."""
-        grace = self.order.grant.limits.grace_ms
-        if self.alive and self.worker.relaying:
-            await self.worker.finish(grace / 1000)
-        elif self.alive and not self.busy:
-            with contextlib.suppress(BridgeholdError, TimeoutError):
-                await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
-        await self.end(reason)
-
-    async def drain(self, reason: str, seconds: float) -> None:
-        """Politely, once nothing runs; after `seconds` anyway. New commands are refused meanwhile."""
-        self.draining = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.busy and self.alive:  # noqa: ASYNC110 - a script's commands wake nobody
-                    await asyncio.sleep(_LOOK_SECONDS)
-        await self.close(reason)
-
-    async def wait_ended(self) -> BridgeholdError:
-        """Until it has ended and the audit says so: why, as an error."""
-        await self._closed.wait()
-        return self.ending or SessionEndedError("the session was ended")
-
-    async def _record_end(self, reason: str, report: ExitReport | None) -> None:
-        event = SessionClosed(
-            tenant=self.key.tenant,
-            session=self.id,
-            reason=reason,
-            code=self.ending.code if self.ending is not None else "",
-            commands=self.commands,
-            cpu_us=report.usage.cpu_us if report else 0,
-            memory_peak_bytes=report.usage.memory_peak_bytes if report else 0,
-            emptied_ms=report.emptied_ms if report else 0,
-        )
-        with contextlib.suppress(BridgeholdError):
-            await self._journal.append(event)
-
-    def info(self, memory_bytes: int = 0) -> SessionInfo:
-        now = time.monotonic()
-        return SessionInfo(
-            id=self.id,
-            name=self.key.name,
-            tenant=self.key.tenant,
-            bridge=self.key.bridge,
-            state="busy" if self.busy else "idle" if self.alive else "ending",
-            start="fork" if self.worker.launched.zygote else "cold",
-            commands=self.commands,
-            age_ms=int((now - self.opened_at) * 1000),
-            idle_ms=int((now - self.used_at) * 1000),
-            pid=self.worker.launched.pid,
-            uid=self.worker.launched.uid,
-            memory_bytes=memory_bytes,
-            grant=self.order.grant.digest,
-        )
 
 
 class Sessions:
@@ -349,7 +137,7 @@ class Sessions:
                 left = life_left if session.busy else min(idle_left, life_left)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
-        await session.end(_WORKER_ENDED)
+        await session.end(WORKER_ENDED)
         self._bury(session)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
@@ -374,7 +162,7 @@ class Sessions:
         found = next((s for s in self._open.values() if s.id == session_id), None)
         if found is None:
             return ""
-        found.called_out = True
+        found.called_out = found.reached_out = True
         return found.current_command
 
     def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:

@@ -6,9 +6,7 @@ What is too large is refused before it is made; what is cut says so. `frame_colu
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from typing import Any
 
 import frame_filters
@@ -19,6 +17,7 @@ from array_wire import array_dtype, decode_array, describe_array, encode_array
 from frame_bounds import MAX_KEPT, check_bytes, check_shape, frame_bytes
 from frame_casts import cast, column_array
 from frame_facts import column_facts, index_facts
+from frame_kept import Array, Frame
 from frame_wire import (
     decode_frame,
     encode_frame,
@@ -34,24 +33,6 @@ from bridgehold_sdk import Bridge, InvalidInput, Session, Store, operation
 PAGE_CELLS = 200_000
 PAGE_BYTES = 4 << 20
 CHUNK_BYTES = 256 << 10
-
-
-@dataclass(eq=False, repr=False)
-class Frame:
-    """A table, and where it came from."""
-
-    table: Any
-    origin: str
-    size: int
-    created: float = field(default_factory=time.time)
-
-
-@dataclass(eq=False, repr=False)
-class Array:
-    """Values of one dtype."""
-
-    values: Any
-    created: float = field(default_factory=time.time)
 
 
 class PandasBridge(Bridge):
