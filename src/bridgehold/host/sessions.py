@@ -56,10 +56,10 @@ class Sessions:
         self._stopping = False
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(list(self._open.values()))
+        return iter([*self._open.values(), *self._ending.values()])
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._opening)
+        return len(self._open) + len(self._opening) + len(self._ending)
 
     async def get_or_open(
         self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]
