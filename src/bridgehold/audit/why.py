@@ -176,6 +176,7 @@ _BY_RULE = (
     ("endpoints", "Grant the method and path for this endpoint in the policy's network section."),
     ("limits", "Raise this limit in the bridge's policy and the tenant's ceiling."),
 )
+_BY_RULE_OF_PRINCIPAL = "Add the tenant, or `operator = true`, to this principal's section of config.toml."
 _BY_CODE = {
     "timeout": "Give it more time (limits.command, limits.startup) or less work.",
     "memory": "Raise limits.memory in the policy, or make the bridge use less.",
@@ -201,6 +202,8 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
         return f"Grant {event.text('host')!r} in the network section of the bridge's policy{at}."
     if event.kind == "tool.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('tool')!r} to tools.allow of the bridge's policy{at}."
+    if event.kind == "request.refused":
+        return "" if event.text("code") == "not_found" else _BY_RULE_OF_PRINCIPAL
     if event.kind.endswith(".refused"):
         for prefix, text in _BY_RULE:
             if rule == prefix or rule.startswith((f"{prefix}.", f"{prefix}[")):
