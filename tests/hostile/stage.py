@@ -150,6 +150,7 @@ class Stage:
                 "kind": entry.kind,
                 "session": entry.session,
                 "tenant": entry.tenant,
+                "principal": entry.principal,
                 "command": entry.command,
                 "ref": entry.ref,
                 **entry.fields,
