@@ -148,6 +148,17 @@ class BusyError(BridgeholdError):
     default_retry = "later"
 
 
+class ShortageError(BridgeholdError):
+    """The machine is short of something that a start needs: memory, processes, descriptors, room. Nobody's fault."""
+
+    code = "shortage"
+    exit_status = 22
+    default_retry = "later"
+    default_hint = (
+        "The host has tried again for some seconds; `bridgehold doctor` shows what the machine lacks."
+    )
+
+
 class BudgetError(BridgeholdError):
     """A rate or budget is used up."""
 
