@@ -149,14 +149,12 @@ class BusyError(BridgeholdError):
 
 
 class ShortageError(BridgeholdError):
-    """The machine is short of something that a start needs: memory, processes, descriptors, room. Nobody's fault."""
+    """The machine is short of what a start needs (memory, processes, files, room); nobody's fault."""
 
     code = "shortage"
     exit_status = 22
     default_retry = "later"
-    default_hint = (
-        "The host has tried again for some seconds; `bridgehold doctor` shows what the machine lacks."
-    )
+    default_hint = "The host has tried again for seconds; `bridgehold doctor` shows what the machine lacks."
 
 
 class BudgetError(BridgeholdError):

@@ -33,6 +33,7 @@ _IP_FREEBIND = 15
 _MAX_INFO = 4096
 _MAX_COMPLAINT = 300
 _MAX_REPORT = 4096
+_NOT_ENTERED = "the sandbox's process could not enter its cgroup, limits or uid"
 _MOST_FILES = 500_000
 """In folders that are looked through before they are bound."""
 
@@ -197,7 +198,7 @@ class Start:
     def _let_go(self) -> None:
         said = os.read(self._entered_read, _MAX_REPORT)
         if said != _RELEASE:
-            raise shortage.heard(said, "the sandbox's process could not enter its cgroup, limits or uid")
+            raise shortage.heard(said, _NOT_ENTERED)
         _verify_entered(self.running.monitor, self._plan.uid, self._cgroup)
         self._mark("enter")
         os.write(self._release, _RELEASE)
@@ -337,7 +338,7 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
         os.execve(plan.bwrap, argv, {})  # noqa: S606 - no shell is wanted
     except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
         with contextlib.suppress(OSError):
-            os.write(ends.entered, shortage.told(error, "the sandbox's process"))
+            os.write(ends.entered, shortage.told(error, _NOT_ENTERED))
         os._exit(126)
 
 
@@ -354,8 +355,8 @@ def _look_through(staged: Staged) -> None:
             raise UnsupportedError(
                 f"{source + found[len(path) :]} is a FIFO or a socket that every uid may write to",
                 where=source,
-                hint="Grant a folder without it, or close it to others: chmod o-w. (Started by root, the host "
-                "has the kernel refuse it.)",
+                hint="Grant a folder without it, or close it to others: chmod o-w. (Where root started the "
+                "host, the kernel refuses the write.)",
             )
 
 

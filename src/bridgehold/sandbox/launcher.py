@@ -25,9 +25,9 @@ from bridgehold.sandbox import procfs, slices, syscalls, userns
 from bridgehold.sandbox.bounds import Bounds
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.channel import Channel
+from bridgehold.sandbox.mounts import own_mounts
 from bridgehold.sandbox.seccomp import ZYGOTE_RULES, compile_filter
 from bridgehold.sandbox.service import Launcher
-from bridgehold.sandbox.mounts import own_mounts
 from bridgehold.sandbox.staging import NoStage, Roots, Stage
 from bridgehold.sandbox.uids import UidPool, UidRange
 from bridgehold.sandbox.worker import Parts
