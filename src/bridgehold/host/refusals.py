@@ -5,7 +5,7 @@ from __future__ import annotations
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandRefused
 from bridgehold.audit.redact import preview
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.observe import Metrics
 from bridgehold.host.values import CommandRequest, Principal
 from bridgehold.policies.model import Decision, Grant
@@ -84,6 +84,13 @@ def unknown(bridge: str, operation: str) -> Decision:
         rule="default-deny",
         reason=f"{bridge}:{operation} is not granted",
         source="",
+    )
+
+
+def no_policy(error: PolicyError) -> Decision:
+    """The rules can't be read, or can't be: nothing is allowed until they can."""
+    return Decision(
+        allowed=False, rule="policy", reason=f"{error.where}: {error.message}".strip(": "), source=error.where
     )
 
 
