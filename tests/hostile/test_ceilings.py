@@ -164,7 +164,7 @@ def test_64_rules_that_cannot_be_read_refuse_and_nothing_takes_their_place(
     layout = place.layout
     files = [path for folder in (layout.tenants, layout.policies) for path in folder.glob("*.toml")]
     kept = {path: path.read_bytes() for path in files}
-    assert (_run(place, bridge), _run(place, bridge, "report")) == ("ok", "denied")
+    assert _run(place, bridge) == "ok"
     before = len(place.events("command.refused"))
     try:
         ACTS[what](layout, bridge)
@@ -177,7 +177,7 @@ def test_64_rules_that_cannot_be_read_refuse_and_nothing_takes_their_place(
         assert any(str(layout.config) in fault for fault in faults) or what in ONLY_A_HOST_KNOWS, faults
     finally:
         _restore(layout, kept)
-    assert (_run(place, bridge), _run(place, bridge, "report")) == ("ok", "denied")
+    assert _run(place, bridge) == "ok"
 
 
 def test_64_a_ceiling_that_changes_within_a_tick_holds_at_once(place: Stage, bridge: str) -> None:

@@ -87,8 +87,10 @@ class Dispatch:
         resources: Resources,
         recovery: Recovery,
         metrics: Metrics,
+        refused: refusals.Refusals,
         on_degraded: Callable[[str], None],
     ) -> None:
+        self._refusals = refused
         self._resources = resources
         self._recovery = recovery
         self._metrics = metrics
@@ -180,9 +182,7 @@ class Dispatch:
                 f"{request.operation[:80]!r} is not a command",
                 hint="A command is BRIDGE:OPERATION, such as python:execute.",
             )
-        refuse = refusals.Refusal(
-            self._journal, command, principal, request, bridge, operation, self._metrics
-        )
+        refuse = refusals.Refusal(self._refusals, command, principal, request, bridge, operation)
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
