@@ -47,9 +47,7 @@ class Meeting:
             if met is None:
                 self.withheld.append(f"endpoint {need.provider}: not granted by the policy")
             elif need.provider in self._private:
-                self.withheld.append(
-                    f"endpoint {need.provider}: private_network was taken away"
-                )
+                self.withheld.append(f"endpoint {need.provider}: private_network was taken away")
             else:
                 found.append(met)
         return tuple(found)
