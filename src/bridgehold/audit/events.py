@@ -327,9 +327,13 @@ class SecretChanged(Event, frozen=True, kw_only=True, tag="secret.changed"):
 
 
 class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
+    """What a grant rests on: the policy, all that it extends, and the tenant's ceiling."""
+
     name: str
     digest: str
-    file: str
+    """Of `files` together."""
+    files: tuple[str, ...]
+    """``FILE sha256:…`` of each that was read."""
 
 
 class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
