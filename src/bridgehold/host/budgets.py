@@ -83,11 +83,13 @@ class Budgets:
         Requests under way count with what they reserved, so that many at once don't overdraw.
         """
         key = (tenant, provider)
-        if rate.provider_requests_total and self._requests.get(key, 0) >= rate.provider_requests_total:
-            raise _used_up("rate.provider_requests_total", f"{rate.provider_requests_total} requests")
+        most = rate.provider_requests_total
+        if most is not None and self._requests.get(key, 0) >= most:
+            raise _used_up("rate.provider_requests_total", f"{most} requests")
         taken = self._tokens.get(key, 0) + self._reserved.get(key, 0)
-        if rate.provider_tokens_total and taken >= rate.provider_tokens_total:
-            raise _used_up("rate.provider_tokens_total", f"{rate.provider_tokens_total} tokens")
+        most = rate.provider_tokens_total
+        if most is not None and taken >= most:
+            raise _used_up("rate.provider_tokens_total", f"{most} tokens")
         if not self._bucket(key, rate.provider_requests_per_minute).try_take(1, now):
             raise BudgetError(
                 f"more than {rate.provider_requests_per_minute} requests a minute to {provider}",

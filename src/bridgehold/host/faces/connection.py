@@ -21,6 +21,7 @@ from bridgehold.errors import (
     DeniedError,
     InternalError,
     LimitError,
+    NotFoundError,
     ProtocolError,
     UsageError,
 )
@@ -41,7 +42,7 @@ from bridgehold.host.faces.shares import Share
 from bridgehold.host.values import Principal
 
 if TYPE_CHECKING:
-    from bridgehold.host.faces.server import SocketServer
+    from bridgehold.host.faces.server import Method, SocketServer
 
 _CREDENTIALS = struct.Struct("3i")
 _MAX_REQUESTS = 256
@@ -240,17 +241,35 @@ class Connection:
         if request.method == "hello":
             return {"principal": self._principal.name, "tenants": self._principal.tenants}
         method = self._server.method(request.method)
-        if method.operator and not self._principal.operator:
-            raise DeniedError(
-                f"{request.method} is for operators",
-                hint="An operator can set `operator = true` for your principal in config.toml.",
-            )
-        params = _decode(request, method.params)
-        return await method.handler(self._principal, params, lambda event: self._emit(request.id, event))
+        principal, params = self._principal, _decode(request, method.params)
+        try:
+            _check(principal, request.method, method, params)
+            return await method.handler(principal, params, lambda event: self._emit(request.id, event))
+        except (DeniedError, NotFoundError) as error:
+            if not error.event:
+                written = await self._server.refusals.caller(principal, request.method, params, error)
+                # What is not there and what is another's look alike, to the last letter.
+                error.event = written if isinstance(error, DeniedError) else ""
+            raise
 
     def _emit(self, request_id: int, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
         self._out.put(pack(AnswerFrame(id=request_id, event=_raw(event))), most=self._limits.unread_events)
+
+
+def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:
+    """Whether `principal` may ask this at all, for the tenant that it names. Raises `DeniedError`."""
+    if method.operator and not principal.operator:
+        raise DeniedError(
+            f"{name} is for operators",
+            hint="An operator can set `operator = true` for your principal in config.toml.",
+        )
+    tenant = getattr(params, "tenant", None)
+    if tenant is not None and not method.decides and not principal.may_act_for(tenant):
+        raise DeniedError(
+            f"{principal.name} may not act for tenant {tenant[:64]!r}",
+            hint="An operator can add the tenant to your principal in config.toml.",
+        )
 
 
 def _request(body: bytes) -> RequestFrame:

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.audit.events import PrincipalRefused
 from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.faces.callers import SMALL, CallerLimits, Callers
 from bridgehold.host.faces.connection import Connection
 from bridgehold.host.principals import Principals
+from bridgehold.host.refusals import Refusals
 from bridgehold.host.values import Principal
 
 BACKLOG = 1_024
@@ -33,6 +33,8 @@ class Method(msgspec.Struct, frozen=True):
     operator: bool = False
     gives: int = SMALL
     """Bytes that its answer takes while it is made; counted before it begins."""
+    decides: bool = False
+    """It decides by itself for which tenant it is asked, and writes its own refusals."""
 
 
 class SocketServer:
@@ -43,7 +45,7 @@ class SocketServer:
         listener: socket.socket,
         principals: Principals,
         methods: dict[str, Method],
-        refuse: Callable[[PrincipalRefused], Awaitable[None]],
+        refusals: Refusals,
         *,
         callers: Callers | None = None,
         tokens_only: bool = False,
@@ -57,7 +59,7 @@ class SocketServer:
         self._listener = listener
         self._principals = principals
         self._methods = methods
-        self._refuse = refuse
+        self.refusals = refusals
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._live: set[Connection] = set()
@@ -98,7 +100,7 @@ class SocketServer:
                 return self._principals.by_token(token)
             return self._principals.by_uid(uid)
         except DeniedError as error:
-            await self._refuse(PrincipalRefused(uid=uid, reason=error.message))
+            await self.refusals.stranger(uid, error.message)
             raise
 
     def known(self, uid: int) -> Principal | None:
