@@ -6,7 +6,13 @@ import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from bridgehold.audit.entries import Entry
 from bridgehold.errors import BudgetError
@@ -190,5 +196,7 @@ class Spending(RuleBasedStateMachine):
         assert spent(folded) == spent(self.budgets)
 
 
-TestSpending = Spending.TestCase
-TestSpending.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def test_no_order_of_requests_ends_and_restarts_overdraws() -> None:
+    run_state_machine_as_test(
+        Spending, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
