@@ -196,7 +196,7 @@ def test_a_guessed_session_is_as_one_that_never_was(face: HttpStage) -> None:
             if "tenant" in place:
                 assert (said.status, said.code) == (403, "denied")
         assert session not in str((await rival.ask("GET", "/v1/sessions")).body)
-        assert (await rival.ask("GET", "/v1/sessions?tenant=acme")).body == []
+        assert (await rival.ask("GET", "/v1/sessions?tenant=acme")).status == 403
         opened = await rival.ask(
             "POST", "/v1/sessions", {"bridge": face.bridge, "name": "x", "tenant": "acme"}
         )
@@ -218,7 +218,7 @@ def test_a_guessed_resource_or_artifact_is_as_one_that_never_was(face: HttpStage
             404,
         }
         assert (await rival.ask("DELETE", "/v1/resources/hidden?tenant=acme")).status in {403, 404}
-        assert (await rival.ask("GET", "/v1/resources?tenant=acme")).body == []
+        assert (await rival.ask("GET", "/v1/resources?tenant=acme")).status == 403
         for suffix, refused in (("", 404), ("?tenant=acme", 403)):
             assert (await rival.ask("GET", f"/v1/artifacts/{digest}{suffix}")).status == refused
             assert (await rival.ask("DELETE", f"/v1/artifacts/{digest}{suffix}")).status == refused

@@ -18,12 +18,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import AuditError
 
 if TYPE_CHECKING:
@@ -152,14 +152,8 @@ def store(folder: Path, signed: SignedAnchor) -> Path:
     """Write the anchor durably below `folder`; the same anchor twice is one file."""
     anchor = signed.anchor
     target = folder / f"{anchor.instance}.{anchor.count}{SUFFIX}"
-    partial = target.with_suffix(".tmp")
     try:
-        with partial.open("w", encoding="ascii") as file:
-            file.write(render(signed))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o644)
-        partial.replace(target)
+        writes.replace(target, render(signed))
     except OSError as error:
         raise AuditError(f"can't write the anchor: {error.strerror}", where=str(target)) from error
     return target

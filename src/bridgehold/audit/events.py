@@ -308,6 +308,20 @@ class PrincipalRefused(Event, frozen=True, kw_only=True, tag="principal.refused"
     reason: str
 
 
+class RequestRefused(Event, frozen=True, kw_only=True, tag="request.refused"):
+    """A caller asked, by any method but `run`, what it may not or what it is not shown.
+
+    `tenant` is the caller's own; `named_tenant` and `named` are what it wrote.
+    """
+
+    method: str
+    code: str
+    """``denied`` or ``not_found``: what is another tenant's is not found, and looks the same here."""
+    reason: str
+    named_tenant: str = ""
+    named: str = ""
+
+
 class SecretChanged(Event, frozen=True, kw_only=True, tag="secret.changed"):
     """Names only. `action` is ``set``, ``remove``, ``captured`` or ``revealed``."""
 
@@ -317,9 +331,13 @@ class SecretChanged(Event, frozen=True, kw_only=True, tag="secret.changed"):
 
 
 class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
+    """What a grant rests on: the policy, all that it extends, and the tenant's ceiling."""
+
     name: str
     digest: str
-    file: str
+    """Of `files` together."""
+    files: tuple[str, ...]
+    """``FILE sha256:…`` of each that was read."""
 
 
 class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):

@@ -96,10 +96,12 @@ class Budgets:
         so a tenant overdraws by one request at most, and by what requests use beyond their charge.
         """
         key = (owner[0], provider)
-        if rate.provider_requests_total and self._requests.get(key, 0) >= rate.provider_requests_total:
-            raise _used_up("rate.provider_requests_total", f"{rate.provider_requests_total} requests")
-        if rate.provider_tokens_total and self._tokens.get(key, 0) >= rate.provider_tokens_total:
-            raise _used_up("rate.provider_tokens_total", f"{rate.provider_tokens_total} tokens")
+        most = rate.provider_requests_total
+        if most is not None and self._requests.get(key, 0) >= most:
+            raise _used_up("rate.provider_requests_total", f"{most} requests")
+        most = rate.provider_tokens_total
+        if most is not None and self._tokens.get(key, 0) >= most:
+            raise _used_up("rate.provider_tokens_total", f"{most} tokens")
         if not self._bucket((*owner, provider), rate.provider_requests_per_minute, now).try_take(1, now):
             raise BudgetError(
                 f"more than {rate.provider_requests_per_minute} requests a minute to {provider}",

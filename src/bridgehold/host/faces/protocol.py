@@ -94,6 +94,15 @@ class SessionParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reason: str = "asked by the caller"
 
 
+class SessionsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tenant: str | None = None
+    """Of this one only; of all that the caller may see, if left out."""
+
+
+class FindParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    session: str
+
+
 class ProfileParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session: str
     seconds: float = 5.0

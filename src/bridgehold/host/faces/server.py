@@ -13,9 +13,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bridgehold.audit.events import PrincipalRefused
 from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
-from bridgehold.errors import BridgeholdError, DeniedError, InternalError, ProtocolError, UsageError
+from bridgehold.errors import (
+    BridgeholdError,
+    DeniedError,
+    InternalError,
+    NotFoundError,
+    ProtocolError,
+    UsageError,
+)
 from bridgehold.host.faces.protocol import (
     AnswerFrame,
     CancelParams,
@@ -25,6 +31,7 @@ from bridgehold.host.faces.protocol import (
     read_frame,
 )
 from bridgehold.host.principals import Principals
+from bridgehold.host.refusals import Refusals
 from bridgehold.host.values import Principal
 
 _CREDENTIALS = struct.Struct("3i")
@@ -44,6 +51,8 @@ class Method(msgspec.Struct, frozen=True):
     params: type[msgspec.Struct]
     handler: Handler
     operator: bool = False
+    decides: bool = False
+    """It decides by itself for which tenant it is asked, and writes its own refusals."""
 
 
 class SocketServer:
@@ -54,7 +63,7 @@ class SocketServer:
         listener: socket.socket,
         principals: Principals,
         methods: dict[str, Method],
-        refuse: Callable[[PrincipalRefused], Awaitable[None]],
+        refusals: Refusals,
         *,
         tokens_only: bool = False,
     ) -> None:
@@ -63,7 +72,7 @@ class SocketServer:
         self._listener = listener
         self._principals = principals
         self._methods = methods
-        self._refuse = refuse
+        self.refusals = refusals
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._live: set[_Connection] = set()
@@ -105,7 +114,7 @@ class SocketServer:
                 return self._principals.by_token(token)
             return self._principals.by_uid(uid)
         except DeniedError as error:
-            await self._refuse(PrincipalRefused(uid=uid, reason=error.message))
+            await self.refusals.stranger(uid, error.message)
             raise
 
     def method(self, name: str) -> Method:
@@ -198,13 +207,16 @@ class _Connection:
         if request.method == "hello":
             return {"principal": self._principal.name, "tenants": self._principal.tenants}
         method = self._server.method(request.method)
-        if method.operator and not self._principal.operator:
-            raise DeniedError(
-                f"{request.method} is for operators",
-                hint="An operator can set `operator = true` for your principal in config.toml.",
-            )
-        params = _decode(request, method.params)
-        return await method.handler(self._principal, params, lambda event: self._emit(request.id, event))
+        principal, params = self._principal, _decode(request, method.params)
+        try:
+            _check(principal, request.method, method, params)
+            return await method.handler(principal, params, lambda event: self._emit(request.id, event))
+        except (DeniedError, NotFoundError) as error:
+            if not error.event:
+                written = await self._server.refusals.caller(principal, request.method, params, error)
+                # What is not there and what is another's look alike, to the last letter.
+                error.event = written if isinstance(error, DeniedError) else ""
+            raise
 
     def _emit(self, request_id: int, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
@@ -212,6 +224,21 @@ class _Connection:
             self._writer.transport.abort()
             return
         self._writer.write(pack(AnswerFrame(id=request_id, event=_raw(event))))
+
+
+def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:
+    """Whether `principal` may ask this at all, for the tenant that it names. Raises `DeniedError`."""
+    if method.operator and not principal.operator:
+        raise DeniedError(
+            f"{name} is for operators",
+            hint="An operator can set `operator = true` for your principal in config.toml.",
+        )
+    tenant = getattr(params, "tenant", None)
+    if tenant is not None and not method.decides and not principal.may_act_for(tenant):
+        raise DeniedError(
+            f"{principal.name} may not act for tenant {tenant[:64]!r}",
+            hint="An operator can add the tenant to your principal in config.toml.",
+        )
 
 
 def _decode(request: RequestFrame, kind: type[T]) -> T:
