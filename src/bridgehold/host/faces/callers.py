@@ -6,7 +6,7 @@ import resource
 
 import msgspec
 
-from bridgehold.host.faces.shares import Shares
+from bridgehold.host.shares import Shares
 
 SMALL = 64 * 1024
 """What a request is counted as at the least, its answer included."""

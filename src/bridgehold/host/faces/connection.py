@@ -38,7 +38,7 @@ from bridgehold.host.faces.protocol import (
     read_frame,
     weight,
 )
-from bridgehold.host.faces.shares import Share
+from bridgehold.host.shares import Share
 from bridgehold.host.values import Principal
 
 if TYPE_CHECKING:

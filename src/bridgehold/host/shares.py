@@ -1,4 +1,4 @@
-"""What callers take together of one thing: who has more of it gets less of what is left.
+"""One thing that many take of: who has more of it gets less of what is left.
 
 Nobody may hold more than is free. So one caller alone gets half, two that want all of it a third each, and
 whoever comes late still finds something, however many were first.
