@@ -305,7 +305,7 @@ def test_what_is_granted_waits_for_room_before_its_body(tmp_path: Path) -> None:
             head = f"POST http://{place}/drop HTTP/1.1\r\nHost: {place}\r\n"
             full = (head + f"Content-Length: {size}\r\n\r\n").encode() + b"x" * 1_000
             assert parse(await stand.raw(full, timeout=20)).status == 503
-            assert thief.loot == []
+            assert not thief.loot
             await stack.aclose()
             assert parse(await stand.raw(head.encode() + b"Content-Length: 2\r\n\r\n{}")).status == 200
         assert stand.buffers.held == 0
