@@ -14,7 +14,6 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from bridgehold.errors import (
     AttestationError,
@@ -33,10 +32,11 @@ from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.forking import FAULTS, Forking, typed
 from bridgehold.sandbox.proof import prove
-from bridgehold.sandbox.reap import Ending
+from bridgehold.sandbox.reap import By, Ending
 from bridgehold.sandbox.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.staging import is_device
+from bridgehold.sandbox.uncounted import Watch
 from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
 from bridgehold.sandbox.zygote import SurpriseError, Zygote
@@ -58,6 +58,7 @@ class Launcher:
         self._restless: set[Worker] = set()
         """Those that start, end, or may have run out of memory: the others need no look."""
         self._forking = Forking(self)
+        self._uncounted = Watch()
         self._seals: dict[int, tuple[int, SealJob]] = {}
         self._own = attest.namespaces("self")
         self._selector = selectors.DefaultSelector()
@@ -83,6 +84,9 @@ class Launcher:
         watched = self.workers.values() if self.parts.parent.version == "none" else self._restless
         for worker in list(watched):
             self._visit(worker, now)
+        if self.workers and now >= self._uncounted.due:
+            for worker, what in self._uncounted.over(self.workers.values(), now):
+                self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
         self._forking.make_spares()
 
     def _patience(self) -> float | None:
@@ -93,6 +97,8 @@ class Launcher:
         waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
         if self.parts.parent.version == "none" and self.workers:
             waits.append(_WATCHDOG_SECONDS)
+        if self.workers:
+            waits.append(max(0.0, self._uncounted.due - now))
         soonest = min([*waits, self._forking.patience])
         return None if soonest == math.inf else soonest
 
@@ -283,7 +289,7 @@ class Launcher:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")
 
-    def end(self, worker: Worker, *, by: Literal["", "killed", "zygote"], reason: str = "") -> None:
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
         if worker.ending is not None:
             return
         self.watch(worker)
