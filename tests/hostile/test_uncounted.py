@@ -11,7 +11,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,3 +110,206 @@ def test_what_is_charged_to_nobody_is_refused_as_by_a_kernel_without_it(host: St
     assert wrong == {}
     assert result["core"] == ["1", "1"]
     assert result["receive"] == 32768
+
+
+KEEP = "import sys, socket, struct, os, time\nkept = sys.modules.setdefault('kept', [])\n"
+UNREAD = (
+    KEEP
+    + """
+def full(end):
+    end.setblocking(False)
+    try:
+        for _ in range(400):
+            end.send(b"x" * 60000)
+    except OSError:
+        pass
+for _ in range(30):
+    to, by = socket.socket(type=socket.SOCK_DGRAM), socket.socket(type=socket.SOCK_DGRAM)
+    to.bind(("127.0.0.1", 0))
+    by.connect(to.getsockname())
+    kept += [to, by]
+    full(by)
+listener = socket.create_server(("127.0.0.1", 0))
+for _ in range(30):
+    by = socket.create_connection(listener.getsockname())
+    kept += [by, listener.accept()[0]]
+    full(by)
+for option, value in ((socket.SO_RCVBUF, 1 << 23), (socket.SO_RCVLOWAT, 1 << 23)):
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, option, value)
+    except OSError:
+        pass
+listener.listen(100)
+for _ in range(100):
+    by = socket.create_connection(listener.getsockname())
+    full(by)
+    by.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 1))
+    kept.append(by)
+kept.append(listener)
+result = {"sockets": len(kept)}
+"""
+)
+
+
+def socket_memory() -> int:
+    """Of the whole machine's TCP and UDP sockets."""
+    text = Path("/proc/net/sockstat").read_text()
+    return (
+        sum(int(line.split()[-1]) for line in text.splitlines() if " mem " in line) * resource.getpagesize()
+    )
+
+
+def test_unread_data_stays_within_the_sessions_bound(host: Stage) -> None:
+    before = socket_memory()
+    with host.session() as session:
+        assert session.run("act", {"code": UNREAD}) == {"sockets": 221}
+        held = socket_memory() - before
+        unaccepted = 100 * (64 << 10)
+        assert held < socket_bytes(256 << 20) * 1.25 + unaccepted + (
+            4 << 20
+        )  # the last: others' on this machine
+        with host.session() as other:
+            echo = (
+                "import socket\nl = socket.create_server(('127.0.0.1', 0))\na = socket.create_connection("
+                "l.getsockname())\nb, _ = l.accept()\na.sendall(b'x' * 100000)\nn = 0\n"
+                "while n < 100000: n += len(b.recv(100000))\nresult = {'n': n}\n"
+            )
+            assert other.run("act", {"code": echo}) == {"n": 100000}
+
+
+def test_terminals_are_bounded_and_work(host: Stage) -> None:
+    code = """
+import os
+ends, result = [], {"error": ""}
+try:
+    for _ in range(50):
+        ends += os.openpty()
+except OSError as error:
+    result["error"] = error.errno
+result["pairs"] = len(ends) // 2
+os.write(ends[1], b"heard")
+result["heard"] = os.read(ends[0], 5).decode()
+for end in ends: os.close(end)
+"""
+    found = host.act(code)
+    assert found["pairs"] == 16
+    assert found["heard"] == "heard"
+    assert found["error"]
+
+
+LOCKS = """
+import fcntl, os, time
+here = os.open("/tmp/locked", os.O_RDWR | os.O_CREAT)
+for made in range({count}):
+    fcntl.lockf(here, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, (1 << 24) - made * 2)
+time.sleep({wait})
+result = {{"made": {count}}}
+"""
+CONNECTIONS = """
+import resource, socket, time
+kept = []
+made = 0
+for _ in range({count} // 100):
+    listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+    kept.append(listener)
+    for _ in range(100):
+        by = socket.create_connection(listener.getsockname())
+        by.close()
+time.sleep({wait})
+result = {{"made": {count}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "most", "word"),
+    [(LOCKS, MOST_LOCKS, "locks of files"), (CONNECTIONS, MOST_CONNECTIONS, "TCP connections")],
+    ids=["locks", "connections"],
+)
+def test_what_can_only_be_looked_at_ends_who_holds_too_much(
+    host: Stage, act: str, most: int, word: str
+) -> None:
+    with host.session() as sibling:
+        assert (
+            sibling.run("act", {"code": act.format(count=most * 9 // 1000 * 100, wait=0)})["made"] > most // 2
+        )
+        error = host.fails(act.format(count=most * 2, wait=6))
+        assert error.code == "memory", (error.code, error.message)
+        assert word in error.message
+        assert sibling.run("act", {"code": "result = {'alive': True}"}) == {"alive": True}
+
+
+PATTERN = Path("/proc/sys/kernel/core_pattern")
+SWITCH = f"""
+import sys
+old = open("{PATTERN}").read()
+try:
+    open("{PATTERN}", "w").write(sys.argv[1])
+    print("set", flush=True)
+    sys.stdin.read()
+finally:
+    open("{PATTERN}", "w").write(old)
+"""
+CRASH = """
+import os, resource, signal, subprocess, ctypes
+libc = ctypes.CDLL(None)
+def crash(prepare):
+    pid = os.fork()
+    if pid == 0:
+        open("/proc/self/comm", "w").write("{name}")
+        prepare()
+        libc.prctl(4, 1, 0, 0, 0)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return os.waitpid(pid, 0)[1]
+pair = (ctypes.c_ulong * 2)(0, 0)
+result = {{"ends": [
+    crash(lambda: None),
+    crash(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))),
+    crash(lambda: resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))),
+    crash(lambda: libc.syscall(160, ctypes.c_long(4 | 1 << 32), pair)),
+    crash(lambda: libc.syscall(302, 0, ctypes.c_long(4 | 1 << 32), pair, None)),
+    crash(lambda: libc.syscall(302, os.getppid(), 4, pair, pair)),
+    subprocess.run(["/bin/sh", "-c", "echo {name} > /proc/$$/comm; ulimit -c 0; kill -SEGV $$"]).returncode,
+]}}
+"""
+
+
+@contextlib.contextmanager
+def handler(folder: Path) -> Iterator[Path]:
+    """A handler behind a pipe for every crash of the machine; where it notes each one's name and limit.
+
+    The process that changes the setting changes it back when its input ends, whatever becomes of this one.
+    """
+    seen, program = folder / "seen", folder / "handler"
+    seen.touch()
+    program.write_text(f"#!/bin/sh\necho $1 $2 >> {seen}\nexec cat > /dev/null\n")
+    program.chmod(0o755)
+    argv = [sys.executable, "-I", "-c", SWITCH, f"|{program} %e %c"]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as switch:
+        assert switch.stdout is not None
+        assert switch.stdout.readline() == b"set\n"
+        try:
+            yield seen
+        finally:
+            assert switch.stdin is not None
+            switch.stdin.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root sets the machine's handler of crashes")
+def test_a_crash_starts_no_handler(host: Stage, tmp_path: Path) -> None:
+    before, name = PATTERN.read_text(), f"crash{os.getpid()}"
+    tmp_path.chmod(0o755)
+    with host.session() as session, handler(tmp_path) as seen:
+        found = session.run("act", {"code": CRASH.format(name=name)})
+        own = f"open('/proc/self/comm', 'w').write('{name}own'); import os; os.kill(os.getpid(), 11)"
+        limit = (0, 0)  # at which one is started: this one sees that the handler works
+        subprocess.run(
+            [sys.executable, "-c", own],
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, limit),
+        )
+        noted = [line for line in seen.read_text().splitlines() if line.startswith(name)]
+    assert PATTERN.read_text() == before
+    assert noted == [f"{name}own 0"]
+    assert found == {"ends": [11, 11, 11, 11, 11, 11, -11]}

@@ -45,6 +45,7 @@ _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
+_FILTER_SECONDS, _FILTER_PAUSE = 1.0, 0.002
 _STOP_SECONDS = 10.0
 
 
@@ -95,6 +96,7 @@ class Launcher:
         waits = [w.ending.pause for w in self._restless if w.ending is not None]
         waits += [max(0.0, w.start.deadline - now) for w in self._restless if not w.started]
         waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
+        waits += [_FILTER_PAUSE for w in self._restless if w.running and w.proof_due]
         if self.parts.parent.version == "none" and self.workers:
             waits.append(_WATCHDOG_SECONDS)
         if self.workers:
@@ -109,6 +111,9 @@ class Launcher:
             self.fail(worker, worker.start.expire())
         elif worker.running and self._out_of_memory(worker, now):
             self.end(worker, by="")  # v1 kills one process; the session dies whole
+        elif worker.running and worker.proof_due is not None:
+            request, worker.proof_wanted = worker.proof_due, None
+            self._respond(request)
         elif worker.running and worker.suspect_until <= now:
             self._restless.discard(worker)
 
@@ -357,7 +362,8 @@ class Launcher:
         worker = self._find(request.worker)
         if worker.ending is not None:
             raise NotFoundError(f"worker {worker.name} has ended")
-        if worker.start.running.first_fd >= 0:
+        worker.proof_until = worker.proof_until or time.monotonic() + _FILTER_SECONDS
+        if worker.start.running.first_fd >= 0 or self._init_is_late(worker):
             worker.proof_wanted = request
             return
         try:
@@ -371,6 +377,18 @@ class Launcher:
             raise AttestationError(error.message) from error
         self._channel.send(requests.Answer(id=request.id, attestation=proof))
         self._forking.attested(worker)
+
+    def _init_is_late(self, worker: Worker) -> bool:
+        """bubblewrap's init loads its filter after it has let the guest begin: look again in a moment."""
+        if time.monotonic() > worker.proof_until:
+            return False
+        late = False
+        with contextlib.suppress(OSError):
+            status = attest.parse_status(procfs.read(f"/proc/{worker.start.running.init}/status"))
+            late = status.get("Seccomp") == "0"
+        if late:
+            self._restless.add(worker)
+        return late
 
     def _seal(self, request: requests.SealRequest) -> None:
         if self._builder(request.path):
