@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridgehold.audit.segments import open_new
+from bridgehold import writes
 from bridgehold.errors import AuditError
 
 if TYPE_CHECKING:
@@ -154,14 +154,8 @@ def store(folder: Path, signed: SignedAnchor) -> Path:
     """Write the anchor durably below `folder`; the same anchor twice is one file."""
     anchor = signed.anchor
     target = folder / f"{anchor.instance}.{anchor.count}{SUFFIX}"
-    partial = target.with_suffix(".tmp")
     try:
-        with open_new(partial) as file:
-            file.write(render(signed).encode("ascii"))
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        partial.replace(target)
+        writes.replace(target, render(signed))
     except OSError as error:
         raise AuditError(f"can't write the anchor: {error.strerror}", where=str(target)) from error
     return target

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.audit import chain
 from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS
 from bridgehold.audit.segments import (
@@ -22,11 +23,9 @@ from bridgehold.audit.segments import (
     Segment,
     digest_of,
     instance_folders,
-    open_new,
     open_segment,
     read_lines,
 )
-from bridgehold.audit.writer import sync_folder
 from bridgehold.errors import AuditError
 
 if TYPE_CHECKING:
@@ -111,13 +110,7 @@ def _quarantine(folder: InstanceFolder, segment: Segment) -> int:
     if not torn:
         return 0
     target = segment.path.with_name(segment.path.name + TORN)
-    partial = target.with_name(target.name + ".tmp")
-    with open_new(partial) as file:
-        file.write(torn)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
-    sync_folder(folder.path)
+    writes.replace(target, torn, mode=0o640)
     descriptor = os.open(segment.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.ftruncate(descriptor, size - len(torn))

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bridgehold.audit.chain import MAX_LINE
 from bridgehold.errors import AuditError
@@ -98,13 +98,6 @@ def digest_of(path: Path) -> str:
     finally:
         os.close(descriptor)
     return f"sha256:{digest.hexdigest()}"
-
-
-def open_new(path: Path) -> BinaryIO:
-    """A new file of ours to write: what stood there (a link, say) is removed, never followed."""
-    path.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o640), "wb")
 
 
 def open_segment(path: Path) -> int:
