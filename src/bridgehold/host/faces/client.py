@@ -21,7 +21,7 @@ from bridgehold.host.faces import files
 from bridgehold.host.faces.adapter import Adapter
 from bridgehold.host.faces.plain import to_plain
 from bridgehold.host.faces.private import PrivateHost
-from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.host.faces.protocol import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
 from bridgehold.host.faces.retry import with_retries
 from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
@@ -58,8 +58,12 @@ class Client:
                 hint="Start one with `bridgehold serve`, or let a command start a private one.",
             ) from error
         client = cls(reader, writer)
-        if token:
-            await client.request("hello", {"token": token})
+        try:
+            if token:
+                await client.request("hello", {"token": token})
+        except BaseException:
+            await client.aclose()
+            raise
         return client
 
     @property
@@ -306,6 +310,8 @@ class Client:
                 future.set_exception(failure)
 
     def _deliver(self, answer: AnswerFrame) -> None:
+        if answer.id == WHOLE_CONNECTION and answer.error is not None:
+            raise from_info(answer.error)
         if answer.event is not msgspec.UNSET:
             on_event = self._events.get(answer.id)
             if on_event is not None:
