@@ -28,6 +28,7 @@ from bridgehold.host.layout import Layout, find_layout
 
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""
+KINDS_OF_HOSTS = ["root", "user"] if os.getuid() == 0 else ["self"]
 V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
 ROOT = Path(__file__).parents[2]
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-
-import pytest
-
 from bridgehold.sandbox.cgroups.v1 import socket_bytes, socket_share
-from bridgehold.sandbox.uncounted import MOST_CONNECTIONS, MOST_LOCKS, lock_owners, tcp_sockets
-from sandbox.launcher_support import MIB, Machine
+from bridgehold.sandbox.uncounted import lock_owners, tcp_sockets
+from sandbox.launcher_support import MIB
 
 LOCKS = """
 import fcntl, os, time

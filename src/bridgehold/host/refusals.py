@@ -19,7 +19,7 @@ from bridgehold.audit.events import (
     kind_of,
 )
 from bridgehold.audit.redact import preview
-from bridgehold.errors import BridgeholdError, BudgetError
+from bridgehold.errors import BridgeholdError, BudgetError, PolicyError
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.observe import Metrics
 from bridgehold.host.values import CommandRequest, Principal
@@ -176,6 +176,13 @@ def unknown(bridge: str, operation: str) -> Decision:
         rule="default-deny",
         reason=f"{bridge}:{operation} is not granted",
         source="",
+    )
+
+
+def no_policy(error: PolicyError) -> Decision:
+    """The rules can't be read, or can't be: nothing is allowed until they can."""
+    return Decision(
+        allowed=False, rule="policy", reason=f"{error.where}: {error.message}".strip(": "), source=error.where
     )
 
 

@@ -9,10 +9,10 @@ import msgspec
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.faces.server import Emit, Method
 from bridgehold.host.registry import Registry
-from bridgehold.host.resources import Act, ResourceRef, Resources, choose
+from bridgehold.host.resources import Act, ResourceRef, Resources, choose, kinds_of
 from bridgehold.host.values import CommandRequest, Principal, Reply
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_name
-from bridgehold.policies.decide import decide_operation
+from bridgehold.policies.decide import decide_operation, decide_resource
 
 
 class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,10 +78,17 @@ class Unified:
         return await self._on(principal, params, "delete")
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[ResourceRef]:
-        found = self._resources.listed(
-            _seen(principal, params.tenant), bridge=params.bridge, kind=params.kind, session=params.session
-        )
-        return list(found)
+        """What the policy lets nobody work on isn't shown either."""
+        found = [
+            *self._resources.listed(
+                _seen(principal, params.tenant),
+                bridge=params.bridge,
+                kind=params.kind,
+                session=params.session,
+            )
+        ]
+        grants = {one.bridge: await self._registry.grant(params.tenant, one.bridge) for one in found}
+        return [one for one in found if decide_resource(grants[one.bridge], one.kind).allowed]
 
     async def describe(self, _principal: Principal, params: DescribeParams, _emit: Emit) -> object:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
@@ -92,11 +99,16 @@ class Unified:
             "name": bridge,
             "version": manifest.version,
             "summary": manifest.summary,
-            "resources": list(manifest.resources.values()),
+            "resources": [
+                {**msgspec.to_builtins(kind), "granted": decide_resource(grant, kind.name).allowed}
+                for kind in manifest.resources.values()
+            ],
             "operations": [
                 {
                     **msgspec.to_builtins(operation),
-                    "granted": decide_operation(grant, bridge, operation.name).allowed,
+                    "granted": decide_operation(
+                        grant, bridge, operation.name, kinds_of(manifest, operation, {})
+                    ).allowed,
                 }
                 for operation in manifest.operations.values()
             ],

@@ -40,7 +40,7 @@ def enter(init: int, port: int, *, settled: bool = False) -> list[int]:
             failed.append(error)
 
     thread = threading.Thread(target=act, name="listener")
-    thread.start()
+    thread.start()  # RuntimeError where the machine has no thread left: `shortage` knows it
     thread.join()
     if failed:
         raise failed[0]
