@@ -1,21 +1,10 @@
-"""What no cgroup counts: refused, bounded, or the end of whoever holds it. Tried from inside real sandboxes."""
+"""What no cgroup counts, as the kernel lists it (pure). What comes of it: `tests/hostile/test_uncounted.py`."""
 
 from __future__ import annotations
 
 from bridgehold.sandbox.cgroups.v1 import socket_bytes, socket_share
 from bridgehold.sandbox.uncounted import lock_owners, tcp_sockets
 from sandbox.launcher_support import MIB
-
-LOCKS = """
-import fcntl, os, time
-here = os.open("/tmp/locked", os.O_RDWR | os.O_CREAT)
-made = 0
-def lock(count):
-    global made
-    for _ in range(count):
-        made += 1
-        fcntl.lockf(here, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 << 24 - made)
-"""
 
 
 def test_the_kernels_lists_are_read() -> None:
