@@ -105,8 +105,6 @@ class Roots:
 
         Raises `DeniedError` where a link leads out of the root or the source isn't there.
         """
-        if mount.kind == "bind":
-            return self.open_build(mount.source)
         roots = sorted((r for r in self._paths if _below(mount.source, r)), key=len, reverse=True)
         try:
             if not roots:  # /usr and the allowed files of /etc: root's own, and links of root's
@@ -176,7 +174,7 @@ class Stage:
         try:
             for index, mount in enumerate(spec.mounts):
                 path = f"{folder}/{index}"
-                if mount.kind in ("ro_bind", "bind"):
+                if mount.kind == "ro_bind":
                     self._bind(mount, path, uid)
                 elif mount.kind == "device":
                     _bind_device(mount, path, uid)
