@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridgehold.errors import DependencyError, HostUnavailableError, NotFoundError, UsageError
+from bridgehold.errors import BusyError, DependencyError, HostUnavailableError, NotFoundError, UsageError
 from bridgehold.sandbox import requests
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.values import Launched
@@ -332,7 +332,7 @@ def test_sealing_gives_an_owned_read_only_tree_and_a_stable_digest(box: Machine)
         ("interpreter", "import os; os.mkdir('/env/bin'); os.symlink('/tmp/evil', '/env/bin/python')"),
         ("hard-link", "import os; open('/env/a', 'w'); os.link('/env/a', '/env/b')"),
         ("fifo", "import os; os.mkfifo('/env/fifo')"),
-        ("socket", "import socket; socket.socket(socket.AF_UNIX).bind('/env/s')"),
+        ("socket", "import os, socket; os.chdir('/env'); socket.socket(socket.AF_UNIX).bind('s')"),
         (
             "deep",
             "import os\nfor _ in range(200): os.mkdir('/env/d') if 0 else os.mkdir('d') if _ else os.chdir('/env'); os.chdir('d') if _ else 0",
