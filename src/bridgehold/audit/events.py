@@ -266,6 +266,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """How many times the key's own value was removed from what the provider sent back."""
     estimated: bool = False
     """The tokens are counted from bytes and stream events, because the provider named none."""
+    charged: int = 0
+    """Tokens that the budget was charged with: never fewer than were said or seen."""
     digest: str = ""
     """Of a download: ``sha256:`` of what came, whether it was kept or not."""
     followed: str = ""
@@ -280,6 +282,8 @@ class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
     rule: str
     how: str = "gateway"
     background: bool = False
+    reserved: int = 0
+    """Tokens that the budget is charged with until the outcome says better."""
 
 
 class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):

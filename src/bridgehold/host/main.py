@@ -349,8 +349,7 @@ def spent_before(layout: Layout) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
     budgets = Budgets()
     if layout.audit.is_dir():
-        entries = (entry for entry in read_all(layout.audit) if entry.kind.startswith("egress."))
-        budgets.fold({"kind": e.kind, "tenant": e.tenant, **e.fields} for e in entries)
+        budgets.fold(read_all(layout.audit))
     return budgets
 
 
