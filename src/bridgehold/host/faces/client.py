@@ -19,7 +19,7 @@ from bridgehold.errors import BridgeholdError, HostUnavailableError, NotFoundErr
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces import files
 from bridgehold.host.faces.adapter import Adapter
-from bridgehold.host.faces.connection import Connection, Opening, Progress, reopened
+from bridgehold.host.faces.client_connection import Connection, Opening, Progress, reopened
 from bridgehold.host.faces.plain import to_plain
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.retry import with_retries

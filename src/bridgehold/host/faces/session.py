@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridgehold.host.artifacts import Artifact
-from bridgehold.host.faces.connection import Progress
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.retry import with_retries
 from bridgehold.host.faces.tools import Tool
 from bridgehold.host.values import Reply

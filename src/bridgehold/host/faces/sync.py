@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces.adapter import Adapter
 from bridgehold.host.faces.client import RECONNECT_SECONDS, Client, Host
-from bridgehold.host.faces.connection import Progress
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout

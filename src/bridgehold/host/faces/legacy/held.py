@@ -10,7 +10,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.faces.client import Client
-from bridgehold.host.faces.connection import Progress
+from bridgehold.host.faces.client_connection import Progress
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):

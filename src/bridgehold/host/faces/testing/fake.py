@@ -11,7 +11,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, TranscriptError, from_info
 from bridgehold.host.faces.client import Client
-from bridgehold.host.faces.connection import Progress
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.testing.masking import Masker
 from bridgehold.host.faces.testing.script import Order, Script, difference
 from bridgehold.host.faces.testing.transcript import Answered, Ended, Exchange, Failed, Heard, Stopped, load
