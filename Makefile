@@ -2,30 +2,17 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench setup docs vm clean
+.PHONY: demo test check bench setup environments upgrade docs vm clean
 
 demo: setup
 	@$(BIN)/bridgehold demo
 
-# Acts that are forks of the test process itself count its size and its descriptors: they run while it is small.
-SMALL := $(addprefix tests/sandbox/test_,watchdog.py limits.py launch_gate.py)
-
-# What floods a machine, or counts what is on it, comes last, two at a time; the rest four at a time: it waits more
-# than it works.
-LAST := $(addprefix tests/hostile/test_,acts.py import_floods.py processes.py sessions.py)
-
-# A shared machine can stall a test: what failed runs once more, alone, and must pass then.
-AGAIN = { echo "once more, alone, what failed:"; $(BIN)/python -m pytest -q --last-failed; }
-test: setup check
-	@$(BIN)/python -m pytest -q $(SMALL)
-	@$(BIN)/python -m pytest -q -n 4 --dist loadfile $(SMALL:%=--ignore=%) $(LAST:%=--ignore=%) || $(AGAIN)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(LAST) || $(AGAIN)
+# Every stage runs, whatever fails before it; the last line sums them all (scripts/suite.py).
+test: setup environments
+	@$(BIN)/python scripts/suite.py
 
 check: setup
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/python scripts/generate_docs.py --check
+	@$(BIN)/python scripts/suite.py lint format types documents
 
 bench: setup
 	@$(BIN)/python bench/run.py
@@ -39,5 +26,14 @@ vm: setup
 setup:
 	@VENV=$(VENV) scripts/setup
 
+# What the tests' bridges import, built before any test is timed.
+environments: setup
+	@VENV=$(VENV) scripts/build-environments
+
+# The newest versions that pyproject.toml allows, locked and tried.
+upgrade: setup
+	@VENV=$(VENV) scripts/upgrade-locks
+	@$(MAKE) test
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-* .environments build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

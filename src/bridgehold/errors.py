@@ -148,6 +148,15 @@ class BusyError(BridgeholdError):
     default_retry = "later"
 
 
+class ShortageError(BridgeholdError):
+    """The machine is short of what a start needs (memory, processes, files, room); nobody's fault."""
+
+    code = "shortage"
+    exit_status = 22
+    default_retry = "later"
+    default_hint = "The host has tried again for seconds; `bridgehold doctor` shows what the machine lacks."
+
+
 class BudgetError(BridgeholdError):
     """A rate or budget is used up."""
 

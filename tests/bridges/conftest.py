@@ -7,8 +7,6 @@ here the inside view is the same, and what is tested is the guest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import os
 import selectors
 import shutil
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uv import find_uv_bin
 
 import bridgehold
 from bridgehold.bridges.frames import (
@@ -38,7 +35,10 @@ from bridgehold.bridges.frames import (
     ToolReplyFrame,
 )
 from bridgehold.bridges.wire import FrameReader, encode
-from bridgehold.sandbox.envs.sources import default_sources
+from bridgehold.sandbox.envs.interpreter import host_interpreter
+from bridgehold.sandbox.envs.lock import read_lock
+from bridgehold.sandbox.envs.store import EnvironmentStore
+from hostile.stage import built_environments
 
 SOURCE = Path(bridgehold.__file__).parent
 PATIENCE = 30.0
@@ -290,61 +290,17 @@ def pythons() -> dict[str, Path]:
     return interpreters() or {f"3.{sys.version_info[1]}": default_python()}
 
 
-def _build(lock: Path, target: Path) -> None:
-    """Install `lock` (wheels, hashes) with uv inside a sandbox that has the network and nothing else."""
-    uv = find_uv_bin()
-    python = default_python()
-    folders = default_sources().folders  # wheels that this machine has beside its index
-    argv = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--clearenv"]
-    for folder in ("/usr", "/lib", "/lib64", "/bin", "/etc/ssl", "/etc/resolv.conf", "/etc/hosts"):
-        argv += ["--ro-bind-try", folder, folder]
-    argv += [
-        *("--ro-bind", str(python.parent.parent), str(python.parent.parent)),
-        *("--ro-bind", uv, "/uv", "--ro-bind", str(lock), "/lock.txt", "--bind", str(target), "/target"),
-        *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--setenv", "HOME", "/tmp"),
-        *(part for folder in folders for part in ("--ro-bind", folder, folder)),
-        *(
-            "/uv",
-            "pip",
-            "install",
-            "--system-certs",
-            "--only-binary",
-            ":all:",
-            "--require-hashes",
-            "--no-deps",
-        ),
-        *(part for folder in folders for part in ("--find-links", folder)),
-        *("--compile-bytecode", "--python", str(python), "--target", "/target", "-r", "/lock.txt"),
-    ]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        shutil.rmtree(target)
-        pytest.skip(f"the environment can't be built here: {done.stderr[-300:]}")
-
-
 @pytest.fixture(scope="session")
-def environment(request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """`environment("dspy")`: site-packages of a shipped bridge's lock, built once and kept by its digest.
+def environment() -> Callable[[str], Path]:
+    """`environment("dspy")`: site-packages of a shipped bridge's lock, as set-up has built it."""
+    store = EnvironmentStore(built_environments())
+    python = host_interpreter()
 
-    BRIDGEHOLD_TEST_SITE_PACKAGES names a folder that holds them already, one sub-folder a bridge.
-    """
-    root = Path(str(request.config.cache.mkdir("environments"))) if request.config.cache else None
+    def find(name: str) -> Path:
+        lock = read_lock(SOURCE / "bridges" / "shipped" / name / "requirements.lock")
+        built = store.find(store.key(lock, python))
+        if built is None:
+            pytest.fail(f"the environment of {name} is missing; run: make environments")
+        return store.path(built) / f"lib/python{python.minor}/site-packages"
 
-    def make(name: str) -> Path:
-        given = os.environ.get("BRIDGEHOLD_TEST_SITE_PACKAGES")
-        if given and (Path(given) / name).is_dir():
-            return Path(given) / name
-        lock = SOURCE / "bridges" / "shipped" / name / "requirements.lock"
-        if not lock.is_file() or root is None or shutil.which("bwrap") is None:
-            pytest.skip("no lock, no cache or no bwrap")
-        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        digest = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:16]
-        target = root / f"{name}-{digest}"
-        with (root / f"{digest}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another worker of this run may be building it
-            if not target.exists():
-                target.mkdir(parents=True)
-                _build(lock, target)
-        return target
-
-    return make
+    return find

@@ -56,7 +56,7 @@ def _write_drawing_bridge(layout: Layout) -> None:
 @pytest.fixture(scope="module")
 def hosted() -> Iterator[tuple[Stage, Provider]]:
     with contextlib.ExitStack() as stack:
-        layout = make_home(os.getuid())
+        layout = make_home(os.getuid(), environments=True)
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
         provider = stack.enter_context(running_provider())
         bases = {name: provider.base_url + ("beta" if name == "gemini" else "") for name in SHAPES}

@@ -28,6 +28,7 @@ from bridgehold.host.layout import Layout, find_layout
 
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""
+KINDS_OF_HOSTS = ["root", "user"] if os.getuid() == 0 else ["self"]
 V1 = ("memory", "pids", "cpu", "cpuacct", "freezer")
 ROOT = Path(__file__).parents[2]
 
@@ -150,6 +151,7 @@ class Stage:
                 "kind": entry.kind,
                 "session": entry.session,
                 "tenant": entry.tenant,
+                "principal": entry.principal,
                 "command": entry.command,
                 "ref": entry.ref,
                 **entry.fields,
@@ -183,7 +185,8 @@ def zygote_process(zygote: str) -> int:
     raise AssertionError(f"no cgroup of {zygote} with three processes")
 
 
-def make_home(owner: int) -> Layout:
+def make_home(owner: int, *, environments: bool = False) -> Layout:
+    """`environments`: with those of the shipped locks, which set-up has built; for hosts of this process's user."""
     home = Path(tempfile.mkdtemp(prefix="bh-hostile-"))
     home.chmod(0o755)
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
@@ -191,7 +194,19 @@ def make_home(owner: int) -> Layout:
         folder.mkdir(parents=True, exist_ok=True)
     for folder in (home, layout.config, layout.policies, layout.bridges, layout.tenants):
         os.chown(folder, owner, owner)
+    if environments:
+        assert owner == os.getuid()
+        layout.state.mkdir()
+        layout.environments.symlink_to(built_environments())
     return layout
+
+
+def built_environments() -> Path:
+    """The folder of environments that `make environments` fills: no test waits for a package index."""
+    folder = find_layout({"BRIDGEHOLD_HOME": str(ROOT / ".environments")}, os.getuid()).environments
+    if not folder.is_dir():
+        pytest.fail("the environments of the shipped bridges are missing; run: make environments")
+    return folder
 
 
 def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:
@@ -271,6 +286,7 @@ def stage(
     first: str = "",
     host: str = "",
     zygote: str = "256MiB",
+    environments: bool = False,
 ) -> Iterator[Stage]:
     """A running host. `first`: the top of its config.toml; `host` and `config`: more of [host], of [zygotes].
 
@@ -278,7 +294,8 @@ def stage(
     """
     with contextlib.ExitStack() as stack:
         user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
-        layout = make_home(pwd.getpwnam(user).pw_uid if user else os.getuid())
+        owner = pwd.getpwnam(user).pw_uid if user else os.getuid()
+        layout = make_home(owner, environments=environments)
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
         layout.config_file.write_text(
             f'{first}[host]\ncgroup = "{cgroup}"\n{host}\n[zygotes]\nmemory = "{zygote}"\n{config}'

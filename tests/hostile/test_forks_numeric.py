@@ -23,7 +23,7 @@ NUMERIC = MANIFEST.replace(
 
 @pytest.fixture(scope="module")
 def numeric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(KIND, "fork") as ready:
+    with stage(KIND, "fork", environments=True) as ready:
         name = ready.bridge(manifest=NUMERIC)
         for file in ("requirements.in", "requirements.lock"):
             shutil.copy(CUSTOM / file, ready.layout.bridges / name / file)

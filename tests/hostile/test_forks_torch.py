@@ -162,7 +162,9 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             f'[providers.hub]\nshape = "hub"\nauth = "none"\nbase_url = "{hub.base_url}"\nprivate = true\n'
         )
         config += f'hosts = ["{hub.files_host}"]\n'
-        with stage(KIND, "fork", config, host=f"read_roots = [{json.dumps(name)}]", zygote="2GiB") as ready:
+        with stage(
+            KIND, "fork", config, host=f"read_roots = [{json.dumps(name)}]", zygote="2GiB", environments=True
+        ) as ready:
             for number in (1, 2, 3, 4):
                 made = ready.bridge(manifest=TORCH)
                 assert made == f"hostile{number}"

@@ -84,16 +84,21 @@ def test_a_token_in_the_address_is_none(face: HttpStage) -> None:
 
 
 def ask_socket(path: Path, *requests: dict[str, Any]) -> list[dict[str, Any]]:
-    """The host's own protocol, spoken by hand."""
-    said = []
+    """The host's own protocol, spoken by hand, up to where the host ends the connection."""
+    said: list[dict[str, Any]] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
         link.settimeout(5)
         link.connect(str(path))
         for number, request in enumerate(requests, 1):
             body = json.dumps({"id": number, "params": {}, **request}).encode()
-            link.sendall(struct.pack(">I", len(body)) + body)
-            (length,) = struct.unpack(">I", link.recv(4))
-            said.append(json.loads(link.recv(length)))
+            try:
+                link.sendall(struct.pack(">I", len(body)) + body)
+                head = link.recv(4)
+            except ConnectionError:
+                break
+            if not head:
+                break
+            said.append(json.loads(link.recv(struct.unpack(">I", head)[0])))
     return said
 
 
@@ -196,7 +201,7 @@ def test_a_guessed_session_is_as_one_that_never_was(face: HttpStage) -> None:
             if "tenant" in place:
                 assert (said.status, said.code) == (403, "denied")
         assert session not in str((await rival.ask("GET", "/v1/sessions")).body)
-        assert (await rival.ask("GET", "/v1/sessions?tenant=acme")).body == []
+        assert (await rival.ask("GET", "/v1/sessions?tenant=acme")).status == 403
         opened = await rival.ask(
             "POST", "/v1/sessions", {"bridge": face.bridge, "name": "x", "tenant": "acme"}
         )
@@ -218,7 +223,7 @@ def test_a_guessed_resource_or_artifact_is_as_one_that_never_was(face: HttpStage
             404,
         }
         assert (await rival.ask("DELETE", "/v1/resources/hidden?tenant=acme")).status in {403, 404}
-        assert (await rival.ask("GET", "/v1/resources?tenant=acme")).body == []
+        assert (await rival.ask("GET", "/v1/resources?tenant=acme")).status == 403
         for suffix, refused in (("", 404), ("?tenant=acme", 403)):
             assert (await rival.ask("GET", f"/v1/artifacts/{digest}{suffix}")).status == refused
             assert (await rival.ask("DELETE", f"/v1/artifacts/{digest}{suffix}")).status == refused

@@ -42,7 +42,7 @@ TYPES: dict[str, Any] = {"number": (int, float), "text": str, "object": dict, "l
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
-        layout = make_home(os.getuid())
+        layout = make_home(os.getuid(), environments=True)
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
         provider = stack.enter_context(running_provider())
         bases = {"openai": provider.base_url, "gemini": provider.base_url + "beta"}
@@ -63,7 +63,7 @@ def home() -> Iterator[Path]:
         process = start_host(layout)
         stack.callback(stop_host, process)
         client = stack.enter_context(SyncClient.connect(layout.socket))
-        for bridge in BRIDGES:  # its environment is built, and its first session warms it
+        for bridge in BRIDGES:  # its first session warms it
             with client.session(bridge):
                 pass
         yield layout.config.parent

@@ -21,6 +21,7 @@ NEEDS = Needs(
     operations=("dspy:create_program", "dspy:execute_program", "dspy:delete_program"),
     resources=("program",),
 )
+BRIDGES = ("dspy", "python")
 MACHINE = Machine(cgroup="v2", uids="range", memory_bytes=24 * GIB, cpus=4)
 
 
@@ -49,7 +50,7 @@ def ceiling_of() -> Callable[[str], Policy]:
     """A tenant's ceiling for the bridge dspy from its text."""
 
     def make(text: str) -> Policy:
-        return compose_tenant("acme", text, "acme.toml", "dspy", shipped.read)
+        return compose_tenant("acme", text, "acme.toml", "dspy", shipped.read, known=BRIDGES)
 
     return make
 

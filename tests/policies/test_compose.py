@@ -32,7 +32,7 @@ allow = ["dspy:*"]
 deny = ["dspy:reset"]
 [rate]
 concurrency = 4
-provider_requests_total = 0
+provider_requests_total = "any"
 """
 
 

@@ -54,7 +54,7 @@ def grant(grant_of: Callable[..., Grant], needs: Needs) -> Grant:
 
 
 def test_an_allowed_operation_names_its_rule_and_line(grant: Grant) -> None:
-    decision = decide_operation(grant, "dspy", "create_program", "program")
+    decision = decide_operation(grant, "dspy", "create_program", ["program"])
     assert (decision.allowed, decision.rule, decision.source) == (True, "operations.allow[0]", "own.toml:16")
 
 
@@ -76,7 +76,7 @@ def test_an_allowed_operation_names_its_rule_and_line(grant: Grant) -> None:
 def test_operations_that_are_refused(
     grant: Grant, bridge: str, operation: str, resource: str | None, rule: str, source: str
 ) -> None:
-    decision = decide_operation(grant, bridge, operation, resource)
+    decision = decide_operation(grant, bridge, operation, [resource] if resource else [])
     assert (decision.allowed, decision.rule, decision.source) == (False, rule, source)
     assert decision.reason
 

@@ -50,7 +50,7 @@ def test_the_examples_of_the_page_work() -> None:
     policy_text, tenant_text = EXAMPLES
     policy = compose("own", lambda name: (policy_text, "own.toml") if name == "own" else shipped.read(name))
     assert problems_of(policy) == ()
-    ceiling = compose_tenant("acme", tenant_text, "acme.toml", "dspy", shipped.read)
+    ceiling = compose_tenant("acme", tenant_text, "acme.toml", "dspy", shipped.read, known=("dspy",))
     assert ceiling.limits.memory_bytes < policy.limits.memory_bytes
 
 

@@ -14,7 +14,18 @@ from bridgehold.policies import shipped
 from bridgehold.policies.compose import compose
 from bridgehold.policies.content import NO_BODY
 from bridgehold.policies.decide import decide_connect, decide_egress, decide_operation, decide_secret
-from bridgehold.policies.model import GIB, MIB, Connect, Endpoint, Grant, Machine, Needs, Overruled, Source
+from bridgehold.policies.model import (
+    GIB,
+    MIB,
+    Connect,
+    Endpoint,
+    Grant,
+    Machine,
+    Needs,
+    Overruled,
+    Policy,
+    Source,
+)
 
 FULL = """\
 weakenings = ["env_secret", "connect", "private_network", "pth", "no_cgroup", "shared_uid", "no_seccomp"]
@@ -198,15 +209,21 @@ def test_the_machine_bounds_memory_and_cores(grant_of: Make) -> None:
     assert grant_of("weakenings = ['overcommit']", machine=small).limits.memory_bytes == 512 * MIB
 
 
-def test_a_provider_at_a_private_address_is_an_audited_weakening(needs: Needs, machine: Machine) -> None:
-    policy = compose("dspy", shipped.read)
-    values = {"tenant": "acme", "bridge": "dspy", "version": "1"}
-    assert grants.resolve(
-        needs, policy, None, machine, **values, private_providers=["openai"]
-    ).weakenings == ("private_network",)
-    assert (
-        grants.resolve(needs, policy, None, machine, **values, private_providers=["other"]).weakenings == ()
-    )
+def test_a_provider_at_a_private_address_demands_its_weakening(
+    policy_of: Callable[[str], Policy], ceiling_of: Callable[[str], Policy], needs: Needs, machine: Machine
+) -> None:
+    values = {"tenant": "acme", "bridge": "dspy", "version": "1", "private_providers": ["openai"]}
+    with pytest.raises(
+        PolicyError, match=r"network.endpoints.openai: a private provider demands the weakening"
+    ):
+        grants.resolve(needs, compose("dspy", shipped.read), None, machine, **values)
+    named = policy_of("extends = 'dspy'\nweakenings = ['private_network']\n")
+    assert grants.resolve(needs, named, None, machine, **values).weakenings == ("private_network",)
+    without = grants.resolve(needs, named, ceiling_of("weakenings = []"), machine, **values)
+    assert (without.endpoints, without.weakenings) == ((), ())
+    assert "endpoint openai: private_network was taken away" in without.withheld
+    values["private_providers"] = ["other"]
+    assert grants.resolve(needs, named, None, machine, **values).weakenings == ()
 
 
 def test_the_digest_covers_what_is_granted_and_not_why(grant_of: Make) -> None:

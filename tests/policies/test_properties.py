@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridgehold.errors import PolicyError
+from bridgehold.errors import PolicyError, UnsupportedError
 from bridgehold.policies import globs
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.content import NO_BODY, BodyFacts
@@ -18,13 +19,26 @@ from bridgehold.policies.decide import (
     decide_secret,
     decide_tool,
 )
+from bridgehold.policies.downloads import Wanted, decide_digest, decide_download, decide_size, hub_of
 from bridgehold.policies.grant import resolve
+from bridgehold.policies.limits_table import LIMITS, Unit
 from bridgehold.policies.model import Connect, Endpoint, Grant, Machine, Needs, Policy, SecretGrant
+from bridgehold.policies.narrow import narrow
+from bridgehold.policies.vocabulary import VOCABULARY
 
+
+def _spelt(unit: Unit, value: int) -> Any:
+    """`value` as a file says it."""
+    spelt = {"size": f"{value}B", "rate": f"{value}B/s", "duration": f"{value}ms", "cores": value / 1000}
+    return spelt.get(unit, value)
+
+
+PIN, OTHER = "a" * 64, "b" * 64
 ANYTHING = Needs(
-    endpoints=tuple(
-        Endpoint(provider=name, methods=("GET", "POST"), paths=("/*", "/*/*"), remote_content=True)
-        for name in ("openai", "other")
+    endpoints=(
+        Endpoint(provider="openai", methods=("GET", "POST"), paths=("/*", "/*/*"), remote_content=True),
+        Endpoint(provider="other", methods=("GET", "POST"), remote_content=True),
+        Endpoint(provider="hub"),
     ),
     connects=(
         Connect(host="a.example.com"),
@@ -38,64 +52,99 @@ ANYTHING = Needs(
     operations=("b:run", "b:run_all", "b:stop", "b:delete"),
     resources=("program", "model"),
 )
-MACHINE = Machine(cgroup="v2", uids="range", cpus=64)
+MACHINE = Machine(cgroup="v2", uids="range", cpus=64, devices=("/dev/nvidia0", "/dev/nvidia1"))
 FACTS = (NO_BODY, BodyFacts(remote_url="x"))
 PATHS = ("/chat", "/chat/completions", "/files", "/files/x", "/Chat")
 
-patterns = st.lists(st.sampled_from(["b:*", "b:run", "b:run*", "*:stop", "*", "b:*_all", "x"]), max_size=3)
-paths = st.lists(
-    st.sampled_from(["/chat", "/chat/*", "/*", "/files/x", "/*/completions"]), min_size=1, max_size=3
-)
-hosts = st.lists(
-    st.sampled_from(
-        [("a.example.com", False), ("*.example.com", False), ("10.0.0.7", True), ("10.0.0.7", False)]
-    ),
-    max_size=3,
-)
+patterns = ["b:run*", "b:*", "b:run", "*:stop", "*", "b:*_all", "x"]
+kinds_ = ["program", "*", "p*", "model", "x"]
+paths = ["/chat", "/chat/*", "/*", "/files/x", "/*/completions"]
+LISTS: dict[str, list[Any]] = {
+    "weakenings": ["env_secret", "connect", "private_network", "inline_keys_pass", "devices", "pth"],
+    "filesystem.read": ["/srv", "/srv/models", "/opt/data"],
+    "filesystem.devices": ["/dev/nvidia0", "/dev/nvidia1"],
+    "network.connect": [
+        {"host": "a.example.com"},
+        {"host": "*.example.com"},
+        {"host": "10.0.0.7", "private": True},
+        {"host": "10.0.0.7"},
+    ],
+    **{f"{table}.{verb}": patterns for table in ("operations", "tools") for verb in ("allow", "deny")},
+    "resources.allow": kinds_,
+    "resources.deny": kinds_,
+    **{f"network.endpoints.{name}.methods": ["GET", "POST"] for name in ("openai", "other")},
+    **{f"network.endpoints.{name}.paths": paths for name in ("openai", "other")},
+    "network.endpoints.hub.repos": ["acme/tiny", "acme/*", "*/*@main"],
+    "network.endpoints.hub.files": ["*.json", "*.txt", "config.json"],
+    "network.endpoints.hub.digests": [PIN, OTHER],
+}
+"""Every list, and of what it is drawn. Said with nothing in it, it allows nothing."""
+VALUES: dict[str, list[Any]] = {
+    "inline_keys": ["refuse", "capture", "pass"],
+    "sandbox.start": ["cold", "fork"],
+    "sandbox.isolation": ["namespaces"],
+    "sandbox.seccomp": ["default"],
+    "sandbox.enforcement": ["strict", "weakened"],
+    "network.endpoints.hub.digests": ["any"],
+    "network.endpoints.hub.file_size": ["1MiB", "2GiB"],
+    "network.endpoints.hub.total_size": ["1MiB", "8GiB"],
+    **{f"network.endpoints.{name}.remote_content": [True, False] for name in ("openai", "other")},
+    **{
+        f"limits.{fact.key}": [_spelt(fact.unit, value) for value in (fact.least, fact.most)]
+        for fact in LIMITS
+    },
+    **{
+        key.path: [0, 1, 9, "any"] if key.takes_any else [1, 9]
+        for key in VOCABULARY
+        if key.path.startswith("rate.")
+    },
+}
+SECRETS = {"openai": {}, "token": {"how": "env", "variable": "TOKEN"}}
 
 
 def toml(value: Any) -> str:
+    """`value` in one line."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"[{', '.join(toml(item) for item in value)}]" if isinstance(value, list) else f"'{value}'" if isinstance(value, str) else str(value)  # fmt: skip
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {toml(item)}' for name, item in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(toml(item) for item in value)}]"
+    return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+FULL: dict[str, Any] = {
+    **{name: items for name, items in LISTS.items() if not name.endswith(".deny")},
+    **{f"secrets.{name}": table for name, table in SECRETS.items()},
+}
+"""A policy that grants all of it."""
 
 
 @st.composite
-def files(draw: st.DrawFn) -> str:
-    """A policy file, or a tenant's, of any of the tables."""
-    lines = []
-    if draw(st.booleans()):
-        names = draw(
-            st.sets(st.sampled_from(["env_secret", "connect", "private_network", "inline_keys_pass"]))
-        )
-        lines.append(f"weakenings = {toml(sorted(names))}")
-    if draw(st.booleans()):
-        lines.append(f"inline_keys = '{draw(st.sampled_from(['refuse', 'capture', 'pass']))}'")
-    if draw(st.booleans()):
-        connects = ", ".join(
-            f"{{ host = '{host}', private = {toml(private)} }}" for host, private in draw(hosts)
-        )
-        lines.append(f"network.connect = [{connects}]")
-    if draw(st.booleans()):
-        lines.append(f"[limits]\nmemory = '{draw(st.sampled_from([32, 64, 128]))}MiB'")
-    if draw(st.booleans()):
-        lines.append(f"[rate]\nprovider_requests_total = {draw(st.sampled_from([0, 1, 9]))}")
-    for table in ("operations", "tools", "resources"):
-        for verb in ("allow", "deny"):
-            if draw(st.booleans()):
-                lines.append(f"[{table}]" if f"[{table}]" not in lines else "")
-                lines.append(f"{verb} = {toml(draw(patterns))}")
-    for provider in ("openai", "other"):
-        if draw(st.booleans()):
-            methods = draw(st.lists(st.sampled_from(["GET", "POST"]), min_size=1, unique=True))
-            lines.append(
-                f"[network.endpoints.{provider}]\npaths = {toml(draw(paths))}\nmethods = {toml(methods)}"
-            )
-            lines.append(f"remote_content = {toml(draw(st.booleans()))}")
-    if draw(st.booleans()):
-        lines.append("[secrets.openai]")
-    if draw(st.booleans()):
-        lines.append("[secrets.token]\nhow = 'env'\nvariable = 'TOKEN'")
+def files(draw: st.DrawFn, full: bool = False) -> str:
+    """A policy file, or a tenant's. Of each key: nothing said, nothing allowed, anything, or something.
+
+    `full`: what isn't drawn is granted, so that there is much to narrow.
+    """
+    said: dict[str, Any] = dict(FULL) if full and draw(st.integers(0, 3)) else {}
+    for key in draw(st.lists(st.sampled_from(sorted({*LISTS, *VALUES})), unique=True, max_size=8)):
+        choices: list[st.SearchStrategy[Any]] = []
+        if key in VALUES:
+            choices.append(st.sampled_from(VALUES[key]))
+        if key in LISTS:
+            several = st.lists(st.sampled_from(LISTS[key]), max_size=3)
+            choices += [st.just([]), st.just(LISTS[key]), several]
+        said[key] = draw(st.one_of(choices))
+    for name in draw(st.sets(st.sampled_from(["openai", "other", "hub"]))):
+        most = "repos" if name == "hub" else "paths"
+        said.setdefault(f"network.endpoints.{name}.{most}", LISTS[f"network.endpoints.{name}.{most}"])
+    for name in draw(st.sets(st.sampled_from(sorted(SECRETS)))):
+        said[f"secrets.{name}"] = SECRETS[name]
+    for table in draw(st.sets(st.sampled_from(["network.endpoints", "secrets"]))):
+        if not any(key.startswith(f"{table}.") for key in said):
+            said[table] = {}
+    below = draw(st.sampled_from(["", "", "bridges.b."]))
+    lines = [f"{below if draw(st.booleans()) else ''}{key} = {toml(value)}" for key, value in said.items()]
     return "\n".join(lines)
 
 
@@ -103,10 +152,14 @@ def policy_of(text: str) -> Policy:
     return compose("p", lambda name: (text, "p.toml") if name == "p" else None)
 
 
+def ceiling_of(text: str) -> Policy:
+    return compose_tenant("t", text, "t.toml", "b", lambda _: None, known=["b"])
+
+
 def grant_of(policy: Policy, ceiling: Policy | None) -> Grant | None:
     try:
         return resolve(ANYTHING, policy, ceiling, MACHINE, tenant="t", bridge="b", version="1")
-    except PolicyError:
+    except (PolicyError, UnsupportedError):
         return None
 
 
@@ -114,11 +167,11 @@ def allowed(grant: Grant) -> set[tuple[object, ...]]:
     """Every act of a fixed set that `grant` allows."""
     found: set[tuple[object, ...]] = set()
     for operation in ("run", "run_all", "stop", "delete", "other"):
-        for resource in (None, "program", "model", "x"):
-            if decide_operation(grant, "b", operation, resource).allowed:
-                found.add(("operation", operation, resource))
+        for kinds in ((), ("program",), ("model",), ("x",), ("program", "model")):
+            if decide_operation(grant, "b", operation, kinds).allowed:
+                found.add(("operation", operation, kinds))
     found |= {("tool", name) for name in ("run", "b:run", "x") if decide_tool(grant, name).allowed}
-    for provider in ("openai", "other"):
+    for provider in ("openai", "other", "hub"):
         for method in ("GET", "POST", "DELETE"):
             for path in PATHS:
                 for facts in FACTS:
@@ -132,52 +185,168 @@ def allowed(grant: Grant) -> set[tuple[object, ...]]:
     if decide_secret(grant, "token", variable="TOKEN").allowed:
         found.add(("secret", "token"))
     found |= {("weakening", name) for name in grant.weakenings}
+    found |= {("read", f) for f in ("/srv", "/srv/models", "/opt/data") if any(_in(f, r) for r in grant.read)}
+    found |= {("device", name) for name in grant.devices}
+    return found | _downloads(grant)
+
+
+def _in(folder: str, root: str) -> bool:
+    return folder == root or folder.startswith(f"{root}/")
+
+
+def _downloads(grant: Grant) -> set[tuple[object, ...]]:
+    found: set[tuple[object, ...]] = set()
+    hub = hub_of(grant, "hub")
+    for repo in ("acme/tiny", "acme/other", "umbra/x"):
+        for file in ("config.json", "other.json", "words.txt", "weights.bin"):
+            wanted = Wanted(repo=repo, revision="main", file=file)
+            if hub is None or not decide_download(grant, "hub", wanted).allowed:
+                continue
+            pins = [pin for pin in (PIN, OTHER, "c" * 64) if decide_digest(grant, hub, pin) is None]
+            sizes = [
+                (size, seen)
+                for size in (1, 2**21, 2**31)
+                for seen in (0, 2**32)
+                if decide_size(grant, hub, size, seen) is None
+            ]
+            found |= {("download", repo, file, pin, *size) for pin in pins for size in sizes}
     return found
 
 
-@settings(max_examples=400, deadline=None)
-@given(files(), files())
+def bounds(grant: Grant) -> dict[str, float]:
+    """Every number, and every choice as its rank; no bound is infinite."""
+    found = {field: float(getattr(grant.limits, field)) for field in grant.limits.__struct_fields__}
+    for field in grant.rate.__struct_fields__:
+        value = getattr(grant.rate, field)
+        found[field] = float("inf") if value is None else float(value)
+    found["inline_keys"] = ("refuse", "capture", "pass").index(grant.inline_keys)
+    found["start"] = ("cold", "fork").index(grant.sandbox.start)
+    found["enforcement"] = ("strict", "weakened").index(grant.sandbox.enforcement)
+    return found
+
+
+def test_every_key_of_the_vocabulary_is_generated() -> None:
+    made = {
+        *LISTS,
+        *VALUES,
+        "extends",
+        "network.connect[].host",
+        "network.connect[].port",
+        "network.connect[].private",
+    }
+    made |= {f"secrets.*.{name}" for name in ("how", "provider", "variable")}
+    endpoints = {key.replace(f".{name}.", ".*.") for key in made for name in ("openai", "other", "hub")}
+    assert {key.path for key in VOCABULARY} <= made | endpoints
+
+
+@settings(max_examples=300, deadline=None)
+@given(files(full=True), files())
 def test_a_ceiling_never_widens(text: str, bound: str) -> None:
-    policy = policy_of(text)
+    policy = policy_of(_plain(text))
     wide = grant_of(policy, None)
     if wide is None:
         return
-    narrow = grant_of(policy, compose_tenant("t", bound, "t.toml", "b", lambda _: None))
+    narrow = grant_of(policy, ceiling_of(bound))
     if narrow is None:
         return
     assert allowed(narrow) <= allowed(wide)
-    assert narrow.limits.memory_bytes <= wide.limits.memory_bytes
-    most = wide.rate.provider_requests_total
-    assert most == 0 or 0 < narrow.rate.provider_requests_total <= most
+    before, after = bounds(wide), bounds(narrow)
+    assert {key: value for key, value in after.items() if value > before[key]} == {}
+
+
+def _plain(text: str) -> str:
+    return text.replace("bridges.b.", "")
 
 
 @settings(max_examples=100, deadline=None)
-@given(files())
+@given(files(full=True))
 def test_a_policy_as_its_own_ceiling_changes_nothing(text: str) -> None:
-    policy = policy_of(text)
+    policy = policy_of(_plain(text))
     wide = grant_of(policy, None)
     if wide is None:
         return
-    same = grant_of(policy, compose_tenant("t", text, "t.toml", "b", lambda _: None))
+    same = grant_of(policy, ceiling_of(text))
     assert same is not None
-    assert allowed(same) == allowed(wide)
+    assert (allowed(same), bounds(same)) == (allowed(wide), bounds(wide))
 
 
-@settings(max_examples=200, deadline=None)
-@given(files())
+@pytest.mark.parametrize("key", sorted(LISTS))
+def test_nothing_said_nothing_allowed_and_something_are_three_things_in_every_list(key: str) -> None:
+    """In a policy, and in a ceiling below one that allows all of it."""
+    full = FULL | {"network.endpoints.hub.digests": [PIN, OTHER]}
+    wide = policy_of("\n".join(f"{name} = {toml(value)}" for name, value in full.items()))
+    everything = allowed(grant_of(wide, None))  # type: ignore[arg-type]  # it is a grant: the test fails otherwise
+    silent, empty, some = (
+        allowed(grant_of(wide, ceiling_of(text)))  # type: ignore[arg-type]  # as above
+        for text in ("# nothing\n", f"{key} = []", f"{key} = {toml(LISTS[key][:1])}")
+    )
+    assert silent == everything
+    if key.endswith(".deny"):
+        assert empty == everything > some
+    else:
+        assert empty <= some <= everything
+        assert empty < everything, "an empty list took nothing away"
+
+
+def test_pins_are_any_none_or_some_and_a_ceiling_takes_no_pin_away() -> None:
+    hub = "network.endpoints.hub.repos = ['acme/*']\n"
+    digests = "network.endpoints.hub.digests = "
+
+    def taken(text: str, ceiling: str) -> set[object]:
+        found = grant_of(policy_of(hub + text), ceiling_of(hub + ceiling))
+        assert found is not None
+        return {act[3] for act in allowed(found) if act[0] == "download"}
+
+    any_pin = {PIN, OTHER, "c" * 64}
+    assert taken("", "") == taken(f"{digests}'any'", f"{digests}'any'") == any_pin
+    assert taken(f"{digests}['{PIN}']", "") == {PIN}
+    assert taken(f"{digests}['{PIN}']", f"{digests}[]") == taken(f"{digests}[]", "") == set()
+    assert taken("", f"{digests}['{PIN}']") == {PIN}
+    for wider in ("'any'", f"['{OTHER}']", f"['{PIN}', '{OTHER}']"):
+        with pytest.raises(PolicyError, match="widens"):
+            resolve(
+                ANYTHING,
+                policy_of(f"{hub}{digests}['{PIN}']"),
+                ceiling_of(f"{hub}{digests}{wider}"),
+                MACHINE,
+                tenant="t",
+                bridge="b",
+                version="1",
+            )
+
+
+def test_a_ceiling_that_bounds_what_the_endpoint_has_not_is_refused() -> None:
+    policy = policy_of("network.endpoints.hub.repos = ['acme/*']\nnetwork.endpoints.openai.paths = ['/chat']")
+    for text in ("hub.methods = []", "hub.paths = []", "openai.digests = []", "openai.repos = []"):
+        with pytest.raises(PolicyError, match="bounds nothing of it"):
+            narrow(policy, ceiling_of(f"network.endpoints.{text}"))
+
+
+def test_a_manifest_that_names_no_path_is_not_one_that_says_nothing_of_them() -> None:
+    policy = policy_of("network.endpoints.openai.paths = ['/chat']")
+    found = [
+        resolve(
+            Needs(endpoints=(need,)), policy, None, MACHINE, tenant="t", bridge="b", version="1"
+        ).endpoints
+        for need in (Endpoint(provider="openai"), Endpoint(provider="openai", paths=()))
+    ]
+    assert [[one.paths for one in endpoints] for endpoints in found] == [[("/chat",)], []]
+
+
+@settings(max_examples=100, deadline=None)
+@given(files(full=True))
 def test_a_manifest_that_asks_for_nothing_gets_nothing(text: str) -> None:
     try:
-        grant = resolve(Needs(), policy_of(text), None, MACHINE, tenant="t", bridge="b", version="1")
-    except PolicyError:
+        grant = resolve(Needs(), policy_of(_plain(text)), None, MACHINE, tenant="t", bridge="b", version="1")
+    except (PolicyError, UnsupportedError):
         return
-    tools = {act for act in allowed(grant) if act[0] not in ("tool", "weakening")}
-    assert tools == set()
+    assert {act[0] for act in allowed(grant)} <= {"tool", "weakening", "read", "device"}
 
 
-@settings(max_examples=200, deadline=None)
-@given(files())
+@settings(max_examples=100, deadline=None)
+@given(files(full=True))
 def test_every_decision_says_which_rule_and_why(text: str) -> None:
-    grant = grant_of(policy_of(text), None)
+    grant = grant_of(policy_of(_plain(text)), None)
     if grant is None:
         return
     for decision in (

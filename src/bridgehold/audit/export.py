@@ -60,6 +60,7 @@ _MEDIUM = frozenset(
         "egress.refused",
         "worker.refused",
         "principal.refused",
+        "request.refused",
         "environment.refused",
         "tool.refused",
     }

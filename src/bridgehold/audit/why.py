@@ -168,7 +168,7 @@ _BY_RULE = (
     ("resources", "Add the resource to resources.allow of the bridge's policy."),
     ("rate", "Slow down, or raise this rate in the bridge's policy and the tenant's ceiling."),
     ("arguments", "Correct the arguments: the bridge's manifest holds their schema."),
-    ("principals", "Add the tenant to this principal's section of config.toml."),
+    ("principals", "Add the tenant (or `operator = true`) to this principal's section of config.toml."),
     ("secrets", "Grant the secret in the policy's secrets section, bound to its provider."),
     ("hub", "docs/how-to/models.md names the remedy for each of a hub's rules."),
     ("keeper.redirect", "If the place is the hub's own, name it in this provider's `hosts` in config.toml."),
@@ -176,6 +176,11 @@ _BY_RULE = (
     ("endpoints", "Grant the method and path for this endpoint in the policy's network section."),
     ("limits", "Raise this limit in the bridge's policy and the tenant's ceiling."),
 )
+_WITHOUT_RULE = {
+    "worker.refused": "Run `bridgehold doctor`.",
+    "request.refused": "`bridgehold sessions` lists what this caller may see.",
+    "principal.refused": "Add a [principals.NAME] section with this uid or token's digest to config.toml.",
+}
 _BY_CODE = {
     "timeout": "Give it more time (limits.command, limits.startup) or less work.",
     "memory": "Raise limits.memory in the policy, or make the bridge use less.",
@@ -195,6 +200,8 @@ _BY_CODE = {
 def remedy(event: Entry, rule: str, code: str, source: str) -> str:
     """One sentence on what would change the outcome; empty where nothing needs to change."""
     at = f" ({source})" if source else ""
+    if event.kind == "request.refused":
+        rule = "principals" if event.text("code") == "denied" else ""
     if event.kind == "command.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('operation')!r} to operations.allow of the bridge's policy{at}."
     if event.kind == "egress.refused" and rule in ("", "default-deny"):
@@ -205,5 +212,5 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
         for prefix, text in _BY_RULE:
             if rule == prefix or rule.startswith((f"{prefix}.", f"{prefix}[")):
                 return text.removesuffix(".") + f"{at}."
-        return "Run `bridgehold doctor`." if event.kind == "worker.refused" else f"See rule {rule}{at}."
+        return _WITHOUT_RULE.get(event.kind, f"See rule {rule}{at}.")
     return _BY_CODE.get(code, "")

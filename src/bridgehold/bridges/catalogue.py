@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -139,12 +140,19 @@ def check_ready(manifest: Manifest, ready: ReadyFrame) -> None:
 
 
 def _entries(folder: Path, *, shipped: bool) -> Iterable[Entry]:
-    if not folder.is_dir():
-        return
-    for place in sorted(folder.iterdir()):
-        if not (place / "bridge.toml").exists():
-            continue
+    """Raises `ManifestError` where `folder` can't be looked at: nobody's bridge takes its bridges' places."""
+    try:
+        places = sorted(folder.iterdir())
+    except FileNotFoundError:
+        if not folder.is_symlink():
+            return
+        raise ManifestError("a link that leads nowhere", where=str(folder)) from None
+    except OSError as error:
+        raise ManifestError(f"can't be read: {error.strerror}", where=str(folder)) from error
+    for place in places:
         try:
+            if not _holds_bridge(place):
+                continue
             manifest = load_manifest(place)
             if manifest.name != place.name:
                 raise ManifestError(f"{place.name} holds a bridge that calls itself {manifest.name!r}")
@@ -153,6 +161,17 @@ def _entries(folder: Path, *, shipped: bool) -> Iterable[Entry]:
                 yield Entry(name=place.name, folder=place, shipped=shipped, fault=error.message)
             continue
         yield Entry(name=place.name, folder=place, shipped=shipped, manifest=manifest)
+
+
+def _holds_bridge(place: Path) -> bool:
+    """Raises `ManifestError` where that can't be seen: a shipped bridge must not take its place then."""
+    try:
+        facts = place.stat()
+        return stat.S_ISDIR(facts.st_mode) and (place / "bridge.toml") in place.iterdir()
+    except FileNotFoundError:
+        raise ManifestError(f"{place} is a link that leads nowhere") from None
+    except OSError as error:
+        raise ManifestError(f"{place} can't be read: {error.strerror}") from error
 
 
 def _file_problems(manifest: Manifest) -> Iterable[Problem]:

@@ -56,13 +56,13 @@ def _endpoint(table: Table) -> Endpoint:
     endpoint = Endpoint(
         provider=_name(table, "provider"),
         methods=table.texts("methods", default=("POST",)),
-        paths=table.texts("paths"),
+        paths=table.texts("paths") if table.has("paths") else None,
         remote_content=table.flag("remote_content"),
     )
     for method in endpoint.methods:
         if method not in _METHODS:
             table.fault("methods", f"{method[:20]!r} is none of {', '.join(_METHODS)}")
-    for path in endpoint.paths:
+    for path in endpoint.paths or ():
         if not _PATH.fullmatch(path) or ".." in path:
             table.fault("paths", f"{path[:80]!r} is no path such as /chat/completions; '*' is one segment")
     table.finish()

@@ -1,10 +1,10 @@
 """Hostile bytes to JSON values, or one typed reason why not.
 
-The parser proper is msgspec's (strict UTF-8, no NaN, no Infinity, no trailing bytes). What it does
-not refuse is measured here on a *skeleton* of the text (its brackets, commas and colons outside
-strings), before a value is built: depth, number of values, integers beyond 64 bits; and after it,
-repeated keys. Every step is linear and runs in C; the skeleton is made only where the text as it
-stands does not already prove the bounds.
+Whether the bytes are UTF-8 is decided here. The parser proper is msgspec's (no NaN, no Infinity, no
+trailing bytes). What it does not refuse is measured here on a *skeleton* of the text (its brackets,
+commas and colons outside strings), before a value is built: depth, number of values, integers beyond
+64 bits; and after it, repeated keys. Every step is linear and runs in C; the skeleton is made only
+where the text as it stands does not already prove the bounds.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class StrictError(ValueError):
 
 def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> object:
     """The JSON value of `data`, or `StrictError`. Integers lie within 64 bits, keys are unique."""
+    _check_utf8(data)
     plain = b"\\" not in data
     text = data
     if not plain or not _within(data, max_depth, max_values) or _has_long_digits(data):
@@ -57,8 +58,6 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALU
         _check_integers(text)
     try:
         value: object = _decode(data)
-    except UnicodeDecodeError as error:
-        raise StrictError("utf8", f"not UTF-8: {error.reason} at byte {error.start}") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise StrictError("json", f"not JSON: {error}") from None
     except RecursionError:
@@ -66,6 +65,15 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALU
     if text.count(b":") > 1 and not _same_keys(data, text, value, plain=plain):
         raise StrictError("duplicate_key", "an object has the same key twice")
     return value
+
+
+def _check_utf8(data: bytes) -> None:
+    if data.isascii():
+        return
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StrictError("utf8", f"not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _within(data: bytes, max_depth: int, max_values: int) -> bool:

@@ -6,11 +6,23 @@ from __future__ import annotations
 class TokenBucket:
     """`rate` tokens a second, at most `burst` saved up. Starts full."""
 
-    def __init__(self, rate: float, burst: float) -> None:
+    def __init__(self, rate: float = 0.0, burst: float = 0.0) -> None:
+        """Without a rate it gives nothing until the first `adjust`."""
         self._rate = rate
         self._burst = burst
         self._tokens = burst
         self._at: float | None = None
+
+    def adjust(self, rate: float, burst: float, now: float) -> None:
+        """From now on these. What is saved up stays, as far as the burst allows; a new bucket is full."""
+        self._refill(now)
+        self._tokens = burst if self._burst == 0 else min(self._tokens, burst)
+        self._rate, self._burst = rate, burst
+
+    def saved(self, now: float) -> float:
+        """Tokens that are there; below 0: the debt."""
+        self._refill(now)
+        return self._tokens
 
     def wait(self, tokens: float, now: float) -> float:
         """Seconds until `tokens` would be there; 0 if they are. Takes nothing."""
@@ -31,6 +43,12 @@ class TokenBucket:
             return False
         self._tokens -= tokens
         return True
+
+    def retune(self, rate: float, burst: float, now: float) -> None:
+        """Another rate from now on. What is saved up stays, up to `burst`: a change refills nothing."""
+        self._refill(now)
+        self._rate, self._burst = rate, burst
+        self._tokens = min(self._tokens, burst)
 
     def _refill(self, now: float) -> None:
         if self._at is not None:

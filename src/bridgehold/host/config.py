@@ -68,7 +68,9 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise ConfigError("the configuration is a link that leads nowhere", where=str(path)) from error
         text = ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't read the configuration: {error}", where=str(path)) from error

@@ -24,6 +24,7 @@ from bridgehold.errors import (
     CancelledError,
     DeniedError,
     NotFoundError,
+    PolicyError,
     UsageError,
 )
 from bridgehold.host import refusals
@@ -36,7 +37,7 @@ from bridgehold.host.observe import Metrics
 from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
 from bridgehold.host.replays import Happened, Step
-from bridgehold.host.resources import ResourceRef, Resources
+from bridgehold.host.resources import ResourceRef, Resources, kinds_of
 from bridgehold.host.session import Session, SessionKey
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.tools.calls import ToolCalls
@@ -86,8 +87,10 @@ class Dispatch:
         resources: Resources,
         recovery: Recovery,
         metrics: Metrics,
+        refused: refusals.Refusals,
         on_degraded: Callable[[str], None],
     ) -> None:
+        self._refusals = refused
         self._resources = resources
         self._recovery = recovery
         self._metrics = metrics
@@ -179,9 +182,7 @@ class Dispatch:
                 f"{request.operation[:80]!r} is not a command",
                 hint="A command is BRIDGE:OPERATION, such as python:execute.",
             )
-        refuse = refusals.Refusal(
-            self._journal, command, principal, request, bridge, operation, self._metrics
-        )
+        refuse = refusals.Refusal(self._refusals, command, principal, request, bridge, operation)
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
@@ -190,10 +191,13 @@ class Dispatch:
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
+        except PolicyError as error:
+            raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
-        decision = decide_operation(grant, bridge, operation)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
+        kinds = kinds_of(manifest, declared, request.arguments) if declared is not None else ()
+        decision = decide_operation(grant, bridge, operation, kinds)
         if not decision.allowed or (declared is None and bridge != _COMMON):
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
@@ -230,11 +234,10 @@ class Dispatch:
         return self._registry.default_bridge
 
     def _within_rate(self, grant: Grant, bridge: str) -> bool:
-        per_second = grant.rate.commands_per_minute / 60
-        bucket = self._rates.setdefault(
-            (grant.tenant, bridge), TokenBucket(per_second, max(10.0, per_second * 10))
-        )
-        return bucket.try_take(1, time.monotonic())
+        now, per_second = time.monotonic(), grant.rate.commands_per_minute / 60
+        bucket = self._rates.setdefault((grant.tenant, bridge), TokenBucket())
+        bucket.adjust(per_second, max(1.0, per_second * 10), now)
+        return bucket.try_take(1, now)
 
     async def _session(self, plan: _Plan) -> Session:
         request = plan.request

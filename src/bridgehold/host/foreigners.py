@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.errors import DeniedError, NotFoundError, UsageError
+from bridgehold.errors import NotFoundError, UsageError
 from bridgehold.host.boots import Script, StartOrder
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.dispatch import OrderMaker
@@ -17,6 +17,7 @@ from bridgehold.host.foreign import formats_of, script_inside
 from bridgehold.host.held import held
 from bridgehold.host.ledger import Ledger
 from bridgehold.host.observe import Metrics
+from bridgehold.host.refusals import Refusals
 from bridgehold.host.registry import Registry
 from bridgehold.host.relay import Relay
 from bridgehold.host.session import Session, SessionKey
@@ -40,6 +41,7 @@ class Foreigners:
         scripts: Mapping[str, str],
         settings: Settings,
         metrics: Metrics,
+        refusals: Refusals,
         on_degraded: Callable[[str], None],
     ) -> None:
         """`scripts`: by bridge, the one folder that its scripts lie in."""
@@ -50,6 +52,7 @@ class Foreigners:
         self._scripts = scripts
         self._settings = settings
         self._metrics = metrics
+        self._refusals = refusals
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay] = {}
         self._rates: dict[tuple[str, str], TokenBucket] = {}
@@ -58,8 +61,6 @@ class Foreigners:
         self, principal: Principal, params: ForeignParams, emit: Callable[[object], None]
     ) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
-        if not principal.may_act_for(params.tenant):
-            raise DeniedError(f"{principal.name} may not act for tenant {params.tenant[:64]!r}")
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
         manifest = self._registry.manifest(bridge)
@@ -83,7 +84,9 @@ class Foreigners:
                 session,
                 formats=formats_of(manifest.foreign),
                 protocol=script.protocol,
-                ledger=Ledger(session, principal.name, self._journal, self._metrics, self._on_degraded),
+                ledger=Ledger(
+                    session, principal.name, self._journal, self._metrics, self._refusals, self._on_degraded
+                ),
                 rate=self._rate(session.order.grant),
                 emit=emit,
             )
@@ -102,8 +105,12 @@ class Foreigners:
                 told["exit"] = relay.exit_status
             return told
         finally:
-            if opening.done() and not opening.cancelled() and opening.exception() is None:
-                self._relays.pop(opening.result().id, None)
+            opening.add_done_callback(self._forget)
+
+    def _forget(self, opening: asyncio.Future[Session]) -> None:
+        """Also where the caller left before its session was open."""
+        if not opening.cancelled() and opening.exception() is None:
+            self._relays.pop(opening.result().id, None)
 
     async def send(self, principal: Principal, params: ForeignSendParams) -> object:
         await self._relay(principal, params.session).send(params.data)

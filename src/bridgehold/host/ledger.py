@@ -14,7 +14,7 @@ from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.command_log import CommandLog, used
 from bridgehold.host.observe import Metrics
-from bridgehold.host.refusals import refused
+from bridgehold.host.refusals import Refusals
 from bridgehold.host.session import Session
 from bridgehold.ids import digest_bytes, new_command_id
 from bridgehold.policies.model import Decision
@@ -41,12 +41,13 @@ class Ledger:
         principal: str,
         journal: JournalClient,
         metrics: Metrics,
+        refusals: Refusals,
         on_degraded: Callable[[str], None],
     ) -> None:
         self._metrics = metrics
+        self._refusals = refusals
         self._session = session
         self._principal = principal
-        self._journal = journal
         self._log = CommandLog(journal, on_degraded)
 
     async def intend(self, operation: str, arguments: dict[str, object], rule: str) -> Pending:
@@ -90,7 +91,7 @@ class Ledger:
             arguments_digest=digest,
             arguments_preview=text,
         )
-        return await refused(self._journal, self._metrics, event, kind)
+        return await self._refusals.command(event, kind)
 
     async def record(
         self,

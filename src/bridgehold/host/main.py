@@ -32,8 +32,8 @@ from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.downloads import Downloads
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.artifacts import Artifacts, inside_tools
+from bridgehold.host.faces.callers import Callers, limits, open_descriptors
 from bridgehold.host.faces.server import SocketServer
-from bridgehold.host.faces.strangers import Strangers
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
@@ -49,6 +49,7 @@ from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.recovery import Recovery
+from bridgehold.host.refusals import Refusals
 from bridgehold.host.registry import Registry
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.resources import Resources
@@ -145,6 +146,7 @@ class HostProcess:
         await self._zygotes.stop()
         for server in servers:
             await server.close()
+        await self._refusals.close()
         await self._last_words(peers, anchoring)
         for watcher in watchers:
             watcher.cancel()
@@ -216,6 +218,7 @@ class HostProcess:
         self, shared: Shared, peers: Peers, sessions: Sessions, recovery: Recovery
     ) -> list[SocketServer]:
         """The methods, and the sockets that they are served on."""
+        self._refusals = Refusals(peers.journal, shared.metrics)
         artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.turns)
         http_tools, self._tools = HttpTools(peers.keeper), ProcessTools(self._layout.config / "tools")
         offers = Offers(shared.settings, http_tools, self._tools, (inside_tools(), artifacts))
@@ -229,6 +232,7 @@ class HostProcess:
             resources=shared.resources,
             recovery=recovery,
             metrics=shared.metrics,
+            refused=self._refusals,
             on_degraded=self._degraded,
         )
         foreigners = Foreigners(
@@ -239,6 +243,7 @@ class HostProcess:
             scripts={n: os.path.realpath(s.scripts) for n, s in self._config.bridges.items() if s.scripts},
             settings=shared.settings,
             metrics=shared.metrics,
+            refusals=self._refusals,
             on_degraded=self._degraded,
         )
         methods = Methods(
@@ -269,11 +274,16 @@ class HostProcess:
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
         unified = Unified(dispatch, shared.registry, shared.resources)
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
-        refuse = Strangers(peers.journal).refused
-        servers = [SocketServer(_socket(self._ends.listener), principals, table, refuse)]
+        host = self._config.host
+        callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
+        servers = [
+            SocketServer(_socket(self._ends.listener), principals, table, self._refusals, callers=callers)
+        ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)
-            servers.append(SocketServer(face, principals, table, refuse, tokens_only=True))
+            servers.append(
+                SocketServer(face, principals, table, self._refusals, callers=callers, tokens_only=True)
+            )
         reloading.serve_with(*servers)
         return servers
 
@@ -346,8 +356,7 @@ def spent_before(layout: Layout) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
     budgets = Budgets()
     if layout.audit.is_dir():
-        entries = (entry for entry in read_all(layout.audit) if entry.kind.startswith("egress."))
-        budgets.fold({"kind": e.kind, "tenant": e.tenant, **e.fields} for e in entries)
+        budgets.fold(read_all(layout.audit))
     return budgets
 
 

@@ -11,7 +11,6 @@ from bridgehold.bridges.frames import FaultFrame
 from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
-    DeniedError,
     NotFoundError,
     ProtocolError,
     UnsupportedError,
@@ -22,6 +21,7 @@ from bridgehold.host.environments import Environments
 from bridgehold.host.faces.protocol import (
     BridgeParams,
     DrainParams,
+    FindParams,
     ForeignEofParams,
     ForeignParams,
     ForeignSendParams,
@@ -30,6 +30,7 @@ from bridgehold.host.faces.protocol import (
     ProfileParams,
     RunParams,
     SessionParams,
+    SessionsParams,
 )
 from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.foreigners import Foreigners
@@ -85,7 +86,7 @@ class Methods:
     def table(self) -> dict[str, Method]:
         return {
             "ping": Method(NoParams, self.ping),
-            "run": Method(RunParams, self.run),
+            "run": Method(RunParams, self.run, decides=True),
             "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
@@ -93,14 +94,15 @@ class Methods:
             "foreign.open": Method(ForeignParams, self.foreign_open),
             "foreign.send": Method(ForeignSendParams, self.foreign_send),
             "foreign.eof": Method(ForeignEofParams, self.foreign_eof),
-            "sessions": Method(NoParams, self.list_sessions),
+            "sessions": Method(SessionsParams, self.list_sessions),
+            "session.find": Method(FindParams, self.session_find),
             "zygotes": Method(NoParams, self.list_zygotes),
             "session.kill": Method(SessionParams, self.session_kill),
             "session.profile": Method(ProfileParams, self.session_profile),
-            "drain": Method(DrainParams, self.drain, operator=True),
+            "drain": Method(DrainParams, self.drain, operator=True, decides=True),
             "metrics": Method(NoParams, self.metrics, operator=True),
             "figures": Method(NoParams, self.figures, operator=True),
-            "logs": Method(SessionParams, self.logs),
+            "logs": Method(SessionParams, self.logs, gives=1 << 20),
             "bridges": Method(NoParams, self.bridges),
             "bridge.build": Method(BridgeParams, self.build, operator=True),
             "grant": Method(BridgeParams, self.grant),
@@ -139,13 +141,13 @@ class Methods:
         return {"status": "taken"}
 
     async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
-        key = self._key(principal, params)
+        key = self._key(params)
         session = await self._open(key)
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
-        return await held(asyncio.ensure_future(self._open(self._key(principal, params))), emit)
+        return await held(asyncio.ensure_future(self._open(self._key(params))), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         return await self._foreigners.open(principal, params, emit)
@@ -156,8 +158,8 @@ class Methods:
     async def foreign_eof(self, principal: Principal, params: ForeignEofParams, _emit: Emit) -> object:
         return await self._foreigners.end_input(principal, params)
 
-    def _key(self, principal: Principal, params: OpenParams) -> SessionKey:
-        tenant = _own_tenant(principal, params.tenant)
+    def _key(self, params: OpenParams) -> SessionKey:
+        tenant = parse_name(params.tenant, "tenant")
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
         if self._registry.manifest(bridge).foreign:
@@ -227,11 +229,18 @@ class Methods:
     async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return self._metrics.figures()
 
-    async def list_sessions(self, principal: Principal, _params: NoParams, _emit: Emit) -> list[SessionInfo]:
+    async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
+        session = self._find(principal, params.session)
+        key = session.key
+        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+
+    async def list_sessions(
+        self, principal: Principal, params: SessionsParams, _emit: Emit
+    ) -> list[SessionInfo]:
         return [
             session.info(await self._memory(session))
             for session in self._sessions
-            if principal.may_act_for(session.key.tenant)
+            if principal.may_act_for(session.key.tenant) and params.tenant in (None, session.key.tenant)
         ]
 
     async def list_zygotes(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
@@ -264,7 +273,7 @@ class Methods:
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
-        tenant = _own_tenant(principal, params.tenant)
+        tenant = parse_name(params.tenant, "tenant")
         return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
 
     async def stop(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
@@ -273,9 +282,3 @@ class Methods:
 
     def _find(self, principal: Principal, reference: str) -> Session:
         return self._sessions.find(principal.may_act_for, reference)
-
-
-def _own_tenant(principal: Principal, tenant: str) -> str:
-    if not principal.may_act_for(tenant):
-        raise DeniedError(f"{principal.name} may not act for tenant {tenant[:64]!r}")
-    return parse_name(tenant, "tenant")

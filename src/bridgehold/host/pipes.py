@@ -262,8 +262,14 @@ class GuestPipes:
         self._on_end(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
 
     def _read_log(self) -> None:
+        """No more than the rate has saved up: not reading is the whole enforcement here too."""
+        now = time.monotonic()
+        wait = self._log_rate.wait(1, now)
+        if wait > 0:
+            self._pause(self._log_pipe, self._read_log, wait)
+            return
         try:
-            data = os.read(self._log_pipe, _READ_BYTES)
+            data = os.read(self._log_pipe, min(_READ_BYTES, int(self._log_rate.saved(now))))
         except BlockingIOError:
             return
         except OSError:
@@ -272,9 +278,7 @@ class GuestPipes:
             self._loop.remove_reader(self._log_pipe)
             return
         self._log.write(data)
-        wait = self._log_rate.take(len(data), time.monotonic())
-        if wait > 0:
-            self._pause(self._log_pipe, self._read_log, wait)
+        self._log_rate.take(len(data), now)
 
     def _drain_log(self) -> None:
         """What a dead worker left in its log pipe: at most one pipe's capacity."""

@@ -1,35 +1,44 @@
 """Bridges, policies and tenants of this host: from names to manifests and grants.
 
-Files are read when they are needed and read again when they change, so that a new bridge or a
-narrowed policy takes effect without a restart. A grant is written to the audit once per digest.
+Policies and ceilings are read for each decision: a narrowed one takes effect at the next command, and
+one that can't be read refuses it. Bridges are read again when their files change. What a grant rests
+on is written to the audit whenever it differs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import GrantResolved, PolicyLoaded
-from bridgehold.bridges.catalogue import Catalogue
+from bridgehold.bridges.catalogue import Catalogue, Entry
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import NotFoundError, PolicyError
+from bridgehold.errors import NotFoundError
 from bridgehold.host.config import Config
 from bridgehold.host.layout import Layout
-from bridgehold.ids import digest_bytes, is_name
-from bridgehold.policies import shipped
+from bridgehold.ids import Digest, is_name
 from bridgehold.policies.compose import compose, compose_tenant
+from bridgehold.policies.files import PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine, Policy
 
-ReadPolicy = Callable[[str], "tuple[str, str] | None"]
-"""Policy name → (text, file name), or None."""
-
-
 _LOOK_SECONDS = 0.25
+_SETTLED_SECONDS = 2.0
+"""A file that changed within this time may change again under the same time stamp."""
+
+Stamp = tuple[tuple[str, int, int, int, int], ...]
+
+
+class _Resolved(msgspec.Struct, frozen=True):
+    """A grant, and all that it was made of."""
+
+    grant: Grant
+    manifest: Digest | str
+    bridges: tuple[str, ...]
+    readings: Readings
 
 
 class Registry:
@@ -46,11 +55,11 @@ class Registry:
         self._machine = machine
         self._journal = journal
         self._catalogue = Catalogue.load([])
-        self._seen: tuple[tuple[str, int], ...] = ()
-        self._written: set[str] = set()
-        self._known_stamp: tuple[tuple[str, int], ...] = ()
+        self.files = PolicyFiles(layout.policies, layout.tenants)
+        self._seen: Stamp | None = None
+        self._written: set[tuple[str, str]] = set()
         self._look_again = 0.0
-        self._grants: dict[tuple[str, str], tuple[tuple[tuple[str, int], ...], Grant]] = {}
+        self._grants: dict[tuple[str, str], _Resolved] = {}
 
     def replace(self, config: Config) -> None:
         """From now on this configuration; grants are resolved anew."""
@@ -64,6 +73,11 @@ class Registry:
     def names(self) -> list[str]:
         self._refresh()
         return [entry.name for entry in self._catalogue.list() if self._enabled(entry.name)]
+
+    def entries(self) -> list[Entry]:
+        """Every bridge, switched off and broken ones too. Raises `ManifestError`."""
+        self._refresh()
+        return self._catalogue.list()
 
     def manifest(self, bridge: str) -> Manifest:
         """Raises `NotFoundError`, or `ManifestError` where its file is broken."""
@@ -92,24 +106,34 @@ class Registry:
         }
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
-        """The resolved grant, cached until a file it rests on changes. Raises `PolicyError`."""
+        """The grant as the files say it now. Raises `PolicyError`, also where they can't be read.
+
+        Resolved anew only where something that it rests on differs.
+        """
         manifest = self.manifest(bridge)
-        stamp = self._stamp()
-        cached = self._grants.get((tenant, bridge))
-        if cached is not None and cached[0] == stamp:
-            return cached[1]
-        grant = self.resolve_grant(tenant, manifest)
-        await self._write_once(grant)
-        self._grants[tenant, bridge] = (stamp, grant)
-        return grant
+        bridges = self._bridge_names()
+        known = self._grants.pop((tenant, bridge), None)
+        if (
+            known is None
+            or (known.manifest, known.bridges) != (manifest.digest, bridges)
+            or not known.readings.still_true()
+        ):
+            readings = Readings(self.files)
+            grant = self._resolve(tenant, manifest, readings)
+            await self._write_once(grant, readings)
+            known = _Resolved(grant, manifest.digest, bridges, readings)
+        self._grants[tenant, bridge] = known
+        return known.grant
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
         """The grant, resolved from the files as they are now; writes nothing."""
-        policy = self.policy(self.policy_name(manifest.name))
+        return self._resolve(tenant, manifest, Readings(self.files))
+
+    def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
         return resolve(
             manifest.needs,
-            policy,
-            self.ceiling(tenant, manifest.name),
+            compose(self._policy_name(manifest.name, readings), readings.policy),
+            self._ceiling(tenant, manifest.name, readings),
             self._machine,
             tenant=tenant,
             bridge=manifest.name,
@@ -118,83 +142,79 @@ class Registry:
         )
 
     def policy(self, name: str) -> Policy:
-        return compose(name, self._read_policy)
-
-    def ceiling(self, tenant: str, bridge: str) -> Policy | None:
-        """The tenant's own upper bounds for `bridge`, if it has a file."""
-        if not is_name(tenant):
-            raise NotFoundError("no such tenant")
-        path = self._layout.tenants / f"{tenant}.toml"
-        if not path.exists():
-            return None
-        return compose_tenant(tenant, _text(path), str(path), bridge, self._read_policy)
+        return compose(name, Readings(self.files).policy)
 
     def policy_name(self, bridge: str) -> str:
-        """Which policy the bridge runs under."""
+        """Which policy the bridge runs under. Raises `PolicyError` where that can't be told."""
+        return self._policy_name(bridge, Readings(self.files))
+
+    def _policy_name(self, bridge: str, readings: Readings) -> str:
         section = self._config.bridges.get(bridge)
         if section is not None and section.policy:
             return section.policy
-        if (self._layout.policies / f"{bridge}.toml").exists() or bridge in shipped.names():
-            return bridge
-        return "baseline"
+        return bridge if readings.read("policy", bridge) is not None else "baseline"
 
-    def _read_policy(self, name: str) -> tuple[str, str] | None:
-        path = self._layout.policies / f"{name}.toml"
-        if is_name(name) and path.exists():
-            return _text(path), str(path)
-        return shipped.read(name)
+    def _ceiling(self, tenant: str, bridge: str, readings: Readings) -> Policy | None:
+        """The tenant's own upper bounds for `bridge`, if it has a file."""
+        if not is_name(tenant):
+            raise NotFoundError("no such tenant")
+        found = readings.read("tenant", tenant)
+        if found is None:
+            return None
+        known = self._bridge_names()
+        return compose_tenant(tenant, found.text, found.file, bridge, readings.policy, known=known)
+
+    def _bridge_names(self) -> tuple[str, ...]:
+        """Every bridge, switched off and broken ones too."""
+        return tuple(entry.name for entry in self._catalogue.list())
 
     def _enabled(self, bridge: str) -> bool:
         section = self._config.bridges.get(bridge)
         return section is None or section.enabled
 
-    async def _write_once(self, grant: Grant) -> None:
-        if self._journal is None or grant.digest in self._written:
+    async def _write_once(self, grant: Grant, readings: Readings) -> None:
+        rests_on = readings.digest()
+        if self._journal is None or (grant.digest, rests_on) in self._written:
             return
-        text = self._read_policy(grant.policy)
-        if text is not None:
-            loaded = PolicyLoaded(
-                tenant=grant.tenant, name=grant.policy, digest=digest_bytes(text[0].encode()), file=text[1]
-            )
-            await self._journal.append(loaded, durable=False)
+        loaded = PolicyLoaded(
+            tenant=grant.tenant, name=grant.policy, digest=rests_on, files=readings.sources()
+        )
+        await self._journal.append(loaded, durable=False)
         facts = msgspec.to_builtins(grant)
         facts["sources"] = {key: str(source) for key, source in grant.sources.items()}
         await self._journal.append(GrantResolved(tenant=grant.tenant, digest=grant.digest, grant=facts))
-        self._written.add(grant.digest)
+        self._written.add((grant.digest, rests_on))
 
     def _refresh(self) -> None:
-        stamp = self._stamp()
-        if stamp != self._seen or not self._catalogue.list():
-            folders = [self._layout.bridges] if self._layout.bridges.is_dir() else []
-            self._catalogue = Catalogue.load(folders)
-            self._seen = stamp
-
-    def _stamp(self) -> tuple[tuple[str, int], ...]:
-        """Names and change times of every operator file, looked at again after a quarter of a second."""
+        """Look at the bridges' files again, a quarter of a second after the last time."""
         now = time.monotonic()
-        if now >= self._look_again:
-            self._known_stamp = self._read_stamp()
-            self._look_again = now + _LOOK_SECONDS
-        return self._known_stamp
-
-    def _read_stamp(self) -> tuple[tuple[str, int], ...]:
-        patterns = (
-            (self._layout.bridges, "*/*"),
-            (self._layout.policies, "*.toml"),
-            (self._layout.tenants, "*.toml"),
-        )
-        return tuple(
-            sorted(
-                (str(path), path.stat().st_mtime_ns)
-                for folder, pattern in patterns
-                for path in folder.glob(pattern)
-                if path.exists()
-            )
-        )
+        if now < self._look_again:
+            return
+        stamp = _stamp(self._layout.bridges)
+        if stamp != self._seen:
+            self._catalogue = Catalogue.load([self._layout.bridges])
+            newest = max((changed for *_, changed in stamp), default=0)
+            settled = time.time() - newest / 1e9 > _SETTLED_SECONDS
+            self._seen = stamp if settled else None
+        self._look_again = now + _LOOK_SECONDS
 
 
-def _text(path: Path) -> str:
+def _stamp(folder: Path) -> Stamp:
+    """Facts of every bridge's folder and files, in order; what can't be looked at counts as well."""
+    places = _below(folder)
+    return tuple(_facts(path) for place in places for path in (place, *_below(place)))
+
+
+def _below(folder: Path) -> list[Path]:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"can't read the policy: {error}", where=str(path)) from error
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _facts(path: Path) -> tuple[str, int, int, int, int]:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return (str(path), -(error.errno or 1), 0, 0, 0)
+    return (str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from bridgehold.errors import DeniedError, UsageError
+from bridgehold.errors import UsageError
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.faces.server import Emit, Method
 from bridgehold.host.registry import Registry
-from bridgehold.host.resources import Act, ResourceRef, Resources, choose
+from bridgehold.host.resources import Act, ResourceRef, Resources, choose, kinds_of
 from bridgehold.host.values import CommandRequest, Principal, Reply
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_name
-from bridgehold.policies.decide import decide_operation
+from bridgehold.policies.decide import decide_operation, decide_resource
 
 
 class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,15 +79,20 @@ class Unified:
         return await self._on(principal, params, "delete")
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[ResourceRef]:
-        found = self._resources.listed(
-            _seen(principal, params.tenant), bridge=params.bridge, kind=params.kind, session=params.session
-        )
-        return list(found)
+        """What the policy lets nobody work on isn't shown either."""
+        found = [
+            *self._resources.listed(
+                _seen(principal, params.tenant),
+                bridge=params.bridge,
+                kind=params.kind,
+                session=params.session,
+            )
+        ]
+        grants = {one.bridge: await self._registry.grant(params.tenant, one.bridge) for one in found}
+        return [one for one in found if decide_resource(grants[one.bridge], one.kind).allowed]
 
-    async def describe(self, principal: Principal, params: DescribeParams, _emit: Emit) -> object:
+    async def describe(self, _principal: Principal, params: DescribeParams, _emit: Emit) -> object:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
-        if not principal.may_act_for(params.tenant):
-            raise DeniedError(f"{principal.name} may not act for tenant {params.tenant[:64]!r}")
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
         manifest = self._registry.manifest(bridge)
         grant = await self._registry.grant(params.tenant, bridge)
@@ -95,11 +100,16 @@ class Unified:
             "name": bridge,
             "version": manifest.version,
             "summary": manifest.summary,
-            "resources": list(manifest.resources.values()),
+            "resources": [
+                {**msgspec.to_builtins(kind), "granted": decide_resource(grant, kind.name).allowed}
+                for kind in manifest.resources.values()
+            ],
             "operations": [
                 {
                     **msgspec.to_builtins(operation),
-                    "granted": decide_operation(grant, bridge, operation.name).allowed,
+                    "granted": decide_operation(
+                        grant, bridge, operation.name, kinds_of(manifest, operation, {})
+                    ).allowed,
                 }
                 for operation in manifest.operations.values()
             ],

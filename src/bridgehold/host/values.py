@@ -19,6 +19,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def may_act_for(self, tenant: str) -> bool:
         return "*" in self.tenants or tenant in self.tenants
 
+    @property
+    def account(self) -> str:
+        """Whose share of the audit its refusals take: its one tenant; the host's own where it has several."""
+        return self.tenants[0] if len(self.tenants) == 1 and "*" not in self.tenants else ""
+
 
 class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One command as a caller sent it; nothing of it has been believed yet."""

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from bridgehold.policies.model import Policy
 from bridgehold.policies.narrow import source_of
 from bridgehold.policies.problems import Problem
 
 
-def problems_of(policy: Policy) -> tuple[Problem, ...]:
-    """Every rule of `policy` that can't work, or that demands a weakening nobody named."""
+def problems_of(policy: Policy, private_providers: Collection[str] = ()) -> tuple[Problem, ...]:
+    """Every rule of `policy` that can't work, or that demands a weakening nobody named.
+
+    `private_providers`: those that the host's configuration places at private addresses.
+    """
+    weakenings = _weakenings(policy, private_providers)
     return tuple(
         Problem(source_of(policy.sources, key), key, message)
-        for key, message in (*_endpoints(policy), *_secrets(policy), *_weakenings(policy))
+        for key, message in (*_endpoints(policy), *_secrets(policy), *weakenings)
     )
 
 
 def _endpoints(policy: Policy) -> Iterator[tuple[str, str]]:
     for endpoint in policy.endpoints:
         key = f"network.endpoints.{endpoint.provider}"
-        if endpoint.repos:
-            if endpoint.paths:
+        if endpoint.repos is not None:
+            if endpoint.paths is not None:
                 yield f"{key}.paths", "a hub has `repos` and `files`, and no paths"
-            if not endpoint.files:
-                yield key, "no `files`: name what of a repo may be downloaded"
-            continue
-        for field in ("methods", "paths"):
-            if not getattr(endpoint, field):
-                yield key, f"no `{field}`: name what may be asked of this provider"
+        elif endpoint.paths is None:
+            yield key, "no `paths`: name what may be asked of this provider; `[]` is nothing"
 
 
 def _secrets(policy: Policy) -> Iterator[tuple[str, str]]:
@@ -52,14 +52,21 @@ def _secrets(policy: Policy) -> Iterator[tuple[str, str]]:
             variables[secret.variable] = secret.name
 
 
-def _weakenings(policy: Policy) -> Iterator[tuple[str, str]]:
-    for key, weakening, rule in demanded(policy):
+def _weakenings(policy: Policy, private_providers: Collection[str]) -> Iterator[tuple[str, str]]:
+    for key, weakening, rule in demanded(policy, private_providers):
         if weakening not in policy.weakenings:
             yield key, f'{rule} demands the weakening "{weakening}", which `weakenings` does not name'
 
 
-def demanded(policy: Policy) -> Iterator[tuple[str, str, str]]:
+def demanded(policy: Policy, private_providers: Collection[str]) -> Iterator[tuple[str, str, str]]:
     """(key, weakening, what it is) of every rule that only works with a weakening."""
+    for endpoint in policy.endpoints:
+        if endpoint.provider in private_providers:
+            yield (
+                f"network.endpoints.{endpoint.provider}",
+                "private_network",
+                "a private provider",
+            )
     for secret in policy.secrets:
         if secret.how == "env":
             yield f"secrets.{secret.name}.how", "env_secret", "a key inside of the sandbox"

@@ -6,14 +6,14 @@ file can't drop what the one below it denies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
 
 from bridgehold.errors import PolicyError
 from bridgehold.policies.limits_table import LIMITS
-from bridgehold.policies.load import Draft, Entry, parse, tables_below
+from bridgehold.policies.load import Draft, Entry, bridge_tables, parse
 from bridgehold.policies.model import (
     Endpoint,
     Limits,
@@ -48,7 +48,7 @@ class _Merged:
         for key, entry in draft.entries.items():
             before = self.entries.get(key)
             self.entries[key] = entry
-            if before is None or entry.value is None:
+            if before is None or entry.table:
                 continue
             if key.endswith(".deny") and isinstance(before.value, tuple) and isinstance(entry.value, tuple):
                 self.entries[key] = Entry(
@@ -73,22 +73,29 @@ def compose(name: str, read: Read) -> Policy:
         raise policy_error(faulty.problems) from None
 
 
-def compose_tenant(tenant: str, text: str, file: str, bridge: str, read: Read) -> Policy:
+def compose_tenant(
+    tenant: str, text: str, file: str, bridge: str, read: Read, *, known: Collection[str]
+) -> Policy:
     """A tenant's ceiling for `bridge`: its file, with the table ``[bridges.NAME]`` laid over it.
 
-    What the file doesn't mention stays as the policy has it. Raises `PolicyError`.
+    `known`: every bridge's name; a table for another one is a fault. What the file doesn't mention
+    stays as the policy has it. Raises `PolicyError`.
     """
     try:
-        return _build(tenant, _tenant_drafts(text, file, bridge, read))
+        return _build(tenant, _tenant_drafts(text, file, bridge, read, known))
     except Faulty as faulty:
         raise policy_error(faulty.problems) from None
 
 
-def _tenant_drafts(text: str, file: str, bridge: str, read: Read) -> list[Draft]:
+def _tenant_drafts(text: str, file: str, bridge: str, read: Read, known: Collection[str]) -> list[Draft]:
     """The chain, the file itself, and its table for `bridge`. Every table is checked, raises `Faulty`."""
     problems: list[Problem] = []
     drafts: dict[str, Draft] = {}
-    for below in ("", *(f"bridges.{name}" for name in tables_below(text, file, "bridges"))):
+    try:
+        tables = bridge_tables(text, file, known)
+    except Faulty as faulty:
+        problems, tables = list(faulty.problems), ()
+    for below in ("", *(f"bridges.{name}" for name in tables)):
         try:
             drafts[below] = parse(text, file, below=below, tenant=True)
         except Faulty as faulty:
@@ -206,7 +213,7 @@ def _tables(entries: dict[str, Entry], table: str) -> dict[str, dict[str, Entry]
     return {
         name: _below(entries, f"{table}.{name}")
         for name, entry in _below(entries, table).items()
-        if entry.value is None
+        if entry.table
     }
 
 

@@ -23,18 +23,22 @@ OWN = frozenset({"open", "close", "shutdown", "profile"})
 DEFAULT_DENY = "default-deny"
 
 
-def decide_operation(grant: Grant, bridge: str, operation: str, resource: str | None = None) -> Decision:
-    """Whether `bridge:operation` may run; `resource` is the kind of resource that it works on."""
+def decide_operation(grant: Grant, bridge: str, operation: str, kinds: Collection[str] = ()) -> Decision:
+    """Whether `bridge:operation` may run; `kinds` are the kinds of resource that it works on."""
     name = f"{bridge}:{operation}"
     if bridge == "common":
         return _common(operation)
     if bridge != grant.bridge:
         return _no(grant, "bridge", f"this session is for the bridge {grant.bridge!r}", "operations")
     decision = _by_rules(grant, "operations", grant.operations, name, "operation")
-    if not decision.allowed or resource is None:
+    if not decision.allowed:
         return decision
-    found = _by_rules(grant, "resources", grant.resources, resource, "resource")
-    return decision if found.allowed else found
+    return next((found for kind in kinds if not (found := decide_resource(grant, kind)).allowed), decision)
+
+
+def decide_resource(grant: Grant, kind: str) -> Decision:
+    """Whether anything may be done with resources of this kind, and whether they are shown."""
+    return _by_rules(grant, "resources", grant.resources, kind, "kind of resource")
 
 
 def _common(operation: str) -> Decision:
@@ -83,7 +87,7 @@ def decide_egress(grant: Grant, provider: str, method: str, path: str, body_fact
 
 
 def _path_rule(endpoint: Endpoint, path: str) -> str | None:
-    for index, pattern in enumerate(endpoint.paths):
+    for index, pattern in enumerate(endpoint.paths or ()):
         if path_matches(pattern, path):
             return f"paths[{index}]"
     return None

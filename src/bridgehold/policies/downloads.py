@@ -104,7 +104,8 @@ def why_kind_refused(file: str) -> str:
 
 def hub_of(grant: Grant, provider: str) -> Endpoint | None:
     """The grant's endpoint of that name, if it is a hub."""
-    return next((item for item in grant.endpoints if item.provider == provider and item.repos), None)
+    found = next((item for item in grant.endpoints if item.provider == provider), None)
+    return found if found is not None and found.repos is not None else None
 
 
 def decide_download(grant: Grant, provider: str, wanted: Wanted) -> Decision:
@@ -115,9 +116,10 @@ def decide_download(grant: Grant, provider: str, wanted: Wanted) -> Decision:
         reason = f"no hub {provider[:63]!r} is granted: repos"
         return _no(grant, "default-deny", reason, "network.endpoints")
     asked = f"/{wanted.repo}@{wanted.revision}"
-    number = next((i for i, glob in enumerate(endpoint.repos) if path_matches(glob, asked)), None)
+    repos = endpoint.repos or ()
+    number = next((i for i, glob in enumerate(repos) if path_matches(glob, asked)), None)
     if number is None:
-        granted = ", ".join(map(shown_repo, endpoint.repos))[:200]
+        granted = ", ".join(map(shown_repo, repos))[:200] or "none"
         reason = f"{asked[1:][:200]} is none of the granted repos: {granted}"
         return _no(grant, "default-deny", reason, f"{key}.repos")
     if wanted.file:
@@ -145,7 +147,7 @@ def decide_size(grant: Grant, endpoint: Endpoint, size: int, before: int) -> Dec
 
 def decide_digest(grant: Grant, endpoint: Endpoint, sha256: str) -> Decision | None:
     """The refusal of bytes that hash to `sha256`, if it is one."""
-    if not endpoint.digests or sha256 in endpoint.digests:
+    if endpoint.digests is None or sha256 in endpoint.digests:
         return None
     reason = f"sha256 {sha256} is none of the {len(endpoint.digests)} that the policy names"
     return _no(grant, f"network.endpoints.{endpoint.provider}.digests", reason)

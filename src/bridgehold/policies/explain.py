@@ -55,15 +55,15 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
         yield "network.endpoints", "(none: nothing is reachable)"
     for endpoint in grant.endpoints:
         key = f"network.endpoints.{endpoint.provider}"
-        if endpoint.repos:
+        if endpoint.repos is not None:
             yield f"{key}.repos", _list(tuple(shown_repo(pattern) for pattern in endpoint.repos))
             yield f"{key}.files", _list(tuple(pattern[1:] for pattern in endpoint.files))
-            yield f"{key}.digests", _list(endpoint.digests) if endpoint.digests else "(any)"
+            yield f"{key}.digests", "any" if endpoint.digests is None else _list(endpoint.digests)
             yield f"{key}.file_size", format_size(endpoint.file_bytes)
             yield f"{key}.total_size", format_size(endpoint.total_bytes)
             continue
         yield f"{key}.methods", _list(endpoint.methods)
-        yield f"{key}.paths", _list(endpoint.paths)
+        yield f"{key}.paths", _list(endpoint.paths or ())
         yield f"{key}.remote_content", str(endpoint.remote_content).lower()
     for index, connect in enumerate(grant.connects):
         private = " (private addresses too)" if connect.private else ""
@@ -76,7 +76,8 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
         yield f"{table}.allow", _list(rules.allow)
         yield f"{table}.deny", _list(rules.deny)
     for field in grant.rate.__struct_fields__:
-        yield f"rate.{field}", str(getattr(grant.rate, field))
+        value = getattr(grant.rate, field)
+        yield f"rate.{field}", "any" if value is None else str(value)
     for field in grant.sandbox.__struct_fields__:
         yield f"sandbox.{field}", getattr(grant.sandbox, field)
     for index, text in enumerate(grant.withheld):

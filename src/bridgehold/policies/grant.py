@@ -49,12 +49,12 @@ def resolve(
 ) -> Grant:
     """The grant of `tenant` for `bridge` on `machine`.
 
-    `private_providers` are those that the host's configuration places at private addresses; where
-    one is granted, the weakening ``private_network`` is in use. Raises `PolicyError` (a rule that
+    `private_providers` are those that the host's configuration places at private addresses; granting
+    one demands the weakening ``private_network``. Raises `PolicyError` (a rule that
     can't work, a ceiling that widens, a minimum of the manifest that isn't met), `UnsupportedError`
     (a barrier that this machine can't give) and `ManifestError` (a limit that doesn't exist).
     """
-    faults = problems_of(policy)
+    faults = problems_of(policy, private_providers)
     if faults:
         raise policy_error(faults)
     bounded = policy if ceiling is None else narrow(policy, ceiling)
@@ -64,7 +64,7 @@ def resolve(
     overruled = dict(bounded.overruled)
     limits = _limits(bounded, machine, sources, overruled)
     _check_minimum(needs, limits, sources, bridge)
-    meeting = Meeting(needs, bounded, sources)
+    meeting = Meeting(needs, bounded, sources, private_providers)
     endpoints = meeting.endpoints()
     grant = Grant(
         tenant=tenant,

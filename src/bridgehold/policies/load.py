@@ -7,6 +7,7 @@ nearest key; all problems of a file are found in one reading.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection
 
 import msgspec
 
@@ -25,16 +26,17 @@ _NO_WRITE = (
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One value of a file. `items` are the sources of a list's items."""
+    """One value of a file, or a table that stands in it. `items` are the sources of a list's items."""
 
     value: object
     shown: str
     source: Source
     items: tuple[Source, ...] = ()
+    table: bool = False
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """One file as it was read. Tables that stand in the file are among `entries` with value None."""
+    """One file as it was read. Tables that stand in the file are among `entries`."""
 
     file: str
     extends: str
@@ -64,10 +66,28 @@ def parse(text: str, file: str, *, below: str = "", tenant: bool = False) -> Dra
     return Draft(file, str(extends.value) if extends else "", reader.entries)
 
 
-def tables_below(text: str, file: str, name: str) -> tuple[str, ...]:
-    """Names of the tables in top-level table `name`; the rest of the file isn't looked at."""
-    inner = _toml(text, file).get(name, {})
-    return tuple(inner) if isinstance(inner, dict) else ()
+def bridge_tables(text: str, file: str, known: Collection[str]) -> tuple[str, ...]:
+    """Names of the tables ``[bridges.NAME]``; the rest of the file isn't looked at.
+
+    Raises `Faulty` for each that is no table, or whose bridge is none of `known`: what is misspelt
+    would bound nobody.
+    """
+    inner = _toml(text, file).get("bridges", {})
+    lines = locate(text)
+    if not isinstance(inner, dict):
+        raise Faulty([Problem(Source(file, lines.get("bridges", 0)), "bridges", "a table is expected")])
+    faults = [
+        Problem(
+            Source(file, lines.get(f"bridges.{name}", 0)),
+            f"bridges.{name}"[:_TERSE],
+            f"there is no bridge of this name{nearest(name, known)}",
+        )
+        for name in inner
+        if name not in known
+    ]
+    if faults:
+        raise Faulty(faults)
+    return tuple(inner)
 
 
 def _toml(text: str, file: str) -> dict[str, object]:
@@ -125,7 +145,7 @@ class _Reader:
     def _member(self, path: str, pattern: str, value: object) -> None:
         if pattern in TABLES:
             if isinstance(value, dict):
-                self.entries[path] = Entry(None, "", self.source(path))
+                self.entries[path] = Entry(None, "", self.source(path), table=True)
                 self.table(path, pattern, value)
             else:
                 self.problem(path, "a table is expected")

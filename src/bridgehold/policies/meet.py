@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from bridgehold.errors import DeniedError
@@ -22,9 +23,17 @@ from bridgehold.policies.narrow import source_of
 class Meeting:
     """One resolution. `sources` follows the items of every list that is made; `withheld` grows."""
 
-    def __init__(self, needs: Needs, policy: Policy, sources: dict[str, Source]) -> None:
+    def __init__(
+        self,
+        needs: Needs,
+        policy: Policy,
+        sources: dict[str, Source],
+        private_providers: Collection[str] = (),
+    ) -> None:
+        """`private_providers` are not reached without the weakening ``private_network``."""
         self._needs = needs
         self._policy = policy
+        self._private = () if "private_network" in policy.weakenings else private_providers
         self.sources = sources
         self.withheld: list[str] = []
 
@@ -37,12 +46,14 @@ class Meeting:
             met = self._endpoint(need, rule) if rule else None
             if met is None:
                 self.withheld.append(f"endpoint {need.provider}: not granted by the policy")
+            elif need.provider in self._private:
+                self.withheld.append(f"endpoint {need.provider}: private_network was taken away")
             else:
                 found.append(met)
         return tuple(found)
 
     def _endpoint(self, need: Endpoint, rule: Endpoint) -> Endpoint | None:
-        if rule.repos:  # what a hub may give is the operator's to say; a manifest asks for a hub or doesn't
+        if rule.repos is not None:  # what a hub gives is the operator's to say; a manifest asks for it or not
             return rule
         methods = tuple(method for method in rule.methods if method in need.methods)
         paths = self._paths(need, rule)
@@ -58,23 +69,22 @@ class Meeting:
         )
 
     def _paths(self, need: Endpoint, rule: Endpoint) -> tuple[str, ...]:
-        """Paths of both; a manifest that names none takes whatever the policy grants."""
-        met: list[str] = []
-        for path in need.paths:
+        """Paths of both; a manifest that says nothing of them takes whatever the policy grants."""
+        granted, met = rule.paths or (), list[str]()
+        for path in need.paths or ():
             try:
                 wanted = normalise_path_pattern(path)
             except DeniedError as error:
                 self.withheld.append(f"endpoint {need.provider}: {error.message}")
                 continue
-            found = [item for given in rule.paths for item in meet_paths(given, wanted)]
+            found = [item for given in granted for item in meet_paths(given, wanted)]
             if not found:
                 self.withheld.append(f"endpoint {need.provider}: path {wanted}")
             met += found
-        paths = prune_paths(met) if need.paths else rule.paths
+        paths = granted if need.paths is None else prune_paths(met)
         key = f"network.endpoints.{need.provider}.paths"
         origins = [
-            next(index for index, given in enumerate(rule.paths) if path_covers(given, path))
-            for path in paths
+            next(index for index, given in enumerate(granted) if path_covers(given, path)) for path in paths
         ]
         self._move(key, [f"{key}[{index}]" for index in origins])
         return paths

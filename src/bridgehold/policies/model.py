@@ -2,6 +2,9 @@
 
 Everything here is frozen and already normalised: sizes are bytes, times are milliseconds, cpu is
 thousandths of a core, hosts have passed `policies.names`. Reading TOML is `policies.load`'s part.
+
+Three things are never one value: nothing said (no source; the default holds), nothing allowed (an
+empty tuple, 0), anything allowed (None where a field takes it, a pattern ``*`` otherwise).
 """
 
 from __future__ import annotations
@@ -78,16 +81,17 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     provider: str
     methods: tuple[str, ...] = ("POST",)
-    paths: tuple[str, ...] = ()
-    """Allowed paths below the provider's base, after one normalisation; ``*`` matches one segment."""
+    paths: tuple[str, ...] | None = None
+    """Allowed paths below the provider's base, after one normalisation; ``*`` matches one segment. None
+    is for a manifest, which takes what the policy grants then; a grant has none of it."""
     remote_content: bool = False
     """Whether a body may make the provider fetch URLs, use server-side tools or stored objects."""
-    repos: tuple[str, ...] = ()
-    """Of a hub: ``/OWNER/NAME@REVISION`` patterns of what may be downloaded. It has no paths then."""
+    repos: tuple[str, ...] | None = None
+    """Of a hub: ``/OWNER/NAME@REVISION`` patterns of what may be downloaded. None: it is no hub."""
     files: tuple[str, ...] = HUB_FILES
     """Of a hub: patterns of files, as ``/config.json``; never of a kind that `policies.downloads` refuses."""
-    digests: tuple[str, ...] = ()
-    """Of a hub: where some stand here, a file is let in only if its SHA-256 is one of them."""
+    digests: tuple[str, ...] | None = None
+    """Of a hub: the only SHA-256 that a file may have. None: any."""
     file_bytes: int = GIB
     """Of a hub: the largest file."""
     total_bytes: int = 4 * GIB
@@ -127,9 +131,9 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 8
     """Sessions of one tenant and bridge at once."""
     provider_requests_per_minute: int = 600
-    provider_requests_total: int = 0
-    """Per tenant and provider, over the audit's life; 0 is no bound."""
-    provider_tokens_total: int = 0
+    provider_requests_total: int | None = None
+    """Per tenant and provider, over the audit's life. None: no bound."""
+    provider_tokens_total: int | None = None
     connections_per_second: int = 200
     frames_per_second: int = 2_000
     audit_events_per_second: int = 50

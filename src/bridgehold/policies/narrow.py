@@ -1,7 +1,8 @@
 """A policy under a tenant's ceiling: what the ceiling mentions bounds, and nothing may widen.
 
 A key is mentioned where the ceiling has a source for it. Lists and tables that are mentioned
-replace the policy's, and every item must lie within one of the policy's; `deny` adds.
+replace the policy's, and every item must lie within one of the policy's; `deny` adds. An empty list
+allows nothing; where a field takes None, that is anything, and only within anything.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from bridgehold.policies.model import Connect, Endpoint, Overruled, Policy, Rule
 from bridgehold.policies.names import host_covers, path_covers
 from bridgehold.policies.problems import Problem, policy_error
 from bridgehold.policies.units import format_size
-from bridgehold.policies.vocabulary import UNBOUNDED_AT_ZERO
+from bridgehold.policies.vocabulary import ANY
 
 _Item = TypeVar("_Item")
-_INFINITE = 2**62
+_HUB = ("repos", "files", "digests", "file_size", "total_size")
+_PLAIN = ("methods", "paths", "remote_content")
 _ORDER: dict[str, tuple[str, ...]] = {
     "inline_keys": ("refuse", "capture", "pass"),
     "sandbox.start": ("cold", "fork"),
@@ -130,12 +132,12 @@ class _Narrower:
 
     def _least(self, table: str, keys: dict[str, str]) -> Any:
         ours, theirs = getattr(self.policy, table), getattr(self.ceiling, table)
-        changes: dict[str, int] = {}
+        changes: dict[str, int | None] = {}
         for field, key in keys.items():
             if not self._mentioned(key):
                 continue
             mine, given = getattr(ours, field), getattr(theirs, field)
-            if _size(field, given) > _size(field, mine):
+            if mine is not None and (given is None or given > mine):
                 self._widens(key, _number(field, given), _number(field, mine))
             elif given != mine:
                 self._take(key, _number(field, mine))
@@ -168,6 +170,7 @@ class _Narrower:
         covers: Callable[[_Item, _Item], bool],
         shown: Callable[[_Item], str],
     ) -> tuple[_Item, ...]:
+        """Of a list that is always one: where the policy says nothing, it allows nothing."""
         if not self._mentioned(key):
             return ours
         for index, item in enumerate(theirs):
@@ -210,6 +213,10 @@ class _Narrower:
 
     def _endpoint(self, mine: Endpoint, given: Endpoint) -> Endpoint:
         key = f"network.endpoints.{mine.provider}"
+        hub = mine.repos is not None
+        self._unfitting(key, _PLAIN if hub else _HUB, "a hub" if hub else "no hub")
+        if hub:
+            return self._hub(key, mine, given)
         remote = mine.remote_content
         if self._mentioned(f"{key}.remote_content") and given.remote_content != remote:
             if given.remote_content:
@@ -217,16 +224,18 @@ class _Narrower:
             else:
                 self._take(f"{key}.remote_content", "true")
                 remote = False
-        if mine.repos:
-            return self._hub(key, mine, given)
-        if given.repos:
-            self._widens(f"{key}.repos", ", ".join(given.repos)[:300], "none")
         return Endpoint(
             provider=mine.provider,
             methods=self._items(f"{key}.methods", mine.methods, given.methods, lambda a, b: a == b, str),
-            paths=self._items(f"{key}.paths", mine.paths, given.paths, path_covers, str),
+            paths=self._items(f"{key}.paths", mine.paths or (), given.paths or (), path_covers, str),
             remote_content=remote,
         )
+
+    def _unfitting(self, key: str, fields: tuple[str, ...], what: str) -> None:
+        """A bound that would bound nothing is not taken in silence."""
+        for name in (f"{key}.{field}" for field in fields if self._mentioned(f"{key}.{field}")):
+            message = f"the policy's endpoint is {what}, and this key bounds nothing of it"
+            self.problems.append(Problem(source_of(self.ceiling.sources, name), name, message))
 
     def _hub(self, key: str, mine: Endpoint, given: Endpoint) -> Endpoint:
         sizes: dict[str, int] = {}
@@ -239,14 +248,27 @@ class _Narrower:
             else:
                 self._take(f"{key}.{name}", format_size(own))
                 sizes[field] = wanted
-        only = (lambda a, b: a == b) if mine.digests else (lambda _a, _b: True)
         return msgspec.structs.replace(
             mine,
-            repos=self._items(f"{key}.repos", mine.repos, given.repos, path_covers, str),
+            repos=self._items(f"{key}.repos", mine.repos or (), given.repos or (), path_covers, str),
             files=self._items(f"{key}.files", mine.files, given.files, path_covers, str),
-            digests=self._items(f"{key}.digests", mine.digests or given.digests, given.digests, only, str),
+            digests=self._pins(f"{key}.digests", mine.digests, given.digests),
             **sizes,
         )
+
+    def _pins(
+        self, key: str, mine: tuple[str, ...] | None, given: tuple[str, ...] | None
+    ) -> tuple[str, ...] | None:
+        """Of a list that may also be anything: any list is within that, and it is within itself alone."""
+        if not self._mentioned(key) or given == mine:
+            return mine
+        if mine is None:
+            self._take(key, ANY)
+            return given
+        if given is None:
+            self._widens(key, ANY, ", ".join(mine)[:300] or "nothing")
+            return mine
+        return self._items(key, mine, given, lambda a, b: a == b, str)
 
     def _secrets(self) -> tuple[SecretGrant, ...]:
         if not self._mentioned("secrets"):
@@ -282,14 +304,10 @@ class _Narrower:
             self.sources[table] = self.ceiling.sources[table]
 
 
-def _size(field: str, value: int) -> int:
-    return _INFINITE if field in UNBOUNDED_AT_ZERO and value == 0 else value
-
-
-def _number(field: str, value: int) -> str:
+def _number(field: str, value: int | None) -> str:
     units = {fact.field: fact.unit for fact in LIMITS}
-    if field in UNBOUNDED_AT_ZERO and value == 0:
-        return "no bound"
+    if value is None:
+        return ANY
     return show(units.get(field, "count"), value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 
 _NAMES = ("baseline", "custom", "dspy", "enhanced", "langchain", "pandas", "python", "transformers")
@@ -12,6 +13,7 @@ def names() -> tuple[str, ...]:
     return _NAMES
 
 
+@cache
 def read(name: str) -> tuple[str, str] | None:
     """(text, file name to show) of the shipped policy `name`, or None."""
     if name not in _NAMES:

@@ -14,7 +14,7 @@ from bridgehold.policies.model import Connect
 from bridgehold.policies.names import normalise_host_pattern, normalise_path_pattern
 from bridgehold.policies.problems import nearest
 from bridgehold.policies.units import parse_duration, parse_size
-from bridgehold.policies.vocabulary import CONNECT_KEYS, Key
+from bridgehold.policies.vocabulary import ANY, CONNECT_KEYS, Key
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.:*-]{1,200}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}", re.ASCII)
@@ -28,7 +28,10 @@ _MOST_ITEMS = 500
 
 
 def read_value(key: Key, value: object) -> object:
-    """`value` as the model keeps it: bytes, milliseconds, thousandths of a core, tuples, texts."""
+    """`value` as the model keeps it: bytes, milliseconds, thousandths of a core, tuples, texts; None for
+    ``"any"``."""
+    if key.takes_any and value == ANY:
+        return None
     return _READERS[key.kind](key, value)
 
 

@@ -43,6 +43,8 @@ class Key(msgspec.Struct, frozen=True):
     summary: str
     default: str = "none"
     options: tuple[str, ...] = ()
+    takes_any: bool = False
+    """Whether the word ``"any"`` may stand there: anything is allowed."""
     least: int = 0
     most: int = 2**53 - 1
 
@@ -66,14 +68,15 @@ CONNECT_KEYS = (
 _RATES = {
     "commands_per_minute": "Commands of a tenant and bridge in a minute; ten seconds' worth at once.",
     "concurrency": "Sessions of one tenant and bridge at once.",
-    "provider_requests_per_minute": "Requests of one session through the gateway in a minute.",
-    "provider_requests_total": "Requests of a tenant to one provider over the audit's life; 0 is no bound.",
-    "provider_tokens_total": "Tokens of a tenant at one provider over the audit's life; 0 is no bound.",
+    "provider_requests_per_minute": "Requests of a tenant and bridge to one provider in a minute.",
+    "provider_requests_total": "Requests of a tenant to one provider over the audit's life; 0 is none.",
+    "provider_tokens_total": "Tokens that a tenant is charged with at one provider, likewise; 0 is none.",
     "connections_per_second": "Connections of one session to the gateway in a second.",
     "frames_per_second": "Frames that are read of one session in a second; past it the guest blocks.",
     "audit_events_per_second": "Events that a session causes in a second; past it they are counted.",
 }
-UNBOUNDED_AT_ZERO = frozenset({"provider_requests_total", "provider_tokens_total"})
+ANY = "any"
+"""What stands in a file where anything is allowed."""
 
 _RULES = {
     "operations": "operations, as `bridge:operation`",
@@ -110,11 +113,13 @@ def _rate_keys() -> tuple[Key, ...]:
             f"rate.{name}",
             "count",
             summary,
-            str(getattr(defaults, name)),
-            least=0 if name in UNBOUNDED_AT_ZERO else 1,
+            ANY if default is None else str(default),
+            takes_any=default is None,
+            least=0 if default is None else 1,
             most=2**40,
         )
         for name, summary in _RATES.items()
+        for default in [getattr(defaults, name)]
     )
 
 
@@ -169,7 +174,8 @@ VOCABULARY: tuple[Key, ...] = (
         "network.endpoints.*.digests",
         "digests",
         "Of a hub: the only SHA-256 digests that a file may have.",
-        "any",
+        ANY,
+        takes_any=True,
     ),
     Key("network.endpoints.*.file_size", "size", "Of a hub: the largest file.", "1GiB", least=1, most=2**40),
     Key(

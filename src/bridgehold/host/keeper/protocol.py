@@ -33,6 +33,9 @@ WINDOW_BYTES = 128 * 1024
 STREAMS = 2_048
 """Open at once; one more is refused, and the others go on."""
 
+UNREACHED = "unreached"
+"""Where a `ProviderError` happened before a byte of the request was sent: nothing can have been spent."""
+
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):
     """A decided request for a provider. The body follows as DATA."""

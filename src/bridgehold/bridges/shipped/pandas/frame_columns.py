@@ -136,7 +136,7 @@ def _decode_category(column: dict[str, Any], where: str) -> Any:
     for row, cell in enumerate(column["values"]):
         code = -1 if cell is None or tag_of(cell) == "nan" else codes.get(_key(cell))
         if code is None:
-            raise InvalidInput(f"{where}[{row}]: not one of the categories")
+            raise InvalidInput(f"{where}[{row}]: not one of the categories: {shown(cell)}")
         found.append(code)
     dtype = pd.CategoricalDtype(categories, ordered=bool(column.get("ordered", False)))
     return pd.Series(pd.Categorical.from_codes(np.array(found, dtype="int64"), dtype=dtype))
@@ -165,7 +165,7 @@ def _exact(
         if absent and not missing:
             raise InvalidInput(f"{where}[{row}]: this dtype has no missing values; take a nullable one")
         if not absent and type(cell) is not kind:
-            raise InvalidInput(f"{where}[{row}]: {what} expected, {type(cell).__name__} given")
+            raise InvalidInput(f"{where}[{row}]: {what} expected, {type(cell).__name__} given: {shown(cell)}")
     return values, gone
 
 
@@ -187,11 +187,36 @@ def _array(values: Cells, dtype: str, where: str) -> Any:
     try:
         return np.array(values, dtype=dtype)
     except OverflowError as error:
-        raise InvalidInput(f"{where}: a number is beyond {dtype}") from error
+        held = np.iinfo(dtype)
+        row, cell = next((at, one) for at, one in enumerate(values) if not held.min <= one <= held.max)
+        raise InvalidInput(f"{where}[{row}]: a number is beyond {dtype}: {shown(cell)}") from error
 
 
 def _float(values: Cells, dtype: str, where: str) -> Any:
-    return np.array([_one_float(cell, f"{where}[{row}]") for row, cell in enumerate(values)], dtype=dtype)
+    wide = np.array([_one_float(cell, f"{where}[{row}]") for row, cell in enumerate(values)], dtype="float64")
+    return narrowed(wide, dtype, where)
+
+
+def narrowed(wide: Any, dtype: str, where: str) -> Any:
+    """Doubles as `dtype`, each to its nearest. Raises `InvalidInput` where that would be infinity, zero, or
+    a number that the format's smallest ones can't tell from others."""
+    with np.errstate(over="ignore", under="ignore"):
+        made = wide.astype(dtype)
+    if made.dtype != wide.dtype:
+        with np.errstate(invalid="ignore", over="ignore"):
+            off = np.abs(made.astype("float64") - wide) > np.abs(wide) * float(np.finfo(dtype).epsneg)
+        bent = np.flatnonzero(np.isfinite(wide) & (off | ~np.isfinite(made)))
+        if len(bent):
+            row = int(bent[0])
+            raise InvalidInput(
+                f"{where}[{row}]: {dtype} would hold {made[row]} in place of {shown(wide[row].item())}"
+            )
+    return made
+
+
+def shown(cell: Any) -> str:
+    """A cell as a message shows it."""
+    return repr(cell)[:60]
 
 
 def _nullable_float(values: Cells, dtype: str, where: str) -> Any:
@@ -204,9 +229,17 @@ def _one_float(cell: Any, where: str) -> float:
     if cell is None:
         return math.nan
     value = decode_cell(cell, where)
-    if type(value) not in {int, float} or (type(value) is int and int(float(value)) != value):
-        raise InvalidInput(f"{where}: a number that a float holds exactly is expected")
+    if type(value) not in {int, float} or (type(value) is int and not exact_in_float(value)):
+        raise InvalidInput(f"{where}: a number that a float holds exactly is expected: {shown(value)}")
     return float(value)
+
+
+def exact_in_float(value: int) -> bool:
+    """Whether a double holds this integer."""
+    try:
+        return int(float(value)) == value
+    except OverflowError:
+        return False
 
 
 def _text(values: Cells, dtype: str, where: str) -> Any:

@@ -7,8 +7,8 @@ from typing import Any, Callable
 
 import numpy as np
 import pandas as pd
-from frame_cells import TAG
-from frame_columns import decode_column
+from frame_cells import TAG, decode_cell
+from frame_columns import decode_column, shown
 
 from bridgehold_sdk import InvalidInput
 
@@ -52,7 +52,7 @@ def _mask(frame: Any, condition: dict[str, Any]) -> Any:
     elif op in {"in", "not_in"}:
         if not isinstance(value, list):
             raise InvalidInput(f"condition {op} takes a list of values")
-        found = series.isin(_typed(series, value)).to_numpy(dtype=bool)
+        found = _among(series, value)
         found = found if op == "in" else ~found
     elif op == "between":
         if not isinstance(value, list) or len(value) != 2:
@@ -64,11 +64,33 @@ def _mask(frame: Any, condition: dict[str, Any]) -> Any:
 
 
 def _compared(series: Any, op: str, value: Any) -> Any:
+    compare, typed = _COMPARE[op], _typed(series, [value])
+    if _is_numeric(series.dtype) or (op in {"eq", "ne"} and _holds_numbers(series)):
+        # one by one, as Python compares: numpy would round an integer to a float first
+        other = typed[0]
+        return np.array([cell is not pd.NA and compare(cell, other) for cell in series.tolist()], dtype=bool)
     try:
-        compared = _COMPARE[op](series, _typed(series, [value]).iloc[0])
+        compared = compare(series, typed.iloc[0])
     except TypeError as error:
         raise InvalidInput(f"{op} can't compare {series.dtype} with this: {str(error)[:200]}") from error
     return pd.Series(compared).fillna(False).to_numpy(dtype=bool)
+
+
+def _among(series: Any, values: list[Any]) -> Any:
+    typed = _typed(series, values)
+    if _holds_numbers(series):
+        wanted = set(typed)
+        return np.array([cell is not pd.NA and cell in wanted for cell in series.tolist()], dtype=bool)
+    return series.isin(typed).to_numpy(dtype=bool)
+
+
+def _holds_numbers(series: Any) -> bool:
+    dtype = series.dtype
+    return _is_numeric(dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype)
+
+
+def _is_numeric(dtype: Any) -> bool:
+    return bool(pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_float_dtype(dtype))
 
 
 def _typed(series: Any, values: list[Any]) -> Any:
@@ -82,17 +104,18 @@ def _typed(series: Any, values: list[Any]) -> Any:
     if isinstance(dtype, pd.CategoricalDtype):
         dtype = dtype.categories.dtype
     name = str(dtype)
-    if pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_float_dtype(dtype):
+    if _is_numeric(dtype):
         return _numbers(values)
     return decode_column({"name": None, "dtype": name, "values": values}, "value")
 
 
 def _numbers(values: list[Any]) -> Any:
     """A number column is compared with any number: 2.5 lies between two integers."""
-    for value in values:
+    found = [decode_cell(value, "value") for value in values]
+    for value in found:
         if type(value) not in {int, float}:
-            raise InvalidInput("value: a number expected")
-    return pd.Series(values, dtype=object)
+            raise InvalidInput(f"value: a number expected: {shown(value)}")
+    return pd.Series(found, dtype=object)
 
 
 def _text_mask(series: Any, op: str, value: Any) -> Any:

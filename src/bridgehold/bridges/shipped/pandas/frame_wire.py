@@ -1,15 +1,14 @@
-"""A frame each way, and the ways in: columns with dtypes, records, CSV text."""
+"""A frame each way: columns with dtypes, and records. (`frame_csv` reads CSV text.)"""
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
 import pandas as pd
-from frame_bounds import MAX_ROWS, check_shape
+from frame_bounds import check_shape
 from frame_cells import encode_cell, tag_of
-from frame_columns import checked_dtype, decode_column, encode_column
+from frame_columns import decode_column, encode_column, exact_in_float
 
 from bridgehold_sdk import InvalidInput
 
@@ -140,7 +139,7 @@ def inferred_dtype(cells: list[Any]) -> str:
             return "object"
         return wide if null else wide.lower()
     if kinds in ({"float"}, {"float", "int"}):
-        exact = all(type(cell) is not int or int(float(cell)) == cell for cell in cells)
+        exact = all(type(cell) is not int or exact_in_float(cell) for cell in cells)
         return "object" if not exact else "Float64" if null else "float64"
     return "str" if kinds == {"str"} else "object"
 
@@ -151,40 +150,6 @@ def _kind(cell: Any) -> str:
     if isinstance(cell, dict):
         return "float" if tag_of(cell) in {"nan", "inf", "-inf"} else "object"
     return type(cell).__name__
-
-
-def from_csv(text: str, options: dict[str, Any]) -> tuple[Any, bool]:
-    """A frame of CSV text, and whether rows beyond `max_rows` were left out."""
-    dtypes = dict(options.get("dtypes") or {})
-    dates = list(options.get("dates") or [])
-    for name, dtype in dtypes.items():
-        checked_dtype(dtype, f"dtypes.{name}"[:120])
-    if any(dtype.startswith(("datetime64", "timedelta64", "period")) for dtype in dtypes.values()):
-        raise InvalidInput("datetimes in CSV text: name their columns in dates")
-    wanted = min(int(options.get("max_rows") or MAX_ROWS), MAX_ROWS)
-    header = 0 if options.get("header", True) else None
-    try:
-        frame = pd.read_csv(
-            io.StringIO(text),
-            sep=options.get("separator", ","),
-            decimal=options.get("decimal", "."),
-            header=header,
-            dtype=dtypes or None,
-            parse_dates=dates or False,
-            na_values=options.get("missing") or None,
-            keep_default_na=not options.get("missing"),
-            nrows=wanted + 1,
-            engine="c",
-        )
-    except (ValueError, TypeError, OverflowError, KeyError) as error:  # pandas' parser errors are ValueErrors
-        raise InvalidInput(f"the CSV text can't be read: {str(error)[:500]}") from error
-    for name in dates:
-        if not str(frame[name].dtype).startswith("datetime64"):
-            raise InvalidInput(f"column {name!r}: not every cell is a datetime"[:300])
-    truncated = len(frame) > wanted
-    frame = frame.iloc[:wanted]
-    check_shape(*frame.shape, "the frame")
-    return frame, truncated
 
 
 def to_records(frame: Any) -> list[dict[str, Any]]:

@@ -16,12 +16,12 @@ import pandas as pd
 from array_wire import array_dtype, decode_array, describe_array, encode_array
 from frame_bounds import MAX_KEPT, check_bytes, check_shape, frame_bytes
 from frame_casts import cast, column_array
+from frame_csv import from_csv
 from frame_facts import column_facts, index_facts
 from frame_kept import Array, Frame
 from frame_wire import (
     decode_frame,
     encode_frame,
-    from_csv,
     from_records,
     json_bytes,
     plain_name,

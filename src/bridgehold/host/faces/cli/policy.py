@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +9,14 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from bridgehold.bridges.catalogue import Catalogue
-from bridgehold.errors import BridgeholdError, PolicyError
-from bridgehold.host.config import load_config
+from bridgehold.errors import PolicyError
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.layout import default_layout
+from bridgehold.host.policy_check import check_layout, layout_registry
 from bridgehold.host.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.explain import explain as explain_grant
-from bridgehold.policies.model import Machine
 
 app = typer.Typer(help="Check policies, and see what a bridge is granted and why.", no_args_is_help=True)
 
@@ -31,15 +28,18 @@ def check(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read policies strictly; every fault with its line. Exit 5 where there is one."""
-    layout = default_layout()
-    found = files or sorted(layout.policies.glob("*.toml"))
-    texts = {path.stem: (_read(path), str(path)) for path in found}
-    faults = [f"{fault.where}: {fault.message}" for fault in check_policies(texts)]
-    if not files:
-        faults += _grant_faults()
+    """Read policies strictly; every fault with its line. Exit 5 where there is one.
+
+    Of this layout's, tenants, bridges and names in config.toml too: all that would refuse a session.
+    """
+    if files:
+        texts = {path.stem: (_read(path), str(path)) for path in files}
+        found = [str(path) for path in files]
+        faults = [f"{fault.where}: {fault.message}" for fault in check_policies(texts)]
+    else:
+        found, faults = check_layout(default_layout())
     if json_output:
-        print_json({"files": [str(path) for path in found], "faults": faults})
+        print_json({"files": found, "faults": faults})
     else:
         for fault in faults:
             out.print(f"[red]{escape(fault)}[/]", soft_wrap=True)
@@ -53,20 +53,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"can't be read: {error}", where=str(path)) from error
-
-
-def _grant_faults() -> list[str]:
-    """Composed, and resolved for every bridge and tenant: extends, narrowing, weakenings, needs."""
-    layout, faults = default_layout(), []
-    registry = offline_registry()
-    tenants = [LOCAL_TENANT, *(path.stem for path in sorted(layout.tenants.glob("*.toml")))]
-    for entry in Catalogue.load([layout.bridges] if layout.bridges.is_dir() else []).list():
-        for tenant in dict.fromkeys(tenants):
-            try:
-                registry.resolve_grant(tenant, registry.manifest(entry.name))
-            except BridgeholdError as error:
-                faults.append(f"{entry.name} for {tenant}: {error.message}")
-    return faults
 
 
 @app.command()
@@ -90,11 +76,5 @@ def explain(
 
 
 def offline_registry() -> Registry:
-    """A registry without a host: the machine is taken to give everything, and nothing is written."""
-    layout = default_layout()
-    config = load_config(layout.config_file)
-    cores = os.cpu_count() or 1
-    machine = Machine(
-        cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
-    )
-    return Registry(layout, config, machine, journal=None)
+    """This layout's registry, without a host."""
+    return layout_registry(default_layout())

@@ -97,12 +97,9 @@ class Call:
         known = self.face.places.find(principal, session)
         if known is not None:
             return known
-        for one in await self.ask("sessions", {}):
-            self.face.places.note(principal, one["id"], one["bridge"], one["tenant"])
-        known = self.face.places.find(principal, session)
-        if known is None:
-            raise NotFoundError(f"no session {session[:80]!r} here", hint="GET /v1/sessions lists yours.")
-        return known
+        found = await self.ask("session.find", {"session": session})
+        self.face.places.note(principal, found["id"], found["bridge"], found["tenant"])
+        return found["bridge"], found["tenant"]
 
     def hold(self, size: int) -> None:
         """So many bytes wait here until the request is over. Raises `BusyError` where there is no room."""

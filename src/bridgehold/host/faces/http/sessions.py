@@ -29,9 +29,8 @@ async def open_session(call: Call) -> web.StreamResponse:
 
 async def list_sessions(call: Call) -> web.StreamResponse:
     """What a caller needs to know of each; where its worker runs is the operator's to see."""
-    found = msgspec.convert(await call.ask("sessions", {}), type=list[SessionFacts])
-    tenant = call.query("tenant")
-    return answer([one for one in found if tenant in ("", one.tenant)])
+    asked = await call.ask("sessions", {"tenant": call.query("tenant") or None})
+    return answer(msgspec.convert(asked, type=list[SessionFacts]))
 
 
 async def close_session(call: Call) -> web.StreamResponse:

@@ -1,0 +1,128 @@
+"""Every fault of a layout's policies, ceilings, bridges and the names that join them, without a host.
+
+Files are looked at with the rights of the host's own process: what root can read, and the host can't,
+is a fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+from bridgehold.errors import BridgeholdError, PolicyError
+from bridgehold.host.config import Config, load_config
+from bridgehold.host.layout import Layout
+from bridgehold.host.plans import roles
+from bridgehold.host.registry import Registry
+from bridgehold.ids import LOCAL_TENANT
+from bridgehold.policies import shipped
+from bridgehold.policies.explain import check as check_policies
+from bridgehold.policies.files import Kind
+from bridgehold.policies.model import Machine
+from bridgehold.policies.problems import nearest
+
+
+def layout_registry(layout: Layout) -> Registry:
+    """A registry without a host: the machine is taken to give everything, and nothing is written."""
+    config = load_config(layout.config_file)
+    cores = os.cpu_count() or 1
+    machine = Machine(
+        cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
+    )
+    return Registry(layout, config, machine, journal=None)
+
+
+def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
+    """(the operator's files, every fault). Raises `ConfigError` for a config.toml that is none."""
+    config = load_config(layout.config_file)
+    with _rights_of_the_host(config):
+        registry = layout_registry(layout)
+        faults = [fault for kind in _KINDS for fault in registry.files.faults(kind)]
+        faults += _own_policies(registry)
+        try:
+            bridges = registry.entries()
+        except BridgeholdError as error:
+            return [], [*dict.fromkeys(faults), f"{error.where}: {error.message}"]
+        faults += [f"{entry.folder}: {entry.fault}" for entry in bridges if entry.fault]
+        whole = [entry.name for entry in bridges if not entry.fault]
+        faults += _grants(registry, whole)
+        faults += _names(registry, config, [entry.name for entry in bridges])
+        found = [str(layout.policies / f"{name}.toml") for name in _listed(registry, "policy")]
+        found += [str(layout.tenants / f"{name}.toml") for name in _listed(registry, "tenant")]
+    return found, list(dict.fromkeys(faults))
+
+
+_KINDS: tuple[Kind, ...] = ("policy", "tenant")
+
+
+def _listed(registry: Registry, kind: Kind) -> tuple[str, ...]:
+    """Names of the files; none where the folder can't be read, which is a fault of its own."""
+    try:
+        return registry.files.names(kind)
+    except PolicyError:
+        return ()
+
+
+def _own_policies(registry: Registry) -> Iterator[str]:
+    texts = {}
+    for name in _listed(registry, "policy"):
+        with contextlib.suppress(PolicyError):  # said already
+            found = registry.files.read("policy", name)
+            if found is not None:
+                texts[name] = (found.text, found.file)
+    for fault in check_policies(texts):
+        yield f"{fault.where}: {fault.message}"
+
+
+def _grants(registry: Registry, bridges: Iterable[str]) -> Iterator[str]:
+    """Composed, and resolved for every bridge and tenant: extends, narrowing, weakenings, needs."""
+    tenants = dict.fromkeys([LOCAL_TENANT, *_listed(registry, "tenant")])
+    for bridge in bridges:
+        for tenant in tenants:
+            try:
+                registry.resolve_grant(tenant, registry.manifest(bridge))
+            except BridgeholdError as error:
+                yield f"{bridge} for {tenant}: {error.where}: {error.message}"
+
+
+def _names(registry: Registry, config: Config, bridges: list[str]) -> Iterator[str]:
+    """Names that nothing bears, and that come so near to one that they were meant for it."""
+    for name in config.bridges:
+        if name not in bridges:
+            yield f"config.toml: bridges.{name}: there is no bridge of this name{nearest(name, bridges)}"
+    used = {*bridges, *shipped.names(), *(section.policy for section in config.bridges.values())}
+    for name in _listed(registry, "policy"):
+        if name not in used and (near := nearest(name, bridges)):
+            extended = any(_extends(registry, other, name) for other in _listed(registry, "policy"))
+            if not extended:
+                yield f"policies/{name}.toml: no bridge runs under it, and none is named so{near}"
+    named = {LOCAL_TENANT, *(one for section in config.principals.values() for one in section.tenants)}
+    without = named - set(_listed(registry, "tenant"))
+    for name in _listed(registry, "tenant"):
+        if name not in named and (near := nearest(name, without)):
+            yield f"tenants/{name}.toml: nobody may act for this tenant{near}"
+
+
+def _extends(registry: Registry, name: str, other: str) -> bool:
+    found = registry.files.read("policy", name)
+    return found is not None and f'"{other}"' in found.text.replace("'", '"')
+
+
+@contextlib.contextmanager
+def _rights_of_the_host(config: Config) -> Iterator[None]:
+    """As root: with the uid of the host's process, and back. Of one thread only."""
+    uid = roles(config).host
+    if os.geteuid() != 0 or uid == 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(os.getgid())
+        os.setgroups(groups)

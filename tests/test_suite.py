@@ -1,0 +1,65 @@
+"""`scripts/suite.py`: every stage runs, and what one of them says can't be lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GOOD = "def test_one():\n    assert True\n\ndef test_two():\n    import pytest\n    pytest.skip('-')\n"
+BAD = "def test_three():\n    assert False\n"
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bridgehold_suite", ROOT / "scripts/suite.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "REPORTS", tmp_path)
+    return module
+
+
+def pytest_stage(suite: ModuleType, folder: Path, name: str, source: str) -> object:
+    (folder / f"test_{name}.py").write_text(source)
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    argv += ["-c", "/dev/null", f"--junitxml={folder / name}.xml", str(folder / f"test_{name}.py")]
+    return suite.Stage(name, tuple(argv), tests=True)
+
+
+def test_a_failed_stage_hides_none_after_it(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = (
+        suite.Stage("fails", ("false",)),
+        pytest_stage(suite, tmp_path, "bad", BAD),
+        pytest_stage(suite, tmp_path, "gone", "import no_such_module_of_bridgehold\n"),
+        suite.Stage("crash", (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), tests=True),
+        pytest_stage(suite, tmp_path, "good", GOOD),
+    )
+    monkeypatch.setattr(suite, "stages", lambda: given)
+    assert suite.main([]) == 1
+    assert capfd.readouterr().out.splitlines()[-1] == "suite: 1 passed, 4 failed, 1 skipped"
+    assert suite.main(["good"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "suite: 1 passed, 0 failed, 1 skipped"
+    assert suite.main(["nothing"]) == 2
+
+
+def test_a_stage_that_ran_no_test_has_not_passed(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "stages", lambda: (pytest_stage(suite, tmp_path, "none", ""),))
+    assert suite.main([]) == 1
+
+
+def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:
+    for file in (*suite.SMALL, *suite.LAST):
+        assert (ROOT / file).is_file(), file
+    named = [stage.name for stage in suite.stages()]
+    assert named == ["lint", "format", "types", "documents", "small", "main", "floods"]
