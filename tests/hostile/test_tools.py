@@ -483,7 +483,7 @@ def test_however_a_callers_function_ends_there_is_one_answer_at_once(asker: Stag
         raise ENDS[name]
 
     function = ends if kind == "plain" else ends_later
-    tool = Tool(function=function, name="ends", parameters={"type": "object"})
+    tool = Tool(function=function, name="ends", parameters={"properties": {"name": {}}})
     code = (
         f"for name in {list(ENDS)!r}:\n"
         "    try:\n        tools['ends'](name=name)\n"
