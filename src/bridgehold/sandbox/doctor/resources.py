@@ -17,7 +17,8 @@ from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, fail
 from bridgehold.sandbox.values import Resources
 
 _MIB = 1 << 20
-_SMALL = Resources(memory_bytes=48 * _MIB, cpu_millis=100, processes=16, open_files=64, file_size_bytes=_MIB)
+# So small a quota that a loop meets it on a machine with much else to do.
+_SMALL = Resources(memory_bytes=48 * _MIB, cpu_millis=20, processes=16, open_files=64, file_size_bytes=_MIB)
 FREE = Resources(memory_bytes=48 * _MIB, cpu_millis=10_000, processes=16, open_files=64, file_size_bytes=_MIB)
 _BOMB = 512 * _MIB
 _FORKS = 200
@@ -148,10 +149,10 @@ def cpu(context: Context) -> Check:
     if usage.throttled_us == 0 or share > 0.5:
         return failed(
             "cpu",
-            f"a loop under a quota of 10 % got {share:.0%} of a core",
+            f"a loop under a quota of 2 % got {share:.0%} of a core",
             "Enable the cpu controller (CONFIG_CFS_BANDWIDTH).",
         )
-    return passed("cpu", f"a loop under a quota of 10 % got {share:.0%} of a core")
+    return passed("cpu", f"a loop under a quota of 2 % got {share:.0%} of a core")
 
 
 PROBES = (
