@@ -49,6 +49,8 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
+    drain_s: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+    """How long commands that run may still take when the host is asked to stop; a second signal ends them."""
     connections: Annotated[int, Field(ge=16, le=100_000)] = 4_096
     """Callers' connections to the socket at once; a principal's are at most a quarter of those left free."""
     caller_bytes: Size = "512MiB"
@@ -60,7 +62,7 @@ class HostSection(Strict):
     audit_tenant_quota: Size = "4GiB"
     """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
     index: str = ""
-    """The one package index environments are fetched from; empty: the installer's own default."""
+    """The one package index environments are fetched from; empty: what pip's or uv's settings name."""
 
 
 class ProviderSection(Strict):
