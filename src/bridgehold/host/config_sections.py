@@ -60,7 +60,7 @@ class HostSection(Strict):
     audit_tenant_quota: Size = "4GiB"
     """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
     index: str = ""
-    """The one package index environments are fetched from; empty: the installer's own default."""
+    """The one package index environments are fetched from; empty: what pip's or uv's settings name."""
 
 
 class ProviderSection(Strict):

@@ -13,6 +13,7 @@ from bridgehold.errors import (
     CommandTimeoutError,
     NotFoundError,
     ProtocolError,
+    SessionEndedError,
     UnsupportedError,
     UsageError,
 )
@@ -179,7 +180,7 @@ class Methods:
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         try:
             session = self._find(principal, params.session)
-        except NotFoundError:
+        except (NotFoundError, SessionEndedError):
             if not self._sessions.give_up(principal.may_act_for, params.session):
                 raise
             return {"id": params.session, "emptied_ms": 0}

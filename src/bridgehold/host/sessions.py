@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
@@ -20,11 +21,17 @@ from bridgehold.errors import (
 )
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.gateway.values import Asker
+from bridgehold.host.held import why_ended
 from bridgehold.host.observe import Metrics
 from bridgehold.host.session import WORKER_ENDED, Session, SessionKey
 from bridgehold.host.starts import Starter
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
+
+OVER_BOUND = 256
+"""Ended sessions that are remembered of one tenant."""
+OVER_TENANTS = 1_024
+OVER_SECONDS = 3_600.0
 
 
 class Losses(Protocol):
@@ -37,6 +44,30 @@ class Losses(Protocol):
     def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None: ...
 
     def drop(self, key: SessionKey) -> None: ...
+
+
+class Over:
+    """Sessions that have ended, so that their tenants are told why: for an hour, a bounded number of each."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, OrderedDict[str, tuple[float, BridgeholdError]]] = {}
+
+    def add(self, tenant: str, session_id: str, why: BridgeholdError) -> None:
+        kept = self._ended.setdefault(tenant, OrderedDict())
+        kept[session_id] = (time.monotonic(), why)
+        while len(kept) > OVER_BOUND:
+            kept.popitem(last=False)
+        while len(self._ended) > OVER_TENANTS:
+            del self._ended[next(iter(self._ended))]
+
+    def error(self, may_see: Callable[[str], bool], session_id: str) -> SessionEndedError | None:
+        """Why a session of a tenant that the caller may see has ended; None where none is known."""
+        for tenant, kept in self._ended.items():
+            found = kept.get(session_id)
+            if found is None or not may_see(tenant) or time.monotonic() - found[0] > OVER_SECONDS:
+                continue
+            return over(session_id, found[1])
+        return None
 
 
 class Sessions:
@@ -66,6 +97,7 @@ class Sessions:
         """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._over = Over()
 
     def __iter__(self) -> Iterator[Session]:
         return iter([*self._open.values(), *self._ending.values()])
@@ -156,6 +188,7 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end(WORKER_ENDED)
+        self._over.add(session.key.tenant, session.id, why_ended(session, await session.wait_ended()))
         self._bury(session)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
@@ -183,7 +216,7 @@ class Sessions:
         found.called_out = found.reached_out = True
         return Asker(found.current_command, found.current_principal)
 
-    def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
+    async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
         """The tenant's live session of that id, or the name under which a lost one opens again."""
         session = next((s for s in self if (s.id, s.key.tenant) == (session_id, tenant)), None)
         if session is not None and session.alive:
@@ -192,7 +225,9 @@ class Sessions:
             self._bury(session)
         key = self._losses.key_of(lambda one: one == tenant, session_id)
         if key is None:
-            raise _unknown(session_id)
+            if session is not None:
+                raise over(session_id, why_ended(session, await session.wait_ended()))
+            raise self._over.error(lambda one: one == tenant, session_id) or _unknown(session_id)
         return key
 
     def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
@@ -206,7 +241,7 @@ class Sessions:
         key = self._losses.key_of(tenant_allowed, reference)
         if key in self._open:
             return self._open[key]
-        raise _unknown(reference)
+        raise self._over.error(tenant_allowed, reference) or _unknown(reference)
 
     def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
         """Make a lost session no more: who had it wants it no longer. Whether there was one."""
@@ -224,6 +259,14 @@ class Sessions:
         await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+def over(session_id: str, why: BridgeholdError) -> SessionEndedError:
+    """What a command for an ended session gets, each time."""
+    said = why.message if why.code == SessionEndedError.code else f"{why.code}: {why.message}"
+    return SessionEndedError(
+        f"session {session_id} has ended: {said}"[:600], where=session_id, hint="Open a new one."
+    )
 
 
 class _Entry:

@@ -71,7 +71,7 @@ def stop() -> None:
 
 
 async def _stop() -> None:
-    async with await connect() as client:
+    async with connect() as client:
         try:
             await client.request("stop", {})
             while True:  # the host closes the connection when it is gone
