@@ -49,6 +49,8 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
+    drain_s: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+    """How long commands that run may still take when the host is asked to stop; a second signal ends them."""
     connections: Annotated[int, Field(ge=8, le=100_000)] = 1_024
     """Callers' connections to the socket at once; each principal has at most as many as are free."""
     caller_bytes: Size = "512MiB"

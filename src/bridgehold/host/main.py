@@ -109,6 +109,8 @@ class HostProcess:
         self._config = config
         self._ends = ends
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Commands that still run are waited for no longer."""
         self._reason = "asked by a signal"
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,7 +119,7 @@ class HostProcess:
         """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._signalled)
         peers = Peers(
             journal=await JournalClient.connect(_socket(self._ends.journal)),
             launcher=await LauncherClient.connect(_socket(self._ends.launcher)),
@@ -145,6 +147,8 @@ class HostProcess:
         if self._status:
             with contextlib.suppress(BridgeholdError):
                 await peers.journal.append(HostDegraded(reason=self._reason))
+        else:
+            await sessions.finish(self._config.host.drain_s, self._hurry)
         await sessions.stop(self._reason)
         await self._parked.stop()
         await self._tools.stop()
@@ -323,8 +327,16 @@ class HostProcess:
             host=socket.gethostname(),
         )
 
-    async def _ask_stop(self, reason: str) -> None:
+    def _signalled(self) -> None:
+        """The first signal lets commands finish, a second one ends them."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _ask_stop(self, reason: str, *, now: bool) -> None:
         self._reason = reason
+        if now:
+            self._hurry.set()
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     def _warm_again(self) -> None:
@@ -346,6 +358,7 @@ class HostProcess:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
         await gone
         self._reason, self._status = f"the {name} process is gone", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
@@ -353,6 +366,7 @@ class HostProcess:
         if self._stop.is_set():
             return
         self._reason, self._status = f"degraded: {reason}", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 

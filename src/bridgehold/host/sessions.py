@@ -32,6 +32,7 @@ OVER_BOUND = 256
 """Ended sessions that are remembered of one tenant."""
 OVER_TENANTS = 1_024
 OVER_SECONDS = 3_600.0
+_LOOK_SECONDS = 0.02
 
 
 class Losses(Protocol):
@@ -98,6 +99,8 @@ class Sessions:
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._over = Over()
+        self._cordoned: set[tuple[str, str]] = set()
+        """(tenant, bridge), each of them empty for any, that an operator has drained."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter([*self._open.values(), *self._ending.values()])
@@ -126,6 +129,7 @@ class Sessions:
     ) -> Session:
         if self._stopping:
             raise SessionEndedError("the host is stopping")
+        self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
             await self._ending[key].wait_ended()
         begun = time.monotonic()
@@ -249,6 +253,37 @@ class Sessions:
         if key is not None:
             self._losses.drop(key)
         return key is not None
+
+    def cordon(self, tenant: str, bridge: str) -> None:
+        """Open no session of the tenant with the bridge; empty: of any."""
+        self._cordoned.add((tenant, bridge))
+
+    def uncordon(self, tenant: str, bridge: str) -> int:
+        """Take back what lies within tenant and bridge (empty: any); how many cordons there were."""
+        within = {one for one in self._cordoned if tenant in ("", one[0]) and bridge in ("", one[1])}
+        self._cordoned -= within
+        return len(within)
+
+    def _require_open_way(self, key: SessionKey) -> None:
+        for tenant, bridge in self._cordoned:
+            if tenant in ("", key.tenant) and bridge in ("", key.bridge):
+                raise BusyError(
+                    f"no session with {key.bridge} is opened: an operator has drained it",
+                    hint="An operator opens the way again with `bridgehold sessions resume`.",
+                )
+
+    async def finish(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile."""
+        self._stopping = True
+        for session in self:
+            session.draining = True
+        deadline = time.monotonic() + seconds
+        while any(session.busy and session.alive for session in self):
+            left = deadline - time.monotonic()
+            if left <= 0 or hurry.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), min(left, _LOOK_SECONDS))
 
     async def stop(self, reason: str) -> None:
         """End every session; no new one opens."""
