@@ -72,7 +72,7 @@ class Fetch:
                 await self._into(upload, response, most)
                 self._prove(upload, fact, told.get("x-linked-etag", ""))
                 name = f"hub:{listing.repo}@{listing.commit[:12]}/{wanted.file}"
-                return await upload.keep(name, facts.principal)
+                return await upload.keep(name, self._gateway.records.principal)
 
         async with self._gateway.buffers.hold(facts.owner, 2 * PART_BYTES):
             return await self._recorded(path, (), take)
@@ -197,7 +197,6 @@ class Fetch:
         await self._gateway.records.outcome(
             EgressOutcome(
                 tenant=facts.tenant,
-                principal=facts.principal,
                 session=facts.session,
                 command=command,
                 intent=intent,

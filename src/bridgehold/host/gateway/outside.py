@@ -294,7 +294,6 @@ class Outside:
         await self._gateway.records.outcome(
             EgressOutcome(
                 tenant=facts.tenant,
-                principal=facts.principal,
                 session=facts.session,
                 command=command,
                 intent=intent,
