@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused
 from bridgehold.bridges.manifest import Manifest
@@ -137,9 +138,5 @@ def _read_lock(manifest: Manifest) -> Lock:
     path = manifest.lock_path
     if path is None:
         return parse_lock("", str(manifest.file))
-    try:
-        return parse_lock(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnvironmentBuildError(
-            f"the lock can't be read: {error}", where=str(path), hint="Lock the bridge's requirements first."
-        ) from error
+    hint = f"`bridgehold bridge lock {manifest.name}` writes it."
+    return parse_lock(reads.read_text(path, EnvironmentBuildError, hint=hint), str(path))

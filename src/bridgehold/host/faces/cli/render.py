@@ -24,18 +24,24 @@ def plain(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, nothing else."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    _write(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 def print_json_line(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    _write(msgspec.json.encode(value))
     sys.stdout.flush()
+
+
+def _write(line: bytes) -> None:
+    """UTF-8, as JSON is, whatever the locale says."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(line + b"\n")
 
 
 def print_error(error: BridgeholdError, *, as_json: bool) -> None:
     """An error with what was wrong, where, the remedy, and the `why` command of its event."""
     if as_json:
-        sys.stdout.write(msgspec.json.encode(error.info()).decode() + "\n")
+        _write(msgspec.json.encode(error.info()))
         return
     err.print(f"[bold red]{error.code}[/]: {escape(plain(error.message))}", soft_wrap=True)
     if error.where:
