@@ -22,7 +22,8 @@ from bridgehold.errors import UsageError
 
 _MOST = 10_000
 _REST = "0000-01-01T00:00:00"
-"""What a time that is only begun goes on with."""
+"""What a time that is only begun goes on with, after a whole year, month, hour or minute."""
+_BEGUN = (4, 7, 13, 16)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +46,7 @@ def parse_time(text: str) -> str:
     """A time for `Query` from what a person wrote; empty stays empty (pure). Raises `UsageError`."""
     if not text:
         return ""
-    for whole in (text, f"{text}{_REST[len(text) :]}"):
+    for whole in (text, f"{text}{_REST[len(text) :]}" if len(text) in _BEGUN else text):
         with contextlib.suppress(ValueError, OverflowError):
             moment = datetime.fromisoformat(whole)
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

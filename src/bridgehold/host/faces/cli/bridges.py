@@ -14,6 +14,7 @@ from bridgehold.host.faces.cli import authoring, chaos
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.faces.client import Host
+from bridgehold.ids import parse_name
 from bridgehold.policies.units import format_size
 
 app = typer.Typer(
@@ -68,7 +69,7 @@ def adapter(bridge: Annotated[str, typer.Argument(help="The bridge.")]) -> None:
 @app.command()
 def build(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output: Json = False) -> None:
     """Build the bridge's environment (found at once where it is built already)."""
-    result = asyncio.run(_build(bridge))
+    result = asyncio.run(_build(parse_name(bridge, "bridge")))
     if json_output:
         print_json(result)
     else:

@@ -18,7 +18,7 @@ from bridgehold.host.faces.cli.render import err, out, print_error, print_json
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.values import Reply
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
 
 Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
@@ -43,6 +43,9 @@ def run(
     ] = "",
 ) -> None:
     """Run one command; where no host runs, a private one is started for it."""
+    parse_command(operation)  # before a host is started for nothing
+    parse_name(tenant, "tenant")
+    parse_name(session, "session")
     arguments = read_arguments(args)
     deadline = parse_deadline(timeout)
     reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, stream, record))
