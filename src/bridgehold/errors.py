@@ -120,7 +120,7 @@ class UnsupportedError(BridgeholdError):
 
 
 class EnvironmentBuildError(BridgeholdError):
-    """An environment could not be locked, fetched, scanned or installed."""
+    """An environment could not be locked, fetched, scanned or built."""
 
     code = "environment"
     exit_status = 15

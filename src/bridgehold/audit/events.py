@@ -353,10 +353,11 @@ class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
 
     version: int = 1
     quarantined_bytes: int = 0
-    """Bytes of a torn tail that recovery moved to `quarantined_file`."""
+    """Bytes of torn tails that recovery moved aside, to the files of `quarantined`."""
     recovered_from: str = ""
     """The previous instance, where it did not end with `journal.closed`."""
-    quarantined_file: str = ""
+    quarantined: dict[str, str] = {}
+    """File below the audit's folder → digest of its bytes."""
     previous: str = ""
     previous_count: int = 0
     previous_head: str = ""
@@ -379,7 +380,8 @@ class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
     previous_segment: str
     previous_count: int
     unfinished: tuple[str, ...] = ()
-    """Intents in flight (at most 4096), so that recovery reads one segment only."""
+    """Intents in flight, at most 4096 of `unfinished_count`, so that recovery need not read all."""
+    unfinished_count: int = 0
 
 
 class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):

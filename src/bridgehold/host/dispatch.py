@@ -16,7 +16,7 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.bridges.manifest import Operation
+from bridgehold.bridges.manifest import Operation, check_common
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -208,6 +208,8 @@ class Dispatch:
             arguments = take_inline_keys(request.arguments, grant)
             if declared is not None:
                 manifest.check_arguments(operation, arguments.kept)
+            else:
+                check_common(operation, arguments.kept)
         except BridgeholdError as error:
             reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
             raise await refuse(reason, type(error), hint=error.hint) from None
@@ -240,7 +242,7 @@ class Dispatch:
     async def _session(self, plan: _Plan) -> Session:
         request = plan.request
         if request.session.startswith("s-"):
-            found = self._sessions.by_id(request.tenant, request.session)
+            found = await self._sessions.by_id(request.tenant, request.session)
             key = found if isinstance(found, SessionKey) else found.key
             if key.bridge != plan.bridge:
                 raise NotFoundError(f"no session {request.session!r} with {plan.bridge} here")

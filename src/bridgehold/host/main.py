@@ -32,6 +32,7 @@ from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.downloads import Downloads
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.artifacts import Artifacts, inside_tools
+from bridgehold.host.faces.callers import Callers, limits, open_descriptors
 from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
@@ -107,6 +108,8 @@ class HostProcess:
         self._config = config
         self._ends = ends
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Commands that still run are waited for no longer."""
         self._reason = "asked by a signal"
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,7 +118,7 @@ class HostProcess:
         """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._signalled)
         peers = Peers(
             journal=await JournalClient.connect(_socket(self._ends.journal)),
             launcher=await LauncherClient.connect(_socket(self._ends.launcher)),
@@ -139,6 +142,8 @@ class HostProcess:
             asyncio.create_task(self._prestart()),
         ]
         await self._stop.wait()
+        if self._status == 0:
+            await sessions.finish(self._config.host.drain_s, self._hurry)
         await sessions.stop(self._reason)
         await self._parked.stop()
         await self._tools.stop()
@@ -273,10 +278,16 @@ class HostProcess:
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
         unified = Unified(dispatch, shared.registry, shared.resources)
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
-        servers = [SocketServer(_socket(self._ends.listener), principals, table, self._refusals)]
+        host = self._config.host
+        callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
+        servers = [
+            SocketServer(_socket(self._ends.listener), principals, table, self._refusals, callers=callers)
+        ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)
-            servers.append(SocketServer(face, principals, table, self._refusals, tokens_only=True))
+            servers.append(
+                SocketServer(face, principals, table, self._refusals, callers=callers, tokens_only=True)
+            )
         reloading.serve_with(*servers)
         return servers
 
@@ -311,8 +322,16 @@ class HostProcess:
             host=socket.gethostname(),
         )
 
-    async def _ask_stop(self, reason: str) -> None:
+    def _signalled(self) -> None:
+        """The first signal lets commands finish, a second one ends them."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _ask_stop(self, reason: str, *, now: bool) -> None:
         self._reason = reason
+        if now:
+            self._hurry.set()
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     def _warm_again(self) -> None:
@@ -334,6 +353,7 @@ class HostProcess:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
         await gone
         self._reason, self._status = f"the {name} process is gone", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
@@ -341,6 +361,7 @@ class HostProcess:
         if self._stop.is_set():
             return
         self._reason, self._status = f"degraded: {reason}", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 

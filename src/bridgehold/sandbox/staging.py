@@ -76,8 +76,6 @@ class Roots:
 
         Raises `DeniedError` where a link leads out of the root or the source isn't there.
         """
-        if mount.kind == "bind":
-            return self.open_build(mount.source)
         roots = sorted((r for r in self._paths if _below(mount.source, r)), key=len, reverse=True)
         try:
             if not roots:  # /usr and the allowed files of /etc: root's own, and links of root's
@@ -152,7 +150,7 @@ class Stage:
         try:
             for index, mount in enumerate(spec.mounts):
                 path = f"{folder}/{index}"
-                if mount.kind in ("ro_bind", "bind"):
+                if mount.kind == "ro_bind":
                     if not self._bind(mount, path, uid) and self._may_hold_special(mount):
                         unsealed.append((path, mount.source))
                 elif mount.kind == "device":
@@ -218,7 +216,7 @@ class Stage:
                 Path(path).touch()
             else:
                 raise DeniedError(f"{mount.source} is no folder and no regular file", where=mount.source)
-            return mounts.bind(descriptor, path, writable=mount.kind == "bind", seal=self._seal)
+            return mounts.bind(descriptor, path, seal=self._seal)
         finally:
             os.close(descriptor)
 

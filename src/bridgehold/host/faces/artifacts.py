@@ -11,7 +11,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.errors import UsageError
-from bridgehold.host.artifacts import Artifact, ArtifactStore, Turns
+from bridgehold.host.artifacts import PART_BYTES, Artifact, ArtifactStore, Turns
 from bridgehold.host.faces.server import Emit, Method
 from bridgehold.host.settings import Settings
 from bridgehold.host.tools.values import ToolContext, ToolSpec
@@ -65,7 +65,7 @@ class Artifacts:
         return {
             "artifact.put": Method(PutParams, self.put),
             "artifact.drop": Method(DropParams, self.drop),
-            "artifact.get": Method(GetParams, self.get),
+            "artifact.get": Method(GetParams, self.get, gives=4 * PART_BYTES),
             "artifact.list": Method(ListParams, self.list),
             "artifact.remove": Method(GetParams, self.remove),
         }
@@ -102,12 +102,10 @@ class Artifacts:
         """As a tool's source: for the session's own tenant only."""
         if tool.name == "artifact_list":
             return msgspec.to_builtins(await asyncio.to_thread(self._store.list, context.tenant))
-        given = {**arguments, "tenant": context.tenant}
         if tool.name == "artifact_put":
-            return await self._put(context.tenant, context.principal, msgspec.convert(given, PutParams))
-        return await self._get(
-            context.tenant, context.principal, msgspec.convert({"length": _INSIDE_BYTES, **given}, GetParams)
-        )
+            return await self._put(context.tenant, context.principal, msgspec.convert(arguments, PutParams))
+        given = {"length": _INSIDE_BYTES, **arguments}
+        return await self._get(context.tenant, context.principal, msgspec.convert(given, GetParams))
 
     async def _put(self, tenant: str, principal: str, params: PutParams) -> dict[str, object]:
         try:

@@ -45,7 +45,7 @@ class Keeper:
 
     async def serve(self, sock: socket.socket) -> None:
         """Until the host closes its end, or breaks the protocol (`ProtocolError`)."""
-        self._channel = await Channel.connect(sock, self._opened, bound=self._config.limits.streams)
+        self._channel = await Channel.connect(sock, self._opened)
         watching = asyncio.create_task(self._vault.watch())
         try:
             await self._channel.run()

@@ -149,7 +149,7 @@ class ToolCalls:
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"
                 decision = Decision(allowed=False, rule="tools", reason=reason, source="")
             raise await self._refused(frame, decision, DeniedError)
-        if wrong := problems(found[0].parameters, frame.arguments):
+        if wrong := problems(found[0].takes, frame.arguments):
             fault = Decision(allowed=False, rule="arguments", reason="; ".join(wrong), source=frame.tool[:80])
             raise await self._refused(frame, fault, UsageError)
         return *found, decision

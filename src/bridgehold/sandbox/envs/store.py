@@ -27,11 +27,10 @@ from bridgehold import writes
 from bridgehold.errors import EnvironmentBuildError
 from bridgehold.ids import Digest, digest_bytes
 from bridgehold.sandbox.envs.digest import tree_digest
-from bridgehold.sandbox.envs.inspect import installed_packages
-from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock, Package
+from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
 from bridgehold.sandbox.seal import empty_tree
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a built tree of an older Bridgehold must not be found any more."""
 _TREE = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"\.build-([0-9a-f]{64})-[0-9a-f]{16}")
@@ -78,11 +77,6 @@ class EnvironmentStore:
     def size_bytes(self) -> int:
         """Of all trees, as they were when sealed."""
         return sum(environment.bytes for environment in self.list())
-
-    def packages(self, environment: Environment) -> tuple[Package, ...]:
-        """What its tree holds, read statically."""
-        minor = ".".join(environment.python.split(".")[:2])
-        return installed_packages(self.path(environment), f"lib/python{minor}/site-packages")
 
     def verify(self, environment: Environment) -> None:
         """Read every byte again. Raises `EnvironmentBuildError` if the tree is not what its name says."""

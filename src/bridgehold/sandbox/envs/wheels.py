@@ -6,10 +6,8 @@ offered for a pin, so that a later build chooses the same wheel without asking a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,8 +19,6 @@ from bridgehold.sandbox.envs.index import Candidate, choose, file_sha256
 from bridgehold.sandbox.envs.values import Pin, Wheel
 
 _LISTINGS = "listings"
-_SETS = "sets"
-REQUIREMENTS = "requirements.txt"
 
 
 class WheelFolder:
@@ -85,23 +81,6 @@ class WheelFolder:
                     hint="The file was replaced, or damaged on its way. Keep the lock until you know.",
                 )
         return _wheel(pin, candidate, size)
-
-    @contextlib.contextmanager
-    def as_set(self, wheels: Iterable[Wheel], requirements: str) -> Iterator[Path]:
-        """A folder with just these wheels and ``requirements.txt``, for one installer; removed after."""
-        folder = self.root / _SETS / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        try:
-            for wheel in wheels:
-                (folder / wheel.filename).hardlink_to(self.path(wheel))
-            (folder / REQUIREMENTS).write_text(requirements, encoding="ascii")
-            for readable, mode in ((folder.parent, 0o711), (folder, 0o755), (folder / REQUIREMENTS, 0o644)):
-                readable.chmod(mode)  # whatever the umask: the installer has a uid of its own
-            yield folder
-        finally:
-            for file in folder.iterdir():
-                file.unlink()
-            folder.rmdir()
 
     def _listing(self, pin: Pin) -> Path:
         key = digest_bytes(" ".join((pin.name, pin.version, *pin.hashes)).encode()).removeprefix("sha256:")
