@@ -161,14 +161,14 @@ class Methods:
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
-        session = await self._open(key)
+        session = await self._open(key, principal)
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
-        return await held(asyncio.ensure_future(self._open(key)), emit)
+        return await held(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         return await self._foreigners.open(principal, params, emit)
@@ -190,9 +190,11 @@ class Methods:
             )
         return SessionKey(tenant, bridge, name)
 
-    async def _open(self, key: SessionKey) -> Session:
+    async def _open(self, key: SessionKey, principal: Principal) -> Session:
         return await self._sessions.get_or_open(
-            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
+            key,
+            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            principal.name,
         )
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
