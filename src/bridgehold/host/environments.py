@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,9 @@ from bridgehold.sandbox.envs.values import BuildProgress, Environment, Lock
 OnProgress = Callable[[BuildProgress], None]
 UNUSED_SECONDS = 30 * 86_400.0
 """What no bridge here asks for and no host began to use for so long goes at a host's start."""
+
+LISTENER: ContextVar[OnProgress | None] = ContextVar("bridgehold_build_listener", default=None)
+"""Whom a build is told to that a request had to wait for: set for the request's own task."""
 
 
 class BuiltEnvironment(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +104,7 @@ class Environments:
         if anew:
             await self._set_aside(lock)
         key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
+        on_progress = on_progress or LISTENER.get()
         listeners = self._listeners.setdefault(key, [])
         if on_progress is not None:
             listeners.append(on_progress)
