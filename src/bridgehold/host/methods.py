@@ -269,7 +269,8 @@ class Methods:
 
     async def build(self, principal: Principal, params: BridgeParams, emit: Emit) -> object:
         manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
-        built = await self._environments.ensure(manifest, emit)
+        grant = await self._registry.grant(params.tenant, manifest.name)
+        built = await self._environments.ensure(manifest, emit, grant=grant)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:

@@ -193,7 +193,8 @@ class Launcher:
         parts = self.parts
         check(spec, parts.bounds)
         promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
-        admit(spec.resources, promised, parts.parent.capacity, overcommit=parts.overcommit)
+        overcommit = parts.overcommit and "overcommit" in spec.weakenings
+        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
 
     def _builder(self, path: str) -> bool:
         """Whether an installer that writes to `path` is not gone yet."""
