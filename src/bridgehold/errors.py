@@ -120,7 +120,7 @@ class UnsupportedError(BridgeholdError):
 
 
 class EnvironmentBuildError(BridgeholdError):
-    """An environment could not be locked, fetched, scanned or installed."""
+    """An environment could not be locked, fetched, scanned or built."""
 
     code = "environment"
     exit_status = 15
@@ -146,6 +146,15 @@ class BusyError(BridgeholdError):
     code = "busy"
     exit_status = 20
     default_retry = "later"
+
+
+class ShortageError(BridgeholdError):
+    """The machine is short of what a start needs (memory, processes, files, room); nobody's fault."""
+
+    code = "shortage"
+    exit_status = 22
+    default_retry = "later"
+    default_hint = "The host has tried again for seconds; `bridgehold doctor` shows what the machine lacks."
 
 
 class BudgetError(BridgeholdError):

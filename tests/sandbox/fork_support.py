@@ -147,9 +147,18 @@ class Nursery:
         own: dict[str, Any] = {"argv": argv, "mounts": with_folders(base.mounts), "start": "fork"}
         return msgspec.structs.replace(base, **(own | changes))
 
-    async def zygote(self, client: LauncherClient, *, attest: bool = True, **warm: Any) -> Guest:
+    async def zygote(
+        self,
+        client: LauncherClient,
+        *,
+        attest: bool = True,
+        mounts: tuple[Mount, ...] | None = None,
+        **warm: Any,
+    ) -> Guest:
         """Warm, attested and ready to be forked."""
-        spec = zygote_spec(self.spec(), resources(memory_bytes=256 << 20, processes=8))
+        spec = zygote_spec(
+            self.spec(mounts=mounts or self.spec().mounts), resources(memory_bytes=256 << 20, processes=8)
+        )
         guest = Guest(*await client.launch(spec), client)
         await guest.send(
             {"type": "warm", "modules": ["framework"], "calls": [], "weights": [], "gateway": "", **warm}

@@ -141,8 +141,11 @@ def python_spec(code: str, *, mounts: tuple[Mount, ...] = (), **changes: Any) ->
 
 
 @contextlib.contextmanager
-def machine(kind: str) -> Iterator[Machine]:
-    """A launcher of `kind`: ``root``, ``user`` (another account, from root), ``self``."""
+def machine(kind: str, *, inside: int = 0) -> Iterator[Machine]:
+    """A launcher of `kind`: ``root``, ``user`` (another account, from root), ``self``.
+
+    `inside`: a process whose mount namespace it is to begin in.
+    """
     with contextlib.ExitStack() as stack:
         entry = account() if kind == "user" else pwd.getpwuid(os.getuid())
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="bh-launcher-"))
@@ -163,7 +166,7 @@ def machine(kind: str) -> Iterator[Machine]:
             reserve_bytes=256 * MIB,
             cgroup=cgroup,
         )
-        process, control = start(config, entry if kind == "user" else None)
+        process, control = start(config, entry if kind == "user" else None, inside=inside)
         made = Machine(kind=kind, folder=folder, config=config, process=process, control=control)
         try:
             yield made
@@ -177,7 +180,7 @@ def machine(kind: str) -> Iterator[Machine]:
 
 
 def start(
-    config: LauncherConfig, entry: pwd.struct_passwd | None = None
+    config: LauncherConfig, entry: pwd.struct_passwd | None = None, *, inside: int = 0
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """The launcher as the supervisor starts it: control socket and configuration by descriptor."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -189,6 +192,10 @@ def start(
         file.seek(0)
         argv = [sys.executable, "-m", "bridgehold.sandbox.launcher"]
         argv += ["--fd-control", str(theirs.fileno()), "--fd-config", str(file.fileno())]
+        if inside:
+            who = ["-S", str(entry.pw_uid), "-G", str(entry.pw_gid)] if entry else []
+            argv = ["nsenter", f"--mount=/proc/{inside}/ns/mnt", *who, "--", *argv]
+            identity = {}
         process = subprocess.Popen(
             argv, pass_fds=(theirs.fileno(), file.fileno()), stdin=subprocess.DEVNULL, cwd="/", **identity
         )
@@ -234,11 +241,15 @@ def delegated(entry: pwd.struct_passwd) -> Iterator[str]:
 
 def sandboxed(launched: Launched) -> list[int]:
     """Pids on this machine that run under the session's kernel uid."""
+    return of_uid(kernel_uid(launched))
+
+
+def of_uid(uid: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if entry.stat().st_uid == kernel_uid(launched):
+                if entry.stat().st_uid == uid:
                     found.append(int(entry.name))
     return found
 

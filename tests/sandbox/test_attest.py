@@ -16,22 +16,29 @@ from bridgehold.sandbox.attest import (
     NAMESPACES,
     Expected,
     MountExpected,
-    MountSeen,
     Observed,
     compare,
     expected_mounts,
     observe_all,
     parse_limits,
-    parse_mounts,
 )
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.limits import rlimits, shown_rlimits
-from bridgehold.sandbox.staging import Identity
-from sandbox.launcher_support import Machine, close, kernel_uid, python_spec, read_line, resources, sandboxed
+from bridgehold.sandbox.mounts import Identity, MountSeen, parse_mounts, unescape
+from sandbox.launcher_support import (
+    Machine,
+    close,
+    kernel_uid,
+    of_uid,
+    python_spec,
+    read_line,
+    resources,
+    sandboxed,
+)
 
 OWN = dict.fromkeys(NAMESPACES, 1)
 INSIDE = {name: 100 + index for index, name in enumerate(NAMESPACES)}
-ENV = Identity("254:0", "/envs/abc")
+ENV = Identity("254:0", "/envs/abc", sealed=True)
 RO, RW = ("nodev", "nosuid", "ro"), ("nodev", "nosuid", "rw")
 MOUNTS = {
     "/": MountSeen(options=RO, kind="tmpfs", identity=Identity("0:40", "/newroot")),
@@ -115,6 +122,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a writable root": ({"mounts": with_mount("/", options=RW)}, "/ is writable"),
     "setuid files": ({"mounts": with_mount("/env", options=("nodev", "ro"))}, "nosuid"),
     "device files": ({"mounts": with_mount("/scratch", options=("nosuid", "rw"))}, "nodev"),
+    "an /env that can be written through": (
+        {"mounts": with_mount("/env", identity=Identity("254:0", "/envs/abc"))},
+        "staged",
+    ),
+    "an /env that follows the machine's": ({"mounts": with_mount("/env", follows=True)}, "follows"),
     "another folder at /env": ({"mounts": with_mount("/env", identity=Identity("254:0", "/x"))}, "staged"),
     "another disk at /env": ({"mounts": with_mount("/env", identity=Identity("8:1", "/envs/abc"))}, "staged"),
     "the disk as scratch": ({"mounts": with_mount("/scratch", kind="ext4")}, "not tmpfs"),
@@ -217,12 +229,21 @@ def test_mountinfo_is_read_as_the_kernel_writes_it() -> None:
     )
     seen = parse_mounts(text)
     assert seen == {"/mnt x": MountSeen(options=("ro",), kind="tmpfs", identity=Identity("0:5", "/"))}
+    text = "1 0 8:1 /a /x ro,idmapped - ext4 d rw\n2 1 0:9 /b\\040c /y rw master:3 - tmpfs t rw\n"
+    seen = parse_mounts(text)
+    assert seen["/x"].identity == Identity("8:1", "/a", sealed=True)
+    assert not seen["/x"].follows
+    assert seen["/y"].identity == Identity("0:9", "/b c")
+    assert seen["/y"].follows
+    assert unescape(r"a\040b\011c\134d") == "a b\tc\\d"
 
 
 def test_expected_mounts_take_their_identity_from_the_stage() -> None:
     spec = python_spec("")
     wanted = expected_mounts(spec, {"/usr": ENV})
     assert wanted["/usr"] == MountExpected(writable=False, identity=ENV)
+    below = expected_mounts(spec, {"/usr": ENV, "/usr/local": ENV})["/usr/local"]
+    assert below == MountExpected(writable=False, identity=ENV)  # it was there when /usr was staged
     assert wanted["/scratch"].writable
     assert not wanted["/dev"].writable
     assert "/bin" not in wanted  # a link is no mount
@@ -289,7 +310,7 @@ def test_a_foreign_process_in_the_cgroup_turns_it_red_and_ends_it(box: Machine) 
         assert f"pid {intruder.pid}" in caught.value.message
         report = await client.exited(launched.worker)
         assert report.cause == "killed"
-        assert [p for p in Path("/proc").iterdir() if p.name.isdigit() and p.stat().st_uid == uid] == []
+        assert of_uid(uid) == []
         close(ends)
 
     try:

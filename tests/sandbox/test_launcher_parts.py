@@ -17,7 +17,7 @@ from bridgehold.sandbox import requests
 from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.reap import UNKNOWN_STATUS, exit_cause
-from bridgehold.sandbox.staging import Identity, choose_place, inodes, parse_identities, unescape
+from bridgehold.sandbox.staging import choose_place, inodes
 from bridgehold.sandbox.uids import UidPool, UidRange, uid_map
 from bridgehold.sandbox.userns import subordinate_range
 from bridgehold.sandbox.values import ExitReport, Launched, Usage
@@ -106,12 +106,6 @@ def test_the_stage_covers_nothing_that_is_needed() -> None:
 def test_a_tmpfs_has_one_inode_a_page_and_some_at_least() -> None:
     assert inodes(256 << 20) == 65536
     assert inodes(1) == 1024
-
-
-def test_identities_come_from_mountinfo_last_mount_first() -> None:
-    text = "1 0 8:1 /a /x rw - ext4 d rw\n2 1 0:9 /b\\040c /x rw - tmpfs t rw\n"
-    assert parse_identities(text) == {"/x": Identity("0:9", "/b c")}
-    assert unescape(r"a\040b\011c\134d") == "a b\tc\\d"
 
 
 @pytest.mark.parametrize(

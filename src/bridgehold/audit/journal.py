@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.audit import anchors, segments, wire
 from bridgehold.audit.events import (
     JOURNAL_KINDS,
@@ -161,7 +162,7 @@ def _begin(audit: Path, config: JournalConfig, sync: Callable[[int], None]) -> W
         instance = new_instance_id()
         reserve = Reserve(audit / segments.RESERVE, config.reserve_bytes)
         folder = audit / segments.folder_name(before.ordinal + 1, instance)
-        folder.mkdir(mode=0o750)
+        writes.make_folder(folder, mode=0o750, new=True)
         sync_folder(audit)
         writer = Writer(folder, instance, reserve=reserve, limits=config.limits, sync=sync)
     except OSError as error:
@@ -195,7 +196,7 @@ def _discard(folder: Path, audit: Path) -> None:
 def _opened(before: Recovered) -> JournalOpened:
     return JournalOpened(
         quarantined_bytes=before.quarantined_bytes,
-        quarantined_file=before.quarantined_file,
+        quarantined=before.quarantined,
         recovered_from="" if before.closed else before.head.instance,
         previous=before.head.instance,
         previous_count=before.head.count,
@@ -207,9 +208,7 @@ def _opened(before: Recovered) -> JournalOpened:
 
 def _lock(audit: Path) -> int:
     try:
-        descriptor = os.open(
-            audit / segments.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        descriptor = writes.open_lock(audit / segments.LOCK)
     except OSError as error:
         raise AuditError(f"can't open the audit's lock: {error.strerror}", where=str(audit)) from error
     try:

@@ -7,6 +7,7 @@ import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bridgehold import writes
 from bridgehold.audit.anchors import anchor_at, anchor_text, attach, key_line
 from bridgehold.audit.client import JournalClient
 from bridgehold.errors import BridgeholdError
@@ -24,9 +25,9 @@ class Anchoring:
     async def publish_key(self, path: Path) -> None:
         """Lay the anchors' public key beside them, for `audit verify` here and on other machines."""
         line = key_line(await self._keeper.public_key())
-        if not path.exists() or path.read_text(encoding="ascii") != line:  # noqa: ASYNC240 - one line, at the start
-            path.unlink(missing_ok=True)  # noqa: ASYNC240 - as above
-            path.write_text(line, encoding="ascii")  # noqa: ASYNC240 - as above
+        known = await asyncio.to_thread(lambda: path.read_text(encoding="ascii") if path.exists() else "")
+        if known != line:
+            await asyncio.to_thread(writes.replace, path, line)
 
     async def run(self, every_s: float) -> None:
         """Until cancelled."""

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import BudgetError, LimitError, NotFoundError, UsageError
 from bridgehold.ids import is_digest, parse_name
 from bridgehold.policies.units import format_size
@@ -75,7 +76,7 @@ class ArtifactStore:
     def begin(self, tenant: str) -> str:
         """An upload; `append` fills it, `finish` keeps it."""
         folder = self._of(tenant)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writes.make_folder(folder, mode=0o700)
         under_way = [path for path in folder.glob("*.part") if not _removed_if_stale(path)]
         if len(under_way) >= MOST_UPLOADS:
             raise BudgetError(f"{MOST_UPLOADS} uploads of {tenant} are under way")
@@ -85,7 +86,7 @@ class ArtifactStore:
                 hint="Remove some: `bridgehold artifacts rm`.",
             )
         upload = secrets.token_hex(12)
-        os.close(os.open(folder / f"{upload}.part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        writes.create(folder / f"{upload}.part").close()
         return upload
 
     def append(self, tenant: str, upload: str, data: bytes) -> int:
@@ -100,7 +101,7 @@ class ArtifactStore:
                 f"the artifacts of {tenant} would take more than {format_size(self.quota)}",
                 hint="Remove some (`bridgehold artifacts`), or raise `[host] artifacts` in config.toml.",
             )
-        with path.open("ab") as file:
+        with writes.append(path) as file:
             file.write(data)
         return path.stat().st_size
 
@@ -110,7 +111,8 @@ class ArtifactStore:
         if len(name) > _LONGEST_NAME or not (name.isprintable() and media_type.isprintable()):
             path.unlink(missing_ok=True)
             raise UsageError(f"a name has at most {_LONGEST_NAME} printable characters", where="name")
-        with path.open("rb+") as file:
+        with writes.append(path) as file:
+            file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         target = self._of(tenant) / digest
@@ -124,7 +126,7 @@ class ArtifactStore:
         if target.exists():
             path.unlink()
             return self.stat(tenant, made.digest)
-        target.with_suffix(_META).write_bytes(msgspec.json.encode(made))
+        writes.replace(target.with_suffix(_META), msgspec.json.encode(made), mode=0o600)
         path.rename(target)
         return made
 

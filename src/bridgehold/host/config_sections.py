@@ -49,6 +49,10 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
+    connections: Annotated[int, Field(ge=8, le=100_000)] = 1_024
+    """Callers' connections to the socket at once; each principal has at most as many as are free."""
+    caller_bytes: Size = "512MiB"
+    """Requests, answers and what callers leave unread, together; each principal as `connections`."""
     anchor_every_s: Annotated[int, Field(ge=1)] = 300
     """How often the audit's head is signed."""
     artifacts: Size = "4GiB"
@@ -56,7 +60,7 @@ class HostSection(Strict):
     audit_tenant_quota: Size = "4GiB"
     """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
     index: str = ""
-    """The one package index environments are fetched from; empty: the installer's own default."""
+    """The one package index environments are fetched from; empty: what pip's or uv's settings name."""
 
 
 class ProviderSection(Strict):

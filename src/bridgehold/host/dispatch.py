@@ -241,7 +241,7 @@ class Dispatch:
     async def _session(self, plan: _Plan) -> Session:
         request = plan.request
         if request.session.startswith("s-"):
-            found = self._sessions.by_id(request.tenant, request.session)
+            found = await self._sessions.by_id(request.tenant, request.session)
             key = found if isinstance(found, SessionKey) else found.key
             if key.bridge != plan.bridge:
                 raise NotFoundError(f"no session {request.session!r} with {plan.bridge} here")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Protocol, Self
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead, Event
 from bridgehold.errors import NotFoundError, ProviderError
 from bridgehold.host.artifacts import Artifact, ArtifactStore, Turns
@@ -258,13 +258,8 @@ def _read(place: Path) -> Listing | None:
 
 
 def _write(place: Path, listing: Listing) -> None:
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    writes.make_folder(place.parent, mode=0o700)
     others = sorted(place.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
     for old in others[: max(0, len(others) - _MOST_LISTINGS + 1)]:
         old.unlink(missing_ok=True)
-    beside = place.with_suffix(".part")
-    with beside.open("wb") as file:
-        file.write(msgspec.json.encode(listing))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.rename(place)
+    writes.replace(place, msgspec.json.encode(listing), mode=0o600)

@@ -13,6 +13,7 @@ from bridgehold.errors import (
     CommandTimeoutError,
     NotFoundError,
     ProtocolError,
+    SessionEndedError,
     UnsupportedError,
     UsageError,
 )
@@ -102,7 +103,7 @@ class Methods:
             "drain": Method(DrainParams, self.drain, operator=True, decides=True),
             "metrics": Method(NoParams, self.metrics, operator=True),
             "figures": Method(NoParams, self.figures, operator=True),
-            "logs": Method(SessionParams, self.logs),
+            "logs": Method(SessionParams, self.logs, gives=1 << 20),
             "bridges": Method(NoParams, self.bridges),
             "bridge.build": Method(BridgeParams, self.build, operator=True),
             "grant": Method(BridgeParams, self.grant),
@@ -177,7 +178,7 @@ class Methods:
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         try:
             session = self._find(principal, params.session)
-        except NotFoundError:
+        except (NotFoundError, SessionEndedError):
             if not self._sessions.give_up(principal.may_act_for, params.session):
                 raise
             return {"id": params.session, "emptied_ms": 0}

@@ -8,6 +8,7 @@ launcher stays privileged.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -23,6 +24,7 @@ from typing import IO
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import ConfigError, HostUnavailableError
 from bridgehold.host import plans
 from bridgehold.host.config import Config, load_config
@@ -83,7 +85,7 @@ def prepare_folders(layout: Layout, config: Config) -> None:
     roles = plans.roles(config)
     open_to_all = (layout.config, layout.state, layout.run)
     for folder in open_to_all:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        writes.make_folder(folder)
     owned = (
         (layout.run, roles.host, 0o711),
         (layout.wheels, roles.host, 0o755),
@@ -111,14 +113,14 @@ def hand_over_credentials(layout: Layout) -> str:
     keeper = plans.roles(load_config(layout.config_file)).keeper
     target = layout.run / "credentials"
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(mode=0o700)
-    for path in Path(source).iterdir():
-        copy = target / path.name
-        descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(path.read_bytes())
-            os.fchown(file.fileno(), keeper, keeper)
-    os.chown(target, keeper, keeper)
+    writes.make_folder(target, mode=0o700, new=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with writes.our_folder(target, beneath=layout.run) as folder:  # the runtime folder is another role's
+        for path in Path(source).iterdir():
+            with os.fdopen(os.open(path.name, flags, 0o400, dir_fd=folder), "wb") as file:
+                file.write(path.read_bytes())
+                os.fchown(file.fileno(), keeper, keeper)
+        os.fchown(folder, keeper, keeper)
     return str(target)
 
 
@@ -129,7 +131,8 @@ def _give_secrets(folder: Path, uid: int) -> None:
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if os.fstat(descriptor).st_uid == 0:
+            facts = os.fstat(descriptor)
+            if facts.st_uid == 0 and facts.st_nlink == 1:
                 os.fchown(descriptor, uid, uid)
         finally:
             os.close(descriptor)
@@ -137,11 +140,15 @@ def _give_secrets(folder: Path, uid: int) -> None:
 
 def _own(folder: Path, uid: int, group: int, mode: int) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.getuid() == 0:
-            os.chown(folder, uid, group)
-        folder.chmod(mode)
-    except PermissionError as error:
+        writes.make_folder(folder)
+        writes.give(folder, uid, group, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(
+                f"a link stands for {folder}", where=str(folder), hint="Look who put it there; remove it."
+            ) from error
+        if not isinstance(error, PermissionError):
+            raise
         raise ConfigError(
             f"{folder} belongs to somebody else",
             where=str(folder),
@@ -154,7 +161,7 @@ def _lock(layout: Layout) -> Iterator[None]:
     import fcntl
 
     path = layout.run / "host.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = writes.open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -201,7 +208,7 @@ def _start(layout: Layout, config: Config, http: socket.socket | None) -> tuple[
         children.append(_spawn("host", plan.host, plan.roles.host, ends))
         if http is not None:
             if plan.roles.http != os.getuid():
-                os.chown(layout.tokens_socket, plan.roles.http, plan.roles.http)
+                writes.give(layout.tokens_socket, plan.roles.http, plan.roles.http, 0o600)
             children.append(_spawn("http", plan.http, plan.roles.http, {"listener": http.fileno()}))
     except BaseException:
         _end(children)
@@ -216,7 +223,7 @@ def _start(layout: Layout, config: Config, http: socket.socket | None) -> tuple[
 def _listen(path: Path, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path.unlink(missing_ok=True)
-    before = os.umask(0o177)  # nobody connects before it has its mode and owner
+    before = os.umask(0o777 & ~mode)  # born with its mode; nobody connects before `listen`
     try:
         listener.bind(str(path))
     except OSError as error:
@@ -228,7 +235,6 @@ def _listen(path: Path, mode: int) -> socket.socket:
         ) from error
     finally:
         os.umask(before)
-    path.chmod(mode)
     listener.listen(128)  # the host widens it
     return listener
 

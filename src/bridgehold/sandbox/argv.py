@@ -79,7 +79,6 @@ def _mount(mount: Mount, files: Mapping[str, int], staged: Mapping[str, str]) ->
         return ["--bind", source, mount.target]
     options = {
         "ro_bind": ["--ro-bind", source],
-        "bind": ["--bind", source],
         "tmpfs": ["--perms", mode, "--size", str(mount.size_bytes), "--tmpfs"],
         "dir": ["--perms", mode, "--dir"],
         "symlink": ["--symlink", mount.source],

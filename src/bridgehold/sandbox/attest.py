@@ -21,7 +21,7 @@ import msgspec
 
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.staging import Identity, unescape
+from bridgehold.sandbox.mounts import Identity, MountSeen, parse_mounts
 from bridgehold.sandbox.values import Attestation, SandboxSpec
 
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
@@ -33,14 +33,6 @@ _PASSES = 8
 _LIMIT_NAME = 26
 """Width of the first column of /proc/PID/limits."""
 _KINDS = {"proc": "proc", "dev": "tmpfs", "tmpfs": "tmpfs", "file": "tmpfs"}
-
-
-class MountSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of mountinfo: what is on top at a target."""
-
-    options: tuple[str, ...]
-    kind: str
-    identity: Identity
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +77,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     rlimits: dict[str, int] = {}
     """Name in /proc/PID/limits → the most that may show there."""
     mounts: dict[str, MountExpected]
+    private: bool = True
+    """Nothing that the machine mounts later shows inside."""
 
 
 class MountExpected(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,12 +94,17 @@ class MountExpected(msgspec.Struct, frozen=True, kw_only=True):
 def expected_mounts(
     spec: SandboxSpec, identities: Mapping[str, Identity] | None = None
 ) -> dict[str, MountExpected]:
-    """Target → what must show there (pure). `identities`: from the stage, by target."""
+    """Target → what must show there (pure). `identities`: from the stage, by target.
+
+    A target that is no mount of the spec's lies below one: it was mounted there when it was staged.
+    """
     found = {"/": MountExpected(writable=False, kind="tmpfs")}
+    for target, identity in (identities or {}).items():
+        found[target] = MountExpected(writable=False, identity=identity)
     for mount in spec.mounts:
         if mount.kind not in ("dir", "symlink"):
             found[mount.target] = MountExpected(
-                writable=mount.kind in ("tmpfs", "bind", "proc", "device"),
+                writable=mount.kind in ("tmpfs", "proc", "device"),
                 device=mount.kind == "device",
                 kind=_KINDS.get(mount.kind, ""),
                 identity=(identities or {}).get(mount.target),
@@ -189,19 +188,6 @@ def parse_limits(text: str) -> dict[str, int]:
     return found
 
 
-def parse_mounts(text: str) -> dict[str, MountSeen]:
-    """/proc/PID/mountinfo by target, the last mount of a target winning (pure)."""
-    mounts: dict[str, MountSeen] = {}
-    for line in text.splitlines():
-        fields = line.split(" ")
-        mounts[unescape(fields[4])] = MountSeen(
-            options=tuple(sorted(fields[5].split(","))),
-            kind=fields[fields.index("-") + 1],
-            identity=Identity(fields[2], unescape(fields[3])),
-        )
-    return mounts
-
-
 def compare(expected: Expected, processes: list[Observed]) -> tuple[str, ...]:
     """Every difference between what the spec says and what was seen (pure). Empty: green."""
     differences: list[str] = []
@@ -275,6 +261,8 @@ def _mounts(expected: Expected, process: Observed) -> list[str]:
         wanted = expected.mounts.get(target)
         if "nosuid" not in seen.options:
             found.append(f"{target} lacks nosuid")
+        if seen.follows and expected.private:
+            found.append(f"{target} follows the machine's mounts")
         if target in _DEVICES or target == "/dev/pts":
             found += [] if seen.kind in ("devtmpfs", "devpts", "tmpfs") else [f"{target} is {seen.kind}"]
         elif target in _COVERS:

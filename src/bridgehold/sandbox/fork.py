@@ -21,8 +21,8 @@ from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest import NAMESPACES, namespaces
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch import Descriptors, Running, listen_inside
+from bridgehold.sandbox.mounts import Identity, parse_mounts
 from bridgehold.sandbox.shell import Shell, ShellPlan, own_mounts
-from bridgehold.sandbox.staging import Identity, parse_identities
 from bridgehold.sandbox.values import SandboxSpec
 from bridgehold.sandbox.zygote import ForkOrder, SurpriseError, Zygote
 
@@ -168,8 +168,10 @@ class Fork:
         if shared:
             raise UnsupportedError(f"a fork's init shares namespaces with its zygote: {', '.join(shared)}")
         running.net = own["net"]
-        shown = parse_identities(procfs.read(f"/proc/{init}/mountinfo"))
-        self.identities = {mount.target: shown[mount.target] for mount in own_mounts(self._plan.spec)}
+        shown = parse_mounts(procfs.read(f"/proc/{init}/mountinfo"))
+        self.identities = {
+            mount.target: shown[mount.target].identity for mount in own_mounts(self._plan.spec)
+        }
         if self._plan.spec.gateway_port:
             try:
                 listener = listen_inside(init, self._plan.spec.gateway_port).detach()

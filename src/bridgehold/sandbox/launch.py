@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import procfs, syscalls
+from bridgehold.sandbox import mounts, procfs, shortage, syscalls
 from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
@@ -32,6 +32,10 @@ _START_SECONDS = 10.0
 _IP_FREEBIND = 15
 _MAX_INFO = 4096
 _MAX_COMPLAINT = 300
+_MAX_REPORT = 4096
+_NOT_ENTERED = "the sandbox's process could not enter its cgroup, limits or uid"
+_MOST_FILES = 500_000
+"""In folders that are looked through before they are bound."""
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +169,11 @@ class Start:
         part = os.read(self._info_read, _MAX_INFO)
         self._info += part
         if not part or len(self._info) >= _MAX_INFO:
-            raise UnsupportedError(f"bubblewrap did not start the sandbox{self._complaint()}")
+            complaint = self._complaint()
+            number = shortage.named(complaint)
+            if number:
+                raise shortage.short_of(number, complaint)
+            raise UnsupportedError(f"bubblewrap did not start the sandbox{complaint and f': {complaint}'}")
         if b"}" not in self._info:
             return False
         self._mark("bwrap")
@@ -188,8 +196,9 @@ class Start:
         self._fds.close_all()
 
     def _let_go(self) -> None:
-        if os.read(self._entered_read, 1) != _RELEASE:
-            raise UnsupportedError("the sandbox's process could not enter its cgroup, limits or uid")
+        said = os.read(self._entered_read, _MAX_REPORT)
+        if said != _RELEASE:
+            raise shortage.heard(said, _NOT_ENTERED)
         _verify_entered(self.running.monitor, self._plan.uid, self._cgroup)
         self._mark("enter")
         os.write(self._release, _RELEASE)
@@ -231,8 +240,7 @@ class Start:
             text = os.read(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
         except BlockingIOError:
             return ""
-        words = "".join(c if c.isprintable() else " " for c in text).strip()
-        return f": {words}" if words else ""
+        return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 class Descriptors:
@@ -320,6 +328,7 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.umask(0o022)
+        _look_through(plan.staged)
         os.write(ends.entered, _RELEASE)
         if os.read(ends.gate, 2) != _RELEASE:
             os._exit(125)
@@ -327,8 +336,28 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
             os.set_inheritable(descriptor, True)
         argv = ["bwrap", "--args", str(ends.options), *ends.command]
         os.execve(plan.bwrap, argv, {})  # noqa: S606 - no shell is wanted
-    except BaseException:  # noqa: BLE001 - a forked child must end here, whatever it was
+    except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
+        with contextlib.suppress(OSError):
+            os.write(ends.entered, shortage.told(error, _NOT_ENTERED))
         os._exit(126)
+
+
+def _look_through(staged: Staged) -> None:
+    """By the session's uid: refuse what it could write to through a read-only mount."""
+    for path, source in staged.unsealed:
+        try:
+            found = mounts.find_writable_special(path, most=_MOST_FILES)
+        except OSError as error:
+            raise UnsupportedError(
+                f"{source} can't be looked through: {error.strerror}", where=source
+            ) from error
+        if found:
+            raise UnsupportedError(
+                f"{source + found[len(path) :]} is a FIFO or a socket that every uid may write to",
+                where=source,
+                hint="Grant a folder without it, or close it to others: chmod o-w. (Where root started the "
+                "host, the kernel refuses the write.)",
+            )
 
 
 def _die_with(launcher: int) -> None:
@@ -365,7 +394,7 @@ def listen_inside(init: int, port: int) -> socket.socket:
             made.append(error)
 
     thread = threading.Thread(target=make, name="listener")
-    thread.start()
+    thread.start()  # RuntimeError where the machine has no thread left: `shortage` knows it
     thread.join()
     if isinstance(made[0], OSError):
         raise made[0]

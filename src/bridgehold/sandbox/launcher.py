@@ -25,9 +25,10 @@ from bridgehold.sandbox import procfs, slices, syscalls, userns
 from bridgehold.sandbox.bounds import Bounds
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.channel import Channel
+from bridgehold.sandbox.mounts import own_mounts
 from bridgehold.sandbox.seccomp import ZYGOTE_RULES, compile_filter
 from bridgehold.sandbox.service import Launcher
-from bridgehold.sandbox.staging import NoStage, Roots, Stage, own_mounts
+from bridgehold.sandbox.staging import NoStage, Roots, Stage
 from bridgehold.sandbox.uids import UidPool, UidRange
 from bridgehold.sandbox.worker import Parts
 
@@ -60,13 +61,13 @@ def set_up(config: LauncherConfig) -> Parts:
     entered = userns.enter(ranges) if ranges is not None else 0
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # a change of uid cleared it, and closed our own /proc
     uids = UidPool(_uid_range(config, entered), Path(config.uid_folder))
-    if uids.range.mode == "range":
-        own_mounts()
+    if uids.range.mode != "shared":
+        own_mounts(made=bool(entered))
     roots = Roots(config.read_roots, config.build_root)
     stage: Stage | NoStage = NoStage()
     if uids.range.mode != "shared":
         needed = (*config.read_roots, config.build_root, config.uid_folder)
-        stage = Stage(roots, needed=needed)
+        stage = Stage(roots, needed=needed, seals=not entered)
     instance = f"{os.getpid()}-{procfs.start_time(os.getpid())}"
     parent = open_parent(config.cgroup, reserve_bytes=config.reserve_bytes, instance=instance)
     parent.sweep()

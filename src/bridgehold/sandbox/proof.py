@@ -60,4 +60,5 @@ def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expec
         only=_ZYGOTE_PROCESSES if worker.zygote is not None else 0,
         rlimits=shown_rlimits(parts.rlimits(worker.spec)),
         mounts=attest.expected_mounts(worker.spec, identities),
+        private=not shared,
     )

@@ -178,9 +178,6 @@ class Launcher:
 
     def _launch(self, request: requests.LaunchRequest) -> None:
         self.admit(request.spec)
-        for mount in request.spec.mounts:
-            if mount.kind == "bind" and self._builder(mount.source):
-                raise BusyError(f"another installer works in {mount.source}", where=mount.source)
         worker = begin_launch(self.parts, request)
         self.add(worker)
         self.watch(worker, worker.start.waits_for)
@@ -195,11 +192,6 @@ class Launcher:
         promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
         admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
-
-    def _builder(self, path: str) -> bool:
-        """Whether an installer that writes to `path` is not gone yet."""
-        binds = (m.source for w in self.workers.values() for m in w.spec.mounts if m.kind == "bind")
-        return path in binds
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else."""
@@ -368,8 +360,6 @@ class Launcher:
         self._forking.attested(worker)
 
     def _seal(self, request: requests.SealRequest) -> None:
-        if self._builder(request.path):
-            raise BusyError(f"an installer still works in {request.path}", where=request.path)
         top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)
         job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
         self._seals[job.descriptor] = (request.id, job)

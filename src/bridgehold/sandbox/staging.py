@@ -4,8 +4,9 @@ Three things need this. A session's uid can't walk into a home of mode 0700, tho
 there. The host, which the launcher doesn't trust, could swap a folder for a link between the check
 and bubblewrap's own look-up. And bubblewrap 0.8 mounts a tmpfs without a bound on inodes. So each
 source is opened beneath its root by ``openat2``, and what was opened, not its name, is bound into a
-stage that exists in this namespace alone; each tmpfs is made there with its size and inodes; and
-bubblewrap takes both from the stage, which is let go when the sandbox has them.
+stage that exists in this namespace alone (`mounts.bind`: private and, where the kernel can, sealed);
+each tmpfs is made there with its size and inodes; and bubblewrap takes both from the stage, which is
+let go when the sandbox has them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from bridgehold.errors import DeniedError, UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import mounts, syscalls
+from bridgehold.sandbox.bounds import SYSTEM_FILES
+from bridgehold.sandbox.mounts import Identity
 from bridgehold.sandbox.values import Mount, SandboxSpec
 
 BYTES_PER_INODE = 4096
@@ -30,20 +33,16 @@ _PLACES = ("/mnt", "/media", "/srv", "/var/empty", "/opt", "/home")
 _TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """Which file system, and which folder in it, a mount shows: fields 3 and 4 of mountinfo."""
-
-    device: str
-    root: str
-
-
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
     """One launch's sources. `sources`: target in the sandbox → path in the stage."""
 
     folder: str
     sources: dict[str, str]
     identities: dict[str, Identity]
-    """What must show at each target, for attestation."""
+    """What must show at each target, and at what is mounted below it, for attestation."""
+    unsealed: tuple[tuple[str, str], ...] = ()
+    """(path in the stage, its source): to be looked through for FIFOs and sockets that can be written to,
+    since the kernel won't refuse it there."""
 
 
 def inodes(size_bytes: int) -> int:
@@ -60,40 +59,12 @@ def choose_place(needed: Iterable[str], usable: Iterable[str]) -> str | None:
     return None
 
 
-def parse_identities(mountinfo: str) -> dict[str, Identity]:
-    """Mount point → what shows there, the last mount winning (pure)."""
-    found = {}
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        found[unescape(fields[4])] = Identity(fields[2], unescape(fields[3]))
-    return found
-
-
-def unescape(field: str) -> str:
-    r"""A field of mountinfo, in which space, tab, newline and backslash are ``\ooo`` (pure)."""
-    for code, text in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, text)
-    return field
-
-
-def own_mounts() -> None:
-    """Leave this process's mount namespace for a copy from which nothing flows back.
-
-    Before `Roots`: what a descriptor of another namespace shows can't be bound. Raises `UnsupportedError`.
-    """
-    try:
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
-    except OSError as error:
-        raise UnsupportedError(f"the launcher has no mount namespace of its own: {error}") from error
-
-
 class Roots:
     """The folders that binds may come from, held open since the start: a later rename changes nothing."""
 
     def __init__(self, read_roots: Iterable[str], build_root: str) -> None:
         self._held: dict[str, int] = {}
-        self._build_root = build_root
+        self.build_root = build_root
         self._paths = tuple(dict.fromkeys([*read_roots, build_root]))
         self._real = {path: os.path.realpath(path) for path in self._paths}
         for path in self._paths:
@@ -105,8 +76,6 @@ class Roots:
 
         Raises `DeniedError` where a link leads out of the root or the source isn't there.
         """
-        if mount.kind == "bind":
-            return self.open_build(mount.source)
         roots = sorted((r for r in self._paths if _below(mount.source, r)), key=len, reverse=True)
         try:
             if not roots:  # /usr and the allowed files of /etc: root's own, and links of root's
@@ -128,11 +97,11 @@ class Roots:
     def open_build(self, path: str, *, flags: int = os.O_PATH) -> int:
         """A descriptor of a build folder: directly in the build root, and no link."""
         parent, name = os.path.split(path)
-        if parent != self._build_root.rstrip("/") or name in ("", ".", ".."):
+        if parent != self.build_root.rstrip("/") or name in ("", ".", ".."):
             raise DeniedError(f"{path} is not a build folder", where=path)
         try:
             return syscalls.openat2(
-                self._root(self._build_root),
+                self._root(self.build_root),
                 name,
                 flags | os.O_DIRECTORY,
                 syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS,
@@ -151,12 +120,15 @@ class Roots:
 class Stage:
     """A small tmpfs over a folder that everybody may enter, in this process's mount namespace only."""
 
-    def __init__(self, roots: Roots, *, needed: Iterable[str]) -> None:
-        """After `own_mounts`. `needed`: paths that this process still uses by name.
+    def __init__(self, roots: Roots, *, needed: Iterable[str], seals: bool) -> None:
+        """After `mounts.own_mounts`. `needed`: paths that this process still uses by name.
 
-        Raises `UnsupportedError` where the kernel refuses, before any session starts.
+        `seals`: whether the machine's file systems are this process's to map. Raises
+        `UnsupportedError` where the kernel refuses, before any session starts.
         """
         self._roots = roots
+        self._quiet = ("/usr", sys.prefix, sys.base_prefix, roots.build_root)
+        """Below these are no FIFOs or sockets: the system's own, and trees that `seal` has judged."""
         place = choose_place([*needed, *sys.path, sys.prefix, sys.base_prefix], _usable())
         self._made = "" if place else tempfile.mkdtemp(prefix="bridgehold-stage-")
         self._folder = place or self._made
@@ -165,6 +137,7 @@ class Stage:
                 Path(self._made).chmod(0o711)
             flags = _TMPFS_FLAGS | syscalls.MS_NOEXEC
             syscalls.mount("bridgehold-stage", self._folder, "tmpfs", flags, "mode=0711,size=4m")
+            self._seal = mounts.sealing_namespace() if seals else -1
         except OSError as error:
             raise UnsupportedError(f"the launcher can't make its stage: {error}") from error
 
@@ -173,11 +146,13 @@ class Stage:
         folder = f"{self._folder}/{name}"
         Path(folder).mkdir(mode=0o711)
         sources: dict[str, str] = {}
+        unsealed: list[tuple[str, str]] = []
         try:
             for index, mount in enumerate(spec.mounts):
                 path = f"{folder}/{index}"
-                if mount.kind in ("ro_bind", "bind"):
-                    self._bind(mount, path, uid)
+                if mount.kind == "ro_bind":
+                    if not self._bind(mount, path, uid) and self._may_hold_special(mount):
+                        unsealed.append((path, mount.source))
                 elif mount.kind == "device":
                     _bind_device(mount, path, uid)
                 elif mount.kind == "tmpfs":
@@ -186,13 +161,13 @@ class Stage:
                 else:
                     continue
                 sources[mount.target] = path
-            shown = parse_identities(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+            shown = mounts.parse_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+            identities = _identities(sources, shown)
         except BaseException:
             paths = {str(index): f"{folder}/{index}" for index in range(len(spec.mounts))}
             self.discard(Staged(folder=folder, sources=paths, identities={}))
             raise
-        identities = {target: shown[path] for target, path in sources.items()}
-        return Staged(folder=folder, sources=sources, identities=identities)
+        return Staged(folder=folder, sources=sources, identities=identities, unsealed=tuple(unsealed))
 
     def release(self, staged: Staged) -> None:
         """Unmount: the sandbox has its own copies, since its namespaces exist (or it is dead).
@@ -218,13 +193,19 @@ class Stage:
 
     def close(self) -> None:
         """Take the stage away. (Where the launcher dies instead, its namespace and the stage die too.)"""
+        if self._seal >= 0:
+            os.close(self._seal)
         with contextlib.suppress(OSError):
             syscalls.umount(self._folder, syscalls.MNT_DETACH)
         if self._made:
             with contextlib.suppress(OSError):
                 Path(self._made).rmdir()
 
-    def _bind(self, mount: Mount, path: str, uid: int) -> None:
+    def _may_hold_special(self, mount: Mount) -> bool:
+        quiet = any(_below(mount.source, place) for place in self._quiet) or mount.source in SYSTEM_FILES
+        return mount.kind == "ro_bind" and not quiet
+
+    def _bind(self, mount: Mount, path: str, uid: int) -> bool:
         descriptor = self._roots.open(mount)
         try:
             facts = os.fstat(descriptor)
@@ -235,11 +216,28 @@ class Stage:
                 Path(path).touch()
             else:
                 raise DeniedError(f"{mount.source} is no folder and no regular file", where=mount.source)
-            # Whole, with what is mounted below: a part of it alone is refused in a user namespace.
-            flags = syscalls.MS_BIND | syscalls.MS_REC
-            syscalls.mount(f"/proc/self/fd/{descriptor}", path, None, flags)
+            return mounts.bind(descriptor, path, seal=self._seal)
         finally:
             os.close(descriptor)
+
+
+def _identities(sources: Mapping[str, str], shown: Mapping[str, mounts.MountSeen]) -> dict[str, Identity]:
+    """Target → what shows there, with what is mounted below. Refuses what holds no files (pure)."""
+    found = {target: shown[path].identity for target, path in sources.items()}
+    places = {path: target for target, path in sources.items()}
+    for point, seen in shown.items():
+        above = next((path for path in places if point.startswith(path + "/")), None)
+        if above is None:
+            continue
+        target = places[above] + point[len(above) :]
+        if seen.kind.partition(".")[0] not in mounts.SHOWN_BELOW:
+            raise UnsupportedError(
+                f"a {seen.kind} is mounted below what would be bound, and shown at {target}",
+                where=target,
+                hint="Grant a folder that has no such mount below it.",
+            )
+        found[target] = seen.identity
+    return found
 
 
 def is_device(path: str) -> bool:
@@ -267,7 +265,7 @@ def _bind_device(mount: Mount, path: str, uid: int) -> None:
                 hint="Its driver, or a udev rule, gives it mode 0666.",
             )
         Path(path).touch()
-        syscalls.mount(f"/proc/self/fd/{descriptor}", path, None, syscalls.MS_BIND)
+        mounts.bind(descriptor, path, writable=True, device=True)
     finally:
         os.close(descriptor)
 

@@ -28,6 +28,9 @@ __all__ = [
     "drop_capabilities",
     "load_filter",
     "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
     "openat2",
     "prctl",
     "raise_capabilities",
@@ -45,13 +48,16 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
-MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 4096, 16384, 1 << 18, 1 << 19
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 1 << 20
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 
-_OPENAT2 = 437  # one number on every architecture
+_OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442  # one number on every architecture
+_AT_EMPTY_PATH, _AT_RECURSIVE, _AT_FDCWD = 0x1000, 0x8000, -100
+_OPEN_TREE_CLONE, _MOVE_MOUNT_FROM_EMPTY_PATH = 1, 4
 
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
@@ -80,6 +86,31 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 
 def umount(target: str, flags: int = 0) -> None:
     check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
+
+
+def open_tree(descriptor: int) -> int:
+    """A copy of the mounts at `descriptor`, with all below it, that stands nowhere yet."""
+    flags = _AT_EMPTY_PATH | _AT_RECURSIVE | _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return check(int(_libc.syscall(_OPEN_TREE, descriptor, b"", flags)), "open_tree")
+
+
+def mount_setattr(tree: int, attributes: int, propagation: int, userns: int = 0) -> None:
+    """Give every mount of `tree` these (all of them, or none)."""
+    wanted = _MountAttributes(attributes, 0, propagation, userns)
+    size = ctypes.c_size_t(ctypes.sizeof(wanted))
+    flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+    check(int(_libc.syscall(_MOUNT_SETATTR, tree, b"", flags, ctypes.byref(wanted), size)), "mount_setattr")
+
+
+def move_mount(tree: int, target: str) -> None:
+    result = _libc.syscall(
+        _MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_FROM_EMPTY_PATH
+    )
+    check(int(result), f"mount {target}")
 
 
 def openat2(folder: int, path: str, flags: int, resolve: int) -> int:

@@ -49,6 +49,8 @@ def own_ranges() -> tuple[tuple[int, int], tuple[int, int]] | None:
 def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
     """Move this (single-threaded) process into the mapped namespace as its uid 0; the count of uids.
 
+    It has a mount namespace of its own then (`mounts.own_mounts`).
+
     A child writes the maps from outside, since only a process in the parent namespace may.
     """
     (uid_first, uid_count), (gid_first, gid_count) = ranges
@@ -71,7 +73,6 @@ def enter(ranges: tuple[tuple[int, int], tuple[int, int]]) -> int:
         )
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
-    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
     return count
 
 

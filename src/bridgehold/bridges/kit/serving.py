@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import sys
 from pathlib import Path
 
+from bridgehold import writes
 from bridgehold.bridges.kit.behaviour import Behaviour
 from bridgehold.bridges.kit.faults import FAULTS, Faults
 from bridgehold.bridges.kit.provider import Provider
@@ -23,9 +23,8 @@ async def serve(port: int, key_file: str, behaviour: Behaviour) -> None:
     async with Provider.open(port=port, key=key) as provider:
         provider.behave(behaviour)
         if key_file and not key:
-            descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(provider.key)
+            with writes.create(Path(key_file)) as file:
+                file.write(provider.key.encode())
         where = key_file or "no file (--key-file keeps it)"
         sys.stdout.write(f"{provider.base_url}\nkey: {where}\n")
         sys.stdout.flush()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import UsageError
 from bridgehold.host.artifacts import Artifact
 
@@ -59,9 +60,9 @@ async def get(client: Asks, digest: str, *, tenant: str, to: Path | None = None)
                 return kept.getvalue() if to is None else b""
 
 
-def _new(path: Path) -> io.BufferedWriter:
+def _new(path: Path) -> BinaryIO:
     try:
-        return path.open("xb")
+        return writes.create(path, mode=0o644)
     except OSError as error:
         raise UsageError(
             f"{path} can't be written: {error.strerror}", hint="Name a new file in a folder of yours."

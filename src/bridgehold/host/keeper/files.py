@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from bridgehold import writes
 from bridgehold.errors import SecretError
 
 _HINT = "The folder of secrets and its files belong to one user, with modes 0700 and 0600."
@@ -41,44 +41,24 @@ def read_private(path: Path, bound: int) -> bytes | None:
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, durably. Raises `SecretError`."""
-    with replacing(path) as partial:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+    with replacing(path, data):
+        pass
 
 
 @contextlib.contextmanager
 def replacing(path: Path, start: bytes = b"") -> Iterator[Path]:
-    """A new private file beside `path`, holding `start`, that takes its place if the block ends well."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    """A new private file, holding `start`, that takes `path`'s place if the block ends well.
+
+    The path given is that of its descriptor: the folder's owner may be another role, and could put
+    something else under any name there while root writes.
+    """
     try:
-        owner = path.parent.stat().st_uid
-        descriptor = os.open(
-            partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        with os.fdopen(descriptor, "wb") as file:
+        with writes.replacing(path, mode=0o600, for_owner=True) as file:
             file.write(start)
-        yield partial
-        with partial.open("rb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            if os.getuid() == 0 and owner != 0:
-                os.fchown(file.fileno(), owner, owner)
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
+            file.flush()
+            yield Path(f"/proc/self/fd/{file.fileno()}")
     except OSError as error:
         raise SecretError(f"can't be written: {error.strerror}", where=str(path), hint=_HINT) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -86,8 +66,8 @@ def locked(folder: Path) -> Iterator[None]:
     """One writer at a time, over processes."""
     path = folder / ".lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        writes.make_folder(folder, mode=0o700)
+        descriptor = writes.open_lock(path)
     except OSError as error:
         raise SecretError(f"can't be opened: {error.strerror}", where=str(path), hint=_HINT) from error
     try:

@@ -58,11 +58,11 @@ class _Walk:
                 raise EnvironmentBuildError(f"more than {MAX_ENTRIES} files", where=path)
             mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
             if stat.S_ISLNK(mode):
-                self._add(f"l {path} {os.readlink(name, dir_fd=descriptor)}")
+                self._add(link_line(path, os.readlink(name, dir_fd=descriptor)))
             elif stat.S_ISDIR(mode):
                 inner = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=descriptor)
                 try:
-                    self._add(f"d {path}")
+                    self._add(folder_line(path))
                     self.folder(inner, path + "/", depth + 1)
                 finally:
                     os.close(inner)
@@ -81,7 +81,20 @@ class _Walk:
         finally:
             os.close(descriptor)
         self.bytes += facts.st_size
-        self._add(f"f {path} {int(bool(facts.st_mode & 0o100))} {content.hexdigest()}")
+        self._add(file_line(path, content.hexdigest(), executable=bool(facts.st_mode & 0o100)))
 
     def _add(self, line: str) -> None:
-        self.digest.update((line + "\0").encode("utf-8", "surrogateescape"))
+        self.digest.update(line.encode("utf-8", "surrogateescape"))
+
+
+def folder_line(path: str) -> str:
+    """What a folder adds to the digest of its tree; the other two likewise (pure)."""
+    return f"d {path}\0"
+
+
+def link_line(path: str, text: str) -> str:
+    return f"l {path} {text}\0"
+
+
+def file_line(path: str, sha256: str, *, executable: bool) -> str:
+    return f"f {path} {int(executable)} {sha256}\0"

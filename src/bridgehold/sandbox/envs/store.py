@@ -17,20 +17,20 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import EnvironmentBuildError
 from bridgehold.ids import Digest, digest_bytes
 from bridgehold.sandbox.envs.digest import tree_digest
-from bridgehold.sandbox.envs.inspect import installed_packages
-from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock, Package
+from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
+from bridgehold.sandbox.seal import empty_tree
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a built tree of an older Bridgehold must not be found any more."""
 _TREE = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"\.build-([0-9a-f]{64})-[0-9a-f]{16}")
@@ -78,11 +78,6 @@ class EnvironmentStore:
         """Of all trees, as they were when sealed."""
         return sum(environment.bytes for environment in self.list())
 
-    def packages(self, environment: Environment) -> tuple[Package, ...]:
-        """What its tree holds, read statically."""
-        minor = ".".join(environment.python.split(".")[:2])
-        return installed_packages(self.path(environment), f"lib/python{minor}/site-packages")
-
     def verify(self, environment: Environment) -> None:
         """Read every byte again. Raises `EnvironmentBuildError` if the tree is not what its name says."""
         seen = tree_digest(str(self.path(environment)))
@@ -96,7 +91,7 @@ class EnvironmentStore:
     def new_build(self, key: str) -> Path:
         """An empty folder for an installer; `gc` removes it if this process dies."""
         build = self.folder / f".build-{key}-{secrets.token_hex(8)}"
-        build.mkdir(parents=True)
+        writes.make_folder(build, new=True)
         return build
 
     def publish(self, build: Path, environment: Environment) -> None:
@@ -105,14 +100,15 @@ class EnvironmentStore:
         if not tree.is_dir():
             build.rename(tree)
         data = msgspec.json.format(msgspec.json.encode(environment), indent=2)
-        _replace(tree.with_name(tree.name + ".json"), data)
-        _replace(self._keys / f"{environment.key}.json", data)
+        writes.make_folder(self._keys)
+        writes.replace(tree.with_name(tree.name + ".json"), data)
+        writes.replace(self._keys / f"{environment.key}.json", data)
 
     @contextlib.asynccontextmanager
     async def building(self, key: str, on_progress: Callable[[BuildProgress], None]) -> AsyncIterator[None]:
         """Hold the right to build for `key`; a second builder waits here, in this process or another."""
-        self._keys.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._keys / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        writes.make_folder(self._keys)
+        descriptor = writes.open_lock(self._keys / f"{key}.lock")
         begun = time.monotonic()
         try:
             while not _try_lock(descriptor):
@@ -158,9 +154,12 @@ class EnvironmentStore:
 def remove_tree(tree: Path) -> bool:
     """Remove a read-only tree without following links. False if it belongs to somebody else."""
     try:
-        for folder, _, _ in os.walk(tree, followlinks=False):
-            Path(folder).chmod(0o700)
-        shutil.rmtree(tree)
+        top = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            empty_tree(top, str(tree))
+        finally:
+            os.close(top)
+        tree.rmdir()
     except PermissionError:
         return False
     return True
@@ -179,14 +178,3 @@ def _read(file: Path) -> Environment | None:
         return msgspec.json.decode(file.read_bytes(), type=Environment)
     except (OSError, msgspec.MsgspecError):
         return None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{secrets.token_hex(8)}")
-    try:
-        partial.write_bytes(data)
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -6,23 +6,19 @@ offered for a pin, so that a later build chooses the same wheel without asking a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import EnvironmentBuildError
 from bridgehold.ids import digest_bytes
 from bridgehold.sandbox.envs.index import Candidate, choose, file_sha256
 from bridgehold.sandbox.envs.values import Pin, Wheel
 
 _LISTINGS = "listings"
-_SETS = "sets"
-REQUIREMENTS = "requirements.txt"
 
 
 class WheelFolder:
@@ -57,70 +53,38 @@ class WheelFolder:
 
     def remember(self, pin: Pin, candidates: Iterable[Candidate]) -> None:
         data = msgspec.json.encode(list(candidates))
-        self._replace(self._listing(pin), data)
+        writes.make_folder(self.root / _LISTINGS)
+        writes.replace(self._listing(pin), data)
 
     def add(self, pin: Pin, candidate: Candidate, blocks: Iterable[bytes], cap: int) -> Wheel:
         """Store a wheel from its bytes, hashed as they come.
 
         Raises `EnvironmentBuildError` past `cap` bytes, or where they are not what the lock says.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        partial = self.root / f".partial-{secrets.token_hex(8)}"
         content, size = hashlib.sha256(), 0
-        try:
-            with partial.open("xb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                for block in blocks:
-                    size += len(block)
-                    if size > cap:
-                        raise EnvironmentBuildError(
-                            f"{candidate.filename} is larger than {cap} bytes",
-                            hint="Raise the limit of a wheel's size, if this package may be so large.",
-                        )
-                    content.update(block)
-                    file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
+        final = self.root / candidate.sha256 / candidate.filename
+        writes.make_folder(final.parent)
+        with writes.replacing(final) as file:
+            for block in blocks:
+                size += len(block)
+                if size > cap:
+                    raise EnvironmentBuildError(
+                        f"{candidate.filename} is larger than {cap} bytes",
+                        hint="Raise the limit of a wheel's size, if this package may be so large.",
+                    )
+                content.update(block)
+                file.write(block)
             if content.hexdigest() != candidate.sha256:
                 raise EnvironmentBuildError(
                     f"hash mismatch: {candidate.filename} has sha256 {content.hexdigest()}, "
                     f"the lock says {candidate.sha256}",
                     hint="The file was replaced, or damaged on its way. Keep the lock until you know.",
                 )
-            final = self.root / candidate.sha256 / candidate.filename
-            final.parent.mkdir(exist_ok=True)
-            final.parent.chmod(0o755)
-            partial.replace(final)
-        finally:
-            partial.unlink(missing_ok=True)
         return _wheel(pin, candidate, size)
-
-    @contextlib.contextmanager
-    def as_set(self, wheels: Iterable[Wheel], requirements: str) -> Iterator[Path]:
-        """A folder with just these wheels and ``requirements.txt``, for one installer; removed after."""
-        folder = self.root / _SETS / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        try:
-            for wheel in wheels:
-                (folder / wheel.filename).hardlink_to(self.path(wheel))
-            (folder / REQUIREMENTS).write_text(requirements, encoding="ascii")
-            for readable, mode in ((folder.parent, 0o711), (folder, 0o755), (folder / REQUIREMENTS, 0o644)):
-                readable.chmod(mode)  # whatever the umask: the installer has a uid of its own
-            yield folder
-        finally:
-            for file in folder.iterdir():
-                file.unlink()
-            folder.rmdir()
 
     def _listing(self, pin: Pin) -> Path:
         key = digest_bytes(" ".join((pin.name, pin.version, *pin.hashes)).encode()).removeprefix("sha256:")
         return self.root / _LISTINGS / f"{key}.json"
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".partial-{secrets.token_hex(8)}")
-        partial.write_bytes(data)
-        partial.replace(path)
 
 
 def counted(blocks: Iterable[bytes], count: Callable[[int], None]) -> Iterable[bytes]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from uv import find_uv_bin
 
+from bridgehold import writes
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import DependencyError, UsageError
+from bridgehold.errors import ConfigError, DependencyError, UsageError
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.sources import default_sources
 
@@ -28,9 +29,14 @@ def lock(manifest: Manifest, python: str) -> int:
         )
     text = resolve(manifest.requirements_path, python)
     pins = parse_lock(text, str(manifest.lock_path)).pins
-    partial = manifest.lock_path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(manifest.lock_path)
+    try:
+        writes.replace(manifest.lock_path, text, beneath=manifest.folder)
+    except OSError as error:
+        raise ConfigError(
+            f"the lock can't be written: {error.strerror}",
+            where=str(manifest.lock_path),
+            hint="Lock it as the user whose folder it is; no folder below the bridge may be a link.",
+        ) from error
     return len(pins)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from bridgehold import writes
 from bridgehold.audit.read import read_all
 from bridgehold.host.faces.bench.figures import Figure, figure, spread
 from bridgehold.host.faces.client import Host
@@ -72,23 +73,23 @@ def prepare(home: Path, bridge: str, way: Way, weights: Path | None = None) -> L
 
     `weights`: a file that its zygote loads once.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o755)
+    writes.make_folder(home)
+    writes.give(home, os.getuid(), os.getgid(), 0o755)
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
     for folder in (layout.config, layout.audit, layout.anchors):
         shutil.rmtree(folder, ignore_errors=True)
-    layout.policies.mkdir(parents=True)
+    writes.make_folder(layout.policies)
     start = "cold" if way == "cold" else "fork"
-    (layout.policies / "bench.toml").write_text(_POLICY.format(bridge=bridge, start=start))
+    policy = _POLICY.format(bridge=bridge, start=start)
     pool = _POOL if way == "parked" else 0
     config = _CONFIG.format(bridge=bridge, pool=pool)
     if weights is not None:
         below = str(weights.parent)
         config = config.replace("[host]\n", f"[host]\nread_roots = [{below!r}]\n")
         config += f"weights = [{str(weights)!r}]\n"
-        with (layout.policies / "bench.toml").open("a") as policy:
-            policy.write(f"\n[filesystem]\nread = [{below!r}]\n")
-    layout.config_file.write_text(config)
+        policy += f"\n[filesystem]\nread = [{below!r}]\n"
+    writes.replace(layout.policies / "bench.toml", policy)
+    writes.replace(layout.config_file, config)
     return layout
 
 

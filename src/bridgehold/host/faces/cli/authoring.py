@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from bridgehold import writes
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.errors import BridgeholdError, ConfigError, UsageError
 from bridgehold.host.faces.authoring.check import Verdict, check
 from bridgehold.host.faces.authoring.scripts import read_script
 from bridgehold.host.faces.authoring.templates import bridge_from, new_bridge
@@ -49,11 +50,15 @@ def new(
         files = bridge_from(name, str(folder), Path(script).name, read_script(_source(script), script))
     else:
         files = new_bridge(name, str(folder))
-    folder.mkdir(parents=True)
-    policy.parent.mkdir(parents=True, exist_ok=True)
-    policy.write_text(files.pop("policy"), encoding="utf-8")
-    for file, text in files.items():
-        (folder / file).write_text(text, encoding="utf-8")
+    try:
+        writes.make_folder(policy.parent)
+        writes.make_folder(folder, new=True)
+        for path, text in ((policy, files.pop("policy")), *((folder / name, files[name]) for name in files)):
+            with writes.create(path, mode=0o644) as file:
+                file.write(text.encode())
+    except OSError as error:
+        where = str(error.filename or folder)
+        raise ConfigError(f"can't be written: {error.strerror}", where=where) from error
     for path in (*sorted(folder.iterdir()), policy):
         out.print(str(path), markup=False, soft_wrap=True)
     follow = (

@@ -78,7 +78,7 @@ def top(
 
 
 async def _top(every: float, looks: int, as_json: bool) -> None:
-    async with await connect() as client:
+    async with connect() as client:
         before: dict[str, OperationFigures] = {}
         done = 0
         with Live(console=out, auto_refresh=False) if not as_json else contextlib.nullcontext() as live:
@@ -140,5 +140,5 @@ def _operations(found: list[OperationFigures], before: dict[str, OperationFigure
 
 
 async def _request(method: str, params: dict[str, Any]) -> Any:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.request(method, params)

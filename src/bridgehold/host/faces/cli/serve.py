@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bridgehold import writes
 from bridgehold.errors import BridgeholdError, ConfigError
 from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.render import err, out
@@ -70,7 +71,7 @@ def stop() -> None:
 
 
 async def _stop() -> None:
-    async with await connect() as client:
+    async with connect() as client:
         try:
             await client.request("stop", {})
             while True:  # the host closes the connection when it is gone
@@ -93,7 +94,12 @@ def init(
             where=str(layout.config_file),
             hint="Edit it, or overwrite it with --force.",
         )
-    for folder in (layout.policies, layout.tenants, layout.bridges):
-        folder.mkdir(parents=True, exist_ok=True)
-    layout.config_file.write_text(_FIRST_CONFIG, encoding="utf-8")
+    try:
+        for folder in (layout.policies, layout.tenants, layout.bridges):
+            writes.make_folder(folder)
+        writes.replace(layout.config_file, _FIRST_CONFIG)
+    except OSError as error:
+        raise ConfigError(
+            f"can't be written: {error.strerror}", where=str(error.filename or layout.config_file)
+        ) from error
     out.print(f"wrote {layout.config_file}")

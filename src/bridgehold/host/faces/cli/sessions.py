@@ -53,7 +53,7 @@ def sessions(
 
 
 async def _sessions(end: str) -> list[SessionInfo]:
-    async with await connect() as client:
+    async with connect() as client:
         if end:
             await client.request("session.close", {"session": end})
         return await client.sessions()
@@ -85,7 +85,7 @@ def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON
 
 
 async def _zygotes() -> dict[str, list[dict[str, Any]]]:
-    async with await connect() as client:
+    async with connect() as client:
         found: dict[str, list[dict[str, Any]]] = await client.request("zygotes", {})
         return found
 
@@ -106,7 +106,7 @@ def resources(
 
 
 async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
 
 
@@ -116,5 +116,5 @@ def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) ->
 
 
 async def _logs(session: str) -> str:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.logs(session)

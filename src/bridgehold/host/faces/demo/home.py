@@ -10,6 +10,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
+from bridgehold import writes
 from bridgehold.host.faces.demo.wheels import lock_of, write_wheel
 from bridgehold.host.layout import Layout, find_layout
 
@@ -106,18 +107,18 @@ def default_home() -> Path:
 def prepare(home: Path, *, provider: str, private: bool, store: str, thief_port: int) -> Layout:
     """Write the demo's configuration anew, and clear its audit. Environments stay."""
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o755)
+    writes.make_folder(home)
+    writes.give(home, os.getuid(), os.getgid(), 0o755)
     for folder in (layout.config, layout.audit, layout.anchors, layout.secrets):
         shutil.rmtree(folder, ignore_errors=True)
     for folder in (layout.policies, layout.bridges):
-        folder.mkdir(parents=True, exist_ok=True)
+        writes.make_folder(folder)
     config = _CONFIG.format(provider=provider, private=str(private).lower(), store=store)
-    layout.config_file.write_text(config, encoding="utf-8")
+    writes.replace(layout.config_file, config)
     dspy = _LOCAL_PROVIDER_POLICY if private else 'extends = "dspy"\n'
-    (layout.policies / "demo-dspy.toml").write_text(dspy, encoding="utf-8")
-    (layout.policies / "stealer.toml").write_text(_DEFAULT_POLICY, encoding="utf-8")
-    (layout.policies / "stealer-open.toml").write_text(_OPEN_POLICY.format(port=thief_port), encoding="utf-8")
+    writes.replace(layout.policies / "demo-dspy.toml", dspy)
+    writes.replace(layout.policies / "stealer.toml", _DEFAULT_POLICY)
+    writes.replace(layout.policies / "stealer-open.toml", _OPEN_POLICY.format(port=thief_port))
     drop = f"http://127.0.0.1:{thief_port}/drop"
     poisoned = write_wheel(home / "wheels" / "poisoned", drop=drop, with_pth=True)
     plain = write_wheel(home / "wheels" / "plain", drop=drop, with_pth=False)
@@ -129,9 +130,9 @@ def prepare(home: Path, *, provider: str, private: bool, store: str, thief_port:
 
 def _bridge(layout: Layout, name: str, wheel: Path, needs: str) -> None:
     folder = layout.bridges / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bridge.toml").write_text(_MANIFEST.format(name=name) + needs, encoding="utf-8")
+    writes.make_folder(folder)
+    writes.replace(folder / "bridge.toml", _MANIFEST.format(name=name) + needs)
     code = files("bridgehold.host.faces.demo") / "assets" / "stealer" / "stealer_bridge.py"
-    (folder / "stealer_bridge.py").write_text(code.read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / "requirements.in").write_text("litelike\n", encoding="utf-8")
-    (folder / "requirements.lock").write_text(lock_of(wheel), encoding="utf-8")
+    writes.replace(folder / "stealer_bridge.py", code.read_bytes())
+    writes.replace(folder / "requirements.in", "litelike\n")
+    writes.replace(folder / "requirements.lock", lock_of(wheel))

@@ -6,10 +6,9 @@ The key itself is never read here. The demo's layout gets a copy of the user's o
 
 from __future__ import annotations
 
-import shutil
-
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.keeper.admin import SecretAdmin
@@ -46,9 +45,8 @@ def find_own_key(layout: Layout) -> OwnKey | None:
 
 def lend(own: OwnKey, demo: Layout) -> None:
     """Let the demo's keeper open what the user's keeper opens."""
-    demo.secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
+    writes.make_folder(demo.secrets, mode=0o700)
     for name in _FILES:
         source = own.layout.secrets / name
         if source.exists():
-            shutil.copyfile(source, demo.secrets / name)
-            (demo.secrets / name).chmod(0o600)
+            writes.replace(demo.secrets / name, source.read_bytes(), mode=0o600)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from bridgehold import writes
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.kit.provider import Provider
@@ -215,7 +216,7 @@ class Story:
         stage = self._stage
         stage.scene(5, "The audit of all that")
         keys = anchor_files.read_key(layout.anchors / "anchor.pub")
-        report = verify_audit(layout.audit, local=anchor_files.load(layout.anchors), keys=keys)
+        report = verify_audit(layout.audit, beside=layout.anchors, keys=keys)
         leaked = [path.name for path in layout.audit.rglob("*.jsonl") if self._holds_key(path)]
         stage.say(
             f"  {report.events} events: integrity {'sound' if report.integrity.ok else 'BROKEN'}, "
@@ -259,6 +260,5 @@ def _flip_a_byte(audit: Path) -> str:
     while data[at] in b'\n"\\':
         at += 1
     data[at] ^= 1
-    segment.chmod(0o600)
-    segment.write_bytes(data)
+    writes.replace(segment, bytes(data), mode=0o600)
     return f"{segment.name}:{data[:at].count(10) + 1}"

@@ -8,6 +8,8 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
+from bridgehold import writes
+
 NAME, VERSION = "litelike", "1.82.8"
 PTH = "litelike_init.pth"
 _DROP = "http://127.0.0.1:9/drop"
@@ -27,9 +29,9 @@ def write_wheel(folder: Path, *, drop: str, with_pth: bool) -> Path:
         members[PTH] = _PTH_CODE.encode()
     rows = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in members.items()]
     members[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
-    folder.mkdir(parents=True, exist_ok=True)
+    writes.make_folder(folder)
     path = folder / f"{NAME}-{VERSION}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+    with writes.replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as wheel:
         for name, data in members.items():
             wheel.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), data)
     return path

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import ConfigError, UsageError
 from bridgehold.host.faces.legacy.python import SHIM_FILE
 from bridgehold.host.faces.legacy.values import ShimFile
@@ -44,20 +44,13 @@ def write_shim(folder: Path, given: ShimFile, *, interpreter: str = sys.executab
         )
     program = folder / "bin" / "python3"
     try:
-        program.parent.mkdir(parents=True, exist_ok=True)
+        writes.make_folder(program.parent)
         text = _PROGRAM.format(first=first_line(interpreter))
-        _write(folder / SHIM_FILE, msgspec.json.format(msgspec.json.encode(given)).decode() + "\n", 0o644)
-        _write(folder / "pyvenv.cfg", _PYVENV.format(home=program.parent, profile=given.profile), 0o644)
+        # Whole or not at all, each: a worker may be starting from it at this moment.
+        writes.replace(folder / SHIM_FILE, msgspec.json.format(msgspec.json.encode(given)) + b"\n")
+        writes.replace(folder / "pyvenv.cfg", _PYVENV.format(home=program.parent, profile=given.profile))
         for name in ("python3", "python"):
-            _write(program.with_name(name), text, 0o755)
+            writes.replace(program.with_name(name), text, mode=0o755, beneath=folder)
     except OSError as error:
         raise ConfigError(f"the shim can't be written: {error}", where=str(folder)) from error
     return program
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    """Whole or not at all: a worker may be starting from it at this moment."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.chmod(mode)
-    os.replace(fresh, path)  # noqa: PTH105 - the same call, and its name says more here

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.kit.faults import FAULTS, Faults
 from bridgehold.bridges.kit.provider import Behaviour
@@ -120,9 +121,9 @@ async def chaos(
 def _squeeze(ground: Playground) -> None:
     """A tenant whose memory is what the bridge says it needs, or too little."""
     needs = ground.manifest.needs.limits.get("memory_bytes", SMALL_MEMORY)
-    ground.layout.tenants.mkdir(exist_ok=True)
+    writes.make_folder(ground.layout.tenants)
     file = ground.layout.tenants / f"{SMALL_TENANT}.toml"
-    file.write_text(f'[limits]\nmemory = "{needs // 1024}KiB"\n', encoding="utf-8")
+    writes.replace(file, f'[limits]\nmemory = "{needs // 1024}KiB"\n')
 
 
 class _Run:

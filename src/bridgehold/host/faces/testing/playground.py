@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.bridges.manifest import Manifest
@@ -96,7 +97,7 @@ def _home(keep: str) -> Path:
         return Path(tempfile.mkdtemp(prefix="bridgehold-play-"))
     home = Path(keep).absolute()
     try:
-        home.mkdir(parents=True)
+        writes.make_folder(home, new=True)
     except OSError as error:
         raise UsageError(f"{keep} can't be made: {error.strerror}", hint="Name a new folder.") from error
     return home
@@ -109,21 +110,21 @@ def _credentials(layout: Layout) -> Path:
 def _prepare(
     home: Path, user: Layout, bridge: str, provider: Provider, tenants: tuple[str, ...]
 ) -> Playground:
-    home.chmod(0o755)
+    writes.give(home, os.getuid(), os.getgid(), 0o755)
     layout = Layout(config=home / "config", state=home / "state", run=home / "run")
     for folder in (layout.config, layout.bridges, layout.state):
-        folder.mkdir(parents=True)
+        writes.make_folder(folder)
     config = load_config(user.config_file)
     folders = [user.bridges] if user.bridges.is_dir() else []
     manifest = Catalogue.load(folders).get(bridge)
     for name in ("policies", "tenants", "tools"):
         if (user.config / name).is_dir():
             shutil.copytree(user.config / name, layout.config / name)
-    layout.policies.mkdir(exist_ok=True)
-    user.environments.mkdir(parents=True, exist_ok=True)
+    writes.make_folder(layout.policies)
+    writes.make_folder(user.environments)
     layout.environments.symlink_to(user.environments)
-    layout.config_file.write_text(_config(user, config, manifest, provider), encoding="utf-8")
-    (layout.policies / f"played-{bridge}.toml").write_text(_policy(user, config, manifest), encoding="utf-8")
+    writes.replace(layout.config_file, _config(user, config, manifest, provider))
+    writes.replace(layout.policies / f"played-{bridge}.toml", _policy(user, config, manifest))
     ground = Playground(layout=layout, manifest=manifest, provider=provider)
     if manifest.folder.is_relative_to(user.bridges):
         ground.refresh()
@@ -169,12 +170,10 @@ def _policy(user: Layout, config: Config, manifest: Manifest) -> str:
 
 def _lend_keys(folder: Path, manifest: Manifest, provider: Provider, tenants: tuple[str, ...]) -> None:
     """The simulator's key, worth nothing elsewhere, as credentials of the service: no store to unlock."""
-    folder.mkdir(mode=0o700)
+    writes.make_folder(folder, mode=0o700, new=True)
     for need in manifest.needs.secrets:
         for tenant in tenants:
-            file = folder / f"{tenant}.{need.name}"
-            file.touch(mode=0o600)
-            file.write_text(provider.key, encoding="ascii")
+            writes.replace(folder / f"{tenant}.{need.name}", provider.key, mode=0o600)
 
 
 def toml(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
@@ -13,8 +12,10 @@ from typing import IO, Any
 
 import msgspec
 
+from bridgehold import writes
 from bridgehold.errors import BridgeholdError, TranscriptError, UsageError
-from bridgehold.host.faces.client import Client, Host, Progress
+from bridgehold.host.faces.client import Client, Host
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.testing.masking import Masker
 from bridgehold.host.faces.testing.transcript import (
     MOST_BYTES,
@@ -115,19 +116,13 @@ async def record(client: Client, file: Path | str) -> AsyncIterator[Recorder]:
     `UsageError` where it can't be written.
     """
     path = Path(file)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise UsageError(f"the transcript can't be written: {error.strerror}", where=str(path)) from error
-    try:
-        with os.fdopen(descriptor, "wb") as sink:
-            yield Recorder(client, sink)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            writes.make_folder(path.parent)
+            sink = stack.enter_context(writes.replacing(path, mode=0o600))
+        except OSError as error:
+            raise UsageError(f"the transcript can't be written: {error.strerror}", where=str(path)) from error
+        yield Recorder(client, sink)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,253 @@
+"""No write of ours follows a link that somebody planted: the acts, and that nothing writes any other way."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridgehold import writes
+from bridgehold.errors import ConfigError
+from bridgehold.host import plans
+from bridgehold.host.config import Config
+from bridgehold.host.keeper.files import replacing as replacing_private
+from bridgehold.host.layout import find_layout
+from bridgehold.host.supervise import prepare_folders
+
+ROOT = Path(__file__).parents[1]
+AUTHOR = 60_123
+"""A uid that is nobody's: who wrote the bridge."""
+BY_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="a second uid is root's to give")
+
+ELSEWHERE = {
+    "writes.py": "the one place",
+    "sandbox/seal.py": "by descriptor, no link followed",
+    "sandbox/cgroups/": "the kernel's files",
+    "sandbox/launch.py": "the kernel's files",
+    "sandbox/shell.py": "the kernel's files",
+    "host/faces/testing/remains.py": "the kernel's files",
+    "sandbox/staging.py": "on a tmpfs of the launcher's namespace, or below a folder it made and owns",
+    "sandbox/view.py": "on a tmpfs that was mounted a moment ago",
+    "sandbox/doctor/": "below a folder of mkdtemp's",
+    "sandbox/inner/": "inside a sandbox",
+    "bridges/shipped/": "inside a sandbox",
+    "host/faces/demo/story.py": "below a folder of mkdtemp's",
+    "host/faces/testing/playground.py": "in a folder that was made a moment ago",
+}
+"""Files, and folders of files, that may write without `writes`, and why."""
+BY_NAME = {
+    *("write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "mkdir", "makedirs", "chmod"),
+    *("chown", "lchown", "symlink", "link"),
+}
+OF_SHUTIL = {"copyfile", "copytree", "copy", "copy2", "move"}
+OWN_METHODS = {"writer", "_writer", "self", "parts", "registry", "tree"}
+"""What has methods of such a name that are not the file system's."""
+
+
+def strays(source: str) -> Iterator[str]:
+    """Calls that may create or change a file under a name that is looked up again."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        text = ast.unparse(node)
+        words = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+        modes = [
+            word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)
+        ]
+        opens = any(set(mode) <= set("rwaxbt+") and set(mode) & set("wax+") for mode in modes if mode)
+        made = ("O_CREAT" in text or "O_TRUNC" in text) and "O_NOFOLLOW" not in text
+        moved = name == "replace" and (owner == "os" or (len(node.args) == 1 and "partial" in text))
+        if (
+            "dir_fd=" in text
+            or owner.split(".")[-1] in OWN_METHODS
+            or (name in OF_SHUTIL and owner != "shutil")
+        ):
+            continue
+        if (
+            name in BY_NAME | OF_SHUTIL
+            or moved
+            or (name in ("open", "fdopen") and ((opens and name == "open") or made))
+        ):
+            yield f"{node.lineno}: {text[:100]}"
+
+
+def test_nothing_writes_by_a_name_alone() -> None:
+    source = ROOT / "src/bridgehold"
+    found = {
+        f"{name}:{stray}"
+        for path in source.rglob("*.py")
+        if not (name := str(path.relative_to(source))).startswith(tuple(ELSEWHERE))
+        for stray in strays(path.read_text(encoding="utf-8"))
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "path.write_text('x')", "open(path, 'w')", "path.open('ab')", "os.open(path, os.O_CREAT | os.O_WRONLY)",
+        "os.replace(a, b)", "partial.replace(path)", "folder.mkdir(parents=True)", "shutil.copyfile(a, b)",
+        "os.chown(path, 1, 1)", "path.chmod(0o644)",
+    ],
+)  # fmt: skip
+def test_the_search_sees_a_stray(line: str) -> None:
+    assert list(strays(line))
+    assert not list(strays("text.replace('a', 'b'); open(path); os.open(path, os.O_CREAT | os.O_NOFOLLOW)"))
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """Something of root's, or the user's, that nobody asked to be changed."""
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(0o755)
+    path = tmp_path / "victim"
+    path.write_text("mine\n")
+    path.chmod(0o640)
+    return path
+
+
+def bridgehold(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bridgehold", *arguments],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(home)},
+        capture_output=True, text=True, check=False, cwd="/", timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def authored(victim: Path) -> Path:
+    """A bridge with a lock to be written, in a folder where its author plants what he likes; its home."""
+    home = victim.parent / "home"
+    assert bridgehold(home, "bridge", "new", "toy").returncode == 0
+    folder = home / "config/bridges/toy"
+    manifest = folder / "bridge.toml"
+    lines = 'requirements = "requirements.in"\nlock = "requirements.lock"\n[resources'
+    manifest.write_text(manifest.read_text().replace("[resources", lines, 1))
+    (folder / "requirements.in").write_text("# nothing\n")
+    (folder / "requirements.lock").write_text("")
+    return home
+
+
+@pytest.mark.hostile
+def test_a_lock_overwrites_nothing_through_what_a_bridge_plants(authored: Path, victim: Path) -> None:
+    folder = authored / "config/bridges/toy"
+    for name in ("requirements.partial", "requirements.lock.partial", ".requirements.lock.new"):
+        (folder / name).symlink_to(victim)
+    (folder / "requirements.lock").unlink()
+    (folder / "requirements.lock").symlink_to(victim)
+    said = bridgehold(authored, "bridge", "lock", "toy")
+    assert said.returncode == 0, said.stderr
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine\n", 0o640)
+    assert not (folder / "requirements.lock").is_symlink()  # the name is replaced, not what it points to
+    elsewhere = victim.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "requirements.lock").write_text("")
+    (folder / "sub").symlink_to(elsewhere)
+    manifest = folder / "bridge.toml"
+    manifest.write_text(manifest.read_text().replace('"requirements.lock"', '"sub/requirements.lock"'))
+    said = bridgehold(authored, "bridge", "lock", "toy")
+    assert (said.returncode, "a link" in said.stderr, "Traceback" in said.stderr) == (3, True, False), said
+    assert [path.name for path in elsewhere.iterdir()] == ["requirements.lock"]
+
+
+@BY_ROOT
+@pytest.mark.hostile
+def test_nothing_is_written_in_a_folder_that_is_somebody_elses(authored: Path) -> None:
+    folder = authored / "config/bridges/toy"
+    before = sorted(path.name for path in folder.iterdir())
+    os.chown(folder, AUTHOR, AUTHOR)
+    said = bridgehold(authored, "bridge", "lock", "toy")
+    assert (said.returncode, f"uid {AUTHOR}" in said.stderr) == (3, True), said.stderr
+    os.chown(folder, 0, 0)
+    folder.chmod(0o777)
+    assert "anybody may change" in bridgehold(authored, "bridge", "lock", "toy").stderr
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.hostile
+def test_new_init_and_shim_overwrite_nothing(victim: Path) -> None:
+    home = victim.parent / "home"
+    (home / "config/policies").mkdir(parents=True)
+    (home / "config/config.toml").symlink_to(victim)
+    (home / "config/policies/toy.toml").symlink_to(victim.parent / "absent")
+    (home / "config/bridges").mkdir()
+    assert bridgehold(home, "init", "--force").returncode == 0
+    assert not (home / "config/config.toml").is_symlink()
+    said = bridgehold(home, "bridge", "new", "toy")
+    assert (said.returncode != 0, "Traceback" in said.stderr) == (True, False)
+    assert not (victim.parent / "absent").exists()
+    assert victim.read_text() == "mine\n"
+
+
+@BY_ROOT
+@pytest.mark.hostile
+@pytest.mark.parametrize("name", ["uids", "host.lock"])
+def test_root_gives_nothing_away_through_the_hosts_own_folder(victim: Path, name: str) -> None:
+    """The runtime folder is the host's role's: whoever took that over may plant links there."""
+    layout = find_layout({"BRIDGEHOLD_HOME": str(victim.parent / "home")}, 0)
+    config = Config()
+    prepare_folders(layout, config)
+    role = plans.roles(config).host
+    assert layout.run.stat().st_uid == role
+    target = victim.parent / "of-root"
+    target.mkdir(mode=0o755)
+    if name == "uids":
+        layout.uids.rmdir()
+        layout.uids.symlink_to(target)
+        os.chown(layout.uids, role, role, follow_symlinks=False)
+        with pytest.raises(ConfigError, match="a link stands for"):
+            prepare_folders(layout, config)
+    else:
+        (layout.run / name).symlink_to(target / "made")
+        with pytest.raises(OSError, match="symbolic links"):
+            writes.open_lock(layout.run / name)
+        (layout.run / name).unlink()
+        os.link(victim, layout.run / name)
+        with pytest.raises(OSError, match="no plain file"):
+            writes.open_lock(layout.run / name)
+    assert (target.stat().st_uid, target.stat().st_mode & 0o777, list(target.iterdir())) == (0, 0o755, [])
+
+
+@pytest.mark.hostile
+def test_who_swaps_a_half_written_file_changes_nothing_else(victim: Path) -> None:
+    """The keeper's role owns the folder in which root sets keys."""
+    folder = victim.parent / "secrets"
+    folder.mkdir(mode=0o700)
+    if os.getuid() == 0:
+        os.chown(folder, AUTHOR, AUTHOR)
+    with replacing_private(folder / "secrets.crypt", b"start") as partial:
+        assert partial.read_bytes() == b"start"
+        (hidden,) = folder.iterdir()
+        hidden.unlink()
+        hidden.symlink_to(victim)
+        partial.write_bytes(b"sealed")
+    facts = victim.stat()
+    assert (victim.read_text(), facts.st_uid, facts.st_mode & 0o777) == ("mine\n", os.getuid(), 0o640)
+    with replacing_private(folder / "secrets.crypt", b"start") as partial:
+        partial.write_bytes(b"sealed")
+    kept = (folder / "secrets.crypt").stat()
+    assert (kept.st_uid, kept.st_mode & 0o777) == (folder.stat().st_uid, 0o600)
+
+
+def test_a_block_that_ends_badly_leaves_the_file_as_it_was(victim: Path) -> None:
+    def half() -> None:
+        with writes.replacing(victim) as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
+    assert (victim.read_text(), len(list(victim.parent.iterdir()))) == ("mine\n", 1)
+    writes.replace(victim, "whole\n", mode=0o600)
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("whole\n", 0o600)
+    with pytest.raises(FileExistsError):
+        writes.create(victim)
+    with pytest.raises(IsADirectoryError):
+        writes.replace(victim.parent, b"x")
