@@ -49,10 +49,14 @@ class SessionEvents:
         """Whether one more event may be written now; otherwise it is counted as a `what`."""
         if self._bucket.try_take(1, time.monotonic()):
             return True
+        self.count(what)
+        return False
+
+    def count(self, what: str) -> None:
+        """Tell of one more `what` in a folded event."""
         self._folded[what if what in self._folded or len(self._folded) < _KINDS else "others"] += 1
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_later())
-        return False
 
     async def wait(self, events: int) -> None:
         """Wait until `events` more may be written; who came before is served before."""

@@ -44,6 +44,10 @@ from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.values import Attestation, ExitReport, Launched, Usage
 
 
+_MOST_VIOLATIONS = 20
+"""Of one session, each in an event of its own; all after them are counted."""
+
+
 class GatewayHandle(Protocol):
     """What a worker needs of its gateway: nothing but its end."""
 
@@ -254,6 +258,9 @@ class LiveWorker:
     def violation(self, reason: str) -> None:
         """Write down that the guest broke a rule of its wire."""
         self.violations += 1
+        if self.violations > _MOST_VIOLATIONS:
+            self.events.count("protocol.violation")
+            return
         if not self.events.room("protocol.violation"):
             return
         event = ProtocolViolation(

@@ -66,7 +66,7 @@ CONNECT_KEYS = (
 )
 
 _RATES = {
-    "commands_per_minute": "Commands of a tenant and bridge in a minute; ten seconds' worth at once, and always one.",
+    "commands_per_minute": "Commands of a tenant and bridge in a minute; ten seconds' worth at once.",
     "concurrency": "Sessions of one tenant and bridge at once.",
     "provider_requests_per_minute": "Requests of a tenant and bridge to one provider in a minute.",
     "provider_requests_total": "Requests of a tenant to one provider over the audit's life; 0 is none.",
