@@ -39,21 +39,24 @@ class SessionEvents:
     ) -> None:
         self._journal = journal
         self._tenant = tenant
+        self._principal = ""
+        """For whom the last one was that is counted and not told yet."""
         self._session = session
         self._bucket = TokenBucket(per_second, per_second * 2)
         self._folded: Counter[str] = Counter()
         self._on_degraded = on_degraded
         self._flushing: asyncio.Task[None] | None = None
 
-    def room(self, what: str) -> bool:
+    def room(self, what: str, principal: str = "") -> bool:
         """Whether one more event may be written now; otherwise it is counted as a `what`."""
         if self._bucket.try_take(1, time.monotonic()):
             return True
-        self.count(what)
+        self.count(what, principal)
         return False
 
-    def count(self, what: str) -> None:
+    def count(self, what: str, principal: str = "") -> None:
         """Tell of one more `what` in a folded event."""
+        self._principal = principal or self._principal
         self._folded[what if what in self._folded or len(self._folded) < _KINDS else "others"] += 1
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_later())
@@ -70,7 +73,9 @@ class SessionEvents:
         folded, self._folded = dict(self._folded), Counter()
         if not folded:
             return
-        event = EventsFolded(tenant=self._tenant, session=self._session, folded=folded)
+        event = EventsFolded(
+            tenant=self._tenant, principal=self._principal, session=self._session, folded=folded
+        )
         try:
             await self._journal.append(event, durable=False)
         except BridgeholdError as error:

@@ -43,7 +43,6 @@ from bridgehold.sandbox.account import AccountReader
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.values import Attestation, ExitReport, Launched, Usage
 
-
 _MOST_VIOLATIONS = 20
 """Of one session, each in an event of its own; all after them are counted."""
 

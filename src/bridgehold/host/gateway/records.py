@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.gateway.values import Audit, SessionFacts
+from bridgehold.host.gateway.values import Asker, Audit, SessionFacts
 from bridgehold.host.session_events import SessionEvents
 
 _TEXT = 300
@@ -14,20 +16,22 @@ _PATH = 500
 
 
 class Records:
-    """One session's events. `current_command` gives the command in flight, or the empty string."""
+    """One session's events, each in the name of who it is asked for. `asker` says who that is now."""
 
     def __init__(
         self,
         audit: Audit,
         facts: SessionFacts,
-        current_command: Callable[[], str],
+        asker: Callable[[], Asker],
         *,
         events: SessionEvents,
         on_degraded: Callable[[str], None] | None = None,
     ) -> None:
         self._audit = audit
         self._facts = facts
-        self._current = current_command
+        self._asker = asker
+        self._askers: dict[str, str] = {}
+        """Of each intent without an outcome, whose it is."""
         self._events = events
         self._on_degraded = on_degraded
 
@@ -43,12 +47,12 @@ class Records:
         severity: str = "normal",
     ) -> str:
         """Write a refusal; its reference, or the empty string where it was folded or can't be written."""
-        if not self._events.room(f"egress.refused {severity} {rule}"):
+        command, principal = self._asker()
+        if not self._events.room(f"egress.refused {severity} {rule}", principal):
             return ""
-        command = self._current()
         event = EgressRefused(
             tenant=self._facts.tenant,
-            principal=self._facts.principal,
+            principal=principal,
             session=self._facts.session,
             command=command,
             host=host[:_TEXT],
@@ -74,10 +78,10 @@ class Records:
         Past the session's rate it waits, with room for the outcome.
         """
         await self._events.wait(2)
-        command = self._current()
+        command, principal = self._asker()
         event = EgressIntent(
             tenant=self._facts.tenant,
-            principal=self._facts.principal,
+            principal=principal,
             session=self._facts.session,
             command=command,
             provider=provider,
@@ -89,14 +93,22 @@ class Records:
             background=not command,
             reserved=reserved,
         )
-        return (await self._audit.append(event, durable=True)).ref, command
+        reference = (await self._audit.append(event, durable=True)).ref
+        self._askers[reference] = principal
+        return reference, command
 
     async def outcome(self, event: EgressOutcome) -> None:
-        """Never folded: each belongs to an intent. A failure to write it degrades the host."""
+        """Never folded: it belongs to an intent, whose principal it gets. A failure to write it degrades."""
+        event = msgspec.structs.replace(event, principal=self._askers.pop(event.intent, ""))
         try:
             await self._audit.append(event, durable=False)
         except BridgeholdError as error:
             self._degraded(f"an outcome could not be written: {error.message}")
+
+    @property
+    def principal(self) -> str:
+        """Who is asked for now."""
+        return self._asker().principal
 
     @property
     def facts(self) -> SessionFacts:

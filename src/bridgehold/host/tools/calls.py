@@ -118,6 +118,7 @@ class ToolCalls:
             tenant=self._context.tenant,
             principal=self._context.principal,
             session=self._context.session,
+            command=self._context.command,
             parent=self._context.command,
             tool=tool.name,
             how=tool.how,
@@ -153,7 +154,7 @@ class ToolCalls:
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"
                 decision = Decision(allowed=False, rule="tools", reason=reason, source="")
             raise await self._refused(frame, decision, DeniedError)
-        if wrong := problems(found[0].parameters, frame.arguments):
+        if wrong := problems(found[0].takes, frame.arguments):
             fault = Decision(allowed=False, rule="arguments", reason="; ".join(wrong), source=frame.tool[:80])
             raise await self._refused(frame, fault, UsageError)
         return *found, decision
@@ -162,7 +163,7 @@ class ToolCalls:
         self, frame: ToolCallFrame, decision: Decision, kind: type[BridgeholdError]
     ) -> BridgeholdError:
         said = f"{decision.reason} [rule {decision.rule}]"
-        if not self._events.room(f"tool.refused {decision.rule}"):
+        if not self._events.room(f"tool.refused {decision.rule}", self._context.principal):
             return kind(said)
         digest, _, _ = preview(frame.arguments, (), 0)
         event = ToolRefused(
