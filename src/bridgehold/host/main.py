@@ -54,6 +54,7 @@ from bridgehold.host.registry import Registry
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.resources import Resources
 from bridgehold.host.secret_events import SecretEvents
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.starts import GatewayHandle, Services
@@ -199,6 +200,7 @@ class HostProcess:
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
+            on_degraded=self._degraded,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -301,9 +303,9 @@ class HostProcess:
         return servers
 
     async def _open_gateway(
-        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
+        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents
     ) -> GatewayHandle:
-        return await self._gateways.open(listener, order.grant, order.session, placeholders)
+        return await self._gateways.open(listener, order.grant, order.session, placeholders, events=events)
 
     async def _last_words(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):

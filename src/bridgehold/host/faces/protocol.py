@@ -195,6 +195,8 @@ class BridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class BuildParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str
+    tenant: str = "local"
+    """Under whose policy: it decides on the weakening ``pth``."""
     anew: bool = False
     """Although it is there: what is there is set aside."""
 
