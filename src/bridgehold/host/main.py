@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import HostStarted, HostStopped
-from bridgehold.audit.read import read_all
+from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
+from bridgehold.audit.read import read_kind
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.anchoring import Anchoring
 from bridgehold.host.artifacts import ArtifactStore, Turns
@@ -53,6 +53,8 @@ from bridgehold.host.refusals import Refusals
 from bridgehold.host.registry import Registry
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.resources import Resources
+from bridgehold.host.secret_events import SecretEvents
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.starts import GatewayHandle, Services
@@ -137,12 +139,16 @@ class HostProcess:
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
+            asyncio.create_task(SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             asyncio.create_task(anchoring.run(self._config.host.anchor_every_s)),
             asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
         ]
         await self._stop.wait()
-        if self._status == 0:
+        if self._status:
+            with contextlib.suppress(BridgeholdError):
+                await peers.journal.append(HostDegraded(reason=self._reason))
+        else:
             await sessions.finish(self._config.host.drain_s, self._hurry)
         await sessions.stop(self._reason)
         await self._parked.stop()
@@ -176,7 +182,7 @@ class HostProcess:
             settings=settings,
             registry=registry,
             environments=environments,
-            orders=Orders(registry, environments, peers.keeper, settings),
+            orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
             store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
             turns=Turns(),
             resources=Resources(),
@@ -190,6 +196,7 @@ class HostProcess:
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
+            on_degraded=self._degraded,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -213,7 +220,7 @@ class HostProcess:
             audit=peers.journal,
             budgets=spent_before(self._layout),
             downloads=downloads,
-            current_command=sessions.calling_out,
+            asker=sessions.calling_out,
             on_degraded=self._degraded,
         )
         return sessions
@@ -230,7 +237,7 @@ class HostProcess:
             registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
-            keys=KeyKeeper(peers.keeper),
+            keys=KeyKeeper(peers.keeper, peers.journal),
             make_order=shared.orders.make,
             offers=offers,
             resources=shared.resources,
@@ -292,9 +299,9 @@ class HostProcess:
         return servers
 
     async def _open_gateway(
-        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
+        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents
     ) -> GatewayHandle:
-        return await self._gateways.open(listener, order.grant, order.session, placeholders)
+        return await self._gateways.open(listener, order.grant, order.session, placeholders, events=events)
 
     async def _last_words(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):
@@ -371,7 +378,7 @@ def spent_before(layout: Layout) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
     budgets = Budgets()
     if layout.audit.is_dir():
-        budgets.fold(read_all(layout.audit))
+        budgets.fold(read_kind(layout.audit, "egress"))
     return budgets
 
 

@@ -20,6 +20,7 @@ from bridgehold.errors import (
     SessionEndedError,
 )
 from bridgehold.host.boots import StartOrder
+from bridgehold.host.gateway.values import Asker
 from bridgehold.host.held import why_ended
 from bridgehold.host.observe import Metrics
 from bridgehold.host.session import WORKER_ENDED, Session, SessionKey
@@ -91,6 +92,8 @@ class Sessions:
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
         self._admitted: set[SessionKey] = set()
         """Those of them that have been counted."""
+        self._starting: dict[str, str] = {}
+        """For whom, by the id of the session to be."""
         self._ending: dict[SessionKey, Session] = {}
         """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
@@ -106,9 +109,9 @@ class Sessions:
         return len(self._open) + len(self._opening) + len(self._ending)
 
     async def get_or_open(
-        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]
+        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
     ) -> Session:
-        """The live session of `key`, or a new one started from `make_order(session id)`."""
+        """The live session of `key`, or a new one started from `make_order(session id)` for `principal`."""
         session = self._open.get(key)
         if session is not None and session.alive:
             return session
@@ -116,12 +119,14 @@ class Sessions:
             self._bury(session)
         opening = self._opening.get(key)
         if opening is None:
-            opening = asyncio.ensure_future(self._start(key, make_order))
+            opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
         return await asyncio.shield(opening)
 
-    async def _start(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
+    async def _start(
+        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
+    ) -> Session:
         if self._stopping:
             raise SessionEndedError("the host is stopping")
         self._require_open_way(key)
@@ -130,16 +135,22 @@ class Sessions:
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
         self._admit(key, wanted)
-        entry = _Entry(key, self._losses.lost_before(key), self._journal)
+        entry = _Entry(key, self._losses.lost_before(key), principal, self._journal)
+
+        def begin(order: StartOrder) -> Awaitable[object]:
+            self._starting[order.session] = principal
+            return entry.open(order)
+
         try:
-            worker = await self._starter.start(wanted, entry.open)
+            worker = await self._starter.start(wanted, begin)
         except BaseException as error:
             await entry.take_back(error)
             raise
         finally:
             self._admitted.discard(key)
+            self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
-        self._open[key] = session = Session(key, order, worker, self._journal)
+        self._open[key] = session = Session(key, order, worker, principal, self._journal)
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
@@ -198,16 +209,16 @@ class Sessions:
             self._ending[session.key] = session
             self._losses.ended(session)
 
-    def calling_out(self, session_id: str) -> str:
-        """The command that a request of `session_id` at the gateway belongs to, which is noted there.
+    def calling_out(self, session_id: str) -> Asker:
+        """For whom a request of `session_id` at the gateway is, which is noted there.
 
-        Empty between commands and at start-up.
+        Between commands and at start-up for who opened the session, and for no command.
         """
         found = next((s for s in self._open.values() if s.id == session_id), None)
         if found is None:
-            return ""
+            return Asker("", self._starting.get(session_id, ""))
         found.called_out = found.reached_out = True
-        return found.current_command
+        return Asker(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
         """The tenant's live session of that id, or the name under which a lost one opens again."""
@@ -296,17 +307,24 @@ def over(session_id: str, why: BridgeholdError) -> SessionEndedError:
 class _Entry:
     """A session's opening in the audit, and its closing where no session came of it."""
 
-    def __init__(self, key: SessionKey, recovers: str, journal: JournalClient) -> None:
+    def __init__(self, key: SessionKey, recovers: str, principal: str, journal: JournalClient) -> None:
         self._key = key
         self._recovers = recovers
+        self._principal = principal
         self._journal = journal
         self._order: StartOrder | None = None
         self._written: asyncio.Task[object] | None = None
+
+    @property
+    def session(self) -> str:
+        """Its id; empty before `open`."""
+        return self._order.session if self._order is not None else ""
 
     def open(self, order: StartOrder) -> Awaitable[object]:
         """Begin to write it; what is given ends when it is durable."""
         opened = SessionOpened(
             tenant=self._key.tenant,
+            principal=self._principal,
             session=order.session,
             bridge=self._key.bridge,
             grant=order.grant.digest,
@@ -329,6 +347,7 @@ class _Entry:
         told = error if isinstance(error, BridgeholdError) else CrashError("the start was given up")
         closed = SessionClosed(
             tenant=self._key.tenant,
+            principal=self._principal,
             session=self._order.session,
             reason=f"it did not start: {told.message}"[:500],
             code=told.code,

@@ -206,7 +206,8 @@ class Launcher:
         parts = self.parts
         check(spec, parts.bounds)
         promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
-        admit(spec.resources, promised, parts.parent.capacity, overcommit=parts.overcommit)
+        overcommit = parts.overcommit and "overcommit" in spec.weakenings
+        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else."""
