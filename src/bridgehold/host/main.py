@@ -325,6 +325,7 @@ class HostProcess:
                 ("no_cgroup", machine.cgroup == "none"),
                 ("shared_uid", machine.uids == "shared"),
                 ("overcommit", self._config.host.overcommit),
+                ("core_handler", bool(machine.core_handler)),
                 ("public_http", self._config.http.public and self._ends.tokens >= 0),
             )
             if used
