@@ -64,7 +64,10 @@ class Environments:
         self, manifest: Manifest, on_progress: OnProgress | None = None, *, grant: Grant | None = None
     ) -> BuiltEnvironment:
         """The environment of `manifest`'s lock. Raises `EnvironmentBuildError` or `DependencyError`."""
-        lock = self._lock(manifest)
+        try:
+            lock = self._lock(manifest)
+        except BridgeholdError as error:
+            raise await self._refused(manifest, error) from None
         key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
         listeners = self._listeners.setdefault(key, [])
         if on_progress is not None:
@@ -80,6 +83,14 @@ class Environments:
             if on_progress is not None:
                 with contextlib.suppress(ValueError):
                     listeners.remove(on_progress)
+
+    async def _refused(self, manifest: Manifest, error: BridgeholdError) -> BridgeholdError:
+        """`error`, once it is written."""
+        refusal = EnvironmentRefused(
+            bridge=manifest.name, code=error.code, reason=error.message[:500], where=error.where[:300]
+        )
+        error.event = (await self._journal.append(refusal)).ref
+        return error
 
     def unmet(self, manifest: Manifest, section: BridgeSection) -> list[str]:
         """What of an operator's demands the lock and this host's Python don't meet, in words."""
@@ -113,11 +124,7 @@ class Environments:
                     lock, bridge=manifest.name, on_progress=tell, allow_pth=key[1]
                 )
         except BridgeholdError as error:
-            refusal = EnvironmentRefused(
-                bridge=manifest.name, code=error.code, reason=error.message[:500], where=error.where[:300]
-            )
-            error.event = (await self._journal.append(refusal)).ref
-            raise
+            raise await self._refused(manifest, error) from None
         if found is None:
             event = EnvironmentBuilt(
                 bridge=manifest.name,
