@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,9 @@ from bridgehold.sandbox.envs.store import EnvironmentStore
 from bridgehold.sandbox.envs.values import BuildProgress, Lock
 
 OnProgress = Callable[[BuildProgress], None]
+
+LISTENER: ContextVar[OnProgress | None] = ContextVar("bridgehold_build_listener", default=None)
+"""Whom a build is told to that a request had to wait for: set for the request's own task."""
 
 
 class BuiltEnvironment(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +73,7 @@ class Environments:
         except BridgeholdError as error:
             raise await self._refused(manifest, error) from None
         key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
+        on_progress = on_progress or LISTENER.get()
         listeners = self._listeners.setdefault(key, [])
         if on_progress is not None:
             listeners.append(on_progress)

@@ -19,7 +19,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.dispatch import Dispatch, OrderMaker
-from bridgehold.host.environments import Environments
+from bridgehold.host.environments import LISTENER, Environments
 from bridgehold.host.faces.protocol import (
     BridgeParams,
     DrainParams,
@@ -54,6 +54,12 @@ from bridgehold.sandbox.control import LauncherClient
 
 _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
+
+
+def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
+    """Events of the build that this request waits for, if there is one."""
+    if wanted:
+        LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
 
 
 class AskStop(Protocol):
@@ -132,6 +138,7 @@ class Methods:
             deadline_ms=params.deadline_ms,
             parent=params.parent,
         )
+        _tell_builds(params.progress, params.operation.partition(":")[0], emit)
         stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
         callers: CallersOffer | None = None
         if params.tools:
@@ -151,14 +158,17 @@ class Methods:
         self._tools.settle(principal.name, params)
         return {"status": "taken"}
 
-    async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
+    async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
+        _tell_builds(params.progress, params.bridge, emit)
         session = await self._open(key, principal)
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
-        return await held(asyncio.ensure_future(self._open(self._key(params), principal)), emit)
+        key = self._key(params)
+        _tell_builds(params.progress, params.bridge, emit)
+        return await held(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         return await self._foreigners.open(principal, params, emit)

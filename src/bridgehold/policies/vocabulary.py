@@ -25,6 +25,7 @@ Kind = Literal[
     "methods",
     "paths",
     "patterns",
+    "fields",
     "folders",
     "devices",
     "connects",
@@ -158,6 +159,11 @@ VOCABULARY: tuple[Key, ...] = (
         "flag",
         "Whether a body may have the provider fetch a URL, run a server-side tool or use stored objects.",
         "false",
+    ),
+    Key(
+        "network.endpoints.*.fields",
+        "fields",
+        "What requests may hold beside inference, as their refusals name it; `*` is anything.",
     ),
     Key(
         "network.endpoints.*.repos",

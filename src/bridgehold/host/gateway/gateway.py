@@ -183,7 +183,7 @@ class Gateway:
         """One request; whether another may follow on this connection."""
         target: Target | None = None
         try:
-            async with self.buffers.hold(self.facts.session, _BUFFER_BYTES):
+            async with self.buffers.hold(self.facts.owner, _BUFFER_BYTES):
                 head = await wire.read_head()
             if head is None:
                 return False

@@ -17,6 +17,11 @@ class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     placeholders: dict[str, str] = {}
 
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Whose the bytes are that are held for it: (tenant, session)."""
+        return (self.tenant, self.session)
+
     def __repr__(self) -> str:
         return f"SessionFacts({self.tenant}/{self.session})"
 
