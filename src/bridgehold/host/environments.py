@@ -61,7 +61,7 @@ class Environments:
             interpreter=self._interpreter,
         )
         self._building: dict[tuple[str, bool], asyncio.Task[BuiltEnvironment]] = {}
-        self._locks: dict[str, tuple[tuple[str, int, int] | None, Lock]] = {}
+        self._locks: dict[str, tuple[tuple[str, str], Lock]] = {}
         self._listeners: dict[tuple[str, bool], list[OnProgress]] = {}
 
     async def ensure(
@@ -93,13 +93,11 @@ class Environments:
         return unmet(section, self._lock(manifest), self._interpreter)
 
     def _lock(self, manifest: Manifest) -> Lock:
-        """The lock as its file stands; read anew when the file changed."""
-        path = manifest.lock_path
-        facts = path.stat() if path is not None and path.exists() else None
-        stamp = (str(path), facts.st_mtime_ns, facts.st_size) if facts is not None else None
+        """The lock as its file stands; parsed anew when its text changed."""
+        read = (str(manifest.lock_path), _lock_text(manifest))
         known = self._locks.get(manifest.name)
-        if known is None or stamp is None or known[0] != stamp:
-            known = (stamp, _read_lock(manifest))
+        if known is None or known[0] != read:
+            known = (read, parse_lock(read[1], str(manifest.lock_path or manifest.file)))
             self._locks[manifest.name] = known
         return known[1]
 
@@ -138,12 +136,13 @@ class Environments:
         )
 
 
-def _read_lock(manifest: Manifest) -> Lock:
+def _lock_text(manifest: Manifest) -> str:
+    """Empty where the bridge has no lock."""
     path = manifest.lock_path
     if path is None:
-        return parse_lock("", str(manifest.file))
+        return ""
     try:
-        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EnvironmentBuildError(
             f"the lock can't be read: {error}", where=str(path), hint="Lock the bridge's requirements first."
