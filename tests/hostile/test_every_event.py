@@ -94,7 +94,9 @@ class All(Bridge):
 """
 POLICY_OF_ALL = (
     'weakenings = ["private_network"]\n'
-    + POLICY.strip().replace("[operations]", '[tools]\nallow = ["double"]\n[operations]')
+    + POLICY.strip()
+    .replace('command = "8s"', 'command = "40s"')
+    .replace("[operations]", '[tools]\nallow = ["double"]\n[operations]')
     + """
 [network.endpoints.openai]
 methods = ["POST"]
@@ -209,6 +211,8 @@ def live(stage: Stage) -> None:
     (stage.layout.bridges / broken / "lock.txt").write_text("demo-pkg==1.0\n")
     refused(lambda: client.run(f"{broken}:act", {}))
     client.request("reload")
+    (stage.layout.environments / f".build-{'0' * 64}-{'1' * 16}").mkdir()  # as a crash leaves one
+    assert client.request("bridge.gc")["removed"]
     with SyncClient.connect(stage.layout.socket, token=TOKEN) as acme:
         refused(lambda: acme.request("logs", {"session": "s-0123456789abcdef"}))
     for _ in range(60):
@@ -295,6 +299,7 @@ CASES: dict[str, dict[str, Any]] = {
     "grant.resolved": LOCAL,
     "environment.built": OWN,
     "environment.refused": {"code": "dependency"},
+    "environment.removed": OWN,
     "config.reloaded": {"principal": "tester"},
     "session.opened": BY,
     "session.closed": BY,
