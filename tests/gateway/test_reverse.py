@@ -374,6 +374,34 @@ def test_a_granted_remote_content_goes_through(tmp_path: Path) -> None:
     on_stand(tmp_path, act, make_grant(endpoints=(endpoint,)))
 
 
+def test_a_granted_field_goes_through_and_no_other(tmp_path: Path) -> None:
+    fields = ("frobnicate", "tools[].type=web_search", "?purpose", "openai-beta=assistants=v2")
+    endpoint = Endpoint(provider="openai", paths=("/chat/completions", "/responses"), fields=fields)
+
+    async def act(stand: Stand) -> None:
+        more = {"frobnicate": 1, "tools": [{"type": "web_search", "filters": {}}]}
+        path = "/openai/chat/completions?purpose=x"
+        assert (
+            await stand.ask(path, {**CHAT, **more}, headers={"OpenAI-Beta": "assistants=v2"})
+        ).status == 200
+        assert stand.provider.log[0].query == "purpose=x"
+        for other in ({"tools": [{"type": "mcp"}]}, {"frobnicated": 1}):
+            assert (await stand.ask(body={**CHAT, **other})).status == 403
+        assert (await stand.ask("/openai/responses", {"model": "m", "input": "x"})).status == 200
+        assert json.loads(stand.provider.log[-1].body)["store"] is False
+
+    on_stand(tmp_path, act, make_grant(endpoints=(endpoint,)))
+
+
+def test_what_generates_nothing_reserves_its_input_alone(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask("/openai/embeddings", {"model": "m", "input": "x"})).status == 200
+        (intent,) = stand.audit.of(EgressIntent)
+        assert intent.reserved == len(stand.provider.log[0].body)
+
+    on_stand(tmp_path, act)
+
+
 def test_a_body_past_its_bound_is_refused(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         reply = await stand.ask(body={**CHAT, "user": "x" * 20_000})

@@ -45,8 +45,6 @@ class ShapeRules(msgspec.Struct, frozen=True, kw_only=True):
     """Usage in one decoded JSON document or stream event, if it stands there."""
     last: Callable[[dict[str, object]], bool]
     """Whether a stream's event is the one whose usage is final."""
-    queries: frozenset[str] | None
-    """Names of query parameters that may go on; None: any but the auth slots."""
     most: tuple[str, ...] = ("max_tokens", "max_completion_tokens", "max_output_tokens")
     """Where a request says how many tokens it wants at most."""
     times: tuple[str, ...] = ("n", "best_of")
@@ -160,25 +158,30 @@ _SHAPES: dict[str, ShapeRules] = {
         denial=_openai_denial,
         usage=_openai_usage,
         last=_openai_last,
-        queries=frozenset({"limit", "order", "api-version"}),
     ),
     "anthropic": ShapeRules(
         denial=_anthropic_denial,
         usage=_anthropic_usage,
         last=_anthropic_last,
-        queries=frozenset({"beta"}),
     ),
     "gemini": ShapeRules(
         denial=_gemini_denial,
         usage=_gemini_usage,
         last=_never,
-        queries=frozenset({"alt"}),
         most=("maxoutputtokens",),
         times=("candidatecount",),
         inside="generationconfig",
     ),
-    "hub": ShapeRules(denial=_hub_denial, usage=_no_usage, last=_never, queries=frozenset()),
-    "custom": ShapeRules(denial=_custom_denial, usage=_openai_usage, last=_openai_last, queries=None),
+    "hub": ShapeRules(
+        denial=_hub_denial,
+        usage=_no_usage,
+        last=_never,
+    ),
+    "custom": ShapeRules(
+        denial=_custom_denial,
+        usage=_openai_usage,
+        last=_openai_last,
+    ),
 }
 
 
