@@ -22,11 +22,13 @@ from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import LISTENER, Environments
 from bridgehold.host.faces.protocol import (
     BridgeParams,
+    BuildParams,
     DrainParams,
     FindParams,
     ForeignEofParams,
     ForeignParams,
     ForeignSendParams,
+    NamedBridgeParams,
     NoParams,
     OpenParams,
     ProfileParams,
@@ -121,7 +123,9 @@ class Methods:
             "figures": Method(NoParams, self.figures, operator=True),
             "logs": Method(SessionParams, self.logs, gives=1 << 20),
             "bridges": Method(NoParams, self.bridges),
-            "bridge.build": Method(BridgeParams, self.build, operator=True),
+            "bridge.build": Method(BuildParams, self.build, operator=True),
+            "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
+            "bridge.gc": Method(NoParams, self.collect, operator=True),
             "grant": Method(BridgeParams, self.grant),
             "stop": Method(StopParams, self.stop, operator=True),
         }
@@ -299,10 +303,19 @@ class Methods:
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return [self._registry.describe(name) for name in self._registry.names()]
 
-    async def build(self, principal: Principal, params: BridgeParams, emit: Emit) -> object:
+    async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
         manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
-        built = await self._environments.ensure(manifest, emit)
+        grant = await self._registry.grant(params.tenant, manifest.name)
+        built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+
+    async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        if params.bridge:
+            return await self._environments.verify([self._registry.manifest(params.bridge)])
+        return await self._environments.verify(self._registry.manifests(), others=True)
+
+    async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"removed": await self._environments.collect(self._registry.manifests())}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
         tenant = parse_name(params.tenant, "tenant")

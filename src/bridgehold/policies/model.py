@@ -200,6 +200,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 1
     devices: tuple[str, ...] = ()
     """Device files that the operator named and that are there."""
+    core_handler: str = ""
+    """What a crash inside starts or reaches outside every limit of its session; empty: nothing."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

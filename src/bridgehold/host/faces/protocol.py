@@ -193,5 +193,18 @@ class BridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tenant: str = "local"
 
 
+class BuildParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str
+    tenant: str = "local"
+    """Under whose policy: it decides on the weakening ``pth``."""
+    anew: bool = False
+    """Although it is there: what is there is set aside."""
+
+
+class NamedBridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str = ""
+    """Empty: all."""
+
+
 class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A method without parameters."""
