@@ -114,6 +114,15 @@ def remote_content(keyed: Keyed) -> None:
     assert keyed.act(code, {key: True})["said"][0] == 200
 
 
+@case("network.endpoints.*.fields")
+def fields(keyed: Keyed) -> None:
+    code = "result['said'] = chat(keys['openai'], invented={'by': 'nobody'})"
+    key = "network.endpoints.openai.fields"
+    assert keyed.act(code)["said"] == [403, key]
+    assert keyed.act(code, {key: ["other"]})["said"] == [403, key]
+    assert keyed.act(code, {key: ["invented"]})["said"][0] == 200
+
+
 def _hub(keyed: Keyed, **changes: Any) -> dict[str, Any]:
     """What of a hub comes in: (status, rule) by path."""
     said = {"repos": ["acme/tiny"], **changes}

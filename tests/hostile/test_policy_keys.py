@@ -90,8 +90,8 @@ def test_a_wheel_with_a_pth_is_built_where_sessions_may_have_it_and_nowhere_else
         (folder / "requirements.in").write_text("demo-pkg\n")
         (folder / "requirements.lock").write_text(f"demo-pkg==1.0 --hash=sha256:{sha256(wheel)}\n")
         manifest = (folder / "bridge.toml").read_text()
-        lock = 'requirements = "requirements.in"\nlock = "requirements.lock"\n'
-        (folder / "bridge.toml").write_text(manifest.replace("entry =", f"{lock}entry ="))
+        files = 'requirements = "requirements.in"\nlock = "requirements.lock"\n'
+        (folder / "bridge.toml").write_text(manifest.replace("entry =", f"{files}entry ="))
         try:
             built = keyed.client.request("bridge.build", {"bridge": name})
             codes["build", named] = "ok" if built["packages"] == 1 else "empty"
@@ -99,6 +99,11 @@ def test_a_wheel_with_a_pth_is_built_where_sessions_may_have_it_and_nowhere_else
             codes["build", named] = error.code
             assert "demo.pth" in str(error)
         codes["session", named] = _outcome(keyed.stage, name)
+        lock, told = folder / "requirements.lock", (folder / "requirements.lock").stat()
+        lock.write_text(f"demo-pkg==1.0 --hash=sha256:{sha256(wheel)[::-1]}\n")
+        os.utime(lock, ns=(told.st_atime_ns, told.st_mtime_ns))
+        with pytest.raises(BridgeholdError, match="demo-pkg"):  # same size, same time: content decides
+            keyed.client.request("bridge.build", {"bridge": name})
     refused = codes["build", False]
     assert codes == {
         ("build", True): "ok",

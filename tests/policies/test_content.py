@@ -90,6 +90,7 @@ EXITS: list[Case] = [
     chat([{"type": "file", "file": {"file_data": "https://evil.example/x.pdf"}}]),
     chat([{"type": "video_url", "video_url": {"url": "ftp://evil.example"}}]),
     chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://evil.example/schema"}}}]),
+    message(tools=[{"name": "f", "input_schema": {"$schema": "https://evil.example/schema"}}]),
     respond([{"role": "user", "content": [{"type": "input_image", "image_url": "https://evil.example"}]}]),
     respond([{"role": "user", "content": [{"type": "input_file", "file_url": "https://evil.example"}]}]),
     respond([{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "https://evil.example"}]}]),
@@ -122,6 +123,8 @@ EXITS: list[Case] = [
     ("openai", CHAT, {"model": "groq/compound-mini", "messages": []}),
     ("openai", RESPONSES, {"model": "o3-deep-research", "input": "x"}),
     ("gemini", "/models/aqa:generateContent", {"contents": []}),
+    ("gemini", "/models/gemini-3:online:generateContent", {"contents": []}),
+    ("openai", "/deployments/gpt-4o-search-preview/chat/completions", {"messages": []}),
     # what it would look up or keep
     respond(previous_response_id="resp_1"), respond(conversation="conv_1"), respond(conversation={"id": "conv_1"}),
     respond(store=True), respond(background=True), respond(prompt={"id": "pmpt_1"}), respond(vector_store_ids=["vs_1"]),

@@ -85,7 +85,7 @@ class Environments:
         self._guard = Guard(self._store)
         self._on_change: tuple[Callable[[str, str], None], ...] = ()
         self._building: dict[tuple[str, bool], asyncio.Task[BuiltEnvironment]] = {}
-        self._locks: dict[str, tuple[tuple[str, int, int] | None, Lock]] = {}
+        self._locks: dict[str, tuple[tuple[str, str], Lock]] = {}
         self._listeners: dict[tuple[str, bool], list[OnProgress]] = {}
 
     async def ensure(
@@ -100,7 +100,11 @@ class Environments:
 
         Raises `EnvironmentBuildError`, `DependencyError` or `EnvironmentChangedError`.
         """
-        lock = self._lock(manifest)
+        try:
+            lock = self._lock(manifest)
+        except BridgeholdError as error:
+            error.event = await self._refused(manifest.name, error)
+            raise
         if anew:
             await self._set_aside(lock)
         key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
@@ -127,13 +131,11 @@ class Environments:
         return unmet(section, self._lock(manifest), self._interpreter)
 
     def _lock(self, manifest: Manifest) -> Lock:
-        """The lock as its file stands; read anew when the file changed."""
-        path = manifest.lock_path
-        facts = path.stat() if path is not None and path.exists() else None
-        stamp = (str(path), facts.st_mtime_ns, facts.st_size) if facts is not None else None
+        """The lock as its file stands; parsed anew when its text changed."""
+        read = (str(manifest.lock_path), _lock_text(manifest))
         known = self._locks.get(manifest.name)
-        if known is None or stamp is None or known[0] != stamp:
-            known = (stamp, _read_lock(manifest))
+        if known is None or known[0] != read:
+            known = (read, parse_lock(read[1], str(manifest.lock_path or manifest.file)))
             self._locks[manifest.name] = known
         return known[1]
 
@@ -274,12 +276,13 @@ class Environments:
         return (await self._journal.append(refusal)).ref
 
 
-def _read_lock(manifest: Manifest) -> Lock:
+def _lock_text(manifest: Manifest) -> str:
+    """Empty where the bridge has no lock."""
     path = manifest.lock_path
     if path is None:
-        return parse_lock("", str(manifest.file))
+        return ""
     try:
-        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EnvironmentBuildError(
             f"the lock can't be read: {error}", where=str(path), hint="Lock the bridge's requirements first."

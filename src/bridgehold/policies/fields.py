@@ -46,7 +46,13 @@ _STORED = re.compile(r"^ft:|(?:^|/)(?:agents|assistants|bots|endpoints|tunedMode
 _MODEL = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,199}(?::(?:latest|[a-z0-9._-]*[0-9][A-Za-z0-9._-]*))?", re.ASCII
 )
-_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_REFERENCES = {
+    "$ref": ("#",),
+    "$dynamicRef": ("#",),
+    "$recursiveRef": ("#",),
+    "$schema": ("http://json-schema.org/", "https://json-schema.org/"),
+}
+"""Of a JSON Schema: what each may begin with, so that nobody has to fetch anything to read it."""
 
 
 class Node(msgspec.Struct, kw_only=True):
@@ -171,7 +177,7 @@ def why_not_schema(value: object) -> str:
         item = stack.pop()
         if isinstance(item, dict):
             for name, inner in item.items():
-                if name in _REFERENCES and isinstance(inner, str) and not inner.startswith("#"):
+                if isinstance(inner, str) and not inner.startswith(_REFERENCES.get(name, "")):
                     return "the provider would fetch a URL"
                 if isinstance(inner, dict | list):
                     stack.append(inner)
