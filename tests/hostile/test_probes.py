@@ -82,6 +82,8 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "metrics": {},
         "figures": {},
         "bridge.build": {"bridge": bridge},
+        "bridge.verify": {"bridge": bridge},
+        "bridge.gc": {},
         "reload": {},
         "stop": {},
     }
