@@ -512,6 +512,23 @@ def test_tokens_past_the_budget_get_429(tmp_path: Path) -> None:
     on_stand(tmp_path, act, make_grant(rate=Rate(provider_tokens_total=3)))
 
 
+def test_many_at_once_spend_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+    """Thirty at once, of which each may use 1,100 tokens, from two sessions and two bridges of a tenant."""
+
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(latency_ms=300))
+        asked = {**CHAT, "max_tokens": 1_000}
+        rate = Rate(provider_tokens_total=5_000)
+        other = await stand.open(make_grant(rate=rate, bridge="other"), session="s-other")
+        ports = (stand.gateways[0]._port, other)
+        replies = await asyncio.gather(*(stand.ask(body=asked, port=ports[n % 2]) for n in range(30)))
+        statuses = sorted(reply.status for reply in replies)
+        assert statuses == [200] * 5 + [429] * 25
+        assert len(stand.provider.log) == 5
+
+    on_stand(tmp_path, act, make_grant(rate=Rate(provider_tokens_total=5_000)))
+
+
 def test_nothing_goes_out_without_its_intent(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         stand.audit.failing = True
