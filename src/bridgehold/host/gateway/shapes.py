@@ -14,6 +14,9 @@ from bridgehold.policies.content import fold
 
 UNBOUND = 8_192
 """What a request that names no bound of its own is taken to want."""
+_LONGEST = 1_000_000
+_ANSWERS = 128
+"""No provider makes an answer of more tokens, or more answers of one prompt."""
 
 
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,21 +207,27 @@ def denial_body(shape: Shape | str, denial: Denial) -> bytes:
 def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
     """The most tokens that a request may use: one for each byte of it, and its own bound for each answer.
 
-    A request without a bound is taken to want `UNBOUND` tokens. One without a body has nothing generated.
+    A request without a bound, or one that can't be read, is taken to want `UNBOUND` tokens; one without a
+    body has nothing generated. What no provider gives is not taken at its word, so that one request that
+    was left can't use up a tenant's budget for good.
     """
     if not isinstance(body, dict):
-        return body_bytes
+        return body_bytes + UNBOUND if body_bytes else 0
     rules = rules_of(shape)
     held = _folded(body).get(rules.inside) if rules.inside else body
     named = _folded(held) if isinstance(held, dict) else {}
-    bound = max(_count(named.get(fold(name))) for name in rules.most) or UNBOUND
-    answers = max(1, *(_count(named.get(fold(name))) for name in rules.times), _prompts(body.get("prompt")))
-    return min(body_bytes + bound * answers, 10**12)
+    bound = max(_asked(named.get(fold(name)), _LONGEST) for name in rules.most) or UNBOUND
+    answers = max(1, *(_asked(named.get(fold(name)), _ANSWERS) for name in rules.times))
+    return body_bytes + bound * answers * _prompts(body.get("prompt"))
+
+
+def _asked(value: object, most: int) -> int:
+    return max(0, min(value, most)) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _prompts(prompt: object) -> int:
     """How many prompts one request for completions has: each gets answers of its own."""
-    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
+    if not isinstance(prompt, list) or all(isinstance(token, int) for token in prompt):
         return 1
     return len(prompt)
 
