@@ -23,6 +23,7 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import mounts, procfs, shortage, syscalls
 from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.hold import Hold
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
 from bridgehold.sandbox.staging import Staged
 from bridgehold.sandbox.values import SandboxSpec
@@ -74,6 +75,8 @@ class Running(msgspec.Struct, kw_only=True):
     """Of a fork: its init ends when this is closed."""
     fork_socket: socket.socket | None = None
     """Of a zygote: where it is asked to fork."""
+    hold: Hold | None = None
+    """Of a zygote that was attested: what keeps it still."""
     given: frozenset[str] = frozenset()
     """Of a zygote: its descriptors, as links of /proc show them."""
 
@@ -133,7 +136,12 @@ class Start:
         monitor = os.fork()
         if monitor == 0:
             _child(plan, self._cgroup, ends)
-        self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+        try:
+            self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+        except OSError:
+            os.kill(monitor, signal.SIGKILL)  # ours, at its gate, and not reaped yet
+            os.waitpid(monitor, 0)
+            raise
         if zygote:
             self.running.fork_socket, self.running.given = zygote.socket, zygote.given
             fds.close(*zygote.inside())

@@ -20,8 +20,12 @@ from bridgehold.errors import (
     AttestationError,
     BridgeholdError,
     BusyError,
+    LimitError,
+    MemoryLimitError,
     NotFoundError,
+    ShortageError,
     UnsupportedError,
+    ZygoteError,
 )
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import attest, procfs, requests
@@ -31,10 +35,11 @@ from bridgehold.sandbox.cgroups.admission import admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.fork import Fork
-from bridgehold.sandbox.forking import FAULTS, Forking, typed
+from bridgehold.sandbox.forking import Forking
 from bridgehold.sandbox.proof import prove
-from bridgehold.sandbox.reap import Ending
+from bridgehold.sandbox.reap import Ending, ended
 from bridgehold.sandbox.seal import SealJob, empty_tree, seal_tree
+from bridgehold.sandbox.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.staging import is_device
 from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
@@ -46,6 +51,10 @@ _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
 _STOP_SECONDS = 10.0
+_START_PROCESSES = 8
+"""More than a start ever has at once: where the limit is higher, another one was hit."""
+_HOLD_PAUSE, _RUN_PAUSE = 0.001, 0.01
+"""Between looks at a zygote that is to stand, and at one that is to run."""
 
 
 class Launcher:
@@ -90,17 +99,37 @@ class Launcher:
         now = time.monotonic()
         waits = [w.ending.pause for w in self._restless if w.ending is not None]
         waits += [max(0.0, w.start.deadline - now) for w in self._restless if not w.started]
+        waits += [self._hold_pause(w) for w in self._restless]
         waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
         if self.parts.parent.version == "none" and self.workers:
             waits.append(_WATCHDOG_SECONDS)
         soonest = min([*waits, self._forking.patience])
         return None if soonest == math.inf else soonest
 
+    @staticmethod
+    def _hold_pause(worker: Worker) -> float:
+        """Seconds until another look at the zygote that `worker` is, or is forked by."""
+        if worker.settling is not None or (isinstance(worker.start, Fork) and worker.start.held_back):
+            return _HOLD_PAUSE
+        unclear = worker.running and worker.zygote is not None and worker.zygote.unclear
+        if unclear or (isinstance(worker.start, Fork) and worker.start.under_way and not worker.started):
+            return _RUN_PAUSE
+        return math.inf
+
     def _visit(self, worker: Worker, now: float) -> None:
         if worker.ending is not None:
             self._step(worker, worker.ending)
         elif not worker.started and now > worker.start.deadline:
             self.fail(worker, worker.start.expire())
+        elif not worker.started and isinstance(worker.start, Fork):
+            if worker.start.held_back:
+                self._forking.proceed(worker, worker.start)
+            elif worker.start.under_way:
+                worker.start.zygote.attend()
+        elif worker.running and worker.zygote is not None and worker.settling is not None:
+            self._settle_in(worker, worker.zygote)
+        elif worker.running and worker.zygote is not None and worker.zygote.unclear:
+            self._forking.clear(worker, worker.zygote)
         elif worker.running and self._out_of_memory(worker, now):
             self.end(worker, by="")  # v1 kills one process; the session dies whole
         elif worker.running and worker.suspect_until <= now:
@@ -123,11 +152,8 @@ class Launcher:
     def _respond(self, request: requests.Request) -> None:
         try:
             answer = self._handle(request)
-        except BridgeholdError as error:
-            answer = requests.Answer(id=request.id, error=error.info())
-        except (OSError, ValueError, KeyError) as error:
-            failure = UnsupportedError(f"{type(request).__name__}: {error}")
-            answer = requests.Answer(id=request.id, error=failure.info())
+        except FAULTS as error:
+            answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
             self._channel.send(answer)
 
@@ -183,7 +209,10 @@ class Launcher:
                 raise BusyError(f"another installer works in {mount.source}", where=mount.source)
         worker = begin_launch(self.parts, request)
         self.add(worker)
-        self.watch(worker, worker.start.waits_for)
+        try:
+            self.watch(worker, worker.start.waits_for)
+        except FAULTS as error:
+            self.fail(worker, error)
 
     def add(self, worker: Worker) -> None:
         self.workers[worker.name] = worker
@@ -221,6 +250,9 @@ class Launcher:
             self.end(worker, by="")
         elif descriptor == worker.start.running.first_fd:
             self._alone(worker)
+        elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
+            worker.zygote.attend()  # it died, held: its parent inside is told by this
+            self._watch_running(worker)
         else:
             with contextlib.suppress(BlockingIOError):
                 os.read(descriptor, 4096)
@@ -231,19 +263,19 @@ class Launcher:
         start = worker.start
         self.watch(worker)  # a step may close what is watched
         try:
-            worker.started = start.advance()
+            if not start.advance():
+                self.watch(worker, start.waits_for)
+                self._forking.ready(worker)
+                return
+            if worker.spec.kind == "zygote":
+                worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
+            self._watch_running(worker)
         except FAULTS as error:
             self.fail(worker, error)
             return
-        if not worker.started:
-            self.watch(worker, start.waits_for)
-            self._forking.ready(worker)
-            return
+        worker.started = True
         if worker.staged is not None:
             self.parts.stage.release(worker.staged)
-        if worker.spec.kind == "zygote":
-            worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
-        self._watch_running(worker)
         ends = list(start.running.host_ends)
         start.running.host_ends = ()
         launched = Launched(
@@ -261,7 +293,8 @@ class Launcher:
     def _watch_running(self, worker: Worker) -> None:
         running = worker.start.running
         first = running.first_fd if running.first_fd >= 0 else None
-        self.watch(worker, running.monitor_fd, worker.cgroup.oom_fd(), first)
+        held = worker.zygote.pid_fd if worker.zygote and running.hold and not running.hold.gone else None
+        self.watch(worker, running.monitor_fd, worker.cgroup.oom_fd(), first, held)
 
     def _alone(self, worker: Worker) -> None:
         """A fork's first process is gone: what is left is the worker's own."""
@@ -275,13 +308,22 @@ class Launcher:
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
-        failure = typed(error)
-        if isinstance(worker.start, Fork) and worker.start.unsure:
-            failure = SurpriseError(failure.message)
-        worker.failure = failure
+        failure = worker.failure = self._own_limit(worker, typed(error))
         if isinstance(failure, SurpriseError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")
+
+    @staticmethod
+    def _own_limit(worker: Worker, failure: BridgeholdError) -> BridgeholdError:
+        """What looked like the machine's shortage may be the sandbox's own limit."""
+        if not isinstance(failure, ShortageError):
+            return failure
+        usage, limits = worker.cgroup.usage(), worker.spec.resources
+        if usage.oom_kills:
+            return MemoryLimitError(f"a memory limit of {limits.memory_bytes} bytes is too small to start in")
+        if usage.pids_denied and limits.processes < _START_PROCESSES:
+            return LimitError(f"a limit of {limits.processes} processes is too small to start in")
+        return failure
 
     def end(self, worker: Worker, *, by: Literal["", "killed", "zygote"], reason: str = "") -> None:
         if worker.ending is not None:
@@ -299,7 +341,12 @@ class Launcher:
         self._forking.over(worker)
 
     def _step(self, worker: Worker, ending: Ending) -> None:
-        report = ending.step()
+        try:
+            report = ending.step()
+        except FAULTS as error:
+            if not shortage(error):
+                raise
+            report = None  # what can't be told now is asked again: nothing counts as gone before
         if report is not None:
             self._forget(worker)
             self._report(worker, report)
@@ -351,20 +398,49 @@ class Launcher:
         worker = self._find(request.worker)
         if worker.ending is not None:
             raise NotFoundError(f"worker {worker.name} has ended")
-        if worker.start.running.first_fd >= 0:
+        if worker.start.running.first_fd >= 0 or worker.settling is not None:
             worker.proof_wanted = request
             return
         try:
             proof = prove(worker, self.parts, self._own)
             if worker.zygote is not None and not worker.zygote.settled:
                 worker.zygote.settle(proof.pid)
-        except (AttestationError, SurpriseError) as error:
+                worker.settling, worker.proof_wanted = proof, request
+                self._watch_running(worker)
+                self.add(worker)
+                return
+        except AttestationError as error:
+            if ended(worker.start.running.monitor_fd):  # there was nothing left to prove
+                self.end(worker, by="")
+                raise NotFoundError(f"worker {worker.name} has ended") from error
             if worker.parent is not None:  # what it was forked from is not what it seemed
                 self.end(worker.parent, by="zygote", reason=f"a fork of it is not sound: {error.message}")
             self.end(worker, by="killed")
-            raise AttestationError(error.message) from error
+            raise
         self._channel.send(requests.Answer(id=request.id, attestation=proof))
         self._forking.attested(worker)
+
+    def _settle_in(self, worker: Worker, zygote: Zygote) -> None:
+        """A zygote that was proved, on its way to stand for the first time."""
+        failure: BridgeholdError | None = None
+        try:
+            if not zygote.stands:
+                return
+            zygote.settle_in()
+        except FAULTS as error:
+            failure = typed(error)
+            if isinstance(failure, ZygoteError):
+                failure = AttestationError(failure.message)
+        request, proof = worker.proof_wanted, worker.settling
+        worker.proof_wanted = worker.settling = None
+        if request is not None:
+            error_info = failure.info() if failure else None
+            answer = requests.Answer(
+                id=request.id, attestation=proof if failure is None else None, error=error_info
+            )
+            self._channel.send(answer)
+        if failure is not None:
+            self.end(worker, by="killed")
 
     def _seal(self, request: requests.SealRequest) -> None:
         if self._builder(request.path):
