@@ -14,6 +14,9 @@ MAX_DEPTH = 60
 """Containers inside one another in a result; the wire's own bound lies a little above."""
 MAX_VALUES = 900_000
 
+_PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "ps": 10**12, "fs": 10**15, "as": 10**18}
+_TIMES = {"m": 60, "h": 3_600, "D": 86_400, "W": 604_800}
+"""numpy's units of duration: how many are a second; how many seconds they are. Years are neither."""
 _MIN_INTEGER = -(2**63)
 _MAX_INTEGER = 2**64 - 1
 _TEXT = (("pathlib", "PurePath"), ("uuid", "UUID"), ("decimal", "Decimal"))
@@ -24,9 +27,10 @@ def to_plain(value: object) -> Any:
     """`value` as None, bool, int, float, str, list and dict.
 
     Tuples and sets become lists (sets sorted where they can be), dataclasses and pydantic models
-    become objects, enums their value, dates ISO 8601, paths, UUIDs and decimals text, numpy's
-    scalars and arrays Python's. NaN, infinities, bytes, integers beyond 64 bits and anything else
-    raise `NotPlain` with the place and the remedy.
+    become objects, enums their value, paths, UUIDs and decimals text, numpy's scalars and arrays
+    Python's. Dates and times become ISO 8601 text to their last digit, durations seconds, whichever
+    library they are of. NaN, NaT, infinities, bytes, integers beyond 64 bits, durations that a float
+    of seconds can't tell from others, and anything else raise `NotPlain` with the place and the remedy.
     """
     return _Converter().convert(value, "result", 0)
 
@@ -86,14 +90,25 @@ class _Converter:
         return self._foreign(value, where, depth)
 
     def _foreign(self, value: Any, where: str, depth: int) -> Any:
-        """By shape: dates, durations, pydantic's models, numpy's scalars and arrays."""
-        for method in ("isoformat", "total_seconds", "model_dump"):
-            if callable(getattr(value, method, None)):
-                return self.convert(getattr(value, method)(), where, depth + 1)
-        if hasattr(value, "dtype") or hasattr(value, "ndim"):
-            native = getattr(value, "item" if getattr(value, "ndim", None) == 0 else "tolist", None)
-            if callable(native):
-                return self.convert(native(), where, depth + 1)
+        """By shape: numpy's scalars and arrays, durations, dates, pydantic's models."""
+        dimensions = getattr(value, "ndim", None)
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        if kind in ("m", "M"):  # told by itself, or by its cells: as Python's own they would lose their unit
+            if dimensions:
+                return self._list(list(value), where, depth)
+            scalar = value[()]
+            return _seconds(scalar, where) if kind == "m" else _moment(scalar, str(scalar), where)
+        if kind or dimensions is not None:
+            native = getattr(value, "item" if dimensions == 0 else "tolist", None)
+            plain = native() if callable(native) else value
+            if type(plain) is not type(value):  # numpy's widest numbers are their own
+                return self.convert(plain, where, depth + 1)
+        if callable(getattr(value, "total_seconds", None)):
+            return _seconds(getattr(value, "asm8", value), where)
+        if callable(getattr(value, "isoformat", None)):
+            return _moment(value, value.isoformat(), where)
+        if callable(getattr(value, "model_dump", None)):
+            return self.convert(value.model_dump(), where, depth + 1)
         raise _not_plain(value, where)
 
     def _list(self, values: Iterable[Any], where: str, depth: int) -> list[Any]:
@@ -148,6 +163,34 @@ def _finite(value: float, where: str) -> float:
     if not math.isfinite(value):
         raise NotPlain(f"{where}: {value} is no JSON; return None or text instead")
     return value
+
+
+def _moment(value: Any, text: str, where: str) -> str:
+    """ISO 8601, unless it is no moment: NaT, the one that differs from itself."""
+    if value != value:  # noqa: PLR0124 - what NaT is known by
+        raise NotPlain(f"{where}: NaT is no JSON; return None instead")
+    return text
+
+
+def _seconds(value: Any, where: str) -> float:
+    """A duration's seconds: the float from which its own count of units comes back."""
+    if value != value:  # noqa: PLR0124 - what NaT is known by
+        raise NotPlain(f"{where}: NaT is no JSON; return None instead")
+    if hasattr(value, "dtype"):
+        unit = str(value.dtype).partition("[")[2].rstrip("]")  # "ns", "25us"; empty where it has none
+        name = unit.lstrip("0123456789")
+        ticks = int(value.astype("int64")) * int(unit[: len(unit) - len(name)] or 1)
+        if name not in _PARTS and name not in _TIMES:
+            raise NotPlain(f"{where}: a duration in {unit or 'no unit'} has no seconds; return it as text")
+        times, parts = _TIMES.get(name, 1), _PARTS.get(name, 1)
+    else:
+        ticks = (value.days * 86_400 + value.seconds) * 10**6 + value.microseconds
+        times, parts = 1, 10**6
+    seconds = ticks * times / parts
+    over, under = seconds.as_integer_ratio()
+    if (2 * over * parts + under) // (2 * under) != ticks * times:
+        raise NotPlain(f"{where}: no float holds this duration's seconds; return it as text")
+    return seconds
 
 
 def _base(value: Any) -> Any:

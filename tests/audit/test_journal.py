@@ -21,7 +21,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bridgehold.audit import anchors, wire
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandRefused, GrantResolved, HostStopped, JournalClosed
+from bridgehold.audit.events import (
+    CommandRefused,
+    EgressIntent,
+    GrantResolved,
+    HostStopped,
+    JournalClosed,
+    ToolIntent,
+)
+from bridgehold.audit.segments import digest_of
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
@@ -130,7 +138,8 @@ def test_a_stuck_journal_is_a_typed_error_after_the_deadline_and_late_answers_re
     journal = live()
 
     async def act() -> None:
-        async with connected(journal, deadline_s=0.3) as client:
+        async with connected(journal) as client:
+            client._deadline_s = 0.3
             journal.process.send_signal(signal.SIGSTOP)
             with pytest.raises(AuditError, match="did not confirm"):
                 await client.append(intent(command="c-late"))
@@ -216,7 +225,7 @@ def test_a_torn_tail_is_kept_aside_byte_for_byte_and_recorded(
     assert torn.read_bytes() == tail
     opened = json.loads(lines_of(segment_files(audit)[1])[0])
     assert opened["quarantined_bytes"] == len(tail)
-    assert opened["quarantined_file"] == f"{file.parent.name}/{torn.name}"
+    assert opened["quarantined"] == {f"{file.parent.name}/{torn.name}": digest_of(torn)}
     report = verify_audit(audit)
     assert report.ok
     assert report.completeness.quarantined == (f"{file.parent.name}/{torn.name}",)
@@ -385,8 +394,8 @@ def test_an_anchor_is_stored_and_written_and_only_of_this_audit(
                 await client._ask(wire.ANCHOR, b"\xff not an anchor")
 
     asyncio.run(act())
-    (named,) = anchors.load(kept)
-    report = verify_audit(audit, local=[named], keys={anchors.key_id(public): public})
+    assert len(anchors.load(kept)) == 1
+    report = verify_audit(audit, beside=kept, keys={anchors.key_id(public): public})
     assert report.ok, report.first_bad
 
 
@@ -503,3 +512,45 @@ def test_errors_are_of_the_one_root(audit: Path) -> None:
             await JournalClient.connect(ours)
 
     asyncio.run(act())
+
+
+def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_written(
+    live: Live, audit: Path
+) -> None:
+    """A command, a tool and a request that were announced, and never begun."""
+    ties = {"tenant": "acme", "session": "s-0123456789abcdef", "command": "c-0123456789abcdef"}
+    announced = [
+        intent(),
+        ToolIntent(
+            parent="c-0123456789abcdef", tool="ask", how="caller", rule="tools.allow[0]",
+            arguments_digest="", arguments_bytes=2, arguments_preview="{}", **ties,
+        ),
+        EgressIntent(provider="openai", host="h", method="POST", path="/v1", rule="network", **ties),
+    ]  # fmt: skip
+    journal = live()
+
+    async def act() -> None:
+        async with connected(journal) as client:
+            client._deadline_s = 0.3
+            journal.process.send_signal(signal.SIGSTOP)
+            left = [asyncio.ensure_future(client.append(event)) for event in announced]
+            late = [asyncio.ensure_future(client.append(event)) for event in announced]
+            await asyncio.sleep(0.05)
+            for one in left:
+                one.cancel()
+            said = await asyncio.gather(*left, *late, return_exceptions=True)
+            assert [type(one).__name__ for one in said] == ["CancelledError"] * 3 + ["AuditError"] * 3
+            journal.process.send_signal(signal.SIGCONT)
+            async with asyncio.timeout(10):
+                while client._abandoned:
+                    await asyncio.sleep(0.02)
+        async with asyncio.timeout(10):
+            while journal.process.poll() is None:
+                await asyncio.sleep(0.02)
+
+    asyncio.run(act())
+    report = verify_audit(audit)
+    assert report.ok
+    assert report.completeness.interrupted_count == 0
+    kinds = [json.loads(line)["kind"] for line in lines_of(segment_files(audit)[0])]
+    assert sorted(kinds.count(f"{what}.outcome") for what in ("command", "tool", "egress")) == [2, 2, 2]

@@ -266,10 +266,13 @@ def test_a_local_anchor_contradicts_but_does_not_anchor(audit: Path, filler: Cal
     writer.pairs(2)
     anchor = anchor_of(writer)
     writer.close()
-    assert verify_audit(audit, local=[("beside", anchor)]).anchoring.status == "unanchored"
+    beside = audit / "anchors"
+    beside.mkdir()
+    anchors.store(beside, anchor)
+    assert verify_audit(audit, beside=beside).anchoring.status == "unanchored"
     file = segment_files(audit)[0]
     rewrite(file, lines_of(file)[:3])
-    assert verify_audit(audit, local=[("beside", anchor)]).anchoring.status == "contradicted"
+    assert verify_audit(audit, beside=beside).anchoring.status == "contradicted"
 
 
 def test_anchors_with_a_bad_signature_an_unknown_key_or_an_unknown_instance(

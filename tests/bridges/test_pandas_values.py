@@ -50,6 +50,36 @@ class Oracle(Bridge):
         return {str(name): [str(frame[name].dtype), [repr(cell) for cell in frame[name].tolist()]] for name in frame}
 
     @operation()
+    def times(self, which):
+        import datetime, zoneinfo
+        import numpy as np
+        paris = zoneinfo.ZoneInfo("Europe/Paris")
+        return {
+            "moments": lambda: [
+                np.datetime64("2024-02-29T12:30:15.123456789"), np.datetime64("2024-02-29"), np.datetime64("2024-02"),
+                np.array(["2024-02-29T12:30:15.123456789"], dtype="M8[ns]"), np.array("2024-02-29T12", dtype="M8[h]"),
+                pd.Timestamp("2024-02-29 12:30:15.123456789"), pd.Timestamp("2024-07-01 12:00", tz=paris),
+                datetime.datetime(2024, 7, 1, 12, tzinfo=paris), pd.Series(pd.to_datetime(["2024-02-29"])),
+                pd.DatetimeIndex(["2024-07-01"], tz="Europe/Paris"), [pd.Timestamp("1900-01-01").date()],
+            ],
+            "durations": lambda: [
+                np.timedelta64(90, "s"), np.timedelta64(90_000_000_001, "ns"), np.timedelta64(3, "W"),
+                np.array([1500], dtype="m8[ms]"), np.array(3, dtype="m8[25us]"), pd.Timedelta("90s"),
+                pd.Timedelta(90_000_000_001, "ns"), datetime.timedelta(seconds=90),
+                pd.Series(pd.to_timedelta(["90s"])), pd.TimedeltaIndex(["1ms"]),
+            ],
+            "nat": lambda: {"a": [pd.NaT]},
+            "numpy_nat": lambda: np.array(["2024", "NaT"], dtype="M8[ns]"),
+            "numpy_nat_duration": lambda: [np.timedelta64("NaT")],
+            "series_nat": lambda: pd.Series([pd.Timestamp(0), pd.NaT]),
+            "years": lambda: np.timedelta64(3, "Y"),
+            "no_unit": lambda: np.timedelta64(3),
+            "long": lambda: np.timedelta64(2**62 + 1, "ns"),
+            "wide": lambda: np.longdouble("0.1"),
+            "half": lambda: [np.float32(0.1), np.int64(2**63 - 1), np.uint64(2**64 - 1), np.bool_(True), np.array(5)],
+        }[which]()
+
+    @operation()
     def join(self, left, right, how):
         made = pd.DataFrame({"k": left, "l": range(len(left))}).merge(
             pd.DataFrame({"k": right, "r": range(len(right))}), on="k", how=how
@@ -359,3 +389,38 @@ def test_sums_and_casts_keep_or_refuse(pandas: Any) -> None:
             ask(pandas, "delete_frame", frame_id=frame)
 
     check()
+
+
+def test_dates_and_durations_are_themselves_or_refused(oracle: Any) -> None:
+    """numpy's and pandas' alike: nanoseconds, units, zones; what is missing is never a number."""
+    assert oracle.value("sample:times", {"which": "moments"}) == [
+        *["2024-02-29T12:30:15.123456789", "2024-02-29", "2024-02", ["2024-02-29T12:30:15.123456789"]],
+        *["2024-02-29T12", "2024-02-29T12:30:15.123456789", "2024-07-01T12:00:00+02:00"],
+        *[
+            "2024-07-01T12:00:00+02:00",
+            ["2024-02-29T00:00:00"],
+            ["2024-07-01T00:00:00+02:00"],
+            ["1900-01-01"],
+        ],
+    ]
+    seconds = [90.0, 90.000000001, 3 * 604_800.0, [1.5], 0.000075, 90.0, 90.000000001, 90.0, [90.0], [0.001]]
+    assert oracle.value("sample:times", {"which": "durations"}) == seconds
+    assert oracle.value("sample:times", {"which": "half"}) == [
+        0.10000000149011612,
+        2**63 - 1,
+        2**64 - 1,
+        True,
+        5,
+    ]
+    for which, text in {
+        "nat": "result.a[0]: NaT is no JSON",
+        "numpy_nat": "result[1]: NaT",
+        "numpy_nat_duration": "result[0]: NaT",
+        "series_nat": "result[1]: NaT",
+        "years": "a duration in Y has no seconds",
+        "no_unit": "a duration in no unit has no seconds",
+        "long": "no float holds",
+        "wide": "numpy.longdouble can't cross",
+    }.items():
+        said = oracle.fault("sample:times", {"which": which}).message
+        assert text in said, (which, said)

@@ -1,20 +1,19 @@
-"""The pure parts: ClientHello, usage, shapes, budgets, buckets."""
+"""The pure parts: ClientHello, usage, shapes, buffers."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 
 import pytest
 
-from bridgehold.audit.events import EgressIntent, EgressOutcome
-from bridgehold.errors import BudgetError, BusyError
-from bridgehold.host.budgets import Budgets, Buffers
+from bridgehold.errors import BusyError
+from bridgehold.host.budgets import Buffers
 from bridgehold.host.gateway.clienthello import BOUND, NotTls, server_name
 from bridgehold.host.gateway.credentials import presented
-from bridgehold.host.gateway.shapes import Denial, denial_body, wanted_tokens
-from bridgehold.host.gateway.usage import UsageTap
-from bridgehold.policies.model import Rate
+from bridgehold.host.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens
+from bridgehold.host.gateway.usage import UsageTap, charge
 
 
 def real_hello(name: str | None) -> bytes:
@@ -60,42 +59,94 @@ def test_a_broken_client_hello_never_raises_anything_else() -> None:
         server_name(b"\x16\x03\x01\x00\x01\x01" * BOUND)
 
 
-@pytest.mark.parametrize(
-    ("shape", "lines", "wanted"),
-    [
-        ("openai", ['{"usage":{"prompt_tokens":7,"completion_tokens":3}}'], (7, 3)),
-        (
-            "openai",
-            ['{"type":"response.completed","response":{"usage":{"input_tokens":5,"output_tokens":2}}}'],
-            (5, 2),
-        ),
-        (
-            "anthropic",
-            ['{"message":{"usage":{"input_tokens":4,"output_tokens":1}}}', '{"usage":{"output_tokens":9}}'],
-            (4, 9),
-        ),
-        ("gemini", ['{"usageMetadata":{"promptTokenCount":6,"candidatesTokenCount":8}}'], (6, 8)),
-    ],
-)
+STREAMS: dict[str, tuple[str, list[str], tuple[int, int]]] = {
+    "chat": ("openai", ['{"usage":{"prompt_tokens":7,"completion_tokens":3}}', "[DONE]"], (7, 3)),
+    "chat with thoughts in the total alone": (
+        "openai", ['{"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":900}}', "[DONE]"], (7, 893)),
+    "responses": (
+        "openai", ['{"type":"response.completed","response":{"usage":{"input_tokens":5,"output_tokens":2}}}'], (5, 2)),
+    "messages": (
+        "anthropic",
+        ['{"message":{"usage":{"input_tokens":4,"output_tokens":1}}}', '{"type":"message_delta","usage":{"output_tokens":9}}'],
+        (4, 9)),
+    "messages with caches": (
+        "anthropic",
+        [('{"message":{"usage":{"input_tokens":4,"cache_creation_input_tokens":100,"cache_read_input_tokens":1000,'
+         '"cache_creation":{"ephemeral_5m_input_tokens":100},"output_tokens":1,"some_new_input_tokens":10000}}}'),
+         ('{"type":"message_delta","usage":{"output_tokens":9,"iterations":[{"type":"message","output_tokens":9},'
+         '{"type":"compaction","output_tokens":50}]}}')],
+        (11104, 59)),
+    "contents": ("gemini", ['{"usageMetadata":{"promptTokenCount":6,"candidatesTokenCount":8}}'], (6, 8)),
+    "contents with thoughts, tools and a cache": (
+        "gemini",
+        [('{"usageMetadata":{"promptTokenCount":6,"cachedContentTokenCount":5,"toolUsePromptTokenCount":20,'
+         '"thoughtsTokenCount":300,"candidatesTokenCount":8}}')],
+        (26, 308)),
+    "contents with a total of a newer kind": (
+        "gemini", ['{"usageMetadata":{"promptTokenCount":6,"candidatesTokenCount":8,"totalTokenCount":99}}'], (6, 93)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("step", [1, 5, 10_000])
-def test_usage_is_read_from_streams_however_they_are_cut(
-    shape: str, lines: list[str], wanted: tuple[int, int], step: int
-) -> None:
+def test_usage_is_read_from_streams_however_they_are_cut(name: str, step: int) -> None:
+    shape, lines, wanted = STREAMS[name]
     tap = UsageTap(shape, "text/event-stream; charset=utf-8")
-    stream = b"".join(b"event: x\ndata: " + line.encode() + b"\n\n" for line in ["{}", *lines, "[DONE]"])
+    stream = b"".join(b"event: x\ndata: " + line.encode() + b"\n\n" for line in ["{}", *lines])
     for at in range(0, len(stream), step):
         tap.feed(stream[at : at + step])
-    usage, estimated = tap.result(100)
-    assert (usage.input_tokens, usage.output_tokens) == wanted
-    assert not estimated
+    if shape == "gemini":  # no event of its own says that all was said
+        assert not tap.counted.whole
+        tap.end()
+    said = tap.counted.said
+    assert said is not None
+    assert (said.input_tokens, said.output_tokens) == wanted
+    assert tap.counted.whole
+    assert charge(10**6, tap.counted, 200) == sum(wanted)
 
 
-@pytest.mark.parametrize("number", ["-5", "1e99", '"7"', "true", "null", "[]", "99999999999999999999"])
-def test_a_provider_cannot_write_what_is_no_count(number: str) -> None:
-    tap = UsageTap("openai", "application/json")
-    tap.feed(b'{"usage":{"prompt_tokens":%s,"completion_tokens":%s}}' % (number.encode(), number.encode()))
-    usage, _ = tap.result(0)
-    assert usage.output_tokens < 10**6
+@pytest.mark.parametrize("number", ["-5", "1e99", '"7"', "true", "null", "[]", "99999999999999999999", "0"])
+@pytest.mark.parametrize("shape", ["openai", "anthropic", "gemini"])
+def test_what_is_no_count_was_not_said(shape: str, number: str) -> None:
+    """Negative, missing, lying: the request stays charged with what it may have used."""
+    form = {
+        "openai": '{"usage":{"prompt_tokens":%s,"completion_tokens":%s}}',
+        "anthropic": '{"usage":{"input_tokens":%s,"output_tokens":%s}}',
+        "gemini": '{"usageMetadata":{"promptTokenCount":%s,"candidatesTokenCount":%s}}',
+    }[shape]
+    tap = UsageTap(shape, "application/json")
+    tap.feed((form % (number, number)).encode())
+    tap.end()
+    assert charge(500, tap.counted, 200) == 500
+
+
+def test_an_answer_that_is_longer_than_its_usage_says_is_charged_by_what_was_seen() -> None:
+    tap = UsageTap("openai", "text/event-stream")
+    tap.feed(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n' * 1_000)
+    tap.feed(b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\ndata: [DONE]\n\n')
+    assert charge(10, tap.counted, 200) == 1 + 997
+    tap = UsageTap("anthropic", "application/json")
+    tap.feed(
+        b'{"content":[{"type":"text","text":"%s"}],"usage":{"input_tokens":1,"output_tokens":1}}'
+        % (b"x" * 8_000)
+    )
+    tap.end()
+    assert charge(10, tap.counted, 200) == 1_001
+
+
+def test_an_honest_stream_of_responses_is_charged_what_it_says() -> None:
+    """Its text stands there three times, and many of its events carry none."""
+    tap, words = UsageTap("openai", "text/event-stream"), ["some", " words", " of", " an", " answer"] * 4
+    text = "".join(words)
+    events: list[dict[str, object]] = [
+        {"type": "response.created"}, *({"type": "response.output_text.delta", "delta": word} for word in words),
+        {"type": "response.output_text.done", "text": text}, {"type": "response.content_part.done", "part": {"text": text}},
+        {"type": "response.completed", "response": {"output": [{"content": [{"text": text}]}],
+                                                    "usage": {"input_tokens": 3, "output_tokens": 20}}},
+    ]  # fmt: skip
+    for event in events:
+        tap.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert charge(10**6, tap.counted, 200) == 23
 
 
 def test_usage_holds_little_of_what_flows_by() -> None:
@@ -107,7 +158,8 @@ def test_usage_holds_little_of_what_flows_by() -> None:
     for _ in range(100):
         tap.feed(b"x" * 65_536)
     assert len(tap._buffer) <= 2 * 1024 * 1024
-    assert tap.result(0)[1], "an estimate is marked as one"
+    tap.end()
+    assert charge(77, tap.counted, 200) == 77, "an answer that is too long to read is charged by its bound"
 
 
 @pytest.mark.parametrize("shape", ["openai", "anthropic", "gemini", "custom"])
@@ -116,11 +168,20 @@ def test_every_shape_carries_rule_and_remedy(shape: str) -> None:
     assert b"bridgehold why i.1" in body
 
 
-def test_wanted_tokens_are_bounded_by_what_can_be_a_count() -> None:
-    assert wanted_tokens("openai", {"max_tokens": 50}, 400) == 150
-    assert wanted_tokens("openai", {"max_tokens": -1}, 0) == 1_024
-    assert wanted_tokens("openai", {"max_tokens": "many"}, 0) == 1_024
-    assert wanted_tokens("openai", None, 0) == 1_024
+def test_the_most_that_a_request_may_use() -> None:
+    def most(shape: str, body: object) -> int:
+        return most_tokens(shape, body, 400) - 400
+
+    assert most("openai", {"max_tokens": 50}) == 50
+    assert most("openai", {"max_tokens": 50, "max_completion_tokens": 70, "n": 3}) == 210
+    assert most("openai", {"max_tokens": 50, "prompt": ["a", "b"], "best_of": 4}) == 200
+    assert most("openai", {"max_tokens": 50, "prompt": ["a"] * 9}) == 450
+    assert most("openai", {"max_tokens": 50, "prompt": [1, 2, 3]}) == 50
+    assert most("gemini", {"generationConfig": {"maxOutputTokens": 60, "candidateCount": 2}}) == 120
+    assert most("gemini", {"generation_config": {"max_output_tokens": 60}}) == 60
+    for silly in (-1, 0, "many", None, True, 1e9, [50]):
+        assert most("openai", {"max_tokens": silly}) == UNBOUND
+    assert most("openai", None) == 0
 
 
 def test_credentials_are_never_shown() -> None:
@@ -129,65 +190,6 @@ def test_credentials_are_never_shown() -> None:
     assert "sk-own-key" not in repr(found)
     assert presented("p", {"p": "sk-bh-1"}, [("authorization", "bearer   sk-bh-1")], []).verdict == "ok"
     assert presented("p", {"p": "sk-bh-1"}, [], [("key", "sk-bh-1")]).verdict == "ok"
-
-
-def spent(budgets: Budgets) -> tuple[int, int]:
-    found = budgets.spent("acme", "openai")
-    return found.requests, found.tokens
-
-
-def outcome(tokens: int) -> EgressOutcome:
-    return EgressOutcome(
-        tenant="acme", intent="i.1", provider="openai", host="h", method="POST", path="/", status=200,
-        request_bytes=1, response_bytes=1, ms=1, input_tokens=tokens, output_tokens=1,
-    )  # fmt: skip
-
-
-def test_budgets_are_a_fold_of_the_audit() -> None:
-    """The same from values and from decoded lines, so that a restart forgets nothing."""
-    intent = EgressIntent(tenant="acme", provider="openai", host="h", method="POST", path="/", rule="r")
-    from_values, from_lines = Budgets(), Budgets()
-    from_values.fold([intent, outcome(9), intent])
-    lines: list[dict[str, object]] = [
-        {"kind": "egress.intent", "tenant": "acme", "provider": "openai"},
-        {"kind": "command.intent", "tenant": "acme"},
-        {
-            "kind": "egress.outcome",
-            "tenant": "acme",
-            "provider": "openai",
-            "input_tokens": 9,
-            "output_tokens": 1,
-        },
-        {"kind": "egress.intent", "tenant": "acme", "provider": "openai"},
-        {"kind": "egress.intent", "tenant": "acme", "provider": ""},
-    ]
-    from_lines.fold(lines)
-    assert spent(from_values) == spent(from_lines) == (2, 10)
-    with pytest.raises(BudgetError) as refused:
-        from_lines.reserve("acme", "openai", Rate(provider_requests_total=2), 1, 0.0)
-    assert refused.value.where == "rate.provider_requests_total"
-    from_lines.reserve("umbra", "openai", Rate(provider_requests_total=2), 1, 0.0)
-
-
-def test_requests_under_way_count_with_what_they_reserved() -> None:
-    budgets, rate = Budgets(), Rate(provider_tokens_total=1_000)
-    first = budgets.reserve("acme", "openai", rate, 1_000, 0.0)
-    with pytest.raises(BudgetError):
-        budgets.reserve("acme", "openai", rate, 1_000, 0.0)
-    first.settle(10)
-    first.settle(10)
-    assert spent(budgets) == (1, 10)
-    budgets.reserve("acme", "openai", rate, 1_000, 0.0).give_back()
-    assert spent(budgets) == (1, 10)
-
-
-def test_requests_per_minute_come_back_with_time() -> None:
-    budgets, rate = Budgets(), Rate(provider_requests_per_minute=60)
-    for _ in range(10):
-        budgets.reserve("acme", "openai", rate, 1, 0.0)
-    with pytest.raises(BudgetError):
-        budgets.reserve("acme", "openai", rate, 1, 0.0)
-    budgets.reserve("acme", "openai", rate, 1, 1.0)
 
 
 def test_one_session_cannot_hold_all_buffers() -> None:

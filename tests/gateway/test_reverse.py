@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from gateway_support import (
     CHAT,
@@ -117,36 +118,72 @@ def test_a_stream_arrives_event_by_event(tmp_path: Path) -> None:
     on_stand(tmp_path, act, process=True)
 
 
-def test_a_stream_without_usage_is_charged_by_estimate(tmp_path: Path) -> None:
+def test_a_stream_without_usage_is_charged_with_its_bound(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
-        await stand.ask(body={**CHAT, "stream": True})
+        body = {**CHAT, "stream": True, "max_tokens": 300}
+        await stand.ask(body=body)
         await asyncio.sleep(0.1)
         (outcome,) = stand.audit.of(EgressOutcome)
+        (intent,) = stand.audit.of(EgressIntent)
         assert outcome.estimated
-        assert outcome.output_tokens >= 3
-        assert stand.budgets.spent("acme", "openai").tokens == outcome.input_tokens + outcome.output_tokens
+        assert outcome.output_tokens >= 1
+        assert outcome.charged == intent.reserved == outcome.request_bytes + 300
+        assert stand.budgets.spent("acme", "openai").tokens == outcome.charged
 
     on_stand(tmp_path, act)
 
 
-def test_the_provider_does_not_pay_for_a_guest_that_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before its head", "after its head", "after usage began"])
+def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path, when: str) -> None:
+    """The provider may have made all of it, and bills what it made."""
+    path, asked = "/openai/chat/completions", {**CHAT, "stream": True, "max_tokens": 300}
+    behaviour = Behaviour(chunk_ms=10_000, script=("one two three four",))
+    if when == "before its head":
+        behaviour = Behaviour(latency_ms=10_000)
+
     async def act(stand: Stand) -> None:
-        stand.provider.behave(Behaviour(latency_ms=5_000))
-        body = json.dumps(CHAT).encode()
-        _, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+        stand.provider.behave(behaviour)
+        if when == "after usage began":  # messages say their input, and one token, at once
+            facts = stand.providers["openai"]
+            stand.providers["openai"] = msgspec.structs.replace(facts, shape="anthropic")
+            grant = make_grant(endpoints=(Endpoint(provider="openai", paths=("/messages",)),))
+            await stand.open(grant)
+        body = json.dumps(asked).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+        where = "/openai/messages" if when == "after usage began" else path
         writer.write(
-            f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
+            f"POST {where} HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
             f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        while not stand.provider.log:
-            await asyncio.sleep(0.02)
+        if when == "before its head":
+            while not stand.provider.log:
+                await asyncio.sleep(0.02)
+        else:
+            await reader.readuntil(b"data:")
         writer.close()
-        for _ in range(100):
-            if stand.audit.of(EgressOutcome):
-                break
+        while not stand.audit.of(EgressOutcome):
             await asyncio.sleep(0.02)
-        assert stand.audit.of(EgressOutcome)[0].code == "guest_gone"
+        (outcome,) = stand.audit.of(EgressOutcome)
+        (intent,) = stand.audit.of(EgressIntent)
+        assert outcome.code == "guest_gone"
+        assert outcome.charged == intent.reserved == len(stand.provider.log[0].body) + 300
+        assert stand.budgets.spent("acme", "openai").tokens == outcome.charged
+
+    on_stand(tmp_path, act, process=when == "before its head")
+
+
+def test_what_nobody_generated_is_not_charged(tmp_path: Path) -> None:
+    """A provider that says no, and one that never saw the request."""
+
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(status=503))
+        assert (await stand.ask()).status == 503
+        port = await stand.open(make_grant("nobody"), session="s-n")
+        assert (await stand.ask(port=port)).status == 403
+        await asyncio.sleep(0.1)
+        assert [outcome.charged for outcome in stand.audit.of(EgressOutcome)] == [0, 0]
+        assert all(intent.reserved > 8_192 for intent in stand.audit.of(EgressIntent))
 
     on_stand(tmp_path, act)
 
@@ -449,5 +486,6 @@ def test_a_provider_that_is_down_is_a_502_with_words(tmp_path: Path) -> None:
         reply = await stand.ask()
         assert reply.status == 502
         assert "openai could not be reached" in reply.message
+        assert stand.budgets.spent("acme", "openai").tokens == 0, "nothing was sent"
 
     on_stand(tmp_path, act, process=True, base_url="http://127.0.0.1:9/v1")

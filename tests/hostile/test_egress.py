@@ -6,10 +6,13 @@ import concurrent.futures
 import contextlib
 import os
 import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bridgehold import SyncClient
@@ -84,9 +87,11 @@ class Net(Bridge):
 class Net:
     """A host with one provider behind its gateway."""
 
-    def __init__(self, stage: Stage, provider: Provider) -> None:
+    def __init__(self, stage: Stage, provider: Provider, user: str, process: subprocess.Popen[bytes]) -> None:
         self.stage = stage
         self.provider = provider
+        self._user = user
+        self.process = process
 
     def act(self, code: str) -> dict[str, Any]:
         with self.stage.client.session("net") as session:
@@ -94,11 +99,36 @@ class Net:
         assert isinstance(value, dict)
         return value
 
+    def close(self) -> None:
+        self.stage.client.close()
+        stop_host(self.process)
 
-@pytest.fixture(scope="module", params=["root", "user"] if os.getuid() == 0 else ["self"])
+    def kill(self) -> None:
+        """The host's process, in the middle of whatever is under way; all others end with it."""
+        children = psutil.Process(self.process.pid).children()
+        next(one for one in children if "bridgehold.host.main" in one.cmdline()).kill()
+        self.process.wait(60)
+
+    def start(self) -> None:
+        self.stage.client.close()
+        self.process = start_host(self.stage.layout, user=self._user)
+        self.stage.client = SyncClient.connect(self.stage.layout.socket)
+
+
+KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def net(request: pytest.FixtureRequest) -> Iterator[Net]:
+    with opened(request.param) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def opened(kind: str, more: str = "") -> Iterator[Net]:
+    """`more`: of the bridge's policy."""
     with contextlib.ExitStack() as stack:
-        user, cgroup = stack.enter_context(ordinary_user()) if request.param == "user" else ("", "auto")
+        user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
         import pwd
 
         owner = pwd.getpwnam(user).pw_uid if user else os.getuid()
@@ -113,7 +143,7 @@ def net(request: pytest.FixtureRequest) -> Iterator[Net]:
             '[network.endpoints.openai]\nmethods = ["POST"]\npaths = ["/chat/completions", "/responses"]\n'
             '[secrets.openai]\nhow = "gateway"\nprovider = "openai"\n[sandbox]\nenforcement = "weakened"\n'
         )
-        policy = 'weakenings = ["private_network"]\n' + POLICY.strip() + "\n" + network
+        policy = 'weakenings = ["private_network"]\n' + POLICY.strip() + f"\n{more}\n" + network
         (layout.policies / "net.toml").write_text(policy)
         layout.secrets.mkdir(parents=True, exist_ok=True)
         for folder in (layout.state, layout.secrets):
@@ -121,9 +151,11 @@ def net(request: pytest.FixtureRequest) -> Iterator[Net]:
         layout.secrets.chmod(0o700)
         SecretAdmin.open_file(layout.secrets).set("local", "openai", provider.key.encode())
         process = start_host(layout, user=user)
-        stack.callback(stop_host, process)
-        client = stack.enter_context(SyncClient.connect(layout.socket))
-        yield Net(Stage(kind=request.param, layout=layout, client=client, supervisor=process.pid), provider)
+        client = SyncClient.connect(layout.socket)
+        stage = Stage(kind=kind, layout=layout, client=client, supervisor=process.pid)
+        made = Net(stage, provider, user, process)
+        stack.callback(made.close)
+        yield made
 
 
 def _write_bridge(folder: Path) -> None:
@@ -305,6 +337,49 @@ def test_45_a_provider_is_no_exit_and_no_shared_drawer(net: Net, body: dict[str,
     assert found["s"] == 403, found
     assert "bridgehold why" in found["t"]
     assert len(net.provider.log) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_59_an_answer_that_is_left_is_paid_and_a_killed_host_forgets_none(kind: str) -> None:
+    """Left within a stream; cut by the host's own death before there is a head; both count to the end."""
+    asked = "{**CHAT, 'max_tokens': 1000, 'stream': True}"
+    leave = (
+        f"body = json.dumps({asked}).encode()\n"
+        "s = socket.create_connection(('127.0.0.1', 8080), 30)\n"
+        "s.sendall(b'POST /openai/chat/completions HTTP/1.1\\r\\nHost: 127.0.0.1:8080\\r\\n'"
+        " b'Authorization: Bearer ' + key.encode() + b'\\r\\nContent-Length: %d\\r\\n\\r\\n' % len(body) + body)\n"
+        "answer = b''\n"
+        "while not answer.endswith(b'}') and b'data:' not in answer: answer += s.recv(65536) or b'}'\n"
+        "s.close()\n"
+        "result = {'answer': answer.decode()}\n"
+    )
+    leave = "import json, socket\n" + leave
+
+    def charged(net: Net) -> list[object]:
+        return [event["charged"] for event in net.stage.events("egress.outcome")]
+
+    with opened(kind, "provider_tokens_total = 2500") as net:
+        net.provider.behave(Behaviour(chunk_ms=20_000))
+        assert "HTTP/1.1 200" in net.act(leave)["answer"]
+        while not charged(net):
+            time.sleep(0.05)
+        (intent,) = net.stage.events("egress.intent")
+        assert charged(net) == [intent["reserved"]]
+        assert 1_000 < int(str(intent["reserved"])) < 1_250
+        net.provider.behave(Behaviour(latency_ms=60_000))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            running = pool.submit(net.act, leave)
+            while len(net.provider.log) < 2:
+                time.sleep(0.05)
+            net.kill()
+            assert running.exception(60) is not None
+        net.start()
+        net.provider.behave(Behaviour(chunk_ms=20_000))
+        assert "HTTP/1.1 200" in net.act(leave)["answer"], "two of a thousand leave room for one request more"
+        refused = net.act(leave)["answer"]
+        assert "429" in refused
+        assert "rule rate.provider_tokens_total" in refused
+        assert len(net.provider.log) == 3
 
 
 def test_43_pipelined_refusals_and_slow_heads_leave_another_session_working(net: Net) -> None:

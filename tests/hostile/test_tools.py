@@ -395,3 +395,55 @@ def test_tools_that_can_t_be_are_refused_before_anything_runs(asker: Stage) -> N
         assert caught.value.code == "usage"
     with pytest.raises(BridgeholdError, match="may be offered"):
         act(asker, "", *(Tool(function=add, name=f"t{number}") for number in range(65)))
+
+
+class _Mute(Exception):  # noqa: N818 - what a caller's own may be called
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+ENDS: dict[str, BaseException] = {
+    "SystemExit": SystemExit(2),  # as argparse does
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "StopIteration": StopIteration(1),
+    "CancelledError": asyncio.CancelledError(),
+    "GeneratorExit": GeneratorExit(),
+    "ValueError": ValueError("lone \ud800"),
+    "_Mute": _Mute(),
+}
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_however_a_callers_function_ends_there_is_one_answer_at_once(asker: Stage, kind: str) -> None:
+    def ends(name: str) -> object:
+        raise ENDS[name]
+
+    async def ends_later(name: str) -> object:
+        await asyncio.sleep(0)
+        raise ENDS[name]
+
+    function = ends if kind == "plain" else ends_later
+    tool = Tool(function=function, name="ends", parameters={"type": "object"})
+    code = (
+        f"for name in {list(ENDS)!r}:\n"
+        "    try:\n        tools['ends'](name=name)\n"
+        "    except ToolError as error:\n        result[name] = str(error)\n"
+    )
+    began = time.monotonic()
+    said = act(asker, code, tool)
+    expected = {name: name for name in ENDS}
+    if kind == "async":
+        expected["StopIteration"] = "RuntimeError"  # Python's own word: a coroutine can't raise it
+    assert {name: text.split(": ")[1] for name, text in said.items()} == expected
+    assert "lone \\ud800" in said["ValueError"]
+    assert time.monotonic() - began < 5  # far from the command's own 8 s: nobody waited for it
+    assert act(asker, "result['sum'] = tools['add'](a=1)", add) == {"sum": 2}  # the client lives
+
+
+def test_a_result_that_cannot_be_sent_says_where(asker: Stage) -> None:
+    def odd() -> object:
+        return {"rows": [1.0, float("nan")]}
+
+    code, text = error_of(asker, "tools['odd']()", odd)
+    assert code == "application"
+    assert "result.rows[1]: nan, which JSON has not" in text

@@ -86,6 +86,9 @@ class Word(str):
         (datetime.datetime(2026, 1, 2, 3, tzinfo=datetime.timezone.utc), "2026-01-02T03:00:00+00:00"),  # noqa: UP017
         (datetime.date(2026, 1, 2), "2026-01-02"),
         (datetime.timedelta(seconds=90), 90.0),
+        (datetime.timedelta(microseconds=100_001), 0.100001),
+        (datetime.timedelta(days=-1, microseconds=1), -86399.999999),
+        (datetime.time(1, 2, 3, 4), "01:02:03.000004"),
         (pathlib.PurePosixPath("/a/b"), "/a/b"),
         (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
         (decimal.Decimal("1.10"), "1.10"),
@@ -113,6 +116,7 @@ LOOP.append(LOOP)
         ({"a": [1, float("nan")]}, "result.a[1]: nan is no JSON"),
         (float("-inf"), "result: -inf"),
         (Scalar(float("nan")), "nan is no JSON"),
+        (datetime.timedelta.max, "no float holds this duration's seconds"),
         ([b"x"], "result[0]: bytes can't cross the wire; return base64 text"),
         (bytearray(b"x"), "base64"),
         (2**64, "beyond 64 bits"),

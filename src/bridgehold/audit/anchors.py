@@ -18,7 +18,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -159,15 +161,52 @@ def store(folder: Path, signed: SignedAnchor) -> Path:
     return target
 
 
-def load(path: Path) -> list[tuple[str, SignedAnchor]]:
-    """(file, anchor) of one file, or of every ``.anchor`` file of a folder. Raises `AuditError`."""
-    files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
-    return [(str(file), parse(_read(file), str(file))) for file in files]
+NamedAnchor = tuple[str, SignedAnchor | None]
+"""(file, its anchor; None where it holds none)"""
 
 
-def _read(path: Path) -> str:
+def load(path: Path) -> list[NamedAnchor]:
+    """Of one file, or of every ``.anchor`` file of a folder: one that holds no anchor is a finding of
+    `verify`'s, not an error. Raises `AuditError` where there is no such file, or no anchor in the folder.
+    """
+    found = load_folder(path) if path.is_dir() else [_load(path, follow=True)]
+    if not found:
+        raise AuditError(
+            "no anchor in this folder",
+            where=str(path),
+            hint="Name the folder that *.anchor files are kept in.",
+        )
+    return found
+
+
+def load_folder(folder: Path) -> list[NamedAnchor]:
+    """Of every ``.anchor`` file of a folder that may have none, or not be there."""
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES + 1)[: _MAX_BYTES + 1].decode("ascii")
-    except (OSError, UnicodeDecodeError) as error:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))  # noqa: PTH208 - names
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise AuditError(f"can't read the anchors: {error.strerror}", where=str(folder)) from error
+    return [_load(folder / name, follow=False) for name in names]
+
+
+def _load(file: Path, *, follow: bool) -> NamedAnchor:
+    try:
+        return str(file), parse(_read(file, follow=follow), str(file))
+    except AuditError:
+        if not file.is_symlink() and not file.exists():
+            raise
+        return str(file), None
+
+
+def _read(path: Path, *, follow: bool = True) -> str:
+    """At most `_MAX_BYTES` of a regular file; no pipe is waited for."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise AuditError("not a regular file", where=str(path))
+            return file.read(_MAX_BYTES + 1).decode("ascii")
+    except (OSError, ValueError) as error:
         raise AuditError(f"can't read it: {error}", where=str(path)) from error

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 VERSION = 1
 DOMAIN = b"bridgehold.audit.v1\n"
@@ -86,6 +88,17 @@ def read_line(line: bytes) -> LineFacts | None:
         return None
     instance, seq, time, kind, prev, digest = (part.decode("ascii") for part in found.groups())
     return LineFacts(instance, int(seq), time, kind, prev, digest)
+
+
+def decode(decoder: msgspec.json.Decoder[T], line: bytes) -> T | None:
+    """What `decoder` makes of a stored line, or None: a line is hostile, in form and in measure.
+
+    Numbers of any length, nesting of any depth and bytes of any kind are no line of ours.
+    """
+    try:
+        return decoder.decode(line)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def is_intact(line: bytes, facts: LineFacts) -> bool:

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import msgspec
 
 from bridgehold.audit import chain
+from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS
 from bridgehold.audit.verdicts import Finding, FindingKind
 
 _MOST_FINDINGS = 100
 _MOST_MISSING = 10_000
-_INTENTS = (b"command.intent", b"egress.intent")
-_OUTCOMES = (b"command.outcome", b"egress.outcome")
-_SPECIAL = frozenset({*_INTENTS, *_OUTCOMES, b"journal.opened", b"journal.closed"})
+_INTENTS = frozenset(kind.encode("ascii") for kind in INTENT_KINDS)
+_OUTCOMES = frozenset(kind.encode("ascii") for kind in OUTCOME_KINDS)
+_SPECIAL = _INTENTS | _OUTCOMES | {b"journal.opened", b"journal.closed", b"anchor.signed"}
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -29,10 +30,29 @@ class Opened(msgspec.Struct, frozen=True):
     previous_count: int = 0
     previous_head: str = ""
     recovered_from: str = ""
+    unfinished: tuple[str, ...] = ()
+    unfinished_count: int = 0
+    quarantined: dict[str, str] = {}
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """What an instance's last line says of itself."""
+
+    unfinished: tuple[str, ...] = ()
     unfinished_count: int = 0
 
 
+class Signed(msgspec.Struct, frozen=True):
+    """That an anchor was stored beside the audit."""
+
+    count: int
+    head: str
+    time: str = ""
+
+
 _OPENED = msgspec.json.Decoder(Opened)
+_CLOSED = msgspec.json.Decoder(Closed)
+_SIGNED = msgspec.json.Decoder(Signed)
 
 
 class InstanceCheck:
@@ -50,9 +70,15 @@ class InstanceCheck:
         self.findings: list[Finding] = []
         self.fault_count = 0
         self.heads: dict[int, str] = {}
+        self.places: dict[int, str] = {}
+        """Where the lines of `heads` stand."""
+        self.last_place = ""
+        """Of the last line of all."""
+        self.signed: dict[int, tuple[Signed, str]] = {}
+        """Anchors that the instance says were stored, by their count, and where it says so."""
         self.times: dict[int, str] = {}
         self.opened: Opened | None = None
-        self.closed = False
+        self.closed: Closed | None = None
         self.open: dict[int, None] = {}
         self.orphans: list[Finding] = []
         self.clock_steps = 0
@@ -102,9 +128,11 @@ class InstanceCheck:
             if kind in _SPECIAL:
                 self._note(kind, line, at, f"{file}:{number}")
             if self._wanted and self._wanted[-1] <= self.count:
-                self._remember()
+                self._remember(f"{file}:{number}")
             number += 1
             self.lines += 1
+        if lines:
+            self.last_place = f"{file}:{number - 1}"
 
     def torn(self, size: int, place: str) -> None:
         """The last segment ends with `size` bytes of a line that has no end."""
@@ -114,12 +142,13 @@ class InstanceCheck:
         """A fault that the reader saw: a segment is missing or can't be read."""
         self._fault(kind, place, reason, self.count + 1)
 
-    def _remember(self) -> None:
+    def _remember(self, place: str) -> None:
         while self._wanted and self._wanted[-1] <= self.count:
             count = self._wanted.pop()
             if count == self.count:
                 self.heads[count] = self.prev
                 self.times[count] = self.last_time
+                self.places[count] = place
 
     def _note(self, kind: bytes, line: bytes, at: int, place: str) -> None:
         """Keep what completeness needs of a line that is not just one more event."""
@@ -129,26 +158,26 @@ class InstanceCheck:
             # Within a JSON string a quote is escaped, so these bytes are the field itself.
             begin = line.find(b',"intent":"', at) + 11
             self._outcome(line[begin : line.find(b'"', begin)], place)
+        elif kind == b"anchor.signed":
+            signed = chain.decode(_SIGNED, line)
+            if signed is not None:
+                self.signed[signed.count] = (signed, place)
         elif kind == b"journal.closed":
-            self.closed = True
+            self.closed = chain.decode(_CLOSED, line) or Closed(unfinished_count=-1)
         elif self.count == 1:
-            try:
-                self.opened = _OPENED.decode(line)
-            except msgspec.DecodeError:
-                self.opened = None
+            self.opened = chain.decode(_OPENED, line)
 
     def _outcome(self, intent: bytes, place: str) -> None:
-        instance, _, number = intent.decode("ascii", "replace").rpartition(".")
-        if instance != self.instance or not number.isdecimal():
-            return
-        if int(number) in self.open:
-            del self.open[int(number)]
+        named = chain.parse_reference(intent.decode("ascii", "replace"))
+        if named is not None and named[0] == self.instance and named[1] in self.open:
+            del self.open[named[1]]
         elif len(self.orphans) < _MOST_FINDINGS:
+            what = chain.reference(*named) if named is not None else "nothing that could be one"
             self.orphans.append(
                 Finding(
                     kind="orphan_outcome",
                     place=place,
-                    reason=f"an outcome of {instance}.{number}, which is not there as an open intent",
+                    reason=f"an outcome of {what}, which is not there as an open intent",
                     instance=self.instance,
                     seq=self.count,
                 )

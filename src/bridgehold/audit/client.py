@@ -10,13 +10,23 @@ import msgspec
 from bridgehold.audit import wire
 from bridgehold.audit.anchors import SignedAnchor, render
 from bridgehold.audit.chain import MAX_EVENT, Head, reference
-from bridgehold.audit.events import Event, Receipt
+from bridgehold.audit.events import (
+    CommandIntent,
+    CommandOutcome,
+    EgressIntent,
+    EgressOutcome,
+    Event,
+    Receipt,
+    ToolIntent,
+    ToolOutcome,
+)
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
 
 if TYPE_CHECKING:
     import socket
 
 _CLIP = 4096
+_UNDONE = "its caller went away, or the journal was too slow, before it was begun"
 _MOST_PENDING = 20_000
 _HINTS = {
     "full": "Free space on the audit's disk; the journal goes on by itself.",
@@ -35,6 +45,7 @@ class JournalClient:
         self._deadline_s = deadline_s
         self._next = 0
         self._waiting: dict[int, asyncio.Future[wire.Answer]] = {}
+        self._abandoned: dict[int, CommandIntent | ToolIntent | EgressIntent] = {}
         self._unsent: list[bytes] = []
         self._gone = ""
         self.gone = asyncio.Event()
@@ -58,10 +69,11 @@ class JournalClient:
     async def append(self, event: Event, *, durable: bool = True) -> Receipt:
         """Write `event`. Returns once it is on the disk, or (not `durable`) once it is written.
 
-        Cancelling the caller cancels only the waiting: the event is written all the same.
+        Cancelling the caller cancels only the waiting: the event is written all the same. What an intent
+        announces doesn't happen then, nor past the deadline: the client writes its outcome itself.
         """
         operation = wire.APPEND if durable else wire.APPEND_BUFFERED
-        answer = await self._ask(operation, encode(event), event.tenant)
+        answer = await self._ask(operation, encode(event), event)
         return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
 
     async def head(self) -> Head:
@@ -82,7 +94,7 @@ class JournalClient:
             self._transport.close()
             await asyncio.sleep(0)
 
-    async def _ask(self, operation: int, payload: bytes, tenant: str = "") -> wire.Answer:
+    async def _ask(self, operation: int, payload: bytes, event: Event | None = None) -> wire.Answer:
         if self._gone:
             raise self._gone_error()
         if len(self._waiting) >= _MOST_PENDING:
@@ -99,7 +111,11 @@ class JournalClient:
         try:
             async with asyncio.timeout(self._deadline_s):
                 answer = await future
+        except asyncio.CancelledError:
+            self._given_up(identity, event, future)
+            raise
         except TimeoutError as error:
+            self._given_up(identity, event, future)
             raise AuditError(
                 f"the journal did not confirm a write within {self._deadline_s:g} s",
                 hint="The audit's disk is too slow or stuck; nothing runs without its event.",
@@ -113,6 +129,24 @@ class JournalClient:
             raise AuditError(answer.message, hint=_HINTS.get(answer.code, ""), where=f"journal:{answer.code}")
         return answer
 
+    def _given_up(self, identity: int, event: Event | None, future: asyncio.Future[wire.Answer]) -> None:
+        """Nobody waits for `identity` any more: an intent is closed as soon as it is known to be written."""
+        if not isinstance(event, CommandIntent | ToolIntent | EgressIntent):
+            return
+        if identity in self._waiting:
+            self._abandoned[identity] = event
+        elif future.done() and not future.cancelled() and future.exception() is None:
+            self._close(event, future.result())
+
+    def _close(self, intent: CommandIntent | ToolIntent | EgressIntent, answer: wire.Answer) -> None:
+        if answer.code or self._gone:
+            return
+        self._next += 1
+        payload = encode(undone(intent, reference(self.instance, answer.seq)))
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(wire.request(wire.APPEND_BUFFERED, self._next, payload))
+
     def _flush(self) -> None:
         if self._unsent and self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(self._unsent))
@@ -122,8 +156,11 @@ class JournalClient:
         """Answers to waiting calls; one whose caller has gone finds nobody and is dropped."""
         for answer in answers:
             future = self._waiting.pop(answer.id, None)
+            abandoned = self._abandoned.pop(answer.id, None)
             if future is not None and not future.done():
                 future.set_result(answer)
+            elif abandoned is not None:
+                self._close(abandoned, answer)
 
     def lost(self, reason: str) -> None:
         """The connection ended: every waiting and every later call fails."""
@@ -162,6 +199,34 @@ class _Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.lost(type(exc).__name__ if exc else "its end of the socket closed")
+
+
+def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) -> Event:
+    """The outcome of what was announced and never begun (pure)."""
+    ties: dict[str, Any] = {
+        "tenant": intent.tenant,
+        "principal": intent.principal,
+        "session": intent.session,
+        "command": intent.command,
+        "intent": reference,
+        "code": "cancelled",
+    }
+    if isinstance(intent, CommandIntent):
+        return CommandOutcome(transport_ok=False, application_ok=False, reason=_UNDONE, **ties)
+    if isinstance(intent, ToolIntent):
+        return ToolOutcome(tool=intent.tool, ok=False, reason=_UNDONE, **ties)
+    return EgressOutcome(
+        provider=intent.provider,
+        host=intent.host,
+        method=intent.method,
+        path=intent.path,
+        background=intent.background,
+        status=0,
+        request_bytes=0,
+        response_bytes=0,
+        ms=0,
+        **ties,
+    )
 
 
 def encode(event: Event) -> bytes:

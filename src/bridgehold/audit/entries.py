@@ -38,6 +38,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ENVELOPE = frozenset({"v", "instance", "seq", "time", "mono_ns", "boot", "kind", "prev", "hash"})
+_DATA = msgspec.json.Decoder(dict[str, object])
 _TIES = ("tenant", "principal", "session", "command")
 
 
@@ -46,9 +47,8 @@ def parse_entry(line: bytes, place: str) -> Entry | None:
     facts = chain.read_line(line)
     if facts is None:
         return None
-    try:
-        data = msgspec.json.decode(line, type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError):
+    data = chain.decode(_DATA, line)
+    if data is None:
         return None
     ties = {name: _text(data.pop(name, "")) for name in _TIES}
     return Entry(

@@ -266,6 +266,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """How many times the key's own value was removed from what the provider sent back."""
     estimated: bool = False
     """The tokens are counted from bytes and stream events, because the provider named none."""
+    charged: int = 0
+    """Tokens that the budget was charged with: never fewer than were said or seen."""
     digest: str = ""
     """Of a download: ``sha256:`` of what came, whether it was kept or not."""
     followed: str = ""
@@ -280,6 +282,8 @@ class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
     rule: str
     how: str = "gateway"
     background: bool = False
+    reserved: int = 0
+    """Tokens that the budget is charged with until the outcome says better."""
 
 
 class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):
@@ -349,10 +353,11 @@ class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
 
     version: int = 1
     quarantined_bytes: int = 0
-    """Bytes of a torn tail that recovery moved to `quarantined_file`."""
+    """Bytes of torn tails that recovery moved aside, to the files of `quarantined`."""
     recovered_from: str = ""
     """The previous instance, where it did not end with `journal.closed`."""
-    quarantined_file: str = ""
+    quarantined: dict[str, str] = {}
+    """File below the audit's folder → digest of its bytes."""
     previous: str = ""
     previous_count: int = 0
     previous_head: str = ""
@@ -375,7 +380,8 @@ class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
     previous_segment: str
     previous_count: int
     unfinished: tuple[str, ...] = ()
-    """Intents in flight (at most 4096), so that recovery reads one segment only."""
+    """Intents in flight, at most 4096 of `unfinished_count`, so that recovery need not read all."""
+    unfinished_count: int = 0
 
 
 class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):

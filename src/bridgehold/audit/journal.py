@@ -196,7 +196,7 @@ def _discard(folder: Path, audit: Path) -> None:
 def _opened(before: Recovered) -> JournalOpened:
     return JournalOpened(
         quarantined_bytes=before.quarantined_bytes,
-        quarantined_file=before.quarantined_file,
+        quarantined=before.quarantined,
         recovered_from="" if before.closed else before.head.instance,
         previous=before.head.instance,
         previous_count=before.head.count,

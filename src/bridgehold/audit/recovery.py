@@ -8,6 +8,7 @@ however wrong they look: that is for `verify` to name.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,12 @@ from bridgehold.audit.segments import (
     TORN,
     InstanceFolder,
     Segment,
+    digest_of,
     instance_folders,
     open_segment,
     read_lines,
 )
+from bridgehold.errors import AuditError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +42,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     head: chain.Head = chain.Head("", 0, chain.GENESIS)
     closed: bool = True
     quarantined_bytes: int = 0
-    quarantined_file: str = ""
+    quarantined: dict[str, str] = {}
     unfinished: tuple[str, ...] = ()
 
 
@@ -50,6 +53,7 @@ class _Tail(msgspec.Struct, frozen=True):
     seq: int = 0
     intent: str = ""
     unfinished: tuple[str, ...] = ()
+    unfinished_count: int = 0
 
 
 _TAIL = msgspec.json.Decoder(_Tail)
@@ -60,26 +64,30 @@ def recover(audit: Path) -> Recovered:
     folders = instance_folders(audit)
     if not folders:
         return Recovered()
-    size, file = 0, ""
+    size = 0
+    quarantined: dict[str, str] = {}
     for folder in reversed(folders):  # a start that died early leaves an instance without a line
         segments = folder.segments()
         if segments:
-            moved, name = _quarantine(folder, segments[-1])
-            size, file = size + moved, file or name
+            size += _quarantine(folder, segments[-1])
+        for path in folder.torn():  # also what a start moved that died before it could say so
+            with contextlib.suppress(AuditError):  # a link, say: `verify` tells of it
+                quarantined[f"{folder.path.name}/{path.name}"] = digest_of(path)
         for segment in reversed(segments):
-            found = _read_end(segment, folder.instance)
-            if found is None:
+            end = _read_end(segment, folder.instance)
+            if end is None:
                 continue
-            head, kind, unfinished = found
             return Recovered(
                 ordinal=folders[-1].ordinal,
-                head=head,
-                closed=kind == "journal.closed",
+                head=end[0],
+                closed=end[1] == "journal.closed",
                 quarantined_bytes=size,
-                quarantined_file=file,
-                unfinished=unfinished,
+                quarantined=quarantined,
+                unfinished=_unfinished(folder),
             )
-    return Recovered(ordinal=folders[-1].ordinal, closed=False, quarantined_bytes=size, quarantined_file=file)
+    return Recovered(
+        ordinal=folders[-1].ordinal, closed=False, quarantined_bytes=size, quarantined=quarantined
+    )
 
 
 def torn_from(data: bytes) -> int:
@@ -89,8 +97,8 @@ def torn_from(data: bytes) -> int:
     return data.rfind(b"\n", 0, end) + 1
 
 
-def _quarantine(folder: InstanceFolder, segment: Segment) -> tuple[int, str]:
-    """Copy the torn tail to a file beside the segment, durably, and only then cut it off."""
+def _quarantine(folder: InstanceFolder, segment: Segment) -> int:
+    """Copy the torn tail to a file beside the segment, durably, and only then cut it off. Its size."""
     descriptor = open_segment(segment.path)
     try:
         size = os.fstat(descriptor).st_size
@@ -100,7 +108,7 @@ def _quarantine(folder: InstanceFolder, segment: Segment) -> tuple[int, str]:
         os.close(descriptor)
     torn = data[torn_from(data) :]
     if not torn:
-        return 0, ""
+        return 0
     target = segment.path.with_name(segment.path.name + TORN)
     writes.replace(target, torn, mode=0o640)
     descriptor = os.open(segment.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -109,27 +117,45 @@ def _quarantine(folder: InstanceFolder, segment: Segment) -> tuple[int, str]:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return len(torn), f"{folder.path.name}/{target.name}"
+    return len(torn)
 
 
-def _read_end(segment: Segment, instance: str) -> tuple[chain.Head, str, tuple[str, ...]] | None:
-    """Head, last kind and unfinished intents of a segment with at least one line."""
-    unfinished: dict[str, None] = {}
+def _read_end(segment: Segment, instance: str) -> tuple[chain.Head, str] | None:
+    """Head and last kind of a segment with at least one line."""
     last: bytes = b""
     for _, lines, _ in read_lines(segment.path):
-        for line in lines:
-            _note(line, instance, unfinished)
         last = next((line for line in reversed(lines) if chain.read_line(line)), last)
     facts = chain.read_line(last)
-    if facts is None:
-        return None
-    return chain.Head(instance, facts.seq, facts.hash), facts.kind, tuple(unfinished)
+    return (chain.Head(instance, facts.seq, facts.hash), facts.kind) if facts is not None else None
+
+
+def _unfinished(folder: InstanceFolder) -> tuple[str, ...]:
+    """References of the instance's intents without an outcome, from the last segment that names them all."""
+    segments = folder.segments()
+    start = next((at for at in range(len(segments) - 1, 0, -1) if _names_all(segments[at])), 0)
+    unfinished: dict[str, None] = {}
+    for segment in segments[start:]:
+        for _, lines, _ in read_lines(segment.path):
+            for line in lines:
+                _note(line, folder.instance, unfinished)
+    return tuple(unfinished)
+
+
+def _names_all(segment: Segment) -> bool:
+    """Whether its first line names every intent that was in flight when it was begun."""
+    for _, lines, _ in read_lines(segment.path):
+        first = chain.decode(_TAIL, lines[0]) if lines else None
+        return (
+            first is not None
+            and first.kind == "segment.rotated"
+            and first.unfinished_count == len(first.unfinished)
+        )
+    return False
 
 
 def _note(line: bytes, instance: str, unfinished: dict[str, None]) -> None:
-    try:
-        tail = _TAIL.decode(line)
-    except msgspec.DecodeError:
+    tail = chain.decode(_TAIL, line)
+    if tail is None:
         return
     if tail.kind == "segment.rotated":
         unfinished.update(dict.fromkeys(tail.unfinished))

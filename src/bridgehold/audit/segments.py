@@ -6,6 +6,7 @@ for `verify`; the chain itself orders them by what each first line says of the o
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -31,6 +32,9 @@ class Segment(NamedTuple):
     path: Path
 
 
+_TORN = re.compile(r"[0-9]{8}\.jsonl\.torn")
+
+
 class InstanceFolder(NamedTuple):
     ordinal: int
     instance: str
@@ -47,18 +51,31 @@ class InstanceFolder(NamedTuple):
 
     def torn(self) -> list[Path]:
         """Quarantined tails."""
-        return sorted(self.path / name for name in _names(self.path) if name.endswith(TORN))
+        return sorted(self.path / name for name in _names(self.path) if _TORN.fullmatch(name))
 
 
 def instance_folders(audit: Path) -> list[InstanceFolder]:
     """The instances below `audit` by ordinal; anything else there is ignored, links included."""
-    found = []
+    return look(audit)[0]
+
+
+def look(audit: Path) -> tuple[list[InstanceFolder], list[str]]:
+    """The instances below `audit`, and what bears an instance's name and is no folder (a link, say)."""
+    found: list[InstanceFolder] = []
+    strays: list[str] = []
     for name in _names(audit):
         match = _INSTANCE.fullmatch(name)
-        path = audit / name
-        if match and stat.S_ISDIR(path.lstat().st_mode):
-            found.append(InstanceFolder(int(match[1]), match[2], path))
-    return sorted(found)
+        if match is None:
+            continue
+        try:
+            is_folder = stat.S_ISDIR((audit / name).lstat().st_mode)
+        except OSError:
+            is_folder = False
+        if is_folder:
+            found.append(InstanceFolder(int(match[1]), match[2], audit / name))
+        else:
+            strays.append(name)
+    return sorted(found), sorted(strays)
 
 
 def folder_name(ordinal: int, instance: str) -> str:
@@ -67,6 +84,20 @@ def folder_name(ordinal: int, instance: str) -> str:
 
 def segment_name(number: int) -> str:
     return f"{number:08d}.jsonl"
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes. Raises `AuditError` where it isn't a regular file that can be read."""
+    digest = hashlib.sha256()
+    descriptor = open_segment(path)
+    try:
+        while data := os.read(descriptor, _CHUNK):
+            digest.update(data)
+    except OSError as error:
+        raise AuditError(f"can't read it: {error.strerror}", where=str(path)) from error
+    finally:
+        os.close(descriptor)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def open_segment(path: Path) -> int:

@@ -28,6 +28,8 @@ class Used(msgspec.Struct, kw_only=True):
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    charged: int = 0
+    """Tokens that budgets were charged with: never fewer than were said or seen."""
     estimated: int = 0
     """Requests whose tokens are estimates."""
     sent_bytes: int = 0
@@ -64,6 +66,7 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
                 used.failed += bool(entry.text("code"))
                 used.input_tokens += entry.number("input_tokens")
                 used.output_tokens += entry.number("output_tokens")
+                used.charged += entry.number("charged")
                 used.estimated += entry.fields.get("estimated") is True
                 used.sent_bytes += entry.number("request_bytes")
                 used.received_bytes += entry.number("response_bytes")

@@ -25,11 +25,17 @@ FindingKind = Literal[
     "rewritten",  # the chain is sound, but not the one that what came later knows
     "segment_missing",
     "instance_missing",
-    "unreadable",
+    "unreadable",  # a link, a pipe, or nothing that may be read
+    "quarantine_missing",  # a torn tail that recovery moved aside and named isn't there
+    "quarantine_changed",  # … or has other bytes
+    "quarantine_unknown",  # a torn tail that no line tells of
     "orphan_outcome",  # an outcome whose intent isn't there
     "anchor_contradicted",
     "anchor_signature",
     "anchor_unknown",  # an anchor of an instance that isn't there
+    "anchor_malformed",  # its file can't be read, or holds no anchor
+    "anchor_missing",  # the audit says that it was stored beside it
+    "anchor_stale",  # the newest is older than was asked for
 ]
 
 
@@ -75,14 +81,25 @@ class Range(msgspec.Struct, frozen=True):
     last: int
 
 
+AnchoringStatus = Literal["anchored", "unanchored", "contradicted"]
+
+
 class Anchoring(msgspec.Struct, frozen=True, kw_only=True):
-    status: Literal["anchored", "unanchored", "contradicted"]
+    status: AnchoringStatus
     """``anchored``: an outside anchor covers all but what is younger than the set time."""
     anchored_to: str = ""
     """Reference of the last event that an outside anchor covers."""
     signature: Literal["", "verified", "unchecked"] = ""
     """``unchecked``: no public key was given for the anchor that counts."""
     unanchored: tuple[Range, ...] = ()
+    anchored_at: str = ""
+    """When the anchor that counts was signed, as it says itself."""
+    age_s: int = 0
+    """From then to now, by the clock of who verifies; 0 without an anchor."""
+    newer: int = 0
+    """Anchors that the audit says were signed after the newest that was given."""
+    newest: str = ""
+    """Where it says so of the last of them."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -103,7 +120,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ok(self) -> bool:
         """Sound and whole, and no anchor says otherwise. Unanchored is no fault of the files."""
-        return self.integrity.ok and self.completeness.ok and self.anchoring.status != "contradicted"
+        return self.integrity.ok and self.completeness.ok and not self.anchoring.findings
 
     @property
     def first_bad(self) -> Finding | None:

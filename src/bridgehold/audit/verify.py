@@ -8,54 +8,58 @@ decides what is believed. `check` holds the pure core, `verdicts` the values.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit import chain
-from bridgehold.audit.anchors import SignedAnchor
-from bridgehold.audit.check import InstanceCheck
-from bridgehold.audit.segments import InstanceFolder, Segment, instance_folders, read_lines
-from bridgehold.audit.verdicts import Anchoring, Completeness, Finding, Integrity, Range, Report
+from bridgehold.audit.anchoring import Given, judge
+from bridgehold.audit.anchors import NamedAnchor
+from bridgehold.audit.check import Closed, InstanceCheck, Opened
+from bridgehold.audit.entries import printable
+from bridgehold.audit.segments import InstanceFolder, Segment, digest_of, look, read_lines
+from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
 from bridgehold.errors import AuditError, BridgeholdError
 
 _MOST = 100
 _SETTLE_S = 0.02
 _SETTLE_TIMES = 10
-NamedAnchor = tuple[str, SignedAnchor]
-"""(where it was read, the anchor)"""
 
 
 def verify_audit(
     audit: Path,
     *,
     outside: Sequence[NamedAnchor] = (),
-    local: Sequence[NamedAnchor] = (),
+    beside: Path | None = None,
     keys: Mapping[str, bytes] | None = None,
     within_s: int = 86_400,
+    fresh_s: int | None = None,
 ) -> Report:
     """Check every line below `audit`. Raises `AuditError` only where the folder itself can't be read.
 
-    `outside` anchors were kept elsewhere; `local` ones lie beside the audit and can only contradict
-    it. `keys` (id to raw public key) are those that may sign; without any, signatures are unchecked.
-    Events older than `within_s` seconds than the newest that no outside anchor covers: unanchored.
+    `outside` anchors were kept elsewhere; those in the folder `beside` lie where the audit's owner could
+    reach them: they can only contradict it, and all that it tells of must be there. For the rest see
+    `anchoring.Given`.
     """
-    folders = instance_folders(audit)
-    if not folders:
+    folders, strays = look(audit)
+    if not folders and not strays:
         raise AuditError(
             "no audit in this folder",
             where=str(audit),
             hint="Name the folder that holds folders such as 00000001-i-0123456789ab.",
         )
     wanted: dict[str, list[int]] = {}
-    for _, signed in (*outside, *local):
-        count = signed.anchor.count
-        wanted.setdefault(signed.anchor.instance, []).extend((count, count + 1))
+    local = anchor_files.load_folder(beside) if beside is not None else None
+    for _, signed in (*outside, *(local or ())):
+        if signed is not None:
+            count = signed.anchor.count
+            wanted.setdefault(signed.anchor.instance, []).extend((count, count + 1))
     checks: list[InstanceCheck] = []
     size = segments = 0
     for folder in folders:
@@ -64,15 +68,33 @@ def verify_audit(
         size, segments = size + read, segments + count
         checks.append(check)
     links = _links(folders, checks)
+    moved, torn = _quarantined(audit, folders, checks)
+    unread = [
+        Finding(
+            kind="unreadable", place=printable(name), reason="no folder of an instance, but a link or a file"
+        )
+        for name in strays
+    ]
+    given = Given(
+        outside=outside,
+        beside=local,
+        stored=anchor_files.load_folder(beside) if beside is not None else None,
+        keys=keys or {},
+        within_s=within_s,
+        fresh_s=fresh_s,
+        now=datetime.now(UTC),
+    )
     steps = [check for check in checks if check.clock_steps]
     return Report(
         events=sum(check.lines for check in checks),
         bytes=size,
         instances=len(checks),
         segments=segments,
-        integrity=_integrity(checks, [f for f in links if f.kind in ("cut", "rewritten")]),
-        completeness=_completeness(folders, checks, [f for f in links if f.kind == "instance_missing"]),
-        anchoring=_anchoring(checks, outside, local, keys or {}, within_s),
+        integrity=_integrity(checks, [*(f for f in links if f.kind in ("cut", "rewritten")), *unread]),
+        completeness=_completeness(
+            checks, [*(f for f in links if f.kind == "instance_missing"), *moved], torn
+        ),
+        anchoring=judge(checks, given),
         clock_steps=sum(check.clock_steps for check in checks),
         first_clock_step=steps[0].first_clock_step if steps else "",
     )
@@ -81,7 +103,11 @@ def verify_audit(
 def _read_instance(folder: InstanceFolder, check: InstanceCheck, *, last: bool) -> tuple[int, int]:
     """Feed all segments of `folder` to `check`. Returns bytes and segments read."""
     size, expected = 0, 1
-    segments = folder.segments()
+    try:
+        segments = folder.segments()
+    except AuditError as error:
+        check.fault("unreadable", folder.path.name, error.message)
+        return 0, 0
     for segment in segments:
         name = f"{folder.path.name}/{segment.path.name}"
         if segment.number != expected:
@@ -140,9 +166,10 @@ def _link(check: InstanceCheck, previous: InstanceCheck | None, place: str) -> l
     if opened is None or (not opened.previous and previous is None):
         return []
     if previous is None or opened.previous != previous.instance:
-        reason = f"it was opened after {opened.previous or 'no instance'}, which does not stand before it"
+        named = printable(opened.previous[:40]) or "no instance"
+        reason = f"it was opened after {named}, which does not stand before it"
         return [_finding("instance_missing", place, reason, check)]
-    name = f"{previous.instance}, line {previous.count}"
+    name = previous.last_place or place
     if previous.count < opened.previous_count:
         reason = (
             f"{previous.instance} ends at seq {previous.count}; the next instance saw {opened.previous_count}"
@@ -173,7 +200,7 @@ def _integrity(checks: Sequence[InstanceCheck], links: Sequence[Finding]) -> Int
 
 
 def _completeness(
-    folders: Sequence[InstanceFolder], checks: Sequence[InstanceCheck], missing: Sequence[Finding]
+    checks: Sequence[InstanceCheck], missing: Sequence[Finding], torn: Sequence[str]
 ) -> Completeness:
     unfinished: list[str] = []
     flying: list[str] = []
@@ -181,16 +208,15 @@ def _completeness(
     written = [check for check in checks if check.lines]
     for check, after in zip(written, [*written[1:], None], strict=True):
         references = [chain.reference(check.instance, seq) for seq in check.open]
-        told = after.opened.unfinished_count if after is not None and after.opened is not None else None
-        if after is None and not check.closed:
+        told = after.opened if after is not None else check.closed
+        if after is None and told is None:
             flying += references
-        elif told == len(references) or (after is None and check.closed):
+        elif told is not None and _accounts_for(told, references):
             interrupted += len(references)
         else:
             unfinished += references
     gone = [f for check in checks for f in check.findings if f.kind == "segment_missing"]
     found = [*gone, *missing, *(f for check in checks for f in check.orphans)]
-    torn = [f"{folder.path.name}/{path.name}" for folder in folders for path in folder.torn()]
     return Completeness(
         ok=not found and not unfinished,
         findings=tuple(found[:_MOST]),
@@ -203,92 +229,45 @@ def _completeness(
     )
 
 
-def _anchoring(
-    checks: Sequence[InstanceCheck],
-    outside: Sequence[NamedAnchor],
-    local: Sequence[NamedAnchor],
-    keys: Mapping[str, bytes],
-    within_s: int,
-) -> Anchoring:
-    order = {check.instance: index for index, check in enumerate(checks)}
+def _accounts_for(told: Opened | Closed, references: Sequence[str]) -> bool:
+    """Whether a first or last line names just these intents (all of them, where it names fewer)."""
+    return told.unfinished_count == len(references) and set(told.unfinished) <= set(references)
+
+
+def _quarantined(
+    audit: Path, folders: Sequence[InstanceFolder], checks: Sequence[InstanceCheck]
+) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the torn tails that recovery moved aside; and all that are there."""
     findings: list[Finding] = []
-    best: tuple[int, int] = (-1, 0)
-    for place, signed in (*outside, *local):
-        fault = _against(signed, place, checks, order, keys)
-        if fault is not None:
-            findings.append(fault)
-    if not findings:
-        best = max(((order[s.anchor.instance], s.anchor.count) for _, s in outside), default=best)
-    ranges = _uncovered(checks, *best)
-    covered = f"{checks[best[0]].instance}.{best[1]}" if best[0] >= 0 else ""
-    young = best[0] >= 0 and _young(checks, best, within_s)
-    return Anchoring(
-        status="contradicted" if findings else "anchored" if not ranges or young else "unanchored",
-        anchored_to=covered,
-        signature="" if not covered else "verified" if keys else "unchecked",
-        unanchored=tuple(ranges),
-        findings=tuple(findings[:_MOST]),
-    )
+    there: list[str] = []
+    named: dict[str, str] = {}
+    newest = max((index for index, check in enumerate(checks) if check.lines), default=0)
+    for check in checks:
+        named.update(check.opened.quarantined if check.opened is not None else {})
+    for index, folder in enumerate(folders):
+        with contextlib.suppress(AuditError):  # a folder that can't be read has its finding
+            found = [f"{folder.path.name}/{path.name}" for path in folder.torn()]
+            there += found
+            for name in found:
+                if name not in named and index < newest:
+                    reason = "a torn tail that no later instance tells of"
+                    findings.append(Finding(kind="quarantine_unknown", place=name, reason=reason))
+    for name, digest in named.items():
+        findings += _quarantine_faults(audit, name, digest, there)
+    return findings, there
 
 
-def _against(
-    signed: SignedAnchor,
-    place: str,
-    checks: Sequence[InstanceCheck],
-    order: Mapping[str, int],
-    keys: Mapping[str, bytes],
-) -> Finding | None:
-    """What one anchor says against the files, or None."""
-    anchor = signed.anchor
-    if keys and not anchor_files.is_signed(signed, keys):
-        who = (
-            f"key {anchor.key}" if anchor.key in keys else f"key {anchor.key}, which was not given as trusted"
-        )
-        return Finding(
-            kind="anchor_signature", place=place, reason=f"the signature is not sound, or is of {who}"
-        )
-    if anchor.instance not in order:
-        return Finding(
-            kind="anchor_unknown",
-            place=place,
-            reason=f"the anchor names instance {anchor.instance}, which is not in this folder",
-            instance=anchor.instance,
-            seq=anchor.count,
-        )
-    check = checks[order[anchor.instance]]
-    if check.heads.get(anchor.count) == anchor.head:
-        return None
-    if anchor.count > check.count:
-        reason = (
-            f"seq {check.count + 1} to {anchor.count} of {check.instance} are cut off: the anchor saw them"
-        )
-    else:
-        reason = f"seq 1 to {anchor.count} of {check.instance} were rewritten: the anchor saw another head"
-    return Finding(
-        kind="anchor_contradicted", place=place, reason=reason, instance=check.instance, seq=anchor.count
-    )
-
-
-def _uncovered(checks: Sequence[InstanceCheck], index: int, count: int) -> list[Range]:
-    found = []
-    for at, check in enumerate(checks):
-        first = 1 if at > index else count + 1
-        if at >= index and check.count >= first:
-            found.append(Range(check.instance, first, check.count))
-    return found
-
-
-def _young(checks: Sequence[InstanceCheck], best: tuple[int, int], within_s: int) -> bool:
-    """Whether even the oldest event that no anchor covers is younger than the set time."""
-    newest = next((check.last_time for check in reversed(checks) if check.last_time), "")
-    first = checks[best[0]].times.get(best[1] + 1, "")
-    if not first:
-        first = next((check.first_time for check in checks[best[0] + 1 :] if check.first_time), newest)
+def _quarantine_faults(audit: Path, name: str, digest: str, there: Sequence[str]) -> list[Finding]:
+    place = printable(name[:80])
+    if name not in there:
+        reason = "the torn tail that was moved here is not there"
+        return [Finding(kind="quarantine_missing", place=place, reason=reason)]
     try:
-        age = datetime.fromisoformat(newest) - datetime.fromisoformat(first)
-    except ValueError:
-        return False
-    return age.total_seconds() <= within_s
+        same = digest_of(audit / name) == digest
+    except AuditError as error:
+        return [Finding(kind="unreadable", place=place, reason=error.message)]
+    reason = "the torn tail has other bytes than when it was moved here"
+    return [] if same else [Finding(kind="quarantine_changed", place=place, reason=reason)]
 
 
 def render_report(report: Report) -> str:
@@ -300,7 +279,10 @@ def render_report(report: Report) -> str:
         f"{completeness.in_flight_count} in flight"
     )
     anchored = (
-        f" to {anchoring.anchored_to}, signature {anchoring.signature}" if anchoring.anchored_to else ""
+        f" to {anchoring.anchored_to}, signed {anchoring.anchored_at} ({anchoring.age_s} s ago),"
+        f" signature {anchoring.signature}"
+        if anchoring.anchored_to
+        else ""
     )
     lines = [
         f"{read} instances",
@@ -309,6 +291,9 @@ def render_report(report: Report) -> str:
         f"anchoring     {anchoring.status}{anchored}",
     ]
     lines += [f"  unanchored: {r.instance} seq {r.first} to {r.last}" for r in anchoring.unanchored[:10]]
+    if anchoring.newer:
+        said = f"{anchoring.newer} later anchors were signed, the last at {anchoring.newest}"
+        lines.append(f"  not given: {said}")
     lines += [f"  quarantined torn tail: {file}" for file in completeness.quarantined[:10]]
     if report.clock_steps:
         lines.append(
@@ -318,7 +303,7 @@ def render_report(report: Report) -> str:
         lines.append(f"first bad: {report.first_bad.place}: {report.first_bad.reason}")
     found = (*integrity.findings, *completeness.findings, *anchoring.findings)
     lines += [f"  {f.place}: {f.kind}: {f.reason}" for f in found[:20]]
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -328,11 +313,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     for name, text in (
         ("--anchors", "kept elsewhere: a file or a folder"),
-        ("--local-anchors", "kept beside the audit: they can only contradict it"),
         ("--key", "a public key that may sign anchors"),
     ):
         parser.add_argument(name, type=Path, action="append", default=[], help=text)
+    parser.add_argument(
+        "--local-anchors", type=Path, help="the folder beside the audit: its anchors can only contradict it"
+    )
     parser.add_argument("--within", type=int, default=86_400, help="seconds an event may stay unanchored")
+    parser.add_argument("--fresh", type=int, help="seconds that the newest anchor kept elsewhere may be old")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     try:
@@ -342,9 +330,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = verify_audit(
             options.folder,
             outside=[anchor for path in options.anchors for anchor in anchor_files.load(path)],
-            local=[anchor for path in options.local_anchors for anchor in anchor_files.load(path)],
+            beside=options.local_anchors,
             keys=keys,
             within_s=options.within,
+            fresh_s=options.fresh,
         )
     except BridgeholdError as error:
         sys.stderr.write(f"{error.message} ({error.where}). {error.hint}\n")

@@ -179,8 +179,7 @@ _BY_RULE = (
 _WITHOUT_RULE = {
     "worker.refused": "Run `bridgehold doctor`.",
     "request.refused": "`bridgehold sessions` lists what this caller may see.",
-    "principal.refused": "Add a [principals.NAME] section with this uid, or this token's digest, "
-    "to config.toml.",
+    "principal.refused": "Add a [principals.NAME] section with this uid or token's digest to config.toml.",
 }
 _BY_CODE = {
     "timeout": "Give it more time (limits.command, limits.startup) or less work.",

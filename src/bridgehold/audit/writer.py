@@ -220,7 +220,10 @@ class Writer:
         unfinished = self.tally.unfinished()
         self._descriptor, self._size, self._opened = self._create(self._number + 1)
         event = SegmentRotated(
-            previous_segment=previous, previous_count=self.count, unfinished=unfinished[:4096]
+            previous_segment=previous,
+            previous_count=self.count,
+            unfinished=unfinished[:4096],
+            unfinished_count=len(unfinished),
         )
         try:
             self._group([event], full=False)

@@ -112,6 +112,7 @@ class ArtifactStore:
             path.unlink(missing_ok=True)
             raise UsageError(f"a name has at most {_LONGEST_NAME} printable characters", where="name")
         with writes.append(path) as file:
+            file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         target = self._of(tenant) / digest

@@ -44,6 +44,12 @@ class TokenBucket:
         self._tokens -= tokens
         return True
 
+    def retune(self, rate: float, burst: float, now: float) -> None:
+        """Another rate from now on. What is saved up stays, up to `burst`: a change refills nothing."""
+        self._refill(now)
+        self._rate, self._burst = rate, burst
+        self._tokens = min(self._tokens, burst)
+
     def _refill(self, now: float) -> None:
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)

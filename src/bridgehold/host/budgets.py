@@ -1,6 +1,8 @@
 """Who may still spend what: requests and tokens by tenant and provider, and bytes held for guests.
 
-What was spent is a fold of the audit's own events, so a restart forgets nothing. Time is passed in;
+A request is charged before it goes out, with the most that it may use; what is known afterwards replaces
+that. The charge stands in its intent and the settlement in its outcome, so what was spent is a fold of
+the audit: a request whose end nobody saw (the host was killed) keeps its charge. Time is passed in;
 nothing here reads a clock or a file.
 """
 
@@ -9,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
-from bridgehold.audit.events import EgressIntent, EgressOutcome, Event, kind_of
+from bridgehold.audit.entries import Entry
+from bridgehold.audit.events import EgressIntent, EgressOutcome, kind_of
 from bridgehold.errors import BudgetError, BusyError
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.policies.model import Rate
@@ -24,117 +27,126 @@ _INTENT = kind_of(EgressIntent)
 _OUTCOME = kind_of(EgressOutcome)
 _BURST_SECONDS = 10
 
+Key = tuple[str, str]
+"""(tenant, provider)."""
+
 
 class Spent(msgspec.Struct, frozen=True):
-    """What one tenant has used of one provider, over the audit's life."""
+    """What one tenant has used of one provider over the audit's life, requests under way included."""
 
     requests: int = 0
     tokens: int = 0
 
 
 class Reservation:
-    """Tokens that a running request may use; `settle` it exactly once with what it did use."""
+    """The charge of a running request; `settle` it once with what it did use."""
 
-    def __init__(self, budgets: Budgets, key: tuple[str, str], tokens: int) -> None:
+    def __init__(self, budgets: Budgets, key: Key, tokens: int) -> None:
         self._budgets = budgets
         self._key = key
-        self._tokens = tokens
+        self.tokens = tokens
+        """What it is charged with until it is settled."""
         self._open = True
 
     def settle(self, tokens: int) -> None:
         if self._open:
             self._open = False
-            self._budgets.settled(self._key, self._tokens, tokens)
+            self._budgets.add(self._key, 0, tokens - self.tokens)
 
     def give_back(self) -> None:
-        """The request was never sent: nothing was spent."""
+        """The request was never sent, and no intent says that it might have been."""
         if self._open:
             self._open = False
-            self._budgets.given_back(self._key, self._tokens)
+            self._budgets.add(self._key, -1, -self.tokens)
 
 
 class Budgets:
-    """One per host. Keys are (tenant, provider)."""
+    """One per host. What is spent is counted by tenant and provider, the pace by bridge as well."""
 
     def __init__(self) -> None:
-        self._requests: dict[tuple[str, str], int] = {}
-        self._tokens: dict[tuple[str, str], int] = {}
-        self._reserved: dict[tuple[str, str], int] = {}
-        self._buckets: dict[tuple[str, str], tuple[int, TokenBucket]] = {}
+        self._requests: dict[Key, int] = {}
+        self._tokens: dict[Key, int] = {}
+        self._buckets: dict[tuple[str, str, str], TokenBucket] = {}
 
-    def fold(self, events: Iterable[Event | Mapping[str, object]]) -> None:
-        """Add what `events` (values, or decoded lines of the audit) say was spent. Others are skipped."""
-        for event in events:
-            facts = _facts(event)
-            key = (str(facts.get("tenant", "")), str(facts.get("provider", "")))
-            if facts.get("kind") == _INTENT and key[1]:
-                self._requests[key] = self._requests.get(key, 0) + 1
-            elif facts.get("kind") == _OUTCOME and key[1]:
-                used = _whole(facts.get("input_tokens")) + _whole(facts.get("output_tokens"))
-                self._tokens[key] = self._tokens.get(key, 0) + used
+    def fold(self, entries: Iterable[Entry]) -> None:
+        """Add what the audit's `entries` say was charged and settled, oldest first. Others are skipped."""
+        charged: dict[str, tuple[Key, int]] = {}
+        for entry in entries:
+            key = (entry.tenant, entry.text("provider"))
+            if not key[1]:
+                continue
+            if entry.kind == _INTENT:
+                tokens = _whole(entry, "reserved")
+                charged[entry.ref] = (key, tokens)
+                self.add(key, 1, tokens)
+            elif entry.kind == _OUTCOME:
+                first, tokens = charged.pop(entry.text("intent"), (key, 0))
+                self.add(first, 0, _settled(entry) - tokens)
 
     def spent(self, tenant: str, provider: str) -> Spent:
         key = (tenant, provider)
         return Spent(self._requests.get(key, 0), self._tokens.get(key, 0))
 
-    def reserve(self, tenant: str, provider: str, rate: Rate, tokens: int, now: float) -> Reservation:
-        """Room for one request of about `tokens` tokens. Raises `BudgetError` (where: the rule).
+    def reserve(
+        self, owner: tuple[str, str], provider: str, rate: Rate, tokens: int, now: float
+    ) -> Reservation:
+        """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge).
 
-        Requests under way count with what they reserved, so that many at once don't overdraw.
+        Raises `BudgetError` (where: the rule). A request goes out while anything of the budget is left,
+        so a tenant overdraws by one request at most, and by what requests use beyond their charge.
         """
-        key = (tenant, provider)
+        key = (owner[0], provider)
         most = rate.provider_requests_total
         if most is not None and self._requests.get(key, 0) >= most:
             raise _used_up("rate.provider_requests_total", f"{most} requests")
-        taken = self._tokens.get(key, 0) + self._reserved.get(key, 0)
         most = rate.provider_tokens_total
-        if most is not None and taken >= most:
+        if most is not None and self._tokens.get(key, 0) >= most:
             raise _used_up("rate.provider_tokens_total", f"{most} tokens")
-        if not self._bucket(key, rate.provider_requests_per_minute).try_take(1, now):
+        if not self._bucket((*owner, provider), rate.provider_requests_per_minute, now).try_take(1, now):
             raise BudgetError(
                 f"more than {rate.provider_requests_per_minute} requests a minute to {provider}",
                 where="rate.provider_requests_per_minute",
                 hint="Slow down, or raise `[rate] provider_requests_per_minute` in the policy.",
             )
-        self._requests[key] = self._requests.get(key, 0) + 1
-        self._reserved[key] = self._reserved.get(key, 0) + tokens
+        self.add(key, 1, tokens)
         return Reservation(self, key, tokens)
 
-    def settled(self, key: tuple[str, str], reserved: int, used: int) -> None:
-        self._reserved[key] = max(0, self._reserved.get(key, 0) - reserved)
-        self._tokens[key] = self._tokens.get(key, 0) + used
+    def add(self, key: Key, requests: int, tokens: int) -> None:
+        """Count more, or less where a charge is settled below it."""
+        self._requests[key] = max(0, self._requests.get(key, 0) + requests)
+        self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
 
-    def given_back(self, key: tuple[str, str], reserved: int) -> None:
-        self._reserved[key] = max(0, self._reserved.get(key, 0) - reserved)
-        self._requests[key] = max(0, self._requests.get(key, 0) - 1)
-
-    def _bucket(self, key: tuple[str, str], per_minute: int) -> TokenBucket:
+    def _bucket(self, key: tuple[str, str, str], per_minute: int, now: float) -> TokenBucket:
+        """Sessions under an older policy may have another rate: the bucket changes, never fills up."""
+        rate = per_minute / 60
+        burst = max(1.0, min(per_minute, rate * _BURST_SECONDS))
         known = self._buckets.get(key)
-        if known is None or known[0] != per_minute:
-            rate = per_minute / 60
-            known = (per_minute, TokenBucket(rate, max(1.0, min(per_minute, rate * _BURST_SECONDS))))
-            self._buckets[key] = known
-        return known[1]
+        if known is None:
+            known = self._buckets[key] = TokenBucket(rate, burst)
+        else:
+            known.retune(rate, burst, now)
+        return known
 
 
 def _used_up(rule: str, what: str) -> BudgetError:
     return BudgetError(
-        f"the tenant's budget of {what} is used up",
+        f"the tenant's budget of {what} is used up, requests under way included",
         where=rule,
         hint=f"Raise `{rule}` in the policy.",
         retry="no",
     )
 
 
-def _facts(event: Event | Mapping[str, object]) -> Mapping[str, object]:
-    if isinstance(event, EgressIntent | EgressOutcome):
-        facts: dict[str, object] = msgspec.to_builtins(event)
-        return facts
-    return {} if isinstance(event, Event) else event
+def _settled(entry: Entry) -> int:
+    """What an outcome was charged with; lines that don't say so name tokens alone."""
+    if "charged" in entry.fields:
+        return _whole(entry, "charged")
+    return _whole(entry, "input_tokens") + _whole(entry, "output_tokens")
 
 
-def _whole(value: object) -> int:
-    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0
+def _whole(entry: Entry, name: str) -> int:
+    value = entry.number(name)
+    return 0 if isinstance(value, bool) else max(0, value)
 
 
 class Holding:

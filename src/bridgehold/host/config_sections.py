@@ -49,6 +49,10 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
+    connections: Annotated[int, Field(ge=8, le=100_000)] = 1_024
+    """Callers' connections to the socket at once; each principal has at most as many as are free."""
+    caller_bytes: Size = "512MiB"
+    """Requests, answers and what callers leave unread, together; each principal as `connections`."""
     anchor_every_s: Annotated[int, Field(ge=1)] = 300
     """How often the audit's head is signed."""
     artifacts: Size = "4GiB"

@@ -105,8 +105,12 @@ class Foreigners:
                 told["exit"] = relay.exit_status
             return told
         finally:
-            if opening.done() and not opening.cancelled() and opening.exception() is None:
-                self._relays.pop(opening.result().id, None)
+            opening.add_done_callback(self._forget)
+
+    def _forget(self, opening: asyncio.Future[Session]) -> None:
+        """Also where the caller left before its session was open."""
+        if not opening.cancelled() and opening.exception() is None:
+            self._relays.pop(opening.result().id, None)
 
     async def send(self, principal: Principal, params: ForeignSendParams) -> object:
         await self._relay(principal, params.session).send(params.data)

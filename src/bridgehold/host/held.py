@@ -28,7 +28,7 @@ async def held(
             await then(session)
         emit({"type": "open", "session": session.id, "name": session.key.name})
         ending = await session.wait_ended()
-    except (asyncio.CancelledError, BridgeholdError):
+    except BaseException:
         task = asyncio.create_task(_end(opening))
         _ending.add(task)
         task.add_done_callback(_ending.discard)

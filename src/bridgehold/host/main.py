@@ -32,6 +32,7 @@ from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.downloads import Downloads
 from bridgehold.host.environments import Environments
 from bridgehold.host.faces.artifacts import Artifacts, inside_tools
+from bridgehold.host.faces.callers import Callers, limits, open_descriptors
 from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
@@ -273,10 +274,16 @@ class HostProcess:
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
         unified = Unified(dispatch, shared.registry, shared.resources)
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
-        servers = [SocketServer(_socket(self._ends.listener), principals, table, self._refusals)]
+        host = self._config.host
+        callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
+        servers = [
+            SocketServer(_socket(self._ends.listener), principals, table, self._refusals, callers=callers)
+        ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)
-            servers.append(SocketServer(face, principals, table, self._refusals, tokens_only=True))
+            servers.append(
+                SocketServer(face, principals, table, self._refusals, callers=callers, tokens_only=True)
+            )
         reloading.serve_with(*servers)
         return servers
 
@@ -349,8 +356,7 @@ def spent_before(layout: Layout) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
     budgets = Budgets()
     if layout.audit.is_dir():
-        entries = (entry for entry in read_all(layout.audit) if entry.kind.startswith("egress."))
-        budgets.fold({"kind": e.kind, "tenant": e.tenant, **e.fields} for e in entries)
+        budgets.fold(read_all(layout.audit))
     return budgets
 
 

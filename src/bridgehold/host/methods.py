@@ -102,7 +102,7 @@ class Methods:
             "drain": Method(DrainParams, self.drain, operator=True, decides=True),
             "metrics": Method(NoParams, self.metrics, operator=True),
             "figures": Method(NoParams, self.figures, operator=True),
-            "logs": Method(SessionParams, self.logs),
+            "logs": Method(SessionParams, self.logs, gives=1 << 20),
             "bridges": Method(NoParams, self.bridges),
             "bridge.build": Method(BridgeParams, self.build, operator=True),
             "grant": Method(BridgeParams, self.grant),

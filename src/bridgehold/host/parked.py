@@ -18,7 +18,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, BusyError
 from bridgehold.host.boots import StartOrder
-from bridgehold.host.starts import LiveWorker, Services, guarded, open_session
+from bridgehold.host.starts import LiveWorker, Record, Services, guarded, open_session
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
 
@@ -72,7 +72,6 @@ class ParkedStart:
         self._preparer = preparer
         self._limits = limits
         self._pools: dict[tuple[str, str], _Pool] = {}
-        self._claimed: dict[str, LiveWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -80,31 +79,31 @@ class ParkedStart:
         """(tenant, bridge) → how many stand ready."""
         return {place: len(pool.ready) for place, pool in self._pools.items()}
 
-    def claim(self, order: StartOrder) -> StartOrder:
-        """The order that `start` is to be given: a parked worker's own, where one stands ready."""
-        pool = self._pool(order)
-        if pool is None:
-            return order
-        while pool.ready:
-            worker = pool.ready.popleft()
-            if not worker.ended.is_set():
-                worker.order = msgspec.structs.replace(
-                    worker.order, session_name=order.session_name, script=order.script
-                )
-                self._claimed[worker.order.session] = worker
-                self._fill(pool, order)
-                return worker.order
-        self._fill(pool, order)
-        return order
-
-    async def start(self, order: StartOrder, recorded: Awaitable[None]) -> LiveWorker:
+    async def start(self, order: StartOrder, record: Record) -> LiveWorker:
         """As `Starter`. Raises `BusyError` where neither a parked one nor a start is to be had in time."""
-        worker = self._claimed.pop(order.session, None)
+        worker = self._take(order)
+        recorded = record(order if worker is None else worker.order)
         if worker is None:
             worker = await self._start_now(order)
         worker.renew_deadline()
         await guarded(worker, open_session(self._services, worker, recorded))
         return worker
+
+    def _take(self, order: StartOrder) -> LiveWorker | None:
+        """A parked worker for `order`'s session, where one stands ready: the caller's to end from here on."""
+        pool = self._pool(order)
+        if pool is None:
+            return None
+        taken: LiveWorker | None = None
+        while taken is None and pool.ready:
+            worker = pool.ready.popleft()
+            if not worker.gone:
+                worker.order = msgspec.structs.replace(
+                    worker.order, session_name=order.session_name, script=order.script
+                )
+                taken = worker
+        self._fill(pool, order)
+        return taken
 
     async def _start_now(self, order: StartOrder) -> LiveWorker:
         pool = self._pool(order)

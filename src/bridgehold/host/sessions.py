@@ -9,8 +9,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import SessionOpened
-from bridgehold.errors import BusyError, CommandTimeoutError, NotFoundError, SessionEndedError
+from bridgehold.audit.events import SessionClosed, SessionOpened
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    CrashError,
+    NotFoundError,
+    SessionEndedError,
+)
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.observe import Metrics
 from bridgehold.host.session import WORKER_ENDED, Session, SessionKey
@@ -50,6 +57,8 @@ class Sessions:
         self.bound = bound
         self._open: dict[SessionKey, Session] = {}
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
+        self._admitted: set[SessionKey] = set()
+        """Those of them that have been counted."""
         self._ending: dict[SessionKey, Session] = {}
         """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
@@ -84,42 +93,40 @@ class Sessions:
             await self._ending[key].wait_ended()
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
-        order = self._starter.claim(wanted)
-        concurrent = self._count(key)
-        if concurrent > order.grant.rate.concurrency or len(self) > self.bound:
-            raise BusyError(
-                f"{key.tenant} already has {concurrent - 1} sessions with {key.bridge} open",
-                hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
-            )
-        opened = SessionOpened(
-            tenant=key.tenant,
-            session=order.session,
-            bridge=key.bridge,
-            grant=order.grant.digest,
-            start=order.grant.sandbox.start,
-            name=key.name,
-            recovers=self._losses.lost_before(key),
-        )
-        recorded = asyncio.create_task(self._record(opened))
+        self._admit(key, wanted)
+        entry = _Entry(key, self._losses.lost_before(key), self._journal)
         try:
-            worker = await self._starter.start(order, recorded)
+            worker = await self._starter.start(wanted, entry.open)
+        except BaseException as error:
+            await entry.take_back(error)
+            raise
         finally:
-            await asyncio.gather(recorded, return_exceptions=True)
-        kind = "parked" if order is not wanted else "fork" if worker.launched.zygote else "cold"
+            self._admitted.discard(key)
+        order = worker.order  # no await from the start's end to here: a worker is never without its session
+        self._open[key] = session = Session(key, order, worker, self._journal)
+        kind = "fork" if worker.launched.zygote else "cold"
+        kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
-        session = Session(key, order, worker, self._journal)
-        self._open[key] = session
         watcher = asyncio.create_task(self._watch(session))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return session
 
-    async def _record(self, opened: SessionOpened) -> None:
-        await self._journal.append(opened)
-
-    def _count(self, key: SessionKey) -> int:
-        keys = {*self._open, *self._opening}
-        return sum(1 for other in keys if (other.tenant, other.bridge) == (key.tenant, key.bridge))
+    def _admit(self, key: SessionKey, order: StartOrder) -> None:
+        """Count one more, before anything is taken for it. Raises `BusyError`."""
+        taken = {*self._open, *self._admitted}
+        beside = sum(1 for other in taken if (other.tenant, other.bridge) == (key.tenant, key.bridge))
+        if beside >= order.grant.rate.concurrency:
+            raise BusyError(
+                f"{key.tenant} already has {beside} sessions with {key.bridge} open",
+                hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
+            )
+        if len(taken) + len(self._ending) >= self.bound:
+            raise BusyError(
+                f"this host already has {self.bound} sessions",
+                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
+            )
+        self._admitted.add(key)
 
     async def _watch(self, session: Session) -> None:
         """End `session` at its idle or session time, and forget it when its worker ends."""
@@ -200,10 +207,57 @@ class Sessions:
     async def stop(self, reason: str) -> None:
         """End every session; no new one opens."""
         self._stopping = True
-        for opening in list(self._opening.values()):
+        openings = list(self._opening.values())
+        for opening in openings:
             opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+class _Entry:
+    """A session's opening in the audit, and its closing where no session came of it."""
+
+    def __init__(self, key: SessionKey, recovers: str, journal: JournalClient) -> None:
+        self._key = key
+        self._recovers = recovers
+        self._journal = journal
+        self._order: StartOrder | None = None
+        self._written: asyncio.Task[object] | None = None
+
+    def open(self, order: StartOrder) -> Awaitable[object]:
+        """Begin to write it; what is given ends when it is durable."""
+        opened = SessionOpened(
+            tenant=self._key.tenant,
+            session=order.session,
+            bridge=self._key.bridge,
+            grant=order.grant.digest,
+            start=order.grant.sandbox.start,
+            name=self._key.name,
+            recovers=self._recovers,
+        )
+        self._order, self._written = order, asyncio.create_task(self._journal.append(opened))
+        durable = asyncio.shield(self._written)
+        durable.add_done_callback(lambda done: done.cancelled() or done.exception())  # a start may never ask
+        return durable
+
+    async def take_back(self, error: BaseException) -> None:
+        """The session never came to be: its opening, if it was written, gets its closing."""
+        await asyncio.shield(asyncio.ensure_future(self._close(error)))
+
+    async def _close(self, error: BaseException) -> None:
+        if self._order is None or self._written is None:
+            return
+        told = error if isinstance(error, BridgeholdError) else CrashError("the start was given up")
+        closed = SessionClosed(
+            tenant=self._key.tenant,
+            session=self._order.session,
+            reason=f"it did not start: {told.message}"[:500],
+            code=told.code,
+        )
+        with contextlib.suppress(BridgeholdError):
+            await self._written
+            await self._journal.append(closed)
 
 
 def _unknown(reference: str) -> NotFoundError:

@@ -258,14 +258,17 @@ class LiveWorker:
         task.add_done_callback(self._tasks.discard)
 
 
+Record = Callable[[StartOrder], Awaitable[object]]
+"""Begins to write that a session opens on this order; what it gives ends when that is durable."""
+
+
 class Starter(Protocol):
     """Order in, attested live worker out."""
 
-    def claim(self, order: StartOrder) -> StartOrder:
-        """The order to be started instead: one that stands ready already has its session's id."""
-
-    async def start(self, order: StartOrder, recorded: Awaitable[None]) -> LiveWorker:
-        """`recorded` ends when the session's opening is durable in the audit; the worker is told after it."""
+    async def start(self, order: StartOrder, record: Record) -> LiveWorker:
+        """A worker that was told whose it is, after that was recorded. Its order is `order`, or that of one
+        which stood ready under a session id of its own. Where it fails, nothing is left running.
+        """
 
 
 def begin(services: Services, order: StartOrder, launched: Launched) -> LiveWorker:
@@ -300,7 +303,7 @@ async def prepare(services: Services, worker: LiveWorker, descriptors: list[int]
     await _attest(services, worker)
 
 
-async def open_session(services: Services, worker: LiveWorker, recorded: Awaitable[None]) -> None:
+async def open_session(services: Services, worker: LiveWorker, recorded: Awaitable[object]) -> None:
     """Tell an attested worker whose it is. Its start's processor time is nobody's command's."""
     order = worker.order
     await recorded

@@ -68,9 +68,9 @@ CONNECT_KEYS = (
 _RATES = {
     "commands_per_minute": "Commands of a tenant and bridge in a minute; ten seconds' worth at once.",
     "concurrency": "Sessions of one tenant and bridge at once.",
-    "provider_requests_per_minute": "Requests of one session through the gateway in a minute.",
+    "provider_requests_per_minute": "Requests of a tenant and bridge to one provider in a minute.",
     "provider_requests_total": "Requests of a tenant to one provider over the audit's life; 0 is none.",
-    "provider_tokens_total": "Tokens of a tenant at one provider over the audit's life; 0 is none.",
+    "provider_tokens_total": "Tokens that a tenant is charged with at one provider, likewise; 0 is none.",
     "connections_per_second": "Connections of one session to the gateway in a second.",
     "frames_per_second": "Frames that are read of one session in a second; past it the guest blocks.",
     "audit_events_per_second": "Events that a session causes in a second; past it they are counted.",

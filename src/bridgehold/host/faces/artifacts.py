@@ -11,7 +11,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.errors import UsageError
-from bridgehold.host.artifacts import Artifact, ArtifactStore, Turns
+from bridgehold.host.artifacts import PART_BYTES, Artifact, ArtifactStore, Turns
 from bridgehold.host.faces.server import Emit, Method
 from bridgehold.host.settings import Settings
 from bridgehold.host.tools.values import ToolContext, ToolSpec
@@ -65,7 +65,7 @@ class Artifacts:
         return {
             "artifact.put": Method(PutParams, self.put),
             "artifact.drop": Method(DropParams, self.drop),
-            "artifact.get": Method(GetParams, self.get),
+            "artifact.get": Method(GetParams, self.get, gives=4 * PART_BYTES),
             "artifact.list": Method(ListParams, self.list),
             "artifact.remove": Method(GetParams, self.remove),
         }

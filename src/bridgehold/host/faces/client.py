@@ -19,8 +19,9 @@ from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces import files
 from bridgehold.host.faces.adapter import Adapter
+from bridgehold.host.faces.plain import to_plain
 from bridgehold.host.faces.private import PrivateHost
-from bridgehold.host.faces.protocol import AnswerFrame, RequestFrame, pack, read_frame
+from bridgehold.host.faces.protocol import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
 from bridgehold.host.faces.retry import with_retries
 from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
@@ -57,8 +58,12 @@ class Client:
                 hint="Start one with `bridgehold serve`, or let a command start a private one.",
             ) from error
         client = cls(reader, writer)
-        if token:
-            await client.request("hello", {"token": token})
+        try:
+            if token:
+                await client.request("hello", {"token": token})
+        except BaseException:
+            await client.aclose()
+            raise
         return client
 
     @property
@@ -86,6 +91,7 @@ class Client:
         """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error."""
         if self._failure is not None:
             raise self._failure
+        sent = _encode_params(params)
         request_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
@@ -93,9 +99,7 @@ class Client:
         if on_event is not None:
             self._events[request_id] = on_event
         try:
-            frame = RequestFrame(
-                id=request_id, method=method, params=msgspec.Raw(msgspec.json.encode(params))
-            )
+            frame = RequestFrame(id=request_id, method=method, params=msgspec.Raw(sent))
             self._writer.write(pack(frame))
             await self._writer.drain()
             return msgspec.json.decode(await future)
@@ -153,12 +157,7 @@ class Client:
     async def _run_tool(self, offered: dict[str, Tool], event: dict[str, Any]) -> None:
         """One call of the bridge's. What the function raises goes back as its error."""
         answer = {"command": event["command"], "call": event["call"]}
-        try:
-            answer["result"] = await offered[event["tool"]].run(event["arguments"], event["command"])
-            msgspec.json.encode(answer)
-        except Exception as error:  # noqa: BLE001 - the caller's own function may raise anything
-            answer.pop("result", None)
-            answer["error"] = f"{type(error).__name__}: {error}"[:2_000]
+        answer |= await offered[event["tool"]].answer(event["arguments"], event["command"])
         with contextlib.suppress(BridgeholdError):  # the command ended first
             await self.request("tool.reply", answer)
 
@@ -311,6 +310,8 @@ class Client:
                 future.set_exception(failure)
 
     def _deliver(self, answer: AnswerFrame) -> None:
+        if answer.id == WHOLE_CONNECTION and answer.error is not None:
+            raise from_info(answer.error)
         if answer.event is not msgspec.UNSET:
             on_event = self._events.get(answer.id)
             if on_event is not None:
@@ -347,6 +348,11 @@ class Host(Client):
             await client.aclose()
             if private is not None:
                 await asyncio.to_thread(private.stop)
+
+
+def _encode_params(params: dict[str, Any]) -> bytes:
+    """A request's parameters; what can't be sent is named as the caller wrote it: ``arguments.data[3]``."""
+    return msgspec.json.encode({key: to_plain(value, key) for key, value in params.items()})
 
 
 async def connect(socket_path: Path | str | None = None, *, token: str = "") -> Client:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Literal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,7 +18,12 @@ from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
 INPUT_CLOSED = "its caller closed its input"
 """Why a foreign script's session ended, where it stayed after the end of its input."""
 MAX_FRAME = 64 * 1024 * 1024
+MAX_TOKEN = 512
+WHOLE_CONNECTION = 0
+"""The id of an error that is no request's: why the host ends the connection."""
 _HEADER = struct.Struct(">I")
+_PACE = 1024 * 1024
+_VALUE_BYTES = 32
 
 
 class RequestFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,23 +44,51 @@ def pack(frame: msgspec.Struct) -> bytes:
     return _HEADER.pack(len(body)) + body
 
 
-async def read_frame(reader: asyncio.StreamReader, limit: int = MAX_FRAME) -> bytes | None:
-    """One frame's body, or None at a clean end. Raises `ProtocolError` beyond `limit`."""
+def weight(body: bytes) -> int:
+    """Bytes that `body` takes once it is decoded (pure): a value costs more than it is long."""
+    return len(body) + _VALUE_BYTES * sum(body.count(mark) for mark in (b"[", b"{", b",", b":"))
+
+
+async def read_frame(
+    reader: asyncio.StreamReader,
+    limit: int = MAX_FRAME,
+    *,
+    room: Callable[[int], Awaitable[None]] | None = None,
+    patience_s: float | None = None,
+) -> bytes | None:
+    """One frame's body, or None at a clean end. Raises `ProtocolError` beyond `limit`.
+
+    `room`: asked with the length before a byte of the body is read. `patience_s`: from a frame's first byte
+    to its last, and a second more for each MiB; a frame that takes longer is a `ProtocolError`.
+    """
     try:
-        header = await reader.readexactly(_HEADER.size)
+        header = await reader.read(_HEADER.size)
+        if not header:
+            return None
+        async with asyncio.timeout(patience_s):
+            header += await reader.readexactly(_HEADER.size - len(header))
     except asyncio.IncompleteReadError as error:
-        if error.partial:
-            raise ProtocolError("the connection ended inside a frame's length") from error
-        return None
+        raise ProtocolError("the connection ended inside a frame's length") from error
+    except TimeoutError as error:
+        raise _too_slow(patience_s) from error
     except ConnectionError as error:
         raise HostUnavailableError(f"the connection was lost: {error}") from error
     (length,) = _HEADER.unpack(header)
     if length > limit:
         raise ProtocolError(f"a frame of {length} bytes; at most {limit} are taken")
+    if room is not None:
+        await room(length)
     try:
-        return await reader.readexactly(length)
+        async with asyncio.timeout(None if patience_s is None else patience_s + length / _PACE):
+            return await reader.readexactly(length)
+    except TimeoutError as error:
+        raise _too_slow(patience_s) from error
     except (asyncio.IncompleteReadError, ConnectionError) as error:
         raise HostUnavailableError("the connection ended inside a frame") from error
+
+
+def _too_slow(seconds: float | None) -> ProtocolError:
+    return ProtocolError(f"the rest of a frame did not come within {seconds:g} s")
 
 
 class OfferedTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,7 +116,7 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class HelloParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    token: str = ""
+    token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN)] = ""
 
 
 class CancelParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

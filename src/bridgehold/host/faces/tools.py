@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from bridgehold.errors import UsageError
+from bridgehold.host.faces.plain import to_plain
 
 RUNNING_FOR: ContextVar[str] = ContextVar("bridgehold_running_for", default="")
 """The command whose tool runs now: a command that the tool runs says so."""
@@ -58,40 +59,69 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
         """What the host is told."""
         return {"name": self.name, "description": self.description, "parameters": self.parameters}
 
-    async def run(self, arguments: dict[str, Any], command: str) -> Any:
-        """A plain function runs on a thread, so that it may use a synchronous client."""
+    async def answer(self, arguments: dict[str, Any], command: str) -> dict[str, Any]:
+        """``{"result": …}`` or ``{"error": text}``, however the function ends; a cancel of this call raises.
+
+        A plain function runs on a thread, so that it may use a synchronous client.
+        """
         token = RUNNING_FOR.set(command)
         try:
             if inspect.iscoroutinefunction(self.function):
-                return await self.function(**arguments)
-            return await _on_thread(lambda: self.function(**arguments))
+                return await _ended(self.function, arguments)
+            return await _on_thread(self.function, arguments)
         finally:
             RUNNING_FOR.reset(token)
 
 
-async def _on_thread(function: Callable[[], Any]) -> Any:
+async def _ended(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    task = asyncio.current_task()
+    try:
+        return _result(await function(**arguments))
+    except asyncio.CancelledError as error:
+        if task is not None and task.cancelling():
+            raise
+        return _error(error)
+    except BaseException as error:  # noqa: BLE001 - SystemExit too is an end of the function, not of the caller
+        return _error(error)
+
+
+async def _on_thread(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """On a thread of its own: tools that run commands nest, and a pool's threads would all wait at once.
 
     It is a daemon: a function that never returns must not keep the caller's process from ending.
     """
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
+    future: asyncio.Future[dict[str, Any]] = loop.create_future()
     context = contextvars.copy_context()
 
-    def settle(act: Callable[[Any], None], value: object) -> None:
+    def settle(answer: dict[str, Any]) -> None:
         if not future.done():
-            act(value)
+            future.set_result(answer)
 
     def run() -> None:
         try:
-            act, value = future.set_result, context.run(function)
-        except BaseException as error:  # noqa: BLE001 - carried over to who waits
-            act, value = future.set_exception, error
+            answer = _result(context.run(function, **arguments))
+        except BaseException as error:  # noqa: BLE001 - SystemExit too is an end of the function, not of the caller
+            answer = _error(error)
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it who waits
-            loop.call_soon_threadsafe(settle, act, value)
+            loop.call_soon_threadsafe(settle, answer)
 
     threading.Thread(target=run, name="bridgehold-tool", daemon=True).start()
     return await future
+
+
+def _result(value: object) -> dict[str, Any]:
+    return {"result": to_plain(value, "result")}
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    """Its type and text; whatever its text does, there is one."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - a `__str__` of the caller's own
+        text = "(its text can't be had)"
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return {"error": said.encode("utf-8", "backslashreplace").decode("utf-8")[:2_000]}
 
 
 Tools = Iterable[Tool | Callable[..., Any]]

@@ -9,7 +9,7 @@ from bridgehold.errors import DeniedError
 from bridgehold.host.gateway.credentials import presented
 from bridgehold.host.gateway.parse import Target, parse_query
 from bridgehold.host.gateway.replies import Refusal
-from bridgehold.host.gateway.shapes import rules_of, wanted_tokens
+from bridgehold.host.gateway.shapes import most_tokens, rules_of
 from bridgehold.host.gateway.values import ProviderFacts, SessionFacts
 from bridgehold.host.keeper.slots import AUTH_QUERY, forwarded_headers
 from bridgehold.policies.content import NO_BODY, UNREADABLE, BodyFacts, body_facts
@@ -79,6 +79,7 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     credential: str
     model: str
     tokens: int
+    """The most that it may use."""
 
     def __repr__(self) -> str:
         return f"Admitted({self.method} {self.provider.name}{self.path})"
@@ -121,7 +122,7 @@ def admit(
         secret=secret.name if secret else "",
         credential=credential,
         model=model[:100] if isinstance(model, str) else "",
-        tokens=wanted_tokens(known.shape, value, len(sent)),
+        tokens=most_tokens(known.shape, value, len(sent)),
     )
 
 

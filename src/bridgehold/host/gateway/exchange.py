@@ -8,12 +8,13 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
 from bridgehold.audit.events import EgressOutcome
-from bridgehold.errors import BridgeholdError, DeniedError, SecretError
+from bridgehold.errors import BridgeholdError, DeniedError, ProviderError, SecretError
 from bridgehold.host.gateway.admit import Admitted
 from bridgehold.host.gateway.replies import Refusal, Replies
-from bridgehold.host.gateway.usage import UsageTap
+from bridgehold.host.gateway.shapes import Usage
+from bridgehold.host.gateway.usage import NOTHING, UsageTap, charge
 from bridgehold.host.gateway.wire import GuestGone, Wire
-from bridgehold.host.keeper.protocol import UpstreamRequest
+from bridgehold.host.keeper.protocol import UNREACHED, UpstreamRequest
 
 T = TypeVar("T")
 
@@ -66,6 +67,10 @@ class Exchange:
         self._status = 0
         self._scrubbed = 0
         self._tap: UsageTap | None = None
+        self._answered = 0
+        """The provider's own status, once its head is there."""
+        self._sent = True
+        """Whether the provider may have seen the request; false only where the keeper knows better."""
 
     async def run(self) -> None:
         """Raises `GuestGone` where the guest left or the provider broke off in the middle."""
@@ -120,11 +125,16 @@ class Exchange:
             intent=self._intent,
             deadline_ms=self._gateway.limits.request_ms,
         )
-        async with await self._gateway.keeper.request(request, admitted.body) as response:
+        try:
+            response = await self._gateway.keeper.request(request, admitted.body)
+        except BridgeholdError as error:
+            self._sent = not _never_sent(error)
+            raise
+        async with response:
             await self._pass_on(response)
 
     async def _pass_on(self, response: UpstreamResponse) -> None:
-        self._status = response.status
+        self._status = self._answered = response.status
         content_type = next((v for n, v in response.headers if n == "content-type"), "")
         self._tap = UsageTap(self._admitted.provider.shape, content_type)
         try:
@@ -132,6 +142,7 @@ class Exchange:
             async for chunk in response.body():
                 self._tap.feed(chunk)
                 await self._replies.data(chunk)
+            self._tap.end()
             await self._replies.end()
         finally:
             self._scrubbed = response.done.scrubbed
@@ -159,15 +170,14 @@ class Exchange:
         if self._intent == "":
             return
         intent, self._intent = self._intent, ""
-        admitted, tap = self._admitted, self._tap
-        if tap is None:  # nothing came back: a request that never arrived has used no tokens
-            usage, estimated = None, False
-        else:
-            usage, estimated = tap.result(len(admitted.body))
-            if self._status >= 400 and estimated:
-                usage, estimated = None, False
-        used = (usage.input_tokens + usage.output_tokens) if usage else 0
-        self._reservation.settle(used)
+        admitted = self._admitted
+        counted = self._tap.counted if self._tap is not None else NOTHING
+        answered = 0 < self._answered < 300
+        charged = charge(self._reservation.tokens, counted, self._answered) if self._sent else 0
+        self._reservation.settle(charged)
+        said = counted.said or Usage(
+            input_tokens=len(admitted.body) // 4 if answered else 0, output_tokens=counted.seen
+        )
         await self._gateway.records.outcome(
             EgressOutcome(
                 tenant=self._gateway.facts.tenant,
@@ -184,11 +194,22 @@ class Exchange:
                 response_bytes=self._replies.sent,
                 ms=int((time.monotonic() - self._started) * 1000),
                 model=admitted.model,
-                input_tokens=usage.input_tokens if usage else 0,
-                output_tokens=usage.output_tokens if usage else 0,
-                estimated=estimated,
+                input_tokens=said.input_tokens,
+                output_tokens=said.output_tokens,
+                estimated=answered and counted.said is None,
+                charged=charged,
                 background=not self._command,
                 code=code,
                 scrubbed=self._scrubbed,
             )
         )
+
+
+def _never_sent(error: BridgeholdError) -> bool:
+    """Whether no byte of the request can have reached the provider (pure).
+
+    A key that is revoked while it is in use ends a request that may be well under way.
+    """
+    if isinstance(error, SecretError):
+        return error.retry != "same"
+    return isinstance(error, DeniedError) or (isinstance(error, ProviderError) and error.where == UNREACHED)

@@ -116,8 +116,9 @@ class Fetch:
     ) -> T:
         """Ask for `path` between a durable intent and an outcome that is written whatever happens."""
         gateway, asked, self._path = self._gateway, self._asked, path
-        rate, started = gateway.grant.rate, time.monotonic()
-        reservation = gateway.budgets.reserve(gateway.facts.tenant, asked.hub.name, rate, 0, started)
+        started = time.monotonic()
+        owner = (gateway.facts.tenant, gateway.grant.bridge)
+        reservation = gateway.budgets.reserve(owner, asked.hub.name, gateway.grant.rate, 0, started)
         try:
             intent, command = await gateway.records.intent(
                 provider=asked.hub.name,

@@ -76,7 +76,7 @@ class Records:
             return ""
 
     async def intent(
-        self, *, provider: str, host: str, method: str, path: str, rule: str, how: str
+        self, *, provider: str, host: str, method: str, path: str, rule: str, how: str, reserved: int = 0
     ) -> tuple[str, str]:
         """Durable before the request goes out: (reference, command). Raises `AuditError`, `BudgetError`."""
         command = self._current()
@@ -92,6 +92,7 @@ class Records:
             rule=rule,
             how=how,
             background=not command,
+            reserved=reserved,
         )
         return (await self._audit.append(event, durable=True)).ref, command
 

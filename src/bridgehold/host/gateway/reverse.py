@@ -109,7 +109,7 @@ class ReverseProxy:
     async def _forward(self, wire: Wire, replies: Replies, admitted: Admitted) -> None:
         gateway = self._gateway
         reservation = gateway.budgets.reserve(
-            gateway.facts.tenant,
+            (gateway.facts.tenant, gateway.grant.bridge),
             admitted.provider.name,
             gateway.grant.rate,
             admitted.tokens,
@@ -123,6 +123,7 @@ class ReverseProxy:
                 path=admitted.path,
                 rule=admitted.rule,
                 how="pass" if admitted.credential else "gateway",
+                reserved=admitted.tokens,
             )
         except BaseException:
             reservation.give_back()

@@ -10,6 +10,10 @@ from collections.abc import Callable
 import msgspec
 
 from bridgehold.host.keeper.values import Shape
+from bridgehold.policies.content import fold
+
+UNBOUND = 8_192
+"""What a request that names no bound of its own is taken to want."""
 
 
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,19 +25,34 @@ class Denial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one request, cached and thinking ones included."""
+
     input_tokens: int = 0
     output_tokens: int = 0
+
+    def most(self, other: Usage) -> Usage:
+        """The larger of each: streams say usage more than once, and grow."""
+        return Usage(
+            input_tokens=max(self.input_tokens, other.input_tokens),
+            output_tokens=max(self.output_tokens, other.output_tokens),
+        )
 
 
 class ShapeRules(msgspec.Struct, frozen=True, kw_only=True):
     denial: Callable[[Denial], object]
     """The JSON body that the provider's own SDK shows as its error."""
-    usage: Callable[[object], Usage | None]
+    usage: Callable[[dict[str, object]], Usage | None]
     """Usage in one decoded JSON document or stream event, if it stands there."""
+    last: Callable[[dict[str, object]], bool]
+    """Whether a stream's event is the one whose usage is final."""
     queries: frozenset[str] | None
     """Names of query parameters that may go on; None: any but the auth slots."""
-    estimate: tuple[str, ...] = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+    most: tuple[str, ...] = ("max_tokens", "max_completion_tokens", "max_output_tokens")
     """Where a request says how many tokens it wants at most."""
+    times: tuple[str, ...] = ("n", "best_of")
+    """Where it says how many answers it wants."""
+    inside: str = ""
+    """The table of the body that holds these; empty: the body itself."""
 
 
 def _openai_denial(denial: Denial) -> object:
@@ -62,45 +81,60 @@ def _hub_denial(denial: Denial) -> object:
     return {"error": denial.message, "code": denial.rule}
 
 
-def _no_usage(_value: object) -> Usage | None:
+def _no_usage(_value: dict[str, object]) -> Usage | None:
     return None
 
 
-def _openai_usage(value: object) -> Usage | None:
-    """Chat completions and embeddings (prompt_/completion_tokens), responses (input_/output_tokens)."""
-    if not isinstance(value, dict):
-        return None
+def _openai_usage(value: dict[str, object]) -> Usage | None:
+    """Chat completions and embeddings (prompt_/completion_tokens), responses (input_/output_tokens).
+
+    A total that is larger than both has tokens that neither counts, as some servers' thinking.
+    """
     usage = value.get("usage")
-    if usage is None and isinstance(value.get("response"), dict):
-        usage = value["response"].get("usage")
+    response = value.get("response")
+    if usage is None and isinstance(response, dict):
+        usage = response.get("usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(
-        input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
-    )
+    given = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    made = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    return _said(given, max(made, _count(usage.get("total_tokens")) - given))
 
 
-def _anthropic_usage(value: object) -> Usage | None:
-    if not isinstance(value, dict):
-        return None
+def _anthropic_usage(value: dict[str, object]) -> Usage | None:
+    """Each kind of input (fresh, written to a cache, read from one) has a count of its own."""
     message = value.get("message")
     usage = message.get("usage") if isinstance(message, dict) else value.get("usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(
-        input_tokens=_count(usage.get("input_tokens")), output_tokens=_count(usage.get("output_tokens"))
+    rounds = usage.get("iterations")
+    tables = [one for one in rounds if isinstance(one, dict)] if isinstance(rounds, list) else []
+    counted = [usage, *(one for one in tables if one.get("type") == "compaction")]  # it has the others itself
+    return _said(
+        sum(_ending(table, "input_tokens") for table in counted),
+        sum(_ending(table, "output_tokens") for table in counted),
     )
 
 
-def _gemini_usage(value: object) -> Usage | None:
-    usage = value.get("usageMetadata") if isinstance(value, dict) else None
+def _gemini_usage(value: dict[str, object]) -> Usage | None:
+    """Prompt (cached content is part of it) and what tools put into it; candidates and thoughts."""
+    usage = value.get("usageMetadata")
     if not isinstance(usage, dict):
         return None
-    return Usage(
-        input_tokens=_count(usage.get("promptTokenCount")),
-        output_tokens=_count(usage.get("candidatesTokenCount")),
-    )
+    given = _count(usage.get("promptTokenCount")) + _count(usage.get("toolUsePromptTokenCount"))
+    parts = _ending(usage, "TokenCount") - _count(usage.get("cachedContentTokenCount"))
+    total = _count(usage.get("totalTokenCount"))
+    return _said(given, max(parts - total, total) - given)
+
+
+def _said(given: int, made: int) -> Usage | None:
+    """Nothing at all was said where no number is one, or all are nought: no request is for nothing."""
+    return Usage(input_tokens=given, output_tokens=max(0, made)) if given + made > 0 else None
+
+
+def _ending(usage: dict[str, object], end: str) -> int:
+    """All counts whose name ends so: kinds of tokens that come to be later are counted too."""
+    return sum(_count(value) for name, value in usage.items() if name.endswith(end))
 
 
 def _count(value: object) -> int:
@@ -108,14 +142,43 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12 else 0
 
 
+def _never(_value: dict[str, object]) -> bool:
+    return False
+
+
+def _openai_last(value: dict[str, object]) -> bool:
+    """Of responses; a stream of chat completions ends with ``[DONE]``."""
+    return value.get("type") in ("response.completed", "response.incomplete", "response.failed")
+
+
+def _anthropic_last(value: dict[str, object]) -> bool:
+    return value.get("type") == "message_delta"
+
+
 _SHAPES: dict[str, ShapeRules] = {
     "openai": ShapeRules(
-        denial=_openai_denial, usage=_openai_usage, queries=frozenset({"limit", "order", "api-version"})
+        denial=_openai_denial,
+        usage=_openai_usage,
+        last=_openai_last,
+        queries=frozenset({"limit", "order", "api-version"}),
     ),
-    "anthropic": ShapeRules(denial=_anthropic_denial, usage=_anthropic_usage, queries=frozenset({"beta"})),
-    "gemini": ShapeRules(denial=_gemini_denial, usage=_gemini_usage, queries=frozenset({"alt"})),
-    "hub": ShapeRules(denial=_hub_denial, usage=_no_usage, queries=frozenset()),
-    "custom": ShapeRules(denial=_custom_denial, usage=_openai_usage, queries=None),
+    "anthropic": ShapeRules(
+        denial=_anthropic_denial,
+        usage=_anthropic_usage,
+        last=_anthropic_last,
+        queries=frozenset({"beta"}),
+    ),
+    "gemini": ShapeRules(
+        denial=_gemini_denial,
+        usage=_gemini_usage,
+        last=_never,
+        queries=frozenset({"alt"}),
+        most=("maxoutputtokens",),
+        times=("candidatecount",),
+        inside="generationconfig",
+    ),
+    "hub": ShapeRules(denial=_hub_denial, usage=_no_usage, last=_never, queries=frozenset()),
+    "custom": ShapeRules(denial=_custom_denial, usage=_openai_usage, last=_openai_last, queries=None),
 }
 
 
@@ -128,10 +191,27 @@ def denial_body(shape: Shape | str, denial: Denial) -> bytes:
     return msgspec.json.encode(rules_of(shape).denial(denial))
 
 
-def wanted_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
-    """A request's likely tokens, to reserve: its own bound, or 1,024, and a quarter of its bytes."""
-    bound = 1_024
-    if isinstance(body, dict):
-        named = [_count(body.get(name)) for name in rules_of(shape).estimate]
-        bound = max(named) or bound
-    return bound + body_bytes // 4
+def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
+    """The most tokens that a request may use: one for each byte of it, and its own bound for each answer.
+
+    A request without a bound is taken to want `UNBOUND` tokens. One without a body has nothing generated.
+    """
+    if not isinstance(body, dict):
+        return body_bytes
+    rules = rules_of(shape)
+    held = _folded(body).get(rules.inside) if rules.inside else body
+    named = _folded(held) if isinstance(held, dict) else {}
+    bound = max(_count(named.get(fold(name))) for name in rules.most) or UNBOUND
+    answers = max(1, *(_count(named.get(fold(name))) for name in rules.times), _prompts(body.get("prompt")))
+    return min(body_bytes + bound * answers, 10**12)
+
+
+def _prompts(prompt: object) -> int:
+    """How many prompts one request for completions has: each gets answers of its own."""
+    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
+        return 1
+    return len(prompt)
+
+
+def _folded(table: dict[str, object]) -> dict[str, object]:
+    return {fold(name): value for name, value in table.items()}

@@ -1,36 +1,87 @@
-"""Reads model and token counts from an answer that flows by: bounded, and never in its way."""
+"""Reads token counts from an answer that flows by, and what is charged for it: bounded, never in its way."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import msgspec
 
 from bridgehold.host.gateway.shapes import Usage, rules_of
 
 _DOCUMENT = 2 * 1024 * 1024
-"""Longer JSON answers are not read; their usage is estimated."""
+"""Longer JSON answers are not read; their usage is not known."""
 _LINE = 256 * 1024
+_FRAME_EVENTS = 4
+"""So many events of a stream of chat completions carry no token: its first, its last, its usage."""
+_TOKEN_BYTES = 8
+"""A text has at least one token for so many bytes."""
+_TEXTS = frozenset(
+    {"arguments", "content", "partial_json", "reasoning_content", "refusal", "text", "thinking"}
+)
+"""Where an answer's text stands, in every shape."""
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer told of its tokens."""
+
+    said: Usage | None = None
+    """By the provider, so far."""
+    seen: int = 0
+    """Tokens that came out at least, counted from what flowed by."""
+    whole: bool = False
+    """Whether the provider's last word on it has come."""
+
+
+NOTHING = Counted()
+
+
+def charge(reserved: int, counted: Counted, status: int) -> int:
+    """Tokens that a request is charged with, once it went out (pure).
+
+    The larger of what was said and what was seen; the reservation too, where the answer was left before
+    its end or says nothing of usage. A provider's refusal or redirect has used what it says.
+    """
+    said = counted.said or Usage()
+    known = said.input_tokens + max(said.output_tokens, counted.seen)
+    if status >= 300:
+        return said.input_tokens + said.output_tokens
+    return known if counted.whole and counted.said is not None else max(reserved, known)
 
 
 class UsageTap:
-    """Feed it every chunk; ask once at the end."""
+    """Feed it every chunk, say `end` at the answer's end, ask for `counted` whenever."""
 
     def __init__(self, shape: str, content_type: str) -> None:
-        self._usage_of = rules_of(shape).usage
+        self._rules = rules_of(shape)
         self._stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
         self._buffer = bytearray()
         self._skipping = False
-        self._found: Usage | None = None
-        self._bytes = 0
+        self._said: Usage | None = None
+        self._whole = False
+        self._text = 0
         self._events = 0
 
     def feed(self, chunk: bytes) -> None:
-        self._bytes += len(chunk)
         if self._stream:
             self._feed_lines(chunk)
         elif len(self._buffer) + len(chunk) <= _DOCUMENT:
             self._buffer += chunk
         else:
             self._skipping = True
+
+    def end(self) -> None:
+        """The provider has said everything."""
+        self._whole = True
+        if self._stream and not self._skipping:
+            self._line(bytes(self._buffer))
+        elif not self._skipping:
+            self._take(bytes(self._buffer))
+        self._buffer = bytearray()
+
+    @property
+    def counted(self) -> Counted:
+        events = max(0, self._events - _FRAME_EVENTS) if self._stream else 0
+        return Counted(said=self._said, seen=max(events, self._text // _TOKEN_BYTES), whole=self._whole)
 
     def _feed_lines(self, chunk: bytes) -> None:
         self._buffer += chunk
@@ -46,33 +97,44 @@ class UsageTap:
     def _line(self, line: bytes) -> None:
         if not line.startswith(b"data:"):
             return
-        self._events += 1
-        if b"sage" not in line:  # usage, usageMetadata
+        document = line[5:].strip()
+        if document == b"[DONE]":
+            self._whole = True
             return
-        self._take(line[5:].strip())
+        self._take(document)
 
     def _take(self, document: bytes) -> None:
         try:
             value = msgspec.json.decode(document)
         except (msgspec.DecodeError, RecursionError, ValueError):
             return
-        found = self._usage_of(value)
+        for one in value if isinstance(value, list) else [value]:  # Gemini streams as one list, too
+            if isinstance(one, dict):
+                self._value(one)
+
+    def _value(self, value: dict[str, object]) -> None:
+        kind = str(value.get("type", ""))
+        self._events += kind in ("", "error") or kind.endswith("delta")
+        if not kind.startswith("response."):  # these say each text once more, and again in whole
+            self._text += sum(_text_bytes(value))
+        found = self._rules.usage(value)
         if found is not None:
-            older = self._found or Usage()
-            self._found = Usage(
-                input_tokens=max(older.input_tokens, found.input_tokens),
-                output_tokens=max(older.output_tokens, found.output_tokens),
-            )
+            self._said = found.most(self._said or found)
+        if self._rules.last(value):
+            self._whole = True
 
-    def result(self, request_bytes: int) -> tuple[Usage, bool]:
-        """(usage, whether it is estimated): four bytes a token in, one event or four bytes a token out.
 
-        Estimates keep the budget honest where a guest asks for no usage, or leaves before it comes.
-        """
-        if not self._stream and not self._skipping and self._buffer:
-            self._take(bytes(self._buffer))
-            self._buffer = bytearray()
-        if self._found is not None:
-            return self._found, False
-        output = self._events if self._stream else self._bytes // 4
-        return Usage(input_tokens=request_bytes // 4, output_tokens=output), True
+def _text_bytes(value: dict[str, object]) -> Iterator[int]:
+    """Of an answer's text, wherever it stands; what is generated otherwise (images, vectors) has none."""
+    stack: list[object] = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            for name, inner in item.items():
+                if isinstance(inner, str):
+                    if name in _TEXTS:
+                        yield len(inner)
+                elif isinstance(inner, dict | list):
+                    stack.append(inner)
+        elif isinstance(item, list) and item and isinstance(item[0], dict | list):
+            stack += item

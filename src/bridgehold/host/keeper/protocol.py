@@ -30,6 +30,9 @@ CONTROL_BYTES = 128 * 1024
 """Largest payload of any other kind."""
 WINDOW_BYTES = 128 * 1024
 
+UNREACHED = "unreached"
+"""Where a `ProviderError` happened before a byte of the request was sent: nothing can have been spent."""
+
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):
     """A decided request for a provider. The body follows as DATA."""

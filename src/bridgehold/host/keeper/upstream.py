@@ -24,7 +24,7 @@ from yarl import URL
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.host.keeper.channel import Stream
 from bridgehold.host.keeper.follow import FOLLOWED, MOST_HOPS, REDIRECTS, TOLD, Hop, next_hop
-from bridgehold.host.keeper.protocol import DATA, END, Done, UpstreamHead, UpstreamRequest
+from bridgehold.host.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.host.keeper.resolve import Lookup, resolve, system_lookup
 from bridgehold.host.keeper.scrub import Scrubber
 from bridgehold.host.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
@@ -305,7 +305,8 @@ def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str],
 def _explain(error: aiohttp.ClientError, entry: ProviderEntry) -> BridgeholdError:
     """What went wrong, in our own words: aiohttp's text may hold the URL, and the URL the key."""
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _RefusedError):
-        return error.os_error.reason
+        reason = error.os_error.reason
+        return ProviderError(reason.message, where=UNREACHED) if isinstance(reason, ProviderError) else reason
     if isinstance(error, aiohttp.ClientSSLError):
         why = "its TLS certificate is not trusted"
         with contextlib.suppress(AttributeError):
@@ -314,4 +315,6 @@ def _explain(error: aiohttp.ClientError, entry: ProviderEntry) -> BridgeholdErro
         why = error.os_error.strerror or type(error.os_error).__name__
     else:
         why = type(error).__name__
-    return ProviderError(f"{entry.name} could not be reached, or broke off: {why}", where=entry.host)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return ProviderError(f"{entry.name} could not be reached: {why}", where=UNREACHED)
+    return ProviderError(f"{entry.name} broke off: {why}", where=entry.host)

@@ -77,6 +77,9 @@ def verify(
     keys: Annotated[
         list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
     ] = None,
+    fresh: Annotated[
+        int | None, typer.Option(min=0, help="Seconds that the newest anchor kept elsewhere may be old.")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Integrity, completeness and anchoring, each with its own verdict; the first bad line is named."""
@@ -85,12 +88,12 @@ def verify(
     own_key = layout.anchors / "anchor.pub"
     for path in [*(keys or []), *([own_key] if audit is None and own_key.exists() else [])]:
         trusted |= anchor_files.read_key(path)
-    local = anchor_files.load(layout.anchors) if audit is None and layout.anchors.is_dir() else []
     report = verify_audit(
         audit_folder(audit),
         outside=[anchor for path in anchors or [] for anchor in anchor_files.load(path)],
-        local=local,
+        beside=layout.anchors if audit is None else None,
         keys=trusted,
+        fresh_s=fresh,
     )
     if json_output:
         print_json({"ok": report.ok, **msgspec.to_builtins(report)})

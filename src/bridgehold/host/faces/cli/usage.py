@@ -22,6 +22,7 @@ _REQUESTS = (
     "failed",
     "tokens in",
     "out",
+    "charged",
     "sent",
     "received",
 )
@@ -68,6 +69,7 @@ def _request(one: Used) -> tuple[str, ...]:
         f"{one.failed:,}",
         f"{mark}{one.input_tokens:,}",
         f"{mark}{one.output_tokens:,}",
+        f"{one.charged:,}",
         format_size(one.sent_bytes),
         format_size(one.received_bytes),
     )

@@ -216,7 +216,7 @@ class Story:
         stage = self._stage
         stage.scene(5, "The audit of all that")
         keys = anchor_files.read_key(layout.anchors / "anchor.pub")
-        report = verify_audit(layout.audit, local=anchor_files.load(layout.anchors), keys=keys)
+        report = verify_audit(layout.audit, beside=layout.anchors, keys=keys)
         leaked = [path.name for path in layout.audit.rglob("*.jsonl") if self._holds_key(path)]
         stage.say(
             f"  {report.events} events: integrity {'sound' if report.integrity.ok else 'BROKEN'}, "

@@ -1,0 +1,85 @@
+"""What callers take together of one thing: who has more of it gets less of what is left.
+
+Nobody may hold more than is free. So one caller alone gets half, two that want all of it a third each, and
+whoever comes late still finds something, however many were first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+
+class Shares:
+    """So much of one thing: bytes, connections, requests."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.taken = 0
+        self._held: dict[str, int] = {}
+        self._freed = asyncio.Event()
+
+    @property
+    def most(self) -> int:
+        """What a caller can have at the most, where nobody else has any."""
+        return self.total // 2
+
+    def of(self, who: str) -> Share:
+        """An empty share of `who`'s."""
+        return Share(self, who)
+
+    def held_by(self, who: str) -> int:
+        return self._held.get(who, 0)
+
+    def fits(self, who: str, amount: int) -> bool:
+        return amount <= 0 or self._held.get(who, 0) + amount <= self.total - self.taken
+
+    def move(self, who: str, amount: int) -> None:
+        """Count `amount` more, or less, for `who`."""
+        self.taken += amount
+        left = self._held.get(who, 0) + amount
+        if left:
+            self._held[who] = left
+        else:
+            self._held.pop(who, None)
+        if amount < 0:
+            self._freed.set()
+
+    async def room(self, who: str, amount: int, seconds: float) -> bool:
+        """Wait until `amount` fits, at most so long; whether it does. Takes nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.fits(who, amount):
+                    self._freed.clear()
+                    await self._freed.wait()
+        return self.fits(who, amount)
+
+
+class Share:
+    """What one connection or request holds, as long as it does."""
+
+    def __init__(self, of: Shares, who: str) -> None:
+        self._of = of
+        self.who = who
+        self.amount = 0
+
+    def take(self, more: int, *, owed: bool = False) -> bool:
+        """Hold `more`; false, and nothing is held of it, where there is no room. `owed`: there always is."""
+        if not owed and not self._of.fits(self.who, more):
+            return False
+        self.amount += more
+        self._of.move(self.who, more)
+        return True
+
+    def hold(self, amount: int) -> bool:
+        """Hold `amount` from now on, instead of what it was; false, and nothing has changed, without room."""
+        return self.take(amount - self.amount)
+
+    async def wait(self, more: int, seconds: float) -> bool:
+        """As `take`, once others have given back enough."""
+        return await self._of.room(self.who, more, seconds) and self.take(more)
+
+    def give_back(self) -> None:
+        """All of it."""
+        self._of.move(self.who, -self.amount)
+        self.amount = 0

@@ -1,0 +1,202 @@
+"""No order of requests, aborts and restarts spends more than the budget and a request per slot (ABUSE 59)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from bridgehold.audit.entries import Entry
+from bridgehold.errors import BudgetError
+from bridgehold.host.budgets import Budgets, Reservation
+from bridgehold.host.gateway.shapes import most_tokens
+from bridgehold.host.gateway.usage import NOTHING, UsageTap, charge
+from bridgehold.policies.model import Rate
+
+OWNER, BUDGET, SLOTS, LARGEST = ("acme", "dspy"), 3_000, 3, 400
+
+
+def intent(ref: str, reserved: int, **more: object) -> Entry:
+    return entry("egress.intent", ref, provider="openai", reserved=reserved, **more)
+
+
+def entry(kind: str, ref: str = "i.0", tenant: str = "acme", **fields: object) -> Entry:
+    return Entry(ref=ref, instance="i", seq=1, time="", kind=kind, place="", tenant=tenant, fields=fields)
+
+
+def spent(budgets: Budgets) -> tuple[int, int]:
+    found = budgets.spent("acme", "openai")
+    return found.requests, found.tokens
+
+
+def test_what_was_spent_is_a_fold_of_the_audit() -> None:
+    """An intent is its reservation until its outcome says better; lines from before say tokens alone."""
+    budgets = Budgets()
+    budgets.fold(
+        [
+            intent("i.1", 700),
+            entry("egress.outcome", provider="openai", intent="i.1", charged=9, input_tokens=1),
+            entry("command.intent", "i.2"),
+            intent("i.3", 500),
+            intent("i.4", 0, how="older"),
+            entry("egress.outcome", provider="openai", intent="i.4", input_tokens=40, output_tokens=-2),
+            entry("egress.intent", "i.5", provider="", reserved=10**6),
+            entry("egress.outcome", tenant="umbra", provider="openai", intent="i.0", charged=5),
+        ]
+    )
+    assert spent(budgets) == (3, 9 + 500 + 40)
+    assert budgets.spent("umbra", "openai").tokens == 5
+    with pytest.raises(BudgetError) as refused:
+        budgets.reserve(OWNER, "openai", Rate(provider_requests_total=3), 1, 0.0)
+    assert refused.value.where == "rate.provider_requests_total"
+
+
+def test_a_request_that_was_never_sent_costs_nothing() -> None:
+    budgets = Budgets()
+    held = budgets.reserve(OWNER, "openai", Rate(), 1_000, 0.0)
+    assert spent(budgets) == (1, 1_000)
+    held.give_back()
+    held.settle(5_000)
+    assert spent(budgets) == (0, 0)
+
+
+def test_bridges_and_policies_with_different_rates_leave_each_other_alone() -> None:
+    """Neither taking turns, nor a session under an older policy, fills a bucket up again."""
+    budgets, slow, fast = (
+        Budgets(),
+        Rate(provider_requests_per_minute=60),
+        Rate(provider_requests_per_minute=600),
+    )
+
+    def sent(owner: tuple[str, str], rate: Rate, now: float) -> bool:
+        try:
+            budgets.reserve(owner, "openai", rate, 0, now)
+        except BudgetError as error:
+            assert error.where == "rate.provider_requests_per_minute"
+            return False
+        return True
+
+    taken = {"dspy": 0, "enhanced": 0}
+    for _ in range(300):
+        taken["dspy"] += sent(("acme", "dspy"), slow, 0.0)
+        taken["enhanced"] += sent(("acme", "enhanced"), fast, 0.0)
+    assert taken == {"dspy": 10, "enhanced": 100}
+    assert not any(sent(("acme", "dspy"), rate, 0.0) for rate in (fast, slow) * 50), (
+        "a change of rate refills"
+    )
+    assert sent(("acme", "dspy"), slow, 1.0)
+    assert not sent(("acme", "dspy"), fast, 1.0)
+
+
+SAYS = {
+    "openai": b'data: {"usage":{"prompt_tokens":%d,"completion_tokens":%d}}\n\ndata: [DONE]\n\n',
+    "anthropic": b'data: {"type":"message_delta","usage":{"cache_read_input_tokens":%d,"output_tokens":%d}}\n\n',
+    "gemini": b'data: {"usageMetadata":{"promptTokenCount":%d,"thoughtsTokenCount":%d}}\n\n',
+}
+
+
+class Running(msgspec.Struct):
+    """A request under way. The provider bills `given` and `made` tokens for it, whatever becomes of it."""
+
+    ref: str
+    held: Reservation
+    shape: str
+    given: int
+    made: int
+
+
+class Spending(RuleBasedStateMachine):
+    """A hostile guest with some slots, an honest provider, and a host that is killed at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budgets = Budgets()
+        self.lines: list[Entry] = []
+        self.running: list[Running] = []
+        self.billed = 0
+        self.now = 0.0
+
+    @precondition(lambda self: len(self.running) < SLOTS)
+    @rule(
+        size=st.integers(0, 100),
+        most=st.integers(1, 150),
+        answers=st.integers(1, 2),
+        share=st.floats(0, 1),
+        shape=st.sampled_from(sorted(SAYS)),
+    )
+    def send(self, size: int, most: int, answers: int, share: float, shape: str) -> None:
+        self.now += 1
+        names = ("maxOutputTokens", "candidateCount") if shape == "gemini" else ("max_tokens", "n")
+        asked: dict[str, object] = dict(zip(names, (most, answers), strict=True))
+        bound = most_tokens(shape, {"generationConfig": asked} if shape == "gemini" else asked, size)
+        rate = Rate(provider_tokens_total=BUDGET, provider_requests_per_minute=60)
+        try:
+            held = self.budgets.reserve(OWNER, "openai", rate, bound, self.now)
+        except BudgetError:
+            assert spent(self.budgets)[1] >= BUDGET
+            return
+        ref = f"i.{len(self.lines)}"
+        self.lines.append(intent(ref, bound))
+        running = Running(ref, held, shape, size, int(most * answers * share))
+        self.billed += running.given + running.made
+        self.running.append(running)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, SLOTS), end=st.sampled_from(["head", "early", "mute", "negative", "said"]))
+    def end(self, which: int, end: str) -> None:
+        """Left before the head; before usage; usage absent, negative; or said, in each shape's own words."""
+        one = self.running.pop(which % len(self.running))
+        counted = NOTHING
+        if end != "head":
+            tap = UsageTap(one.shape, "text/event-stream")
+            tap.feed(b"event: x\ndata: {}\n\n" * min(one.made, 3))
+            if end == "early":
+                tap.feed(
+                    SAYS["gemini" if one.shape == "gemini" else "openai"].split(b"\n")[0] % (one.given, 1)
+                    + b"\n"
+                )
+            elif end in ("negative", "said"):
+                said = (one.given, one.made) if end == "said" else (-one.given - 1, -1)
+                tap.feed(SAYS[one.shape] % said)
+            if end != "early":
+                tap.end()
+            counted = tap.counted
+        charged = charge(one.held.tokens, counted, 0 if end == "head" else 200)
+        one.held.settle(charged)
+        facts = {"provider": "openai", "intent": one.ref, "charged": charged}
+        self.lines.append(entry("egress.outcome", f"i.{len(self.lines)}", **facts))
+
+    @rule()
+    def restart(self) -> None:
+        """The host is killed: what runs is lost, and the next host knows the audit alone."""
+        self.running.clear()
+        self.budgets = Budgets()
+        self.budgets.fold(self.lines)
+
+    @invariant()
+    def never_more_than_the_budget_and_a_request_per_slot(self) -> None:
+        assert self.billed <= BUDGET + SLOTS * LARGEST
+
+    @invariant()
+    def nobody_is_charged_less_than_billed(self) -> None:
+        assert spent(self.budgets)[1] >= self.billed
+
+    @invariant()
+    def a_restart_changes_nothing(self) -> None:
+        folded = Budgets()
+        folded.fold(self.lines)
+        assert spent(folded) == spent(self.budgets)
+
+
+def test_no_order_of_requests_ends_and_restarts_overdraws() -> None:
+    run_state_machine_as_test(
+        Spending, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )

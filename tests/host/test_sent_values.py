@@ -1,0 +1,154 @@
+"""What a caller sends: as it was meant, or refused before it leaves, with its place and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import math
+import pathlib
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridgehold.errors import UsageError
+from bridgehold.host.faces.plain import MAX_DEPTH, to_plain
+
+
+class Word(str):
+    __slots__ = ()
+
+
+class Count(int):
+    pass
+
+
+class Ratio(float):
+    pass
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    tags: tuple[str, ...] = ()
+
+
+class Kept(msgspec.Struct):
+    a: int
+    when: datetime.date
+
+
+class Cell:
+    """As numpy's scalars and arrays are."""
+
+    def __init__(self, value: Any, kind: str = "f", ndim: int = 0) -> None:
+        self._value, self.ndim = value, ndim
+        self.dtype = type("dtype", (), {"kind": kind})
+
+    def item(self) -> Any:
+        return self._value
+
+    tolist = item
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Word("w"), "w"),
+        (Count(2**60), 2**60),
+        (Ratio(0.5), 0.5),
+        (Level.HIGH, 3),
+        ({Colour.RED: Colour.RED, 7: True, Word("k"): None}, {"red": "red", "7": True, "k": None}),
+        ((1, [2.5, {"x": ()}]), [1, [2.5, {"x": []}]]),
+        ({3, 1}, [1, 3]),
+        (Point(1.5, ("a",)), {"x": 1.5, "tags": ["a"]}),
+        (Kept(1, datetime.date(2026, 1, 2)), {"a": 1, "when": "2026-01-02"}),
+        (pathlib.Path("/a/b"), "/a/b"),
+        (decimal.Decimal("1.10"), "1.10"),
+        (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), "2026-01-02T00:00:00+00:00"),
+        (datetime.time(1, 2), "01:02:00"),
+        ([Cell(1.5), Cell([1, 2], "i", 1)], [1.5, [1, 2]]),
+        ([2**64 - 1, -(2**63)], [2**64 - 1, -(2**63)]),
+    ],
+)
+def test_what_loses_nothing_is_converted(value: object, plain: object) -> None:
+    found = to_plain(value, "arguments")
+    assert (json.dumps(found), type(found)) == (json.dumps(plain), type(plain))
+
+
+LOOP: dict[str, Any] = {}
+LOOP["again"] = [LOOP]
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "text"),
+    [
+        ({"data": [1, 2, 3, {"x": math.nan}]}, "arguments.data[3].x", "nan, which JSON has not"),
+        ([1.0, -math.inf], "arguments[1]", "-inf"),
+        (Cell(math.nan), "arguments", "nan"),
+        ({"b": b"x"}, "arguments.b", "bytes"),
+        ([bytearray(b"x")], "arguments[0]", "bytes"),
+        ([1, 2**64], "arguments[1]", "beyond 64 bits"),
+        (["fine", "lone \ud800"], "arguments[1]", "a lone surrogate at character 5"),
+        ({"\udfff": 1}, "a key of arguments", "surrogate"),
+        ({None: 1}, "arguments", "a key of type NoneType"),
+        ({"k": {(1, 2): 1}}, "arguments.k", "a key of type tuple"),
+        ({True: 1}, "arguments", "a key of type bool"),
+        ({1: 1, "1": 2}, "arguments", "two keys are both spelled '1'"),
+        ({"f": print}, "arguments.f", "builtins.builtin_function_or_method can't be sent"),
+        (object, "arguments", "builtins.type can't be sent"),
+        (datetime.timedelta(1), "arguments", "datetime.timedelta can't be sent"),
+        (Cell(5, "M"), "arguments", "Cell can't be sent"),
+        (complex(1, 2), "arguments", "complex can't be sent"),
+    ],
+)
+def test_what_would_lose_is_refused_with_its_place(value: object, where: str, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        to_plain(value, "arguments")
+    assert caught.value.where == where
+    assert text in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: LOOP, lambda: __import__("functools").reduce(lambda a, _: [a], range(9_999), 1)]
+)
+def test_what_refers_to_itself_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match=f"nested deeper than {MAX_DEPTH}, or refers to itself"):
+        to_plain(make(), "arguments")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_plain_values_arrive_as_they_are(value: object) -> None:
+    arrived = msgspec.json.decode(msgspec.json.encode(to_plain(value, "arguments")))
+    assert repr(arrived) == repr(value)

@@ -1,0 +1,261 @@
+"""Callers of the socket that read nothing, send half of it, or only hold on: bounded, and nobody else's harm."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bridgehold import SyncClient
+from hostile.stage import Stage, stage
+
+pytestmark = pytest.mark.hostile
+KIND = "root" if os.getuid() == 0 else "self"
+TOKENS = {"acme": "a-token-of-acme", "other": "a-token-of-another"}
+MIB = 1 << 20
+HELD = 160
+"""MiB that the callers of this host may hold together."""
+_SYS_SETRESUID = 117
+
+
+def _principal(name: str, token: str) -> str:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return f'[principals.{name}]\ntenants = ["{name}"]\ntokens = ["sha256:{digest}"]\n'
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Stage]:
+    config = "".join(_principal(name, token) for name, token in TOKENS.items())
+    with stage(KIND, "cold", config, host=f'connections = 64\ncaller_bytes = "{HELD}MiB"') as ready:
+        yield ready
+
+
+def host_process(host: Stage) -> psutil.Process:
+    children = psutil.Process(host.supervisor).children()
+    return next(child for child in children if "bridgehold.host.main" in child.cmdline())
+
+
+def resident(host: Stage) -> float:
+    """MiB of the host's process."""
+    return float(host_process(host).memory_info().rss / MIB)
+
+
+def frame(number: int, method: str, params: object = None) -> bytes:
+    body = json.dumps({"id": number, "method": method, "params": params or {}}).encode()
+    return struct.pack(">I", len(body)) + body
+
+
+def dial(host: Stage, token: str = "") -> socket.socket:
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link.settimeout(20)
+    link.connect(str(host.layout.socket))
+    if token:
+        link.sendall(frame(1, "hello", {"token": token}))
+        assert "result" in answer(link)
+    return link
+
+
+def answer(link: socket.socket) -> dict[str, Any]:
+    """The next frame; empty where the host has ended the connection."""
+    try:
+        head = link.recv(4, socket.MSG_WAITALL)
+        length = struct.unpack(">I", head)[0] if len(head) == 4 else 0
+        body = link.recv(length, socket.MSG_WAITALL) if length else b""
+    except ConnectionError:
+        return {}
+    found: dict[str, Any] = json.loads(body) if body and len(body) == length else {}
+    return found
+
+
+def as_uid(uid: int, path: Path) -> socket.socket:
+    """A connection that the kernel says is `uid`'s; the identity is one thread's own."""
+    made: list[socket.socket] = []
+
+    def connect() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.syscall(_SYS_SETRESUID, -1, uid, -1) == 0
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        link.settimeout(20)
+        link.connect(str(path))
+        made.append(link)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+def others_are_well(host: Stage) -> float:
+    """The slowest of ten answers to another principal, on a connection of its own; seconds."""
+    slowest = 0.0
+    with SyncClient.connect(host.layout.socket, token=TOKENS["other"]) as client:
+        digest = client.put(b"x" * MIB, tenant="other").digest
+        for _ in range(10):
+            begun = time.monotonic()
+            assert len(client.get(digest, tenant="other")) == MIB
+            slowest = max(slowest, time.monotonic() - begun)
+    return slowest
+
+
+def until_ended(link: socket.socket, seconds: float) -> dict[str, Any]:
+    """Read on until the host has ended the connection; its last word."""
+    link.settimeout(seconds)
+    last: dict[str, Any] = {}
+    while said := answer(link):
+        last = said
+    return last
+
+
+def test_answers_that_are_never_read_end_their_own_connection_and_stay_bounded(host: Stage) -> None:
+    with SyncClient.connect(host.layout.socket, token=TOKENS["acme"]) as client:
+        digest = client.put(os.urandom(4 * MIB), tenant="acme").digest
+    before, worst = resident(host), 0.0
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(dial(host, TOKENS["acme"])) for _ in range(8)]
+        for link in links:
+            link.setblocking(False)
+            with contextlib.suppress(OSError):
+                for number in range(2, 130):
+                    link.sendall(frame(number, "artifact.get", {"digest": digest, "tenant": "acme"}))
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            assert others_are_well(host) < 3
+            worst = max(worst, resident(host))
+        assert worst - before < 3 * HELD  # what is held, its copy while it is written, and what malloc keeps
+        for link in links:
+            link.close()
+    assert others_are_well(host) < 3
+
+
+STREAMING = """
+name = "{name}"
+version = "1.0.0"
+summary = "Never stops"
+entry = "hostile:Hostile"
+[operations.flood]
+summary = "Stream without an end"
+effect = "run"
+stream = true
+"""
+FLOOD = """
+from bridgehold_sdk import Bridge, operation
+
+class Hostile(Bridge):
+    @operation(effect="run", stream=True)
+    def flood(self):
+        while True:
+            yield "x" * 100_000
+"""
+
+
+def test_a_stream_that_is_not_read_ends_its_command_and_no_other(host: Stage) -> None:
+    name = host.bridge(manifest=STREAMING)
+    (host.layout.bridges / name / "hostile.py").write_text(FLOOD)
+    policy = host.layout.policies / f"{name}.toml"
+    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "60s"'))
+    with host.session(name) as silent, host.session() as other, dial(host) as link:
+        params = {"operation": f"{name}:flood", "session": silent.id, "stream": True}
+        link.sendall(frame(2, "run", params))
+        deadline, codes = time.monotonic() + 30, []
+        while not codes and time.monotonic() < deadline:
+            assert other.run("act", {"code": "result = {'x': 1}"}) == {"x": 1}
+            codes = [e["code"] for e in host.events("command.outcome") if e["session"] == silent.id]
+        assert codes == ["cancelled"]  # long before its own deadline
+        last = until_ended(link, 5)
+        assert "result" not in last
+
+
+@pytest.mark.parametrize("sent", [3, 4, 1_000])
+def test_half_a_frame_takes_no_room_beyond_its_share_and_no_time(host: Stage, sent: int) -> None:
+    """The most is asked for on each of many connections, and then nothing comes."""
+    before = resident(host)
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(dial(host, TOKENS["acme"])) for _ in range(20)]
+        for link in links:
+            link.sendall((struct.pack(">I", 60 * MIB) + b"{" * 1_000)[:sent])
+        assert others_are_well(host) < 3
+        assert resident(host) - before < HELD
+        if sent == 3:
+            last = until_ended(links[0], 20)
+            assert last["id"] == 0
+            assert last["error"]["code"] == "protocol"
+            assert "did not come within 10 s" in last["error"]["message"]
+
+
+def test_whole_frames_are_counted_as_what_they_become(host: Stage) -> None:
+    """A few bytes of JSON are many objects."""
+    before = resident(host)
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(dial(host, TOKENS["acme"])) for _ in range(4)]
+        deep = b"[" + b"[],{}," * (5 * MIB) + b"0]"
+        body = (
+            b'{"id":2,"method":"run","params":{"operation":"a:b","tenant":"acme","arguments":{"x":'
+            + deep
+            + b"}}}"
+        )
+        for link in links:
+            threading.Thread(target=_send, args=(link, body), daemon=True).start()
+        codes = {answer(link).get("error", {}).get("code", "ended") for link in links}
+        assert codes <= {"limit", "busy"}
+        assert others_are_well(host) < 3
+        assert resident(host) - before < 2 * HELD
+
+
+def _send(link: socket.socket, body: bytes) -> None:
+    with contextlib.suppress(OSError):
+        link.sendall(struct.pack(">I", len(body)) + body)
+
+
+def test_who_holds_all_connections_keeps_nobody_out(host: Stage) -> None:
+    with contextlib.ExitStack() as stack:
+        refused = 0
+        for _ in range(80):
+            link = stack.enter_context(dial(host))
+            link.sendall(frame(1, "hello", {"token": TOKENS["acme"]}))
+            said = answer(link)
+            refused += said.get("error", {}).get("code") == "busy"
+        assert refused >= 40
+        for token in TOKENS.values() if refused < 40 else [TOKENS["other"]]:
+            with SyncClient.connect(host.layout.socket, token=token) as client:
+                client.request("ping")
+        with SyncClient.connect(host.layout.socket) as owner:
+            owner.request("ping")
+        assert host_process(host).num_fds() < 200
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can connect as somebody who is not known")
+def test_strangers_are_bounded_by_uid_and_in_time_and_cost_no_place_of_others(host: Stage) -> None:
+    begun = time.monotonic()
+    before = len(host.events("principal.refused"))
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(as_uid(54_321, host.layout.socket)) for _ in range(300)]
+        for link in links[::2]:
+            with contextlib.suppress(OSError):
+                link.sendall(struct.pack(">I", 40 * MIB))
+        deadline = time.monotonic() + 4  # before any of them is ended for its silence
+        while host_process(host).num_fds() > 130 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert host_process(host).num_fds() <= 130
+        for uid in (54_321, 54_322, 54_323):
+            with as_uid(uid, host.layout.socket) as late:
+                late.sendall(frame(1, "hello", {"token": TOKENS["other"]}))
+                said = answer(late)
+                assert "result" in said or said["error"]["code"] == "busy"
+                assert uid == 54_321 or "result" in said  # another uid finds a place, whoever took the others
+        for link in links:
+            assert "result" not in until_ended(link, 20)
+    assert time.monotonic() - begun < 25
+    assert len(host.events("principal.refused")) - before < 200
+    assert others_are_well(host) < 3
