@@ -49,7 +49,7 @@ class Forking:
         """Raises `ZygoteError` where there is nothing to fork from; the answer comes later."""
         parent = self._owner.workers.get(request.zygote)
         if parent is None or not parent.running or parent.zygote is None or not parent.zygote.settled:
-            raise ZygoteError(f"there is no zygote {request.zygote[:40]} to fork from", retry="later")
+            raise ZygoteError("there is no such zygote to fork from")
         self._owner.admit(request.spec)
         worker = self._take_spare(parent.zygote, request.spec)
         if worker is None:
