@@ -230,7 +230,10 @@ class Fork:
         )
         os.set_blocking(self._gate, False)
         inside = [frames_in, frames_out, log_out, gate, told]
-        inside += [fds.add(descriptor) for descriptor in _open_namespaces(self.running.init)]
+        # The user namespace first: it gives the right to the others. (Not a pidfd of the shell: the
+        # zygote's Landlock domain keeps its forks from using one.)
+        folder = f"/proc/{self.running.init}/ns"
+        inside += (fds.add(os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)) for name in NAMESPACES)
         doors = [fds.add(descriptor) for descriptor in self._cgroup.doors(self.zygote.uid)]
         self._by_door = bool(doors)
         inside += doors
@@ -286,11 +289,3 @@ class Fork:
         now = time.perf_counter_ns()
         self.running.phases_us[phase] = (now - self._clock) // 1000
         self._clock = now
-
-
-def _open_namespaces(init: int) -> list[int]:
-    """Descriptors of a shell's namespaces, the user namespace first: it gives the right to the others.
-
-    Not a pidfd of the shell: the zygote's Landlock domain keeps its forks from using one.
-    """
-    return [os.open(f"/proc/{init}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in NAMESPACES]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 
 from bridgehold.sandbox import syscalls
 
@@ -66,15 +65,8 @@ class Hold:
             if not self._wanted:
                 self._go_on()
 
-    def kill(self) -> None:
-        """For an end under way: it dies, and `attend` reaps it."""
-        self._wanted = False
-        if not self.gone:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)  # not reaped yet: the number is still its own
-
     def _go_on(self) -> None:
         if self._stopped:
-            number, self._signal, self._stopped = self._signal, 0, False
             with contextlib.suppress(ProcessLookupError):
-                syscalls.ptrace(syscalls.PTRACE_CONT, self._pid, number)
+                syscalls.ptrace(syscalls.PTRACE_CONT, self._pid, self._signal)
+            self._signal, self._stopped = 0, False

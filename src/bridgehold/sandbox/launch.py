@@ -177,6 +177,9 @@ class Start:
         part = os.read(self._info_read, _MAX_INFO)
         self._info += part
         if not part or len(self._info) >= _MAX_INFO:
+            said = _read_now(self._entered_read, _MAX_REPORT)
+            if said:  # it did not even become bubblewrap
+                raise shortage.heard(said, _NOT_ENTERED)
             complaint = self._complaint()
             number = shortage.named(complaint)
             if number:
@@ -243,12 +246,17 @@ class Start:
 
     def _complaint(self) -> str:
         """What bubblewrap wrote before it gave up (no guest has run yet): bounded and printable."""
-        os.set_blocking(self._log, False)
-        try:
-            text = os.read(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
-        except BlockingIOError:
-            return ""
+        text = _read_now(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
         return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _read_now(descriptor: int, most: int) -> bytes:
+    """What a pipe holds; nothing where it is empty."""
+    os.set_blocking(descriptor, False)
+    try:
+        return os.read(descriptor, most)
+    except BlockingIOError:
+        return b""
 
 
 class Descriptors:

@@ -209,7 +209,13 @@ class Leaf:
             files.write(folder / "cgroup.procs", str(pid))
 
     def doors(self, uid: int) -> list[int]:
-        return [owned.open_for(folder / "tasks", uid) for folder in dict.fromkeys(self._folders.values())]
+        with contextlib.ExitStack() as stack:
+            found = []
+            for folder in dict.fromkeys(self._folders.values()):
+                found.append(owned.open_for(folder / "tasks", uid))
+                stack.callback(os.close, found[-1])
+            stack.pop_all()
+            return found
 
     def limit_processes(self, count: int) -> None:
         files.limit(self._folders["pids"] / "pids.max", count)
