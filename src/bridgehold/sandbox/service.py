@@ -308,7 +308,11 @@ class Launcher:
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
-        failure = worker.failure = self._own_limit(worker, typed(error))
+        failure = self._own_limit(worker, typed(error))
+        zygote = worker.parent.zygote if worker.parent is not None else None
+        if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
+            failure = ZygoteError("the zygote has ended")  # whatever it led to
+        worker.failure = failure
         if isinstance(failure, SurpriseError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")

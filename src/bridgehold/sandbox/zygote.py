@@ -156,11 +156,19 @@ class Zygote:
         self._held.attend()
 
     def look(self) -> None:
-        """Before a fork: it stands as it was left, and its cgroup holds what it held."""
+        """Before a fork: it stands as it was left, and its cgroup holds what it held.
+
+        Raises `ZygoteError` where it doesn't stand: nothing but its death ends a hold.
+        """
         found = frozenset(self._cgroup.processes())
-        state = procfs.stat(self.pid)[0] if found == self._own else ""
-        if state != _HELD:
-            raise SurpriseError(f"before a fork: {len(found)} processes in its cgroup; state {state or '?'}")
+        if found - self._own:
+            raise SurpriseError(f"before a fork: {len(found)} processes in its cgroup")
+        try:
+            state = procfs.stat(self.pid)[0]
+        except (FileNotFoundError, ProcessLookupError):
+            state = ""
+        if found != self._own or state != _HELD:
+            raise ZygoteError("the zygote has ended")
 
     def check(self) -> None:
         """After a fork: raise `SurpriseError` unless it is in everything what was attested."""
