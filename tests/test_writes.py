@@ -36,16 +36,16 @@ ELSEWHERE = {
     "sandbox/doctor/": "below a folder of mkdtemp's",
     "sandbox/inner/": "inside a sandbox",
     "bridges/shipped/": "inside a sandbox",
-    "sandbox/envs/wheels.py": "sets of wheels, to go",
     "host/faces/demo/story.py": "below a folder of mkdtemp's",
     "host/faces/testing/playground.py": "in a folder that was made a moment ago",
 }
 """Files, and folders of files, that may write without `writes`, and why."""
 BY_NAME = {
     *("write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "mkdir", "makedirs", "chmod"),
-    *("chown", "lchown", "copyfile", "copytree", "copy", "copy2", "move", "symlink", "link"),
+    *("chown", "lchown", "symlink", "link"),
 }
-OWN_METHODS = {"writer", "_writer", "self", "parts", "registry"}
+OF_SHUTIL = {"copyfile", "copytree", "copy", "copy2", "move"}
+OWN_METHODS = {"writer", "_writer", "self", "parts", "registry", "tree"}
 """What has methods of such a name that are not the file system's."""
 
 
@@ -64,9 +64,17 @@ def strays(source: str) -> Iterator[str]:
         opens = any(set(mode) <= set("rwaxbt+") and set(mode) & set("wax+") for mode in modes if mode)
         made = ("O_CREAT" in text or "O_TRUNC" in text) and "O_NOFOLLOW" not in text
         moved = name == "replace" and (owner == "os" or (len(node.args) == 1 and "partial" in text))
-        if owner.split(".")[-1] in OWN_METHODS or (name == "copy" and owner != "shutil"):
+        if (
+            "dir_fd=" in text
+            or owner.split(".")[-1] in OWN_METHODS
+            or (name in OF_SHUTIL and owner != "shutil")
+        ):
             continue
-        if name in BY_NAME or moved or (name in ("open", "fdopen") and ((opens and name == "open") or made)):
+        if (
+            name in BY_NAME | OF_SHUTIL
+            or moved
+            or (name in ("open", "fdopen") and ((opens and name == "open") or made))
+        ):
             yield f"{node.lineno}: {text[:100]}"
 
 

@@ -120,7 +120,7 @@ class UnsupportedError(BridgeholdError):
 
 
 class EnvironmentBuildError(BridgeholdError):
-    """An environment could not be locked, fetched, scanned or installed."""
+    """An environment could not be locked, fetched, scanned or built."""
 
     code = "environment"
     exit_status = 15
@@ -131,6 +131,14 @@ class DependencyError(BridgeholdError):
 
     code = "dependency"
     exit_status = 16
+
+
+class EnvironmentChangedError(BridgeholdError):
+    """A built environment is not what it was when it was sealed; nothing is started in it."""
+
+    code = "environment_changed"
+    exit_status = 18
+    default_hint = "Look who changed it; then build it again: `bridgehold bridge build NAME --anew`."
 
 
 class SecretError(BridgeholdError):

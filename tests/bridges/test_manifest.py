@@ -225,8 +225,21 @@ def test_arguments_are_checked_and_never_repeated() -> None:
             [[], [1], ["a"] * 3],
         ),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, [{}, {"a": 1}], [{"a": "1"}]),
-        ({"type": "object", "minProperties": 1, "maxProperties": 1}, [{"a": 1}], [{}, {"a": 1, "b": 2}]),
-        ({"anyOf": [{"type": "string"}, {"type": "object", "required": ["x"]}]}, ["a", {"x": 1}], [1, {}]),
+        (
+            {"additionalProperties": True, "minProperties": 1, "maxProperties": 1},
+            [{"a": 1}],
+            [{}, {"a": 1, "b": 2}],
+        ),
+        ({"anyOf": [{"type": "string"}, {"required": ["x"]}]}, ["a", {"x": 1}], [{}]),
+        ({"type": "object"}, [{}], [{"a": 1}]),
+        ({"type": ["object", "null"]}, [{}, None], [{"a": 1}]),
+        ({"properties": {"a": {}}}, [{}, {"a": {"b": 1}}, 3], [{"b": 1}]),
+        ({"type": "array", "items": {"properties": {"a": {}}}}, [[{"a": 1}]], [[{"b": 1}]]),
+        (
+            {"additionalProperties": {"type": "object", "properties": {"a": {}}}},
+            [{"x": {"a": 1}}],
+            [{"x": {"b": 1}}],
+        ),
     ],
 )
 def test_the_keywords_of_a_schema(
@@ -237,6 +250,11 @@ def test_the_keywords_of_a_schema(
         assert schema.problems(part, value) == [], value
     for value in does_not:
         assert schema.problems(part, value), value
+    written_out = schema.closed(part)
+    assert schema.schema_problems(written_out, "s") == []
+    assert [schema.problems(written_out, value) for value in (*fits, *does_not)] == [
+        schema.problems(part, value) for value in (*fits, *does_not)
+    ]
 
 
 def test_a_hostile_schema_is_refused_and_a_long_answer_is_cut() -> None:

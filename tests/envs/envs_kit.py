@@ -9,12 +9,13 @@ import hashlib
 import io
 import os
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bridgehold.sandbox import seal
-from bridgehold.sandbox.envs.install import InstallExit, InstallOrder
+from bridgehold.sandbox.envs.compile import CompileExit, CompileOrder, Talk
 from bridgehold.sandbox.envs.interpreter import below_usr
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.store import remove_tree
@@ -127,12 +128,12 @@ def sealed_digest(tree: Path) -> SealReport:
 
 
 class DirectRunner:
-    """`InstallRunner` over a bubblewrap of our own: for tests of this room without the launcher's."""
+    """`BuildRunner` over a bubblewrap of our own: for tests of this room without the launcher's."""
 
     def __init__(self) -> None:
-        self.runs: list[InstallOrder] = []
+        self.runs: list[CompileOrder] = []
 
-    async def run(self, order: InstallOrder, log: Callable[[bytes], None]) -> InstallExit:
+    async def run(self, order: CompileOrder, talk: Talk, log: Callable[[bytes], None]) -> CompileExit:
         self.runs.append(order)
         binds = [
             ["--symlink", str(Path(f"/{n}").readlink()), f"/{n}"]
@@ -143,27 +144,23 @@ class DirectRunner:
             binds.append(["--ro-bind", order.interpreter_prefix, "/opt/python"])
         argv = [
             "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--setenv", "PATH",
-            "/usr/bin:/bin", "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/usr", "/usr",
-            *(word for bind in binds for word in bind),
-            "--tmpfs", "/tmp", "--ro-bind", order.wheels, "/wheels", "--ro-bind", order.uv, "/opt/uv",
-            "--bind", order.build, "/env", "--remount-ro", "/", "--chdir", "/tmp", "--", *order.argv,
+            "/usr/bin:/bin", "--setenv", "PYTHONHASHSEED", "0", "--proc", "/proc", "--dev", "/dev",
+            "--ro-bind", "/usr", "/usr", *(word for bind in binds for word in bind),
+            "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--", *order.argv,
         ]  # fmt: skip
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        assert process.stdout is not None
-        try:
-            while data := await process.stdout.read(65_536):
-                log(data)
-            status = await process.wait()
-        finally:
-            if process.returncode is None:
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            try:
+                await asyncio.to_thread(talk, process.stdin, process.stdout)
+                log(await asyncio.to_thread(process.stderr.read))
+                status = await asyncio.to_thread(process.wait)
+            finally:
                 process.kill()
-                await process.wait()
-        return InstallExit(cause="exited" if status >= 0 else "signal", status=abs(status))
+        return CompileExit(cause="exited" if status >= 0 else "signal", status=abs(status))
 
     async def seal(self, build: str) -> SealReport:
         return await asyncio.to_thread(sealed_digest, Path(build))

@@ -51,7 +51,7 @@ async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, ob
             {oct(p.lstat().st_mode & 0o222) for p in tree.rglob("*") if not p.is_symlink()}
         )
         answer["tree"] = str(tree)
-        answer["packages"] = [package.name for package in store.packages(environment)]
+        answer["packages"] = [package.name for package in environment.packages]
         try:
             (tree / "late.py").write_text("evil")
         except PermissionError:

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 from envs_kit import have_bwrap
+from uv import find_uv_bin
 
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
-from bridgehold.sandbox.envs.install import uv_binary
 from bridgehold.sandbox.envs.lock import read_lock
 from bridgehold.sandbox.envs.sources import default_sources
 
@@ -22,7 +22,7 @@ PLAIN = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-python-dow
 def test_what_uv_locks_is_fetched_scanned_and_installed(tmp_path, store, runner, interpreter, progress):
     (tmp_path / "requirements.in").write_text("six\npackaging\n")
     lock_file = tmp_path / "requirements.lock"
-    argv = [uv_binary(), "pip", "compile", "-q", *LOCK, *PLAIN, "requirements.in", "-o", lock_file.name]
+    argv = [find_uv_bin(), "pip", "compile", "-q", *LOCK, *PLAIN, "requirements.in", "-o", lock_file.name]
     subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True, timeout=60)
     lock = read_lock(lock_file)
     builder = EnvironmentBuilder(
@@ -34,6 +34,5 @@ def test_what_uv_locks_is_fetched_scanned_and_installed(tmp_path, store, runner,
     )
     environment = asyncio.run(builder.ensure(lock, bridge="demo", on_progress=progress))
     assert {package.name for package in environment.packages} == {"six", "packaging"}
-    assert {package.name for package in store.packages(environment)} == {"six", "packaging"}
     store.verify(environment)
     assert "fetch" in progress.phases

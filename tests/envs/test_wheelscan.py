@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
 import stat
+import struct
 import zipfile
+import zlib
 
 import pytest
 from envs_kit import make_wheel, sha256
@@ -66,8 +69,9 @@ def test_an_honest_wheel_has_no_findings_and_every_file_with_its_place(dist, sca
         f"{site}/demo_pkg/weights.pth",
         f"{site}/demo_extra.py",
         "share/man/man1/demo.1",
+        "bin/demo",
+        "bin/demo-tool",
     } <= paths
-    assert set(report.scripts) == {"demo", "demo-tool"}
 
 
 @pytest.mark.parametrize(
@@ -225,3 +229,164 @@ def test_all_findings_of_all_wheels_are_told_at_once(dist, scan):
     assert caught.value.where == "demo_pkg-1.0-py3-none-any.whl"
     assert "`pth`" in caught.value.hint
     refuse_findings([scan(make_wheel(dist))])
+
+
+class Forged:
+    """A wheel, byte by byte: what its two headers say of the member ``demo_pkg/x.py`` can be told apart."""
+
+    def __init__(self, honest):
+        with zipfile.ZipFile(honest) as archive:
+            self.members = [(info.filename.encode(), archive.read(info)) for info in archive.infolist()]
+        self.local = {}
+        self.central = {}
+        self.before = self.after = self.between = self.tail = b""
+        self.end = {}
+        self.data = None
+
+    def bytes(self):
+        body, directory = self.before, b""
+        for name, data in self.members:
+            target = name == b"demo_pkg/x.py"
+            change, said = (self.local, self.central) if target else ({}, {})
+            begins = len(body)
+            fields = {
+                "need": 20, "flags": 0, "method": 0, "time": 0, "date": 33, "crc": zlib.crc32(data),
+                "packed": len(data), "size": len(data), "name": name, "extra": b"",
+            }  # fmt: skip
+            here, there = {**fields, **change}, {**fields, **said}
+            body += struct.pack(
+                "<4sHHHHHIIIHH", b"PK\3\4", *(here[key] for key in list(fields)[:8]),
+                len(here["name"]), len(here["extra"]),
+            ) + here["name"] + here["extra"] + (self.data if target and self.data is not None else data)  # fmt: skip
+            body += self.after if target else b""
+            comment = there.get("comment", b"")
+            directory += struct.pack(
+                "<4sBBHHHHHIIIHHHHHII", b"PK\1\2", 20, there.get("system", 3),
+                *(there[key] for key in list(fields)[:8]), len(there["name"]), len(there["extra"]),
+                len(comment), there.get("disk", 0), 0, there.get("mode", 0o100644) << 16 | there.get("dos", 0),
+                there.get("begins", begins),
+            ) + there["name"] + there["extra"] + comment  # fmt: skip
+        body += self.between
+        end = {"disk": 0, "first": 0, "here": len(self.members), "count": len(self.members)} | self.end
+        return body + directory + struct.pack(
+            "<4sHHHHIIH", b"PK\5\6", end["disk"], end["first"], end["here"], end["count"],
+            len(directory), len(body) + end.get("shift", 0), len(end.get("comment", b"")),
+        ) + end.get("comment", b"") + self.tail  # fmt: skip
+
+
+def field(kind, data):
+    return struct.pack("<HH", kind, len(data)) + data
+
+
+OTHER = b"demo_pkg/__pycache__/x.cpython-311.pyc"
+UNICODE_PATH = field(0x7075, b"\1" + struct.pack("<I", zlib.crc32(b"demo_pkg/x.py")) + OTHER)
+DEFLATED = zlib.compressobj(wbits=-15)
+DEFLATED = DEFLATED.compress(b"X = 1\n") + DEFLATED.flush()
+TWO_READINGS = {
+    # what → (rule, what the finding says, changes)
+    "a Unicode path in the directory": ("0x7075 .Unicode path. in its directory", {"central": {"extra": UNICODE_PATH}}),
+    "a Unicode path in the local header": ("0x7075", {"local": {"extra": UNICODE_PATH}}),
+    "a Unicode path in both": ("0x7075", {"local": {"extra": UNICODE_PATH}, "central": {"extra": UNICODE_PATH}}),
+    "a Unicode comment": ("0x6375", {"central": {"extra": field(0x6375, b"\1abcdx")}}),
+    "an unknown field": ("0xcafe .unknown.", {"central": {"extra": field(0xCAFE, b"")}}),
+    "half a field": ("half an extra field", {"central": {"extra": b"\x55\x54\x09\0a"}}),
+    "bytes after the last field": ("half an extra field", {"local": {"extra": field(0x5455, b"abcd") + b"x"}}),
+    "zip64 in the directory": ("zip64", {"central": {"extra": field(1, bytes(16)), "size": 0xFFFFFFFF}}),
+    "zip64 with another size": ("zip64", {
+        "local": {"packed": 0xFFFFFFFF, "size": 0xFFFFFFFF, "extra": field(1, struct.pack("<QQ", 6, 7))},
+    }),
+    "zip64 that nobody asked for": ("zip64", {"local": {"extra": field(1, struct.pack("<QQ", 5, 6))}}),
+    "half of zip64": ("zip64", {"local": {"extra": field(1, struct.pack("<Q", 6))}}),
+    "zip64 that is promised and missing": ("no size", {"local": {"packed": 0xFFFFFFFF, "size": 0xFFFFFFFF}}),
+    "half of it in zip64": ("contradicts", {"local": {"packed": 0xFFFFFFFF}}),
+    "another local name": ("contradicts", {"local": {"name": b"demo_pkg/y.py"}}),
+    "a longer local name": ("no entry|contradicts", {"local": {"name": b"demo_pkg/x.pyc"}}),
+    "another local method": ("contradicts", {"local": {"method": 8}}),
+    "another local size": ("contradicts", {"local": {"size": 5}}),
+    "another local packed size": ("contradicts", {"local": {"packed": 5}}),
+    "another local checksum": ("contradicts", {"local": {"crc": 1}}),
+    "another local flag": ("contradicts", {"local": {"flags": 0x800}}),
+    "another local time": ("contradicts", {"local": {"time": 7}}),
+    "another local version": ("contradicts", {"local": {"need": 45}}),
+    "sizes that follow": ("data descriptor", {
+        "local": {"flags": 8, "crc": 0, "packed": 0, "size": 0}, "central": {"flags": 8},
+        "after": struct.pack("<4sIII", b"PK\7\x08", zlib.crc32(b"X = 1\n"), 6, 6),
+    }),
+    "an encrypted member": ("encrypted", {"local": {"flags": 1}, "central": {"flags": 1}}),
+    "a masked header": ("unknown", {"local": {"flags": 0x2000}, "central": {"flags": 0x2000}}),
+    "an unusual method": ("unusual", {"local": {"method": 12}, "central": {"method": 12}}),
+    "stored in two sizes": ("two sizes", {"local": {"size": 7}, "central": {"size": 7}}),
+    "a name in nobody's encoding": ("encoding", {"local": {"name": b"demo_pkg/\xe9.py"}, "central": {"name": b"demo_pkg/\xe9.py"}}),
+    "a name that says UTF-8 and is none": ("encoding", {
+        "local": {"name": b"demo_pkg/\xe9.py", "flags": 0x800}, "central": {"name": b"demo_pkg/\xe9.py", "flags": 0x800},
+    }),
+    "a name with a NUL": ("control", {"local": {"name": b"demo_pkg/x.py\0.txt"}, "central": {"name": b"demo_pkg/x.py\0.txt"}}),
+    "a comment of a member": ("comment", {"central": {"comment": b"hi"}}),
+    "another disk": ("disk", {"central": {"disk": 1}}),
+    "a system with modes of its own": ("system", {"central": {"system": 7}}),
+    "a link": ("link", {"central": {"mode": 0o120777}}),
+    "a link of a DOS archive": ("link", {"central": {"mode": 0o120777, "system": 0}}),
+    "a device": ("special", {"central": {"mode": 0o020666}}),
+    "a folder by its mode": ("kind", {"central": {"mode": 0o040755}}),
+    "a folder by its attributes": ("folder by its attributes", {"central": {"dos": 0x10}}),
+    "a folder by its name": ("folder with bytes", {"local": {"name": b"demo_pkg/x/"}, "central": {"name": b"demo_pkg/x/", "mode": 0}}),
+    "an entry that is two": ("no entry|two", {"central": {"begins": 0}}),
+    "bytes before the first": ("no entry", {"before": b"PK\3\4"}),
+    "bytes between two": ("no entry", {"after": b"PK\3\4 nobody's"}),
+    "bytes before the directory": ("no entry", {"between": b"x"}),
+    "bytes after the end": ("own directory", {"tail": b"x"}),
+    "a comment of the archive": ("between", {"end": {"comment": b"PK\5\6" + bytes(18)}}),
+    "a second disk": ("disk", {"end": {"first": 1}}),
+    "another count on this disk": ("disk", {"end": {"here": 1}}),
+    "one entry less": ("count", {"end": {"here": 4, "count": 4}}),
+    "one entry more": ("no entry 6", {"end": {"here": 6, "count": 6}}),
+    "a directory elsewhere": ("between", {"end": {"shift": -1}}),
+    "other bytes than the checksum": ("checksum", {"data": b"Y = 1\n"}),
+    "deflated past its end": ("end elsewhere", {
+        "local": {"method": 8, "packed": len(DEFLATED) + 3}, "central": {"method": 8, "packed": len(DEFLATED) + 3},
+        "data": DEFLATED + b"abc",
+    }),
+    "deflated without an end": ("end elsewhere|as the size", {
+        "local": {"method": 8, "packed": len(DEFLATED) - 2}, "central": {"method": 8, "packed": len(DEFLATED) - 2},
+        "data": DEFLATED[:-2],
+    }),
+    "deflated to more": ("size and checksum|end elsewhere", {
+        "local": {"method": 8, "packed": len(DEFLATED), "size": 3}, "central": {"method": 8, "packed": len(DEFLATED), "size": 3},
+        "data": DEFLATED,
+    }),
+}  # fmt: skip
+
+
+def forged(dist, changes):
+    path = make_wheel(dist, files={**CODE, "demo_pkg/x.py": "X = 1\n"})
+    made = Forged(path)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    path.write_bytes(made.bytes())
+    return path
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("what", TWO_READINGS)
+def test_a_field_in_which_two_readers_can_differ_is_refused_and_named(dist, scan, what):
+    says, changes = TWO_READINGS[what]
+    report = scan(forged(dist, changes))
+    assert re.search(says, "; ".join(map(str, report.findings))), report.findings
+    assert report.files == () or what == "other bytes than the checksum" or "deflated" in what
+
+
+def test_what_real_archives_say_besides_is_taken(dist, scan):
+    times, owner = field(0x5455, bytes(9)), field(0x7875, bytes(11))
+    far = field(1, struct.pack("<QQ", 6, 6))
+    packed = {"method": 8, "packed": len(DEFLATED), "flags": 2}
+    for changes in (
+        {},
+        {"local": {"extra": times + owner}, "central": {"extra": field(0x5455, bytes(5)) + owner}},
+        {"local": {"packed": 0xFFFFFFFF, "size": 0xFFFFFFFF, "extra": far}},
+        {"local": {"extra": far}},
+        {"local": packed, "central": packed, "data": DEFLATED},
+        {"local": {"flags": 0x800}, "central": {"flags": 0x800, "system": 0, "mode": 0}},
+    ):
+        report = scan(forged(dist, changes))
+        assert report.findings == (), changes
+        assert [file.size for file in report.files if file.member == "demo_pkg/x.py"] == [6]

@@ -159,14 +159,14 @@ def test_what_was_made_is_there_again_and_the_audit_says_how(lossy: Stage, how: 
         assert again["things"] == ["b"]
         assert session.run("run_thing", {"id": "b"})["runs"] == 2
         opened = lossy.events("session.opened")[-1]
-        assert opened["recovers"] == session.id
+        assert (session.lost, session.id) == ([opened["recovers"]], opened["session"])
         repeated = [e for e in lossy.events("command.intent") if e["session"] == opened["session"]]
         assert [e["operation"].partition(":")[2] for e in repeated[:3]] == [
             "configure",
             "create_thing",
             "run_thing",
         ]
-        before = {e["command"]: e for e in lossy.events("command.intent") if e["session"] == session.id}
+        before = {e["command"]: e for e in lossy.events("command.intent") if e["session"] == session.lost[0]}
         for event in repeated[:2]:
             assert before[event["replays"]]["arguments_digest"] == event["arguments_digest"]
         assert repeated[2]["replays"] == ""
@@ -205,7 +205,7 @@ def test_what_called_out_is_never_run_again(
         session.run("create_thing", {"id": "a", "size": 1})
         session.run(operation, arguments)
         assert said in fails(session, "end").hint
-        assert fails(session, "run_thing", {"id": "a"}).code == "not_found"
+        assert fails(session, "run_thing", {"id": "a"}).code == "session_ended"
 
 
 def test_another_id_than_the_first_time_ends_the_recovery_and_leaves_no_half(lossy: Stage) -> None:
@@ -216,7 +216,7 @@ def test_another_id_than_the_first_time_ends_the_recovery_and_leaves_no_half(los
         error = fails(session, "run_thing", {"id": "a"})
         assert error.code == "session_ended"
         assert "where it had made" in error.message
-        assert fails(session, "run_thing", {"id": "a"}).code == "not_found"
+        assert fails(session, "run_thing", {"id": "a"}).code == "session_ended"
         assert not lossy.client.request("resource.list", {"bridge": lossy.plain})
 
 
@@ -253,7 +253,7 @@ def test_an_end_that_was_asked_for_is_an_end(lossy: Stage) -> None:
     with lossy.session() as session:
         session.run("create_thing", {"id": "a", "size": 1})
         lossy.client.request("session.close", {"session": session.id})
-        assert fails(session, "run_thing", {"id": "a"}).code == "not_found"
+        assert fails(session, "run_thing", {"id": "a"}).code == "session_ended"
 
 
 def test_nobody_else_reaches_a_lost_session_by_its_id(lossy: Stage) -> None:

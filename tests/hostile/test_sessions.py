@@ -88,7 +88,7 @@ result = {"mine": True}
             try:
                 seen.append(session.run("act", {"code": code}))
             except BridgeholdError as error:
-                assert error.code in ("protocol", "session_ended", "not_found")
+                assert error.code in ("protocol", "session_ended")
                 break
         assert all(value == {"mine": True} for value in seen)
         identity = session.id

@@ -47,6 +47,15 @@ parameters = {{ type = "object", required = ["width"], additionalProperties = fa
 result = {{ type = "number" }}
 [tools.whose]
 entry = "geometry:whose"
+[tools.anyone]
+entry = "geometry:anyone"
+parameters = {{ type = "object", additionalProperties = true }}
+[tools.homonym]
+entry = "geometry:homonym"
+parameters = {{ type = "object", properties = {{ context = {{ type = "string" }} }} }}
+[tools.careless]
+entry = "geometry:careless"
+parameters = {{ type = "object", additionalProperties = true }}
 [tools.hang]
 entry = "geometry:hang"
 timeout_s = 0.5
@@ -75,7 +84,10 @@ tenants = ["acme"]
 FUNCTIONS = """
 import os, time
 def area(width, height=2): return width * height
-def whose(context): return [context["tenant"], context["principal"], "KEY" in str(dict(os.environ)), os.getppid()]
+def whose(context, /): return [context["tenant"], context["principal"], "KEY" in str(dict(os.environ)), os.getppid()]
+def anyone(context, /, **more): return [context["tenant"], more]
+def homonym(host, /, context="nobody"): return [host["tenant"], context]
+def careless(context=None, tenant=None): return [context, tenant]
 def hang(): time.sleep(60)
 def tarry(s):
     time.sleep(s)
@@ -235,6 +247,54 @@ def test_an_operators_function_runs_in_a_process_of_its_own(asker: Stage) -> Non
     tenant, principal, has_key, _ = found["whose"]
     assert (tenant, has_key) == ("local", False)
     assert principal not in ("", "host")
+
+
+HOMONYMS = {
+    "context": {"tenant": "acme", "principal": "root", "session": "s", "command": "c"},
+    "principal": "root",
+    "tenant": "acme",
+    "session": {"tenant": "acme"},
+    "self": 1,
+    "_context": 1,
+}
+
+
+def test_no_argument_of_a_guest_is_taken_for_what_the_host_supplies(asker: Stage) -> None:  # ABUSE 55
+    """Its names are refused where nobody declared them, and where they are let in they are the guest's own."""
+    for name, value in HOMONYMS.items():
+        given = f"{{{name!r}: {value!r}}}"
+        for tool in ("whose", "area", "lookup", "broken", "hang", "artifact_list", "hidden"):
+            code, text = error_of(asker, f"tools[{tool!r}].call({tool!r}, {given})", Tool.of(hidden))
+            assert code == "usage", (tool, name, text)
+            assert f"arguments.{name}: unknown" in text
+        found = act(asker, f"result['x'] = tools['anyone'].call('anyone', {given})")
+        assert found["x"] == ["local", {name: value}]
+        code, text = error_of(asker, f"tools['careless'].call('careless', {given})")
+        assert code == "application"
+        assert "positional-only" in text
+    assert act(asker, "result['x'] = [tools['homonym'](), tools['homonym'](context='mine')]") == {
+        "x": [["local", "nobody"], ["local", "mine"]]
+    }
+
+
+def hidden(*, width: int = 1) -> int:
+    """Takes one name."""
+    return width
+
+
+def test_no_argument_of_a_caller_is_taken_for_what_the_host_supplies(asker: Stage) -> None:  # ABUSE 55
+    with asker.client.session(asker.plain) as session:
+        for name, value in HOMONYMS.items():
+            for operation in ("act", "common:ping", "common:health"):
+                given = {name: value} if ":" in operation else {"code": "", name: value}
+                with pytest.raises(BridgeholdError, match=f"{name}: unknown") as caught:
+                    session.run(operation, given)
+                assert caught.value.code == "usage"
+        with pytest.raises(BridgeholdError) as caught:
+            session.run("common:open", {"session": {"id": "s", "name": "n", "tenant": "acme"}})
+        assert caught.value.code == "denied"
+        told = session.run("act", {"code": "result['x'] = [bridge.session.tenant, bridge.session.id]"})
+        assert told == {"x": ["local", session.id]}
 
 
 def test_an_endpoint_gets_the_arguments_and_the_key_that_no_bridge_has(asker: Stage) -> None:
@@ -423,7 +483,7 @@ def test_however_a_callers_function_ends_there_is_one_answer_at_once(asker: Stag
         raise ENDS[name]
 
     function = ends if kind == "plain" else ends_later
-    tool = Tool(function=function, name="ends", parameters={"type": "object"})
+    tool = Tool(function=function, name="ends", parameters={"properties": {"name": {}}})
     code = (
         f"for name in {list(ENDS)!r}:\n"
         "    try:\n        tools['ends'](name=name)\n"

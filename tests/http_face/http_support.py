@@ -42,7 +42,7 @@ names = ["bridge.example"]
 connections = 40
 requests = 6
 body = "1MiB"
-buffered = "9MiB"
+buffered = "18MiB"
 idle_s = 1.5
 body_s = 1.5
 beat_s = 0.3
@@ -185,7 +185,9 @@ class Caller:
         ) as response:
             data = await response.read()
             kind = response.content_type
-            return Said(response.status, dict(response.headers), json.loads(data) if "json" in kind else data)
+            return Said(
+                response.status, dict(response.headers), json.loads(data) if "json" in kind and data else data
+            )
 
     async def open(self, bridge: str, name: str = "") -> str:
         said = await self.ask("POST", "/v1/sessions", {"bridge": bridge, "name": name})

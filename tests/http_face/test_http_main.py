@@ -49,7 +49,7 @@ def test_a_session_from_its_opening_to_its_end(face: HttpStage) -> None:
         assert "to the log" in (await acme.ask("GET", f"/v1/sessions/{session}/logs")).body["text"]
         assert (await acme.ask("DELETE", f"/v1/sessions/{session}")).body["id"] == session
         gone = await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "1"}})
-        assert (gone.status, gone.code) == (404, "not_found")
+        assert (gone.status, gone.code) == (410, "session_ended")
 
     using(face, act)
 

@@ -10,7 +10,7 @@ import pytest
 
 from bridgehold.policies.model import Grant, Limits, Machine, Rate, Rules, SandboxRules
 from bridgehold.sandbox.argv import bwrap_arguments
-from bridgehold.sandbox.spec import Paths, installer_spec, resources, spec_digest, worker_spec
+from bridgehold.sandbox.spec import Paths, compiler_spec, resources, spec_digest, worker_spec
 from bridgehold.sandbox.values import SandboxSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,12 +44,9 @@ GRANT = Grant(
     sources={},
 )
 WORKER = worker_spec(GRANT, PATHS, gateway_port=8080)
-INSTALLER = installer_spec(
+COMPILER = compiler_spec(
     PATHS,
-    argv=("/opt/uv", "pip", "install"),
-    build="/var/lib/bridgehold/builds/b1",
-    wheels="/var/lib/bridgehold/wheels/w1",
-    uv="/opt/bh/uv",
+    argv=("/usr/bin/python3", "-S", "-c", "pass"),
     resources=resources(GRANT),
     bridge="dspy",
 )
@@ -57,7 +54,7 @@ INSTALLER = installer_spec(
 
 def arguments(spec: SandboxSpec, *, staged: bool) -> tuple[str, ...]:
     files = {m.target: 20 + i for i, m in enumerate(m for m in spec.mounts if m.kind == "file")}
-    kinds = ("ro_bind", "bind", "tmpfs")
+    kinds = ("ro_bind", "tmpfs")
     stage = {m.target: f"/mnt/w-1/{i}" for i, m in enumerate(spec.mounts) if m.kind in kinds}
     return bwrap_arguments(
         spec, seccomp_fd=10, info_fd=11, block_fd=12, files=files, staged=stage if staged else None
@@ -66,7 +63,7 @@ def arguments(spec: SandboxSpec, *, staged: bool) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("name", "spec", "staged"),
-    [("worker", WORKER, True), ("worker-unstaged", WORKER, False), ("installer", INSTALLER, True)],
+    [("worker", WORKER, True), ("worker-unstaged", WORKER, False), ("compiler", COMPILER, True)],
 )
 def test_arguments_are_the_golden_ones(name: str, spec: SandboxSpec, *, staged: bool) -> None:
     made = "\n".join(arguments(spec, staged=staged)) + "\n"
@@ -76,7 +73,7 @@ def test_arguments_are_the_golden_ones(name: str, spec: SandboxSpec, *, staged: 
     assert made == path.read_text()
 
 
-@pytest.mark.parametrize("spec", [WORKER, INSTALLER])
+@pytest.mark.parametrize("spec", [WORKER, COMPILER])
 def test_every_barrier_stands_in_the_arguments(spec: SandboxSpec) -> None:
     made = arguments(spec, staged=True)
     options = made[: made.index("--")]
@@ -98,10 +95,10 @@ def test_shm_is_mounted_after_dev_went_read_only() -> None:
     assert made.count("/dev/shm") == 1
 
 
-def test_the_installer_alone_has_a_writable_bind_and_no_gateway() -> None:
-    assert [m.kind for m in WORKER.mounts].count("bind") == 0
-    assert [m.source for m in INSTALLER.mounts if m.kind == "bind"] == ["/var/lib/bridgehold/builds/b1"]
-    assert INSTALLER.gateway_port == 0
+def test_a_compiler_has_the_system_and_pipes_and_nothing_else() -> None:
+    prefix = {PATHS.python_prefix}
+    assert {m.source for m in COMPILER.mounts if m.kind == "ro_bind"} <= {"/usr", *PATHS.etc} | prefix
+    assert COMPILER.gateway_port == 0
 
 
 def test_the_environment_is_an_allow_list_that_follows_the_cpu_limit() -> None:

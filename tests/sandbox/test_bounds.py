@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridgehold.errors import BridgeholdError, BusyError, DeniedError, UnsupportedError
+from bridgehold.errors import BusyError, DeniedError, UnsupportedError
 from bridgehold.sandbox.bounds import Bounds, check
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.values import Launched, Mount, SandboxSpec
@@ -42,8 +42,7 @@ def device(source: str, target: str = "") -> Mount:
 
 def test_a_sound_spec_passes() -> None:
     check(spec(ro("/srv/envs/abc"), ro("/usr", "/usr"), ro("/etc/ssl", "/etc/ssl")), BOUNDS)
-    build = Mount(kind="bind", source="/srv/builds/b1", target="/env")
-    check(spec(build, kind="installer"), BOUNDS)
+    check(spec(kind="compiler"), BOUNDS)
     check(spec(device(GPU)), BOUNDS)
 
 
@@ -53,16 +52,6 @@ REFUSED: dict[str, SandboxSpec] = {
     "dots that lead out": spec(ro("/srv/envs/../../etc")),
     "all of /etc": spec(ro("/etc")),
     "the passwords": spec(ro("/etc/shadow")),
-    "a writable bind for a worker": spec(Mount(kind="bind", source="/srv/builds/b1", target="/w")),
-    "a writable bind elsewhere": spec(
-        Mount(kind="bind", source="/srv/envs/abc", target="/w"), kind="installer"
-    ),
-    "a writable bind of the build root itself": spec(
-        Mount(kind="bind", source="/srv/builds", target="/w"), kind="installer"
-    ),
-    "a writable bind below another's build": spec(
-        Mount(kind="bind", source="/srv/builds/b1/x", target="/w"), kind="installer"
-    ),
     "an option smuggled in behind a NUL": spec(Mount(kind="dir", target="/x\0--bind\0/\0/host")),
     "the same in a link's text": spec(Mount(kind="symlink", source="x\0--bind\0/\0/h", target="/x")),
     "the same in a value": spec(environment=(("A", "b\0--bind"),)),
@@ -77,9 +66,7 @@ REFUSED: dict[str, SandboxSpec] = {
     "another device at its place": spec(device("/dev/sda", GPU)),
     "a device outside of /dev": spec(device(GPU, "/scratch/gpu")),
     "a bind of a device as a folder": spec(ro(GPU, "/dev/gpu")),
-    "a device for an installer": spec(
-        device(GPU), Mount(kind="bind", source="/srv/builds/b1", target="/env"), kind="installer"
-    ),
+    "a device for a compiler": spec(device(GPU), kind="compiler"),
     "/sys": spec(ro("/usr/share", "/sys")),
     "a second /proc": spec(Mount(kind="proc", target="/proc2")),
     "a file instead of /dev": spec(mounts=(BASE[0], Mount(kind="dir", target="/dev"))),
@@ -99,9 +86,7 @@ REFUSED: dict[str, SandboxSpec] = {
     "an environment variable with = in its name": spec(environment=(("A=B", "c"),)),
     "a privileged port": spec(gateway_port=80),
     "a port that is none": spec(gateway_port=70_000),
-    "an installer with a gateway": spec(
-        Mount(kind="bind", source="/srv/builds/b1", target="/env"), kind="installer", gateway_port=8080
-    ),
+    "a compiler with a gateway": spec(kind="compiler", gateway_port=8080),
     "a hostname that is an option": spec(hostname="--bind"),
 }
 
@@ -145,36 +130,36 @@ def test_a_root_that_is_swapped_for_a_link_shows_what_it_showed_before(box: Mach
     box.builds.rename(aside)
     box.builds.symlink_to(victim)
     try:
-        asked = python_spec(
-            "open('/w/touched', 'w')",
-            kind="installer",
-            mounts=(Mount(kind="bind", source=str(build), target="/w"),),
-        )
+        (aside / "swap" / "own").write_text("")
+        os.chown(aside / "swap" / "own", box.owner, box.owner)
+        (victim / "swap" / "foreign").write_text("")
 
         async def act(client: LauncherClient) -> None:
-            launched, ends = await client.launch(asked)
-            await client.exited(launched.worker)
-            close(ends)
+            assert (await client.seal(str(build))).files == 1
+            assert await client.empty(str(build)) == 1
 
         box.drive(act)
         after = (victim / "swap").stat()
         assert (before.st_uid, before.st_mode) == (after.st_uid, after.st_mode)
-        assert not (victim / "swap" / "touched").exists()
-        assert (aside / "swap" / "touched").exists()
+        assert (victim / "swap" / "foreign").exists()
+        assert not (aside / "swap" / "own").exists()
     finally:
         box.builds.unlink()
         aside.rename(box.builds)
 
 
 @pytest.mark.hostile
-def test_a_build_folder_that_is_a_link_or_not_empty_is_refused(box: Machine) -> None:
+def test_a_build_folder_that_is_a_link_or_elsewhere_is_refused(box: Machine) -> None:
     (box.builds / "link").symlink_to(box.home)
-    full = box.builds / "full"
-    full.mkdir()
-    (full / "x").write_text("")
-    for name in ("link", "full"):
-        mount = Mount(kind="bind", source=str(box.builds / name), target="/w")
-        refused(box, python_spec("", kind="installer", mounts=(mount,)), BridgeholdError)
+
+    async def act(client: LauncherClient) -> None:
+        for path in (box.builds / "link", box.home, box.builds, box.builds / "link" / "x"):
+            with pytest.raises(DeniedError):
+                await client.seal(str(path))
+            with pytest.raises(DeniedError):
+                await client.empty(str(path))
+
+    box.drive(act)
     assert box.home.stat().st_uid == box.owner
     (box.builds / "link").unlink()
 

@@ -123,5 +123,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+def check_common(operation: str, arguments: dict[str, object]) -> None:
+    """As `Manifest.check_arguments`, of a ``common:`` operation, which no manifest declares."""
+    if found := schema.problems(_COMMON, arguments):
+        raise UsageError(
+            "; ".join(found), hint="common:ping takes worker_id.", where=f"common:{operation[:80]}"
+        )
+
+
+_COMMON = schema.named({"properties": {"worker_id": {"type": "string", "maxLength": 200}}})
+
+
 def _list(names: object) -> str:
     return ", ".join(str(name) for name in names) if isinstance(names, list) and names else "nothing"

@@ -188,8 +188,9 @@ def _operation(name: str, table: Table, resources: Mapping[str, Resource]) -> Op
 def _schema(table: Table, key: str) -> dict[str, object]:
     value = table.raw(key)
     if value is None:
-        return {"type": "object", "additionalProperties": False} if key == "arguments" else {}
-    for problem in schema.schema_problems(value, table.place(key)):
+        return schema.closed(schema.named({})) if key == "arguments" else {}
+    found = schema.schema_problems(value, table.place(key))
+    for problem in found:
         place, _, message = problem.partition(": ")
         table.faults.add(place, message)
     if not isinstance(value, dict):
@@ -197,8 +198,8 @@ def _schema(table: Table, key: str) -> dict[str, object]:
     if key == "arguments":
         if value.get("type", "object") != "object":
             table.fault(key, "arguments are an object")
-        value = {"type": "object", "additionalProperties": False, **value}
-    return value
+        value = schema.named(value)
+    return value if found else schema.closed(value)
 
 
 def _timeout(table: Table) -> int:

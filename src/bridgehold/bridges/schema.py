@@ -3,6 +3,7 @@
 A manifest may come from a tenant, so its schema is hostile input too: there is no ``$ref`` (nothing
 to fetch, nothing recursive), no ``pattern`` (no expression that a text can make run for minutes),
 and what is not supported is refused when the manifest is read, not ignored when a command comes.
+An object is closed unless its schema says otherwise: a name that nobody declared reaches no code.
 Messages name places and expectations and never repeat a value: arguments may hold secrets.
 """
 
@@ -47,6 +48,34 @@ def problems(schema: Schema, value: object, where: str = "arguments") -> list[st
         if len(found) == MAX_PROBLEMS:
             break
     return found
+
+
+def closed(schema: Schema) -> Schema:
+    """`schema` (which has no problems) with what `problems` assumes written out, at every depth."""
+    made = dict(schema)
+    properties = schema.get("properties")
+    if isinstance(properties, dict):
+        made["properties"] = {name: closed(part) for name, part in properties.items()}
+    for key in ("items", "additionalProperties"):
+        part = schema.get(key)
+        if isinstance(part, dict):
+            made[key] = closed(part)
+    choices = schema.get("anyOf")
+    if isinstance(choices, list):
+        made["anyOf"] = [closed(part) for part in choices]
+    return {**made, "additionalProperties": False} if _extra(schema) is False else made
+
+
+def named(schema: Schema) -> Schema:
+    """What `schema` says of arguments, which are given by name: none at all where it says nothing."""
+    return {"type": "object", **schema}
+
+
+def _extra(schema: Schema) -> object:
+    """What the schema of an object says of names that it doesn't declare: nothing said is no."""
+    kinds = schema.get("type", ())
+    speaks = "properties" in schema or "object" in (kinds if isinstance(kinds, list) else (kinds,))
+    return schema.get("additionalProperties", not speaks)
 
 
 def _schema_problems(schema: object, where: str, left: list[int], depth: int) -> Iterator[str]:
@@ -130,7 +159,7 @@ def _object_problems(schema: Schema, value: dict[str, object], where: str) -> It
         if name not in value:
             yield f"{where}.{name}: missing"
     yield from _bounds(schema, len(value), "Properties", where, "entries")
-    extra = schema.get("additionalProperties", True)
+    extra = _extra(schema)
     for name, item in value.items():
         place = f"{where}.{name[:80]}"
         if name in properties:

@@ -34,7 +34,7 @@ class HostSection(Strict):
     memory_reserve: Size = "1GiB"
     """Memory that sessions never get together: what the host's own processes and the system keep."""
     overcommit: bool = False
-    """Named weakening ``overcommit``: admission may promise sessions more memory than there is."""
+    """Whether a policy's weakening ``overcommit`` is taken: more memory is promised than there is."""
     shared_uid: bool = False
     """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
     uid_base: int = DEFAULT_UID_BASE
@@ -49,10 +49,12 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
-    connections: Annotated[int, Field(ge=8, le=100_000)] = 1_024
-    """Callers' connections to the socket at once; each principal has at most as many as are free."""
+    drain_s: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+    """How long commands that run may still take when the host is asked to stop; a second signal ends them."""
+    connections: Annotated[int, Field(ge=16, le=100_000)] = 4_096
+    """Callers' connections to the socket at once; a principal's are at most a quarter of those left free."""
     caller_bytes: Size = "512MiB"
-    """Requests, answers and what callers leave unread, together; each principal as `connections`."""
+    """Requests, answers and what callers leave unread, together; a principal's: at most what is left free."""
     anchor_every_s: Annotated[int, Field(ge=1)] = 300
     """How often the audit's head is signed."""
     artifacts: Size = "4GiB"
@@ -60,7 +62,7 @@ class HostSection(Strict):
     audit_tenant_quota: Size = "4GiB"
     """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
     index: str = ""
-    """The one package index environments are fetched from; empty: the installer's own default."""
+    """The one package index environments are fetched from; empty: what pip's or uv's settings name."""
 
 
 class ProviderSection(Strict):

@@ -16,7 +16,7 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.bridges.manifest import Operation
+from bridgehold.bridges.manifest import Operation, check_common
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -140,7 +140,7 @@ class Dispatch:
 
     async def _run_in(self, session: Session, plan: _Plan, offered: Offered, stream: Stream | None) -> Reply:
         chain = self._chain(plan.request.parent, session)
-        async with session.turn(plan.command):
+        async with session.turn(plan.command, plan.principal.name):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session)
             if not offered:
@@ -151,6 +151,7 @@ class Dispatch:
                 offered=offered,
                 journal=self._journal,
                 metrics=self._metrics,
+                events=session.worker.events,
                 on_degraded=self._on_degraded,
             )
             self._chains[plan.command] = (*chain, session.id)
@@ -208,6 +209,8 @@ class Dispatch:
             arguments = take_inline_keys(request.arguments, grant)
             if declared is not None:
                 manifest.check_arguments(operation, arguments.kept)
+            else:
+                check_common(operation, arguments.kept)
         except BridgeholdError as error:
             reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
             raise await refuse(reason, type(error), hint=error.hint) from None
@@ -240,7 +243,7 @@ class Dispatch:
     async def _session(self, plan: _Plan) -> Session:
         request = plan.request
         if request.session.startswith("s-"):
-            found = self._sessions.by_id(request.tenant, request.session)
+            found = await self._sessions.by_id(request.tenant, request.session)
             key = found if isinstance(found, SessionKey) else found.key
             if key.bridge != plan.bridge:
                 raise NotFoundError(f"no session {request.session!r} with {plan.bridge} here")
@@ -251,7 +254,9 @@ class Dispatch:
         else:
             raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
         return await self._sessions.get_or_open(
-            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
+            key,
+            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            plan.principal.name,
         )
 
     async def _intend(self, plan: _Plan, session: Session) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import HostStarted, HostStopped
-from bridgehold.audit.read import read_all
+from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
+from bridgehold.audit.read import read_kind
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.anchoring import Anchoring
 from bridgehold.host.artifacts import ArtifactStore, Turns
@@ -53,6 +53,8 @@ from bridgehold.host.refusals import Refusals
 from bridgehold.host.registry import Registry
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.resources import Resources
+from bridgehold.host.secret_events import SecretEvents
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.starts import GatewayHandle, Services
@@ -108,6 +110,8 @@ class HostProcess:
         self._config = config
         self._ends = ends
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Commands that still run are waited for no longer."""
         self._reason = "asked by a signal"
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,7 +120,7 @@ class HostProcess:
         """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._signalled)
         peers = Peers(
             journal=await JournalClient.connect(_socket(self._ends.journal)),
             launcher=await LauncherClient.connect(_socket(self._ends.launcher)),
@@ -135,11 +139,18 @@ class HostProcess:
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
+            asyncio.create_task(SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             asyncio.create_task(anchoring.run(self._config.host.anchor_every_s)),
             asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
+            asyncio.create_task(self._sweep()),
         ]
         await self._stop.wait()
+        if self._status:
+            with contextlib.suppress(BridgeholdError):
+                await peers.journal.append(HostDegraded(reason=self._reason))
+        else:
+            await sessions.finish(self._config.host.drain_s, self._hurry)
         await sessions.stop(self._reason)
         await self._parked.stop()
         await self._tools.stop()
@@ -147,6 +158,7 @@ class HostProcess:
         for server in servers:
             await server.close()
         await self._refusals.close()
+        self._environments.close()
         await self._last_words(peers, anchoring)
         for watcher in watchers:
             watcher.cancel()
@@ -158,8 +170,10 @@ class HostProcess:
         """Join the parts: nothing is started yet."""
         shared = self._share(peers, machine)
         self._settings, self._make_order = shared.settings, shared.orders.make
+        self._environments, self._registry = shared.environments, shared.registry
         recovery = Recovery(shared.resources, shared.metrics, shared.settings.recovers)
         sessions = self._open_with(shared, peers, recovery)
+        shared.environments.when_changed(self._zygotes.retire, self._parked.retire)
         shared.metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
         return sessions, self._serve_with(shared, peers, sessions, recovery)
 
@@ -172,7 +186,7 @@ class HostProcess:
             settings=settings,
             registry=registry,
             environments=environments,
-            orders=Orders(registry, environments, peers.keeper, settings),
+            orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
             store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
             turns=Turns(),
             resources=Resources(),
@@ -186,6 +200,7 @@ class HostProcess:
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
+            on_degraded=self._degraded,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -209,7 +224,7 @@ class HostProcess:
             audit=peers.journal,
             budgets=spent_before(self._layout),
             downloads=downloads,
-            current_command=sessions.calling_out,
+            asker=sessions.calling_out,
             on_degraded=self._degraded,
         )
         return sessions
@@ -226,7 +241,7 @@ class HostProcess:
             registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
-            keys=KeyKeeper(peers.keeper),
+            keys=KeyKeeper(peers.keeper, peers.journal),
             make_order=shared.orders.make,
             offers=offers,
             resources=shared.resources,
@@ -288,15 +303,19 @@ class HostProcess:
         return servers
 
     async def _open_gateway(
-        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
+        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents
     ) -> GatewayHandle:
-        return await self._gateways.open(listener, order.grant, order.session, placeholders)
+        return await self._gateways.open(listener, order.grant, order.session, placeholders, events=events)
 
     async def _last_words(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):
             await anchoring.once()
         with contextlib.suppress(BridgeholdError):
             await peers.journal.append(HostStopped(reason=self._reason))
+
+    async def _sweep(self) -> None:
+        """What crashes left of builds, and environments that nobody has used for long."""
+        await self._environments.sweep(self._registry.manifests())
 
     def _started(self, machine: Machine) -> HostStarted:
         facts = {**msgspec.to_builtins(machine), "devices": " ".join(machine.devices)}
@@ -306,6 +325,7 @@ class HostProcess:
                 ("no_cgroup", machine.cgroup == "none"),
                 ("shared_uid", machine.uids == "shared"),
                 ("overcommit", self._config.host.overcommit),
+                ("core_handler", bool(machine.core_handler)),
                 ("public_http", self._config.http.public and self._ends.tokens >= 0),
             )
             if used
@@ -318,8 +338,16 @@ class HostProcess:
             host=socket.gethostname(),
         )
 
-    async def _ask_stop(self, reason: str) -> None:
+    def _signalled(self) -> None:
+        """The first signal lets commands finish, a second one ends them."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _ask_stop(self, reason: str, *, now: bool) -> None:
         self._reason = reason
+        if now:
+            self._hurry.set()
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     def _warm_again(self) -> None:
@@ -341,6 +369,7 @@ class HostProcess:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
         await gone
         self._reason, self._status = f"the {name} process is gone", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
@@ -348,6 +377,7 @@ class HostProcess:
         if self._stop.is_set():
             return
         self._reason, self._status = f"degraded: {reason}", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
@@ -356,7 +386,7 @@ def spent_before(layout: Layout) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
     budgets = Budgets()
     if layout.audit.is_dir():
-        budgets.fold(read_all(layout.audit))
+        budgets.fold(read_kind(layout.audit, "egress"))
     return budgets
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -13,24 +14,29 @@ from bridgehold.errors import (
     CommandTimeoutError,
     NotFoundError,
     ProtocolError,
+    SessionEndedError,
     UnsupportedError,
     UsageError,
 )
 from bridgehold.host.dispatch import Dispatch, OrderMaker
-from bridgehold.host.environments import Environments
+from bridgehold.host.environments import LISTENER, Environments
 from bridgehold.host.faces.protocol import (
     BridgeParams,
+    BuildParams,
     DrainParams,
     FindParams,
     ForeignEofParams,
     ForeignParams,
     ForeignSendParams,
+    NamedBridgeParams,
     NoParams,
     OpenParams,
     ProfileParams,
+    ResumeParams,
     RunParams,
     SessionParams,
     SessionsParams,
+    StopParams,
 )
 from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.foreigners import Foreigners
@@ -52,6 +58,18 @@ _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
 
 
+def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
+    """Events of the build that this request waits for, if there is one."""
+    if wanted:
+        LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
+
+
+class AskStop(Protocol):
+    """Has the host stop; `now`: without waiting for what runs."""
+
+    async def __call__(self, reason: str, *, now: bool) -> None: ...
+
+
 class Methods:
     """Handlers of the socket's methods; each takes (principal, params, emit)."""
 
@@ -67,7 +85,7 @@ class Methods:
         metrics: Metrics,
         zygotes: Callable[[], list[ZygoteInfo]],
         parked: Callable[[], dict[tuple[str, str], int]],
-        stop: Callable[[str], Awaitable[None]],
+        stop: AskStop,
         foreigners: Foreigners,
     ) -> None:
         self._tools = CallerTools()
@@ -100,13 +118,16 @@ class Methods:
             "session.kill": Method(SessionParams, self.session_kill),
             "session.profile": Method(ProfileParams, self.session_profile),
             "drain": Method(DrainParams, self.drain, operator=True, decides=True),
+            "resume": Method(ResumeParams, self.resume, operator=True, decides=True),
             "metrics": Method(NoParams, self.metrics, operator=True),
             "figures": Method(NoParams, self.figures, operator=True),
             "logs": Method(SessionParams, self.logs, gives=1 << 20),
             "bridges": Method(NoParams, self.bridges),
-            "bridge.build": Method(BridgeParams, self.build, operator=True),
+            "bridge.build": Method(BuildParams, self.build, operator=True),
+            "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
+            "bridge.gc": Method(NoParams, self.collect, operator=True),
             "grant": Method(BridgeParams, self.grant),
-            "stop": Method(NoParams, self.stop, operator=True),
+            "stop": Method(StopParams, self.stop, operator=True),
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
@@ -121,6 +142,7 @@ class Methods:
             deadline_ms=params.deadline_ms,
             parent=params.parent,
         )
+        _tell_builds(params.progress, params.operation.partition(":")[0], emit)
         stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
         callers: CallersOffer | None = None
         if params.tools:
@@ -140,14 +162,17 @@ class Methods:
         self._tools.settle(principal.name, params)
         return {"status": "taken"}
 
-    async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
+    async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
-        session = await self._open(key)
+        _tell_builds(params.progress, params.bridge, emit)
+        session = await self._open(key, principal)
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
-        return await held(asyncio.ensure_future(self._open(self._key(params))), emit)
+        key = self._key(params)
+        _tell_builds(params.progress, params.bridge, emit)
+        return await held(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         return await self._foreigners.open(principal, params, emit)
@@ -169,15 +194,17 @@ class Methods:
             )
         return SessionKey(tenant, bridge, name)
 
-    async def _open(self, key: SessionKey) -> Session:
+    async def _open(self, key: SessionKey, principal: Principal) -> Session:
         return await self._sessions.get_or_open(
-            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
+            key,
+            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            principal.name,
         )
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         try:
             session = self._find(principal, params.session)
-        except NotFoundError:
+        except (NotFoundError, SessionEndedError):
             if not self._sessions.give_up(principal.may_act_for, params.session):
                 raise
             return {"id": params.session, "emptied_ms": 0}
@@ -214,7 +241,12 @@ class Methods:
             raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
     async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
-        """End every session of a bridge or tenant (or all) politely; those that are busy first finish."""
+        """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
+
+        With `cordon` no new one is opened, until `resume`.
+        """
+        if params.cordon:
+            self._sessions.cordon(params.tenant, params.bridge)
         chosen = [
             session
             for session in self._sessions
@@ -222,6 +254,10 @@ class Methods:
         ]
         await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
+
+    async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
+        """Sessions are opened again where a drain had closed the way."""
+        return {"resumed": self._sessions.uncordon(params.tenant, params.bridge)}
 
     async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return {"text": self._metrics.text()}
@@ -267,17 +303,27 @@ class Methods:
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return [self._registry.describe(name) for name in self._registry.names()]
 
-    async def build(self, principal: Principal, params: BridgeParams, emit: Emit) -> object:
+    async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
         manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
-        built = await self._environments.ensure(manifest, emit)
+        grant = await self._registry.grant(params.tenant, manifest.name)
+        built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+
+    async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        if params.bridge:
+            return await self._environments.verify([self._registry.manifest(params.bridge)])
+        return await self._environments.verify(self._registry.manifests(), others=True)
+
+    async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"removed": await self._environments.collect(self._registry.manifests())}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
         tenant = parse_name(params.tenant, "tenant")
         return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
 
-    async def stop(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        await self._stop("asked by an operator")
+    async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
+        """Once what runs has finished, or its time for that is over; `now`: at once."""
+        await self._stop("asked by an operator", now=params.now)
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:

@@ -20,6 +20,7 @@ from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, S
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.starts import LiveWorker
+from bridgehold.host.translate import exit_error
 from bridgehold.host.values import SessionInfo
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
@@ -44,8 +45,9 @@ class Session:
     """
 
     def __init__(
-        self, key: SessionKey, order: StartOrder, worker: LiveWorker, journal: JournalClient
+        self, key: SessionKey, order: StartOrder, worker: LiveWorker, principal: str, journal: JournalClient
     ) -> None:
+        """`principal`: who opened it."""
         self.key = key
         self.id = order.session
         self.order = order
@@ -55,7 +57,10 @@ class Session:
         """Processor time up to the end of the last command (or of the start)."""
         self.opened_at = time.monotonic()
         self.used_at = self.opened_at
+        self.opened_by = principal
         self.current_command = ""
+        self.current_principal = principal
+        """Who sent the command that runs; between commands who opened the session."""
         self.ending: BridgeholdError | None = None
         self.end_reason = ""
         self.outlook = ""
@@ -89,8 +94,8 @@ class Session:
         return self.ending is None and not self.worker.gone
 
     @contextlib.asynccontextmanager
-    async def turn(self, command: str) -> AsyncIterator[None]:
-        """Wait for this session's turn; `current_command` names whose requests the gateway sees."""
+    async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
+        """Wait for this session's turn; from then on its requests are of `command`, for `principal`."""
         if self.draining:
             raise SessionEndedError("the session is being drained")
         if self._queued >= QUEUE_BOUND:
@@ -103,11 +108,11 @@ class Session:
             async with self._turn:
                 if self.ending is not None:
                     raise self.ending
-                self.current_command = command
+                self.current_command, self.current_principal = command, principal
                 try:
                     yield
                 finally:
-                    self.current_command = ""
+                    self.current_command, self.current_principal = "", self.opened_by
                     self.used_at = time.monotonic()
         finally:
             self._queued -= 1
@@ -137,7 +142,9 @@ class Session:
                 hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
             )
             work.cancel()
-            await self.end(_DEADLINE, error)
+            report = await self.end(_DEADLINE, error)
+            if report is not None and report.cause == "memory":  # the kernel had ended it before we did
+                raise exit_error(report, self.order.grant.limits)
             raise error
         return work.result()
 
@@ -152,7 +159,7 @@ class Session:
             await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
 
     def serve(self, command: str) -> None:
-        """A foreign script has `command` now; empty: none."""
+        """A foreign script has `command` now, from who opened the session; empty: none."""
         self.current_command = command
         self.used_at = time.monotonic()
 
@@ -197,6 +204,7 @@ class Session:
     async def _record_end(self, reason: str, report: ExitReport | None) -> None:
         event = SessionClosed(
             tenant=self.key.tenant,
+            principal=self.opened_by,
             session=self.id,
             reason=reason,
             code=self.ending.code if self.ending is not None else "",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from bridgehold.errors import UsageError
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.faces.server import Emit, Method
 from bridgehold.host.registry import Registry
@@ -137,6 +138,8 @@ class Unified:
             session=params.session,
         )
         operation = choose(self._registry.manifest(found.bridge), act, found.kind, params.operation)
+        if params.arguments.get(operation.id_field, found.id) != found.id:
+            raise UsageError(f"the arguments name another {operation.id_field} than the request")
         request = CommandRequest(
             operation=f"{found.bridge}:{operation.name}",
             arguments={**params.arguments, operation.id_field: found.id},

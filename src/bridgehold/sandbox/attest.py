@@ -105,7 +105,7 @@ def expected_mounts(
     for mount in spec.mounts:
         if mount.kind not in ("dir", "symlink"):
             found[mount.target] = MountExpected(
-                writable=mount.kind in ("tmpfs", "bind", "proc", "device"),
+                writable=mount.kind in ("tmpfs", "proc", "device"),
                 device=mount.kind == "device",
                 kind=_KINDS.get(mount.kind, ""),
                 identity=(identities or {}).get(mount.target),

@@ -6,7 +6,6 @@ Whatever raises here has left nothing behind.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 
 import msgspec
@@ -17,7 +16,6 @@ from bridgehold.sandbox import requests
 from bridgehold.sandbox.bounds import check_fork
 from bridgehold.sandbox.fork import Fork, ForkPlan
 from bridgehold.sandbox.launch import LaunchPlan, Start
-from bridgehold.sandbox.seal import give
 from bridgehold.sandbox.uids import uid_map
 from bridgehold.sandbox.values import SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
@@ -39,7 +37,6 @@ def begin_launch(parts: Parts, request: requests.LaunchRequest) -> Worker:
         worker.cgroup = parts.parent.create(worker.name, spec.resources)
         undo.callback(worker.cgroup.remove)
         made = time.perf_counter_ns()
-        _give_build(parts, worker)
         worker.staged = parts.stage.prepare(worker.name, spec, worker.uid)
         undo.callback(parts.stage.discard, worker.staged)
         staged = time.perf_counter_ns()
@@ -82,14 +79,3 @@ def begin_fork(parts: Parts, spec: SandboxSpec, parent: Worker, zygote: Zygote, 
     worker.start.running.phases_us["cgroup"] = made
     zygote.sessions.add(worker.name)
     return worker
-
-
-def _give_build(parts: Parts, worker: Worker) -> None:
-    """An installer's one writable folder becomes its uid's."""
-    for mount in worker.spec.mounts:
-        if mount.kind == "bind":
-            descriptor = parts.roots.open_build(mount.source, flags=os.O_RDONLY)
-            try:
-                give(descriptor, worker.uid)
-            finally:
-                os.close(descriptor)

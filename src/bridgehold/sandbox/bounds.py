@@ -1,7 +1,7 @@
 """What the launcher does for the host, and no more: it does not trust the host that asks (pure).
 
 A host that hostile bytes took over can ask for sandboxes of bridges that exist; it can't ask for a
-bind of somebody's home, a writable bind, more memory than there is, or a sandbox without a filter.
+bind of somebody's home, more memory than there is, or a sandbox without a filter.
 Paths are judged as texts here; `staging` opens them beneath their root, so that no link and no
 later rename leads out.
 """
@@ -36,7 +36,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     read_roots: tuple[str, ...]
     """Host folders below which read-only binds may lie."""
     build_root: str
-    """The one folder directly in which an installer's writable bind may lie."""
+    """The one folder directly in which trees are sealed, and emptied."""
     max_memory_bytes: int
     devices: tuple[str, ...] = ()
     """Device files that may be bound, each at its own place."""
@@ -61,8 +61,6 @@ def check(spec: SandboxSpec, bounds: Bounds) -> None:
     kinds = {m.target: m.kind for m in spec.mounts}
     if kinds.get("/proc") != "proc" or kinds.get("/dev") != "dev":
         raise _denied("a sandbox without a /proc and /dev of its own")
-    if sum(m.kind == "bind" for m in spec.mounts) != (spec.kind == "installer"):
-        raise _denied("other than one writable bind for an installer, and none for anything else")
 
 
 def check_fork(spec: SandboxSpec, zygote: SandboxSpec) -> None:
@@ -125,12 +123,6 @@ def _check_source(spec: SandboxSpec, mount: Mount, bounds: Bounds) -> None:
         _plain(source) and (_below(source, ("/usr", *bounds.read_roots)) or source in SYSTEM_FILES)
     ):
         raise _denied(f"a read-only bind of {source!r}")
-    if mount.kind == "bind" and not (
-        spec.kind == "installer"
-        and _plain(source)
-        and str(PurePosixPath(source).parent) == bounds.build_root.rstrip("/")
-    ):
-        raise _denied(f"a writable bind of {source!r}")
     if mount.kind == "device" and not (
         spec.kind in ("worker", "zygote") and source == mount.target and source in bounds.devices
     ):

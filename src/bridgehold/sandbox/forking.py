@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from typing import Literal, Protocol
+from typing import Protocol
 
 from bridgehold.errors import ZygoteError
 from bridgehold.sandbox import requests
 from bridgehold.sandbox.begin import begin_fork
 from bridgehold.sandbox.fork import Fork
+from bridgehold.sandbox.reap import By
 from bridgehold.sandbox.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.values import SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
@@ -22,6 +23,9 @@ from bridgehold.sandbox.zygote import Zygote
 
 _SPARE_SECONDS = 0.02
 """After a session's attestation: its first command is not to share the processor with the next's sandbox."""
+
+_HOLD_PAUSE, _RUN_PAUSE = 0.001, 0.01
+"""Between looks at a zygote that is to stand, and at one that is to run."""
 
 
 class Owner(Protocol):
@@ -34,7 +38,7 @@ class Owner(Protocol):
     def admit(self, spec: SandboxSpec) -> None: ...
     def watch(self, worker: Worker, *wanted: int | None) -> None: ...
     def fail(self, worker: Worker, error: Exception) -> None: ...
-    def end(self, worker: Worker, *, by: Literal["", "killed", "zygote"], reason: str = "") -> None: ...
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None: ...
 
 
 class Forking:
@@ -167,3 +171,13 @@ class Forking:
                 self._owner.fail(worker, error)
             else:
                 self._owner.watch(worker, worker.start.waits_for)
+
+
+def hold_pause(worker: Worker) -> float:
+    """Seconds until another look at the zygote that `worker` is, or is forked by."""
+    if worker.settling is not None or (isinstance(worker.start, Fork) and worker.start.held_back):
+        return _HOLD_PAUSE
+    unclear = worker.running and worker.zygote is not None and worker.zygote.unclear
+    if unclear or (isinstance(worker.start, Fork) and worker.start.under_way and not worker.started):
+        return _RUN_PAUSE
+    return math.inf

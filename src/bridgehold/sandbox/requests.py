@@ -54,7 +54,7 @@ class SealRequest(msgspec.Struct, frozen=True, tag="seal"):
     id: int
     path: str
     empty: bool = False
-    """Remove what is in the folder instead: the host can't, where an installer or the launcher owns it."""
+    """Remove what is in the folder instead: the host can't, where the launcher owns it."""
 
 
 Request = (

@@ -1,8 +1,9 @@
-"""What an installer wrote becomes the launcher's own, read-only, with a digest: nothing of it is followed.
+"""What the host laid down becomes the launcher's own, read-only, with a digest: nothing of it is followed.
 
-The tree was writable by a sandbox, so every step goes by descriptor from the folder above, without
-following links. Links are allowed only where they are the interpreter's; hard links and special
-files are refused. Hashing takes seconds, so a forked child does it while the launcher goes on.
+The tree was the host's to write, and the host is not trusted here, so every step goes by descriptor from
+the folder above, without following links. Links are allowed only where they are the interpreter's; hard
+links and special files are refused. Hashing takes seconds, so a forked child does it while the launcher
+goes on.
 """
 
 from __future__ import annotations
@@ -94,14 +95,6 @@ def _work(top: int, path: str, answer: int, launcher: int, work: Work) -> None:
         os._exit(0)
     except BaseException:  # noqa: BLE001 - a forked child must end here, whatever it was
         os._exit(126)
-
-
-def give(descriptor: int, uid: int) -> None:
-    """Make the (empty, host-made) build folder the installer's. `descriptor` is open for reading."""
-    if os.listdir(descriptor):
-        raise DependencyError("the build folder is not empty", hint="Each installation has a new folder.")
-    os.fchown(descriptor, uid, uid)
-    os.fchmod(descriptor, 0o700)
 
 
 def seal_tree(top: int, path: str) -> SealReport:

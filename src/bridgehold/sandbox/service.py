@@ -11,37 +11,35 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import resource
 import selectors
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from bridgehold.errors import (
-    AttestationError,
     BridgeholdError,
     BusyError,
-    LimitError,
-    MemoryLimitError,
     NotFoundError,
-    ShortageError,
     UnsupportedError,
     ZygoteError,
 )
 from bridgehold.policies.model import Machine
-from bridgehold.sandbox import attest, procfs, requests
+from bridgehold.sandbox import procfs, requests
 from bridgehold.sandbox.begin import begin_launch
 from bridgehold.sandbox.bounds import check
 from bridgehold.sandbox.cgroups.admission import admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.fork import Fork
-from bridgehold.sandbox.forking import Forking
-from bridgehold.sandbox.proof import prove
-from bridgehold.sandbox.reap import Ending, ended
+from bridgehold.sandbox.forking import Forking, hold_pause
+from bridgehold.sandbox.limits import core_handler
+from bridgehold.sandbox.proving import Proving, own_limit
+from bridgehold.sandbox.reap import By, Ending, ended
 from bridgehold.sandbox.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.staging import is_device
+from bridgehold.sandbox.uncounted import Watch
 from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
 from bridgehold.sandbox.zygote import SurpriseError, Zygote
@@ -50,11 +48,8 @@ _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
+_FILTER_PAUSE = 0.002
 _STOP_SECONDS = 10.0
-_START_PROCESSES = 8
-"""More than a start ever has at once: where the limit is higher, another one was hit."""
-_HOLD_PAUSE, _RUN_PAUSE = 0.001, 0.01
-"""Between looks at a zygote that is to stand, and at one that is to run."""
 
 
 class Launcher:
@@ -67,8 +62,9 @@ class Launcher:
         self._restless: set[Worker] = set()
         """Those that start, end, or may have run out of memory: the others need no look."""
         self._forking = Forking(self)
+        self._uncounted = Watch()
         self._seals: dict[int, tuple[int, SealJob]] = {}
-        self._own = attest.namespaces("self")
+        self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
 
@@ -92,29 +88,34 @@ class Launcher:
         watched = self.workers.values() if self.parts.parent.version == "none" else self._restless
         for worker in list(watched):
             self._visit(worker, now)
+        if self.workers and now >= self._uncounted.due:
+            self._end_uncounted(now)
         self._forking.make_spares()
+
+    def _end_uncounted(self, now: float) -> None:
+        try:
+            over = self._uncounted.over(self.workers.values(), now)
+        except OSError as error:
+            if not shortage(error):
+                raise
+            return  # the next look may find more
+        for worker, what in over:
+            self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
 
     def _patience(self) -> float | None:
         """Seconds until something is due that no descriptor tells of."""
         now = time.monotonic()
         waits = [w.ending.pause for w in self._restless if w.ending is not None]
         waits += [max(0.0, w.start.deadline - now) for w in self._restless if not w.started]
-        waits += [self._hold_pause(w) for w in self._restless]
+        waits += [hold_pause(w) for w in self._restless]
         waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
+        waits += [_FILTER_PAUSE for w in self._restless if w.running and w.proof_due]
         if self.parts.parent.version == "none" and self.workers:
             waits.append(_WATCHDOG_SECONDS)
+        if self.workers:
+            waits.append(max(0.0, self._uncounted.due - now))
         soonest = min([*waits, self._forking.patience])
         return None if soonest == math.inf else soonest
-
-    @staticmethod
-    def _hold_pause(worker: Worker) -> float:
-        """Seconds until another look at the zygote that `worker` is, or is forked by."""
-        if worker.settling is not None or (isinstance(worker.start, Fork) and worker.start.held_back):
-            return _HOLD_PAUSE
-        unclear = worker.running and worker.zygote is not None and worker.zygote.unclear
-        if unclear or (isinstance(worker.start, Fork) and worker.start.under_way and not worker.started):
-            return _RUN_PAUSE
-        return math.inf
 
     def _visit(self, worker: Worker, now: float) -> None:
         if worker.ending is not None:
@@ -127,11 +128,14 @@ class Launcher:
             elif worker.start.under_way:
                 worker.start.zygote.attend()
         elif worker.running and worker.zygote is not None and worker.settling is not None:
-            self._settle_in(worker, worker.zygote)
+            self._proving.settle_in(worker, worker.zygote)
         elif worker.running and worker.zygote is not None and worker.zygote.unclear:
             self._forking.clear(worker, worker.zygote)
         elif worker.running and self._out_of_memory(worker, now):
             self.end(worker, by="")  # v1 kills one process; the session dies whole
+        elif worker.running and worker.proof_due is not None:
+            request, worker.proof_wanted = worker.proof_due, None
+            self._respond(request)
         elif worker.running and worker.suspect_until <= now:
             self._restless.discard(worker)
 
@@ -158,7 +162,7 @@ class Launcher:
             self._channel.send(answer)
 
     def _account(self, request: requests.AccountRequest) -> None:
-        worker = self._find(request.worker)
+        worker = self.find(request.worker)
         self._channel.send(
             requests.Answer(id=request.id, usage=worker.cgroup.usage()), worker.cgroup.account()
         )
@@ -169,9 +173,9 @@ class Launcher:
             case requests.MachineRequest():
                 return requests.Answer(id=request.id, machine=self._machine())
             case requests.AttestRequest():
-                self._attest(request)
+                self._proving.attest(request)
             case requests.UsageRequest():
-                return requests.Answer(id=request.id, usage=self._find(request.worker).cgroup.usage())
+                return requests.Answer(id=request.id, usage=self.find(request.worker).cgroup.usage())
             case requests.AccountRequest():
                 self._account(request)
             case requests.LaunchRequest():
@@ -179,14 +183,20 @@ class Launcher:
             case requests.ForkRequest():
                 self._forking.fork(request)
             case requests.KillRequest():
-                worker = self._find(request.worker)
+                worker = self.find(request.worker)
                 worker.killers.append(request.id)
                 self.end(worker, by="killed")
             case requests.SealRequest():
                 self._seal(request)
         return None
 
-    def _find(self, name: str) -> Worker:
+    def answer(self, answer: requests.Answer) -> None:
+        self._channel.send(answer)
+
+    def attested(self, worker: Worker) -> None:
+        self._forking.attested(worker)
+
+    def find(self, name: str) -> Worker:
         worker = self.workers.get(name)
         if worker is None or not worker.started:
             raise NotFoundError(f"no worker {name[:40]}")
@@ -200,13 +210,13 @@ class Launcher:
             memory_bytes=self.parts.parent.capacity_bytes,
             cpus=os.cpu_count() or 1,
             devices=tuple(name for name in self.parts.bounds.devices if is_device(name)),
+            core_handler=core_handler(
+                procfs.read("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[0]
+            ),
         )
 
     def _launch(self, request: requests.LaunchRequest) -> None:
         self.admit(request.spec)
-        for mount in request.spec.mounts:
-            if mount.kind == "bind" and self._builder(mount.source):
-                raise BusyError(f"another installer works in {mount.source}", where=mount.source)
         worker = begin_launch(self.parts, request)
         self.add(worker)
         try:
@@ -222,12 +232,8 @@ class Launcher:
         parts = self.parts
         check(spec, parts.bounds)
         promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
-        admit(spec.resources, promised, parts.parent.capacity, overcommit=parts.overcommit)
-
-    def _builder(self, path: str) -> bool:
-        """Whether an installer that writes to `path` is not gone yet."""
-        binds = (m.source for w in self.workers.values() for m in w.spec.mounts if m.kind == "bind")
-        return path in binds
+        overcommit = parts.overcommit and "overcommit" in spec.weakenings
+        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else."""
@@ -252,7 +258,7 @@ class Launcher:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
             worker.zygote.attend()  # it died, held: its parent inside is told by this
-            self._watch_running(worker)
+            self.watch_running(worker)
         else:
             with contextlib.suppress(BlockingIOError):
                 os.read(descriptor, 4096)
@@ -269,7 +275,7 @@ class Launcher:
                 return
             if worker.spec.kind == "zygote":
                 worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
-            self._watch_running(worker)
+            self.watch_running(worker)
         except FAULTS as error:
             self.fail(worker, error)
             return
@@ -290,7 +296,7 @@ class Launcher:
         self._channel.send(requests.Answer(id=worker.request, launched=launched), ends)
         self._forking.over(worker)
 
-    def _watch_running(self, worker: Worker) -> None:
+    def watch_running(self, worker: Worker) -> None:
         running = worker.start.running
         first = running.first_fd if running.first_fd >= 0 else None
         held = worker.zygote.pid_fd if worker.zygote and running.hold and not running.hold.gone else None
@@ -300,7 +306,7 @@ class Launcher:
         """A fork's first process is gone: what is left is the worker's own."""
         running = worker.start.running
         descriptor, running.first_fd = running.first_fd, -1
-        self._watch_running(worker)
+        self.watch_running(worker)
         os.close(descriptor)
         request, worker.proof_wanted = worker.proof_wanted, None
         if request is not None:
@@ -308,7 +314,7 @@ class Launcher:
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
-        failure = self._own_limit(worker, typed(error))
+        failure = own_limit(worker, typed(error))
         zygote = worker.parent.zygote if worker.parent is not None else None
         if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
             failure = ZygoteError("the zygote has ended")  # whatever it led to
@@ -317,19 +323,7 @@ class Launcher:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")
 
-    @staticmethod
-    def _own_limit(worker: Worker, failure: BridgeholdError) -> BridgeholdError:
-        """What looked like the machine's shortage may be the sandbox's own limit."""
-        if not isinstance(failure, ShortageError):
-            return failure
-        usage, limits = worker.cgroup.usage(), worker.spec.resources
-        if usage.oom_kills:
-            return MemoryLimitError(f"a memory limit of {limits.memory_bytes} bytes is too small to start in")
-        if usage.pids_denied and limits.processes < _START_PROCESSES:
-            return LimitError(f"a limit of {limits.processes} processes is too small to start in")
-        return failure
-
-    def end(self, worker: Worker, *, by: Literal["", "killed", "zygote"], reason: str = "") -> None:
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
         if worker.ending is not None:
             return
         self.watch(worker)
@@ -398,57 +392,7 @@ class Launcher:
         for request in worker.killers:
             self._channel.send(requests.Answer(id=request, exited=report))
 
-    def _attest(self, request: requests.AttestRequest) -> None:
-        worker = self._find(request.worker)
-        if worker.ending is not None:
-            raise NotFoundError(f"worker {worker.name} has ended")
-        if worker.start.running.first_fd >= 0 or worker.settling is not None:
-            worker.proof_wanted = request
-            return
-        try:
-            proof = prove(worker, self.parts, self._own)
-            if worker.zygote is not None and not worker.zygote.settled:
-                worker.zygote.settle(proof.pid)
-                worker.settling, worker.proof_wanted = proof, request
-                self._watch_running(worker)
-                self.add(worker)
-                return
-        except AttestationError as error:
-            if ended(worker.start.running.monitor_fd):  # there was nothing left to prove
-                self.end(worker, by="")
-                raise NotFoundError(f"worker {worker.name} has ended") from error
-            if worker.parent is not None:  # what it was forked from is not what it seemed
-                self.end(worker.parent, by="zygote", reason=f"a fork of it is not sound: {error.message}")
-            self.end(worker, by="killed")
-            raise
-        self._channel.send(requests.Answer(id=request.id, attestation=proof))
-        self._forking.attested(worker)
-
-    def _settle_in(self, worker: Worker, zygote: Zygote) -> None:
-        """A zygote that was proved, on its way to stand for the first time."""
-        failure: BridgeholdError | None = None
-        try:
-            if not zygote.stands:
-                return
-            zygote.settle_in()
-        except FAULTS as error:
-            failure = typed(error)
-            if isinstance(failure, ZygoteError):
-                failure = AttestationError(failure.message)
-        request, proof = worker.proof_wanted, worker.settling
-        worker.proof_wanted = worker.settling = None
-        if request is not None:
-            error_info = failure.info() if failure else None
-            answer = requests.Answer(
-                id=request.id, attestation=proof if failure is None else None, error=error_info
-            )
-            self._channel.send(answer)
-        if failure is not None:
-            self.end(worker, by="killed")
-
     def _seal(self, request: requests.SealRequest) -> None:
-        if self._builder(request.path):
-            raise BusyError(f"an installer still works in {request.path}", where=request.path)
         top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)
         job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
         self._seals[job.descriptor] = (request.id, job)

@@ -1,4 +1,4 @@
-"""Grant → SandboxSpec (pure): what a worker, or an installer, can touch, and how much."""
+"""Grant → SandboxSpec (pure): what a worker, or a compiler, can touch, and how much."""
 
 from __future__ import annotations
 
@@ -131,28 +131,16 @@ def worker_environment(grant: Grant) -> dict[str, str]:
     }
 
 
-def installer_spec(
-    paths: Paths,
-    *,
-    argv: tuple[str, ...],
-    build: str,
-    wheels: str,
-    uv: str,
-    resources: Resources,
-    bridge: str,
-) -> SandboxSpec:
-    """The sandbox in which wheels are installed: no network, one writable folder, no tenant data."""
+def compiler_spec(paths: Paths, *, argv: tuple[str, ...], resources: Resources, bridge: str) -> SandboxSpec:
+    """The sandbox in which a wheel's sources are compiled: pipes, and nothing to read, write or reach."""
     mounts = [
         *_system(paths),
-        Mount(kind="ro_bind", source=wheels, target="/wheels"),
-        Mount(kind="ro_bind", source=uv, target="/opt/uv"),
-        Mount(kind="bind", source=build, target=ENVIRONMENT),
-        Mount(kind="tmpfs", target="/tmp", size_bytes=512 * MIB, mode=0o1777),  # noqa: S108 - inside
-        Mount(kind="tmpfs", target="/dev/shm", size_bytes=64 * MIB, mode=0o1777),  # noqa: S108 - inside
+        Mount(kind="tmpfs", target="/tmp", size_bytes=16 * MIB, mode=0o1777),  # noqa: S108 - inside
+        Mount(kind="tmpfs", target="/dev/shm", size_bytes=16 * MIB, mode=0o1777),  # noqa: S108 - inside
     ]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "UV_CACHE_DIR": "/tmp/uv"}  # noqa: S108 - inside
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # noqa: S108 - inside
     return SandboxSpec(
-        kind="installer",
+        kind="compiler",
         tenant="local",
         bridge=bridge,
         argv=argv,

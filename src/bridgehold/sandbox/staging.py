@@ -31,6 +31,10 @@ BYTES_PER_INODE = 4096
 _LEAST_INODES = 1024
 _PLACES = ("/mnt", "/media", "/srv", "/var/empty", "/opt", "/home")
 _TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_TERMINAL_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
+PTS = "/dev/pts"
+TERMINALS = "newinstance,ptmxmode=0666,mode=620,max=16"
+"""Of a sandbox's devpts: without a bound, one sandbox could take every terminal that the machine counts."""
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +80,6 @@ class Roots:
 
         Raises `DeniedError` where a link leads out of the root or the source isn't there.
         """
-        if mount.kind == "bind":
-            return self.open_build(mount.source)
         roots = sorted((r for r in self._paths if _below(mount.source, r)), key=len, reverse=True)
         try:
             if not roots:  # /usr and the allowed files of /etc: root's own, and links of root's
@@ -152,7 +154,7 @@ class Stage:
         try:
             for index, mount in enumerate(spec.mounts):
                 path = f"{folder}/{index}"
-                if mount.kind in ("ro_bind", "bind"):
+                if mount.kind == "ro_bind":
                     if not self._bind(mount, path, uid) and self._may_hold_special(mount):
                         unsealed.append((path, mount.source))
                 elif mount.kind == "device":
@@ -160,6 +162,11 @@ class Stage:
                 elif mount.kind == "tmpfs":
                     Path(path).mkdir()
                     _tmpfs(mount, path, uid)
+                elif mount.kind == "dev":
+                    Path(path).mkdir()
+                    syscalls.mount("devpts", path, "devpts", _TERMINAL_FLAGS, TERMINALS)
+                    sources[PTS] = path
+                    continue
                 else:
                     continue
                 sources[mount.target] = path
@@ -218,7 +225,7 @@ class Stage:
                 Path(path).touch()
             else:
                 raise DeniedError(f"{mount.source} is no folder and no regular file", where=mount.source)
-            return mounts.bind(descriptor, path, writable=mount.kind == "bind", seal=self._seal)
+            return mounts.bind(descriptor, path, seal=self._seal)
         finally:
             os.close(descriptor)
 

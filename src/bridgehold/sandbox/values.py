@@ -10,10 +10,10 @@ import msgspec
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """One mount, in order. Targets are absolute, normalised, and never ``/``."""
 
-    kind: Literal["ro_bind", "bind", "tmpfs", "dir", "symlink", "proc", "dev", "file", "device"]
+    kind: Literal["ro_bind", "tmpfs", "dir", "symlink", "proc", "dev", "file", "device"]
     target: str
     source: str = ""
-    """Host path (binds, devices), link text (symlink)."""
+    """Host path (bind, devices), link text (symlink)."""
     size_bytes: int = 0
     """tmpfs only."""
     mode: int = 0o755
@@ -32,7 +32,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what a process can touch, and how much. Hashable to one digest."""
 
-    kind: Literal["worker", "installer", "probe", "zygote"] = "worker"
+    kind: Literal["worker", "compiler", "probe", "zygote"] = "worker"
     start: Literal["cold", "fork"] = "cold"
     """``fork``: from a zygote that has this spec's read-only mounts (docs/adr/0004)."""
     tenant: str
@@ -115,7 +115,7 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SealReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A tree that an installer wrote, now owned by the launcher, read-only, with its digest."""
+    """A tree that the host laid down, now owned by the launcher, read-only, with its digest."""
 
     path: str
     digest: str

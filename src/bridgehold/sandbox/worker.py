@@ -74,6 +74,8 @@ class Worker:
         """Of a fork whose first process has not left yet: the request that waits for it."""
         self.settling: Attestation | None = None
         """Of a zygote that is being held for the first time: the proof that is answered when it stands."""
+        self.proof_until = 0.0
+        """Monotonic time up to which a proof that was asked for may wait for the sandbox's init."""
         self.watched: set[int] = set()
         self.suspect_until = 0.0
         """Monotonic time up to which a kill for memory may still show."""
@@ -81,3 +83,8 @@ class Worker:
     @property
     def running(self) -> bool:
         return self.started and self.ending is None
+
+    @property
+    def proof_due(self) -> requests.AttestRequest | None:
+        """The request for a proof that waits for a moment to pass, and for nothing that would be noticed."""
+        return self.proof_wanted if self.start.running.first_fd < 0 else None

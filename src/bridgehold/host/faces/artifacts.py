@@ -102,12 +102,10 @@ class Artifacts:
         """As a tool's source: for the session's own tenant only."""
         if tool.name == "artifact_list":
             return msgspec.to_builtins(await asyncio.to_thread(self._store.list, context.tenant))
-        given = {**arguments, "tenant": context.tenant}
         if tool.name == "artifact_put":
-            return await self._put(context.tenant, context.principal, msgspec.convert(given, PutParams))
-        return await self._get(
-            context.tenant, context.principal, msgspec.convert({"length": _INSIDE_BYTES, **given}, GetParams)
-        )
+            return await self._put(context.tenant, context.principal, msgspec.convert(arguments, PutParams))
+        given = {"length": _INSIDE_BYTES, **arguments}
+        return await self._get(context.tenant, context.principal, msgspec.convert(given, GetParams))
 
     async def _put(self, tenant: str, principal: str, params: PutParams) -> dict[str, object]:
         try:

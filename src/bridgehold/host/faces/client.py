@@ -15,13 +15,13 @@ from typing import Any, Self
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
+from bridgehold.errors import BridgeholdError, HostUnavailableError, NotFoundError, SessionEndedError
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces import files
 from bridgehold.host.faces.adapter import Adapter
+from bridgehold.host.faces.client_connection import Connection, Opening, Progress, reopened
 from bridgehold.host.faces.plain import to_plain
 from bridgehold.host.faces.private import PrivateHost
-from bridgehold.host.faces.protocol import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
 from bridgehold.host.faces.retry import with_retries
 from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.tools import RUNNING_FOR, Tool, Tools, named
@@ -30,54 +30,70 @@ from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import Reply, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
-Progress = Callable[[dict[str, Any]], None]
+RECONNECT_SECONDS = 10.0
+"""How long a request looks for a host that has gone away, unless the client says otherwise."""
 
 
 class Client:
-    """A connection to a host. Use `await Client.connect()` or ``async with Client.open()``."""
+    """A client of a running host: ``async with Client.connect() as client``, or `await` it and close it.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._next_id = 1
-        self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
-        self._events: dict[int, Progress] = {}
-        self._failure: BridgeholdError | None = None
-        self._task = asyncio.create_task(self._read())
+    A host that is restarted is found again: the next request waits for it, for some seconds. Requests that
+    were under way when it went fail with `HostUnavailableError`; what belonged to a session of the host that
+    is gone fails with `SessionEndedError`, each time.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        reopen: Callable[[], Awaitable[Connection]] | None = None,
+        *,
+        patience_s: float = RECONNECT_SECONDS,
+    ) -> None:
+        self._connection = connection
+        self._reopen = reopen
+        self._patience = patience_s
+        self._turn = asyncio.Lock()
+        self._opened: dict[str, Connection] = {}
+        """Sessions that this client has open: the connection over which each was last known to be there."""
 
     @classmethod
-    async def connect(cls, socket_path: Path | str | None = None, *, token: str = "") -> Self:
-        """Connect to the host that listens at `socket_path` (the default layout's, if None)."""
+    def connect(
+        cls,
+        socket_path: Path | str | None = None,
+        *,
+        token: str = "",
+        reconnect_s: float = RECONNECT_SECONDS,
+    ) -> Opening[Self]:
+        """Connect to the host that listens at `socket_path` (the default layout's, if None).
+
+        `reconnect_s`: how long a later request looks for a host that has gone away; 0: not at all.
+        Raises `HostUnavailableError`, `DeniedError` for a token that the host doesn't know.
+        """
         path = Path(socket_path) if socket_path is not None else default_layout().socket
-        try:
-            reader, writer = await asyncio.open_unix_connection(str(path))
-        except OSError as error:
-            raise HostUnavailableError(
-                f"no host answers: {error.strerror or error}",
-                where=str(path),
-                hint="Start one with `bridgehold serve`, or let a command start a private one.",
-            ) from error
-        client = cls(reader, writer)
-        try:
+
+        async def reach() -> Connection:
+            connection = await Connection.open(path)
             if token:
-                await client.request("hello", {"token": token})
-        except BaseException:
-            await client.aclose()
-            raise
-        return client
+                try:
+                    await connection.request("hello", msgspec.json.encode({"token": token}), None)
+                except BaseException:
+                    await connection.aclose()
+                    raise
+            return connection
+
+        async def make() -> Self:
+            return cls(await reach(), reach if reconnect_s > 0 else None, patience_s=reconnect_s)
+
+        return Opening(make)
 
     @property
     def alive(self) -> bool:
-        """Whether the host has not closed the connection."""
-        return self._failure is None
+        """Whether the host has not closed the connection. (A request after that opens another.)"""
+        return self._connection.failure is None
 
     async def aclose(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        self._reopen = None
+        await self._connection.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,33 +103,46 @@ class Client:
     ) -> None:
         await self.aclose()
 
+    on_build: Progress | None = None
+    """Told while an environment is built that a command or session waits for: `bridge`, `phase`, `done`, …"""
+
     async def request(self, method: str, params: dict[str, Any], on_event: Progress | None = None) -> Any:
         """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error."""
-        if self._failure is not None:
-            raise self._failure
+        if (on_build := self.on_build) is not None and method in _MAY_BUILD:
+            params, on_event = {**params, "progress": True}, _sorted_out(on_build, on_event)
         sent = _encode_params(params)
-        request_id = self._next_id
-        self._next_id += 1
-        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = future
-        if on_event is not None:
-            self._events[request_id] = on_event
+        connection = await self._reached()
+        session = params.get("session")
+        if isinstance(session, str) and self._opened.get(session, connection) is not connection:
+            await self._look_for(session, connection)
+        answer = await connection.request(method, sent, on_event)
+        if method == "session.open":
+            self._opened[answer["id"]] = connection
+        elif method == "session.close":
+            self._opened.pop(params["session"], None)
+        return answer
+
+    async def _reached(self) -> Connection:
+        """The connection as it stands, or a new one to the host that listens now."""
+        if self._connection.failure is not None and self._reopen is not None:
+            async with self._turn:
+                if self._connection.failure is not None and self._reopen is not None:
+                    made = await reopened(self._reopen, self._patience)
+                    await self._connection.aclose()
+                    self._connection = made
+        return self._connection
+
+    async def _look_for(self, session: str, connection: Connection) -> None:
+        """Raise `SessionEndedError` unless the host of this connection has the session too."""
         try:
-            frame = RequestFrame(id=request_id, method=method, params=msgspec.Raw(sent))
-            self._writer.write(pack(frame))
-            await self._writer.drain()
-            return msgspec.json.decode(await future)
-        except asyncio.CancelledError:
-            cancel = RequestFrame(
-                id=request_id, method="cancel", params=msgspec.Raw(msgspec.json.encode({"id": request_id}))
-            )
-            self._writer.write(pack(cancel))
-            raise
-        except ConnectionError as error:
-            raise HostUnavailableError(f"the host went away: {error}") from error
-        finally:
-            self._waiting.pop(request_id, None)
-            self._events.pop(request_id, None)
+            await connection.request("session.find", msgspec.json.encode({"session": session}), None)
+        except NotFoundError:
+            raise SessionEndedError(
+                "the host that had this session is gone",
+                where=session,
+                hint="Open a new one: what it held is lost.",
+            ) from None
+        self._opened[session] = connection
 
     async def call(
         self,
@@ -197,8 +226,9 @@ class Client:
         try:
             yield session
         finally:
-            with contextlib.suppress(BridgeholdError):
-                await self.request("session.close", {"session": session.id})
+            if self.alive:  # a host that is gone has closed it
+                with contextlib.suppress(BridgeholdError):
+                    await self.request("session.close", {"session": session.id})
 
     async def put(
         self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = LOCAL_TENANT
@@ -292,39 +322,6 @@ class Client:
     async def logs(self, session: str) -> str:
         return str((await self.request("logs", {"session": session}))["text"])
 
-    async def _read(self) -> None:
-        failure: BridgeholdError = HostUnavailableError("the host closed the connection")
-        try:
-            while True:
-                body = await read_frame(self._reader)
-                if body is None:
-                    break
-                self._deliver(msgspec.json.decode(body, type=AnswerFrame))
-        except BridgeholdError as error:
-            failure = error
-        except msgspec.MsgspecError as error:
-            failure = HostUnavailableError(f"the host sent something unreadable: {error}")
-        self._failure = failure
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(failure)
-
-    def _deliver(self, answer: AnswerFrame) -> None:
-        if answer.id == WHOLE_CONNECTION and answer.error is not None:
-            raise from_info(answer.error)
-        if answer.event is not msgspec.UNSET:
-            on_event = self._events.get(answer.id)
-            if on_event is not None:
-                on_event(msgspec.json.decode(answer.event))
-            return
-        future = self._waiting.get(answer.id)
-        if future is None or future.done():
-            return
-        if answer.error is not None:
-            future.set_exception(from_info(answer.error))
-        else:
-            future.set_result(answer.result if answer.result is not msgspec.UNSET else msgspec.Raw(b"null"))
-
 
 class Host(Client):
     """A private host with its client: started by `open`, ended with its block."""
@@ -341,7 +338,7 @@ class Host(Client):
             client = await cls.connect(layout.socket)
         except HostUnavailableError:
             private = await asyncio.to_thread(PrivateHost.start, layout)
-            client = await cls.connect(layout.socket)
+            client = await cls.connect(layout.socket, reconnect_s=0)  # nobody starts it again
         try:
             yield client
         finally:
@@ -350,11 +347,24 @@ class Host(Client):
                 await asyncio.to_thread(private.stop)
 
 
+_MAY_BUILD = ("run", "session.open", "session.hold")
+
+
+def _sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
+    def heard(event: dict[str, Any]) -> None:
+        if event.get("type") == "building":
+            on_build(event)
+        elif on_event is not None:
+            on_event(event)
+
+    return heard
+
+
 def _encode_params(params: dict[str, Any]) -> bytes:
     """A request's parameters; what can't be sent is named as the caller wrote it: ``arguments.data[3]``."""
     return msgspec.json.encode({key: to_plain(value, key) for key, value in params.items()})
 
 
-async def connect(socket_path: Path | str | None = None, *, token: str = "") -> Client:
-    """A client of the host that is running."""
-    return await Client.connect(socket_path, token=token)
+def connect(socket_path: Path | str | None = None, *, token: str = "") -> Opening[Client]:
+    """A client of the host that is running: awaited, or as a block."""
+    return Client.connect(socket_path, token=token)

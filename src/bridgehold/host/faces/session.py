@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridgehold.host.artifacts import Artifact
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.retry import with_retries
 from bridgehold.host.faces.tools import Tool
 from bridgehold.host.values import Reply
@@ -27,18 +28,31 @@ class ClientSession:
         self.bridge = bridge
         self.tenant = tenant
         self.id = session_id
+        self.lost: list[str] = []
+        """Ids that it had before: each was lost with its worker, and what it held was made again."""
 
     async def call(
-        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        on_event: Progress | None = None,
     ) -> Reply:
-        return await self._client.call(
+        """Run the operation and give the whole `Reply`. `on_event` gets chunks and progress as they come."""
+        reply = await self._client.call(
             self._full(operation),
             arguments,
             session=self.id,
             tenant=self.tenant,
             deadline_ms=deadline_ms,
+            on_event=on_event,
             tools=self._tools,
         )
+        if reply.session != self.id:
+            self.lost.append(self.id)
+            self.id = reply.session
+        return reply
 
     async def run(
         self,
@@ -62,15 +76,7 @@ class ClientSession:
         """Chunks and progress as they come, then ``{"type": "result", "value": …}``."""
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         work = asyncio.ensure_future(
-            self._client.call(
-                self._full(operation),
-                arguments,
-                session=self.id,
-                tenant=self.tenant,
-                deadline_ms=deadline_ms,
-                on_event=queue.put_nowait,
-                tools=self._tools,
-            )
+            self.call(operation, arguments, deadline_ms=deadline_ms, on_event=queue.put_nowait)
         )
         work.add_done_callback(lambda _: queue.put_nowait(None))
         try:

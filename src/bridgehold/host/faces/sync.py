@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bridgehold.host.artifacts import Artifact
-from bridgehold.host.faces.client import Client, Host, Progress
+from bridgehold.host.faces.adapter import Adapter
+from bridgehold.host.faces.client import RECONNECT_SECONDS, Client, Host
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.tools import Tools
 from bridgehold.host.layout import Layout
@@ -56,9 +58,24 @@ class SyncClient:
         self._stack = stack
 
     @classmethod
-    def connect(cls, socket_path: Path | str | None = None, *, token: str = "") -> Self:
-        """A client of the host that is running. Raises `HostUnavailableError`."""
-        return cls._enter(lambda stack: _connected(stack, socket_path, token))
+    def connect(
+        cls,
+        socket_path: Path | str | None = None,
+        *,
+        token: str = "",
+        reconnect_s: float = RECONNECT_SECONDS,
+    ) -> Self:
+        """As `Client.connect`."""
+        return cls._enter(
+            lambda stack: stack.enter_async_context(
+                Client.connect(socket_path, token=token, reconnect_s=reconnect_s)
+            )
+        )
+
+    @property
+    def alive(self) -> bool:
+        """As `Client.alive`."""
+        return self._client.alive
 
     @classmethod
     def open(cls, layout: Layout | None = None) -> Self:
@@ -81,6 +98,7 @@ class SyncClient:
             raise
 
     def close(self) -> None:
+        """End the connection, and a private host with it."""
         self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
@@ -108,11 +126,18 @@ class SyncClient:
         session: str = ANONYMOUS_SESSION,
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
+        on_event: Progress | None = None,
         tools: Tools = (),
     ) -> Reply:
-        """Run ``bridge:operation`` and give the whole `Reply`."""
+        """As `Client.call`; `on_event` is called on the client's own thread."""
         work = self._client.call(
-            operation, arguments, session=session, tenant=tenant, deadline_ms=deadline_ms, tools=tools
+            operation,
+            arguments,
+            session=session,
+            tenant=tenant,
+            deadline_ms=deadline_ms,
+            on_event=on_event,
+            tools=tools,
         )
         return self._loop.run(work)
 
@@ -124,6 +149,7 @@ class SyncClient:
         session: str = ANONYMOUS_SESSION,
         tenant: str = LOCAL_TENANT,
         deadline_ms: int = 0,
+        tools: Tools = (),
         retries: int = 0,
         repeatable: bool = False,
     ) -> Any:
@@ -135,6 +161,7 @@ class SyncClient:
                 session=session,
                 tenant=tenant,
                 deadline_ms=deadline_ms,
+                tools=tools,
                 retries=retries,
                 repeatable=repeatable,
             )
@@ -166,9 +193,11 @@ class SyncClient:
             raise
         self._loop.run(stack.aclose())
 
-    def put(self, data: bytes | Path, **more: str) -> Artifact:
+    def put(
+        self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = LOCAL_TENANT
+    ) -> Artifact:
         """As `Client.put`."""
-        return self._loop.run(self._client.put(data, **more))
+        return self._loop.run(self._client.put(data, name=name, media_type=media_type, tenant=tenant))
 
     def get(self, digest: str, *, tenant: str = LOCAL_TENANT, to: Path | None = None) -> bytes:
         """As `Client.get`."""
@@ -182,37 +211,102 @@ class SyncClient:
         """As `Client.remove`."""
         self._loop.run(self._client.remove(digest, tenant=tenant))
 
-    def create_resource(self, kind: str, arguments: dict[str, Any] | None = None, **where: str) -> Any:
+    def create_resource(
+        self,
+        kind: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        bridge: str = "",
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+    ) -> Any:
         """As `Client.create_resource`."""
-        return self._loop.run(self._client.create_resource(kind, arguments, **where))
+        return self._loop.run(
+            self._client.create_resource(
+                kind, arguments, bridge=bridge, session=session, tenant=tenant, operation=operation
+            )
+        )
 
     def execute_resource(
-        self, resource_id: str, arguments: dict[str, Any] | None = None, **where: str
+        self,
+        resource_id: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+        **where: str,
     ) -> Any:
         """As `Client.execute_resource`."""
-        return self._loop.run(self._client.execute_resource(resource_id, arguments, **where))
+        return self._loop.run(
+            self._client.execute_resource(resource_id, arguments, tenant=tenant, operation=operation, **where)
+        )
 
-    def delete_resource(self, resource_id: str, **where: str) -> Any:
+    def delete_resource(
+        self, resource_id: str, *, tenant: str = LOCAL_TENANT, operation: str = "", **where: str
+    ) -> Any:
         """As `Client.delete_resource`."""
-        return self._loop.run(self._client.delete_resource(resource_id, **where))
+        return self._loop.run(
+            self._client.delete_resource(resource_id, tenant=tenant, operation=operation, **where)
+        )
 
-    def list_resources(self, **where: str) -> list[ResourceRef]:
+    def list_resources(self, *, tenant: str = LOCAL_TENANT, **where: str) -> list[ResourceRef]:
         """As `Client.list_resources`."""
-        return self._loop.run(self._client.list_resources(**where))
+        return self._loop.run(self._client.list_resources(tenant=tenant, **where))
 
     def describe(self, bridge: str = "", *, tenant: str = LOCAL_TENANT) -> dict[str, Any]:
         """As `Client.describe`."""
         return self._loop.run(self._client.describe(bridge, tenant=tenant))
 
-    def configure(self, arguments: dict[str, Any], **where: str) -> Any:
+    def configure(
+        self,
+        arguments: dict[str, Any],
+        *,
+        bridge: str = "",
+        session: str = ANONYMOUS_SESSION,
+        tenant: str = LOCAL_TENANT,
+        operation: str = "",
+    ) -> Any:
         """As `Client.configure`."""
-        return self._loop.run(self._client.configure(arguments, **where))
+        return self._loop.run(
+            self._client.configure(
+                arguments, bridge=bridge, session=session, tenant=tenant, operation=operation
+            )
+        )
+
+    def get_adapter(
+        self, bridge: str = "", *, session: str = ANONYMOUS_SESSION, tenant: str = LOCAL_TENANT
+    ) -> SyncAdapter:
+        """As `Client.get_adapter`."""
+        adapter = self._loop.run(self._client.get_adapter(bridge, session=session, tenant=tenant))
+        return SyncAdapter(self._loop, adapter)
 
     def sessions(self) -> list[SessionInfo]:
+        """As `Client.sessions`."""
         return self._loop.run(self._client.sessions())
 
     def logs(self, session: str) -> str:
+        """As `Client.logs`."""
         return self._loop.run(self._client.logs(session))
+
+
+class SyncAdapter:
+    """As `Adapter`: ``adapter.create_program(signature="question -> answer")``."""
+
+    def __init__(self, loop: _Loop, adapter: Adapter) -> None:
+        self._loop = loop
+        self._adapter = adapter
+
+    def __dir__(self) -> list[str]:
+        return dir(self._adapter)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = getattr(self._adapter, name)
+
+        def call(**arguments: Any) -> Any:
+            return self._loop.run(operation(**arguments))
+
+        return call
 
 
 class SyncSession:
@@ -221,10 +315,28 @@ class SyncSession:
     def __init__(self, loop: _Loop, session: ClientSession) -> None:
         self._loop = loop
         self._session = session
-        self.id = session.id
 
-    def call(self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0) -> Reply:
-        return self._loop.run(self._session.call(operation, arguments, deadline_ms=deadline_ms))
+    @property
+    def id(self) -> str:
+        """Another one after it was lost and made again (`lost`)."""
+        return self._session.id
+
+    @property
+    def lost(self) -> list[str]:
+        """As `ClientSession.lost`."""
+        return self._session.lost
+
+    def call(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        on_event: Progress | None = None,
+    ) -> Reply:
+        """As `ClientSession.call`; `on_event` is called on the client's own thread."""
+        work = self._session.call(operation, arguments, deadline_ms=deadline_ms, on_event=on_event)
+        return self._loop.run(work)
 
     def run(
         self,
@@ -254,11 +366,20 @@ class SyncSession:
             self._loop.run(_closed(events))
 
     def logs(self) -> str:
+        """As `ClientSession.logs`."""
         return self._loop.run(self._session.logs())
 
+    def put(self, data: bytes | Path, *, name: str = "", media_type: str = "") -> Artifact:
+        """As `ClientSession.put`."""
+        return self._loop.run(self._session.put(data, name=name, media_type=media_type))
 
-async def _connected(stack: contextlib.AsyncExitStack, path: Path | str | None, token: str) -> Client:
-    return await stack.enter_async_context(await Client.connect(path, token=token))
+    def get(self, digest: str, *, to: Path | None = None) -> bytes:
+        """As `ClientSession.get`."""
+        return self._loop.run(self._session.get(digest, to=to))
+
+    def files(self) -> list[Artifact]:
+        """As `ClientSession.files`."""
+        return self._loop.run(self._session.files())
 
 
 async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:

@@ -153,4 +153,4 @@ def _schema(hint: Any, function: str, name: str) -> dict[str, Any]:
             f"{function}: no schema is known for {name}: {hint}",
             hint="Describe it yourself: Tool(function=…, name=…, parameters={…}).",
         )
-    return {"type": plain}
+    return {"type": plain} if plain != "object" else {"type": plain, "additionalProperties": True}

@@ -12,8 +12,9 @@ from bridgehold.host.budgets import Budgets, Buffers
 from bridgehold.host.config import Config
 from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.gateway import Gateway, Keeper
-from bridgehold.host.gateway.values import Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.keeper.resolve import Lookup, system_lookup
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_host
 from bridgehold.policies.units import parse_size
@@ -22,7 +23,7 @@ _VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
 
 
 class GatewayOpener:
-    """One per host. `current_command` gives a session's command in flight, or the empty string."""
+    """One per host. `asker` says for whom a session asks now."""
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class GatewayOpener:
         audit: Audit,
         budgets: Budgets,
         downloads: Downloads,
-        current_command: Callable[[str], str],
+        asker: Callable[[str], Asker],
         on_degraded: Callable[[str], None] | None = None,
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
@@ -41,7 +42,7 @@ class GatewayOpener:
         self._audit = audit
         self._budgets = budgets
         self._downloads = downloads
-        self._current_command = current_command
+        self._asker = asker
         self._on_degraded = on_degraded
         self._limits = limits or GatewayLimits()
         self._lookup = lookup
@@ -59,12 +60,10 @@ class GatewayOpener:
         session: str,
         placeholders: Mapping[str, str],
         *,
-        principal: str = "",
+        events: SessionEvents | None = None,
     ) -> Gateway:
         """A serving gateway on `listener`, which it owns from now on."""
-        facts = SessionFacts(
-            tenant=grant.tenant, session=session, placeholders=dict(placeholders), principal=principal
-        )
+        facts = SessionFacts(tenant=grant.tenant, session=session, placeholders=dict(placeholders))
         gateway = Gateway(
             listener,
             grant,
@@ -75,10 +74,11 @@ class GatewayOpener:
             buffers=self._buffers,
             providers=self._providers,
             downloads=self._downloads,
-            current_command=lambda: self._current_command(session),
+            asker=lambda: self._asker(session),
             limits=self._limits,
             lookup=self._lookup,
             on_degraded=self._on_degraded,
+            events=events,
         )
         gateway.start()
         return gateway

@@ -8,7 +8,8 @@ The host opens streams; each carries one request and its answer::
     both     WINDOW(n): n more bytes of DATA may come;  host  CANCEL
 
 Either side may send `WINDOW_BYTES` of DATA on a stream before the other grants more, so that a
-slow reader stalls its own stream and no other. Whoever breaks a bound loses the connection.
+slow reader stalls its own stream and no other. Whoever breaks a stream's bound loses that stream; what
+is no frame at all ends the connection. The bounds stand here, for both ends.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ CHUNK_BYTES = 32 * 1024
 CONTROL_BYTES = 128 * 1024
 """Largest payload of any other kind."""
 WINDOW_BYTES = 128 * 1024
+STREAMS = 2_048
+"""Open at once; one more is refused, and the others go on."""
 
 UNREACHED = "unreached"
 """Where a `ProviderError` happened before a byte of the request was sent: nothing can have been spent."""
@@ -108,6 +111,12 @@ class AskVersions(msgspec.Struct, frozen=True, kw_only=True, tag="versions"):
     tenant: str
 
 
+class AskReferences(msgspec.Struct, frozen=True, kw_only=True, tag="references"):
+    """All tenants' references from number `first` on, as many as one answer holds. Names only."""
+
+    first: int = 0
+
+
 class AskMissing(msgspec.Struct, frozen=True, kw_only=True, tag="missing"):
     """Which of `names` a tenant has no secret of."""
 
@@ -126,6 +135,7 @@ Ask = (
     | AskReveal
     | AskVersions
     | AskMissing
+    | AskReferences
 )
 
 

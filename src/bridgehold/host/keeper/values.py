@@ -79,7 +79,6 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_ms: int = 300_000
     """Longest silence of a provider, before and within its answer."""
     total_ms: int = 1_800_000
-    streams: int = 2_048
 
 
 class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bridgehold.bridges.frames import ToolFact
-from bridgehold.bridges.schema import Schema, schema_problems
+from bridgehold.bridges.schema import Schema, closed, named, schema_problems
 from bridgehold.errors import UsageError
 from bridgehold.ids import is_operation
 
@@ -25,7 +25,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str = ""
     parameters: Schema = {}
-    """Checked before the tool sees anything."""
+    """Checked before the tool sees anything; a name that isn't declared is refused (`takes`)."""
     result: Schema = {}
     """Checked before the bridge sees anything."""
     timeout_ms: int = 30_000
@@ -34,11 +34,16 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fact(self) -> ToolFact:
         """What the bridge is told."""
-        return ToolFact(name=self.name, description=self.description, parameters=self.parameters)
+        return ToolFact(name=self.name, description=self.description, parameters=self.takes)
+
+    @property
+    def takes(self) -> Schema:
+        """The schema of the arguments, with what it leaves unsaid: nothing declared, nothing taken."""
+        return closed(named(self.parameters))
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
-    """On whose behalf a tool is called: never the host's."""
+    """On whose behalf a tool is called: never the host's. Beside the arguments, never among them."""
 
     tenant: str
     principal: str

@@ -1,7 +1,8 @@
 """Runs one of the operator's functions: ``python -m … FOLDER MODULE:FUNCTION PID-OF-THE-HOST``.
 
-Requests and answers are lines of JSON. What the function prints goes to standard error, the host's log. It
-ends with the host, however that ends, and whatever a function is doing then.
+Requests and answers are lines of JSON. What the host supplies is the function's positional-only parameter,
+which no argument of a guest can name: arguments come by keyword. What the function prints goes to standard
+error, the host's log. It ends with the host, however that ends, and whatever a function is doing then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from typing import Any
 from bridgehold.host.process import harden
 
 _THREADS = 16
+_CONTEXT = "context"
+_REMEDY = (
+    "who calls is given as the one positional-only parameter: `def f(context, /, …)`; "
+    "one of another name leaves `context` to the guest's own argument"
+)
 
 
 def main() -> None:
@@ -50,15 +56,25 @@ def _load(entry: str) -> tuple[Callable[..., Any] | None, str]:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # noqa: BLE001 - the operator's own module may raise anything
         return None, f"{entry} can't be loaded: {type(error).__name__}: {error}"
-    return (found, "") if callable(found) else (None, f"{entry} is no function")
+    if not callable(found):
+        return None, f"{entry} is no function"
+    own, named = _parameters(found)
+    if len(own) > 1 or (not own and _CONTEXT in named):
+        return None, f"{entry}: {_REMEDY}"
+    return found, ""
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """Names of what only the host can supply, and of all that a guest's arguments can bind to."""
+    found = inspect.signature(function).parameters.values()
+    own = [one.name for one in found if one.kind is one.POSITIONAL_ONLY]
+    return own, [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def _run(function: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
-    arguments = dict(request["arguments"])
+    supplied = [request["context"]] if _parameters(function)[0] else []
     try:
-        if "context" in inspect.signature(function).parameters and "context" not in arguments:
-            arguments["context"] = request["context"]
-        result = function(**arguments)
+        result = function(*supplied, **request["arguments"])
         json.dumps(result, allow_nan=False)
     except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
         return {"call": request["call"], "error": f"{type(error).__name__}: {error}"}

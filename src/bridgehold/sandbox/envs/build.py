@@ -1,32 +1,32 @@
-"""From a lock to an environment: resolve, fetch, scan, install in a sandbox, check, seal, publish.
+"""From a lock to an environment: resolve, fetch, scan, lay down, compile, seal, check, publish.
 
-Until the installer's sandbox starts, nothing of a wheel has run; after it ended, nothing of the tree
-runs outside a sandbox.
+Nothing of a wheel runs, in a sandbox or outside: one reader reads it, that reader's result is laid down
+by us, and compilers see text. After that nothing of the tree runs outside a sandbox.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bridgehold.errors import EnvironmentBuildError
+from bridgehold.errors import DependencyError, EnvironmentBuildError
 from bridgehold.ids import Digest
 from bridgehold.sandbox.envs.archive import ScanLimits
-from bridgehold.sandbox.envs.fetcher import fetch
-from bridgehold.sandbox.envs.install import (
-    InstallLog,
-    InstallOrder,
-    InstallRunner,
-    install_argv,
+from bridgehold.sandbox.envs.compile import (
+    BuildRunner,
+    Compilation,
+    CompileOrder,
+    Log,
+    compile_argv,
     require_success,
-    uv_binary,
+    sources_of,
 )
-from bridgehold.sandbox.envs.installed import check_installed, refuse_clashes
-from bridgehold.sandbox.envs.lock import active_pins, render_requirements
-from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.envs.fetcher import fetch
+from bridgehold.sandbox.envs.lock import active_pins
+from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
+from bridgehold.sandbox.envs.unpack import Tree, lay_skeleton, lay_wheel, refuse_clashes
 from bridgehold.sandbox.envs.values import (
     BuildProgress,
     Environment,
@@ -46,9 +46,9 @@ from bridgehold.sandbox.values import SealReport
 
 OnProgress = Callable[[BuildProgress], None]
 _SCAN_THREADS = 2
-_INSTALL_SECONDS = 1_800
-_PREPARED = re.compile(r"(Prepared|Installed) (\d+) package")
-_COMPILED = re.compile(r"Bytecode compiled (\d+) files?")
+_COMPILERS = 2
+_COMPILE_SECONDS = 600
+"""Of one wheel."""
 
 
 class EnvironmentBuilder:
@@ -59,7 +59,7 @@ class EnvironmentBuilder:
         *,
         store: EnvironmentStore,
         wheels: Path,
-        runner: InstallRunner,
+        runner: BuildRunner,
         sources: Sources,
         interpreter: Interpreter,
         fetch_limits: FetchLimits | None = None,
@@ -101,12 +101,33 @@ class EnvironmentBuilder:
                 where=str(error.filename or self._store.folder),
             ) from error
 
-    async def collect(self, referenced: Collection[Digest]) -> tuple[Path, ...]:
-        """Remove every environment not in `referenced`, and abandoned builds; those that are gone."""
-        removed, left = await asyncio.to_thread(self._store.gc, referenced)
-        for tree in left:
-            await self._runner.discard(str(tree))
-        return (*removed, *(tree for tree in left if not tree.exists()))
+    async def collect(
+        self, referenced: Collection[Digest], *, unused_seconds: float = 0.0
+    ) -> tuple[Path, ...]:
+        """Remove every environment that is not in `referenced`, not in use, and was not for so long.
+
+        And abandoned builds, trees set aside, and wheels of none of the environments that stay. Those
+        that are gone.
+        """
+        removed = []
+        async with self._store.locked():
+            for tree in await asyncio.to_thread(
+                self._store.garbage, referenced, unused_seconds=unused_seconds
+            ):
+                with self._store.removing(tree) as free:
+                    if free and not await asyncio.to_thread(remove_tree, tree):
+                        await self._runner.discard(str(tree))
+                if not tree.exists():
+                    removed.append(tree)
+            self._store.forget_lost()
+            kept = {package.sha256 for found in self._store.list() for package in found.packages}
+            removed += await asyncio.to_thread(self._wheels.collect, kept)
+        return tuple(removed)
+
+    async def anew(self, environment: Environment) -> None:
+        """Have `environment` no longer found, so that `ensure` builds it."""
+        async with self._store.locked():
+            self._store.set_aside(environment)
 
     def _key(self, lock: Lock, *, allow_pth: bool) -> str:
         return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())
@@ -118,13 +139,20 @@ class EnvironmentBuilder:
         reports = await self._scan(wheels, on_progress, allow_pth=allow_pth)
         build = self._store.new_build(key)
         try:
-            await self._install(build, wheels, reports, bridge, on_progress)
+            tree = Tree(build)
+            await self._lay_down(tree, wheels, reports, on_progress)
+            await self._compile(tree, reports, bridge, on_progress)
             on_progress(BuildProgress(phase="seal"))
             sealed = await self._runner.seal(str(build))
-            on_progress(BuildProgress(phase="verify", done=0, total=sealed.files, unit="files"))
-            await asyncio.to_thread(check_installed, build, self._interpreter, wheels, reports)
+            if sealed.digest != tree.digest():
+                raise DependencyError(
+                    f"the sealed tree has digest {sealed.digest}, not {tree.digest()}",
+                    where=str(build),
+                    hint="Something changed it during the build. Look who else writes in this folder.",
+                )
             environment = self._describe(lock, key, wheels, sealed, allow_pth=allow_pth)
-            self._store.publish(build, environment)
+            async with self._store.locked():
+                await asyncio.to_thread(self._store.publish, build, environment)
             on_progress(BuildProgress(phase="verify", done=sealed.files, total=sealed.files, unit="files"))
         finally:
             if build.exists():
@@ -169,37 +197,59 @@ class EnvironmentBuilder:
         refuse_clashes(reports)
         return reports
 
-    async def _install(
-        self,
-        build: Path,
-        wheels: Sequence[Wheel],
-        reports: Sequence[ScanReport],
-        bridge: str,
-        on_progress: OnProgress,
+    async def _lay_down(
+        self, tree: Tree, wheels: Sequence[Wheel], reports: Sequence[ScanReport], on_progress: OnProgress
     ) -> None:
-        sources = sum(file.path.endswith(".py") for report in reports for file in report.files)
-        log = InstallLog(lambda line: _tell(line, len(wheels), sources, on_progress))
-        on_progress(BuildProgress(phase="install", total=len(wheels)))
-        requirements = render_requirements(tuple((w.name, w.version, w.sha256) for w in wheels))
-        with self._wheels.as_set(wheels, requirements) as folder:
-            order = InstallOrder(
-                argv=install_argv(self._interpreter),
-                build=str(build),
-                wheels=str(folder),
-                uv=uv_binary(),
-                interpreter_prefix=self._interpreter.prefix,
-                bridge=bridge,
-            )
-            try:
-                async with asyncio.timeout(_INSTALL_SECONDS):
-                    ended = await self._runner.run(order, log.write)
-            except TimeoutError as error:
-                raise EnvironmentBuildError(
-                    f"the installer took longer than {_INSTALL_SECONDS} s; it said:\n{log.last_lines()}",
-                    where=bridge,
-                    retry="later",
-                ) from error
-        require_success(ended, log, where=bridge)
+        await asyncio.to_thread(lay_skeleton, tree, self._interpreter)
+        for done, (wheel, report) in enumerate(zip(wheels, reports, strict=True)):
+            on_progress(BuildProgress(phase="install", done=done, total=len(wheels), note=wheel.name))
+            path = self._wheels.path(wheel)
+            await asyncio.to_thread(lay_wheel, tree, path, report, self._scan_limits)
+
+    async def _compile(
+        self, tree: Tree, reports: Sequence[ScanReport], bridge: str, on_progress: OnProgress
+    ) -> None:
+        """Each wheel's modules in a sandbox of their own; those that two wheels share with the first."""
+        taken: set[str] = set()
+        jobs: list[tuple[ScanReport, list[str]]] = []
+        for report in reports:
+            own = [path for path in sources_of(report, self._interpreter) if path not in taken]
+            taken |= set(own)
+            if own:
+                jobs.append((report, own))
+        done = 0
+        free = asyncio.Semaphore(_COMPILERS)
+
+        async def one(report: ScanReport, sources: list[str]) -> None:
+            nonlocal done
+            async with free:
+                await self._compile_wheel(tree, report, sources, bridge)
+            done += len(sources)
+            told = BuildProgress(phase="compile", done=done, total=len(taken), unit="files", note=report.name)
+            on_progress(told)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    group.create_task(one(*job))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+
+    async def _compile_wheel(self, tree: Tree, report: ScanReport, sources: list[str], bridge: str) -> None:
+        order = CompileOrder(
+            argv=compile_argv(self._interpreter),
+            interpreter_prefix=self._interpreter.prefix,
+            bridge=bridge,
+        )
+        work, log = Compilation(tree, sources), Log()
+        try:
+            async with asyncio.timeout(_COMPILE_SECONDS):
+                ended = await self._runner.run(order, work.talk, log.write)
+        except TimeoutError as error:
+            raise EnvironmentBuildError(
+                f"compiling took longer than {_COMPILE_SECONDS} s", where=report.wheel, retry="later"
+            ) from error
+        require_success(ended, log, work.unanswered, where=report.wheel)
 
     def _describe(
         self, lock: Lock, key: str, wheels: Sequence[Wheel], sealed: SealReport, *, allow_pth: bool
@@ -218,15 +268,3 @@ class EnvironmentBuilder:
             bytes=sealed.bytes,
             weakenings=("pth",) if allow_pth else (),
         )
-
-
-def _tell(line: str, packages: int, sources: int, on_progress: OnProgress) -> None:
-    """Progress from a line of the installer's log. It decides nothing but what is shown."""
-    step = _PREPARED.search(line)
-    if step is not None:
-        done = min(int(step[2]), packages)
-        on_progress(BuildProgress(phase="install", done=done, total=packages, note=step[1].lower()))
-        if step[1] == "Installed":
-            on_progress(BuildProgress(phase="compile", total=sources, unit="files"))
-    elif _COMPILED.search(line) is not None:
-        on_progress(BuildProgress(phase="compile", done=sources, total=sources, unit="files"))

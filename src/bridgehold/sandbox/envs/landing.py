@@ -29,7 +29,7 @@ class Landing(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     script: bool = False
-    """The installer may rewrite its first line."""
+    """A command: executable, and ``#!python`` becomes the environment's own."""
 
 
 class WheelLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +110,8 @@ def _in_site(name: str, path: str, layout: WheelLayout, *, allow_pth: bool) -> L
         rule, detail = "shadow", f"shadows the standard library's {module}"
     if rule:
         return Finding(rule=rule, file=name, detail=detail)
+    if "__pycache__" in path.split("/")[:-1] or path == f"{layout.dist_info}/RECORD":
+        return Landing(path="")  # made anew: compiled code says nothing of the source that it stands for
     return Landing(path=f"{layout.site}/{path}")
 
 

@@ -1,4 +1,4 @@
-"""The installer's runner in service: the launcher starts it, ends it, and takes its tree over."""
+"""What a build has of the launcher: it runs compilers, and takes trees over."""
 
 from __future__ import annotations
 
@@ -12,54 +12,55 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.sandbox.control import LauncherClient
-from bridgehold.sandbox.envs.install import InstallExit, InstallOrder
-from bridgehold.sandbox.envs.values import GIB, MIB
-from bridgehold.sandbox.spec import Paths, installer_spec
+from bridgehold.sandbox.envs.compile import CompileExit, CompileOrder, Talk
+from bridgehold.sandbox.envs.values import MIB
+from bridgehold.sandbox.spec import Paths, compiler_spec
 from bridgehold.sandbox.values import Resources, SealReport
 
-INSTALLER = Resources(
+COMPILER = Resources(
     memory_bytes=768 * MIB,
     cpu_millis=2_000,
-    processes=256,
-    open_files=1_024,
-    file_size_bytes=4 * GIB,
+    processes=8,
+    open_files=64,
+    file_size_bytes=16 * MIB,
 )
 _READ_BYTES = 65_536
 
 
 class LauncherRunner:
-    """`InstallRunner` over a `LauncherClient`. Of `paths` only the system's folders are used."""
+    """`BuildRunner` over a `LauncherClient`. Of `paths` only the system's folders are used."""
 
-    def __init__(self, client: LauncherClient, paths: Paths, resources: Resources = INSTALLER) -> None:
+    def __init__(self, client: LauncherClient, paths: Paths, resources: Resources = COMPILER) -> None:
         self._client = client
         self._paths = paths
         self._resources = resources
 
-    async def run(self, order: InstallOrder, log: Callable[[bytes], None]) -> InstallExit:
-        spec = installer_spec(
+    async def run(self, order: CompileOrder, talk: Talk, log: Callable[[bytes], None]) -> CompileExit:
+        spec = compiler_spec(
             msgspec.structs.replace(self._paths, python_prefix=order.interpreter_prefix),
             argv=order.argv,
-            build=order.build,
-            wheels=order.wheels,
-            uv=order.uv,
             resources=self._resources,
             bridge=order.bridge,
         )
-        launched, descriptors = await self._client.launch(spec)
-        os.close(descriptors[0])  # nobody writes to an installer
-        pipes = [asyncio.create_task(_drain(descriptor, log)) for descriptor in descriptors[1:]]
+        launched, (to, answers, said) = await self._client.launch(spec)
+        for descriptor in (to, answers):
+            os.set_blocking(descriptor, True)
+        listening = asyncio.create_task(_drain(said, log))
+        talking = asyncio.create_task(
+            asyncio.to_thread(talk, os.fdopen(to, "wb"), os.fdopen(answers, "rb", buffering=1 << 16))
+        )
         try:
+            await asyncio.shield(talking)
             report = await self._client.exited(launched.worker)
-            await asyncio.gather(*pipes)
+            await listening
         except BaseException:
             with contextlib.suppress(BridgeholdError):
                 await asyncio.shield(self._client.kill(launched.worker))
             raise
         finally:
-            for pipe in pipes:
-                pipe.cancel()
-            await asyncio.gather(*pipes, return_exceptions=True)
-        return InstallExit(cause=report.cause, status=report.status)
+            listening.cancel()
+            await asyncio.gather(listening, talking, return_exceptions=True)
+        return CompileExit(cause=report.cause, status=report.status)
 
     async def seal(self, build: str) -> SealReport:
         return await self._client.seal(build)

@@ -1,7 +1,7 @@
 """A lock file, read strictly (pure): exact pins with sha256 hashes, and nothing else.
 
 Installers take options inside requirements files, an ``--index-url`` line among them, even where
-they are told to require hashes. So the file never reaches one: what passes here is rendered anew.
+they are told to require hashes. So the file never reaches one.
 """
 
 from __future__ import annotations
@@ -54,11 +54,6 @@ def active_pins(lock: Lock, interpreter: Interpreter) -> tuple[Pin, ...]:
             )
         chosen[pin.name] = pin
     return tuple(chosen[name] for name in sorted(chosen))
-
-
-def render_requirements(pins: tuple[tuple[str, str, str], ...]) -> str:
-    """(name, version, sha256) → the requirements file that the installer gets: one exact file each."""
-    return "".join(f"{name}=={version} --hash=sha256:{sha256}\n" for name, version, sha256 in pins)
 
 
 def _logical_lines(text: str) -> list[tuple[int, str]]:

@@ -125,12 +125,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.file}: {self.detail or self.rule} [{self.rule}]"
 
 
-class WheelFile(msgspec.Struct, frozen=True):
+class WheelFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a wheel installs: path below the environment, content."""
 
     path: str
     sha256: str
     size: int
+    executable: bool = False
+    member: str = ""
+    """Of the wheel, whose bytes it has; empty: it has `content`."""
+    content: bytes = b""
+    """What we make of what the wheel says: a command, RECORD."""
 
 
 class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,8 +146,7 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     findings: tuple[Finding, ...] = ()
     files: tuple[WheelFile, ...] = ()
-    scripts: tuple[str, ...] = ()
-    """Names below ``bin`` that the installer makes of entry points or rewrites."""
+    """All that is to be laid down of it, commands and RECORD included."""
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):

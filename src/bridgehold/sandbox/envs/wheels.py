@@ -6,10 +6,10 @@ offered for a pin, so that a later build chooses the same wheel without asking a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,8 +21,8 @@ from bridgehold.sandbox.envs.index import Candidate, choose, file_sha256
 from bridgehold.sandbox.envs.values import Pin, Wheel
 
 _LISTINGS = "listings"
-_SETS = "sets"
-REQUIREMENTS = "requirements.txt"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FETCHED_SECONDS = 86_400.0
 
 
 class WheelFolder:
@@ -86,22 +86,21 @@ class WheelFolder:
                 )
         return _wheel(pin, candidate, size)
 
-    @contextlib.contextmanager
-    def as_set(self, wheels: Iterable[Wheel], requirements: str) -> Iterator[Path]:
-        """A folder with just these wheels and ``requirements.txt``, for one installer; removed after."""
-        folder = self.root / _SETS / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        try:
-            for wheel in wheels:
-                (folder / wheel.filename).hardlink_to(self.path(wheel))
-            (folder / REQUIREMENTS).write_text(requirements, encoding="ascii")
-            for readable, mode in ((folder.parent, 0o711), (folder, 0o755), (folder / REQUIREMENTS, 0o644)):
-                readable.chmod(mode)  # whatever the umask: the installer has a uid of its own
-            yield folder
-        finally:
-            for file in folder.iterdir():
-                file.unlink()
-            folder.rmdir()
+    def collect(self, kept: Collection[str]) -> list[Path]:
+        """Remove wheels whose sha256 is not in `kept`, but those that a build may have fetched just now."""
+        removed = []
+        for folder in self.root.iterdir() if self.root.is_dir() else ():
+            try:
+                old = time.time() - folder.stat().st_mtime > _FETCHED_SECONDS
+                if not old or folder.name in kept or not _SHA256.fullmatch(folder.name):
+                    continue
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+            except OSError:
+                continue  # another process is at it
+            removed.append(folder)
+        return removed
 
     def _listing(self, pin: Pin) -> Path:
         key = digest_bytes(" ".join((pin.name, pin.version, *pin.hashes)).encode()).removeprefix("sha256:")

@@ -1,4 +1,4 @@
-"""A wheel, read without running, importing or unpacking any of it. Every finding names its file."""
+"""A wheel, read without running or importing any of it: its findings, and every file it would install."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import configparser
 import csv
 import hashlib
 import io
+import os
 import struct
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from email.parser import HeaderParser
@@ -19,11 +19,18 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from bridgehold.errors import DependencyError
-from bridgehold.sandbox.envs.archive import ScanLimits, name_faults, structure_faults
+from bridgehold.sandbox.envs.archive import (
+    Archive,
+    ArchiveFaultError,
+    Member,
+    ScanLimits,
+    name_faults,
+    size_faults,
+)
+from bridgehold.sandbox.envs.commands import MAX_SCRIPT, command, with_interpreter
 from bridgehold.sandbox.envs.landing import Landing, WheelLayout, land, script_faults
 from bridgehold.sandbox.envs.values import Finding, Interpreter, ScanReport, Wheel, WheelFile
 
-_BLOCK = 1 << 20
 _HASHES = ("sha256", "sha384", "sha512")
 _UNREADABLE = (
     OSError,
@@ -31,12 +38,11 @@ _UNREADABLE = (
     ValueError,
     NotImplementedError,
     RuntimeError,
-    zipfile.BadZipFile,
     zlib.error,
     csv.Error,
     struct.error,
 )
-"""What zipfile, zlib and csv raise at hostile bytes."""
+"""What zlib, csv and the parsers of metadata raise at hostile bytes."""
 _MAX_FINDINGS = 50
 _MAX_ENTRY_POINTS = 256 * 1024
 
@@ -57,6 +63,8 @@ def scan_wheel(
                 scan.add("hash", "", "its bytes are not those of the lock")
             else:
                 scan.read(file)
+    except ArchiveFaultError as fault:
+        scan.add(fault.finding.rule, fault.finding.file, fault.finding.detail)
     except _UNREADABLE as error:
         scan.add("archive", "", f"can't be read: {str(error)[:200] or type(error).__name__}")
     return scan.report()
@@ -89,7 +97,6 @@ class _Scan:
         self._allow_pth = allow_pth
         self._findings: list[Finding] = []
         self._files: list[WheelFile] = []
-        self._scripts: list[str] = []
 
     def add(self, rule: str, file: str, detail: str) -> None:
         self._findings.append(Finding(rule=rule, file=file, detail=detail))
@@ -101,30 +108,29 @@ class _Scan:
             version=self._wheel.version,
             findings=tuple(self._findings[:_MAX_FINDINGS]),
             files=tuple(self._files),
-            scripts=tuple(self._scripts),
         )
 
     def read(self, file: BinaryIO) -> None:
-        with zipfile.ZipFile(file) as archive:
-            self._findings += structure_faults(file, archive, self._limits)
-            infos = archive.infolist()
-            if not self._findings:
-                self._findings += name_faults(infos)
-            if self._findings:
-                return  # nothing else that it says is worth reading
-            members = {info.filename: info for info in infos if not info.is_dir()}
-            dist_info = self._dist_info(members)
-            if dist_info is None:
-                return
-            layout = WheelLayout.of(dist_info, self._interpreter)
-            landings = self._land(members, layout)
-            self._metadata(archive, members, dist_info)
-            self._entry_points(archive, members, dist_info)
-            record = self._record(archive, members, dist_info)
-            if record is not None:
-                self._contents(archive, members, landings, record, dist_info)
+        archive = Archive(file, self._limits)
+        self._findings += size_faults(archive.members, self._limits)
+        if not self._findings:
+            self._findings += name_faults(archive.members)
+        if self._findings:
+            return  # nothing else that it says is worth reading
+        members = {member.name: member for member in archive.members if not member.is_folder}
+        dist_info = self._dist_info(members)
+        if dist_info is None:
+            return
+        layout = WheelLayout.of(dist_info, self._interpreter)
+        landings = self._land(members, layout)
+        self._metadata(archive, members, dist_info)
+        self._entry_points(archive, members, dist_info)
+        record = self._record(archive, members, dist_info)
+        if record is not None:
+            self._contents(archive, members, landings, record, dist_info)
+            self._own_record(layout)
 
-    def _dist_info(self, members: Mapping[str, zipfile.ZipInfo]) -> str | None:
+    def _dist_info(self, members: Mapping[str, Member]) -> str | None:
         """The one folder with metadata, which must be named as the file is."""
         folders = {name.split("/", 1)[0] for name in members if name.split("/", 1)[0].endswith(".dist-info")}
         if len(folders) != 1:
@@ -145,7 +151,7 @@ class _Scan:
         except (InvalidWheelFilename, InvalidVersion):
             return False
 
-    def _land(self, members: Mapping[str, zipfile.ZipInfo], layout: WheelLayout) -> dict[str, Landing]:
+    def _land(self, members: Mapping[str, Member], layout: WheelLayout) -> dict[str, Landing]:
         landings: dict[str, Landing] = {}
         taken: dict[str, str] = {}
         for name in members:
@@ -153,15 +159,13 @@ class _Scan:
             if isinstance(landing, Finding):
                 self._findings.append(landing)
                 continue
-            other = taken.setdefault(landing.path.casefold(), name)
+            other = taken.setdefault(landing.path.casefold() or name, name)
             if other != name:
                 self.add("duplicate", name, f"lands where {other} lands")
             landings[name] = landing
         return landings
 
-    def _metadata(
-        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str
-    ) -> None:
+    def _metadata(self, archive: Archive, members: Mapping[str, Member], folder: str) -> None:
         text = self._small(archive, members, f"{folder}/METADATA", self._limits.metadata_bytes)
         if text is None:
             return
@@ -173,9 +177,7 @@ class _Scan:
         if wheel is not None and not version.startswith("1."):
             self.add("metadata", f"{folder}/WHEEL", f"wheel version {version[:20]!r} is unknown")
 
-    def _entry_points(
-        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str
-    ) -> None:
+    def _entry_points(self, archive: Archive, members: Mapping[str, Member], folder: str) -> None:
         where = f"{folder}/entry_points.txt"
         if where not in members:
             return
@@ -191,11 +193,31 @@ class _Scan:
             if parser.has_section(section):
                 commands = dict(parser.items(section))
                 self._findings += script_faults(commands, where)
-                self._scripts += commands
+                for name, asked in commands.items():
+                    self._make(f"bin/{name}", command(asked), where, executable=True)
 
-    def _record(
-        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str
-    ) -> dict[str, str] | None:
+    def _make(self, path: str, content: bytes | None, where: str, *, executable: bool = False) -> None:
+        """A file that is made of what the wheel says in `where`."""
+        if content is None:
+            self.add("script", where, f"{path} is asked for in a way that is no object of a module")
+            return
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._files.append(
+            WheelFile(path=path, sha256=sha256, size=len(content), executable=executable, content=content)
+        )
+
+    def _own_record(self, layout: WheelLayout) -> None:
+        """RECORD as it is installed: what is laid down, and compiled files by no hash."""
+        rows = io.StringIO()
+        writer = csv.writer(rows, lineterminator="\n")
+        for file in sorted(self._files, key=lambda one: one.path):
+            digest = _encode(bytes.fromhex(file.sha256))
+            writer.writerow((os.path.relpath(file.path, layout.site), f"sha256={digest}", file.size))
+        record = f"{layout.site}/{layout.dist_info}/RECORD"
+        writer.writerow((os.path.relpath(record, layout.site), "", ""))
+        self._make(record, rows.getvalue().encode(), record)
+
+    def _record(self, archive: Archive, members: Mapping[str, Member], folder: str) -> dict[str, str] | None:
         """RECORD's hashes by member, as written there."""
         where = f"{folder}/RECORD"
         text = self._small(archive, members, where, self._limits.record_bytes)
@@ -216,8 +238,8 @@ class _Scan:
 
     def _contents(
         self,
-        archive: zipfile.ZipFile,
-        members: Mapping[str, zipfile.ZipInfo],
+        archive: Archive,
+        members: Mapping[str, Member],
         landings: Mapping[str, Landing],
         record: Mapping[str, str],
         folder: str,
@@ -236,33 +258,44 @@ class _Scan:
             if name not in unhashed and _encode(other) != value.rstrip("="):
                 self.add("record", name, "its bytes are not those that RECORD says")
             landing = landings.get(name)
-            if landing is not None and landing.script:
-                self._scripts.append(landing.path.removeprefix("bin/"))
-            elif landing is not None:
-                self._files.append(WheelFile(landing.path, sha256, info.file_size))
+            if landing is None or not landing.path:
+                continue
+            content = None
+            if landing.script and info.size <= MAX_SCRIPT:
+                content = with_interpreter(archive.read(info))
+            if content is not None:
+                self._make(landing.path, content, name, executable=True)
+                continue
+            executable = landing.script or bool(info.mode & 0o111)
+            self._files.append(
+                WheelFile(
+                    path=landing.path, sha256=sha256, size=info.size, executable=executable, member=name
+                )
+            )
 
-    def _small(
-        self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str, cap: int
-    ) -> str | None:
+    def _small(self, archive: Archive, members: Mapping[str, Member], name: str, cap: int) -> str | None:
         """A metadata file's text, or None with a finding."""
         info = members.get(name)
         if info is None:
             self.add("record" if name.endswith("RECORD") else "metadata", name, "missing")
             return None
-        if info.file_size > cap:
-            self.add("metadata", name, f"{info.file_size} bytes, at most {cap}")
+        if info.size > cap:
+            self.add("metadata", name, f"{info.size} bytes, at most {cap}")
             return None
-        return archive.read(info).decode("utf-8", "replace")
+        try:
+            return archive.read(info).decode()
+        except UnicodeDecodeError:
+            self.add("metadata", name, "not UTF-8")
+            return None
 
 
-def _hash_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, algorithm: str) -> tuple[str, bytes]:
+def _hash_member(archive: Archive, info: Member, algorithm: str) -> tuple[str, bytes]:
     """(sha256 in hexadecimal, digest by `algorithm`) of a member's bytes."""
     own, other = hashlib.sha256(), hashlib.new(algorithm)
-    with archive.open(info) as file:
-        while block := file.read(_BLOCK):
-            own.update(block)
-            if algorithm != "sha256":
-                other.update(block)
+    for block in archive.blocks(info):
+        own.update(block)
+        if algorithm != "sha256":
+            other.update(block)
     return own.hexdigest(), own.digest() if algorithm == "sha256" else other.digest()
 
 

@@ -73,20 +73,20 @@ def remove(digest: Digest, tenant: Tenant = LOCAL_TENANT) -> None:
 
 
 async def _list(tenant: str) -> list[Artifact]:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.files(tenant=tenant)
 
 
 async def _put(file: Path, name: str, tenant: str) -> Artifact:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.put(file, name=name, tenant=tenant)
 
 
 async def _get(digest: str, to: Path, tenant: str) -> None:
-    async with await connect() as client:
+    async with connect() as client:
         await client.get(digest, tenant=tenant, to=to)
 
 
 async def _remove(digest: str, tenant: str) -> None:
-    async with await connect() as client:
+    async with connect() as client:
         await client.remove(digest, tenant=tenant)

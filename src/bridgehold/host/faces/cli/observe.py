@@ -1,4 +1,4 @@
-"""`bridgehold top | metrics | profile`, and `bridgehold sessions kill | drain`."""
+"""`bridgehold top | metrics | profile`, and `bridgehold sessions kill | drain | resume`."""
 
 from __future__ import annotations
 
@@ -60,11 +60,20 @@ def drain(
     tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
     seconds: Annotated[float, typer.Option(help="How long a running command may still take.")] = 30.0,
 ) -> None:
-    """End sessions politely: what runs may finish, what is new is refused."""
+    """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
     with err.status("waiting for what runs"):
-        params = {"bridge": bridge, "tenant": tenant, "seconds": seconds}
+        params = {"bridge": bridge, "tenant": tenant, "seconds": seconds, "cordon": True}
         found = asyncio.run(_request("drain", params))
     out.print(f"{len(found['ended'])} sessions ended")
+
+
+def resume(
+    bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
+) -> None:
+    """Open sessions again where a drain has closed the way."""
+    found = asyncio.run(_request("resume", {"bridge": bridge, "tenant": tenant}))
+    out.print(f"{found['resumed']} drained ways are open again")
 
 
 def top(
@@ -78,7 +87,7 @@ def top(
 
 
 async def _top(every: float, looks: int, as_json: bool) -> None:
-    async with await connect() as client:
+    async with connect() as client:
         before: dict[str, OperationFigures] = {}
         done = 0
         with Live(console=out, auto_refresh=False) if not as_json else contextlib.nullcontext() as live:
@@ -140,5 +149,5 @@ def _operations(found: list[OperationFigures], before: dict[str, OperationFigure
 
 
 async def _request(method: str, params: dict[str, Any]) -> Any:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.request(method, params)

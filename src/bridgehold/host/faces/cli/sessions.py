@@ -18,6 +18,7 @@ from bridgehold.policies.units import format_ms, format_size
 app = typer.Typer(help="List sessions, or end some.", invoke_without_command=True)
 app.command("kill")(observe.kill)
 app.command("drain")(observe.drain)
+app.command("resume")(observe.resume)
 
 
 @app.callback()
@@ -53,7 +54,7 @@ def sessions(
 
 
 async def _sessions(end: str) -> list[SessionInfo]:
-    async with await connect() as client:
+    async with connect() as client:
         if end:
             await client.request("session.close", {"session": end})
         return await client.sessions()
@@ -85,7 +86,7 @@ def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON
 
 
 async def _zygotes() -> dict[str, list[dict[str, Any]]]:
-    async with await connect() as client:
+    async with connect() as client:
         found: dict[str, list[dict[str, Any]]] = await client.request("zygotes", {})
         return found
 
@@ -106,7 +107,7 @@ def resources(
 
 
 async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
 
 
@@ -116,5 +117,5 @@ def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) ->
 
 
 async def _logs(session: str) -> str:
-    async with await connect() as client:
+    async with connect() as client:
         return await client.logs(session)

@@ -48,5 +48,5 @@ def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
 
 
 async def _reload() -> Reload:
-    async with await connect() as client:
+    async with connect() as client:
         return msgspec.convert(await client.request("reload", {}), type=Reload)

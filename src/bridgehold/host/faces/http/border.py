@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -20,7 +19,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.faces.http.calls import Call, Face
-from bridgehold.host.faces.http.checks import bearer, check_host
+from bridgehold.host.faces.http.checks import bearer, check_accept, check_host
 from bridgehold.host.faces.http.guard import BoundedServer
 from bridgehold.host.faces.http.replies import answer, refused, send
 from bridgehold.host.faces.http.routes import ROUTES, Route
@@ -28,6 +27,8 @@ from bridgehold.host.faces.http.statuses import Refused
 
 _HEALTH = "/healthz"
 _HEALTH_SECONDS = 1.0
+_HEAD = ".head"
+_HELD = "bridgehold.held"
 _GONE = 499
 """No status of an answer: the caller went away before it."""
 
@@ -40,7 +41,6 @@ class Border:
     def __init__(self, face: Face, names: frozenset[str]) -> None:
         self._face = face
         self._names = names
-        self._under_way: Counter[str] = Counter()
         self._healthy = (0.0, False)
         self.server: BoundedServer | None = None
 
@@ -54,16 +54,22 @@ class Border:
         app = web.Application(middlewares=[border])
         for route in ROUTES:
             app.router.add_route(route.method, route.path, _unreached, name=route.name)
-        app.router.add_route("GET", _HEALTH, _unreached, name="healthz")
+            if route.method == "GET" and route.gives_kind != "text/event-stream":
+                app.router.add_route("HEAD", route.path, _unreached, name=f"{route.name}{_HEAD}")
+        for method, name in (("GET", "healthz"), ("HEAD", f"healthz{_HEAD}")):
+            app.router.add_route(method, _HEALTH, _unreached, name=name)
         return app
 
     async def _answered(self, request: web.Request) -> web.StreamResponse:
         if self.server is not None:
             self.server.busy.add(request.protocol)
+        response: web.StreamResponse | None = None
         try:
             response = await self._response(request)
             await send(request, response, self._face.config.read_s)
         finally:
+            if response is not None and _HELD in response:
+                response[_HELD].give_back()
             if self.server is not None:
                 self.server.busy.discard(request.protocol)
         return response
@@ -92,34 +98,36 @@ class Border:
 
     async def _handled(self, request: web.Request) -> web.StreamResponse:
         check_host(request.headers.getall("Host", []), self._names)
-        name = request.match_info.route.name
+        name = (request.match_info.route.name or "").removesuffix(_HEAD)
         if name == "healthz":
             return await self._health()
         token = bearer(request.headers.getall("Authorization", []))
         async with self._face.links.of(token) as link:
-            route = _BY_NAME.get(name or "")
+            route = _BY_NAME.get(name)
             if route is None:
                 raise _no_route(request)
+            kinds = [route.gives_kind, *(["text/event-stream"] if route.streams else [])]
+            check_accept(request.headers.getall("Accept", []), kinds)
             call = Call(self._face, request, link)
             try:
-                return await self._in_turn(route, call)
+                response = await self._in_turn(route, call)
             finally:
                 call.body_share.give_back()
+            _hold(call, response)
+            return response
 
     async def _in_turn(self, route: Route, call: Call) -> web.StreamResponse:
         """Within its principal's share. Raises `Refused`."""
         if route.uncounted:
             return await route.handler(call)
-        principal, bound = call.caller.principal, self._face.config.requests
-        if self._under_way[principal] >= bound:
-            raise Refused(429, BusyError(f"{principal} has {bound} requests under way", hint=""))
-        self._under_way[principal] += 1
+        principal, requests = call.caller.principal, self._face.requests
+        place, under_way = requests.of(principal), requests.held_by(principal)
+        if under_way >= self._face.config.requests or not place.take(1):
+            raise Refused(429, BusyError(f"{principal} has {under_way} requests under way", hint=""))
         try:
             return await route.handler(call)
         finally:
-            self._under_way[principal] -= 1
-            if not self._under_way[principal]:
-                del self._under_way[principal]
+            place.give_back()
 
     async def _health(self) -> web.StreamResponse:
         """Whether the host takes connections; asked at most once a second, since anyone may ask."""
@@ -136,6 +144,18 @@ _BY_NAME: dict[str, Route] = {route.name: route for route in ROUTES}
 
 async def _unreached(_request: web.Request) -> web.StreamResponse:
     raise InternalError("a route was entered past its border")
+
+
+def _hold(call: Call, response: web.StreamResponse) -> None:
+    """An answer counts until its caller has read it. Raises `BusyError`: the command ran all the same."""
+    share = call.share()
+    if not response.prepared and not share.take(response.content_length or 0):
+        raise BusyError(
+            f"{call.caller.principal} leaves too many bytes of answers unread: this one is dropped",
+            hint="Read the answers as they come. What was asked for was done; its receipt is in the audit.",
+            retry="no",
+        )
+    response[_HELD] = share
 
 
 def _told(request: web.Request, error: BridgeholdError | Refused) -> web.StreamResponse:
@@ -160,4 +180,4 @@ def _label(request: web.Request) -> str:
 
 
 def _method(request: web.Request) -> str:
-    return request.method if request.method in {"GET", "POST", "PUT", "DELETE"} else "other"
+    return request.method if request.method in {"GET", "HEAD", "POST", "PUT", "DELETE"} else "other"

@@ -99,7 +99,7 @@ class Links:
             with contextlib.suppress(HostUnavailableError):
                 return await _shown(kept.pop(), token)
         async with self._making:
-            return await _shown(Link(await Client.connect(self._socket)), token)
+            return await _shown(Link(await Client.connect(self._socket, reconnect_s=0)), token)
 
     async def _keep(self, key: bytes, link: Link) -> None:
         kept = self._idle.setdefault(key, [])

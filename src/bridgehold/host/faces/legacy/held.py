@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.faces.client import Client, Progress
+from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.client_connection import Progress
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):

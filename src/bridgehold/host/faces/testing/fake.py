@@ -10,7 +10,8 @@ from typing import Any, Self
 import msgspec
 
 from bridgehold.errors import BridgeholdError, TranscriptError, from_info
-from bridgehold.host.faces.client import Client, Progress
+from bridgehold.host.faces.client import Client
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.testing.masking import Masker
 from bridgehold.host.faces.testing.script import Order, Script, difference
 from bridgehold.host.faces.testing.transcript import Answered, Ended, Exchange, Failed, Heard, Stopped, load

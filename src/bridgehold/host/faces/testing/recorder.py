@@ -14,7 +14,8 @@ import msgspec
 
 from bridgehold import writes
 from bridgehold.errors import BridgeholdError, TranscriptError, UsageError
-from bridgehold.host.faces.client import Client, Host, Progress
+from bridgehold.host.faces.client import Client, Host
+from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.testing.masking import Masker
 from bridgehold.host.faces.testing.transcript import (
     MOST_BYTES,

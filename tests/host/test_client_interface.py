@@ -1,0 +1,162 @@
+"""One Python interface: both clients say the same, find a restarted host, and tell the end of a session each time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgehold import BridgeholdError, Client, Host, SyncClient, connect
+from bridgehold.host.faces.session import ClientSession
+from bridgehold.host.faces.sync import SyncSession
+from bridgehold.host.layout import Layout
+from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host, stop_host
+
+OWN = {"aclose"}
+"""A coroutine's way to close; the synchronous one's is `close`."""
+
+
+def methods(kind: type) -> dict[str, Any]:
+    return {
+        name: member
+        for name, member in inspect.getmembers(kind, callable)
+        if not name.startswith("_") and name not in OWN
+    }
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(one.name, one.kind, one.default) for one in inspect.signature(function).parameters.values()]
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "synchronous"), [(Client, SyncClient), (ClientSession, SyncSession)]
+)
+def test_both_interfaces_have_the_same_methods(asynchronous: type, synchronous: type) -> None:
+    other = methods(synchronous)
+    for name, member in methods(asynchronous).items():
+        assert name in other, name
+        mine, theirs = parameters(member), parameters(other[name])
+        if name == "request":  # without parameters, the synchronous one sends none
+            mine, theirs = [one[:2] for one in mine], [one[:2] for one in theirs]
+        assert mine == theirs, name
+    for name, member in other.items():
+        assert inspect.getdoc(member), name
+
+
+def write_bridge(layout: Layout) -> None:
+    folder = layout.bridges / "plain"
+    folder.mkdir()
+    (folder / "bridge.toml").write_text(MANIFEST.format(name="plain"))
+    (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
+    (layout.policies / "plain.toml").write_text(POLICY + '[sandbox]\nstart = "fork"\n')
+
+
+@pytest.fixture
+def layout() -> Iterator[Layout]:
+    made = make_home(os.getuid())
+    write_bridge(made)
+    yield made
+    shutil.rmtree(made.config.parent, ignore_errors=True)
+
+
+def failure(work: Any, *arguments: Any) -> BridgeholdError:
+    with pytest.raises(BridgeholdError) as caught:
+        work(*arguments)
+    return caught.value
+
+
+def test_a_client_finds_its_restarted_host_and_its_sessions_end_typed(layout: Layout) -> None:
+    first = start_host(layout)
+    client = SyncClient.connect(layout.socket)
+    with client:
+        with client.session("plain") as session:
+            assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+            under_way: list[BridgeholdError] = []
+            thread = threading.Thread(
+                target=lambda: under_way.append(
+                    failure(session.run, "act", {"code": "import time; time.sleep(7)"})
+                )
+            )
+            thread.start()
+            until_busy(client)
+            stop_host(first)
+            thread.join(20)
+            assert [error.code for error in under_way] in (["host_unavailable"], ["session_ended"])
+            starting = threading.Thread(target=lambda: hosts.append(start_host(layout)))
+            hosts: list[Any] = []
+            starting.start()  # the request waits for it
+            assert client.request("ping")["status"] == "ok"
+            starting.join()
+            for _ in range(3):
+                error = failure(session.run, "act", {"code": "1"})
+                assert (error.code, error.where) == ("session_ended", session.id)
+                assert "host that had this session is gone" in error.message
+            assert failure(session.logs).code == "session_ended"
+        with client.session("plain") as session:
+            assert session.run("act", {"code": "result['x'] = 2"}) == {"x": 2}
+        stop_host(hosts[0])
+    hosts.append(start_host(layout))
+    with SyncClient.connect(layout.socket, reconnect_s=0.2) as short:
+        stop_host(hosts[1])
+        began = time.monotonic()
+        assert failure(short.request, "ping").code == "host_unavailable"
+        assert time.monotonic() - began < 5
+
+
+def until_busy(client: SyncClient) -> None:
+    deadline = time.monotonic() + 20
+    while not any(session.state == "busy" for session in client.sessions()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_end_of_a_session_is_told_each_time_and_to_its_tenant_alone(layout: Layout) -> None:
+    process = start_host(layout)
+    try:
+        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
+            crash = failure(session.run, "act", {"code": "import os; os._exit(3)"})
+            assert crash.code == "crash"
+            for _ in range(2):
+                again = failure(session.run, "act", {"code": "1"})
+                assert again.code == "session_ended"
+                assert session.id in again.message
+                assert "crash" in again.message
+            stranger = failure(lambda: client.call("plain:report", {}, session=session.id, tenant="acme"))
+            guessed = failure(
+                lambda: client.call("plain:report", {}, session="s-0000000000000000", tenant="acme")
+            )
+            assert stranger.code == guessed.code
+            assert stranger.message.replace(session.id, "s-0000000000000000") == guessed.message
+    finally:
+        stop_host(process)
+
+
+def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
+    process = start_host(layout)
+
+    async def all_ways() -> None:
+        client = await Client.connect(layout.socket)
+        async with client:
+            assert client.alive
+        async with Client.connect(layout.socket) as entered, connect(layout.socket) as other:
+            assert (await entered.request("ping", {}))["status"] == "ok"
+            assert (await other.request("ping", {}))["status"] == "ok"
+        async with Host.connect(layout.socket) as host:
+            assert isinstance(host, Host)
+
+    try:
+        asyncio.run(all_ways())
+    finally:
+        stop_host(process)
+    with pytest.raises(BridgeholdError) as caught:
+        asyncio.run(all_ways())
+    assert caught.value.code == "host_unavailable"
+    assert str(Path(caught.value.where)) == str(layout.socket)
