@@ -217,10 +217,10 @@ def patched(code: str) -> str:
 def biding(act: str) -> str:
     """A framework that forks its first session as it should, and acts at the second."""
     return f"""
+import ctypes, mmap, resource, socket, threading, time  # now: it arms itself while it may be looked at
 ORDERS = [0]
 def arm():
     exec(compile({patched(act)!r}, "evil", "exec"), {{}})
-import socket
 _receive = socket.recv_fds
 def _recv_fds(*arguments):
     ORDERS[0] += 1
