@@ -318,6 +318,27 @@ def test_a_field_that_is_not_known_is_refused_wherever_it_stands() -> None:
             assert found.place.endswith("zz_new")
 
 
+def test_no_place_of_content_takes_an_address() -> None:
+    """Of every honest body, each text is made a URL once: it passes where a text is read as text, only."""
+    content = {"url", "image_url", "data", "file_data", "thoughtSignature", "role", "type", "model"}
+    passed, refused = set(), set()
+    for shape, path, given_body in HONEST:
+        for place, table in enumerate(_objects(given_body)):
+            for name in [name for name, value in table.items() if isinstance(value, str)]:
+                for address in (
+                    "https://evil.example/x",
+                    "gs://evil/x",
+                    "//evil.example/x",
+                    "evil.example",
+                    "file:/x",
+                ):
+                    body = copy.deepcopy(given_body)
+                    list(_objects(body))[place][name] = address
+                    (refused if facts((shape, path, body)).first else passed).add(name)
+    assert {"url", "image_url", "data", "file_data", "model"} <= refused
+    assert passed.isdisjoint(content - {"role", "model"}), passed
+
+
 @pytest.mark.parametrize("shape", fields.SHAPES)
 def test_every_type_of_the_tables_is_used(shape: str) -> None:
     text = resources.files("bridgehold.policies").joinpath("inference", f"{shape}.toml").read_text()

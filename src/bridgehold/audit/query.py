@@ -113,7 +113,12 @@ def query(audit: Path, wanted: Query) -> Iterator[Entry]:
 
 def field(name: str, value: str) -> bytes:
     """How ``"name":"value"`` is stored."""
-    return f'"{name}":"{json.dumps(value)[1:-1]}"'.encode("ascii")
+    return f'"{name}":"{stored(value)}"'.encode("ascii")
+
+
+def stored(text: str) -> str:
+    """How a text is stored: ASCII, escaped."""
+    return json.dumps(text)[1:-1].replace("\x7f", "\\u007f")
 
 
 def of_kind(kind: str) -> bytes:
@@ -129,7 +134,7 @@ def _needles(wanted: Query) -> tuple[bytes, list[bytes]]:
     if wanted.tenant:
         needles.append(field("tenant", wanted.tenant))
     if wanted.text:
-        return json.dumps(wanted.text)[1:-1].encode("ascii").lower(), needles
+        return stored(wanted.text).encode("ascii").lower(), needles
     return (needles[0], needles[1:]) if needles else (b"", [])
 
 

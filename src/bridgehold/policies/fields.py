@@ -4,7 +4,7 @@ A type is written as alternatives, separated by ``|``:
 
 - ``text``, ``int``, ``number``, ``bool``, and ``=VALUE``, exactly that value (``='true'`` is a text);
 - ``data``: text that begins with ``data:``, so that the content stands in the body; ``inline``: that, or
-  text without a colon in its beginning, as base64 has none;
+  text that begins as base64 does;
 - ``model``: the name of a model that answers by itself (`why_not_plain`);
 - ``schema``: a JSON Schema that refers to itself alone; ``json``: the caller's own, unread by a provider;
 - ``[T]``, a list; ``{T}``, a table with names of the caller's; ``Name``, a type or union of the file.
@@ -43,6 +43,7 @@ _SEARCHING = re.compile(
     re.IGNORECASE,
 )
 _STORED = re.compile(r"^ft:|(?:^|/)(?:agents|assistants|bots|endpoints|tunedModels)/", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_\-\r\n]*", re.ASCII)
 _MODEL = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,199}(?::(?:latest|[a-z0-9._-]*[0-9][A-Za-z0-9._-]*))?", re.ASCII
 )
@@ -152,7 +153,7 @@ def why_not_text(node: Node, text: str) -> str:
         return why_not_plain(text)
     if "data" in node.kinds and text[:5].lower() == "data:":
         return ""
-    if "inline" in node.kinds and (text[:5].lower() == "data:" or ":" not in text[:64]):
+    if "inline" in node.kinds and (text[:5].lower() == "data:" or _BASE64.fullmatch(text[:64])):
         return ""
     if node.kinds & {"data", "inline"}:
         return "the provider would fetch a URL"

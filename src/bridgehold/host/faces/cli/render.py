@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,8 +14,18 @@ from rich.table import Table
 
 from bridgehold.errors import BridgeholdError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_PIPE_WIDTH = 100_000
+"""Where nobody looks no line is folded: an id that is cut in two is none."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    shown = "COLUMNS" in os.environ or (stream is not None and stream.isatty())
+    return Console(stderr=stderr, highlight=False, width=None if shown else _PIPE_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 def plain(text: str) -> str:
