@@ -136,6 +136,12 @@ def test_facts_that_are_lost_old_or_forged_only_cost_a_reading(built, store, gua
         store.check(built)
         assert facts.read_bytes() != data
     facts.unlink()
+    with contextlib.closing(Guard(store)) as another:
+        check(another, built)
+        in_place(source)  # whoever had no facts has made some, and watches like everybody
+        with pytest.raises(EnvironmentChangedError):
+            check(another, built)
+        in_place(source)
     store.check(built)
     with writable(store.path(built)):
         source.write_text("VALUE = 2\n")

@@ -133,12 +133,14 @@ def test_a_stream_without_usage_is_charged_with_its_bound(tmp_path: Path) -> Non
     on_stand(tmp_path, act)
 
 
-@pytest.mark.parametrize("when", ["before its head", "after its head", "after usage began"])
+@pytest.mark.parametrize(
+    "when", ["before its head", "after its head", "after usage began", "its session ends"]
+)
 def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path, when: str) -> None:
     """The provider may have made all of it, and bills what it made."""
     path, asked = "/openai/chat/completions", {**CHAT, "stream": True, "max_tokens": 300}
     behaviour = Behaviour(chunk_ms=10_000, script=("one two three four",))
-    if when == "before its head":
+    if when in ("before its head", "its session ends"):
         behaviour = Behaviour(latency_ms=10_000)
 
     async def act(stand: Stand) -> None:
@@ -156,21 +158,62 @@ def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path,
             f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        if when == "before its head":
+        if when in ("before its head", "its session ends"):
             while not stand.provider.log:
                 await asyncio.sleep(0.02)
         else:
             await reader.readuntil(b"data:")
+        if when == "its session ends":
+            await stand.gateways[-1].close()
         writer.close()
         while not stand.audit.of(EgressOutcome):
             await asyncio.sleep(0.02)
         (outcome,) = stand.audit.of(EgressOutcome)
         (intent,) = stand.audit.of(EgressIntent)
-        assert outcome.code == "guest_gone"
+        assert outcome.code == ("cancelled" if when == "its session ends" else "guest_gone")
         assert outcome.charged == intent.reserved == len(stand.provider.log[0].body) + 300
         assert stand.budgets.spent("acme", "openai").tokens == outcome.charged
 
     on_stand(tmp_path, act, process=when == "before its head")
+
+
+CONTENTS = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+HONEST = [
+    ("openai", "/chat/completions", CHAT),
+    ("openai", "/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
+    ("openai", "/responses", {"model": "m", "input": "hello"}),
+    ("openai", "/responses", {"model": "m", "input": "hello", "stream": True}),
+    ("openai", "/embeddings", {"model": "m", "input": ["hello"] * 50}),
+    ("anthropic", "/messages", {**CHAT, "max_tokens": 500}),
+    ("anthropic", "/messages", {**CHAT, "max_tokens": 500, "stream": True}),
+    ("gemini", "/models/g:generateContent", CONTENTS),
+    ("gemini", "/models/g:streamGenerateContent?alt=sse", CONTENTS),
+]
+
+
+def test_a_whole_honest_answer_is_charged_with_what_it_says_and_no_more(tmp_path: Path) -> None:
+    """In every shape, in one piece and streamed: what is seen never says more than an honest provider."""
+    long = "An answer of many words, some of them extraordinarily long: " + "word after word, " * 200
+    paths = ("/chat/completions", "/responses", "/embeddings", "/messages", "/models/*")
+
+    async def act(stand: Stand) -> None:
+        facts = stand.providers["openai"]
+        await stand.open(make_grant(endpoints=(Endpoint(provider="openai", paths=paths),)))
+        for shape, path, body in HONEST:
+            version = "v1beta" if shape == "gemini" else "v1"
+            stand.providers["openai"] = msgspec.structs.replace(facts, shape=shape, version=version)
+            stand.provider.behave(Behaviour(script=(long,)))
+            before = len(stand.audit.of(EgressOutcome))
+            reply = await stand.ask(f"/openai{path}", body)
+            assert reply.status == 200, reply.body
+            while len(stand.audit.of(EgressOutcome)) == before:
+                await asyncio.sleep(0.01)
+            outcome = stand.audit.of(EgressOutcome)[-1]
+            assert not outcome.estimated, path
+            assert outcome.charged == outcome.input_tokens + outcome.output_tokens, (path, outcome)
+            assert outcome.model
+
+    on_stand(tmp_path, act)
 
 
 def test_what_nobody_generated_is_not_charged(tmp_path: Path) -> None:
@@ -471,6 +514,23 @@ def test_tokens_past_the_budget_get_429(tmp_path: Path) -> None:
         assert reply.json["error"]["code"] == "rate.provider_tokens_total"
 
     on_stand(tmp_path, act, make_grant(rate=Rate(provider_tokens_total=3)))
+
+
+def test_many_at_once_spend_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+    """Thirty at once, of which each may use 1,100 tokens, from two sessions and two bridges of a tenant."""
+
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(latency_ms=300))
+        asked = {**CHAT, "max_tokens": 1_000}
+        rate = Rate(provider_tokens_total=5_000)
+        other = await stand.open(make_grant(rate=rate, bridge="other"), session="s-other")
+        ports = (stand.gateways[0]._port, other)
+        replies = await asyncio.gather(*(stand.ask(body=asked, port=ports[n % 2]) for n in range(30)))
+        statuses = sorted(reply.status for reply in replies)
+        assert statuses == [200] * 5 + [429] * 25
+        assert len(stand.provider.log) == 5
+
+    on_stand(tmp_path, act, make_grant(rate=Rate(provider_tokens_total=5_000)))
 
 
 def test_nothing_goes_out_without_its_intent(tmp_path: Path) -> None:

@@ -88,13 +88,13 @@ def endpoints(keyed: Keyed) -> None:
         "auth = [f'Authorization: Bearer {keys[\"openai\"]}']\n"
         "result['post'] = chat(keys['openai'])\n"
         "result['get'] = ask('/openai/chat/completions', 'GET', headers=auth)[:2]\n"
-        "result['other'] = chat(keys['openai'], '/openai/embeddings')"
+        "result['other'] = chat(keys['openai'], '/openai/v1/chat/completions')"
     )
     found = keyed.act(code, {"network.endpoints.openai.methods": ["POST"]})
     assert found["post"][0] == 200
     assert found["get"] == [403, "network.endpoints.openai.methods"]
     assert found["other"] == [403, "default-deny"]
-    wider = {"network.endpoints.openai.paths": ["/chat/completions", "/embeddings"]}
+    wider = {"network.endpoints.openai.paths": ["/chat/completions", "/v1/chat/completions"]}
     found = keyed.act(code, wider)
     assert (found["get"][0] != 403, found["other"][0] != 403) == (True, True)
     nothing = keyed.act(

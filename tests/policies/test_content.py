@@ -90,6 +90,7 @@ EXITS: list[Case] = [
     chat([{"type": "file", "file": {"file_data": "https://evil.example/x.pdf"}}]),
     chat([{"type": "video_url", "video_url": {"url": "ftp://evil.example"}}]),
     chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://evil.example/schema"}}}]),
+    message(tools=[{"name": "f", "input_schema": {"$schema": "https://evil.example/schema"}}]),
     respond([{"role": "user", "content": [{"type": "input_image", "image_url": "https://evil.example"}]}]),
     respond([{"role": "user", "content": [{"type": "input_file", "file_url": "https://evil.example"}]}]),
     respond([{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "image_url": "https://evil.example"}]}]),
@@ -122,6 +123,8 @@ EXITS: list[Case] = [
     ("openai", CHAT, {"model": "groq/compound-mini", "messages": []}),
     ("openai", RESPONSES, {"model": "o3-deep-research", "input": "x"}),
     ("gemini", "/models/aqa:generateContent", {"contents": []}),
+    ("gemini", "/models/gemini-3:online:generateContent", {"contents": []}),
+    ("openai", "/deployments/gpt-4o-search-preview/chat/completions", {"messages": []}),
     # what it would look up or keep
     respond(previous_response_id="resp_1"), respond(conversation="conv_1"), respond(conversation={"id": "conv_1"}),
     respond(store=True), respond(background=True), respond(prompt={"id": "pmpt_1"}), respond(vector_store_ids=["vs_1"]),
@@ -313,6 +316,27 @@ def test_a_field_that_is_not_known_is_refused_wherever_it_stands() -> None:
             found = facts((shape, path, body)).finding
             assert found is not None, body
             assert found.place.endswith("zz_new")
+
+
+def test_no_place_of_content_takes_an_address() -> None:
+    """Of every honest body, each text is made a URL once: it passes where a text is read as text, only."""
+    content = {"url", "image_url", "data", "file_data", "thoughtSignature", "role", "type", "model"}
+    passed, refused = set(), set()
+    for shape, path, given_body in HONEST:
+        for place, table in enumerate(_objects(given_body)):
+            for name in [name for name, value in table.items() if isinstance(value, str)]:
+                for address in (
+                    "https://evil.example/x",
+                    "gs://evil/x",
+                    "//evil.example/x",
+                    "evil.example",
+                    "file:/x",
+                ):
+                    body = copy.deepcopy(given_body)
+                    list(_objects(body))[place][name] = address
+                    (refused if facts((shape, path, body)).first else passed).add(name)
+    assert {"url", "image_url", "data", "file_data", "model"} <= refused
+    assert passed.isdisjoint(content - {"role", "model"}), passed
 
 
 @pytest.mark.parametrize("shape", fields.SHAPES)

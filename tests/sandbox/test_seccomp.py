@@ -150,6 +150,23 @@ for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
 """,
     )
     assert set(found.values()) == {"DONE"}
+    # Of what is left, nothing makes the kernel look for a module.
+    found = tried(
+        box,
+        """
+for family in (2, 10):
+    for kind in (1, 2, 5):
+        for protocol in range(20):
+            opened(f"{kind} {protocol} {family}", family, kind, protocol)
+            call(f"pair {kind} {protocol} {family}", 53, family, kind, protocol, 0)
+""",
+    )
+    made = {name[:-2].strip() for name, answer in found.items() if answer == "DONE"}
+    assert made == {"1 0", "1 6", "2 0", "2 17"}
+    pairs = {
+        name for name, answer in found.items() if name.startswith("pair") and answer == "EPROTONOSUPPORT"
+    }
+    assert len(pairs) == 2 * (3 * 20 - 4)
 
 
 @pytest.mark.hostile

@@ -213,12 +213,12 @@ def _decider(event: Entry, related: list[Entry]) -> Entry:
 
 
 def _grant(at: _At, entries: tuple[Entry, ...], audit: Path) -> Entry | None:
-    """The event that resolved the grant they rest on: it stands before them, in their instance."""
+    """The event that resolved the grant they rest on: it stands before them, and mostly near the start."""
     digest = next((entry.text("grant") for entry in entries if entry.text("grant")), "")
     if not digest:
         return None
-    for segment in at.back():
-        for line in scan.lines(segment.path, field("digest", digest), newest_first=True):
+    for segment in at.segments[: at.index + 1]:
+        for line in scan.lines(segment.path, field("digest", digest)):
             row = chain.decode(ROW, line.data)
             if row is not None and (row.kind, row.digest) == ("grant.resolved", digest):
                 return next(scan.entries(audit, [(line.path, line.offset, len(line.data))]), None)
@@ -278,6 +278,7 @@ _BY_RULE = (
     ("secrets", "Grant the secret in the policy's secrets section, bound to its provider."),
     ("hub", "docs/how-to/models.md names the remedy for each of a hub's rules."),
     ("keeper.redirect", "If the place is the hub's own, name it in this provider's `hosts` in config.toml."),
+    ("fields", "Leave the field out, or take the line that the reason names into the policy."),
     ("network", "Grant the endpoint in the policy's network section."),
     ("endpoints", "Grant the method and path for this endpoint in the policy's network section."),
     ("limits", "Raise this limit in the bridge's policy and the tenant's ceiling."),
@@ -315,6 +316,7 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
     if event.kind == "tool.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('tool')!r} to tools.allow of the bridge's policy{at}."
     if event.kind.endswith(".refused"):
+        rule = "fields" if rule.endswith((".fields", ".remote_content")) else rule
         for prefix, text in _BY_RULE:
             if rule == prefix or rule.startswith((f"{prefix}.", f"{prefix}[")):
                 return text.removesuffix(".") + f"{at}."

@@ -100,7 +100,11 @@ class Environments:
 
         Raises `EnvironmentBuildError`, `DependencyError` or `EnvironmentChangedError`.
         """
-        lock = self._lock(manifest)
+        try:
+            lock = self._lock(manifest)
+        except BridgeholdError as error:
+            error.event = await self._refused(manifest.name, error)
+            raise
         if anew:
             await self._set_aside(lock)
         key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
@@ -217,17 +221,19 @@ class Environments:
 
     async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> tuple[str, ...]:
         """Remove what none of `manifests` asks for and no host uses; the names of what is gone."""
-        owners = self._owners(manifests)
-        removed = tuple(
-            path.name for path in await self._builder.collect(list(owners), unused_seconds=unused_seconds)
-        )
+        try:
+            gone = await self._builder.collect(list(self._owners(manifests)), unused_seconds=unused_seconds)
+        except OSError as error:
+            where = str(error.filename or self._store.folder)
+            raise EnvironmentBuildError(f"can't be removed: {error.strerror}", where=where) from error
+        removed = tuple(path.name for path in gone)
         if removed:
             await self._journal.append(EnvironmentsRemoved(names=removed[:64], count=len(removed)))
         return removed
 
     async def sweep(self, manifests: Sequence[Manifest]) -> None:
         """At a host's start: left-overs of crashes, and what has not been used for long."""
-        with contextlib.suppress(BridgeholdError, OSError):  # the next start tries again
+        with contextlib.suppress(BridgeholdError):  # the next start tries again
             await self.collect(manifests, unused_seconds=UNUSED_SECONDS)
 
     def when_changed(self, *act: Callable[[str, str], None]) -> None:
@@ -254,7 +260,7 @@ class Environments:
         for allow_pth in (False, True):
             found = self._builder.find(lock, allow_pth=allow_pth)
             if found is not None:
-                self._guard.forget(found)
+                await self._guard.forget(found)
                 await self._builder.anew(found)
                 self._changed(found, "its environment is built anew")
 

@@ -180,7 +180,7 @@ class Zygotes:
         """Have no more sessions forked from what runs in this environment; it leaves with its last one."""
         for key, warming in self._warming.items():
             if key.environment == environment:
-                warming.cancel()
+                warming.add_done_callback(lambda _: self.retire(environment, reason))
         for zygote in [one for one in self._current.values() if one.key.environment == environment]:
             self._retire(zygote, reason)
 

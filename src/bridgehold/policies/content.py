@@ -22,6 +22,7 @@ MAX_DEPTH = 64
 MAX_VALUES = 200_000
 
 _INDEX = re.compile(r"\[\d+\]")
+_BELOW = re.compile(r"[.\[]")
 _NAME = re.compile(r"[A-Za-z0-9_$-]{1,64}", re.ASCII)
 _SNAKE = re.compile(r"_([a-z0-9])")
 _DATED = re.compile(r"[0-9]+$")
@@ -47,9 +48,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         sayable = self.value.isascii() and self.value.isprintable() and self.value
         return (f"{general}={self.value}", general) if sayable else (general,)
 
-    def granted(self, grant: str) -> bool:
-        """Whether `grant` is ``*``, names it, or names what it lies below."""
-        return grant in ("*", *self.grants) or self.grants[-1].startswith((f"{grant}.", f"{grant}["))
+    def granted(self, grants: frozenset[str]) -> bool:
+        """Whether one of `grants` names it, or what it lies below."""
+        names = self.grants
+        if not grants.isdisjoint(names):
+            return True
+        return any(names[-1][: end.start()] in grants for end in _BELOW.finditer(names[-1]))
 
 
 class BodyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,9 +108,10 @@ def body_facts(shape: str, asked: Asked, granted: Iterable[str] = ()) -> BodyFac
         generates=row is None or row.generates,
         model=model or _text(asked.body, "model"),
     )
-    findings = _Findings(grants)
+    if "*" in grants:
+        return facts
     try:
-        for found in findings.of(row, model, asked, table.headers):
+        for found in _Findings(grants).of(row, model, asked, table.headers):
             return msgspec.structs.replace(facts, finding=found)
     except _TooMuchError as error:
         return msgspec.structs.replace(facts, unreadable=str(error))
@@ -142,16 +147,14 @@ class _Findings:
         self, row: Row | None, model: str, asked: Asked, switches: dict[str, tuple[str, ...]]
     ) -> Iterator[Finding]:
         """Those that aren't granted, in the order of headers, query, path, body."""
-        for found in (*_headers(asked, switches), *self._query(row, asked), *_path(model)):
-            if not self._granted(found):
+        named = model if row is not None and row.body is not None else ""
+        for found in (*_headers(asked, switches), *self._query(row, asked), *_path(named)):
+            if not found.granted(self._grants):
                 yield found
         if asked.body is not None:
             for found in self._body(row, asked.body):
-                if not self._granted(found):
+                if not found.granted(self._grants):
                     yield found
-
-    def _granted(self, found: Finding) -> bool:
-        return any(found.granted(grant) for grant in self._grants)
 
     def _query(self, row: Row | None, asked: Asked) -> Iterator[Finding]:
         known = row.query if row is not None else {}
@@ -220,7 +223,7 @@ class _Findings:
                 self._push([(_below(place, name), node, item, depth + 1)])
             elif name != tag and item is not None:
                 found = _unknown(_below(place, name), name)
-                granted |= self._granted(found)
+                granted |= found.granted(self._grants)
                 yield found
             met.add(known)
         for name in () if granted else table.needed:
@@ -252,7 +255,7 @@ def _headers(asked: Asked, switches: dict[str, tuple[str, ...]]) -> Iterator[Fin
 
 
 def _path(model: str) -> Iterator[Finding]:
-    if model and (why := fields.why_not_plain(model.partition(":")[0])):
+    if model and (why := fields.why_not_plain(model)):
         yield Finding(place="model", value=model[:80], why=why, exit=True)
 
 

@@ -4,7 +4,7 @@ A type is written as alternatives, separated by ``|``:
 
 - ``text``, ``int``, ``number``, ``bool``, and ``=VALUE``, exactly that value (``='true'`` is a text);
 - ``data``: text that begins with ``data:``, so that the content stands in the body; ``inline``: that, or
-  text without a colon in its beginning, as base64 has none;
+  text that begins as base64 does;
 - ``model``: the name of a model that answers by itself (`why_not_plain`);
 - ``schema``: a JSON Schema that refers to itself alone; ``json``: the caller's own, unread by a provider;
 - ``[T]``, a list; ``{T}``, a table with names of the caller's; ``Name``, a type or union of the file.
@@ -43,10 +43,17 @@ _SEARCHING = re.compile(
     re.IGNORECASE,
 )
 _STORED = re.compile(r"^ft:|(?:^|/)(?:agents|assistants|bots|endpoints|tunedModels)/", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_\-\r\n]*", re.ASCII)
 _MODEL = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._@/+-]{0,199}(?::(?:latest|[a-z0-9._-]*[0-9][A-Za-z0-9._-]*))?", re.ASCII
 )
-_REFERENCES = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_REFERENCES = {
+    "$ref": ("#",),
+    "$dynamicRef": ("#",),
+    "$recursiveRef": ("#",),
+    "$schema": ("http://json-schema.org/", "https://json-schema.org/"),
+}
+"""Of a JSON Schema: what each may begin with, so that nobody has to fetch anything to read it."""
 
 
 class Node(msgspec.Struct, kw_only=True):
@@ -146,7 +153,7 @@ def why_not_text(node: Node, text: str) -> str:
         return why_not_plain(text)
     if "data" in node.kinds and text[:5].lower() == "data:":
         return ""
-    if "inline" in node.kinds and (text[:5].lower() == "data:" or ":" not in text[:64]):
+    if "inline" in node.kinds and (text[:5].lower() == "data:" or _BASE64.fullmatch(text[:64])):
         return ""
     if node.kinds & {"data", "inline"}:
         return "the provider would fetch a URL"
@@ -171,7 +178,7 @@ def why_not_schema(value: object) -> str:
         item = stack.pop()
         if isinstance(item, dict):
             for name, inner in item.items():
-                if name in _REFERENCES and isinstance(inner, str) and not inner.startswith("#"):
+                if isinstance(inner, str) and not inner.startswith(_REFERENCES.get(name, "")):
                     return "the provider would fetch a URL"
                 if isinstance(inner, dict | list):
                     stack.append(inner)

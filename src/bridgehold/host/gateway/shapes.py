@@ -14,6 +14,9 @@ from bridgehold.policies.content import fold
 
 UNBOUND = 8_192
 """What a request that names no bound of its own is taken to want."""
+_LONGEST = 1_000_000
+_ANSWERS = 128
+"""No provider makes an answer of more tokens, or more answers of one prompt."""
 
 
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +25,7 @@ class Denial(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     rule: str
     message: str
+    event: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,30 +57,36 @@ class ShapeRules(msgspec.Struct, frozen=True, kw_only=True):
     """The table of the body that holds these; empty: the body itself."""
 
 
+def _own(denial: Denial) -> dict[str, object]:
+    """What tells a refusal of ours from a provider's, in the part of a body that every SDK keeps."""
+    return {"bridgehold": {"rule": denial.rule, "event": denial.event}}
+
+
 def _openai_denial(denial: Denial) -> object:
     kind = {401: "invalid_request_error", 429: "rate_limit_error"}.get(denial.status, "permission_error")
     error = {"message": denial.message, "type": kind, "param": None, "code": denial.rule}
-    return {"error": error}
+    return {"error": {**error, **_own(denial)}}
 
 
 def _anthropic_denial(denial: Denial) -> object:
     kind = {401: "authentication_error", 429: "rate_limit_error", 400: "invalid_request_error"}
     error = {"type": kind.get(denial.status, "permission_error"), "message": denial.message}
-    return {"type": "error", "error": error}
+    return {"type": "error", "error": {**error, **_own(denial)}}
 
 
 def _gemini_denial(denial: Denial) -> object:
     status = {401: "UNAUTHENTICATED", 429: "RESOURCE_EXHAUSTED", 400: "INVALID_ARGUMENT"}
     error = {"code": denial.status, "message": denial.message}
-    return {"error": error | {"status": status.get(denial.status, "PERMISSION_DENIED")}}
+    error |= {"status": status.get(denial.status, "PERMISSION_DENIED")}
+    return {"error": {**error, **_own(denial)}}
 
 
 def _custom_denial(denial: Denial) -> object:
-    return {"error": {"message": denial.message, "code": denial.rule}}
+    return {"error": {"message": denial.message, "code": denial.rule, **_own(denial)}}
 
 
 def _hub_denial(denial: Denial) -> object:
-    return {"error": denial.message, "code": denial.rule}
+    return {"error": denial.message, "code": denial.rule, **_own(denial)}
 
 
 def _no_usage(_value: dict[str, object]) -> Usage | None:
@@ -197,21 +207,27 @@ def denial_body(shape: Shape | str, denial: Denial) -> bytes:
 def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
     """The most tokens that a request may use: one for each byte of it, and its own bound for each answer.
 
-    A request without a bound is taken to want `UNBOUND` tokens. One without a body has nothing generated.
+    A request without a bound, or one that can't be read, is taken to want `UNBOUND` tokens; one without a
+    body has nothing generated. What no provider gives is not taken at its word, so that one request that
+    was left can't use up a tenant's budget for good.
     """
     if not isinstance(body, dict):
-        return body_bytes
+        return body_bytes + UNBOUND if body_bytes else 0
     rules = rules_of(shape)
     held = _folded(body).get(rules.inside) if rules.inside else body
     named = _folded(held) if isinstance(held, dict) else {}
-    bound = max(_count(named.get(fold(name))) for name in rules.most) or UNBOUND
-    answers = max(1, *(_count(named.get(fold(name))) for name in rules.times), _prompts(body.get("prompt")))
-    return min(body_bytes + bound * answers, 10**12)
+    bound = max(_asked(named.get(fold(name)), _LONGEST) for name in rules.most) or UNBOUND
+    answers = max(1, *(_asked(named.get(fold(name)), _ANSWERS) for name in rules.times))
+    return body_bytes + bound * answers * _prompts(body.get("prompt"))
+
+
+def _asked(value: object, most: int) -> int:
+    return max(0, min(value, most)) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _prompts(prompt: object) -> int:
     """How many prompts one request for completions has: each gets answers of its own."""
-    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
+    if not isinstance(prompt, list) or all(isinstance(token, int) for token in prompt):
         return 1
     return len(prompt)
 

@@ -73,6 +73,7 @@ def disturbed(tree: str, facts: Iterable[Fact]) -> str | None:
     New and lost entries show at their folder, whose own times they change. Raises `OSError`.
     """
     folders: list[tuple[str, int]] = []
+    device = os.lstat(tree).st_dev
     try:
         for fact in facts:
             folder, _, name = fact.path.rpartition("/")
@@ -85,7 +86,7 @@ def disturbed(tree: str, facts: Iterable[Fact]) -> str | None:
                     seen = os.lstat(tree)
             except FileNotFoundError:
                 return fact.path
-            if _inode(seen) != fact.inode:
+            if _inode(seen) != fact.inode or seen.st_dev != device:  # or something is mounted over it
                 return fact.path
             if stat.S_ISDIR(seen.st_mode):
                 beside = folders[-1][1] if fact.path else None

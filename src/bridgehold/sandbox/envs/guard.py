@@ -58,16 +58,12 @@ class Watch:
         return (now.st_dev, now.st_ino, now.st_ctime_ns) == (seen.st_dev, seen.st_ino, seen.st_ctime_ns)
 
     def add(self, folder: str) -> bool:
-        """Watch the entries of a folder below the tree. False, and never quiet again, where it can't."""
-        if self._descriptor < 0:
-            return False
+        """Watch the entries of a folder below the tree. False where the kernel can't."""
         path = os.fsencode(self._tree / folder)
-        if _libc.inotify_add_watch(self._descriptor, path, _MASK) < 0:
-            self.close()
-            return False
-        return True
+        return self._descriptor >= 0 and _libc.inotify_add_watch(self._descriptor, path, _MASK) >= 0
 
     def close(self) -> None:
+        """It is not quiet any more."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -117,36 +113,48 @@ class Guard:
         if known is not None:
             known.fault, known.looked = fault, time.monotonic()
 
-    def forget(self, environment: Environment) -> None:
-        """It was set aside: what is at its place now is another tree."""
-        known = self._known.pop(environment.digest, None)
-        if known is not None:
-            known.watch.close()
-            os.close(known.hold)
+    async def forget(self, environment: Environment) -> None:
+        """It is to be set aside: what will be at its place is another tree."""
+        async with self._turns.setdefault(environment.digest, asyncio.Lock()):
+            self._let_go(environment.digest)
 
     def close(self) -> None:
         for digest in list(self._known):
-            known = self._known.pop(digest)
+            self._let_go(digest)
+
+    def _let_go(self, digest: Digest) -> None:
+        known = self._known.pop(digest, None)
+        if known is not None:
             known.watch.close()
             os.close(known.hold)
 
     def _look(self, environment: Environment) -> _Known:
         before = self._known.get(environment.digest)
-        hold = before.hold if before is not None else self._store.hold(environment)
+        hold = self._store.hold(environment)
         if hold is None:
             raise NotFoundError("the environment is being removed", where=str(self._store.path(environment)))
-        if before is not None:
-            before.watch.close()
-        known = _Known(Watch(self._store.path(environment)), hold)
-        facts = self._store.facts(environment)
-        for folder in folders_of(facts):  # first, so that no change falls between
-            if not known.watch.add(folder):
-                break
-        # Facts are not enough to clear what had changed: its bytes may be wrong with facts that are right.
-        by_bytes = before is not None and before.fault is not None
-        self._compare(environment, known, () if by_bytes else facts)
+        try:
+            known = _Known(Watch(self._store.path(environment)), hold)
+            facts = self._store.facts(environment)
+            if not facts:  # reading every byte makes them anew, unless that shows a fault
+                self._compare(environment, known)
+                facts = self._store.facts(environment)
+            self._watch(known.watch, facts)  # before what is compared below, so that no change falls between
+            # Facts are not enough to clear what had changed: bytes may be wrong with facts that are right.
+            cleared = before is None or before.fault is None
+            self._compare(environment, known, facts if cleared else ())
+        except BaseException:
+            os.close(hold)
+            raise
+        self._let_go(environment.digest)
         self._known[environment.digest] = known
         return known
+
+    @staticmethod
+    def _watch(watch: Watch, facts: tuple[Fact, ...]) -> None:
+        """Every folder, or nothing: half a watch would be taken for quiet."""
+        if not facts or not all(watch.add(folder) for folder in folders_of(facts)):
+            watch.close()
 
     def _compare(
         self, environment: Environment, known: _Known, facts: tuple[Fact, ...] | None = None
