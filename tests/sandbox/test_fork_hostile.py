@@ -604,6 +604,11 @@ PEEPER = """
             tried.append(path)
         except OSError:
             pass
+    child = ctypes.CDLL(None).syscall(56, 0x2000 | 17, 0, 0, 0, 0)  # CLONE_PTRACE: the launcher's tracee too
+    if child == 0:
+        os._exit(0)
+    if child > 0:
+        tried.append('CLONE_PTRACE')
     pipe = os.pipe
     def window():
         look('window')
