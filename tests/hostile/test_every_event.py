@@ -268,7 +268,7 @@ def told() -> Iterator[list[Entry]]:
         live(stage)
         os.kill(stage.supervisor, signal.SIGTERM)
         psutil.Process(stage.supervisor).wait(30)
-        SecretAdmin.open_file(stage.layout.secrets).set("local", "later", b"while no host ran")
+        SecretAdmin.open_file(stage.layout.secrets).set("local", "later", b"while-no-host-ran")
         again = start_host(stage.layout)
         wait_for(stage, "secret.changed", lambda entry: entry.text("name") == "later")
         keeper = next(
