@@ -298,6 +298,7 @@ _BY_CODE = {
     "provider": "The provider failed; try again later.",
     "secret": "Store the key with `bridgehold secrets set`.",
     "busy": "Try again later, or give the host more memory.",
+    "shortage": "Try again later; `bridgehold doctor` shows what the machine is short of.",
     "budget": "Raise the budget in the policy, or wait.",
     "session_ended": "Run it again: a new session is opened.",
     "attestation": "Run `bridgehold doctor`: the sandbox was not what its spec says.",
