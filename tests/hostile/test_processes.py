@@ -104,6 +104,7 @@ def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, bus
         assert stop_host(again) == 0
     report = verify_audit(layout.audit)
     assert report.integrity.ok, report.first_bad
+    assert report.completeness.ok, report.completeness
     kinds = [entry.kind for entry in read_all(layout.audit)]
     assert kinds.count("journal.opened") == 2
 
@@ -135,6 +136,9 @@ def test_an_operators_tool_ends_with_the_host_whatever_it_does(layout: Layout) -
             with contextlib.suppress(BridgeholdError):
                 client.run(f"{bridge}:act", {"code": "bridge.tools['hang']()"})
 
+        with pytest.raises(BridgeholdError):
+            client.call(f"{bridge}:act", {"code": "bridge.tools['hang']()"}, deadline_ms=2_000)
+        mark.unlink()
         thread = threading.Thread(target=run)
         thread.start()
         deadline = time.monotonic() + 20
@@ -148,6 +152,12 @@ def test_an_operators_tool_ends_with_the_host_whatever_it_does(layout: Layout) -
         assert wait_gone([tool, *below]) == []
         thread.join(10)
         assert not thread.is_alive()
+    assert stop_host(start_host(layout)) == 0
+    report = verify_audit(layout.audit, beside=layout.anchors)
+    assert report.ok, report.first_bad
+    assert report.completeness.interrupted_count == 2  # the command and its tool call; the first has ended
+    ended = [entry.text("code") for entry in read_all(layout.audit) if entry.kind == "tool.outcome"]
+    assert ended == ["timeout"]
 
 
 def test_36_a_torn_tail_is_quarantined_and_the_chain_goes_on(layout: Layout) -> None:
