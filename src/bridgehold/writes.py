@@ -126,6 +126,8 @@ def make_folder(path: Path, *, mode: int = 0o755, new: bool = False) -> None:
             except FileExistsError:
                 if new and last:
                     raise
+            except OSError as error:  # it names the part alone
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
             inner = _inner(descriptor, part, path)
             os.close(descriptor)
             descriptor = inner

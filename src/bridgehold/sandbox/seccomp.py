@@ -27,6 +27,11 @@ RULES: tuple[Rule, ...] = (*_BOTH, JOIN, FILTERS)
 ZYGOTE_RULES: tuple[Rule, ...] = (
     *_BOTH,
     Rule(calls=("pidfd_open",), why="a zygote's forks join what they are handed, and nothing else"),
+    Rule(
+        calls=("clone",),
+        why="CLONE_PTRACE: a child that the launcher would hold too",
+        when=(Argument(0, "masked_eq", 0x2000, 0x2000),),
+    ),
 )
 """A zygote's own filter: its forks join namespaces, and then load `RULES` on top."""
 
@@ -171,7 +176,7 @@ def reference() -> str:
         "",
         "A zygote may call `setns`, which its forks join their namespaces with, and `prctl(PR_SET_SECCOMP)`,",
         "with which they load the list above on top. It may not call `pidfd_open`, and so its forks may not",
-        "either: EPERM, and asyncio falls back.",
+        "either: EPERM, and asyncio falls back. `clone` with CLONE_PTRACE is refused to both: EPERM.",
     ]
     return "\n".join(lines) + "\n"
 
