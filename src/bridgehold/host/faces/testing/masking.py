@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.audit.redact import MASK, SHORTEST, Redactor, find_shape, is_key_name
+from bridgehold.audit.redact import MASK, Redactor, find_shape, is_key_name
+from bridgehold.audit.spellings import SHORTEST
 from bridgehold.errors import TranscriptError
 from bridgehold.host.faces.testing.transcript import DEEPEST
 from bridgehold.host.inline_keys import split_keys
