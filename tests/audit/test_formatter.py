@@ -116,7 +116,7 @@ def test_fields_named_like_a_log_record_s_own_are_kept() -> None:
     assert (stored["name"], stored["action"], stored["kind"]) == ("openai", "set", "secret.changed")
     assert set(stored) == {
         *("v", "instance", "seq", "time", "mono_ns", "boot", "kind", "prev", "hash"),
-        *("tenant", "principal", "session", "command", "name", "action", "store"),
+        *("tenant", "principal", "session", "command", "name", "action", "store", "version"),
     }
 
 

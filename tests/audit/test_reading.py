@@ -1,20 +1,26 @@
-"""Tail, follow, index and query: the folder of journals read as one, hostile files included."""
+"""Tail, follow and query: the folder of journals read as one, hostile files included."""
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from audit_support import Filler, intent, lines_of, rewrite, segment_files
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridgehold.audit import chain
-from bridgehold.audit.entries import parse_entry, printable
+from bridgehold.audit import chain, scan
+from bridgehold.audit import query as query_module
+from bridgehold.audit.entries import Entry, parse_entry, printable
 from bridgehold.audit.events import CommandRefused, EgressRefused, HostStopped
-from bridgehold.audit.index import Index, Query
-from bridgehold.audit.read import follow, read_all, tail
+from bridgehold.audit.query import Query, query
+from bridgehold.audit.read import follow, read_all, read_kind, tail
+from bridgehold.audit.why import story
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError
 
@@ -82,61 +88,95 @@ def test_follow_goes_on_through_rotation_and_a_new_instance(
 
 def test_query_narrows_by_each_field(audit: Path, filler: Callable[..., Filler]) -> None:
     filled(audit, filler)
-    with Index(audit) as index:
-        assert {e.kind for e in index.query(Query(kind="egress"))} == {"egress.refused"}
-        assert len(index.query(Query(kind="command.refused"))) == 4
-        assert len(index.query(Query(tenant="beta"))) == 2
-        assert len(index.query(Query(command="c-0000000000000003"))) == 4
-        assert len(index.query(Query(session="s-0123456789abcdef", limit=1000))) == 32
-        assert [e.text("operation") for e in index.query(Query(text="É😀"))] == []
-        assert len(index.query(Query(text="é😀"))) == 2
-        assert len(index.query(Query(text="EVIL.example"))) == 2
-        newest = index.query(Query(limit=3))
-        assert [e.ref for e in newest] == [e.ref for e in list(read_all(audit))[-3:]]
-        middle = newest[0].time
-        assert all(e.time >= middle for e in index.query(Query(since=middle)))
-        assert all(e.time < middle for e in index.query(Query(until=middle)))
-        assert index.query(Query(kind="' OR 1=1 --")) == []
+
+    def ask(**wanted: object) -> list[Entry]:
+        return list(query(audit, Query(**wanted)))  # type: ignore[arg-type]  # values by name
+
+    assert {e.kind for e in ask(kind="egress")} == {"egress.refused"}
+    assert len(ask(kind="command.refused")) == 4
+    assert len(ask(tenant="beta")) == 2
+    assert len(ask(command="c-0000000000000003")) == 4
+    assert len(ask(session="s-0123456789abcdef", limit=1000)) == 32
+    assert [e.text("operation") for e in ask(text="É😀")] == []
+    assert len(ask(text="é😀")) == 2
+    assert len(ask(text="EVIL.example", kind="egress")) == 2
+    assert ask(text="EVIL.example", kind="command") == []
+    newest = ask(limit=3)
+    assert [(e.ref, e.place) for e in newest] == [(e.ref, e.place) for e in list(read_all(audit))[-3:]]
+    middle = newest[0].time
+    assert all(e.time >= middle for e in ask(since=middle))
+    assert all(e.time < middle for e in ask(until=middle))
+    assert ask(kind="' OR 1=1 --") == []
+    assert [e.ref for e in read_kind(audit, "egress")] == [e.ref for e in ask(kind="egress")]
 
 
-def test_the_index_is_kept_up_to_date_and_is_disposable(
-    audit: Path, filler: Callable[..., Filler], tmp_path: Path
+def test_times_that_a_rotation_tells_of_spare_the_segment_and_hide_no_event(
+    audit: Path, filler: Callable[..., Filler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "index.db"
-    filled(audit, filler)
-    with Index(audit, path) as index:
-        count = len(index.query(Query(limit=1000)))
-    writer = filler()
-    reference = writer.put(intent())[0].ref
-    with Index(audit, path) as index:
-        assert len(index.query(Query(limit=1000))) == count + 2
-        found = index.get(reference)
-        assert found is not None
-        later = writer.put(intent())[0].ref
-        assert index.get(later) is None
-        index.refresh()
-        assert index.get(later) is not None
-    path.write_bytes(b"not a database" * 1000)
-    with Index(audit, path) as index:
-        assert len(index.query(Query(limit=1000))) == count + 3
+    """Also where the clock steps back in the middle of one."""
+    for steps in ((0, 1, 2, -5), (10, 11, 3, 12)):
+        writer = filler(limits=Limits(segment_bytes=2_000))
+        for hour in steps:
+            writer.journal.writer._now_ns = lambda hour=hour: (1_900_000_000 + hour * 3600) * 10**9
+            writer.pairs(2)
+        writer.close()
+    everything = list(read_all(audit))
+    times = sorted({e.time for e in everything})
+    for since in times:
+        for until in (*times, ""):
+            wanted = Query(since=since, until=until, limit=10_000)
+            expected = [e.ref for e in everything if e.time >= since and (not until or e.time < until)]
+            assert [e.ref for e in query(audit, wanted)] == expected
+    monkeypatch.setattr(query_module, "_fits", lambda *_: pytest.fail("a segment was read"))
+    assert list(query(audit, Query(since="2031"))) == []
 
 
-def test_the_index_notices_that_a_segment_was_replaced(
-    audit: Path, filler: Callable[..., Filler], tmp_path: Path
+@given(
+    parts=st.lists(st.one_of(st.binary(max_size=30), st.sampled_from([b"needle", b"x" * 90])), max_size=25),
+    block=st.integers(1, 64),
+    torn=st.booleans(),
+)
+def test_lines_are_found_whole_from_either_end_wherever_blocks_are_cut(
+    parts: list[bytes], block: int, torn: bool
 ) -> None:
-    path = tmp_path / "index.db"
+    stored = [part.replace(b"\n", b"") + b"needle" * (len(part) % 2) for part in parts]
+    data = b"".join(line + b"\n" for line in stored) + (b"torn needle" if torn else b"")
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "_BLOCK", block)
+        path = Path(folder) / "segment"
+        path.write_bytes(data)
+        expected = [line for line in stored if b"needle" in line]
+        for newest_first in (False, True):
+            found = list(scan.lines(path, b"needle", newest_first=newest_first))
+            assert [line.data for line in found] == (expected[::-1] if newest_first else expected)
+            for line in found:
+                assert data[line.offset : line.offset + len(line.data)] == line.data
+            everything = [line.data for line in scan.lines(path, newest_first=newest_first)]
+            assert everything == (stored[::-1] if newest_first else stored)
+
+
+def test_reading_takes_no_memory_that_grows_with_the_audit(
+    audit: Path, filler: Callable[..., Filler]
+) -> None:
     writer = filler()
-    writer.pairs(3)
+    line = intent(arguments_preview="y" * 2_000)
+    for _ in range(80):
+        writer.put(*(line for _ in range(200)))
+    reference = writer.put(refusal("python:last", command="c-ffffffffffffffff"))[0].ref
     writer.close()
-    with Index(audit, path) as index:
-        assert len(index.query(Query())) == 8
-    file = segment_files(audit)[0]
-    rewrite(file, lines_of(file)[:4])
-    with Index(audit, path) as index:
-        assert len(index.query(Query())) == 4
+    assert segment_files(audit)[0].stat().st_size > 40_000_000
+    tracemalloc.start()
+    try:
+        assert len(list(query(audit, Query(tenant="acme", limit=50)))) == 50
+        assert list(query(audit, Query(text="nowhere to be found"))) == []
+        assert story(audit, reference).event.ref == reference
+        assert len(tail(audit)) == 20
+        assert tracemalloc.get_traced_memory()[1] < 12_000_000
+    finally:
+        tracemalloc.stop()
 
 
-def test_lines_that_are_not_ours_are_counted_and_left_out(audit: Path, filler: Callable[..., Filler]) -> None:
+def test_lines_that_are_not_ours_are_left_out(audit: Path, filler: Callable[..., Filler]) -> None:
     writer = filler()
     writer.pairs(2)
     writer.close()
@@ -146,9 +186,7 @@ def test_lines_that_are_not_ours_are_counted_and_left_out(audit: Path, filler: C
     lines.insert(4, b"[" * 500_000)
     lines.insert(5, b"x" * (chain.MAX_LINE * 2))
     rewrite(file, lines)
-    with Index(audit) as index:
-        assert len(index.query(Query())) == 5
-        assert index.unreadable == 3
+    assert len(list(query(audit, Query()))) == 5
     assert len(tail(audit, 100)) == 5
 
 
@@ -159,7 +197,7 @@ def test_a_segment_that_is_a_link_is_not_followed(audit: Path, filler: Callable[
     file.rename(aside)
     file.symlink_to(aside)
     with pytest.raises(AuditError):
-        Index(audit)
+        query(audit, Query())
     with pytest.raises(AuditError):
         tail(audit)
 
@@ -179,6 +217,6 @@ def test_deep_json_in_a_line_of_ours_is_left_out() -> None:
 
 
 def test_a_folder_that_is_not_there_is_a_typed_error(audit: Path) -> None:
-    for read in (tail, lambda folder: list(read_all(folder)), Index):
+    for read in (tail, lambda folder: list(read_all(folder)), lambda folder: query(folder, Query())):
         with pytest.raises(AuditError):
             read(audit / "absent")

@@ -25,7 +25,6 @@ from bridgehold.audit.events import (
     kind_of,
 )
 from bridgehold.audit.export import export_ocsf, to_ocsf
-from bridgehold.audit.index import Index
 from bridgehold.audit.read import read_all
 from bridgehold.audit.why import story
 from bridgehold.errors import NotFoundError
@@ -126,8 +125,7 @@ def told(audit: Path, filler: Callable[..., Filler]) -> dict[str, str]:
 
 
 def test_a_refusal_names_rule_source_and_remedy(audit: Path, told: dict[str, str]) -> None:
-    with Index(audit) as index:
-        found = story(index, told["refused"])
+    found = story(audit, told["refused"])
     assert (found.rule, found.source) == ("operations.deny[1]", "python.toml:9")
     assert found.reason == "denied by pattern"
     assert "operations.deny" in found.remedy
@@ -136,10 +134,9 @@ def test_a_refusal_names_rule_source_and_remedy(audit: Path, told: dict[str, str
 
 
 def test_a_failure_tells_intent_outcome_egress_session_and_grant(audit: Path, told: dict[str, str]) -> None:
-    with Index(audit) as index:
-        by_intent = story(index, told["intent"])
-        by_outcome = story(index, told["ended"])
-        by_command = story(index, "c-0123456789abcdef")
+    by_intent = story(audit, told["intent"])
+    by_outcome = story(audit, told["ended"])
+    by_command = story(audit, "c-0123456789abcdef")
     related = {entry.ref for entry in by_outcome.related}
     names = {name for name, ref in told.items() if ref in related}
     assert names == {"opened", "intent", "egress", "answered", "denied", "exited", "closed"}
@@ -153,8 +150,7 @@ def test_a_failure_tells_intent_outcome_egress_session_and_grant(audit: Path, to
 
 
 def test_a_refused_request_belongs_to_its_command(audit: Path, told: dict[str, str]) -> None:
-    with Index(audit) as index:
-        found = story(index, told["denied"])
+    found = story(audit, told["denied"])
     assert found.rule == "default-deny"
     assert "evil.example" in found.remedy
     assert told["intent"] in {entry.ref for entry in found.related}
@@ -164,8 +160,8 @@ def test_a_refused_request_belongs_to_its_command(audit: Path, told: dict[str, s
     "name", ["", "i-0123456789ab.1", "c-unknown", "' OR 1=1", "i-0123456789ab.99999999999999999999"]
 )
 def test_what_is_not_there_is_not_found(audit: Path, told: dict[str, str], name: str) -> None:
-    with Index(audit) as index, pytest.raises(NotFoundError):
-        story(index, name)
+    with pytest.raises(NotFoundError):
+        story(audit, name)
 
 
 def test_ocsf_classes(audit: Path, told: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ from bridgehold.host.artifacts import ArtifactStore, Turns
 from bridgehold.host.budgets import Budgets, Buffers
 from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.gateway import Gateway
-from bridgehold.host.gateway.values import GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.gateway.values import Asker, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.keeper.main import Keeper
 from bridgehold.host.keeper.resolve import Lookup, system_lookup
@@ -147,14 +147,14 @@ class Stand:
         gateway = Gateway(
             listener,
             grant,
-            SessionFacts(tenant=grant.tenant, session=session, placeholders=own, principal="tester"),
+            SessionFacts(tenant=grant.tenant, session=session, placeholders=own),
             keeper=self.keeper,
             audit=self.audit,
             budgets=self.budgets,
             buffers=self.buffers,
             providers=self.providers,
             downloads=self.downloads,
-            current_command=lambda: self.command,
+            asker=lambda: Asker(self.command, "tester"),
             limits=limits,
             lookup=lookup,
             on_degraded=self.degraded.append,

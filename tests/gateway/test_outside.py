@@ -272,6 +272,48 @@ def test_plain_proxying_goes_to_granted_hosts_only_and_carries_no_placeholder(tm
     on_stand(tmp_path, act)
 
 
+def test_what_is_refused_is_refused_before_its_body(tmp_path: Path) -> None:
+    """Neither a byte of it is waited for, nor held, however many announce the most there may be."""
+
+    async def act(stand: Stand) -> None:
+        head = b"POST http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 8000000\r\n"
+        for more in (b"\r\n", b"Expect: 100-continue\r\n\r\n", b"\r\n" + b"x" * 100_000):
+            for _ in range(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+                writer.write(head + more)
+                answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+                assert answer == b"HTTP/1.1 403 \r\n"
+                assert stand.buffers.held == 0
+                writer.close()
+        whole = head + b"\r\n" + b"x" * 8_000_000
+        assert parse(await stand.raw(whole, timeout=20)).status == 403  # and whoever sends it all is told
+        assert not stand.audit.of(EgressIntent)
+
+    on_stand(tmp_path, act, make_grant(connects=connects(("good.example.com", 80, False))), limits=FAST)
+
+
+def test_what_is_granted_waits_for_room_before_its_body(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        async with Thief.open() as thief, contextlib.AsyncExitStack() as stack:
+            place = f"localhost:{thief.port}"
+            grant = make_grant(connects=connects(("localhost", thief.port, True)))
+            await stand.open(grant)
+            size = grant.limits.request_bytes
+            for number in range(16):  # all that one tenant may have, but for a head
+                some = size - 64 * 1024 * (number == 15)
+                await stack.enter_async_context(stand.buffers.hold((grant.tenant, str(number)), some))
+            head = f"POST http://{place}/drop HTTP/1.1\r\nHost: {place}\r\n"
+            full = (head + f"Content-Length: {size}\r\n\r\n").encode() + b"x" * 1_000
+            assert parse(await stand.raw(full, timeout=20)).status == 503
+            assert not thief.loot
+            await stack.aclose()
+            assert parse(await stand.raw(head.encode() + b"Content-Length: 2\r\n\r\n{}")).status == 200
+        assert stand.buffers.held == 0
+        assert [outcome.code for outcome in stand.audit.of(EgressOutcome)] == ["busy", ""]
+
+    on_stand(tmp_path, act)
+
+
 def test_a_client_that_proxies_its_own_gateway_gets_there(tmp_path: Path) -> None:
     """HTTP_PROXY captures a loopback base URL: the absolute form with our own name is our own path."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 
@@ -192,18 +193,26 @@ def test_credentials_are_never_shown() -> None:
     assert presented("p", {"p": "sk-bh-1"}, [], [("key", "sk-bh-1")]).verdict == "ok"
 
 
-def test_one_session_cannot_hold_all_buffers() -> None:
+def test_neither_a_session_nor_a_tenant_can_hold_all_buffers() -> None:
     async def act() -> None:
         buffers = Buffers(800, share=8, patience_s=0.1)
-        async with buffers.hold("a", 100) as holding:
+        one, other = ("acme", "a"), ("acme", "b")
+        async with buffers.hold(one, 100) as holding:
             with pytest.raises(BusyError):
-                async with buffers.hold("a", 1):
+                async with buffers.hold(one, 1):
                     pass
-            async with buffers.hold("b", 100):
+            async with buffers.hold(other, 100):
                 assert buffers.held == 200
             holding.shrink(10)
-            async with buffers.hold("a", 90):
+            async with buffers.hold(one, 90):
                 assert buffers.held == 100
+        assert buffers.held == 0
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(4):  # of eight sessions, which could take all of it
+                await stack.enter_async_context(buffers.hold(("acme", str(number)), 100))
+            with pytest.raises(BusyError):
+                await stack.enter_async_context(buffers.hold(("acme", "4"), 100))
+            await stack.enter_async_context(buffers.hold(("other", "x"), 100))
         assert buffers.held == 0
 
     asyncio.run(act())

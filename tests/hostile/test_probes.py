@@ -78,6 +78,7 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "artifact.remove": {"tenant": "local", "digest": FOREIGN},
         "grant": where,
         "drain": {"tenant": "local"},
+        "resume": {"tenant": "local"},
         "metrics": {},
         "figures": {},
         "bridge.build": {"bridge": bridge},

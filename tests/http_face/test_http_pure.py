@@ -12,7 +12,6 @@ from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_clas
 from bridgehold.host.checks import http_probe
 from bridgehold.host.config import parse_config
 from bridgehold.host.faces.http import sse
-from bridgehold.host.faces.http.buffered import Buffered
 from bridgehold.host.faces.http.checks import bearer, check_host, check_json, listen_address, names_of
 from bridgehold.host.faces.http.openapi import document
 from bridgehold.host.faces.http.routes import ROUTES
@@ -20,6 +19,7 @@ from bridgehold.host.faces.http.running import Commands
 from bridgehold.host.faces.http.statuses import STATUSES, Refused
 from bridgehold.host.faces.http.values import Caller
 from bridgehold.host.reload import merge
+from bridgehold.host.shares import Shares
 from bridgehold.sandbox.doctor import Context
 
 
@@ -142,26 +142,15 @@ def test_events_that_wait_are_bounded() -> None:
     piece = b"x" * (1 << 20)
     for most, kept in ((1 << 30, sse.MOST_WAITING), (3 << 20, 3 << 20)):
         full: list[int] = []
-        buffered = Buffered(most)
-        outbox = sse.Outbox(buffered.share(), 1.0, lambda full=full: full.append(1))  # type: ignore[misc]
+        buffered = Shares(2 * most)
+        outbox = sse.Outbox(buffered.of("acme"), 1.0, lambda full=full: full.append(1))  # type: ignore[misc]
         for _ in range(20):
             outbox.put(piece)
         assert full == [1]
         assert outbox.full
-        assert buffered.held == kept
+        assert buffered.taken == kept
         outbox.forget()
-        assert buffered.held == 0
-
-
-def test_what_one_request_holds_is_given_back_and_no_more() -> None:
-    buffered = Buffered(10)
-    one, other = buffered.share(), buffered.share()
-    assert one.take(6)
-    assert not other.take(5)
-    assert other.take(4)
-    one.give_back()
-    one.give_back()
-    assert buffered.held == 4
+        assert buffered.taken == 0
 
 
 BRIDGE = {

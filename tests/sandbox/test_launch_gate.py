@@ -124,7 +124,7 @@ def test_a_child_that_can_not_enter_its_cgroup_ends(cgroup: SessionCgroup, marke
     with pytest.raises(UnsupportedError, match="could not enter"):
         start.advance()
     start.abort()
-    assert ended(start) == 126
+    assert ended(start) in (126, -signal.SIGKILL)  # by itself, or by the abort that comes a moment later
     assert not marker.exists()
 
 

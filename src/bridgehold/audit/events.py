@@ -323,11 +323,15 @@ class RequestRefused(Event, frozen=True, kw_only=True, tag="request.refused"):
 
 
 class SecretChanged(Event, frozen=True, kw_only=True, tag="secret.changed"):
-    """Names only. `action` is ``set``, ``remove``, ``captured`` or ``revealed``."""
+    """Names only. ``set`` and ``remove`` as the keeper's index tells, whoever did it and whenever."""
 
     name: str
+    """The secret's; of a captured one its provider's."""
     action: str
+    """``set``, ``remove``, ``captured`` (out of a caller's arguments) or ``revealed`` (to a sandbox)."""
     store: str = ""
+    version: int = 0
+    """Of one that was set: another after each time."""
 
 
 class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
@@ -372,6 +376,9 @@ class JournalClosed(Event, frozen=True, kw_only=True, tag="journal.closed"):
     reason: str
     unfinished: tuple[str, ...] = ()
     unfinished_count: int = 0
+    earliest: str = ""
+    latest: str = ""
+    """Of the times in the last segment, this line's apart: a clock may have been set back."""
 
 
 class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
@@ -382,6 +389,9 @@ class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
     unfinished: tuple[str, ...] = ()
     """Intents in flight, at most 4096 of `unfinished_count`, so that recovery need not read all."""
     unfinished_count: int = 0
+    earliest: str = ""
+    latest: str = ""
+    """Of the times in the segment before, so that who looks for a time can pass it over."""
 
 
 class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):

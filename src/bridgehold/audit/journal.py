@@ -148,7 +148,13 @@ class Journal:
     def close(self, reason: str) -> None:
         """Write `journal.closed`, sync, and give the lock back."""
         unfinished = self.writer.tally.unfinished()
-        event = JournalClosed(reason=reason, unfinished=unfinished[:256], unfinished_count=len(unfinished))
+        event = JournalClosed(
+            reason=reason,
+            unfinished=unfinished[:256],
+            unfinished_count=len(unfinished),
+            earliest=self.writer.earliest,
+            latest=self.writer.latest,
+        )
         self.writer.write([event])
         self.writer.close()
         os.close(self._lock)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bridgehold.audit import scan
 from bridgehold.audit.entries import Entry, parse_entry
+from bridgehold.audit.query import Query, of_kind, query
 from bridgehold.audit.segments import instance_folders, read_lines
 
 
@@ -18,16 +19,20 @@ def read_all(audit: Path) -> Iterator[Entry]:
             yield from _entries(segment.path, f"{folder.path.name}/{segment.path.name}")
 
 
+def read_kind(audit: Path, kind: str) -> Iterator[Entry]:
+    """Every readable event of `kind`, or of a family of kinds (``egress``), oldest first."""
+    needle = of_kind(kind)
+    for folder in instance_folders(audit):
+        for segment in folder.segments():
+            places = ((line.path, line.offset, len(line.data)) for line in scan.lines(segment.path, needle))
+            for entry in scan.entries(audit, places):
+                if entry.kind == kind or entry.kind.startswith(f"{kind}."):
+                    yield entry
+
+
 def tail(audit: Path, last: int = 20) -> list[Entry]:
-    """The `last` newest events, oldest first; reads as few segments as it can."""
-    found: deque[Entry] = deque()
-    for folder in reversed(instance_folders(audit)):
-        for segment in reversed(folder.segments()):
-            name = f"{folder.path.name}/{segment.path.name}"
-            found.extendleft(reversed(deque(_entries(segment.path, name), maxlen=last - len(found))))
-            if len(found) >= last:
-                return list(found)
-    return list(found)
+    """The `last` newest events, oldest first; reads no further back than it takes."""
+    return list(query(audit, Query(limit=last))) if last > 0 else []
 
 
 def follow(
@@ -37,36 +42,44 @@ def follow(
 
     Blocks between looks, `every_s` seconds each, until `until()` is true.
     """
-    positions = {
-        (folder.path.name, segment.number): _end(segment.path)
-        for folder in instance_folders(audit)
-        for segment in folder.segments()
-    }
+    newest, offset, number = _end(audit)
     seen: tuple[str, int] = ("", 0)
     for entry in tail(audit, last):
         seen = (entry.instance, entry.seq)
         yield entry
     while not until():
         moved = False
-        newest = max(positions, default=("", 0))
         for folder in instance_folders(audit):
             for segment in folder.segments():
                 key = (folder.path.name, segment.number)
                 if key < newest:
                     continue
-                offset, number = positions.get(key, (0, 1))
+                if key > newest:
+                    newest, offset, number = key, 0, 1
                 name = f"{folder.path.name}/{segment.path.name}"
                 for begin, lines, _ in read_lines(segment.path, offset):
                     for line in lines:
-                        entry_or_none = parse_entry(line, f"{name}:{number}")
+                        found = parse_entry(line, f"{name}:{number}")
                         number += 1
-                        if entry_or_none is None or _is_old(entry_or_none, seen):
-                            continue
-                        moved = True
-                        yield entry_or_none
-                    positions[key] = (begin + sum(map(len, lines)) + len(lines), number)
+                        if found is not None and not _is_old(found, seen):
+                            moved = True
+                            yield found
+                    offset = begin + sum(map(len, lines)) + len(lines)
         if not moved:
             time.sleep(every_s)
+
+
+def _end(audit: Path) -> tuple[tuple[str, int], int, int]:
+    """The newest segment, the offset behind its last whole line, and that line's number plus one."""
+    folders = instance_folders(audit)
+    segments = folders[-1].segments() if folders else []
+    if not segments:
+        return ("", 0), 0, 1
+    end, number = 0, 1
+    for begin, lines, _ in read_lines(segments[-1].path):
+        end = begin + sum(map(len, lines)) + len(lines)
+        number += len(lines)
+    return (folders[-1].path.name, segments[-1].number), end, number
 
 
 def _is_old(entry: Entry, seen: tuple[str, int]) -> bool:
@@ -81,12 +94,3 @@ def _entries(path: Path, name: str) -> Iterator[Entry]:
             number += 1
             if entry is not None:
                 yield entry
-
-
-def _end(path: Path) -> tuple[int, int]:
-    """(offset behind the last complete line, its line number plus one)."""
-    end, number = 0, 1
-    for begin, lines, _ in read_lines(path):
-        end = begin + sum(map(len, lines)) + len(lines)
-        number += len(lines)
-    return end, number

@@ -4,12 +4,16 @@ would change it, and everything tied to it. Values; `bridgehold why` prints them
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
 import msgspec
 
-from bridgehold.audit import chain
+from bridgehold.audit import chain, scan
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS
-from bridgehold.audit.index import Index
+from bridgehold.audit.query import ROW, field
+from bridgehold.audit.segments import Segment, instance_folders
 from bridgehold.errors import NotFoundError
 
 _SESSION_KINDS = (
@@ -21,6 +25,12 @@ _SESSION_KINDS = (
     "zygote.ended",
     "protocol.violation",
 )
+
+
+_ENVELOPE = 400
+"""Within so many bytes of a line's start its kind stands."""
+_MOST_RELATED, _MOST_BYTES = 500, 8 * 1024 * 1024
+"""Of one search; more is not shown either."""
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,12 +51,15 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """Intent, outcome, egress and the session's own events, oldest first; without `event`."""
 
 
-def story(index: Index, name: str) -> Story:
-    """The story of an event (``INSTANCE.SEQ``) or of a command (``c-…``). Raises `NotFoundError`."""
-    event = _event(index, name)
-    related = _related(index, event)
+def story(audit: Path, name: str) -> Story:
+    """The story of an event (``INSTANCE.SEQ``) or of a command (``c-…``). Raises `NotFoundError`.
+
+    Read from the segments around the event, and no further than its command and its session reach.
+    """
+    event, at = _event(audit, name)
+    related = _related(audit, event, at)
     decider = _decider(event, related)
-    grant = _grant(index, (event, *related))
+    grant = _grant(at, (event, *related), audit)
     rule = decider.text("rule")
     outcome = next((e for e in (event, *related) if e.kind in OUTCOME_KINDS and _same(e, event)), None)
     code = event.text("code") or (outcome.text("code") if outcome is not None else "")
@@ -64,12 +77,26 @@ def story(index: Index, name: str) -> Story:
     )
 
 
-def _event(index: Index, name: str) -> Entry:
-    found = index.get(name) if chain.parse_reference(name) else None
-    if found is None and name.startswith("c-"):
-        of_command = index.of_command(name)
-        outcomes = [e for e in of_command if e.kind in ("command.outcome", "command.refused")]
-        found = next(iter(outcomes or of_command), None)
+class _At(msgspec.Struct, frozen=True):
+    """The segments of an event's instance, and which of them it stands in."""
+
+    segments: list[Segment]
+    index: int
+
+    def back(self) -> Iterator[Segment]:
+        yield from reversed(self.segments[: self.index + 1])
+
+    def on(self) -> Iterator[Segment]:
+        yield from self.segments[self.index :]
+
+
+def _event(audit: Path, name: str) -> tuple[Entry, _At]:
+    parsed = chain.parse_reference(name)
+    found: tuple[Entry, _At] | None = None
+    if parsed is not None:
+        found = _by_reference(audit, *parsed)
+    elif name.startswith("c-"):
+        found = _of_command_anywhere(audit, name)
     if found is None:
         raise NotFoundError(
             f"no event {name[:80]!r} in this audit",
@@ -78,21 +105,94 @@ def _event(index: Index, name: str) -> Entry:
     return found
 
 
-def _related(index: Index, event: Entry) -> list[Entry]:
-    found: dict[str, Entry] = {}
-    candidates: list[Entry | None] = []
+def _by_reference(audit: Path, instance: str, seq: int) -> tuple[Entry, _At] | None:
+    """The segment that should hold it is looked at first: a line's place says its number."""
+    needle = chain.start(instance) + f'{seq},"time":"'.encode("ascii")
+    for folder in instance_folders(audit):
+        if folder.instance != instance:
+            continue
+        segments = folder.segments()
+        for index in sorted(range(len(segments)), key=lambda i: _distance(segments[i], seq)):
+            for line in scan.lines(segments[index].path, needle):
+                for entry in scan.entries(audit, [(line.path, line.offset, len(line.data))]):
+                    if (entry.instance, entry.seq) == (instance, seq):
+                        return entry, _At(segments, index)
+    return None
+
+
+def _distance(segment: Segment, seq: int) -> tuple[bool, int]:
+    """How far `seq` is behind the segment's first line; those that begin behind it come last."""
+    facts = chain.read_line(scan.first_line(segment.path))
+    first = facts.seq if facts is not None else 0
+    return first > seq, abs(seq - first)
+
+
+def _of_command_anywhere(audit: Path, command: str) -> tuple[Entry, _At] | None:
+    """Its outcome or refusal, else the first that is found of it; the newest instances first."""
+    needle = field("command", command)
+    for folder in reversed(instance_folders(audit)):
+        segments = folder.segments()
+        for index in range(len(segments) - 1, -1, -1):
+            found = _lines_of([segments[index]], needle, back=True, until=("command.intent",))
+            if not found:
+                continue
+            entries = list(scan.entries(audit, found))
+            told = [e for e in entries if e.kind in ("command.outcome", "command.refused")]
+            if entries:
+                return (told or entries)[-1], _At(segments, index)
+    return None
+
+
+def _related(audit: Path, event: Entry, at: _At) -> list[Entry]:
+    places: list[tuple[Path, int, int]] = []
     if event.command:
-        candidates += index.of_command(event.command)
-    if intent := event.text("intent"):
-        candidates.append(index.get(intent))
+        needle = field("command", event.command)
+        places += _lines_of(at.back(), needle, back=True, until=("command.intent", "command.refused"))
+        places += _lines_of(at.on(), needle, until=("command.outcome", "command.refused"))
     if event.kind in INTENT_KINDS:
-        candidates.append(index.linked(event.ref))
+        places += _lines_of(at.on(), field("intent", event.ref), until=tuple(OUTCOME_KINDS))
     if event.session:
-        candidates += index.of_session(event.session, _SESSION_KINDS)
-    for entry in candidates:
-        if entry is not None and entry.ref != event.ref:
-            found[entry.ref] = entry
+        needle = field("session", event.session)
+        places += _lines_of(at.back(), needle, back=True, until=("session.opened",), kinds=_SESSION_KINDS)
+        places += _lines_of(at.on(), needle, until=("session.closed",), kinds=_SESSION_KINDS)
+    order = {segment.path: number for number, segment in enumerate(at.segments)}
+    unique = sorted(set(places), key=lambda place: (order[place[0]], place[1]))
+    found = {entry.ref: entry for entry in scan.entries(audit, unique)}
+    intent = chain.parse_reference(event.text("intent"))
+    if intent is not None and event.text("intent") not in found:
+        named = _by_reference(audit, *intent)
+        if named is not None:
+            found[named[0].ref] = named[0]
+    found.pop(event.ref, None)
     return list(found.values())
+
+
+def _lines_of(
+    segments: Iterable[Segment],
+    needle: bytes,
+    *,
+    until: tuple[str, ...],
+    back: bool = False,
+    kinds: tuple[str, ...] = (),
+) -> list[tuple[Path, int, int]]:
+    """Places of lines with `needle` (of `kinds`, if given), at most so many, up to the first of `until`."""
+    found: list[tuple[Path, int, int]] = []
+    marks = [f'"kind":"{kind}"'.encode("ascii") for kind in kinds]
+    size = 0
+    for segment in segments:
+        for line in scan.lines(segment.path, needle, newest_first=back):
+            if marks and not any(mark in line.data[:_ENVELOPE] for mark in marks):
+                continue
+            row = chain.decode(ROW, line.data)
+            if row is None or needle not in (
+                field("command", row.command), field("session", row.session), field("intent", row.intent)
+            ):  # fmt: skip
+                continue
+            found.append((line.path, line.offset, len(line.data)))
+            size += len(line.data)
+            if row.kind in until or len(found) >= _MOST_RELATED or size > _MOST_BYTES:
+                return found[::-1] if back else found
+    return found[::-1] if back else found
 
 
 def _decider(event: Entry, related: list[Entry]) -> Entry:
@@ -112,10 +212,16 @@ def _decider(event: Entry, related: list[Entry]) -> Entry:
     return next((e for e in (named, of_command) if e is not None and e.text("rule")), event)
 
 
-def _grant(index: Index, entries: tuple[Entry, ...]) -> Entry | None:
-    for entry in entries:
-        if digest := entry.text("grant"):
-            return index.linked(digest, "grant.resolved")
+def _grant(at: _At, entries: tuple[Entry, ...], audit: Path) -> Entry | None:
+    """The event that resolved the grant they rest on: it stands before them, in their instance."""
+    digest = next((entry.text("grant") for entry in entries if entry.text("grant")), "")
+    if not digest:
+        return None
+    for segment in at.back():
+        for line in scan.lines(segment.path, field("digest", digest), newest_first=True):
+            row = chain.decode(ROW, line.data)
+            if row is not None and (row.kind, row.digest) == ("grant.resolved", digest):
+                return next(scan.entries(audit, [(line.path, line.offset, len(line.data))]), None)
     return None
 
 

@@ -76,6 +76,8 @@ class Writer:
         self.count = 0
         self.head = chain.GENESIS
         self.failed = ""
+        self.earliest = self.latest = ""
+        """Of the times in the segment that is written."""
         self.tally = Tally((limits or Limits()).tenant_quota_bytes)
         self._folder = folder
         self._limits = limits or Limits()
@@ -175,12 +177,19 @@ class Writer:
             event,
             instance=self.instance,
             seq=seq,
-            time=f"{self._second_text}.{rest // 1_000_000:03d}Z",
+            time=self._timed(f"{self._second_text}.{rest // 1_000_000:03d}Z"),
             mono_ns=time.monotonic_ns(),
             boot=self._boot,
             prev=prev,
         )
         return chain.seal(self._prefix, prev, record)
+
+    def _timed(self, time: str) -> str:
+        """`time`, noted: a clock that steps back widens the span."""
+        if not self.earliest or time < self.earliest:
+            self.earliest = time
+        self.latest = max(self.latest, time)
+        return time
 
     def _put(self, data: bytes) -> None:
         view, done = memoryview(data), 0
@@ -218,19 +227,24 @@ class Writer:
         self._sync(self._descriptor)
         previous, old, old_size = segment_name(self._number), self._descriptor, self._size
         unfinished = self.tally.unfinished()
+        span = self.earliest, self.latest
         self._descriptor, self._size, self._opened = self._create(self._number + 1)
         event = SegmentRotated(
             previous_segment=previous,
             previous_count=self.count,
             unfinished=unfinished[:4096],
             unfinished_count=len(unfinished),
+            earliest=self.earliest,
+            latest=self.latest,
         )
+        self.earliest = self.latest = ""
         try:
             self._group([event], full=False)
         except _NoRoomError:
             (self._folder / segment_name(self._number + 1)).unlink()
             os.close(self._descriptor)
             self._descriptor, self._size = old, old_size
+            self.earliest, self.latest = span
             raise
         self._number += 1
         os.fchmod(old, 0o440)

@@ -19,6 +19,7 @@ from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import EgressIntent, EgressOutcome, kind_of
 from bridgehold.errors import BudgetError, BusyError
 from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.shares import Shares
 from bridgehold.policies.model import Rate
 
 __all__ = ["Budgets", "Buffers", "Reservation", "Spent", "TokenBucket"]
@@ -149,50 +150,54 @@ def _whole(entry: Entry, name: str) -> int:
     return 0 if isinstance(value, bool) else max(0, value)
 
 
+Owner = tuple[str, str]
+"""(tenant, session)."""
+
+
 class Holding:
     """Bytes held for one request."""
 
-    def __init__(self, buffers: Buffers, session: str, size: int) -> None:
+    def __init__(self, buffers: Buffers, owner: Owner, size: int) -> None:
         self._buffers = buffers
-        self._session = session
+        self._owner = owner
         self._size = size
 
     def shrink(self, size: int) -> None:
         """Only `size` bytes are still held."""
         if size < self._size:
-            self._buffers.give(self._session, self._size - size)
+            self._buffers.give(self._owner, self._size - size)
             self._size = size
 
 
 class Buffers:
-    """Bytes that this host holds for guests: one bound for all, a smaller one for each session.
+    """Bytes that this host holds for guests: one bound for all, a smaller one for each session, and of what
+    is free no tenant has more than the others could (`Shares`).
 
     Whoever wants more waits its turn, without reading from its guest meanwhile.
     """
 
     def __init__(self, total: int, *, share: int = 8, patience_s: float = 10.0) -> None:
-        self._free = total
-        self._total = total
+        self._tenants = Shares(total)
         self._each = max(1, total // share)
         self._patience = patience_s
-        self._held: dict[str, int] = {}
+        self._held: dict[Owner, int] = {}
         self._queue: deque[asyncio.Event] = deque()
 
     @property
     def held(self) -> int:
-        return self._total - self._free
+        return self._tenants.taken
 
     @contextlib.asynccontextmanager
-    async def hold(self, session: str, size: int) -> AsyncIterator[Holding]:
+    async def hold(self, owner: Owner, size: int) -> AsyncIterator[Holding]:
         """Room for `size` bytes while the block runs. Raises `BusyError` where none comes free in time."""
-        await self._take(session, size)
-        holding = Holding(self, session, size)
+        await self._take(owner, size)
+        holding = Holding(self, owner, size)
         try:
             yield holding
         finally:
             holding.shrink(0)
 
-    async def _take(self, session: str, size: int) -> None:
+    async def _take(self, owner: Owner, size: int) -> None:
         if size > self._each:
             raise BusyError(
                 f"{size} bytes at once are more than one session may hold",
@@ -201,7 +206,7 @@ class Buffers:
             )
         try:
             async with asyncio.timeout(self._patience):
-                while self._free < size or self._held.get(session, 0) + size > self._each:
+                while not self._fits(owner, size):
                     freed = asyncio.Event()
                     self._queue.append(freed)
                     try:
@@ -210,17 +215,20 @@ class Buffers:
                         with contextlib.suppress(ValueError):
                             self._queue.remove(freed)
         except TimeoutError:
-            raise BusyError("the host holds as many bytes for sandboxes as it may") from None
-        self._free -= size
-        self._held[session] = self._held.get(session, 0) + size
+            raise BusyError("the host holds as many bytes for this tenant's sandboxes as it may") from None
+        self._tenants.move(owner[0], size)
+        self._held[owner] = self._held.get(owner, 0) + size
 
-    def give(self, session: str, size: int) -> None:
-        self._free += size
-        left = self._held.get(session, 0) - size
+    def _fits(self, owner: Owner, size: int) -> bool:
+        return self._tenants.fits(owner[0], size) and self._held.get(owner, 0) + size <= self._each
+
+    def give(self, owner: Owner, size: int) -> None:
+        self._tenants.move(owner[0], -size)
+        left = self._held.get(owner, 0) - size
         if left > 0:
-            self._held[session] = left
+            self._held[owner] = left
         else:
-            self._held.pop(session, None)
+            self._held.pop(owner, None)
         for waiting in self._queue:
             waiting.set()
         self._queue.clear()

@@ -49,10 +49,12 @@ class HostSection(Strict):
     """Sessions at once on this host; one more is refused as busy."""
     buffered_bytes: Size = "256MiB"
     """Host-wide budget for buffered bytes that came from inside sandboxes."""
-    connections: Annotated[int, Field(ge=8, le=100_000)] = 1_024
-    """Callers' connections to the socket at once; each principal has at most as many as are free."""
+    drain_s: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+    """How long commands that run may still take when the host is asked to stop; a second signal ends them."""
+    connections: Annotated[int, Field(ge=16, le=100_000)] = 4_096
+    """Callers' connections to the socket at once; a principal's are at most a quarter of those left free."""
     caller_bytes: Size = "512MiB"
-    """Requests, answers and what callers leave unread, together; each principal as `connections`."""
+    """Requests, answers and what callers leave unread, together; a principal's: at most what is left free."""
     anchor_every_s: Annotated[int, Field(ge=1)] = 300
     """How often the audit's head is signed."""
     artifacts: Size = "4GiB"

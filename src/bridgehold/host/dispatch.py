@@ -140,7 +140,7 @@ class Dispatch:
 
     async def _run_in(self, session: Session, plan: _Plan, offered: Offered, stream: Stream | None) -> Reply:
         chain = self._chain(plan.request.parent, session)
-        async with session.turn(plan.command):
+        async with session.turn(plan.command, plan.principal.name):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session)
             if not offered:
@@ -253,7 +253,9 @@ class Dispatch:
         else:
             raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
         return await self._sessions.get_or_open(
-            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
+            key,
+            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            plan.principal.name,
         )
 
     async def _intend(self, plan: _Plan, session: Session) -> str:

@@ -79,7 +79,9 @@ class Foreigners:
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
 
         async def start() -> Session:
-            session = await self._sessions.get_or_open(key, lambda name: self._order(key, name, script))
+            session = await self._sessions.get_or_open(
+                key, lambda name: self._order(key, name, script), principal.name
+            )
             relay = Relay(
                 session,
                 formats=formats_of(manifest.foreign),

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import SecretChanged
 from bridgehold.errors import DeniedError
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.starts import LiveWorker
@@ -35,6 +37,8 @@ class SessionSecrets(Protocol):
 
 class _Holder(Protocol):
     id: str
+    current_command: str
+    current_principal: str
     order: StartOrder
     worker: LiveWorker
 
@@ -76,14 +80,25 @@ def _walk(value: object, path: tuple[str, ...], found: list[tuple[tuple[str, ...
 class KeyKeeper:
     """Hands captured keys to the keeper, bound to the session and to its one granted provider."""
 
-    def __init__(self, secrets: SessionSecrets) -> None:
+    def __init__(self, secrets: SessionSecrets, journal: JournalClient) -> None:
         self._secrets = secrets
+        self._journal = journal
 
     async def capture(self, session: _Holder, arguments: Arguments) -> dict[str, object]:
         """The arguments to send on. Raises `DeniedError` where the key's provider is ambiguous."""
         for path, value in arguments.keys:
             provider = _provider(session.order.grant, arguments.kept, path)
             await self._secrets.put_session_secret(session.id, provider, value)
+            captured = SecretChanged(
+                tenant=session.order.grant.tenant,
+                principal=session.current_principal,
+                session=session.id,
+                command=session.current_command,
+                name=provider,
+                action="captured",
+                store="session",
+            )
+            await self._journal.append(captured)
         return arguments.kept
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import HostStarted, HostStopped
-from bridgehold.audit.read import read_all
+from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
+from bridgehold.audit.read import read_kind
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.anchoring import Anchoring
 from bridgehold.host.artifacts import ArtifactStore, Turns
@@ -53,6 +53,7 @@ from bridgehold.host.refusals import Refusals
 from bridgehold.host.registry import Registry
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.resources import Resources
+from bridgehold.host.secret_events import SecretEvents
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.starts import GatewayHandle, Services
@@ -108,6 +109,8 @@ class HostProcess:
         self._config = config
         self._ends = ends
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Commands that still run are waited for no longer."""
         self._reason = "asked by a signal"
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,7 +119,7 @@ class HostProcess:
         """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._signalled)
         peers = Peers(
             journal=await JournalClient.connect(_socket(self._ends.journal)),
             launcher=await LauncherClient.connect(_socket(self._ends.launcher)),
@@ -135,11 +138,17 @@ class HostProcess:
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
+            asyncio.create_task(SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             asyncio.create_task(anchoring.run(self._config.host.anchor_every_s)),
             asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
         ]
         await self._stop.wait()
+        if self._status:
+            with contextlib.suppress(BridgeholdError):
+                await peers.journal.append(HostDegraded(reason=self._reason))
+        else:
+            await sessions.finish(self._config.host.drain_s, self._hurry)
         await sessions.stop(self._reason)
         await self._parked.stop()
         await self._tools.stop()
@@ -172,7 +181,7 @@ class HostProcess:
             settings=settings,
             registry=registry,
             environments=environments,
-            orders=Orders(registry, environments, peers.keeper, settings),
+            orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
             store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
             turns=Turns(),
             resources=Resources(),
@@ -209,7 +218,7 @@ class HostProcess:
             audit=peers.journal,
             budgets=spent_before(self._layout),
             downloads=downloads,
-            current_command=sessions.calling_out,
+            asker=sessions.calling_out,
             on_degraded=self._degraded,
         )
         return sessions
@@ -226,7 +235,7 @@ class HostProcess:
             registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
-            keys=KeyKeeper(peers.keeper),
+            keys=KeyKeeper(peers.keeper, peers.journal),
             make_order=shared.orders.make,
             offers=offers,
             resources=shared.resources,
@@ -318,8 +327,16 @@ class HostProcess:
             host=socket.gethostname(),
         )
 
-    async def _ask_stop(self, reason: str) -> None:
+    def _signalled(self) -> None:
+        """The first signal lets commands finish, a second one ends them."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _ask_stop(self, reason: str, *, now: bool) -> None:
         self._reason = reason
+        if now:
+            self._hurry.set()
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     def _warm_again(self) -> None:
@@ -341,6 +358,7 @@ class HostProcess:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
         await gone
         self._reason, self._status = f"the {name} process is gone", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
@@ -348,6 +366,7 @@ class HostProcess:
         if self._stop.is_set():
             return
         self._reason, self._status = f"degraded: {reason}", 70
+        self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
@@ -356,7 +375,7 @@ def spent_before(layout: Layout) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
     budgets = Budgets()
     if layout.audit.is_dir():
-        budgets.fold(read_all(layout.audit))
+        budgets.fold(read_kind(layout.audit, "egress"))
     return budgets
 
 

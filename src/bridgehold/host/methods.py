@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -29,9 +30,11 @@ from bridgehold.host.faces.protocol import (
     NoParams,
     OpenParams,
     ProfileParams,
+    ResumeParams,
     RunParams,
     SessionParams,
     SessionsParams,
+    StopParams,
 )
 from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.foreigners import Foreigners
@@ -53,6 +56,12 @@ _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
 
 
+class AskStop(Protocol):
+    """Has the host stop; `now`: without waiting for what runs."""
+
+    async def __call__(self, reason: str, *, now: bool) -> None: ...
+
+
 class Methods:
     """Handlers of the socket's methods; each takes (principal, params, emit)."""
 
@@ -68,7 +77,7 @@ class Methods:
         metrics: Metrics,
         zygotes: Callable[[], list[ZygoteInfo]],
         parked: Callable[[], dict[tuple[str, str], int]],
-        stop: Callable[[str], Awaitable[None]],
+        stop: AskStop,
         foreigners: Foreigners,
     ) -> None:
         self._tools = CallerTools()
@@ -101,13 +110,14 @@ class Methods:
             "session.kill": Method(SessionParams, self.session_kill),
             "session.profile": Method(ProfileParams, self.session_profile),
             "drain": Method(DrainParams, self.drain, operator=True, decides=True),
+            "resume": Method(ResumeParams, self.resume, operator=True, decides=True),
             "metrics": Method(NoParams, self.metrics, operator=True),
             "figures": Method(NoParams, self.figures, operator=True),
             "logs": Method(SessionParams, self.logs, gives=1 << 20),
             "bridges": Method(NoParams, self.bridges),
             "bridge.build": Method(BridgeParams, self.build, operator=True),
             "grant": Method(BridgeParams, self.grant),
-            "stop": Method(NoParams, self.stop, operator=True),
+            "stop": Method(StopParams, self.stop, operator=True),
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
@@ -143,12 +153,12 @@ class Methods:
 
     async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
         key = self._key(params)
-        session = await self._open(key)
+        session = await self._open(key, principal)
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
-        return await held(asyncio.ensure_future(self._open(self._key(params))), emit)
+        return await held(asyncio.ensure_future(self._open(self._key(params), principal)), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         return await self._foreigners.open(principal, params, emit)
@@ -170,9 +180,11 @@ class Methods:
             )
         return SessionKey(tenant, bridge, name)
 
-    async def _open(self, key: SessionKey) -> Session:
+    async def _open(self, key: SessionKey, principal: Principal) -> Session:
         return await self._sessions.get_or_open(
-            key, lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name)
+            key,
+            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            principal.name,
         )
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
@@ -215,7 +227,12 @@ class Methods:
             raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
     async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
-        """End every session of a bridge or tenant (or all) politely; those that are busy first finish."""
+        """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
+
+        With `cordon` no new one is opened, until `resume`.
+        """
+        if params.cordon:
+            self._sessions.cordon(params.tenant, params.bridge)
         chosen = [
             session
             for session in self._sessions
@@ -223,6 +240,10 @@ class Methods:
         ]
         await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
+
+    async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
+        """Sessions are opened again where a drain had closed the way."""
+        return {"resumed": self._sessions.uncordon(params.tenant, params.bridge)}
 
     async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return {"text": self._metrics.text()}
@@ -277,8 +298,9 @@ class Methods:
         tenant = parse_name(params.tenant, "tenant")
         return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
 
-    async def stop(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        await self._stop("asked by an operator")
+    async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
+        """Once what runs has finished, or its time for that is over; `now`: at once."""
+        await self._stop("asked by an operator", now=params.now)
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import msgspec
 
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import SecretChanged
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import ConfigError, DependencyError, SecretError
 from bridgehold.host.boots import GATEWAY_PORT, StartOrder
@@ -53,7 +55,9 @@ class Orders:
         environments: Environments,
         secrets: Secrets,
         settings: Settings,
+        journal: JournalClient,
     ) -> None:
+        self._journal = journal
         self._settings = settings
         self._registry = registry
         self._environments = environments
@@ -91,7 +95,7 @@ class Orders:
                 for endpoint in grant.endpoints
                 if endpoint.provider in shapes
             },
-            env_secrets=await self._revealed(tenant, grant, manifest),
+            env_secrets=await self._revealed(session, grant, manifest),
         )
 
     def _startable(self, grant: Grant) -> Grant:
@@ -113,14 +117,20 @@ class Orders:
                 hint="Lock it anew (`bridgehold bridge lock`), set the secrets, or demand less.",
             )
 
-    async def _revealed(self, tenant: str, grant: Grant, manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    async def _revealed(self, session: str, grant: Grant, manifest: Manifest) -> tuple[tuple[str, str], ...]:
+        """What goes into the sandbox's environment. `session` empty: nothing is started, nothing told."""
         found = []
         for secret in grant.secrets:
             if secret.how == "env":
                 try:
-                    found.append((secret.variable, await self._secrets.reveal(tenant, secret.name)))
+                    found.append((secret.variable, await self._secrets.reveal(grant.tenant, secret.name)))
                 except SecretError as error:
                     raise SecretError(
                         f"{manifest.name} needs the secret {secret.name!r}: {error.message}", hint=error.hint
                     ) from error
+                if session:
+                    event = SecretChanged(
+                        tenant=grant.tenant, session=session, name=secret.name, action="revealed"
+                    )
+                    await self._journal.append(event)
         return tuple(found)

@@ -44,8 +44,9 @@ class Session:
     """
 
     def __init__(
-        self, key: SessionKey, order: StartOrder, worker: LiveWorker, journal: JournalClient
+        self, key: SessionKey, order: StartOrder, worker: LiveWorker, principal: str, journal: JournalClient
     ) -> None:
+        """`principal`: who opened it."""
         self.key = key
         self.id = order.session
         self.order = order
@@ -55,7 +56,10 @@ class Session:
         """Processor time up to the end of the last command (or of the start)."""
         self.opened_at = time.monotonic()
         self.used_at = self.opened_at
+        self.opened_by = principal
         self.current_command = ""
+        self.current_principal = principal
+        """Who sent the command that runs; between commands who opened the session."""
         self.ending: BridgeholdError | None = None
         self.end_reason = ""
         self.outlook = ""
@@ -89,8 +93,8 @@ class Session:
         return self.ending is None and not self.worker.gone
 
     @contextlib.asynccontextmanager
-    async def turn(self, command: str) -> AsyncIterator[None]:
-        """Wait for this session's turn; `current_command` names whose requests the gateway sees."""
+    async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
+        """Wait for this session's turn; from then on its requests are of `command`, for `principal`."""
         if self.draining:
             raise SessionEndedError("the session is being drained")
         if self._queued >= QUEUE_BOUND:
@@ -103,11 +107,11 @@ class Session:
             async with self._turn:
                 if self.ending is not None:
                     raise self.ending
-                self.current_command = command
+                self.current_command, self.current_principal = command, principal
                 try:
                     yield
                 finally:
-                    self.current_command = ""
+                    self.current_command, self.current_principal = "", self.opened_by
                     self.used_at = time.monotonic()
         finally:
             self._queued -= 1
@@ -152,7 +156,7 @@ class Session:
             await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
 
     def serve(self, command: str) -> None:
-        """A foreign script has `command` now; empty: none."""
+        """A foreign script has `command` now, from who opened the session; empty: none."""
         self.current_command = command
         self.used_at = time.monotonic()
 
@@ -197,6 +201,7 @@ class Session:
     async def _record_end(self, reason: str, report: ExitReport | None) -> None:
         event = SessionClosed(
             tenant=self.key.tenant,
+            principal=self.opened_by,
             session=self.id,
             reason=reason,
             code=self.ending.code if self.ending is not None else "",

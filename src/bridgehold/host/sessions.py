@@ -20,6 +20,7 @@ from bridgehold.errors import (
     SessionEndedError,
 )
 from bridgehold.host.boots import StartOrder
+from bridgehold.host.gateway.values import Asker
 from bridgehold.host.held import why_ended
 from bridgehold.host.observe import Metrics
 from bridgehold.host.session import WORKER_ENDED, Session, SessionKey
@@ -31,6 +32,7 @@ OVER_BOUND = 256
 """Ended sessions that are remembered of one tenant."""
 OVER_TENANTS = 1_024
 OVER_SECONDS = 3_600.0
+_LOOK_SECONDS = 0.02
 
 
 class Losses(Protocol):
@@ -90,11 +92,15 @@ class Sessions:
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
         self._admitted: set[SessionKey] = set()
         """Those of them that have been counted."""
+        self._starting: dict[str, str] = {}
+        """For whom, by the id of the session to be."""
         self._ending: dict[SessionKey, Session] = {}
         """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._over = Over()
+        self._cordoned: set[tuple[str, str]] = set()
+        """(tenant, bridge), each of them empty for any, that an operator has drained."""
 
     def __iter__(self) -> Iterator[Session]:
         return iter([*self._open.values(), *self._ending.values()])
@@ -103,9 +109,9 @@ class Sessions:
         return len(self._open) + len(self._opening) + len(self._ending)
 
     async def get_or_open(
-        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]
+        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
     ) -> Session:
-        """The live session of `key`, or a new one started from `make_order(session id)`."""
+        """The live session of `key`, or a new one started from `make_order(session id)` for `principal`."""
         session = self._open.get(key)
         if session is not None and session.alive:
             return session
@@ -113,29 +119,38 @@ class Sessions:
             self._bury(session)
         opening = self._opening.get(key)
         if opening is None:
-            opening = asyncio.ensure_future(self._start(key, make_order))
+            opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
         return await asyncio.shield(opening)
 
-    async def _start(self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]]) -> Session:
+    async def _start(
+        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
+    ) -> Session:
         if self._stopping:
             raise SessionEndedError("the host is stopping")
+        self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
             await self._ending[key].wait_ended()
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
         self._admit(key, wanted)
-        entry = _Entry(key, self._losses.lost_before(key), self._journal)
+        entry = _Entry(key, self._losses.lost_before(key), principal, self._journal)
+
+        def begin(order: StartOrder) -> Awaitable[object]:
+            self._starting[order.session] = principal
+            return entry.open(order)
+
         try:
-            worker = await self._starter.start(wanted, entry.open)
+            worker = await self._starter.start(wanted, begin)
         except BaseException as error:
             await entry.take_back(error)
             raise
         finally:
             self._admitted.discard(key)
+            self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
-        self._open[key] = session = Session(key, order, worker, self._journal)
+        self._open[key] = session = Session(key, order, worker, principal, self._journal)
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
@@ -194,16 +209,16 @@ class Sessions:
             self._ending[session.key] = session
             self._losses.ended(session)
 
-    def calling_out(self, session_id: str) -> str:
-        """The command that a request of `session_id` at the gateway belongs to, which is noted there.
+    def calling_out(self, session_id: str) -> Asker:
+        """For whom a request of `session_id` at the gateway is, which is noted there.
 
-        Empty between commands and at start-up.
+        Between commands and at start-up for who opened the session, and for no command.
         """
         found = next((s for s in self._open.values() if s.id == session_id), None)
         if found is None:
-            return ""
+            return Asker("", self._starting.get(session_id, ""))
         found.called_out = found.reached_out = True
-        return found.current_command
+        return Asker(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
         """The tenant's live session of that id, or the name under which a lost one opens again."""
@@ -239,6 +254,37 @@ class Sessions:
             self._losses.drop(key)
         return key is not None
 
+    def cordon(self, tenant: str, bridge: str) -> None:
+        """Open no session of the tenant with the bridge; empty: of any."""
+        self._cordoned.add((tenant, bridge))
+
+    def uncordon(self, tenant: str, bridge: str) -> int:
+        """Take back what lies within tenant and bridge (empty: any); how many cordons there were."""
+        within = {one for one in self._cordoned if tenant in ("", one[0]) and bridge in ("", one[1])}
+        self._cordoned -= within
+        return len(within)
+
+    def _require_open_way(self, key: SessionKey) -> None:
+        for tenant, bridge in self._cordoned:
+            if tenant in ("", key.tenant) and bridge in ("", key.bridge):
+                raise BusyError(
+                    f"no session with {key.bridge} is opened: an operator has drained it",
+                    hint="An operator opens the way again with `bridgehold sessions resume`.",
+                )
+
+    async def finish(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile."""
+        self._stopping = True
+        for session in self:
+            session.draining = True
+        deadline = time.monotonic() + seconds
+        while any(session.busy and session.alive for session in self):
+            left = deadline - time.monotonic()
+            if left <= 0 or hurry.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), min(left, _LOOK_SECONDS))
+
     async def stop(self, reason: str) -> None:
         """End every session; no new one opens."""
         self._stopping = True
@@ -261,17 +307,24 @@ def over(session_id: str, why: BridgeholdError) -> SessionEndedError:
 class _Entry:
     """A session's opening in the audit, and its closing where no session came of it."""
 
-    def __init__(self, key: SessionKey, recovers: str, journal: JournalClient) -> None:
+    def __init__(self, key: SessionKey, recovers: str, principal: str, journal: JournalClient) -> None:
         self._key = key
         self._recovers = recovers
+        self._principal = principal
         self._journal = journal
         self._order: StartOrder | None = None
         self._written: asyncio.Task[object] | None = None
+
+    @property
+    def session(self) -> str:
+        """Its id; empty before `open`."""
+        return self._order.session if self._order is not None else ""
 
     def open(self, order: StartOrder) -> Awaitable[object]:
         """Begin to write it; what is given ends when it is durable."""
         opened = SessionOpened(
             tenant=self._key.tenant,
+            principal=self._principal,
             session=order.session,
             bridge=self._key.bridge,
             grant=order.grant.digest,
@@ -294,6 +347,7 @@ class _Entry:
         told = error if isinstance(error, BridgeholdError) else CrashError("the start was given up")
         closed = SessionClosed(
             tenant=self._key.tenant,
+            principal=self._principal,
             session=self._order.session,
             reason=f"it did not start: {told.message}"[:500],
             code=told.code,

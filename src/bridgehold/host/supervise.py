@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,10 +72,11 @@ def run(
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
     with _lock(layout):
         children, ready_read = _start(layout, config, http)
+        patience = config.host.drain_s + _END_SECONDS
         try:
-            return _watch(children, ready_read, ready, lifeline)
+            return _watch(children, ready_read, ready, lifeline, patience)
         finally:
-            _end(children)
+            _end(children, patience)
             layout.socket.unlink(missing_ok=True)
             layout.tokens_socket.unlink(missing_ok=True)
             shutil.rmtree(layout.run / "credentials", ignore_errors=True)
@@ -211,7 +213,7 @@ def _start(layout: Layout, config: Config, http: socket.socket | None) -> tuple[
                 writes.give(layout.tokens_socket, plan.roles.http, plan.roles.http, 0o600)
             children.append(_spawn("http", plan.http, plan.roles.http, {"listener": http.fileno()}))
     except BaseException:
-        _end(children)
+        _end(children, _END_SECONDS)
         raise
     finally:
         for end in sockets:
@@ -268,7 +270,13 @@ def _config_file(config: bytes) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _watch(children: list[Child], ready_read: int, ready: Callable[[], None] | None, lifeline: int) -> int:
+def _watch(
+    children: list[Child],
+    ready_read: int,
+    ready: Callable[[], None] | None,
+    lifeline: int,
+    patience: float,
+) -> int:
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
     previous = signal.set_wakeup_fd(wake)
@@ -291,7 +299,7 @@ def _watch(children: list[Child], ready_read: int, ready: Callable[[], None] | N
                 elif descriptor in (asked, lifeline):
                     return 0
                 else:
-                    return _explain_end(_first_to_fail(children, descriptor))
+                    return _explain_end(_first_to_fail(children, descriptor), children, patience)
     finally:
         signal.set_wakeup_fd(previous)
         for descriptor in (asked, wake, ready_read):
@@ -310,25 +318,34 @@ def _first_to_fail(children: list[Child], pidfd: int) -> Child:
     return ended
 
 
-def _explain_end(ended: Child) -> int:
+def _explain_end(ended: Child, children: list[Child], patience: float) -> int:
+    """The host says whether an end was asked for: the others follow it, and may be seen to go before it."""
     status = ended.process.wait()
-    if ended.name == "host" and status == 0:
-        return 0
+    if status == 0:
+        host = next(child for child in children if child.name == "host")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if host.process.wait(patience) == 0:
+                return 0
     sys.stderr.write(
         f"bridgehold: the {ended.name} process ended with status {status}; stopping everything\n"
     )
     return 70
 
 
-def _end(children: list[Child]) -> None:
-    """Host first (it ends sessions and writes why), then the rest; whatever is left is killed.
+def _end(children: list[Child], patience: float) -> None:
+    """Host first (it lets commands finish, ends sessions and writes why), then the rest; what is left is
+    killed.
 
-    The HTTP face comes after it: its callers are told how their commands ended.
+    The HTTP face comes after it: its callers are told how their commands ended. A signal that comes
+    meanwhile is passed on to the host, which then waits no longer.
     """
-    deadline = time.monotonic() + _END_SECONDS
+    deadline = time.monotonic() + patience
     for name in ("host", "http", "launcher", "keeper", "journal"):
         for child in (child for child in children if child.name == name):
             child.signal(signal.SIGTERM)
+            if name == "host" and threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, lambda *_, host=child: host.signal(signal.SIGTERM))
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

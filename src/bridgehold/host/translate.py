@@ -50,6 +50,11 @@ def fault_error(fault: FaultFrame, *, where: str = "") -> BridgeholdError:
 
 def exit_error(report: ExitReport, limits: Limits) -> BridgeholdError:
     """The error of a worker that ended while somebody needed it. The cause is the kernel's word."""
+    if report.cause == "memory" and report.reason:
+        return MemoryLimitError(
+            f"the session was ended: {report.reason}",
+            hint="docs/explanation/what-is-counted.md says how much a session may hold of what.",
+        )
     if report.cause == "memory":
         return MemoryLimitError(
             f"the session reached its memory cap of {format_size(limits.memory_bytes)} and was ended",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bridgehold.sandbox.staging import PTS
 from bridgehold.sandbox.values import Mount, SandboxSpec
 
 
@@ -68,6 +69,8 @@ def bwrap_arguments(
     arguments += ["--remount-ro", "/dev"]
     for mount in below_dev:
         arguments += _mount(mount, files, staged or {})
+    if staged and PTS in staged:  # over bubblewrap's own, which has no bound
+        arguments += ["--dev-bind", staged[PTS], PTS]
     arguments += ["--remount-ro", "/", "--chdir", spec.working_directory, "--", *spec.argv, *extra]
     return tuple(arguments)
 

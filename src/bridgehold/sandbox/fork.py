@@ -17,10 +17,10 @@ from collections import deque
 import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError
-from bridgehold.sandbox import procfs
+from bridgehold.sandbox import network, procfs
 from bridgehold.sandbox.attest import NAMESPACES, namespaces
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.launch import Descriptors, Running, listen_inside
+from bridgehold.sandbox.launch import Descriptors, Running
 from bridgehold.sandbox.mounts import Identity, parse_mounts
 from bridgehold.sandbox.shell import Shell, ShellPlan, own_mounts
 from bridgehold.sandbox.values import SandboxSpec
@@ -174,10 +174,9 @@ class Fork:
         }
         if self._plan.spec.gateway_port:
             try:
-                listener = listen_inside(init, self._plan.spec.gateway_port).detach()
+                running.host_ends = tuple(network.enter(init, self._plan.spec.gateway_port, settled=True))
             except OSError as error:
                 raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
-            running.host_ends = (listener,)
         self._mark("listener")
 
     def _ask(self) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from typing import Literal, Protocol
+from typing import Protocol
 
 from bridgehold.errors import BridgeholdError, UnsupportedError, ZygoteError
 from bridgehold.sandbox import requests
 from bridgehold.sandbox.begin import begin_fork
 from bridgehold.sandbox.fork import Fork
+from bridgehold.sandbox.reap import By
 from bridgehold.sandbox.values import SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
 from bridgehold.sandbox.zygote import Zygote
@@ -35,7 +36,7 @@ class Owner(Protocol):
     def admit(self, spec: SandboxSpec) -> None: ...
     def watch(self, worker: Worker, *wanted: int | None) -> None: ...
     def fail(self, worker: Worker, error: Exception) -> None: ...
-    def end(self, worker: Worker, *, by: Literal["", "killed", "zygote"], reason: str = "") -> None: ...
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None: ...
 
 
 class Forking:

@@ -13,14 +13,13 @@ import json
 import os
 import signal
 import socket
-import threading
 import time
 from pathlib import Path
 
 import msgspec
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import mounts, procfs, shortage, syscalls
+from bridgehold.sandbox import mounts, network, procfs, shortage, syscalls
 from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
@@ -29,7 +28,6 @@ from bridgehold.sandbox.values import SandboxSpec
 
 _RELEASE = b"R"
 _START_SECONDS = 10.0
-_IP_FREEBIND = 15
 _MAX_INFO = 4096
 _MAX_COMPLAINT = 300
 _MAX_REPORT = 4096
@@ -217,12 +215,11 @@ class Start:
                 Path(f"/proc/{init}/{name}").write_text(self._plan.uid_map, encoding="ascii")
             os.write(self._map_written, _RELEASE)
         ends = list(self._ends)
-        if self._plan.spec.gateway_port:
-            try:
-                ends.append(listen_inside(init, self._plan.spec.gateway_port).detach())
-            except OSError as error:
-                raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
-            self._mark("listener")
+        try:
+            ends += network.enter(init, self._plan.spec.gateway_port)
+        except OSError as error:
+            raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
+        self._mark("listener")
         os.write(self._unblock, _RELEASE)  # met, in its cgroup, with its listener: the guest may begin
         self._fds.keep(*self._ends)
         running.host_ends = tuple(ends)
@@ -376,43 +373,3 @@ def _verify_entered(pid: int, uid: int, cgroup: SessionCgroup) -> None:
             raise UnsupportedError(f"the sandbox's process has {name.lower()} {status[name]!r}, not {uid}")
     if uid != os.getuid() and status["Groups"].strip():
         raise UnsupportedError(f"the sandbox's process kept groups {status['Groups']!r}")
-
-
-def listen_inside(init: int, port: int) -> socket.socket:
-    """The gateway's listener on the sandbox's own loopback; the guest never holds it.
-
-    A thread that lives for this alone joins the network namespace (which is a thread's own), makes
-    the socket and ends; it is joined before anything forks. An ordinary user's launcher could not
-    go back to its first network namespace, so the main thread never leaves it (docs/adr/0002).
-    """
-    made: list[socket.socket | OSError] = []
-
-    def make() -> None:
-        try:
-            made.append(_listen_in(init, port))
-        except OSError as error:
-            made.append(error)
-
-    thread = threading.Thread(target=make, name="listener")
-    thread.start()  # RuntimeError where the machine has no thread left: `shortage` knows it
-    thread.join()
-    if isinstance(made[0], OSError):
-        raise made[0]
-    return made[0]
-
-
-def _listen_in(init: int, port: int) -> socket.socket:
-    inside = os.open(f"/proc/{init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syscalls.setns(inside, syscalls.CLONE_NEWNET)
-    finally:
-        os.close(inside)
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)  # the loopback may come up a moment later
-        listener.bind(("127.0.0.1", port))
-        listener.listen(64)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

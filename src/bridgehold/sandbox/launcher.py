@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -25,6 +24,7 @@ from bridgehold.sandbox import procfs, slices, syscalls, userns
 from bridgehold.sandbox.bounds import Bounds
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.channel import Channel
+from bridgehold.sandbox.limits import forbid_cores
 from bridgehold.sandbox.mounts import own_mounts
 from bridgehold.sandbox.seccomp import ZYGOTE_RULES, compile_filter
 from bridgehold.sandbox.service import Launcher
@@ -144,7 +144,7 @@ def main() -> int:
     arguments = parser.parse_args()
     _hold_standard()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_cores()
     slices.shorten(reset_on_fork=True)
     with os.fdopen(arguments.fd_config, "rb") as file:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)

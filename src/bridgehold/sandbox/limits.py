@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from bridgehold.sandbox.values import Resources
 
 _OWN_PROCESSES = 4
 """bubblewrap's two, and room for the change from one to the other."""
+NO_CORES = 1
+"""RLIMIT_CORE at which nothing comes of a crash: too small for a file, and never piped."""
 _NAMES = {
     resource.RLIMIT_CORE: "RLIMIT_CORE",
     resource.RLIMIT_NOFILE: "RLIMIT_NOFILE",
@@ -52,7 +55,7 @@ def rlimits(resources: Resources, *, as_limit: bool) -> dict[int, int]:
     counts what is really used.
     """
     limits = {
-        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CORE: NO_CORES,
         resource.RLIMIT_NOFILE: resources.open_files,
         resource.RLIMIT_FSIZE: resources.file_size_bytes,
         resource.RLIMIT_MEMLOCK: 64 * KIB,
@@ -67,6 +70,16 @@ def rlimits(resources: Resources, *, as_limit: bool) -> dict[int, int]:
     if as_limit:
         limits[resource.RLIMIT_AS] = 2 * resources.memory_bytes + GIB
     return limits
+
+
+def forbid_cores() -> None:
+    """No core of this process and of what it starts, whatever ``kernel.core_pattern`` says.
+
+    The kernel starts the handler behind a pipe at every limit but 1: 0 forbids files alone. A hard
+    limit of 0 that this process found can't be raised without privilege, and stays.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (NO_CORES, NO_CORES))
 
 
 _SHARED = (

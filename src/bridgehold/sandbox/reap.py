@@ -20,6 +20,8 @@ from bridgehold.sandbox.launch import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
 Cause = Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
+By = Literal["", "killed", "zygote", "memory"]
+"""Whose doing an end is: nobody's, the host's, its zygote's, or that it held what no cgroup counts."""
 UNKNOWN_STATUS = -1
 """Of a fork that ended by itself: before Linux 6.15 its wait status is its parent's alone to see."""
 _QUICK_PASSES, _CALM_PASSES = 50, 150
@@ -38,7 +40,7 @@ class Ending:
         cgroup: SessionCgroup,
         uid: int,
         *,
-        by: Literal["", "killed", "zygote"],
+        by: By,
         reason: str = "",
     ) -> None:
         """`by`: whose doing the end is; empty where it came by itself."""
@@ -141,7 +143,7 @@ def _ended(pidfd: int) -> bool:
     return bool(poller.poll(0))
 
 
-def exit_cause(status: int, usage: Usage, *, by: Literal["", "killed", "zygote"]) -> tuple[Cause, int]:
+def exit_cause(status: int, usage: Usage, *, by: By) -> tuple[Cause, int]:
     """Why it ended, by the kernel's counters first (pure).
 
     bubblewrap passes a signal inside on as exit status 128 + N, so a guest can make its own exit

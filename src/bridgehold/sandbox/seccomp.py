@@ -1,4 +1,4 @@
-"""The seccomp filter as reviewable data, compiled by libseccomp. Default: allow; what is named is refused.
+"""The seccomp filter, compiled by libseccomp from reviewable data. Default: allow; what is named is refused.
 
 bubblewrap loads it just before the guest's first instruction, so it never hinders the set-up.
 `docs/reference/seccomp.md` is generated from `RULES`.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Literal
-
-import msgspec
 
 from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox.seccomp_rules import FILTERS, JOIN, SURFACE, Argument, Rule
+from bridgehold.sandbox.seccomp_uncounted import UNCOUNTED
 
-Compare = Literal["ne", "eq", "masked_eq", "ge", "gt"]
 _COMPARE = {"ne": 1, "eq": 4, "ge": 5, "gt": 6, "masked_eq": 7}
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
@@ -24,178 +22,38 @@ _ATTRIBUTE_BAD_ARCH = 2
 _UNKNOWN = -1
 """libseccomp's answer to a name that it doesn't know at all."""
 
-CLONE_NEW_FLAGS = 0x7E020080
-"""CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWTIME."""
-_SOCK_TYPE_MASK = 0xF
-
-
-class Argument(msgspec.Struct, frozen=True):
-    """A test on one argument: ``arg[index] OP value`` (``masked_eq``: ``arg & mask == value``)."""
-
-    index: int
-    op: Compare
-    value: int
-    mask: int = 0
-
-
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """Refuse `calls` with `answer` where every one of `when` holds."""
-
-    calls: tuple[str, ...]
-    why: str
-    answer: int = errno.EPERM
-    when: tuple[Argument, ...] = ()
-
-
-def _sockets() -> tuple[Rule, ...]:
-    """Every family but UNIX (1), INET (2) and INET6 (10): below, between and above them.
-
-    All 64 bits are compared though the kernel looks at 32: what has high bits set is "above".
-    """
-    refused = [0, *range(3, 10)]
-    rules = [
-        Rule(
-            calls=("socket", "socketpair"),
-            why=f"address family {family}",
-            answer=errno.EAFNOSUPPORT,
-            when=(Argument(0, "eq", family),),
-        )
-        for family in refused
-    ]
-    above = Rule(
-        calls=("socket", "socketpair"),
-        why="address families above INET6: netlink, packet, vsock, alg, bluetooth, xdp, …",
-        answer=errno.EAFNOSUPPORT,
-        when=(Argument(0, "gt", 10),),
-    )
-    types = [
-        Rule(
-            calls=("socket",),
-            why=f"socket type {name}",
-            when=(Argument(1, "masked_eq", number, _SOCK_TYPE_MASK),),
-        )
-        for name, number in (("raw", 3), ("rdm", 4), ("dccp", 6), ("packet, the old way to AF_PACKET", 10))
-    ]
-    protocols = Rule(
-        calls=("socket",),
-        why="protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …",
-        answer=errno.EPROTONOSUPPORT,
-        when=(Argument(2, "gt", 17),),
-    )
-    return (*rules, above, *types, protocols)
-
-
-RULES: tuple[Rule, ...] = (
-    Rule(
-        calls=(
-            "mount",
-            "umount",
-            "umount2",
-            "pivot_root",
-            "chroot",
-            "open_tree",
-            "move_mount",
-            "fsopen",
-            "fsconfig",
-            "fsmount",
-            "fspick",
-            "mount_setattr",
-            "statmount",
-            "listmount",
-            "open_tree_attr",
-        ),
-        why="the mount interface, old and new",
-    ),
-    Rule(calls=("unshare", "setns"), why="other namespaces"),
-    Rule(calls=("clone3",), why="its flags are in memory; libc falls back to clone", answer=errno.ENOSYS),
-    *(
-        Rule(
-            calls=("clone",),
-            why=f"clone flag {flag:#x}: a new namespace",
-            when=(Argument(0, "masked_eq", flag, flag),),
-        )
-        for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x80)
-    ),
-    Rule(calls=("add_key", "request_key", "keyctl"), why="kernel keyrings are shared beyond namespaces"),
-    Rule(calls=("bpf", "perf_event_open", "userfaultfd"), why="kernel attack surface"),
-    Rule(calls=("io_uring_setup", "io_uring_enter", "io_uring_register"), why="calls that seccomp can't see"),
-    Rule(
-        calls=("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise"),
-        why="other processes' memory and descriptors",
-    ),
-    Rule(calls=("open_by_handle_at", "name_to_handle_at"), why="files by handle pass mounts by"),
-    Rule(
-        calls=(
-            "kexec_load",
-            "kexec_file_load",
-            "init_module",
-            "finit_module",
-            "delete_module",
-            "reboot",
-            "swapon",
-            "swapoff",
-            "acct",
-            "quotactl",
-            "quotactl_fd",
-            "syslog",
-            "vhangup",
-            "nfsservctl",
-            "iopl",
-            "ioperm",
-            "settimeofday",
-            "clock_settime",
-            "clock_adjtime",
-            "adjtimex",
-            "lookup_dcookie",
-            "set_mempolicy_home_node",
-            "move_pages",
-            "migrate_pages",
-            "fanotify_init",
-            "modify_ldt",
-            "uselib",
-            "ustat",
-            "sysfs",
-            "_sysctl",
-            "create_module",
-            "get_kernel_syms",
-            "query_module",
-            "sethostname",
-            "setdomainname",
-        ),
-        why="the machine's administration",
-    ),
-    Rule(
-        calls=("personality",),
-        why="personalities that weaken address randomisation or take up old system-call ways",
-        when=(Argument(0, "gt", 0x0020008),),
-    ),
-    *(
-        Rule(calls=("ioctl",), why=why, when=(Argument(1, "masked_eq", request, 0xFFFFFFFF),))
-        for request, why in (
-            (0x5412, "TIOCSTI: typing into a terminal (the kernel looks at 32 bits, so do we)"),
-            (0x541C, "TIOCLINUX: the console"),
-            (0x5423, "TIOCSETD: line disciplines, which load kernel modules"),
-        )
-    ),
-    *_sockets(),
-)
-
-
+_BOTH = (*SURFACE, *UNCOUNTED)
+RULES: tuple[Rule, ...] = (*_BOTH, JOIN, FILTERS)
 ZYGOTE_RULES: tuple[Rule, ...] = (
-    *(
-        msgspec.structs.replace(rule, calls=tuple(call for call in rule.calls if call != "setns"))
-        for rule in RULES
-    ),
+    *_BOTH,
     Rule(calls=("pidfd_open",), why="a zygote's forks join what they are handed, and nothing else"),
 )
 """A zygote's own filter: its forks join namespaces, and then load `RULES` on top."""
 
 NEW_NUMBERS = {
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "pidfd_getfd": 438,
+    "process_madvise": 440,
+    "mount_setattr": 442,
+    "quotactl_fd": 443,
+    "memfd_secret": 447,
+    "set_mempolicy_home_node": 450,
     "statmount": 457,
     "listmount": 458,
+    "setxattrat": 463,
     "open_tree_attr": 467,
 }
-"""Calls that Debian 12's libseccomp can't name. Since 2019 a new call has one number everywhere."""
+"""Calls that an older libseccomp can't name. Since 2019 a new call has one number everywhere."""
 
 UNREVIEWED = range(470, 512)
 """Numbers that had no call when this list was reviewed: ENOSYS, as on the kernel of that day."""
@@ -204,9 +62,9 @@ UNREVIEWED = range(470, 512)
 def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
     """The BPF program of `rules`, for bubblewrap's ``--seccomp``.
 
-    A name that neither libseccomp nor `NEW_NUMBERS` knows is a call that this architecture lacks; any
-    call newer than this list is `UNREVIEWED`. Raises `UnsupportedError` where libseccomp is missing
-    or refuses a rule.
+    A call that this architecture lacks is left out: nothing can make it. Any call newer than this list
+    is `UNREVIEWED`. Raises `UnsupportedError` where libseccomp is missing, refuses a rule, or doesn't
+    know a name that `NEW_NUMBERS` lacks: leaving that rule out would leave its call open.
     """
     library = _library()
     context = library.seccomp_init(_ALLOW)
@@ -256,9 +114,16 @@ def _library() -> ctypes.CDLL:
 
 
 def _number(library: ctypes.CDLL, call: str) -> int:
-    """The call's number; negative where this architecture has no such call, and nothing can make it."""
-    number = int(library.seccomp_syscall_resolve_name(call.encode()))
-    return NEW_NUMBERS.get(call, number) if number == _UNKNOWN else number
+    """The call's number; negative where this architecture has no such call. `UnsupportedError`: unknown."""
+    number = NEW_NUMBERS.get(call, _UNKNOWN)
+    if number == _UNKNOWN:
+        number = int(library.seccomp_syscall_resolve_name(call.encode()))
+    if number == _UNKNOWN:
+        raise UnsupportedError(
+            f"this libseccomp does not know the call {call}, so the filter can't refuse it",
+            hint="Install a newer libseccomp: apt-get install --only-upgrade libseccomp2",
+        )
+    return number
 
 
 def _add(library: ctypes.CDLL, context: int, rule: Rule, number: int) -> None:
@@ -296,15 +161,17 @@ def reference() -> str:
     for rule in RULES:
         calls = ", ".join(f"`{call}`" for call in rule.calls)
         when = " and ".join(_shown(test) for test in rule.when) or "always"
-        lines.append(f"| {calls} | {when} | {errno.errorcode[rule.answer]} | {rule.why} |")
+        answer = errno.errorcode[rule.answer] if rule.answer else "done, without effect"
+        lines.append(f"| {calls} | {when} | {answer} | {rule.why} |")
     lines.append(
         f"| every call numbered {UNREVIEWED.start} to {UNREVIEWED.stop - 1} | always | ENOSYS | "
         "newer than this list |"
     )
     lines += [
         "",
-        "A zygote may call `setns`, which its forks join their namespaces with; they load the list above on",
-        "top. It may not call `pidfd_open`, and so its forks may not either: EPERM, and asyncio falls back.",
+        "A zygote may call `setns`, which its forks join their namespaces with, and `prctl(PR_SET_SECCOMP)`,",
+        "with which they load the list above on top. It may not call `pidfd_open`, and so its forks may not",
+        "either: EPERM, and asyncio falls back.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,6 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from bridgehold.errors import (
     AttestationError,
@@ -33,10 +32,11 @@ from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.forking import FAULTS, Forking, typed
 from bridgehold.sandbox.proof import prove
-from bridgehold.sandbox.reap import Ending
+from bridgehold.sandbox.reap import By, Ending
 from bridgehold.sandbox.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.staging import is_device
+from bridgehold.sandbox.uncounted import Watch
 from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
 from bridgehold.sandbox.zygote import SurpriseError, Zygote
@@ -45,6 +45,7 @@ _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
+_FILTER_SECONDS, _FILTER_PAUSE = 1.0, 0.002
 _STOP_SECONDS = 10.0
 
 
@@ -58,6 +59,7 @@ class Launcher:
         self._restless: set[Worker] = set()
         """Those that start, end, or may have run out of memory: the others need no look."""
         self._forking = Forking(self)
+        self._uncounted = Watch()
         self._seals: dict[int, tuple[int, SealJob]] = {}
         self._own = attest.namespaces("self")
         self._selector = selectors.DefaultSelector()
@@ -83,6 +85,9 @@ class Launcher:
         watched = self.workers.values() if self.parts.parent.version == "none" else self._restless
         for worker in list(watched):
             self._visit(worker, now)
+        if self.workers and now >= self._uncounted.due:
+            for worker, what in self._uncounted.over(self.workers.values(), now):
+                self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
         self._forking.make_spares()
 
     def _patience(self) -> float | None:
@@ -91,8 +96,11 @@ class Launcher:
         waits = [w.ending.pause for w in self._restless if w.ending is not None]
         waits += [max(0.0, w.start.deadline - now) for w in self._restless if not w.started]
         waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
+        waits += [_FILTER_PAUSE for w in self._restless if w.running and w.proof_due]
         if self.parts.parent.version == "none" and self.workers:
             waits.append(_WATCHDOG_SECONDS)
+        if self.workers:
+            waits.append(max(0.0, self._uncounted.due - now))
         soonest = min([*waits, self._forking.patience])
         return None if soonest == math.inf else soonest
 
@@ -103,6 +111,9 @@ class Launcher:
             self.fail(worker, worker.start.expire())
         elif worker.running and self._out_of_memory(worker, now):
             self.end(worker, by="")  # v1 kills one process; the session dies whole
+        elif worker.running and worker.proof_due is not None:
+            request, worker.proof_wanted = worker.proof_due, None
+            self._respond(request)
         elif worker.running and worker.suspect_until <= now:
             self._restless.discard(worker)
 
@@ -275,7 +286,7 @@ class Launcher:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")
 
-    def end(self, worker: Worker, *, by: Literal["", "killed", "zygote"], reason: str = "") -> None:
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
         if worker.ending is not None:
             return
         self.watch(worker)
@@ -343,7 +354,8 @@ class Launcher:
         worker = self._find(request.worker)
         if worker.ending is not None:
             raise NotFoundError(f"worker {worker.name} has ended")
-        if worker.start.running.first_fd >= 0:
+        worker.proof_until = worker.proof_until or time.monotonic() + _FILTER_SECONDS
+        if worker.start.running.first_fd >= 0 or self._init_is_late(worker):
             worker.proof_wanted = request
             return
         try:
@@ -357,6 +369,18 @@ class Launcher:
             raise AttestationError(error.message) from error
         self._channel.send(requests.Answer(id=request.id, attestation=proof))
         self._forking.attested(worker)
+
+    def _init_is_late(self, worker: Worker) -> bool:
+        """bubblewrap's init loads its filter after it has let the guest begin: look again in a moment."""
+        if time.monotonic() > worker.proof_until:
+            return False
+        late = False
+        with contextlib.suppress(OSError):
+            status = attest.parse_status(procfs.read(f"/proc/{worker.start.running.init}/status"))
+            late = status.get("Seccomp") == "0"
+        if late:
+            self._restless.add(worker)
+        return late
 
     def _seal(self, request: requests.SealRequest) -> None:
         top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)

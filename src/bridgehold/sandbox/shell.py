@@ -22,10 +22,10 @@ import struct
 import msgspec
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import network, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
-from bridgehold.sandbox.staging import inodes
+from bridgehold.sandbox.staging import TERMINALS, inodes
 from bridgehold.sandbox.values import Mount, SandboxSpec
 
 _DONE = b"R"
@@ -43,8 +43,6 @@ _NAMESPACES = (
 _COVERS = ("sys", "sysrq-trigger", "irq", "bus")
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 _OWN_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
-_BOUNDS = (("max_user_namespaces", 0), ("max_inotify_instances", 16), ("max_inotify_watches", 8192))
-"""Of the session's user namespace. Inotify is counted for the owner's uid too, which siblings share."""
 
 
 class ShellPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,9 +169,8 @@ def _unshare(plan: ShellPlan, ends: _Ends, ready: int, go: int) -> None:
 def _become_init(plan: ShellPlan, ends: _Ends) -> None:
     try:
         _mount_own(plan.spec, plan.uid)
-        for name, value in _BOUNDS:
-            with open(f"/proc/sys/user/{name}", "w", encoding="ascii") as file:  # noqa: PTH123 - no Path in a forked child
-                file.write(str(value))
+        for path, value in (("user/max_user_namespaces", "0"), *network.SETTINGS):
+            network.write(f"/proc/sys/{path}", value)
         _cover_proc()
         socket.sethostname(plan.spec.hostname)
         _raise_loopback()
@@ -214,7 +211,7 @@ def _mount_own(spec: SandboxSpec, uid: int) -> None:
         options = f"{size},mode={mount.mode:04o},uid={uid},gid={uid}"
         syscalls.mount("tmpfs", mount.target, "tmpfs", _OWN_FLAGS, options)
     flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
-    syscalls.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=620")
+    syscalls.mount("devpts", "/dev/pts", "devpts", flags, TERMINALS)
 
 
 def _cover_proc() -> None:

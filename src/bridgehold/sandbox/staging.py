@@ -31,6 +31,10 @@ BYTES_PER_INODE = 4096
 _LEAST_INODES = 1024
 _PLACES = ("/mnt", "/media", "/srv", "/var/empty", "/opt", "/home")
 _TMPFS_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_TERMINAL_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
+PTS = "/dev/pts"
+TERMINALS = "newinstance,ptmxmode=0666,mode=620,max=16"
+"""Of a sandbox's devpts: without a bound, one sandbox could take every terminal that the machine counts."""
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +162,11 @@ class Stage:
                 elif mount.kind == "tmpfs":
                     Path(path).mkdir()
                     _tmpfs(mount, path, uid)
+                elif mount.kind == "dev":
+                    Path(path).mkdir()
+                    syscalls.mount("devpts", path, "devpts", _TERMINAL_FLAGS, TERMINALS)
+                    sources[PTS] = path
+                    continue
                 else:
                     continue
                 sources[mount.target] = path

@@ -72,6 +72,8 @@ class Worker:
         """Ids of `kill` requests that wait for its end."""
         self.proof_wanted: requests.AttestRequest | None = None
         """Of a fork whose first process has not left yet: the request that waits for it."""
+        self.proof_until = 0.0
+        """Monotonic time up to which a proof that was asked for may wait for the sandbox's init."""
         self.watched: set[int] = set()
         self.suspect_until = 0.0
         """Monotonic time up to which a kill for memory may still show."""
@@ -79,3 +81,8 @@ class Worker:
     @property
     def running(self) -> bool:
         return self.started and self.ending is None
+
+    @property
+    def proof_due(self) -> requests.AttestRequest | None:
+        """The request for a proof that waits for a moment to pass, and for nothing that would be noticed."""
+        return self.proof_wanted if self.start.running.first_fd < 0 else None

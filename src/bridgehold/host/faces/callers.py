@@ -6,7 +6,7 @@ import resource
 
 import msgspec
 
-from bridgehold.host.faces.shares import Shares
+from bridgehold.host.shares import Shares
 
 SMALL = 64 * 1024
 """What a request is counted as at the least, its answer included."""
@@ -16,13 +16,19 @@ _OF_DESCRIPTORS = 4
 """Connections get one of so many of the process's descriptors; sessions need the others."""
 
 
+_PART = 4
+"""Of what is held for as long as its caller likes, each may have a quarter of what stays free."""
+
+
 class CallerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What all callers together may take of the host, and one connection alone."""
 
-    connections: int = 1_024
-    """Of callers that are known: each at most as many as are free."""
+    connections: int = 4_096
+    """Of callers that are known: each at most a quarter of those that stay free."""
     strangers: int = 64
     """Connections that have not said yet who they are, beside those; by uid."""
+    presented: int = 256
+    """The same on the HTTP face's socket: all are that process's, which bounds its own callers."""
     requests: int = 16_384
     """In flight."""
     caller_bytes: int = 512 << 20
@@ -46,9 +52,10 @@ class Callers:
 
     def __init__(self, limits: CallerLimits) -> None:
         self.limits = limits
-        self.connections = Shares(limits.connections)
-        self.strangers = Shares(limits.strangers)
-        self.requests = Shares(limits.requests)
+        self.connections = Shares(limits.connections, part=_PART)
+        self.strangers = Shares(limits.strangers, part=_PART)
+        self.presented = Shares(limits.presented, part=0)
+        self.requests = Shares(limits.requests, part=_PART)
         self.bytes = Shares(limits.caller_bytes)
 
 

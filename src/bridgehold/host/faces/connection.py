@@ -38,7 +38,7 @@ from bridgehold.host.faces.protocol import (
     read_frame,
     weight,
 )
-from bridgehold.host.faces.shares import Share
+from bridgehold.host.shares import Share
 from bridgehold.host.values import Principal
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class Connection:
     def _place(self, principal: Principal | None) -> Share:
         """An empty place among the connections of whoever it is."""
         if principal is None:
-            return self._callers.strangers.of(f"uid {self._uid}")
+            strangers = self._callers.presented if self._server.tokens_only else self._callers.strangers
+            return strangers.of(f"uid {self._uid}")
         return self._callers.connections.of(principal.name)
 
     def _sit(self, seat: Share) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from bridgehold.host.faces.shares import Share
+from bridgehold.host.shares import Share
 
 UNREAD_AT_EASE = 64 * 1024
 """Bytes that may wait on every connection without being counted; past them no request of it is read."""

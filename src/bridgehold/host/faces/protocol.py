@@ -146,6 +146,18 @@ class DrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     bridge: str = ""
     tenant: str = ""
     seconds: float = 30.0
+    cordon: bool = False
+    """Open no new session there either, until `resume`."""
+
+
+class ResumeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str = ""
+    tenant: str = ""
+
+
+class StopParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    now: bool = False
+    """Wait for nothing that runs."""
 
 
 class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

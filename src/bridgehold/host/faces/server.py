@@ -54,7 +54,7 @@ class SocketServer:
 
         `tokens_only`: whose process connects says nothing; only a token makes a principal.
         """
-        self._tokens_only = tokens_only
+        self.tokens_only = tokens_only
         self.callers = callers or Callers(CallerLimits())
         self._listener = listener
         self._principals = principals
@@ -96,7 +96,7 @@ class SocketServer:
     async def principal_of(self, uid: int, token: str) -> Principal:
         """Raises `DeniedError` after writing the refusal."""
         try:
-            if token or self._tokens_only:
+            if token or self.tokens_only:
                 return self._principals.by_token(token)
             return self._principals.by_uid(uid)
         except DeniedError as error:
@@ -105,7 +105,7 @@ class SocketServer:
 
     def known(self, uid: int) -> Principal | None:
         """Whom the peer's uid alone makes; nothing is written where it makes nobody."""
-        if self._tokens_only:
+        if self.tokens_only:
             return None
         try:
             return self._principals.by_uid(uid)

@@ -181,7 +181,6 @@ class Exchange:
         await self._gateway.records.outcome(
             EgressOutcome(
                 tenant=self._gateway.facts.tenant,
-                principal=self._gateway.facts.principal,
                 session=self._gateway.facts.session,
                 command=self._command,
                 intent=intent,

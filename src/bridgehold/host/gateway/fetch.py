@@ -56,7 +56,7 @@ class Fetch:
                 raise _broken("hub.commit", f"the hub gave the commit {made.commit}, not {wanted.revision}")
             return made
 
-        async with self._gateway.buffers.hold(self._gateway.facts.session, _LISTING_BYTES):
+        async with self._gateway.buffers.hold(self._gateway.facts.owner, _LISTING_BYTES):
             return await self._recorded(path, (("blobs", "true"),), take)
 
     async def file(self, listing: Listing, fact: FileFact, most: int) -> Artifact:
@@ -72,9 +72,9 @@ class Fetch:
                 await self._into(upload, response, most)
                 self._prove(upload, fact, told.get("x-linked-etag", ""))
                 name = f"hub:{listing.repo}@{listing.commit[:12]}/{wanted.file}"
-                return await upload.keep(name, facts.principal)
+                return await upload.keep(name, self._gateway.records.principal)
 
-        async with self._gateway.buffers.hold(facts.session, 2 * PART_BYTES):
+        async with self._gateway.buffers.hold(facts.owner, 2 * PART_BYTES):
             return await self._recorded(path, (), take)
 
     async def _into(self, upload: Upload, response: UpstreamResponse, most: int) -> None:
@@ -197,7 +197,6 @@ class Fetch:
         await self._gateway.records.outcome(
             EgressOutcome(
                 tenant=facts.tenant,
-                principal=facts.principal,
                 session=facts.session,
                 command=command,
                 intent=intent,

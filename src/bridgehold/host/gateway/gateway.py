@@ -25,7 +25,7 @@ from bridgehold.host.gateway.parse import BadRequest, Target, check_head, parse_
 from bridgehold.host.gateway.records import Records
 from bridgehold.host.gateway.replies import Refusal, raw_refusal
 from bridgehold.host.gateway.reverse import ReverseProxy
-from bridgehold.host.gateway.values import Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.gateway.wire import GuestGone, Wire
 from bridgehold.host.keeper.client import UpstreamResponse
 from bridgehold.host.keeper.protocol import UpstreamRequest
@@ -62,7 +62,7 @@ class Gateway:
         buffers: Buffers,
         providers: Mapping[str, ProviderFacts],
         downloads: Downloads,
-        current_command: Callable[[], str],
+        asker: Callable[[], Asker],
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
         on_degraded: Callable[[str], None] | None = None,
@@ -88,7 +88,7 @@ class Gateway:
         self.records = Records(
             audit,
             facts,
-            current_command,
+            asker,
             per_second=grant.rate.audit_events_per_second,
             on_degraded=on_degraded,
         )
@@ -183,7 +183,7 @@ class Gateway:
         """One request; whether another may follow on this connection."""
         target: Target | None = None
         try:
-            async with self.buffers.hold(self.facts.session, _BUFFER_BYTES):
+            async with self.buffers.hold(self.facts.owner, _BUFFER_BYTES):
                 head = await wire.read_head()
             if head is None:
                 return False

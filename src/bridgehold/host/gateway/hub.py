@@ -214,7 +214,8 @@ class HubProxy:
         if ranged:
             headers.append(("content-range", f"bytes {first}-{last - 1}/{size}"))
         facts, downloads = self._gateway.facts, self._gateway.downloads
-        await downloads.note_read(facts.tenant, facts.principal, artifact, first, last)
+        principal = self._gateway.records.principal
+        await downloads.note_read(facts.tenant, principal, artifact, first, last)
         await replies.head(206 if ranged else 200, headers)
         try:
             async for part in downloads.parts(facts.tenant, artifact, first, last):

@@ -12,7 +12,7 @@ from bridgehold.host.budgets import Budgets, Buffers
 from bridgehold.host.config import Config
 from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.gateway import Gateway, Keeper
-from bridgehold.host.gateway.values import Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.keeper.resolve import Lookup, system_lookup
 from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_host
@@ -22,7 +22,7 @@ _VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
 
 
 class GatewayOpener:
-    """One per host. `current_command` gives a session's command in flight, or the empty string."""
+    """One per host. `asker` says for whom a session asks now."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class GatewayOpener:
         audit: Audit,
         budgets: Budgets,
         downloads: Downloads,
-        current_command: Callable[[str], str],
+        asker: Callable[[str], Asker],
         on_degraded: Callable[[str], None] | None = None,
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
@@ -41,7 +41,7 @@ class GatewayOpener:
         self._audit = audit
         self._budgets = budgets
         self._downloads = downloads
-        self._current_command = current_command
+        self._asker = asker
         self._on_degraded = on_degraded
         self._limits = limits or GatewayLimits()
         self._lookup = lookup
@@ -58,13 +58,9 @@ class GatewayOpener:
         grant: Grant,
         session: str,
         placeholders: Mapping[str, str],
-        *,
-        principal: str = "",
     ) -> Gateway:
         """A serving gateway on `listener`, which it owns from now on."""
-        facts = SessionFacts(
-            tenant=grant.tenant, session=session, placeholders=dict(placeholders), principal=principal
-        )
+        facts = SessionFacts(tenant=grant.tenant, session=session, placeholders=dict(placeholders))
         gateway = Gateway(
             listener,
             grant,
@@ -75,7 +71,7 @@ class GatewayOpener:
             buffers=self._buffers,
             providers=self._providers,
             downloads=self._downloads,
-            current_command=lambda: self._current_command(session),
+            asker=lambda: self._asker(session),
             limits=self._limits,
             lookup=self._lookup,
             on_degraded=self._on_degraded,

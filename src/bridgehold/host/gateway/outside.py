@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import h11
 
 from bridgehold.audit.events import EgressOutcome
-from bridgehold.errors import BridgeholdError, DeniedError
+from bridgehold.errors import BridgeholdError, BusyError, DeniedError
 from bridgehold.host.gateway.clienthello import NotTls, server_name
 from bridgehold.host.gateway.credentials import holds_placeholder
-from bridgehold.host.gateway.parse import Target
+from bridgehold.host.gateway.parse import BadRequest, Target, declared
 from bridgehold.host.gateway.replies import Refusal, Replies
 from bridgehold.host.gateway.wire import GuestGone, Wire
 from bridgehold.host.keeper.resolve import resolve
@@ -50,7 +50,6 @@ class Outside:
     async def serve(self, connection: h11.Connection, request: h11.Request) -> None:
         """Tunnel or forward, then the connection is done. Raises `GuestGone`, `BadRequest`."""
         replies = Replies(self._wire, connection, "openai", bodiless=request.method == b"HEAD")
-        pieces = [piece async for piece in self._body(connection)]
         refusal = self._check(request)
         if refusal is None:
             try:
@@ -70,16 +69,36 @@ class Outside:
                     status=502, rule=f"gateway.{error.code}", reason=error.message, hint=error.hint
                 )
         if refusal is not None:
-            await self._refuse(replies, refusal)
+            await self._refuse(replies, refusal, connection)
             return
         code = "cancelled"
         try:
-            code = await self._through(replies, request, b"".join(pieces), address)
+            code = await self._allowed(replies, connection, request, (address, intent))
         except GuestGone:
             code = "guest_gone"
             raise
         finally:
             await asyncio.shield(self._record(intent, command, code))
+
+    async def _allowed(
+        self, replies: Replies, connection: h11.Connection, request: h11.Request, decided: tuple[str, str]
+    ) -> str:
+        """Read the body, within what the host holds for sandboxes, and pass it on. The outcome's code.
+
+        `decided`: the address to dial, and the intent's event.
+        """
+        address, intent = decided
+        size = declared(request, self._gateway.grant.limits.request_bytes)
+        try:
+            async with self._gateway.buffers.hold(self._gateway.facts.owner, size) as holding:
+                body = b"".join([piece async for piece in self._body(connection)])
+                holding.shrink(len(body))
+                return await self._through(replies, request, body, address)
+        except BusyError as error:
+            self._status = 503
+            refusal = Refusal(status=503, rule="gateway.busy", reason=error.message)
+            await self._last_answer(replies, refusal, intent, connection)
+            return "busy"
 
     def _body(self, connection: h11.Connection) -> _Bounded:
         return _Bounded(self._wire, connection, self._gateway.grant.limits.request_bytes)
@@ -122,10 +141,20 @@ class Outside:
             rule = decision.rule
         return addresses[0], rule
 
-    async def _refuse(self, replies: Replies, refusal: Refusal) -> None:
+    async def _refuse(self, replies: Replies, refusal: Refusal, connection: h11.Connection) -> None:
+        """Answer first; of a body that comes all the same nothing is kept."""
         event = await self._audit_refusal(refusal)
         await self._gateway.slow_refusals()
+        await self._last_answer(replies, refusal, event, connection)
+
+    async def _last_answer(
+        self, replies: Replies, refusal: Refusal, event: str, connection: h11.Connection
+    ) -> None:
         await replies.refuse(refusal, event, close=True)
+        with contextlib.suppress(BadRequest, GuestGone, OSError):
+            self._wire.sock.shutdown(socket.SHUT_WR)
+            async for _ in self._body(connection):
+                pass
         await self._wire.linger()
 
     async def _audit_refusal(self, refusal: Refusal) -> str:
@@ -265,7 +294,6 @@ class Outside:
         await self._gateway.records.outcome(
             EgressOutcome(
                 tenant=facts.tenant,
-                principal=facts.principal,
                 session=facts.session,
                 command=command,
                 intent=intent,

@@ -169,3 +169,13 @@ def parse_query(query: str) -> list[tuple[str, str]]:
 def brief(error: h11.RemoteProtocolError) -> str:
     """h11's words without the bytes it quotes: a header line may hold a key."""
     return str(error).partition(":")[0][:100]
+
+
+def declared(request: h11.Request, bound: int) -> int:
+    """Bytes to hold for the body: its declared length, or the bound where it says none."""
+    for name, value in request.headers:
+        if name == b"content-length":
+            return min(int(value), bound)
+        if name == b"transfer-encoding":
+            return bound
+    return 0

@@ -8,10 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import msgspec
+
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused, EventsFolded
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.budgets import TokenBucket
-from bridgehold.host.gateway.values import Audit, SessionFacts
+from bridgehold.host.gateway.values import Asker, Audit, SessionFacts
 
 _FOLD_SECONDS = 5.0
 _TEXT = 300
@@ -20,20 +22,22 @@ _KINDS = 64
 
 
 class Records:
-    """One session's events. `current_command` gives the command in flight, or the empty string."""
+    """One session's events, each in the name of who it is asked for. `asker` says who that is now."""
 
     def __init__(
         self,
         audit: Audit,
         facts: SessionFacts,
-        current_command: Callable[[], str],
+        asker: Callable[[], Asker],
         *,
         per_second: int,
         on_degraded: Callable[[str], None] | None = None,
     ) -> None:
         self._audit = audit
         self._facts = facts
-        self._current = current_command
+        self._asker = asker
+        self._askers: dict[str, str] = {}
+        """Of each intent without an outcome, whose it is."""
         self._bucket = TokenBucket(per_second, per_second * 2)
         self._folded: Counter[str] = Counter()
         self._on_degraded = on_degraded
@@ -54,10 +58,10 @@ class Records:
         if not self._bucket.try_take(1, time.monotonic()):
             self._fold(f"egress.refused {severity} {rule}")
             return ""
-        command = self._current()
+        command, principal = self._asker()
         event = EgressRefused(
             tenant=self._facts.tenant,
-            principal=self._facts.principal,
+            principal=principal,
             session=self._facts.session,
             command=command,
             host=host[:_TEXT],
@@ -79,10 +83,10 @@ class Records:
         self, *, provider: str, host: str, method: str, path: str, rule: str, how: str, reserved: int = 0
     ) -> tuple[str, str]:
         """Durable before the request goes out: (reference, command). Raises `AuditError`, `BudgetError`."""
-        command = self._current()
+        command, principal = self._asker()
         event = EgressIntent(
             tenant=self._facts.tenant,
-            principal=self._facts.principal,
+            principal=principal,
             session=self._facts.session,
             command=command,
             provider=provider,
@@ -94,14 +98,22 @@ class Records:
             background=not command,
             reserved=reserved,
         )
-        return (await self._audit.append(event, durable=True)).ref, command
+        reference = (await self._audit.append(event, durable=True)).ref
+        self._askers[reference] = principal
+        return reference, command
 
     async def outcome(self, event: EgressOutcome) -> None:
-        """Never folded: each belongs to an intent. A failure to write it degrades the host."""
+        """Never folded: it belongs to an intent, whose principal it gets. A failure to write it degrades."""
+        event = msgspec.structs.replace(event, principal=self._askers.pop(event.intent, ""))
         try:
             await self._audit.append(event, durable=False)
         except BridgeholdError as error:
             self._degraded(f"an outcome could not be written: {error.message}")
+
+    @property
+    def principal(self) -> str:
+        """Who is asked for now."""
+        return self._asker().principal
 
     @property
     def facts(self) -> SessionFacts:
@@ -120,7 +132,12 @@ class Records:
         folded, self._folded = dict(self._folded), Counter()
         if not folded:
             return
-        event = EventsFolded(tenant=self._facts.tenant, session=self._facts.session, folded=folded)
+        event = EventsFolded(
+            tenant=self._facts.tenant,
+            principal=self.principal,
+            session=self._facts.session,
+            folded=folded,
+        )
         try:
             await self._audit.append(event, durable=False)
         except BridgeholdError as error:

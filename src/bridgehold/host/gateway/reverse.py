@@ -14,7 +14,7 @@ from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.gateway.admit import Admitted, Refused, admit, parts_of
 from bridgehold.host.gateway.exchange import Exchange
 from bridgehold.host.gateway.hub import HubProxy, admit_download
-from bridgehold.host.gateway.parse import Target
+from bridgehold.host.gateway.parse import Target, declared
 from bridgehold.host.gateway.replies import Refusal, Replies
 from bridgehold.host.gateway.values import ProviderFacts
 from bridgehold.host.gateway.wire import Wire
@@ -43,9 +43,9 @@ class ReverseProxy:
         provider = self._gateway.providers.get(name)
         shape = provider.shape if provider else "openai"
         replies = Replies(wire, connection, shape, bodiless=request.method == b"HEAD")
-        size = _declared(request, self._gateway.grant.limits.request_bytes)
+        size = declared(request, self._gateway.grant.limits.request_bytes)
         try:
-            async with self._gateway.buffers.hold(self._gateway.facts.session, size) as holding:
+            async with self._gateway.buffers.hold(self._gateway.facts.owner, size) as holding:
                 body = await self._read(wire, connection)
                 holding.shrink(len(body))
                 if provider is not None and provider.shape == "hub":
@@ -130,13 +130,3 @@ class ReverseProxy:
             raise
         exchange = Exchange(gateway, wire, replies, admitted, reservation, intent, command)
         await exchange.run()
-
-
-def _declared(request: h11.Request, bound: int) -> int:
-    """Bytes to hold for the body: its declared length, or the bound where it says none."""
-    for name, value in request.headers:
-        if name == b"content-length":
-            return min(int(value), bound)
-        if name == b"transfer-encoding":
-            return bound
-    return 0

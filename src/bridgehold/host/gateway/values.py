@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -16,10 +16,21 @@ class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     session: str
     placeholders: dict[str, str] = {}
-    principal: str = ""
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Whose the bytes are that are held for it: (tenant, session)."""
+        return (self.tenant, self.session)
 
     def __repr__(self) -> str:
         return f"SessionFacts({self.tenant}/{self.session})"
+
+
+class Asker(NamedTuple):
+    """For whom a session asks now: the command in flight, and who sent it or (without one) opened it."""
+
+    command: str = ""
+    principal: str = ""
 
 
 class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, ProtocolError
 from bridgehold.host.keeper.channel import Channel, Stream
+from bridgehold.host.keeper.index import Reference
 from bridgehold.host.keeper.protocol import (
     DATA,
     END,
@@ -21,6 +22,7 @@ from bridgehold.host.keeper.protocol import (
     Ask,
     AskMissing,
     AskPublicKey,
+    AskReferences,
     AskReveal,
     AskSign,
     AskStatus,
@@ -151,6 +153,16 @@ class KeeperClient:
     async def versions(self, tenant: str) -> str:
         """A digest of which secrets the tenant has, and in which version."""
         return (await self._ask(AskVersions(tenant=tenant))).decode("ascii")
+
+    async def references(self) -> list[Reference]:
+        """All tenants' secrets by name. Raises `SecretError` where the index can't be read now."""
+        found: list[Reference] = []
+        while True:
+            said = await self._ask(AskReferences(first=len(found)))
+            part = msgspec.json.decode(said, type=list[Reference])
+            found += part
+            if not part:
+                return found
 
     async def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """Which of `names` the tenant has no secret of."""

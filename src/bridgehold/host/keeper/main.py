@@ -28,6 +28,8 @@ from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, parse_con
 from bridgehold.host.keeper.vault import Held, Vault
 from bridgehold.host.process import harden
 
+_REFERENCES = 200
+"""In one answer: each is a few hundred bytes at most."""
 _CONFIG_BOUND = 4 * 1024 * 1024
 
 
@@ -121,13 +123,15 @@ class Keeper:
                 return base64.b64encode(self._signer.public_key())
             case protocol.AskReveal():
                 return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
-            case protocol.AskMissing() | protocol.AskVersions():
+            case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():
                 return self._told_of(ask)
             case _:
                 return msgspec.json.encode(self._status())
         return b""
 
-    def _told_of(self, ask: protocol.AskMissing | protocol.AskVersions) -> bytes:
+    def _told_of(self, ask: protocol.AskMissing | protocol.AskVersions | protocol.AskReferences) -> bytes:
+        if isinstance(ask, protocol.AskReferences):
+            return msgspec.json.encode(self._vault.references(ask.first, _REFERENCES))
         if isinstance(ask, protocol.AskMissing):
             return msgspec.json.encode(self._vault.missing(ask.tenant, ask.names))
         return self._vault.versions(ask.tenant).encode("ascii")

@@ -111,6 +111,12 @@ class AskVersions(msgspec.Struct, frozen=True, kw_only=True, tag="versions"):
     tenant: str
 
 
+class AskReferences(msgspec.Struct, frozen=True, kw_only=True, tag="references"):
+    """All tenants' references from number `first` on, as many as one answer holds. Names only."""
+
+    first: int = 0
+
+
 class AskMissing(msgspec.Struct, frozen=True, kw_only=True, tag="missing"):
     """Which of `names` a tenant has no secret of."""
 
@@ -129,6 +135,7 @@ Ask = (
     | AskReveal
     | AskVersions
     | AskMissing
+    | AskReferences
 )
 
 

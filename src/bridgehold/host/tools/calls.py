@@ -115,6 +115,7 @@ class ToolCalls:
             tenant=self._context.tenant,
             principal=self._context.principal,
             session=self._context.session,
+            command=self._context.command,
             parent=self._context.command,
             tool=tool.name,
             how=tool.how,

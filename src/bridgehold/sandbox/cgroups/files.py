@@ -12,7 +12,7 @@ from pathlib import Path
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import procfs
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 _KILL_PASSES = 50
 _STEP_SECONDS = 0.002
 
@@ -43,7 +43,7 @@ def open_all(*paths: Path) -> list[int]:
 
 def pages(count: int) -> int:
     """`count` bytes as the kernel keeps a memory limit: whole pages, rounded down (pure)."""
-    return count // _PAGE * _PAGE
+    return count // PAGE * PAGE
 
 
 def limit(path: Path, value: int | str) -> None:
@@ -64,6 +64,11 @@ def number(path: Path) -> int:
     except OSError:
         return 0
     return int(text[0]) if text and text[0].isdigit() else 0
+
+
+def numbers(path: Path) -> tuple[int, ...]:
+    """Every number of a file that holds nothing else, such as a sysctl of several."""
+    return tuple(int(word) for word in procfs.read(path).split())
 
 
 def table(path: Path) -> dict[str, int]:

@@ -6,7 +6,8 @@ root has given away (chown) in all of memory, pids, cpu and cpuacct: ``v1:/NAME`
 
 A v1 cgroup takes a process only from a writer who is root or has the process's uid: the child
 enters by itself, before its uid changes. Kernel memory, tmpfs and memfd pages are charged to
-``memory.limit_in_bytes`` with the rest; ``memsw`` at the same value leaves no swap.
+``memory.limit_in_bytes`` with the rest; ``memsw`` at the same value leaves no swap. What TCP and UDP
+hold has a count of its own, which the kernel keeps only for a cgroup that limits it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from bridgehold.errors import UnsupportedError
+from bridgehold.policies.model import MIB
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import files, owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
@@ -26,6 +28,8 @@ from bridgehold.sandbox.values import Resources, Usage
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 """Each is needed. ``memory`` comes first: its folder carries the owner's lock."""
 _PERIOD_US = 100_000
+_TCP_MEM = Path("/proc/sys/net/ipv4/tcp_mem")
+_SOCKET_PART, _LEAST_SOCKETS, _MOST_SOCKETS = 8, 4 * MIB, 32 * MIB
 _HINT = (
     "Run as root, or as a service with Delegate=yes on cgroup v2, or let root make and chown one "
     "folder of the same name in the memory, pids, cpu and cpuacct hierarchies and name it: "
@@ -106,6 +110,7 @@ class Parent:
         if files.number(memory / "memory.use_hierarchy") != 1:
             files.limit(memory / "memory.use_hierarchy", 1)
         _limit_memory(memory, self.capacity_bytes)
+        _limit_sockets(memory, min(self.capacity_bytes, socket_share(files.numbers(_TCP_MEM))))
         files.limit(pids / "pids.max", self.capacity.processes)
         files.limit(folders["cpu"] / "cpu.shares", _SESSIONS_SHARES)
 
@@ -154,6 +159,23 @@ def _limit_memory(folder: Path, count: int) -> None:
         files.limit(folder / "memory.memsw.limit_in_bytes", files.pages(count))
 
 
+def _limit_sockets(folder: Path, count: int) -> None:
+    files.limit(folder / "memory.kmem.tcp.limit_in_bytes", files.pages(count))
+
+
+def socket_bytes(memory_bytes: int) -> int:
+    """What a session's TCP and UDP sockets may hold, beside its memory (pure)."""
+    return min(max(memory_bytes // _SOCKET_PART, _LEAST_SOCKETS), _MOST_SOCKETS)
+
+
+def socket_share(tcp_mem: tuple[int, ...]) -> int:
+    """What those of all sessions may hold: half of where the machine would refuse everybody's (pure).
+
+    `tcp_mem`: the sysctl's three numbers of pages.
+    """
+    return tcp_mem[2] * files.PAGE // 2
+
+
 class Leaf:
     """One session: a folder in each hierarchy."""
 
@@ -180,6 +202,7 @@ class Leaf:
             self._made.append(folder)
         memory, cpu = self._folders["memory"], self._folders["cpu"]
         _limit_memory(memory, resources.memory_bytes)
+        _limit_sockets(memory, socket_bytes(resources.memory_bytes))
         if not (memory / "memory.memsw.limit_in_bytes").exists():
             files.limit(memory / "memory.swappiness", 0)
         if files.table(memory / "memory.oom_control").get("oom_kill_disable"):

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bridgehold.sandbox.doctor import forks, kernel, landlock, launcher, resources, sandboxes, service, tools
+from bridgehold.sandbox.doctor import (
+    counts,
+    forks,
+    kernel,
+    landlock,
+    launcher,
+    resources,
+    sandboxes,
+    service,
+    tools,
+)
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, Status, as_json
 from bridgehold.sandbox.doctor.run import compose, run_one, run_probes
 
@@ -17,6 +27,7 @@ PROBES: tuple[Probe, ...] = compose(
     service.PROBES,
     sandboxes.PROBES,
     resources.PROBES,
+    counts.PROBES,
     landlock.PROBES,
     launcher.PROBES,
     forks.PROBES,

@@ -17,10 +17,9 @@ from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, fail
 from bridgehold.sandbox.values import Resources
 
 _MIB = 1 << 20
-_SMALL = Resources(memory_bytes=48 * _MIB, cpu_millis=100, processes=16, open_files=64, file_size_bytes=_MIB)
-_FREE = Resources(
-    memory_bytes=48 * _MIB, cpu_millis=10_000, processes=16, open_files=64, file_size_bytes=_MIB
-)
+# So small a quota that a loop meets it on a machine with much else to do.
+_SMALL = Resources(memory_bytes=48 * _MIB, cpu_millis=20, processes=16, open_files=64, file_size_bytes=_MIB)
+FREE = Resources(memory_bytes=48 * _MIB, cpu_millis=10_000, processes=16, open_files=64, file_size_bytes=_MIB)
 _BOMB = 512 * _MIB
 _FORKS = 200
 _SPIN_SECONDS = 0.6
@@ -66,7 +65,7 @@ def memory(context: Context) -> Check:
         for at in range(0, _BOMB, mmap.PAGESIZE):
             area[at] = 1
 
-    with session(context, _FREE) as (parent, cgroup):
+    with session(context, FREE) as (parent, cgroup):
         if parent.version == "none":
             return caution(
                 "cgroup",
@@ -78,14 +77,14 @@ def memory(context: Context) -> Check:
         if status != -signal.SIGKILL or usage.oom_kills < 1:
             return failed(
                 "cgroup",
-                f"{format_size(_BOMB)} under a cap of {format_size(_FREE.memory_bytes)} ended with {status}, "
+                f"{format_size(_BOMB)} under a cap of {format_size(FREE.memory_bytes)} ended with {status}, "
                 f"{usage.oom_kills} kills counted",
                 "Enable the memory controller (kernel parameter cgroup_enable=memory).",
             )
         return passed(
             "cgroup",
             f"{parent.version}: a bomb of {format_size(_BOMB)} died at its cap of "
-            f"{format_size(_FREE.memory_bytes)}, and the kernel counted it; sessions may have "
+            f"{format_size(FREE.memory_bytes)}, and the kernel counted it; sessions may have "
             f"{format_size(parent.capacity_bytes)} together",
         )
 
@@ -106,15 +105,15 @@ def pids(context: Context) -> Check:
         os.write(write, f"{made}\n".encode())
         time.sleep(10)
 
-    with session(context, _FREE) as (parent, cgroup):
+    with session(context, FREE) as (parent, cgroup):
         if parent.version == "none":
             return caution("pids", "no cgroup: a watchdog counts processes", "See the row cgroup.")
         enter_and(cgroup, bomb)
         made = int(os.read(read, 16))
         usage = cgroup.usage()
-        if made >= _FREE.processes or made == _FORKS:
+        if made >= FREE.processes or made == _FORKS:
             return failed(
-                "pids", f"{made} forks under a cap of {_FREE.processes}", "Enable the pids controller."
+                "pids", f"{made} forks under a cap of {FREE.processes}", "Enable the pids controller."
             )
         cgroup.kill()
         deadline = time.monotonic() + 5
@@ -150,10 +149,10 @@ def cpu(context: Context) -> Check:
     if usage.throttled_us == 0 or share > 0.5:
         return failed(
             "cpu",
-            f"a loop under a quota of 10 % got {share:.0%} of a core",
+            f"a loop under a quota of 2 % got {share:.0%} of a core",
             "Enable the cpu controller (CONFIG_CFS_BANDWIDTH).",
         )
-    return passed("cpu", f"a loop under a quota of 10 % got {share:.0%} of a core")
+    return passed("cpu", f"a loop under a quota of 2 % got {share:.0%} of a core")
 
 
 PROBES = (

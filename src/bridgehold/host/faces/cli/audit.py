@@ -14,7 +14,8 @@ from rich.markup import escape
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.entries import Entry, printable
 from bridgehold.audit.export import export_ocsf
-from bridgehold.audit.index import Index, Query
+from bridgehold.audit.query import Query
+from bridgehold.audit.query import query as find
 from bridgehold.audit.read import follow, read_all
 from bridgehold.audit.read import tail as read_tail
 from bridgehold.audit.verify import render_report, verify_audit
@@ -63,9 +64,8 @@ def query(
         kind=kind, tenant=tenant, session=session, command=command,
         since=since, until=until, text=text, limit=limit,
     )  # fmt: skip
-    with Index(audit_folder(audit)) as index:
-        for entry in index.query(wanted):
-            print_entry(entry, as_json=json_output)
+    for entry in find(audit_folder(audit), wanted):
+        print_entry(entry, as_json=json_output)
 
 
 @app.command()
@@ -118,8 +118,7 @@ def why(
     json_output: Json = False,
 ) -> None:
     """The story of an event: what happened, the rule that decided, where it stands, the remedy."""
-    with Index(audit_folder(audit)) as index:
-        found = story(index, event)
+    found = story(audit_folder(audit), event)
     if json_output:
         print_json(found)
         return

@@ -1,4 +1,4 @@
-"""`bridgehold top | metrics | profile`, and `bridgehold sessions kill | drain`."""
+"""`bridgehold top | metrics | profile`, and `bridgehold sessions kill | drain | resume`."""
 
 from __future__ import annotations
 
@@ -60,11 +60,20 @@ def drain(
     tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
     seconds: Annotated[float, typer.Option(help="How long a running command may still take.")] = 30.0,
 ) -> None:
-    """End sessions politely: what runs may finish, what is new is refused."""
+    """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
     with err.status("waiting for what runs"):
-        params = {"bridge": bridge, "tenant": tenant, "seconds": seconds}
+        params = {"bridge": bridge, "tenant": tenant, "seconds": seconds, "cordon": True}
         found = asyncio.run(_request("drain", params))
     out.print(f"{len(found['ended'])} sessions ended")
+
+
+def resume(
+    bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
+) -> None:
+    """Open sessions again where a drain has closed the way."""
+    found = asyncio.run(_request("resume", {"bridge": bridge, "tenant": tenant}))
+    out.print(f"{found['resumed']} drained ways are open again")
 
 
 def top(

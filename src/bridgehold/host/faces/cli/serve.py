@@ -11,7 +11,7 @@ from bridgehold import writes
 from bridgehold.errors import BridgeholdError, ConfigError
 from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.render import err, out
-from bridgehold.host.faces.client import connect
+from bridgehold.host.faces.client import Client
 from bridgehold.host.layout import default_layout
 
 _FIRST_CONFIG = """\
@@ -64,16 +64,24 @@ def serve(
     raise typer.Exit(run(layout, ready=ready, http=listener))
 
 
-def stop() -> None:
-    """Stop the running host: sessions end, the audit is synced, nothing is left."""
-    asyncio.run(_stop())
+def stop(
+    now: Annotated[
+        bool, typer.Option("--now", help="End commands that run, rather than wait for them.")
+    ] = False,
+) -> None:
+    """Stop the running host: what runs may finish, sessions end, the audit is synced, nothing is left.
+
+    Commands get `[host] drain_s`, 10 seconds by default.
+    """
+    with err.status("waiting for what runs"):
+        asyncio.run(_stop(now=now))
     out.print("stopped")
 
 
-async def _stop() -> None:
-    async with connect() as client:
+async def _stop(*, now: bool) -> None:
+    async with Client.connect(reconnect_s=0) as client:
         try:
-            await client.request("stop", {})
+            await client.request("stop", {"now": now})
             while True:  # the host closes the connection when it is gone
                 await client.request("ping", {})
                 await asyncio.sleep(0.05)

@@ -18,6 +18,7 @@ from bridgehold.policies.units import format_ms, format_size
 app = typer.Typer(help="List sessions, or end some.", invoke_without_command=True)
 app.command("kill")(observe.kill)
 app.command("drain")(observe.drain)
+app.command("resume")(observe.resume)
 
 
 @app.callback()

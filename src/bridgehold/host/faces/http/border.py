@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -28,6 +27,7 @@ from bridgehold.host.faces.http.statuses import Refused
 
 _HEALTH = "/healthz"
 _HEALTH_SECONDS = 1.0
+_HELD = "bridgehold.held"
 _GONE = 499
 """No status of an answer: the caller went away before it."""
 
@@ -40,7 +40,6 @@ class Border:
     def __init__(self, face: Face, names: frozenset[str]) -> None:
         self._face = face
         self._names = names
-        self._under_way: Counter[str] = Counter()
         self._healthy = (0.0, False)
         self.server: BoundedServer | None = None
 
@@ -60,10 +59,13 @@ class Border:
     async def _answered(self, request: web.Request) -> web.StreamResponse:
         if self.server is not None:
             self.server.busy.add(request.protocol)
+        response: web.StreamResponse | None = None
         try:
             response = await self._response(request)
             await send(request, response, self._face.config.read_s)
         finally:
+            if response is not None and _HELD in response:
+                response[_HELD].give_back()
             if self.server is not None:
                 self.server.busy.discard(request.protocol)
         return response
@@ -102,24 +104,24 @@ class Border:
                 raise _no_route(request)
             call = Call(self._face, request, link)
             try:
-                return await self._in_turn(route, call)
+                response = await self._in_turn(route, call)
             finally:
                 call.body_share.give_back()
+            _hold(call, response)
+            return response
 
     async def _in_turn(self, route: Route, call: Call) -> web.StreamResponse:
         """Within its principal's share. Raises `Refused`."""
         if route.uncounted:
             return await route.handler(call)
-        principal, bound = call.caller.principal, self._face.config.requests
-        if self._under_way[principal] >= bound:
-            raise Refused(429, BusyError(f"{principal} has {bound} requests under way", hint=""))
-        self._under_way[principal] += 1
+        principal, requests = call.caller.principal, self._face.requests
+        place, under_way = requests.of(principal), requests.held_by(principal)
+        if under_way >= self._face.config.requests or not place.take(1):
+            raise Refused(429, BusyError(f"{principal} has {under_way} requests under way", hint=""))
         try:
             return await route.handler(call)
         finally:
-            self._under_way[principal] -= 1
-            if not self._under_way[principal]:
-                del self._under_way[principal]
+            place.give_back()
 
     async def _health(self) -> web.StreamResponse:
         """Whether the host takes connections; asked at most once a second, since anyone may ask."""
@@ -136,6 +138,18 @@ _BY_NAME: dict[str, Route] = {route.name: route for route in ROUTES}
 
 async def _unreached(_request: web.Request) -> web.StreamResponse:
     raise InternalError("a route was entered past its border")
+
+
+def _hold(call: Call, response: web.StreamResponse) -> None:
+    """An answer counts until its caller has read it. Raises `BusyError`: the command ran all the same."""
+    share = call.share()
+    if not response.prepared and not share.take(response.content_length or 0):
+        raise BusyError(
+            f"{call.caller.principal} leaves too many bytes of answers unread: this one is dropped",
+            hint="Read the answers as they come. What was asked for was done; its receipt is in the audit.",
+            retry="no",
+        )
+    response[_HELD] = share
 
 
 def _told(request: web.Request, error: BridgeholdError | Refused) -> web.StreamResponse:

@@ -10,13 +10,13 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.errors import BusyError, NotFoundError, UsageError
-from bridgehold.host.faces.http.buffered import Buffered
 from bridgehold.host.faces.http.checks import check_json
 from bridgehold.host.faces.http.links import Link, Links
 from bridgehold.host.faces.http.metrics import HttpMetrics
 from bridgehold.host.faces.http.running import Commands
 from bridgehold.host.faces.http.statuses import too_large, too_slow
 from bridgehold.host.faces.http.values import Caller, HttpConfig
+from bridgehold.host.shares import Share, Shares
 
 _REMEMBERED = 10_000
 
@@ -51,7 +51,8 @@ class Face:
     def __init__(self, config: HttpConfig) -> None:
         self.config = config
         self.links = Links(config.socket)
-        self.buffered = Buffered(config.buffered_bytes)
+        self.buffered = Shares(config.buffered_bytes)
+        self.requests = Shares(config.connections)
         self.commands = Commands()
         self.places = Places()
         self.metrics = HttpMetrics(self.commands.__len__)
@@ -64,11 +65,15 @@ class Call:
         self.face = face
         self.request = request
         self.link = link
-        self.body_share = face.buffered.share()
+        self.body_share = self.share()
 
     @property
     def caller(self) -> Caller:
         return self.link.caller
+
+    def share(self) -> Share:
+        """Empty, of the bytes that wait in the face: the caller's, for something that it sends or is sent."""
+        return self.face.buffered.of(self.caller.principal)
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
         return await self.link.ask(method, params)
@@ -104,7 +109,7 @@ class Call:
     def hold(self, size: int) -> None:
         """So many bytes wait here until the request is over. Raises `BusyError` where there is no room."""
         if not self.body_share.take(size):
-            raise BusyError("too many bytes of requests are under way")
+            raise BusyError(f"{self.caller.principal} has too many bytes of requests and answers under way")
 
     async def body(self, kind: type[T]) -> T:
         """The JSON body as a `kind`. Raises `Refused` for its form, `UsageError` for what it says."""

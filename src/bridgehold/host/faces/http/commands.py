@@ -111,7 +111,7 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
         outbox.close()
 
     work = running.work = asyncio.ensure_future(call.link.client.request("run", params, heard))
-    outbox = sse.Outbox(call.face.buffered.share(), call.face.config.beat_s, work.cancel)
+    outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
     work.add_done_callback(over)
     try:
         while piece := await outbox.take():

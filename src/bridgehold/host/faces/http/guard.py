@@ -1,13 +1,15 @@
 """The server below the application: bounds on connections, and JSON for what is no HTTP.
 
 A connection without a request is ended after `idle_s`, however it trickles its headers; when all
-places are taken, the oldest of these makes room. So who sends nothing, or slowly, keeps nobody out.
+places are taken, the oldest of these makes room, of the address that has the most. So who sends
+nothing, or slowly, keeps nobody out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -46,7 +48,7 @@ class Connection(RequestHandler):
 
 
 class BoundedServer(web.Server):
-    """As many connections as there are places; idle ones make room, oldest first."""
+    """As many connections as there are places; idle ones make room, the oldest of one address first."""
 
     def __init__(
         self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], places: int, **given: Any
@@ -61,9 +63,16 @@ class BoundedServer(web.Server):
         super().connection_made(handler, transport)
         self._live[handler] = None
         if len(self._live) > self._places:
-            victim = next((one for one in self._live if one not in self.busy), handler)
+            victim = self._victim(handler)
             self._live.pop(victim)
             victim.force_close()
+
+    def _victim(self, newest: RequestHandler) -> RequestHandler:
+        """The oldest idle one of the address that has the most of them; the newest, where none is idle."""
+        idle = [one for one in self._live if one not in self.busy and one is not newest]
+        counts = Counter(_address(one) for one in idle)
+        most = max(counts.values(), default=0)
+        return next((one for one in idle if counts[_address(one)] == most), newest)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -76,6 +85,11 @@ class BoundedServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
+
+
+def _address(handler: RequestHandler) -> str:
+    peer = handler.transport.get_extra_info("peername") if handler.transport is not None else None
+    return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
 class Runner(web.AppRunner):

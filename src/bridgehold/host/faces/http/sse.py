@@ -10,8 +10,8 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.errors import LimitError
-from bridgehold.host.faces.http.buffered import Share
 from bridgehold.host.faces.http.replies import headers
+from bridgehold.host.shares import Share
 
 MOST_WAITING = 8 << 20
 """Bytes of events that wait for their caller."""

@@ -1,7 +1,7 @@
-"""What callers take together of one thing: who has more of it gets less of what is left.
+"""One thing that many take of: who has more of it gets less of what is left.
 
-Nobody may hold more than is free. So one caller alone gets half, two that want all of it a third each, and
-whoever comes late still finds something, however many were first.
+Nobody may hold more than what stays free (or a part of that). So the first gets half at the most, the next a
+quarter, and who comes late still finds something, however much the others took.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import contextlib
 class Shares:
     """So much of one thing: bytes, connections, requests."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, part: int = 1) -> None:
+        """`part`: a holding is one of so many parts of what stays free, at the most."""
         self.total = total
         self.taken = 0
+        self._part = part
         self._held: dict[str, int] = {}
         self._freed = asyncio.Event()
 
     @property
     def most(self) -> int:
-        """What a caller can have at the most, where nobody else has any."""
-        return self.total // 2
+        """What one can have at the most, where nobody else has any."""
+        return self.total // (self._part + 1)
 
     def of(self, who: str) -> Share:
         """An empty share of `who`'s."""
@@ -32,7 +34,9 @@ class Shares:
         return self._held.get(who, 0)
 
     def fits(self, who: str, amount: int) -> bool:
-        return amount <= 0 or self._held.get(who, 0) + amount <= self.total - self.taken
+        return (
+            amount <= 0 or (self._held.get(who, 0) + amount) * self._part <= self.total - self.taken - amount
+        )
 
     def move(self, who: str, amount: int) -> None:
         """Count `amount` more, or less, for `who`."""

@@ -1,0 +1,130 @@
+"""Events by kind, tenant, session, command, time or text: straight from the segments, newest first.
+
+In bounded memory, and no further back than it takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit import chain, scan
+from bridgehold.audit.entries import Entry
+from bridgehold.audit.segments import Segment, instance_folders
+
+_MOST = 10_000
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """What to look for; empty fields don't narrow. Times are RFC 3339 or a beginning of it."""
+
+    kind: str = ""
+    """A kind (``egress.refused``) or its first half (``egress``)."""
+    tenant: str = ""
+    session: str = ""
+    command: str = ""
+    since: str = ""
+    until: str = ""
+    text: str = ""
+    """A text that must stand in the event, upper and lower case alike."""
+    limit: int = 100
+    """The newest so many, at most 10,000; they are given oldest first."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """The fields of a line by which it is chosen."""
+
+    time: str
+    kind: str
+    tenant: str = ""
+    session: str = ""
+    command: str = ""
+    intent: str = ""
+    digest: str = ""
+
+
+ROW = msgspec.json.Decoder(Row)
+
+
+class _Span(msgspec.Struct, frozen=True):
+    """What the line behind a segment says of the times in it."""
+
+    kind: str
+    earliest: str = ""
+    latest: str = ""
+
+
+_SPAN = msgspec.json.Decoder(_Span)
+
+
+def query(audit: Path, wanted: Query) -> Iterator[Entry]:
+    """The newest events that fit, oldest first. Raises `AuditError` where a file can't be read."""
+    most = max(1, min(wanted.limit, _MOST))
+    needle, others = _needles(wanted)
+    found: list[tuple[Path, int, int]] = []
+    for folder in reversed(instance_folders(audit)):
+        segments = folder.segments()
+        for at in range(len(segments) - 1, -1, -1):
+            if not _may_hold(segments, at, wanted):
+                continue
+            for line in scan.lines(segments[at].path, needle, newest_first=True, fold=bool(wanted.text)):
+                if all(other in line.data for other in others) and _fits(line.data, wanted):
+                    found.append((line.path, line.offset, len(line.data)))
+                    if len(found) >= most:
+                        break
+            if len(found) >= most:
+                return scan.entries(audit, found[::-1])
+    return scan.entries(audit, found[::-1])
+
+
+def field(name: str, value: str) -> bytes:
+    """How ``"name":"value"`` is stored."""
+    return f'"{name}":"{json.dumps(value)[1:-1]}"'.encode("ascii")
+
+
+def of_kind(kind: str) -> bytes:
+    """How a kind, or all kinds of a family, are stored."""
+    return field("kind", kind) if "." in kind else field("kind", f"{kind}.")[:-1]
+
+
+def _needles(wanted: Query) -> tuple[bytes, list[bytes]]:
+    """What to look for, and what must stand in the same line: the rarest first."""
+    needles = [field(name, value) for name in ("command", "session") if (value := getattr(wanted, name))]
+    if wanted.kind:
+        needles.append(of_kind(wanted.kind))
+    if wanted.tenant:
+        needles.append(field("tenant", wanted.tenant))
+    if wanted.text:
+        return json.dumps(wanted.text)[1:-1].encode("ascii").lower(), needles
+    return (needles[0], needles[1:]) if needles else (b"", [])
+
+
+def _fits(line: bytes, wanted: Query) -> bool:
+    row = chain.decode(ROW, line) if chain.read_line(line) is not None else None
+    return (
+        row is not None
+        and (not wanted.kind or row.kind == wanted.kind or row.kind.startswith(f"{wanted.kind}."))
+        and wanted.tenant in ("", row.tenant)
+        and wanted.session in ("", row.session)
+        and wanted.command in ("", row.command)
+        and row.time >= wanted.since
+        and (not wanted.until or row.time < wanted.until)
+    )
+
+
+def _may_hold(segments: list[Segment], at: int, wanted: Query) -> bool:
+    """Whether a segment's times can fit: the line that ended it says which they are."""
+    if not wanted.since and not wanted.until:
+        return True
+    last = at == len(segments) - 1
+    line = scan.last_line(segments[at].path) if last else scan.first_line(segments[at + 1].path)
+    facts = chain.read_line(line)
+    if last and facts is not None and facts.time >= wanted.since:
+        return True
+    span = chain.decode(_SPAN, line)
+    if span is None or span.kind != ("journal.closed" if last else "segment.rotated") or not span.earliest:
+        return True
+    return span.latest >= wanted.since and (not wanted.until or span.earliest < wanted.until)

@@ -1,0 +1,158 @@
+"""Finding stored lines by bytes that must stand in them, in bounded memory, from either end.
+
+A line is found as it is stored: the writer's spelling is the only one. What is found is a candidate; who
+asked decodes it and judges its fields. Nothing is kept but one block of a segment and the places found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bridgehold.audit.chain import MAX_LINE
+from bridgehold.audit.entries import Entry, parse_entry
+from bridgehold.audit.segments import InstanceFolder, Segment, open_segment
+from bridgehold.errors import AuditError
+
+_BLOCK = 1024 * 1024
+
+
+class Line(NamedTuple):
+    """A stored line without its newline, and where it begins."""
+
+    path: Path
+    offset: int
+    data: bytes
+
+
+def lines(
+    path: Path, needle: bytes = b"", *, newest_first: bool = False, fold: bool = False
+) -> Iterator[Line]:
+    """The complete lines of a segment in which `needle` stands. Raises `AuditError`.
+
+    `fold`: upper and lower case alike, where `needle` is lower case.
+    """
+    descriptor = open_segment(path)
+    try:
+        for offset, block in _backward(descriptor) if newest_first else _forward(descriptor):
+            found = _in_block(block, needle, fold=fold)
+            for start, end in reversed(list(found)) if newest_first else found:
+                yield Line(path, offset + start, block[start:end])
+    except OSError as error:
+        raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def entries(audit: Path, found: Iterable[tuple[Path, int, int]]) -> Iterator[Entry]:
+    """The entries at (file, offset, length), which are in the order of the files, read one by one."""
+    path, descriptor, at, number = Path(), -1, 0, 1
+    try:
+        for file, offset, length in found:
+            if file != path:
+                if descriptor >= 0:
+                    os.close(descriptor)
+                path, descriptor, at, number = file, open_segment(file), 0, 1
+            number += _newlines(descriptor, at, offset)
+            at = offset
+            entry = parse_entry(os.pread(descriptor, length, offset), f"{file.relative_to(audit)}:{number}")
+            if entry is not None:
+                yield entry
+    except OSError as error:
+        raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def segments_of(folders: Sequence[InstanceFolder]) -> list[Segment]:
+    """Every segment of `folders`, oldest first."""
+    return [segment for folder in folders for segment in folder.segments()]
+
+
+def first_line(path: Path) -> bytes:
+    """The first line of a segment; empty where it has none that is whole."""
+    return _one(path, last=False)
+
+
+def last_line(path: Path) -> bytes:
+    """The last whole line of a segment; empty where it has none."""
+    return _one(path, last=True)
+
+
+def _one(path: Path, *, last: bool) -> bytes:
+    return next((line.data for line in lines(path, newest_first=last)), b"")
+
+
+def _in_block(block: bytes, needle: bytes, *, fold: bool) -> Iterator[tuple[int, int]]:
+    """Begin and end of each line of `block` in which `needle` stands."""
+    searched = block.lower() if fold else block
+    at = 0
+    while at < len(block):
+        hit = searched.find(needle, at)
+        if hit < 0:
+            return
+        start = block.rfind(b"\n", at, hit) + 1 or at
+        end = block.find(b"\n", hit)
+        yield start, end
+        at = end + 1
+
+
+def _forward(descriptor: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, whole lines with their newlines). A line without measure is passed over."""
+    offset, rest = 0, b""
+    while data := os.pread(descriptor, _BLOCK, offset + len(rest)):
+        data = rest + data
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield offset, data[:end]
+        offset, rest = offset + end, data[end:]
+        if len(rest) > MAX_LINE:
+            offset, rest = _behind(descriptor, offset + len(rest)), b""
+
+
+def _behind(descriptor: int, offset: int) -> int:
+    """Where the line after the one that goes on at `offset` begins, or the file's end."""
+    while data := os.pread(descriptor, _BLOCK, offset):
+        found = data.find(b"\n")
+        if found >= 0:
+            return offset + found + 1
+        offset += len(data)
+    return offset
+
+
+def _backward(descriptor: int) -> Iterator[tuple[int, bytes]]:
+    """As `_forward`, from the end."""
+    end = _last_newline(descriptor, os.fstat(descriptor).st_size)
+    carry = b""
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        data = os.pread(descriptor, end - begin, begin) + carry
+        cut = 0 if begin == 0 else data.find(b"\n", 0, len(data) - 1) + 1
+        if begin and not cut:  # one line goes on further to the front; past any measure only its end is kept
+            carry, end = data if len(data) <= MAX_LINE + _BLOCK else data[-1:], begin
+            continue
+        if cut < len(data):
+            yield begin + cut, data[cut:]
+        carry, end = data[:cut], begin
+
+
+def _last_newline(descriptor: int, end: int) -> int:
+    """Where the last whole line ends."""
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        found = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def _newlines(descriptor: int, begin: int, end: int) -> int:
+    found = 0
+    while begin < end and (data := os.pread(descriptor, min(_BLOCK, end - begin), begin)):
+        found += data.count(b"\n")
+        begin += len(data)
+    return found

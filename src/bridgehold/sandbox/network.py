@@ -1,0 +1,80 @@
+"""A sandbox's own network namespace, entered for a moment: its bounds, and the gateway's listener.
+
+The guest never holds the listener, and can't change the bounds: that takes CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from bridgehold.sandbox import syscalls
+
+SETTINGS = (
+    # A connection that nobody has accepted is charged to nobody: what it may hold, and how many rest.
+    ("net/ipv4/tcp_rmem", "4096 32768 4194304"),
+    ("net/ipv4/tcp_max_tw_buckets", "1024"),
+)
+"""Path below /proc/sys → value. Each is the namespace's own."""
+_IP_FREEBIND = 15
+
+
+def enter(init: int, port: int, *, settled: bool = False) -> list[int]:
+    """Set the bounds in the network namespace of process `init`, and listen at `port` of its loopback.
+
+    The listener's descriptor, or nothing where `port` is 0. `settled`: the bounds are set already.
+    Raises `OSError`.
+
+    A thread that lives for this alone joins the network namespace (which is a thread's own), makes
+    the socket and ends; it is joined before anything forks. An ordinary user's launcher could not
+    go back to its first network namespace, so the main thread never leaves it (docs/adr/0002).
+    """
+    made: list[int] = []
+    failed: list[OSError] = []
+
+    def act() -> None:
+        try:
+            made.extend(_act(init, port, settled))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=act, name="listener")
+    thread.start()  # RuntimeError where the machine has no thread left: `shortage` knows it
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made
+
+
+def _act(init: int, port: int, settled: bool) -> list[int]:
+    inside = os.open(f"/proc/{init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(inside, syscalls.CLONE_NEWNET)
+    finally:
+        os.close(inside)
+    if not settled:
+        for path, value in SETTINGS:
+            write(f"/proc/sys/{path}", value)
+    return [_listen(port)] if port else []
+
+
+def _listen(port: int) -> int:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)  # the loopback may come up a moment later
+        listener.bind(("127.0.0.1", port))
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    return listener.detach()
+
+
+def write(path: str, value: str) -> None:
+    """One write of a sysctl. Raises `OSError` with its path."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)

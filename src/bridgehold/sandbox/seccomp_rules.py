@@ -1,0 +1,175 @@
+"""The seccomp filter as reviewable data: what is named is refused, everything else is allowed.
+
+`seccomp` compiles it. What is refused because no cgroup counts it is in `seccomp_uncounted`.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Literal
+
+import msgspec
+
+Compare = Literal["ne", "eq", "masked_eq", "ge", "gt"]
+_SOCK_TYPE_MASK = 0xF
+
+
+class Argument(msgspec.Struct, frozen=True):
+    """A test on one argument: ``arg[index] OP value`` (``masked_eq``: ``arg & mask == value``)."""
+
+    index: int
+    op: Compare
+    value: int
+    mask: int = 0
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """Refuse `calls` with `answer` where every one of `when` holds. Answer 0: done, without effect."""
+
+    calls: tuple[str, ...]
+    why: str
+    answer: int = errno.EPERM
+    when: tuple[Argument, ...] = ()
+
+
+def _sockets() -> tuple[Rule, ...]:
+    """Every family but UNIX (1), INET (2) and INET6 (10): below, between and above them.
+
+    All 64 bits are compared though the kernel looks at 32: what has high bits set is "above".
+    """
+    refused = [0, *range(3, 10)]
+    rules = [
+        Rule(
+            calls=("socket", "socketpair"),
+            why=f"address family {family}",
+            answer=errno.EAFNOSUPPORT,
+            when=(Argument(0, "eq", family),),
+        )
+        for family in refused
+    ]
+    above = Rule(
+        calls=("socket", "socketpair"),
+        why="address families above INET6: netlink, packet, vsock, alg, bluetooth, xdp, …",
+        answer=errno.EAFNOSUPPORT,
+        when=(Argument(0, "gt", 10),),
+    )
+    types = [
+        Rule(
+            calls=("socket",),
+            why=f"socket type {name}",
+            when=(Argument(1, "masked_eq", number, _SOCK_TYPE_MASK),),
+        )
+        for name, number in (("raw", 3), ("rdm", 4), ("dccp", 6), ("packet, the old way to AF_PACKET", 10))
+    ]
+    protocols = Rule(
+        calls=("socket",),
+        why="protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …",
+        answer=errno.EPROTONOSUPPORT,
+        when=(Argument(2, "gt", 17),),
+    )
+    return (*rules, above, *types, protocols)
+
+
+SURFACE: tuple[Rule, ...] = (
+    Rule(
+        calls=(
+            "mount",
+            "umount",
+            "umount2",
+            "pivot_root",
+            "chroot",
+            "open_tree",
+            "move_mount",
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "fspick",
+            "mount_setattr",
+            "statmount",
+            "listmount",
+            "open_tree_attr",
+        ),
+        why="the mount interface, old and new",
+    ),
+    Rule(calls=("unshare",), why="other namespaces"),
+    Rule(calls=("clone3",), why="its flags are in memory; libc falls back to clone", answer=errno.ENOSYS),
+    *(
+        Rule(
+            calls=("clone",),
+            why=f"clone flag {flag:#x}: a new namespace",
+            when=(Argument(0, "masked_eq", flag, flag),),
+        )
+        for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x80)
+    ),
+    Rule(calls=("add_key", "request_key", "keyctl"), why="kernel keyrings are shared beyond namespaces"),
+    Rule(calls=("bpf", "perf_event_open", "userfaultfd"), why="kernel attack surface"),
+    Rule(calls=("io_uring_setup", "io_uring_enter", "io_uring_register"), why="calls that seccomp can't see"),
+    Rule(
+        calls=("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise"),
+        why="other processes' memory and descriptors",
+    ),
+    Rule(calls=("open_by_handle_at", "name_to_handle_at"), why="files by handle pass mounts by"),
+    Rule(
+        calls=(
+            "kexec_load",
+            "kexec_file_load",
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "reboot",
+            "swapon",
+            "swapoff",
+            "acct",
+            "quotactl",
+            "quotactl_fd",
+            "syslog",
+            "vhangup",
+            "nfsservctl",
+            "iopl",
+            "ioperm",
+            "settimeofday",
+            "clock_settime",
+            "clock_adjtime",
+            "adjtimex",
+            "lookup_dcookie",
+            "move_pages",
+            "migrate_pages",
+            "fanotify_init",
+            "modify_ldt",
+            "uselib",
+            "ustat",
+            "sysfs",
+            "_sysctl",
+            "create_module",
+            "get_kernel_syms",
+            "query_module",
+            "sethostname",
+            "setdomainname",
+        ),
+        why="the machine's administration",
+    ),
+    Rule(
+        calls=("personality",),
+        why="personalities that weaken address randomisation or take up old system-call ways",
+        when=(Argument(0, "gt", 0x0020008),),
+    ),
+    *(
+        Rule(calls=("ioctl",), why=why, when=(Argument(1, "masked_eq", request, 0xFFFFFFFF),))
+        for request, why in (
+            (0x5412, "TIOCSTI: typing into a terminal (the kernel looks at 32 bits, so do we)"),
+            (0x541C, "TIOCLINUX: the console"),
+            (0x5423, "TIOCSETD: line disciplines, which load kernel modules"),
+        )
+    ),
+    *_sockets(),
+)
+
+
+JOIN = Rule(calls=("setns",), why="other namespaces")
+FILTERS = Rule(
+    calls=("prctl",),
+    why="PR_SET_SECCOMP: filters, compiled into memory that all programs of the machine share",
+    answer=errno.EINVAL,
+    when=(Argument(0, "masked_eq", 22, 0xFFFFFFFF),),
+)
+"""What a zygote's forks still need: they join their namespaces, and load their own filter."""

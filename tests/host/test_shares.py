@@ -1,0 +1,50 @@
+"""Who takes what of one thing: however much the first ask for, who comes late finds something."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridgehold.host.shares import Share, Shares
+
+TOTAL = 1_000
+NAMES = ["a", "b", "c", "d"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(-TOTAL, 2 * TOTAL)), max_size=60))
+def test_nobody_has_more_than_half_and_a_newcomer_gets_a_share(acts: list[tuple[str, int]]) -> None:
+    shares = Shares(TOTAL)
+    held: dict[str, Share] = {name: shares.of(name) for name in NAMES}
+    for name, amount in acts:
+        share, before = held[name], shares.taken
+        if amount < 0:
+            share.hold(max(0, share.amount + amount))
+        elif not share.take(amount):
+            assert shares.taken == before
+        assert shares.taken == sum(one.amount for one in held.values()) <= TOTAL
+        assert all(one.amount <= shares.most for one in held.values())
+        crowd = sum(one.amount > 0 for one in held.values())
+        assert shares.fits("late", TOTAL // (2 ** (crowd + 1)))
+    for share in held.values():
+        share.give_back()
+        share.give_back()
+    assert shares.taken == 0
+
+
+def test_who_waits_gets_it_once_others_give_back_and_not_before() -> None:
+    async def act() -> None:
+        shares = Shares(100)
+        first, second = shares.of("a"), shares.of("a")
+        assert first.take(50)
+        assert not await second.wait(1, 0.02)
+        waiting = asyncio.ensure_future(second.wait(10, 5))
+        await asyncio.sleep(0)
+        first.give_back()
+        assert await waiting
+        assert shares.held_by("a") == 10
+        assert second.take(1_000, owed=True)  # what others wait for is never refused
+        assert not shares.of("b").take(1)
+
+    asyncio.run(act())
