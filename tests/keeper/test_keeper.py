@@ -367,3 +367,36 @@ def test_names_are_asked_for_once_and_every_answer_is_vetted() -> None:
         assert len(calls) == 2
 
     asyncio.run(act())
+
+
+def test_the_host_learns_beginnings_and_the_keeper_redacts(
+    secrets_folder: Path, acme_key: str, admin: Admin
+) -> None:
+    async def act() -> None:
+        async with (
+            Provider.open() as provider,
+            keeper_process(config_for(secrets_folder, provider)) as (keeper, _),
+        ):
+            assert await keeper.marks("acme") == protocol.Marks(begins=(acme_key[:4],), always=False)
+            assert await keeper.marks("umbra") == protocol.Marks(begins=(), always=False)
+            await keeper.put_session_secret("s-1", "openai", "Inline/key-0123456789", tenant="acme")
+            await asyncio.to_thread(admin().set, "acme", "short", b"hunter2-")
+            assert await keeper.marks("acme") == protocol.Marks(begins=("Inli", acme_key[:4]), always=True)
+            texts = [
+                acme_key,
+                f"a {acme_key.encode().hex()} b",
+                "hunter2%2D",
+                "Inline\\/key-0123456789",
+                "é",
+                "",
+            ]
+            hidden = ["[redacted]", "a [redacted] b", "[redacted]", "[redacted]", "é", ""]
+            assert await keeper.redact("acme", texts) == hidden
+            assert (await keeper.redact("umbra", texts))[1:] == texts[1:]
+            long = ["x" * 100_000 + acme_key] * 3
+            assert await keeper.redact("acme", long) == ["x" * 100_000 + "[redacted]"] * 3
+            await keeper.drop_session("s-1")
+            await asyncio.to_thread(admin().remove, "acme", "short")
+            assert await keeper.marks("acme") == protocol.Marks(begins=(acme_key[:4],), always=False)
+
+    asyncio.run(act())

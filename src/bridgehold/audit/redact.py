@@ -53,6 +53,14 @@ KEY_NAMES = frozenset(
     }
 )
 
+_KEY_ENDS = (
+    *("apikey", "apitoken", "accesskey", "accesstoken", "authkey", "authtoken", "bearertoken", "bottoken"),
+    *("clientsecret", "password", "passphrase", "privatekey", "refreshtoken", "secret", "secretkey"),
+    *("servicekey", "sessiontoken", "signingkey", "subscriptionkey"),
+)
+_MAYBE = frozenset({"auth", "jwt", "pass", "pat"})
+_ONLY_SHAPE = re.compile(r"(?:[A-Za-z]{4,8} )?\[redacted:\w+\]")
+
 _SHAPES = (
     ("private_key", ("-----BEGIN ",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)"),
     ("sk", ("sk-",), r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{12,}"),
@@ -68,6 +76,7 @@ _SHAPES = (
     ("bearer", ("earer ",), r"(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"),
 )
 _COMPILED = tuple((name, marks, re.compile(pattern, re.DOTALL)) for name, marks, pattern in _SHAPES)
+_BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
 
 
 def find_shape(text: str) -> bool:
@@ -117,9 +126,21 @@ def _bytes(secret: str | bytes) -> bytes:
 
 
 def is_key_name(name: str) -> bool:
-    """Whether a value under `name` is masked whatever it is: ``api_key``, ``X-API-Key``, ``hfToken``."""
+    """Whether a value under `name` is masked whatever it is: ``api_key``, ``X-API-Key``, ``hfApiTokens``."""
     plain = re.sub(r"[^a-z]", "", name.lower())
-    return plain in KEY_NAMES or plain.endswith(("apikey", "password", "secret", "authtoken", "accesstoken"))
+    names = (plain,) if plain == "tokens" else (plain, plain.removesuffix("s"))
+    return any(one in KEY_NAMES or one.endswith(_KEY_ENDS) for one in names)
+
+
+def is_token_name(name: str) -> bool:
+    """Whether `name` may be a key's (``hf_token``, ``slackBotToken``) or ordinary (``eos_token``)."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return plain.endswith(("token", "passwd", "pwd", "passcode", "accesskeyid")) or plain in _MAYBE
+
+
+def is_shape(text: str) -> bool:
+    """Whether `text` is a well-known key and nothing else, but for a header's scheme before it."""
+    return _BEGINS.search(text) is not None and _ONLY_SHAPE.fullmatch(mask_shapes(text.strip())) is not None
 
 
 def preview(

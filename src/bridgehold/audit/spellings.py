@@ -23,7 +23,7 @@ _ENOUGH = 20
 _VERIFIED = 512
 """Characters of a long value that are compared; what follows those is taken to belong to it."""
 _SLASHES = r"\\\\{0,7}"
-_WIDE = r"\0{0,3}"
+_WIDE = r"(?>\0|\\\\{0,7}(?:u0000|x00|0{1,3}(?![0-7]))|%00){0,3}"
 _WRAP = r"(?>[\s\0]|\\\\{0,7}[nrt]){0,8}"
 _BETWEEN_HEX = r"(?>[\s:;,._\0-]|\\\\{0,7}[nrt]|0[xX]){0,8}"
 _BETWEEN_NUMBERS = r"(?>[\s,;:|_-]|\\\\{0,7}[nrt]){0,8}"

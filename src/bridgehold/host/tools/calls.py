@@ -110,7 +110,7 @@ class ToolCalls:
 
     async def _run(self, frame: ToolCallFrame) -> object:
         tool, source, decision = await self._decided(frame)
-        digest, size, text = preview(frame.arguments, (), _PREVIEW_BYTES)
+        digest, size, text = preview(frame.arguments, cap_bytes=_PREVIEW_BYTES)
         intent = ToolIntent(
             tenant=self._context.tenant,
             principal=self._context.principal,
@@ -158,7 +158,7 @@ class ToolCalls:
     async def _refused(
         self, frame: ToolCallFrame, decision: Decision, kind: type[BridgeholdError]
     ) -> BridgeholdError:
-        digest, _, _ = preview(frame.arguments, (), 0)
+        digest, _, _ = preview(frame.arguments, cap_bytes=0)
         event = ToolRefused(
             tenant=self._context.tenant,
             principal=self._context.principal,
@@ -188,7 +188,7 @@ class ToolCalls:
     async def _record(
         self, tool: ToolSpec, intent: str, result: object, failure: BridgeholdError | None, ms: int
     ) -> None:
-        digest, size, _ = preview(result, (), 0)
+        digest, size, _ = preview(result, cap_bytes=0)
         outcome = ToolOutcome(
             tenant=self._context.tenant,
             principal=self._context.principal,

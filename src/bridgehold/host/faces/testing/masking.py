@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bridgehold.audit.redact import MASK, Redactor, find_shape, is_key_name
-from bridgehold.audit.spellings import SHORTEST
+from bridgehold.audit.spellings import SHORTEST, Spellings
 from bridgehold.errors import TranscriptError
 from bridgehold.host.faces.testing.transcript import DEEPEST
 from bridgehold.host.inline_keys import split_keys
@@ -26,7 +26,7 @@ class Masker:
     """Remembers every key that it was shown, and takes it out of all that comes later."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
+        self._known: dict[str, Spellings] = {}
         self._redactor = Redactor(())
 
     def params(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -70,10 +70,10 @@ class Masker:
         return _masked(value, self._redactor, named=False, depth=DEEPEST)
 
     def _learn(self, values: Any) -> None:
-        fresh = {value for value in values if len(value) >= SHORTEST and value != MASK} - self._known
+        fresh = {value for value in values if len(value) >= SHORTEST and value != MASK} - self._known.keys()
         if fresh:
-            self._known |= fresh
-            self._redactor = Redactor(self._known)
+            self._known |= {value: Spellings(value.encode("utf-8", "surrogatepass")) for value in fresh}
+            self._redactor = Redactor(self._known.values())
 
     def _bytes(self, data: str) -> str:
         try:
