@@ -1,7 +1,7 @@
 """Tenants' secrets kept out of what the host writes down, though the host holds none.
 
 The keeper says how each value begins; where a text holds such a beginning, in any plain spelling, the
-keeper gives it back without the values (`docs/adr/0009`). What can't be looked at is withheld.
+keeper gives it back without the values (`docs/adr/0010`). What can't be looked at is withheld.
 """
 
 from __future__ import annotations

@@ -120,7 +120,12 @@ class Keeper:
     ) -> None:
         try:
             with held.use() as key:
-                await self._upstream.answer(stream, ask, entry, key, await held.spellings())
+                spelt = await held.spellings()
+                try:
+                    await self._upstream.answer(stream, ask, entry, key, spelt)
+                except BridgeholdError as error:  # its text may say what the provider said
+                    error.message, error.hint = map(Redactor([spelt]).text, (error.message, error.hint))
+                    raise
         except asyncio.CancelledError:
             if not held.revoked:
                 raise

@@ -159,12 +159,9 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """What the host may know of secrets' values, so that it asks about few texts."""
 
     begins: tuple[str, ...]
-    """The first `MARK` characters of each value that has `MARKED` or more: most are a provider's prefix."""
+    """The first four characters of each value that has sixteen or more: most are a provider's prefix."""
     always: bool
     """There is a shorter value, too: every text is to be asked about."""
-
-
-MARKED = 16
 
 
 class UpstreamHead(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit.spellings import MARK, Spellings
+from bridgehold.audit.spellings import Spellings
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
-from bridgehold.host.keeper.index import Index, Reference, read_index, stamp
-from bridgehold.host.keeper.protocol import MARKED, Marks
+from bridgehold.host.keeper.index import Index, Reference, begin, read_index, stamp
+from bridgehold.host.keeper.protocol import Marks
 from bridgehold.host.keeper.stores import SecretStore, check_value, open_store, wipe
 from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry
 
@@ -72,11 +72,6 @@ class Held:
             task.cancel()
         self._spelt = None
         wipe(self.value)
-
-
-def _begin(value: bytes) -> str:
-    """What the host may know of it: nothing of a short one."""
-    return value[:MARK].decode("ascii", "replace") if len(value) >= MARKED else ""
 
 
 class Vault:
@@ -138,16 +133,19 @@ class Vault:
 
     async def marks(self, tenant: str) -> Marks:
         """How the tenant's values begin, its sessions' own ones included. Raises `SecretError`."""
-        found = [_begin(bytes(held.value)) for held in self._own(tenant)]
+        found = [begin(bytes(held.value)) for held in self._own(tenant)]
         for reference in await self._references(tenant):
-            if reference not in self._begins:
-                self._begins[reference] = _begin(bytes((await self._fetch(reference)).value))
-            found.append(self._begins[reference])
+            said = self._index.begin_of(reference)
+            if said is None:
+                said = self._begins.get(reference)
+            if said is None:
+                said = self._begins[reference] = begin(bytes((await self._fetch(reference)).value))
+            found.append(said)
         return Marks(begins=tuple(sorted(set(found) - {""})), always="" in found)
 
     async def spellings(self, tenant: str) -> list[Spellings]:
         """Of each of the tenant's values. Raises `SecretError`."""
-        fetched = [await self._fetch(one) for one in await self._references(tenant)]
+        fetched = await asyncio.gather(*[self._fetch(one) for one in await self._references(tenant)])
         return [await held.spellings() for held in (*self._own(tenant), *fetched)]
 
     def _own(self, tenant: str) -> list[Held]:
