@@ -1,4 +1,6 @@
-"""The audit: durable appends in groups and one by one, against bare fdatasyncs; verification; formatting."""
+"""The audit: durable appends in groups and one by one, against bare fdatasyncs; verification; formatting;
+and questions over a million events, each by a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,30 @@ import msgspec
 from common import Row, median, row, show, times
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandIntent, CommandOutcome
+from bridgehold.audit.events import (
+    CommandIntent,
+    CommandOutcome,
+    CommandRefused,
+    GrantResolved,
+    SessionClosed,
+    SessionOpened,
+)
 from bridgehold.audit.formatter import EventFormatter
-from bridgehold.audit.journal import JournalConfig
+from bridgehold.audit.journal import Journal, JournalConfig
 from bridgehold.audit.redact import preview
 from bridgehold.audit.verify import verify_audit
 
 EVENTS = 60_000
 WORKERS = 256
 SINGLE = 400
+MANY = 1_000_000
 
 
-def an_intent(number: int) -> CommandIntent:
+def an_intent(number: int, tenant: str = "acme", session: str = "s-0123456789abcdef") -> CommandIntent:
     return CommandIntent(
-        tenant="acme",
+        tenant=tenant,
         principal="app",
-        session="s-0123456789abcdef",
+        session=session,
         command=f"c-{number:016d}",
         bridge="python",
         operation="python:execute",
@@ -128,6 +138,68 @@ def measure_verify(folder: Path) -> Row:
     return row("verified events a second", median(rates), "1/s", least=150_000)
 
 
+def a_million(folder: Path) -> None:
+    """`MANY` events of 5,000 sessions of 50 tenants, as the journal writes them, but not made durable."""
+    journal = Journal(JournalConfig(folder=str(folder)), sync=lambda _: None)
+    journal.writer.write([GrantResolved(digest="sha256:" + "a" * 64, grant={})])
+    for number in range(MANY // 200):
+        ties = {"tenant": f"tenant{number % 50}", "session": f"s-{number:016d}"}
+        journal.writer.write(
+            [SessionOpened(bridge="python", grant="sha256:" + "a" * 64, start="fork", **ties)]
+        )
+        intents = [an_intent(100 * number + each, **ties) for each in range(100)]
+        written = journal.writer.write(intents)
+        outcomes = [
+            CommandOutcome(
+                command=intent.command,
+                intent=f"{journal.writer.instance}.{getattr(result, 'seq', 0)}",
+                transport_ok=True,
+                application_ok=True,
+                **ties,
+            )
+            for intent, result in zip(intents, written, strict=True)
+        ]
+        journal.writer.write([*outcomes, SessionClosed(reason="idle time", **ties)])
+        if number % 100 == 0:
+            journal.writer.write([CommandRefused(
+                bridge="python", operation="python:rm", rule="default-deny", reason="no", source="", **ties,
+            )])  # fmt: skip
+    journal.close("bench")
+
+
+ASK = """
+import resource, sys, time
+from pathlib import Path
+from bridgehold.audit.query import Query, query
+from bridgehold.audit.why import story
+began, audit = time.process_time(), Path(sys.argv[1])
+{act}
+print((time.process_time() - began) * 1000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+QUESTIONS = {
+    "the newest 100 refusals": "assert len(list(query(audit, Query(kind='command.refused')))) == 50",
+    "the newest 100 of a tenant": "assert len(list(query(audit, Query(tenant='tenant7')))) == 100",
+    "a command by its id": "assert len(list(query(audit, Query(command='c-0000000000250007')))) == 2",
+    "a text that is nowhere": "assert not list(query(audit, Query(text='nowhere at all')))",
+    "why of a command in the middle": "assert story(audit, 'c-0000000000250007').related",
+    "why of the newest command": f"assert story(audit, 'c-{MANY // 2 - 1:016d}').related",
+}
+
+
+def measure_questions(folder: Path) -> list[Row]:
+    """Of the processor: what else runs here says nothing of them."""
+    rows, peaks = [], []
+    for name, act in QUESTIONS.items():
+        found = []
+        for _ in range(3):
+            argv = [sys.executable, "-I", "-c", ASK.format(act=act), str(folder)]
+            took, peak = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
+            found.append(float(took))
+            peaks.append(float(peak))
+        rows.append(row(f"of a million events: {name}", median(found), "ms", most=500))
+    return [*rows, row("of a million events: the most memory of all these", max(peaks), "MiB", most=100)]
+
+
 def measure_formats() -> list[Row]:
     formatter, event = EventFormatter(), an_intent(1)
 
@@ -146,7 +218,11 @@ def main() -> None:
         folder = Path(home) / "audit"
         folder.mkdir()
         rows = asyncio.run(measure_journal(folder))
-        show([*rows, measure_verify(folder), *measure_formats()])
+        rows += [measure_verify(folder), *measure_formats()]
+        many = Path(home) / "many"
+        many.mkdir()
+        a_million(many)
+        show([*rows, *measure_questions(many)])
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bridgehold import errors
 from bridgehold.audit import events
 from bridgehold.host import config_docs
 from bridgehold.host.faces.cli import reference as cli
 from bridgehold.host.faces.http import reference as http
+from bridgehold.policies import fields
 from bridgehold.policies.limits_table import LIMITS
 from bridgehold.sandbox import seccomp
 
@@ -74,6 +75,79 @@ def make_errors() -> str:
         "`same` (at once) or `later`. A single error may say otherwise than its row about `retry`.\n\n"
         + table(("code", "exit status", "retry", "meaning and general remedy", "Python"), rows)
     )
+
+
+def make_inference() -> str:
+    """The tables of what requests may hold, as their files have them."""
+    parts = [
+        "# What requests to providers may hold\n\n",
+        "Of each shape, by path. Whatever doesn't stand here is refused unless the endpoint grants it:\n",
+        "[the gateway](gateway.md#what-a-request-may-hold) says how, and ",
+        "`src/bridgehold/policies/fields.py` what the types mean.\n",
+    ]
+    for shape in fields.SHAPES:
+        file = fields.source(shape)
+        parts.append(f"\n## {shape}\n\n")
+        parts.append(
+            table(
+                ("path", "body", "query", "sent unless the request says it"),
+                map(_inference_row, file["rows"]),
+            )
+        )
+        switches = [
+            f"`{name}`: {', '.join(f'`{value}`' for value in values) or 'none'}"
+            for name, values in file["headers"].items()
+        ]
+        parts.append(f"\nValues of headers that go on: {'; '.join(switches) or 'none'}.\n\n")
+        rows = [(f"`{name}`", _inference_fields(given)) for name, given in sorted(file["types"].items())]
+        for name, given in sorted(file.get("unions", {}).items()):
+            variants = {kind: inner for kind, inner in given.items() if kind not in ("by", "default")}
+            rows += [
+                (
+                    f"`{name}`, `{given['by']}` `{kind}`"
+                    + (", or none" if kind == given.get("default") else ""),
+                    _inference_fields(inner),
+                )
+                for kind, inner in variants.items()
+            ]
+        parts.append(table(("type", "fields"), rows))
+    parts.append(
+        "\n## Known exits\n\nRefused like everything else that doesn't stand above, in these words.\n\n"
+    )
+    kinds = fields.source("exits")["kinds"]
+    parts.append(
+        table(
+            ("words", "names, without case, `_` and `-`"),
+            ((kind["why"], " ".join(kind["names"].split())) for kind in kinds),
+        )
+    )
+    return "".join(parts)
+
+
+def _inference_row(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    at = f" to {', '.join(row['forced_at'])}" if row.get("forced_at") else ""
+    forced = ", ".join(
+        f"`{name} = {str(value).lower()}`{at}" for name, value in row.get("forced", {}).items()
+    )
+    body = (
+        f"`{row['body']}`{'' if row.get('generates', True) else ', generates nothing'}"
+        if "body" in row
+        else "none"
+    )
+    return (
+        ", ".join(f"`{path}`" for path in row["paths"]),
+        body,
+        _inference_fields(row.get("query", {})),
+        forced,
+    )
+
+
+def _inference_fields(given: dict[str, Any]) -> str:
+    listed = (
+        f"`{name}` {{ {_inference_fields(kind)} }}" if isinstance(kind, dict) else f"`{name}` {kind}"
+        for name, kind in given.items()
+    )
+    return "; ".join(listed) or "none"
 
 
 def make_limits() -> str:
@@ -131,6 +205,7 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("docs/reference/configuration.md", "src/bridgehold/host/config.py", config_docs.reference),
     Document("docs/reference/cli.md", "the commands' own help", cli.reference),
     Document("docs/reference/http.md", "src/bridgehold/host/faces/http", http.reference),
+    Document("docs/reference/gateway-fields.md", "src/bridgehold/policies/inference", make_inference),
     Document("docs/reference/seccomp.md", "src/bridgehold/sandbox/seccomp.py", seccomp.reference),
 )
 

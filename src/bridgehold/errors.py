@@ -133,6 +133,14 @@ class DependencyError(BridgeholdError):
     exit_status = 16
 
 
+class EnvironmentChangedError(BridgeholdError):
+    """A built environment is not what it was when it was sealed; nothing is started in it."""
+
+    code = "environment_changed"
+    exit_status = 18
+    default_hint = "Look who changed it; then build it again: `bridgehold bridge build NAME --anew`."
+
+
 class SecretError(BridgeholdError):
     """A secret is missing, or its back-end is not usable. Never carries a value."""
 

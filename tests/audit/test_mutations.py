@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -16,13 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgehold.audit import anchors, chain
+from bridgehold.audit.entries import Entry, printable
 from bridgehold.audit.events import ToolIntent, ToolOutcome
 from bridgehold.audit.export import export_ocsf
-from bridgehold.audit.read import read_all
+from bridgehold.audit.query import Query, query
+from bridgehold.audit.read import read_all, tail
 from bridgehold.audit.recovery import recover
 from bridgehold.audit.segments import instance_folders
 from bridgehold.audit.verdicts import Report
 from bridgehold.audit.verify import render_report, verify_audit
+from bridgehold.audit.why import story
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import BridgeholdError
 
@@ -93,10 +97,14 @@ def judged(home: Path) -> Report:
         assert report.first_bad.place
     for line in export_ocsf(read_or_stop(audit)):
         assert line
+    with contextlib.suppress(BridgeholdError):
+        shown = [*query(audit, Query(text="ask")), *query(audit, Query(since="2026", kind="command"))]
+        for entry in [*shown, *tail(audit, 5)][:8]:
+            assert printable(story(audit, entry.ref).sentence)
     return report
 
 
-def read_or_stop(audit: Path) -> Iterator[object]:
+def read_or_stop(audit: Path) -> Iterator[Entry]:
     try:
         yield from read_all(audit)
     except BridgeholdError:

@@ -6,9 +6,9 @@ from bridgehold.audit.entries import Entry
 from bridgehold.audit.usage import Used, fold
 
 
-def entry(kind: str, time: str, tenant: str, session: str, **fields: object) -> Entry:
+def entry(kind: str, time: str, tenant: str, session: str, ref: str = "i.1", **fields: object) -> Entry:
     return Entry(
-        ref="i.1",
+        ref=ref,
         instance="i",
         seq=1,
         time=time,
@@ -29,7 +29,11 @@ ENTRIES = [
     entry("command.outcome", "2026-11-21T10:01", "umbra", "s2", code="timeout", cpu_us=7),
     entry("command.outcome", "2026-11-21T10:02", "acme", "s1", code="", cpu_us=500),
     entry("egress.outcome", "2026-11-21T10:02", "acme", "s1", provider="openai", model="m", code="rate_limit",
-          input_tokens=1, estimated=True),
+          input_tokens=1, estimated=True, intent="i.9", charged=700),
+    entry("egress.intent", "2026-11-21T10:02", "acme", "s1", "i.9", provider="openai", reserved=900),
+    entry("egress.outcome", "2026-11-21T10:02", "acme", "s1", provider="openai", model="m", intent="i.9", code=""),
+    entry("egress.intent", "2026-11-21T10:03", "umbra", "s2", "i.10", provider="openai", reserved=500),
+    entry("egress.intent", "2026-11-21T10:03", "umbra", "s2", "i.11", provider="", reserved=0),
 ]  # fmt: skip
 
 
@@ -37,10 +41,11 @@ def test_rows_are_by_tenant_bridge_and_provider() -> None:
     assert fold(ENTRIES) == [
         Used(tenant="acme", bridge="dspy", sessions=1, commands=2, cpu_us=2_000),
         Used(
-            tenant="acme", bridge="dspy", provider="openai", model="m", requests=2, failed=1, input_tokens=11,
-            output_tokens=5, estimated=1, sent_bytes=100, received_bytes=200,
+            tenant="acme", bridge="dspy", provider="openai", model="m", requests=3, failed=1, input_tokens=11,
+            output_tokens=5, charged=700, estimated=1, sent_bytes=100, received_bytes=200,
         ),
         Used(tenant="umbra", bridge="python", sessions=1, commands=1, failed=1, cpu_us=7),
+        Used(tenant="umbra", bridge="python", provider="openai", requests=1, charged=500),
     ]  # fmt: skip
 
 
@@ -48,6 +53,6 @@ def test_a_time_and_a_tenant_bound_it_and_a_session_from_before_keeps_its_bridge
     found = fold(ENTRIES, tenant="acme", since="2026-11-21")
     assert [(one.bridge, one.provider, one.commands, one.requests) for one in found] == [
         ("dspy", "", 1, 0),
-        ("dspy", "openai", 0, 1),
+        ("dspy", "openai", 0, 2),
     ]
     assert fold(ENTRIES, until="2026-11-20") == []

@@ -10,6 +10,7 @@ from typing import Any
 import bridgehold
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.frames import ProviderBinding, ReadyFrame
+from bridges.inference_support import check_inference
 
 MANIFEST = Catalogue.load().get("langchain")
 KIT = Path(bridgehold.__file__).parent / "bridges" / "kit"
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         names = ("authorization", "x-api-key", "x-goog-api-key")
         keys = [self.headers[name] for name in names if self.headers[name]]
         with LOCK:
-            SEEN.append({"path": self.path, "keys": keys, "body": body})
+            SEEN.append({"path": self.path, "keys": keys, "body": body, "headers": dict(self.headers.items())})
             BUSY[0] += 1
             BUSY[1] = max(BUSY)
         try:
@@ -130,6 +131,7 @@ def refused(guest: Any, name: str, /, **args: Any) -> Any:
 
 
 def seen(guest: Any) -> list[dict[str, Any]]:
-    """What reached the provider: path, keys and body of each request."""
+    """What reached the provider: path, keys and body of each request, which the gateway lets through."""
     requests: list[dict[str, Any]] = guest.value("langchain:seen")["requests"]
+    check_inference(requests)
     return requests

@@ -19,6 +19,7 @@ from bridgehold.bridges.frames import (
     ToolFault,
     ToolReplyFrame,
 )
+from bridges.inference_support import check_inference
 
 pytestmark = pytest.mark.network
 MANIFEST = Catalogue.load().get("dspy")
@@ -30,7 +31,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from bridgehold_sdk import operation
 from dspy_bridge import DSPyBridge
 
-SEEN = []
+SEEN, WHOLE = [], []
 FIELDS = {"reasoning": "It is.", "answer": "Paris", "score": "7", "rationale": "The best.",
           "generated_code": "SUBMIT({'answer': 6 * 7})", "code_output": "42",
           "next_thought": "Enough.", "next_tool_name": "finish", "next_tool_args": "{}", "completed": ""}
@@ -73,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         key = self.headers.get("authorization") or self.headers.get("x-api-key")
         key = key or self.headers.get("x-goog-api-key")
         SEEN.append([self.path, key, body.get("model"), body.get("temperature")])
+        WHOLE.append({"path": self.path, "headers": dict(self.headers.items()), "body": body})
         model = body.get("model", "")
         said = dict(FIELDS)
         if model == "asks" and "Observation" not in str(body["messages"]) and "observation_0" not in str(
@@ -115,8 +117,15 @@ class Probe(DSPyBridge):
         threading.Thread(target=server.serve_forever, daemon=True).start()
     @operation(effect="read")
     def seen(self):
-        return {"requests": SEEN, "litellm": "litellm" in sys.modules}
+        return {"requests": SEEN, "whole": WHOLE, "litellm": "litellm" in sys.modules}
 """
+
+
+def seen(dspy: Any) -> dict[str, Any]:
+    """What reached the provider; each request is one that the gateway lets through."""
+    value: dict[str, Any] = dspy.value("dspy:seen")
+    check_inference(value["whole"])
+    return value
 
 
 @pytest.fixture
@@ -172,9 +181,14 @@ def test_programs_from_creation_to_deletion(dspy: Any) -> None:
     assert run(dspy, "delete_program", program_id="qa")["status"] == "deleted"
     assert dspy.fault("dspy:get_program_info", {"program_id": "qa"}).code == "not_found"
     assert dspy.value("common:get_stats")["programs_count"] == 1
-    seen = dspy.value("dspy:seen")
-    assert seen["requests"][0] == ["/openai/chat/completions", "Bearer sk-bh-placeholder", "gpt-4o-mini", 0.3]
-    assert seen["litellm"] is False
+    found = seen(dspy)
+    assert found["requests"][0] == [
+        "/openai/chat/completions",
+        "Bearer sk-bh-placeholder",
+        "gpt-4o-mini",
+        0.3,
+    ]
+    assert found["litellm"] is False
 
 
 def test_litellm_when_it_is_asked_for(dspy: Any) -> None:
@@ -182,9 +196,9 @@ def test_litellm_when_it_is_asked_for(dspy: Any) -> None:
     run(dspy, "create_program", id="qa", signature="question -> answer")
     done = run(dspy, "execute_program", program_id="qa", inputs={"question": "?"})
     assert done["outputs"] == {"answer": "Paris"}
-    seen = dspy.value("dspy:seen")
-    assert seen["requests"][0][:2] == ["/openai/chat/completions", "Bearer sk-bh-placeholder"]
-    assert seen["litellm"] is True
+    found = seen(dspy)
+    assert found["requests"][0][:2] == ["/openai/chat/completions", "Bearer sk-bh-placeholder"]
+    assert found["litellm"] is True
 
 
 def test_a_refusal_of_the_gateway_reaches_the_caller_with_its_rule(dspy: Any) -> None:
@@ -193,7 +207,7 @@ def test_a_refusal_of_the_gateway_reaches_the_caller_with_its_rule(dspy: Any) ->
     fault = dspy.fault("dspy:execute_program", {"program_id": "qa", "inputs": {"question": "?"}})
     assert fault.code == "application"
     assert "not granted [rule endpoints[0]]" in fault.message
-    assert len(dspy.value("dspy:seen")["requests"]) == 1
+    assert len(seen(dspy)["requests"]) == 1
 
 
 def test_a_call_that_hangs_is_cancelled_and_the_session_lives(dspy: Any) -> None:
@@ -245,7 +259,7 @@ def test_the_other_shapes_of_provider_are_called_with_the_placeholder(
     assert run(dspy, "configure_lm", model=model)["model"] == model
     done = run(dspy, "execute_module", signature="question -> answer", inputs={"question": "?"})
     assert done["outputs"] == {"answer": "Paris"}
-    assert dspy.value("dspy:seen")["requests"][0][:2] == [path, "sk-bh-placeholder"]
+    assert seen(dspy)["requests"][0][:2] == [path, "sk-bh-placeholder"]
     assert sum(used["total_tokens"] for used in done["usage"].values()) in (7, 11)
 
 
@@ -272,7 +286,7 @@ def test_every_module_runs_without_a_stored_program(
         options=options,
     )
     assert done["outputs"].items() >= outputs.items()
-    assert len(dspy.value("dspy:seen")["requests"]) == calls
+    assert len(seen(dspy)["requests"]) == calls
 
 
 def test_generated_code_runs_in_a_process_of_the_sandbox(dspy: Any) -> None:
@@ -313,7 +327,7 @@ def test_several_models_are_chosen_by_program_and_by_call(dspy: Any) -> None:
     run(dspy, "create_program", id="b", signature="question -> answer", lm="big")
     for program, lm in (("a", ""), ("b", ""), ("a", "big")):
         run(dspy, "execute_program", program_id=program, inputs={"question": "?"}, lm=lm)
-    assert [request[2] for request in dspy.value("dspy:seen")["requests"]] == ["small", "large", "large"]
+    assert [request[2] for request in seen(dspy)["requests"]] == ["small", "large", "large"]
     fault = dspy.fault("dspy:create_program", {"signature": "a -> b", "lm": "none"})
     assert "there are default, big" in fault.message
 
@@ -395,7 +409,7 @@ def test_a_program_that_makes_no_sense_is_refused_before_any_call(
     run(dspy, "configure_lm", model="gpt-4o-mini")
     fault = dspy.fault(f"dspy:{name}", args)
     assert (fault.code, text in fault.message) == ("invalid_input", True), fault
-    assert dspy.value("dspy:seen")["requests"] == []
+    assert seen(dspy)["requests"] == []
 
 
 CAPITAL = ToolFact(

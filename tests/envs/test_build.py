@@ -11,7 +11,7 @@ from importlib.util import source_hash
 from pathlib import Path
 
 import pytest
-from envs_kit import DirectRunner, Progress, have_bwrap, make_index, make_lock, make_wheel, writable
+from envs_kit import DirectRunner, Progress, have_bwrap, make_index, make_lock, make_wheel, sha256
 
 from bridgehold.errors import DependencyError, EnvironmentBuildError
 from bridgehold.sandbox.envs.compile import CompileExit
@@ -301,7 +301,7 @@ def test_an_absurd_answer_of_a_compiler_ends_the_build(builder, dist, tmp_path, 
     wheel = make_wheel(dist, files={"demo_pkg/__init__.py": ""})
     with pytest.raises(DependencyError, match=says):
         ensure(builder(make_index(tmp_path, [wheel]), runner=LyingRunner(said)), make_lock(wheel))
-    assert [path.name for path in store.folder.iterdir()] == ["keys"]
+    assert sorted(path.name for path in store.folder.iterdir()) == ["keys"]
 
 
 def test_what_python_can_not_compile_is_left_uncompiled(builder, dist, tmp_path, store):
@@ -400,39 +400,35 @@ def test_a_cancelled_build_leaves_nothing(builder, dist, tmp_path, store):
             await task
 
     asyncio.run(run())
-    assert [p.name for p in store.folder.iterdir()] == ["keys"]
+    assert sorted(p.name for p in store.folder.iterdir()) == ["keys"]
 
 
-def test_verify_finds_a_changed_byte_and_gc_keeps_what_is_referenced(builder, dist, tmp_path, store):
-    wheel = make_wheel(dist)
-    full = ensure(builder(make_index(tmp_path, [wheel])), make_lock(wheel))
-    empty = ensure(builder(), EMPTY)
-    assert store.size_bytes() == full.bytes + empty.bytes
-    with writable(store.path(full)):
-        file = next(store.path(full).rglob("__init__.py"))
-        file.write_text("VALUE = 2\n")
-    with pytest.raises(EnvironmentBuildError, match="digest"):
-        store.verify(full)
+def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):
+    """Nothing that is referred to, in use by any host, or being built; nor what was used of late, unless asked."""
+    wheel, other = make_wheel(dist), make_wheel(dist, name="other_pkg")
+    build = builder(make_index(tmp_path, [wheel, other]))
+    kept, used, idle = (ensure(build, make_lock(w)) for w in (wheel, other)), None, ensure(builder(), EMPTY)
+    kept, used = kept
+    hold = store.hold(used)
+    stale, lost = store.new_build("b" * 64), store.folder / ("c" * 64)
+    lost.mkdir()
+    collect = lambda **options: asyncio.run(build.collect({kept.digest}, **options))  # noqa: E731 - said thrice
 
-    stale = store.new_build(full.key)
-    removed, left = store.gc({empty.digest})
-    assert set(removed) == {store.path(full), stale}
-    assert left == ()
-    assert store.list() == (empty,)
-    assert store.find(full.key) is None
-    assert store.find(empty.key) == empty
+    async def while_building():
+        async with store.building("a" * 64, lambda _: None):
+            busy = store.new_build("a" * 64)
+            return busy, await build.collect({kept.digest}, unused_seconds=3_600)
 
-
-def test_gc_leaves_a_build_that_somebody_works_on(store):
-    key = "a" * 64
-
-    async def run():
-        async with store.building(key, lambda _: None):
-            build = store.new_build(key)
-            assert store.gc(()) == ((), ())
-            return build
-
-    build = asyncio.run(run())
-    assert build.is_dir()
-    assert store.gc(()) == ((build,), ())
-    assert os.listdir(store.folder) == ["keys"]
+    busy, removed = asyncio.run(while_building())
+    assert set(removed) == {stale, lost}
+    assert busy.is_dir()
+    os.utime(tmp_path / "wheels" / sha256(other), (0, 0))
+    assert set(collect()) == {busy, store.path(idle)}
+    assert (store.find(kept.key), store.find(used.key), store.find(idle.key)) == (kept, used, None)
+    assert (tmp_path / "wheels" / sha256(other)).exists()
+    os.close(hold)
+    assert set(collect()) == {store.path(used), tmp_path / "wheels" / sha256(other)}
+    assert store.list() == (kept,)
+    assert store.hold(used) is None
+    left = {path.suffix or path.name for path in store.folder.iterdir()}
+    assert left <= {".json", ".facts", ".use", "keys", ".lock", store.path(kept).name}

@@ -175,14 +175,17 @@ def test_the_most_that_a_request_may_use() -> None:
 
     assert most("openai", {"max_tokens": 50}) == 50
     assert most("openai", {"max_tokens": 50, "max_completion_tokens": 70, "n": 3}) == 210
-    assert most("openai", {"max_tokens": 50, "prompt": ["a", "b"], "best_of": 4}) == 200
+    assert most("openai", {"max_tokens": 50, "prompt": ["a", "b"], "best_of": 4}) == 400
+    assert most("openai", {"max_tokens": 50, "prompt": [1, "a", "b"]}) == 150
+    assert most("openai", {"max_tokens": 10**30, "n": 10**30}) == 128_000_000
     assert most("openai", {"max_tokens": 50, "prompt": ["a"] * 9}) == 450
     assert most("openai", {"max_tokens": 50, "prompt": [1, 2, 3]}) == 50
     assert most("gemini", {"generationConfig": {"maxOutputTokens": 60, "candidateCount": 2}}) == 120
     assert most("gemini", {"generation_config": {"max_output_tokens": 60}}) == 60
     for silly in (-1, 0, "many", None, True, 1e9, [50]):
         assert most("openai", {"max_tokens": silly}) == UNBOUND
-    assert most("openai", None) == 0
+    assert most("openai", None) == UNBOUND
+    assert most_tokens("openai", None, 0) == 0
 
 
 def test_credentials_are_never_shown() -> None:

@@ -173,6 +173,45 @@ def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path,
     on_stand(tmp_path, act, process=when == "before its head")
 
 
+CONTENTS = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+HONEST = [
+    ("openai", "/chat/completions", CHAT),
+    ("openai", "/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
+    ("openai", "/responses", {"model": "m", "input": "hello"}),
+    ("openai", "/responses", {"model": "m", "input": "hello", "stream": True}),
+    ("openai", "/embeddings", {"model": "m", "input": ["hello"] * 50}),
+    ("anthropic", "/messages", {**CHAT, "max_tokens": 500}),
+    ("anthropic", "/messages", {**CHAT, "max_tokens": 500, "stream": True}),
+    ("gemini", "/models/g:generateContent", CONTENTS),
+    ("gemini", "/models/g:streamGenerateContent?alt=sse", CONTENTS),
+]
+
+
+def test_a_whole_honest_answer_is_charged_with_what_it_says_and_no_more(tmp_path: Path) -> None:
+    """In every shape, in one piece and streamed: what is seen never says more than an honest provider."""
+    long = "An answer of many words, some of them extraordinarily long: " + "word after word, " * 200
+    paths = ("/chat/completions", "/responses", "/embeddings", "/messages", "/models/*")
+
+    async def act(stand: Stand) -> None:
+        facts = stand.providers["openai"]
+        await stand.open(make_grant(endpoints=(Endpoint(provider="openai", paths=paths),)))
+        for shape, path, body in HONEST:
+            version = "v1beta" if shape == "gemini" else "v1"
+            stand.providers["openai"] = msgspec.structs.replace(facts, shape=shape, version=version)
+            stand.provider.behave(Behaviour(script=(long,)))
+            before = len(stand.audit.of(EgressOutcome))
+            reply = await stand.ask(f"/openai{path}", body)
+            assert reply.status == 200, reply.body
+            while len(stand.audit.of(EgressOutcome)) == before:
+                await asyncio.sleep(0.01)
+            outcome = stand.audit.of(EgressOutcome)[-1]
+            assert not outcome.estimated, path
+            assert outcome.charged == outcome.input_tokens + outcome.output_tokens, (path, outcome)
+            assert outcome.model
+
+    on_stand(tmp_path, act)
+
+
 def test_what_nobody_generated_is_not_charged(tmp_path: Path) -> None:
     """A provider that says no, and one that never saw the request."""
 
@@ -372,6 +411,34 @@ def test_a_granted_remote_content_goes_through(tmp_path: Path) -> None:
         assert (await stand.ask(body={**CHAT, "tools": [{"type": "web_search"}]})).status == 200
 
     on_stand(tmp_path, act, make_grant(endpoints=(endpoint,)))
+
+
+def test_a_granted_field_goes_through_and_no_other(tmp_path: Path) -> None:
+    fields = ("frobnicate", "tools[].type=web_search", "?purpose", "openai-beta=assistants=v2")
+    endpoint = Endpoint(provider="openai", paths=("/chat/completions", "/responses"), fields=fields)
+
+    async def act(stand: Stand) -> None:
+        more = {"frobnicate": 1, "tools": [{"type": "web_search", "filters": {}}]}
+        path = "/openai/chat/completions?purpose=x"
+        assert (
+            await stand.ask(path, {**CHAT, **more}, headers={"OpenAI-Beta": "assistants=v2"})
+        ).status == 200
+        assert stand.provider.log[0].query == "purpose=x"
+        for other in ({"tools": [{"type": "mcp"}]}, {"frobnicated": 1}):
+            assert (await stand.ask(body={**CHAT, **other})).status == 403
+        assert (await stand.ask("/openai/responses", {"model": "m", "input": "x"})).status == 200
+        assert json.loads(stand.provider.log[-1].body)["store"] is False
+
+    on_stand(tmp_path, act, make_grant(endpoints=(endpoint,)))
+
+
+def test_what_generates_nothing_reserves_its_input_alone(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        assert (await stand.ask("/openai/embeddings", {"model": "m", "input": "x"})).status == 200
+        (intent,) = stand.audit.of(EgressIntent)
+        assert intent.reserved == len(stand.provider.log[0].body)
+
+    on_stand(tmp_path, act)
 
 
 def test_a_body_past_its_bound_is_refused(tmp_path: Path) -> None:

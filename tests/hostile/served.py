@@ -28,6 +28,9 @@ def running(server: AbstractAsyncContextManager[T]) -> Iterator[T]:
         async with server as opened:
             ready.set_result((opened, end))
             await end.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # answers that nobody waits for any more
+            task.cancel()
+            await asyncio.wait({task})
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()

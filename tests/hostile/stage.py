@@ -287,10 +287,11 @@ def stage(
     host: str = "",
     zygote: str = "256MiB",
     environments: bool = False,
+    cgroups: str = "",
 ) -> Iterator[Stage]:
     """A running host. `first`: the top of its config.toml; `host` and `config`: more of [host], of [zygotes].
 
-    `zygote`: the memory of each.
+    `zygote`: the memory of each. `cgroups`: another choice than the kind's own.
     """
     with contextlib.ExitStack() as stack:
         user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
@@ -298,7 +299,7 @@ def stage(
         layout = make_home(owner, environments=environments)
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
         layout.config_file.write_text(
-            f'{first}[host]\ncgroup = "{cgroup}"\n{host}\n[zygotes]\nmemory = "{zygote}"\n{config}'
+            f'{first}[host]\ncgroup = "{cgroups or cgroup}"\n{host}\n[zygotes]\nmemory = "{zygote}"\n{config}'
         )
         process = start_host(layout, user=user)
         stack.callback(stop_host, process)

@@ -339,6 +339,42 @@ def test_45_a_provider_is_no_exit_and_no_shared_drawer(net: Net, body: dict[str,
     assert len(net.provider.log) == before
 
 
+def test_60_a_field_that_no_shape_has_is_refused_with_its_remedy(net: Net) -> None:
+    """By body, query and header, in either spelling of a key, and what is sent is what was decided on."""
+    before = len(net.provider.log)
+    found = net.act(
+        "ask = lambda path, more, extra='': post(path, {**CHAT, **more}, key, extra)\n"
+        "chat = '/openai/chat/completions'\n"
+        "result = {name: list(answer) for name, answer in {\n"
+        "  'new': ask(chat, {'frobnicate': {'url': 'https://evil.example'}}),\n"
+        "  'nested': ask(chat, {'messages': [{'role': 'user', 'content': 'x', 'Webhook': 'https://evil.example'}]}),\n"
+        "  'callback': ask(chat, {'webhook_url': 'https://evil.example'}),\n"
+        "  'fallback': ask(chat, {'models': ['a', 'b:online']}),\n"
+        "  'type': ask(chat, {'store': 'true'}),\n"
+        "  'query': ask(chat + '?callback=x', {}),\n"
+        "  'header': ask(chat, {}, 'OpenAI-Beta: assistants=v2\\r\\n'),\n"
+        "}.items()}"
+    )
+    remedies = {
+        "new": "frobnicate",
+        "nested": "messages[].Webhook",
+        "callback": "webhook_url",
+        "fallback": "models",
+        "type": "store=true",
+        "query": "?callback",
+        "header": "openai-beta=assistants=v2",
+    }
+    for name, remedy in remedies.items():
+        status, text = found[name]
+        assert status == 403, (name, text)
+        assert f'`[network.endpoints.openai] fields = [\\"{remedy}\\"]` grants it' in text, text
+        assert "bridgehold why" in text
+    assert len(net.provider.log) == before
+    body = {"model": "m", "input": "x"}
+    assert net.act(f"result = {{'s': post('/openai/responses', {body!r}, key)[0]}}") == {"s": 200}
+    assert b'"store":false' in net.provider.log[-1].body
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_59_an_answer_that_is_left_is_paid_and_a_killed_host_forgets_none(kind: str) -> None:
     """Left within a stream; cut by the host's own death before there is a head; both count to the end."""

@@ -82,6 +82,8 @@ def probes(bridge: str, session: str) -> dict[str, dict[str, Any]]:
         "metrics": {},
         "figures": {},
         "bridge.build": {"bridge": bridge},
+        "bridge.verify": {"bridge": bridge},
+        "bridge.gc": {},
         "reload": {},
         "stop": {},
     }
@@ -177,6 +179,21 @@ def test_http_does_too(probed: Stage) -> None:
             assert event["tenant"] == "acme", path
 
 
+def test_who_may_act_for_anybody_fills_no_memory_with_names(probed: Stage) -> None:
+    """Past the bucket, refusals for any number of tenants become few events."""
+    before, begun = len(probed.events("events.folded")), time.monotonic()
+    for number in range(1_500):
+        with pytest.raises(BridgeholdError):
+            probed.client.run("nobody:anything", {}, tenant=f"made-up-{number}")
+    deadline = time.monotonic() + 10
+    told: list[dict[str, object]] = []
+    while sum(event["folded"].get("command.refused", 0) for event in told) < 1_400:  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        told = [event for event in probed.events("events.folded")[before:] if event["principal"] == "tester"]
+    assert len(told) <= 65 * ((time.monotonic() - begun) // 5 + 2)
+
+
 def test_a_flood_is_folded_and_nobody_else_pays(probed: Stage) -> None:
     with SyncClient.connect(probed.layout.socket, token=TOKENS["flood"]) as acme:
         for number in range(300):
@@ -191,6 +208,6 @@ def test_a_flood_is_folded_and_nobody_else_pays(probed: Stage) -> None:
         told = sum(sum(event["folded"].values()) for event in folded)  # type: ignore[attr-defined]
         time.sleep(0.1)
     assert told >= 400
-    written = refusals(probed)
+    written = [event for event in refusals(probed) if event["principal"] != "tester"]
     assert len(written) < 200
     assert {event["tenant"] for event in written} == {"acme"}

@@ -312,4 +312,7 @@ def test_a_crash_starts_no_handler(host: Stage, tmp_path: Path) -> None:
         noted = [line for line in seen.read_text().splitlines() if line.startswith(name)]
     assert PATTERN.read_text() == before
     assert noted == [f"{name}own 0"]
+    started = host.events("host.started")[-1]["machine"]
+    assert isinstance(started, dict)
+    assert started["core_handler"] == ""
     assert found == {"ends": [11, 11, 11, 11, 11, 11, -11]}

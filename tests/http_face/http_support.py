@@ -185,7 +185,9 @@ class Caller:
         ) as response:
             data = await response.read()
             kind = response.content_type
-            return Said(response.status, dict(response.headers), json.loads(data) if "json" in kind else data)
+            return Said(
+                response.status, dict(response.headers), json.loads(data) if "json" in kind and data else data
+            )
 
     async def open(self, bridge: str, name: str = "") -> str:
         said = await self.ask("POST", "/v1/sessions", {"bridge": bridge, "name": name})

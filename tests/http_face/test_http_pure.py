@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import msgspec
@@ -116,19 +117,22 @@ def test_the_tenant_that_is_meant() -> None:
 
 
 def test_a_commands_name_is_its_principals() -> None:
-    commands = Commands()
-    with commands.enter("a", "one"):
-        with pytest.raises(UsageError), commands.enter("a", "one"):
-            pass
-        with commands.enter("b", "one") as other:
-            assert commands.find("b", "one") is other
-        for principal, name in (("b", "one"), ("a", "two"), ("", "one")):
-            with pytest.raises(NotFoundError):
-                commands.find(principal, name)
-    assert len(commands) == 0
-    for name in ("A", "a\r\nb", "x" * 64, "..", "a/b"):
-        with pytest.raises(UsageError), commands.enter("a", name):
-            pass
+    async def act() -> None:
+        commands = Commands()
+        with commands.enter("a", "one"):
+            with pytest.raises(UsageError), commands.enter("a", "one"):
+                pass
+            with commands.enter("b", "one") as other:
+                assert commands.find("b", "one") is other
+            for principal, name in (("b", "one"), ("a", "two"), ("", "one")):
+                with pytest.raises(NotFoundError):
+                    commands.find(principal, name)
+        assert len(commands) == 0
+        for name in ("A", "a\r\nb", "x" * 64, "..", "a/b"):
+            with pytest.raises(UsageError), commands.enter("a", name):
+                pass
+
+    asyncio.run(act())
 
 
 def test_an_event_is_one_line_of_data_whatever_is_in_it() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bridgehold.policies.content import NO_BODY, BodyFacts
+from bridgehold.policies.content import NO_BODY, BodyFacts, Finding
 from bridgehold.policies.decide import (
     decide_address,
     decide_connect,
@@ -125,17 +125,27 @@ def test_egress_that_is_refused(grant: Grant, provider: str, method: str, path: 
 
 
 @pytest.mark.parametrize(
-    "facts",
+    ("facts", "key", "remedy"),
     [
-        BodyFacts(remote_url="messages[0].image_url"),
-        BodyFacts(server_tool="tools[0]"),
-        BodyFacts(stored_object="previous_response_id"),
-        BodyFacts(unreadable="too deep"),
+        (
+            BodyFacts(finding=Finding(place="tools[0].type", value="mcp", why="would run", exit=True)),
+            "remote_content",
+            """`[network.endpoints.openai] fields = ["tools[].type=mcp"]` grants it""",
+        ),
+        (
+            BodyFacts(finding=Finding(place="messages[3].new", why="no field")),
+            "fields",
+            """no field: messages[3].new, which isn't granted: `[network.endpoints.openai] fields = ["messages[].new"]`""",
+        ),
+        (BodyFacts(unreadable="too deep"), "remote_content", "could not be judged: too deep"),
     ],
 )
-def test_a_body_that_makes_the_provider_an_exit_is_refused(grant: Grant, facts: BodyFacts) -> None:
+def test_a_body_that_is_more_than_inference_is_refused(
+    grant: Grant, facts: BodyFacts, key: str, remedy: str
+) -> None:
     decision = decide_egress(grant, "openai", "POST", "/chat/completions", facts)
-    assert (decision.allowed, decision.rule) == (False, "network.endpoints.openai.remote_content")
+    assert (decision.allowed, decision.rule) == (False, f"network.endpoints.openai.{key}")
+    assert remedy in decision.reason
 
 
 def test_tunnels_that_are_granted(grant: Grant) -> None:

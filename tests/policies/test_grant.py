@@ -206,7 +206,7 @@ def test_the_machine_bounds_memory_and_cores(grant_of: Make) -> None:
     assert (grant.limits.memory_bytes, grant.limits.cpu_millis) == (128 * MIB, 2000)
     assert str(grant.sources["limits.cpu"]) == "machine"
     assert grant.overruled["limits.cpu"] == (Overruled("8 cores", Source("own.toml", 2)),)
-    assert grant_of("weakenings = ['overcommit']", machine=small).limits.memory_bytes == 512 * MIB
+    assert grant_of("weakenings = ['overcommit']", machine=small).limits.memory_bytes == 128 * MIB
 
 
 def test_a_provider_at_a_private_address_demands_its_weakening(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bridgehold.errors import PolicyError, UnsupportedError
 from bridgehold.policies import globs
 from bridgehold.policies.compose import compose, compose_tenant
-from bridgehold.policies.content import NO_BODY, BodyFacts
+from bridgehold.policies.content import NO_BODY, Asked, BodyFacts, Finding, body_facts
 from bridgehold.policies.decide import (
     decide_connect,
     decide_egress,
@@ -53,7 +53,7 @@ ANYTHING = Needs(
     resources=("program", "model"),
 )
 MACHINE = Machine(cgroup="v2", uids="range", cpus=64, devices=("/dev/nvidia0", "/dev/nvidia1"))
-FACTS = (NO_BODY, BodyFacts(remote_url="x"))
+FACTS = (NO_BODY, BodyFacts(finding=Finding(place="x", why="y", exit=True)))
 PATHS = ("/chat", "/chat/completions", "/files", "/files/x", "/Chat")
 
 patterns = ["b:run*", "b:*", "b:run", "*:stop", "*", "b:*_all", "x"]
@@ -74,6 +74,10 @@ LISTS: dict[str, list[Any]] = {
     "resources.deny": kinds_,
     **{f"network.endpoints.{name}.methods": ["GET", "POST"] for name in ("openai", "other")},
     **{f"network.endpoints.{name}.paths": paths for name in ("openai", "other")},
+    **{
+        f"network.endpoints.{name}.fields": ["tools", "tools[].type=mcp", "*", "?a"]
+        for name in ("openai", "other")
+    },
     "network.endpoints.hub.repos": ["acme/tiny", "acme/*", "*/*@main"],
     "network.endpoints.hub.files": ["*.json", "*.txt", "config.json"],
     "network.endpoints.hub.digests": [PIN, OTHER],
@@ -187,7 +191,24 @@ def allowed(grant: Grant) -> set[tuple[object, ...]]:
     found |= {("weakening", name) for name in grant.weakenings}
     found |= {("read", f) for f in ("/srv", "/srv/models", "/opt/data") if any(_in(f, r) for r in grant.read)}
     found |= {("device", name) for name in grant.devices}
-    return found | _downloads(grant)
+    return found | _downloads(grant) | _fields(grant)
+
+
+def _fields(grant: Grant) -> set[tuple[object, ...]]:
+    """What requests may hold, by the gateway's own judgement of one that has it."""
+    asked = {
+        "?a": Asked(path="/chat/completions", query=(("a", "1"),)),
+        **{
+            kind: Asked(path="/responses", body={"tools": [{"type": kind}]}) for kind in ("mcp", "web_search")
+        },
+        "new": Asked(path="/responses", body={"new": 1}),
+    }
+    return {
+        ("field", endpoint.provider, name)
+        for endpoint in grant.endpoints
+        for name, one in asked.items()
+        if not body_facts("openai", one, endpoint.fields).first
+    }
 
 
 def _in(folder: str, root: str) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from bridgehold.sandbox import syscalls
+from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.doctor import (
     PROBES,
     Check,
@@ -23,6 +24,8 @@ from bridgehold.sandbox.doctor import (
     acts,
     as_json,
     compose,
+    counts,
+    resources,
     run_checks,
     run_one,
     run_probes,
@@ -283,3 +286,36 @@ def test_every_check_is_documented_and_nothing_else() -> None:
     text = (DOCS / "reference" / "doctor.md").read_text()
     rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| .+ \|$", text, re.MULTILINE)
     assert rows == [(one.name, one.proves) for one in PROBES]
+
+
+def test_counts_that_are_too_small_are_named_with_what_is_needed() -> None:
+    numbers = {
+        "fs.file-max": (1000,),
+        "fs.inotify.max_user_instances": (128,),
+        "fs.pipe-user-pages-soft": (4096,),
+        "kernel.pty.max": (4096,),
+        "net.ipv4.tcp_mem": (10, 20, 30),
+        "net.ipv4.udp_mem": (),
+    }
+    found = counts.short_counts(numbers, v2=True, root=False, memory_bytes=4096 << 12)
+    assert found == [
+        "fs.file-max=3276800",
+        "fs.pipe-user-pages-soft=8000",
+        "fs.inotify.max_user_instances=1000",
+        "net.ipv4.tcp_mem='2048 3072 4096'",
+    ]
+    assert counts.short_counts(numbers, v2=False, root=True, memory_bytes=4096 << 12) == found[:1]
+    assert counts.short_counts({"fs.pipe-user-pages-soft": (0,)}, v2=False, root=False, memory_bytes=1) == []
+
+
+def test_kernel_memory_that_no_cgroup_counts_is_found() -> None:
+    """The same act with the session's bound on sockets lifted."""
+    row = with_loss("kernel-memory", lambda: setattr(counts, "enter_and", _without_bound))
+    assert row.status == "FAIL", row.detail
+
+
+def _without_bound(cgroup: SessionCgroup, act: Callable[[], None]) -> int:
+    bound = Path(cgroup.path, "memory.kmem.tcp.limit_in_bytes")
+    if bound.exists():
+        bound.write_text("-1")
+    return resources.enter_and(cgroup, act)

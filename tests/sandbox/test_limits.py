@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.sandbox.limits import apply_rlimits, own_rlimits, rlimits
+from bridgehold.sandbox.limits import apply_rlimits, core_handler, own_rlimits, rlimits
 from bridgehold.sandbox.values import Resources
 
 MIB = 1 << 20
@@ -161,3 +161,17 @@ def test_a_limit_that_is_lower_already_stays() -> None:
         os._exit(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
     assert outcome(act) == 16
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit", "handler"),
+    [
+        ("core\n", 1, ""),
+        ("core\n", 0, ""),
+        ("|/usr/lib/apport %p\n", 1, ""),
+        ("|/usr/lib/apport %p\n", 0, "the program /usr/lib/apport %p"),
+        ("@/run/cores\n", 1, "the socket /run/cores"),
+    ],
+)
+def test_what_a_crash_reaches_is_known(pattern: str, limit: int, handler: str) -> None:
+    assert core_handler(pattern, limit) == handler

@@ -57,6 +57,13 @@ class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refu
     where: str
 
 
+class EnvironmentsRemoved(Event, frozen=True, kw_only=True, tag="environment.removed"):
+    """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`."""
+
+    names: tuple[str, ...]
+    count: int
+
+
 class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
     """Keys only, never values. `digest`: of the configuration that holds from here on."""
 

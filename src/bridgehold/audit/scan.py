@@ -16,7 +16,7 @@ from bridgehold.audit.entries import Entry, parse_entry
 from bridgehold.audit.segments import InstanceFolder, Segment, open_segment
 from bridgehold.errors import AuditError
 
-_BLOCK = 1024 * 1024
+_BLOCK = 256 * 1024
 
 
 class Line(NamedTuple):
@@ -36,10 +36,10 @@ def lines(
     """
     descriptor = open_segment(path)
     try:
-        for offset, block in _backward(descriptor) if newest_first else _forward(descriptor):
+        for block in _backward(descriptor) if newest_first else _forward(descriptor):
             found = _in_block(block, needle, fold=fold)
             for start, end in reversed(list(found)) if newest_first else found:
-                yield Line(path, offset + start, block[start:end])
+                yield Line(path, block.offset + start, bytes(block.data[start:end]))
     except OSError as error:
         raise AuditError(f"can't read a segment: {error.strerror}", where=str(path)) from error
     finally:
@@ -86,31 +86,53 @@ def _one(path: Path, *, last: bool) -> bytes:
     return next((line.data for line in lines(path, newest_first=last)), b"")
 
 
-def _in_block(block: bytes, needle: bytes, *, fold: bool) -> Iterator[tuple[int, int]]:
+class _Block(NamedTuple):
+    """Whole lines with their newlines: the first `size` bytes of `data`, which stand at `offset`.
+
+    `data` is one buffer for a whole segment, and good until the next block is asked for.
+    """
+
+    offset: int
+    data: bytearray
+    size: int
+
+
+def _in_block(block: _Block, needle: bytes, *, fold: bool) -> Iterator[tuple[int, int]]:
     """Begin and end of each line of `block` in which `needle` stands."""
-    searched = block.lower() if fold else block
+    data, size = block.data, block.size
+    searched: bytes | bytearray = bytes(data[:size]).lower() if fold else data
     at = 0
-    while at < len(block):
-        hit = searched.find(needle, at)
+    while at < size:
+        hit = searched.find(needle, at, size)
         if hit < 0:
             return
-        start = block.rfind(b"\n", at, hit) + 1 or at
-        end = block.find(b"\n", hit)
+        start = data.rfind(b"\n", at, hit) + 1 or at
+        end = data.find(b"\n", hit, size)
         yield start, end
         at = end + 1
 
 
-def _forward(descriptor: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, whole lines with their newlines). A line without measure is passed over."""
-    offset, rest = 0, b""
-    while data := os.pread(descriptor, _BLOCK, offset + len(rest)):
-        data = rest + data
-        end = data.rfind(b"\n") + 1
+def _read(descriptor: int, data: bytearray, at: int, size: int, offset: int) -> int:
+    """So many bytes of the file from `offset` into `data` from `at` on; how many there were."""
+    if len(data) < at + size:
+        data.extend(bytes(at + size - len(data)))
+    with memoryview(data) as view, view[at : at + size] as part:
+        return os.preadv(descriptor, [part], offset)
+
+
+def _forward(descriptor: int) -> Iterator[_Block]:
+    """A line without measure is passed over."""
+    data = bytearray(_BLOCK)
+    offset = held = 0
+    while got := _read(descriptor, data, held, _BLOCK, offset + held):
+        size = held + got
+        end = data.rfind(b"\n", 0, size) + 1
         if end:
-            yield offset, data[:end]
-        offset, rest = offset + end, data[end:]
-        if len(rest) > MAX_LINE:
-            offset, rest = _behind(descriptor, offset + len(rest)), b""
+            yield _Block(offset, data, end)
+            data[: size - end] = data[end:size]
+        offset, held = offset + end, size - end
+        if held > MAX_LINE:
+            offset, held = _behind(descriptor, offset + held), 0
 
 
 def _behind(descriptor: int, offset: int) -> int:
@@ -123,20 +145,24 @@ def _behind(descriptor: int, offset: int) -> int:
     return offset
 
 
-def _backward(descriptor: int) -> Iterator[tuple[int, bytes]]:
+def _backward(descriptor: int) -> Iterator[_Block]:
     """As `_forward`, from the end."""
+    data, carry = bytearray(_BLOCK), b""
     end = _last_newline(descriptor, os.fstat(descriptor).st_size)
-    carry = b""
     while end > 0:
         begin = max(0, end - _BLOCK)
-        data = os.pread(descriptor, end - begin, begin) + carry
-        cut = 0 if begin == 0 else data.find(b"\n", 0, len(data) - 1) + 1
+        got = _read(descriptor, data, 0, end - begin, begin)
+        data[got : got + len(carry)] = carry
+        size = got + len(carry)
+        cut = 0 if begin == 0 else data.find(b"\n", 0, size - 1) + 1
         if begin and not cut:  # one line goes on further to the front; past any measure only its end is kept
-            carry, end = data if len(data) <= MAX_LINE + _BLOCK else data[-1:], begin
+            carry, end = bytes(data[:size]) if size <= MAX_LINE + _BLOCK else b"\n", begin
             continue
-        if cut < len(data):
-            yield begin + cut, data[cut:]
-        carry, end = data[:cut], begin
+        carry = bytes(data[:cut])
+        if cut < size:
+            data[: size - cut] = data[cut:size]
+            yield _Block(begin + cut, data, size - cut)
+        end = begin
 
 
 def _last_newline(descriptor: int, end: int) -> int:

@@ -1,7 +1,8 @@
 """What was used, as a fold of the audit: sessions, commands, processor time, requests, tokens, bytes.
 
 By tenant and bridge, so that it can be charged to whom it belongs. Counts come from the kernel and the
-gateway, never from a guest; tokens that a provider did not name are estimates, and counted as such.
+gateway, never from a guest; tokens that a provider did not name are estimates, and counted as such. A
+request whose end nobody wrote (it is under way, or its host was killed) counts with its reservation.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
     """The rows, in order of their names. `since`, `until`: a time as the audit writes it, or its start."""
     bridges: dict[str, str] = {}
     rows: dict[tuple[str, str, str, str], Used] = {}
+    unfinished: dict[str, Entry] = {}
 
     def row(entry: Entry, provider: str = "", model: str = "") -> Used:
         key = (entry.tenant, bridges.get(entry.session, ""), provider, model)
@@ -50,6 +52,8 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
     for entry in entries:
         if entry.kind == "session.opened":
             bridges[entry.session] = entry.text("bridge")
+        if entry.kind == "egress.outcome":
+            unfinished.pop(entry.text("intent"), None)
         if tenant not in ("", entry.tenant) or entry.time < since or (until and entry.time >= until):
             continue
         match entry.kind:
@@ -60,6 +64,8 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
                 used.commands += 1
                 used.failed += bool(entry.text("code"))
                 used.cpu_us += entry.number("cpu_us")
+            case "egress.intent" if entry.text("provider"):
+                unfinished[entry.ref] = entry
             case "egress.outcome":
                 used = row(entry, entry.text("provider"), entry.text("model"))
                 used.requests += 1
@@ -72,4 +78,8 @@ def fold(entries: Iterable[Entry], *, tenant: str = "", since: str = "", until: 
                 used.received_bytes += entry.number("response_bytes")
             case _:
                 pass
+    for entry in unfinished.values():
+        used = row(entry, entry.text("provider"))
+        used.requests += 1
+        used.charged += entry.number("reserved")
     return [rows[key] for key in sorted(rows)]

@@ -213,12 +213,12 @@ def _decider(event: Entry, related: list[Entry]) -> Entry:
 
 
 def _grant(at: _At, entries: tuple[Entry, ...], audit: Path) -> Entry | None:
-    """The event that resolved the grant they rest on: it stands before them, in their instance."""
+    """The event that resolved the grant they rest on: it stands before them, and mostly near the start."""
     digest = next((entry.text("grant") for entry in entries if entry.text("grant")), "")
     if not digest:
         return None
-    for segment in at.back():
-        for line in scan.lines(segment.path, field("digest", digest), newest_first=True):
+    for segment in at.segments[: at.index + 1]:
+        for line in scan.lines(segment.path, field("digest", digest)):
             row = chain.decode(ROW, line.data)
             if row is not None and (row.kind, row.digest) == ("grant.resolved", digest):
                 return next(scan.entries(audit, [(line.path, line.offset, len(line.data))]), None)

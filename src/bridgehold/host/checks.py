@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bridgehold.errors import EnvironmentChangedError
 from bridgehold.host.config import Config
 from bridgehold.host.faces.http.checks import listen_address
 from bridgehold.host.layout import Layout
 from bridgehold.host.plans import launcher_config
 from bridgehold.sandbox.doctor import Check, Context, run_checks
-from bridgehold.sandbox.doctor.model import Probe, caution, passed
+from bridgehold.sandbox.doctor.model import Probe, caution, failed, passed
+from bridgehold.sandbox.envs.store import EnvironmentStore
 
 
 def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] | None = None) -> list[Check]:
@@ -24,6 +26,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
     own = [
         _secrets_probe(layout, config),
         _anchors_probe(layout),
+        environments_probe(layout),
         cold_starts_probe(layout),
         http_probe(config),
     ]
@@ -52,6 +55,24 @@ def _anchors_probe(layout: Layout) -> Probe:
         )
 
     return Probe(name="anchors", proves="Where the audit's signed anchors are kept", run=act)
+
+
+def environments_probe(layout: Layout) -> Probe:
+    """Compares inode facts only; `bridgehold bridge verify` reads every byte."""
+
+    def act(_: Context) -> Check:
+        store = EnvironmentStore(layout.environments)
+        faults = []
+        for environment in store.list():
+            try:
+                store.check(environment)
+            except EnvironmentChangedError as error:
+                faults.append(error.message)
+        if faults:
+            return failed("environments", "; ".join(faults), EnvironmentChangedError.default_hint)
+        return passed("environments", f"{len(store.list())} built, each as it was sealed")
+
+    return Probe(name="environments", proves="What is built is still what was sealed", run=act, seconds=120)
 
 
 def cold_starts_probe(layout: Layout) -> Probe:

@@ -34,7 +34,7 @@ class HostSection(Strict):
     memory_reserve: Size = "1GiB"
     """Memory that sessions never get together: what the host's own processes and the system keep."""
     overcommit: bool = False
-    """Named weakening ``overcommit``: admission may promise sessions more memory than there is."""
+    """Whether a policy's weakening ``overcommit`` is taken: more memory is promised than there is."""
     shared_uid: bool = False
     """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
     uid_base: int = DEFAULT_UID_BASE

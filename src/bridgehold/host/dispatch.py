@@ -151,6 +151,7 @@ class Dispatch:
                 offered=offered,
                 journal=self._journal,
                 metrics=self._metrics,
+                events=session.worker.events,
                 on_degraded=self._on_degraded,
             )
             self._chains[plan.command] = (*chain, session.id)

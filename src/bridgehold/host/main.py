@@ -55,6 +55,7 @@ from bridgehold.host.registry import Registry
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.resources import Resources
 from bridgehold.host.secret_events import SecretEvents
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.starts import GatewayHandle, Services
@@ -145,6 +146,7 @@ class HostProcess:
             asyncio.create_task(anchoring.run(self._config.host.anchor_every_s)),
             asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
+            asyncio.create_task(self._sweep()),
         ]
         await self._stop.wait()
         if self._status:
@@ -159,6 +161,7 @@ class HostProcess:
         for server in servers:
             await server.close()
         await self._refusals.close()
+        self._environments.close()
         await self._last_words(peers, anchoring)
         for watcher in watchers:
             watcher.cancel()
@@ -170,8 +173,10 @@ class HostProcess:
         """Join the parts: nothing is started yet."""
         shared = self._share(peers, machine)
         self._settings, self._make_order = shared.settings, shared.orders.make
+        self._environments, self._registry = shared.environments, shared.registry
         recovery = Recovery(shared.resources, shared.metrics, shared.settings.recovers)
         sessions = self._open_with(shared, peers, recovery)
+        shared.environments.when_changed(self._zygotes.retire, self._parked.retire)
         shared.metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
         return sessions, self._serve_with(shared, peers, sessions, recovery)
 
@@ -198,6 +203,7 @@ class HostProcess:
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
+            on_degraded=self._degraded,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -301,15 +307,19 @@ class HostProcess:
         return servers
 
     async def _open_gateway(
-        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str]
+        self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents
     ) -> GatewayHandle:
-        return await self._gateways.open(listener, order.grant, order.session, placeholders)
+        return await self._gateways.open(listener, order.grant, order.session, placeholders, events=events)
 
     async def _last_words(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):
             await anchoring.once()
         with contextlib.suppress(BridgeholdError):
             await peers.journal.append(HostStopped(reason=self._reason))
+
+    async def _sweep(self) -> None:
+        """What crashes left of builds, and environments that nobody has used for long."""
+        await self._environments.sweep(self._registry.manifests())
 
     def _started(self, machine: Machine) -> HostStarted:
         facts = {**msgspec.to_builtins(machine), "devices": " ".join(machine.devices)}
@@ -319,6 +329,7 @@ class HostProcess:
                 ("no_cgroup", machine.cgroup == "none"),
                 ("shared_uid", machine.uids == "shared"),
                 ("overcommit", self._config.host.overcommit),
+                ("core_handler", bool(machine.core_handler)),
                 ("public_http", self._config.http.public and self._ends.tokens >= 0),
             )
             if used

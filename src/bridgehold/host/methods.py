@@ -19,14 +19,16 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.dispatch import Dispatch, OrderMaker
-from bridgehold.host.environments import Environments
+from bridgehold.host.environments import LISTENER, Environments
 from bridgehold.host.faces.protocol import (
     BridgeParams,
+    BuildParams,
     DrainParams,
     FindParams,
     ForeignEofParams,
     ForeignParams,
     ForeignSendParams,
+    NamedBridgeParams,
     NoParams,
     OpenParams,
     ProfileParams,
@@ -54,6 +56,12 @@ from bridgehold.sandbox.control import LauncherClient
 
 _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
+
+
+def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
+    """Events of the build that this request waits for, if there is one."""
+    if wanted:
+        LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
 
 
 class AskStop(Protocol):
@@ -118,7 +126,9 @@ class Methods:
             "figures": Method(NoParams, self.figures, operator=True),
             "logs": Method(SessionParams, self.logs, gives=1 << 20),
             "bridges": Method(NoParams, self.bridges),
-            "bridge.build": Method(BridgeParams, self.build, operator=True),
+            "bridge.build": Method(BuildParams, self.build, operator=True),
+            "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
+            "bridge.gc": Method(NoParams, self.collect, operator=True),
             "grant": Method(BridgeParams, self.grant),
             "stop": Method(StopParams, self.stop, operator=True),
         }
@@ -135,6 +145,7 @@ class Methods:
             deadline_ms=params.deadline_ms,
             parent=params.parent,
         )
+        _tell_builds(params.progress, params.operation.partition(":")[0], emit)
         stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
         callers: CallersOffer | None = None
         if params.tools:
@@ -154,14 +165,17 @@ class Methods:
         self._tools.settle(principal.name, params)
         return {"status": "taken"}
 
-    async def session_open(self, principal: Principal, params: OpenParams, _emit: Emit) -> object:
+    async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
+        _tell_builds(params.progress, params.bridge, emit)
         session = await self._open(key, principal)
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
-        return await held(asyncio.ensure_future(self._open(self._key(params), principal)), emit)
+        key = self._key(params)
+        _tell_builds(params.progress, params.bridge, emit)
+        return await held(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         return await self._foreigners.open(principal, params, emit)
@@ -295,10 +309,19 @@ class Methods:
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return [self._registry.describe(name) for name in self._registry.names()]
 
-    async def build(self, principal: Principal, params: BridgeParams, emit: Emit) -> object:
+    async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
         manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
-        built = await self._environments.ensure(manifest, emit)
+        grant = await self._registry.grant(params.tenant, manifest.name)
+        built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+
+    async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        if params.bridge:
+            return await self._environments.verify([self._registry.manifest(params.bridge)])
+        return await self._environments.verify(self._registry.manifests(), others=True)
+
+    async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"removed": await self._environments.collect(self._registry.manifests())}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
         tenant = parse_name(params.tenant, "tenant")

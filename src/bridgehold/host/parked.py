@@ -182,6 +182,12 @@ class ParkedStart:
                 except BridgeholdError as error:
                     self._drain(pool, f"no session would be given it: {error.message}")
 
+    def retire(self, environment: str, reason: str) -> None:
+        """End what is parked in this environment."""
+        for place, pool in list(self._pools.items()):
+            if environment in pool.key.split("\n"):
+                self._drain(self._pools.pop(place), reason)
+
     def _drain(self, pool: _Pool, reason: str) -> None:
         while pool.ready:
             task = asyncio.create_task(_end(pool.ready.popleft(), reason))

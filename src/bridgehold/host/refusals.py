@@ -32,6 +32,8 @@ _TEXT, _REASON = 80, 500
 _FOLD_SECONDS = 5.0
 _PER_SECOND, _BURST = 2.0, 50.0
 _MOST_ASKERS = 1_024
+_MOST_FOLDS = 64
+"""Events that tell of many, at one time."""
 _OTHERS = "*"
 _FOLDED = "There were many: the audit counts this one in an `events.folded`."
 
@@ -84,8 +86,10 @@ class Refusals:
         if self._bucket(event.principal).try_take(1, time.monotonic()):
             with contextlib.suppress(BudgetError):  # its tenant has no room left: it is counted all the same
                 return (await self._journal.append(event)).ref
-        counts = self._folded.setdefault((event.tenant, event.principal), Counter())
-        counts[kind_of(event)] += 1
+        key = (event.tenant, event.principal)
+        if key not in self._folded and len(self._folded) >= _MOST_FOLDS:
+            key = ("", event.principal)  # who may act for any tenant may name any number of them
+        self._folded.setdefault(key, Counter())[kind_of(event)] += 1
         if self._telling is None:
             self._telling = asyncio.create_task(self._tell())
         return ""

@@ -91,6 +91,11 @@ class Registry:
             self._refresh()
             return self._catalogue.get(bridge)
 
+    def manifests(self) -> list[Manifest]:
+        """Of every bridge whose file is sound, switched on or not."""
+        self._refresh()
+        return [entry.manifest for entry in self._catalogue.list() if entry.manifest is not None]
+
     def describe(self, bridge: str) -> dict[str, object]:
         """One entry of `bridgehold bridge list`."""
         entry = next(entry for entry in self._catalogue.list() if entry.name == bridge)

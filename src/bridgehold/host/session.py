@@ -20,6 +20,7 @@ from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, S
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.starts import LiveWorker
+from bridgehold.host.translate import exit_error
 from bridgehold.host.values import SessionInfo
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
@@ -141,7 +142,9 @@ class Session:
                 hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
             )
             work.cancel()
-            await self.end(_DEADLINE, error)
+            report = await self.end(_DEADLINE, error)
+            if report is not None and report.cause == "memory":  # the kernel had ended it before we did
+                raise exit_error(report, self.order.grant.limits)
             raise error
         return work.result()
 

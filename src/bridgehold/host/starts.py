@@ -36,11 +36,15 @@ from bridgehold.host.boots import (
 from bridgehold.host.calls import GuestCalls, Stream, ToolHandler
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.pipes import FrameBudget, GuestPipes, RawReader
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.account import AccountReader
 from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.values import Attestation, ExitReport, Launched, Usage
+
+_MOST_VIOLATIONS = 20
+"""Of one session, each in an event of its own; all after them are counted."""
 
 
 class GatewayHandle(Protocol):
@@ -55,7 +59,11 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     launcher: LauncherClient
     journal: JournalClient
     frames: FrameBudget
-    open_gateway: Callable[[socket.socket, StartOrder, dict[str, str]], Awaitable[GatewayHandle]]
+    open_gateway: Callable[
+        [socket.socket, StartOrder, dict[str, str], SessionEvents], Awaitable[GatewayHandle]
+    ]
+    on_degraded: Callable[[str], None]
+    """An event that must be in the audit can't be written."""
 
 
 class LiveWorker:
@@ -69,6 +77,13 @@ class LiveWorker:
         self.violations = 0
         self.relaying = False
         """Whether a foreign script has the pipes."""
+        self.events = SessionEvents(
+            services.journal,
+            order.grant.tenant,
+            order.session,
+            per_second=order.grant.rate.audit_events_per_second,
+            on_degraded=services.on_degraded,
+        )
         self.calls = GuestCalls(self.violation)
         self.pipes: GuestPipes | None = None
         self.gateway: GatewayHandle | None = None
@@ -220,6 +235,7 @@ class LiveWorker:
                 self.pipes.close()
             if self.gateway is not None:
                 await self.gateway.close()
+            await self.events.close()
             self.account.close()
             self.ended.set()
 
@@ -241,7 +257,10 @@ class LiveWorker:
     def violation(self, reason: str) -> None:
         """Write down that the guest broke a rule of its wire."""
         self.violations += 1
-        if self.violations > 20:  # the bucket of a hostile guest's events; the count is in the session's end
+        if self.violations > _MOST_VIOLATIONS:
+            self.events.count("protocol.violation")
+            return
+        if not self.events.room("protocol.violation"):
             return
         event = ProtocolViolation(
             tenant=self.order.grant.tenant, session=self.order.session, worker=self.name, reason=reason[:300]
@@ -335,7 +354,7 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
     placeholders = {endpoint.provider: fixed or new_placeholder() for endpoint in order.grant.endpoints}
     if len(descriptors) > 3:
         listener = socket.socket(fileno=descriptors[3])
-        worker.gateway = await services.open_gateway(listener, order, placeholders)
+        worker.gateway = await services.open_gateway(listener, order, placeholders, worker.events)
     await worker.pipes.send(boot_frame(order, placeholders))
     ready: ReadyFrame = await asyncio.shield(worker.calls.ready)
     check_ready(order.manifest, ready)

@@ -163,7 +163,14 @@ def _lock(layout: Layout) -> Iterator[None]:
     import fcntl
 
     path = layout.run / "host.lock"
-    descriptor = writes.open_lock(path)
+    try:
+        descriptor = writes.open_lock(path)
+    except OSError as error:
+        raise ConfigError(
+            f"the host's lock can't be opened: {error.strerror}",
+            where=str(path),
+            hint="Look who put something else in its place; remove it.",
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -176,6 +176,14 @@ class Zygotes:
         leaving = [zygote for zygote in self._all.values() if doomed(zygote.key)]
         await asyncio.gather(*(self._end(zygote, reason) for zygote in leaving))
 
+    def retire(self, environment: str, reason: str) -> None:
+        """Have no more sessions forked from what runs in this environment; it leaves with its last one."""
+        for key, warming in self._warming.items():
+            if key.environment == environment:
+                warming.add_done_callback(lambda _: self.retire(environment, reason))
+        for zygote in [one for one in self._current.values() if one.key.environment == environment]:
+            self._retire(zygote, reason)
+
     async def stop(self) -> None:
         if self._looking is not None:
             self._looking.cancel()

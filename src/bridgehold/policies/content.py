@@ -1,229 +1,291 @@
-"""What a provider would do with a body beyond inference: fetch, run tools, use stored objects (pure).
+"""Whether a request is plain inference: each field of body, query and headers is one that is known (pure).
 
-With such a body the provider is an exit from the sandbox or a drawer that it shares with others, so
-`decide` refuses it unless the endpoint grants ``remote_content``. The caller has parsed the bytes
-strictly (no key twice), and sends on what it parsed.
+A provider does more with a request than to answer it: it fetches, calls back, runs tools, keeps and looks
+up. So what a request may hold is a list (`policies.fields`), and anything else is refused, whatever it
+may mean, unless the endpoint grants it: one by one (``fields``) or all of it (``remote_content``).
 
-Keys are compared without case, ``_`` and ``-``: servers differ in what they fold. Strings are never
-searched: a URL in a message's text is text.
+The caller has parsed the bytes strictly (no key twice), and sends on what it parsed. Names are compared
+exactly: another spelling is another field. Strings are never searched: a URL in a message's text is text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-Shape = Literal["openai", "anthropic", "gemini", "custom"]
+from bridgehold.policies import fields
+from bridgehold.policies.fields import Node, Row, Table, Union
 
 MAX_DEPTH = 64
 MAX_VALUES = 200_000
 
+_INDEX = re.compile(r"\[\d+\]")
+_BELOW = re.compile(r"[.\[]")
+_NAME = re.compile(r"[A-Za-z0-9_$-]{1,64}", re.ASCII)
+_SNAKE = re.compile(r"_([a-z0-9])")
+_DATED = re.compile(r"[0-9]+$")
+PASSING = frozenset({"accept", "accept-language", "content-type", "user-agent"})
+"""Headers of every request that switch nothing on."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that isn't known to be inference."""
+
+    place: str
+    """Where it stands, as ``messages[0].content[1].image_url``; ``?NAME`` in a query, a header's name."""
+    why: str
+    value: str = ""
+    """The text that stands there, where that decided."""
+    exit: bool = False
+    """Whether it is known to lead out, or to what is kept."""
+
+    @property
+    def grants(self) -> tuple[str, ...]:
+        """What grants it, the narrowest first: its place, with ``[]`` for an index, and its value or not."""
+        general = _INDEX.sub("[]", self.place)
+        sayable = self.value.isascii() and self.value.isprintable() and self.value
+        return (f"{general}={self.value}", general) if sayable else (general,)
+
+    def granted(self, grants: frozenset[str]) -> bool:
+        """Whether one of `grants` names it, or what it lies below."""
+        names = self.grants
+        if not grants.isdisjoint(names):
+            return True
+        return any(names[-1][: end.start()] in grants for end in _BELOW.finditer(names[-1]))
+
 
 class BodyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Each fact is where it was first seen (``messages[0].content[1].image_url``), or empty."""
+    """What was found in a request. Empty: plain inference."""
 
-    remote_url: str = ""
-    """The provider would fetch this URL."""
-    server_tool: str = ""
-    """The provider would run this tool, or use a model that searches by itself."""
-    stored_object: str = ""
-    """The provider would read, or keep, an object under the key."""
     unreadable: str = ""
     """Why the body could not be judged."""
+    finding: Finding | None = None
+    """The first that isn't granted."""
+    forced: tuple[tuple[str, object], ...] = ()
+    """Fields to send beside the request's own: what it left to the provider's default."""
+    generates: bool = True
+    """Whether tokens come out of it."""
+    model: str = ""
+    """That the request names, in its body or its path."""
 
     @property
     def first(self) -> str:
         """The first fact in words, or empty for plain inference."""
-        for text, place in (
-            ("the body could not be judged", self.unreadable),
-            ("the provider would fetch a URL", self.remote_url),
-            ("the provider would run a tool of its own", self.server_tool),
-            ("the provider would use a stored object", self.stored_object),
-        ):
-            if place:
-                return f"{text}: {place}"
-        return ""
+        if self.unreadable:
+            return f"the body could not be judged: {self.unreadable}"
+        return f"{self.finding.why}: {self.finding.place}" if self.finding is not None else ""
 
 
 NO_BODY = BodyFacts()
 UNREADABLE = BodyFacts(unreadable="not a JSON object")
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as the gateway has read it. `body` is the parsed JSON, or None where there is none."""
+
+    path: str
+    """Normalised, below the provider's base."""
+    body: dict[str, object] | None = None
+    query: tuple[tuple[str, str], ...] = ()
+    """Without slots of keys."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Those that would go on, in lower case."""
+    host: str = ""
 
 
-_URLS = _words("imageurl fileurl videourl audiourl documenturl inputurl url uri fileuri gcsuri")
-_MEDIA = _words("image audio video file document source media")
-"""Keys whose value is an object or inline data, and with some servers a URL."""
-_STORED = _words(
-    "fileid vectorstoreid previousresponseid responseid conversation conversationid threadid assistantid "
-    "container containerid cachedcontent itemreference inputfileid trainingfile datasetid knowledgebaseid "
-    "uploadid skillid store background"
-)
-_SERVER_SIDE = _words(
-    "websearchoptions searchparameters enablesearch websearch plugins mcpservers connectors serverurl "
-    "connectorid searchdomainfilter datasources urlcontext googlesearch googlesearchretrieval codeexecution "
-    "googlemaps filesearch computeruse enterprisewebsearch codeinterpreter mcp"
-)
-_CLIENT_TOOLS = _words("function custom")
-_ITEMS = _words(
-    "message functioncall functioncalloutput customtoolcall customtoolcalloutput reasoning text inputtext "
-    "inputimage inputaudio inputfile imageurl outputtext"
-)
-_SEARCHING = re.compile(r"(?:^|[-_/.:])(?:search|online|sonar|deep-research)(?:$|[-_/.:0-9])", re.IGNORECASE)
-_SCHEMAS = _words("parameters schema inputschema responseschema responsejsonschema")
-_SCHEMA_HOLDERS = _words(
-    "function functions tools jsonschema responseformat text format functiondeclarations generationconfig"
-)
-_OPAQUE = frozenset({("functioncall", "args"), ("functionresponse", "response"), ("", "metadata")})
-"""(holder, key) below which names are the caller's own and mean nothing to the provider."""
+def body_facts(shape: str, asked: Asked, granted: Iterable[str] = ()) -> BodyFacts:
+    """The facts of a request. Never raises; what can't be judged is `unreadable`.
 
-
-def body_facts(shape: str, value: object) -> BodyFacts:
-    """The facts of a parsed body. Never raises; what can't be judged is `unreadable`.
-
-    `shape` is the provider's. One rule set judges them all: servers that speak a shape take keys of
-    others too, and an unknown shape must not be judged more mildly.
+    `granted`: the endpoint's ``fields``; each lets in the place that it names and all below.
     """
-    del shape
-    if not isinstance(value, dict):
-        return UNREADABLE
-    found: dict[str, str] = {}
+    table = fields.shape_of(shape)
+    row, model = fields.row_of(table, asked.path)
+    grants = frozenset(granted)
+    facts = BodyFacts(
+        forced=() if row is None or asked.body is None else _forced(row, asked, grants),
+        generates=row is None or row.generates,
+        model=model or _text(asked.body, "model"),
+    )
+    if "*" in grants:
+        return facts
     try:
-        for fact, place in _facts(value):
-            found.setdefault(fact, place[:200])
+        for found in _Findings(grants).of(row, model, asked, table.headers):
+            return msgspec.structs.replace(facts, finding=found)
     except _TooMuchError as error:
-        found["unreadable"] = str(error)
-    return BodyFacts(**found)
+        return msgspec.structs.replace(facts, unreadable=str(error))
+    return facts
+
+
+def _forced(row: Row, asked: Asked, grants: frozenset[str]) -> tuple[tuple[str, object], ...]:
+    body = asked.body or {}
+    silent = fields.forced(row, asked.host).items()
+    return tuple(
+        (name, value) for name, value in silent if body.get(name) is None and grants.isdisjoint((name, "*"))
+    )
+
+
+def _text(body: dict[str, object] | None, name: str) -> str:
+    value = body.get(name) if body is not None else None
+    return value if isinstance(value, str) else ""
 
 
 class _TooMuchError(Exception):
     """The body is deeper or larger than what is walked."""
 
 
-def _facts(body: dict[str, object]) -> Iterator[tuple[str, str]]:
-    for key, value in body.items():
-        name = fold(key)
-        if name == "model" and isinstance(value, str) and _SEARCHING.search(value):
-            yield "server_tool", f"model {value[:80]}"
-        if name == "prompt" and isinstance(value, dict):
-            yield "stored_object", key
-        if name == "input" and isinstance(value, list):
-            yield from _items(key, value)
-    yield from _walk(body)
+class _Findings:
+    """One walk. What is granted is not gone into."""
+
+    def __init__(self, grants: frozenset[str]) -> None:
+        self._grants = grants
+        self._seen = 0
+        self._stack: list[tuple[str, Node, object, int]] = []
+
+    def of(
+        self, row: Row | None, model: str, asked: Asked, switches: dict[str, tuple[str, ...]]
+    ) -> Iterator[Finding]:
+        """Those that aren't granted, in the order of headers, query, path, body."""
+        named = model if row is not None and row.body is not None else ""
+        for found in (*_headers(asked, switches), *self._query(row, asked), *_path(named)):
+            if not found.granted(self._grants):
+                yield found
+        if asked.body is not None:
+            for found in self._body(row, asked.body):
+                if not found.granted(self._grants):
+                    yield found
+
+    def _query(self, row: Row | None, asked: Asked) -> Iterator[Finding]:
+        known = row.query if row is not None else {}
+        for name, value in asked.query:
+            node = known.get(name)
+            if node is None:
+                yield _unknown(f"?{name[:60]}", name)
+            elif fields.why_not_text(node, value):
+                yield Finding(place=f"?{name}", value=value[:80], why=f"not {node.shown}")
+
+    def _body(self, row: Row | None, body: dict[str, object]) -> Iterator[Finding]:
+        if row is None or row.body is None:
+            for name in body:
+                yield _unknown(_below("", name), name)
+            return
+        self._stack.append(("", row.body, body, 0))
+        while self._stack:
+            place, node, value, depth = self._stack.pop()
+            if depth > MAX_DEPTH:
+                raise _TooMuchError(f"deeper than {MAX_DEPTH} at {place[:80]}")
+            yield from self._value(place, node, value, depth)
+            if self._seen > MAX_VALUES:
+                raise _TooMuchError(f"more than {MAX_VALUES} values")
+
+    def _value(self, place: str, node: Node, value: object, depth: int) -> Iterator[Finding]:
+        if value is None or type(value) in node.types:
+            return
+        if node.opaque and not isinstance(value, str):
+            if node.opaque == "schema" and (why := fields.why_not_schema(value)):
+                yield Finding(place=place, why=why, exit=True)
+        elif isinstance(value, str):
+            if why := fields.why_not_text(node, value):
+                yield _wrong(place, why, value[:80] if node.literals or "model" in node.kinds else "")
+        elif isinstance(value, list) and node.items is not None:
+            self._items(place, node.items, value, depth)
+        elif isinstance(value, dict) and node.values is not None:
+            self._push((_below(place, name), node.values, item, depth + 1) for name, item in value.items())
+        elif isinstance(value, dict) and node.table is not None:
+            yield from self._table(place, node.table, value, depth)
+        elif isinstance(value, dict) and node.union is not None:
+            yield from self._union(place, node.union, value, depth)
+        elif not any(value is literal for literal in node.literals):
+            yield _wrong(place, f"not {node.shown}", "true" if value is True else "")
+
+    def _items(self, place: str, node: Node, items: list[object], depth: int) -> None:
+        if set(map(type, items)) <= node.types:
+            return  # tokens, texts and numbers, as many as there may be
+        self._push((f"{place}[{index}]", node, item, depth + 1) for index, item in enumerate(items))
+
+    def _push(self, more: Iterable[tuple[str, Node, object, int]]) -> None:
+        before = len(self._stack)
+        self._stack += more
+        self._seen += len(self._stack) - before
+
+    def _table(
+        self, place: str, table: Table, value: dict[str, object], depth: int, tag: str = ""
+    ) -> Iterator[Finding]:
+        met: set[str] = set()
+        granted = False
+        for name, item in value.items():
+            known = _SNAKE.sub(lambda found: found[1].upper(), name) if table.camel else name
+            node = table.fields.get(known)
+            if known in met:
+                yield Finding(place=_below(place, name), why="two spellings of one field")
+            elif node is not None:
+                self._push([(_below(place, name), node, item, depth + 1)])
+            elif name != tag and item is not None:
+                found = _unknown(_below(place, name), name)
+                granted |= found.granted(self._grants)
+                yield found
+            met.add(known)
+        for name in () if granted else table.needed:
+            if value.get(name) is None:
+                why = "the provider would use, or keep, a stored object, whose content isn't here"
+                yield Finding(place=_below(place, name), why=why, exit=True)
+
+    def _union(self, place: str, union: Union, value: dict[str, object], depth: int) -> Iterator[Finding]:
+        kind = value.get(union.by)
+        chosen = union.default if kind is None else kind
+        variant = union.variants.get(chosen) if isinstance(chosen, str) else None
+        if variant is not None:
+            yield from self._table(place, variant, value, depth, union.by)
+            return
+        shown = chosen if isinstance(chosen, str) else repr(chosen)
+        known = ", ".join(union.variants)
+        yield _wrong(_below(place, union.by), f"{shown[:60]!r} is none of {known}", shown[:80])
 
 
-def _walk(body: dict[str, object]) -> Iterator[tuple[str, str]]:
-    seen = 0
-    stack: list[tuple[str, str, object, int]] = [("", "", body, 0)]
-    while stack:
-        place, holder, value, depth = stack.pop()
-        if depth > MAX_DEPTH:
-            raise _TooMuchError(f"deeper than {MAX_DEPTH} at {place[:80]}")
-        if isinstance(value, list):
-            if _plain(value):
-                continue  # tokens, texts and numbers: nothing in them is looked at
-            seen += len(value)
-            stack += [
-                (f"{place}[{index}]", holder, item, depth + 1)
-                for index, item in enumerate(value)
-                if isinstance(item, dict | list)
-            ]
-        elif isinstance(value, dict):
-            seen += len(value)
-            if len({fold(key) for key in value}) != len(value):
-                raise _TooMuchError(f"two spellings of one key in {place[:80] or 'the body'}")
-            for key, item in value.items():
-                name, inner = fold(key), f"{place}.{key[:60]}" if place else key[:60]
-                yield from _member(name, inner, holder, item)
-                if isinstance(item, dict | list) and not _opaque(name, holder, value):
-                    stack.append((inner, name, item, depth + 1))
-        if seen > MAX_VALUES:
-            raise _TooMuchError(f"more than {MAX_VALUES} values")
-
-
-def _opaque(name: str, holder: str, table: dict[str, object]) -> bool:
-    """Whether what lies below is a JSON Schema or a function's arguments, never content."""
-    if name == "input":
-        return holder == "content" and table.get("type") == "tool_use"
-    return (holder, name) in _OPAQUE or (name in _SCHEMAS and holder in _SCHEMA_HOLDERS)
-
-
-def _plain(items: list[object]) -> bool:
-    kinds = set(map(type, items))
-    return dict not in kinds and list not in kinds
-
-
-def _member(name: str, place: str, holder: str, value: object) -> Iterator[tuple[str, str]]:
-    """What one key with its value means."""
-    if value is None or value is False or name == "":
-        return
-    single = name.removesuffix("s")
-    if _is_remote(single, value):
-        yield "remote_url", place
-    elif single in _STORED or name in _STORED or (name == "id" and holder == "audio"):
-        yield "stored_object", place
-    elif name in _SERVER_SIDE:
-        yield "server_tool", place
-    elif name == "tools":
-        yield from _tools(place, value)
-    elif name == "type" and isinstance(value, str) and fold(value) in ("itemreference", "url"):
-        yield ("remote_url" if fold(value) == "url" else "stored_object"), place
-
-
-def _is_remote(name: str, value: object) -> bool:
-    texts = _texts(value)
-    if name in _URLS:
-        return not all(_inline(text) for text in texts)
-    return name in _MEDIA and any("://" in text[:40] for text in texts)
-
-
-def _texts(value: object) -> list[str]:
-    items = value if isinstance(value, list) else [value]
-    return [item for item in items if isinstance(item, str)]
-
-
-def _inline(url: str) -> bool:
-    """Whether the content stands in the body itself."""
-    return url[:5].lower() == "data:"
-
-
-def _tools(place: str, tools: object) -> Iterator[tuple[str, str]]:
-    """Every tool that isn't a function of the caller's is run by the provider."""
-    if not isinstance(tools, list):
-        yield "server_tool", place
-        return
-    for index, tool in enumerate(tools):
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        described = isinstance(tool, dict) and any(
-            fold(key) in ("inputschema", "functiondeclarations") for key in tool
-        )
-        if kind is None and described:
+def _headers(asked: Asked, switches: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
+    """Of a header that switches something on, each of its values is looked at."""
+    for name, value in asked.headers:
+        if name in PASSING:
             continue
-        if not isinstance(kind, str) or fold(kind) not in _CLIENT_TOOLS:
-            yield "server_tool", f"{place}[{index}] {str(kind)[:60]}"
+        allowed = switches.get(name, ())
+        for part in filter(None, map(str.strip, value.split(","))):
+            if not any(_pattern(pattern, part) for pattern in allowed):
+                yield Finding(place=name, value=part[:80], why="no header's value that is known")
 
 
-def _items(place: str, items: list[object]) -> Iterator[tuple[str, str]]:
-    """Items that name what the provider keeps, instead of holding it."""
-    for index, item in enumerate(items):
-        if not isinstance(item, dict):
-            continue
-        kind = item.get("type")
-        where = f"{place}[{index}]"
-        if kind is None:
-            if "role" not in item and "id" in item:
-                yield "stored_object", f"{where} without a type"
-        elif not isinstance(kind, str) or fold(kind) not in _ITEMS:
-            yield "stored_object", f"{where} {str(kind)[:60]}"
-        elif fold(kind) == "reasoning" and "id" in item and not item.get("encrypted_content"):
-            yield "stored_object", f"{where} reasoning by id"
+def _path(model: str) -> Iterator[Finding]:
+    if model and (why := fields.why_not_plain(model)):
+        yield Finding(place="model", value=model[:80], why=why, exit=True)
+
+
+def _pattern(pattern: str, text: str) -> bool:
+    return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
+
+
+def _below(place: str, name: str) -> str:
+    """A name with characters of ours in it is quoted, so that it is never taken for another's place."""
+    shown = name if _NAME.fullmatch(name) else repr(name[:60])
+    return f"{place}.{shown}" if place else shown
+
+
+def _unknown(place: str, name: str) -> Finding:
+    why = fields.words().get(fold(name))
+    return Finding(place=place, why=why or "no field that is known", exit=why is not None)
+
+
+def _wrong(place: str, why: str, value: str) -> Finding:
+    """Another type or value than may stand there; in better words, where its name or value is known."""
+    texts = fields.words()
+    last = _INDEX.sub("", place).rpartition(".")[2]
+    known = (
+        texts.get(_DATED.sub("", fold(value)))
+        or texts.get(fold(last))
+        or (why if why in texts.values() else "")
+    )
+    return Finding(place=place, why=known or why, value=value, exit=bool(known))
 
 
 def fold(key: str) -> str:
-    """A key as the most lenient server reads it."""
+    """A key without case, ``_`` and ``-``."""
     return key.casefold().replace("_", "").replace("-", "")

@@ -6,6 +6,7 @@ itself refuses), the reason in words, and ``file:line``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 
 from bridgehold.errors import DeniedError
@@ -82,8 +83,18 @@ def decide_egress(grant: Grant, provider: str, method: str, path: str, body_fact
             grant, DEFAULT_DENY, f"{method} {plain[:200]} is none of the granted paths", f"{key}.paths"
         )
     if body_facts.first and not endpoint.remote_content:
-        return _no(grant, f"{key}.remote_content", f"{body_facts.first[:300]}, which isn't granted")
+        return _inference(grant, key, body_facts)
     return _yes(grant, f"{key}.{rule}", f"{method} {plain[:200]} is granted")
+
+
+def _inference(grant: Grant, key: str, facts: BodyFacts) -> Decision:
+    """The refusal of what isn't known to be inference; it names what grants it."""
+    found = facts.finding
+    if found is None or facts.unreadable:
+        return _no(grant, f"{key}.remote_content", f"{facts.first[:200]}, which isn't granted")
+    remedy = f"`[{key}] fields = [{json.dumps(found.grants[0][:120])}]` grants it"
+    rule = f"{key}.remote_content" if found.exit else f"{key}.fields"
+    return _no(grant, rule, f"{facts.first[:160]}, which isn't granted: {remedy}")
 
 
 def _path_rule(endpoint: Endpoint, path: str) -> str | None:

@@ -65,6 +65,7 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
         yield f"{key}.methods", _list(endpoint.methods)
         yield f"{key}.paths", _list(endpoint.paths or ())
         yield f"{key}.remote_content", str(endpoint.remote_content).lower()
+        yield f"{key}.fields", _list(endpoint.fields)
     for index, connect in enumerate(grant.connects):
         private = " (private addresses too)" if connect.private else ""
         yield f"network.connect[{index}]", f"{connect.host}:{connect.port}{private}"

@@ -149,7 +149,7 @@ def _limits(
 ) -> Limits:
     """The policy's limits; no more memory and cores than the machine has."""
     most = {"cpu_millis": machine.cpus * 1000}
-    if machine.memory_bytes and "overcommit" not in policy.weakenings:
+    if machine.memory_bytes:
         most["memory_bytes"] = machine.memory_bytes
     changes: dict[str, int] = {}
     for field, bound in most.items():

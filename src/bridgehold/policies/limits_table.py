@@ -74,9 +74,9 @@ LIMITS: tuple[LimitFact, ...] = (
         "processes",
         "processes",
         "count",
-        "Processes and threads together.",
+        "Processes and threads together, four of which the sandbox and its runtime take.",
         "`fork`, `clone` and starting a thread fail with EAGAIN.",
-        1,
+        4,
         100_000,
     ),
     LimitFact(
@@ -85,7 +85,7 @@ LIMITS: tuple[LimitFact, ...] = (
         "count",
         "Open descriptors of one process.",
         "`open`, `socket` and `dup` fail with EMFILE.",
-        16,
+        32,
         1_000_000,
     ),
     LimitFact(
@@ -157,7 +157,7 @@ LIMITS: tuple[LimitFact, ...] = (
         "duration",
         "From the launch to `ready`, imports included; opening the session gets as much again.",
         "The session is ended with SIGKILL; the caller gets `timeout`.",
-        100,
+        1_000,
         _DAY,
     ),
     LimitFact(

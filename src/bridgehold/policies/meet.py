@@ -66,6 +66,7 @@ class Meeting:
             methods=methods,
             paths=paths,
             remote_content=need.remote_content and rule.remote_content,
+            fields=rule.fields,  # the operator's to say: no manifest knows what a provider comes to add
         )
 
     def _paths(self, need: Endpoint, rule: Endpoint) -> tuple[str, ...]:

@@ -85,7 +85,11 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Allowed paths below the provider's base, after one normalisation; ``*`` matches one segment. None
     is for a manifest, which takes what the policy grants then; a grant has none of it."""
     remote_content: bool = False
-    """Whether a body may make the provider fetch URLs, use server-side tools or stored objects."""
+    """Whether requests are judged as little as paths say: they may have the provider fetch URLs, run tools of
+    its own, keep and look up, and hold any field."""
+    fields: tuple[str, ...] = ()
+    """What requests may hold beside inference: places, as ``messages[].content[].video_url``, or places with
+    a value, as ``tools[].type=web_search``; ``?NAME`` in a query, ``HEADER=VALUE``; ``*`` is all."""
     repos: tuple[str, ...] | None = None
     """Of a hub: ``/OWNER/NAME@REVISION`` patterns of what may be downloaded. None: it is no hub."""
     files: tuple[str, ...] = HUB_FILES
@@ -196,6 +200,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 1
     devices: tuple[str, ...] = ()
     """Device files that the operator named and that are there."""
+    core_handler: str = ""
+    """What a crash inside starts or reaches outside every limit of its session; empty: nothing."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from bridgehold.policies.vocabulary import ANY
 
 _Item = TypeVar("_Item")
 _HUB = ("repos", "files", "digests", "file_size", "total_size")
-_PLAIN = ("methods", "paths", "remote_content")
+_PLAIN = ("methods", "paths", "remote_content", "fields")
 _ORDER: dict[str, tuple[str, ...]] = {
     "inline_keys": ("refuse", "capture", "pass"),
     "sandbox.start": ("cold", "fork"),
@@ -229,6 +229,7 @@ class _Narrower:
             methods=self._items(f"{key}.methods", mine.methods, given.methods, lambda a, b: a == b, str),
             paths=self._items(f"{key}.paths", mine.paths or (), given.paths or (), path_covers, str),
             remote_content=remote,
+            fields=self._items(f"{key}.fields", mine.fields, given.fields, _field_covers, str),
         )
 
     def _unfitting(self, key: str, fields: tuple[str, ...], what: str) -> None:
@@ -317,6 +318,10 @@ def _connect_covers(wide: Connect, narrow_: Connect) -> bool:
         and wide.port == narrow_.port
         and (wide.private or not narrow_.private)
     )
+
+
+def _field_covers(wide: str, narrow_: str) -> bool:
+    return wide in (narrow_, "*") or narrow_.startswith((f"{wide}.", f"{wide}[", f"{wide}="))
 
 
 def _folder_covers(wide: str, narrow_: str) -> bool:

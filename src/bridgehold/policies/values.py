@@ -24,6 +24,10 @@ _DIRECTING = re.compile(
 DEVICE = re.compile(r"/dev/nvidia(?:[0-9]{1,3}|ctl|-modeset|-uvm|-uvm-tools)", re.ASCII)
 """Device files that may be granted at all: a disk or /dev/kvm is none, whoever names it."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FIELD = re.compile(
+    r"\*|\??[A-Za-z0-9_$-]{1,64}(?:\[\])*(?:\.[A-Za-z0-9_$-]{1,64}(?:\[\])*)*(?:=[\x20-\x7e]{1,80})?",
+    re.ASCII,
+)
 _MOST_ITEMS = 500
 
 
@@ -128,6 +132,16 @@ def _patterns(_key: Key, value: object) -> tuple[str, ...]:
     return found
 
 
+def _fields(_key: Key, value: object) -> tuple[str, ...]:
+    found = _texts(value, "fields")
+    for text in found:
+        if not _FIELD.fullmatch(text):
+            raise ValueError(
+                f"{text[:80]!r} is no field: `a.b[].c`, `a.type=value`, `?query`, `header=value`, `*`"
+            )
+    return found
+
+
 def _folders(_key: Key, value: object) -> tuple[str, ...]:
     found = _texts(value, "absolute folders")
     for text in found:
@@ -212,6 +226,7 @@ _READERS: dict[str, Callable[[Key, object], object]] = {
     "weakenings": _listed,
     "paths": _paths,
     "patterns": _patterns,
+    "fields": _fields,
     "folders": _folders,
     "devices": _devices,
     "connects": _connects,

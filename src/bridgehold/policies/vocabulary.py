@@ -25,6 +25,7 @@ Kind = Literal[
     "methods",
     "paths",
     "patterns",
+    "fields",
     "folders",
     "devices",
     "connects",
@@ -73,7 +74,7 @@ _RATES = {
     "provider_tokens_total": "Tokens that a tenant is charged with at one provider, likewise; 0 is none.",
     "connections_per_second": "Connections of one session to the gateway in a second.",
     "frames_per_second": "Frames that are read of one session in a second; past it the guest blocks.",
-    "audit_events_per_second": "Events that a session causes in a second; past it they are counted.",
+    "audit_events_per_second": "Events that a session causes in a second; past it they are counted, or wait.",
 }
 ANY = "any"
 """What stands in a file where anything is allowed."""
@@ -158,6 +159,11 @@ VOCABULARY: tuple[Key, ...] = (
         "flag",
         "Whether a body may have the provider fetch a URL, run a server-side tool or use stored objects.",
         "false",
+    ),
+    Key(
+        "network.endpoints.*.fields",
+        "fields",
+        "What requests may hold beside inference, as their refusals name it; `*` is anything.",
     ),
     Key(
         "network.endpoints.*.repos",

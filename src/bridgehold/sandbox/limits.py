@@ -82,6 +82,14 @@ def forbid_cores() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (NO_CORES, NO_CORES))
 
 
+def core_handler(pattern: str, limit: int) -> str:
+    """What a crash at this RLIMIT_CORE reaches by ``kernel.core_pattern``; empty: nothing (pure)."""
+    kind, named = pattern[:1], pattern[1:].strip()
+    if kind == "@":  # Linux 6.16: whatever the limit is
+        return f"the socket {named}"
+    return f"the program {named}" if kind == "|" and limit != NO_CORES else ""
+
+
 _SHARED = (
     resource.RLIMIT_NPROC,
     resource.RLIMIT_SIGPENDING,

@@ -15,6 +15,7 @@ SETTINGS = (
     # A connection that nobody has accepted is charged to nobody: what it may hold, and how many rest.
     ("net/ipv4/tcp_rmem", "4096 32768 4194304"),
     ("net/ipv4/tcp_max_tw_buckets", "1024"),
+    ("net/ipv4/tcp_no_metrics_save", "1"),  # a table of the machine's
 )
 """Path below /proc/sys → value. Each is the namespace's own."""
 _IP_FREEBIND = 15

@@ -55,19 +55,38 @@ def _sockets() -> tuple[Rule, ...]:
     )
     types = [
         Rule(
-            calls=("socket",),
+            calls=("socket", "socketpair"),
             why=f"socket type {name}",
             when=(Argument(1, "masked_eq", number, _SOCK_TYPE_MASK),),
         )
         for name, number in (("raw", 3), ("rdm", 4), ("dccp", 6), ("packet, the old way to AF_PACKET", 10))
     ]
-    protocols = Rule(
-        calls=("socket",),
-        why="protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …",
-        answer=errno.EPROTONOSUPPORT,
-        when=(Argument(2, "gt", 17),),
+    return (*rules, above, *types, *_protocols())
+
+
+def _protocols() -> tuple[Rule, ...]:
+    """Every protocol but TCP (6) and UDP (17): for what it lacks, the kernel starts root's modprobe."""
+    why = "protocols other than TCP and UDP: the kernel starts modprobe for what it lacks"
+    refused: list[tuple[str, tuple[Argument, ...]]] = [
+        (why, (Argument(2, "eq", number),)) for number in (*range(2, 6), *range(7, 17))
+    ]
+    refused.append(("protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …", (Argument(2, "gt", 17),)))
+    stream, datagram, packets = (Argument(1, "masked_eq", kind, _SOCK_TYPE_MASK) for kind in (1, 2, 5))
+    for family in (2, 10):
+        inet = Argument(0, "eq", family)
+        refused += [
+            (f"{why} (family {family})", (inet, *rest))
+            for rest in (
+                (packets,),
+                (stream, Argument(2, "eq", 17)),
+                (datagram, Argument(2, "eq", 6)),
+                (Argument(2, "eq", 1),),
+            )
+        ]
+    return tuple(
+        Rule(calls=("socket", "socketpair"), why=why, answer=errno.EPROTONOSUPPORT, when=when)
+        for why, when in refused
     )
-    return (*rules, above, *types, protocols)
 
 
 SURFACE: tuple[Rule, ...] = (

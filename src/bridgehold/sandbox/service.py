@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import resource
 import selectors
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.forking import FAULTS, Forking, typed
+from bridgehold.sandbox.limits import core_handler
 from bridgehold.sandbox.proof import prove
 from bridgehold.sandbox.reap import By, Ending
 from bridgehold.sandbox.seal import SealJob, empty_tree, seal_tree
@@ -185,6 +187,9 @@ class Launcher:
             memory_bytes=self.parts.parent.capacity_bytes,
             cpus=os.cpu_count() or 1,
             devices=tuple(name for name in self.parts.bounds.devices if is_device(name)),
+            core_handler=core_handler(
+                procfs.read("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[0]
+            ),
         )
 
     def _launch(self, request: requests.LaunchRequest) -> None:
@@ -201,7 +206,8 @@ class Launcher:
         parts = self.parts
         check(spec, parts.bounds)
         promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
-        admit(spec.resources, promised, parts.parent.capacity, overcommit=parts.overcommit)
+        overcommit = parts.overcommit and "overcommit" in spec.weakenings
+        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else."""

@@ -103,8 +103,13 @@ class Client:
     ) -> None:
         await self.aclose()
 
+    on_build: Progress | None = None
+    """Told while an environment is built that a command or session waits for: `bridge`, `phase`, `done`, …"""
+
     async def request(self, method: str, params: dict[str, Any], on_event: Progress | None = None) -> Any:
         """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error."""
+        if (on_build := self.on_build) is not None and method in _MAY_BUILD:
+            params, on_event = {**params, "progress": True}, _sorted_out(on_build, on_event)
         sent = _encode_params(params)
         connection = await self._reached()
         session = params.get("session")
@@ -340,6 +345,19 @@ class Host(Client):
             await client.aclose()
             if private is not None:
                 await asyncio.to_thread(private.stop)
+
+
+_MAY_BUILD = ("run", "session.open", "session.hold")
+
+
+def _sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
+    def heard(event: dict[str, Any]) -> None:
+        if event.get("type") == "building":
+            on_build(event)
+        elif on_event is not None:
+            on_event(event)
+
+    return heard
 
 
 def _encode_params(params: dict[str, Any]) -> bytes:

@@ -109,6 +109,8 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     session: str = "anonymous"
     deadline_ms: int = 0
     stream: bool = False
+    progress: bool = False
+    """Events of type ``building`` while an environment is built for it."""
     tools: tuple[OfferedTool, ...] = ()
     """Functions of the caller's own that the bridge may call: each comes as an event ``tool_call``."""
     parent: str = ""
@@ -162,6 +164,8 @@ class StopParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str
+    progress: bool = False
+    """As of `RunParams`."""
     name: str = ""
     tenant: str = "local"
 
@@ -187,6 +191,19 @@ class ForeignEofParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class BridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str
     tenant: str = "local"
+
+
+class BuildParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str
+    tenant: str = "local"
+    """Under whose policy: it decides on the weakening ``pth``."""
+    anew: bool = False
+    """Although it is there: what is there is set aside."""
+
+
+class NamedBridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    bridge: str = ""
+    """Empty: all."""
 
 
 class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

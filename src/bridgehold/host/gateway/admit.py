@@ -9,10 +9,10 @@ from bridgehold.errors import DeniedError
 from bridgehold.host.gateway.credentials import presented
 from bridgehold.host.gateway.parse import Target, parse_query
 from bridgehold.host.gateway.replies import Refusal
-from bridgehold.host.gateway.shapes import most_tokens, rules_of
+from bridgehold.host.gateway.shapes import most_tokens
 from bridgehold.host.gateway.values import ProviderFacts, SessionFacts
 from bridgehold.host.keeper.slots import AUTH_QUERY, forwarded_headers
-from bridgehold.policies.content import NO_BODY, UNREADABLE, BodyFacts, body_facts
+from bridgehold.policies.content import UNREADABLE, Asked, BodyFacts, body_facts
 from bridgehold.policies.decide import decide_egress, secret_of
 from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_path
@@ -100,8 +100,20 @@ def admit(
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
     query = parse_query(target.query)
     credential = check_credential(grant, session, name, headers, query)
-    value, facts = _parse(body, known.shape if known else "openai")
-    path, rule = _decide(grant, name, target, facts)
+    path = _path(target)
+    value, unreadable = _parse(body)
+    asked = Asked(
+        path=path,
+        body=value,
+        query=tuple((key, text) for key, text in query if key.lower() not in AUTH_QUERY),
+        headers=_kept_headers(headers, is_json=value is not None),
+        host=known.host if known else "",
+    )
+    endpoint = next((item for item in grant.endpoints if item.provider == name), None)
+    facts = unreadable or body_facts(
+        known.shape if known else "openai", asked, endpoint.fields if endpoint is not None else ()
+    )
+    rule = _decide(grant, name, target.method, path, facts)
     if known is None:
         hint = "Add `[providers.NAME]` to config.toml."
         raise _refused("providers", f"no provider {name[:63]!r} is configured", hint)
@@ -109,33 +121,38 @@ def admit(
     if secret is None and not credential:
         hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
         raise _refused("secrets", f"no secret is granted for {name}", hint)
+    if value is not None and endpoint is not None and not endpoint.remote_content:
+        value |= dict(facts.forced)
     sent = body if value is None else msgspec.json.encode(value)
-    model = value.get("model") if isinstance(value, dict) else None
     return Admitted(
         provider=known,
         method=target.method,
         path=_without_version(path, known.version),
-        query=_kept_query(query, known),
-        headers=_kept_headers(headers, is_json=value is not None),
+        query=asked.query,
+        headers=asked.headers,
         body=sent,
         rule=rule,
         secret=secret.name if secret else "",
         credential=credential,
-        model=model[:100] if isinstance(model, str) else "",
-        tokens=most_tokens(known.shape, value, len(sent)),
+        model=facts.model[:100],
+        tokens=most_tokens(known.shape, value, len(sent)) if facts.generates else len(sent),
     )
 
 
-def _decide(grant: Grant, name: str, target: Target, facts: BodyFacts) -> tuple[str, str]:
-    """(normalised path, rule) of an allowed request."""
+def _path(target: Target) -> str:
+    """The normalised path below the provider's base. Raises `Refused`."""
     try:
-        path = normalise_path("/" + target.path.removeprefix("/").partition("/")[2])
+        return normalise_path("/" + target.path.removeprefix("/").partition("/")[2])
     except DeniedError as error:
         raise _refused("names.path", error.message) from None
-    decision = decide_egress(grant, name, target.method, path, facts)
+
+
+def _decide(grant: Grant, name: str, method: str, path: str, facts: BodyFacts) -> str:
+    """The rule of an allowed request. Raises `Refused`."""
+    decision = decide_egress(grant, name, method, path, facts)
     if not decision.allowed:
         raise Refused(Refusal(status=403, rule=decision.rule, reason=decision.reason, source=decision.source))
-    return path, decision.rule
+    return decision.rule
 
 
 def check_credential(grant: Grant, session: SessionFacts, name: str, headers: Pairs, query: Pairs) -> str:
@@ -164,33 +181,23 @@ def parts_of(body: bytes) -> int:
     return sum(body.count(mark) for mark in (b"[", b"{", b",", b":"))
 
 
-def _parse(body: bytes, shape: str) -> tuple[object | None, BodyFacts]:
-    """The JSON value that is decided on and sent on, if the body is one, and its facts (pure).
+def _parse(body: bytes) -> tuple[dict[str, object] | None, BodyFacts | None]:
+    """(the JSON object that is decided on and sent on, why there is none that can be) (pure).
 
     What goes out is encoded anew from what was decided on: a key that stands twice, or anything
     else that two parsers read in two ways, is gone by then.
     """
     if not body:
-        return None, NO_BODY
+        return None, None
     if parts_of(body) > _PARTS:
         return None, BodyFacts(unreadable="more values than are judged")
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, ValueError):
         return None, UNREADABLE
-    return value, body_facts(shape, value)
+    return (value, None) if isinstance(value, dict) else (None, UNREADABLE)
 
 
 def _without_version(path: str, version: str) -> str:
     """`path` without a leading version segment that the provider's base URL already has."""
     return path.removeprefix(f"/{version}") if version and path.startswith(f"/{version}/") else path
-
-
-def _kept_query(query: list[tuple[str, str]], provider: ProviderFacts) -> tuple[tuple[str, str], ...]:
-    """The query without auth slots. Raises `Refused` for a parameter that the shape doesn't know."""
-    allowed = rules_of(provider.shape).queries
-    kept = tuple((name, value) for name, value in query if name.lower() not in AUTH_QUERY)
-    for name, _ in kept:
-        if allowed is not None and name not in allowed:
-            raise _refused("gateway.query", f"the query parameter {name[:60]!r} is not known")
-    return kept

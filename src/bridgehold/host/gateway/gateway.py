@@ -30,6 +30,7 @@ from bridgehold.host.gateway.wire import GuestGone, Wire
 from bridgehold.host.keeper.client import UpstreamResponse
 from bridgehold.host.keeper.protocol import UpstreamRequest
 from bridgehold.host.keeper.resolve import Lookup, system_lookup
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.policies.decide import secret_of
 from bridgehold.policies.model import Grant
 
@@ -66,7 +67,9 @@ class Gateway:
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
         on_degraded: Callable[[str], None] | None = None,
+        events: SessionEvents | None = None,
     ) -> None:
+        """`events`: the session's own bucket, where its worker has one."""
         listener.setblocking(False)
         self._listener = listener
         self._port = int(listener.getsockname()[1])
@@ -89,7 +92,14 @@ class Gateway:
             audit,
             facts,
             asker,
-            per_second=grant.rate.audit_events_per_second,
+            events=events
+            or SessionEvents(
+                audit,
+                facts.tenant,
+                facts.session,
+                per_second=grant.rate.audit_events_per_second,
+                on_degraded=on_degraded,
+            ),
             on_degraded=on_degraded,
         )
         rate = grant.rate.connections_per_second

@@ -214,6 +214,7 @@ class HubProxy:
         if ranged:
             headers.append(("content-range", f"bytes {first}-{last - 1}/{size}"))
         facts, downloads = self._gateway.facts, self._gateway.downloads
+        await self._gateway.records.read()
         principal = self._gateway.records.principal
         await downloads.note_read(facts.tenant, principal, artifact, first, last)
         await replies.head(206 if ranged else 200, headers)

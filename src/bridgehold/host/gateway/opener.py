@@ -14,6 +14,7 @@ from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.gateway import Gateway, Keeper
 from bridgehold.host.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.keeper.resolve import Lookup, system_lookup
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_host
 from bridgehold.policies.units import parse_size
@@ -58,6 +59,8 @@ class GatewayOpener:
         grant: Grant,
         session: str,
         placeholders: Mapping[str, str],
+        *,
+        events: SessionEvents | None = None,
     ) -> Gateway:
         """A serving gateway on `listener`, which it owns from now on."""
         facts = SessionFacts(tenant=grant.tenant, session=session, placeholders=dict(placeholders))
@@ -75,6 +78,7 @@ class GatewayOpener:
             limits=self._limits,
             lookup=self._lookup,
             on_degraded=self._on_degraded,
+            events=events,
         )
         gateway.start()
         return gateway

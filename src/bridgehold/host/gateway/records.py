@@ -1,24 +1,18 @@
-"""The gateway's audit events: written one by one within a bucket, counted and folded past it."""
+"""The gateway's audit events, within the one bucket of its session (`host.session_events`)."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 
-from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused, EventsFolded
+from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.budgets import TokenBucket
 from bridgehold.host.gateway.values import Asker, Audit, SessionFacts
+from bridgehold.host.session_events import SessionEvents
 
-_FOLD_SECONDS = 5.0
 _TEXT = 300
 _PATH = 500
-_KINDS = 64
 
 
 class Records:
@@ -30,7 +24,7 @@ class Records:
         facts: SessionFacts,
         asker: Callable[[], Asker],
         *,
-        per_second: int,
+        events: SessionEvents,
         on_degraded: Callable[[str], None] | None = None,
     ) -> None:
         self._audit = audit
@@ -38,10 +32,8 @@ class Records:
         self._asker = asker
         self._askers: dict[str, str] = {}
         """Of each intent without an outcome, whose it is."""
-        self._bucket = TokenBucket(per_second, per_second * 2)
-        self._folded: Counter[str] = Counter()
+        self._events = events
         self._on_degraded = on_degraded
-        self._flushing: asyncio.Task[None] | None = None
 
     async def refused(
         self,
@@ -55,10 +47,9 @@ class Records:
         severity: str = "normal",
     ) -> str:
         """Write a refusal; its reference, or the empty string where it was folded or can't be written."""
-        if not self._bucket.try_take(1, time.monotonic()):
-            self._fold(f"egress.refused {severity} {rule}")
-            return ""
         command, principal = self._asker()
+        if not self._events.room(f"egress.refused {severity} {rule}", principal):
+            return ""
         event = EgressRefused(
             tenant=self._facts.tenant,
             principal=principal,
@@ -82,7 +73,11 @@ class Records:
     async def intent(
         self, *, provider: str, host: str, method: str, path: str, rule: str, how: str, reserved: int = 0
     ) -> tuple[str, str]:
-        """Durable before the request goes out: (reference, command). Raises `AuditError`, `BudgetError`."""
+        """Durable before the request goes out: (reference, command). Raises `AuditError`, `BudgetError`.
+
+        Past the session's rate it waits, with room for the outcome.
+        """
+        await self._events.wait(2)
         command, principal = self._asker()
         event = EgressIntent(
             tenant=self._facts.tenant,
@@ -119,36 +114,12 @@ class Records:
     def facts(self) -> SessionFacts:
         return self._facts
 
-    def _fold(self, what: str) -> None:
-        self._folded[what if what in self._folded or len(self._folded) < _KINDS else "others"] += 1
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush_later())
-
-    async def _flush_later(self) -> None:
-        await asyncio.sleep(_FOLD_SECONDS)
-        await self._flush()
-
-    async def _flush(self) -> None:
-        folded, self._folded = dict(self._folded), Counter()
-        if not folded:
-            return
-        event = EventsFolded(
-            tenant=self._facts.tenant,
-            principal=self.principal,
-            session=self._facts.session,
-            folded=folded,
-        )
-        try:
-            await self._audit.append(event, durable=False)
-        except BridgeholdError as error:
-            self._degraded(f"folded events could not be written: {error.message}")
+    async def read(self) -> None:
+        """Wait for room for the event of kept bytes that are read."""
+        await self._events.wait(1)
 
     async def close(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._flushing
-        await self._flush()
+        await self._events.close()
 
     def _degraded(self, reason: str) -> None:
         if self._on_degraded is not None:

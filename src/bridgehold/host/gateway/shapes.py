@@ -14,6 +14,9 @@ from bridgehold.policies.content import fold
 
 UNBOUND = 8_192
 """What a request that names no bound of its own is taken to want."""
+_LONGEST = 1_000_000
+_ANSWERS = 128
+"""No provider makes an answer of more tokens, or more answers of one prompt."""
 
 
 class Denial(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,8 +48,6 @@ class ShapeRules(msgspec.Struct, frozen=True, kw_only=True):
     """Usage in one decoded JSON document or stream event, if it stands there."""
     last: Callable[[dict[str, object]], bool]
     """Whether a stream's event is the one whose usage is final."""
-    queries: frozenset[str] | None
-    """Names of query parameters that may go on; None: any but the auth slots."""
     most: tuple[str, ...] = ("max_tokens", "max_completion_tokens", "max_output_tokens")
     """Where a request says how many tokens it wants at most."""
     times: tuple[str, ...] = ("n", "best_of")
@@ -160,25 +161,30 @@ _SHAPES: dict[str, ShapeRules] = {
         denial=_openai_denial,
         usage=_openai_usage,
         last=_openai_last,
-        queries=frozenset({"limit", "order", "api-version"}),
     ),
     "anthropic": ShapeRules(
         denial=_anthropic_denial,
         usage=_anthropic_usage,
         last=_anthropic_last,
-        queries=frozenset({"beta"}),
     ),
     "gemini": ShapeRules(
         denial=_gemini_denial,
         usage=_gemini_usage,
         last=_never,
-        queries=frozenset({"alt"}),
         most=("maxoutputtokens",),
         times=("candidatecount",),
         inside="generationconfig",
     ),
-    "hub": ShapeRules(denial=_hub_denial, usage=_no_usage, last=_never, queries=frozenset()),
-    "custom": ShapeRules(denial=_custom_denial, usage=_openai_usage, last=_openai_last, queries=None),
+    "hub": ShapeRules(
+        denial=_hub_denial,
+        usage=_no_usage,
+        last=_never,
+    ),
+    "custom": ShapeRules(
+        denial=_custom_denial,
+        usage=_openai_usage,
+        last=_openai_last,
+    ),
 }
 
 
@@ -194,21 +200,27 @@ def denial_body(shape: Shape | str, denial: Denial) -> bytes:
 def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
     """The most tokens that a request may use: one for each byte of it, and its own bound for each answer.
 
-    A request without a bound is taken to want `UNBOUND` tokens. One without a body has nothing generated.
+    A request without a bound, or one that can't be read, is taken to want `UNBOUND` tokens; one without a
+    body has nothing generated. What no provider gives is not taken at its word, so that one request that
+    was left can't use up a tenant's budget for good.
     """
     if not isinstance(body, dict):
-        return body_bytes
+        return body_bytes + UNBOUND if body_bytes else 0
     rules = rules_of(shape)
     held = _folded(body).get(rules.inside) if rules.inside else body
     named = _folded(held) if isinstance(held, dict) else {}
-    bound = max(_count(named.get(fold(name))) for name in rules.most) or UNBOUND
-    answers = max(1, *(_count(named.get(fold(name))) for name in rules.times), _prompts(body.get("prompt")))
-    return min(body_bytes + bound * answers, 10**12)
+    bound = max(_asked(named.get(fold(name)), _LONGEST) for name in rules.most) or UNBOUND
+    answers = max(1, *(_asked(named.get(fold(name)), _ANSWERS) for name in rules.times))
+    return body_bytes + bound * answers * _prompts(body.get("prompt"))
+
+
+def _asked(value: object, most: int) -> int:
+    return max(0, min(value, most)) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _prompts(prompt: object) -> int:
     """How many prompts one request for completions has: each gets answers of its own."""
-    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], int):
+    if not isinstance(prompt, list) or all(isinstance(token, int) for token in prompt):
         return 1
     return len(prompt)
 

@@ -27,6 +27,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.observe import Metrics
 from bridgehold.host.pipes import GuestPipes
+from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.tools.values import Offered, ToolContext, ToolSource, ToolSpec
 from bridgehold.policies.decide import decide_tool
 from bridgehold.policies.model import Decision, Grant
@@ -49,9 +50,11 @@ class ToolCalls:
         offered: Offered,
         journal: JournalClient,
         metrics: Metrics,
+        events: SessionEvents,
         on_degraded: Callable[[str], None],
     ) -> None:
-        """`on_degraded`: an outcome couldn't be written, although its tool ran."""
+        """`events` of its session. `on_degraded`: an outcome couldn't be written, although its tool ran."""
+        self._events = events
         self._on_degraded = on_degraded
         self._metrics = metrics
         self._grant = grant
@@ -124,6 +127,7 @@ class ToolCalls:
             arguments_bytes=size,
             arguments_preview=text,
         )
+        await self._events.wait(3 if tool.how == "host" else 2)  # with its outcome, and what the host notes
         reference = (await self._journal.append(intent)).ref
         started = time.monotonic()
         result: object = None
@@ -158,6 +162,9 @@ class ToolCalls:
     async def _refused(
         self, frame: ToolCallFrame, decision: Decision, kind: type[BridgeholdError]
     ) -> BridgeholdError:
+        said = f"{decision.reason} [rule {decision.rule}]"
+        if not self._events.room(f"tool.refused {decision.rule}", self._context.principal):
+            return kind(said)
         digest, _, _ = preview(frame.arguments, cap_bytes=0)
         event = ToolRefused(
             tenant=self._context.tenant,
@@ -171,7 +178,7 @@ class ToolCalls:
             arguments_digest=digest,
         )
         reference = (await self._journal.append(event)).ref
-        return kind(f"{decision.reason} [rule {decision.rule}] (bridgehold why {reference})")
+        return kind(f"{said} (bridgehold why {reference})")
 
     async def _within_time(self, tool: ToolSpec, source: ToolSource, arguments: dict[str, object]) -> object:
         try:

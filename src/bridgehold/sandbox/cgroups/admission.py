@@ -99,7 +99,7 @@ def admit(
             f"{format_size(wanted.memory_bytes)} of memory does not fit: {len(held)} sessions are promised "
             f"{format_size(memory)} of {format_size(limits.memory_bytes)}",
             hint="End sessions, lower `[limits] memory` or `[host] memory_reserve`, or name the weakening "
-            "`[host] overcommit`.",
+            "`overcommit` in the policy, with `[host] overcommit = true`.",
         )
     processes = sum(one.processes for one in held)
     if processes + wanted.processes > limits.processes:
@@ -107,5 +107,5 @@ def admit(
             f"{wanted.processes} processes do not fit: {len(held)} sessions are promised {processes} of "
             f"{limits.processes}",
             hint="End sessions, lower `[limits] processes`, raise the sysctl kernel.pid_max or the service's "
-            "TasksMax=, or name the weakening `[host] overcommit`.",
+            "TasksMax=, or name the weakening `overcommit` in the policy, with `[host] overcommit = true`.",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import struct
@@ -14,7 +15,7 @@ from bridgehold.sandbox.cgroups.v1 import socket_bytes
 from bridgehold.sandbox.doctor.acts import read
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
 from bridgehold.sandbox.doctor.resources import FREE, enter_and, session
-from bridgehold.sandbox.limits import forbid_cores
+from bridgehold.sandbox.limits import core_handler, forbid_cores
 
 _MIB = 1 << 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -96,38 +97,34 @@ def cores(_: Context) -> Check:
     """A crash at the sessions' limit, and what the machine would do with one."""
     pattern = read("/proc/sys/kernel/core_pattern")
 
-    def crash() -> int:
-        forbid_cores()
-        os.chdir("/")
-        os.kill(os.getpid(), signal.SIGQUIT)
-        return 0
-
-    dumped = _dumped(crash)
-    if pattern.startswith("@"):
+    limit, dumped = _crash()
+    handler = core_handler(pattern, limit)
+    if handler or dumped:
+        what = handler or f"a core by {pattern}"
         return failed(
             "cores",
-            f"crashes go to the socket {pattern[1:80]}, whatever their limit is: a server outside every "
-            "session's bounds reads a guest's memory",
-            "sysctl -w kernel.core_pattern=core, or a program behind a pipe.",
-        )
-    if dumped:
-        return failed(
-            "cores",
-            f"a crash at the sessions' limit left a core ({pattern[:80]})",
-            "Start the host with a hard limit for cores above 0 (LimitCORE=1:1).",
+            f"a crash inside reaches {what[:100]}, outside every limit of its session",
+            "sysctl -w kernel.core_pattern=core; or a program behind a pipe, and a hard limit for the host's "
+            "cores above 0 (LimitCORE=1:1).",
         )
     kind = f"starts {pattern[1:80]}" if pattern.startswith("|") else f"would write the file {pattern[:80]}"
     return passed("cores", f"a crash of the machine's {kind}; one at the sessions' limit left nothing")
 
 
-def _dumped(crash: Callable[[], int]) -> bool:
+def _crash() -> tuple[int, bool]:
+    """What a child's limit was that may leave no core, and whether it left one."""
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            crash()
+            forbid_cores()
+            os.write(write_end, str(resource.getrlimit(resource.RLIMIT_CORE)[0]).encode())
+            os.chdir("/")
+            os.kill(os.getpid(), signal.SIGQUIT)
         finally:
             os._exit(0)
-    return bool(os.waitpid(pid, 0)[1] & _CORE_DUMPED)
+    status = os.waitpid(pid, 0)[1]
+    return int(os.read(read_end, 32)), bool(status & _CORE_DUMPED)
 
 
 def short_counts(

@@ -26,6 +26,8 @@ _EXTRA = struct.Struct("<HH")
 _ZIP64 = struct.Struct("<HHQQ")
 _UTF8, _LEVEL = 0x800, 0x6
 _STORED, _DEFLATED = 0, 8
+_NEWEST = 45
+"""What zip64 needs; later versions are encryption and methods that are not taken."""
 _SYSTEMS = {0: "DOS", 3: "Unix"}
 _IN_ZIP64 = 0xFFFFFFFF
 _PLAIN_EXTRAS = {0x5455: "times", 0x7875: "owner", 0x000A: "NTFS times"}
@@ -98,7 +100,10 @@ class Archive:
                 left -= len(packed)
                 if not packed:
                     raise ArchiveFaultError(member.name, "ends before its bytes do")
-            block = packed if inflate is None else inflate.decompress(packed, _BLOCK)
+            try:
+                block = packed if inflate is None else inflate.decompress(packed, _BLOCK)
+            except zlib.error as error:
+                raise ArchiveFaultError(member.name, "its packed bytes are none of its method") from error
             size += len(block)
             crc = zlib.crc32(block, crc)
             if size > member.size:
@@ -176,7 +181,9 @@ def _directory(data: bytes, count: int) -> Iterator[_Head]:
 
 
 def _check_flags(shown: str, shared: tuple[int, ...]) -> None:
-    _, flags, method, _, _, _, packed, size = shared
+    version, flags, method, _, _, _, packed, size = shared
+    if version > _NEWEST:
+        raise ArchiveFaultError(shown, f"needs a reader of version {version}, which others may refuse")
     if flags & ~(_UTF8 | _LEVEL):
         what = {0x1: "encrypted", 0x8: "sizes after its bytes (a data descriptor)"}.get(
             flags & 0x9, "unknown"

@@ -25,7 +25,7 @@ from bridgehold.sandbox.envs.compile import (
 )
 from bridgehold.sandbox.envs.fetcher import fetch
 from bridgehold.sandbox.envs.lock import active_pins
-from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
 from bridgehold.sandbox.envs.unpack import Tree, lay_skeleton, lay_wheel, refuse_clashes
 from bridgehold.sandbox.envs.values import (
     BuildProgress,
@@ -101,12 +101,33 @@ class EnvironmentBuilder:
                 where=str(error.filename or self._store.folder),
             ) from error
 
-    async def collect(self, referenced: Collection[Digest]) -> tuple[Path, ...]:
-        """Remove every environment not in `referenced`, and abandoned builds; those that are gone."""
-        removed, left = await asyncio.to_thread(self._store.gc, referenced)
-        for tree in left:
-            await self._runner.discard(str(tree))
-        return (*removed, *(tree for tree in left if not tree.exists()))
+    async def collect(
+        self, referenced: Collection[Digest], *, unused_seconds: float = 0.0
+    ) -> tuple[Path, ...]:
+        """Remove every environment that is not in `referenced`, not in use, and was not for so long.
+
+        And abandoned builds, trees set aside, and wheels of none of the environments that stay. Those
+        that are gone.
+        """
+        removed = []
+        async with self._store.locked():
+            for tree in await asyncio.to_thread(
+                self._store.garbage, referenced, unused_seconds=unused_seconds
+            ):
+                with self._store.removing(tree) as free:
+                    if free and not await asyncio.to_thread(remove_tree, tree):
+                        await self._runner.discard(str(tree))
+                if not tree.exists():
+                    removed.append(tree)
+            self._store.forget_lost()
+            kept = {package.sha256 for found in self._store.list() for package in found.packages}
+            removed += await asyncio.to_thread(self._wheels.collect, kept)
+        return tuple(removed)
+
+    async def anew(self, environment: Environment) -> None:
+        """Have `environment` no longer found, so that `ensure` builds it."""
+        async with self._store.locked():
+            self._store.set_aside(environment)
 
     def _key(self, lock: Lock, *, allow_pth: bool) -> str:
         return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())
@@ -130,7 +151,8 @@ class EnvironmentBuilder:
                     hint="Something changed it during the build. Look who else writes in this folder.",
                 )
             environment = self._describe(lock, key, wheels, sealed, allow_pth=allow_pth)
-            self._store.publish(build, environment)
+            async with self._store.locked():
+                await asyncio.to_thread(self._store.publish, build, environment)
             on_progress(BuildProgress(phase="verify", done=sealed.files, total=sealed.files, unit="files"))
         finally:
             if build.exists():

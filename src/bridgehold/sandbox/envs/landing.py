@@ -16,6 +16,8 @@ import msgspec
 from bridgehold.sandbox.envs.values import Finding, Interpreter
 
 _AUTORUN = (".pth", ".start")
+_METADATA = (".dist-info", ".egg-info", ".data")
+"""What `importlib.metadata` takes for a distribution's, in any case of letters; and what only wheels hold."""
 _CUSTOMIZE = frozenset({"sitecustomize", "usercustomize"})
 _RESERVED_SCRIPTS = re.compile(r"(python|pypy|activate|deactivate)([0-9.w]|$).*", re.IGNORECASE)
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
@@ -94,7 +96,7 @@ def _in_site(name: str, path: str, layout: WheelLayout, *, allow_pth: bool) -> L
     top, _, rest = path.partition("/")
     module = top.split(".", 1)[0].casefold()
     rule = detail = ""
-    if top.endswith((".dist-info", ".data")):
+    if top.casefold().endswith(_METADATA):
         if not rest or top != layout.dist_info or path != name:
             rule, detail = "metadata", "metadata of another distribution"
     elif not rest and top.lower().endswith(_AUTORUN):

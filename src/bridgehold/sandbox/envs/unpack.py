@@ -33,7 +33,7 @@ class Tree:
         self._making = threading.RLock()
 
     def digest(self) -> Digest:
-        """As `tree_digest` and the launcher's sealing compute it of what is there."""
+        """As `tree_facts` and the launcher's sealing compute it of what is there."""
         found = hashlib.sha256()
         for path in sorted(self._lines, key=lambda one: one.split("/")):
             found.update(self._lines[path].encode("utf-8", "surrogateescape"))

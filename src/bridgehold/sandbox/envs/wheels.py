@@ -7,7 +7,9 @@ offered for a pin, so that a later build chooses the same wheel without asking a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,8 @@ from bridgehold.sandbox.envs.index import Candidate, choose, file_sha256
 from bridgehold.sandbox.envs.values import Pin, Wheel
 
 _LISTINGS = "listings"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FETCHED_SECONDS = 86_400.0
 
 
 class WheelFolder:
@@ -81,6 +85,22 @@ class WheelFolder:
                     hint="The file was replaced, or damaged on its way. Keep the lock until you know.",
                 )
         return _wheel(pin, candidate, size)
+
+    def collect(self, kept: Collection[str]) -> list[Path]:
+        """Remove wheels whose sha256 is not in `kept`, but those that a build may have fetched just now."""
+        removed = []
+        for folder in self.root.iterdir() if self.root.is_dir() else ():
+            try:
+                old = time.time() - folder.stat().st_mtime > _FETCHED_SECONDS
+                if not old or folder.name in kept or not _SHA256.fullmatch(folder.name):
+                    continue
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+            except OSError:
+                continue  # another process is at it
+            removed.append(folder)
+        return removed
 
     def _listing(self, pin: Pin) -> Path:
         key = digest_bytes(" ".join((pin.name, pin.version, *pin.hashes)).encode()).removeprefix("sha256:")

@@ -18,8 +18,8 @@ from typing import Any
 SDK = "/opt/bridgehold/sdk"
 BRIDGE = "/bridge"
 ENVIRONMENT = "/env"
-FIRST_FREE_FD = 64
-"""Above what a program expects of its first descriptors, below the least limit we grant."""
+FIRST_FREE_FD = 16
+"""Above what a program expects of its first descriptors, below the least `open_files` that a policy takes."""
 MAX_BOOT_BYTES = 1024 * 1024
 NEEDED = tuple(f"bridgehold_sdk.{name}" for name in ("bridge", "faults", "preload", "runtime", "wire"))
 """What `serve` imports, for a zygote to have it beforehand."""

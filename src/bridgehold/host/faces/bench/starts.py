@@ -27,6 +27,7 @@ from bridgehold.ids import LOCAL_TENANT
 Way = Literal["cold", "fork", "parked"]
 _POLICY = """\
 extends = "{bridge}"
+weakenings = ["overcommit"]
 
 [rate]
 concurrency = 2000

@@ -1,4 +1,4 @@
-"""`bridgehold bridge list | show | adapter | build`; `authoring` has those for authors."""
+"""`bridgehold bridge list | show | adapter | build | verify | gc`; `authoring` has those for authors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bridgehold.bridges.adapters import adapter_source
+from bridgehold.errors import EnvironmentChangedError
 from bridgehold.host.faces.cli import authoring, chaos
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_json, table
@@ -66,23 +67,72 @@ def adapter(bridge: Annotated[str, typer.Argument(help="The bridge.")]) -> None:
 
 
 @app.command()
-def build(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output: Json = False) -> None:
+def build(
+    bridge: Annotated[str, typer.Argument(help="The bridge.")],
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Although it is there; what is there is set aside.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
     """Build the bridge's environment (found at once where it is built already)."""
-    result = asyncio.run(_build(bridge))
+    result = asyncio.run(_build(bridge, anew=anew))
     if json_output:
         print_json(result)
     else:
         out.print(f"{result['packages']} packages, {result['digest']}")
 
 
-async def _build(bridge: str) -> dict[str, Any]:
+async def _build(bridge: str, *, anew: bool) -> dict[str, Any]:
     with build_progress() as bars:
         task = bars.add_task(bridge, total=None, note="")
         async with Host.open() as host:
             result: dict[str, Any] = await host.request(
-                "bridge.build", {"bridge": bridge}, lambda event: show_progress(bars, task, bridge, event)
+                "bridge.build",
+                {"bridge": bridge, "anew": anew},
+                lambda event: show_progress(bars, task, bridge, event),
             )
             return result
+
+
+@app.command()
+def verify(
+    bridge: Annotated[str, typer.Argument(help="The bridge; every environment, if left out.")] = "",
+    json_output: Json = False,
+) -> None:
+    """Read every byte of built environments again; exit status 18 where one is not as it was sealed."""
+    with err.status("reading every byte"):
+        found = asyncio.run(_ask("bridge.verify", {"bridge": bridge}))
+    if json_output:
+        print_json(found)
+    else:
+        rows = [
+            (
+                "as sealed" if one["ok"] else "CHANGED",
+                ", ".join(one["bridges"]),
+                one["digest"][7:19],
+                format_size(one["bytes"]),
+                one["detail"],
+            )
+            for one in found
+        ]
+        table("", ("", "bridges", "digest", "size", "what changed"), rows)
+    if not all(one["ok"] for one in found):
+        raise typer.Exit(EnvironmentChangedError.exit_status)
+
+
+@app.command("gc")
+def collect(json_output: Json = False) -> None:
+    """Remove environments that no bridge asks for and no host uses, left-overs of builds, and old wheels."""
+    removed = asyncio.run(_ask("bridge.gc", {}))["removed"]
+    if json_output:
+        print_json(removed)
+    else:
+        out.print(f"{len(removed)} removed")
+
+
+async def _ask(method: str, params: dict[str, Any]) -> Any:
+    async with Host.open() as host:
+        return await host.request(method, params)
 
 
 def build_progress() -> Progress:

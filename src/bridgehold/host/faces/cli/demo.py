@@ -13,8 +13,12 @@ def demo(
     home: Annotated[
         Path | None, typer.Option(help="Where the demo keeps its environments and audit.")
     ] = None,
+    real_key: Annotated[
+        bool,
+        typer.Option("--real-key", help="Do the real work with your own stored openai key: it is spent."),
+    ] = False,
 ) -> None:
     """Show a theft that fails, work with a key that isn't there, bombs, and an audit that proves itself."""
     from bridgehold.host.faces.demo.story import run_demo
 
-    raise typer.Exit(asyncio.run(run_demo(home)))
+    raise typer.Exit(asyncio.run(run_demo(home, real_key=real_key)))

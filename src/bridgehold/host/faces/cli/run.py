@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,6 +19,9 @@ from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.values import Reply
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 from bridgehold.policies.units import format_ms, format_size, parse_duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
 Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.")]
@@ -86,7 +90,7 @@ async def _run(
     from bridgehold.host.faces.testing.recorder import recording
 
     opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
-    async with opener as host:
+    async with opener as host, building(host):
         return await host.call(
             operation,
             arguments,
@@ -95,6 +99,32 @@ async def _run(
             deadline_ms=deadline_ms,
             on_event=show_event if stream else None,
         )
+
+
+@contextlib.asynccontextmanager
+async def building(host: Client) -> AsyncIterator[None]:
+    """What is built while a command or session waits for it, on standard error: a bar, gone when done."""
+    from bridgehold.host.faces.cli.bridges import build_progress, show_progress
+
+    with contextlib.ExitStack() as stack:
+        bars: Progress | None = None
+        tasks: dict[str, Any] = {}
+
+        def told(event: dict[str, Any]) -> None:
+            nonlocal bars
+            bridge = str(event.get("bridge"))
+            if bars is None:
+                err.print(f"[dim]building the environment of {escape(bridge)}: once, for its lock[/]")
+                bars = stack.enter_context(build_progress())
+            if bridge not in tasks:
+                tasks[bridge] = bars.add_task(bridge, total=None, note="")
+            show_progress(bars, tasks[bridge], bridge, event)
+
+        host.on_build = told
+        try:
+            yield
+        finally:
+            host.on_build = None
 
 
 def show_event(event: dict[str, Any]) -> None:
@@ -129,7 +159,9 @@ def shell(
 
 
 async def _shell(bridge: str, tenant: str) -> None:
-    async with Host.open() as host, host.session(bridge, tenant=tenant) as session:
+    async with Host.open() as host, contextlib.AsyncExitStack() as stack:
+        async with building(host):
+            session = await stack.enter_async_context(host.session(bridge, tenant=tenant))
         err.print(f"[dim]session {session.id}; end with Ctrl-D[/]")
         while True:
             try:

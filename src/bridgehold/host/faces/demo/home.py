@@ -5,12 +5,15 @@ Nothing of the user's own Bridgehold is touched; environments are kept between r
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from importlib.resources import files
 from pathlib import Path
 
 from bridgehold import writes
+from bridgehold.host.config import load_config
+from bridgehold.host.config_sections import HostSection
 from bridgehold.host.faces.demo.wheels import lock_of, write_wheel
 from bridgehold.host.layout import Layout, find_layout
 
@@ -80,7 +83,7 @@ enforcement = "weakened"
 _CONFIG = """\
 [host]
 read_roots = []
-
+{host}
 [providers.openai]
 base_url = "{provider}"
 private = {private}
@@ -96,6 +99,17 @@ store = "{store}"
 """
 
 
+_OF_THE_MACHINE = (
+    "cgroup",
+    "memory_reserve",
+    "overcommit",
+    "shared_uid",
+    "uid_base",
+    "uid_count",
+    "index",
+)
+
+
 def default_home() -> Path:
     """Where the demo lives: below the cache folder, or /var/cache for root."""
     if os.getuid() == 0:
@@ -104,8 +118,21 @@ def default_home() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "bridgehold-demo"
 
 
-def prepare(home: Path, *, provider: str, private: bool, store: str, thief_port: int) -> Layout:
-    """Write the demo's configuration anew, and clear its audit. Environments stay."""
+def own_host_section(user: Layout) -> str:
+    """What the user's own configuration says of this machine's cgroups, uids and index: it holds here too."""
+    if not user.config_file.exists():
+        return ""
+    section, plain = load_config(user.config_file).host, HostSection()
+    said = {name: getattr(section, name) for name in _OF_THE_MACHINE}
+    return "".join(
+        f"{name} = {json.dumps(value)}\n" for name, value in said.items() if value != getattr(plain, name)
+    )
+
+
+def prepare(
+    home: Path, *, provider: str, private: bool, store: str, thief_port: int, host: str = ""
+) -> Layout:
+    """Write the demo's configuration anew, and clear its audit. Environments stay. `host`: more of [host]."""
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
     writes.make_folder(home)
     writes.give(home, os.getuid(), os.getgid(), 0o755)
@@ -113,7 +140,7 @@ def prepare(home: Path, *, provider: str, private: bool, store: str, thief_port:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in (layout.policies, layout.bridges):
         writes.make_folder(folder)
-    config = _CONFIG.format(provider=provider, private=str(private).lower(), store=store)
+    config = _CONFIG.format(provider=provider, private=str(private).lower(), store=store, host=host)
     writes.replace(layout.config_file, config)
     dspy = _LOCAL_PROVIDER_POLICY if private else 'extends = "dspy"\n'
     writes.replace(layout.policies / "demo-dspy.toml", dspy)

@@ -36,6 +36,7 @@ BOMBS = (
         "memory bomb",
         "held = []\nwhile True:\n    held.append(bytearray(16 << 20))\n",
         codes=("memory",),
+        deadline_ms=25_000,  # a busy machine fills memory slowly
     ),
     Bomb(
         "disk fill",

@@ -21,7 +21,7 @@ from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.bridges.kit.thief import Thief
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.bridges import build_progress, show_progress
 from bridgehold.host.faces.client import Client, Host
@@ -39,14 +39,15 @@ _HEAD_START = 3.0
 """Seconds for the first scene before the large environments begin to use the machine."""
 
 
-async def run_demo(home: Path | None) -> int:
-    """Play everything; 0 where every act came to what it must."""
-    return await Story(home or demo_home.default_home(), Stage()).play()
+async def run_demo(home: Path | None, *, real_key: bool = False) -> int:
+    """Play everything; 0 where every act came to what it must. `real_key`: with the user's own."""
+    return await Story(home or demo_home.default_home(), Stage(), real_key=real_key).play()
 
 
 class Story:
-    def __init__(self, home: Path, stage: Stage) -> None:
+    def __init__(self, home: Path, stage: Stage, *, real_key: bool) -> None:
         self._home = home
+        self._real_key = real_key
         self._stage = stage
         self._faults: list[str] = []
         self._real = False
@@ -83,13 +84,24 @@ class Story:
             self._faults.append(what)
 
     def _prepare(self, provider: Provider, thief: Thief) -> Layout:
-        own = find_own_key(default_layout())
+        user = default_layout()
+        own = find_own_key(user)
+        if self._real_key and own is None:
+            raise UsageError(
+                "there is no key of yours to work with",
+                where=str(user.secrets),
+                hint="Store one with `bridgehold secrets set openai`, or leave --real-key out.",
+            )
+        if own is not None and not self._real_key:
+            self._stage.say("[dim]your stored openai key is left alone; --real-key works with it[/]")
+            own = None
         self._real = own is not None
         layout = demo_home.prepare(
             self._home,
             provider=own.base_url if own else provider.base_url,
             private=own.private if own else True,
             store=own.config.secrets.store if own else "file",
+            host=demo_home.own_host_section(user),
             thief_port=thief.port,
         )
         if own is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from bridgehold.errors import ErrorInfo
 from bridgehold.host.faces.protocol import OfferedTool
 from bridgehold.host.values import CommandUsage
 from bridgehold.ids import ANONYMOUS_SESSION
@@ -32,6 +33,7 @@ class _Asked(_Sent, frozen=True, kw_only=True):
     tools: tuple[OfferedTool, ...] = ()
     parent: Name = ""
     id: Name = ""
+    resumable: bool = False
 
 
 class Command(_Asked, frozen=True, kw_only=True):
@@ -40,6 +42,8 @@ class Command(_Asked, frozen=True, kw_only=True):
     `deadline_ms` may only shorten what policy and manifest give; 0: theirs. `tools`: functions of the
     caller's that the bridge may call back, which needs a stream. `id`: what the command is called in
     `/v1/commands/{command}`; drawn if empty. `parent`: the command whose tool runs this one.
+    `resumable`: a stream that is lost leaves it running for a while, and `/v1/commands/{command}/events`
+    goes on with it.
     """
 
     operation: Name
@@ -116,6 +120,17 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     receipt: str = ""
     truncated: bool = False
     degraded: bool = False
+
+
+class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A command under way, or one that is over and still kept. `events`: the id of a resumable one's last."""
+
+    id: str
+    state: Literal["running", "done", "failed", "cancelled"]
+    age_ms: int
+    events: int = 0
+    answer: Answer | None = None
+    error: ErrorInfo | None = None
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.faces.http.calls import Call, Face
-from bridgehold.host.faces.http.checks import bearer, check_host
+from bridgehold.host.faces.http.checks import bearer, check_accept, check_host
 from bridgehold.host.faces.http.guard import BoundedServer
 from bridgehold.host.faces.http.replies import answer, refused, send
 from bridgehold.host.faces.http.routes import ROUTES, Route
@@ -27,6 +27,7 @@ from bridgehold.host.faces.http.statuses import Refused
 
 _HEALTH = "/healthz"
 _HEALTH_SECONDS = 1.0
+_HEAD = ".head"
 _HELD = "bridgehold.held"
 _GONE = 499
 """No status of an answer: the caller went away before it."""
@@ -53,7 +54,10 @@ class Border:
         app = web.Application(middlewares=[border])
         for route in ROUTES:
             app.router.add_route(route.method, route.path, _unreached, name=route.name)
-        app.router.add_route("GET", _HEALTH, _unreached, name="healthz")
+            if route.method == "GET" and route.gives_kind != "text/event-stream":
+                app.router.add_route("HEAD", route.path, _unreached, name=f"{route.name}{_HEAD}")
+        for method, name in (("GET", "healthz"), ("HEAD", f"healthz{_HEAD}")):
+            app.router.add_route(method, _HEALTH, _unreached, name=name)
         return app
 
     async def _answered(self, request: web.Request) -> web.StreamResponse:
@@ -94,14 +98,16 @@ class Border:
 
     async def _handled(self, request: web.Request) -> web.StreamResponse:
         check_host(request.headers.getall("Host", []), self._names)
-        name = request.match_info.route.name
+        name = (request.match_info.route.name or "").removesuffix(_HEAD)
         if name == "healthz":
             return await self._health()
         token = bearer(request.headers.getall("Authorization", []))
         async with self._face.links.of(token) as link:
-            route = _BY_NAME.get(name or "")
+            route = _BY_NAME.get(name)
             if route is None:
                 raise _no_route(request)
+            kinds = [route.gives_kind, *(["text/event-stream"] if route.streams else [])]
+            check_accept(request.headers.getall("Accept", []), kinds)
             call = Call(self._face, request, link)
             try:
                 response = await self._in_turn(route, call)
@@ -174,4 +180,4 @@ def _label(request: web.Request) -> str:
 
 
 def _method(request: web.Request) -> str:
-    return request.method if request.method in {"GET", "POST", "PUT", "DELETE"} else "other"
+    return request.method if request.method in {"GET", "HEAD", "POST", "PUT", "DELETE"} else "other"

@@ -78,10 +78,43 @@ def unauthorised(reason: str) -> Refused:
     return Refused(401, error, {"WWW-Authenticate": 'Bearer realm="bridgehold"'})
 
 
+def prefers(values: Sequence[str], kind: str, other: str) -> bool:
+    """Whether ``Accept`` names `kind` itself, and wants it no less than `other`."""
+    own = _quality(values, kind, exact=True)
+    return own > 0 and own >= _quality(values, other)
+
+
+def check_accept(values: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raises `Refused` where ``Accept`` takes none of `kinds`."""
+    if values and not any(_quality(values, kind) > 0 for kind in kinds):
+        hint = f"This path gives {' or '.join(kinds)}."
+        raise Refused(406, UsageError("nothing that is given here is accepted", where="Accept", hint=hint))
+
+
+def _quality(values: Sequence[str], kind: str, *, exact: bool = False) -> float:
+    """The weight that ``Accept`` gives `kind`, by the most precise range; `exact`: by its name alone."""
+    ranges = [kind] if exact else [kind, f"{kind.partition('/')[0]}/*", "*/*"]
+    found: dict[str, float] = {}
+    for part in ",".join(values).split(","):
+        name, *parameters = (one.strip().casefold() for one in part.split(";"))
+        weights = [one[2:] for one in parameters if one.startswith("q=")]
+        try:
+            weight = float(weights[0]) if weights else 1.0
+        except ValueError:
+            weight = 0.0
+        if name:
+            found[name] = max(found.get(name, 0.0), weight if 0 <= weight <= 1 else 0.0)
+    return next((found[name] for name in ranges if name in found), 0.0)
+
+
 def check_json(content_type: str, encoding: str) -> None:
     """Raises `Refused`: a form or plain text, which any page may send, is no request."""
     if encoding and encoding.casefold() != "identity":
         raise Refused(415, UsageError("a compressed body is not taken", where="Content-Encoding"))
-    if content_type.partition(";")[0].strip().casefold() != "application/json":
+    kind, *parameters = (part.strip().casefold() for part in content_type.split(";"))
+    charsets = [one.partition("=")[2].strip('"') for one in parameters if one.startswith("charset=")]
+    if kind != "application/json" or any(
+        charset not in {"utf-8", "utf8", "us-ascii"} for charset in charsets
+    ):
         hint = "Send JSON, with `Content-Type: application/json`."
         raise Refused(415, UsageError("the body is not JSON", where="Content-Type", hint=hint))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
+from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, UsageError
 from bridgehold.host.faces.http import sse
 from bridgehold.host.faces.http.bodies import Command, Run, RunOperation, Taken, ToolAnswer
 from bridgehold.host.faces.http.calls import Call
+from bridgehold.host.faces.http.checks import bearer, prefers
 from bridgehold.host.faces.http.replies import answer, write
 from bridgehold.host.faces.http.running import Running
-from bridgehold.host.faces.http.statuses import status_of
+from bridgehold.host.faces.http.statuses import Refused, status_of
 
 _STREAM = "text/event-stream"
 
@@ -63,7 +65,7 @@ async def answer_tool(call: Call) -> web.StreamResponse:
 
 
 async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str, Any]) -> web.StreamResponse:
-    streams = _STREAM in call.request.headers.get("Accept", "")
+    streams = prefers(call.request.headers.getall("Accept", []), _STREAM, "application/json")
     if asked.tools and not streams:
         hint = f"Send `Accept: {_STREAM}`: each call comes as an event."
         raise UsageError("tools are called by events", where="tools", hint=hint)
@@ -76,11 +78,95 @@ async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str
         "parent": parent,
         "stream": streams,
     }
+    if asked.resumable:
+        if not streams:
+            raise UsageError(
+                "what is resumed is a stream", where="resumable", hint=f"Send `Accept: {_STREAM}`."
+            )
+        return await _begun(call, commands.begin(principal, asked.id), params)
     with commands.enter(principal, asked.id) as running:
         try:
             return await (_streamed if streams else _whole)(call, running, params)
         finally:
             call.link.spoiled = call.link.spoiled or not _over(running.work)
+
+
+async def look(call: Call) -> web.StreamResponse:
+    """Under way or over: its state, and what came of it while that is kept."""
+    return answer(call.face.commands.look(call.caller.principal, call.path("command")).facts())
+
+
+async def events(call: Call) -> web.StreamResponse:
+    """A resumable command's events after ``Last-Event-ID`` (or `?after=`), as they come."""
+    running = call.face.commands.look(call.caller.principal, call.path("command"))
+    if running.log is None:
+        raise NotFoundError(
+            "the command's events are not kept", hint="Ask for them with `resumable` when you start it."
+        )
+    said = call.request.headers.get("Last-Event-ID", "") or call.query("after") or "0"
+    if not (said.isascii() and said.isdigit() and len(said) < 16):
+        raise UsageError(
+            "no event's id", where="Last-Event-ID", hint="Send the last `id:` that you have read."
+        )
+    return await _followed(call, running, running.log, int(said))
+
+
+async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
+    """A command with a connection of its own to the host: it outlives this request."""
+    face, principal = call.face, call.caller.principal
+    log = running.log = sse.EventLog(call.share())
+    place = face.requests.of(principal)
+    if face.requests.held_by(principal) >= face.config.requests or not place.take(1):
+        face.commands.end(principal, running)
+        raise Refused(429, BusyError(f"{principal} has too many commands under way", hint=""))
+    token = bearer(call.request.headers.getall("Authorization", []))
+
+    async def work() -> None:
+        try:
+            async with face.links.of(token) as link:
+                heard = _listener(running, log.add)
+                running.work = asyncio.ensure_future(link.client.request("run", params, heard))
+                try:
+                    log.add("result", await running.result(running.work))
+                finally:
+                    link.spoiled = link.spoiled or not _over(running.work)
+        except BridgeholdError as error:
+            log.add("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})
+        except Refused as error:
+            log.add("error", {**msgspec.to_builtins(error.error.info()), "status": error.status})
+        finally:
+            log.close()
+            place.give_back()
+            face.commands.end(principal, running)
+
+    task = asyncio.create_task(work())
+    face.commands.tasks.add(task)
+    task.add_done_callback(face.commands.tasks.discard)
+    return await _followed(call, running, log, 0)
+
+
+async def _followed(call: Call, running: Running, log: sse.EventLog, number: int) -> web.StreamResponse:
+    with running.read():
+        response = await sse.opened(call.request, running.name)
+        while not (log.closed and number >= log.last):
+            piece, number = await log.after(number, call.face.config.beat_s)
+            await write(call.request, response, piece, call.face.config.read_s)
+    return response
+
+
+def _listener(
+    running: Running, put: Callable[[str, dict[str, Any]], None]
+) -> Callable[[dict[str, Any]], None]:
+    """Takes what the host tells of a command, and gives it on by kind."""
+
+    def heard(said: dict[str, Any]) -> None:
+        kind = said.pop("type")
+        if kind == "tool_call":
+            running.host_name, said["command"] = said["command"], running.name
+            running.calls.add(said["call"])
+        put(kind, said)
+
+    return heard
 
 
 def _over(work: asyncio.Future[Any] | None) -> bool:
@@ -98,18 +184,12 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
     patience = call.face.config.read_s
     response = await sse.opened(call.request, running.name)
 
-    def heard(said: dict[str, Any]) -> None:
-        kind = said.pop("type")
-        if kind == "tool_call":
-            running.host_name, said["command"] = said["command"], running.name
-            running.calls.add(said["call"])
-        outbox.put(sse.event(kind, said))
-
     def over(done: asyncio.Future[Any]) -> None:
         if not done.cancelled():
             done.exception()  # it is told to the caller; where that one is gone, to nobody
         outbox.close()
 
+    heard = _listener(running, lambda kind, said: outbox.put(sse.event(kind, said)))
     work = running.work = asyncio.ensure_future(call.link.client.request("run", params, heard))
     outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
     work.add_done_callback(over)

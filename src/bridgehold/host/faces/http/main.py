@@ -47,6 +47,8 @@ async def serve(config: HttpConfig, listener: socket.socket) -> None:
     await web.SockSite(runner, listener).start()
     await stop.wait()
     sweeping.cancel()
+    for task in list(face.commands.tasks):
+        task.cancel()
     await runner.cleanup()
     await face.links.close()
 
@@ -56,7 +58,7 @@ def confine(connections: int) -> None:
     if ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise UnsupportedError("this kernel refuses PR_SET_NO_NEW_PRIVS")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * connections + _BESIDE_CONNECTIONS
+    wanted = 3 * connections + _BESIDE_CONNECTIONS  # a resumable command has one more to the host
     bound = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (bound, bound))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))

@@ -16,6 +16,10 @@ from bridgehold.host.faces.http.statuses import STATUSES
 
 Json = dict[str, Any]
 _TEMPLATE = "#/components/schemas/{name}"
+_BYTES = "application/octet-stream"
+_OCTETS: Json = {"type": "string", "format": "binary"}
+_VALUES = ("const", "default", "enum", "examples")
+"""Keys of a schema that hold values, not schemas."""
 _TYPED = "/v1/run/{bridge}/{operation}"
 _EVENTS = "Events `open`, `progress`, `chunk`, `tool_call`, then one `result` or `error`."
 
@@ -98,8 +102,8 @@ def _operation(route: Route, schemas: Mapping[str, Json]) -> Json:
         content = {"application/json": {"schema": schemas[_key(route.body)]}}
         made["requestBody"] = {"required": True, "content": content}
     elif route.takes_bytes:
-        made["requestBody"] = {"required": True, "content": {"*/*": {}}}
-    given = {route.gives_kind: {"schema": schemas[_key(route.gives)]} if route.gives is not None else {}}
+        made["requestBody"] = {"required": True, "content": {_BYTES: {"schema": _OCTETS}}}
+    given = {route.gives_kind: {"schema": _given(route, schemas)}}
     if route.streams:
         given["text/event-stream"] = {"schema": {"type": "string", "description": _EVENTS}}
     made["responses"] = {
@@ -109,18 +113,39 @@ def _operation(route: Route, schemas: Mapping[str, Json]) -> Json:
     return made
 
 
+def _given(route: Route, schemas: Mapping[str, Json]) -> Json:
+    if route.gives is not None:
+        return schemas[_key(route.gives)]
+    if route.gives_kind == _BYTES:
+        return _OCTETS
+    return {"type": "string"} if route.gives_kind.startswith("text/") else {"description": "Any JSON object."}
+
+
+def _complete(schema: Any) -> Any:
+    """A manifest's schema with what generators of clients ask for: each array says what it holds."""
+    if isinstance(schema, list):
+        return [_complete(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: value if key in _VALUES else _complete(value) for key, value in schema.items()}
+    kinds = made.get("type")
+    if (kinds == "array" or (isinstance(kinds, list) and "array" in kinds)) and "prefixItems" not in made:
+        made.setdefault("items", {})
+    return made
+
+
 def _granted(bridge: str, operation: Mapping[str, Any], general: Json) -> tuple[str, Json]:
     """An operation's own path: the general one's body with the manifest's schemas in place."""
     _, components = _schemas([RunOperation])
     body = dict(components["RunOperation"])
-    arguments = {"type": "object", **operation["arguments"]}
+    arguments = {"type": "object", **_complete(operation["arguments"])}
     body["properties"] = {**body["properties"], "arguments": arguments}
     body.pop("title", None)
     if operation["arguments"].get("required"):
         body["required"] = ["arguments"]
     answered: Json = {"allOf": [{"$ref": _TEMPLATE.format(name="Answer")}]}
     if operation["result"]:
-        answered["properties"] = {"value": operation["result"]}
+        answered["properties"] = {"value": _complete(operation["result"])}
     given: Json = {"application/json": {"schema": answered}}
     if operation["stream"]:
         given["text/event-stream"] = {"schema": {"type": "string", "description": _EVENTS}}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, get_args, get_origin
+import types
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from bridgehold.host.faces.http import bodies, sse
+from bridgehold.host.faces.http import bodies, running, sse
 from bridgehold.host.faces.http.routes import ROUTES, Route
 from bridgehold.host.faces.http.statuses import STATUSES
 from bridgehold.host.faces.protocol import OfferedTool
@@ -21,21 +22,24 @@ _BODIES = (
     bodies.ToolAnswer,
     bodies.CreateResource,
     bodies.ExecuteResource,
+    bodies.CommandFacts,
 )
 _EVENTS = (
     ("open", "`command`", "first, at once: what the command is called"),
     ("progress", "`done`, `total`, `note`", "what the bridge reports"),
     ("chunk", "`seq`, `data`", "a part of the result of an operation that streams"),
     ("tool_call", "`command`, `call`, `tool`, `arguments`", "answer it by `POST /v1/commands/…/tools/…`"),
+    ("gap", "`first`, `last`", "events of a resumable command that are no longer kept"),
     ("result", "as the answer without a stream", "last"),
     ("error", "an error's fields, and `status`", "last"),
 )
 _OWN = (
     ("401", "`denied`", "no token, or one that is not known; `WWW-Authenticate: Bearer`"),
     ("404, 405", "`not_found`, `usage`", "no such path, or not by this method"),
+    ("406", "`usage`", "the answer's media type is none that `Accept` takes"),
     ("408", "`usage`", "the body came too slowly"),
     ("413", "`limit`", "the body is too large"),
-    ("415", "`usage`", "the body is not JSON by its `Content-Type`, or compressed"),
+    ("415", "`usage`", "the body is not JSON in UTF-8 by its `Content-Type`, or compressed"),
     ("421", "`denied`", "the `Host` is no name of this server"),
     ("429", "`busy`", "the principal has as many requests under way as it may"),
 )
@@ -71,6 +75,13 @@ def reference() -> str:
         f"A comment is sent every `beat_s`. Who leaves more than {sse.MOST_WAITING >> 20} MiB unread, or",
         "reads nothing for `read_s`, loses the stream, and the command is cancelled; so is that of a caller",
         "who goes away.",
+        "",
+        "With `resumable` events have ids, and a stream that is lost leaves the command running for",
+        f"{running.RESUME_SECONDS:.0f} s: `GET /v1/commands/{{command}}/events` with `Last-Event-ID` goes on",
+        f"with it. The last {sse.MOST_KEPT >> 20} MiB of events are kept; who reads slowly loses some",
+        "(`gap`) and not the command. What a command came to is kept for",
+        f"{running.KEPT_SECONDS / 60:.0f} minutes ({running.KEPT_EACH} of each principal, answers of",
+        f"at most {running.KEPT_BYTES >> 10} KiB).",
         "",
         *_table(("event", "data", "meaning"), ((f"`{name}`", data, text) for name, data, text in _EVENTS)),
         "",
@@ -124,6 +135,10 @@ def _shown(kind: Any) -> str:
         return f"list of {_shown(arguments[0])}"
     if get_origin(kind) is dict:
         return "object"
+    if isinstance(kind, types.UnionType):
+        return " or ".join("null" if one is type(None) else _shown(one) for one in arguments)
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{one}`" for one in arguments)
     names = {str: "text", int: "integer", float: "number", bool: "true or false", object: "anything"}
     return names.get(kind, f"`{kind.__name__}`")
 

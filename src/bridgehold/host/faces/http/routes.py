@@ -90,6 +90,13 @@ ROUTES: tuple[Route, ...] = (
         query=("tenant",),
     ),
     Route(
+        method="GET",
+        path="/v1/sessions/{session}",
+        handler=sessions.session,
+        summary="A session as it stands",
+        gives=bodies.SessionFacts,
+    ),
+    Route(
         method="DELETE",
         path="/v1/sessions/{session}",
         handler=sessions.close_session,
@@ -129,6 +136,22 @@ ROUTES: tuple[Route, ...] = (
         body=bodies.RunOperation,
         gives=bodies.Answer,
         streams=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/commands/{command}",
+        handler=commands.look,
+        summary="A command of yours: its state, and what came of it while that is kept",
+        gives=bodies.CommandFacts,
+        uncounted=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/commands/{command}/events",
+        handler=commands.events,
+        summary="A resumable command's events after `Last-Event-ID`, as they come",
+        query=("after",),
+        gives_kind="text/event-stream",
     ),
     Route(
         method="DELETE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from bridgehold.errors import SessionEndedError
 from bridgehold.host.faces.http.bodies import BridgeFacts, OpenSession, SessionFacts
 from bridgehold.host.faces.http.calls import Call
 from bridgehold.host.faces.http.replies import answer
@@ -31,6 +32,16 @@ async def list_sessions(call: Call) -> web.StreamResponse:
     """What a caller needs to know of each; where its worker runs is the operator's to see."""
     asked = await call.ask("sessions", {"tenant": call.query("tenant") or None})
     return answer(msgspec.convert(asked, type=list[SessionFacts]))
+
+
+async def session(call: Call) -> web.StreamResponse:
+    """Raises `SessionEndedError` with the reason for one of the caller's that is over."""
+    found = await call.ask("session.find", {"session": call.session_id()})
+    listed = await call.ask("sessions", {"tenant": found["tenant"]})
+    facts = next((one for one in listed if one["id"] == found["id"]), None)
+    if facts is None:
+        raise SessionEndedError(f"session {found['id']} has just ended", where=found["id"])
+    return answer(msgspec.convert(facts, type=SessionFacts))
 
 
 async def close_session(call: Call) -> web.StreamResponse:

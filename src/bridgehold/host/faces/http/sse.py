@@ -15,12 +15,66 @@ from bridgehold.host.shares import Share
 
 MOST_WAITING = 8 << 20
 """Bytes of events that wait for their caller."""
+MOST_KEPT = 1 << 20
+"""Bytes of a resumable command's last events."""
 _BEAT = b": beat\n\n"
 
 
-def event(name: str, data: object) -> bytes:
-    """One event; JSON has no line breaks, so it is one line of data."""
-    return b"event: %s\ndata: %s\n\n" % (name.encode("ascii"), msgspec.json.encode(data))
+def event(name: str, data: object, number: int = 0) -> bytes:
+    """One event; JSON has no line breaks, so it is one line of data. `number`: its id, from 1 on; 0: none."""
+    said = b"id: %d\n" % number if number else b""
+    return said + b"event: %s\ndata: %s\n\n" % (name.encode("ascii"), msgspec.json.encode(data))
+
+
+class EventLog:
+    """The last events of one resumable command, numbered from 1: for who follows it, now or later."""
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+        self.last = 0
+        self.closed = False
+
+    def add(self, name: str, data: object) -> None:
+        """One more; the oldest make room for it."""
+        self.last += 1
+        piece = event(name, data, self.last)
+        self._kept.append((self.last, piece))
+        self._bytes += len(piece)
+        while len(self._kept) > 1 and (self._bytes > MOST_KEPT or not self._share.hold(self._bytes)):
+            self._bytes -= len(self._kept.popleft()[1])
+        self._share.take(self._bytes - self._share.amount, owed=True)  # the newest is always there
+        self._news.set()
+
+    def close(self) -> None:
+        """No more will come."""
+        self.closed = True
+        self._news.set()
+
+    async def after(self, number: int, beat_s: float) -> tuple[bytes, int]:
+        """The events after `number`, and the number of the last; a beat where none comes; empty at the end.
+
+        Where some of them are gone, an event ``gap`` says which.
+        """
+        if number >= self.last and not self.closed:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(beat_s):
+                    await self._news.wait()
+            except TimeoutError:
+                return _BEAT, number
+        pieces = [piece for at, piece in self._kept if at > number]
+        first = self.last - len(pieces) + 1
+        if number + 1 < first <= self.last:
+            pieces.insert(0, event("gap", {"first": number + 1, "last": first - 1}))
+        return b"".join(pieces), max(number, self.last)
+
+    def forget(self) -> None:
+        self._kept.clear()
+        self._bytes = 0
+        self._share.give_back()
 
 
 class Outbox:

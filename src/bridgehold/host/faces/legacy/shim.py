@@ -74,7 +74,8 @@ class Shim:
             identity = None  # somebody else waits for it: an answer of ours would be taken for theirs
         try:
             session = await self._held.id()
-            await self._client.request("foreign.send", {"session": session, "data": body})
+            data = base64.b64encode(body).decode("ascii")
+            await self._client.request("foreign.send", {"session": session, "data": data})
         except BridgeholdError as error:
             if not self._protocol or not self._held.alive:
                 return  # its end answers whatever waits, and says why

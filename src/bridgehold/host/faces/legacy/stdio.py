@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from bridgehold.bridges.legacy import messages
@@ -33,6 +35,19 @@ def _busy(body: bytes) -> bytes:
     return messages.failure(messages.read_id(body), error_text(error), format_of(body))
 
 
+def _say_building() -> Callable[[dict[str, Any]], None]:
+    """One line on standard error for each phase of a build that the worker's session waits for."""
+    said: set[str] = set()
+
+    def told(event: dict[str, Any]) -> None:
+        phase = str(event.get("phase"))
+        if phase not in said:
+            said.add(phase)
+            sys.stderr.write(f"bridgehold: building the environment of {event.get('bridge')}: {phase}\n")
+
+    return told
+
+
 class Worker:
     """One caller's side: frames in, answers out, one session at a time."""
 
@@ -46,6 +61,7 @@ class Worker:
         formats: tuple[Format, ...] = FORMATS,
     ) -> None:
         self._client = client
+        client.on_build = _say_building()
         self._pipe = pipe
         self._bridge = bridge
         self._tenant = tenant

@@ -1,0 +1,109 @@
+"""The first use of things: a build that is waited for is shown, and the demo takes nothing that it wasn't given."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from bridgehold.host.config import load_config
+from bridgehold.host.faces.demo.home import own_host_section, prepare
+from bridgehold.host.faces.demo.stage import Stage
+from bridgehold.host.faces.demo.story import Story
+from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.host.layout import Layout
+from hostile.stage import make_home
+from legacy.peer import Peer, stdio_command
+
+
+@pytest.fixture
+def fresh() -> Iterator[Layout]:
+    layout = make_home(os.getuid())
+    yield layout
+    shutil.rmtree(layout.config.parent, ignore_errors=True)
+
+
+def bridgehold(layout: Layout, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bridgehold", *arguments],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent), "HOME": str(layout.config.parent)},
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_run_says_what_is_built_once(fresh: Layout) -> None:
+    first = bridgehold(fresh, "run", "python:execute", "--args", '{"code": "6*7"}')
+    assert first.returncode == 0, first.stderr
+    assert "building the environment of python" in first.stderr
+    assert "building" not in first.stdout
+    second = bridgehold(fresh, "run", "python:execute", "--args", '{"code": "6*7"}')
+    assert "building" not in second.stderr
+
+
+def test_shell_says_what_is_built(fresh: Layout) -> None:
+    said = bridgehold(fresh, "shell", "python", given="6*7\n")
+    assert (said.returncode, "building the environment of python" in said.stderr) == (0, True), said.stderr
+    assert "42" in said.stdout
+
+
+def test_stdio_says_on_standard_error_what_is_built(fresh: Layout) -> None:
+    peer = Peer(stdio_command("--bridge", "python"), fresh.config.parent, fresh.config.parent)
+    try:
+        peer.handshake()
+        assert peer.ask(1, "ping")["success"]
+    finally:
+        peer.kill()
+    assert "bridgehold: building the environment of python: " in peer.stderr
+
+
+def test_the_demo_lives_on_the_machine_as_its_user_has_set_it_up(fresh: Layout) -> None:
+    assert own_host_section(fresh) == ""
+    own = '[host]\ncgroup = "v1:/somebody"\nshared_uid = true\nmax_sessions = 7\nuid_count = 99\n'
+    fresh.config_file.write_text(own)
+    demo = prepare(
+        fresh.config.parent / "demo",
+        provider="http://127.0.0.1:9/v1",
+        private=True,
+        store="file",
+        thief_port=9,
+        host=own_host_section(fresh),
+    )
+    host = load_config(demo.config_file).host
+    assert (host.cgroup, host.shared_uid, host.uid_count) == ("v1:/somebody", True, 99)
+    assert host.max_sessions == 2_000  # what is no fact of the machine is the demo's own
+
+
+def test_a_stored_key_is_left_alone_unless_the_demo_is_told(
+    fresh: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BRIDGEHOLD_HOME", str(fresh.config.parent))
+    monkeypatch.setenv("UV_FIND_LINKS", "")
+    fresh.config_file.write_text('[providers.openai]\nbase_url = "https://paid.example/v1"\n')
+    fresh.secrets.mkdir(parents=True)
+    fresh.secrets.chmod(0o700)
+    SecretAdmin.open_file(fresh.secrets).set("local", "openai", b"sk-real-0123456789abcdef")
+    provider = SimpleNamespace(base_url="http://127.0.0.1:9/v1", key="sk-played-0123456789")
+    thief = SimpleNamespace(port=9, decoy="sk-decoy-0123456789")
+    bases = {}
+    for real in (False, True):
+        home = fresh.config.parent / f"demo-{real}"
+        layout = Story(home, Stage(), real_key=real)._prepare(provider, thief)  # type: ignore[arg-type]
+        bases[real] = load_config(layout.config_file).providers["openai"].base_url
+    assert bases == {False: "http://127.0.0.1:9/v1", True: "https://paid.example/v1"}
+    assert "is left alone; --real-key" in capsys.readouterr().out
+
+
+def test_the_demo_spends_a_real_key_only_where_it_is_told_to(fresh: Layout) -> None:
+    said = bridgehold(fresh, "demo", "--real-key", "--home", str(fresh.config.parent / "demo"))
+    assert said.returncode != 0
+    assert "there is no key of yours" in said.stderr
+    assert "bridgehold secrets set openai" in said.stderr
