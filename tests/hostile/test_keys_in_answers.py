@@ -160,14 +160,15 @@ def shows(text: str) -> list[str]:
 
 
 def test_no_spelling_of_the_key_comes_back_in_an_answer(leaky: Stage) -> None:
-    code = SAY + (
-        "result['said'] = {name: say(name, 'split') for name in told}\n"
-        "result['said'] |= {how: say('as it is', how) for how in ('body', 'error', 'header')}"
-    )
+    asked = [[name, "split"] for name in spellings(KEY)]
+    asked += [["as it is", how] for how in ("body", "error", "header")]
+    code = SAY + "result['said'] = [[f'{name}, {how}', *say(name, how)] for name, how in told]"
+    said: list[Any] = []
     with leaky.client.session("leaky") as session:
-        said: Any = session.run("act", {"code": code, "told": list(spellings(KEY))}, deadline_ms=8_000)
-    assert len(said["said"]) == 3 + len(spellings(KEY))
-    for how, (status, text) in said["said"].items():
+        for at in range(0, len(asked), 5):
+            said += session.run("act", {"code": code, "told": asked[at : at + 5]})["said"]
+    assert len(said) == 3 + len(spellings(KEY))
+    for how, status, text in said:
         assert status in (200, 401), (how, text)
         assert "***" in text, how
         assert shows(text) == [], how
@@ -208,8 +209,8 @@ def test_no_spelling_of_the_key_is_written_down(leaky: Stage) -> None:
 
     with leaky.client.session("leaky", tools=[note]) as session:
         written = [[name, text] for name, text in everything.items()]
-        for at in range(0, len(written), 4):  # a preview shows 2,000 bytes
-            session.run("act", {"code": inside, "told": written[at : at + 4]}, deadline_ms=8_000)
+        for at in range(0, len(written), 2):  # a preview shows 2,000 bytes
+            session.run("act", {"code": inside, "told": written[at : at + 2]})
         for text in everything.values():
             for arguments in ({"code": "raise ValueError(told)", "told": "x" * 450 + text},
                               {"code": "raise ValueError(told)", "told": text},
