@@ -13,7 +13,7 @@ import msgspec
 
 from bridgehold.audit.redact import MASK, Redactor, find_shape, is_key_name
 from bridgehold.audit.spellings import SHORTEST, Spellings
-from bridgehold.errors import TranscriptError
+from bridgehold.errors import TranscriptError, UsageError
 from bridgehold.host.faces.testing.transcript import DEEPEST
 from bridgehold.host.inline_keys import split_keys
 from bridgehold.ids import digest_bytes
@@ -34,7 +34,10 @@ class Masker:
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(params))
         arguments = plain.get("arguments")
         if isinstance(arguments, dict):
-            self._learn(value for _, value in split_keys(arguments).keys)
+            try:
+                self._learn([value for _, value in split_keys(arguments).keys])
+            except UsageError as error:
+                raise TranscriptError(error.message, hint="") from None
         self._learn(_secrets(plain, DEEPEST))
         if method == "artifact.put" and isinstance(plain.get("data"), str):
             plain["data"] = str(digest_bytes(plain["data"].encode()))
