@@ -29,6 +29,7 @@ from bridgehold.host.budgets import Budgets
 from bridgehold.host.config import Config, ProviderSection
 from bridgehold.host.downloads import Downloads
 from bridgehold.host.gateway.opener import GatewayOpener
+from bridgehold.host.gateway.values import Asker
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig
 from bridgehold.policies.model import (
@@ -167,7 +168,7 @@ async def measure(folder: Path) -> list[Row]:
             audit=journal,
             budgets=Budgets(),
             downloads=Downloads(ArtifactStore(folder, 1 << 30), Turns(), folder, journal),
-            current_command=lambda session: "c-bench",
+            asker=lambda session: Asker(command="c-bench"),
         )
         listener = socket.create_server(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])

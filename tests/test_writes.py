@@ -251,3 +251,13 @@ def test_a_block_that_ends_badly_leaves_the_file_as_it_was(victim: Path) -> None
         writes.create(victim)
     with pytest.raises(IsADirectoryError):
         writes.replace(victim.parent, b"x")
+
+
+def test_a_private_folder_keeps_nobody_out_of_those_it_lies_in(tmp_path: Path) -> None:
+    """Keys may be set before a host was ever started."""
+    writes.make_folder(tmp_path / "state/secrets", mode=0o700)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("state", "state/secrets")]
+    assert modes == [0o755, 0o700]
+    writes.make_folder(tmp_path / "state/secrets")
+    with pytest.raises(FileExistsError):
+        writes.make_folder(tmp_path / "state/secrets", new=True)

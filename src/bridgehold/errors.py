@@ -7,6 +7,7 @@ remedy, where the fault is, and whether the same call may be tried again. The ta
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar, Literal
 
 import msgspec
@@ -309,6 +310,25 @@ def error_classes() -> tuple[type[BridgeholdError], ...]:
         for value in globals().values()
         if isinstance(value, type) and issubclass(value, BridgeholdError) and value is not BridgeholdError
     )
+
+
+def from_os(error: OSError) -> BridgeholdError:
+    """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
+    why, where = error.strerror or type(error).__name__, _shown(error.filename)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ShortageError(why, where=where, hint="Make room on the disk, or raise the quota.")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+        return ShortageError(why, where=where)
+    if where:
+        hint = "Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user whose it is."
+        return ConfigError(why, where=where, hint=hint)
+    return UsageError(f"reading or writing failed: {why}", hint="Look where the streams lead.")
+
+
+def _shown(filename: object) -> str:
+    if isinstance(filename, bytes):
+        return filename.decode(errors="backslashreplace")
+    return "" if filename is None or isinstance(filename, int) else str(filename)
 
 
 def from_info(info: ErrorInfo) -> BridgeholdError:

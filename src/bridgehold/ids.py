@@ -44,6 +44,16 @@ def is_operation(text: str) -> bool:
     return _OPERATION.fullmatch(text) is not None
 
 
+def parse_command(text: str) -> tuple[str, str]:
+    """(bridge, operation) of ``BRIDGE:OPERATION``, or `UsageError`."""
+    bridge, _, operation = text.partition(":")
+    if not is_name(bridge) or not is_operation(operation):
+        raise UsageError(
+            f"{text[:80]!r} is not a command", hint="A command is BRIDGE:OPERATION, such as python:execute."
+        )
+    return bridge, operation
+
+
 def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 

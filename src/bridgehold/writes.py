@@ -107,7 +107,7 @@ def open_lock(path: Path) -> int:
 
 
 def make_folder(path: Path, *, mode: int = 0o755, new: bool = False) -> None:
-    """The folder `path`, with those it lies in. What we make is made by descriptor from what was there.
+    """The folder `path`, with those it lies in (0755). Made by descriptor from what was there.
 
     `new`: raises `FileExistsError` where it is there already.
     """
@@ -118,12 +118,16 @@ def make_folder(path: Path, *, mode: int = 0o755, new: bool = False) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     descriptor = os.open(there, _FOLDER)
     try:
-        for part in path.relative_to(there).parts:
+        parts = path.relative_to(there).parts
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
             try:
-                os.mkdir(part, mode, dir_fd=descriptor)
+                os.mkdir(part, mode if last else 0o755, dir_fd=descriptor)
             except FileExistsError:
-                if new:
+                if new and last:
                     raise
+            except OSError as error:  # it names the part alone
+                raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
             inner = _inner(descriptor, part, path)
             os.close(descriptor)
             descriptor = inner

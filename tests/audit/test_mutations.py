@@ -319,6 +319,12 @@ def test_anchors_that_are_missing_old_or_rolled_back_say_so(whole: Path) -> None
         empty.mkdir()
         with pytest.raises(BridgeholdError, match="no anchor in this folder"):
             anchors.load(empty)
+        os.mkfifo(home / "pipe")
+        report = verify_audit(audit, beside=home / "pipe")
+        assert {finding.kind for finding in report.anchoring.findings} == {
+            "anchor_malformed",
+            "anchor_missing",
+        }
         report = verify_audit(audit, beside=empty)
         assert {finding.kind for finding in report.anchoring.findings} == {"anchor_missing"}
         assert len(report.anchoring.findings) == 3

@@ -26,7 +26,7 @@ from bridgehold.audit.events import (
 )
 from bridgehold.audit.export import export_ocsf, to_ocsf
 from bridgehold.audit.read import read_all
-from bridgehold.audit.why import story
+from bridgehold.audit.why import remedy, story
 from bridgehold.errors import NotFoundError
 
 GRANT = "sha256:" + "a" * 64
@@ -131,6 +131,12 @@ def test_a_refusal_names_rule_source_and_remedy(audit: Path, told: dict[str, str
     assert "operations.deny" in found.remedy
     assert "python.toml:9" in found.remedy
     assert "python:rm was refused" in found.sentence
+
+
+def test_a_field_that_is_not_known_has_a_remedy_of_its_own() -> None:
+    event = Entry(ref="i.1", instance="i", seq=1, time="", kind="egress.refused", place="")
+    told = remedy(event, "network.endpoints.openai.fields", "", "p.toml:3")
+    assert told == "Leave the field out, or take the line that the reason names into the policy (p.toml:3)."
 
 
 def test_a_failure_tells_intent_outcome_egress_session_and_grant(audit: Path, told: dict[str, str]) -> None:

@@ -19,6 +19,8 @@ from bridgehold.bridges.frames import (
     ToolFault,
     ToolReplyFrame,
 )
+from bridgehold.host.gateway.replies import Refusal
+from bridgehold.host.gateway.shapes import Denial, denial_body
 from bridges.inference_support import check_inference
 
 pytestmark = pytest.mark.network
@@ -43,6 +45,8 @@ FAILURES = {
     "long": (400, "context_length_exceeded", "This model's maximum context length is 10 tokens"),
     "broken": (500, "server_error", "The server had an error"),
 }
+
+DENIAL = json.loads(@DENIAL@)
 
 def sse(*events):
     return "".join(f"data: {json.dumps(event)}\\n\\n" for event in events).encode() + b"data: [DONE]\\n\\n"
@@ -97,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
             status, kind, text = FAILURES[model]
             answer = {"error": {"message": text, "type": kind, "code": kind, "param": None}}
         elif model == "denied":
-            status, answer = 403, {"error": {"message": "not granted [rule endpoints[0]]", "type": "policy"}}
+            status, answer = 403, DENIAL
         else:
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -130,7 +134,10 @@ def seen(dspy: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def dspy(launch: Any, environment: Callable[[str], Path], bridge_folder: Callable[[str], Path]) -> Any:
-    folder = bridge_folder(PROVIDER)
+    refusal = Refusal(status=403, rule="network.endpoints.openai.paths", reason="the path is not granted")
+    said = Denial(status=403, rule=refusal.rule, message=refusal.message("i-1.2"), event="i-1.2")
+    denial = repr(denial_body("openai", said).decode())
+    folder = bridge_folder(PROVIDER.replace("@DENIAL@", denial))
     for module in MANIFEST.folder.glob("dspy_*.py"):
         shutil.copy(module, folder)
     guest = launch(folder, site_packages=environment("dspy"))
@@ -205,8 +212,8 @@ def test_a_refusal_of_the_gateway_reaches_the_caller_with_its_rule(dspy: Any) ->
     run(dspy, "configure_lm", model="denied")
     run(dspy, "create_program", id="qa", signature="question -> answer")
     fault = dspy.fault("dspy:execute_program", {"program_id": "qa", "inputs": {"question": "?"}})
-    assert fault.code == "application"
-    assert "not granted [rule endpoints[0]]" in fault.message
+    assert fault.code == "refused"
+    assert "the path is not granted (rule network.endpoints.openai.paths)" in fault.message
     assert len(seen(dspy)["requests"]) == 1
 
 
@@ -459,6 +466,7 @@ def test_a_tool_that_is_not_offered_makes_no_program(dspy: Any) -> None:
         ("limited", "rate_limit"),
         ("long", "context_length"),
         ("broken", "provider"),
+        ("denied", "refused"),
     ],
 )
 def test_what_a_provider_refuses_has_a_code_of_its_own(dspy: Any, model: str, code: str, engine: str) -> None:

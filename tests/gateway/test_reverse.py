@@ -133,12 +133,14 @@ def test_a_stream_without_usage_is_charged_with_its_bound(tmp_path: Path) -> Non
     on_stand(tmp_path, act)
 
 
-@pytest.mark.parametrize("when", ["before its head", "after its head", "after usage began"])
+@pytest.mark.parametrize(
+    "when", ["before its head", "after its head", "after usage began", "its session ends"]
+)
 def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path, when: str) -> None:
     """The provider may have made all of it, and bills what it made."""
     path, asked = "/openai/chat/completions", {**CHAT, "stream": True, "max_tokens": 300}
     behaviour = Behaviour(chunk_ms=10_000, script=("one two three four",))
-    if when == "before its head":
+    if when in ("before its head", "its session ends"):
         behaviour = Behaviour(latency_ms=10_000)
 
     async def act(stand: Stand) -> None:
@@ -156,17 +158,19 @@ def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path,
             f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        if when == "before its head":
+        if when in ("before its head", "its session ends"):
             while not stand.provider.log:
                 await asyncio.sleep(0.02)
         else:
             await reader.readuntil(b"data:")
+        if when == "its session ends":
+            await stand.gateways[-1].close()
         writer.close()
         while not stand.audit.of(EgressOutcome):
             await asyncio.sleep(0.02)
         (outcome,) = stand.audit.of(EgressOutcome)
         (intent,) = stand.audit.of(EgressIntent)
-        assert outcome.code == "guest_gone"
+        assert outcome.code == ("cancelled" if when == "its session ends" else "guest_gone")
         assert outcome.charged == intent.reserved == len(stand.provider.log[0].body) + 300
         assert stand.budgets.spent("acme", "openai").tokens == outcome.charged
 
@@ -510,6 +514,23 @@ def test_tokens_past_the_budget_get_429(tmp_path: Path) -> None:
         assert reply.json["error"]["code"] == "rate.provider_tokens_total"
 
     on_stand(tmp_path, act, make_grant(rate=Rate(provider_tokens_total=3)))
+
+
+def test_many_at_once_spend_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+    """Thirty at once, of which each may use 1,100 tokens, from two sessions and two bridges of a tenant."""
+
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(latency_ms=300))
+        asked = {**CHAT, "max_tokens": 1_000}
+        rate = Rate(provider_tokens_total=5_000)
+        other = await stand.open(make_grant(rate=rate, bridge="other"), session="s-other")
+        ports = (stand.gateways[0]._port, other)
+        replies = await asyncio.gather(*(stand.ask(body=asked, port=ports[n % 2]) for n in range(30)))
+        statuses = sorted(reply.status for reply in replies)
+        assert statuses == [200] * 5 + [429] * 25
+        assert len(stand.provider.log) == 5
+
+    on_stand(tmp_path, act, make_grant(rate=Rate(provider_tokens_total=5_000)))
 
 
 def test_nothing_goes_out_without_its_intent(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from bridgehold.host.faces.demo.stage import Stage
 from bridgehold.host.faces.demo.story import Story
 from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.host.layout import Layout
-from hostile.stage import make_home
+from hostile.stage import BRIDGE, MANIFEST, make_home
 from legacy.peer import Peer, stdio_command
 
 
@@ -107,3 +107,20 @@ def test_the_demo_spends_a_real_key_only_where_it_is_told_to(fresh: Layout) -> N
     assert said.returncode != 0
     assert "there is no key of yours" in said.stderr
     assert "bridgehold secrets set openai" in said.stderr
+
+
+def test_tables_in_a_pipe_fold_no_id(fresh: Layout) -> None:
+    long = "bridge-with-a-name-that-is-longer-than-any-column-of-a-terminal-would-be"[:63]
+    for number in range(3):
+        folder = fresh.bridges / f"{long[:-1]}{number}"
+        folder.mkdir()
+        (folder / "bridge.toml").write_text(MANIFEST.format(name=folder.name))
+        (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
+    said = bridgehold(fresh, "bridge", "list")
+    assert said.returncode == 0, said.stderr
+    for number in range(3):
+        assert f"{long[:-1]}{number}" in said.stdout
+    narrow = {**os.environ, "COLUMNS": "60", "BRIDGEHOLD_HOME": str(fresh.config.parent)}
+    argv = [sys.executable, "-m", "bridgehold", "bridge", "list"]
+    folded = subprocess.run(argv, env=narrow, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert max(map(len, folded.splitlines())) <= 60

@@ -70,10 +70,12 @@ def hosted() -> Iterator[tuple[Stage, Provider]]:
         _write_drawing_bridge(layout)
         policy = 'extends = "langchain"\nweakenings = ["private_network"]\n'
         (layout.policies / "own.toml").write_text(policy)
+        (layout.tenants / "narrow.toml").write_text("[rate]\nprovider_requests_total = 0\n")
         layout.secrets.mkdir(parents=True, exist_ok=True)
         layout.secrets.chmod(0o700)
         for name in SHAPES:
-            SecretAdmin.open_file(layout.secrets).set("local", name, provider.key.encode())
+            for tenant in ("local", "narrow"):
+                SecretAdmin.open_file(layout.secrets).set(tenant, name, provider.key.encode())
         process = start_host(layout)
         stack.callback(stop_host, process)
         client = stack.enter_context(SyncClient.connect(layout.socket))
@@ -189,6 +191,45 @@ def test_each_shapes_errors_are_told_apart_by_its_own_client(
         provider.behave(Behaviour())
         assert session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
     assert seen == codes
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_error_in_the_middle_of_a_stream_has_the_code_of_its_status(
+    hosted: tuple[Stage, Provider], shape: str
+) -> None:
+    stage, provider = hosted
+    codes = {
+        "rate_limit": ("rate_limit", "later"),
+        "context_length": ("context_length", "no"),
+        "server": ("provider", "later"),
+        "overloaded": ("provider", "later"),
+    }
+    seen = {}
+    with stage.client.session("langchain") as session:
+        session.run("configure_llm", {"model": "some-model", "provider": shape, "max_retries": 0})
+        session.run("create_chain", {"id": "c", "template": "Say {word}"})
+        for error in codes:
+            provider.behave(Behaviour(error=error, error_after=2))  # type: ignore[arg-type]  # each is one
+            try:
+                streamed(session, "stream_chain", {"chain_id": "c", "inputs": {"word": "one"}})
+            except BridgeholdError as raised:
+                seen[error] = (raised.code, raised.retry)
+        provider.behave(Behaviour())
+    assert seen == codes
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_refusal_of_the_gateway_is_no_providers(hosted: tuple[Stage, Provider], shape: str) -> None:
+    """By each shape's own client, inside: the error says the rule, and nobody is sent to look for a key."""
+    stage, _ = hosted
+    with stage.client.session("langchain", tenant="narrow") as session:
+        session.run("configure_llm", {"model": "some-model", "provider": shape, "max_retries": 0})
+        session.run("create_chain", {"id": "c", "template": "Say {word}"})
+        with pytest.raises(BridgeholdError) as caught:
+            session.run("run_chain", {"chain_id": "c", "inputs": {"word": "one"}})
+    assert caught.value.code == "budget", caught.value
+    assert "bridgehold why" in caught.value.message
+    assert "secrets set" not in caught.value.hint
 
 
 def test_a_killed_workers_models_chains_and_agents_are_made_again_without_asking_a_provider(

@@ -134,6 +134,11 @@ class Stage:
         assert isinstance(value, dict)
         return value
 
+    def act_in(self, bridge: str, code: str) -> object:
+        """Run `code` in a session of `bridge`'s, with a client of its own: for another thread."""
+        with SyncClient.connect(self.layout.socket) as client, client.session(bridge) as session:
+            return session.run("act", {"code": code})
+
     def fails(self, code: str, *, where: str = "command", deadline_ms: int = 0) -> BridgeholdError:
         """Run `code`, which must fail; the typed error."""
         bridge = self.plain if where == "command" else self.bridge(code)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -143,6 +146,72 @@ def test_a_zygote_that_dies_takes_its_sessions_and_no_other_tenants(forks: Stage
     assert len(ended) == 1
     with forks.session(bridge, tenant="acme") as again:  # cold, or from a new one: either way it works
         assert again.run("act", {"code": "result['alive'] = 2"}) == {"alive": 2}
+
+
+def launcher_of(stage: Stage) -> int:
+    """Its pid, below the supervisor."""
+    waiting = [stage.supervisor]
+    while waiting:
+        pid = waiting.pop()
+        if "bridgehold.sandbox.launcher" in Path(f"/proc/{pid}/cmdline").read_text():
+            return pid
+        waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    raise AssertionError("no launcher below the supervisor")
+
+
+def zygote_of(stage: Stage, bridge: str) -> str:
+    return next(str(e["zygote"]) for e in reversed(stage.events("zygote.started")) if e["bridge"] == bridge)
+
+
+def test_an_open_that_meets_a_zygote_which_is_gone_starts_all_the_same(forks: Stage) -> None:  # ABUSE 50
+    """It asks for a fork while the launcher sleeps; when that wakes up, the zygote is dead."""
+    assert forks.plain  # the first one has a pool
+    bridge = forks.bridge()
+    with forks.session(bridge) as session:
+        session.run("common:ping")
+    launcher = launcher_of(forks)
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(launcher, signal.SIGSTOP)
+        try:
+            opening = pool.submit(forks.act_in, bridge, "result['x'] = 1")
+            time.sleep(0.3)  # the request lies before the launcher
+            os.kill(zygote_process(zygote_of(forks, bridge)), signal.SIGKILL)
+        finally:
+            os.kill(launcher, signal.SIGCONT)
+        assert opening.result(20) == {"x": 1}
+    fell = forks.events("start.fell_back")[-1]
+    assert (fell["bridge"], fell["reason"]) == (bridge, "the zygote has ended")
+
+
+def test_a_shortage_of_the_machine_is_waited_out_and_ends_nothing(forks: Stage) -> None:  # ABUSE 50
+    """The launcher has no descriptor left for half a second, in which sessions are opened."""
+    assert forks.plain  # the first one has a pool
+    bridge = forks.bridge()
+    launcher = launcher_of(forks)
+    with forks.session(bridge) as living, ThreadPoolExecutor(2) as pool:
+        living.run("common:ping")
+        ended = forks.events("zygote.ended")
+        hard = limit_files(launcher, "1:")
+        try:
+            opening = [pool.submit(forks.act_in, bridge, f"result['x'] = {n}") for n in range(2)]
+            time.sleep(0.5)
+            assert not any(one.done() for one in opening)
+        finally:
+            limit_files(launcher, f"{hard}:")
+        assert [one.result(20) for one in opening] == [{"x": 0}, {"x": 1}]
+        assert living.run("act", {"code": "result['alive'] = 1"}) == {"alive": 1}
+        assert forks.events("zygote.ended") == ended
+
+
+def limit_files(pid: int, limits: str) -> int:
+    """Another limit of open files for `pid`, as its own user may set it; what the hard one is."""
+    facts = Path(f"/proc/{pid}").stat()
+    who = ["setpriv", f"--reuid={facts.st_uid}", f"--regid={facts.st_gid}", "--clear-groups"]
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    hard = int(next(line for line in lines if "open files" in line).split()[4])
+    command = ["prlimit", f"--pid={pid}", f"--nofile={limits}"]
+    subprocess.run(command if os.getuid() else [*who, *command], check=True)
+    return hard
 
 
 def test_tenants_never_share_a_zygote(forks: Stage) -> None:

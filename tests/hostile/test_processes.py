@@ -59,16 +59,16 @@ def wait_gone(processes: list[psutil.Process], seconds: float = 15) -> list[psut
     return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
-def cgroups() -> set[str]:
-    """Sessions' cgroups of hosts that root runs here."""
-    return {str(p) for p in Path("/sys/fs/cgroup").glob("*/bridgehold-*/w-*")}
+def cgroups(launcher: int) -> list[str]:
+    """Sessions' cgroups of the host with this launcher, dead or alive (others' run beside it)."""
+    return [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/bridgehold-{launcher}-*/w-*")]
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in-mid-command"])
 @pytest.mark.parametrize("victim", [*NAMES, "supervisor"])
 def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, busy: bool) -> None:
-    before = cgroups()
     host = start_host(layout)
+    launcher = process(host.pid, "launcher").pid
     errors: list[BridgeholdError] = []
     with SyncClient.connect(layout.socket) as client:
         client.run("python:execute", {"code": "1"})
@@ -83,6 +83,7 @@ def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, bus
             thread = threading.Thread(target=run)
             thread.start()
             time.sleep(0.4)
+        assert cgroups(launcher)
         below = tree(host.pid)
         pid = host.pid if victim == "supervisor" else process(host.pid, victim).pid
         os.kill(pid, signal.SIGKILL)
@@ -93,18 +94,17 @@ def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, bus
             assert not thread.is_alive(), "the caller hangs"
             assert errors, "the caller got no typed error"
     assert status != 0
-    assert cgroups() <= before or victim in ("launcher", "supervisor")
+    assert cgroups(launcher) == [] or victim in ("launcher", "supervisor")
     again = start_host(layout)
     try:
         with SyncClient.connect(layout.socket) as client:
             assert client.run("python:execute", {"code": "2+2"})["value"] == 4
-        assert cgroups() - before == {c for c in cgroups() - before if _live(c)}, (
-            "a dead host's cgroup is left"
-        )
+        assert cgroups(launcher) == [], "a dead host's cgroup is left"
     finally:
         assert stop_host(again) == 0
     report = verify_audit(layout.audit)
     assert report.integrity.ok, report.first_bad
+    assert report.completeness.ok, report.completeness
     kinds = [entry.kind for entry in read_all(layout.audit)]
     assert kinds.count("journal.opened") == 2
 
@@ -136,6 +136,9 @@ def test_an_operators_tool_ends_with_the_host_whatever_it_does(layout: Layout) -
             with contextlib.suppress(BridgeholdError):
                 client.run(f"{bridge}:act", {"code": "bridge.tools['hang']()"})
 
+        with pytest.raises(BridgeholdError):
+            client.call(f"{bridge}:act", {"code": "bridge.tools['hang']()"}, deadline_ms=2_000)
+        mark.unlink()
         thread = threading.Thread(target=run)
         thread.start()
         deadline = time.monotonic() + 20
@@ -149,10 +152,12 @@ def test_an_operators_tool_ends_with_the_host_whatever_it_does(layout: Layout) -
         assert wait_gone([tool, *below]) == []
         thread.join(10)
         assert not thread.is_alive()
-
-
-def _live(cgroup: str) -> bool:
-    return bool((Path(cgroup) / "cgroup.procs").read_text().strip())
+    assert stop_host(start_host(layout)) == 0
+    report = verify_audit(layout.audit, beside=layout.anchors)
+    assert report.ok, report.first_bad
+    assert report.completeness.interrupted_count == 2  # the command and its tool call; the first has ended
+    ended = [entry.text("code") for entry in read_all(layout.audit) if entry.kind == "tool.outcome"]
+    assert ended == ["timeout"]
 
 
 def test_36_a_torn_tail_is_quarantined_and_the_chain_goes_on(layout: Layout) -> None:

@@ -36,7 +36,14 @@ base_url = "{base}"
 private = true
 [bridges.poet]
 policy = "poet-played"
+[bridges.dspy]
+enabled = false
+[bridges.enhanced]
+enabled = false
+[bridges.langchain]
+enabled = false
 """
+"""What is shipped and would reach the provider at its private address has no policy that names so."""
 POLICY = 'extends = "poet"\nweakenings = ["private_network"]\n[sandbox]\nenforcement = "weakened"\n'
 
 

@@ -124,31 +124,69 @@ FULL: dict[str, Any] = {
 """A policy that grants all of it."""
 
 
-@st.composite
-def files(draw: st.DrawFn, full: bool = False) -> str:
-    """A policy file, or a tenant's. Of each key: nothing said, nothing allowed, anything, or something.
+Said = dict[str, Any]
 
-    `full`: what isn't drawn is granted, so that there is much to narrow.
-    """
-    said: dict[str, Any] = dict(FULL) if full and draw(st.integers(0, 3)) else {}
-    for key in draw(st.lists(st.sampled_from(sorted({*LISTS, *VALUES})), unique=True, max_size=8)):
-        choices: list[st.SearchStrategy[Any]] = []
-        if key in VALUES:
-            choices.append(st.sampled_from(VALUES[key]))
-        if key in LISTS:
-            several = st.lists(st.sampled_from(LISTS[key]), max_size=3)
-            choices += [st.just([]), st.just(LISTS[key]), several]
-        said[key] = draw(st.one_of(choices))
-    for name in draw(st.sets(st.sampled_from(["openai", "other", "hub"]))):
-        most = "repos" if name == "hub" else "paths"
-        said.setdefault(f"network.endpoints.{name}.{most}", LISTS[f"network.endpoints.{name}.{most}"])
+
+def _drawn(draw: st.DrawFn, key: str) -> Any:
+    """Anything that may stand there: nothing, anything, or something."""
+    choices: list[st.SearchStrategy[Any]] = [st.sampled_from(VALUES[key])] if key in VALUES else []
+    if key in LISTS:
+        several = st.lists(st.sampled_from(LISTS[key]), max_size=3)
+        choices += [st.just([]), st.just(LISTS[key]), several]
+    return draw(st.one_of(choices))
+
+
+def _whole(draw: st.DrawFn, said: Said) -> Said:
+    """With what an endpoint must say, and with tables that may stand there empty."""
+    for name in ("openai", "other", "hub"):
+        most = f"network.endpoints.{name}.{'repos' if name == 'hub' else 'paths'}"
+        if any(key.startswith(f"network.endpoints.{name}.") for key in said):
+            said.setdefault(most, LISTS[most])
+    for table in ("network.endpoints", "secrets"):
+        if any(key.startswith(f"{table}.") for key in said):
+            said.pop(table, None)
+        elif draw(st.booleans()):
+            said[table] = {}
+    return said
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Said:
+    """A policy that grants much, but for some keys of which anything may be said."""
+    said = dict(FULL) if draw(st.integers(0, 3)) else {}
+    for key in draw(st.lists(st.sampled_from(sorted({*LISTS, *VALUES})), unique=True, max_size=6)):
+        said[key] = _drawn(draw, key)
     for name in draw(st.sets(st.sampled_from(sorted(SECRETS)))):
         said[f"secrets.{name}"] = SECRETS[name]
-    for table in draw(st.sets(st.sampled_from(["network.endpoints", "secrets"]))):
-        if not any(key.startswith(f"{table}.") for key in said):
-            said[table] = {}
-    below = draw(st.sampled_from(["", "", "bridges.b."]))
-    lines = [f"{below if draw(st.booleans()) else ''}{key} = {toml(value)}" for key, value in said.items()]
+    return _whole(draw, said)
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Said, Said]:
+    """A policy and a ceiling. Of each key that the policy mentions the ceiling says nothing, allows nothing,
+    allows a part, the same, or anything; and it mentions others.
+    """
+    policy = draw(policies())
+    ceiling: Said = {}
+    for key, value in policy.items():
+        how = draw(st.sampled_from(["silent", "silent", "silent", "nothing", "part", "same", "drawn"]))
+        if how == "same" or (how != "silent" and key not in LISTS and key not in VALUES):
+            ceiling[key] = value
+        elif how in ("nothing", "part") and isinstance(value, list):
+            ceiling[key] = value[:1] if how == "part" else []
+        elif how == "drawn":
+            ceiling[key] = _drawn(draw, key)
+    for key in draw(st.lists(st.sampled_from(sorted({*LISTS, *VALUES})), unique=True, max_size=2)):
+        ceiling.setdefault(key, _drawn(draw, key))
+    return policy, _whole(draw, ceiling)
+
+
+def text_of(said: Said, draw_below: bool = False) -> str:
+    """The file; half of a tenant's keys stand in its table for one bridge."""
+    lines = [
+        f"{'bridges.b.' if draw_below and number % 2 else ''}{key} = {toml(value)}"
+        for number, (key, value) in enumerate(said.items())
+    ]
     return "\n".join(lines)
 
 
@@ -260,14 +298,14 @@ def test_every_key_of_the_vocabulary_is_generated() -> None:
     assert {key.path for key in VOCABULARY} <= made | endpoints
 
 
-@settings(max_examples=300, deadline=None)
-@given(files(full=True), files())
-def test_a_ceiling_never_widens(text: str, bound: str) -> None:
-    policy = policy_of(_plain(text))
+@settings(max_examples=200, deadline=None)
+@given(pairs(), st.booleans())
+def test_a_ceiling_never_widens(both: tuple[Said, Said], below: bool) -> None:
+    policy = policy_of(text_of(both[0]))
     wide = grant_of(policy, None)
     if wide is None:
         return
-    narrow = grant_of(policy, ceiling_of(bound))
+    narrow = grant_of(policy, ceiling_of(text_of(both[1], below)))
     if narrow is None:
         return
     assert allowed(narrow) <= allowed(wide)
@@ -275,18 +313,14 @@ def test_a_ceiling_never_widens(text: str, bound: str) -> None:
     assert {key: value for key, value in after.items() if value > before[key]} == {}
 
 
-def _plain(text: str) -> str:
-    return text.replace("bridges.b.", "")
-
-
 @settings(max_examples=100, deadline=None)
-@given(files(full=True))
-def test_a_policy_as_its_own_ceiling_changes_nothing(text: str) -> None:
-    policy = policy_of(_plain(text))
+@given(policies(), st.booleans())
+def test_a_policy_as_its_own_ceiling_changes_nothing(said: Said, below: bool) -> None:
+    policy = policy_of(text_of(said))
     wide = grant_of(policy, None)
     if wide is None:
         return
-    same = grant_of(policy, ceiling_of(text))
+    same = grant_of(policy, ceiling_of(text_of(said, below)))
     assert same is not None
     assert (allowed(same), bounds(same)) == (allowed(wide), bounds(wide))
 
@@ -355,19 +389,19 @@ def test_a_manifest_that_names_no_path_is_not_one_that_says_nothing_of_them() ->
 
 
 @settings(max_examples=100, deadline=None)
-@given(files(full=True))
-def test_a_manifest_that_asks_for_nothing_gets_nothing(text: str) -> None:
+@given(policies())
+def test_a_manifest_that_asks_for_nothing_gets_nothing(said: Said) -> None:
     try:
-        grant = resolve(Needs(), policy_of(_plain(text)), None, MACHINE, tenant="t", bridge="b", version="1")
+        grant = resolve(Needs(), policy_of(text_of(said)), None, MACHINE, tenant="t", bridge="b", version="1")
     except (PolicyError, UnsupportedError):
         return
     assert {act[0] for act in allowed(grant)} <= {"tool", "weakening", "read", "device"}
 
 
 @settings(max_examples=100, deadline=None)
-@given(files(full=True))
-def test_every_decision_says_which_rule_and_why(text: str) -> None:
-    grant = grant_of(policy_of(_plain(text)), None)
+@given(policies())
+def test_every_decision_says_which_rule_and_why(said: Said) -> None:
+    grant = grant_of(policy_of(text_of(said)), None)
     if grant is None:
         return
     for decision in (

@@ -141,10 +141,10 @@ def python_spec(code: str, *, mounts: tuple[Mount, ...] = (), **changes: Any) ->
 
 
 @contextlib.contextmanager
-def machine(kind: str, *, inside: int = 0) -> Iterator[Machine]:
+def machine(kind: str, *, inside: int = 0, program: tuple[str, ...] = ()) -> Iterator[Machine]:
     """A launcher of `kind`: ``root``, ``user`` (another account, from root), ``self``.
 
-    `inside`: a process whose mount namespace it is to begin in.
+    `inside`: a process whose mount namespace it is to begin in. `program`: what is run in its place.
     """
     with contextlib.ExitStack() as stack:
         entry = account() if kind == "user" else pwd.getpwuid(os.getuid())
@@ -166,7 +166,7 @@ def machine(kind: str, *, inside: int = 0) -> Iterator[Machine]:
             reserve_bytes=256 * MIB,
             cgroup=cgroup,
         )
-        process, control = start(config, entry if kind == "user" else None, inside=inside)
+        process, control = start(config, entry if kind == "user" else None, inside=inside, program=program)
         made = Machine(kind=kind, folder=folder, config=config, process=process, control=control)
         try:
             yield made
@@ -180,7 +180,11 @@ def machine(kind: str, *, inside: int = 0) -> Iterator[Machine]:
 
 
 def start(
-    config: LauncherConfig, entry: pwd.struct_passwd | None = None, *, inside: int = 0
+    config: LauncherConfig,
+    entry: pwd.struct_passwd | None = None,
+    *,
+    inside: int = 0,
+    program: tuple[str, ...] = (),
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """The launcher as the supervisor starts it: control socket and configuration by descriptor."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -190,7 +194,7 @@ def start(
     with tempfile.TemporaryFile() as file:
         file.write(msgspec.json.encode(config))
         file.seek(0)
-        argv = [sys.executable, "-m", "bridgehold.sandbox.launcher"]
+        argv = [sys.executable, *(program or ("-m", "bridgehold.sandbox.launcher"))]
         argv += ["--fd-control", str(theirs.fileno()), "--fd-config", str(file.fileno())]
         if inside:
             who = ["-S", str(entry.pw_uid), "-G", str(entry.pw_gid)] if entry else []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.errors import AttestationError, BridgeholdError, ZygoteError
+from bridgehold.errors import AttestationError, BridgeholdError, ShortageError, ZygoteError
 from bridgehold.sandbox.control import LauncherClient
 from sandbox.fork_support import Nursery
 from sandbox.launcher_support import Machine
@@ -100,12 +100,6 @@ def test_a_zygote_that_keeps_something_is_refused(swept: Machine, act: str) -> N
 
 
 IN_THE_WINDOW = {
-    "forks twice": """
-        import os
-        def evil(order, descriptors, parent, means):
-            os.fork()
-            real(order, descriptors, parent, means)
-    """,
     "says that it forked, and did not": """
         import os, sys
         def bare_fork():
@@ -193,11 +187,6 @@ IN_THE_WINDOW = {
             skip._pass = lambda *a: None
             real(order, [*descriptors[:5], *others[:7]], os.open('/dev/null', os.O_RDONLY), means)
     """,
-    "ends instead": """
-        import os
-        def evil(order, descriptors, parent, means):
-            os._exit(0)
-    """,
     "writes rubbish": """
         import os
         def evil(order, descriptors, parent, means):
@@ -225,30 +214,33 @@ def patched(code: str) -> str:
     return PATCH.format(code=textwrap.dedent(code))
 
 
-@pytest.mark.parametrize("act", IN_THE_WINDOW)
-def test_a_surprise_ends_the_zygote_and_its_sessions(swept: Machine, act: str) -> None:
-    """The first session is forked by a zygote that bides its time; at the second it acts."""
-    code = f"""
+def biding(act: str) -> str:
+    """A framework that forks its first session as it should, and acts at the second."""
+    return f"""
+import ctypes, mmap, resource, socket, threading, time  # now: it arms itself while it may be looked at
 ORDERS = [0]
 def arm():
-    exec(compile({patched(IN_THE_WINDOW[act])!r}, "evil", "exec"), {{}})
-import socket
+    exec(compile({patched(act)!r}, "evil", "exec"), {{}})
 _receive = socket.recv_fds
 def _recv_fds(*arguments):
     ORDERS[0] += 1
     if ORDERS[0] == 2:
         socket.recv_fds = _receive
-        got = None
         arm()
         return socket.recv_fds(*arguments)
     return _receive(*arguments)
 socket.recv_fds = _recv_fds
 """
 
+
+@pytest.mark.parametrize("act", IN_THE_WINDOW)
+def test_a_surprise_ends_the_zygote_and_its_sessions(swept: Machine, act: str) -> None:
+    """The first session is forked by a zygote that bides its time; at the second it acts."""
+
     async def run(client: LauncherClient) -> None:
         other = await Nursery(swept, framework="", tenant="other").zygote(client)
         bystander = await Nursery(swept, framework="", tenant="other").fork(client, other)
-        nursery = Nursery(swept, framework=code)
+        nursery = Nursery(swept, framework=biding(IN_THE_WINDOW[act]))
         zygote = await nursery.zygote(client)
         first = await nursery.fork(client, zygote)
         assert await first.python("value = 1") == 1
@@ -265,6 +257,246 @@ socket.recv_fds = _recv_fds
         await other.end()
 
     swept.drive(run)
+
+
+FAILING = {
+    "ends instead": """
+        import os
+        def evil(order, descriptors, parent, means):
+            os._exit(0)
+    """,
+    "forks twice": """
+        import os
+        def evil(order, descriptors, parent, means):
+            os.fork()  # there is no room
+            real(order, descriptors, parent, means)
+    """,
+    "is killed, as a machine without memory does": """
+        import os
+        def evil(order, descriptors, parent, means):
+            os.read(parent, 1)
+            os.kill(os.getpid(), 9)
+    """,
+    "is killed where it may join": """
+        import os
+        kernel = sys.modules['bridgehold_inner.kernel']
+        kernel.setns = lambda *a: os.kill(os.getpid(), 9)
+        evil = real
+    """,
+    "can't fork": """
+        kernel = sys.modules['bridgehold_inner.kernel']
+        def bare_fork():
+            raise BlockingIOError(11, 'no processes')
+        kernel.bare_fork = bare_fork
+        evil = real
+    """,
+    "has no descriptors left": """
+        def pipe():
+            raise OSError(23, 'no files')
+        os.pipe = pipe
+        evil = real
+    """,
+    "can't enter its cgroup": """
+        write = os.write
+        def refused(descriptor, data):
+            if data in (b'0', b'M'):  # v1: the fork moves itself; v2: it was moved
+                raise OSError(12, 'no memory')
+            return write(descriptor, data)
+        os.write = refused
+        evil = real
+    """,
+    "can't join": """
+        kernel = sys.modules['bridgehold_inner.kernel']
+        def setns(*a):
+            raise OSError(28, 'no room')
+        kernel.setns = setns
+        evil = real
+    """,
+    "can't fork again": """
+        def fork():
+            raise BlockingIOError(11, 'no processes')
+        os.fork = fork
+        evil = real
+    """,
+    "can't load its filter": """
+        kernel = sys.modules['bridgehold_inner.kernel']
+        def load_filter(program):
+            raise OSError(524, 'no memory for filters')
+        kernel.load_filter = load_filter
+        evil = real
+    """,
+    "says so and stays": """
+        import os, time
+        def evil(order, descriptors, parent, means):
+            os.read(parent, 1)
+            os.write(descriptors[4], b'E11')
+            os.close(descriptors[4])
+            time.sleep(60)
+    """,
+}
+"""What makes a fork fail, or what it says of it. Errors of the machine come first as it makes them."""
+
+
+@pytest.mark.parametrize("act", FAILING)
+def test_a_fork_that_fails_costs_its_own_start_and_nothing_else(swept: Machine, act: str) -> None:  # ABUSE 50
+    """What the machine may do to a fork is no surprise of its zygote's: that goes on, if it is what it was."""
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(swept, framework=biding(FAILING[act]))
+        zygote = await nursery.zygote(client)
+        first = await nursery.fork(client, zygote)
+        expected = ZygoteError if act.startswith(("ends", "is killed")) else ShortageError
+        for _ in range(2):
+            with pytest.raises(expected) as caught:
+                await client.fork(zygote.launched.worker, nursery.spec())
+            assert caught.value.retry in ("same", "later")
+        assert await first.python("value = 1") == 1
+        await first.attest()
+        await first.end()
+        while (await client.usage(zygote.launched.worker)).processes != 3:  # what it left is killed
+            await asyncio.sleep(0.01)
+        await zygote.end()
+
+    swept.drive(run)
+
+
+DAWDLERS = {
+    "keeps a vfork child": """
+        import ctypes, os, time
+        kernel = sys.modules['bridgehold_inner.kernel']
+        receive = socket.recv_fds
+        def recv_fds(*arguments):
+            got = receive(*arguments)
+            if ctypes.CDLL(None).syscall(56, 0x4000 | 17, 0, 0, 0, 0) == 0:
+                os.write(got[1][4], b'F')
+                time.sleep(60)
+                os._exit(0)
+            return got
+        socket.recv_fds = recv_fds
+        evil = real
+    """,
+    "never forks": """
+        import time
+        kernel = sys.modules['bridgehold_inner.kernel']
+        kernel.bare_fork = lambda: time.sleep(60)
+        evil = real
+    """,
+    "stays at its gate": """
+        import time
+        def evil(order, descriptors, parent, means):
+            os.read(parent, 1)
+            os.write(descriptors[4], b'F')
+            time.sleep(60)
+    """,
+    "stays in its cgroup": """
+        import time
+        kernel = sys.modules['bridgehold_inner.kernel']
+        kernel.setns = lambda *a: time.sleep(60)
+        evil = real
+    """,
+    "stays beside its worker": """
+        import time
+        leave = os._exit
+        os._exit = lambda status: (time.sleep(60), leave(status))
+        evil = real
+    """,
+    "stops itself": """
+        kernel = sys.modules['bridgehold_inner.kernel']
+        fork = kernel.bare_fork
+        def bare_fork():
+            os.kill(os.getpid(), 19)
+            return fork()
+        kernel.bare_fork = bare_fork
+        evil = real
+    """,
+    "maps more than can be judged": """
+        import mmap
+        kernel = sys.modules['bridgehold_inner.kernel']
+        fork = kernel.bare_fork
+        kept = []
+        def bare_fork():
+            for number in range(30000):
+                kept.append(mmap.mmap(-1, 4096, prot=1 + number % 2 * 2, flags=0x22))
+            return fork()
+        kernel.bare_fork = bare_fork
+        evil = real
+    """,
+}
+"""How it has the launcher wait for it, at each step of a fork."""
+
+
+@pytest.mark.parametrize("act", DAWDLERS)
+def test_a_dawdler_costs_its_own_tenant_and_the_launcher_answers_others(swept: Machine, act: str) -> None:
+    """ABUSE 54. What others wait is the launcher's own work: the hostile part would be seconds."""
+
+    async def run(client: LauncherClient) -> None:
+        friend = Nursery(swept, framework="", tenant="other")
+        other = await friend.zygote(client)
+        nursery = Nursery(swept, framework=biding(DAWDLERS[act]))
+        zygote = await nursery.zygote(client)
+        first = await nursery.fork(client, zygote)
+        dawdling = asyncio.ensure_future(nursery.fork(client, zygote))
+        waited = []
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            began = time.monotonic()
+            await client.usage(other.launched.worker)
+            waited.append(time.monotonic() - began)
+            await asyncio.sleep(0.005)
+        bystander = await friend.fork(client, other)  # and starts go on
+        assert sorted(waited)[len(waited) // 2] < 0.05
+        assert max(waited) < 1.0  # on a machine that others use too
+        with contextlib.suppress(BridgeholdError):
+            await zygote.end()
+        with contextlib.suppress(BridgeholdError, AssertionError):
+            await (await dawdling).end()
+        first.close()
+        await bystander.end()
+        await other.end()
+
+    swept.drive(run)
+
+
+WAKING = """
+    import ctypes, os, signal, struct, time
+
+    stamps = []
+    signal.signal(signal.SIGCONT, lambda *a: stamps.append(time.monotonic()))
+    libc = ctypes.CDLL(None, use_errno=True)
+    timer = ctypes.c_void_p()
+    event = ctypes.create_string_buffer(struct.pack('=Qii', 0, signal.SIGCONT, 0) + bytes(64))
+    assert libc.timer_create(1, event, ctypes.byref(timer)) == 0
+    every = struct.pack('=qqqq', 0, 5_000_000, 0, 5_000_000)
+    assert libc.timer_settime(timer, 0, every, None) == 0
+    zygote = os.getpid()
+
+    def wake():
+        for _ in range(50):
+            os.kill(zygote, signal.SIGCONT)
+            time.sleep(0.001)
+    os.register_at_fork(before=wake)  # in each fork, while its zygote should stand
+"""
+
+
+def test_a_zygote_that_is_held_does_not_wake_itself(box: Machine) -> None:  # ABUSE 54
+    """Neither by a timer whose signal is SIGCONT, nor by its own fork, does it run between two forks."""
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(box, framework=WAKING)
+        zygote = await nursery.zygote(client)
+        first = await nursery.fork(client, zygote)
+        since = time.monotonic()
+        await asyncio.sleep(0.5)
+        until = time.monotonic()
+        second = await nursery.fork(client, zygote)
+        stamps = await second.python("value = framework.stamps")
+        assert [stamp for stamp in stamps if since < stamp < until] == []
+        assert len(stamps) > 5  # it did wake up while nobody held it
+        for guest in (first, second):
+            await guest.end()
+        await zygote.end()
+
+    box.drive(run)
 
 
 IMPOSTORS = {

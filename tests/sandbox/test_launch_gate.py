@@ -37,7 +37,7 @@ def cgroup() -> Iterator[SessionCgroup]:
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
     """What a stand-in for bubblewrap touches, should it ever run."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(0o755)
     place = tmp_path / "marks"
     place.mkdir()

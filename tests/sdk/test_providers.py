@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import msgspec
 import pytest
 
+from bridgehold.host.gateway.replies import Refusal
+from bridgehold.host.gateway.shapes import Denial, denial_body
 from bridgehold_sdk.providers import provider_code
 
 
@@ -23,7 +28,6 @@ def error(name: str, text: str = "", **facts: object) -> BaseException:
         (error("BadRequestError", "no such model", status_code=400), ""),
         (error("InternalServerError", status_code=503), "provider"),
         (error("APITimeoutError"), "provider"),
-        (error("PermissionDeniedError", "not granted (bridgehold why a-1)", status_code=403), ""),
         (error("ValueError", "rate limit"), ""),
         (error("Odd", status_code=True), ""),
         (error("Odd", code=7), ""),
@@ -32,6 +36,59 @@ def error(name: str, text: str = "", **facts: object) -> BaseException:
 )
 def test_an_error_is_known_by_its_class_or_its_status(raised: BaseException, code: str) -> None:
     assert provider_code(raised) == code
+
+
+@pytest.mark.parametrize("shape", ["openai", "anthropic", "gemini", "custom", "hub"])
+@pytest.mark.parametrize(
+    ("status", "rule", "code"),
+    [
+        (403, "network.endpoints.openai.paths", "refused"),
+        (400, "content.image_url", "refused"),
+        (429, "rate.tokens_per_minute", "budget"),
+        (403, "secrets", "provider_auth"),
+        (502, "keeper.provider", "provider"),
+    ],
+)
+def test_the_gateways_own_refusal_is_told_by_whatever_a_client_keeps_of_it(
+    shape: str, status: int, rule: str, code: str
+) -> None:
+    refusal = Refusal(status=status, rule=rule, reason="no", hint="Ask an operator.")
+    message = refusal.message("i-1.2")
+    body = msgspec.json.decode(
+        denial_body(shape, Denial(status=status, rule=rule, message=message, event="i-1.2"))
+    )
+    named = {"name": "PermissionDeniedError", "status_code": status}
+    response = SimpleNamespace(headers={"x-bridgehold-rule": rule})
+    kept: list[dict[str, object]] = [{"body": body}, {"details": body}, {"response": response}]
+    if isinstance(body["error"], dict):
+        kept.append({"body": body["error"]})  # as OpenAI's keeps it
+    for facts in kept:
+        raised = error(**{**named, **facts})  # type: ignore[arg-type]
+        assert provider_code(raised) == code, facts
+    text_alone = error("Anything", f"Error code: {status} - {message}", status_code=status)
+    assert provider_code(text_alone) == code
+    outer = RuntimeError("the framework's own")
+    outer.__cause__ = text_alone
+    assert provider_code(outer) == code
+
+
+@pytest.mark.parametrize(
+    ("kept", "code"),
+    [
+        ({"body": {"type": "requests", "code": "rate_limit_exceeded"}}, "rate_limit"),
+        ({"body": {"type": "error", "error": {"type": "overloaded_error"}}}, "provider"),
+        ({"body": {"error": {"type": "rate_limit_error"}}, "status_code": 200}, "rate_limit"),
+        ({"details": {"error": {"code": 503, "status": "UNAVAILABLE"}}}, "provider"),
+        ({"details": [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}]}, "rate_limit"),
+        ({"body": {"code": "context_length_exceeded"}}, "context_length"),
+        ({"body": {"code": "invalid_api_key"}}, "provider_auth"),
+        ({"body": {"type": "invalid_request_error"}}, ""),
+        ({"body": "rate_limit_error"}, ""),
+        ({"body": {"type": ["rate_limit_error"], "code": None, 7: {}}}, ""),
+    ],
+)
+def test_an_error_without_a_status_is_known_by_what_it_says(kept: dict[str, object], code: str) -> None:
+    assert provider_code(error("APIError", **kept)) == code
 
 
 def test_the_chain_of_causes_is_followed_and_bounded() -> None:

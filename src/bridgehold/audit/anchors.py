@@ -180,13 +180,15 @@ def load(path: Path) -> list[NamedAnchor]:
 
 
 def load_folder(folder: Path) -> list[NamedAnchor]:
-    """Of every ``.anchor`` file of a folder that may have none, or not be there."""
+    """Of every ``.anchor`` file of a folder that may have none, or not be there. One that can't be read
+    holds no anchor, as `verify` says.
+    """
     try:
         names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))  # noqa: PTH208 - names
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise AuditError(f"can't read the anchors: {error.strerror}", where=str(folder)) from error
+    except OSError:
+        return [(str(folder), None)]
     return [_load(folder / name, follow=False) for name in names]
 
 

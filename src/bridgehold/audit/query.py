@@ -5,17 +5,25 @@ In bounded memory, and no further back than it takes.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from bridgehold.audit import chain, scan
 from bridgehold.audit.entries import Entry
+from bridgehold.audit.events import event_types, kind_of
 from bridgehold.audit.segments import Segment, instance_folders
+from bridgehold.errors import UsageError
 
 _MOST = 10_000
+_REST = "0000-01-01T00:00:00"
+"""What a time that is only begun goes on with, after a whole year, month, hour or minute."""
+_BEGUN = (4, 7, 13, 16)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +40,29 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """A text that must stand in the event, upper and lower case alike."""
     limit: int = 100
     """The newest so many, at most 10,000; they are given oldest first."""
+
+
+def parse_time(text: str) -> str:
+    """A time for `Query` from what a person wrote; empty stays empty (pure). Raises `UsageError`."""
+    if not text:
+        return ""
+    for whole in (text, f"{text}{_REST[len(text) :]}" if len(text) in _BEGUN else text):
+        with contextlib.suppress(ValueError, OverflowError):
+            moment = datetime.fromisoformat(whole)
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            return moment.replace(tzinfo=None).isoformat(timespec="microseconds")
+    hint = "Write 2026-11-20, 2026-11-20T10:00 or 2026-11-20T10:00:00+01:00."
+    raise UsageError(f"{text[:40]!r} is no time", hint=hint)
+
+
+def parse_kind(text: str) -> str:
+    """A kind of event, or its first half; empty stays empty (pure). Raises `UsageError`."""
+    known = [kind_of(one) for one in event_types()]
+    if text and not any(f"{kind}.".startswith(f"{text}.") for kind in known):
+        near = difflib.get_close_matches(text, known, 3)
+        hint = f"Is it {' or '.join(near)}?" if near else "docs/reference/events.md lists them."
+        raise UsageError(f"there is no kind of event {text[:40]!r}", hint=hint)
+    return text
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -82,7 +113,12 @@ def query(audit: Path, wanted: Query) -> Iterator[Entry]:
 
 def field(name: str, value: str) -> bytes:
     """How ``"name":"value"`` is stored."""
-    return f'"{name}":"{json.dumps(value)[1:-1]}"'.encode("ascii")
+    return f'"{name}":"{stored(value)}"'.encode("ascii")
+
+
+def stored(text: str) -> str:
+    """How a text is stored: ASCII, escaped."""
+    return json.dumps(text)[1:-1].replace("\x7f", "\\u007f")
 
 
 def of_kind(kind: str) -> bytes:
@@ -98,7 +134,7 @@ def _needles(wanted: Query) -> tuple[bytes, list[bytes]]:
     if wanted.tenant:
         needles.append(field("tenant", wanted.tenant))
     if wanted.text:
-        return json.dumps(wanted.text)[1:-1].encode("ascii").lower(), needles
+        return stored(wanted.text).encode("ascii").lower(), needles
     return (needles[0], needles[1:]) if needles else (b"", [])
 
 

@@ -100,7 +100,7 @@ class _Block(NamedTuple):
 def _in_block(block: _Block, needle: bytes, *, fold: bool) -> Iterator[tuple[int, int]]:
     """Begin and end of each line of `block` in which `needle` stands."""
     data, size = block.data, block.size
-    searched: bytes | bytearray = bytes(data[:size]).lower() if fold else data
+    searched = data.lower() if fold else data
     at = 0
     while at < size:
         hit = searched.find(needle, at, size)

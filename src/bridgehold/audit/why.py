@@ -278,6 +278,7 @@ _BY_RULE = (
     ("secrets", "Grant the secret in the policy's secrets section, bound to its provider."),
     ("hub", "docs/how-to/models.md names the remedy for each of a hub's rules."),
     ("keeper.redirect", "If the place is the hub's own, name it in this provider's `hosts` in config.toml."),
+    ("fields", "Leave the field out, or take the line that the reason names into the policy."),
     ("network", "Grant the endpoint in the policy's network section."),
     ("endpoints", "Grant the method and path for this endpoint in the policy's network section."),
     ("limits", "Raise this limit in the bridge's policy and the tenant's ceiling."),
@@ -297,6 +298,7 @@ _BY_CODE = {
     "provider": "The provider failed; try again later.",
     "secret": "Store the key with `bridgehold secrets set`.",
     "busy": "Try again later, or give the host more memory.",
+    "shortage": "Try again later; `bridgehold doctor` shows what the machine is short of.",
     "budget": "Raise the budget in the policy, or wait.",
     "session_ended": "Run it again: a new session is opened.",
     "attestation": "Run `bridgehold doctor`: the sandbox was not what its spec says.",
@@ -315,6 +317,7 @@ def remedy(event: Entry, rule: str, code: str, source: str) -> str:
     if event.kind == "tool.refused" and rule in ("", "default-deny"):
         return f"Add {event.text('tool')!r} to tools.allow of the bridge's policy{at}."
     if event.kind.endswith(".refused"):
+        rule = "fields" if rule.endswith((".fields", ".remote_content")) else rule
         for prefix, text in _BY_RULE:
             if rule == prefix or rule.startswith((f"{prefix}.", f"{prefix}[")):
                 return text.removesuffix(".") + f"{at}."

@@ -139,7 +139,7 @@ class FaultFrame(msgspec.Struct, frozen=True, kw_only=True):
     code: str = "application"
     """``application``, ``invalid_input``, ``missing_module``, ``cancelled``, ``not_found``,
     ``unknown_command``, ``limit`` (the result is too large for the wire), ``memory``, ``provider``,
-    ``provider_auth``, ``rate_limit``, ``context_length``."""
+    ``provider_auth``, ``rate_limit``, ``context_length``; ``refused`` and ``budget``: by the gateway."""
     alive: bool = True
 
 

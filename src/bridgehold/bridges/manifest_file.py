@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import TYPE_CHECKING, cast
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from bridgehold import reads
 from bridgehold.bridges import schema
 from bridgehold.bridges.manifest import (
     EFFECTS,
@@ -42,24 +42,15 @@ _HINT = "docs/how-to/write-a-bridge.md shows every key of bridge.toml with an ex
 def load_manifest(folder: Path) -> Manifest:
     """The manifest in `folder`. Raises `ManifestError`."""
     path = folder / "bridge.toml"
-    try:
-        if path.is_symlink() or not path.is_file():
-            raise ManifestError("there is no regular file bridge.toml", where=str(path), hint=_HINT)
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ManifestError(f"larger than {MAX_FILE_BYTES} bytes", where=str(path), hint=_HINT)
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"can't be read: {error}", where=str(path), hint=_HINT) from error
-    return parse_manifest(text, folder)
+    if path.is_symlink():
+        raise ManifestError("there is no regular file bridge.toml", where=str(path), hint=_HINT)
+    return parse_manifest(reads.read_text(path, ManifestError, most=MAX_FILE_BYTES, hint=_HINT), folder)
 
 
 def parse_manifest(text: str, folder: Path) -> Manifest:
     """Pure but for the folder's name, which is kept. Raises one `ManifestError` with every fault."""
     file = str(folder / "bridge.toml")
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ManifestError(f"{file}: not TOML: {error}", where=file, hint=_HINT) from None
+    data = reads.parse_toml(text, ManifestError, file, hint=_HINT)
     faults = Faults(file, text)
     manifest = _manifest(Table(data, "", faults), folder, digest_bytes(text.encode()))
     if faults.found:

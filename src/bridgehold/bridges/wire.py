@@ -75,6 +75,8 @@ FaultCode = Literal[
     "provider_auth",
     "rate_limit",
     "context_length",
+    "refused",
+    "budget",
 ]
 
 

@@ -6,13 +6,13 @@ Variables of the environment may override single keys (`config_overrides`).
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from bridgehold import reads
 from bridgehold.errors import ConfigError
 from bridgehold.host.config_overrides import Override, overridden, overrides
 from bridgehold.host.config_sections import (
@@ -27,9 +27,12 @@ from bridgehold.host.config_sections import (
     ToolSection,
     ZygotesSection,
 )
+from bridgehold.host.keeper.values import provider_entry, provider_faults
 from bridgehold.ids import is_name
 from bridgehold.policies.model import GIB
 from bridgehold.policies.units import parse_size
+
+_HINT = "docs/reference/configuration.md lists every key with its type and default."
 
 
 class Config(Strict):
@@ -66,23 +69,13 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
 
     Defaults where there is no file. Raises one `ConfigError` that names every fault.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            raise ConfigError("the configuration is a link that leads nowhere", where=str(path)) from error
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can't read the configuration: {error}", where=str(path)) from error
+    text = reads.read_text(path, ConfigError, hint=_HINT, or_none=True)
     return parse_config(text, str(path), overrides(os.environ if environ is None else environ))
 
 
 def parse_config(text: str, where: str, over: tuple[Override, ...] = ()) -> Config:
     """Pure half of `load_config`: all faults of `text` and of what overrides it, in one `ConfigError`."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not TOML: {error}", where=where) from error
+    data = reads.parse_toml(text, ConfigError, where, hint=_HINT)
     faults = []
     config = Config()
     try:
@@ -95,7 +88,7 @@ def parse_config(text: str, where: str, over: tuple[Override, ...] = ()) -> Conf
         raise ConfigError(
             f"{len(faults)} fault(s):\n  " + "\n  ".join(faults),
             where=where,
-            hint="docs/reference/configuration.md lists every key with its type and default.",
+            hint=_HINT,
         )
     providers = {**DEFAULT_PROVIDERS, **config.providers}
     return config.model_copy(update={"providers": providers})
@@ -113,7 +106,6 @@ def _name_faults(config: Config) -> list[str]:
     faults = [
         f"{section}.{name}: not a name (lower-case letters, digits, '-' and '_'; at most 63)"
         for section, names in (
-            ("providers", config.providers),
             ("principals", config.principals),
             ("bridges", config.bridges),
         )
@@ -124,6 +116,11 @@ def _name_faults(config: Config) -> list[str]:
         f"tools.{name}.provider: there is no [providers.{section.provider}]"
         for name, section in config.tools.items()
         if section.provider and section.provider not in {**DEFAULT_PROVIDERS, **config.providers}
+    ]
+    faults += [
+        fault
+        for name, section in config.providers.items()
+        for fault in provider_faults(provider_entry(name, section))
     ]
     if config.reserve_bytes() > 1024 * GIB:
         faults.append("host.memory_reserve: more than 1 TiB")

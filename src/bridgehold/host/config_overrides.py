@@ -59,5 +59,5 @@ def overridden(data: dict[str, object], over: tuple[Override, ...]) -> dict[str,
 def _value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text

@@ -20,16 +20,22 @@ DEFAULT_UID_BASE = 0x78000000
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Size = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*(B|KiB|MiB|GiB|TiB)$")]
+Size = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?\s*(B|KiB|MiB|GiB|TiB)$")]
+Uid = Annotated[int, Field(ge=0, lt=2**32 - 1)]
+_NAME = r"[a-z][a-z0-9_-]{0,62}"
+Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
+NameOrAll = Annotated[str, Field(pattern=rf"^({_NAME}|\*)$")]
+NameOrNone = Annotated[str, Field(pattern=f"^({_NAME})?$")]
+Folder = Annotated[str, Field(pattern=r"^/")]
 
 
 class HostSection(Strict):
     """``[host]``: the machine's share."""
 
-    cgroup: str = "auto"
+    cgroup: Annotated[str, Field(pattern=r"^(auto|v[12]|none|(v[12]:)?/.*)$")] = "auto"
     """``auto``, ``v2``, ``v1``, ``none`` (weakening ``no_cgroup``), or a delegated cgroup's path."""
     memory_reserve: Size = "1GiB"
     """Memory that sessions never get together: what the host's own processes and the system keep."""
@@ -37,11 +43,11 @@ class HostSection(Strict):
     """Whether a policy's weakening ``overcommit`` is taken: more memory is promised than there is."""
     shared_uid: bool = False
     """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
-    uid_base: int = DEFAULT_UID_BASE
+    uid_base: Uid = DEFAULT_UID_BASE
     """First of the reserved kernel uids (root only): four roles, then the sessions."""
     uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
     """How many uids are reserved: the bound of sessions at once."""
-    read_roots: tuple[str, ...] = ()
+    read_roots: tuple[Folder, ...] = ()
     """Host folders below which a policy's ``filesystem.read`` may name folders."""
     devices: tuple[Annotated[str, Field(pattern=DEVICE.pattern + "$")], ...] = ()
     """Device files that a policy's ``filesystem.devices`` may name, such as ``/dev/nvidia0``."""
@@ -61,8 +67,14 @@ class HostSection(Strict):
     """Bytes of artifacts that each tenant may keep."""
     audit_tenant_quota: Size = "4GiB"
     """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
-    index: str = ""
+    index: Annotated[str, Field(pattern=r"^(https?://[^\s/?#]+.*|file:///.*)?$")] = ""
     """The one package index environments are fetched from; empty: what pip's or uv's settings name."""
+
+    @model_validator(mode="after")
+    def _uids_exist(self) -> Self:
+        if self.uid_base + self.uid_count >= 2**32 - 1:
+            raise ValueError("`uid_base` and `uid_count` lead past the last uid")
+        return self
 
 
 class ProviderSection(Strict):
@@ -85,11 +97,11 @@ class ProviderSection(Strict):
 class PrincipalSection(Strict):
     """``[principals.NAME]``: who may ask. A local uid or a token selects the principal."""
 
-    uids: tuple[int, ...] = ()
+    uids: tuple[Uid, ...] = ()
     """Local users that are this principal."""
     tokens: tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = ()
     """Digests of tokens, never tokens."""
-    tenants: tuple[str, ...] = ()
+    tenants: tuple[NameOrAll, ...] = ()
     """Tenants it may act for; ``*`` is every tenant."""
     operator: bool = False
     """May list and end other tenants' sessions, build environments and stop the host."""
@@ -98,11 +110,11 @@ class PrincipalSection(Strict):
 class BridgeSection(Strict):
     """``[bridges.NAME]``: which policy a bridge runs under; the bridge's own name if empty."""
 
-    policy: str = ""
+    policy: NameOrNone = ""
     """The policy's name; the bridge's own if there is one of that name, else ``baseline``."""
     enabled: bool = True
     """Whether it may be used at all."""
-    prestart: tuple[str, ...] = ()
+    prestart: tuple[Name, ...] = ()
     """Tenants for whom its zygote is warm from the host's start on."""
     pool_size: Annotated[int, Field(ge=0, le=1_000)] = 0
     """Sandboxes that stand parked for each tenant that has used it: attested, and used once."""
@@ -110,7 +122,7 @@ class BridgeSection(Strict):
     """With a pool: starts beyond the parked ones that may be under way at once."""
     checkout_timeout_s: Annotated[float, Field(gt=0)] = 10
     """With a pool: the longest wait for a sandbox before the session is refused as busy."""
-    scripts: str = ""
+    scripts: Annotated[str, Field(pattern=r"^(/.*)?$")] = ""
     """Of a `foreign` bridge: the folder that holds the scripts it may run; mounted read-only."""
     weights: tuple[str, ...] = ()
     """Files or model folders that a zygote loads once, below folders of ``filesystem.read``."""
@@ -120,7 +132,7 @@ class BridgeSection(Strict):
     """Variables inside, from the first import on: never a key, none that the sandbox itself sets."""
     required_packages: tuple[str, ...] = ()
     """What its lock has to hold, such as ``dspy-ai>=3``; without it no session starts."""
-    required_secrets: tuple[str, ...] = ()
+    required_secrets: tuple[Name, ...] = ()
     """Secrets that a tenant has to have before a session starts; otherwise it is refused and says which."""
     min_python: str = ""
     """The oldest Python that may run it, such as ``3.11``; the bridge's own word if empty."""
@@ -171,9 +183,9 @@ class ToolSection(Strict):
     """Below the provider's base URL, with a slash first."""
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30
     """The longest time for one call."""
-    tenants: tuple[str, ...] = ("*",)
+    tenants: tuple[NameOrAll, ...] = ("*",)
     """Whose commands may call it."""
-    bridges: tuple[str, ...] = ("*",)
+    bridges: tuple[NameOrAll, ...] = ("*",)
     """Which bridges may call it."""
 
     @model_validator(mode="after")
@@ -242,7 +254,7 @@ class SecretsSection(Strict):
     """Name of the systemd credential that unlocks the encrypted file; a 0600 key file if empty."""
 
 
-Switch = bool | tuple[str, ...]
+Switch = bool | tuple[Name, ...]
 """On, off, or the tenants for whom it is on."""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from bridgehold import reads
+from bridgehold.errors import ConfigError
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.config_overrides import overrides
 
@@ -25,7 +26,9 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 def said(path: Path, environ: Mapping[str, str]) -> list[Said]:
     """Every key of the configuration at `path`. Raises `ConfigError`."""
     config = load_config(path, environ)
-    in_file = _flat("", tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    in_file = _flat(
+        "", reads.parse_toml(reads.read_text(path, ConfigError, or_none=True), ConfigError, str(path))
+    )
     variables = {".".join(one.path): one.variable for one in overrides(environ)}
 
     def by(key: str) -> str:

@@ -45,7 +45,7 @@ from bridgehold.host.tools.offers import CallersOffer, Offers
 from bridgehold.host.tools.values import Offered, ToolContext
 from bridgehold.host.translate import fault_error
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
-from bridgehold.ids import digest_bytes, is_name, is_operation, new_command_id
+from bridgehold.ids import digest_bytes, is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
 
@@ -177,12 +177,7 @@ class Dispatch:
         self, command: str, principal: Principal, request: CommandRequest, *, replays: str = ""
     ) -> _Plan:
         """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
-        bridge, _, operation = request.operation.partition(":")
-        if not is_name(bridge) or not is_operation(operation):
-            raise UsageError(
-                f"{request.operation[:80]!r} is not a command",
-                hint="A command is BRIDGE:OPERATION, such as python:execute.",
-            )
+        bridge, operation = parse_command(request.operation)
         refuse = refusals.Refusal(self._refusals, command, principal, request, bridge, operation)
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused, EnvironmentsRemoved
 from bridgehold.bridges.manifest import Manifest
@@ -281,9 +282,5 @@ def _lock_text(manifest: Manifest) -> str:
     path = manifest.lock_path
     if path is None:
         return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EnvironmentBuildError(
-            f"the lock can't be read: {error}", where=str(path), hint="Lock the bridge's requirements first."
-        ) from error
+    hint = f"`bridgehold bridge lock {manifest.name}` writes it."
+    return reads.read_text(path, EnvironmentBuildError, hint=hint)

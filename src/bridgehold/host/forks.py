@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from bridgehold.audit.events import StartFellBack
-from bridgehold.errors import UnsupportedError
+from bridgehold.errors import ShortageError, UnsupportedError, ZygoteError
 from bridgehold.host.boots import StartOrder
-from bridgehold.host.starts import LiveWorker, Services, begin, guarded, prepare
-from bridgehold.host.zygotes import NoZygoteError, Zygotes
+from bridgehold.host.starts import (
+    SHORTAGE_DELAYS_S,
+    LiveWorker,
+    Services,
+    begin,
+    guarded,
+    patiently,
+    prepare,
+)
+from bridgehold.host.zygotes import Zygotes
+
+_FORK_DELAYS_S = SHORTAGE_DELAYS_S[:3]
+"""Of a fork that meets a shortage; after these the session starts cold."""
+_MOST_SAID = 1000
 
 
 class ForkStart:
     """Forks where the grant says so and the machine can; where it can't, cold, with a word in the audit.
 
-    A surprise of the zygote is an error, and no second try within the same start.
+    A zygote that is gone, or that doesn't come through with this fork, costs the session no more than
+    that, as long as nothing of the tenant's has run in what it gave.
     """
 
     def __init__(self, services: Services, zygotes: Zygotes) -> None:
@@ -26,32 +41,66 @@ class ForkStart:
         """A booted and attested worker that was told nothing of its session yet."""
         plain = order.script is not None and not order.script.protocol  # its exit status has to be exact
         if order.grant.sandbox.start == "fork" and not plain:
-            try:
-                return await self._fork(order)
-            except (NoZygoteError, UnsupportedError) as error:
-                await self._say(order, error.message)
-        spec = msgspec.structs.replace(order.spec, start="cold")
-        launched, descriptors = await self._zygotes.making_room(lambda: self._services.launcher.launch(spec))
-        worker = begin(self._services, order, launched)
-        await guarded(worker, prepare(self._services, worker, descriptors))
+            worker = await self._forked(order)
+            if worker is not None:
+                return worker
+        return await self._cold(order)
+
+    async def _forked(self, order: StartOrder) -> LiveWorker | None:
+        """A fork of the order's zygote; None where there is none to be had now, after a word of it."""
+        worker: LiveWorker | None = None
+        try:
+            forked, descriptors = await patiently(lambda: self._fork(order), _FORK_DELAYS_S)
+            worker = forked
+            await guarded(worker, prepare(self._services, worker, descriptors))
+        except (UnsupportedError, ZygoteError, ShortageError) as error:
+            if worker is not None and worker.booted:
+                raise
+            await self._say(order, error.message)
+            return None
         return worker
 
-    async def _fork(self, order: StartOrder) -> LiveWorker:
+    async def _fork(self, order: StartOrder) -> tuple[LiveWorker, list[int]]:
         async with self._zygotes.borrow(order) as zygote:
             spec = msgspec.structs.replace(order.spec, start="fork")
-            launched, descriptors = await self._zygotes.making_room(
-                lambda: self._services.launcher.fork(zygote.name, spec)
-            )
+            try:
+                launched, descriptors = await self._zygotes.making_room(
+                    lambda: self._services.launcher.fork(zygote.name, spec)
+                )
+            except ZygoteError:
+                self._zygotes.failed(zygote)
+                raise
             worker = begin(self._services, order, launched)
             zygote.adopt(worker)
-        await guarded(worker, prepare(self._services, worker, descriptors))
-        return worker
+        return worker, descriptors
+
+    async def _cold(self, order: StartOrder) -> LiveWorker:
+        """A sandbox of its own, tried again while the machine is short of something and nothing has run."""
+        spec = msgspec.structs.replace(order.spec, start="cold")
+        delays = iter(SHORTAGE_DELAYS_S)
+        while True:
+            worker: LiveWorker | None = None
+            try:
+                launched, descriptors = await self._zygotes.making_room(
+                    lambda: self._services.launcher.launch(spec)
+                )
+                worker = begin(self._services, order, launched)
+                await guarded(worker, prepare(self._services, worker, descriptors))
+            except ShortageError:
+                delay = next(delays, None)
+                if delay is None or (worker is not None and worker.booted):
+                    raise
+                await asyncio.sleep(delay)
+            else:
+                return worker
 
     async def _say(self, order: StartOrder, reason: str) -> None:
         """Once for each bridge, tenant and reason."""
         key = (order.grant.tenant, order.manifest.name, reason)
         if key in self._said:
             return
+        if len(self._said) >= _MOST_SAID:
+            self._said.clear()
         self._said.add(key)
         await self._services.journal.append(
             StartFellBack(tenant=order.grant.tenant, bridge=order.manifest.name, reason=reason[:500])

@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
+import msgspec
 
 from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.layout import Layout
-from bridgehold.host.plans import roles
+from bridgehold.host.plans import needed_paths, roles
 from bridgehold.host.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies import shipped
@@ -21,6 +24,7 @@ from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.files import Kind
 from bridgehold.policies.model import Machine
 from bridgehold.policies.problems import nearest
+from bridgehold.sandbox.view import open_view
 
 
 def layout_registry(layout: Layout) -> Registry:
@@ -34,22 +38,58 @@ def layout_registry(layout: Layout) -> Registry:
 
 
 def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
-    """(the operator's files, every fault). Raises `ConfigError` for a config.toml that is none."""
-    config = load_config(layout.config_file)
-    with _rights_of_the_host(config):
-        registry = layout_registry(layout)
-        faults = [fault for kind in _KINDS for fault in registry.files.faults(kind)]
-        faults += _own_policies(registry)
+    """(the operator's files, every fault). Raises `ConfigError` for a config.toml that is none.
+
+    Run by root it forks, so that the process has to be one of a single thread.
+    """
+    uid = roles(load_config(layout.config_file)).host
+    if os.geteuid() != 0 or uid == 0:
+        return _checked(layout)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _answer_as(uid, layout, write)
+    os.close(write)
+    with os.fdopen(read, "rb") as answers:
+        data = answers.read()
+    os.waitpid(child, 0)
+    if not data:
+        raise PolicyError("the host's process could not look at its files", where=str(layout.config))
+    found, faults = msgspec.json.decode(data, type=tuple[list[str], list[str]])
+    return found, faults
+
+
+def _answer_as(uid: int, layout: Layout, write: int) -> NoReturn:
+    """In a child: see what the host's process sees, with its rights, and say what is wrong."""
+    try:
+        open_view(needed_paths(layout))
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
         try:
-            bridges = registry.entries()
+            answer = _checked(layout)
         except BridgeholdError as error:
-            return [], [*dict.fromkeys(faults), f"{error.where}: {error.message}"]
-        faults += [f"{entry.folder}: {entry.fault}" for entry in bridges if entry.fault]
-        whole = [entry.name for entry in bridges if not entry.fault]
-        faults += _grants(registry, whole)
-        faults += _names(registry, config, [entry.name for entry in bridges])
-        found = [str(layout.policies / f"{name}.toml") for name in _listed(registry, "policy")]
-        found += [str(layout.tenants / f"{name}.toml") for name in _listed(registry, "tenant")]
+            answer = ([], [f"{error.where}: {error.message}"])
+        os.write(write, msgspec.json.encode(answer))
+    finally:
+        os._exit(0)
+
+
+def _checked(layout: Layout) -> tuple[list[str], list[str]]:
+    config = load_config(layout.config_file)
+    registry = layout_registry(layout)
+    faults = [fault for kind in _KINDS for fault in registry.files.faults(kind)]
+    faults += _own_policies(registry)
+    try:
+        bridges = registry.entries()
+    except BridgeholdError as error:
+        return [], [*dict.fromkeys(faults), f"{error.where}: {error.message}"]
+    faults += [f"{entry.folder}: {entry.fault}" for entry in bridges if entry.fault]
+    whole = {entry.name for entry in bridges if not entry.fault}
+    faults += _grants(registry, [name for name in registry.names() if name in whole])
+    faults += _names(registry, config, [entry.name for entry in bridges])
+    found = [str(layout.policies / f"{name}.toml") for name in _listed(registry, "policy")]
+    found += [str(layout.tenants / f"{name}.toml") for name in _listed(registry, "tenant")]
     return found, list(dict.fromkeys(faults))
 
 
@@ -107,22 +147,3 @@ def _names(registry: Registry, config: Config, bridges: list[str]) -> Iterator[s
 def _extends(registry: Registry, name: str, other: str) -> bool:
     found = registry.files.read("policy", name)
     return found is not None and f'"{other}"' in found.text.replace("'", '"')
-
-
-@contextlib.contextmanager
-def _rights_of_the_host(config: Config) -> Iterator[None]:
-    """As root: with the uid of the host's process, and back. Of one thread only."""
-    uid = roles(config).host
-    if os.geteuid() != 0 or uid == 0:
-        yield
-        return
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(uid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(os.getgid())
-        os.setgroups(groups)

@@ -186,9 +186,9 @@ def unknown(bridge: str, operation: str) -> Decision:
 
 def no_policy(error: PolicyError) -> Decision:
     """The rules can't be read, or can't be: nothing is allowed until they can."""
-    return Decision(
-        allowed=False, rule="policy", reason=f"{error.where}: {error.message}".strip(": "), source=error.where
-    )
+    known = error.message.startswith(error.where)
+    reason = error.message if known else f"{error.where}: {error.message}"
+    return Decision(allowed=False, rule="policy", reason=reason, source=error.where)
 
 
 def foreign(bridge: str) -> Decision:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -24,7 +24,9 @@ from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
     CrashError,
+    NotFoundError,
     ProtocolError,
+    ShortageError,
 )
 from bridgehold.host.boots import (
     FOREIGN_PLACEHOLDER,
@@ -41,8 +43,13 @@ from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.account import AccountReader
 from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.shortage import named, short_of, shortage, typed
 from bridgehold.sandbox.values import Attestation, ExitReport, Launched, Usage
 
+T = TypeVar("T")
+SHORTAGE_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Between tries of a start that met a shortage of the machine."""
+_BUBBLEWRAP = "bwrap: "
 _MOST_VIOLATIONS = 20
 """Of one session, each in an event of its own; all after them are counted."""
 
@@ -75,6 +82,8 @@ class LiveWorker:
         self.launched = launched
         self.log = log
         self.violations = 0
+        self.booted = False
+        """Something of the tenant's may have run in it: what fails now is not tried again unasked."""
         self.relaying = False
         """Whether a foreign script has the pipes."""
         self.events = SessionEvents(
@@ -310,10 +319,37 @@ async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
         raise _with_log(refusal, log) from error
     except BridgeholdError as error:
         await worker.end(error)
-        raise _with_log(error, log) from error
+        raise _with_log(_unstarted(worker) or error, log) from error
+    except OSError as error:
+        failure = typed(error) if shortage(error) else CrashError(f"the start failed: {error.strerror}")
+        await worker.end(failure)
+        raise failure from error
     except BaseException:
         await worker.end(CrashError("the start was given up"))
         raise
+
+
+def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
+    """The shortage that kept bubblewrap from starting the guest, as it says itself: its only line of log.
+
+    A guest could write that line too, and be started again some times: that is all it would gain.
+    """
+    said = worker.log.text().strip()
+    number = named(said) if said.startswith(_BUBBLEWRAP) and "\n" not in said else 0
+    if not number or worker.calls.ready.done() or worker.report is None or worker.report.cause != "exited":
+        return None
+    worker.booted = False
+    return short_of(number, said)
+
+
+async def patiently(act: Callable[[], Awaitable[T]], delays: Sequence[float] = SHORTAGE_DELAYS_S) -> T:
+    """`act`; again, later and later, while the machine is short of something."""
+    for delay in delays:
+        try:
+            return await act()
+        except ShortageError:
+            await asyncio.sleep(delay)
+    return await act()
 
 
 async def prepare(services: Services, worker: LiveWorker, descriptors: list[int]) -> None:
@@ -355,6 +391,7 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
     if len(descriptors) > 3:
         listener = socket.socket(fileno=descriptors[3])
         worker.gateway = await services.open_gateway(listener, order, placeholders, worker.events)
+    worker.booted = True
     await worker.pipes.send(boot_frame(order, placeholders))
     ready: ReadyFrame = await asyncio.shield(worker.calls.ready)
     check_ready(order.manifest, ready)
@@ -363,7 +400,10 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
 async def _attest(services: Services, worker: LiveWorker) -> None:
     order = worker.order
     try:
-        proof = await services.launcher.attest(worker.name)
+        proof = await patiently(lambda: services.launcher.attest(worker.name))
+    except NotFoundError as error:
+        await worker.ended.wait()
+        raise exit_error(worker.report, order.grant.limits) if worker.report else error from error
     except AttestationError as error:
         refusal = WorkerRefused(
             tenant=order.grant.tenant,

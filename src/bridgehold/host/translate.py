@@ -8,9 +8,11 @@ from bridgehold.bridges.frames import FaultFrame
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
+    BudgetError,
     CancelledError,
     ContextLengthError,
     CrashError,
+    DeniedError,
     DependencyError,
     LimitError,
     MemoryLimitError,
@@ -37,6 +39,8 @@ _FAULTS: dict[str, tuple[type[BridgeholdError], str]] = {
     "provider_auth": (ProviderAuthError, ProviderAuthError.default_hint),
     "rate_limit": (RateLimitError, RateLimitError.default_hint),
     "context_length": (ContextLengthError, ContextLengthError.default_hint),
+    "refused": (DeniedError, "The gateway refused what the framework asked for; its message names the rule."),
+    "budget": (BudgetError, "The gateway counts requests, tokens and cost; its message names the rule."),
     "unknown_command": (UsageError, "`bridgehold bridge show NAME` lists the operations."),
 }
 

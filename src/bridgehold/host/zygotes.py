@@ -17,7 +17,14 @@ import msgspec
 
 from bridgehold.audit.events import ZygoteEnded, ZygoteStarted
 from bridgehold.bridges.frames import GuestFrame, StrayFrame, WarmedFrame, WarmFrame
-from bridgehold.errors import AttestationError, BridgeholdError, BusyError, CrashError, UnsupportedError
+from bridgehold.errors import (
+    AttestationError,
+    BridgeholdError,
+    BusyError,
+    CrashError,
+    ShortageError,
+    UnsupportedError,
+)
 from bridgehold.host import zygote_rules as rules
 from bridgehold.host.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.logs import SessionLog
@@ -32,6 +39,7 @@ T = TypeVar("T")
 _PROCESSES = 64
 """Of a zygote while it warms; the launcher leaves it no room beside its own afterwards."""
 _LOG_BYTES = 64 * 1024
+_FAILED_FORKS = 8
 
 
 class NoZygoteError(UnsupportedError):
@@ -73,7 +81,8 @@ class Zygote:
         self.pipes: GuestPipes | None = None
         self.state: rules.State = "warming"
         self.sessions: set[str] = set()
-        self.forks = 0
+        self.forks = self.failed = 0
+        """`failed`: forks in a row that did not come."""
         self.memory_bytes = self.first_bytes = 0
         self.began = self.used = time.monotonic()
         self.why_ended = ""
@@ -84,6 +93,7 @@ class Zygote:
     def adopt(self, worker: LiveWorker) -> None:
         """`worker` is a fork of it: it counts until it ends."""
         self.forks += 1
+        self.failed = 0
         self.used = time.monotonic()
         self.sessions.add(worker.name)
         task = asyncio.create_task(self._let_go(worker))
@@ -154,6 +164,12 @@ class Zygotes:
             yield zygote
         finally:
             zygote.sessions.discard("")
+
+    def failed(self, zygote: Zygote) -> None:
+        """A fork of it did not come. After some in a row it is replaced, and ends with its last session."""
+        zygote.failed += 1
+        if zygote.failed >= _FAILED_FORKS and zygote.state == "warm":
+            self._retire(zygote, f"{zygote.failed} forks in a row have failed")
 
     async def warm(self, order: StartOrder) -> None:
         """Have `order`'s zygote warm, where it is one to be forked. Raises `NoZygoteError`."""
@@ -228,7 +244,7 @@ class Zygotes:
         try:
             await self._make_room()
             zygote = await self._warm(key, spec, order)
-        except BusyError as error:
+        except (BusyError, ShortageError) as error:  # nothing that this key is to blame for
             raise NoZygoteError(error.message) from error
         except BridgeholdError as error:
             lasting = isinstance(error, UnsupportedError)

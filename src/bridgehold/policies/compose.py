@@ -105,17 +105,19 @@ def _tenant_drafts(text: str, file: str, bridge: str, read: Read, known: Collect
             problems.append(Problem(Source(file), f"{below}.extends", "only the file itself extends"))
     if problems:
         raise Faulty(problems)
-    chain = _chain(drafts[""].extends, read) if drafts[""].extends else []
+    chain = _chain(drafts[""].extends, read, _extends_line(text, file)) if drafts[""].extends else []
     own = drafts.get(f"bridges.{bridge}")
     return [*chain, drafts[""], *([own] if own is not None else [])]
 
 
-def _chain(name: str, read: Read) -> list[Draft]:
-    """Drafts from the root of the chain to `name`. Every readable file's problems are collected."""
+def _chain(name: str, read: Read, where: Source | None = None) -> list[Draft]:
+    """Drafts from the root of the chain to `name`, which `where` names. Every readable file's problems are
+    collected.
+    """
     drafts: list[Draft] = []
     problems: list[Problem] = []
     seen: list[str] = []
-    where = Source("")
+    named, where = where is not None, where or Source("")
     while name:
         if name in seen:
             problems.append(Problem(where, "extends", f"a circle: {' → '.join([*seen, name])}"))
@@ -126,7 +128,7 @@ def _chain(name: str, read: Read) -> list[Draft]:
             break
         found = read(name)
         if found is None:
-            if not drafts:
+            if not drafts and not named:
                 raise PolicyError(
                     f"there is no policy {name[:80]!r}", hint="`bridgehold policy check` lists the policies."
                 )

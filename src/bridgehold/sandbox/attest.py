@@ -22,6 +22,7 @@ import msgspec
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.mounts import Identity, MountSeen, parse_mounts
+from bridgehold.sandbox.shortage import shortage
 from bridgehold.sandbox.values import Attestation, SandboxSpec
 
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
@@ -158,14 +159,17 @@ def observe_all(
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended: nothing of it is left to judge
             except OSError as error:
+                if shortage(error):
+                    raise  # the machine's trouble, and no difference of the worker's
                 unread.append(f"pid {pid} can't be read: {error.strerror}")
     return [], ("processes come and go faster than they can be judged",)
 
 
-def descendants(pid: int) -> list[int]:
-    """`pid` and all below it, as the kernel links them, whatever cgroup they sit in."""
-    found, waiting = [], [pid]
-    while waiting:
+def descendants(pid: int, *, most: int) -> list[int]:
+    """`pid` and all below it, as the kernel links them, whatever cgroup they sit in; past `most` not all."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting and len(found) <= most:
         parent = waiting.pop()
         found.append(parent)
         waiting += procfs.children(parent)

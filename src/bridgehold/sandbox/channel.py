@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections import deque
 
 import msgspec
 
 from bridgehold.sandbox import requests
+from bridgehold.sandbox.shortage import shortage
 
+_PAUSE_SECONDS = 0.001
 _FULL = 64
 """Answers not taken yet, from which on no further request is read."""
 
@@ -68,6 +71,9 @@ class Channel:
             except BlockingIOError:
                 return
             except OSError as error:
+                if shortage(error):  # the kernel has no memory for it now; the socket may well be writable
+                    time.sleep(_PAUSE_SECONDS)
+                    return
                 raise ChannelClosedError from error
             self._queue.popleft()
             _close(descriptors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import msgspec
 from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError, UsageError, from_info
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import requests
+from bridgehold.sandbox.shortage import short_of, shortage, typed
 from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, SealReport, Usage
 
 T = TypeVar("T")
@@ -59,6 +61,9 @@ class LauncherClient:
         answer, descriptors = await self._ask(request)
         launched = _expect(answer.launched)
         self._exits.setdefault(launched.worker, self._loop.create_future())
+        if len(descriptors) != launched.descriptors:  # the kernel gives what there is room for
+            self._disown(answer, descriptors)
+            raise short_of(errno.EMFILE, "for a sandbox's pipes")
         return launched, descriptors
 
     async def attest(self, worker: str) -> Attestation:
@@ -125,6 +130,8 @@ class LauncherClient:
                 await self._loop.sock_sendall(self._socket, data)
         except OSError as error:
             self._waiting.pop(request.id, None)
+            if shortage(error):
+                raise typed(error) from error
             raise HostUnavailableError(f"the launcher can't be reached: {error}", retry="no") from error
         except asyncio.CancelledError:
             future.cancel()  # should it have gone out all the same, the answer is disowned

@@ -1,8 +1,12 @@
 """The fork start, from the request to a joined worker: a shell, a fork, a move, one exact byte.
 
 It has the face of `launch.Start`, so that the launcher drives both alike: `waits_for`, `advance`,
-`deadline`, `expire`, `abort`, `running`. It differs in two ways. It can be made ahead, up to where the
-zygote is needed, and stand there until it is wanted. And it waits for its turn at the zygote.
+`deadline`, `expire`, `abort`, `running`. It differs in three ways. It can be made ahead, up to where the
+zygote is needed, and stand there until it is wanted. It waits for its turn at the zygote. And where a
+step needs the zygote held, the step is `held_back`, and `proceed` is called until it was done.
+
+What a fork reports of its failure is a hostile process's word. It is taken for the reason, and for
+nothing else: whatever was said, the zygote goes on only where it is seen to be what it was (`clear`).
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, UnsupportedError
-from bridgehold.sandbox import network, procfs
+from bridgehold.errors import BridgeholdError, UnsupportedError, ZygoteError
+from bridgehold.sandbox import network, procfs, shortage
 from bridgehold.sandbox.attest import NAMESPACES, namespaces
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch import Descriptors, Running
@@ -26,7 +31,8 @@ from bridgehold.sandbox.shell import Shell, ShellPlan, own_mounts
 from bridgehold.sandbox.values import SandboxSpec
 from bridgehold.sandbox.zygote import ForkOrder, SurpriseError, Zygote
 
-_FORKED, _MOVED, _JOINED, _RELEASE = b"F", b"M", b"J", b"R"
+_FORKED, _MOVED, _JOINED, _FAILED, _RELEASE = b"F", b"M", b"J", b"E", b"R"
+_MAX_SAID = 16
 _FORK_SECONDS = 10.0
 
 
@@ -62,6 +68,9 @@ class Fork:
             )
         )
         self._wanted = self._asked = self._moved = False
+        self._due: Callable[[], None] | None = None
+        self._said = b""
+        """Why it failed, as it says."""
         self._clock = time.perf_counter_ns()
         self.deadline = time.monotonic() + _FORK_SECONDS
         shell = ShellPlan(
@@ -80,7 +89,7 @@ class Fork:
         """The descriptor that tells of the next step; None while it waits to be wanted, or for its turn."""
         if self._shell is not None:
             return self._shell.report
-        return self._report if self._report >= 0 else None
+        return self._report if self._report >= 0 and self._due is None else None
 
     @property
     def helper(self) -> int:
@@ -93,9 +102,14 @@ class Fork:
         return self._met and not self._asked
 
     @property
-    def unsure(self) -> bool:
-        """Asked of the zygote, and not seen to be done: a failure now is the zygote's."""
+    def under_way(self) -> bool:
+        """Asked of the zygote, and not seen to be done: a failure now leaves something to clear away."""
         return self._asked and not self._moved
+
+    @property
+    def held_back(self) -> bool:
+        """The next step is due, and waits for the zygote to stand."""
+        return self._due is not None
 
     def want(self) -> None:
         """Somebody waits for it: from now on it has a deadline, and its phases count."""
@@ -122,17 +136,37 @@ class Fork:
                 if not self._wanted:
                     self.deadline = math.inf
             return False
-        heard = os.read(self._report, 16)
-        if not heard and self._steps:
-            raise SurpriseError(f"the fork ended before it {self._steps[0][1]}")
+        heard = os.read(self._report, _MAX_SAID)
+        if not heard and (self._steps or self._said):
+            raise self._failure()
         if not heard:
             self._meet_worker()
             return True
+        if heard.startswith(_FAILED) and not self._said:
+            self._said = heard[1:]
+            return False  # until it has let go of everything
         if not self._steps or heard != self._steps[0][0]:
             raise SurpriseError("the fork reports what it was not asked")
         _, _, step = self._steps.popleft()
         step()
         return False
+
+    def proceed(self) -> bool:
+        """What is held back, if the zygote stands; whether it was done. `SurpriseError` as `advance`."""
+        if self._due is None or not self.zygote.stands:
+            return False
+        due, self._due = self._due, None
+        due()
+        return True
+
+    def _failure(self) -> BridgeholdError:
+        """It ended too early. That is no surprise: the machine may have been short of something, and said so
+        to it or killed it."""
+        number = int(self._said) if self._said.isdigit() else 0
+        step = self._steps[0][1] if self._steps else "was limited"
+        if number in shortage.SHORT_OF:
+            return shortage.short_of(number, f"for a fork, before it {step}")
+        return ZygoteError(f"the fork ended before it {step}")
 
     def expire(self) -> BridgeholdError:
         if not self._asked:
@@ -152,7 +186,7 @@ class Fork:
         for descriptor in self.running.host_ends:
             os.close(descriptor)
         self.running.host_ends = ()
-        self._report = -1
+        self._report, self._due = -1, None
         self._fds.close_all()
 
     def _meet_init(self) -> None:
@@ -193,18 +227,27 @@ class Fork:
             rlimits={str(number): value for number, value in plan.rlimits.items()},
             threads=max(1, (plan.spec.resources.cpu_millis + 999) // 1000),
         )
+        os.set_blocking(self._gate, False)
         inside = [frames_in, frames_out, log_out, gate, told]
-        self._asked = True
-        inside += [fds.add(descriptor) for descriptor in _open_namespaces(self.running.init)]
+        # The user namespace first: it gives the right to the others. (Not a pidfd of the shell: the
+        # zygote's Landlock domain keeps its forks from using one.)
+        folder = f"/proc/{self.running.init}/ns"
+        inside += (fds.add(os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)) for name in NAMESPACES)
         doors = [fds.add(descriptor) for descriptor in self._cgroup.doors(self.zygote.uid)]
         self._by_door = bool(doors)
         inside += doors
+        self._asked = True
         self.zygote.ask(order, inside)
         fds.close(*inside)
         self._ends = (to_guest, from_guest, log)
 
     def _meet_fork(self) -> None:
-        """The fork stands at its gate: met, and let into its cgroup."""
+        """The fork stands at its gate: once its zygote stands too, it is met, and let into its cgroup."""
+        self.zygote.stop()
+        self._due = self._let_move
+        self.proceed()
+
+    def _let_move(self) -> None:
         self._mark("fork")
         self._fork = self.zygote.meet()
         self._fork_fd = self._fds.add(os.pidfd_open(self._fork))
@@ -228,6 +271,8 @@ class Fork:
         """The first process of the fork is on its way out, the second is the worker."""
         running = self.running
         found = [pid for pid in self._cgroup.processes() if pid not in (running.init, self._fork)]
+        if not found:
+            raise ZygoteError("the fork ended as soon as it had joined")
         if len(found) != 1:
             raise SurpriseError(f"{len(found)} processes joined a fork's namespaces, not one")
         running.worker = found[0]
@@ -243,11 +288,3 @@ class Fork:
         now = time.perf_counter_ns()
         self.running.phases_us[phase] = (now - self._clock) // 1000
         self._clock = now
-
-
-def _open_namespaces(init: int) -> list[int]:
-    """Descriptors of a shell's namespaces, the user namespace first: it gives the right to the others.
-
-    Not a pidfd of the shell: the zygote's Landlock domain keeps its forks from using one.
-    """
-    return [os.open(f"/proc/{init}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in NAMESPACES]

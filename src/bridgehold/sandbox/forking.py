@@ -11,19 +11,21 @@ import math
 import time
 from typing import Protocol
 
-from bridgehold.errors import BridgeholdError, UnsupportedError, ZygoteError
+from bridgehold.errors import ZygoteError
 from bridgehold.sandbox import requests
 from bridgehold.sandbox.begin import begin_fork
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.reap import By
+from bridgehold.sandbox.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.values import SandboxSpec
 from bridgehold.sandbox.worker import Parts, Worker
 from bridgehold.sandbox.zygote import Zygote
 
-FAULTS = (BridgeholdError, OSError, ValueError, KeyError)
-"""What one worker's start may raise; it ends that worker and no other."""
 _SPARE_SECONDS = 0.02
 """After a session's attestation: its first command is not to share the processor with the next's sandbox."""
+
+_HOLD_PAUSE, _RUN_PAUSE = 0.001, 0.01
+"""Between looks at a zygote that is to stand, and at one that is to run."""
 
 
 class Owner(Protocol):
@@ -51,7 +53,7 @@ class Forking:
         """Raises `ZygoteError` where there is nothing to fork from; the answer comes later."""
         parent = self._owner.workers.get(request.zygote)
         if parent is None or not parent.running or parent.zygote is None or not parent.zygote.settled:
-            raise ZygoteError(f"there is no zygote {request.zygote[:40]} to fork from", retry="later")
+            raise ZygoteError("there is no such zygote to fork from")
         self._owner.admit(request.spec)
         worker = self._take_spare(parent.zygote, request.spec)
         if worker is None:
@@ -68,12 +70,37 @@ class Forking:
             self._take_turns(worker.start.zygote)
 
     def over(self, worker: Worker) -> None:
-        """`worker`'s fork is over, this way or that: its zygote is free for the next."""
+        """`worker`'s fork is over, this way or that: its zygote is free for the next, or cleared first."""
         parent = worker.parent
         if parent is not None and parent.zygote is not None and parent.zygote.busy == worker.name:
             parent.zygote.busy = ""
-            if parent.running:
+            if parent.running and isinstance(worker.start, Fork) and worker.start.under_way:
+                parent.zygote.unclear = True
+                parent.zygote.stop()
+                self._owner.add(parent)
+            elif parent.running:
                 self._take_turns(parent.zygote)
+
+    def clear(self, parent: Worker, zygote: Zygote) -> None:
+        """One look at what a failed fork has left. What can't be told now is looked at again: until then
+        nothing is forked, and nobody is blamed."""
+        try:
+            zygote.unclear = not zygote.clear()
+        except FAULTS as error:
+            if not shortage(error):
+                self._owner.end(parent, by="zygote", reason=typed(error).message)
+        if not zygote.unclear and parent.running:
+            self._take_turns(zygote)
+
+    def proceed(self, worker: Worker, start: Fork) -> None:
+        """Where its next step waits for its zygote to stand: another look."""
+        try:
+            done = start.proceed()
+        except FAULTS as error:
+            self._owner.fail(worker, error)
+        else:
+            if done:
+                self._owner.watch(worker, start.waits_for)
 
     def attested(self, worker: Worker) -> None:
         """Its session begins: a spare like it is due."""
@@ -124,12 +151,16 @@ class Forking:
     def _begin(self, spec: SandboxSpec, parent: Worker, zygote: Zygote) -> Worker:
         worker = begin_fork(self._owner.parts, spec, parent, zygote)
         self._owner.add(worker)
-        self._owner.watch(worker, worker.start.waits_for)
+        try:
+            self._owner.watch(worker, worker.start.waits_for)
+        except BaseException:
+            self._owner.end(worker, by="killed")
+            raise
         return worker
 
     def _take_turns(self, zygote: Zygote) -> None:
         """Ask for the next fork that waits, unless one is under way."""
-        while zygote.queue and not zygote.busy:
+        while zygote.queue and not zygote.busy and not zygote.unclear:
             worker = self._owner.workers.get(zygote.queue.popleft())
             if worker is None or worker.ending is not None or not isinstance(worker.start, Fork):
                 continue
@@ -142,8 +173,11 @@ class Forking:
                 self._owner.watch(worker, worker.start.waits_for)
 
 
-def typed(error: Exception) -> BridgeholdError:
-    """A fault of a start as the error that is answered (pure)."""
-    if isinstance(error, BridgeholdError):
-        return error
-    return UnsupportedError(f"the sandbox did not start: {error}")
+def hold_pause(worker: Worker) -> float:
+    """Seconds until another look at the zygote that `worker` is, or is forked by."""
+    if worker.settling is not None or (isinstance(worker.start, Fork) and worker.start.held_back):
+        return _HOLD_PAUSE
+    unclear = worker.running and worker.zygote is not None and worker.zygote.unclear
+    if unclear or (isinstance(worker.start, Fork) and worker.start.under_way and not worker.started):
+        return _RUN_PAUSE
+    return math.inf

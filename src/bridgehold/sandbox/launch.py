@@ -22,6 +22,7 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import mounts, network, procfs, shortage, syscalls
 from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.hold import Hold
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
 from bridgehold.sandbox.staging import Staged
 from bridgehold.sandbox.values import SandboxSpec
@@ -72,6 +73,8 @@ class Running(msgspec.Struct, kw_only=True):
     """Of a fork: its init ends when this is closed."""
     fork_socket: socket.socket | None = None
     """Of a zygote: where it is asked to fork."""
+    hold: Hold | None = None
+    """Of a zygote that was attested: what keeps it still."""
     given: frozenset[str] = frozenset()
     """Of a zygote: its descriptors, as links of /proc show them."""
 
@@ -131,7 +134,12 @@ class Start:
         monitor = os.fork()
         if monitor == 0:
             _child(plan, self._cgroup, ends)
-        self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+        try:
+            self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+        except OSError:
+            os.kill(monitor, signal.SIGKILL)  # ours, at its gate, and not reaped yet
+            os.waitpid(monitor, 0)
+            raise
         if zygote:
             self.running.fork_socket, self.running.given = zygote.socket, zygote.given
             fds.close(*zygote.inside())
@@ -167,6 +175,9 @@ class Start:
         part = os.read(self._info_read, _MAX_INFO)
         self._info += part
         if not part or len(self._info) >= _MAX_INFO:
+            said = _read_now(self._entered_read, _MAX_REPORT)
+            if said:  # it did not even become bubblewrap
+                raise shortage.heard(said, _NOT_ENTERED)
             complaint = self._complaint()
             number = shortage.named(complaint)
             if number:
@@ -232,12 +243,17 @@ class Start:
 
     def _complaint(self) -> str:
         """What bubblewrap wrote before it gave up (no guest has run yet): bounded and printable."""
-        os.set_blocking(self._log, False)
-        try:
-            text = os.read(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
-        except BlockingIOError:
-            return ""
+        text = _read_now(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
         return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _read_now(descriptor: int, most: int) -> bytes:
+    """What a pipe holds; nothing where it is empty."""
+    os.set_blocking(descriptor, False)
+    try:
+        return os.read(descriptor, most)
+    except BlockingIOError:
+        return b""
 
 
 class Descriptors:

@@ -32,11 +32,11 @@ def start_time(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Of every thread of `pid`. Empty where it is gone."""
+    """Of every thread of `pid`; what is gone has none. Raises `OSError` where they can't be read."""
     found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 - names are all that is wanted
             found += map(int, read(f"/proc/{pid}/task/{task}/children").split())
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return found
     return found

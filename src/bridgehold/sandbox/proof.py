@@ -19,7 +19,8 @@ _MAX_MESSAGE = 4000
 
 
 def prove(worker: Worker, parts: Parts, own: dict[str, int]) -> Attestation:
-    """Judge every process of a running worker. Raises `AttestationError` naming each difference.
+    """Judge every process of a running worker. Raises `AttestationError` naming each difference, and
+    `OSError` where the machine is too short of something to look.
 
     `own`: the launcher's namespaces.
     """
@@ -27,7 +28,7 @@ def prove(worker: Worker, parts: Parts, own: dict[str, int]) -> Attestation:
     top = expected.monitor or worker.start.running.worker
 
     def list_pids() -> set[int]:
-        return {*worker.cgroup.processes(), *attest.descendants(top)}
+        return {*worker.cgroup.processes(), *attest.descendants(top, most=_MOST_PROCESSES)}
 
     seen, differences = attest.observe_all(list_pids, worker.cgroup, most=_MOST_PROCESSES)
     differences += attest.compare(expected, seen)

@@ -28,6 +28,8 @@ _QUICK_PASSES, _CALM_PASSES = 50, 150
 _QUICK_SECONDS, _CALM_SECONDS, _SLOW_SECONDS = 0.002, 0.02, 0.2
 _SLOW_EVERY = 8
 OVERDUE_SECONDS = 30.0
+_FOLDER_SECONDS = 2.0
+"""From the kill on: a cgroup that is busy for longer is the parent's to remove."""
 
 
 class Ending:
@@ -52,6 +54,7 @@ class Ending:
         self._reason = reason
         self._passes = 0
         self._status: int | None = None
+        self._usage: Usage | None = None
         self._started = time.monotonic()
         cgroup.lift()  # under a small quota two hundred processes take ten seconds to die
         self._strike()
@@ -74,7 +77,9 @@ class Ending:
         return time.monotonic() - self._started > OVERDUE_SECONDS
 
     def step(self) -> ExitReport | None:
-        """One pass. None while anything is left."""
+        """One pass. None while anything is left. Raises `OSError` where it can't be told: try again."""
+        if self._running.hold is not None:
+            self._running.hold.attend()
         if self._status is None:
             self._status = self._wait()
         left = self._cgroup.processes()
@@ -86,8 +91,10 @@ class Ending:
         self._passes += 1
         if left or self._status is None or not _gone(self._running.init_fd):
             return None
-        usage = self._cgroup.usage()
+        usage = self._usage = self._usage or self._cgroup.usage()
         self._cgroup.remove()
+        if self._cgroup.left_over and time.monotonic() - self._started < _FOLDER_SECONDS:
+            return None  # the kernel is still letting go of what died in it
         for descriptor in (self._running.init_fd, self._running.monitor_fd, self._running.first_fd):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -110,7 +117,7 @@ class Ending:
             return status if pid else None
         if running.monitor_fd < 0:  # a fork that never came to be
             return UNKNOWN_STATUS
-        if not _ended(running.monitor_fd):
+        if not ended(running.monitor_fd):
             return None
         known = syscalls.wait_status(running.monitor_fd)
         return UNKNOWN_STATUS if known is None else known
@@ -130,14 +137,14 @@ def _gone(init_fd: int) -> bool:
     """Whether init is dead, and reaped where that fell to us. -1: there never was one."""
     if init_fd < 0:
         return True
-    if not _ended(init_fd):
+    if not ended(init_fd):
         return False
     with contextlib.suppress(ChildProcessError):  # its monitor has reaped it
         os.waitid(os.P_PIDFD, init_fd, os.WEXITED | os.WNOHANG)
     return True
 
 
-def _ended(pidfd: int) -> bool:
+def ended(pidfd: int) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))

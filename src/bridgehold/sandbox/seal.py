@@ -8,6 +8,7 @@ goes on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -47,8 +48,13 @@ class SealJob:
         """`top`: the build folder, opened for reading; closed here. Forks."""
         self._path = path
         launcher = os.getpid()
-        self.descriptor, answer = os.pipe()
-        self.child = os.fork()
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, top)
+            self.descriptor, answer = os.pipe()
+            stack.callback(os.close, self.descriptor)
+            stack.callback(os.close, answer)
+            self.child = os.fork()
+            stack.pop_all()
         if self.child == 0:
             _work(top, path, answer, launcher, work)
         os.close(answer)

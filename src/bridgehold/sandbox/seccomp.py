@@ -27,6 +27,11 @@ RULES: tuple[Rule, ...] = (*_BOTH, JOIN, FILTERS)
 ZYGOTE_RULES: tuple[Rule, ...] = (
     *_BOTH,
     Rule(calls=("pidfd_open",), why="a zygote's forks join what they are handed, and nothing else"),
+    Rule(
+        calls=("clone",),
+        why="CLONE_PTRACE: a child that the launcher would hold too",
+        when=(Argument(0, "masked_eq", 0x2000, 0x2000),),
+    ),
 )
 """A zygote's own filter: its forks join namespaces, and then load `RULES` on top."""
 

@@ -17,25 +17,26 @@ import time
 from collections.abc import Callable
 
 from bridgehold.errors import (
-    AttestationError,
     BridgeholdError,
     BusyError,
     NotFoundError,
     UnsupportedError,
+    ZygoteError,
 )
 from bridgehold.policies.model import Machine
-from bridgehold.sandbox import attest, procfs, requests
+from bridgehold.sandbox import procfs, requests
 from bridgehold.sandbox.begin import begin_launch
 from bridgehold.sandbox.bounds import check
 from bridgehold.sandbox.cgroups.admission import admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.fork import Fork
-from bridgehold.sandbox.forking import FAULTS, Forking, typed
+from bridgehold.sandbox.forking import Forking, hold_pause
 from bridgehold.sandbox.limits import core_handler
-from bridgehold.sandbox.proof import prove
-from bridgehold.sandbox.reap import By, Ending
+from bridgehold.sandbox.proving import Proving, own_limit
+from bridgehold.sandbox.reap import By, Ending, ended
 from bridgehold.sandbox.seal import SealJob, empty_tree, seal_tree
+from bridgehold.sandbox.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.staging import is_device
 from bridgehold.sandbox.uncounted import Watch
@@ -47,7 +48,7 @@ _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
-_FILTER_SECONDS, _FILTER_PAUSE = 1.0, 0.002
+_FILTER_PAUSE = 0.002
 _STOP_SECONDS = 10.0
 
 
@@ -63,7 +64,7 @@ class Launcher:
         self._forking = Forking(self)
         self._uncounted = Watch()
         self._seals: dict[int, tuple[int, SealJob]] = {}
-        self._own = attest.namespaces("self")
+        self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
 
@@ -88,15 +89,25 @@ class Launcher:
         for worker in list(watched):
             self._visit(worker, now)
         if self.workers and now >= self._uncounted.due:
-            for worker, what in self._uncounted.over(self.workers.values(), now):
-                self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
+            self._end_uncounted(now)
         self._forking.make_spares()
+
+    def _end_uncounted(self, now: float) -> None:
+        try:
+            over = self._uncounted.over(self.workers.values(), now)
+        except OSError as error:
+            if not shortage(error):
+                raise
+            return  # the next look may find more
+        for worker, what in over:
+            self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
 
     def _patience(self) -> float | None:
         """Seconds until something is due that no descriptor tells of."""
         now = time.monotonic()
         waits = [w.ending.pause for w in self._restless if w.ending is not None]
         waits += [max(0.0, w.start.deadline - now) for w in self._restless if not w.started]
+        waits += [hold_pause(w) for w in self._restless]
         waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
         waits += [_FILTER_PAUSE for w in self._restless if w.running and w.proof_due]
         if self.parts.parent.version == "none" and self.workers:
@@ -111,6 +122,15 @@ class Launcher:
             self._step(worker, worker.ending)
         elif not worker.started and now > worker.start.deadline:
             self.fail(worker, worker.start.expire())
+        elif not worker.started and isinstance(worker.start, Fork):
+            if worker.start.held_back:
+                self._forking.proceed(worker, worker.start)
+            elif worker.start.under_way:
+                worker.start.zygote.attend()
+        elif worker.running and worker.zygote is not None and worker.settling is not None:
+            self._proving.settle_in(worker, worker.zygote)
+        elif worker.running and worker.zygote is not None and worker.zygote.unclear:
+            self._forking.clear(worker, worker.zygote)
         elif worker.running and self._out_of_memory(worker, now):
             self.end(worker, by="")  # v1 kills one process; the session dies whole
         elif worker.running and worker.proof_due is not None:
@@ -136,16 +156,13 @@ class Launcher:
     def _respond(self, request: requests.Request) -> None:
         try:
             answer = self._handle(request)
-        except BridgeholdError as error:
-            answer = requests.Answer(id=request.id, error=error.info())
-        except (OSError, ValueError, KeyError) as error:
-            failure = UnsupportedError(f"{type(request).__name__}: {error}")
-            answer = requests.Answer(id=request.id, error=failure.info())
+        except FAULTS as error:
+            answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
             self._channel.send(answer)
 
     def _account(self, request: requests.AccountRequest) -> None:
-        worker = self._find(request.worker)
+        worker = self.find(request.worker)
         self._channel.send(
             requests.Answer(id=request.id, usage=worker.cgroup.usage()), worker.cgroup.account()
         )
@@ -156,9 +173,9 @@ class Launcher:
             case requests.MachineRequest():
                 return requests.Answer(id=request.id, machine=self._machine())
             case requests.AttestRequest():
-                self._attest(request)
+                self._proving.attest(request)
             case requests.UsageRequest():
-                return requests.Answer(id=request.id, usage=self._find(request.worker).cgroup.usage())
+                return requests.Answer(id=request.id, usage=self.find(request.worker).cgroup.usage())
             case requests.AccountRequest():
                 self._account(request)
             case requests.LaunchRequest():
@@ -166,14 +183,20 @@ class Launcher:
             case requests.ForkRequest():
                 self._forking.fork(request)
             case requests.KillRequest():
-                worker = self._find(request.worker)
+                worker = self.find(request.worker)
                 worker.killers.append(request.id)
                 self.end(worker, by="killed")
             case requests.SealRequest():
                 self._seal(request)
         return None
 
-    def _find(self, name: str) -> Worker:
+    def answer(self, answer: requests.Answer) -> None:
+        self._channel.send(answer)
+
+    def attested(self, worker: Worker) -> None:
+        self._forking.attested(worker)
+
+    def find(self, name: str) -> Worker:
         worker = self.workers.get(name)
         if worker is None or not worker.started:
             raise NotFoundError(f"no worker {name[:40]}")
@@ -196,7 +219,10 @@ class Launcher:
         self.admit(request.spec)
         worker = begin_launch(self.parts, request)
         self.add(worker)
-        self.watch(worker, worker.start.waits_for)
+        try:
+            self.watch(worker, worker.start.waits_for)
+        except FAULTS as error:
+            self.fail(worker, error)
 
     def add(self, worker: Worker) -> None:
         self.workers[worker.name] = worker
@@ -230,6 +256,9 @@ class Launcher:
             self.end(worker, by="")
         elif descriptor == worker.start.running.first_fd:
             self._alone(worker)
+        elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
+            worker.zygote.attend()  # it died, held: its parent inside is told by this
+            self.watch_running(worker)
         else:
             with contextlib.suppress(BlockingIOError):
                 os.read(descriptor, 4096)
@@ -240,19 +269,19 @@ class Launcher:
         start = worker.start
         self.watch(worker)  # a step may close what is watched
         try:
-            worker.started = start.advance()
+            if not start.advance():
+                self.watch(worker, start.waits_for)
+                self._forking.ready(worker)
+                return
+            if worker.spec.kind == "zygote":
+                worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
+            self.watch_running(worker)
         except FAULTS as error:
             self.fail(worker, error)
             return
-        if not worker.started:
-            self.watch(worker, start.waits_for)
-            self._forking.ready(worker)
-            return
+        worker.started = True
         if worker.staged is not None:
             self.parts.stage.release(worker.staged)
-        if worker.spec.kind == "zygote":
-            worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
-        self._watch_running(worker)
         ends = list(start.running.host_ends)
         start.running.host_ends = ()
         launched = Launched(
@@ -267,16 +296,17 @@ class Launcher:
         self._channel.send(requests.Answer(id=worker.request, launched=launched), ends)
         self._forking.over(worker)
 
-    def _watch_running(self, worker: Worker) -> None:
+    def watch_running(self, worker: Worker) -> None:
         running = worker.start.running
         first = running.first_fd if running.first_fd >= 0 else None
-        self.watch(worker, running.monitor_fd, worker.cgroup.oom_fd(), first)
+        held = worker.zygote.pid_fd if worker.zygote and running.hold and not running.hold.gone else None
+        self.watch(worker, running.monitor_fd, worker.cgroup.oom_fd(), first, held)
 
     def _alone(self, worker: Worker) -> None:
         """A fork's first process is gone: what is left is the worker's own."""
         running = worker.start.running
         descriptor, running.first_fd = running.first_fd, -1
-        self._watch_running(worker)
+        self.watch_running(worker)
         os.close(descriptor)
         request, worker.proof_wanted = worker.proof_wanted, None
         if request is not None:
@@ -284,9 +314,10 @@ class Launcher:
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
-        failure = typed(error)
-        if isinstance(worker.start, Fork) and worker.start.unsure:
-            failure = SurpriseError(failure.message)
+        failure = own_limit(worker, typed(error))
+        zygote = worker.parent.zygote if worker.parent is not None else None
+        if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
+            failure = ZygoteError("the zygote has ended")  # whatever it led to
         worker.failure = failure
         if isinstance(failure, SurpriseError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
@@ -308,7 +339,12 @@ class Launcher:
         self._forking.over(worker)
 
     def _step(self, worker: Worker, ending: Ending) -> None:
-        report = ending.step()
+        try:
+            report = ending.step()
+        except FAULTS as error:
+            if not shortage(error):
+                raise
+            report = None  # what can't be told now is asked again: nothing counts as gone before
         if report is not None:
             self._forget(worker)
             self._report(worker, report)
@@ -355,38 +391,6 @@ class Launcher:
         self._channel.send(requests.Answer(id=0, exited=report))
         for request in worker.killers:
             self._channel.send(requests.Answer(id=request, exited=report))
-
-    def _attest(self, request: requests.AttestRequest) -> None:
-        worker = self._find(request.worker)
-        if worker.ending is not None:
-            raise NotFoundError(f"worker {worker.name} has ended")
-        worker.proof_until = worker.proof_until or time.monotonic() + _FILTER_SECONDS
-        if worker.start.running.first_fd >= 0 or self._init_is_late(worker):
-            worker.proof_wanted = request
-            return
-        try:
-            proof = prove(worker, self.parts, self._own)
-            if worker.zygote is not None and not worker.zygote.settled:
-                worker.zygote.settle(proof.pid)
-        except (AttestationError, SurpriseError) as error:
-            if worker.parent is not None:  # what it was forked from is not what it seemed
-                self.end(worker.parent, by="zygote", reason=f"a fork of it is not sound: {error.message}")
-            self.end(worker, by="killed")
-            raise AttestationError(error.message) from error
-        self._channel.send(requests.Answer(id=request.id, attestation=proof))
-        self._forking.attested(worker)
-
-    def _init_is_late(self, worker: Worker) -> bool:
-        """bubblewrap's init loads its filter after it has let the guest begin: look again in a moment."""
-        if time.monotonic() > worker.proof_until:
-            return False
-        late = False
-        with contextlib.suppress(OSError):
-            status = attest.parse_status(procfs.read(f"/proc/{worker.start.running.init}/status"))
-            late = status.get("Seccomp") == "0"
-        if late:
-            self._restless.add(worker)
-        return late
 
     def _seal(self, request: requests.SealRequest) -> None:
         top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)

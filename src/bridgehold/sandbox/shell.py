@@ -21,8 +21,7 @@ import struct
 
 import msgspec
 
-from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import network, syscalls
+from bridgehold.sandbox import network, shortage, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
 from bridgehold.sandbox.staging import TERMINALS, inodes
@@ -31,7 +30,7 @@ from bridgehold.sandbox.values import Mount, SandboxSpec
 _DONE = b"R"
 _GO = b"G"
 _INIT = "/usr/bin/cat"
-_MAX_REPORT = 400
+_MAX_REPORT = 4096
 _NAMESPACES = (
     syscalls.CLONE_NEWNS
     | syscalls.CLONE_NEWPID
@@ -62,21 +61,33 @@ class Shell:
     """One set of namespaces under way. Readable `report` means `finish` is due."""
 
     def __init__(self, plan: ShellPlan, cgroup: SessionCgroup) -> None:
-        """Forks the helper. From here on a failure needs `abort`, and then the end of the cgroup."""
-        self.report, told = os.pipe()
-        leash, self.leash = os.pipe()
+        """Forks the helper. From here on a failure needs `abort`, and then the end of the cgroup.
+
+        Raises `OSError` with nothing left."""
+        self.report = self.leash = -1
+        self.helper = 0
         self._heard = b""
         launcher = os.getpid()
+        self.report, told = os.pipe()
+        try:
+            leash, self.leash = os.pipe()
+        except OSError:
+            os.close(told)
+            self.abort()
+            raise
         try:
             self.helper = os.fork()
             if self.helper == 0:
                 _help(plan, cgroup, _Ends(launcher=launcher, leash=leash, told=told))
+        except OSError:
+            self.abort()
+            raise
         finally:
             os.close(told)
             os.close(leash)
 
     def advance(self) -> bool:
-        """Read the report; true once the shell stands. `UnsupportedError` says what it lacked."""
+        """Read the report; true once the shell stands. Raises what its helper told."""
         part = os.read(self.report, _MAX_REPORT)
         self._heard += part
         if part and len(self._heard) < _MAX_REPORT:
@@ -86,8 +97,7 @@ class Shell:
         os.close(self.report)
         self.report = -1
         if self._heard != _DONE:
-            what = self._heard.removeprefix(_DONE).decode("utf-8", "replace") or "its helper died"
-            raise UnsupportedError(f"no namespaces for a fork: {what}")
+            raise shortage.heard(self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died")
         return True
 
     def keep_leash(self) -> int:
@@ -237,5 +247,5 @@ def _die_with(launcher: int) -> None:
 
 def _fail(told: int, where: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
-        os.write(told, f"{where}: {error}"[:200].encode("utf-8", "replace"))
+        os.write(told, shortage.told(error, f"no namespaces for a fork: {where}"))
     os._exit(126)

@@ -33,6 +33,7 @@ __all__ = [
     "open_tree",
     "openat2",
     "prctl",
+    "ptrace",
     "raise_capabilities",
     "setns",
     "umount",
@@ -53,6 +54,8 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2,
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PTRACE_CONT, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 0x4206, 0x4207
+PTRACE_O_EXITKILL = 1 << 20
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442  # one number on every architecture
@@ -129,6 +132,11 @@ def raise_capabilities() -> None:
     for word in words:
         word.effective = word.permitted
     check(_libc.capset(ctypes.byref(head), words), "capset")
+
+
+def ptrace(request: int, pid: int, data: int = 0) -> None:
+    result = _libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(data))
+    check(result, f"ptrace {request:#x}")
 
 
 class _PidfdInfo(ctypes.Structure):

@@ -14,10 +14,10 @@ import os
 import msgspec
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import shortage, syscalls
 
 _READY = b"R"
-_MAX_REPORT = 200
+_MAX_REPORT = 4096
 _COVER_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 
 
@@ -31,15 +31,22 @@ def take_template(zygote_fd: int) -> int:
 
     `zygote_fd`: a pidfd. The helper lives for a few milliseconds and runs nothing but this.
     """
-    report, told = os.pipe()
-    go, go_told = os.pipe()
-    helper = os.fork()
-    if helper == 0:
-        _help(zygote_fd, _Ends(told=told, go=go))
+    with contextlib.ExitStack() as stack:
+        report, told = os.pipe()
+        stack.callback(os.close, told)
+        stack.callback(os.close, report)
+        go, go_told = os.pipe()
+        stack.callback(os.close, go)
+        stack.callback(os.close, go_told)
+        helper = os.fork()
+        if helper == 0:
+            _help(zygote_fd, _Ends(told=told, go=go))
+        stack.pop_all()
     os.close(told)
     os.close(go)
     template = -1
     heard = b""
+    failure: OSError | None = None
     try:
         heard = os.read(report, _MAX_REPORT)
         if heard == _READY:
@@ -47,15 +54,17 @@ def take_template(zygote_fd: int) -> int:
             os.write(go_told, _READY)
             heard = os.read(report, _MAX_REPORT)
     except OSError as error:
-        heard = str(error).encode()
+        failure = error
     finally:
         os.close(report)
         os.close(go_told)
         os.waitpid(helper, 0)
-    if heard != _READY:
+    if heard != _READY or failure is not None:
         if template >= 0:
             os.close(template)
-        raise UnsupportedError(f"no mounts for forks: {heard.decode('utf-8', 'replace') or 'no answer'}")
+        if failure is not None:
+            raise UnsupportedError(f"no mounts for forks: {failure}") from failure
+        raise shortage.heard(heard.removeprefix(_READY), "no mounts for forks: no answer")
     return template
 
 
@@ -76,5 +85,5 @@ def _help(zygote_fd: int, ends: _Ends) -> None:
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
         with contextlib.suppress(OSError):
-            os.write(ends.told, str(error)[:_MAX_REPORT].encode("utf-8", "replace"))
+            os.write(ends.told, shortage.told(error, "no mounts for forks"))
         os._exit(126)

@@ -1,9 +1,9 @@
 """What a session holds that no cgroup counts and no filter can refuse: locks of files, TCP connections.
 
 Programs need both (SQLite, local servers), so neither is refused; but the kernel charges the locks to
-nobody, nor a connection that waits to be accepted. So the launcher looks once a second at the kernel's own
-lists. While nothing grows that is two short reads for the whole machine. A session that holds more than
-its bound is ended, as one that reached its memory cap is.
+nobody, nor a connection that waits to be accepted. So the launcher looks four times a second at the
+kernel's own lists. While nothing grows that is two short reads for the whole machine. A session that
+holds more than its bound is ended, as one that reached its memory cap is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bridgehold.sandbox.worker import Worker
 
 MOST_LOCKS = 1024
 MOST_CONNECTIONS = 2048
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
 _MAX_LOCKS_BYTES = 1 << 20
 """Of the list of locks: about 16,000. Reading costs the more the longer it is."""
 _GROWTH = MOST_CONNECTIONS // 4

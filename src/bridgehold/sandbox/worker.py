@@ -14,7 +14,7 @@ from bridgehold.sandbox.limits import own_rlimits
 from bridgehold.sandbox.reap import Ending
 from bridgehold.sandbox.staging import NoStage, Roots, Stage, Staged
 from bridgehold.sandbox.uids import UidPool
-from bridgehold.sandbox.values import SandboxSpec
+from bridgehold.sandbox.values import Attestation, SandboxSpec
 from bridgehold.sandbox.zygote import Zygote
 
 
@@ -72,6 +72,8 @@ class Worker:
         """Ids of `kill` requests that wait for its end."""
         self.proof_wanted: requests.AttestRequest | None = None
         """Of a fork whose first process has not left yet: the request that waits for it."""
+        self.settling: Attestation | None = None
+        """Of a zygote that is being held for the first time: the proof that is answered when it stands."""
         self.proof_until = 0.0
         """Monotonic time up to which a proof that was asked for may wait for the sandbox's init."""
         self.watched: set[int] = set()

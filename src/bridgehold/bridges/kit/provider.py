@@ -24,7 +24,7 @@ from bridgehold.bridges.kit import replies, responses, sending, shapes
 from bridgehold.bridges.kit.answers import answer, embedding, text_of, tokens_of
 from bridgehold.bridges.kit.behaviour import Behaviour, LoggedRequest, Scripted
 from bridgehold.bridges.kit.faults import Fault, fault_of
-from bridgehold.bridges.kit.refusals import ErrorKind, kind_of, refusal, shape_of
+from bridgehold.bridges.kit.refusals import ErrorKind, error_event, kind_of, refusal, shape_of
 from bridgehold.bridges.kit.tool_calls import ToolCall, tool_calls
 
 __all__ = ["Behaviour", "LoggedRequest", "Provider", "Scripted", "fingerprint"]
@@ -227,7 +227,7 @@ class Provider:
         if self._failures:
             self._failures -= 1
             return self._refuse(request, behaviour.error or kind_of(status or 429), status)
-        if (behaviour.error or status) and not behaviour.fail_next:
+        if (behaviour.error or status) and not behaviour.fail_next and behaviour.error_after < 0:
             return self._refuse(request, behaviour.error or kind_of(status), status)
         return self._refuse(request, "bad_request") if value is None else None
 
@@ -288,6 +288,10 @@ class Provider:
         return await sending.send_document(asked.request, body, headers, self.behaviour, asked.fault)
 
     async def _events(self, asked: _Asked, events: list[bytes]) -> web.StreamResponse:
+        behaviour = self.behaviour
+        if behaviour.error and behaviour.error_after >= 0:
+            shape = shape_of(asked.request.path)
+            events = [*events[: behaviour.error_after], error_event(behaviour.error, shape)]
         return await sending.send_events(asked.request, events, self.behaviour, asked.fault)
 
 

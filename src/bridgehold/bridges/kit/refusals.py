@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal, NamedTuple, get_args
 
 Shape = Literal["openai", "anthropic", "gemini"]
@@ -109,3 +110,10 @@ def kind_of(status: int) -> ErrorKind:
         529: "overloaded",
     }
     return by_status.get(status, "server")
+
+
+def error_event(kind: ErrorKind, shape: Shape, *, most: int = 1, came: int = 2) -> bytes:
+    """The same in the middle of a stream, where no status can say it any more."""
+    document = refusal(kind, shape, most=most, came=came).document
+    name = b"event: error\n" if shape == "anthropic" else b""
+    return name + b"data: " + json.dumps(document).encode() + b"\n\n"

@@ -52,7 +52,7 @@ class Replies:
         """Status and headers of a provider's answer; its length is kept if it says one."""
         listed = [(n, v) for n, v in headers if _NAME.fullmatch(n)]
         lengths = [v for n, v in listed if n == "content-length" and _LENGTH.fullmatch(v)]
-        kept = [(n, v.strip()) for n, v in listed if n not in _OWN]
+        kept = [(n, v.strip()) for n, v in listed if n not in _OWN and not n.startswith("x-bridgehold-")]
         if len(lengths) == 1:
             kept.append(("content-length", lengths[0]))
         elif status not in (204, 304):
@@ -71,7 +71,7 @@ class Replies:
 
     async def refuse(self, refusal: Refusal, event: str, *, close: bool = False) -> None:
         """The whole answer to a refused request, in the provider's own shape."""
-        denial = Denial(status=refusal.status, rule=refusal.rule, message=refusal.message(event))
+        denial = Denial(status=refusal.status, rule=refusal.rule, message=refusal.message(event), event=event)
         body = denial_body(self._shape, denial)
         headers = [
             (b"content-type", b"application/json"),
@@ -104,7 +104,8 @@ class Replies:
 def raw_refusal(refusal: Refusal, event: str) -> bytes:
     """A refusal for bytes that are no request: the connection closes after it."""
     body = denial_body(
-        "openai", Denial(status=refusal.status, rule=refusal.rule, message=refusal.message(event))
+        "openai",
+        Denial(status=refusal.status, rule=refusal.rule, message=refusal.message(event), event=event),
     )
     head = (
         f"HTTP/1.1 {refusal.status} Refused\r\ncontent-type: application/json\r\n"

@@ -25,6 +25,7 @@ class Denial(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     rule: str
     message: str
+    event: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,30 +57,36 @@ class ShapeRules(msgspec.Struct, frozen=True, kw_only=True):
     """The table of the body that holds these; empty: the body itself."""
 
 
+def _own(denial: Denial) -> dict[str, object]:
+    """What tells a refusal of ours from a provider's, in the part of a body that every SDK keeps."""
+    return {"bridgehold": {"rule": denial.rule, "event": denial.event}}
+
+
 def _openai_denial(denial: Denial) -> object:
     kind = {401: "invalid_request_error", 429: "rate_limit_error"}.get(denial.status, "permission_error")
     error = {"message": denial.message, "type": kind, "param": None, "code": denial.rule}
-    return {"error": error}
+    return {"error": {**error, **_own(denial)}}
 
 
 def _anthropic_denial(denial: Denial) -> object:
     kind = {401: "authentication_error", 429: "rate_limit_error", 400: "invalid_request_error"}
     error = {"type": kind.get(denial.status, "permission_error"), "message": denial.message}
-    return {"type": "error", "error": error}
+    return {"type": "error", "error": {**error, **_own(denial)}}
 
 
 def _gemini_denial(denial: Denial) -> object:
     status = {401: "UNAUTHENTICATED", 429: "RESOURCE_EXHAUSTED", 400: "INVALID_ARGUMENT"}
     error = {"code": denial.status, "message": denial.message}
-    return {"error": error | {"status": status.get(denial.status, "PERMISSION_DENIED")}}
+    error |= {"status": status.get(denial.status, "PERMISSION_DENIED")}
+    return {"error": {**error, **_own(denial)}}
 
 
 def _custom_denial(denial: Denial) -> object:
-    return {"error": {"message": denial.message, "code": denial.rule}}
+    return {"error": {"message": denial.message, "code": denial.rule, **_own(denial)}}
 
 
 def _hub_denial(denial: Denial) -> object:
-    return {"error": denial.message, "code": denial.rule}
+    return {"error": denial.message, "code": denial.rule, **_own(denial)}
 
 
 def _no_usage(_value: dict[str, object]) -> Usage | None:

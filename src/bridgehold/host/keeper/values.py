@@ -18,6 +18,7 @@ from bridgehold.policies.names import normalise_host_pattern
 
 if TYPE_CHECKING:
     from bridgehold.host.config import Config
+    from bridgehold.host.config_sections import ProviderSection
     from bridgehold.host.layout import Layout
 
 Shape = Literal["openai", "anthropic", "gemini", "custom", "hub"]
@@ -104,18 +105,7 @@ def store_config(layout: Layout, config: Config, *, credentials_directory: str =
 
 def keeper_config(layout: Layout, config: Config, *, credentials_directory: str = "") -> KeeperConfig:
     """The keeper's configuration from the operator's. Raises `ConfigError` for a wrong provider."""
-    entries = tuple(
-        ProviderEntry(
-            name=name,
-            base_url=section.base_url,
-            shape=section.shape,
-            auth=section.auth,
-            secret=section.secret,
-            private=section.private,
-            hosts=section.hosts,
-        )
-        for name, section in sorted(config.providers.items())
-    )
+    entries = tuple(provider_entry(name, section) for name, section in sorted(config.providers.items()))
     made = KeeperConfig(
         secrets=store_config(layout, config, credentials_directory=credentials_directory), providers=entries
     )
@@ -123,9 +113,22 @@ def keeper_config(layout: Layout, config: Config, *, credentials_directory: str 
     return made
 
 
+def provider_entry(name: str, section: ProviderSection) -> ProviderEntry:
+    """What the keeper is told of ``[providers.NAME]``."""
+    return ProviderEntry(
+        name=name,
+        base_url=section.base_url,
+        shape=section.shape,
+        auth=section.auth,
+        secret=section.secret,
+        private=section.private,
+        hosts=section.hosts,
+    )
+
+
 def check_config(config: KeeperConfig, where: str = "") -> None:
     """Every fault of the providers' table in one `ConfigError`."""
-    faults = [fault for entry in config.providers for fault in _provider_faults(entry)]
+    faults = [fault for entry in config.providers for fault in provider_faults(entry)]
     names = [entry.name for entry in config.providers]
     faults += [f"providers.{name}: stands there twice" for name in set(names) if names.count(name) > 1]
     if faults:
@@ -136,7 +139,8 @@ def check_config(config: KeeperConfig, where: str = "") -> None:
         )
 
 
-def _provider_faults(entry: ProviderEntry) -> list[str]:
+def provider_faults(entry: ProviderEntry) -> list[str]:
+    """All that is wrong with it, each with its section's name (pure)."""
     faults = []
     if not is_name(entry.name):
         faults.append("is not a name")

@@ -35,7 +35,7 @@ class SessionCgroup(Protocol):
         """Another limit of processes and threads than `Resources` gave."""
 
     def holds(self, pid: int) -> bool:
-        """Whether the process is in this cgroup, in every controller."""
+        """Whether the process is in this cgroup, in every controller. `OSError`: it can't tell."""
 
     def oom_fd(self) -> int | None:
         """A non-blocking descriptor that is readable when something may have been killed for memory.
@@ -60,10 +60,14 @@ class SessionCgroup(Protocol):
         """Forbid forks, then SIGKILL every process. Doesn't wait for them to be gone."""
 
     def processes(self) -> list[int]:
-        """The pids in it, in any controller."""
+        """The pids in it, in any controller. Raises `OSError` where it can't tell."""
 
     def remove(self) -> None:
-        """Remove it in every controller; what stays busy is retried by the parent later."""
+        """Remove it in every controller, without waiting; what stays busy is `left_over`."""
+
+    @property
+    def left_over(self) -> bool:
+        """It was to be removed, and is still there: the next `remove`, or the parent, tries again."""
 
 
 class CgroupParent(Protocol):

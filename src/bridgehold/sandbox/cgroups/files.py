@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from bridgehold.sandbox import procfs
 PAGE = os.sysconf("SC_PAGE_SIZE")
 _KILL_PASSES = 50
 _STEP_SECONDS = 0.002
+_NOT_THERE = (errno.ENOENT, errno.ENODEV, errno.ESRCH)
 
 
 def write(path: Path, value: str) -> None:
@@ -81,11 +83,16 @@ def table(path: Path) -> dict[str, int]:
 
 
 def pids(path: Path) -> list[int]:
-    """A ``cgroup.procs``; empty where the cgroup is gone. 0 (a process of no pid here) is left out."""
+    """A ``cgroup.procs``; empty where the cgroup is gone. 0 (a process of no pid here) is left out.
+
+    Raises `OSError` where it can't be read: that is not the same as empty.
+    """
     try:
         return [int(line) for line in procfs.read(path).split() if line != "0"]
-    except OSError:
-        return []
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return []
+        raise
 
 
 def lowest(folder: Path, top: Path, name: str) -> int | None:

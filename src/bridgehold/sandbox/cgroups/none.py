@@ -52,7 +52,7 @@ class Leaf:
 
     def __init__(self, name: str, resources: Resources) -> None:
         self.path = f"none:{name}"
-        self.removed = False
+        self.removed = self.left_over = False
         self._watchdog = Watchdog(Tree(), resources)
         self._entered, self._entry = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 

@@ -140,7 +140,7 @@ class Parent:
             if not leaf.gone:
                 leaf.lift()
                 leaf.kill()
-                leaf.remove()
+                leaf.remove(seconds=0.5)
         for folder in reversed(dict.fromkeys(self._folders.values())):  # the locked one last
             files.remove(folder)
         self._locks.close()
@@ -148,7 +148,7 @@ class Parent:
     def _retry_leftovers(self) -> None:
         for leaf in self._leaves:
             if leaf.left_over:
-                leaf.remove(seconds=0.0)
+                leaf.remove()
         self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
 
 
@@ -232,7 +232,13 @@ class Leaf:
             files.write(folder / "cgroup.procs", str(pid))
 
     def doors(self, uid: int) -> list[int]:
-        return [owned.open_for(folder / "tasks", uid) for folder in dict.fromkeys(self._folders.values())]
+        with contextlib.ExitStack() as stack:
+            found = []
+            for folder in dict.fromkeys(self._folders.values()):
+                found.append(owned.open_for(folder / "tasks", uid))
+                stack.callback(os.close, found[-1])
+            stack.pop_all()
+            return found
 
     def limit_processes(self, count: int) -> None:
         files.limit(self._folders["pids"] / "pids.max", count)
@@ -240,7 +246,7 @@ class Leaf:
     def holds(self, pid: int) -> bool:
         try:
             seen = own_cgroups(procfs.read(f"/proc/{pid}/cgroup"))
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return False
         return all(seen.get(controller) == name for controller, name in self._names.items())
 
@@ -279,8 +285,8 @@ class Leaf:
             found.update(files.pids(folder / "cgroup.procs"))
         return sorted(found)
 
-    def remove(self, seconds: float = 0.5) -> None:
-        """What is still busy after `seconds` is tried again by the parent's next `create` or `close`."""
+    def remove(self, seconds: float = 0.0) -> None:
+        """What is still busy after `seconds` is tried again by the next call, or by the parent."""
         self._removing = True
         if self._oom is not None:
             os.close(self._oom)

@@ -107,14 +107,14 @@ class Parent:
             if not leaf.gone:
                 leaf.lift()
                 leaf.kill()
-                leaf.remove()
+                leaf.remove(seconds=0.5)
         files.remove(self._folder)
         self._locks.close()
 
     def _retry_leftovers(self) -> None:
         for leaf in self._leaves:
             if leaf.left_over:
-                leaf.remove(seconds=0.0)
+                leaf.remove()
         self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
 
 
@@ -171,7 +171,7 @@ class Leaf:
     def holds(self, pid: int) -> bool:
         try:
             seen = own_cgroups(procfs.read(f"/proc/{pid}/cgroup"))
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return False
         return seen.get("") == self._name
 
@@ -211,8 +211,8 @@ class Leaf:
     def processes(self) -> list[int]:
         return files.pids(self._folder / "cgroup.procs")
 
-    def remove(self, seconds: float = 0.5) -> None:
-        """What is still busy after `seconds` is tried again by the parent's next `create` or `close`."""
+    def remove(self, seconds: float = 0.0) -> None:
+        """What is still busy after `seconds` is tried again by the next call, or by the parent."""
         self._removing = True
         if self._watch is not None:
             os.close(self._watch)

@@ -13,6 +13,7 @@ from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from bridgehold import reads
 from bridgehold.errors import DependencyError
 from bridgehold.ids import digest_bytes
 from bridgehold.sandbox.envs.values import Interpreter, Lock, Pin
@@ -132,9 +133,4 @@ def read_lock(path: Path | None) -> Lock:
     """The lock in `path`; None is a bridge without packages. Raises `DependencyError`."""
     if path is None:
         return parse_lock("", "")
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DependencyError(f"the lock has more than {MAX_BYTES} bytes", where=str(path))
-        return parse_lock(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DependencyError(f"the lock can't be read: {error}", where=str(path), hint=REMEDY) from error
+    return parse_lock(reads.read_text(path, DependencyError, most=MAX_BYTES, hint=REMEDY), str(path))

@@ -21,7 +21,9 @@ NAMESPACES = 7
 MAX_DESCRIPTORS = 32
 """Frames in, frames out, log, gate, report, the session's seven namespaces (the user's first), and on
 cgroup v1 the files by which the fork moves itself into its cgroup."""
-_FORKED, _MOVED, _JOINED, _RELEASE = b"F", b"M", b"J", b"R"
+_FORKED, _MOVED, _JOINED, _FAILED, _RELEASE = b"F", b"M", b"J", b"E", b"R"
+REPORT = 4
+"""Which of an order's descriptors the fork reports to."""
 _STATUS_FAILED = 4
 
 
@@ -39,7 +41,9 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, me
 
     `parent` is a pipe that ends when the zygote has let go of all `descriptors`.
     """
+    report = -1
     try:
+        report = descriptors[REPORT]
         os.read(parent, 1)
         os.close(parent)
         frames_in, frames_out, log, gate, report, *others = descriptors
@@ -61,15 +65,23 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, me
         _drop(order["uid"], means.program)
         os.write(report, _JOINED)
         os.close(report)
+        report = -1
         renew.renew(order["environment"], order["threads"], means.setters)
         os.chdir(order["working_directory"])
         boot.set_path(boot.BRIDGE)
         sources.use(boot.BRIDGE)
         boot.leave(boot.serve(*wire))
     except BaseException as error:  # noqa: BLE001 - a fork must end here, whatever it was
+        if report >= 0 and isinstance(error, OSError):
+            tell_failure(report, error)
         os.write(2, f"bridgehold: the fork failed: {type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(_STATUS_FAILED)
+
+
+def tell_failure(report: int, error: OSError) -> None:
+    """Say which shortage of the machine it was, if it was one."""
+    os.write(report, _FAILED + str(error.errno or 0).encode())
 
 
 def _pass(gate: int, report: int, done: bytes) -> None:

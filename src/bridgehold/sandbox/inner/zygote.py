@@ -70,11 +70,18 @@ def serve(channel: socket.socket, means: fork.Means) -> int:
         message, descriptors, _, _ = socket.recv_fds(channel, MAX_ORDER_BYTES, fork.MAX_DESCRIPTORS)
         if not message:
             return 0
-        let_go, held = os.pipe()
-        if kernel.bare_fork() == 0:
-            os.close(held)
-            fork.become_worker(json.loads(message), descriptors, let_go, means)
-        for descriptor in (*descriptors, let_go, held):  # the last one tells the fork that all are closed
+        own: list[int] = []
+        try:
+            own += os.pipe()
+            if kernel.bare_fork() == 0:
+                os.close(own[1])
+                fork.become_worker(json.loads(message), descriptors, own[0], means)
+        except OSError as error:  # the machine's, not ours: the next order may find it better
+            own += descriptors[fork.REPORT : fork.REPORT + 1]
+            del descriptors[fork.REPORT : fork.REPORT + 1]
+            if len(own) in (1, 3):
+                fork.tell_failure(own[-1], error)
+        for descriptor in (*descriptors, *own):  # the last one tells the fork that all are closed
             os.close(descriptor)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from uv import find_uv_bin
 
-from bridgehold import writes
+from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import ConfigError, DependencyError, UsageError
 from bridgehold.sandbox.envs.lock import parse_lock
@@ -68,7 +68,7 @@ def read_requirements(text: str, file: str) -> tuple[str, ...]:
 
 def resolve(requirements: Path, python: str) -> str:
     """The lock's text. Raises `DependencyError` with what is asked wrongly or what the resolver said."""
-    asked = read_requirements(requirements.read_text(encoding="utf-8"), str(requirements))
+    asked = read_requirements(reads.read_text(requirements, DependencyError), str(requirements))
     argv = [find_uv_bin(), "pip", "compile", "-", "--generate-hashes", "--only-binary", ":all:"]
     argv += ["--python-version", python, "--no-header", "--no-annotate", "--no-emit-index-url"]
     argv += ["--no-emit-find-links", "--quiet", "--system-certs"]

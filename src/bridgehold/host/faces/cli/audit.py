@@ -1,4 +1,4 @@
-"""`bridgehold audit tail | verify | query | anchor` and `bridgehold why`: reading, without host or key."""
+"""`bridgehold audit tail | query | verify | export` and `bridgehold why`: reading, without host or key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.entries import Entry, printable
 from bridgehold.audit.export import export_ocsf
-from bridgehold.audit.query import Query
+from bridgehold.audit.query import Query, parse_kind, parse_time
 from bridgehold.audit.query import query as find
 from bridgehold.audit.read import follow, read_all
 from bridgehold.audit.read import tail as read_tail
@@ -61,8 +61,8 @@ def query(
 ) -> None:
     """Events by kind, tenant, session, command, time or text."""
     wanted = Query(
-        kind=kind, tenant=tenant, session=session, command=command,
-        since=since, until=until, text=text, limit=limit,
+        kind=parse_kind(kind), tenant=tenant, session=session, command=command,
+        since=parse_time(since), until=parse_time(until), text=text, limit=limit,
     )  # fmt: skip
     for entry in find(audit_folder(audit), wanted):
         print_entry(entry, as_json=json_output)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from bridgehold import writes
+from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError
 from bridgehold.host.faces.authoring.check import Verdict, check
@@ -70,10 +70,7 @@ def new(
 
 
 def _source(script: str) -> str:
-    try:
-        return Path(script).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the script can't be read: {error}", where=script) from error
+    return reads.read_text(Path(script), UsageError)
 
 
 def lock_bridge(

@@ -15,6 +15,7 @@ from bridgehold.host.faces.cli import authoring, chaos
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.faces.client import Host
+from bridgehold.ids import parse_name
 from bridgehold.policies.units import format_size
 
 app = typer.Typer(
@@ -75,7 +76,7 @@ def build(
     json_output: Json = False,
 ) -> None:
     """Build the bridge's environment (found at once where it is built already)."""
-    result = asyncio.run(_build(bridge, anew=anew))
+    result = asyncio.run(_build(parse_name(bridge, "bridge"), anew=anew))
     if json_output:
         print_json(result)
     else:

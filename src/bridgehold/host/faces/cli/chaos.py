@@ -79,7 +79,7 @@ def _ended(ended: dict[str, int]) -> str:
 
 
 def provider(
-    port: Annotated[int, typer.Option(help="0: a free one, which is printed.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free one, which is printed.")] = 0,
     key_file: Annotated[str, typer.Option(help="Read its key here, or write a new one (0600).")] = "",
     latency_ms: Annotated[int, typer.Option(help="Before each answer.")] = 0,
     chunk_ms: Annotated[int, typer.Option(help="Between two events of a stream.")] = 0,

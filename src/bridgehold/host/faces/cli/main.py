@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bridgehold.errors import BridgeholdError, InternalError
 from bridgehold.host.faces.cli import (
     artifacts,
     audit,
@@ -28,7 +27,7 @@ from bridgehold.host.faces.cli import (
     stdio,
     usage,
 )
-from bridgehold.host.faces.cli.render import err, print_error
+from bridgehold.host.faces.cli.border import guarded
 
 app = typer.Typer(
     name="bridgehold",
@@ -83,18 +82,4 @@ def callback(
 
 def main() -> None:
     """The ``bridgehold`` command. Exit status: the error's own (docs/reference/errors.md)."""
-    as_json = "--json" in sys.argv[1:]
-    try:
-        app()
-    except BridgeholdError as error:
-        print_error(error, as_json=as_json)
-        raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt:
-        err.print("stopped")
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        raise SystemExit(141) from None
-    except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback
-        defect = InternalError(f"{type(error).__name__}: {error}")
-        print_error(defect, as_json=as_json)
-        raise SystemExit(defect.exit_status) from None
+    raise SystemExit(guarded(lambda: app(prog_name="bridgehold", standalone_mode=False)))

@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from bridgehold import reads
 from bridgehold.errors import PolicyError
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.layout import default_layout
@@ -49,10 +50,7 @@ def check(
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"can't be read: {error}", where=str(path)) from error
+    return reads.read_text(path, PolicyError)
 
 
 @app.command()

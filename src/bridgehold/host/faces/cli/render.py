@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,8 +14,18 @@ from rich.table import Table
 
 from bridgehold.errors import BridgeholdError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_PIPE_WIDTH = 100_000
+"""Where nobody looks no line is folded: an id that is cut in two is none."""
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    shown = "COLUMNS" in os.environ or (stream is not None and stream.isatty())
+    return Console(stderr=stderr, highlight=False, width=None if shown else _PIPE_WIDTH)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 def plain(text: str) -> str:
@@ -24,18 +35,24 @@ def plain(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout, nothing else."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    _write(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 def print_json_line(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    _write(msgspec.json.encode(value))
     sys.stdout.flush()
+
+
+def _write(line: bytes) -> None:
+    """UTF-8, as JSON is, whatever the locale says."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(line + b"\n")
 
 
 def print_error(error: BridgeholdError, *, as_json: bool) -> None:
     """An error with what was wrong, where, the remedy, and the `why` command of its event."""
     if as_json:
-        sys.stdout.write(msgspec.json.encode(error.info()).decode() + "\n")
+        _write(msgspec.json.encode(error.info()))
         return
     err.print(f"[bold red]{error.code}[/]: {escape(plain(error.message))}", soft_wrap=True)
     if error.where:

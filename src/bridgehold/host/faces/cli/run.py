@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from bridgehold import reads
 from bridgehold.errors import BridgeholdError, UsageError
 from bridgehold.host.faces.cli.render import err, out, print_error, print_json
 from bridgehold.host.faces.client import Client, Host
+from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.values import Reply
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
 Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.")]
+
+
+_EXAMPLE = """Quote it for the shell: --args '{"code": "1+1"}'"""
 
 
 def run(
@@ -42,6 +47,9 @@ def run(
     ] = "",
 ) -> None:
     """Run one command; where no host runs, a private one is started for it."""
+    parse_command(operation)  # before a host is started for nothing
+    parse_name(tenant, "tenant")
+    parse_name(session, "session")
     arguments = read_arguments(args)
     deadline = parse_deadline(timeout)
     reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, stream, record))
@@ -53,22 +61,27 @@ def run(
 
 def read_arguments(text: str) -> dict[str, Any]:
     """The JSON object of ``--args``. Raises `UsageError` that says where it goes wrong."""
-    try:
-        if text == "-":
-            text = sys.stdin.read()
-        elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        value = json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--args: {error}") from error
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"--args is not JSON: {error.msg} at character {error.pos + 1}",
-            hint="""Quote it for the shell: --args '{"code": "1+1"}'""",
-        ) from error
+    where = "--args"
+    if text == "-":
+        text, where = read_stdin(), "standard input"
+    elif text.startswith("@"):
+        where = text[1:]
+        text = reads.read_text(Path(where), UsageError, most=MAX_FRAME)
+    value = reads.parse_json(text, UsageError, where, hint=_EXAMPLE)
     if not isinstance(value, dict):
-        raise UsageError("--args must be a JSON object", hint="""For example --args '{"code": "1+1"}'""")
+        raise UsageError("must be a JSON object", where=where, hint=_EXAMPLE)
     return value
+
+
+def read_stdin() -> str:
+    """All of the standard input, as far as a request can hold it. Raises `UsageError`."""
+    try:
+        data = sys.stdin.buffer.read(MAX_FRAME + 1)
+    except OSError as error:
+        raise UsageError(f"can't be read: {error.strerror}", where="standard input") from error
+    if len(data) > MAX_FRAME:
+        raise UsageError(f"has more than {MAX_FRAME} bytes", where="standard input")
+    return reads.decode(data, UsageError, "standard input")
 
 
 def parse_deadline(text: str) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bridgehold.audit.query import parse_time
 from bridgehold.audit.read import read_all
 from bridgehold.audit.usage import Used, fold
 from bridgehold.host.faces.cli.audit import Folder, audit_folder
@@ -36,7 +37,9 @@ def usage(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Who used what: sessions, commands, processor time, requests, tokens and bytes, as the audit has it."""
-    found = fold(read_all(audit_folder(audit)), tenant=tenant, since=since, until=until)
+    found = fold(
+        read_all(audit_folder(audit)), tenant=tenant, since=parse_time(since), until=parse_time(until)
+    )
     if json_output:
         print_json(found)
         return

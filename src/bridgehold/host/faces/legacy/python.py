@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.errors import BridgeholdError, ConfigError, HostUnavailableError
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.legacy.pipes import PipeIn, PipeOut, take_standard
@@ -70,14 +71,12 @@ def python_path(text: str) -> tuple[str, ...]:
 
 def read_shim_file(path: Path) -> ShimFile:
     """Raises `ConfigError`."""
+    hint = "Make the folder anew with `bridgehold shim`."
+    data = reads.read_bytes(path, ConfigError, hint=hint)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ShimFile)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(
-            f"the shim's own file can't be read: {error}",
-            where=str(path),
-            hint="Make the folder anew with `bridgehold shim`.",
-        ) from error
+        return msgspec.json.decode(data, type=ShimFile)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is no shim's own file: {error}", where=str(path), hint=hint) from error
 
 
 async def _relay(given: ShimFile, invocation: Invocation, frames_in: int, frames_out: int) -> Outcome:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.errors import ErrorInfo, TranscriptError
 
 VERSION = 1
@@ -108,15 +109,7 @@ def encode_line(line: Line) -> bytes:
 def load(file: Path | str) -> tuple[Exchange, ...]:
     """The exchanges of a transcript, in the order of their calls. Raises `TranscriptError`."""
     path = Path(file)
-    try:
-        with path.open("rb") as source:
-            data = source.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise TranscriptError(f"the transcript can't be read: {error.strerror}", where=str(path)) from None
-    if len(data) > MOST_BYTES:
-        raise TranscriptError(
-            f"the transcript has more than {MOST_BYTES} bytes", where=str(path), hint="Record less in one."
-        )
+    data = reads.read_bytes(path, TranscriptError, most=MOST_BYTES)
     return parse(data.splitlines(), str(path))
 
 

@@ -1,0 +1,135 @@
+"""Every file that is read as a whole: a plain one, bounded, in UTF-8, and refused with what, where and why.
+
+What is no plain file isn't waited for, a number has at most 64 bits, and nothing is nested deeper than a
+person would write it: whoever wrote the file, what it gives can be held, converted and shown. What can't be
+read is an error of the caller's choice, never one of Python's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import NoReturn
+
+from bridgehold.errors import BridgeholdError
+
+MOST_BYTES = 16 * 1024 * 1024
+MOST_DEPTH = 64
+MOST_NUMBER = 2**63
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+def read_bytes(
+    path: Path, kind: type[BridgeholdError], *, most: int = MOST_BYTES, hint: str = "", or_none: bool = False
+) -> bytes:
+    """The whole file. Raises a `kind`. `or_none`: a file that isn't there is an empty one."""
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except FileNotFoundError as error:
+        if or_none and not path.is_symlink():
+            return b""
+        if path.is_symlink():
+            raise kind("is a link that leads nowhere", where=str(path), hint=hint) from error
+        raise kind("there is no such file", where=str(path), hint=hint) from error
+    except (OSError, ValueError) as error:
+        raise kind(f"can't be read: {_why(error)}", where=str(path), hint=hint) from error
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise kind("is no plain file", where=str(path), hint=hint)
+            data = file.read(most + 1)
+    except OSError as error:
+        raise kind(f"can't be read: {_why(error)}", where=str(path), hint=hint) from error
+    if len(data) > most:
+        raise kind(f"has more than {most} bytes", where=str(path), hint=hint)
+    return data
+
+
+def read_text(
+    path: Path, kind: type[BridgeholdError], *, most: int = MOST_BYTES, hint: str = "", or_none: bool = False
+) -> str:
+    """As `read_bytes`, in UTF-8."""
+    return decode(read_bytes(path, kind, most=most, hint=hint, or_none=or_none), kind, str(path), hint=hint)
+
+
+def decode(data: bytes, kind: type[BridgeholdError], where: str, *, hint: str = "") -> str:
+    """UTF-8, line ends as they are (pure). Raises a `kind` that names the line."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise kind("is not UTF-8", where=f"{where}:{line}", hint=hint) from error
+
+
+def parse_toml(text: str, kind: type[BridgeholdError], where: str, *, hint: str = "") -> dict[str, object]:
+    """The tables of `text` (pure). Raises a `kind`."""
+    try:
+        data = tomllib.loads(text.replace("\r\n", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        raise kind(f"not TOML: {str(error)[:200]}", where=where, hint=hint) from None
+    except ValueError:
+        raise kind("not TOML: a number of too many digits", where=where, hint=hint) from None
+    except RecursionError:
+        raise kind("not TOML: nested too deeply", where=where, hint=hint) from None
+    check_plain(data, kind, where, hint=hint)
+    return data
+
+
+def parse_json(text: str, kind: type[BridgeholdError], where: str, *, hint: str = "") -> object:
+    """The value of `text` (pure). Raises a `kind` that says where it goes wrong."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise kind(f"{constant} is no number of JSON", where=where, hint=hint)
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, character {error.colno}"
+        raise kind(f"not JSON: {error.msg} at {place}", where=where, hint=hint) from None
+    except ValueError:
+        raise kind("not JSON: a number of too many digits", where=where, hint=hint) from None
+    except RecursionError:
+        raise kind("not JSON: nested too deeply", where=where, hint=hint) from None
+    check_plain(value, kind, where, hint=hint, nul=True)
+    return value
+
+
+def check_plain(
+    value: object, kind: type[BridgeholdError], where: str, *, hint: str = "", nul: bool = False
+) -> None:
+    """That all of a parsed file can be held, converted and shown (pure). `nul`: texts may hold NUL."""
+    waiting: list[tuple[str, object, int]] = [("", value, 0)]
+    while waiting:
+        place, one, depth = waiting.pop()
+        fault = _fault(one, depth, nul=nul)
+        if fault:
+            raise kind(f"{place.removeprefix('.')[:100]}: {fault}".removeprefix(": "), where=where, hint=hint)
+        if isinstance(one, dict):
+            waiting += [(f"{place}.{key}"[:200], below, depth + 1) for key, below in one.items()]
+            waiting += [(f"{place} (a key)"[:200], key, depth + 1) for key in one]
+        elif isinstance(one, list):
+            waiting += [(f"{place}[{number}]"[:200], below, depth + 1) for number, below in enumerate(one)]
+
+
+def _fault(value: object, depth: int, *, nul: bool) -> str:
+    if depth > MOST_DEPTH:
+        return f"nested deeper than {MOST_DEPTH}"
+    if isinstance(value, int) and not -MOST_NUMBER <= value < 2 * MOST_NUMBER:
+        return "a number of more than 64 bits"
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124
+        return "a number that is not finite"
+    if isinstance(value, str) and not nul and "\0" in value:
+        return "a text with a NUL in it"
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "half of a pair of UTF-16"
+    return ""
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or "its name is none"

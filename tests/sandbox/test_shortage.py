@@ -1,0 +1,243 @@
+"""A machine that is short of something, at each step of each start: typed, and nobody else's trouble. (ABUSE 50)"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import resource
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bridgehold.errors import LimitError, ShortageError
+from bridgehold.sandbox import shortage
+from bridgehold.sandbox.control import LauncherClient
+from sandbox import faulty_launcher
+from sandbox.fork_support import Guest, Nursery
+from sandbox.launcher_support import KINDS, Machine, machine, python_spec, read_line
+
+STARTS = ["cold", "fork", "zygote"]
+MOST_STEPS = 600
+Beginning = Callable[[], Awaitable[Guest]]
+
+
+class Kernel:
+    """The page by which a step of the launcher's is made to fail."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(faulty_launcher.PAGE))
+        path.chmod(0o666)
+        with path.open("r+b") as file:
+            self._page = mmap.mmap(file.fileno(), faulty_launcher.PAGE)
+
+    def fail(self, step: int) -> int:
+        """From now on, the `step`th is to fail; the one that was to before."""
+        before = int(faulty_launcher.HEAD.unpack_from(self._page)[0])
+        faulty_launcher.HEAD.pack_into(self._page, 0, step, 0, 0, b"")
+        return before
+
+    def rest(self) -> None:
+        """No step fails any more; what failed so far is kept."""
+        _, made, count, name = faulty_launcher.HEAD.unpack_from(self._page)
+        faulty_launcher.HEAD.pack_into(self._page, 0, 0, made, count, name)
+
+    def failed(self) -> str:
+        """The name of the step that failed since; empty: none did."""
+        _, _, count, name = faulty_launcher.HEAD.unpack_from(self._page)
+        return name.rstrip(b"\0").decode() if count else ""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def short(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, Kernel]]:
+    with tempfile.TemporaryDirectory(prefix="bh-short-") as place:
+        Path(place).chmod(0o755)
+        page = Path(place, "page")
+        kernel = Kernel(page)
+        with machine(request.param, program=(str(faulty_launcher.__file__), str(page))) as made:
+            yield made, kernel
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Machine]:
+    """Of one kind: another account's limits are not this one's to set, where root lacks a capability."""
+    with machine(KINDS[0]) as made:
+        yield made
+
+
+class Scene:
+    """A zygote with a session, and another tenant's: what no start's failure may touch."""
+
+    def __init__(self, box: Machine, client: LauncherClient, kernel: Kernel | None = None) -> None:
+        self.box, self.client = box, client
+        self.kernel = kernel
+        self.own = Nursery(box)
+        self.other = Nursery(box, tenant="other")
+
+    async def open(self) -> None:
+        self.zygotes = [await nursery.zygote(self.client) for nursery in (self.own, self.other)]
+        self.guests = [
+            await nursery.fork(self.client, zygote)
+            for nursery, zygote in zip((self.own, self.other), self.zygotes, strict=True)
+        ]
+        await asyncio.sleep(0.1)  # for the spare that is made ahead
+
+    def begin(self, start: str) -> Beginning:
+        async def cold() -> Guest:
+            code = "import time; print('up', flush=True); time.sleep(60)"
+            guest = Guest(*await self.client.launch(python_spec(code, gateway_port=8080)), self.client)
+            await read_line(guest.ends[1])
+            return guest
+
+        async def fork() -> Guest:
+            spec = self.own.spec()
+            return Guest(*await self.client.fork(self.zygotes[0].launched.worker, spec), self.client)
+
+        async def zygote() -> Guest:
+            """Up to its proof, as a cold start; what is its own begins there."""
+            if self.kernel is None:
+                return await self.own.zygote(self.client, attest=False)
+            step = self.kernel.fail(0)
+            guest = await self.own.zygote(self.client, attest=False)
+            self.kernel.fail(step)
+            return guest
+
+        return {"cold": cold, "fork": fork, "zygote": zygote}[start]
+
+    async def all_is_well(self) -> None:
+        for number, guest in enumerate(self.guests):
+            assert await guest.python(f"value = {number}") == number
+        for zygote in self.zygotes:  # what a failed fork has left is cleared away
+            while (await self.client.usage(zygote.launched.worker)).processes != 3:
+                await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        for guest in (*self.guests, *self.zygotes):
+            await guest.end()
+
+
+async def attempt(begin: Beginning, proved: Callable[[], None] = lambda: None) -> bool:
+    """One start to its proof, and its end; whether it came to that. What fails is a shortage."""
+    guest = None
+    try:
+        guest = await begin()
+        await guest.attest()
+        proved()
+    except ShortageError as error:
+        assert error.retry == "later"
+        return False
+    finally:
+        if guest is not None:
+            await end(guest)
+    return True
+
+
+async def end(guest: Guest) -> None:
+    try:
+        await guest.client.kill(guest.launched.worker)
+    finally:
+        guest.close()
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("start", STARTS)
+def test_a_step_that_fails_is_a_shortage_and_ends_nothing_else(
+    short: tuple[Machine, Kernel], start: str, half: int
+) -> None:
+    """Each step of a start and of its end, in the launcher and in its helpers, fails once, as the kernel has it.
+
+    (The launchers of two kinds take turns.)
+    """
+    box, kernel = short
+
+    async def act(client: LauncherClient) -> None:
+        scene = Scene(box, client, kernel)
+        await scene.open()
+        begin = scene.begin(start)
+        failed: dict[str, int] = {}
+        for step in range(1 + half + 2 * KINDS.index(box.kind), MOST_STEPS, 2 * len(KINDS)):
+            kernel.fail(step)
+            came = await attempt(begin, kernel.rest if start == "zygote" else lambda: None)
+            name = kernel.failed()
+            kernel.fail(0)
+            if came and not name:
+                break
+            if not name:
+                continue  # what was made ahead had met the fault of the round before
+            failed[name] = failed.get(name, 0) + (not came)
+            if len(failed) % 4 == 0:
+                await scene.all_is_well()
+        else:
+            pytest.fail(f"more than {MOST_STEPS} steps: {failed}")
+        await scene.all_is_well()
+        assert sum(failed.values()) > 1, failed
+        assert await attempt(begin)
+        await scene.close()
+
+    box.drive(act, 120)
+
+
+@pytest.mark.parametrize("start", ["cold", "fork"])
+def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) -> None:
+    """For real: room for none, one, two … more descriptors, until a start finds enough."""
+    pid, box = bare.process.pid, bare
+
+    async def act(client: LauncherClient) -> None:
+        scene = Scene(box, client)
+        await scene.open()
+        begin = scene.begin(start)
+        usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        held = len(os.listdir(f"/proc/{pid}/fd"))
+        outcomes = []
+        for room in range(40):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit(pid, room), usual[1]))
+            try:
+                trial = asyncio.ensure_future(attempt(begin))
+                await asyncio.wait([trial], timeout=0.3)  # what can't even end for want of them waits
+            finally:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+            outcomes.append(await trial)
+            if len(outcomes) > 5 and all(outcomes[-3:]):
+                break
+        await scene.all_is_well()
+        assert outcomes[-1] and not all(outcomes)  # noqa: PT018 - one statement about them
+        await asyncio.sleep(0.1)
+        assert len(os.listdir(f"/proc/{pid}/fd")) <= held + 8  # a spare's, perhaps
+        await scene.close()
+
+    box.drive(act, 120)
+
+
+def limit(pid: int, room: int) -> int:
+    """The limit of open files below which `room` numbers are free."""
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    number = 0
+    while room or number in used:
+        room -= number not in used
+        number += 1
+    return number
+
+
+def test_a_limit_of_its_own_is_no_shortage(box: Machine) -> None:
+    async def act(client: LauncherClient) -> None:
+        with pytest.raises(LimitError, match="a limit of 1 processes"):
+            await client.launch(python_spec("pass", limits={"processes": 1}))
+
+    box.drive(act)
+
+
+def test_a_shortage_is_known_by_its_number_wherever_it_stands() -> None:
+    for number in shortage.SHORT_OF:
+        error = LimitError("a step failed")
+        error.__cause__ = OSError(number, os.strerror(number))
+        assert isinstance(shortage.typed(error), ShortageError)
+        assert isinstance(shortage.heard(shortage.told(error, "a helper"), "?"), ShortageError)
+        assert shortage.named(f"bwrap: Creating new namespace failed: {os.strerror(number)}\n") == number
+    assert isinstance(shortage.typed(MemoryError()), ShortageError)
+    for other in (PermissionError(1, "no"), FileNotFoundError(2, "no"), ValueError("no"), RuntimeError("no")):
+        assert not isinstance(shortage.typed(other), ShortageError)
+        assert not isinstance(shortage.heard(shortage.told(other, "a helper"), "?"), ShortageError)
+    assert shortage.named("bwrap: Can't find source path: No such file or directory") == 0
+    assert shortage.heard(b"rubbish", "it died").message == "it died"
