@@ -21,6 +21,7 @@ from bridgehold.errors import BridgeholdError, DeniedError, ProviderError, Secre
 from bridgehold.host.keeper import protocol
 from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.host.keeper.client import KeeperClient
+from bridgehold.host.keeper.index import Index, Reference, write_index
 from bridgehold.host.keeper.resolve import resolve, system_lookup
 from bridgehold.host.keeper.scrub import Scrubber
 from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig
@@ -406,5 +407,37 @@ def test_how_values_begin_is_known_without_opening_the_store(
             assert await keeper.marks("acme") == protocol.Marks(begins=(acme_key[:4],), always=False)
             with pytest.raises(BridgeholdError):
                 await keeper.redact("acme", ["x"])
+
+    asyncio.run(act())
+
+
+def test_all_references_come_whole_while_the_index_changes(secrets_folder: Path) -> None:
+    """In parts, and from the beginning again where it changed between two of them; never a value."""
+
+    def kept(count: int, generation: int) -> Index:
+        references = [Reference(tenant="acme", name=f"n{n:04d}", version=n) for n in range(count)]
+        return Index(generation=generation, secrets=tuple(references))
+
+    async def act() -> None:
+        async with (
+            Provider.open() as provider,
+            keeper_process(config_for(secrets_folder, provider)) as (keeper, _),
+        ):
+            write_index(secrets_folder, kept(650, 1))
+            assert [one.name for one in await keeper.references()] == [f"n{n:04d}" for n in range(650)]
+
+            asked, plain = [0], keeper._ask
+
+            async def changing(ask: protocol.Ask) -> bytes:
+                asked[0] += 1
+                if asked[0] == 2:
+                    write_index(secrets_folder, kept(300, 2))
+                return await plain(ask)
+
+            keeper._ask = changing  # type: ignore[method-assign]  # the index changes between two parts
+            assert len(await keeper.references()) == 300
+            (secrets_folder / "index.json").write_text("no index")
+            with pytest.raises(SecretError):
+                await keeper.references()
 
     asyncio.run(act())

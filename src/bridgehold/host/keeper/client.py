@@ -14,7 +14,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, ProtocolError
 from bridgehold.host.keeper.channel import Channel, Stream
-from bridgehold.host.keeper.index import Reference
+from bridgehold.host.keeper.index import Index, Reference
 from bridgehold.host.keeper.protocol import (
     DATA,
     END,
@@ -182,11 +182,16 @@ class KeeperClient:
     async def references(self) -> list[Reference]:
         """All tenants' secrets by name. Raises `SecretError` where the index can't be read now."""
         found: list[Reference] = []
+        generation = -1
         while True:
-            said = await self._ask(AskReferences(first=len(found)))
-            part = msgspec.json.decode(said, type=list[Reference])
-            found += part
-            if not part:
+            part = _decode(await self._ask(AskReferences(first=len(found))), Index)
+            if part.generation != generation:  # it has changed between two parts: from the beginning
+                again = bool(found)
+                found, generation = [], part.generation
+                if again:
+                    continue
+            found += part.secrets
+            if not part.secrets:
                 return found
 
     async def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:

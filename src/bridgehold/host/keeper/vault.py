@@ -102,12 +102,12 @@ class Vault:
         own = [reference for reference in self._index.secrets if reference.tenant == tenant]
         return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
 
-    def references(self, first: int, most: int) -> tuple[Reference, ...]:
-        """All tenants', from number `first` on, at most `most`. Raises `SecretError` without an index."""
+    def references(self, first: int, most: int) -> Index:
+        """The index with those from number `first` on, at most `most`. Raises `SecretError` without one."""
         self.refresh()
         if self.problem:  # what can't be read is not gone
             raise SecretError(self.problem, retry="later")
-        return self._index.secrets[first : first + most]
+        return msgspec.structs.replace(self._index, secrets=self._index.secrets[first : first + most])
 
     def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
         """Which of `names` the tenant has no secret of."""
