@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import DeniedError, UsageError
-from bridgehold.host.inline_keys import KeyKeeper, take_inline_keys, without_keys
+from bridgehold.host.inline_keys import KeyKeeper, split_keys, take_inline_keys, without_keys
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Endpoint, Grant, Machine, Needs
@@ -124,6 +124,15 @@ def test_ordinary_arguments_stay_as_they_are(arguments: dict[str, Any]) -> None:
     assert taken.kept == arguments
     assert taken.keys == ()
     assert without_keys(arguments) == arguments
+
+
+def test_keys_in_what_only_a_foreign_wire_carries_are_found() -> None:
+    """MessagePack has bytes, and names that are no text."""
+    for found in ({"api_key": KEY.encode()}, {"x": {1: {"token": PLAIN}}}, {"x": [KEY.encode()], b"y": 1}):
+        taken = split_keys(found)  # type: ignore[arg-type]  # as the other wire gives them
+        assert [value for _, value in taken.keys] in ([KEY], [PLAIN])
+        assert KEY not in str(taken.kept)
+    assert split_keys({"x": {1: b"\xff\x00", None: 2}}).kept == {"x": {1: b"\xff\x00", None: 2}}
 
 
 def test_arguments_that_nest_without_end_are_refused() -> None:

@@ -94,10 +94,11 @@ class _Search:
 
     def walk(self, value: object, path: _Path, *, least: int) -> object:
         """`value` without keys; `_GONE` where it is one itself. `least`: as `_least`, of a name above it."""
-        if isinstance(value, str):
-            if not _is_key(value, path[-1], least=least):
+        if isinstance(value, (str, bytes)):  # bytes: of a foreign script's wire
+            text = value if isinstance(value, str) else value.decode("latin-1")
+            if not _is_key(text, path[-1], least=least):
                 return value
-            self.found.append((path, _SCHEME.sub("", value.strip(), count=1)))
+            self.found.append((path, _SCHEME.sub("", text.strip(), count=1)))
             return _GONE
         if not isinstance(value, (dict, list)):
             return value
@@ -120,6 +121,9 @@ class _Search:
         kept: dict[str, object] = {}
         said = next((name for one in _NAMING if isinstance(name := value.get(one), str)), "")
         for key, item in value.items():
+            if not isinstance(key, str):  # of a foreign script's wire
+                kept[key] = self.walk(item, (*path, str(key)), least=least)
+                continue
             if is_shape(key[:_LONGEST]):
                 self.found.append(((*path, "…"), key.strip()))
                 continue

@@ -39,7 +39,7 @@ _SMALL = 256 * 1024
 """Request bodies up to here are sent in one piece with the head."""
 _POOLS = 256
 _HEADERS_BOUND = 64 * 1024
-_CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s;,\"']+)", re.IGNORECASE)
+_CHARSET = re.compile(r"charset\*?\s*=\s*[\"']?([^\s;,\"']+)", re.IGNORECASE)
 _ASCII_BASED = re.compile(r"utf-?8|us-ascii|ascii|latin-?1|iso[-_]?8859-\d{1,2}|windows-125\d", re.IGNORECASE)
 _VALUE = re.compile(r"[\x20-\x7e\t]{0,8192}")
 
