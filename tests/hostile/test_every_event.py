@@ -268,7 +268,9 @@ def told() -> Iterator[list[Entry]]:
         live(stage)
         os.kill(stage.supervisor, signal.SIGTERM)
         psutil.Process(stage.supervisor).wait(30)
+        SecretAdmin.open_file(stage.layout.secrets).set("local", "later", b"while-no-host-ran")
         again = start_host(stage.layout)
+        wait_for(stage, "secret.changed", lambda entry: entry.text("name") == "later")
         keeper = next(
             one
             for one in psutil.Process(again.pid).children(recursive=True)
@@ -350,7 +352,8 @@ def ties(entry: Entry) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("action", "name"), [("set", "openai"), ("captured", "openai"), ("revealed", "extra"), ("remove", "gone")]
+    ("action", "name"),
+    [("set", "openai"), ("set", "later"), ("captured", "openai"), ("revealed", "extra"), ("remove", "gone")],
 )
 def test_every_change_of_a_secret_is_told(told: list[Entry], action: str, name: str) -> None:
     found = [

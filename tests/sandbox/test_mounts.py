@@ -238,6 +238,10 @@ def test_a_fifo_or_socket_of_a_read_grant_is_not_written_to(box: Machine, start:
                     await begin(client)
                 assert str(folder) in caught.value.message
         if box.kind != "root":
+            (folder / "sub").chmod(0o711)  # what lies in it can be named, and not found
+            with pytest.raises(UnsupportedError, match="can't be looked through"):
+                await begin(client)
+            (folder / "sub").chmod(0o700)  # and here it can't be named either
             guests = await begin(client)
         for guest in guests:
             with contextlib.suppress(BridgeholdError):

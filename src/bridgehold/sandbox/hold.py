@@ -33,7 +33,7 @@ class Hold:
     def stop(self) -> None:
         """Have it stop; `stands` tells when it does."""
         self._wanted = True
-        if not self._stopped:
+        if not self._stopped and not self.gone:
             with contextlib.suppress(ProcessLookupError):
                 syscalls.ptrace(syscalls.PTRACE_INTERRUPT, self._pid)
 

@@ -159,12 +159,15 @@ def bind(source: int, target: str, *, writable: bool = False, device: bool = Fal
 def find_writable_special(folder: str, *, most: int) -> str:
     """The first FIFO or socket below `folder` that this process may write to; empty where there is none.
 
-    For what can't be sealed. Folders that this process may not enter are out of reach for it anyway.
-    Raises `OSError` (EFBIG) where there are more than `most` entries.
+    For what can't be sealed. Folders that this process may not enter are out of reach for it anyway; one that
+    it may enter and not list raises `OSError` (EACCES), as does more than `most` entries (EFBIG).
     """
     waiting = [folder]
     while waiting:
-        with contextlib.suppress(PermissionError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+        place = waiting.pop()
+        if not os.access(place, os.X_OK):
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
             for entry in entries:
                 most -= 1
                 if most < 0:

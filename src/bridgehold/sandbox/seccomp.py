@@ -176,7 +176,7 @@ def reference() -> str:
         "",
         "A zygote may call `setns`, which its forks join their namespaces with, and `prctl(PR_SET_SECCOMP)`,",
         "with which they load the list above on top. It may not call `pidfd_open`, and so its forks may not",
-        "either: EPERM, and asyncio falls back.",
+        "either: EPERM, and asyncio falls back. `clone` with CLONE_PTRACE is refused to both: EPERM.",
     ]
     return "\n".join(lines) + "\n"
 
