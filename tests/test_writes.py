@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from bridgehold import writes
+from bridgehold.bridges.manifest_file import load_manifest
 from bridgehold.errors import ConfigError
 from bridgehold.host import plans
 from bridgehold.host.config import Config
+from bridgehold.host.faces.authoring import locking
 from bridgehold.host.keeper.files import replacing as replacing_private
 from bridgehold.host.layout import find_layout
 from bridgehold.host.supervise import prepare_folders
@@ -155,6 +157,38 @@ def test_a_lock_overwrites_nothing_through_what_a_bridge_plants(authored: Path, 
     said = bridgehold(authored, "bridge", "lock", "toy")
     assert (said.returncode, "a link" in said.stderr, "Traceback" in said.stderr) == (3, True, False), said
     assert [path.name for path in elsewhere.iterdir()] == ["requirements.lock"]
+
+
+@pytest.mark.parametrize("when", ["before the lock begins", "while it is resolved"])
+@pytest.mark.hostile
+def test_a_lock_goes_to_the_folder_whose_manifest_was_read(
+    authored: Path, victim: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may rename the bridge's folder puts a link in its place, and chooses the lock's name."""
+    folder, away = authored / "config/bridges/toy", authored / "config/bridges/away"
+    text = (folder / "bridge.toml").read_text()
+    (folder / "bridge.toml").write_text(text.replace('"requirements.lock"', f'"{victim.name}"'))
+    (folder / victim.name).write_text("")
+    (victim.parent / "requirements.in").write_text("# theirs\n")
+    manifest = load_manifest(folder)
+
+    def swap() -> None:
+        folder.rename(away)
+        folder.symlink_to(victim.parent)
+
+    def resolved(requirements: Path, python: str) -> str:
+        swap()
+        return resolve(requirements, python)
+
+    resolve = locking.resolve
+    if when == "while it is resolved":
+        monkeypatch.setattr(locking, "resolve", resolved)
+        assert locking.lock(manifest, "3.11") == 0
+    else:
+        swap()
+        with pytest.raises(ConfigError):
+            locking.lock(manifest, "3.11")
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine\n", 0o640)
 
 
 @BY_ROOT

@@ -6,6 +6,7 @@ import asyncio
 import io
 import marshal
 import os
+import subprocess
 import sys
 from importlib.util import source_hash
 from pathlib import Path
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 from envs_kit import DirectRunner, Progress, have_bwrap, make_index, make_lock, make_wheel, sha256
 
-from bridgehold.errors import DependencyError, EnvironmentBuildError
+from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError
 from bridgehold.sandbox.envs.compile import CompileExit
 from bridgehold.sandbox.envs.lock import parse_lock
-from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
 
 pytestmark = pytest.mark.skipif(not have_bwrap(), reason="bubblewrap is missing")
 
@@ -362,6 +363,29 @@ def test_a_failing_compiler_tells_its_last_lines_bounded_and_printable(builder, 
     assert len(caught.value.message) < 2_000
     with pytest.raises(EnvironmentBuildError, match="memory cap"):
         ensure(builder(index, runner=FailingRunner(CompileExit(cause="memory", status=9))), make_lock(wheel))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("full", ["wheels", "envs"])
+def test_a_full_disk_is_a_shortage_and_no_broken_wheel(builder, dist, tmp_path, full):
+    wheel = make_wheel(dist, files={"demo_pkg/__init__.py": os.urandom(600_000).hex()})
+    build, lock = builder(make_index(tmp_path, [wheel])), make_lock(wheel)
+    disk = tmp_path / full
+    disk.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "none", str(disk)], check=True)
+    try:
+        with pytest.raises(BridgeholdError) as caught:
+            ensure(build, lock)
+        assert caught.value.code == "shortage", caught.value.message
+        assert "room" in caught.value.message
+        assert build.find(lock) is None
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert ensure(build, lock).packages  # what was short left nothing behind
+    finally:
+        for path in disk.iterdir():
+            if path.is_dir():
+                remove_tree(path)
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_second_builder_waits_and_takes_the_first_ones_tree(builder, dist, tmp_path, runner):

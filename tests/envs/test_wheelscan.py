@@ -211,6 +211,15 @@ def contents(path):
         return {info.filename: archive.read(info) for info in archive.infolist()}
 
 
+def test_bytes_that_end_just_after_a_block_of_the_reader_are_all_read(dist, scan):
+    """zlib has taken in the last packed byte by then, and still holds what comes of it."""
+    sizes = [(1 << 20) + more for more in (0, 1, 5, 100, 195, 258, 259)]
+    files = {f"demo_pkg/{size}.txt": bytes(size) for size in sizes}
+    report = scan(make_wheel(dist, files={**CODE, **files}))
+    assert report.findings == ()
+    assert {file.size for file in report.files} > set(sizes)
+
+
 def test_a_flipped_byte_is_a_finding_or_means_nothing_and_never_an_exception(dist, scan):
     path = make_wheel(dist)
     honest, expected = path.read_bytes(), contents(path)

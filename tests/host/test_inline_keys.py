@@ -1,12 +1,20 @@
+"""Keys in arguments: found under every usual name and in every place, and nothing else is taken for one."""
+
 from __future__ import annotations
 
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
 import pytest
 
-from bridgehold.errors import DeniedError
-from bridgehold.host.inline_keys import take_inline_keys
+from bridgehold.errors import DeniedError, UsageError
+from bridgehold.host.inline_keys import KeyKeeper, split_keys, take_inline_keys, without_keys
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
-from bridgehold.policies.model import Grant, Machine, Needs
+from bridgehold.policies.model import Endpoint, Grant, Machine, Needs
 
 MACHINE = Machine(cgroup="v2", uids="range", memory_bytes=1 << 34, cpus=2)
 
@@ -41,6 +49,141 @@ def test_pass_is_a_named_weakening_and_changes_nothing() -> None:
     weakened = grant("pass")
     assert "inline_keys_pass" in weakened.weakenings
     assert take_inline_keys(ARGUMENTS, weakened).kept == ARGUMENTS
+
+
+KEY = "sk-proj-0123456789abcdefABCDEF"
+PLAIN = "0a1B2c3D4e5F6g7H8i9J"
+
+
+@pytest.mark.parametrize("value", [KEY, PLAIN])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "apiKey", "API-KEY", "api.key", "OPENAI_API_KEY", "openai_api_keys", "x-goog-api-key"),
+        *("token", "hf_token", "HUGGINGFACEHUB_API_TOKEN", "accessToken", "slack_bot_token", "access_key"),
+        *("Authorization", "proxy-authorization", "secret", "client_secret", "password", "private_key"),
+        *("AWS_SECRET_ACCESS_KEY", "credentials", "cookie", "bearer", "subscription-key", "auth"),
+    ],
+)
+def test_a_key_is_taken_out_wherever_it_stands(name: str, value: str) -> None:
+    deep: dict[str, Any] = {name: value, "temperature": 1}
+    for level in range(40):
+        deep = {"inner": [1, "text", deep]} if level % 2 else {"inner": deep}
+    places: list[dict[str, Any]] = [
+        {name: value},
+        {"config": {name: value}},
+        {"models": [{"model": "m"}, {"model": "n", name: value}]},
+        {"models": [[{name: value}]]},
+        {name: [value]},
+        {name: {"value": value}},
+        {"headers": [[name, value]]},
+        {"env": [{"name": name, "value": value}]},
+        {"header": {"key": name, "value": f"Bearer {value}"}},
+        deep,
+    ]
+    for place in places:
+        taken = take_inline_keys(place, grant("capture"))
+        assert [found for _, found in taken.keys] == [value], place
+        assert value not in json.dumps(taken.kept)
+        assert value not in json.dumps(without_keys({**place, "note": f"it is {value}"}))
+        with pytest.raises(DeniedError):
+            take_inline_keys(place, grant("refuse"))
+
+
+@pytest.mark.parametrize("place", ["model", "input", "x", "", "items"])
+def test_what_has_the_form_of_a_key_is_one_under_any_name(place: str) -> None:
+    for value in (KEY, f"Bearer {KEY}", f" {KEY}\n", "ghp_0123456789abcdefghijABCDEFGHIJ012345"):
+        assert take_inline_keys({place: value}, grant("capture")).keys
+        assert take_inline_keys({place: [1, [value]]}, grant("capture")).keys
+        assert take_inline_keys({"table": {value: place}}, grant("capture")).keys
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {
+            "max_tokens": 100,
+            "tokens": ["the", "cat", "sat"],
+            "token": "hello",
+            "tokenizer": "bert-base-uncased",
+        },
+        {"eos_token": "<|endoftext|>", "pad_token": "[PAD]", "stop_token": "Observation:"},
+        {
+            "key": "customer",
+            "sort_key": "name_2023_descending_",
+            "keys": ["a-long-name-0001", "b"],
+            "author": "x",
+        },
+        {"secret": "a short story of a secret", "auth": "none", "credentials": None, "password": ""},
+        {"code": "api_key = 'never looked into'", "text": "the token abc is not a key"},
+        {"pair": ["name", "value-12345678"], "headers": [["accept", "application/json"]]},
+    ],
+)
+def test_ordinary_arguments_stay_as_they_are(arguments: dict[str, Any]) -> None:
+    taken = take_inline_keys(arguments, grant("capture"))
+    assert taken.kept == arguments
+    assert taken.keys == ()
+    assert without_keys(arguments) == arguments
+
+
+def test_keys_in_what_only_a_foreign_wire_carries_are_found() -> None:
+    """MessagePack has bytes, and names that are no text."""
+    for found in ({"api_key": KEY.encode()}, {"x": {1: {"token": PLAIN}}}, {"x": [KEY.encode()], b"y": 1}):
+        taken = split_keys(found)  # type: ignore[arg-type]  # as the other wire gives them
+        assert [value for _, value in taken.keys] in ([KEY], [PLAIN])
+        assert KEY not in str(taken.kept)
+    assert split_keys({"x": {1: b"\xff\x00", None: 2}}).kept == {"x": {1: b"\xff\x00", None: 2}}
+
+
+def test_arguments_that_nest_without_end_are_refused() -> None:
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    for arguments in ({"x": deep}, {"x": {"y": deep}}):
+        with pytest.raises(UsageError, match="deeper"):
+            take_inline_keys(arguments, grant("capture"))
+        assert "deeper" in str(without_keys(arguments))
+
+
+def test_two_keys_for_one_provider_are_refused_and_the_name_chooses_between_two() -> None:
+    told: list[tuple[str, str, str]] = []
+
+    class Secrets:
+        async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None:
+            told.append((provider, value, tenant))
+
+    class Journal:
+        async def append(self, event: object) -> None:
+            assert KEY not in str(event)
+
+    changed: list[str] = []
+    keeper = KeyKeeper(Secrets(), Journal(), changed.append)  # type: ignore[arg-type]  # what it uses of it
+
+    def capture(arguments: dict[str, Any], *providers: str) -> dict[str, object]:
+        granted = msgspec.structs.replace(
+            grant("capture"), endpoints=tuple(Endpoint(provider=one, paths=("/x",)) for one in providers)
+        )
+        holder = SimpleNamespace(
+            id="s-1", current_command="c", current_principal="p", order=SimpleNamespace(grant=granted)
+        )
+        return asyncio.run(keeper.capture(holder, take_inline_keys(arguments, granted)))  # type: ignore[arg-type]
+
+    assert capture({"a": {"api_key": KEY}, "b": {"api_key": KEY}, "c": 1}, "openai") == {
+        "a": {},
+        "b": {},
+        "c": 1,
+    }
+    assert told == [("openai", KEY, "t")]
+    assert changed == ["t"]
+    with pytest.raises(DeniedError, match="more than one key"):
+        capture({"api_key": KEY, "token": PLAIN}, "openai")
+    with pytest.raises(DeniedError, match="belongs to no provider"):
+        capture({"api_key": KEY}, "openai", "anthropic")
+    told.clear()
+    capture(
+        {"OPENAI_API_KEY": KEY, "env": [{"name": "ANTHROPIC_API_KEY", "value": PLAIN}]}, "openai", "anthropic"
+    )
+    assert sorted(told) == [("anthropic", PLAIN, "t"), ("openai", KEY, "t")]
 
 
 def test_a_placeholder_is_no_key() -> None:

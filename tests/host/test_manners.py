@@ -25,7 +25,9 @@ from bridgehold.host.config import load_config, parse_config
 from bridgehold.host.faces.cli.border import guarded
 from bridgehold.host.faces.cli.main import app
 from bridgehold.host.faces.cli.run import read_arguments
+from bridgehold.host.faces.legacy.folder import write_shim
 from bridgehold.host.faces.legacy.python import read_shim_file
+from bridgehold.host.faces.legacy.values import ShimFile
 from bridgehold.host.faces.testing.transcript import load
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.sandbox.envs.lock import read_lock
@@ -191,6 +193,23 @@ def test_an_interrupt_at_any_moment_of_the_start_is_no_traceback(tmp_path: Path)
         _, err = process.communicate(timeout=30)
         assert b"bridgehold/" not in err, err  # before our first line it is the interpreter's own
         assert process.returncode in (5, 130, 1, -signal.SIGINT), (delay, err)
+
+
+@pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_an_interpreter_of_a_shims_has_its_streams_whoever_closed_them(tmp_path: Path, streams: str) -> None:
+    given = ShimFile(
+        profile="x", tenant="local", config=str(tmp_path), state="/dev/null/x", run="/dev/null/x"
+    )
+    program = write_shim(tmp_path / "shim", given)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {streams}', str(program), str(tmp_path / "nothing.py")],
+        capture_output=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    code = "from bridgehold.host.faces.legacy.pipes import take_standard as t; from bridgehold.host.process import open_standard as o; o(); t()"
+    argv = ["sh", "-c", f'exec "$0" "$@" {streams}', sys.executable, "-c", code]
+    assert subprocess.run(argv, capture_output=True, check=False, timeout=30).returncode == 0
 
 
 READERS = {

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
 from bridgehold.host import zygote_rules as rules
+from bridgehold.host.logs import SessionLog
+from bridgehold.host.zygotes import Zygote, ZygoteKey, Zygotes
+from bridgehold.sandbox.values import Launched
 
 LIMITS = rules.ZygoteLimits(
     budget_bytes=1000, memory_bytes=400, max_age_s=60, growth=1.5, warm_s=10, check_s=30
@@ -70,3 +76,31 @@ def test_what_dies_soon_after_it_was_warm_counts_as_failures_in_a_row() -> None:
     once = rules.failed(rules.Failures(), "crash", 100.0, lasting=False)
     assert rules.lived(once, 59.9) == once
     assert rules.lived(once, 60.0) == rules.Failures()
+
+
+def test_each_fork_under_way_holds_its_zygote_and_the_last_lets_it_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def act() -> None:
+        launched = Launched(worker="w-1", pid=1, uid=1, spec_digest="", phases_us={}, descriptors=0)
+        zygote = Zygote(ZygoteKey("acme", "b", "", "", ""), launched, SessionLog(10))
+        zygotes = Zygotes(None, LIMITS)  # type: ignore[arg-type]  # nothing is started here
+
+        async def get(_order: object) -> Zygote:
+            return zygote
+
+        monkeypatch.setattr(zygotes, "_get", get)
+        free: list[Zygote] = []
+        zygote.when_free(free.append)
+        first, second = (zygotes.borrow(None) for _ in range(2))  # type: ignore[arg-type]  # as above
+        await first.__aenter__()
+        await second.__aenter__()
+        await first.__aexit__(None, None, None)
+        assert zygote.facts().sessions == 1  # the second is still forking: it is not to be evicted
+        assert free == []
+        with contextlib.suppress(ValueError):
+            await second.__aexit__(ValueError, ValueError("the fork failed"), None)
+        assert zygote.facts().sessions == 0
+        assert free == [zygote]  # one that was to leave meanwhile leaves now
+
+    asyncio.run(act())

@@ -203,6 +203,27 @@ def test_a_shortage_of_the_machine_is_waited_out_and_ends_nothing(forks: Stage) 
         assert forks.events("zygote.ended") == ended
 
 
+@pytest.mark.parametrize(("start", "code", "tries"), [("fork", "crash", 1), ("cold", "shortage", 7)])
+def test_a_guest_that_says_what_bubblewrap_says_gains_some_starts_of_its_own(
+    forks: Stage, start: str, code: str, tries: int
+) -> None:
+    """A filter that can't be loaded is told by bubblewrap alone, in the log, before the guest is there."""
+    assert forks.plain
+    said = "bwrap: prctl(PR_SET_SECCOMP): Unknown error 524"
+    bridge = forks.bridge(f"import os; os.write(2, b{said!r} + b'\\n'); os._exit(1)")
+    policy = forks.layout.policies / f"{bridge}.toml"
+    policy.write_text(policy.read_text().replace('start = "fork"', f'start = "{start}"'))
+    before = len(forks.events("worker.exited"))
+    with pytest.raises(BridgeholdError) as caught, forks.session(bridge):
+        pass
+    assert caught.value.code == code
+    deadline = time.monotonic() + 10
+    while len(forks.events("worker.exited")) < before + tries and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ends = forks.events("worker.exited")[before:]
+    assert [event["cause"] for event in ends] == ["exited"] * tries  # the audit has the kernel's word
+
+
 def limit_files(pid: int, limits: str) -> int:
     """Another limit of open files for `pid`, as its own user may set it; what the hard one is."""
     facts = Path(f"/proc/{pid}").stat()

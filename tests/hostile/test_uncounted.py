@@ -59,6 +59,9 @@ attempt("policy of a process", lambda: syscall(238, 2, held, 64))
 attempt("huge pages", lambda: mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000))
 attempt("huge file", lambda: os.memfd_create("x", 4))
 attempt("huge segment", lambda: syscall(29, 0, 2 << 20, 0o4000 | 0o1600))
+attempt("merged pages", lambda: area.madvise(12))
+attempt("merged pages, with high bits", lambda: syscall(28, None, 0, ctypes.c_long(12 | 1 << 32)))
+attempt("merged process", lambda: syscall(157, 67, 1, 0, 0, 0))
 attempt("secret memory", lambda: syscall(447, 0))
 open("/tmp/x", "w").close()
 attempt("access list", lambda: os.setxattr("/tmp/x", "system.posix_acl_access", struct.pack("<I", 2)))
@@ -90,7 +93,7 @@ result["receive"] = tcp.getsockopt(1, socket.SO_RCVBUF)
 ANSWERS = {
     "option": "ENOPROTOOPT", "filter of calls": "EINVAL", "seccomp": "ENOSYS", "aio": "ENOSYS", "inotify": "ENOSYS",
     "policy of": "ENOSYS", "huge pages": "ENOMEM", "huge file": "EINVAL", "huge segment": "ENOMEM",
-    "secret memory": "ENOSYS", "access list": "ENOTSUP", "attribute": "ENOTSUP", "pipe": "EPERM",
+    "merged": "EINVAL", "secret memory": "ENOSYS", "access list": "ENOTSUP", "attribute": "ENOTSUP", "pipe": "EPERM",
     "a pipe of the host's": "EPERM", "lock of a file": "EINVAL", "lease": "EINVAL", "notify": "EINVAL",
     "shared files": "EPERM", "limit": "EPERM",
 }  # fmt: skip
@@ -101,7 +104,7 @@ def test_what_is_charged_to_nobody_is_refused_as_by_a_kernel_without_it(host: St
     result = host.act(REFUSED, where=where)
     tries = result["tries"]
     assert isinstance(tries, dict)
-    assert len(tries) == 43
+    assert len(tries) == 46
     wrong = {
         name: answer
         for name, answer in tries.items()

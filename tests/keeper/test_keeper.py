@@ -370,6 +370,47 @@ def test_names_are_asked_for_once_and_every_answer_is_vetted() -> None:
     asyncio.run(act())
 
 
+def test_the_host_learns_beginnings_and_the_keeper_redacts(tmp_path: Path) -> None:
+    key = "sk-real-acme-0123456789abcdefghijklmnop/+"
+
+    async def act() -> None:
+        store = credentials(tmp_path / "c")
+        entry = ProviderEntry(name="openai", base_url="https://api.example.com/v1")
+        async with keeper_process(KeeperConfig(secrets=store, providers=(entry,))) as (keeper, _):
+            assert await keeper.marks("acme") == protocol.Marks(begins=("sk-r",), always=False)
+            assert await keeper.marks("nobody") == protocol.Marks(begins=(), always=False)
+            await keeper.put_session_secret("s-1", "openai", "Inline/key-0123456789", tenant="acme")
+            short = tmp_path / "c" / "acme.short"
+            short.write_bytes(b"hunter2-")
+            assert await keeper.marks("acme") == protocol.Marks(begins=("Inli", "sk-r"), always=True)
+            texts = [key, f"a {key.encode().hex()} b", "hunter2%2D", "Inline\\/key-0123456789", "é", ""]
+            hidden = ["[redacted]", "a [redacted] b", "[redacted]", "[redacted]", "é", ""]
+            assert await keeper.redact("acme", texts) == hidden
+            assert (await keeper.redact("umbra", texts))[1:] == texts[1:]
+            long = ["x" * 100_000 + key] * 3
+            assert await keeper.redact("acme", long) == ["x" * 100_000 + "[redacted]"] * 3
+            await keeper.drop_session("s-1")
+            short.unlink()
+            assert await keeper.marks("acme") == protocol.Marks(begins=("sk-r",), always=False)
+
+    asyncio.run(act())
+
+
+def test_how_values_begin_is_known_without_opening_the_store(
+    secrets_folder: Path, acme_key: str, admin: Admin
+) -> None:
+    async def act() -> None:
+        (secrets_folder / "secrets.crypt").write_bytes(b"not to be read")
+        entry = ProviderEntry(name="openai", base_url="https://api.example.com/v1")
+        config = KeeperConfig(secrets=StoreConfig(folder=str(secrets_folder)), providers=(entry,))
+        async with keeper_process(config) as (keeper, _):
+            assert await keeper.marks("acme") == protocol.Marks(begins=(acme_key[:4],), always=False)
+            with pytest.raises(BridgeholdError):
+                await keeper.redact("acme", ["x"])
+
+    asyncio.run(act())
+
+
 def test_all_references_come_whole_while_the_index_changes(secrets_folder: Path) -> None:
     """In parts, and from the beginning again where it changed between two of them; never a value."""
 

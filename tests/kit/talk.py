@@ -9,7 +9,7 @@ from bridgehold import BridgeholdError, Client
 from hostile.stage import POLICY, Stage
 
 KEY = "sk-live-0123456789abcdefghijkl"
-TOKEN = "a-token-without-any-shape"
+TOKEN = "a token without any shape"
 MANIFEST = """
 name = "talk"
 version = "1.0.0"

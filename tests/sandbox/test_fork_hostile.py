@@ -491,7 +491,7 @@ def test_a_zygote_that_is_held_does_not_wake_itself(box: Machine) -> None:  # AB
         second = await nursery.fork(client, zygote)
         stamps = await second.python("value = framework.stamps")
         assert [stamp for stamp in stamps if since < stamp < until] == []
-        assert len(stamps) > 5  # it did wake up while nobody held it
+        assert any(stamp < since for stamp in stamps)  # it did run while nobody held it
         for guest in (first, second):
             await guest.end()
         await zygote.end()

@@ -179,6 +179,10 @@ main, side = os.openpty()
 for name, request in (("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541C), ("TIOCSETD", 0x5423)):
     call(name, 16, side, request, 0)
     call(name + " with high bits", 16, side, request | 0x1234_0000_0000, 0)
+end = socket.socket(socket.AF_UNIX).detach()
+for request in (0x8940, 0x8941, 0x8980, 0x8981, 0x8982, 0x8983, 0x89A0, 0x89A1):
+    call(f"a driver {request:#x}", 16, end, request, 0)
+    call(f"a driver {request:#x} with high bits", 16, end, request | 1 << 40, 0)
 call("no randomisation", 135, 0x0040000)
 call("read implies exec", 135, 0x0400000)
 """,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from bridgehold.errors import AuditError, BridgeholdError, BudgetError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable, Callable
 
 _CLIP = 4096
 _UNDONE = "its caller went away, or the journal was too slow, before it was begun"
@@ -51,6 +53,9 @@ class JournalClient:
         self.gone = asyncio.Event()
         """Set once the journal is gone: nothing may run without it."""
         self._transport: asyncio.Transport | None = None
+        self._later: set[asyncio.Future[None]] = set()
+        self.redact: Callable[[Event], Event | Awaitable[Event]] | None = None
+        """What every event passes before it is sent: it takes out what no journal may hold."""
 
     @classmethod
     async def connect(cls, sock: socket.socket, *, deadline_s: float = 5.0) -> JournalClient:
@@ -72,9 +77,30 @@ class JournalClient:
         Cancelling the caller cancels only the waiting: the event is written all the same. What an intent
         announces doesn't happen then, nor past the deadline: the client writes its outcome itself.
         """
+        shown = event if self.redact is None else self.redact(event)
+        if not isinstance(shown, Event):
+            shown = await self._redacted(event, asyncio.ensure_future(shown), durable=durable)
         operation = wire.APPEND if durable else wire.APPEND_BUFFERED
-        answer = await self._ask(operation, encode(event), event)
+        answer = await self._ask(operation, encode(shown), shown)
         return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
+
+    async def _redacted(self, event: Event, work: asyncio.Future[Event], *, durable: bool) -> Event:
+        """What came of `work`. Where its caller goes away: an intent is not begun, all else is written."""
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if isinstance(event, CommandIntent | ToolIntent | EgressIntent):
+                work.cancel()
+            else:
+                later = asyncio.ensure_future(self._append_later(work, durable=durable))
+                self._later.add(later)
+                later.add_done_callback(self._later.discard)
+            raise
+
+    async def _append_later(self, work: asyncio.Future[Event], *, durable: bool) -> None:
+        with contextlib.suppress(BridgeholdError):
+            event = await work
+            await self._ask(wire.APPEND if durable else wire.APPEND_BUFFERED, encode(event), event)
 
     async def head(self) -> Head:
         """Where the chain stands, durably: (instance, count, head)."""
@@ -234,27 +260,39 @@ def encode(event: Event) -> bytes:
     try:
         payload = msgspec.json.encode(event)
     except UnicodeEncodeError:
-        payload = msgspec.json.encode(_rewrite(event, None))
+        payload = msgspec.json.encode(with_texts(event, _escaped))
     except (TypeError, ValueError, RecursionError) as error:
         raise AuditError(f"an event can't be encoded: {error}") from error
     if len(payload) > MAX_EVENT:
-        payload = msgspec.json.encode(_rewrite(event, _CLIP))
+        payload = msgspec.json.encode(with_texts(event, _clipped))
     if len(payload) > MAX_EVENT:
         raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
     return payload
 
 
-def _rewrite(value: object, clip: int | None) -> object:
-    if isinstance(value, str):
-        text = value if clip is None or len(value) <= clip else f"{value[:clip]}…[{len(value)} characters]"
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, Event):
-        fields: dict[str, Any] = {
-            name: _rewrite(getattr(value, name), clip) for name in value.__struct_fields__
-        }
-        return type(value)(**fields)
-    if isinstance(value, dict):
-        return {_rewrite(key, clip): _rewrite(item, clip) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return tuple(_rewrite(item, clip) for item in value)
-    return value
+def with_texts(event: Event, change: Callable[[str, str], str]) -> Event:
+    """`event` with each text replaced by `change` of it and of its field's name, in one order always.
+
+    A name within a field (of a table) has that field's.
+    """
+
+    def walk(value: object, field: str) -> object:
+        if isinstance(value, str):
+            return change(value, field)
+        if isinstance(value, dict):
+            return {walk(key, field): walk(item, field) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return tuple(walk(item, field) for item in value)
+        return value
+
+    fields: dict[str, Any] = {name: walk(getattr(event, name), name) for name in event.__struct_fields__}
+    return type(event)(**fields)
+
+
+def _escaped(text: str, _field: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _clipped(text: str, field: str) -> str:
+    short = text if len(text) <= _CLIP else f"{text[:_CLIP]}…[{len(text)} characters]"
+    return _escaped(short, field)

@@ -1,34 +1,26 @@
-"""Removal of secrets, pure: by value, in every form a value is likely to be written in, and by shape.
+"""Removal of secrets, pure: by value, in every plain spelling (`spellings`), by shape, and by name.
 
-By value: as it is, JSON-escaped, percent-encoded, hexadecimal, and base64 at each of the three
-alignments. By shape: what providers' keys look like. By name: what stands under ``api_key`` and
-the like. Nothing here keeps a secret longer than the call.
+By shape: what providers' keys look like. By name: what stands under ``api_key`` and the like.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 import msgspec
 
+from bridgehold.audit.spellings import Spellings, mask, merged
 from bridgehold.ids import Digest, digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 MASK = "[redacted]"
-SHORTEST = 4
-"""Shorter values are not looked for: masking them would shred ordinary text and hide nothing."""
-_SHORTEST_ENCODED = 8
 _MARGIN = 4096
 _PARTIAL = 128
 _DEPTH = 32
-_NESTED = 4
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\(.)", re.DOTALL)
 
 KEY_NAMES = frozenset(
     {
@@ -61,6 +53,14 @@ KEY_NAMES = frozenset(
     }
 )
 
+_KEY_ENDS = (
+    *("apikey", "apitoken", "accesskey", "accesstoken", "authkey", "authtoken", "bearertoken", "bottoken"),
+    *("clientsecret", "password", "passphrase", "privatekey", "refreshtoken", "secret", "secretkey"),
+    *("servicekey", "sessiontoken", "signingkey", "subscriptionkey"),
+)
+_MAYBE = frozenset({"auth", "jwt", "pass", "pat"})
+_ONLY_SHAPE = re.compile(r"(?:[A-Za-z]{4,8} )?\[redacted:\w+\]")
+
 _SHAPES = (
     ("private_key", ("-----BEGIN ",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)"),
     ("sk", ("sk-",), r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{12,}"),
@@ -76,6 +76,7 @@ _SHAPES = (
     ("bearer", ("earer ",), r"(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"),
 )
 _COMPILED = tuple((name, marks, re.compile(pattern, re.DOTALL)) for name, marks, pattern in _SHAPES)
+_BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
 
 
 def find_shape(text: str) -> bool:
@@ -96,97 +97,50 @@ def mask_shapes(text: str) -> str:
 
 
 class Redactor:
-    """Removes the values of `secrets` (text or bytes) from texts."""
+    """Removes the values of `secrets` (text, bytes, or their spellings) from texts."""
 
-    def __init__(self, secrets: Iterable[str | bytes]) -> None:
-        values = {_bytes(secret) for secret in secrets}
-        self._values = tuple(value for value in values if len(value) >= SHORTEST)
-        forms = {form for value in self._values for form in _forms(value)}
-        self._forms = tuple(sorted(forms, key=len, reverse=True))
-        self.longest = max((len(form) for form in self._forms), default=0)
+    def __init__(self, secrets: Iterable[str | bytes | Spellings]) -> None:
+        self._values = tuple(one if isinstance(one, Spellings) else Spellings(_bytes(one)) for one in secrets)
+        self.longest = max((one.longest for one in self._values), default=0)
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._values)} values)"
 
     def text(self, text: str) -> str:
-        """`text` without any form of any value, and without shapes of keys.
+        """`text` without any spelling of any value, and without shapes of keys.
 
-        A text that holds a value in a mixed spelling (some characters percent-encoded, say) is
-        masked as a whole.
+        Where it was cut (``…``, or its end) the beginning of a value is one, too.
         """
-        for form in self._forms:
-            if form in text:
-                text = text.replace(form, MASK)
-        if self._values and self._hidden(text):
-            return MASK
+        if self._values:
+            text = "…".join(self._by_value(part) for part in text.split("…"))
         return mask_shapes(text)
 
-    def _hidden(self, text: str) -> bool:
-        if "\n" in text or " " in text or "\\" in text:  # base64 and hexadecimal may be wrapped
-            compact = re.sub(r"\\[nrt]|[\s\\]", "", text)
-            if any(form in compact for form in self._forms):
-                return True
-        return any(value in plain for plain in _decodings(text) for value in self._values)
+    def _by_value(self, text: str) -> str:
+        data = _bytes(text)
+        spans = merged(span for value in self._values for span in value.find(data, cut=True)[0])
+        return mask(data, spans, MASK.encode()).decode("utf-8", "surrogatepass") if spans else text
 
 
 def _bytes(secret: str | bytes) -> bytes:
     return secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
 
 
-def _forms(value: bytes) -> Iterator[str]:
-    text = value.decode("utf-8", "replace")
-    yield text
-    yield json.dumps(text)[1:-1]
-    yield json.dumps(text, ensure_ascii=False)[1:-1]
-    if len(value) < _SHORTEST_ENCODED:
-        return
-    yield quote(value, safe="")
-    yield quote(value)
-    yield quote_plus(value)
-    yield value.hex()
-    yield value.hex().upper()
-    for shift in range(3):
-        yield from _base64_core(value, shift)
-
-
-def _base64_core(value: bytes, shift: int) -> Iterator[str]:
-    """The characters of base64 that `value` alone decides when it stands at offset `shift` mod 3."""
-    encoded = base64.b64encode(b"\0" * shift + value)
-    first = (0, 2, 3)[shift]
-    last = (shift + len(value)) * 8 // 6
-    core = encoded[first:last].decode("ascii")
-    yield core
-    yield core.replace("+", "-").replace("/", "_")
-
-
-def _unescape(found: re.Match[str]) -> str:
-    code = found[1] or found[2]
-    return chr(int(code, 16)) if code else {"n": "\n", "r": "\r", "t": "\t"}.get(found[3], found[3])
-
-
-def _decodings(text: str) -> Iterator[bytes]:
-    """What `text` says once undone: percent-encoding twice, nested escapes, hexadecimal."""
-    if "%" in text:
-        once = unquote_to_bytes(text.encode("utf-8", "replace"))
-        yield once
-        yield unquote_to_bytes(once)
-    plain = text
-    for _ in range(_NESTED):
-        if "\\" not in plain:
-            break
-        plain = _ESCAPE.sub(_unescape, plain)
-        yield plain.encode("utf-8", "replace")
-    for run in re.findall(r"(?:[0-9a-fA-F]{2}[:, -]?){8,}", text):
-        digits = re.sub(r"[^0-9a-fA-F]", "", run)
-        for shift in (0, 1):
-            part = digits[shift:]
-            yield bytes.fromhex(part[: len(part) // 2 * 2])
-
-
 def is_key_name(name: str) -> bool:
-    """Whether a value under `name` is masked whatever it is: ``api_key``, ``X-API-Key``, ``hfToken``."""
+    """Whether a value under `name` is masked whatever it is: ``api_key``, ``X-API-Key``, ``hfApiTokens``."""
     plain = re.sub(r"[^a-z]", "", name.lower())
-    return plain in KEY_NAMES or plain.endswith(("apikey", "password", "secret", "authtoken", "accesstoken"))
+    names = (plain,) if plain == "tokens" else (plain, plain.removesuffix("s"))
+    return any(one in KEY_NAMES or one.endswith(_KEY_ENDS) for one in names)
+
+
+def is_token_name(name: str) -> bool:
+    """Whether `name` may be a key's (``hf_token``, ``slackBotToken``) or ordinary (``eos_token``)."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return plain.endswith(("token", "passwd", "pwd", "passcode", "accesskeyid")) or plain in _MAYBE
+
+
+def is_shape(text: str) -> bool:
+    """Whether `text` is a well-known key and nothing else, but for a header's scheme before it."""
+    return _BEGINS.search(text) is not None and _ONLY_SHAPE.fullmatch(mask_shapes(text.strip())) is not None
 
 
 def preview(

@@ -255,7 +255,7 @@ class Dispatch:
         )
 
     async def _intend(self, plan: _Plan, session: Session) -> str:
-        digest, size, text = preview(plan.arguments.kept, (), _PREVIEW_BYTES)
+        digest, size, text = preview(plan.arguments.kept, cap_bytes=_PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,

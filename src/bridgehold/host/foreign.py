@@ -17,7 +17,7 @@ from bridgehold.bridges.legacy.messages import Negotiation, Request, read_reques
 from bridgehold.bridges.manifest import Foreign
 from bridgehold.errors import ConfigError, DeniedError, UsageError
 from bridgehold.host.boots import FOREIGN_PLACEHOLDER, Script
-from bridgehold.host.inline_keys import Arguments, split_keys
+from bridgehold.host.inline_keys import Arguments, shown, split_keys
 from bridgehold.ids import is_operation
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
@@ -66,7 +66,7 @@ def _decide(request: Request, arguments: Arguments, grant: Grant) -> Decision:
         )
     decision = decide_operation(grant, grant.bridge, request.command)
     if decision.allowed and arguments.keys and grant.inline_keys != "pass":
-        where = ".".join(arguments.keys[0][0])
+        where = shown(arguments.keys[0][0])
         return Decision(
             allowed=False,
             rule="inline_keys",

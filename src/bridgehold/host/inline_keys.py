@@ -6,19 +6,36 @@ gateway knows goes on in its place. The host's copy lives only as long as the re
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SecretChanged
-from bridgehold.errors import DeniedError
-from bridgehold.host.boots import StartOrder
-from bridgehold.host.starts import LiveWorker
+from bridgehold.audit.redact import MASK, is_key_name, is_shape, is_token_name
+from bridgehold.audit.spellings import SHORTEST
+from bridgehold.errors import DeniedError, UsageError
 from bridgehold.policies.model import Grant
 
-KEY_NAMES = frozenset({"api_key", "apikey", "api-key", "access_token", "auth_token", "authorization"})
-_DEPTH = 4
+if TYPE_CHECKING:
+    from bridgehold.host.boots import StartOrder
+    from bridgehold.host.starts import LiveWorker
+
+_DEEPEST = 128
+_LONGEST = 8 * 1024
+"""Of a key; a longer text is looked for none."""
+_PLACEHOLDER = re.compile(r"sk-bh-[A-Za-z0-9_-]{1,200}")
+_SCHEME = re.compile(r"(?:bearer|basic|token|apikey) +", re.IGNORECASE)
+_ORDINARY = frozenset(
+    ["token", "tokens", "secret", "secrets", "credential", "credentials", "cookie", "cookies"]
+)
+"""Names of keys that are words as well: what stands there must look like one."""
+_SURE, _MAYBE = 8, 16
+_GONE = object()
+_Path = tuple[str, ...]
+_NAMING = ("name", "key", "header", "field")
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +49,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionSecrets(Protocol):
-    async def put_session_secret(self, session: str, provider: str, value: str) -> None: ...
+    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None: ...
 
 
 class _Holder(Protocol):
@@ -49,48 +66,148 @@ def take_inline_keys(arguments: dict[str, object], grant: Grant) -> Arguments:
         return Arguments(kept=arguments)
     split = split_keys(arguments)
     if split.keys and grant.inline_keys == "refuse":
-        path = ".".join(split.keys[0][0])
         raise DeniedError(
-            f"the argument {path} holds a key, and the policy refuses keys in arguments",
+            f"the argument {shown(split.keys[0][0])} holds a key, and the policy refuses keys in arguments",
             hint="Leave it out: the gateway puts the tenant's own key in (`bridgehold secrets set`).",
         )
     return split
 
 
 def split_keys(arguments: dict[str, object]) -> Arguments:
-    """What is a key in `arguments`, and all that is not (pure)."""
-    found: list[tuple[tuple[str, ...], str]] = []
-    kept = _walk(arguments, (), found)
+    """What is a key in `arguments`, and all that is not (pure).
+
+    A key stands under a name of keys, alone, in a list or in a table; beside such a name in a pair; or
+    under any name, where its own form says so. `UsageError` where they nest deeper than is looked at.
+    """
+    search = _Search()
+    kept = search.walk(arguments, (), least=0)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
-    return Arguments(kept=kept, keys=tuple(found))
+    return Arguments(kept=kept, keys=tuple(search.found))
 
 
-def _walk(value: object, path: tuple[str, ...], found: list[tuple[tuple[str, ...], str]]) -> object:
-    if not isinstance(value, dict) or len(path) >= _DEPTH:
-        return value
-    kept: dict[str, object] = {}
-    for key, item in value.items():
-        if key.lower() in KEY_NAMES and isinstance(item, str) and item and not item.startswith("sk-bh-"):
-            found.append(((*path, key), item))
-            continue
-        kept[key] = _walk(item, (*path, key), found)
+class _Search:
+    """One walk over arguments. `found` holds (path, value) of each key."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[_Path, str]] = []
+        self._depth = 0
+
+    def walk(self, value: object, path: _Path, *, least: int) -> object:
+        """`value` without keys; `_GONE` where it is one itself. `least`: as `_least`, of a name above it."""
+        if isinstance(value, (str, bytes)):  # bytes: of a foreign script's wire
+            text = value if isinstance(value, str) else value.decode("latin-1")
+            if not _is_key(text, path[-1], least=least):
+                return value
+            self.found.append((path, _SCHEME.sub("", text.strip(), count=1)))
+            return _GONE
+        if not isinstance(value, (dict, list)):
+            return value
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise UsageError(f"arguments nest deeper than {_DEEPEST}")
+        kept = self._table(value, path, least) if isinstance(value, dict) else self._list(value, path, least)
+        self._depth -= 1
+        return kept
+
+    def _list(self, value: list[object], path: _Path, least: int) -> list[object]:
+        match value:
+            case [str(name), str(text)] if below := _least(name):
+                kept = self.walk(text, (*path, name), least=below)
+                return [name] if kept is _GONE else value
+        items = (self.walk(item, path, least=least) for item in value)
+        return [item for item in items if item is not _GONE]
+
+    def _table(self, value: dict[str, object], path: _Path, least: int) -> dict[str, object]:
+        kept: dict[str, object] = {}
+        said = next((name for one in _NAMING if isinstance(name := value.get(one), str)), "")
+        for key, item in value.items():
+            if not isinstance(key, str):  # of a foreign script's wire
+                kept[key] = self.walk(item, (*path, str(key)), least=least)
+                continue
+            if is_shape(key[:_LONGEST]):
+                self.found.append(((*path, "…"), key.strip()))
+                continue
+            name = said if key == "value" and _least(said) else key
+            walked = self.walk(item, (*path, name), least=least or _least(name))
+            if walked is not _GONE:
+                kept[key] = walked
+        return kept
+
+
+def without_keys(arguments: dict[str, object]) -> dict[str, object]:
+    """`arguments` as the audit may show them, whatever was wrong with them (pure)."""
+    try:
+        split = split_keys(arguments)
+    except UsageError as error:
+        return {"…": error.message}
+    kept = split.kept
+    for value in {value for _, value in split.keys if len(value) >= SHORTEST}:
+        kept = {name: _replaced(item, value) for name, item in kept.items()}
     return kept
+
+
+def _replaced(kept: object, value: str) -> object:
+    """`kept` without `value` where it stands in a text, too."""
+    if isinstance(kept, str):
+        return kept.replace(value, MASK)
+    if isinstance(kept, dict):
+        return {name: _replaced(item, value) for name, item in kept.items()}
+    return [_replaced(item, value) for item in kept] if isinstance(kept, list) else kept
+
+
+def _is_key(value: str, name: str, *, least: int) -> bool:
+    if not value or len(value) > _LONGEST or _PLACEHOLDER.fullmatch(value):
+        return False
+    if is_shape(value):
+        return True
+    if is_key_name(name) and name.lower() not in _ORDINARY:
+        return True
+    least = _least(name) or least
+    return least > 0 and not is_key_name(value) and _looks_secret(value, least)
+
+
+def _least(name: str) -> int:
+    """How long a value under `name` is that could be a key; 0 where none is looked for."""
+    return _SURE if is_key_name(name) else _MAYBE if is_token_name(name) else 0
+
+
+def _looks_secret(value: str, least: int) -> bool:
+    """Whether it could be a key, where its name alone doesn't say: no word and no text."""
+    word = value.isalpha() and (value.islower() or value.isupper() or value.istitle())
+    plain = re.search(r"[\s<>|]", value) is None and re.search(r"[A-Za-z]", value) is not None
+    return len(value) >= least and plain and not word
 
 
 class KeyKeeper:
     """Hands captured keys to the keeper, bound to the session and to its one granted provider."""
 
-    def __init__(self, secrets: SessionSecrets, journal: JournalClient) -> None:
+    def __init__(
+        self,
+        secrets: SessionSecrets,
+        journal: JournalClient,
+        changed: Callable[[str], None] = lambda _tenant: None,
+    ) -> None:
+        """`changed`: a tenant has one secret more."""
         self._secrets = secrets
+        self._changed = changed
         self._journal = journal
 
     async def capture(self, session: _Holder, arguments: Arguments) -> dict[str, object]:
-        """The arguments to send on. Raises `DeniedError` where the key's provider is ambiguous."""
+        """The arguments to send on. Raises `DeniedError` where a key's provider is ambiguous."""
+        chosen: dict[str, str] = {}
         for path, value in arguments.keys:
             provider = _provider(session.order.grant, arguments.kept, path)
-            await self._secrets.put_session_secret(session.id, provider, value)
+            if chosen.setdefault(provider, value) != value:
+                raise DeniedError(
+                    f"the arguments hold more than one key for {provider} ({shown(path)} is another)",
+                    hint="A session has one key for each provider.",
+                )
+        for provider, value in chosen.items():
+            tenant = session.order.grant.tenant
+            await self._secrets.put_session_secret(session.id, provider, value, tenant=tenant)
+            self._changed(tenant)
             captured = SecretChanged(
-                tenant=session.order.grant.tenant,
+                tenant=tenant,
                 principal=session.current_principal,
                 session=session.id,
                 command=session.current_command,
@@ -102,14 +219,23 @@ class KeyKeeper:
         return arguments.kept
 
 
+def shown(path: tuple[str, ...]) -> str:
+    """Where a key stands, for people."""
+    return ".".join(one[:80] for one in path)[:200]
+
+
 def _provider(grant: Grant, kept: dict[str, object], path: tuple[str, ...]) -> str:
     granted = [endpoint.provider for endpoint in grant.endpoints]
     named = kept.get("provider")
     if isinstance(named, str) and named in granted:
         return named
+    plain = re.sub(r"[^a-z0-9]", "", path[-1].lower())
+    if spelt := [one for one in granted if plain.startswith(re.sub(r"[^a-z0-9]", "", one.lower()))]:
+        return max(spelt, key=len)
     if len(granted) == 1:
         return granted[0]
     raise DeniedError(
-        f"the key in {'.'.join(path)} belongs to no provider that is granted",
-        hint="Name the provider in the arguments; `bridgehold policy explain` lists what is granted.",
+        f"the key in {shown(path)} belongs to no provider that is granted",
+        hint="Name the provider in the arguments; `bridgehold policy explain` lists what is granted. "
+        'What is no provider\'s key goes in with `inline_keys = "pass"` alone.',
     )

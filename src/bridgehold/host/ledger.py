@@ -54,7 +54,7 @@ class Ledger:
         """The intent, durable. Raises `AuditError` or `BudgetError`: the command does not run."""
         grant = self._session.order.grant
         command = new_command_id()
-        digest, size, text = preview(arguments, (), _PREVIEW_BYTES)
+        digest, size, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
         event = CommandIntent(
             tenant=grant.tenant,
             principal=self._principal,
@@ -77,7 +77,7 @@ class Ledger:
     ) -> BridgeholdError:
         """The refusal, written; and the error that says so."""
         grant = self._session.order.grant
-        digest, _, text = preview(arguments, (), _PREVIEW_BYTES)
+        digest, _, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
         event = CommandRefused(
             tenant=grant.tenant,
             principal=self._principal,

@@ -49,6 +49,7 @@ from bridgehold.host.plans import HostConfig
 from bridgehold.host.principals import Principals
 from bridgehold.host.process import harden
 from bridgehold.host.recovery import Recovery
+from bridgehold.host.redaction import Redaction
 from bridgehold.host.refusals import Refusals
 from bridgehold.host.registry import Registry
 from bridgehold.host.reloading import Reloaded, Reloading
@@ -126,6 +127,8 @@ class HostProcess:
             launcher=await LauncherClient.connect(_socket(self._ends.launcher)),
             keeper=await KeeperClient.connect(_socket(self._ends.keeper)),
         )
+        self._redaction = Redaction(peers.keeper)
+        peers.journal.redact = self._redaction.event
         machine = await peers.launcher.machine()
         await peers.journal.append(self._started(machine))
         anchoring = Anchoring(peers.journal, peers.keeper)
@@ -241,7 +244,7 @@ class HostProcess:
             registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
-            keys=KeyKeeper(peers.keeper, peers.journal),
+            keys=KeyKeeper(peers.keeper, peers.journal, self._redaction.forget),
             make_order=shared.orders.make,
             offers=offers,
             resources=shared.resources,
@@ -273,6 +276,7 @@ class HostProcess:
             parked=self._parked.parked,
             stop=self._ask_stop,
             foreigners=foreigners,
+            redact=self._redaction.text,
         )
         principals = Principals(self._config.principals, self._given.owner_uid, self._given.face_uid)
         parts = Reloaded(

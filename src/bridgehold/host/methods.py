@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -87,7 +87,10 @@ class Methods:
         parked: Callable[[], dict[tuple[str, str], int]],
         stop: AskStop,
         foreigners: Foreigners,
+        redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
+        """`redact`: (tenant, text) without the values of the tenant's secrets."""
+        self._redact = redact
         self._tools = CallerTools()
         self._metrics = metrics
         self._foreigners = foreigners
@@ -298,7 +301,10 @@ class Methods:
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)
-        return {"session": session.id, "text": session.worker.log.text()}
+        return {
+            "session": session.id,
+            "text": await self._redact(session.key.tenant, session.worker.log.text()),
+        }
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return [self._registry.describe(name) for name in self._registry.names()]

@@ -13,6 +13,18 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
+def open_standard() -> None:
+    """Descriptors 0, 1 and 2 are open from here on: no other file gets their numbers, whoever closed them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+
+
 def harden(*, parent: int, die_with_parent: bool = True, last: signal.Signals = signal.SIGTERM) -> None:
     """Forbid core files and ptrace by others; end when `parent` (a pid) ends, by the signal `last`.
 

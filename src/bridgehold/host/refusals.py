@@ -21,6 +21,7 @@ from bridgehold.audit.events import (
 from bridgehold.audit.redact import preview
 from bridgehold.errors import BridgeholdError, BudgetError, PolicyError
 from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.inline_keys import without_keys
 from bridgehold.host.observe import Metrics
 from bridgehold.host.values import CommandRequest, Principal
 from bridgehold.ids import is_name
@@ -142,7 +143,7 @@ class Refusal:
         self._operation = operation
 
     def _event(self, decision: Decision) -> CommandRefused:
-        digest, _, text = preview(self._request.arguments, (), _PREVIEW_BYTES)
+        digest, _, text = preview(without_keys(self._request.arguments), cap_bytes=_PREVIEW_BYTES)
         tenant = self._request.tenant
         return CommandRefused(
             tenant=tenant

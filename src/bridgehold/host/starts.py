@@ -336,7 +336,12 @@ def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
     """
     said = worker.log.text().strip()
     number = named(said) if said.startswith(_BUBBLEWRAP) and "\n" not in said else 0
-    if not number or worker.calls.ready.done() or worker.report is None or worker.report.cause != "exited":
+    if not number or worker.launched.zygote:  # bubblewrap has no part in a fork
+        return None
+    ready = worker.calls.ready
+    if (ready.done() and not ready.cancelled() and ready.exception() is None) or worker.report is None:
+        return None
+    if worker.report.cause != "exited":
         return None
     worker.booted = False
     return short_of(number, said)

@@ -31,6 +31,7 @@ from bridgehold.host.logs import SessionLog
 from bridgehold.host.pipes import GuestPipes
 from bridgehold.host.starts import LiveWorker, Services
 from bridgehold.host.warm_gateway import WarmGateway
+from bridgehold.ids import random_id
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.spec import spec_digest, zygote_spec
 from bridgehold.sandbox.values import ExitReport, Launched, Resources, SandboxSpec
@@ -95,14 +96,21 @@ class Zygote:
         self.forks += 1
         self.failed = 0
         self.used = time.monotonic()
-        self.sessions.add(worker.name)
+        self.hold(worker.name)
         task = asyncio.create_task(self._let_go(worker))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
     async def _let_go(self, worker: LiveWorker) -> None:
         await worker.ended.wait()
-        self.sessions.discard(worker.name)
+        self.release(worker.name)
+
+    def hold(self, name: str) -> None:
+        """It is in use by `name`: a worker, or a fork under way."""
+        self.sessions.add(name)
+
+    def release(self, name: str) -> None:
+        self.sessions.discard(name)
         if not self.sessions:
             self._on_free(self)
 
@@ -159,11 +167,12 @@ class Zygotes:
     async def borrow(self, order: StartOrder) -> AsyncIterator[Zygote]:
         """The warm zygote of `order`, started where there is none. Raises `NoZygoteError`."""
         zygote = await self._get(order)
-        zygote.sessions.add("")  # a fork under way keeps it from being evicted
+        fork = random_id("f")  # each that is under way keeps it from being evicted
+        zygote.hold(fork)
         try:
             yield zygote
         finally:
-            zygote.sessions.discard("")
+            zygote.release(fork)
 
     def failed(self, zygote: Zygote) -> None:
         """A fork of it did not come. After some in a row it is replaced, and ends with its last session."""
@@ -276,6 +285,7 @@ class Zygotes:
             async with asyncio.timeout(self._limits.warm_s):
                 warmed = await self._load(zygote, descriptors, order)
                 await self._services.launcher.attest(zygote.name)
+            await self._begin_use(zygote, warmed)
         except BaseException as error:
             reason = "it was not warm in time" if isinstance(error, TimeoutError) else str(error)
             await self._end(zygote, reason[:300])
@@ -287,23 +297,24 @@ class Zygotes:
         finally:
             if gateway is not None:
                 await gateway.close()
-        zygote.memory_bytes = zygote.first_bytes = (
-            await self._services.launcher.usage(zygote.name)
-        ).memory_bytes
+        return zygote
+
+    async def _begin_use(self, zygote: Zygote, warmed: WarmedFrame) -> None:
+        usage = await self._services.launcher.usage(zygote.name)
+        zygote.memory_bytes = zygote.first_bytes = usage.memory_bytes
         zygote.state = "warm"
         await self._services.journal.append(
             ZygoteStarted(
-                tenant=key.tenant,
-                bridge=key.bridge,
+                tenant=zygote.key.tenant,
+                bridge=zygote.key.bridge,
                 zygote=zygote.name,
-                spec=launched.spec_digest,
-                environment=key.environment,
+                spec=zygote.launched.spec_digest,
+                environment=zygote.key.environment,
                 modules=warmed.modules,
                 ms=warmed.ms,
                 memory_bytes=zygote.memory_bytes,
             )
         )
-        return zygote
 
     async def _load(self, zygote: Zygote, descriptors: list[int], order: StartOrder) -> WarmedFrame:
         heard: asyncio.Future[WarmedFrame] = asyncio.get_running_loop().create_future()

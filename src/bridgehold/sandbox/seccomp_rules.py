@@ -32,6 +32,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     when: tuple[Argument, ...] = ()
 
 
+_MODPROBE = "the kernel starts modprobe for the driver that it lacks, before it asks who calls"
+_LOADERS = (
+    *((0x8940, "SIOCGIFBR"), (0x8941, "SIOCSIFBR"), (0x89A0, "SIOCBRADDBR"), (0x89A1, "SIOCBRDELBR")),
+    *((0x8980, "SIOCADDDLCI"), (0x8981, "SIOCDELDLCI"), (0x8982, "SIOCGIFVLAN"), (0x8983, "SIOCSIFVLAN")),
+)
+"""Requests of any socket, whatever its family."""
+
+
 def _sockets() -> tuple[Rule, ...]:
     """Every family but UNIX (1), INET (2) and INET6 (10): below, between and above them.
 
@@ -178,6 +186,7 @@ SURFACE: tuple[Rule, ...] = (
             (0x5412, "TIOCSTI: typing into a terminal (the kernel looks at 32 bits, so do we)"),
             (0x541C, "TIOCLINUX: the console"),
             (0x5423, "TIOCSETD: line disciplines, which load kernel modules"),
+            *((request, f"{name}: {_MODPROBE}") for request, name in _LOADERS),
         )
     ),
     *_sockets(),

@@ -120,6 +120,18 @@ UNCOUNTED: tuple[Rule, ...] = (
         answer=errno.ENOMEM,
         when=(Argument(2, "masked_eq", 0o4000, 0o4000),),
     ),
+    Rule(
+        calls=("madvise",),
+        why="MADV_MERGEABLE: notes of pages are charged to nobody, and a write's time tells what others hold",
+        answer=errno.EINVAL,
+        when=(_low(2, 12),),
+    ),
+    Rule(
+        calls=("prctl",),
+        why="PR_SET_MEMORY_MERGE: as MADV_MERGEABLE, for all of a process",
+        answer=errno.EINVAL,
+        when=(_low(0, 67),),
+    ),
     Rule(calls=("memfd_secret",), why="takes pages out of the kernel's own map", answer=errno.ENOSYS),
     Rule(
         calls=("setxattr", "lsetxattr", "fsetxattr", "setxattrat"),

@@ -48,8 +48,8 @@ def shortage(error: BaseException | None) -> int:
     return 0
 
 
-def short_of(number: int, what: str) -> ShortageError:
-    return ShortageError(f"the machine is short of {SHORT_OF[number]}: {what}"[:_MAX_TEXT])
+def short_of(number: int, what: str, *, hint: str | None = None) -> ShortageError:
+    return ShortageError(f"the machine is short of {SHORT_OF[number]}: {what}"[:_MAX_TEXT], hint=hint)
 
 
 def typed(error: BaseException) -> BridgeholdError:

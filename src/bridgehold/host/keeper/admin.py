@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bridgehold.errors import NotFoundError
 from bridgehold.host.keeper.files import locked
-from bridgehold.host.keeper.index import Reference, read_index, write_index
+from bridgehold.host.keeper.index import Reference, begin, read_index, write_index
 from bridgehold.host.keeper.stores import SecretStore, check_value, open_store
 from bridgehold.host.keeper.values import StoreConfig, store_config
 from bridgehold.ids import parse_name
@@ -70,7 +70,7 @@ class SecretAdmin:
                 version=index.generation + 1,
             )
             self._store.set(tenant, name, plain)
-            write_index(self._folder, index.having(reference))
+            write_index(self._folder, index.having(reference, begin(plain)))
         return reference
 
     def list(self) -> tuple[Reference, ...]:

@@ -20,8 +20,10 @@ from bridgehold.host.keeper.protocol import (
     END,
     HEAD,
     Ask,
+    AskMarks,
     AskMissing,
     AskPublicKey,
+    AskRedact,
     AskReferences,
     AskReveal,
     AskSign,
@@ -30,6 +32,7 @@ from bridgehold.host.keeper.protocol import (
     Done,
     DropSession,
     KeeperStatus,
+    Marks,
     Prefetch,
     PutSessionSecret,
     UpstreamHead,
@@ -128,9 +131,31 @@ class KeeperClient:
         """Have the secret at hand before the first request. Raises `SecretError` if there is none."""
         await self._ask(Prefetch(tenant=tenant, provider=provider, secret=secret))
 
-    async def put_session_secret(self, session: str, provider: str, value: str) -> None:
+    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str = "") -> None:
         """Use `value` for this session's requests to `provider`, until the session is dropped."""
-        await self._ask(PutSessionSecret(session=session, provider=provider, value=value))
+        await self._ask(PutSessionSecret(session=session, provider=provider, value=value, tenant=tenant))
+
+    async def marks(self, tenant: str) -> Marks:
+        """How the tenant's values begin. Raises `SecretError` where one of them can't be read."""
+        return _decode(await self._ask(AskMarks(tenant=tenant)), Marks)
+
+    async def redact(self, tenant: str, texts: list[str]) -> list[str]:
+        """`texts` without the tenant's values, in any plain spelling. Raises `SecretError`, `LimitError`."""
+        body = msgspec.json.encode(texts)
+        ask = AskRedact(tenant=tenant, body_bytes=len(body))
+        stream = await self._channel.open(msgspec.json.encode(ask))
+        upload = asyncio.create_task(_upload_bytes(stream, body))
+        said = bytearray()
+        try:
+            while (frame := await stream.receive()).kind != END:
+                said += frame.payload
+        finally:
+            upload.cancel()
+            stream.close()
+        found = _decode(bytes(said), list[str])
+        if len(found) != len(texts):
+            raise ProtocolError("the keeper answered for other texts")
+        return found
 
     async def drop_session(self, session: str) -> None:
         await self._ask(DropSession(session=session))

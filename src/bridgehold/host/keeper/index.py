@@ -6,11 +6,14 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold.audit.spellings import MARK
 from bridgehold.errors import SecretError
 from bridgehold.host.keeper.files import read_private, write_private
 
 FILE = "index.json"
 _BOUND = 8 * 1024 * 1024
+_MARKED = 16
+"""Characters of a value that is long enough for four of them to be known."""
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -33,6 +36,12 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     v: int = 1
     generation: int = 0
     secrets: tuple[Reference, ...] = ()
+    begins: dict[str, str] = {}
+    """By ``TENANT/NAME/VERSION``, what the host may know of the value (`begin`): no store is asked for it."""
+
+    def begin_of(self, reference: Reference) -> str | None:
+        """None: the index doesn't say."""
+        return self.begins.get(_place(reference.tenant, reference.name) + str(reference.version))
 
     def find(self, tenant: str, name: str) -> Reference | None:
         for reference in self.secrets:
@@ -40,18 +49,33 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
                 return reference
         return None
 
-    def having(self, reference: Reference) -> Index:
-        """With `reference` in place of an older one of that name (pure)."""
-        return self._replace((*self._without(reference.tenant, reference.name), reference))
+    def having(self, reference: Reference, begins: str) -> Index:
+        """With `reference` in place of an older one of that name; its value `begins` so (pure)."""
+        place = _place(reference.tenant, reference.name)
+        without = self.without(reference.tenant, reference.name)
+        return Index(
+            generation=self.generation + 1,
+            secrets=tuple(sorted((*without.secrets, reference))),
+            begins={**without.begins, f"{place}{reference.version}": begins},
+        )
 
     def without(self, tenant: str, name: str) -> Index:
-        return self._replace(self._without(tenant, name))
+        """Without the reference of that name (pure)."""
+        place = _place(tenant, name)
+        return Index(
+            generation=self.generation + 1,
+            secrets=tuple(r for r in self.secrets if (r.tenant, r.name) != (tenant, name)),
+            begins={key: said for key, said in self.begins.items() if not key.startswith(place)},
+        )
 
-    def _without(self, tenant: str, name: str) -> tuple[Reference, ...]:
-        return tuple(r for r in self.secrets if (r.tenant, r.name) != (tenant, name))
 
-    def _replace(self, secrets: tuple[Reference, ...]) -> Index:
-        return Index(generation=self.generation + 1, secrets=tuple(sorted(secrets)))
+def begin(value: bytes) -> str:
+    """What the host may know of a value: its first characters, and nothing of a short one (pure)."""
+    return value[:MARK].decode("ascii", "replace") if len(value) >= _MARKED else ""
+
+
+def _place(tenant: str, name: str) -> str:
+    return f"{tenant}/{name}/"
 
 
 def read_index(folder: Path) -> Index:

@@ -18,12 +18,14 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, DeniedError, InternalError, SecretError
+from bridgehold.audit.redact import Redactor
+from bridgehold.audit.spellings import Spellings
+from bridgehold.errors import BridgeholdError, DeniedError, InternalError, LimitError, SecretError
 from bridgehold.host.keeper import protocol
 from bridgehold.host.keeper.channel import Channel, Stream
 from bridgehold.host.keeper.resolve import Lookup, system_lookup
 from bridgehold.host.keeper.signer import Signer
-from bridgehold.host.keeper.upstream import Upstream
+from bridgehold.host.keeper.upstream import Upstream, receive_body
 from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, parse_config
 from bridgehold.host.keeper.vault import Held, Vault
 from bridgehold.host.process import harden
@@ -31,6 +33,10 @@ from bridgehold.host.process import harden
 _REFERENCES = 200
 """In one answer: each is a few hundred bytes at most."""
 _CONFIG_BOUND = 4 * 1024 * 1024
+_TEXTS_BOUND = 16 * 1024 * 1024
+_PIECE = 1024 * 1024
+_NOBODYS = Spellings(b"")
+"""Of what the guest brought itself, or of no key at all."""
 
 
 class Keeper:
@@ -75,6 +81,8 @@ class Keeper:
         try:
             if isinstance(ask, protocol.UpstreamRequest):
                 await self._request(stream, ask)
+            elif isinstance(ask, protocol.AskRedact):
+                await self._redact(stream, ask)
             else:
                 await stream.end(await self._control(ask))
         except BridgeholdError as error:
@@ -87,20 +95,37 @@ class Keeper:
     async def _request(self, stream: Stream, ask: protocol.UpstreamRequest) -> None:
         entry = self._entry(ask.provider)
         if ask.how == "pass":
-            await self._upstream.answer(stream, ask, entry, ask.credential.encode("ascii", "replace"))
+            await self._upstream.answer(
+                stream, ask, entry, ask.credential.encode("ascii", "replace"), _NOBODYS
+            )
             return
         if not entry.keyed:
-            await self._upstream.answer(stream, ask, entry, b"")
+            await self._upstream.answer(stream, ask, entry, b"", _NOBODYS)
             return
         held = await self._vault.find(ask.tenant, ask.session, entry, ask.secret)
         await self._with_key(stream, ask, entry, held)
+
+    async def _redact(self, stream: Stream, ask: protocol.AskRedact) -> None:
+        if ask.body_bytes > _TEXTS_BOUND:
+            raise LimitError(f"texts to redact have at most {_TEXTS_BOUND} bytes together")
+        body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
+        texts = protocol.decode_texts(body)
+        redactor = Redactor(await self._vault.spellings(ask.tenant))
+        for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
+            await stream.send(said[at : at + _PIECE])
+        await stream.end()
 
     async def _with_key(
         self, stream: Stream, ask: protocol.UpstreamRequest, entry: ProviderEntry, held: Held
     ) -> None:
         try:
             with held.use() as key:
-                await self._upstream.answer(stream, ask, entry, key)
+                spelt = await held.spellings()
+                try:
+                    await self._upstream.answer(stream, ask, entry, key, spelt)
+                except BridgeholdError as error:  # its text may say what the provider said
+                    error.message, error.hint = map(Redactor([spelt]).text, (error.message, error.hint))
+                    raise
         except asyncio.CancelledError:
             if not held.revoked:
                 raise
@@ -114,20 +139,25 @@ class Keeper:
                 if self._entry(ask.provider).keyed:
                     await self._vault.find(ask.tenant, "", self._entry(ask.provider), ask.secret)
             case protocol.PutSessionSecret():
-                self._vault.put_session(ask.session, ask.provider, ask.value)
+                self._vault.put_session(ask.session, ask.provider, ask.value, ask.tenant)
             case protocol.DropSession():
                 self._vault.drop_session(ask.session)
             case protocol.AskSign():
                 return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
                 return base64.b64encode(self._signer.public_key())
-            case protocol.AskReveal():
-                return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
+            case protocol.AskReveal() | protocol.AskMarks():
+                return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():
                 return self._told_of(ask)
             case _:
                 return msgspec.json.encode(self._status())
         return b""
+
+    async def _of_values(self, ask: protocol.AskReveal | protocol.AskMarks) -> bytes:
+        if isinstance(ask, protocol.AskMarks):
+            return msgspec.json.encode(await self._vault.marks(ask.tenant))
+        return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
 
     def _told_of(self, ask: protocol.AskMissing | protocol.AskVersions | protocol.AskReferences) -> bytes:
         if isinstance(ask, protocol.AskReferences):
@@ -159,6 +189,10 @@ class Keeper:
             generation=generation,
             problem=self._vault.problem,
         )
+
+
+def _redacted(redactor: Redactor, texts: list[str]) -> bytes:
+    return msgspec.json.encode([redactor.text(text) for text in texts])
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

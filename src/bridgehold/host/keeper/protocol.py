@@ -76,6 +76,7 @@ class PutSessionSecret(msgspec.Struct, frozen=True, kw_only=True, tag="put_sessi
     session: str
     provider: str
     value: str
+    tenant: str = ""
 
     def __repr__(self) -> str:
         return f"PutSessionSecret({self.session} {self.provider})"
@@ -124,6 +125,19 @@ class AskMissing(msgspec.Struct, frozen=True, kw_only=True, tag="missing"):
     names: tuple[str, ...]
 
 
+class AskMarks(msgspec.Struct, frozen=True, kw_only=True, tag="marks"):
+    """How the values of a tenant's secrets begin, its sessions' own ones included."""
+
+    tenant: str
+
+
+class AskRedact(msgspec.Struct, frozen=True, kw_only=True, tag="redact"):
+    """Texts (a JSON list, as DATA) without the values of a tenant's secrets; they come back as DATA."""
+
+    tenant: str
+    body_bytes: int
+
+
 Ask = (
     UpstreamRequest
     | Prefetch
@@ -136,7 +150,18 @@ Ask = (
     | AskVersions
     | AskMissing
     | AskReferences
+    | AskMarks
+    | AskRedact
 )
+
+
+class Marks(msgspec.Struct, frozen=True, kw_only=True):
+    """What the host may know of secrets' values, so that it asks about few texts."""
+
+    begins: tuple[str, ...]
+    """The first four characters of each value that has sixteen or more: most are a provider's prefix."""
+    always: bool
+    """There is a shorter value, too: every text is to be asked about."""
 
 
 class UpstreamHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,3 +215,10 @@ def decode_ask(payload: bytes) -> Ask:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ProtocolError(f"not a request for the keeper: {type(error).__name__}") from None
     return ask
+
+
+def decode_texts(body: bytes) -> list[str]:
+    try:
+        return msgspec.json.decode(body, type=list[str])
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ProtocolError(f"not texts to redact: {type(error).__name__}") from None

@@ -21,6 +21,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from bridgehold.audit.spellings import Spellings
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.host.keeper.channel import Stream
 from bridgehold.host.keeper.follow import FOLLOWED, MOST_HOPS, REDIRECTS, TOLD, Hop, next_hop
@@ -38,6 +39,8 @@ _SMALL = 256 * 1024
 """Request bodies up to here are sent in one piece with the head."""
 _POOLS = 256
 _HEADERS_BOUND = 64 * 1024
+_CHARSET = re.compile(r"charset\*?\s*=\s*[\"']?([^\s;,\"']+)", re.IGNORECASE)
+_ASCII_BASED = re.compile(r"utf-?8|us-ascii|ascii|latin-?1|iso[-_]?8859-\d{1,2}|windows-125\d", re.IGNORECASE)
 _VALUE = re.compile(r"[\x20-\x7e\t]{0,8192}")
 
 
@@ -92,27 +95,27 @@ class Upstream:
             await pool.close()
 
     async def answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes
+        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, spelt: Spellings
     ) -> None:
-        """Send `request` with `key`, and stream the answer. Raises typed errors that hold no key."""
+        """Send `request` with `key`, and stream the answer without `spelt`. Its typed errors hold no key."""
         if entry.keyed:
             check_value(key)
         try:
             async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
-                await self._answer(stream, request, entry, key)
+                await self._answer(stream, request, entry, key, spelt)
         except TimeoutError:
             raise ProviderError(f"{entry.name} did not answer in time", where=entry.host) from None
         except aiohttp.ClientError as error:
             raise _explain(error, entry) from None
 
     async def _answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes
+        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, spelt: Spellings
     ) -> None:
         headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
         url = make_url(entry, request, query)
         await self._vet_literal(entry, entry.host)
         if entry.shape == "hub":
-            await self._download(stream, request, entry, key, (url, headers))
+            await self._download(stream, request, entry, spelt, (url, headers))
             return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
@@ -121,14 +124,14 @@ class Upstream:
         async with pool.request(
             request.method, url, headers=headers, data=body, allow_redirects=False
         ) as response:
-            await self._pass_on(stream, request, response, Scrubber(key), entry)
+            await self._pass_on(stream, request, response, Scrubber(spelt), entry)
 
     async def _download(
         self,
         stream: Stream,
         request: UpstreamRequest,
         entry: ProviderEntry,
-        key: bytes,
+        spelt: Spellings,
         first: tuple[URL, dict[str, str]],
     ) -> None:
         """A hub is only read; its redirects are followed, the key stays at its own origin."""
@@ -148,7 +151,7 @@ class Upstream:
                 if response.status not in REDIRECTS:
                     if not hop.keyed:
                         told[FOLLOWED] = hop.host
-                    scrubber = Scrubber(key if hop.keyed else b"")
+                    scrubber = Scrubber(spelt if hop.keyed else b"")
                     await self._pass_on(stream, request, response, scrubber, entry, told=told)
                     return
                 hop = next_hop(entry, hop, response.headers.get("Location", ""))
@@ -162,7 +165,7 @@ class Upstream:
     async def _body(self, stream: Stream, request: UpstreamRequest) -> bytes | AsyncIterator[bytes] | None:
         if request.body_bytes > self._limits.request_bytes:
             raise LimitError(f"a request has at most {self._limits.request_bytes} bytes")
-        pieces = _receive_body(stream, request.body_bytes)
+        pieces = receive_body(stream, request.body_bytes)
         if request.body_bytes > _SMALL:
             return pieces
         return b"".join([piece async for piece in pieces]) or None
@@ -179,10 +182,10 @@ class Upstream:
     ) -> None:
         """`told`: what a hub said of a file, before it led elsewhere."""
         bound = self._limits.response_bytes if told is None else self._limits.download_bytes
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("identity", ""):
+        if coded := coding(response.headers):
             raise ProviderError(
-                f"{entry.name} compressed its answer though it was asked not to, so it can't be scrubbed",
+                f"{entry.name} compressed or recoded its answer ({coded}) though it was asked not to, "
+                "so it can't be scrubbed",
                 where=entry.host,
             )
         if response.status < 200:
@@ -244,7 +247,7 @@ class Upstream:
                 return
 
 
-async def _receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
+async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
     """The request's body from the host: exactly `expected` bytes. Raises `ProtocolError` otherwise."""
     left = expected
     while left:
@@ -279,6 +282,23 @@ def checked_headers(request: UpstreamRequest) -> dict[str, str]:
             raise DeniedError(f"the header {name[:60]!r} does not go to a provider", where="header")
         headers[name] = value
     return headers
+
+
+def coding(headers: Any) -> str:
+    """Which header tells of a coding that hides an answer's bytes (pure); empty where none does.
+
+    Every header of a name counts. Only chunks are undone on the way here, and only a character set that
+    writes ASCII as ASCII can be searched.
+    """
+    for name, plain in (("Content-Encoding", {"identity"}), ("Transfer-Encoding", {"chunked", "identity"})):
+        said = [one.strip().lower() for value in headers.getall(name, ()) for one in value.split(",")]
+        if any(one and one not in plain for one in said) or said.count("chunked") > 1:
+            return name
+    for value in headers.getall("Content-Type", ()):
+        for charset in _CHARSET.findall(value):
+            if not _ASCII_BASED.fullmatch(charset):
+                return "Content-Type: charset"
+    return ""
 
 
 def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str], ...]:

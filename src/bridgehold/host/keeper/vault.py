@@ -16,8 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold.audit.spellings import Spellings
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
-from bridgehold.host.keeper.index import Index, Reference, read_index, stamp
+from bridgehold.host.keeper.index import Index, Reference, begin, read_index, stamp
+from bridgehold.host.keeper.protocol import Marks
 from bridgehold.host.keeper.stores import SecretStore, check_value, open_store, wipe
 from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry
 
@@ -28,12 +30,14 @@ _SESSION_BOUND = 16_384
 class Held:
     """One value in memory and the tasks that use it now."""
 
-    def __init__(self, value: bytearray, reference: Reference | None) -> None:
+    def __init__(self, value: bytearray, reference: Reference | None, tenant: str) -> None:
         self.value = value
         self.reference = reference
+        self.tenant = tenant
         self.used_at = time.monotonic()
         self.revoked = ""
         self._users: set[asyncio.Task[object]] = set()
+        self._spelt: asyncio.Future[Spellings] | None = None
 
     def __repr__(self) -> str:
         return f"Held({self.reference})"
@@ -52,6 +56,12 @@ class Held:
             self._users.discard(task)
             self.used_at = time.monotonic()
 
+    async def spellings(self) -> Spellings:
+        """How the value may be written. Making them takes longer than a turn of the loop may."""
+        if self._spelt is None:
+            self._spelt = asyncio.ensure_future(asyncio.to_thread(Spellings, bytes(self.value)))
+        return await asyncio.shield(self._spelt)
+
     @property
     def in_use(self) -> bool:
         return bool(self._users)
@@ -60,6 +70,7 @@ class Held:
         self.revoked = reason
         for task in self._users:
             task.cancel()
+        self._spelt = None
         wipe(self.value)
 
 
@@ -72,6 +83,7 @@ class Vault:
         self._held: dict[tuple[str, str], Held] = {}
         self._fetching: dict[tuple[str, str], asyncio.Task[Held]] = {}
         self._session: dict[tuple[str, str], Held] = {}
+        self._begins: dict[Reference, str] = {}
         self._index = Index()
         self._stamp = (-1, 0, 0)
         self._store: SecretStore | None = None
@@ -119,6 +131,38 @@ class Vault:
         reference = self._bound(tenant, entry, secret)
         return await self._fetch(reference)
 
+    async def marks(self, tenant: str) -> Marks:
+        """How the tenant's values begin, its sessions' own ones included. Raises `SecretError`."""
+        found = [begin(bytes(held.value)) for held in self._own(tenant)]
+        for reference in await self._references(tenant):
+            said = self._index.begin_of(reference)
+            if said is None:
+                said = self._begins.get(reference)
+            if said is None:
+                said = self._begins[reference] = begin(bytes((await self._fetch(reference)).value))
+            found.append(said)
+        return Marks(begins=tuple(sorted(set(found) - {""})), always="" in found)
+
+    async def spellings(self, tenant: str) -> list[Spellings]:
+        """Of each of the tenant's values. Raises `SecretError`."""
+        fetched = await asyncio.gather(*[self._fetch(one) for one in await self._references(tenant)])
+        return [await held.spellings() for held in (*self._own(tenant), *fetched)]
+
+    def _own(self, tenant: str) -> list[Held]:
+        return [held for held in self._session.values() if held.tenant == tenant]
+
+    async def _references(self, tenant: str) -> list[Reference]:
+        self.refresh()
+        if self._config.secrets.store != "systemd":
+            return [one for one in self._index.secrets if one.tenant == tenant]
+        listed = await asyncio.get_running_loop().run_in_executor(self._threads, self._listed)
+        return [Reference(tenant=one, name=name, store="systemd") for one, name in listed if one == tenant]
+
+    def _listed(self) -> tuple[tuple[str, str], ...]:
+        if self._store is None:
+            self._store = open_store(self._config.secrets)
+        return self._store.names() or ()
+
     async def reveal(self, tenant: str, name: str) -> str:
         """A value stored with `allow_env`. Raises `DeniedError` for any other, there or not."""
         self.refresh()
@@ -130,7 +174,7 @@ class Vault:
             )
         return bytes((await self._fetch(reference)).value).decode("ascii")
 
-    def put_session(self, session: str, provider: str, value: str) -> None:
+    def put_session(self, session: str, provider: str, value: str, tenant: str) -> None:
         if len(self._session) >= _SESSION_BOUND:
             raise SecretError("too many keys of sessions are held", retry="later")
         if provider not in {entry.name for entry in self._config.providers}:
@@ -139,7 +183,7 @@ class Vault:
         older = self._session.pop((session, provider), None)
         if older is not None:
             older.revoke("the session's key was replaced")
-        self._session[(session, provider)] = Held(plain, None)
+        self._session[(session, provider)] = Held(plain, None, tenant)
 
     def drop_session(self, session: str) -> None:
         for key in [key for key in self._session if key[0] == session]:
@@ -194,7 +238,7 @@ class Vault:
                 f"the store lacks {reference.tenant}'s secret {reference.name!r}, which the index names",
                 hint="Set it anew; the passphrase or the keyring may have changed.",
             )
-        held = Held(value, reference)
+        held = Held(value, reference, reference.tenant)
         older = self._held.pop((reference.tenant, reference.name), None)
         if older is not None:
             older.revoke("the secret was replaced")
@@ -225,6 +269,7 @@ class Vault:
         else:
             self.problem = ""
         self._stamp = now
+        self._begins = {one: self._begins[one] for one in self._index.secrets if one in self._begins}
         for key, held in list(self._held.items()):
             if held.reference is not None and not self._is_current(held.reference):
                 del self._held[key]

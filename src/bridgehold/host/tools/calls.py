@@ -113,7 +113,7 @@ class ToolCalls:
 
     async def _run(self, frame: ToolCallFrame) -> object:
         tool, source, decision = await self._decided(frame)
-        digest, size, text = preview(frame.arguments, (), _PREVIEW_BYTES)
+        digest, size, text = preview(frame.arguments, cap_bytes=_PREVIEW_BYTES)
         intent = ToolIntent(
             tenant=self._context.tenant,
             principal=self._context.principal,
@@ -165,7 +165,7 @@ class ToolCalls:
         said = f"{decision.reason} [rule {decision.rule}]"
         if not self._events.room(f"tool.refused {decision.rule}", self._context.principal):
             return kind(said)
-        digest, _, _ = preview(frame.arguments, (), 0)
+        digest, _, _ = preview(frame.arguments, cap_bytes=0)
         event = ToolRefused(
             tenant=self._context.tenant,
             principal=self._context.principal,
@@ -195,7 +195,7 @@ class ToolCalls:
     async def _record(
         self, tool: ToolSpec, intent: str, result: object, failure: BridgeholdError | None, ms: int
     ) -> None:
-        digest, size, _ = preview(result, (), 0)
+        digest, size, _ = preview(result, cap_bytes=0)
         outcome = ToolOutcome(
             tenant=self._context.tenant,
             principal=self._context.principal,

@@ -58,7 +58,10 @@ def _load(entry: str) -> tuple[Callable[..., Any] | None, str]:
         return None, f"{entry} can't be loaded: {type(error).__name__}: {error}"
     if not callable(found):
         return None, f"{entry} is no function"
-    own, named = _parameters(found)
+    try:
+        own, named = _parameters(found)
+    except ValueError:  # of C functions
+        return None, f"{entry} doesn't say what it takes"
     if len(own) > 1 or (not own and _CONTEXT in named):
         return None, f"{entry}: {_REMEDY}"
     return found, ""

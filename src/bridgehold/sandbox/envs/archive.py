@@ -93,9 +93,9 @@ class Archive:
         self._file.seek(member.begins)
         inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.deflated else None
         left, size, crc = member.packed, 0, 0
-        while left or (inflate is not None and inflate.unconsumed_tail):
+        while left or (inflate is not None and not inflate.eof):
             packed = b"" if inflate is None else inflate.unconsumed_tail
-            if not packed:
+            if not packed and left:
                 packed = self._file.read(min(left, _BLOCK))
                 left -= len(packed)
                 if not packed:
@@ -104,6 +104,8 @@ class Archive:
                 block = packed if inflate is None else inflate.decompress(packed, _BLOCK)
             except zlib.error as error:
                 raise ArchiveFaultError(member.name, "its packed bytes are none of its method") from error
+            if not packed and not block:
+                break  # and zlib, which may keep the end of a full block to itself, has nothing left either
             size += len(block)
             crc = zlib.crc32(block, crc)
             if size > member.size:

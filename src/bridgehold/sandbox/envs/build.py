@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bridgehold.errors import DependencyError, EnvironmentBuildError
+from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError, ShortageError
 from bridgehold.ids import Digest
 from bridgehold.sandbox.envs.archive import ScanLimits
 from bridgehold.sandbox.envs.compile import (
@@ -42,6 +42,7 @@ from bridgehold.sandbox.envs.values import (
 )
 from bridgehold.sandbox.envs.wheels import WheelFolder
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
+from bridgehold.sandbox.shortage import short_of, shortage
 from bridgehold.sandbox.values import SealReport
 
 OnProgress = Callable[[BuildProgress], None]
@@ -95,7 +96,13 @@ class EnvironmentBuilder:
                 if found is None:
                     found = await self._build(lock, key, bridge, on_progress, allow_pth=allow_pth)
                 return found
-        except OSError as error:
+        except (OSError, BridgeholdError) as error:
+            number = shortage(error)
+            if number and not isinstance(error, ShortageError):  # no wheel's fault, and nobody's
+                what = f"the environment of {bridge} can't be built"
+                raise short_of(number, what, hint="Make room, and build it again.") from error
+            if isinstance(error, BridgeholdError):
+                raise
             raise EnvironmentBuildError(
                 f"the environment can't be built: {error.strerror or error}",
                 where=str(error.filename or self._store.folder),

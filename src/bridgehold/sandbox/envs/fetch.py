@@ -36,6 +36,7 @@ from bridgehold.sandbox.envs.values import (
     Wheel,
 )
 from bridgehold.sandbox.envs.wheels import WheelFolder, counted
+from bridgehold.sandbox.shortage import short_of, shortage
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 _BLOCK = 256 * 1024
@@ -132,6 +133,10 @@ class Fetcher:
                 pin, candidate, counted(self._network.blocks(candidate), self._count), cap
             )
         except OSError as error:
+            number = shortage(error)
+            if number:
+                what = f"{candidate.filename} can't be stored in {self._request.folder}"
+                raise short_of(number, what, hint="Make room, and build it again.") from error
             raise EnvironmentBuildError(
                 f"{candidate.filename} can't be stored: {error.strerror or error}", where=self._request.folder
             ) from error

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
+from bridgehold import reads
 from bridgehold.errors import ConfigError
 from bridgehold.sandbox.envs.values import Sources
 
@@ -69,8 +70,8 @@ def read_pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
     settings: dict[str, str] = {}
     for file in [*files, *([Path(named)] if named else [])]:
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            text = reads.read_text(file, ConfigError)
+        except ConfigError:
             continue  # absent, or of another user: pip would not see it either
         settings.update(parse_pip_settings(text, str(file)))
     return settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import configparser
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -66,6 +67,8 @@ def scan_wheel(
     except ArchiveFaultError as fault:
         scan.add(fault.finding.rule, fault.finding.file, fault.finding.detail)
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the machine's, not the wheel's: bytes can make a seek invalid, and nothing else
         scan.add("archive", "", f"can't be read: {str(error)[:200] or type(error).__name__}")
     return scan.report()
 

@@ -12,6 +12,7 @@ from uv import find_uv_bin
 from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import ConfigError, DependencyError, UsageError
+from bridgehold.ids import digest_bytes
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.sources import default_sources
 
@@ -27,10 +28,15 @@ def lock(manifest: Manifest, python: str) -> int:
             where=str(manifest.file),
             hint='Add requirements = "requirements.in" and lock = "requirements.lock" to bridge.toml.',
         )
-    text = resolve(manifest.requirements_path, python)
-    pins = parse_lock(text, str(manifest.lock_path)).pins
     try:
-        writes.replace(manifest.lock_path, text, beneath=manifest.folder)
+        with writes.our_folder(manifest.folder) as descriptor:
+            folder = Path(f"/proc/self/fd/{descriptor}")  # its name may change while this takes long
+            now = reads.read_bytes(folder / manifest.file.name, ConfigError)
+            if digest_bytes(now) != manifest.digest:
+                raise ConfigError("the folder, or its manifest, changed", where=str(manifest.file))
+            text = resolve(manifest.requirements_path, python)
+            pins = parse_lock(text, str(manifest.lock_path)).pins
+            writes.replace(folder / manifest.lock, text, beneath=folder)
     except OSError as error:
         raise ConfigError(
             f"the lock can't be written: {error.strerror}",

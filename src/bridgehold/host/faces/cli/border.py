@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from bridgehold.errors import BridgeholdError, InternalError, UsageError, from_os
 from bridgehold.host.faces.cli.render import err, print_error
+from bridgehold.host.process import open_standard
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
@@ -45,15 +46,8 @@ def guarded(command: Callable[[], object]) -> int:
 
 
 def prepare_streams() -> None:
-    """Descriptors 0, 1 and 2 are open, so that no other file gets their numbers, and take any text."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
+    """The three streams are there, and take any text."""
+    open_standard()
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold import reads
-from bridgehold.errors import BridgeholdError, ConfigError, HostUnavailableError
+from bridgehold.errors import BridgeholdError, ConfigError, HostUnavailableError, from_os
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.legacy.pipes import PipeIn, PipeOut, take_standard
 from bridgehold.host.faces.legacy.python_argv import Invocation, parse
@@ -20,6 +20,7 @@ from bridgehold.host.faces.legacy.run import AsItComes, frames, say, serve
 from bridgehold.host.faces.legacy.shim import Shim
 from bridgehold.host.faces.legacy.values import Outcome, ShimFile
 from bridgehold.host.layout import Layout
+from bridgehold.host.process import open_standard
 
 SHIM_FILE = "bridgehold.json"
 _TRIES = 6
@@ -36,6 +37,7 @@ def main(executable: str) -> None:
 
 def run(executable: Path, arguments: Sequence[str]) -> int:
     """The exit status."""
+    open_standard()
     try:
         invocation = located(parse(arguments))
         if invocation.kind == "script" and not Path(invocation.text).is_file():
@@ -47,6 +49,10 @@ def run(executable: Path, arguments: Sequence[str]) -> int:
     except BridgeholdError as error:
         say(f"{error.code}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
         return error.exit_status
+    except OSError as error:
+        ours = from_os(error)
+        say(f"{ours.code}: {ours.message}" + (f" ({ours.where})" if ours.where else ""))
+        return ours.exit_status
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.audit.redact import MASK, SHORTEST, Redactor, find_shape, is_key_name
-from bridgehold.errors import TranscriptError
+from bridgehold.audit.redact import MASK, Redactor, find_shape, is_key_name
+from bridgehold.audit.spellings import SHORTEST, Spellings
+from bridgehold.errors import TranscriptError, UsageError
 from bridgehold.host.faces.testing.transcript import DEEPEST
 from bridgehold.host.inline_keys import split_keys
 from bridgehold.ids import digest_bytes
@@ -25,7 +26,7 @@ class Masker:
     """Remembers every key that it was shown, and takes it out of all that comes later."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
+        self._known: dict[str, Spellings] = {}
         self._redactor = Redactor(())
 
     def params(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,10 @@ class Masker:
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(params))
         arguments = plain.get("arguments")
         if isinstance(arguments, dict):
-            self._learn(value for _, value in split_keys(arguments).keys)
+            try:
+                self._learn([value for _, value in split_keys(arguments).keys])
+            except UsageError as error:
+                raise TranscriptError(error.message, hint="") from None
         self._learn(_secrets(plain, DEEPEST))
         if method == "artifact.put" and isinstance(plain.get("data"), str):
             plain["data"] = str(digest_bytes(plain["data"].encode()))
@@ -69,10 +73,10 @@ class Masker:
         return _masked(value, self._redactor, named=False, depth=DEEPEST)
 
     def _learn(self, values: Any) -> None:
-        fresh = {value for value in values if len(value) >= SHORTEST and value != MASK} - self._known
+        fresh = {value for value in values if len(value) >= SHORTEST and value != MASK} - self._known.keys()
         if fresh:
-            self._known |= fresh
-            self._redactor = Redactor(self._known)
+            self._known |= {value: Spellings(value.encode("utf-8", "surrogatepass")) for value in fresh}
+            self._redactor = Redactor(self._known.values())
 
     def _bytes(self, data: str) -> str:
         try:

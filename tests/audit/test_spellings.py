@@ -1,0 +1,100 @@
+"""Finding a value in every plain spelling: whole, over any border, cut, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import random
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridgehold.audit.redact import Redactor
+from bridgehold.audit.spellings import MARK, Spellings, beginnings, mask
+from bridgehold.host.keeper.scrub import Scrubber
+from spelt import spellings
+
+KEYS = ("sk-real/with+signs%41-0123456789", "sk-proj-" + "aB3dE5gH7jK9_" * 12, "Zk3vQ9pL")
+SPELT = {key: Spellings(key.encode()) for key in KEYS}
+CORPUS = [(key, name) for key in KEYS for name in spellings(key)]
+
+
+@pytest.mark.parametrize(("key", "name"), CORPUS, ids=[f"{len(key)}-{name}" for key, name in CORPUS])
+def test_a_value_is_masked_whole_over_every_border_and_nothing_else(key: str, name: str) -> None:  # ABUSE 61
+    written = spellings(key)[name].encode()
+    text = b'{"said": "' + written + b'", "more": [1, 22]}'
+    for step in (1, 2, 3, 7, 64, len(text) - 21, len(text)):
+        scrubber = Scrubber(SPELT[key])
+        found = b"".join(scrubber.feed(text[at : at + step]) for at in range(0, len(text), step))
+        found += scrubber.finish()
+        assert len(found) == len(text), "lengths stay true"
+        assert scrubber.count >= 1, step
+        assert found.startswith(b'{"said": "')
+        assert found.endswith(b'", "more": [1, 22]}')
+        # What base64 adds before and after, a bracket, an 0x: nothing of the value itself.
+        assert sum(byte not in b"*" for byte in found[10:-19]) <= 12, found
+
+
+@pytest.mark.parametrize("key", KEYS[:2])
+def test_a_cut_echo_is_masked_and_a_shared_prefix_is_not(key: str) -> None:
+    spelt = SPELT[key]
+    half = len(key) // 2
+    for part in (key[:-1], key[: half + 1], key[half:], key[:20] + "…"):
+        spans, _ = spelt.find(f"before {part} after".encode())
+        assert mask(f"before {part} after".encode(), spans).startswith(b"before ****"), part
+    assert spelt.find(f"before {key[:8]} after".encode()) == ([], len(f"before {key[:8]} after"))
+    # Where the text itself was cut, every beginning of the value may be it.
+    for size in range(MARK, len(key)):
+        assert Redactor([spelt]).text(f"x {key[:size]}") == "x [redacted]"
+        assert Redactor([spelt]).text(f'{{"x": "{key[:size]}…"}}') == '{"x": "[redacted]…"}'
+
+
+@given(st.binary(max_size=300), st.sampled_from(KEYS), st.lists(st.integers(1, 40), max_size=8))
+def test_what_holds_no_value_passes_unchanged_and_the_end_is_not_kept(
+    data: bytes, key: str, steps: list[int]
+) -> None:
+    scrubber = Scrubber(SPELT[key])
+    at, found = 0, b""
+    for step in [*steps, 300]:
+        found += scrubber.feed(data[at : at + step])
+        at += step
+    assert found + scrubber.finish() == data
+
+
+def test_streams_wait_for_nothing_that_is_no_beginning() -> None:
+    scrubber = Scrubber(SPELT[KEYS[0]])
+    event = b'data: {"choices":[{"delta":{"content":"hello \\n 12%"}}]}\n\n'
+    assert scrubber.feed(event) == event
+    assert "sk-real" not in repr(scrubber) + repr(SPELT[KEYS[0]])
+
+
+@pytest.mark.parametrize("hostile", [b"\\", b"%25", b"sk-proj-aB3", b"\0", b"a ", b"115, ", b"&#115;"])
+def test_no_answer_takes_long_to_look_through(hostile: bytes) -> None:
+    text = hostile * (200_000 // len(hostile))
+    began = time.process_time()
+    for at in range(0, len(text), 32_768):
+        SPELT[KEYS[1]].find(text[at : at + 32_768], last=False)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("size", [512, 513, 2_000, 8_192])
+def test_long_values_are_masked_whole_and_made_in_bounded_time(size: int) -> None:
+    key = base64.urlsafe_b64encode(random.Random(size).randbytes(size)).decode()[:size]
+    began = time.process_time()
+    spelt = Spellings(key.encode())
+    assert time.process_time() - began < 5
+    text = f'{{"a": "{key}", "b": 1}}'.encode()
+    for step in (1_000, len(text)):
+        scrubber = Scrubber(spelt)
+        found = b"".join(scrubber.feed(text[at : at + step]) for at in range(0, len(text), step))
+        assert found + scrubber.finish() == b'{"a": "' + b"*" * size + b'", "b": 1}'
+
+
+@pytest.mark.parametrize("key", KEYS[:2])
+def test_a_beginning_is_seen_in_every_spelling(key: str) -> None:
+    pattern = beginnings([b"AIza", key[:MARK].encode()])
+    assert pattern is not None
+    assert [name for name, text in spellings(key).items() if not pattern.search(text.encode())] == []
+    assert pattern.search(b"an ordinary text of 1,234 words, 50% of them short") is None
+    assert beginnings([]) is None

@@ -1,0 +1,49 @@
+"""A secret as people and programs write it down: what must be found, wherever it stands."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote, quote_plus
+
+
+def spellings(secret: str) -> dict[str, str]:
+    """By name; each holds all of `secret`, and none holds anything else that is secret."""
+    raw = secret.encode()
+    unit = "".join(f"\\u{byte:04x}" for byte in raw)
+    mixed = (str, lambda c: f"\\u{ord(c):04X}", lambda c: f"%{ord(c):02x}", lambda c: f"&#{ord(c)};")
+    found = {
+        "as it is": secret,
+        "JSON": json.dumps(secret)[1:-1],
+        "JSON in JSON": json.dumps(json.dumps(secret)[1:-1])[1:-1],
+        "JSON, slashes escaped": json.dumps(secret)[1:-1].replace("/", "\\/"),
+        "every character as \\u": unit,
+        "the same, in a string": json.dumps(unit)[1:-1],
+        "\\u in capitals": "".join(f"\\u{byte:04X}" for byte in raw),
+        "\\u with braces": "".join(f"\\u{{{byte:x}}}" for byte in raw),
+        "\\x": "".join(f"\\x{byte:02x}" for byte in raw),
+        "octal": "".join(f"\\{byte:03o}" for byte in raw),
+        "URL": quote(secret, safe=""),
+        "form": quote_plus(secret),
+        "every character as %": "".join(f"%{byte:02x}" for byte in raw),
+        "twice as %": "".join(f"%25{byte:02X}" for byte in raw),
+        "HTML": "".join(f"&#{byte};" for byte in raw),
+        "HTML in hex": "".join(f"&#x{byte:02X};" for byte in raw),
+        "quoted-printable": "".join(f"={byte:02X}" for byte in raw),
+        "each another way": "".join(mixed[n % len(mixed)](c) for n, c in enumerate(secret)),
+        "hex": raw.hex(),
+        "HEX": raw.hex().upper(),
+        "hex with colons": raw.hex(":"),
+        "hex with spaces": raw.hex(" "),
+        "C array": ", ".join(f"0x{byte:02x}" for byte in raw),
+        "numbers": json.dumps(list(raw)),
+        "wide characters": "\0".join(secret),
+    }
+    for shift in range(3):
+        plain = base64.b64encode(b"u" * shift + raw + b":more").decode()
+        found |= {
+            f"base64 +{shift}": plain,
+            f"base64, URL +{shift}": plain.replace("+", "-").replace("/", "_"),
+            f"base64, wrapped +{shift}": "\n".join(plain[at : at + 19] for at in range(0, len(plain), 19)),
+        }
+    return found
