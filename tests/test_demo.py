@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,18 @@ from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Open to all, as a cache folder is: what builds in it has another uid. (pytest's own are closed.)"""
+    made = Path(tempfile.mkdtemp(prefix="bh-demo-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
 @pytest.mark.network
 @pytest.mark.timeout(300)
-def test_the_demo_plays_to_its_end(tmp_path_factory: pytest.TempPathFactory) -> None:
-    home = tmp_path_factory.mktemp("demo")
-    for folder in (home, *home.parents):
-        if folder.stat().st_uid == Path.home().stat().st_uid and folder.name.startswith("pytest"):
-            folder.chmod(0o755)
+def test_the_demo_plays_to_its_end(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bridgehold", "demo", "--home", str(home)],
         capture_output=True,
