@@ -528,6 +528,11 @@ IMPOSTORS = {
         os.setresgid = lambda *a: None
         evil = real
     """,
+    "loads no filter": """
+        kernel = sys.modules['bridgehold_inner.kernel']
+        kernel.load_filter = lambda program: None
+        evil = real
+    """,
     "keeps its limits": """
         import resource
         resource.setrlimit = lambda *a: None
@@ -573,6 +578,43 @@ def test_an_impostor_is_never_green(swept: Machine, act: str) -> None:
             await prove()
         with contextlib.suppress(BridgeholdError):  # most died of it already
             await zygote.end()
+
+    swept.drive(run)
+
+
+UNFILTERED = """
+    kernel = sys.modules['bridgehold_inner.kernel']
+    load = kernel.load_filter
+    kernel.load_filter = lambda program: load(bytes.fromhex('060000000000ff7f'))  # allow everything
+    evil = real
+"""
+FILTERS = """
+    import ctypes, struct
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = struct.pack('<HBBI', 6, 0, 0, 0x7FFF0000) * 1024
+    text = ctypes.create_string_buffer(code)
+    program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 1024, ctypes.addressof(text)))
+    value = 0
+    while value < 64 and libc.prctl(22, 2, program, 0, 0) == 0:
+        value += 1
+"""
+
+
+def test_a_fork_that_puts_another_filter_in_place_of_its_own_has_no_room_for_more(
+    swept: Machine,
+) -> None:  # ABUSE 49
+    """Compiled filters are charged to nobody: its zygote leaves no more room than the true one takes."""
+
+    async def run(client: LauncherClient) -> None:
+        zygote = await Nursery(swept).zygote(client)
+        guest = await Nursery(swept).fork(client, zygote)
+        assert await guest.python(FILTERS) == 0
+        await zygote.end()
+        nursery = Nursery(swept, framework=patched(UNFILTERED))
+        zygote = await nursery.zygote(client)
+        guest = await nursery.fork(client, zygote)
+        assert await guest.python(FILTERS) <= 1
+        await zygote.end()
 
     swept.drive(run)
 

@@ -24,6 +24,7 @@ from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.hold import Hold
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
+from bridgehold.sandbox.seccomp import fillers
 from bridgehold.sandbox.staging import Staged
 from bridgehold.sandbox.values import SandboxSpec
 
@@ -109,6 +110,8 @@ class Start:
         self._ends = (to_guest, from_guest, self._log)
         zygote = self._zygote_ends((frames_in, frames_out, log_out)) if plan.uid_map else None
         seccomp = fds.file("seccomp", plan.seccomp)
+        full = fillers(plan.seccomp, plan.fork_filter) if zygote else ()
+        filler = tuple(fds.file("filler", program) for program in full)
         files = {m.target: fds.file("file", m.content.encode()) for m in plan.spec.mounts if m.kind == "file"}
         arguments = bwrap_arguments(
             plan.spec,
@@ -118,6 +121,7 @@ class Start:
             files=files,
             staged=plan.staged.sources,
             userns_block_fd=zygote.block if zygote else None,
+            filler_fds=filler,
             extra=(str(zygote.orders), str(zygote.filter)) if zygote else (),
         )
         split = arguments.index("--")
@@ -126,7 +130,11 @@ class Start:
             launcher=os.getpid(),
             command=arguments[split:],
             options=options,
-            keep=(info_out, block, seccomp, options, *files.values(), *(zygote.inside() if zygote else ())),
+            keep=(
+                *(info_out, block, seccomp, *filler, options),
+                *files.values(),
+                *(zygote.inside() if zygote else ()),
+            ),
             standard=(frames_in, frames_out, log_out),
             gate=gate,
             entered=entered_out,
@@ -144,7 +152,7 @@ class Start:
             self.running.fork_socket, self.running.given = zygote.socket, zygote.given
             fds.close(*zygote.inside())
         fds.close(frames_in, frames_out, log_out, info_out, block, gate, entered_out, seccomp, options)
-        fds.close(*files.values())
+        fds.close(*files.values(), *filler)
         self._mark("fork")
 
     def _zygote_ends(self, standard: tuple[int, int, int]) -> _ZygoteEnds:

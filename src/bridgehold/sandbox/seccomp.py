@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.seccomp_rules import FILTERS, JOIN, SURFACE, Argument, Rule
@@ -62,6 +63,29 @@ NEW_NUMBERS = {
 
 UNREVIEWED = range(470, 512)
 """Numbers that had no call when this list was reviewed: ENOSYS, as on the kernel of that day."""
+
+
+_MOST_INSTRUCTIONS, _MOST_OF_ONE, _BYTES = 32768, 4096, 8
+"""The kernel's own: of all filters of a thread, of one filter; and the size of an instruction."""
+_ADDED, _GROWTH, _SLACK = 16, 4, 256
+"""What the kernel adds to a filter; how far it stretches one at most (constants blinded); to spare."""
+
+
+def fillers(zygotes: bytes, forks: bytes) -> tuple[bytes, ...]:
+    """Filters that allow everything and take up a zygote's room for filters, but for its forks' own (pure).
+
+    A fork of a zygote that was taken over may leave its filter out, and load others, each compiled into
+    memory that all programs of the machine share. What it inherits leaves it no room for more than that.
+    """
+    allow = struct.pack("=HBBI", 0x06, 0, 0, _ALLOW)
+    nothing = struct.pack("=HBBI", 0x07, 0, 0, 0)  # never reached; and nothing in it to blind
+    room = _MOST_INSTRUCTIONS - _GROWTH * (len(zygotes) + len(forks)) // _BYTES - _SLACK
+    found = []
+    while room > _MOST_OF_ONE // 2:
+        count = min(_MOST_OF_ONE, room - _ADDED)
+        found.append(allow + nothing * (count - 2) + allow)
+        room -= count + _ADDED
+    return tuple(found)
 
 
 def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
