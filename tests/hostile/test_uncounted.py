@@ -208,6 +208,27 @@ for made in range({count}):
 time.sleep({wait})
 result = {{"made": {count}}}
 """
+OWNERLESS = """
+import fcntl, os, time
+open("/tmp/flocked", "w").close()
+reader, writer = os.pipe()
+each = 400
+for _ in range({count} // each):
+    if os.fork() == 0:
+        kept = [os.open("/tmp/flocked", os.O_RDONLY) for _ in range(each)]
+        if os.fork() == 0:
+            for descriptor in kept:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            os._exit(0)
+        os.wait()
+        os.write(writer, b".")
+        time.sleep({wait} + 1)
+        os._exit(0)
+for _ in range({count} // each):
+    os.read(reader, 1)
+time.sleep({wait})
+result = {{"made": {count}}}
+"""
 CONNECTIONS = """
 import resource, socket, time
 kept = []
@@ -225,8 +246,12 @@ result = {{"made": {count}}}
 
 @pytest.mark.parametrize(
     ("act", "most", "word"),
-    [(LOCKS, MOST_LOCKS, "locks of files"), (CONNECTIONS, MOST_CONNECTIONS, "TCP connections")],
-    ids=["locks", "connections"],
+    [
+        (LOCKS, MOST_LOCKS, "locks of files"),
+        (OWNERLESS, MOST_LOCKS, "locks of files"),
+        (CONNECTIONS, MOST_CONNECTIONS, "TCP connections"),
+    ],
+    ids=["locks", "locks whose owner is gone", "connections"],
 )
 def test_what_can_only_be_looked_at_ends_who_holds_too_much(
     host: Stage, act: str, most: int, word: str

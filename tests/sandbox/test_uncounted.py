@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridgehold.sandbox.cgroups.v1 import socket_bytes, socket_share
-from bridgehold.sandbox.uncounted import lock_owners, tcp_sockets
+from bridgehold.sandbox.uncounted import parse_locks, tcp_sockets
 from sandbox.launcher_support import MIB
 
 
@@ -12,10 +12,15 @@ def test_the_kernels_lists_are_read() -> None:
         "1: POSIX  ADVISORY  WRITE 71 00:1a:12 0 EOF\n"
         "1: -> POSIX  ADVISORY  WRITE 72 00:1a:12 0 EOF\n"
         "2: FLOCK  ADVISORY  WRITE 71 00:1a:13 0 EOF\n"
-        "3: OFDLCK ADVISORY  READ -1 00:1a:13 0 EOF\n"
-        "4: POSIX  ADVIS"
+        "3: FLOCK  ADVISORY  READ 71 00:1a:13 0 EOF\n"
+        "4: OFDLCK ADVISORY  READ -1 00:1a:13 0 EOF\n"
+        "5: POSIX  ADVIS"
     )
-    assert lock_owners(text) == {71: 2, 72: 1}
+    assert parse_locks(text) == ({71: 1, 72: 1}, {("71", "00:1a:13"): 2})
+    assert parse_locks("pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 71 00:1a:13 0 EOF\n") == (
+        {},
+        {("71", "00:1a:13"): 1},
+    )
     stat = "sockets: used 192\nTCP: inuse 5 orphan 0 tw 10 alloc 34 mem 5\nUDP: inuse 0 mem 102\n"
     assert (tcp_sockets(stat, "inuse"), tcp_sockets(stat, "alloc")) == (5, 34)
     assert tcp_sockets("TCP6: inuse 7\n", "inuse") == 7

@@ -9,8 +9,11 @@ holds more than its bound is ended, as one that reached its memory cap is.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest import parse_status
@@ -21,19 +24,39 @@ MOST_CONNECTIONS = 2048
 _LOOK_SECONDS = 0.25
 _MAX_LOCKS_BYTES = 1 << 20
 """Of the list of locks: about 16,000. Reading costs the more the longer it is."""
+_FEW_LOCKS = MOST_LOCKS // 4
+"""With no more, a session is not ended for a list that others made long, and none is looked for."""
+_MOST_READS = 500
+"""Of descriptors at each look: some five milliseconds."""
 _GROWTH = MOST_CONNECTIONS // 4
 """Of the machine's connections: with less since the last look at each, no session has passed its bound."""
 
 
-def lock_owners(text: str) -> Counter[int]:
-    """/proc/locks as the number of locks of each pid (pure). Waiters count too."""
-    found: Counter[int] = Counter()
+Flock = tuple[str, str]
+"""Who took it, who may be gone by now, and on which inode: as the kernel writes both."""
+
+
+class Locks(NamedTuple):
+    """What the kernel lists, waiters too."""
+
+    owned: Counter[int]
+    """pid → locks by `fcntl`: they end with that process."""
+    flocks: Counter[Flock]
+    """Locks by `flock`: they stay while anybody has the file open, whoever took them."""
+
+
+def parse_locks(text: str) -> Locks:
+    """/proc/locks, or the same lines of a descriptor's fdinfo (pure)."""
+    found = Locks(Counter(), Counter())
     for line in text.splitlines():
-        fields = line.split()
+        fields = line.removeprefix("lock:").split()
         if len(fields) > 5 and fields[1] == "->":
             del fields[1]
         if len(fields) > 5 and fields[4].isdigit():
-            found[int(fields[4])] += 1
+            if fields[1] == "FLOCK":
+                found.flocks[fields[4], fields[5]] += 1
+            else:
+                found.owned[int(fields[4])] += 1
     return found
 
 
@@ -54,12 +77,32 @@ class Watch:
         """Monotonic time of the next look."""
         self._least = 0
         """The fewest connections of the machine since each session was looked at."""
+        self._holders = _Holders()
 
     def over(self, workers: Iterable[Worker], now: float) -> list[tuple[Worker, str]]:
         """Those that hold more than they may, and what."""
         self.due = now + _LOOK_SECONDS
         running = [worker for worker in workers if worker.running]
-        return [*_by_locks(running), *self._by_connections(running)]
+        return [*self._by_locks(running), *self._by_connections(running)]
+
+    def _by_locks(self, running: list[Worker]) -> list[tuple[Worker, str]]:
+        text = procfs.read("/proc/locks", most=_MAX_LOCKS_BYTES)
+        locks = parse_locks(text)
+        if locks.owned.total() + locks.flocks.total() <= MOST_LOCKS:
+            return []
+        held: Counter[Worker] = Counter()
+        for pid, count in locks.owned.items():
+            with contextlib.suppress(OSError):
+                uid = int(parse_status(procfs.read(f"/proc/{pid}/status"))["Uid"].split()[0])
+                candidates = [worker for worker in running if worker.uid == uid]
+                held.update({worker: count for worker in candidates if worker.cgroup.holds(pid)})
+        if locks.flocks.total() > _FEW_LOCKS:
+            held.update(self._holders.of(locks.flocks, running))
+        over = [worker for worker, count in held.items() if count > MOST_LOCKS]
+        if not over and len(text) >= _MAX_LOCKS_BYTES:
+            # The rest can't be seen: whoever has the most makes room, unless that is nobody's flood.
+            over = [worker for worker, count in held.most_common(1) if count > _FEW_LOCKS]
+        return [(worker, f"{held[worker]} locks of files") for worker in over]
 
     def _by_connections(self, running: list[Worker]) -> list[tuple[Worker, str]]:
         total = tcp_sockets(procfs.read("/proc/net/sockstat"), "alloc")
@@ -81,18 +124,39 @@ def _connections(worker: Worker) -> int:
     return count
 
 
-def _by_locks(running: list[Worker]) -> list[tuple[Worker, str]]:
-    text = procfs.read("/proc/locks", most=_MAX_LOCKS_BYTES)
-    owners = lock_owners(text)
-    if owners.total() <= MOST_LOCKS:
-        return []
-    held: Counter[Worker] = Counter()
-    for pid, count in owners.items():
-        with contextlib.suppress(OSError):
-            uid = int(parse_status(procfs.read(f"/proc/{pid}/status"))["Uid"].split()[0])
-            candidates = [worker for worker in running if worker.uid == uid]
-            held.update({worker: count for worker in candidates if worker.cgroup.holds(pid)})
-    over = [worker for worker, count in held.items() if count > MOST_LOCKS]
-    if not over and len(text) >= _MAX_LOCKS_BYTES:  # the rest can't be seen: whoever has the most makes room
-        over = [worker for worker, _ in held.most_common(1)]
-    return [(worker, f"{held[worker]} locks of files") for worker in over]
+class _Holders:
+    """Who has the files open that are locked by `flock`: a few descriptors of the sessions' at each look."""
+
+    def __init__(self) -> None:
+        self._known: dict[Flock, Worker] = {}
+        self._walk: Iterator[tuple[Worker, str]] = iter(())
+
+    def of(self, flocks: Counter[Flock], running: list[Worker]) -> Counter[Worker]:
+        """The locks of each, as far as the walk has come."""
+        walked = list(itertools.islice(self._walk, _MOST_READS))
+        if not walked:
+            self._known = {}
+            self._walk = _descriptors(running)
+            walked = list(itertools.islice(self._walk, _MOST_READS))
+        for worker, path in walked:
+            with contextlib.suppress(OSError):
+                self._known.update(dict.fromkeys(parse_locks(procfs.read(path)).flocks, worker))
+        held: Counter[Worker] = Counter()
+        for flock, count in flocks.items():
+            holder = self._known.get(flock)
+            if holder is not None and holder.running:
+                held[holder] += count
+        return held
+
+
+def _descriptors(running: list[Worker]) -> Iterator[tuple[Worker, str]]:
+    """The fdinfo of each descriptor, the largest tables first. Listed bit by bit: a table may be long."""
+    tables: list[tuple[int, int, Worker]] = []
+    for worker in running:
+        for pid in worker.cgroup.processes():
+            with contextlib.suppress(OSError):
+                tables.append((int(parse_status(procfs.read(f"/proc/{pid}/status"))["FDSize"]), pid, worker))
+    for _, pid, worker in sorted(tables, key=lambda table: table[:2], reverse=True):
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fdinfo") as entries:
+            for entry in entries:
+                yield worker, entry.path
