@@ -31,7 +31,11 @@ def fresh() -> Iterator[Layout]:
 def bridgehold(layout: Layout, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bridgehold", *arguments],
-        env={**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent), "HOME": str(layout.config.parent)},
+        env={
+            **{name: value for name, value in os.environ.items() if name != "COLUMNS"},
+            "BRIDGEHOLD_HOME": str(layout.config.parent),
+            "HOME": str(layout.config.parent),
+        },
         input=given,
         capture_output=True,
         text=True,

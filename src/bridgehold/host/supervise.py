@@ -303,7 +303,10 @@ def _watch(
                     poller.unregister(ready_read)
                     if os.read(ready_read, 1) and ready is not None:
                         ready()
-                elif descriptor in (asked, lifeline):
+                elif descriptor == lifeline:  # who wanted it is gone: nothing that runs is waited for
+                    next(child for child in children if child.name == "host").signal(signal.SIGHUP)
+                    return 0
+                elif descriptor == asked:
                     return 0
                 else:
                     return _explain_end(_first_to_fail(children, descriptor), children, patience)

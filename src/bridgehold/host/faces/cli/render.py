@@ -20,7 +20,7 @@ _PIPE_WIDTH = 100_000
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    shown = "COLUMNS" in os.environ or (stream is not None and stream.isatty())
+    shown = bool(os.environ.get("COLUMNS")) or (stream is not None and stream.isatty())
     return Console(stderr=stderr, highlight=False, width=None if shown else _PIPE_WIDTH)
 
 
