@@ -11,7 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from bridgehold.errors import HostUnavailableError
 from bridgehold.host.config import load_config
+from bridgehold.host.faces import private
 from bridgehold.host.faces.demo.home import own_host_section, prepare
 from bridgehold.host.faces.demo.stage import Stage
 from bridgehold.host.faces.demo.story import Story
@@ -128,3 +130,14 @@ def test_tables_in_a_pipe_fold_no_id(fresh: Layout) -> None:
     argv = [sys.executable, "-m", "bridgehold", "bridge", "list"]
     folded = subprocess.run(argv, env=narrow, capture_output=True, text=True, check=True, timeout=60).stdout
     assert max(map(len, folded.splitlines())) <= 60
+
+
+def test_a_private_host_that_is_not_ready_in_time_is_said_to_be_late(
+    fresh: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "_READY_SECONDS", 0.01)
+    with pytest.raises(HostUnavailableError) as caught:
+        private.PrivateHost.start(fresh)
+    assert "was not ready within 0 s" in caught.value.message
+    assert caught.value.retry == "later"
+    assert "bridgehold serve" in caught.value.hint

@@ -57,7 +57,7 @@ class PrivateHost:
         finally:
             os.close(ready_read)
         os.close(lifeline_write)
-        raise _start_failure(process)
+        raise _start_failure(process, late=not readable)
 
     def stop(self) -> None:
         """End the host and wait until its processes and sandboxes are gone."""
@@ -71,13 +71,19 @@ class PrivateHost:
             self._process.stderr.close()
 
 
-def _start_failure(process: subprocess.Popen[bytes]) -> HostUnavailableError:
+def _start_failure(process: subprocess.Popen[bytes], *, late: bool) -> HostUnavailableError:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
     if process.returncode is None:
         process.kill()
         process.wait()
     said = process.stderr.read(4000).decode(errors="replace").strip() if process.stderr else ""
+    if late and not said:
+        return HostUnavailableError(
+            f"a private host was not ready within {_READY_SECONDS:.0f} s, and was ended",
+            hint="The machine is busy or slow: try again, or run `bridgehold serve` and wait for its line.",
+            retry="later",
+        )
     return HostUnavailableError(
         f"a private host could not start: {said or f'status {process.returncode}'}",
         hint="`bridgehold doctor` shows what this machine lacks.",
