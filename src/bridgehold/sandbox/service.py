@@ -335,7 +335,7 @@ class Launcher:
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
             self._respond(request)  # that it has ended
-        self._forking.end_sessions(worker, reason or "its zygote ended")
+        self._forking.end_sessions(worker, reason or "the zygote has ended")
         self._forking.over(worker)
 
     def _step(self, worker: Worker, ending: Ending) -> None:
