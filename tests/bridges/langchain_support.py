@@ -62,7 +62,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.3)
         said = json.dumps(body.get("messages", ""))
         if model == "denied" or "FORBIDDEN" in said:
-            error = {"message": "not granted [rule endpoints[0]]", "type": "policy"}
+            error = {"message": "Bridgehold refused this request: not granted (rule endpoints[0]).",
+                     "bridgehold": {"rule": "endpoints[0]", "event": "i-1.2"}}
             return self.give(403, "application/json", json.dumps({"error": error}).encode())
         calls = () if SCRIPT else tool_calls.tool_calls(body)
         if SCRIPT:

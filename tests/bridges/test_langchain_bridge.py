@@ -98,7 +98,7 @@ def test_a_batch_keeps_its_order_and_goes_on_after_a_failure(langchain: Any) -> 
         assert [note.total for note in langchain.progress(call)][:1] == [4]
         outputs = [result.get("output") for result in done["results"]]
         assert outputs == ["You said: Say one", None, "You said: Say three", "You said: Say four"]
-        assert "not granted [rule endpoints[0]]" in done["results"][1]["error"]["message"]
+        assert "not granted (rule endpoints[0])" in done["results"][1]["error"]["message"]
         assert (done["failed"], done["usage"]["calls"]) == (1, 3)
     assert langchain.value("langchain:seen")["busiest"] == 2
 
@@ -191,8 +191,8 @@ def test_a_refusal_of_the_gateway_reaches_the_caller_with_its_rule(langchain: An
     run(langchain, "configure_llm", model="denied")
     run(langchain, "create_chain", id="c", template="Hello")
     fault = refused(langchain, "run_chain", chain_id="c")
-    assert fault.code == "application"
-    assert "not granted [rule endpoints[0]]" in fault.message
+    assert fault.code == "refused"
+    assert "not granted (rule endpoints[0])" in fault.message
     assert len(seen(langchain)) == 1
 
 

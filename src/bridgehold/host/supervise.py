@@ -352,10 +352,10 @@ def _end(children: list[Child], patience: float) -> None:
     deadline = time.monotonic() + patience
     for name in ("host", "http", "launcher", "keeper", "journal"):
         for child in (child for child in children if child.name == name):
-            child.signal(signal.SIGTERM)
             if name == "host" and threading.current_thread() is threading.main_thread():
-                for number in (signal.SIGTERM, signal.SIGINT):
+                for number in (signal.SIGTERM, signal.SIGINT):  # before the host's own: none is lost
                     signal.signal(number, lambda *_, host=child: host.signal(signal.SIGTERM))
+            child.signal(signal.SIGTERM)
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

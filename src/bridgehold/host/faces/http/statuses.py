@@ -14,6 +14,7 @@ STATUSES: dict[str, int] = {
     "denied": 403,
     "unsupported": 501,
     "environment": 500,
+    "environment_changed": 500,
     "dependency": 500,
     "secret": 424,
     "busy": 503,
