@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from bridgehold.errors import BusyError
 from bridgehold.host.budgets import Buffers
 from bridgehold.host.gateway.clienthello import BOUND, NotTls, server_name
 from bridgehold.host.gateway.credentials import presented
-from bridgehold.host.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens
+from bridgehold.host.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
 from bridgehold.host.gateway.usage import UsageTap, charge
 
 
@@ -244,3 +245,24 @@ def test_neither_a_session_nor_a_tenant_can_hold_all_buffers() -> None:
         assert buffers.held == 0
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize("shape", ["openai", "anthropic", "gemini"])
+def test_a_provider_of_any_shape_is_charged_as_its_own_would_be(shape: str) -> None:
+    said: dict[str, dict[str, Any]] = {
+        "openai": {"usage": {"prompt_tokens": 7, "completion_tokens": 3}},
+        "anthropic": {"usage": {"input_tokens": 4, "output_tokens": 9, "cache_read_input_tokens": 1_000}},
+        "gemini": {
+            "usageMetadata": {"promptTokenCount": 6, "candidatesTokenCount": 8, "totalTokenCount": 99}
+        },
+    }
+    asked: dict[str, dict[str, Any]] = {
+        "openai": {"max_tokens": 5_000_000},
+        "anthropic": {"max_tokens": 5_000_000},
+        "gemini": {"generationConfig": {"maxOutputTokens": 5_000_000, "candidateCount": 2}},
+    }
+    own, custom = rules_of(shape).usage(said[shape]), rules_of("custom").usage(said[shape])
+    assert own is not None
+    assert custom is not None
+    assert custom.input_tokens + custom.output_tokens >= own.input_tokens + own.output_tokens
+    assert most_tokens("custom", asked[shape], 100) >= most_tokens(shape, asked[shape], 100) > 10**6

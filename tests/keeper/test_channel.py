@@ -258,3 +258,49 @@ def test_a_keeper_that_breaks_a_streams_bounds_is_cancelled_there() -> None:
             assert (await (await ours.open(b"")).receive()).payload == b"fine"
 
     asyncio.run(asyncio.wait_for(act(), 30))
+
+
+def test_an_ask_that_is_cancelled_at_once_keeps_no_stream(tmp_path: Path) -> None:
+    """Both frames come out of one read: the task is cancelled before its first step, which runs no `finally`."""
+
+    async def act() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        keeper = Keeper(KeeperConfig(secrets=credentials(tmp_path / "c")), stuck)
+        serving = asyncio.create_task(keeper.serve(theirs))
+        loop = asyncio.get_running_loop()
+        pairs = [
+            protocol.encode(protocol.OPEN, n, STATUS) + protocol.encode(protocol.CANCEL, n)
+            for n in range(1, 201)
+        ]
+        for at in range(0, len(pairs), 40):
+            await loop.sock_sendall(ours, b"".join(pairs[at : at + 40]))
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while len(keeper._channel) or keeper._tasks:
+                await asyncio.sleep(0.01)
+        ours.close()
+        await asyncio.wait_for(serving, 10)
+
+    asyncio.run(act())
+
+
+def test_a_redaction_that_is_given_up_leaves_nothing_at_the_keeper(tmp_path: Path) -> None:
+    async def act() -> None:
+        ours, theirs = socket.socketpair()
+        keeper = Keeper(KeeperConfig(secrets=credentials(tmp_path / "c")), stuck)
+        serving = asyncio.create_task(keeper.serve(theirs))
+        client = await KeeperClient.connect(ours)
+        for _ in range(10):
+            asking = asyncio.create_task(client.redact("acme", ["x" * 800_000]))
+            await asyncio.sleep(0.001)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        async with asyncio.timeout(10):
+            while len(keeper._channel) or keeper._tasks:
+                await asyncio.sleep(0.01)
+        assert await client.redact("acme", ["plain"]) == ["plain"]
+        await client.close()
+        await asyncio.wait_for(serving, 10)
+
+    asyncio.run(act())

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold.policies import fields
+from bridgehold.policies import fields, shipped
+from bridgehold.policies.compose import compose
 from bridgehold.policies.content import MAX_DEPTH, MAX_VALUES, Asked, BodyFacts, body_facts
 
 CHAT, RESPONSES, MESSAGES = "/chat/completions", "/responses", "/messages"
@@ -346,3 +347,21 @@ def test_every_type_of_the_tables_is_used(shape: str) -> None:
     assert fields.shape_of(shape).rows
     for name in (*file.get("types", {}), *file.get("unions", {})):
         assert re.search(rf"(?<![\w.]){name}(?!\w)", text), f"{name} is used nowhere"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "place"),
+    [
+        ("/chat/completions", None, "(no body)"),  # lists what the account keeps
+        ("/responses", None, "(no body)"),
+        ("/threads", {}, "(body)"),
+        ("/responses/resp_1/cancel", {}, "(body)"),
+    ],
+)
+def test_a_request_whose_body_says_nothing_is_judged_too(path: str, body: Any, place: str) -> None:
+    found = body_facts("openai", Asked(path=path, body=body))
+    assert place in str(found)
+    assert place not in str(body_facts("openai", Asked(path=path, body=body), (place,)))
+    text = f'extends = "dspy"\n[network.endpoints.openai]\nfields = ["{place}"]\n'
+    own = compose("own", lambda name: (text, "own.toml") if name == "own" else shipped.read(name))
+    assert own is not None, "the grant can be written"

@@ -23,7 +23,8 @@ _ENOUGH = 20
 _VERIFIED = 512
 """Characters of a long value that are compared; what follows those is taken to belong to it."""
 _SLASHES = r"\\\\{0,7}"
-_WIDE = r"(?>\0|\\\\{0,7}(?:u0000|x00|0{1,3}(?![0-7]))|%00){0,3}"
+_LINE = r"=?(?:\r?\n|\\\\{0,7}(?:r\\\\{0,7})?n)[ \t]?"
+_WIDE = rf"(?>\0|\\\\{{0,7}}(?:u0000|x00|0{{1,3}}(?![0-7]))|%00|{_LINE}){{0,3}}"
 _WRAP = r"(?>[\s\0]|\\\\{0,7}[nrt]){0,8}"
 _BETWEEN_HEX = r"(?>[\s:;,._\0-]|\\\\{0,7}[nrt]|0[xX]){0,8}"
 _BETWEEN_NUMBERS = r"(?>[\s,;:|_-]|\\\\{0,7}[nrt]){0,8}"
@@ -38,7 +39,7 @@ _SHORT = {"\n": "n", "\r": "r", "\t": "t"}
 _AMBIGUOUS = re.compile(r"[%\\&=+]")
 _UNFINISHED = re.compile(
     rb"(?:\\{1,8}(?:u(?:[0-9a-fA-F]{0,3}|\{[0-9a-fA-F]{0,8})|U[0-9a-fA-F]{0,7}|x[0-9a-fA-F]?|[0-7]{0,3})?"
-    rb"|%(?:25){0,4}[0-9a-fA-F]?|&[#0-9a-zA-Z]{0,10}|=[0-9a-fA-F]?)\Z"
+    rb"|%(?:25){0,4}[0-9a-fA-F]?|&[#0-9a-zA-Z]{0,10}|=(?:[0-9a-fA-F]|\r)?|\r)\Z"
 )
 _UNFINISHED_NUMBER = re.compile(rb"(?:[0-9]{1,3}|0[xX])\Z")
 _LONGEST_UNFINISHED = 24

@@ -212,7 +212,9 @@ def _bounds(schema: Schema, count: int, what: str, where: str, unit: str) -> Ite
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)  # of any size: no float is made of it
 
 
 def _is_integer(value: object) -> bool:

@@ -68,6 +68,7 @@ class Relay:
         self._grant = session.order.grant
         self._pending: dict[int | str | None, Pending] = {}
         self._negotiated = False
+        self._leaving = False
         self._spoke = False
         """Whether the script ever wrote a frame."""
         self.exit_status = -1
@@ -124,7 +125,8 @@ class Relay:
     def finish_input(self) -> None:
         """The caller's input has ended, and so does the script's; one with a protocol has to go soon."""
         self.session.worker.finish_input()
-        if self._protocol:
+        if self._protocol and not self._leaving:
+            self._leaving = True
             self._spawn(self._see_out())
 
     async def _see_out(self) -> None:

@@ -26,6 +26,8 @@ _BELOW = re.compile(r"[.\[]")
 _NAME = re.compile(r"[A-Za-z0-9_$-]{1,64}", re.ASCII)
 _SNAKE = re.compile(r"_([a-z0-9])")
 _DATED = re.compile(r"[0-9]+$")
+_NO_BODY = "no path that is known to take a body"
+_LOOKED_UP = "without a body the provider would look up, or remove, what it keeps"
 PASSING = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 """Headers of every request that switch nothing on."""
 
@@ -151,6 +153,10 @@ class _Findings:
         for found in (*_headers(asked, switches), *self._query(row, asked), *_path(named)):
             if not found.granted(self._grants):
                 yield found
+        if asked.body is None and row is not None and row.body is not None:
+            found = Finding(place="(no body)", why=_LOOKED_UP, exit=True)
+            if not found.granted(self._grants):
+                yield found
         if asked.body is not None:
             for found in self._body(row, asked.body):
                 if not found.granted(self._grants):
@@ -167,8 +173,8 @@ class _Findings:
 
     def _body(self, row: Row | None, body: dict[str, object]) -> Iterator[Finding]:
         if row is None or row.body is None:
-            for name in body:
-                yield _unknown(_below("", name), name)
+            for name in body or ("",):  # an empty one makes a thread, a conversation, a batch's end
+                yield _unknown(_below("", name), name) if name else Finding(place="(body)", why=_NO_BODY)
             return
         self._stack.append(("", row.body, body, 0))
         while self._stack:

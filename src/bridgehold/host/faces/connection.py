@@ -195,7 +195,16 @@ class Connection:
             failure = self._full()
         task = asyncio.create_task(self._answer(request, (counted, held), failure))
         self._tasks[request.id] = task
+        # Not in a `finally` of its own: a task that is cancelled before its first step runs none.
+        task.add_done_callback(lambda _: self._settle(request.id, counted, held))
         return task
+
+    def _settle(self, request_id: int, *shares: Share) -> None:
+        """A request is over, however it ended."""
+        self._tasks.pop(request_id, None)
+        for share in shares:
+            share.give_back()
+        self._room.release()
 
     async def _answer(
         self, request: RequestFrame, shares: tuple[Share, Share], failure: BridgeholdError | None
@@ -214,11 +223,8 @@ class Connection:
                 f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}"
             )
             answer = pack(AnswerFrame(id=request.id, error=defect.info()))
-        finally:
-            self._tasks.pop(request.id, None)
-            for share in shares:
-                share.give_back()
-            self._room.release()
+        for share in shares:
+            share.give_back()  # the answer counts as unread from here on
         self._out.put(answer)
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here

@@ -5,6 +5,7 @@ A shape is a row of this table; the rest of the gateway knows none by name.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import msgspec
@@ -156,6 +157,16 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12 else 0
 
 
+def _any_usage(value: dict[str, object]) -> Usage | None:
+    """Of a provider that may speak any shape, as its requests may."""
+    found = [one for usage in (_openai_usage, _anthropic_usage, _gemini_usage) if (one := usage(value))]
+    return functools.reduce(Usage.most, found) if found else None
+
+
+def _any_last(value: dict[str, object]) -> bool:
+    return _openai_last(value) or _anthropic_last(value)
+
+
 def _never(_value: dict[str, object]) -> bool:
     return False
 
@@ -195,8 +206,8 @@ _SHAPES: dict[str, ShapeRules] = {
     ),
     "custom": ShapeRules(
         denial=_custom_denial,
-        usage=_openai_usage,
-        last=_openai_last,
+        usage=_any_usage,
+        last=_any_last,
     ),
 }
 
@@ -219,6 +230,8 @@ def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
     """
     if not isinstance(body, dict):
         return body_bytes + UNBOUND if body_bytes else 0
+    if rules_of(shape) is _SHAPES["custom"]:  # its requests may have any shape
+        return max(most_tokens(one, body, body_bytes) for one in ("openai", "anthropic", "gemini"))
     rules = rules_of(shape)
     held = _folded(body).get(rules.inside) if rules.inside else body
     named = _folded(held) if isinstance(held, dict) else {}

@@ -115,6 +115,12 @@ class Stream:
                 await self._channel.send(WINDOW, self.number, owed.to_bytes(4, "big"))
         return Frame(kind, self.number, bytes(payload))
 
+    def leave(self, *, ended: bool) -> None:
+        """`close`; the peer is told where it may still be at work: it would wait for our window for ever."""
+        if not ended and not self.closed:
+            self._channel.post(CANCEL, self.number)
+        self.close()
+
     def close(self) -> None:
         """Forget the stream; frames that still come for it are dropped."""
         self.closed = True

@@ -146,12 +146,14 @@ class KeeperClient:
         stream = await self._channel.open(msgspec.json.encode(ask))
         upload = asyncio.create_task(_upload_bytes(stream, body))
         said = bytearray()
+        ended = False
         try:
             while (frame := await stream.receive()).kind != END:
                 said += frame.payload
+            ended = True
         finally:
             upload.cancel()
-            stream.close()
+            stream.leave(ended=ended)
         found = _decode(bytes(said), list[str])
         if len(found) != len(texts):
             raise ProtocolError("the keeper answered for other texts")

@@ -75,6 +75,8 @@ class Keeper:
         task = asyncio.create_task(self._serve_stream(stream, ask))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before its first step runs no `finally` of its own.
+        task.add_done_callback(lambda _: stream.close())
         stream.on_cancel = lambda: _cancel(task)
 
     async def _serve_stream(self, stream: Stream, ask: protocol.Ask) -> None:
@@ -89,8 +91,6 @@ class Keeper:
             await stream.fail(error)
         except Exception as error:  # noqa: BLE001 - a defect ends one stream, and its text may hold a key
             await stream.fail(InternalError(f"the keeper failed: {type(error).__name__}"))
-        finally:
-            stream.close()
 
     async def _request(self, stream: Stream, ask: protocol.UpstreamRequest) -> None:
         entry = self._entry(ask.provider)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, UsageError
+from bridgehold.errors import BridgeholdError, BusyError, CancelledError, NotFoundError, UsageError
 from bridgehold.host.faces.http import sse
 from bridgehold.host.faces.http.bodies import Command, Run, RunOperation, Taken, ToolAnswer
 from bridgehold.host.faces.http.calls import Call
@@ -124,6 +124,8 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
     async def work() -> None:
         try:
             async with face.links.of(token) as link:
+                if running.cancelled:  # before there was anything to cancel at the host
+                    raise CancelledError("the command was cancelled by its caller")
                 heard = _listener(running, log.add)
                 running.work = asyncio.ensure_future(link.client.request("run", params, heard))
                 try:

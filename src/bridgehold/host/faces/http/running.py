@@ -46,6 +46,7 @@ class Running:
         self._over = False
         self._readers = 0
         self._abandoned: asyncio.TimerHandle | None = None
+        self.expiry: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -86,6 +87,7 @@ class Running:
     def end(self) -> None:
         """It runs no longer."""
         self._over = True
+        self.work = None  # it has the whole answer, however large
         self.calls.clear()
         if self._abandoned is not None:
             self._abandoned.cancel()
@@ -93,6 +95,8 @@ class Running:
             self._error = CancelledError("the command was cancelled by its caller")
 
     def forget(self) -> None:
+        if self.expiry is not None:
+            self.expiry.cancel()  # the loop would keep it until then
         if self.log is not None:
             self.log.forget()
 
@@ -136,9 +140,9 @@ class Commands:
         running.end()
         kept = self._over.setdefault(principal, OrderedDict())
         kept[running.name] = running
+        running.expiry = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, principal, running)
         while len(kept) > KEPT_EACH:
             kept.popitem(last=False)[1].forget()
-        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._expire, principal, running)
 
     @contextlib.contextmanager
     def enter(self, principal: str, name: str) -> Iterator[Running]:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from bridgehold.errors import LimitError
 from bridgehold.host.faces.http.replies import headers
+from bridgehold.host.faces.http.statuses import status_of
 from bridgehold.host.shares import Share
 
 MOST_WAITING = 8 << 20
@@ -45,8 +46,20 @@ class EventLog:
         self._bytes += len(piece)
         while len(self._kept) > 1 and (self._bytes > MOST_KEPT or not self._share.hold(self._bytes)):
             self._bytes -= len(self._kept.popleft()[1])
-        self._share.take(self._bytes - self._share.amount, owed=True)  # the newest is always there
+        if not self._share.hold(self._bytes):
+            self._cannot_keep()
         self._news.set()
+
+    def _cannot_keep(self) -> None:
+        """Others need the room: what the newest was is said, it isn't held."""
+        failure = LimitError(
+            "the caller has too many bytes of events unread: this one is dropped",
+            hint="Read the streams as they come. What was asked for was done; its receipt is in the audit.",
+        )
+        said = {**msgspec.to_builtins(failure.info()), "status": status_of(failure.code)}
+        piece = event("error", said, self.last)
+        self._kept[-1], self._bytes = (self.last, piece), len(piece)
+        self._share.take(self._bytes - self._share.amount, owed=True)
 
     def close(self) -> None:
         """No more will come."""
