@@ -364,6 +364,8 @@ def test_a_tenant_past_its_quota_is_refused_others_go_on_and_its_ends_are_still_
                 await client.append(intent(tenant="greedy"))
             with pytest.raises(BudgetError):
                 await end_all()
+            ended = [json.loads(line) for line in lines_of(segment_files(audit)[0])]
+            assert {one.get("intent") for one in ended} >= set(references), "an intent's outcome has room"
 
     asyncio.run(act())
     assert verify_audit(audit).integrity.ok

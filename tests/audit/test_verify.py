@@ -456,6 +456,34 @@ def test_a_clock_that_steps_back_is_flagged_and_no_fault(audit: Path, filler: Ca
     assert report.first_clock_step.endswith(":3")
 
 
+def test_a_back_dated_line_makes_nothing_that_no_anchor_covers_younger(
+    audit: Path, filler: Callable[..., Filler]
+) -> None:
+    writer = filler()
+    day, now = 86_400 * 10**9, [2_000_000_000_000_000_000]
+    writer.journal.writer._now_ns = lambda: now[0]
+    writer.put(HostStopped(reason="anchored"))
+    anchor = anchor_of(writer)
+    for days in (0, 3):
+        now[0] += days * day
+        writer.put(HostStopped(reason="not anchored"))
+    assert verify_audit(audit, outside=[("kept", anchor)]).anchoring.status == "unanchored"
+    for back in (3, 30):
+        now[0] -= back * day
+        writer.put(HostStopped(reason="back-dated"))
+        assert verify_audit(audit, outside=[("kept", anchor)]).anchoring.status == "unanchored"
+
+
+def test_a_segment_that_is_nearly_all_hole_has_a_verdict(closed: Path) -> None:
+    file = segment_files(closed)[0]
+    file.chmod(0o600)
+    os.truncate(file, 2 << 40)
+    done = run_verify(closed)
+    assert done.returncode == 50
+    assert "Traceback" not in done.stderr
+    assert ":23" in done.stdout
+
+
 def test_a_folder_without_an_audit_is_no_sound_audit(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(AuditError):
@@ -502,6 +530,12 @@ def test_the_program_takes_anchors_and_keys(
     done = run_verify(audit, "--anchors", kept, "--key", key)
     assert done.returncode == 0, done.stderr
     assert "signature verified" in done.stdout
+    strange = Path(os.fsdecode(bytes(kept) + b"/\xff.anchor"))
+    strange.write_text("no anchor")
+    done = run_verify(audit, "--anchors", kept, "--key", key)
+    assert (done.returncode, done.stderr) == (50, "")
+    assert "\\udcff.anchor" in done.stdout
+    strange.unlink()
     key.write_text("ed25519:AAAA")
     assert run_verify(audit, "--anchors", kept, "--key", key).returncode == 50
     file.write_text(file.read_text().replace("count", "Count"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bridgehold.audit.formatter import check
 from bridgehold.errors import BusyError
 from bridgehold.host.budgets import Buffers
 from bridgehold.host.gateway.clienthello import BOUND, NotTls, server_name
@@ -120,6 +121,30 @@ def test_what_is_no_count_was_not_said(shape: str, number: str) -> None:
     tap.feed((form % (number, number)).encode())
     tap.end()
     assert charge(500, tap.counted, 200) == 500
+
+
+@pytest.mark.parametrize(
+    ("shape", "usage"),
+    [
+        ("openai", b'"usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":9,"more":[%s]}'),
+        ("anthropic", b'"usage":{"input_tokens":1,"output_tokens":1,"iterations":[%s]}'),
+        (
+            "gemini",
+            b'"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":9,"promptTokensDetails":[%s]}',
+        ),
+    ],
+)
+def test_no_sum_of_what_a_provider_says_is_too_large_for_the_audit(shape: str, usage: bytes) -> None:
+    """Nine thousand numbers, each of which is allowed, beside one of its own."""
+    one = b'{"type":"compaction","input_tokens":999999999999,"output_tokens":999999999999}'
+    body = usage.replace(b":9", b":999999999999") % b",".join([one] * 9_100)
+    tap = UsageTap(shape, "application/json")
+    tap.feed(b"{" + body + b"}")
+    tap.end()
+    said = tap.counted.said
+    assert said is not None
+    check({"in": said.input_tokens, "out": said.output_tokens, "charged": charge(0, tap.counted, 200)})
+    assert charge(0, tap.counted, 200) >= 999_999_999_999
 
 
 def test_an_answer_that_is_longer_than_its_usage_says_is_charged_by_what_was_seen() -> None:

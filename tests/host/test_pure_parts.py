@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
 from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, NotFoundError
+from bridgehold.host import registry
 from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.config import Config
+from bridgehold.host.layout import find_layout
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.pipes import FrameBudget
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.policies.model import Limits
+from bridgehold.policies.model import Limits, Machine
 from bridgehold.sandbox.values import ExitReport, Usage
 from bridgehold.sandbox.view import plan_view
 
@@ -85,3 +92,31 @@ def test_only_closed_ancestors_are_covered_and_only_outermost_paths_kept() -> No
     modes = {Path("/root"): 0o700, Path("/srv"): 0o755, Path("/"): 0o755, Path("/root/a"): 0o755}
     plan = plan_view([Path("/root/a/src"), Path("/root/a"), Path("/srv/x")], modes)
     assert plan == {Path("/root"): [Path("/root/a")]}
+
+
+def test_made_up_tenants_leave_a_bounded_number_of_grants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may act for any tenant may name any number of them; what is still there is not written twice."""
+    monkeypatch.setattr(registry, "_MOST_KEPT", 8)
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    written: list[object] = []
+
+    class Journal:
+        async def append(self, event: object, *, durable: bool = True) -> None:
+            written.append((event, durable))
+
+    found = registry.Registry(
+        layout, Config(), Machine(cgroup="v2", uids="range", cpus=2), cast("JournalClient", Journal())
+    )
+
+    async def act() -> None:
+        for number in range(20):
+            grant = await found.grant(f"nobody{number}", "dspy")
+            events = len(written)
+            assert await found.grant(f"nobody{number}", "dspy") is grant
+            assert len(written) == events > number
+        assert len(found._grants) == 8
+        assert len(found._written) <= 8
+
+    asyncio.run(act())

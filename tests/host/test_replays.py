@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.bridges.manifest_file import parse_manifest
-from bridgehold.host.replays import MOST_STEPS, Happened, Record, noted
+from bridgehold.host.observe import Metrics
+from bridgehold.host.recovery import MOST_LOST, TENANT_LOST, Recovery
+from bridgehold.host.replays import MOST_STEPS, Happened, Record, Step, noted
+from bridgehold.host.resources import Resources
+from bridgehold.host.session import Session, SessionKey
 
 MANIFEST = """
 name = "toy"
@@ -132,3 +138,23 @@ def test_it_is_bounded(toy: Manifest) -> None:
     assert len(record.steps) == MOST_STEPS
     assert "more than" in note(toy, record, "create_program", id="one").spoiled
     assert "more than" in note(toy, Record(), "create_program", id="a", text="x" * 1_100_000).spoiled
+
+
+def test_what_one_tenant_loses_on_purpose_costs_nobody_else_what_he_lost() -> None:
+    recovery = Recovery(Resources(), Metrics(), lambda _tenant, _bridge: True)
+
+    def lost(tenant: str, number: int, size_bytes: int) -> str:
+        key, name = SessionKey(tenant, "toy", f"n{number}"), f"s-{tenant}{number}"
+        step = Step(command="c-1", operation="toy:create_program", arguments={}, size_bytes=size_bytes)
+        recovery._records[name] = Record(steps=(step,))
+        recovery._bytes += size_bytes
+        recovery.ended(cast("Session", SimpleNamespace(id=name, key=key, lost=True, outlook="")))
+        return name
+
+    victim = lost("victim", 0, 10)
+    for number in range(MOST_LOST + 1):
+        lost("evil", number, 1 << 20)
+    assert recovery.key_of(lambda tenant: tenant == "victim", victim) is not None
+    assert recovery.lost_before(SessionKey("victim", "toy", "n0")) == victim
+    assert len(recovery._lost) == TENANT_LOST + 1
+    assert recovery._bytes == (TENANT_LOST << 20) + 10

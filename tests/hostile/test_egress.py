@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bridgehold import SyncClient
+from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges.kit.provider import Behaviour, Provider
 from bridgehold.host.keeper.admin import SecretAdmin
 from hostile.served import running_provider
@@ -125,8 +126,8 @@ def net(request: pytest.FixtureRequest) -> Iterator[Net]:
 
 
 @contextlib.contextmanager
-def opened(kind: str, more: str = "") -> Iterator[Net]:
-    """`more`: of the bridge's policy."""
+def opened(kind: str, more: str = "", *, first: str = "", host: str = "") -> Iterator[Net]:
+    """`more`: of the bridge's policy; `first`: the top of config.toml; `host`: more of its [host]."""
     with contextlib.ExitStack() as stack:
         user, cgroup = stack.enter_context(ordinary_user()) if kind == "user" else ("", "auto")
         import pwd
@@ -136,7 +137,7 @@ def opened(kind: str, more: str = "") -> Iterator[Net]:
         stack.callback(shutil.rmtree, layout.config.parent, ignore_errors=True)
         provider = stack.enter_context(running_provider())
         layout.config_file.write_text(
-            f'[host]\ncgroup = "{cgroup}"\n[providers.openai]\nbase_url = "{provider.base_url}"\nprivate = true\n'
+            f'{first}[host]\ncgroup = "{cgroup}"\n{host}\n[providers.openai]\nbase_url = "{provider.base_url}"\nprivate = true\n'
         )
         _write_bridge(layout.bridges / "net")
         network = (
@@ -416,6 +417,40 @@ def test_59_an_answer_that_is_left_is_paid_and_a_killed_host_forgets_none(kind: 
         assert "429" in refused
         assert "rule rate.provider_tokens_total" in refused
         assert len(net.provider.log) == 3
+
+
+def test_one_tenants_full_share_of_the_audit_stops_nobody_else() -> None:
+    """Its guest makes refused requests past the share, while another is under way."""
+    everybody = f'[principals.tester]\nuids = [{os.getuid()}]\ntenants = ["*"]\n'
+    flood = (
+        "import threading\n"
+        "slow = threading.Thread(target=post, args=('/openai/chat/completions', {**CHAT}, key))\n"
+        "slow.start()\n"
+        "refused = 'GET http://evil.example/ HTTP/1.1\\r\\nHost: evil.example\\r\\n\\r\\n'\n"
+        "result = {'statuses': sorted({raw(refused)[0] for _ in range(150)})}\n"
+        "slow.join()\n"
+    )
+    with opened(
+        KINDS[0],
+        "audit_events_per_second = 1000",
+        first=everybody,
+        host='audit_tenant_quota = "32KiB"',
+    ) as net:
+        net.provider.behave(Behaviour(latency_ms=3_000))
+        with net.stage.client.session("net") as session:
+            assert session.run("act", {"code": flood}) == {"statuses": [403]}
+            with pytest.raises(BridgeholdError, match="share of the audit") as caught:
+                session.run("act", {"code": "1"})
+            assert caught.value.code == "budget"
+        with net.stage.session(net.stage.bridge(), tenant="modest") as session:
+            assert session.run("act", {"code": "result['still'] = 1"}) == {"still": 1}
+        assert net.process.poll() is None
+        written = net.stage.events("egress.refused")
+        assert 20 < len(written) < 150
+        told = " ".join(str(event["folded"]) for event in net.stage.events("events.folded"))
+        assert sum(int(number) for number in re.findall(r": (\d+)", told)) == 150 - len(written)
+        (intent,), (outcome,) = net.stage.events("egress.intent"), net.stage.events("egress.outcome")
+        assert outcome["intent"] == intent["ref"]
 
 
 def test_43_pipelined_refusals_and_slow_heads_leave_another_session_working(net: Net) -> None:

@@ -102,6 +102,9 @@ def test_kill_ends_what_runs_and_the_caller_learns_it(watched: Stage) -> None:
         except BridgeholdError as error:
             errors.append(error.code)
 
+    with watched.session() as other:
+        other.run("act", {"code": "1"})
+        watched.client.request("session.close", {"session": other._session.id, "reason": "idle time"})
     with watched.session() as session:
         thread = threading.Thread(target=forever)
         thread.start()
@@ -109,6 +112,9 @@ def test_kill_ends_what_runs_and_the_caller_learns_it(watched: Stage) -> None:
         assert run(watched, "sessions", "kill", session._session.id).returncode == 0
         thread.join(10)
     assert errors == ["session_ended"]
+    said = {event["session"]: event["reason"] for event in watched.events("session.closed")}
+    assert said[other._session.id] == "by tester: idle time"
+    assert said[session._session.id].startswith("by tester: ")
     missing = run(watched, "sessions", "kill", "nobody")
     assert (missing.returncode != 0, "Traceback" in missing.stderr) == (True, False)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from bridgehold.host.faces.legacy.folder import first_line, write_shim
 from bridgehold.host.faces.legacy.python_argv import VERSION_CODE, parse
 from bridgehold.host.faces.legacy.values import ShimFile
 from bridgehold.host.foreign import formats_of, judge, judge_plain, script_inside
+from bridgehold.host.foreigners import Foreigners
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine
@@ -37,6 +39,21 @@ def granted(policy: str = POLICY) -> Grant:
 
 def body(command: str = "echo", **args: object) -> bytes:
     return json.dumps({"id": 1, "command": command, "args": args}).encode()
+
+
+def test_the_policys_rate_holds_for_frames_however_small_and_when_it_is_made_smaller() -> None:
+    foreigners = Foreigners.__new__(Foreigners)
+    foreigners._rates = {}
+
+    def passed(per_minute: int) -> int:
+        bucket = foreigners._rate(granted(f"{POLICY}[rate]\ncommands_per_minute = {per_minute}\n"))
+        now = time.monotonic()
+        return sum(bucket.try_take(1, now) for _ in range(50))
+
+    assert [passed(1), passed(1)] == [1, 0]
+    foreigners._rates.clear()
+    foreigners._rate(granted(f"{POLICY}[rate]\ncommands_per_minute = 6000\n"))
+    assert passed(1) == 1
 
 
 def test_a_foreign_bridge_has_no_class_and_asks_for_every_operation() -> None:

@@ -165,12 +165,12 @@ def _uncovered(checks: Sequence[InstanceCheck], index: int, count: int) -> list[
 
 def _young(checks: Sequence[InstanceCheck], best: tuple[int, int], within_s: int) -> bool:
     """Whether even the oldest event that no anchor covers is younger than the set time."""
-    newest = next((check.last_time for check in reversed(checks) if check.last_time), "")
+    newest = max((check.newest_time for check in checks), default="")
     first = checks[best[0]].times.get(best[1] + 1, "")
     if not first:
         first = next((check.first_time for check in checks[best[0] + 1 :] if check.first_time), newest)
     age = _seconds(first, newest)
-    return age is not None and age <= within_s
+    return age is not None and 0 <= age <= within_s
 
 
 def _seconds(earlier: str, later: str) -> float | None:

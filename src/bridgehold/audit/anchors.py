@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bridgehold import writes
+from bridgehold.audit.entries import printable
 from bridgehold.errors import AuditError
 
 if TYPE_CHECKING:
@@ -188,17 +189,17 @@ def load_folder(folder: Path) -> list[NamedAnchor]:
     except FileNotFoundError:
         return []
     except OSError:
-        return [(str(folder), None)]
+        return [(printable(str(folder)), None)]
     return [_load(folder / name, follow=False) for name in names]
 
 
 def _load(file: Path, *, follow: bool) -> NamedAnchor:
     try:
-        return str(file), parse(_read(file, follow=follow), str(file))
+        return printable(str(file)), parse(_read(file, follow=follow), str(file))
     except AuditError:
         if not file.is_symlink() and not file.exists():
             raise
-        return str(file), None
+        return printable(str(file)), None
 
 
 def _read(path: Path, *, follow: bool = True) -> str:

@@ -85,6 +85,8 @@ class InstanceCheck:
         self.first_clock_step = ""
         self.first_time = ""
         self.last_time = ""
+        self.newest_time = ""
+        """The latest of all: a clock that steps back makes nothing younger."""
         self._wanted = sorted(set(wanted), reverse=True)
         self._start = chain.start(instance)
         self._prefix = chain.hash_prefix(instance)
@@ -123,6 +125,7 @@ class InstanceCheck:
             elif not self.first_time:
                 self.first_time = time
             self.last_time = time
+            self.newest_time = max(self.newest_time, time)
             at = line.find(b',"kind":"', len(head)) + 9
             kind = line[at : line.find(b'"', at)]
             if kind in _SPECIAL:

@@ -6,6 +6,7 @@ for `verify`; the chain itself orders them by what each first line says of the o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -147,13 +148,23 @@ def _batches(descriptor: int, offset: int) -> Iterator[tuple[int, list[bytes], b
 
 
 def _skip_line(descriptor: int, offset: int) -> int:
-    """Where the line after the one that goes on at `offset` begins; -1 if it has no end."""
-    while data := os.pread(descriptor, _CHUNK, offset):
+    """Where the line after the one that goes on at `offset` begins; -1 if it has none. No hole is read."""
+    while (offset := behind_hole(descriptor, offset)) >= 0 and (data := os.pread(descriptor, _CHUNK, offset)):
         found = data.find(b"\n")
         if found >= 0:
             return offset + found + 1
         offset += len(data)
     return -1
+
+
+def behind_hole(descriptor: int, offset: int) -> int:
+    """`offset`, or where data goes on behind the hole that it lies in; -1 where none does."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return -1
+        raise
 
 
 def _names(folder: Path) -> list[str]:

@@ -41,11 +41,16 @@ class Changes:
 
     def has_room(self, event: Event, *, closing: bool) -> bool:
         """Whether the tenant has bytes left. Events without a tenant are the host's own."""
-        if not event.tenant:
+        if not event.tenant or self._ends(event):
             return True
         quota, bucket = self._tally.quota, self._tally.bucket(event.tenant)
         used = self._tally.bytes.get(bucket, 0) + self._bytes.get(bucket, 0)
         return used + _EVENT_BYTES <= quota + (max(quota // 16, 16_384) if closing else 0)
+
+    def _ends(self, event: Event) -> bool:
+        """Whether it is the outcome of an intent that was written: its room was taken with the intent's."""
+        intent = str(getattr(event, "intent", "")) if kind_of(event) in OUTCOME_KINDS else ""
+        return intent not in self._ended and (intent in self._opened or intent in self._tally.open)
 
     def add(self, event: Event, reference: str, size: int) -> None:
         if event.tenant:

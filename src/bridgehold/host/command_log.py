@@ -1,6 +1,7 @@
 """The two events of a command: its intent, durable before anything runs, and its outcome.
 
-A command whose intent can't be written doesn't run; an outcome that can't be written stops the host.
+A command whose intent can't be written doesn't run; an outcome that can't be written stops the host,
+unless only its tenant's share of the audit is used up.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class CommandLog:
         """Its reference; empty where it could not be written. Written, and synced with its group."""
         try:
             return (await self._journal.append(event, durable=False)).ref
+        except BudgetError:  # its tenant's matter alone, whose session ends with its next intent
+            return ""
         except BridgeholdError as error:
             self._on_degraded(f"an outcome could not be written: {error.message}")
             return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -135,6 +136,6 @@ class Foreigners:
     def _rate(self, grant: Grant) -> TokenBucket:
         """One for all workers of a tenant and bridge."""
         per_second = grant.rate.commands_per_minute / 60
-        return self._rates.setdefault(
-            (grant.tenant, grant.bridge), TokenBucket(per_second, max(10.0, per_second * 10))
-        )
+        bucket = self._rates.setdefault((grant.tenant, grant.bridge), TokenBucket())
+        bucket.adjust(per_second, max(1.0, per_second * 10), time.monotonic())
+        return bucket

@@ -58,6 +58,11 @@ _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
 
 
+def _asked(principal: Principal, reason: str) -> str:
+    """Why a session ends that somebody ends: by whom, and never in the host's own words."""
+    return f"by {principal.name}: {reason[:200]}"
+
+
 def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
     """Events of the build that this request waits for, if there is one."""
     if wanted:
@@ -211,14 +216,14 @@ class Methods:
             if not self._sessions.give_up(principal.may_act_for, params.session):
                 raise
             return {"id": params.session, "emptied_ms": 0}
-        await session.close(params.reason[:200])
+        await session.close(_asked(principal, params.reason))
         report = session.worker.report
         return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
 
     async def session_kill(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         """At once: nothing in flight is waited for, and the bridge's `close` isn't called."""
         session = self._find(principal, params.session)
-        await session.end(params.reason[:200])
+        await session.end(_asked(principal, params.reason))
         return {"id": session.id}
 
     async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:

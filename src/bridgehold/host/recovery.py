@@ -24,6 +24,8 @@ MOST_NAMES = 8 * MOST_LOST
 """Old ids that still lead to a session: one that is lost again and again leaves one each time."""
 MOST_BYTES = 64 * 1024 * 1024
 """Of the arguments of every session's steps together; beyond it a session is not recovered."""
+TENANT_LOST, TENANT_BYTES = 64, 8 * 1024 * 1024
+"""Of one tenant's: nobody loses what others lose on purpose."""
 
 Run = Callable[[Session, Step], Awaitable[object]]
 """Runs one step in the session as a command of its own; its value."""
@@ -54,7 +56,10 @@ class Recovery:
         """A command of `session` went well."""
         before = self._records.get(session.id, Record())
         after = noted(before, manifest, operation, happened)
-        if self._bytes + after.size_bytes - before.size_bytes > MOST_BYTES:
+        grown = after.size_bytes - before.size_bytes
+        theirs = (one for key, one in self._lost.items() if key.tenant == session.key.tenant)
+        lost = sum(one.record.size_bytes for one in theirs)
+        if self._bytes + grown > MOST_BYTES or lost + grown > TENANT_BYTES:
             after = Record(spoiled="the host keeps no more commands to run again")
         self._bytes += after.size_bytes - before.size_bytes
         if after != Record():
@@ -71,6 +76,9 @@ class Recovery:
             self.drop(session.key)
             return
         self._sweep()
+        own = [key for key in self._lost if key.tenant == session.key.tenant]
+        for key in own[: max(0, len(own) + 1 - TENANT_LOST)]:
+            self.drop(key)
         self._lost[session.key] = _Lost(session.id, record)
         self._names[session.id] = session.key
         while len(self._names) > MOST_NAMES:

@@ -29,6 +29,8 @@ _LOOK_SECONDS = 0.25
 _SETTLED_SECONDS = 2.0
 """A file that changed within this time may change again under the same time stamp."""
 
+_MOST_KEPT = 1_024
+
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
@@ -128,6 +130,8 @@ class Registry:
             await self._write_once(grant, readings)
             known = _Resolved(grant, manifest.digest, bridges, readings)
         self._grants[tenant, bridge] = known
+        while len(self._grants) > _MOST_KEPT:  # who may act for any tenant may name any number of them
+            del self._grants[next(iter(self._grants))]
         return known.grant
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
@@ -188,6 +192,8 @@ class Registry:
         facts = msgspec.to_builtins(grant)
         facts["sources"] = {key: str(source) for key, source in grant.sources.items()}
         await self._journal.append(GrantResolved(tenant=grant.tenant, digest=grant.digest, grant=facts))
+        if len(self._written) >= _MOST_KEPT:
+            self._written.clear()
         self._written.add((grant.digest, rests_on))
 
     def _refresh(self) -> None:

@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from bridgehold.audit.events import Event, EventsFolded
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.buckets import TokenBucket
 
 FOLD_SECONDS = 5.0
@@ -78,6 +80,9 @@ class SessionEvents:
         )
         try:
             await self._journal.append(event, durable=False)
+        except BudgetError:  # a tenant without room is no fault of the host's, which tells of it
+            with contextlib.suppress(BridgeholdError):
+                await self._journal.append(msgspec.structs.replace(event, tenant=""), durable=False)
         except BridgeholdError as error:
             if self._on_degraded is not None:
                 self._on_degraded(f"folded events could not be written: {error.message}")

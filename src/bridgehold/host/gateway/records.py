@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.gateway.values import Asker, Audit, SessionFacts
 from bridgehold.host.session_events import SessionEvents
 
@@ -66,6 +66,9 @@ class Records:
         )
         try:
             return (await self._audit.append(event, durable=False)).ref
+        except BudgetError:  # its tenant's share is used up, which is nobody else's matter
+            self._events.count(f"egress.refused {severity} {rule}", principal)
+            return ""
         except BridgeholdError as error:
             self._degraded(f"a refusal could not be written: {error.message}")
             return ""
@@ -102,6 +105,8 @@ class Records:
         event = msgspec.structs.replace(event, principal=self._askers.pop(event.intent, ""))
         try:
             await self._audit.append(event, durable=False)
+        except BudgetError:  # as for a refusal; it has room as long as its intent is counted
+            self._events.count("egress.outcome", event.principal)
         except BridgeholdError as error:
             self._degraded(f"an outcome could not be written: {error.message}")
 

@@ -136,9 +136,15 @@ def _gemini_usage(value: dict[str, object]) -> Usage | None:
     return _said(given, max(parts - total, total) - given)
 
 
+_MOST_SAID = 10**12
+"""Of a sum of a provider's numbers, which the audit has to hold: each alone may be that large."""
+
+
 def _said(given: int, made: int) -> Usage | None:
     """Nothing at all was said where no number is one, or all are nought: no request is for nothing."""
-    return Usage(input_tokens=given, output_tokens=max(0, made)) if given + made > 0 else None
+    if given + made <= 0:
+        return None
+    return Usage(input_tokens=min(given, _MOST_SAID), output_tokens=min(max(0, made), _MOST_SAID))
 
 
 def _ending(usage: dict[str, object], end: str) -> int:

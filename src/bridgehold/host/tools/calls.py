@@ -19,6 +19,7 @@ from bridgehold.bridges.schema import problems
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
+    BudgetError,
     BusyError,
     CommandTimeoutError,
     DeniedError,
@@ -212,6 +213,8 @@ class ToolCalls:
         )
         try:
             await self._journal.append(outcome, durable=False)
+        except BudgetError:  # its tenant's share of the audit is used up, which is nobody else's matter
+            self._events.count("tool.outcome", outcome.principal)
         except BridgeholdError as error:
             self._on_degraded(f"a tool's outcome could not be written: {error.message}")
 
