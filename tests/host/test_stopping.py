@@ -30,7 +30,8 @@ def layout() -> Iterator[Layout]:
         folder.mkdir()
         (folder / "bridge.toml").write_text(MANIFEST.format(name=name))
         (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
-        (made.policies / f"{name}.toml").write_text(POLICY)
+        (made.policies / f"{name}.toml").write_text(POLICY.replace('command = "8s"', 'command = "60s"'))
+    made.config_file.write_text("[host]\ndrain_s = 300\n")
     yield made
     shutil.rmtree(made.config.parent, ignore_errors=True)
 
@@ -105,7 +106,7 @@ def test_a_second_word_ends_what_runs(layout: Layout, host: subprocess.Popen[byt
         concurrent.futures.ThreadPoolExecutor(1) as pool,
         client.session("plain") as session,
     ):
-        running = pool.submit(session.run, "act", {"code": SLEEP.format(7.5)})
+        running = pool.submit(session.run, "act", {"code": SLEEP.format(50)})
         until(lambda: busy(client))
         if how == "signal":
             host.send_signal(signal.SIGTERM)
