@@ -379,6 +379,7 @@ class HostProcess:
 
     def _degraded(self, reason: str) -> None:
         if self._stop.is_set():
+            self._hurry.set()  # what runs while the host drains is not left to run unlogged
             return
         self._reason, self._status = f"degraded: {reason}", 70
         self._hurry.set()
