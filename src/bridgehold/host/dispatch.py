@@ -53,8 +53,15 @@ _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
 _COMMON = "common"
 
-OrderMaker = Callable[[str, str, str, str], Awaitable[StartOrder]]
-"""(tenant, bridge, session id, session name) → what to start."""
+OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
+"""(tenant, bridge, session id, session name, principal) → what to start."""
+
+
+class _Chain(msgspec.Struct, frozen=True):
+    """A running command that has tools: for whom, and the sessions whose commands wait for it."""
+
+    tenant: str
+    sessions: tuple[str, ...] = ()
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +102,7 @@ class Dispatch:
         self._recovery = recovery
         self._metrics = metrics
         self._offers = offers
-        self._chains: dict[str, tuple[str, ...]] = {}
+        self._chains: dict[str, _Chain] = {}
         self._registry = registry
         self._sessions = sessions
         self._journal = journal
@@ -139,10 +146,10 @@ class Dispatch:
         return (await self._run_in(session, plan, offered, None)).value
 
     async def _run_in(self, session: Session, plan: _Plan, offered: Offered, stream: Stream | None) -> Reply:
-        chain = self._chain(plan.request.parent, session)
+        parent, waiting = self._parent(plan, session)
         async with session.turn(plan.command, plan.principal.name):
             arguments = await self._keys.capture(session, plan.arguments)
-            intent = await self._intend(plan, session)
+            intent = await self._intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, arguments, stream)
             tools = ToolCalls(
@@ -154,24 +161,30 @@ class Dispatch:
                 events=session.worker.events,
                 on_degraded=self._on_degraded,
             )
-            self._chains[plan.command] = (*chain, session.id)
+            self._chains[plan.command] = _Chain(plan.grant.tenant, (*waiting, session.id))
             try:
                 return await self._call(plan, session, intent, arguments, stream, tools)
             finally:
                 del self._chains[plan.command]
                 await tools.close()
 
-    def _chain(self, parent: str, session: Session) -> tuple[str, ...]:
-        """The sessions whose commands wait for this one. `BusyError` where it could never end."""
-        chain = self._chains.get(parent, ())
-        if session.id in chain:
+    def _parent(self, plan: _Plan, session: Session) -> tuple[str, tuple[str, ...]]:
+        """The command whose tool runs this one (empty where that is only said), and the sessions that wait.
+
+        Raises `BusyError` where it could never end.
+        """
+        parent = plan.request.parent
+        known = self._chains.get(parent)
+        if known is None or not plan.principal.may_act_for(known.tenant):
+            return "", ()
+        if session.id in known.sessions:
             raise BusyError(
                 f"session {session.id} waits for the very tool that asks it",
                 hint="A tool may use another session, never the one that called it.",
             )
-        if len(chain) >= _MOST_NESTED:
+        if len(known.sessions) >= _MOST_NESTED:
             raise BusyError(f"tools that run commands nest {_MOST_NESTED} deep at most")
-        return chain
+        return parent, known.sessions
 
     async def _plan(
         self, command: str, principal: Principal, request: CommandRequest, *, replays: str = ""
@@ -244,11 +257,13 @@ class Dispatch:
             raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
         return await self._sessions.get_or_open(
             key,
-            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            lambda session_id: self._make_order(
+                key.tenant, key.bridge, session_id, key.name, plan.principal.name
+            ),
             plan.principal.name,
         )
 
-    async def _intend(self, plan: _Plan, session: Session) -> str:
+    async def _intend(self, plan: _Plan, session: Session, parent: str) -> str:
         digest, size, text = preview(plan.arguments.kept, cap_bytes=_PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
@@ -263,7 +278,7 @@ class Dispatch:
             arguments_bytes=size,
             arguments_preview=text,
             deadline_ms=plan.deadline_ms,
-            parent=plan.request.parent[:40],
+            parent=parent,
             replays=plan.replays,
         )
         return await self._log.intend(event, session)
