@@ -153,7 +153,7 @@ def _unknown(registry: Registry, known: Known, bridges: list[str]) -> Iterator[s
 
 def _beside_bridges(layout: Layout) -> Iterator[str]:
     """What lies in a tenant's folder and is never read. Where it can't be listed its bridges are a fault."""
-    with contextlib.suppress(OSError, BridgeholdError):
+    with contextlib.suppress(OSError):
         for home in tenant_folders(layout.tenants):
             for place in sorted(home.iterdir()):
                 if place.name != TENANTS_BRIDGES and not place.name.startswith("."):
