@@ -252,6 +252,7 @@ class HostProcess:
             metrics=shared.metrics,
             refused=self._refusals,
             on_degraded=self._degraded,
+            redact=self._redaction.text,
         )
         foreigners = Foreigners(
             registry=shared.registry,

@@ -87,7 +87,7 @@ def reference() -> str:
         "",
         "## Statuses",
         "",
-        "An error's body is `{code, message, hint, where, retry, event}` ([errors](errors.md)); where",
+        "An error's body is `{code, message, hint, where, retry, event, traceback}` ([errors](errors.md)); where",
         "`retry` is `later` there is a `Retry-After`.",
         "",
         *_table(("status", "code"), _statuses()),
