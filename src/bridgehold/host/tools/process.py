@@ -81,17 +81,19 @@ class _Process:
     async def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it was made with one
         reason = "the tool's process ended"
-        with contextlib.suppress(OSError):
-            try:
-                while line := await self._process.stdout.readline():
-                    self._deliver(msgspec.json.decode(line, type=_Answer))
-            except (ValueError, msgspec.MsgspecError):
-                reason = f"the tool's process wrote what is no answer, or more than {MOST_BYTES} bytes"
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(CrashError(reason, retry="same"))
+        try:
+            while line := await self._process.stdout.readline():
+                self._deliver(msgspec.json.decode(line, type=_Answer))
+        except OSError:
+            pass
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            reason = f"the tool's process wrote what is no answer, or more than {MOST_BYTES} bytes"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()  # one that is not heard any more does nothing any more
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(CrashError(reason, retry="same"))
 
     def _deliver(self, answer: _Answer) -> None:
         future = self._waiting.get(answer.call)
