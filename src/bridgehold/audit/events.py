@@ -65,7 +65,7 @@ class EnvironmentsRemoved(Event, frozen=True, kw_only=True, tag="environment.rem
 
 
 class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
-    """Keys only, never values. `digest`: of the configuration that holds from here on."""
+    """Keys, never values, and rules and bridges that are gone. `digest`: of what holds from here on."""
 
     digest: str
     applied: tuple[str, ...]
