@@ -303,15 +303,6 @@ class TranscriptError(BridgeholdError):
     default_hint = "Where the change is meant, record it again: `pytest --bridgehold-record`, or `record()`."
 
 
-def error_classes() -> tuple[type[BridgeholdError], ...]:
-    """Every error of the table, in the order of this module."""
-    return tuple(
-        value
-        for value in globals().values()
-        if isinstance(value, type) and issubclass(value, BridgeholdError) and value is not BridgeholdError
-    )
-
-
 def from_os(error: OSError) -> BridgeholdError:
     """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
     why, where = error.strerror or type(error).__name__, _shown(error.filename)
@@ -331,9 +322,23 @@ def _shown(filename: object) -> str:
     return "" if filename is None or isinstance(filename, int) else str(filename)
 
 
+def error_classes() -> tuple[type[BridgeholdError], ...]:
+    """Every error of the table, in the order of this module."""
+    return _CLASSES
+
+
 def from_info(info: ErrorInfo) -> BridgeholdError:
     """The typed error that `info` describes; an unknown code becomes `InternalError`."""
-    for kind in error_classes():
-        if kind.code == info.code:
-            return kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
-    return InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)
+    kind = _BY_CODE.get(info.code)
+    if kind is None:
+        return InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)
+    return kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
+
+
+# Once, at import: a module's names may grow under whoever walks them, in another thread.
+_CLASSES = tuple(
+    value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, BridgeholdError) and value is not BridgeholdError
+)
+_BY_CODE = {kind.code: kind for kind in reversed(_CLASSES)}

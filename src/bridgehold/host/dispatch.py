@@ -29,7 +29,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host import refusals
 from bridgehold.host.boots import StartOrder
-from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.buckets import CommandRates
 from bridgehold.host.calls import Stream
 from bridgehold.host.command_log import CommandLog, used
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
@@ -103,7 +103,7 @@ class Dispatch:
         self._make_order = make_order
         self._on_degraded = on_degraded
         self._log = CommandLog(journal, on_degraded)
-        self._rates: dict[tuple[str, str], TokenBucket] = {}
+        self._rates = CommandRates()
 
     async def run(
         self,
@@ -198,7 +198,7 @@ class Dispatch:
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
             )
-        if not replays and not self._within_rate(grant, target):
+        if not replays and not self._rates.take(grant, time.monotonic()):
             raise await refuse(refusals.over_rate(grant), BudgetError)
         try:
             arguments = take_inline_keys(request.arguments, grant)
@@ -228,12 +228,6 @@ class Dispatch:
             if session.key.tenant == request.tenant and request.session in (session.id, session.key.name):
                 return str(session.key.bridge)
         return self._registry.default_bridge
-
-    def _within_rate(self, grant: Grant, bridge: str) -> bool:
-        now, per_second = time.monotonic(), grant.rate.commands_per_minute / 60
-        bucket = self._rates.setdefault((grant.tenant, bridge), TokenBucket())
-        bucket.adjust(per_second, max(1.0, per_second * 10), now)
-        return bucket.try_take(1, now)
 
     async def _session(self, plan: _Plan) -> Session:
         request = plan.request
