@@ -77,6 +77,7 @@ def test_only_its_tenant_meets_it_and_two_may_have_the_same_name(place: Stage, s
         (place.layout.tenants / "globex.toml").write_text(f"[bridges.{other}.limits]\nmemory = '1MiB'\n")
         assert report(place, name, "globex")[0] == "policy"  # type: ignore[index]  # it would bound nobody
         (place.layout.tenants / "globex.toml").unlink()
+        place.client.request("reload")  # it is gone on purpose
         listed = {(one["name"], one["tenant"]) for one in place.client.request("bridges")}
         assert {(name, "acme"), (name, "globex"), (other, "acme"), ("python", "")} <= listed
 
@@ -100,6 +101,7 @@ def test_no_link_leads_to_anothers_and_no_name_takes_that_of_all(place: Stage) -
         assert report(place, "linked", "globex")[0] == "denied"  # type: ignore[index]  # as above
         assert f"{own}: is a link" in "\n".join(check_layout(place.layout)[1])
         (place.layout.policies / "python.toml").unlink()
+        place.client.request("reload")
 
 
 def test_what_is_wrong_with_a_tenants_folder_is_wrong_for_this_tenant_alone(place: Stage) -> None:
