@@ -123,8 +123,7 @@ def test_commands_are_compiled_as_at_a_prompt(host: Stage) -> None:
         assert run(session, "def f(x: int): pass\nf.__annotations__['x'] is int") is True
 
 
-@pytest.mark.parametrize("where", ["command", "import"])
-def test_a_worker_is_no_zygote_and_starts_processes_as_at_home(host: Stage, where: str) -> None:
+def test_a_worker_is_no_zygote_and_starts_processes_as_at_home(host: Stage) -> None:
     code = """
 import argparse, math, multiprocessing, os, sys, threading
 result["argv"] = sys.argv
@@ -142,7 +141,7 @@ for method in ("spawn", "forkserver", "fork"):
         shared["b"] = 2
         result[method] = [squares, one.exitcode, dict(shared)]
 """
-    found = host.act(code, where=where)
+    found = host.act(code)
     assert found["argv"] == [""]
     assert (found["arguments"], found["file"]) == ({}, None)
     for method in ("spawn", "forkserver", "fork"):
