@@ -43,13 +43,15 @@ from bridgehold.host.sessions import Sessions
 from bridgehold.host.tools.calls import ToolCalls
 from bridgehold.host.tools.offers import CallersOffer, Offers
 from bridgehold.host.tools.values import Offered, ToolContext
-from bridgehold.host.translate import fault_error
+from bridgehold.host.translate import fault_error, middle
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
 from bridgehold.ids import digest_bytes, is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
 
 _PREVIEW_BYTES = 2_000
+_TRACEBACK = 4_000
+"""Characters of it in the audit."""
 _MOST_NESTED = 8
 _COMMON = "common"
 
@@ -96,7 +98,10 @@ class Dispatch:
         metrics: Metrics,
         refused: refusals.Refusals,
         on_degraded: Callable[[str], None],
+        redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
+        """`redact`: (tenant, text) without the values of the tenant's secrets."""
+        self._redact = redact
         self._refusals = refused
         self._resources = resources
         self._recovery = recovery
@@ -123,6 +128,20 @@ class Dispatch:
 
         `callers`: tools that the caller runs itself while the command runs.
         """
+        try:
+            return await self._run(principal, request, stream, callers)
+        except BridgeholdError as error:
+            if error.traceback:
+                error.traceback = await self._redact(request.tenant, error.traceback)
+            raise
+
+    async def _run(
+        self,
+        principal: Principal,
+        request: CommandRequest,
+        stream: Stream | None,
+        callers: CallersOffer | None,
+    ) -> Reply:
         plan = await self._plan(new_command_id(), principal, request)
         offered = self._offers.of(request.tenant, plan.bridge, callers)
         session = await self._session(plan)
@@ -196,7 +215,7 @@ class Dispatch:
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
         try:
-            manifest = self._registry.manifest(target)
+            manifest = self._registry.manifest(target, request.tenant)
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
@@ -389,6 +408,7 @@ def _outcome(
         ms=usage.ms,
         result_digest=digest_bytes(result) if result else "",
         result_bytes=len(result),
+        traceback=middle(failure.traceback, _TRACEBACK) if failure else "",
     )
 
 

@@ -69,7 +69,7 @@ class Orders:
         """`principal`: who opens the session; empty, as `session` is, where none is opened.
 
         Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
-        manifest = self._registry.manifest(bridge)
+        manifest = self._registry.manifest(bridge, tenant)
         section = self._settings.bridge(bridge)
         await self._check_required(tenant, manifest, section)
         grant = self._startable(await self._registry.grant(tenant, bridge))
