@@ -192,7 +192,7 @@ class Dispatch:
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
         try:
-            manifest = self._registry.manifest(target)
+            manifest = self._registry.manifest(target, request.tenant)
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None

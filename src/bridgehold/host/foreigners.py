@@ -62,7 +62,7 @@ class Foreigners:
         """Run a script for as long as this request lasts; its frames are events."""
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
-        manifest = self._registry.manifest(bridge)
+        manifest = self._registry.manifest(bridge, params.tenant)
         if not manifest.foreign:
             raise UsageError(
                 f"{bridge} runs no scripts of one's own", hint="`bridgehold stdio` is the plug for it."

@@ -205,7 +205,7 @@ class Methods:
         tenant = parse_name(params.tenant, "tenant")
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
-        if self._registry.manifest(bridge).foreign:
+        if self._registry.manifest(bridge, tenant).foreign:
             raise UsageError(
                 f"the sessions of {bridge} run scripts of the operator's own",
                 hint="`bridgehold shim` makes the interpreter that opens them.",
@@ -329,17 +329,19 @@ class Methods:
         }
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return [self._registry.describe(name) for name in self._registry.names()]
+        return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
-        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
+        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
         grant = await self._registry.grant(params.tenant, manifest.name)
         built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
         if params.bridge:
-            return await self._environments.verify([self._registry.manifest(params.bridge)])
+            return await self._environments.verify(
+                [self._registry.manifest(params.bridge, params.tenant or "")]
+            )
         return await self._environments.verify(self._registry.manifests(), others=True)
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:

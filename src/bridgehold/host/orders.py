@@ -65,7 +65,7 @@ class Orders:
 
     async def make(self, tenant: str, bridge: str, session: str, session_name: str) -> StartOrder:
         """Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
-        manifest = self._registry.manifest(bridge)
+        manifest = self._registry.manifest(bridge, tenant)
         section = self._settings.bridge(bridge)
         await self._check_required(tenant, manifest, section)
         grant = self._startable(await self._registry.grant(tenant, bridge))

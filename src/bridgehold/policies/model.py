@@ -187,6 +187,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     tenant's ceiling also what it bounds at all: a key without a source leaves the policy as it is."""
     overruled: dict[str, tuple[Overruled, ...]] = {}
     """Dotted key to the values that lost, the nearest first."""
+    particular: frozenset[str] = frozenset()
+    """Of a tenant's ceiling: the keys that its table of this one bridge says."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
