@@ -150,6 +150,7 @@ class LiveWorker:
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
         aside: bool = False,
+        stop: asyncio.Event | None = None,
     ) -> ResultFrame | FaultFrame:
         return await self.calls.call(
             self._live_pipes(),
@@ -159,6 +160,7 @@ class LiveWorker:
             stream=stream,
             tools=tools,
             aside=aside,
+            stop=stop,
         )
 
     def relay(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:
