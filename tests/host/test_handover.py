@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ import os
 from bridgehold.host.faces.cli.main import main
 main()
 """
-SLOW = "time.sleep({}); result['said'] = tools['lookup'](of='old'); time.sleep(0.5)"
+SLOW = "result['said'] = tools['lookup'](of='old'); time.sleep(0.5)"
 
 
 class Installed:
@@ -226,14 +226,21 @@ class Callers:
         self.loop("sessions", once)
 
     def tool(self) -> Any:
-        """What runs when the host is told to leave: it still calls a tool, and its answer still comes."""
+        """What runs when the host leaves: it still calls a tool, that runs a command, and all answers come."""
+
+        others: list[Future[Any]] = []
 
         def lookup(of: str) -> str:
-            return f"{of} host"
+            until(lambda: any(code == "host_leaving" for _, code, _ in self.errors))
+            others.append(pool.submit(client.run, "served:act", {"code": "result['n'] = 'new'"}))
+            until(lambda: client._client._host._left)  # what else it asks waits for the next host already
+            nested = client.run("served:act", {"code": f"result['n'] = 'the {of} host'"}, session="nested")
+            return str(nested["n"])
 
-        with SyncClient.connect(self.layout.socket) as client:
-            found = client.run("other:act", {"code": SLOW.format(1.5)}, session="slow", tools=[lookup])
+        with SyncClient.connect(self.layout.socket) as client, ThreadPoolExecutor(1) as pool:
+            found = client.run("other:act", {"code": SLOW}, session="slow", tools=[lookup])
             self.done["tool"] += 1
+            assert others[0].result(60) == {"n": "new"}
             return found
 
     def over_http(self, keep: bool) -> None:
@@ -307,7 +314,7 @@ def test_callers_call_through_an_upgrade(running: tuple[Installed, subprocess.Po
             installed.install(NEW)
             said = installed.say("restart")
             assert (said.returncode, said.stdout.split()[-1]) == (0, NEW), said.stderr + installed.log
-            assert slow.result(1)["said"] == "old host"  # it had ended before the new host began
+            assert slow.result(10)["said"] == "the old host"
             before = Counter(callers.done)
             until(lambda: all(callers.done[kind] > before[kind] + 1 for kind in kinds))
         finally:

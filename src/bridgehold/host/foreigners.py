@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.errors import NotFoundError, UsageError
+from bridgehold.errors import UsageError
 from bridgehold.host.boots import Script, StartOrder
-from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.buckets import CommandRates
 from bridgehold.host.dispatch import OrderMaker
 from bridgehold.host.faces.protocol import ForeignEofParams, ForeignParams, ForeignSendParams
 from bridgehold.host.foreign import formats_of, script_inside
@@ -26,7 +25,6 @@ from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.values import Principal
 from bridgehold.ids import parse_name, random_id
-from bridgehold.policies.model import Grant
 
 
 class Foreigners:
@@ -56,7 +54,7 @@ class Foreigners:
         self._refusals = refusals
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay] = {}
-        self._rates: dict[tuple[str, str], TokenBucket] = {}
+        self._rates = CommandRates()
 
     async def open(
         self, principal: Principal, params: ForeignParams, emit: Callable[[object], None]
@@ -64,7 +62,7 @@ class Foreigners:
         """Run a script for as long as this request lasts; its frames are events."""
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
-        manifest = self._registry.manifest(bridge)
+        manifest = self._registry.manifest(bridge, params.tenant)
         if not manifest.foreign:
             raise UsageError(
                 f"{bridge} runs no scripts of one's own", hint="`bridgehold stdio` is the plug for it."
@@ -81,7 +79,7 @@ class Foreigners:
 
         async def start() -> Session:
             session = await self._sessions.get_or_open(
-                key, lambda name: self._order(key, name, script), principal.name
+                key, lambda name: self._order(key, name, script, principal.name), principal.name
             )
             relay = Relay(
                 session,
@@ -90,7 +88,8 @@ class Foreigners:
                 ledger=Ledger(
                     session, principal.name, self._journal, self._metrics, self._refusals, self._on_degraded
                 ),
-                rate=self._rate(session.order.grant),
+                rules=lambda: self._registry.grant(key.tenant, bridge),
+                rates=self._rates,
                 emit=emit,
             )
             self._relays[session.id] = relay
@@ -123,19 +122,12 @@ class Foreigners:
         self._relay(principal, params.session).finish_input()
         return {}
 
-    async def _order(self, key: SessionKey, session: str, script: Script) -> StartOrder:
-        order = await self._make_order(key.tenant, key.bridge, session, key.name)
+    async def _order(self, key: SessionKey, session: str, script: Script, principal: str) -> StartOrder:
+        order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
         return msgspec.structs.replace(order, script=script)
 
     def _relay(self, principal: Principal, session: str) -> Relay:
         relay = self._relays.get(session)
         if relay is None or not principal.may_act_for(relay.session.key.tenant):
-            raise NotFoundError(f"no session {session[:80]!r} here")
+            raise self._sessions.why_missing(principal.may_act_for, session)
         return relay
-
-    def _rate(self, grant: Grant) -> TokenBucket:
-        """One for all workers of a tenant and bridge."""
-        per_second = grant.rate.commands_per_minute / 60
-        bucket = self._rates.setdefault((grant.tenant, grant.bridge), TokenBucket())
-        bucket.adjust(per_second, max(1.0, per_second * 10), time.monotonic())
-        return bucket

@@ -13,7 +13,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable
+import traceback
+from collections.abc import Awaitable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
+from bridgehold.host.gateway.values import Asker
 from bridgehold.host.handover import Parent
 from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
@@ -146,9 +148,9 @@ class HostProcess:
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
-            asyncio.create_task(SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
-            asyncio.create_task(anchoring.run(self._config.host.anchor_every_s)),
-            asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
+            self._stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
+            self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
+            self._stand("parked", self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
         ]
@@ -204,12 +206,17 @@ class HostProcess:
 
     def _open_with(self, shared: Shared, peers: Peers, recovery: Recovery) -> Sessions:
         """Sessions, how they start, and their gateways."""
+
+        def whose(session: str) -> Asker:
+            return sessions.whose(session)
+
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
             on_degraded=self._degraded,
+            whose=whose,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -258,6 +265,7 @@ class HostProcess:
             metrics=shared.metrics,
             refused=self._refusals,
             on_degraded=self._degraded,
+            redact=self._redaction.text,
         )
         foreigners = Foreigners(
             registry=shared.registry,
@@ -381,7 +389,7 @@ class HostProcess:
         for bridge, section in self._settings.now.bridges.items():
             for tenant in section.prestart:
                 try:
-                    await self._zygotes.warm(await self._make_order(tenant, bridge, "", ""))
+                    await self._zygotes.warm(await self._make_order(tenant, bridge, "", "", ""))
                 except BridgeholdError as error:
                     sys.stderr.write(f"bridgehold: {bridge} is not warm for {tenant}: {error.message}\n")
 
@@ -392,6 +400,18 @@ class HostProcess:
         self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
+
+    def _stand(self, name: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Work for as long as the host runs, which is not to run without it: its defect ends all."""
+
+        async def watched() -> None:
+            try:
+                await work
+            except Exception as error:  # noqa: BLE001 - the last border of this task
+                sys.stderr.write(f"bridgehold: {''.join(traceback.format_tb(error.__traceback__))}")
+                self._degraded(f"a defect in {name}: {type(error).__name__}")
+
+        return asyncio.create_task(watched())
 
     def _degraded(self, reason: str) -> None:
         if self._stop.is_set():
