@@ -338,14 +338,21 @@ class Dispatch:
         written = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
+        told = "" if plan.replays else session.tell_anew()
         if failure is not None:
             failure.event = written or intent
             self._sessions.settle(session)
-            failure.hint = f"{failure.hint} {session.outlook}".strip()
+            began = f"The session had begun anew: {told}." if told else ""
+            failure.hint = f"{failure.hint} {session.outlook} {began}".strip()
             raise failure
         assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
         return Reply(
-            value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
+            value=frame.result,
+            session=session.id,
+            usage=usage,
+            receipt=written,
+            degraded=not written,
+            anew=told,
         )
 
 
