@@ -10,11 +10,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.bridges.manifest import Operation, check_common
+from bridgehold.bridges.manifest import check_common
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -33,6 +35,7 @@ from bridgehold.host.command_log import (
     GoneError,
     Plan,
     came_of,
+    deadline_of,
     outcome_of,
     used,
 )
@@ -50,7 +53,7 @@ from bridgehold.host.tools.values import Offered, ToolContext
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
 from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
-from bridgehold.policies.model import Decision, Grant
+from bridgehold.policies.model import Decision
 
 _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
@@ -58,8 +61,15 @@ _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
 
-OrderMaker = Callable[[str, str, str, str], Awaitable[StartOrder]]
-"""(tenant, bridge, session id, session name) → what to start."""
+OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
+"""(tenant, bridge, session id, session name, principal) → what to start."""
+
+
+class _Chain(msgspec.Struct, frozen=True):
+    """A running command that has tools: for whom, and the sessions whose commands wait for it."""
+
+    tenant: str
+    sessions: tuple[str, ...] = ()
 
 
 class Dispatch:
@@ -88,7 +98,7 @@ class Dispatch:
         self._recovery = recovery
         self._metrics = metrics
         self._offers = offers
-        self._chains: dict[str, tuple[str, ...]] = {}
+        self._chains: dict[str, _Chain] = {}
         self._registry = registry
         self._sessions = sessions
         self._journal = journal
@@ -148,10 +158,10 @@ class Dispatch:
     async def _run_in(self, session: Session, plan: Plan, offered: Offered, stream: Stream | None) -> Reply:
         if plan.operation is None and plan.request.operation in _BESIDE:
             return await self._beside(session, plan)
-        chain = self._chain(plan.request.parent, session)
+        parent, waiting = self._parent(plan, session)
         async with session.turn(plan.command, plan.principal.name):
             arguments = await self._keys.capture(session, plan.arguments)
-            intent = await self._intend(plan, session)
+            intent = await self._intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, arguments, stream)
             tools = ToolCalls(
@@ -163,24 +173,34 @@ class Dispatch:
                 events=session.worker.events,
                 on_degraded=self._on_degraded,
             )
-            self._chains[plan.command] = (*chain, session.id)
+            self._chains[plan.command] = _Chain(plan.grant.tenant, (*waiting, session.id))
             try:
                 return await self._call(plan, session, intent, arguments, stream, tools)
             finally:
                 del self._chains[plan.command]
                 await tools.close()
 
-    def _chain(self, parent: str, session: Session) -> tuple[str, ...]:
-        """The sessions whose commands wait for this one. `BusyError` where it could never end."""
-        chain = self._chains.get(parent, ())
-        if session.id in chain:
+    def _parent(self, plan: Plan, session: Session) -> tuple[str, tuple[str, ...]]:
+        """The command whose tool runs this one (empty where that is only said), and the sessions that wait.
+
+        Raises `BusyError` where it could never end.
+        """
+        known = self._waits(plan)
+        if known is None:
+            return "", ()
+        if session.id in known.sessions:
             raise BusyError(
                 f"session {session.id} waits for the very tool that asks it",
                 hint="A tool may use another session, never the one that called it.",
             )
-        if len(chain) >= _MOST_NESTED:
+        if len(known.sessions) >= _MOST_NESTED:
             raise BusyError(f"tools that run commands nest {_MOST_NESTED} deep at most")
-        return chain
+        return plan.request.parent, known.sessions
+
+    def _waits(self, plan: Plan) -> _Chain | None:
+        """The command that `plan` says it is for, where that runs with tools and may be seen."""
+        known = self._chains.get(plan.request.parent)
+        return known if known is not None and plan.principal.may_act_for(known.tenant) else None
 
     async def _plan(
         self, command: str, principal: Principal, request: CommandRequest, *, replays: str = ""
@@ -226,7 +246,7 @@ class Dispatch:
             operation=declared,
             grant=grant,
             decision=decision,
-            deadline_ms=_deadline(request, declared, grant),
+            deadline_ms=deadline_of(request, declared, grant),
             arguments=arguments,
             replays=replays,
         )
@@ -253,11 +273,13 @@ class Dispatch:
             raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
         return await self._sessions.get_or_open(
             key,
-            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            lambda session_id: self._make_order(
+                key.tenant, key.bridge, session_id, key.name, plan.principal.name
+            ),
             plan.principal.name,
         )
 
-    async def _intend(self, plan: Plan, session: Session) -> str:
+    async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
         digest, size, text = preview(plan.arguments.kept, cap_bytes=_PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
@@ -272,7 +294,7 @@ class Dispatch:
             arguments_bytes=size,
             arguments_preview=text,
             deadline_ms=plan.deadline_ms,
-            parent=plan.request.parent[:40],
+            parent=parent,
             replays=plan.replays,
         )
         return await self._log.intend(event, session)
@@ -316,7 +338,7 @@ class Dispatch:
     async def _beside(self, session: Session, plan: Plan) -> Reply:
         """What is answered while a command runs; the kernel's account is that command's."""
         started = time.monotonic()
-        intent = await self._intend(plan, session)
+        intent = await self._intend(plan, session, plan.request.parent if self._waits(plan) else "")
         operation = plan.request.operation
         frame, failure = await came_of(
             session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms), operation
@@ -371,13 +393,3 @@ def _place(plan: Plan, session: Session) -> ResourceRef:
         session_name=session.key.name,
         tenant=session.key.tenant,
     )
-
-
-def _deadline(request: CommandRequest, operation: Operation | None, grant: Grant) -> int:
-    """The shortest of what the policy, the manifest and the caller give."""
-    bounds = [grant.limits.command_ms]
-    if operation is not None and operation.timeout_ms > 0:
-        bounds.append(operation.timeout_ms)
-    if request.deadline_ms > 0:
-        bounds.append(request.deadline_ms)
-    return min(bounds)

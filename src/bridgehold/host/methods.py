@@ -225,7 +225,9 @@ class Methods:
         try:
             return await self._sessions.get_or_open(
                 key,
-                lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+                lambda session_id: self._make_order(
+                    key.tenant, key.bridge, session_id, key.name, principal.name
+                ),
                 principal.name,
             )
         except BridgeholdError as error:
@@ -273,7 +275,7 @@ class Methods:
         except msgspec.ValidationError as error:
             raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
-    async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
+    async def drain(self, principal: Principal, params: DrainParams, _emit: Emit) -> object:
         """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
 
         With `cordon` no new one is opened, until `resume`.
@@ -285,7 +287,8 @@ class Methods:
             for session in self._sessions
             if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
         ]
-        await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
+        reason = _asked(principal, "drained")
+        await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:

@@ -97,6 +97,11 @@ class Session:
     def alive(self) -> bool:
         return self.ending is None and not self.worker.gone
 
+    @property
+    def over(self) -> bool:
+        """It has ended, nothing of it is left, and the audit says so."""
+        return self._closed.is_set()
+
     @contextlib.asynccontextmanager
     async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
         """Wait for this session's turn; from then on its requests are of `command`, for `principal`."""

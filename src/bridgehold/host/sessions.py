@@ -106,7 +106,7 @@ class Sessions:
             await self._remember(self._ending[key])
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
-        self._admit(key, wanted)
+        await self._admit(key, wanted)
         recovers = self._losses.lost_before(key)
         entry = _Entry(key, recovers, principal, self._journal)
 
@@ -133,20 +133,34 @@ class Sessions:
         watcher.add_done_callback(self._watchers.discard)
         return session
 
-    def _admit(self, key: SessionKey, order: StartOrder) -> None:
-        """Count one more, before anything is taken for it. Raises `BusyError`."""
-        taken = {*self._open, *self._admitted}
-        beside = sum(1 for other in taken if (other.tenant, other.bridge) == (key.tenant, key.bridge))
-        if beside >= order.grant.rate.concurrency:
-            raise BusyError(
-                f"{key.tenant} already has {beside} sessions with {key.bridge} open",
-                hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
-            )
-        if len(taken) + len(self._ending) >= self.bound:
-            raise BusyError(
-                f"this host already has {self.bound} sessions",
-                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-            )
+    async def _admit(self, key: SessionKey, order: StartOrder) -> None:
+        """Count one more, before anything is taken for it. Raises `BusyError`.
+
+        What is ending has its memory until it is over, and counts as long: it is waited for.
+        """
+        while True:
+            counted = [one for one in self if not one.over]
+            beside = [one for one in counted if _same_place(one.key, key)]
+            starting = sum(_same_place(one, key) for one in self._admitted)
+            if len(beside) + starting >= order.grant.rate.concurrency:
+                counted, full = (
+                    beside,
+                    BusyError(
+                        f"{key.tenant} already has {len(beside) + starting} sessions with {key.bridge} open",
+                        hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
+                    ),
+                )
+            elif len(counted) + len(self._admitted) >= self.bound:
+                full = BusyError(
+                    f"this host already has {self.bound} sessions",
+                    hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
+                )
+            else:
+                break
+            leaving = next((one for one in counted if not one.alive), None)
+            if leaving is None:
+                raise full
+            await leaving.wait_ended()
         self._admitted.add(key)
 
     async def _watch(self, session: Session) -> None:
@@ -189,14 +203,20 @@ class Sessions:
             self._losses.ended(session)
 
     def calling_out(self, session_id: str) -> Asker:
-        """For whom a request of `session_id` at the gateway is, which is noted there.
+        """As `whose`, of a request at the gateway: that there was one is noted with the session."""
+        for session in self:
+            if session.id == session_id:
+                session.called_out = session.reached_out = True
+        return self.whose(session_id)
 
-        Between commands and at start-up for who opened the session, and for no command.
+    def whose(self, session_id: str) -> Asker:
+        """For whom a session does what it does now.
+
+        Between commands and at start-up for who opened it, and for no command.
         """
-        found = next((s for s in self._open.values() if s.id == session_id), None)
+        found = next((one for one in self if one.id == session_id), None)
         if found is None:
             return Asker("", self._starting.get(session_id, ""))
-        found.called_out = found.reached_out = True
         return Asker(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
@@ -210,8 +230,7 @@ class Sessions:
         if key is None:
             if session is not None:
                 raise over(session_id, why_ended(session, await session.wait_ended()))
-            ended = self._over.find(lambda one: one == tenant, session_id)
-            raise ended.error if ended is not None else _unknown(session_id)
+            raise self.why_missing(lambda one: one == tenant, session_id)
         return key
 
     def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
@@ -225,11 +244,17 @@ class Sessions:
         key = self._losses.key_of(tenant_allowed, reference)
         if key in self._open:
             return self._open[key]
-        for session in self._ending.values():
-            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
-                raise over(session.id, why_ended(session, session.ending or SessionEndedError(WORKER_ENDED)))
-        ended = self._over.find(tenant_allowed, reference)
-        raise ended.error if ended is not None else _unknown(reference)
+        raise self.why_missing(tenant_allowed, reference)
+
+    def why_missing(self, may_see: Callable[[str], bool], reference: str) -> BridgeholdError:
+        """That it has ended or is ending, for who may know of it; else `NotFoundError`, always the same."""
+        for session in self:
+            named = reference in (session.id, session.key.name)
+            if named and not session.alive and may_see(session.key.tenant):
+                ending = session.ending or SessionEndedError(WORKER_ENDED)
+                return over(session.id, why_ended(session, ending))
+        ended = self._over.find(may_see, reference)
+        return ended.error if ended is not None else _unknown(reference)
 
     def log(self, tenant_allowed: Callable[[str], bool], reference: str) -> tuple[SessionKey, str, str]:
         """(key, id, text) of a session's log; once it has ended, while that is kept. Raises as `find`."""
@@ -346,6 +371,10 @@ class _Entry:
         with contextlib.suppress(BridgeholdError):
             await self._written
             await self._journal.append(closed)
+
+
+def _same_place(one: SessionKey, other: SessionKey) -> bool:
+    return (one.tenant, one.bridge) == (other.tenant, other.bridge)
 
 
 def _unknown(reference: str) -> NotFoundError:
