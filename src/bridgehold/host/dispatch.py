@@ -14,7 +14,6 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent
-from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.bridges.manifest import check_common
 from bridgehold.errors import (
@@ -39,7 +38,7 @@ from bridgehold.host.command_log import (
     outcome_of,
     used,
 )
-from bridgehold.host.inline_keys import KeyKeeper, take_inline_keys
+from bridgehold.host.inline_keys import KeyKeeper, preview_of, take_inline_keys
 from bridgehold.host.observe import Metrics
 from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
@@ -280,7 +279,7 @@ class Dispatch:
         )
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
-        digest, size, text = preview(plan.arguments.kept, cap_bytes=_PREVIEW_BYTES)
+        digest, size, text = preview_of(plan.arguments.kept, _PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,
