@@ -310,7 +310,14 @@ class HostProcess:
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
         servers = [
-            SocketServer(_socket(self._ends.listener), principals, table, self._refusals, callers=callers)
+            SocketServer(
+                _socket(self._ends.listener),
+                principals,
+                table,
+                self._refusals,
+                callers=callers,
+                left=methods.left,
+            )
         ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)

@@ -72,6 +72,8 @@ class Session:
         """Who sent the command that runs; between commands who opened the session."""
         self.ending: BridgeholdError | None = None
         self.end_reason = ""
+        self.anew = ""
+        """That it isn't the one which its name had before, and why; until its caller is told."""
         self.outlook = ""
         """What becomes of it now that it is lost, for who reads the error."""
         self.draining = False
@@ -231,6 +233,11 @@ class Session:
             await self.worker.calls.wait_quiet(left)
         if self.worker.calls.in_flight and self.alive:
             await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
+
+    def tell_anew(self) -> str:
+        """`anew`, to be told once."""
+        told, self.anew = self.anew, ""
+        return told
 
     def serve(self, command: str) -> None:
         """A foreign script has `command` now, from who opened the session; empty: none."""

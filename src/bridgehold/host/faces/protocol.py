@@ -170,6 +170,8 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """As of `RunParams`."""
     name: str = ""
     tenant: str = "local"
+    stays: bool = False
+    """Without a name too: otherwise such a session ends soon after the connections that used it."""
 
 
 class ForeignParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
