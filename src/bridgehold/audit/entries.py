@@ -6,6 +6,9 @@ and `printable` makes any text safe for a terminal.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import msgspec
 
 from bridgehold.audit import chain
@@ -66,9 +69,36 @@ def parse_entry(line: bytes, place: str) -> Entry | None:
     )
 
 
-def printable(text: str) -> str:
-    """`text` with everything that a terminal could act on written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+class _Escapes(dict[int, str]):
+    """For `str.translate`: each character that a terminal could act on, as `escape` writes it."""
+
+    def __init__(self, escape: Callable[[str], str], keep: str = "") -> None:
+        super().__init__({ord(character): character for character in keep})
+        self._escape = escape
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = character if character.isprintable() else self._escape(character)
+        return self[code]
+
+
+def _unicode(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+_LINE, _LINES = _Escapes(_unicode), _Escapes(_unicode, keep="\n\t")
+_JSON = _Escapes(lambda character: json.dumps(character)[1:-1], keep="\n")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """`text` with everything that a terminal could act on written as an escape; `lines` and tabs may stay."""
+    return text if text.isprintable() else text.translate(_LINES if lines else _LINE)
+
+
+def printable_json(document: bytes) -> bytes:
+    """The same document, with JSON's own escapes for what a terminal could act on: controls, directions."""
+    text = document.decode("utf-8")
+    return document if text.isprintable() else text.translate(_JSON).encode("utf-8")
 
 
 def _text(value: object) -> str:
