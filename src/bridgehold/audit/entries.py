@@ -86,19 +86,18 @@ def _unicode(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-_LINE, _LINES = _Escapes(_unicode), _Escapes(_unicode, keep="\n\t")
+_TEXT = _Escapes(_unicode)
 _JSON = _Escapes(lambda character: json.dumps(character)[1:-1], keep="\n")
 
 
-def printable(text: str, *, lines: bool = False) -> str:
-    """`text` with everything that a terminal could act on written as an escape; `lines` and tabs may stay."""
-    return text if text.isprintable() else text.translate(_LINES if lines else _LINE)
+def printable(text: str) -> str:
+    """`text` with everything that a terminal could act on written as an escape."""
+    return text.translate(_TEXT)
 
 
 def printable_json(document: bytes) -> bytes:
     """The same document, with JSON's own escapes for what a terminal could act on: controls, directions."""
-    text = document.decode("utf-8")
-    return document if text.isprintable() else text.translate(_JSON).encode("utf-8")
+    return document.decode("utf-8").translate(_JSON).encode("utf-8")
 
 
 def _text(value: object) -> str:

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 
-from bridgehold.audit.entries import printable, printable_json
-from bridgehold.errors import BridgeholdError
+from bridgehold.audit.entries import printable_json
+from bridgehold.errors import BridgeholdError, harmless
 
 _PIPE_WIDTH = 100_000
 """Where nobody looks no line is folded: an id that is cut in two is none."""
@@ -37,10 +37,8 @@ def _console(*, stderr: bool) -> Console:
     return _Screen(stderr=stderr, highlight=False, width=None if shown else _PIPE_WIDTH)
 
 
-def plain(text: str) -> str:
-    """`text` for a terminal: what is not printable is spelled out, whoever wrote it."""
-    return printable(text, lines=True)
-
+plain = harmless
+"""For a terminal, whoever wrote the text."""
 
 out = _console(stderr=False)
 err = _console(stderr=True)
@@ -71,13 +69,15 @@ def _write(line: bytes) -> None:
 
 
 def print_error(error: BridgeholdError, *, as_json: bool) -> None:
-    """An error with what was wrong, where, the remedy, and the `why` command of its event.
+    """An error with the guest's traceback, what was wrong, where, the remedy, and its `why` command.
 
     What was wrong may be a guest's words: none of its lines looks like one of ours.
     """
     if as_json:
         _write(msgspec.json.encode(error.info()))
         return
+    if error.traceback:
+        err.print(f"  | {_within(error.traceback.rstrip())}", style="dim", soft_wrap=True)
     err.print(f"[bold red]{error.code}[/]: {_within(error.message)}", soft_wrap=True)
     if error.where:
         err.print(f"  where  {_within(error.where)}", soft_wrap=True)
