@@ -158,7 +158,7 @@ class Dispatch:
         if plan.operation is None and plan.request.operation in _BESIDE:
             return await self._beside(session, plan)
         parent, waiting = self._parent(plan, session)
-        async with session.turn(plan.command, plan.principal.name):
+        async with session.turn(plan.command, plan.principal.name, nested=bool(parent)):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session, parent)
             if not offered:
@@ -276,6 +276,7 @@ class Dispatch:
                 key.tenant, key.bridge, session_id, key.name, plan.principal.name
             ),
             plan.principal.name,
+            nested=self._waits(plan) is not None,
         )
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:

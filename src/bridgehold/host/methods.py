@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
@@ -80,9 +81,9 @@ def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
 
 
 class AskStop(Protocol):
-    """Has the host stop; `now`: without waiting for what runs."""
+    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
 
 
 class Methods:
@@ -154,7 +155,7 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return {"status": "ok", "sessions": len(self._sessions)}
+        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
     async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
         request = CommandRequest(
@@ -363,7 +364,8 @@ class Methods:
 
     async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
         """Once what runs has finished, or its time for that is over; `now`: at once."""
-        await self._stop("asked by an operator", now=params.now)
+        reason = "replaced by a new host" if params.again else "asked by an operator"
+        await self._stop(reason, now=params.now, again=params.again)
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:
