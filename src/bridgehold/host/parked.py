@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, BusyError
+from bridgehold.errors import BridgeholdError, BusyError, ReplacedError
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.starts import LiveWorker, Record, Services, guarded, open_session
 from bridgehold.ids import new_session_id
@@ -173,14 +173,27 @@ class ParkedStart:
                     order = await make_order(tenant, bridge, "", "")
                     current = self._pool(order)
                     found = await versions(tenant)
-                    changed = bool(pool.secrets) and pool.secrets != found
+                    why = "a secret of its tenant has changed" if pool.secrets not in ("", found) else ""
+                    why = why or await self._replaced(pool)
                     pool.secrets = found
+                    changed = bool(why)
                     if changed:
-                        self._drain(pool, "a secret of its tenant has changed")
+                        self._drain(pool, why)
                     if current is not None and (changed or current is not pool):
                         self._fill(current, order)  # once: what fails to be parked is not tried for ever
                 except BridgeholdError as error:
                     self._drain(pool, f"no session would be given it: {error.message}")
+
+    async def _replaced(self, pool: _Pool) -> str:
+        """What of what its sandboxes show has been replaced; empty: nothing."""
+        for worker in list(pool.ready):
+            try:
+                await self._services.launcher.current(worker.name)
+            except ReplacedError as error:
+                return error.message
+            except BridgeholdError:
+                continue  # it has ended, and is not given to anybody
+        return ""
 
     def retire(self, environment: str, reason: str) -> None:
         """End what is parked in this environment."""
