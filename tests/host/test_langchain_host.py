@@ -45,7 +45,7 @@ authorised = {{"authorization": "Bearer " + key}}
 
 def httpx_(moved):
     import httpx
-    with httpx.Client(follow_redirects=True, headers=authorised) as client:
+    with httpx.Client(follow_redirects=True, headers=authorised, timeout=60) as client:
         said = client.post(base + moved + "/chat/completions", json=chat)
     return [said.status_code, len(said.history), said.json().get("choices", said.text)]
 

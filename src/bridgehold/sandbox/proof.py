@@ -9,7 +9,6 @@ from bridgehold.sandbox import attest
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.limits import shown_rlimits
 from bridgehold.sandbox.mounts import Identity
-from bridgehold.sandbox.seccomp import fillers
 from bridgehold.sandbox.values import Attestation
 from bridgehold.sandbox.worker import Parts, Worker
 
@@ -45,11 +44,10 @@ def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expec
     shared = parts.uids.range.mode == "shared"
     staged = worker.staged
     own_mounts: dict[str, Identity] = {}
-    parent, others, filters = running.init, {}, 1
+    parent, others = running.init, {}
     if isinstance(worker.start, Fork) and worker.parent is not None and worker.parent.zygote is not None:
         zygote = worker.parent.zygote
         parent, others = zygote.running.init, zygote.namespaces
-        filters = len(fillers(parts.zygote_seccomp, parts.seccomp)) + 2  # its zygote's, and its own
         staged, own_mounts = worker.parent.staged, worker.start.identities
     identities = {**(staged.identities if staged else {}), **own_mounts}
     return attest.Expected(
@@ -64,7 +62,6 @@ def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expec
         own_namespaces=own,
         zygote_namespaces=others,
         only=_ZYGOTE_PROCESSES if worker.zygote is not None else 0,
-        filters=filters,
         rlimits=shown_rlimits(parts.rlimits(worker.spec)),
         mounts=attest.expected_mounts(worker.spec, identities, staged.files if staged else None),
         private=not shared,
