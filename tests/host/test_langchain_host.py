@@ -79,12 +79,12 @@ except BaseException as error: result["said"] = [0, 0, type(error).__name__ + ":
 REDIRECTED = [
     ("openai", "httpx", "/moved", "/v1/chat/completions", ""),
     ("openai", "requests", "/moved", "http://127.0.0.1:{port}/v1/chat/completions", ""),
-    ("openai", "openai", "/moved", "../../chat/completions", ""),
+    ("openai", "openai", "/moved", "//127.0.0.1:{port}/v1/chat/completions", ""),
     ("openai", "openai", "/moved", "http://127.0.0.1:{port}/v1/chat/completions", ""),
     ("openai", "urllib", "/moved", "/v1/models", ""),
     ("anthropic", "anthropic", "/moved", "/v1/messages", ""),
     ("openai", "httpx", "", "/v1/files", "is none of the granted paths"),
-    ("openai", "requests", "", "http://127.0.0.1:1/v1/chat/completions", "not where it is configured"),
+    ("openai", "requests", "", "http://127.0.0.1:1/v1/moved/chat/completions", "not where it is configured"),
     ("openai", "openai", "", "/elsewhere", "beyond its base /v1"),
 ]
 """(shape, client, what stands before its path, where it is sent, what a refusal says)."""

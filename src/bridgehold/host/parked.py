@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, BusyError, ReplacedError
+from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, ReplacedError
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.starts import LiveWorker, Record, Services, guarded, open_session
 from bridgehold.ids import new_session_id
@@ -82,6 +82,8 @@ class ParkedStart:
     async def start(self, order: StartOrder, record: Record) -> LiveWorker:
         """As `Starter`. Raises `BusyError` where neither a parked one nor a start is to be had in time."""
         worker = self._take(order)
+        while worker is not None and not await self._is_current(worker):
+            worker = self._take(order)
         recorded = record(order if worker is None else worker.order)
         if worker is None:
             worker = await self._start_now(order)
@@ -104,6 +106,15 @@ class ParkedStart:
                 taken = worker
         self._fill(pool, order)
         return taken
+
+    async def _is_current(self, worker: LiveWorker) -> bool:
+        """Whether it shows what a sandbox would that began now; otherwise it has ended."""
+        worker.renew_deadline()
+        try:
+            await guarded(worker, self._services.launcher.current(worker.name))
+        except (ReplacedError, NotFoundError):
+            return False
+        return True
 
     async def _start_now(self, order: StartOrder) -> LiveWorker:
         pool = self._pool(order)
@@ -173,27 +184,14 @@ class ParkedStart:
                     order = await make_order(tenant, bridge, "", "", "")
                     current = self._pool(order)
                     found = await versions(tenant)
-                    why = "a secret of its tenant has changed" if pool.secrets not in ("", found) else ""
-                    why = why or await self._replaced(pool)
+                    changed = bool(pool.secrets) and pool.secrets != found
                     pool.secrets = found
-                    changed = bool(why)
                     if changed:
-                        self._drain(pool, why)
+                        self._drain(pool, "a secret of its tenant has changed")
                     if current is not None and (changed or current is not pool):
                         self._fill(current, order)  # once: what fails to be parked is not tried for ever
                 except BridgeholdError as error:
                     self._drain(pool, f"no session would be given it: {error.message}")
-
-    async def _replaced(self, pool: _Pool) -> str:
-        """What of what its sandboxes show has been replaced; empty: nothing."""
-        for worker in list(pool.ready):
-            try:
-                await self._services.launcher.current(worker.name)
-            except ReplacedError as error:
-                return error.message
-            except BridgeholdError:
-                continue  # it has ended, and is not given to anybody
-        return ""
 
     def retire(self, environment: str, reason: str) -> None:
         """End what is parked in this environment."""
