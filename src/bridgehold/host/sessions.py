@@ -151,6 +151,7 @@ class Sessions:
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        session.draining = self._stopping  # its opening was under way when the end was asked for
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
