@@ -15,6 +15,19 @@ import msgspec
 Retry = Literal["no", "same", "later"]
 
 
+class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a command wrote, whatever way it ended: the first and the last part of each stream."""
+
+    stdout: str = ""
+    stderr: str = ""
+    stdout_cut: int = 0
+    """Bytes that were cut from the middle."""
+    stderr_cut: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.stdout or self.stderr)
+
+
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An error as it crosses a process border. All texts are bounded by the sender."""
 
@@ -25,6 +38,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = "no"
     event: str = ""
     """Reference of the audit event that tells the whole story, for ``bridgehold why``."""
+    output: Output | msgspec.UnsetType = msgspec.UNSET
+    """What the command had written; left out where it wrote nothing."""
 
 
 class BridgeholdError(Exception):
@@ -50,6 +65,8 @@ class BridgeholdError(Exception):
         self.where = where
         self.retry: Retry = self.default_retry if retry is None else retry
         self.event = event
+        self.output = Output()
+        """What the command that failed had written."""
 
     def info(self) -> ErrorInfo:
         """The error as a value that can cross a process border."""
@@ -60,6 +77,7 @@ class BridgeholdError(Exception):
             where=self.where,
             retry=self.retry,
             event=self.event,
+            output=self.output or msgspec.UNSET,
         )
 
 
@@ -335,5 +353,9 @@ def from_info(info: ErrorInfo) -> BridgeholdError:
     """The typed error that `info` describes; an unknown code becomes `InternalError`."""
     for kind in error_classes():
         if kind.code == info.code:
-            return kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
-    return InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)
+            made = kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
+            break
+    else:
+        made = InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)
+    made.output = info.output or made.output
+    return made

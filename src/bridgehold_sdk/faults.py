@@ -87,10 +87,16 @@ def _text(value: object) -> str:
         return "<unprintable>"
 
 
-def _trace(error: BaseException) -> str:
+def shown_trace(error: BaseException) -> TracebackType | None:
+    """Its frames from the first on that is not ours."""
     trace = error.__traceback__
     while trace is not None and _hidden(trace):
         trace = trace.tb_next
+    return trace
+
+
+def _trace(error: BaseException) -> str:
+    trace = shown_trace(error)
     import traceback  # faults are rare, starts are not
 
     try:

@@ -15,7 +15,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.audit.redact import preview
-from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation, check_common
 from bridgehold.errors import (
     BridgeholdError,
@@ -24,15 +24,17 @@ from bridgehold.errors import (
     CancelledError,
     DeniedError,
     NotFoundError,
+    Output,
     PolicyError,
     UsageError,
 )
 from bridgehold.host import refusals
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.buckets import TokenBucket
-from bridgehold.host.calls import Stream
+from bridgehold.host.calls import Stream, Watcher
 from bridgehold.host.command_log import CommandLog, used
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
+from bridgehold.host.logs import CommandOutput
 from bridgehold.host.observe import Metrics
 from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
@@ -109,7 +111,7 @@ class Dispatch:
         self,
         principal: Principal,
         request: CommandRequest,
-        stream: Stream | None = None,
+        watcher: Watcher | None = None,
         callers: CallersOffer | None = None,
     ) -> Reply:
         """One command, from request to reply. Raises the typed error, with its event's reference.
@@ -124,7 +126,7 @@ class Dispatch:
             return await self._again(principal, session, step)
 
         await self._recovery.restored(session, again)
-        return await self._run_in(session, plan, offered, stream)
+        return await self._run_in(session, plan, offered, watcher)
 
     async def _again(self, principal: Principal, session: Session, step: Step) -> object:
         """Repeat a lost session's command in `session`: it is decided and audited as the first time."""
@@ -138,13 +140,15 @@ class Dispatch:
         offered = self._offers.of(request.tenant, plan.bridge, None)
         return (await self._run_in(session, plan, offered, None)).value
 
-    async def _run_in(self, session: Session, plan: _Plan, offered: Offered, stream: Stream | None) -> Reply:
+    async def _run_in(
+        self, session: Session, plan: _Plan, offered: Offered, watcher: Watcher | None
+    ) -> Reply:
         chain = self._chain(plan.request.parent, session)
         async with session.turn(plan.command, plan.principal.name):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session)
             if not offered:
-                return await self._call(plan, session, intent, arguments, stream)
+                return await self._call(plan, session, intent, arguments, watcher)
             tools = ToolCalls(
                 grant=plan.grant,
                 context=_context(plan, session),
@@ -156,7 +160,7 @@ class Dispatch:
             )
             self._chains[plan.command] = (*chain, session.id)
             try:
-                return await self._call(plan, session, intent, arguments, stream, tools)
+                return await self._call(plan, session, intent, arguments, watcher, tools)
             finally:
                 del self._chains[plan.command]
                 await tools.close()
@@ -280,7 +284,7 @@ class Dispatch:
         session: Session,
         intent: str,
         arguments: dict[str, object],
-        stream: Stream | None,
+        watcher: Watcher | None,
         tools: ToolCalls | None = None,
     ) -> Reply:
         started = time.monotonic()
@@ -288,9 +292,15 @@ class Dispatch:
         frame: ResultFrame | FaultFrame | None = None
         failure: BridgeholdError | None = None
         cancelled = False
+        output = CommandOutput(watcher, watcher.full) if watcher else CommandOutput()
         try:
             frame = await session.call(
-                plan.request.operation, arguments, deadline_ms=plan.deadline_ms, stream=stream, tools=tools
+                plan.request.operation,
+                arguments,
+                deadline_ms=plan.deadline_ms,
+                stream=_in_order(output, watcher) if watcher else None,
+                tools=tools,
+                output=output,
             )
         except BridgeholdError as error:
             failure = error
@@ -298,17 +308,22 @@ class Dispatch:
             failure, cancelled = CancelledError("the caller went away"), True
         if isinstance(frame, FaultFrame):
             failure = fault_error(frame, where=plan.request.operation)
+        written = output.finish()
+        inside = plan.operation is not None and plan.operation.output
+        if inside and isinstance(frame, ResultFrame):
+            frame = _with_output(frame, written)
         usage = await used(session, started)
         if plan.operation is not None:
             code = failure.code if failure is not None else ""
             seconds = time.monotonic() - started
             self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
         outcome = _outcome(plan, session, intent, frame, failure, usage)
-        written = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
+        receipt = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
         if cancelled:
             raise asyncio.CancelledError
         if failure is not None:
-            failure.event = written or intent
+            failure.event = receipt or intent
+            failure.output = written
             self._sessions.settle(session)
             failure.hint = f"{failure.hint} {session.outlook}".strip()
             raise failure
@@ -325,8 +340,33 @@ class Dispatch:
             )
             self._recovery.note(session, session.order.manifest, plan.operation, happened)
         return Reply(
-            value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
+            value=frame.result,
+            session=session.id,
+            usage=usage,
+            receipt=receipt,
+            degraded=not receipt,
+            output=Output() if inside else written,
         )
+
+
+def _in_order(output: CommandOutput, watcher: Watcher) -> Stream:
+    """Frames to `watcher`, each after what was written before it."""
+
+    def stream(frame: ChunkFrame | ProgressFrame) -> None:
+        output.flush()
+        watcher(frame)
+
+    return stream
+
+
+def _with_output(frame: ResultFrame, written: Output) -> ResultFrame:
+    """With what its command wrote in the result; as it is, where that is no object."""
+    if not isinstance(frame.result, dict):
+        return frame
+    cut = bool(written.stdout_cut or written.stderr_cut)
+    shown = {"stdout": written.stdout, "stderr": written.stderr}
+    truncated = {"truncated": True} if cut else {}
+    return msgspec.structs.replace(frame, result={**shown, **frame.result, **shown, **truncated})
 
 
 def _context(plan: _Plan, session: Session) -> ToolContext:

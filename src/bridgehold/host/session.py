@@ -19,6 +19,7 @@ from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, SessionEndedError
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
+from bridgehold.host.logs import CommandOutput
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error
 from bridgehold.host.values import SessionInfo
@@ -125,9 +126,21 @@ class Session:
         deadline_ms: int,
         stream: Stream | None,
         tools: ToolHandler | None = None,
+        output: CommandOutput,
     ) -> ResultFrame | FaultFrame:
         """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
         self.commands += 1
+        with self.worker.capturing(output):
+            return await self._call(operation, arguments, deadline_ms, stream, tools)
+
+    async def _call(
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None,
+    ) -> ResultFrame | FaultFrame:
         work = asyncio.ensure_future(
             self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
         )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from bridgehold.errors import Output
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
 
@@ -58,6 +59,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
     degraded: bool = False
     """The outcome could not be written to the audit although the command ran."""
+    output: Output = Output()
+    """What the command wrote to its standard output and error, where its value doesn't hold it."""
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

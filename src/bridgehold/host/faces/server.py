@@ -13,6 +13,8 @@ from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.faces.callers import SMALL, CallerLimits, Callers
 from bridgehold.host.faces.connection import Connection
+from bridgehold.host.faces.outgoing import Emit
+from bridgehold.host.logs import OutputPiece
 from bridgehold.host.principals import Principals
 from bridgehold.host.refusals import Refusals
 from bridgehold.host.values import Principal
@@ -21,7 +23,6 @@ BACKLOG = 1_024
 """Connections that wait to be taken."""
 _READ_AHEAD = 16 * 1024
 
-Emit = Callable[[object], None]
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
 
 
@@ -124,8 +125,11 @@ class SocketServer:
         return method
 
 
-def stream_event(frame: ChunkFrame | ProgressFrame) -> dict[str, object]:
-    """A chunk or a progress report, as clients see it."""
+def stream_event(frame: ChunkFrame | ProgressFrame | OutputPiece) -> dict[str, object]:
+    """A chunk, a progress report or a piece of output, as clients see it."""
+    if isinstance(frame, OutputPiece):
+        cut = {"cut": frame.cut} if frame.cut else {}
+        return {"type": "output", "stream": frame.stream, "text": frame.text, **cut}
     if isinstance(frame, ChunkFrame):
         return {"type": "chunk", "seq": frame.seq, "data": frame.data}
     return {"type": "progress", "done": frame.done, "total": frame.total, "note": frame.note}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
-import io
 import linecache
 import platform
 import sys
@@ -15,45 +13,8 @@ from typing import Any
 from bridgehold_sdk import Bridge, NotPlain, Session, operation
 from bridgehold_sdk.plain import clean_text, to_plain
 
-OUTPUT_BYTES = 256 * 1024
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
-
-
-class Captured(io.RawIOBase):
-    """Keeps the first and the last half of what is written; the middle is counted and cut."""
-
-    def __init__(self, limit: int = OUTPUT_BYTES) -> None:
-        super().__init__()
-        self._half = limit // 2
-        self._head = bytearray()
-        self._tail = bytearray()
-        self.cut = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        new = bytes(data)
-        room = self._half - len(self._head)
-        self._head += new[:room] if room > 0 else b""
-        self._tail += new[max(0, room) :]
-        if len(self._tail) > 2 * self._half:
-            self._trim()
-        return len(new)
-
-    def text(self) -> str:
-        self._trim()
-        head, tail = (part.decode("utf-8", "replace") for part in (self._head, self._tail))
-        if not self.cut:
-            return (self._head + self._tail).decode("utf-8", "replace")
-        return f"{head}\n… {self.cut} bytes cut …\n{tail}"
-
-    def _trim(self) -> None:
-        extra = len(self._tail) - self._half
-        if extra > 0:
-            self.cut += extra
-            del self._tail[:extra]
 
 
 class PythonBridge(Bridge):
@@ -71,26 +32,15 @@ class PythonBridge(Bridge):
 
     @operation(effect="run", resource="namespace")
     def execute(self, code: str) -> dict[str, Any]:
-        """An exception of the code becomes the command's fault, with the code's own traceback."""
+        """The host adds what was written. An exception becomes the fault, with the code's own traceback."""
         __tracebackhide__ = True
-        out, err = Captured(), Captured()
-        done = False
-        try:
-            with _redirected(out, err):
-                present, value = self._run(code)
-            done = True
-        finally:
-            if not done:  # a fault has no room for output: the session's log keeps it
-                sys.stdout.write(out.text())
-                sys.stderr.write(err.text())
+        present, value = self._run(code)
         shown, cut = _shown(value) if present else (None, False)
         return {
-            "stdout": out.text(),
-            "stderr": err.text(),
             "value": _json(value) if present else None,
             "repr": shown,
             "type": type(value).__name__ if present else None,
-            "truncated": bool(cut or out.cut or err.cut),
+            "truncated": cut,
         }
 
     @operation(effect="configure", resource="namespace")
@@ -122,16 +72,6 @@ class PythonBridge(Bridge):
         if value is not None:
             self._namespace["_"] = value
         return value is not None, value
-
-
-@contextlib.contextmanager
-def _redirected(out: Captured, err: Captured) -> Any:
-    with contextlib.ExitStack() as stack:
-        for redirect, raw in ((contextlib.redirect_stdout, out), (contextlib.redirect_stderr, err)):
-            text = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
-            stack.callback(text.flush)
-            stack.enter_context(redirect(text))
-        yield
 
 
 def _shown(value: object) -> tuple[str, bool]:
