@@ -27,6 +27,7 @@ LIVE_SECONDS = 0.05
 """Between two pieces at the least, but for the first."""
 _PIECE_BYTES = 64 * 1024
 _SECONDS_SAVED = 4
+_DECODER = codecs.getincrementaldecoder("utf-8")
 _MARK = "[… {} bytes cut]\n"
 
 
@@ -131,22 +132,24 @@ class CommandOutput:
         full: Callable[[], bool] = lambda: False,
     ) -> None:
         """`listener`: gets pieces as they are written, on the running loop; none while `full` says so."""
-        self._kept: dict[Stream, _Kept] = {stream: _Kept(OUTPUT_BYTES) for stream in STREAMS}
+        self._kept: dict[Stream, _Kept] = {}
         self._listener = listener
         self._full = full
-        self._decoders = {
-            stream: codecs.getincrementaldecoder("utf-8")("backslashreplace") for stream in STREAMS
-        }
         self._live = TokenBucket(LIVE_BYTES_PER_SECOND, LIVE_BYTES_PER_SECOND)
+        self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
         self._waiting: list[tuple[Stream, bytearray]] = []
         self._waiting_bytes = 0
-        self._unsent: dict[Stream, int] = dict.fromkeys(STREAMS, 0)
+        self._unsent: dict[Stream, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
 
     def write(self, stream: Stream, data: bytes) -> None:
         if self._over:
             return
+        if stream not in self._kept:
+            self._kept[stream] = _Kept(OUTPUT_BYTES)
+            self._decoders[stream] = _DECODER("backslashreplace")
+            self._unsent[stream] = 0
         self._kept[stream].add(data)
         if self._listener is not None:
             self._tell(stream, data)
@@ -163,17 +166,18 @@ class CommandOutput:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._listener is not None:
-            self.flush()
-            for stream in STREAMS:
-                self._send(stream, b"", final=True)
-        out, err = (self._kept[stream] for stream in STREAMS)
+        self.flush()
+        for stream in self._kept:
+            self._send(stream, b"", final=True)
+        nothing = _Kept(0)
+        out, err = (self._kept.get(stream, nothing) for stream in STREAMS)
         texts = out.text(), err.text()
         return Output(stdout=texts[0], stderr=texts[1], stdout_cut=out.cut, stderr_cut=err.cut)
 
     def _tell(self, stream: Stream, data: bytes) -> None:
         now = time.monotonic()
-        taken = data[: max(0, int(self._live.saved(now)))]
+        room = max(0, int(self._live.saved(now)))
+        taken = data[:room] if room >= min(len(data), _PIECE_BYTES) else b""
         self._live.take(len(taken), now)
         if taken:
             if self._waiting and self._waiting[-1][0] == stream and not self._unsent[stream]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -118,7 +119,9 @@ class GuestPipes:
         self._broken = False
         """The guest broke the wire: it is not read any more."""
         self._loop.add_reader(self._from_guest, self._read_frames)
+        self._written = select.poll()
         for descriptor in self._outputs:
+            self._written.register(descriptor, select.POLLIN)
             self._loop.add_reader(descriptor, self._read_output, descriptor)
 
     @property
@@ -308,7 +311,7 @@ class GuestPipes:
             self._read_outputs()
 
     def _read_outputs(self) -> None:
-        for descriptor in reversed(self._outputs):
+        for descriptor, _ in self._written.poll(0):
             self._take_output(descriptor)
 
     def _pause(self, descriptor: int, callback: Callable[[], None], seconds: float) -> None:
