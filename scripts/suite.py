@@ -7,6 +7,8 @@ Each stage's result is also in build/suite/STAGE.xml (JUnit).
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +23,13 @@ SMALL = [f"tests/sandbox/test_{name}.py" for name in ("watchdog", "limits", "lau
 """Acts that are forks of the test process itself count its size and its descriptors: it has to be small."""
 LAST = [f"tests/hostile/test_{name}.py" for name in ("acts", "import_floods", "processes", "sessions")]
 """What floods a machine, or counts what is on it."""
+HANGING = (
+    *("-o", "faulthandler_timeout=240", "-o", "faulthandler_exit_on_timeout=true"),
+    "--max-worker-restart=1",
+)
+"""A test that its own time could not end says where it stands, and fails with its worker; others go on."""
+STAGE_SECONDS = 25 * 60
+"""No stage takes longer: what hangs beyond any test is ended, and has failed."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,15 @@ def stages() -> tuple[Stage, ...]:
         return Stage(name, (sys.executable, "-m", "pytest", "-q", report, *arguments), tests=True)
 
     apart = [f"--ignore={file}" for file in (*SMALL, *LAST)]
+    many = ("--dist", "loadfile", *HANGING)
     return (
         Stage("lint", (str(BIN / "ruff"), "check", ".")),
         Stage("format", (str(BIN / "ruff"), "format", "--check", ".")),
         Stage("types", (str(BIN / "mypy"),)),
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
-        pytest("main", "-n", "4", "--dist", "loadfile", *apart),  # they wait more than they work
-        pytest("floods", "-n", "2", "--dist", "loadfile", *LAST),
+        pytest("main", "-n", "4", *many, *apart),  # they wait more than they work
+        pytest("floods", "-n", "2", *many, *LAST),
     )
 
 
@@ -79,12 +89,26 @@ def read_report(path: Path) -> tuple[int, int, int]:
     return max(0, count["tests"] - failed - count["skipped"]), failed, count["skipped"]
 
 
+def ended(argv: tuple[str, ...], seconds: float) -> int:
+    """The command's status; past its time it is ended with all that it started, and that is no success."""
+    with subprocess.Popen(argv, cwd=ROOT, start_new_session=True) as process:
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            print(f"suite: ended after {seconds:g} s: {' '.join(argv)[:200]}", flush=True)
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait() or 1
+        except BaseException:  # asked to stop: so are they
+            os.killpg(process.pid, signal.SIGINT)
+            raise
+
+
 def run(stage: Stage) -> Outcome:
     print(f"== {stage.name}", flush=True)
     report = REPORTS / f"{stage.name}.xml"
     report.unlink(missing_ok=True)
     began = time.monotonic()
-    status = subprocess.run(stage.argv, cwd=ROOT, check=False).returncode
+    status = ended(stage.argv, STAGE_SECONDS)
     seconds = round(time.monotonic() - began)
     if not stage.tests:
         return Outcome(stage, status, seconds, int(status == 0), int(status != 0), 0)
@@ -114,4 +138,5 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))

@@ -63,3 +63,38 @@ def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:
         assert (ROOT / file).is_file(), file
     named = [stage.name for stage in suite.stages()]
     assert named == ["lint", "format", "types", "documents", "small", "main", "floods"]
+
+
+HUNG = """
+import time
+def test_hung():
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+def test_after():
+    pass
+"""
+
+
+def test_a_test_that_can_not_be_ended_says_where_it_stands_and_holds_up_nothing(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test_hung.py").write_text(HUNG)
+    (tmp_path / "test_other.py").write_text(GOOD)
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    argv += ["-c", "/dev/null", "-n", "2", "--dist", "loadfile", f"--junitxml={tmp_path / 'hung'}.xml"]
+    hanging = [one.replace("=240", "=3") for one in suite.HANGING]
+    stage = suite.Stage("hung", (*argv, "-o", "timeout=1", *hanging, str(tmp_path)), tests=True)
+    monkeypatch.setattr(suite, "stages", lambda: (stage,))
+    assert suite.main([]) == 1
+    told = capfd.readouterr()
+    assert 'test_hung.py", line' in told.err
+    assert "crashed while running" in told.out
+    assert told.out.splitlines()[-1] == "suite: 1 passed, 2 failed, 1 skipped"
+
+
+def test_a_stage_has_an_end(suite: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    assert suite.ended(("sh", "-c", "sleep 300 & sleep 300"), 0.2) != 0
+    assert "ended after 0.2 s" in capfd.readouterr().out

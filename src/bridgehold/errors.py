@@ -40,6 +40,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Reference of the audit event that tells the whole story, for ``bridgehold why``."""
     output: Output | msgspec.UnsetType = msgspec.UNSET
     """What the command had written; left out where it wrote nothing."""
+    traceback: str = ""
+    """Of the guest's code, as Python prints it: its own words, for who may read the session's log."""
 
 
 class BridgeholdError(Exception):
@@ -67,6 +69,7 @@ class BridgeholdError(Exception):
         self.event = event
         self.output = Output()
         """What the command that failed had written."""
+        self.traceback = ""
 
     def info(self) -> ErrorInfo:
         """The error as a value that can cross a process border."""
@@ -77,8 +80,15 @@ class BridgeholdError(Exception):
             where=self.where,
             retry=self.retry,
             event=self.event,
+            traceback=self.traceback,
             output=self.output or msgspec.UNSET,
         )
+
+    def tell_traceback(self, text: str) -> None:
+        """Keep the guest's traceback, and have Python show it wherever it shows the error."""
+        self.traceback = text
+        if text:
+            self.add_note(f"In the sandbox:\n{text.rstrip()}")
 
 
 class InternalError(BridgeholdError):
@@ -321,15 +331,6 @@ class TranscriptError(BridgeholdError):
     default_hint = "Where the change is meant, record it again: `pytest --bridgehold-record`, or `record()`."
 
 
-def error_classes() -> tuple[type[BridgeholdError], ...]:
-    """Every error of the table, in the order of this module."""
-    return tuple(
-        value
-        for value in globals().values()
-        if isinstance(value, type) and issubclass(value, BridgeholdError) and value is not BridgeholdError
-    )
-
-
 def from_os(error: OSError) -> BridgeholdError:
     """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
     why, where = error.strerror or type(error).__name__, _shown(error.filename)
@@ -349,13 +350,34 @@ def _shown(filename: object) -> str:
     return "" if filename is None or isinstance(filename, int) else str(filename)
 
 
+def error_classes() -> tuple[type[BridgeholdError], ...]:
+    """Every error of the table, in the order of this module."""
+    return _CLASSES
+
+
 def from_info(info: ErrorInfo) -> BridgeholdError:
     """The typed error that `info` describes; an unknown code becomes `InternalError`."""
-    for kind in error_classes():
-        if kind.code == info.code:
-            made = kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
-            break
+    kind = _BY_CODE.get(info.code)
+    if kind is None:
+        error: BridgeholdError = InternalError(
+            f"{info.code}: {info.message}", where=info.where, event=info.event
+        )
     else:
-        made = InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)
-    made.output = info.output or made.output
-    return made
+        error = kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
+    error.tell_traceback(info.traceback)
+    error.output = info.output or error.output
+    return error
+
+
+def harmless(text: str) -> str:
+    """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+# Once, at import: a module's names may grow under whoever walks them, in another thread.
+_CLASSES = tuple(
+    value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, BridgeholdError) and value is not BridgeholdError
+)
+_BY_CODE = {kind.code: kind for kind in reversed(_CLASSES)}

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from types import FrameType, GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridgehold_sdk import wire
 from bridgehold_sdk.bridge import Bridge, Provider, Session, Tool, operations_of
@@ -78,6 +78,10 @@ class Runtime:
         self._armed = False
         self._shielded = False
         self._wanted = False
+        self.interrupted = False
+        """The running command was asked to stop, and was told."""
+        self._callers: BaseException | None = None
+        """What the caller's own code raised in it."""
         self._last_progress = 0.0
         self._tools: dict[str, Tool] = {}
         self._tool_calls: dict[int, queue.SimpleQueue[wire.Frame]] = {}
@@ -118,6 +122,7 @@ class Runtime:
             self._cancelled.discard(call_id)
             self._current = call_id
             self._current_since = time.monotonic()
+            self.interrupted = False
             self._last_progress = 0.0
             self._seq = 0
         self._tools = self._offered(call.get("tools"))
@@ -128,6 +133,7 @@ class Runtime:
             self._wanted = False
             for waiting in self._tool_calls.values():  # threads that outlive their command
                 waiting.put({"error": {"code": "cancelled", "message": "its command has ended"}})
+        self._callers = None
         self._writer.write_bytes(data)
 
     def _attempt(self, call_id: int, command: object, args: object) -> bytes:
@@ -136,7 +142,7 @@ class Runtime:
             try:
                 self._armed = True
                 if self._wanted:
-                    raise Cancelled
+                    self._interrupt()
                 value = self._dispatch(call_id, command, args)
                 if os.getpid() != self._pid:
                     end_child(None)  # a fork of the handler's came back here: the wire is its parent's
@@ -148,7 +154,8 @@ class Runtime:
             if os.getpid() != self._pid:
                 end_child(error)
             self.error_count += 1
-            return wire.encode_fault(call_id, describe(error, self.folder), self._writer.max_bytes)
+            said = describe(error, self.folder, callers=self._callers, interrupted=self.interrupted)
+            return wire.encode_fault(call_id, said, self._writer.max_bytes)
 
     def _reply(self, call_id: int, value: Any) -> bytes:
         """The result; kept as an artifact where it is too large for a frame and the policy grants that."""
@@ -210,6 +217,14 @@ class Runtime:
             self._writer.write(frame)
 
     @property
+    def result_bytes(self) -> int:
+        return self._writer.max_bytes
+
+    def note_callers(self, error: BaseException) -> None:
+        """`error` came out of code of the caller's."""
+        self._callers = error
+
+    @property
     def tools(self) -> Mapping[str, Tool]:
         """Of the running command."""
         return self._tools
@@ -255,13 +270,16 @@ class Runtime:
         finally:
             self._shielded = False
         if self._wanted and self._armed:
-            self._wanted = False
-            raise Cancelled
+            self._interrupt()
 
     def _on_cancel_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._wanted and self._armed and not self._shielded:
-            self._wanted = False
-            raise Cancelled
+            self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        self._wanted = False
+        self.interrupted = True
+        raise Cancelled
 
     # The reader thread.
 

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from bridgehold_sdk.faults import shown_trace
+from bridgehold_sdk.faults import shown_from
 
 STATUS_UNFLUSHED = 120
 """The interpreter's own, where its last flush fails."""
@@ -43,7 +43,7 @@ def exit_status(error: BaseException | None) -> int:
             return (error.code or 0) & 0xFF
         print(error.code, file=sys.stderr)
         return 1
-    trace = shown_trace(error)
+    trace = shown_from(error.__traceback__)
     if sys.excepthook is sys.__excepthook__:
         import traceback  # it knows the source of code that is in no file
 

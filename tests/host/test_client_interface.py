@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -161,3 +162,85 @@ def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
         asyncio.run(all_ways())
     assert caught.value.code == "host_unavailable"
     assert str(Path(caught.value.where)) == str(layout.socket)
+
+
+PARTS = """
+    @operation(stream=True)
+    def parts(self):
+        import time
+        for part in range(70):
+            yield part
+            time.sleep(0.1)
+"""
+PARTS_DECLARED = """
+[operations.parts]
+summary = "Seven seconds of parts"
+effect = "read"
+stream = true
+"""
+
+
+def test_nothing_that_goes_wrong_while_answers_are_read_leaves_anybody_waiting(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(event: dict[str, Any]) -> None:
+        raise LookupError(event["type"])
+
+    def defect(info: object) -> BridgeholdError:
+        raise RuntimeError("of the client's own")
+
+    with (layout.bridges / "plain/bridge.toml").open("a") as manifest:
+        manifest.write(PARTS_DECLARED)
+    with (layout.bridges / "plain/hostile.py").open("a") as module:
+        module.write(PARTS)
+    process = start_host(layout)
+    try:
+        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
+            began = time.monotonic()
+            with pytest.raises(LookupError, match="chunk"):  # the caller's own, where the caller waits
+                session.call("parts", on_event=broken)
+            assert session.run("act", {"code": "result['x'] = 3"}) == {"x": 3}
+            assert time.monotonic() - began < 6  # the stream was cancelled at the host
+            with client.session("plain") as other:
+                waiting: list[BridgeholdError] = []
+                work = threading.Thread(
+                    target=lambda: waiting.append(
+                        failure(other.run, "act", {"code": "import time; time.sleep(7)"})
+                    )
+                )
+                work.start()
+                until_busy(client)
+                with monkeypatch.context() as patched:
+                    patched.setattr("bridgehold.host.faces.client_connection.from_info", defect)
+                    error = failure(session.run, "act", {"code": "1 / 0"})
+                assert (error.code, str(error.__cause__)) == ("internal", "of the client's own")
+                work.join(5)
+                assert [one.code for one in waiting] == ["internal"]
+            assert session.run("act", {"code": "result['x'] = 4"}) == {"x": 4}  # by another connection
+    finally:
+        stop_host(process)
+
+
+def test_a_signal_that_ends_the_waiting_ends_the_command(layout: Layout) -> None:
+    """As a test runner's alarm does: what the handler raises leaves nothing running."""
+
+    class Alarm(BaseException):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    process = start_host(layout)
+    before = signal.signal(signal.SIGUSR2, ring)
+    try:
+        with SyncClient.connect(layout.socket) as client, client.session("plain") as session:
+            timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2))
+            timer.start()
+            began = time.monotonic()
+            with pytest.raises(Alarm):
+                session.run("act", {"code": "import time; time.sleep(7)"})
+            assert session.run("act", {"code": "result['x'] = 5"}) == {"x": 5}
+            assert time.monotonic() - began < 6
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        stop_host(process)

@@ -245,7 +245,8 @@ def test_strangers_are_bounded_by_uid_and_in_time_and_cost_no_place_of_others(ho
                 link.sendall(struct.pack(">I", 40 * MIB))
         for uid in (54_321, 54_322, 54_323):
             with as_uid(uid, host.layout.socket) as late:
-                late.sendall(frame(1, "hello", {"token": TOKENS["other"]}))
+                with contextlib.suppress(BrokenPipeError):  # it may be refused before it says a word
+                    late.sendall(frame(1, "hello", {"token": TOKENS["other"]}))
                 said = answer(late)
                 assert "result" in said or said["error"]["code"] == "busy"
                 assert uid == 54_321 or "result" in said  # another uid finds a place, whoever took the others

@@ -73,10 +73,19 @@ ACTS: dict[str, Callable[[Layout, str], None]] = {
     "a policy that is a link to nowhere": lambda layout, name: _dangle(layout.policies / f"{name}.toml"),
     "an empty policy": lambda layout, name: (layout.policies / f"{name}.toml").write_text("") and None,
     "a policy that extends one that dangles": lambda layout, _: _dangle(layout.policies / "base.toml"),
+    "a ceiling that is gone": lambda layout, _: _tenant(layout).unlink(),
+    "a ceiling that has another name for a moment": lambda layout, _: _moved(_tenant(layout)),
+    "a policy that is gone": lambda layout, name: (layout.policies / f"{name}.toml").unlink(),
+    "a policy that extends one that is gone": lambda layout, _: (layout.policies / "base.toml").unlink(),
 }
 
 
-ONLY_A_HOST_KNOWS = {"a folder of tenants that has gone"}
+ONLY_A_HOST_KNOWS = {
+    "a folder of tenants that has gone",
+    "a ceiling that is gone",
+    "a ceiling that has another name for a moment",
+    "a policy that is gone",
+}
 """Who looks for the first time can't know that there was one."""
 CHECKER = """
 import json, sys
@@ -147,6 +156,7 @@ def _restore(layout: Layout, kept: dict[Path, bytes]) -> None:
     if elsewhere.exists():
         layout.tenants.unlink(missing_ok=True)
         elsewhere.rename(layout.tenants)
+    (layout.tenants / "elsewhere").unlink(missing_ok=True)
     for folder in (layout.tenants, layout.policies):
         folder.chmod(0o755)
     for path, content in kept.items():
@@ -195,6 +205,38 @@ def test_64_a_ceiling_that_changes_within_a_tick_holds_at_once(place: Stage, bri
     path.write_text(CEILING.format(name=bridge))
 
 
+def test_64_what_was_here_and_is_gone_refuses_until_an_operator_says_that_it_is_so(
+    place: Stage, bridge: str
+) -> None:
+    """Also a ceiling that no command had rested on yet: it was there when the host looked into the folder."""
+    layout = place.layout
+    late = layout.tenants / "late.toml"
+    late.write_text(CEILING.format(name=bridge))
+    assert _run(place, bridge) == "ok"
+    late.unlink()
+    for _ in range(2):
+        with pytest.raises(BridgeholdError, match="was here and is gone") as caught:
+            place.client.run(f"{bridge}:report", tenant="late")
+        assert (caught.value.code, caught.value.where) == ("policy", str(late))
+        assert "put it back" in str(caught.value.hint)
+        assert "`bridgehold reload`" in str(caught.value.hint)
+    late.write_text(CEILING.format(name=bridge))
+    with pytest.raises(BridgeholdError, match="operations"):
+        place.client.run(f"{bridge}:report", tenant="late")
+    late.unlink()
+    found = place.client.request("reload", {})
+    assert found["applied"] == ["tenants/late.toml (gone)"]
+    assert place.events("config.reloaded")[-1]["applied"] == found["applied"]
+    place.client.run(f"{bridge}:report", tenant="late")
+    assert place.client.request("reload", {})["applied"] == []
+    aside = layout.config_file.rename(layout.config / "config.aside")
+    try:
+        with pytest.raises(BridgeholdError, match="there is no such file"):
+            place.client.request("reload", {})
+    finally:
+        aside.rename(layout.config_file)
+
+
 def test_64_the_audit_names_every_file_a_grant_rests_on(place: Stage, bridge: str) -> None:
     """A byte of the leaf, of what it extends or of the ceiling is another digest, and another event."""
     layout, seen = place.layout, []
@@ -226,6 +268,22 @@ def test_64_a_bridge_that_cannot_be_seen_is_not_replaced_by_a_shipped_one(place:
         assert any("python" in fault and "leads nowhere" in fault for fault in faults), faults
     finally:
         own.unlink()
+    deadline = time.monotonic() + 5
+    while "leads nowhere" in _listed(place, "python")[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    shipped, fault = _listed(place, "python")
+    assert not shipped
+    assert "was here and is gone" in fault
+    with pytest.raises(BridgeholdError, match="was here and is gone"):
+        place.client.run("python:execute", {"code": "1"})
+    assert place.client.request("reload", {})["applied"] == ["bridges/python (gone)"]
+    assert _listed(place, "python") == (True, "")
+
+
+def _listed(place: Stage, name: str) -> tuple[bool, str]:
+    found = next(one for one in place.client.request("bridges") if one["name"] == name)
+    return found["shipped"], found["fault"]
 
 
 def test_64_files_that_come_near_to_the_one_that_is_missed_are_found(place: Stage, bridge: str) -> None:

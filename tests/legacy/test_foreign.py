@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -15,11 +14,11 @@ import pytest
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.errors import ConfigError, DeniedError, ManifestError, ProtocolError, UsageError
 from bridgehold.host.boots import Script
+from bridgehold.host.buckets import MOST_RATES, CommandRates
 from bridgehold.host.faces.legacy.folder import first_line, write_shim
 from bridgehold.host.faces.legacy.python_argv import VERSION_CODE, parse
 from bridgehold.host.faces.legacy.values import ShimFile
 from bridgehold.host.foreign import formats_of, judge, judge_plain, script_inside
-from bridgehold.host.foreigners import Foreigners
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine
@@ -42,18 +41,25 @@ def body(command: str = "echo", **args: object) -> bytes:
 
 
 def test_the_policys_rate_holds_for_frames_however_small_and_when_it_is_made_smaller() -> None:
-    foreigners = Foreigners.__new__(Foreigners)
-    foreigners._rates = {}
+    def passed(rates: CommandRates, per_minute: int) -> int:
+        grant = granted(f"{POLICY}[rate]\ncommands_per_minute = {per_minute}\n")
+        return sum(rates.take(grant, 7.0) for _ in range(50))
 
-    def passed(per_minute: int) -> int:
-        bucket = foreigners._rate(granted(f"{POLICY}[rate]\ncommands_per_minute = {per_minute}\n"))
-        now = time.monotonic()
-        return sum(bucket.try_take(1, now) for _ in range(50))
+    rates = CommandRates()
+    assert [passed(rates, 1), passed(rates, 1)] == [1, 0]
+    rates = CommandRates()
+    assert rates.take(granted(f"{POLICY}[rate]\ncommands_per_minute = 6000\n"), 7.0)
+    assert passed(rates, 1) == 1
 
-    assert [passed(1), passed(1)] == [1, 0]
-    foreigners._rates.clear()
-    foreigners._rate(granted(f"{POLICY}[rate]\ncommands_per_minute = 6000\n"))
-    assert passed(1) == 1
+
+def test_tenants_that_are_made_up_take_a_bounded_number_of_rates_and_reset_nobodys() -> None:
+    grant, rates = granted(f"{POLICY}[rate]\ncommands_per_minute = 1\n"), CommandRates()
+    assert rates.take(grant, 0.0)
+    for number in range(2 * MOST_RATES):
+        rates.take(msgspec.structs.replace(grant, tenant=f"t{number}"), 1.0)
+        if number % 1_000 == 0:
+            assert not rates.take(grant, 1.0), "who is still asking gets a full bucket"
+    assert len(rates) == MOST_RATES
 
 
 def test_a_foreign_bridge_has_no_class_and_asks_for_every_operation() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -160,6 +161,72 @@ def test_a_command_that_the_policy_denies_never_reaches_the_script(host: Stage, 
     log = host.client.logs(session_of(host))
     assert "RuntimeError: boom" in log
     assert "forbidden" not in log
+
+
+def test_rules_that_change_hold_for_the_next_frame_of_a_script_that_runs(
+    host: Stage, start: Start, request: pytest.FixtureRequest
+) -> None:
+    """Narrowed, widened, slowed down, gone and broken under one session: each frame meets what stands then."""
+    name = PROFILES[request.node.callspec.params["start"]]
+    policy, ceiling = host.layout.policies / f"{name}.toml", host.layout.tenants / "local.toml"
+    before = policy.read_text()
+    peer = start()
+    peer.handshake()
+    session = session_of(host)
+
+    ids = itertools.count(1)
+
+    def error(command: str, args: object = None) -> str:
+        answer = peer.ask(next(ids), command, args)
+        return "" if answer["success"] else str(answer["error"]).partition(" ")[0]
+
+    try:
+        assert error("echo") == ""
+        policy.write_text(before.replace(f'"{name}:forbidden"', f'"{name}:forbidden", "{name}:echo"'))
+        assert (error("echo"), error("ping")) == ("denied:", "")
+        policy.write_text(before)
+        assert error("echo") == ""
+        ceiling.write_text(f'[bridges.{name}.operations]\ndeny = ["{name}:echo"]\n')
+        assert (error("echo"), error("ping")) == ("denied:", "")
+        ceiling.unlink()
+        assert error("echo") == "policy:", "what was here and is gone is no word for nothing"
+        host.client.request("reload", {})
+        assert error("echo") == ""
+        policy.write_text('inline_keys = "pass"\nweakenings = ["inline_keys_pass"]\n' + before)
+        assert error("configure_lm", {"api_key": "sk-not-a-real-key-but-of-its-shape-0123"}) == ""
+        policy.write_text(before.replace('request = "1MiB"', 'request = "2KiB"'))
+        assert (error("echo", {"text": "x" * 4096}), error("echo")) == ("limit:", "")
+        policy.write_text(before.replace("60000", "1"))
+        assert [error("echo") for _ in range(2)][-1] == "budget:"
+        for broken in (
+            "",
+            "[operations\n",
+            before.replace("baseline", "nowhere"),
+            "[operations]\nalow = []\n",
+        ):
+            policy.write_text(broken)
+            assert error("echo") == "policy:"
+        policy.unlink()
+        policy.symlink_to("nowhere")
+        assert error("echo") == "policy:"
+        policy.unlink()
+        policy.write_text(before)
+        host.layout.tenants.chmod(0)
+        assert error("echo") == "policy:"
+    finally:
+        host.layout.tenants.chmod(0o755)
+        ceiling.unlink(missing_ok=True)
+        policy.unlink(missing_ok=True)
+        policy.write_text(before)
+    error("ping")  # from here on the bucket fills at the rate of before
+    time.sleep(0.01)
+    assert error("echo") == ""
+    assert session_of(host) == session
+    found = commands(host, session)
+    assert len({one["grant"] for one in found["intent"]}) > 2, "each intent names the grant it was decided by"
+    refused = [str(one["rule"]) for one in found["refused"]]
+    assert refused.count("policy") == 7
+    assert {"operations.deny[1]", "rate.commands_per_minute"} <= set(refused), refused
 
 
 def test_the_script_sees_a_sandbox_and_no_key(host: Stage, start: Start) -> None:

@@ -65,7 +65,7 @@ class EnvironmentsRemoved(Event, frozen=True, kw_only=True, tag="environment.rem
 
 
 class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
-    """Keys only, never values. `digest`: of the configuration that holds from here on."""
+    """Keys, never values, and rules and bridges that are gone. `digest`: of what holds from here on."""
 
     digest: str
     applied: tuple[str, ...]
@@ -184,6 +184,8 @@ class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
     result_digest: str = ""
     result_bytes: int = 0
     truncated: bool = False
+    traceback: str = ""
+    """Of the guest's code, where that failed: its own words, bounded."""
 
 
 class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
@@ -419,11 +421,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 def event_types() -> tuple[type[Event], ...]:
     """Every event of this module, in its order."""
-    return tuple(
-        value
-        for value in globals().values()
-        if isinstance(value, type) and issubclass(value, Event) and value is not Event
-    )
+    return _TYPES
 
 
 def kind_of(event: Event | type[Event]) -> str:
@@ -446,3 +444,9 @@ CLOSING_KINDS = OUTCOME_KINDS | {
 """What may still use the reserve when the disk or the tenant's quota is full: ends of what began."""
 JOURNAL_KINDS = frozenset({"journal.opened", "journal.closed", "segment.rotated", "anchor.signed"})
 """Written by the journal itself and never taken from a client."""
+# Once, at import: a module's names may grow under whoever walks them, in another thread.
+_TYPES = tuple(
+    value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, Event) and value is not Event
+)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from bridgehold.policies.model import Grant
+
+MOST_RATES = 4_096
+"""Tenants and bridges whose rates are remembered; who may act for any tenant may name any number of them."""
+
 
 class TokenBucket:
     """`rate` tokens a second, at most `burst` saved up. Starts full."""
@@ -54,3 +59,23 @@ class TokenBucket:
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
+
+
+class CommandRates:
+    """Commands a minute: one bucket for each tenant and bridge; beyond `MOST_RATES` the longest unused go."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, str], TokenBucket] = {}
+
+    def take(self, grant: Grant, now: float) -> bool:
+        """Whether one more command is within `grant`'s rate, as it is now."""
+        key, per_second = (grant.tenant, grant.bridge), grant.rate.commands_per_minute / 60
+        bucket = self._buckets.pop(key, None) or TokenBucket()
+        self._buckets[key] = bucket
+        while len(self._buckets) > MOST_RATES:
+            del self._buckets[next(iter(self._buckets))]
+        bucket.adjust(per_second, max(1.0, per_second * 10), now)
+        return bucket.try_take(1, now)
+
+    def __len__(self) -> int:
+        return len(self._buckets)

@@ -64,12 +64,12 @@ DEFAULT_PROVIDERS = {
 }
 
 
-def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(path: Path, environ: Mapping[str, str] | None = None, *, must_exist: bool = False) -> Config:
     """The configuration at `path`, and over it what `environ` says (this process's by default).
 
-    Defaults where there is no file. Raises one `ConfigError` that names every fault.
+    Defaults where there is no file, unless there must be one. Raises one `ConfigError` that names all faults.
     """
-    text = reads.read_text(path, ConfigError, hint=_HINT, or_none=True)
+    text = reads.read_text(path, ConfigError, hint=_HINT, or_none=not must_exist)
     return parse_config(text, str(path), overrides(os.environ if environ is None else environ))
 
 

@@ -30,11 +30,11 @@ from bridgehold.errors import (
 )
 from bridgehold.host import refusals
 from bridgehold.host.boots import StartOrder
-from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.buckets import CommandRates
 from bridgehold.host.calls import Stream, Watcher
 from bridgehold.host.command_log import CommandLog, used
 from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
-from bridgehold.host.logs import CommandOutput
+from bridgehold.host.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.observe import Metrics
 from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
@@ -45,13 +45,15 @@ from bridgehold.host.sessions import Sessions
 from bridgehold.host.tools.calls import ToolCalls
 from bridgehold.host.tools.offers import CallersOffer, Offers
 from bridgehold.host.tools.values import Offered, ToolContext
-from bridgehold.host.translate import fault_error
+from bridgehold.host.translate import fault_error, middle
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
 from bridgehold.ids import digest_bytes, is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
 
 _PREVIEW_BYTES = 2_000
+_TRACEBACK = 4_000
+"""Characters of it in the audit."""
 _MOST_NESTED = 8
 _COMMON = "common"
 
@@ -91,7 +93,10 @@ class Dispatch:
         metrics: Metrics,
         refused: refusals.Refusals,
         on_degraded: Callable[[str], None],
+        redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
+        """`redact`: (tenant, text) without the values of the tenant's secrets."""
+        self._redact = redact
         self._refusals = refused
         self._resources = resources
         self._recovery = recovery
@@ -105,7 +110,7 @@ class Dispatch:
         self._make_order = make_order
         self._on_degraded = on_degraded
         self._log = CommandLog(journal, on_degraded)
-        self._rates: dict[tuple[str, str], TokenBucket] = {}
+        self._rates = CommandRates()
 
     async def run(
         self,
@@ -118,6 +123,27 @@ class Dispatch:
 
         `callers`: tools that the caller runs itself while the command runs.
         """
+        try:
+            return await self._run(principal, request, watcher, callers)
+        except BridgeholdError as error:
+            if error.traceback:
+                error.traceback = await self._redact(request.tenant, error.traceback)
+            if error.output:
+                error.output = await self._redacted(request.tenant, error.output)
+            raise
+
+    async def _redacted(self, tenant: str, output: Output) -> Output:
+        """An error is shown, and written down, in more places than a reply."""
+        texts = [await self._redact(tenant, text) for text in (output.stdout, output.stderr)]
+        return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1])
+
+    async def _run(
+        self,
+        principal: Principal,
+        request: CommandRequest,
+        watcher: Watcher | None,
+        callers: CallersOffer | None,
+    ) -> Reply:
         plan = await self._plan(new_command_id(), principal, request)
         offered = self._offers.of(request.tenant, plan.bridge, callers)
         session = await self._session(plan)
@@ -202,7 +228,7 @@ class Dispatch:
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
             )
-        if not replays and not self._within_rate(grant, target):
+        if not replays and not self._rates.take(grant, time.monotonic()):
             raise await refuse(refusals.over_rate(grant), BudgetError)
         try:
             arguments = take_inline_keys(request.arguments, grant)
@@ -232,12 +258,6 @@ class Dispatch:
             if session.key.tenant == request.tenant and request.session in (session.id, session.key.name):
                 return str(session.key.bridge)
         return self._registry.default_bridge
-
-    def _within_rate(self, grant: Grant, bridge: str) -> bool:
-        now, per_second = time.monotonic(), grant.rate.commands_per_minute / 60
-        bucket = self._rates.setdefault((grant.tenant, bridge), TokenBucket())
-        bucket.adjust(per_second, max(1.0, per_second * 10), now)
-        return bucket.try_take(1, now)
 
     async def _session(self, plan: _Plan) -> Session:
         request = plan.request
@@ -292,7 +312,7 @@ class Dispatch:
         frame: ResultFrame | FaultFrame | None = None
         failure: BridgeholdError | None = None
         cancelled = False
-        output = CommandOutput(watcher, watcher.full) if watcher else CommandOutput()
+        output = _output_of(plan.grant, watcher)
         try:
             frame = await session.call(
                 plan.request.operation,
@@ -347,6 +367,11 @@ class Dispatch:
             degraded=not receipt,
             output=Output() if inside else written,
         )
+
+
+def _output_of(grant: Grant, watcher: Watcher | None) -> CommandOutput:
+    most = min(OUTPUT_BYTES, grant.limits.response_bytes // 4)  # two streams, and a value beside them
+    return CommandOutput(most, watcher, watcher.full) if watcher else CommandOutput(most)
 
 
 def _in_order(output: CommandOutput, watcher: Watcher) -> Stream:
@@ -420,6 +445,7 @@ def _outcome(
         ms=usage.ms,
         result_digest=digest_bytes(result) if result else "",
         result_bytes=len(result),
+        traceback=middle(failure.traceback, _TRACEBACK) if failure else "",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -11,7 +10,7 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.errors import NotFoundError, UsageError
 from bridgehold.host.boots import Script, StartOrder
-from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.buckets import CommandRates
 from bridgehold.host.dispatch import OrderMaker
 from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import ForeignEofParams, ForeignParams, ForeignSendParams
@@ -27,7 +26,6 @@ from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.values import Principal
 from bridgehold.ids import parse_name, random_id
-from bridgehold.policies.model import Grant
 
 
 class Foreigners:
@@ -57,7 +55,7 @@ class Foreigners:
         self._refusals = refusals
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay] = {}
-        self._rates: dict[tuple[str, str], TokenBucket] = {}
+        self._rates = CommandRates()
 
     async def open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
@@ -89,7 +87,8 @@ class Foreigners:
                 ledger=Ledger(
                     session, principal.name, self._journal, self._metrics, self._refusals, self._on_degraded
                 ),
-                rate=self._rate(session.order.grant),
+                rules=lambda: self._registry.grant(key.tenant, bridge),
+                rates=self._rates,
                 emit=emit,
             )
             self._relays[session.id] = relay
@@ -131,10 +130,3 @@ class Foreigners:
         if relay is None or not principal.may_act_for(relay.session.key.tenant):
             raise NotFoundError(f"no session {session[:80]!r} here")
         return relay
-
-    def _rate(self, grant: Grant) -> TokenBucket:
-        """One for all workers of a tenant and bridge."""
-        per_second = grant.rate.commands_per_minute / 60
-        bucket = self._rates.setdefault((grant.tenant, grant.bridge), TokenBucket())
-        bucket.adjust(per_second, max(1.0, per_second * 10), time.monotonic())
-        return bucket

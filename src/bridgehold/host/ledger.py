@@ -17,7 +17,7 @@ from bridgehold.host.observe import Metrics
 from bridgehold.host.refusals import Refusals
 from bridgehold.host.session import Session
 from bridgehold.ids import digest_bytes, new_command_id
-from bridgehold.policies.model import Decision
+from bridgehold.policies.model import Decision, Grant
 
 _PREVIEW_BYTES = 2_000
 SCRIPT = "script"
@@ -30,6 +30,7 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     intent: str
     started: float
+    deadline_ms: int
 
 
 class Ledger:
@@ -50,9 +51,8 @@ class Ledger:
         self._principal = principal
         self._log = CommandLog(journal, on_degraded)
 
-    async def intend(self, operation: str, arguments: dict[str, object], rule: str) -> Pending:
-        """The intent, durable. Raises `AuditError` or `BudgetError`: the command does not run."""
-        grant = self._session.order.grant
+    async def intend(self, grant: Grant, operation: str, arguments: dict[str, object], rule: str) -> Pending:
+        """The intent, durable; `grant`: what it was decided by. Raises `AuditError` or `BudgetError`."""
         command = new_command_id()
         digest, size, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
         event = CommandIntent(
@@ -70,28 +70,38 @@ class Ledger:
             deadline_ms=grant.limits.command_ms,
         )
         reference = await self._log.intend(event, self._session)
-        return Pending(command=command, intent=reference, started=time.monotonic())
+        return Pending(
+            command=command,
+            intent=reference,
+            started=time.monotonic(),
+            deadline_ms=grant.limits.command_ms,
+        )
 
     async def refuse(
-        self, operation: str, arguments: dict[str, object], decision: Decision, kind: type[BridgeholdError]
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        decision: Decision,
+        kind: type[BridgeholdError],
+        hint: str = "",
     ) -> BridgeholdError:
         """The refusal, written; and the error that says so."""
-        grant = self._session.order.grant
+        key = self._session.key
         digest, _, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
         event = CommandRefused(
-            tenant=grant.tenant,
+            tenant=key.tenant,
             principal=self._principal,
             session=self._session.id,
             command=new_command_id(),
-            bridge=grant.bridge,
-            operation=f"{grant.bridge}:{operation}",
+            bridge=key.bridge,
+            operation=f"{key.bridge}:{operation}",
             rule=decision.rule,
             reason=decision.reason[:500],
             source=decision.source,
             arguments_digest=digest,
             arguments_preview=text,
         )
-        return await self._refusals.command(event, kind)
+        return await self._refusals.command(event, kind, hint)
 
     async def record(
         self,

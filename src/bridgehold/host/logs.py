@@ -14,9 +14,11 @@ from typing import Literal
 
 import msgspec
 
-from bridgehold.errors import Output
+from bridgehold.errors import Output, harmless
 from bridgehold.host.buckets import TokenBucket
 
+LAST_OUTPUT = "The bridge's last output:"
+"""How a hint goes on with the end of a log."""
 Stream = Literal["stdout", "stderr"]
 STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 OUTPUT_BYTES = 256 * 1024
@@ -73,7 +75,7 @@ class SessionLog:
 
     def text(self) -> str:
         """The log as text; undecodable bytes and control characters but newline and tab are escaped."""
-        shown = printable(self._kept.decode("utf-8", "backslashreplace"))
+        shown = harmless(self._kept.decode("utf-8", "backslashreplace"))
         first = _MARK.format(self.dropped) if self.dropped else ""
         return first + shown + (_MARK.format(self._skipped) if self._skipped else "")
 
@@ -84,11 +86,6 @@ class SessionLog:
         kept = data[: max(0, int(self._rate.saved(now)))]
         self._rate.take(len(kept), now)
         return kept
-
-
-def printable(text: str) -> str:
-    """`text` with its control characters spelled out, but for newline and tab."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class _Kept:
@@ -128,10 +125,15 @@ class CommandOutput:
 
     def __init__(
         self,
+        limit: int = OUTPUT_BYTES,
         listener: Callable[[OutputPiece], object] | None = None,
         full: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`listener`: gets pieces as they are written, on the running loop; none while `full` says so."""
+        """`limit`: bytes that are kept of each stream.
+
+        `listener`: gets pieces as they are written, on the running loop; none while `full` says so.
+        """
+        self._limit = limit
         self._kept: dict[Stream, _Kept] = {}
         self._listener = listener
         self._full = full
@@ -147,7 +149,7 @@ class CommandOutput:
         if self._over:
             return
         if stream not in self._kept:
-            self._kept[stream] = _Kept(OUTPUT_BYTES)
+            self._kept[stream] = _Kept(self._limit)
             self._decoders[stream] = _DECODER("backslashreplace")
             self._unsent[stream] = 0
         self._kept[stream].add(data)

@@ -13,7 +13,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable
+import traceback
+from collections.abc import Awaitable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 
@@ -142,9 +143,9 @@ class HostProcess:
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
-            asyncio.create_task(SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
-            asyncio.create_task(anchoring.run(self._config.host.anchor_every_s)),
-            asyncio.create_task(self._parked.watch(self._make_order, peers.keeper.versions)),
+            self._stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
+            self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
+            self._stand("parked", self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
         ]
@@ -252,6 +253,7 @@ class HostProcess:
             metrics=shared.metrics,
             refused=self._refusals,
             on_degraded=self._degraded,
+            redact=self._redaction.text,
         )
         foreigners = Foreigners(
             registry=shared.registry,
@@ -376,6 +378,18 @@ class HostProcess:
         self._hurry.set()
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
+
+    def _stand(self, name: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Work for as long as the host runs, which is not to run without it: its defect ends all."""
+
+        async def watched() -> None:
+            try:
+                await work
+            except Exception as error:  # noqa: BLE001 - the last border of this task
+                sys.stderr.write(f"bridgehold: {''.join(traceback.format_tb(error.__traceback__))}")
+                self._degraded(f"a defect in {name}: {type(error).__name__}")
+
+        return asyncio.create_task(watched())
 
     def _degraded(self, reason: str) -> None:
         if self._stop.is_set():

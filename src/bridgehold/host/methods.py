@@ -12,6 +12,7 @@ from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame
 from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
+    DeniedError,
     NotFoundError,
     ProtocolError,
     SessionEndedError,
@@ -63,6 +64,15 @@ _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 def _asked(principal: Principal, reason: str) -> str:
     """Why a session ends that somebody ends: by whom, and never in the host's own words."""
     return f"by {principal.name}: {reason[:200]}"
+
+
+def _require_reader(principal: Principal) -> None:
+    """Raise `DeniedError` where what sessions write is not for `principal`."""
+    if not principal.may_read:
+        raise DeniedError(
+            f"{principal.name} may not read what its sessions write",
+            hint="An operator can set `logs = true` for your principal in config.toml.",
+        )
 
 
 def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
@@ -216,11 +226,16 @@ class Methods:
         return SessionKey(tenant, bridge, name)
 
     async def _open(self, key: SessionKey, principal: Principal) -> Session:
-        return await self._sessions.get_or_open(
-            key,
-            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
-            principal.name,
-        )
+        try:
+            return await self._sessions.get_or_open(
+                key,
+                lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+                principal.name,
+            )
+        except BridgeholdError as error:
+            if error.traceback:
+                error.traceback = await self._redact(key.tenant, error.traceback)
+            raise
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         try:
@@ -241,6 +256,7 @@ class Methods:
 
     async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
         """Where the worker spends its time, by samples of its stacks; its own word, not the kernel's."""
+        _require_reader(principal)
         session = self._find(principal, params.session)
         if session.worker.relaying:
             raise UnsupportedError("a script of one's own can't be asked for a profile")
@@ -318,6 +334,7 @@ class Methods:
             return 0
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        _require_reader(principal)
         session = self._find(principal, params.session)
         return {
             "session": session.id,

@@ -235,9 +235,14 @@ class GuestPipes:
             for deliver in deliveries:
                 deliver()
         except ProtocolError as error:
-            self._broken = True
-            self._loop.remove_reader(self._from_guest)
-            self._on_end(error)
+            self._give_up(error)
+        except Exception as error:  # noqa: BLE001 - a defect that a frame meets ends its sender: nobody waits for it
+            self._give_up(ProtocolError(f"{type(error).__name__} in the host, over a frame"))
+
+    def _give_up(self, error: ProtocolError) -> None:
+        self._broken = True
+        self._loop.remove_reader(self._from_guest)
+        self._on_end(error)
 
     def _feed(self, data: bytes) -> list[Callable[[], None]]:
         """What is to be done with each frame that `data` completes. Raises `ProtocolError`."""

@@ -8,6 +8,7 @@ on is written to the audit whenever it differs.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -59,14 +60,27 @@ class Registry:
         self._catalogue = Catalogue.load([])
         self.files = PolicyFiles(layout.policies, layout.tenants)
         self._seen: Stamp | None = None
+        self._own: set[str] = set()
+        """The operator's bridges that were seen: where one is gone, no shipped one takes its place."""
         self._written: set[tuple[str, str]] = set()
         self._look_again = 0.0
         self._grants: dict[tuple[str, str], _Resolved] = {}
 
-    def replace(self, config: Config) -> None:
-        """From now on this configuration; grants are resolved anew."""
+    def replace(self, config: Config, gone: Iterable[Path] = ()) -> None:
+        """From now on this configuration, and without what of `gone` is; grants are resolved anew."""
+        gone = tuple(gone)
         self._config = config
         self._grants.clear()
+        self.files.let_go(gone)
+        self._own -= {path.name for path in gone if path.parent == self._layout.bridges}
+        self._seen, self._look_again = None, 0.0
+
+    def gone(self) -> tuple[Path, ...]:
+        """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
+        self._refresh()
+        own = {entry.name for entry in self._catalogue.list() if not entry.shipped and entry.folder.is_dir()}
+        bridges = [self._layout.bridges / name for name in sorted(self._own - own)]
+        return (*self.files.gone(), *bridges)
 
     @property
     def default_bridge(self) -> str:
@@ -196,6 +210,24 @@ class Registry:
             self._written.clear()
         self._written.add((grant.digest, rests_on))
 
+    def _load(self) -> Catalogue:
+        entries = Catalogue.load([self._layout.bridges]).list()
+        self._own |= {entry.name for entry in entries if not entry.shipped}
+        return Catalogue(self._missed(entry) if entry.shipped else entry for entry in entries)
+
+    def _missed(self, shipped: Entry) -> Entry:
+        """A shipped bridge, or what is wrong where the operator's own of its name is gone."""
+        if shipped.name not in self._own:
+            return shipped
+        folder = self._layout.bridges / shipped.name
+        fault = "it was here and is gone, and no shipped bridge takes its place: put it back, or, if it is "
+        return Entry(
+            name=shipped.name,
+            folder=folder,
+            shipped=False,
+            fault=f"{fault}gone on purpose, `bridgehold reload`",
+        )
+
     def _refresh(self) -> None:
         """Look at the bridges' files again, a quarter of a second after the last time."""
         now = time.monotonic()
@@ -203,7 +235,7 @@ class Registry:
             return
         stamp = _stamp(self._layout.bridges)
         if stamp != self._seen:
-            self._catalogue = Catalogue.load([self._layout.bridges])
+            self._catalogue = self._load()
             newest = max((changed for *_, changed in stamp), default=0)
             settled = time.time() - newest / 1e9 > _SETTLED_SECONDS
             self._seen = stamp if settled else None

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from bridgehold.bridges.legacy.bodies import Format, is_odd
 from bridgehold.bridges.legacy.frames import Splitter, pack
 from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
 from bridgehold.errors import (
+    BridgeholdError,
     BudgetError,
     BusyError,
     CommandTimeoutError,
     DeniedError,
     LimitError,
+    NotFoundError,
+    PolicyError,
     SessionEndedError,
     UsageError,
 )
+from bridgehold.host import refusals
 from bridgehold.host.boots import Script
-from bridgehold.host.buckets import TokenBucket
+from bridgehold.host.buckets import CommandRates
 from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import INPUT_CLOSED
 from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
@@ -34,7 +38,7 @@ from bridgehold.host.ledger import Ledger, Pending
 from bridgehold.host.logs import Stream
 from bridgehold.host.pipes import PlainBytes
 from bridgehold.host.session import Session
-from bridgehold.policies.model import MIB, Decision
+from bridgehold.policies.model import MIB, Grant
 from bridgehold.policies.units import format_ms
 
 MAX_PENDING = 256
@@ -45,6 +49,9 @@ _MOST_UNREAD = 4 * MIB
 _LAST_WORDS = 16_384
 _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
+
+Rules = Callable[[], Awaitable[Grant]]
+"""The grant as the files say it now. Raises `PolicyError`, `NotFoundError`."""
 
 
 class Relay:
@@ -57,16 +64,20 @@ class Relay:
         formats: tuple[Format, ...],
         protocol: bool,
         ledger: Ledger,
-        rate: TokenBucket,
+        rules: Rules,
+        rates: CommandRates,
         emit: Emit,
     ) -> None:
+        """`rules` decides on each command; what the session was given at its start stays as it is."""
         self.session = session
         self._formats = formats
         self._protocol = protocol
         self._ledger = ledger
-        self._rate = rate
+        self._rules = rules
+        self._rates = rates
         self._emit = emit
         self._grant = session.order.grant
+        """What was granted when it was last asked for."""
         self._pending: dict[int | str | None, Pending] = {}
         self._negotiated = False
         self._leaving = False
@@ -86,10 +97,13 @@ class Relay:
         if self._protocol:
             worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
         else:
+            fault = await self._look_up_rules()
             decision, told = judge_plain(script, self._grant)
+            if fault is not None:
+                raise await self._refuse_without_rules(PLAIN, told, fault)
             if not decision.allowed:
                 raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
-            self._put(None, await self._ledger.intend(PLAIN, told, decision.rule))
+            self._put(None, await self._ledger.intend(self._grant, PLAIN, told, decision.rule))
             worker.log.tap = self._on_log
             worker.relay(PlainBytes(), self._on_output, self._full)
         self._spawn(self._settle())
@@ -102,6 +116,7 @@ class Relay:
             if not self._protocol:
                 await self.session.worker.send_raw(data)
                 return
+            fault = await self._look_up_rules()
             most = self._grant.limits.request_bytes
             if len(data) > most:
                 raise LimitError(
@@ -110,7 +125,7 @@ class Relay:
                 )
             judged = judge(data, self._grant, self._formats)
             if judged is not None:
-                await self._admit(judged)
+                await self._admit(judged, fault)
             elif self._negotiated:
                 raise UsageError("the format was negotiated already")
             else:
@@ -143,7 +158,25 @@ class Relay:
             future.cancel()
         await self.session.close(INPUT_CLOSED)
 
-    async def _admit(self, judged: Judged) -> None:
+    async def _look_up_rules(self) -> PolicyError | NotFoundError | None:
+        """What stands now; why that can't be told, where it can't."""
+        try:
+            self._grant = await self._rules()
+        except (PolicyError, NotFoundError) as error:
+            return error
+        return None
+
+    async def _refuse_without_rules(
+        self, operation: str, kept: dict[str, object], fault: PolicyError | NotFoundError
+    ) -> BridgeholdError:
+        if isinstance(fault, NotFoundError):
+            unknown = refusals.unknown(self.session.key.bridge, operation)
+            return await self._ledger.refuse(operation, kept, unknown, DeniedError)
+        return await self._ledger.refuse(
+            operation, kept, refusals.no_policy(fault), PolicyError, hint=fault.hint
+        )
+
+    async def _admit(self, judged: Judged, fault: PolicyError | NotFoundError | None) -> None:
         """The policy's word, the durable intent, and the place in the table, in this order."""
         identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
         if self.session.draining:
@@ -152,15 +185,13 @@ class Relay:
             raise UsageError(f"the id {identity!r} is missing, or in flight already")
         if len(self._pending) >= MAX_PENDING:
             raise BusyError(f"{MAX_PENDING} commands are in flight already")
+        if fault is not None:
+            raise await self._refuse_without_rules(operation, kept, fault)
         if not judged.decision.allowed:
             raise await self._ledger.refuse(operation, kept, judged.decision, DeniedError)
-        if not self._rate.try_take(1, time.monotonic()):
-            most = self._grant.rate.commands_per_minute
-            slow = Decision(
-                allowed=False, rule="rate.commands_per_minute", reason=f"more than {most} commands a minute"
-            )
-            raise await self._ledger.refuse(operation, kept, slow, BudgetError)
-        self._put(identity, await self._ledger.intend(operation, kept, judged.decision.rule))
+        if not self._rates.take(self._grant, time.monotonic()):
+            raise await self._ledger.refuse(operation, kept, refusals.over_rate(self._grant), BudgetError)
+        self._put(identity, await self._ledger.intend(self._grant, operation, kept, judged.decision.rule))
         self.session.commands += 1
 
     def _on_body(self, body: bytes) -> None:
@@ -212,12 +243,12 @@ class Relay:
             self._idle.clear()
         self.session.serve(oldest.command if oldest is not None else "")
         if oldest is not None:
-            seconds = self._grant.limits.command_ms / 1000
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._late)
+            seconds = oldest.deadline_ms / 1000
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._late, oldest.deadline_ms)
 
-    def _late(self) -> None:
+    def _late(self, deadline_ms: int) -> None:
         error = CommandTimeoutError(
-            f"a command did not end within {format_ms(self._grant.limits.command_ms)}; its session was ended",
+            f"a command did not end within {format_ms(deadline_ms)}; its session was ended",
             hint="Give it more time in the policy (`[limits] command`), or ask for less.",
         )
         self._spawn(self._end("command deadline", error))

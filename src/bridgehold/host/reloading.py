@@ -66,6 +66,8 @@ class Reloading:
         self._journal = journal
         self._after = after
         self._turn = asyncio.Lock()
+        self._there = file.exists()
+        """Whether there was a file: one that is gone is a fault then, and no word for the defaults."""
         self._servers: tuple[SocketServer, ...] = ()
         tell(parts, settings.now)
 
@@ -78,8 +80,11 @@ class Reloading:
     async def reload(self, principal: Principal, _params: NoParams, _emit: Emit) -> Reload:
         """Raises `ConfigError` or `UsageError`, and then nothing has changed."""
         async with self._turn:
-            new = await asyncio.to_thread(load_config, self._file, self._overrides)
+            new = await asyncio.to_thread(load_config, self._file, self._overrides, must_exist=self._there)
+            self._there = self._there or self._file.exists()
             config, found = merge(self._settings.now, new)
+            gone = self._parts.registry.gone()
+            found = msgspec.structs.replace(found, applied=(*found.applied, *map(_shown, gone)))
             self._parts.offers.specs(config.tools)
             event = ConfigReloaded(
                 principal=principal.name,
@@ -89,17 +94,21 @@ class Reloading:
             )
             await self._journal.append(event)
             self._settings.now = config
-            tell(self._parts, config)
+            tell(self._parts, config, gone)
             for server in self._servers:
                 await server.look_up_again()
             self._after()
             return found
 
 
-def tell(parts: Reloaded, config: Config) -> None:
-    """Give each part what it keeps of `config`."""
+def _shown(gone: Path) -> str:
+    return f"{gone.parent.name}/{gone.name} (gone)"
+
+
+def tell(parts: Reloaded, config: Config, gone: tuple[Path, ...] = ()) -> None:
+    """Give each part what it keeps of `config`. `gone`: rules and bridges that nobody is to miss any more."""
     tools = config.tools
-    parts.registry.replace(config)
+    parts.registry.replace(config, gone)
     parts.sessions.bound = config.host.max_sessions
     parts.zygotes.replace(Settings(config).zygotes())
     parts.store.quota = parse_size(config.host.artifacts)

@@ -16,7 +16,7 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import SecretChanged
 from bridgehold.audit.read import read_kind
-from bridgehold.errors import AuditError, BudgetError, SecretError
+from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.keeper.index import Reference
 
 _LOOK_SECONDS = 2.0
@@ -40,7 +40,9 @@ class SecretEvents:
         """Until cancelled. `audit`: what is told already."""
         self._known = await asyncio.to_thread(lambda: fold(read_kind(audit, "secret.changed")))
         while True:
-            with contextlib.suppress(SecretError, AuditError):  # an index or a disk out of order: later
+            with contextlib.suppress(
+                BridgeholdError
+            ):  # an index or a disk out of order, a busy keeper: later
                 await self.look()
             await asyncio.sleep(_LOOK_SECONDS)
 

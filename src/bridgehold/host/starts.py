@@ -36,7 +36,7 @@ from bridgehold.host.boots import (
     new_placeholder,
 )
 from bridgehold.host.calls import GuestCalls, Stream, ToolHandler
-from bridgehold.host.logs import CommandOutput, SessionLog
+from bridgehold.host.logs import LAST_OUTPUT, CommandOutput, SessionLog
 from bridgehold.host.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.translate import exit_error, fault_error
@@ -445,5 +445,5 @@ def _with_log(error: BridgeholdError, log: SessionLog) -> BridgeholdError:
     """Keep the last lines of the guest's log with a failed start: there is no session to ask later."""
     last = log.text()[-600:].strip()
     if last:
-        error.hint = f"{error.hint}\nThe bridge's last output:\n{last}".strip()
+        error.hint = f"{error.hint}\n{LAST_OUTPUT}\n{last}".strip()
     return error

@@ -1,16 +1,19 @@
 """The operator's policies and tenants, from their folders: read whole, or refused.
 
 That a file is not there must be certain before anything takes its place: a folder or a file that
-can't be looked at, a link that leads nowhere, half a file and an empty one are refusals. Nothing is
-kept between two readings, so that no reading is older than the file.
+can't be looked at, a link that leads nowhere, half a file and an empty one are refusals, and so is a
+file that was here: only an operator's word says that it is gone on purpose. No text is kept between two
+readings, so that no reading is older than the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -25,6 +28,12 @@ from bridgehold.policies.load import MAX_BYTES
 Kind = Literal["policy", "tenant"]
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SUFFIX = ".toml"
+_TICK_NS = 50_000_000
+"""A folder that changed within this time may change again under the same time stamp."""
+_GONE = "it was here and is gone"
+_MEND = "Nothing runs under other rules meanwhile: mend it, then `bridgehold policy check`."
+_FILE_GONE = "Nothing takes its place: put it back, or, if it is gone on purpose, `bridgehold reload`."
+_FOLDER_GONE = "Nothing takes its place: put it back, or, if it is gone on purpose, start the host anew."
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -39,11 +48,19 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class PolicyFiles:
-    """Two folders. One that was there and is gone is a refusal until the host is started anew."""
+    """Two folders, and which files were ever seen in them since this was made.
+
+    A file that was seen and is gone is a refusal until it is back or `let_go`; a folder until it is back.
+    """
 
     def __init__(self, policies: Path, tenants: Path) -> None:
         self._folders: dict[Kind, Path] = {"policy": policies, "tenant": tenants}
         self._seen: set[Kind] = set()
+        self._known: dict[Kind, set[str]] = {"policy": set(), "tenant": set()}
+        self._stamps: dict[Kind, tuple[int, int]] = {}
+        for kind in self._folders:
+            with contextlib.suppress(PolicyError):  # whoever reads is told
+                self._listed(kind)
 
     def read(self, kind: Kind, name: str) -> Text | None:
         """The operator's file of that name; of policies else the shipped one. None: there is neither.
@@ -60,6 +77,22 @@ class PolicyFiles:
         """Names of the operator's own files, sorted. Raises `PolicyError`."""
         listed = self._listed(kind)
         return tuple(sorted(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(name)))
+
+    def gone(self) -> tuple[Path, ...]:
+        """Files that were seen and are not there, sorted; none of a folder that can't be listed."""
+        found = []
+        for kind, folder in self._folders.items():
+            with contextlib.suppress(PolicyError):
+                left = self._known[kind] - set(self.names(kind))
+                found += [folder / f"{name}{_SUFFIX}" for name in left]
+        return tuple(sorted(found))
+
+    def let_go(self, files: Iterable[Path]) -> None:
+        """An operator says of some of `gone` that it is so on purpose: from now on they never were."""
+        for path in files:
+            for kind, folder in self._folders.items():
+                if path.parent == folder:
+                    self._known[kind].discard(path.stem)
 
     def faults(self, kind: Kind) -> Iterator[str]:
         """What in the folder can't be read, or would never be: ``PLACE: what is wrong``."""
@@ -84,9 +117,23 @@ class PolicyFiles:
         if folder is None:
             return []
         try:
-            return os.listdir(folder)  # noqa: PTH208 - of an open folder, so that it is the one that was opened
+            listed = os.listdir(folder)  # noqa: PTH208 - of an open folder, so that it is the one that was opened
+        except OSError as error:
+            raise _unreadable(self._folders[kind], error) from error
         finally:
             os.close(folder)
+        self._known[kind].update(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(name))
+        return listed
+
+    def _notice(self, kind: Kind, folder: int) -> None:
+        """Remember what is in the open `folder`, where that has changed: anything may rest on it later."""
+        facts = os.fstat(folder)
+        stamp = (facts.st_mtime_ns, facts.st_ctime_ns)
+        if self._stamps.get(kind) == stamp:
+            return
+        self._listed(kind)
+        if time.time_ns() - max(stamp) > _TICK_NS:
+            self._stamps[kind] = stamp
 
     def _open(self, kind: Kind) -> int | None:
         """The folder; None where there surely is none, and never was."""
@@ -96,7 +143,7 @@ class PolicyFiles:
         except OSError as error:
             gone = error.errno == errno.ENOENT and not path.is_symlink()
             if not gone or kind in self._seen:
-                raise _unreadable(path, error) from error
+                raise _unreadable(path, error, _FOLDER_GONE) from error
             return None
         self._seen.add(kind)
         return opened
@@ -107,11 +154,14 @@ class PolicyFiles:
             return None
         path = self._folders[kind] / f"{name}{_SUFFIX}"
         try:
+            self._notice(kind, folder)
             if not _is_there(path.name, folder):
-                return None
+                if name not in self._known[kind]:
+                    return None
+                raise FileNotFoundError(errno.ENOENT, _GONE)
             return Text(_read(path, folder), str(path))
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(path, error, _FILE_GONE) from error
         finally:
             os.close(folder)
 
@@ -193,12 +243,9 @@ def _read(path: Path, folder: int) -> str:
         raise PolicyError(f"is not UTF-8: {error.reason}", where=str(path)) from error
 
 
-def _unreadable(path: Path, error: OSError) -> PolicyError:
-    why = error.strerror or type(error).__name__
+def _unreadable(path: Path, error: OSError, gone: str = _MEND) -> PolicyError:
+    """`gone`: what to do where it is not there at all."""
+    why, hint = error.strerror or type(error).__name__, _MEND
     if error.errno == errno.ENOENT:
-        why = "a link that leads nowhere" if path.is_symlink() else "it was here and is gone"
-    return PolicyError(
-        f"can't be read: {why}",
-        where=str(path),
-        hint="Nothing runs under other rules meanwhile: mend it, then `bridgehold policy check`.",
-    )
+        why, hint = ("a link that leads nowhere", _MEND) if path.is_symlink() else (_GONE, gone)
+    return PolicyError(f"can't be read: {why}", where=str(path), hint=hint)

@@ -32,6 +32,8 @@ from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
 RECONNECT_SECONDS = 10.0
 """How long a request looks for a host that has gone away, unless the client says otherwise."""
+_CLOSE_SECONDS = 30.0
+"""How long the end of a session's block waits for the host, which ends it all the same."""
 
 
 class Client:
@@ -227,8 +229,9 @@ class Client:
             yield session
         finally:
             if self.alive:  # a host that is gone has closed it
-                with contextlib.suppress(BridgeholdError):
-                    await self.request("session.close", {"session": session.id})
+                with contextlib.suppress(BridgeholdError, TimeoutError):
+                    async with asyncio.timeout(_CLOSE_SECONDS):
+                        await self.request("session.close", {"session": session.id})
 
     async def put(
         self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = LOCAL_TENANT

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, HostUnavailableError, from_info
+from bridgehold.errors import BridgeholdError, HostUnavailableError, InternalError, from_info
 from bridgehold.host.faces.protocol import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
 
 Progress = Callable[[dict[str, Any]], None]
@@ -68,8 +68,7 @@ class Connection:
             await self._writer.drain()
             return msgspec.json.decode(await future)
         except asyncio.CancelledError:
-            cancel = msgspec.Raw(msgspec.json.encode({"id": request_id}))
-            self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=cancel)))
+            self._cancel(request_id)
             raise
         except ConnectionError as error:
             raise HostUnavailableError(f"the host went away: {error}") from error
@@ -91,18 +90,22 @@ class Connection:
             failure = HostUnavailableError(f"the host went away: {error.strerror or error}")
         except msgspec.MsgspecError as error:
             failure = HostUnavailableError(f"the host sent something unreadable: {error}")
-        self.failure = failure
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(failure)
+        except Exception as error:  # noqa: BLE001 - a defect of ours is raised where an answer is waited for
+            failure = InternalError(f"{type(error).__name__} in the client, reading an answer")
+            failure.__cause__ = error
+        finally:  # whatever it was: nobody waits for an answer that nobody reads
+            self.failure = failure
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(failure)
+            if not isinstance(failure, HostUnavailableError):
+                self._writer.close()
 
     def _deliver(self, answer: AnswerFrame) -> None:
         if answer.id == WHOLE_CONNECTION and answer.error is not None:
             raise from_info(answer.error)
         if answer.event is not msgspec.UNSET:
-            on_event = self._events.get(answer.id)
-            if on_event is not None:
-                on_event(msgspec.json.decode(answer.event))
+            self._tell(answer.id, answer.event)
             return
         future = self._waiting.get(answer.id)
         if future is None or future.done():
@@ -111,6 +114,22 @@ class Connection:
             future.set_exception(from_info(answer.error))
         else:
             future.set_result(answer.result if answer.result is not msgspec.UNSET else msgspec.Raw(b"null"))
+
+    def _tell(self, request_id: int, event: msgspec.Raw) -> None:
+        """What the caller's function raises ends its own request, at the host too, and no other."""
+        on_event = self._events.get(request_id)
+        future = self._waiting.get(request_id)
+        if on_event is None or future is None or future.done():
+            return
+        try:
+            on_event(msgspec.json.decode(event))
+        except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
+            future.set_exception(error)
+            self._cancel(request_id)
+
+    def _cancel(self, request_id: int) -> None:
+        params = msgspec.Raw(msgspec.json.encode({"id": request_id}))
+        self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
 
 
 async def reopened(open_one: Callable[[], Awaitable[Connection]], seconds: float) -> Connection:

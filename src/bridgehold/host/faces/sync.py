@@ -39,7 +39,7 @@ class _Loop:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
-        except KeyboardInterrupt:
+        except BaseException:  # its own failure, or what a signal's handler raised: nobody waits any more
             future.cancel()
             raise
 

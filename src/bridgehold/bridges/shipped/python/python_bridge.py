@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import builtins
+import json
 import linecache
 import platform
 import sys
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
-from bridgehold_sdk import Bridge, NotPlain, Session, operation
+from bridgehold_sdk import Bridge, Session, operation
+from bridgehold_sdk.faults import class_name, shown_from
 from bridgehold_sdk.plain import clean_text, to_plain
 
 REPR_CHARACTERS = 16 * 1024
@@ -34,14 +36,16 @@ class PythonBridge(Bridge):
     def execute(self, code: str) -> dict[str, Any]:
         """The host adds what was written. An exception becomes the fault, with the code's own traceback."""
         __tracebackhide__ = True
-        present, value = self._run(code)
-        shown, cut = _shown(value) if present else (None, False)
-        return {
-            "value": _json(value) if present else None,
-            "repr": shown,
-            "type": type(value).__name__ if present else None,
-            "truncated": cut,
+        with self.callers_code():
+            present, value = self._run(code)
+            shown = self._shown(value) if present else Shown()
+        said = {
+            "value": shown.plain,
+            "repr": shown.text,
+            "type": shown.kind,
+            "truncated": shown.cut,
         }
+        return said if self.artifacts.granted else fitted(said, self.result_bytes)
 
     @operation(effect="configure", resource="namespace")
     def reset(self) -> dict[str, Any]:
@@ -56,33 +60,93 @@ class PythonBridge(Bridge):
         self._namespace["__builtins__"] = builtins
 
     def _run(self, code: str) -> tuple[bool, Any]:
-        """Whether the last statement was an expression, and its value."""
+        """Whether the last statement was an expression, and its value. ``exit(0)`` is a normal end."""
+        __tracebackhide__ = True
+        try:
+            return self._statements(code)
+        except SystemExit as error:
+            if error.code is None or (isinstance(error.code, int) and int(error.code) == 0):
+                return False, None
+            raise
+        except BaseException as error:
+            note_last(error)
+            raise
+
+    def _statements(self, code: str) -> tuple[bool, Any]:
         __tracebackhide__ = True
         self._count += 1
         name = f"<execute {self._count}>"
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         linecache.cache.pop(f"<execute {self._count - SOURCES_KEPT}>", None)
-        tree = ast.parse(code, name)
+        tree: Any = compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec"), self._namespace)  # noqa: S102 - what the operation is for
+        exec(compile(tree, name, "exec", dont_inherit=True), self._namespace)  # noqa: S102 - what the operation is for
         if last is None:
             return False, None
-        expression = compile(ast.Expression(last.value), name, "eval")
+        expression = compile(ast.Expression(last.value), name, "eval", dont_inherit=True)
         value = eval(expression, self._namespace)  # noqa: S307 - as above
         if value is not None:
             self._namespace["_"] = value
         return value is not None, value
 
+    def _shown(self, value: Any) -> Shown:
+        """What can be told of `value`. Its class is foreign code: where that fails, the command doesn't."""
+        kind = class_name(type(value))
+        try:
+            text, cut = shortened(value)
+        except BaseException as error:
+            if self.interrupted:
+                raise
+            text, cut = f"<{kind}: its repr raised {class_name(type(error))}>", True
+        try:
+            return Shown(kind, text, to_plain(value), cut)
+        except BaseException:
+            if self.interrupted:
+                raise
+            return Shown(kind, text, None, cut)
 
-def _shown(value: object) -> tuple[str, bool]:
-    text = clean_text(repr(value))
-    if len(text) <= REPR_CHARACTERS:
+
+def note_last(error: BaseException) -> None:
+    """Where a debugger looks, as at a prompt."""
+    trace = shown_from(error.__traceback__)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    sys.last_exc = error  # type: ignore[attr-defined]  # its only name from Python 3.12 on
+
+
+class Shown(NamedTuple):
+    """A value as the caller gets it: nothing of it, where there is none."""
+
+    kind: str | None = None
+    text: str | None = None
+    plain: Any = None
+    cut: bool = False
+
+
+def shortened(value: object) -> tuple[str, bool]:
+    """Its `repr`, and whether that was cut. Of plain text and lists no more is written out than is shown."""
+    size = len(value) if type(value) in (str, bytes, bytearray, list, tuple) else 0  # type: ignore[arg-type]  # those have one
+    part = value[:REPR_CHARACTERS] if size > REPR_CHARACTERS else value  # type: ignore[index]  # as above
+    text = clean_text(str.__str__(repr(part)))
+    rest = max(0, len(text) - REPR_CHARACTERS)
+    if part is value and not rest:
         return text, False
-    return text[:REPR_CHARACTERS] + f"… {len(text) - REPR_CHARACTERS} characters cut …", True
+    left = f"{rest} characters" if part is value else f"{size - REPR_CHARACTERS} and more of {size}"
+    return text[:REPR_CHARACTERS] + f"… {left} cut …", True
 
 
-def _json(value: object) -> Any:
-    try:
-        return to_plain(value)
-    except (NotPlain, RecursionError):
-        return None
+def fitted(said: dict[str, Any], most: int) -> dict[str, Any]:
+    """`said`, within `most` bytes: the value goes first, then the middle of its `repr`."""
+    if _size(said) <= most:
+        return said
+    said = {**said, "value": None, "truncated": True}
+    text = said["repr"]
+    while text and _size(text) > most // 4:
+        keep = max(0, len(text) // 4 - 20)
+        text = f"{text[:keep]}\n… {len(text) - 2 * keep} characters cut …\n{text[len(text) - keep :]}"
+        if not keep:
+            break
+    return {**said, "repr": text}
+
+
+def _size(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -17,7 +17,7 @@ def reference() -> str:
         "# Command line",
         "",
         "`--json` prints one document (or JSON lines) on stdout and nothing else; an error is then",
-        "`{code, message, hint, where, retry, event}`, with `output` of a command.",
+        "`{code, message, hint, where, retry, event, traceback}`, with `output` of a command.",
         "Exit statuses: 0 done, 130 interrupted, and",
         ", ".join(f"{kind.exit_status} `{kind.code}`" for kind in sorted(error_classes(), key=_status)) + ".",
     ]

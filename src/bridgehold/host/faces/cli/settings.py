@@ -34,7 +34,10 @@ def config(
 
 
 def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Have the running host take over what has changed in config.toml; no session is dropped."""
+    """Have the running host take over what has changed in config.toml, and which rules and bridges are gone.
+
+    No session is dropped.
+    """
     found = asyncio.run(_reload())
     if json_output:
         print_json(found)

@@ -1,0 +1,79 @@
+"""What a host does for as long as it runs: trouble of others is tried again, a defect ends the host."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bridgehold.audit.events import Event
+from bridgehold.errors import BusyError
+from bridgehold.host.config import Config
+from bridgehold.host.keeper.index import Reference
+from bridgehold.host.main import Ends, HostProcess
+from bridgehold.host.plans import HostConfig
+from bridgehold.host.secret_events import SecretEvents
+
+
+class BusyKeeper:
+    """Too busy to answer at first, as with many requests under way."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def references(self) -> list[Reference]:
+        self.asked += 1
+        if self.asked == 1:
+            raise BusyError("256 requests are at the keeper already")
+        return [Reference(tenant="acme", name="key")]
+
+
+class Told:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def append(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_changed_secrets_are_told_although_the_keeper_was_busy_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridgehold.host.secret_events._LOOK_SECONDS", 0.01)
+    told = Told()
+    events = SecretEvents(BusyKeeper(), told)  # type: ignore[arg-type]  # two methods of theirs are asked
+
+    async def until_told() -> None:
+        run = asyncio.create_task(events.run(tmp_path))
+        async with asyncio.timeout(10):
+            while not told.events:
+                await asyncio.sleep(0.01)
+        run.cancel()
+
+    asyncio.run(until_told())
+    assert [event.tenant for event in told.events] == ["acme"]
+
+
+def test_a_defect_in_what_stands_ends_the_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path)
+    given = HostConfig(config=folder, state=folder, run=folder, owner_uid=0, supervisor=0)
+    ends = Ends(launcher=-1, keeper=-1, journal=-1, listener=-1, ready=-1)
+
+    async def defective() -> None:
+        raise LookupError
+
+    async def stand() -> HostProcess:
+        process = HostProcess(given, Config(), ends)
+        cancelled = process._stand("parked", asyncio.sleep(3_600))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
+        assert not process._stop.is_set()
+        await process._stand("anchors", defective())
+        assert process._stop.is_set()
+        return process
+
+    process = asyncio.run(stand())
+    assert (process._reason, process._status) == ("degraded: a defect in anchors: LookupError", 70)
+    assert "in defective" in capsys.readouterr().err
