@@ -18,7 +18,8 @@ def flush() -> bool:
     """Whether all that was printed is in the pipes now: Python's own streams, what took their place, and C's
     standard output where `ctypes` was loaded. Never raises."""
     done = True
-    for stream in {id(one): one for one in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}.values():
+    names = ("stdout", "stderr", "__stdout__", "__stderr__")
+    for stream in {id(one): one for one in (getattr(sys, name, None) for name in names)}.values():
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
@@ -41,7 +42,7 @@ def exit_status(error: BaseException | None) -> int:
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
             return (error.code or 0) & 0xFF
-        print(error.code, file=sys.stderr)
+        print(error.code, file=getattr(sys, "stderr", None) or sys.__stderr__)
         return 1
     trace = shown_from(error.__traceback__)
     if sys.excepthook is sys.__excepthook__:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -285,3 +290,39 @@ def test_output_streams_as_it_is_written(session: SyncSession) -> None:
             seen_bytes += len(event["text"])
             cut += event.get("cut", 0)
     assert (seen_bytes + cut, cut > 0) == (16_000_000, True)
+
+
+def test_the_command_line_shows_it_while_the_command_runs(host: Stage, bridge: str) -> None:
+    def begin(code: str, *more: str) -> subprocess.Popen[str]:
+        argv = [
+            sys.executable,
+            "-m",
+            "bridgehold",
+            "run",
+            f"{bridge}:plain",
+            "--args",
+            json.dumps({"code": code}),
+        ]
+        home = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)}
+        return subprocess.Popen([*argv, *more], env=home, stdout=PIPE, stderr=PIPE, text=True)
+
+    code = "import os, time\nprint('first \\x1b[31m')\n"
+    running = begin(
+        f"{code}while not os.path.exists('/tmp/go'): time.sleep(0.02)\nprint('last', end='')\nvalue = 7"
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == "first \\x1b[31m\n"  # no terminal does what a guest says
+    (info,) = [info for info in host.client.sessions() if info.bridge == bridge]
+    assert info.state == "busy"
+    time.sleep(0.1)
+    assert running.poll() is None
+    running.kill()  # its caller went away: the command is cancelled
+    running.communicate()
+    done = begin(f"{code}print('last', end='')\nvalue = 7")
+    out, err = done.communicate(timeout=60)
+    assert (done.returncode, out) == (0, "7\n")
+    assert err.startswith("first \\x1b[31m\nlast\n")
+    failed = begin(f"{code}raise ValueError('x')", "--json")
+    out, err = failed.communicate(timeout=60)
+    assert json.loads(out)["output"] == {"stdout": "first \x1b[31m\n"}
+    assert "first" not in err

@@ -312,7 +312,7 @@ class Dispatch:
         frame: ResultFrame | FaultFrame | None = None
         failure: BridgeholdError | None = None
         cancelled = False
-        output = _output_of(plan.grant, watcher)
+        output = _output_of(plan, watcher)
         try:
             frame = await session.call(
                 plan.request.operation,
@@ -365,13 +365,15 @@ class Dispatch:
             usage=usage,
             receipt=receipt,
             degraded=not receipt,
-            output=Output() if inside else written,
+            output=Output() if inside or not plan.principal.may_read else written,
         )
 
 
-def _output_of(grant: Grant, watcher: Watcher | None) -> CommandOutput:
-    most = min(OUTPUT_BYTES, grant.limits.response_bytes // 4)  # two streams, and a value beside them
-    return CommandOutput(most, watcher, watcher.full) if watcher else CommandOutput(most)
+def _output_of(plan: _Plan, watcher: Watcher | None) -> CommandOutput:
+    """What sessions write is shown to who may read it, or where it is the operation's own result."""
+    most = min(OUTPUT_BYTES, plan.grant.limits.response_bytes // 4)  # two streams, and a value beside them
+    shown = plan.principal.may_read or (plan.operation is not None and plan.operation.output)
+    return CommandOutput(most, watcher, watcher.full) if watcher and shown else CommandOutput(most)
 
 
 def _in_order(output: CommandOutput, watcher: Watcher) -> Stream:

@@ -30,6 +30,8 @@ _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
 _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
 """Of stdout and stderr together, per session: what is read, whatever of it is kept."""
+_OUTPUT_COST = 16 * 1024
+"""What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
 _DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
@@ -307,7 +309,7 @@ class GuestPipes:
             return True
         if data:
             self._log.write(data, self._outputs[descriptor])
-            self._output_rate.take(len(data), time.monotonic())
+            self._output_rate.take(max(len(data), _OUTPUT_COST), time.monotonic())
         return not data
 
     def drain_output(self) -> None:

@@ -148,7 +148,13 @@ class LiveWorker:
 
     @contextlib.contextmanager
     def capturing(self, output: CommandOutput) -> Iterator[None]:
-        """What the guest writes is the command's, too; what it had written before is the log's alone."""
+        """What the guest writes is the command's, too; what it had written before is the log's alone.
+
+        Beside another command nothing is captured: it all belongs to that one.
+        """
+        if self.log.tap is not None:
+            yield
+            return
         self._live_pipes().drain_output()
         self.log.tap = output.write
         try:

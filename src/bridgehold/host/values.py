@@ -17,7 +17,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tenants: tuple[str, ...]
     operator: bool = False
     logs: bool = True
-    """Whether it may read what its tenants' sessions write: their logs, and tracebacks of their code."""
+    """Whether it may read what its tenants' sessions write: logs, output, and tracebacks of their code."""
 
     @property
     def may_read(self) -> bool:

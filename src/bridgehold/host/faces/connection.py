@@ -287,7 +287,8 @@ def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     info = error.info()
     if principal is not None and principal.may_read:
         return info
-    return msgspec.structs.replace(info, traceback="", hint=info.hint.partition(LAST_OUTPUT)[0].strip())
+    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
+    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
 def _request(body: bytes) -> RequestFrame:
