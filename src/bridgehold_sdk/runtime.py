@@ -77,6 +77,7 @@ class Runtime:
         self._seq = 0
         self._armed = False
         self._shielded = False
+        self._interrupted = False
         self._wanted = False
         self.interrupted = False
         """The running command was asked to stop, and was told."""
@@ -105,6 +106,7 @@ class Runtime:
             )
         )
         threading.Thread(target=self._read, name="bridgehold-reader", daemon=True).start()
+        _swap_interrupts(signal.default_int_handler, _idle)
         while (call := self._calls.get()) is not None:
             self._serve(call)
             if self._common.shutting_down:
@@ -141,6 +143,7 @@ class Runtime:
         try:
             try:
                 self._armed = True
+                _swap_interrupts(_idle, signal.default_int_handler)
                 if self._wanted:
                     self._interrupt()
                 value = self._dispatch(call_id, command, args)
@@ -148,8 +151,10 @@ class Runtime:
                     end_child(None)  # a fork of the handler's came back here: the wire is its parent's
                 return self._reply(call_id, value)
             finally:
+                _swap_interrupts(signal.default_int_handler, _idle)
                 self._armed = False
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
+            _swap_interrupts(signal.default_int_handler, _idle)
             self._armed = False
             if os.getpid() != self._pid:
                 end_child(error)
@@ -260,15 +265,20 @@ class Runtime:
 
     @contextlib.contextmanager
     def _shield(self) -> Iterator[None]:
-        """No cancel inside: half a frame would break the wire. One that came is raised afterwards."""
+        """No cancel or interrupt inside: half a frame would break the wire. It is raised afterwards."""
         if threading.get_ident() != self._main or self._shielded:
             yield
             return
         self._shielded = True
+        self._interrupted = False
+        _swap_interrupts(signal.default_int_handler, self._note_interrupt)
         try:
             yield
         finally:
+            _swap_interrupts(self._note_interrupt, signal.default_int_handler)
             self._shielded = False
+        if self._interrupted:
+            raise KeyboardInterrupt
         if self._wanted and self._armed:
             self._interrupt()
 
@@ -280,6 +290,9 @@ class Runtime:
         self._wanted = False
         self.interrupted = True
         raise Cancelled
+
+    def _note_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._interrupted = True
 
     # The reader thread.
 
@@ -345,6 +358,16 @@ class Runtime:
 
 
 _silenced: set[int] = set()
+
+
+def _idle(_number: int, _frame: FrameType | None) -> None:
+    """A SIGINT between commands finds nothing to interrupt, as at a prompt."""
+
+
+def _swap_interrupts(old: object, new: Any) -> None:
+    """On the main thread. A handler that the bridge has set, or a framework, stays."""
+    if signal.getsignal(signal.SIGINT) == old:
+        signal.signal(signal.SIGINT, new)
 
 
 def silence_in_forks(*descriptors: int) -> None:

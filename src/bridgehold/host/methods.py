@@ -218,7 +218,7 @@ class Methods:
         tenant = parse_name(params.tenant, "tenant")
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
-        if self._registry.manifest(bridge).foreign:
+        if self._registry.manifest(bridge, tenant).foreign:
             raise UsageError(
                 f"the sessions of {bridge} run scripts of the operator's own",
                 hint="`bridgehold shim` makes the interpreter that opens them.",
@@ -229,7 +229,9 @@ class Methods:
         try:
             return await self._sessions.get_or_open(
                 key,
-                lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+                lambda session_id: self._make_order(
+                    key.tenant, key.bridge, session_id, key.name, principal.name
+                ),
                 principal.name,
             )
         except BridgeholdError as error:
@@ -277,7 +279,7 @@ class Methods:
         except msgspec.ValidationError as error:
             raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
-    async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
+    async def drain(self, principal: Principal, params: DrainParams, _emit: Emit) -> object:
         """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
 
         With `cordon` no new one is opened, until `resume`.
@@ -289,7 +291,8 @@ class Methods:
             for session in self._sessions
             if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
         ]
-        await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
+        reason = _asked(principal, "drained")
+        await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
@@ -342,17 +345,19 @@ class Methods:
         }
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return [self._registry.describe(name) for name in self._registry.names()]
+        return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
-        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
+        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
         grant = await self._registry.grant(params.tenant, manifest.name)
         built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
         if params.bridge:
-            return await self._environments.verify([self._registry.manifest(params.bridge)])
+            return await self._environments.verify(
+                [self._registry.manifest(params.bridge, params.tenant or "")]
+            )
         return await self._environments.verify(self._registry.manifests(), others=True)
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:

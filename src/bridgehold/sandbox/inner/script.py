@@ -9,20 +9,18 @@ Standard library and `bridgehold_sdk` only, Python 3.10 and up.
 
 from __future__ import annotations
 
-import builtins
 import importlib.machinery
 import io
 import linecache
 import os
 import runpy
 import sys
-import types
 from typing import Any, Dict, List
 
 from bridgehold_sdk.runtime import let_go
 from bridgehold_sdk.streams import exit_status, finish
 
-from . import sources
+from . import home, sources
 
 GO = b"\n"
 """The host's last word before the pipes are the script's: it has read our last frame."""
@@ -145,7 +143,6 @@ def run_guarded(what: Dict[str, Any]) -> int:
 def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
     """`kind`: ``script`` (a file), ``code`` (``-c``), ``module`` (``-m``) or ``stdin``."""
     __tracebackhide__ = True
-    add_builtins()
     first = os.path.dirname(text) if kind == "script" else ""
     sys.path[:0] = [first, *path]
     sys.argv = [{"script": text, "code": "-c", "stdin": "-"}.get(kind, text), *args]
@@ -157,25 +154,13 @@ def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
             source = file.read()
     else:
         source = text.encode() if kind == "code" else sys.stdin.buffer.read()
+    main = home.fresh_main()
     name = {"code": "<string>", "stdin": "<stdin>"}.get(kind, text)
-    main = types.ModuleType("__main__")
-    own: Dict[str, Any] = {"__builtins__": builtins, "__annotations__": {}}
     if kind == "script":
-        own.update(__file__=text, __cached__=None)
-        own["__loader__"] = importlib.machinery.SourceFileLoader("__main__", text)
+        main.__dict__.update(__file__=text, __cached__=None)
+        main.__loader__ = importlib.machinery.SourceFileLoader("__main__", text)
     else:
-        own["__loader__"] = importlib.machinery.BuiltinImporter
         lines = source.decode("utf-8", "replace").splitlines(keepends=True)
         linecache.cache[name] = (len(source), None, lines, name)  # for tracebacks: there is no file
-    main.__dict__.update(own)
-    sys.modules["__main__"] = main
     code = compile(source, name, "exec", dont_inherit=True)
     exec(code, main.__dict__)  # noqa: S102 - what it is for
-
-
-def add_builtins() -> None:
-    """What `site` would have added; it is not run here, because it would run the environment's .pth files."""
-    import site
-
-    for add in (site.setquit, site.setcopyright, site.sethelper):
-        add()

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # inside, where this folder is a package of another 
     sys.path.append("/opt/bridgehold/sdk")
     __package__ = "bridgehold_inner"
 
-from . import boot, fork, freeze, kernel, sources, threads, warm
+from . import boot, fork, freeze, home, kernel, sources, threads, warm
 
 MAX_ORDER_BYTES = 128 * 1024
 
@@ -27,8 +27,9 @@ MAX_ORDER_BYTES = 128 * 1024
 def main(orders: int) -> int:
     frames_in, frames_out = boot.take_wire()
     kernel.close_all_but({orders, frames_in, frames_out})  # bubblewrap leaves one of its own
-    boot.default_signals()
     boot.set_path()
+    home.default_signals()
+    home.set_up()
     from bridgehold_sdk import wire
 
     for module in boot.NEEDED:

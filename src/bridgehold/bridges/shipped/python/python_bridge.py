@@ -1,15 +1,20 @@
 """Runs Python code, statement by statement as a REPL would, in one namespace per session."""
 
 from __future__ import annotations
+import __future__
 
+import _sitebuiltins
 import ast
 import builtins
+import functools
 import json
 import linecache
+import operator
 import platform
 import sys
 import types
-from typing import Any, NamedTuple
+from importlib.machinery import BuiltinImporter
+from typing import Any, NamedTuple, NoReturn
 
 from bridgehold_sdk import Bridge, Session, operation
 from bridgehold_sdk.faults import class_name, shown_from
@@ -17,6 +22,16 @@ from bridgehold_sdk.plain import clean_text, to_plain
 
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
+FUTURES = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
+
+
+class Exit(_sitebuiltins.Quitter):
+    """A prompt's own would close standard input, and the session lives on."""
+
+    def __call__(self, code: Any = None) -> NoReturn:
+        raise SystemExit(code)
 
 
 class PythonBridge(Bridge):
@@ -25,8 +40,9 @@ class PythonBridge(Bridge):
 
     def open(self, session: Session) -> None:
         self._count = 0
+        sys.path.insert(0, "")  # as at a prompt: the working folder
         for name in ("exit", "quit"):
-            setattr(builtins, name, sys.exit)
+            setattr(builtins, name, Exit(name, "Ctrl-D (i.e. EOF)"))
         self._fresh()
 
     def framework(self) -> dict[str, Any]:
@@ -57,7 +73,9 @@ class PythonBridge(Bridge):
         module = types.ModuleType("__main__")
         sys.modules["__main__"] = module
         self._namespace = module.__dict__
-        self._namespace["__builtins__"] = builtins
+        self._namespace.update(__builtins__=builtins, __loader__=BuiltinImporter, __annotations__={})
+        self._futures = 0
+        builtins.__dict__.pop("_", None)
 
     def _run(self, code: str) -> tuple[bool, Any]:
         """Whether the last statement was an expression, and its value. ``exit(0)`` is a normal end."""
@@ -78,16 +96,25 @@ class PythonBridge(Bridge):
         name = f"<execute {self._count}>"
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         linecache.cache.pop(f"<execute {self._count - SOURCES_KEPT}>", None)
-        tree: Any = compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        tree: Any = self._compiled(code, name, "exec", ast.PyCF_ONLY_AST)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec", dont_inherit=True), self._namespace)  # noqa: S102 - what the operation is for
+        exec(self._compiled(tree, name, "exec"), self._namespace)  # noqa: S102 - what the operation is for
         if last is None:
             return False, None
-        expression = compile(ast.Expression(last.value), name, "eval", dont_inherit=True)
+        expression = self._compiled(ast.Expression(last.value), name, "eval")
         value = eval(expression, self._namespace)  # noqa: S307 - as above
-        if value is not None:
-            self._namespace["_"] = value
+        if sys.displayhook is not sys.__displayhook__:
+            sys.displayhook(value)  # the code's own
+        elif value is not None:
+            builtins._ = value  # type: ignore[attr-defined]  # where a prompt keeps it; the caller is shown it
         return value is not None, value
+
+    def _compiled(self, source: Any, name: str, mode: str, flags: int = 0) -> Any:
+        """With the futures of earlier commands, as at a prompt, and none of this module's own."""
+        __tracebackhide__ = True
+        code = compile(source, name, mode, flags | self._futures, dont_inherit=True)
+        self._futures |= getattr(code, "co_flags", 0) & FUTURES
+        return code
 
     def _shown(self, value: Any) -> Shown:
         """What can be told of `value`. Its class is foreign code: where that fails, the command doesn't."""
