@@ -323,6 +323,14 @@ class HostUnavailableError(BridgeholdError):
     default_retry = "later"
 
 
+class HostLeavingError(HostUnavailableError):
+    """The host is being replaced by a new one; the request was not begun."""
+
+    code = "host_leaving"
+    exit_status = 52
+    default_hint = "Send it again over a new connection: the new host answers there. Our clients do so."
+
+
 class TranscriptError(BridgeholdError):
     """A transcript can't be read, or a caller of a `FakeHost` did something else than was recorded."""
 

@@ -14,9 +14,8 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent
-from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
-from bridgehold.bridges.manifest import Operation, check_common
+from bridgehold.bridges.manifest import check_common
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -36,10 +35,11 @@ from bridgehold.host.command_log import (
     GoneError,
     Plan,
     came_of,
+    deadline_of,
     outcome_of,
     used,
 )
-from bridgehold.host.inline_keys import KeyKeeper, take_inline_keys
+from bridgehold.host.inline_keys import KeyKeeper, preview_of, take_inline_keys
 from bridgehold.host.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.observe import Metrics
 from bridgehold.host.recovery import Recovery
@@ -54,7 +54,7 @@ from bridgehold.host.tools.values import Offered, ToolContext
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
 from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
-from bridgehold.policies.model import Decision, Grant
+from bridgehold.policies.model import Decision
 
 _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
@@ -167,7 +167,7 @@ class Dispatch:
         if plan.operation is None and plan.request.operation in _BESIDE:
             return await self._beside(session, plan)
         parent, waiting = self._parent(plan, session)
-        async with session.turn(plan.command, plan.principal.name):
+        async with session.turn(plan.command, plan.principal.name, nested=bool(parent)):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session, parent)
             if not offered:
@@ -254,7 +254,7 @@ class Dispatch:
             operation=declared,
             grant=grant,
             decision=decision,
-            deadline_ms=_deadline(request, declared, grant),
+            deadline_ms=deadline_of(request, declared, grant),
             arguments=arguments,
             replays=replays,
         )
@@ -285,10 +285,11 @@ class Dispatch:
                 key.tenant, key.bridge, session_id, key.name, plan.principal.name
             ),
             plan.principal.name,
+            nested=self._waits(plan) is not None,
         )
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
-        digest, size, text = preview(plan.arguments.kept, cap_bytes=_PREVIEW_BYTES)
+        digest, size, text = preview_of(plan.arguments.kept, _PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,
@@ -379,11 +380,13 @@ class Dispatch:
         receipt = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
+        told = "" if plan.replays else session.tell_anew()
         if failure is not None:
             failure.event = receipt or intent
             failure.output = written
             self._sessions.settle(session)
-            failure.hint = f"{failure.hint} {session.outlook}".strip()
+            began = f"The session had begun anew: {told}." if told else ""
+            failure.hint = f"{failure.hint} {session.outlook} {began}".strip()
             raise failure
         assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
         return Reply(
@@ -392,6 +395,7 @@ class Dispatch:
             usage=usage,
             receipt=receipt,
             degraded=not receipt,
+            anew=told,
             output=Output() if inside or not plan.principal.may_read else written,
         )
 
@@ -438,13 +442,3 @@ def _place(plan: Plan, session: Session) -> ResourceRef:
         session_name=session.key.name,
         tenant=session.key.tenant,
     )
-
-
-def _deadline(request: CommandRequest, operation: Operation | None, grant: Grant) -> int:
-    """The shortest of what the policy, the manifest and the caller give."""
-    bounds = [grant.limits.command_ms]
-    if operation is not None and operation.timeout_ms > 0:
-        bounds.append(operation.timeout_ms)
-    if request.deadline_ms > 0:
-        bounds.append(request.deadline_ms)
-    return min(bounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
@@ -42,7 +43,7 @@ from bridgehold.host.faces.protocol import (
 )
 from bridgehold.host.faces.server import Method, stream_event
 from bridgehold.host.foreigners import Foreigners
-from bridgehold.host.held import held
+from bridgehold.host.held import Nameless, held
 from bridgehold.host.logs import OutputPiece
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
@@ -82,9 +83,9 @@ def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
 
 
 class AskStop(Protocol):
-    """Has the host stop; `now`: without waiting for what runs."""
+    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
 
 
 class _Watching:
@@ -119,6 +120,7 @@ class Methods:
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
         self._redact = redact
+        self._nameless = Nameless()
         self._tools = CallerTools()
         self._metrics = metrics
         self._foreigners = foreigners
@@ -131,6 +133,10 @@ class Methods:
         self._launcher = launcher
         self._make_order = make_order
         self._stop = stop
+
+    def left(self, caller: object) -> None:
+        """A connection is gone: see `Nameless`."""
+        self._nameless.left(caller)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -162,7 +168,7 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return {"status": "ok", "sessions": len(self._sessions)}
+        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
     async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
         request = CommandRequest(
@@ -187,6 +193,7 @@ class Methods:
                 for tool in params.tools
             )
             callers = CallersOffer(specs, self._tools.source(emit))
+        self._nameless.use(params.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
@@ -197,7 +204,10 @@ class Methods:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
         session = await self._open(key, principal)
-        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        opened = {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        if not params.name and not params.stays:
+            self._nameless.hold(session)
+        return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
@@ -307,6 +317,7 @@ class Methods:
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)
+        self._nameless.use(session.id, principal.may_act_for)
         key = session.key
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
@@ -338,11 +349,8 @@ class Methods:
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         _require_reader(principal)
-        session = self._find(principal, params.session)
-        return {
-            "session": session.id,
-            "text": await self._redact(session.key.tenant, session.worker.log.text()),
-        }
+        key, session, text = self._sessions.log(principal.may_act_for, params.session)
+        return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
@@ -369,7 +377,8 @@ class Methods:
 
     async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
         """Once what runs has finished, or its time for that is over; `now`: at once."""
-        await self._stop("asked by an operator", now=params.now)
+        reason = "replaced by a new host" if params.again else "asked by an operator"
+        await self._stop(reason, now=params.now, again=params.again)
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:

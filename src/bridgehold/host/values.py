@@ -67,6 +67,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome could not be written to the audit although the command ran."""
     output: Output = Output()
     """What the command wrote to its standard output and error, where its value doesn't hold it."""
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
