@@ -200,6 +200,7 @@ def test_what_becomes_of_a_value_costs_neither_output_nor_command(python: Any) -
         ("Odd(5)", "Odd", "<Odd: its repr raised TypeError>"),
         ("Odd('\\ud800')", "Odd", "\\ud800"),
         ("Odd(Text('t'))", "Odd", "t"),
+        ("{Text('k'): Text('v')}", "dict", "{'k': 'v'}"),
         ("Leaves()", "Leaves", "<Leaves: its repr raised SystemExit>"),
         ("10 ** 5000", "int", "<int: its repr raised ValueError>"),
     ):

@@ -153,7 +153,7 @@ def shortened(value: object) -> tuple[str, bool]:
     """Its `repr`, and whether that was cut. Of plain text and lists no more is written out than is shown."""
     size = len(value) if type(value) in (str, bytes, bytearray, list, tuple) else 0  # type: ignore[arg-type]  # those have one
     part = value[:REPR_CHARACTERS] if size > REPR_CHARACTERS else value  # type: ignore[index]  # as above
-    text = clean_text(str.__str__(repr(part)))
+    text = clean_text(repr(part))
     rest = max(0, len(text) - REPR_CHARACTERS)
     if part is value and not rest:
         return text, False

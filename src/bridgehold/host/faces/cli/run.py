@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from bridgehold import reads
 from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.host.faces.cli.render import err, out, plain, print_error, print_json
+from bridgehold.host.faces.cli.render import err, out, plain, print_error, print_json, print_text
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.values import Reply
@@ -180,7 +180,7 @@ class Live:
 def print_value(reply: Reply) -> None:
     value = reply.value
     if isinstance(value, str):
-        out.print(escape(value), soft_wrap=True)
+        print_text(value)
     else:
         print_json(value)
     usage = reply.usage
