@@ -185,7 +185,7 @@ class BudgetError(BridgeholdError):
 
 
 class CommandTimeoutError(BridgeholdError):
-    """A start-up, command, idle or session time limit ended the worker."""
+    """A time limit of a start-up, command or session; the message says whether the session lives."""
 
     code = "timeout"
     exit_status = 30
@@ -303,6 +303,14 @@ class HostUnavailableError(BridgeholdError):
     code = "host_unavailable"
     exit_status = 51
     default_retry = "later"
+
+
+class HostLeavingError(HostUnavailableError):
+    """The host is being replaced by a new one; the request was not begun."""
+
+    code = "host_leaving"
+    exit_status = 52
+    default_hint = "Send it again over a new connection: the new host answers there. Our clients do so."
 
 
 class TranscriptError(BridgeholdError):

@@ -1,7 +1,7 @@
 """The host's process: no privilege, no key. Joins the parts, serves the socket, ends everything in order.
 
 ``python -m bridgehold.host.main --fd-launcher N --fd-keeper N --fd-journal N --fd-listener N
---fd-ready N --fd-config N [--fd-tokens N]``, started by the supervisor.
+--fd-parent N --fd-config N [--fd-tokens N]``, started by the supervisor.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
+from bridgehold.host.gateway.values import Asker
+from bridgehold.host.handover import Parent
 from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.layout import Layout
@@ -77,7 +79,8 @@ class Ends(msgspec.Struct, frozen=True, kw_only=True):
     keeper: int
     journal: int
     listener: int
-    ready: int
+    parent: int
+    """The supervisor: it is told what `host.handover` lists."""
     tokens: int = -1
     """Where the HTTP face connects, if there is one."""
 
@@ -114,6 +117,9 @@ class HostProcess:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         """Commands that still run are waited for no longer."""
+        self._parent = Parent(_socket(ends.parent))
+        self._leaving = given.lasting
+        """What is refused here is taken by the host that comes."""
         self._reason = "asked by a signal"
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,8 +143,7 @@ class HostProcess:
         sessions, servers = self._assemble(peers, machine)
         for server in servers:
             await server.start()
-        os.write(self._ends.ready, b"1")
-        os.close(self._ends.ready)
+        self._parent.say_ready()
         watchers = [
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
@@ -154,7 +159,9 @@ class HostProcess:
             with contextlib.suppress(BridgeholdError):
                 await peers.journal.append(HostDegraded(reason=self._reason))
         else:
-            await sessions.finish(self._config.host.drain_s, self._hurry)
+            for server in servers if self._leaving else ():
+                server.leave()
+            await sessions.finish(self._config.host.drain_s, self._hurry, leaving=self._leaving)
         await sessions.stop(self._reason)
         await self._parked.stop()
         await self._tools.stop()
@@ -199,12 +206,17 @@ class HostProcess:
 
     def _open_with(self, shared: Shared, peers: Peers, recovery: Recovery) -> Sessions:
         """Sessions, how they start, and their gateways."""
+
+        def whose(session: str) -> Asker:
+            return sessions.whose(session)
+
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
             on_degraded=self._degraded,
+            whose=whose,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -298,7 +310,14 @@ class HostProcess:
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
         servers = [
-            SocketServer(_socket(self._ends.listener), principals, table, self._refusals, callers=callers)
+            SocketServer(
+                _socket(self._ends.listener),
+                principals,
+                table,
+                self._refusals,
+                callers=callers,
+                left=methods.left,
+            )
         ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)
@@ -350,10 +369,20 @@ class HostProcess:
             self._hurry.set()
         self._stop.set()
 
-    async def _ask_stop(self, reason: str, *, now: bool) -> None:
+    async def _ask_stop(self, reason: str, *, now: bool, again: bool) -> None:
+        if again:  # whoever asked may go away meanwhile: the supervisor's word is heard all the same
+            asked = asyncio.create_task(self._ask_for_another())
+            self._tasks.add(asked)
+            asked.add_done_callback(self._tasks.discard)
+            await asyncio.shield(asked)
         self._reason = reason
         if now:
             self._hurry.set()
+        asyncio.get_running_loop().call_later(0.05, self._stop.set)
+
+    async def _ask_for_another(self) -> None:
+        await self._parent.ask_for_another()
+        self._leaving = True
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     def _warm_again(self) -> None:
@@ -367,7 +396,7 @@ class HostProcess:
         for bridge, section in self._settings.now.bridges.items():
             for tenant in section.prestart:
                 try:
-                    await self._zygotes.warm(await self._make_order(tenant, bridge, "", ""))
+                    await self._zygotes.warm(await self._make_order(tenant, bridge, "", "", ""))
                 except BridgeholdError as error:
                     sys.stderr.write(f"bridgehold: {bridge} is not warm for {tenant}: {error.message}\n")
 
@@ -415,7 +444,7 @@ def _socket(descriptor: int) -> socket.socket:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    names = ("launcher", "keeper", "journal", "listener", "ready", "config")
+    names = ("launcher", "keeper", "journal", "listener", "parent", "config")
     for name in names:
         parser.add_argument(f"--fd-{name}", type=int, required=True)
     parser.add_argument("--fd-tokens", type=int, default=-1)

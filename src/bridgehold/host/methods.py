@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
@@ -41,7 +42,7 @@ from bridgehold.host.faces.protocol import (
 )
 from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.foreigners import Foreigners
-from bridgehold.host.held import held
+from bridgehold.host.held import Nameless, held
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.session import Session, SessionKey
@@ -80,9 +81,9 @@ def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
 
 
 class AskStop(Protocol):
-    """Has the host stop; `now`: without waiting for what runs."""
+    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
 
 
 class Methods:
@@ -106,6 +107,7 @@ class Methods:
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
         self._redact = redact
+        self._nameless = Nameless()
         self._tools = CallerTools()
         self._metrics = metrics
         self._foreigners = foreigners
@@ -118,6 +120,10 @@ class Methods:
         self._launcher = launcher
         self._make_order = make_order
         self._stop = stop
+
+    def left(self, caller: object) -> None:
+        """A connection is gone: see `Nameless`."""
+        self._nameless.left(caller)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -149,7 +155,7 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return {"status": "ok", "sessions": len(self._sessions)}
+        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
     async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
         request = CommandRequest(
@@ -174,6 +180,7 @@ class Methods:
                 for tool in params.tools
             )
             callers = CallersOffer(specs, self._tools.source(emit))
+        self._nameless.use(params.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, stream, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
@@ -184,7 +191,10 @@ class Methods:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
         session = await self._open(key, principal)
-        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        opened = {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        if not params.name and not params.stays:
+            self._nameless.hold(session)
+        return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
@@ -216,7 +226,9 @@ class Methods:
         try:
             return await self._sessions.get_or_open(
                 key,
-                lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+                lambda session_id: self._make_order(
+                    key.tenant, key.bridge, session_id, key.name, principal.name
+                ),
                 principal.name,
             )
         except BridgeholdError as error:
@@ -264,7 +276,7 @@ class Methods:
         except msgspec.ValidationError as error:
             raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
-    async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
+    async def drain(self, principal: Principal, params: DrainParams, _emit: Emit) -> object:
         """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
 
         With `cordon` no new one is opened, until `resume`.
@@ -276,7 +288,8 @@ class Methods:
             for session in self._sessions
             if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
         ]
-        await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
+        reason = _asked(principal, "drained")
+        await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
@@ -291,6 +304,7 @@ class Methods:
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)
+        self._nameless.use(session.id, principal.may_act_for)
         key = session.key
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
@@ -322,11 +336,8 @@ class Methods:
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         _require_reader(principal)
-        session = self._find(principal, params.session)
-        return {
-            "session": session.id,
-            "text": await self._redact(session.key.tenant, session.worker.log.text()),
-        }
+        key, session, text = self._sessions.log(principal.may_act_for, params.session)
+        return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
@@ -353,7 +364,8 @@ class Methods:
 
     async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
         """Once what runs has finished, or its time for that is over; `now`: at once."""
-        await self._stop("asked by an operator", now=params.now)
+        reason = "replaced by a new host" if params.again else "asked by an operator"
+        await self._stop(reason, now=params.now, again=params.again)
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:

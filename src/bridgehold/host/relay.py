@@ -24,7 +24,6 @@ from bridgehold.errors import (
     LimitError,
     NotFoundError,
     PolicyError,
-    SessionEndedError,
     UsageError,
 )
 from bridgehold.host import refusals
@@ -178,7 +177,7 @@ class Relay:
         """The policy's word, the durable intent, and the place in the table, in this order."""
         identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
         if self.session.draining:
-            raise SessionEndedError("the session is being drained")
+            raise self.session.refusal()
         if identity is None or identity in self._pending:
             raise UsageError(f"the id {identity!r} is missing, or in flight already")
         if len(self._pending) >= MAX_PENDING:

@@ -16,19 +16,28 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SessionClosed
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, SessionEndedError
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    HostLeavingError,
+    SessionEndedError,
+)
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.starts import LiveWorker
-from bridgehold.host.translate import exit_error
+from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.host.values import SessionInfo
+from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
 
 QUEUE_BOUND = 64
 """Commands that may wait for one session; more are refused as busy."""
 WORKER_ENDED = "its worker ended"
+LEAVING = "the host is being replaced by a new one; the request was not begun"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
+_MORE_TIME = "Give it more time in the policy (`[limits] command`) or the manifest, or ask for less."
 _LOOK_SECONDS = 0.02
 
 
@@ -63,9 +72,13 @@ class Session:
         """Who sent the command that runs; between commands who opened the session."""
         self.ending: BridgeholdError | None = None
         self.end_reason = ""
+        self.anew = ""
+        """That it isn't the one which its name had before, and why; until its caller is told."""
         self.outlook = ""
         """What becomes of it now that it is lost, for who reads the error."""
         self.draining = False
+        self.leaving = False
+        """It drains because its host is being replaced."""
         self.called_out = False
         """The command that runs asked the gateway for something."""
         self.reached_out = False
@@ -73,6 +86,7 @@ class Session:
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
+        self._asides = 0
         self._closed = asyncio.Event()
 
     @property
@@ -93,11 +107,19 @@ class Session:
     def alive(self) -> bool:
         return self.ending is None and not self.worker.gone
 
+    @property
+    def over(self) -> bool:
+        """It has ended, nothing of it is left, and the audit says so."""
+        return self._closed.is_set()
+
     @contextlib.asynccontextmanager
-    async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
-        """Wait for this session's turn; from then on its requests are of `command`, for `principal`."""
-        if self.draining:
-            raise SessionEndedError("the session is being drained")
+    async def turn(self, command: str, principal: str, *, nested: bool = False) -> AsyncIterator[None]:
+        """Wait for this session's turn; from then on its requests are of `command`, for `principal`.
+
+        `nested`: a command that runs waits for this one.
+        """
+        if self.draining and not nested:
+            raise self.refusal()
         if self._queued >= QUEUE_BOUND:
             raise BusyError(
                 f"{QUEUE_BOUND} commands already wait for this session",
@@ -107,7 +129,7 @@ class Session:
         try:
             async with self._turn:
                 if self.ending is not None:
-                    raise self.ending
+                    raise self.refusal() if self.leaving else self.ending
                 self.current_command, self.current_principal = command, principal
                 try:
                     yield
@@ -116,6 +138,18 @@ class Session:
                     self.used_at = time.monotonic()
         finally:
             self._queued -= 1
+
+    def refusal(self) -> BridgeholdError:
+        """What a command gets that comes while the session drains: it was not begun."""
+        if not self.leaving:
+            return SessionEndedError("the session is being drained")
+        if self.key.name == ANONYMOUS_SESSION:
+            return HostLeavingError(LEAVING)
+        return SessionEndedError(
+            f"session {self.id} ends: its host is being replaced by a new one; the command was not begun",
+            where=self.id,
+            hint="Open a new one: what it held is lost.",
+        )
 
     async def call(
         self,
@@ -126,27 +160,69 @@ class Session:
         stream: Stream | None,
         tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
-        """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
+        """Run one command to its end, inside `turn`.
+
+        At its deadline it is interrupted and its session lives; what doesn't stop in the grace is killed.
+        """
         self.commands += 1
+        stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
         work = asyncio.ensure_future(
-            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
+            self.worker.call(
+                operation,
+                arguments,
+                deadline_ms=deadline_ms,
+                stream=stream,
+                tools=tools,
+                stop=stop,
+            )
         )
         try:
             done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
+            if not done:
+                stop.set()
+                done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
         except asyncio.CancelledError:
             await self._cancel(work)
             raise
+        late = f"{operation} did not end within {format_ms(deadline_ms)}"
         if not done:
             error = CommandTimeoutError(
-                f"{operation} did not end within {format_ms(deadline_ms)}; its session was ended",
-                hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
+                f"{late}, nor within {format_ms(grace_ms)} of being interrupted; its session was ended",
+                hint=_MORE_TIME,
             )
             work.cancel()
             report = await self.end(_DEADLINE, error)
             if report is not None and report.cause == "memory":  # the kernel had ended it before we did
                 raise exit_error(report, self.order.grant.limits)
             raise error
-        return work.result()
+        frame = work.result()
+        if stop.is_set():
+            error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
+            if isinstance(frame, FaultFrame):
+                error.tell_traceback(fault_error(frame).traceback)
+            raise error
+        return frame
+
+    async def beside(
+        self, operation: str, arguments: dict[str, object], *, deadline_ms: int
+    ) -> ResultFrame | FaultFrame:
+        """Ask what is answered whatever runs, without waiting for a turn."""
+        if self.ending is not None:
+            raise self.ending
+        if self._asides >= QUEUE_BOUND:
+            raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
+        self._asides += 1
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):
+                return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)
+        except TimeoutError:
+            raise CommandTimeoutError(
+                f"{operation} was not answered within {format_ms(deadline_ms)}",
+                hint="What runs in the session may leave nothing else room; it runs on.",
+            ) from None
+        finally:
+            self._asides -= 1
+            self.used_at = time.monotonic()
 
     async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:
         """Ask the guest to stop; past the grace its namespace is killed. The lock is held meanwhile."""
@@ -157,6 +233,11 @@ class Session:
             await self.worker.calls.wait_quiet(left)
         if self.worker.calls.in_flight and self.alive:
             await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
+
+    def tell_anew(self) -> str:
+        """`anew`, to be told once."""
+        told, self.anew = self.anew, ""
+        return told
 
     def serve(self, command: str) -> None:
         """A foreign script has `command` now, from who opened the session; empty: none."""

@@ -73,7 +73,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idle_ms: int = 3_600_000
     session_ms: int = 8 * 3_600_000
     grace_ms: int = 2_000
-    """Between asking a command to cancel (or a worker to close) and killing its namespace."""
+    """Between asking a command to end (or a worker to close) and killing its namespace."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

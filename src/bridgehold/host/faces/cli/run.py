@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from bridgehold import reads
 from bridgehold.errors import BridgeholdError, DeniedError, UsageError
-from bridgehold.host.faces.cli.render import err, out, print_error, print_json
+from bridgehold.host.faces.cli.render import err, out, plain, print_error, print_json
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.values import Reply
@@ -176,6 +176,8 @@ def print_value(reply: Reply) -> None:
         f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
         f"peak {format_size(usage.memory_peak_bytes)} · event {reply.receipt}[/]"
     )
+    if reply.anew:
+        err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
     if reply.degraded:
         err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
 
@@ -217,7 +219,7 @@ async def _shell_line(host: Client, session: str, bridge: str, tenant: str, line
             print_value(reply)
     except BridgeholdError as error:
         print_error(error, as_json=False)
-        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable"}:
+        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable", "host_leaving"}:
             raise
 
 

@@ -16,16 +16,24 @@ _LISTENS = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 
 
-def listen(text: str, *, public: bool, said: str = "http.listen") -> socket.socket:
+def listen(
+    text: str, *, public: bool, said: str = "http.listen", given: socket.socket | None = None
+) -> socket.socket:
     """A listening socket at ``ADDRESS:PORT`` (port 0: any that is free), which `said` says.
 
-    Raises `ConfigError`: of a port that is taken it says who has it, as far as this user may see.
+    `given`: one that listens already, taken if it listens there, and closed otherwise. Raises
+    `ConfigError`: of a port that is taken it says who has it, as far as this user may see.
     """
     try:
         address, port = listen_address(text, public=public)
     except ConfigError as error:
         error.where = said
         raise
+    if given is not None:
+        place = given.getsockname()
+        if place[0] == address and port in (0, place[1]):
+            return given
+        given.close()
     family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
