@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.audit.entries import printable
 from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.audit.read import read_kind
 from bridgehold.errors import BridgeholdError
@@ -398,7 +399,8 @@ class HostProcess:
                 try:
                     await self._zygotes.warm(await self._make_order(tenant, bridge, "", "", ""))
                 except BridgeholdError as error:
-                    sys.stderr.write(f"bridgehold: {bridge} is not warm for {tenant}: {error.message}\n")
+                    line = printable(f"{bridge} is not warm for {tenant}: {error.message}")
+                    sys.stderr.write(f"bridgehold: {line}\n")
 
     async def _watch(self, name: str, gone: Awaitable[object]) -> None:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
