@@ -249,7 +249,7 @@ async def _shell_line(host: Client, session: str, bridge: str, tenant: str, line
             print_value(reply)
     except BridgeholdError as error:
         print_error(error, as_json=False)
-        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable", "host_leaving"}:
+        if error.code in {"memory", "crash", "session_ended", "host_unavailable", "host_leaving"}:
             raise
 
 
