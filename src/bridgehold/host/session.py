@@ -25,6 +25,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
+from bridgehold.host.logs import CommandOutput
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.host.values import SessionInfo
@@ -159,12 +160,24 @@ class Session:
         deadline_ms: int,
         stream: Stream | None,
         tools: ToolHandler | None = None,
+        output: CommandOutput,
     ) -> ResultFrame | FaultFrame:
         """Run one command to its end, inside `turn`.
 
         At its deadline it is interrupted and its session lives; what doesn't stop in the grace is killed.
         """
         self.commands += 1
+        with self.worker.capturing(output):
+            return await self._call(operation, arguments, deadline_ms, stream, tools)
+
+    async def _call(
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None,
+    ) -> ResultFrame | FaultFrame:
         stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
         work = asyncio.ensure_future(
             self.worker.call(
