@@ -61,18 +61,25 @@ def bwrap_arguments(
     ]
     for name, value in spec.environment:
         arguments += ["--setenv", name, value]
+    arguments += _mounts(spec, files, staged or {})
+    arguments += ["--chdir", spec.working_directory, "--", *spec.argv, *extra]
+    return tuple(arguments)
+
+
+def _mounts(spec: SandboxSpec, files: Mapping[str, int], staged: Mapping[str, str]) -> list[str]:
+    """All mounts in the spec's order; what lies below /dev comes after /dev has ended read-only."""
     below_dev = [m for m in spec.mounts if m.target.startswith("/dev/") and m.kind != "device"]
+    arguments = []
     for mount in spec.mounts:
         if mount not in below_dev:
-            arguments += _mount(mount, files, staged or {})
+            arguments += _mount(mount, files, staged)
     # Before what lies below it: bubblewrap's /dev is a tmpfs without a size, and /dev/shm a folder of it.
     arguments += ["--remount-ro", "/dev"]
     for mount in below_dev:
-        arguments += _mount(mount, files, staged or {})
-    if staged and PTS in staged:  # over bubblewrap's own, which has no bound
+        arguments += _mount(mount, files, staged)
+    if PTS in staged:  # over bubblewrap's own, which has no bound
         arguments += ["--dev-bind", staged[PTS], PTS]
-    arguments += ["--remount-ro", "/", "--chdir", spec.working_directory, "--", *spec.argv, *extra]
-    return tuple(arguments)
+    return [*arguments, "--remount-ro", "/"]
 
 
 def _mount(mount: Mount, files: Mapping[str, int], staged: Mapping[str, str]) -> list[str]:
