@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,8 @@ REASONS = {
         only_inside=(
             *("DSPY_CACHEDIR", "HF_HOME", "LC_ALL", "LITELLM_LOCAL_MODEL_COST_MAP", "NO_PROXY", "PWD"),
             *("MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+            *("LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT", "RAYON_NUM_THREADS"),
+            *("LOGNAME", "USER"),
             *("PYTHONNOUSERSITE", "PYTHONPATH", "TMPDIR", "TZ", "XDG_CACHE_HOME"),
         ),
     ),
@@ -201,3 +205,87 @@ while True:
             with contextlib.suppress(ApplicationError):
                 assert session.run("act", {"code": ends}) == 2
                 break
+
+
+def test_user_and_host_have_names(host: Stage) -> None:
+    code = """
+import getpass, grp, io, mimetypes, os, pathlib, pwd, shutil, socket, subprocess, tarfile
+own = pwd.getpwuid(os.getuid())
+result["user"] = [own.pw_name, own.pw_uid, own.pw_gid, own.pw_dir, getpass.getuser(), os.environ["LOGNAME"],
+                  subprocess.check_output(["whoami"], text=True).strip(), str(pathlib.Path.home()),
+                  os.path.expanduser("~" + own.pw_name), grp.getgrgid(os.getgid()).gr_name, os.getgroups(),
+                  pathlib.Path("/scratch").owner()]
+name = socket.gethostname()
+with socket.create_server((socket.gethostbyname(name), 0)) as server:
+    socket.create_connection(server.getsockname()).close()
+result["host"] = [name, socket.getfqdn(), socket.getnameinfo(("::1", 80), socket.NI_NUMERICSERV)[0],
+                  socket.gethostbyname("localhost")]
+result["tables"] = [socket.getservbyname("https"), socket.getprotobyname("tcp"), mimetypes.guess_type("a.webp")[0]]
+open("/scratch/x", "w").close()
+with tarfile.open("/scratch/x.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+    tar.add("/scratch/x", "x")
+result["packed"] = tarfile.open("/scratch/x.tar").getmember("x").uname
+result["fonts"] = os.path.exists("/etc/fonts/fonts.conf")
+result["map"] = open("/proc/self/uid_map").read().split()[-3::2]
+"""
+    found = host.act(code)
+    assert found["user"] == [
+        *("bridge", 1000, 1000, "/scratch", "bridge", "bridge", "bridge", "/scratch", "/scratch", "bridge"),
+        *([], "bridge"),
+    ]
+    assert found["host"] == ["bridge", "bridge", "localhost", "127.0.0.1"]
+    assert found["tables"] == [443, 6, "image/webp"]
+    assert found["packed"] == "bridge"
+    assert found["fonts"] is Path("/etc/fonts/fonts.conf").exists()
+    assert found["map"] == ["1000", "1"], "one uid, and of the guest's choosing none"
+
+
+def test_the_uid_that_the_kernel_knows_is_each_sessions_own(host: Stage) -> None:
+    """Only what the guest sees is small and one: no two sessions have a kernel uid in common, nor one of the host's."""
+    with host.session() as one, host.session() as two:
+        for session in (one, two):
+            assert (
+                session.run("act", {"code": "import os\nresult = [*os.getresuid(), *os.getresgid()]"})
+                == [1000] * 6
+            )
+        seen = {event["session"]: event["uid"] for event in host.events("worker.attested")}
+        uids = [seen[one.id], seen[two.id]]
+        assert len({*uids} - {0, os.getuid()}) == 2, uids
+        for session in (one, two):
+            code = "import os\nfor call in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgroups([0])):\n    try:\n        call()\n        result['got'] = os.getresuid()\n    except PermissionError:\n        pass"
+            assert session.run("act", {"code": "result = {}\n" + code}) == {}
+
+
+LIMITS = """
+import multiprocessing, os, shutil, subprocess, sys
+page = dict(line.split(":") for line in open("/proc/meminfo"))
+def text(path):
+    return open(path).read().strip()
+result["memory"] = [int(page["MemTotal"].split()[0]) * 1024, int(text("/sys/fs/cgroup/memory.max")),
+                    int(text("/sys/fs/cgroup/memory/memory.limit_in_bytes"))]
+result["processors"] = [os.cpu_count(), multiprocessing.cpu_count(), text("/proc/cpuinfo").count("processor\t"),
+                        int(os.environ["LOKY_MAX_CPU_COUNT"]), int(os.environ["RAYON_NUM_THREADS"]),
+                        int(os.environ["POLARS_MAX_THREADS"]), int(os.environ["PYTHON_CPU_COUNT"]),
+                        int(text("/sys/fs/cgroup/cpu.max").split()[0]) // int(text("/sys/fs/cgroup/cpu.max").split()[1])]
+result["lscpu"] = [l.split()[-1] for l in subprocess.check_output(["lscpu"], text=True).splitlines() if l.startswith(("CPU(s):", "Socket(s):"))]
+import gc
+limits = next(one for one in gc.get_objects() if type(one).__name__ == "Hostile").session.limits
+result["told"] = [limits.memory_bytes, limits.processors, limits.processes, limits.command_ms]
+result["refused"] = []
+for path in ("/proc/meminfo", "/proc/cpuinfo", "/sys/fs/cgroup/memory.max", "/sys/devices/system/cpu/online", "/sys/x", "/etc/passwd"):
+    for act in (lambda: open(path, "w"), lambda: os.unlink(path), lambda: os.chmod(path, 0o777)):
+        try:
+            act()
+            result["refused"].append(path)
+        except OSError:
+            pass
+"""
+
+
+def test_libraries_can_see_the_sessions_limits(host: Stage) -> None:
+    found = host.act(LIMITS)
+    assert found["memory"] == [256 << 20] * 3
+    assert found["processors"] == [1] * 8
+    assert found["lscpu"] == ["1", "1"]
+    assert found["told"] == [256 << 20, 1, 64, 8_000]
+    assert found["refused"] == []
