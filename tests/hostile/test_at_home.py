@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.errors import ApplicationError
+from bridgehold import Client
+from bridgehold.errors import ApplicationError, LimitError, UsageError
 from bridgehold.host.faces.sync import SyncSession
 from hostile.at_home import DUMP, Difference, outside, unexplained
 from hostile.stage import Stage
@@ -289,3 +291,20 @@ def test_libraries_can_see_the_sessions_limits(host: Stage) -> None:
     assert found["lscpu"] == ["1", "1"]
     assert found["told"] == [256 << 20, 1, 64, 8_000]
     assert found["refused"] == []
+
+
+def test_code_of_any_length_and_as_many_commands_as_a_caller_likes(host: Stage) -> None:
+    with python(host) as session:
+        assert run(session, f"x = '{'a' * 3_000_000}'\nlen(x)") == 3_000_000
+        with pytest.raises(UsageError, match=r"arguments.code: text with a lone surrogate at character 1"):
+            run(session, "'\ud800'")
+        with pytest.raises(LimitError):
+            run(session, f"'{'a' * (9 << 20)}'")
+        assert run(session, "len(x)") == 3_000_000
+
+    async def many() -> list[object]:
+        async with Client.connect(host.layout.socket) as client, client.session("python") as one:
+            calls = (one.run("execute", {"code": f"{number} + 1"}) for number in range(100))
+            return [answer["value"] for answer in await asyncio.gather(*calls)]
+
+    assert asyncio.run(many()) == list(range(1, 101))

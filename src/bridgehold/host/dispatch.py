@@ -338,7 +338,12 @@ class Dispatch:
             )
             self._recovery.note(session, session.order.manifest, plan.operation, happened)
         return Reply(
-            value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
+            value=frame.result,
+            session=session.id,
+            usage=usage,
+            receipt=written,
+            degraded=not written,
+            cold_start=session.worker.cold_reason if session.commands == 1 else "",
         )
 
 

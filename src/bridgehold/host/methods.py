@@ -184,7 +184,13 @@ class Methods:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
         session = await self._open(key, principal)
-        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        return {
+            "id": session.id,
+            "name": key.name,
+            "bridge": key.bridge,
+            "tenant": key.tenant,
+            "cold_start": session.worker.cold_reason,
+        }
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""

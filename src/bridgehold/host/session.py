@@ -21,12 +21,10 @@ from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error
-from bridgehold.host.values import SessionInfo
+from bridgehold.host.values import QUEUE_BOUND, SessionInfo
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
 
-QUEUE_BOUND = 64
-"""Commands that may wait for one session; more are refused as busy."""
 WORKER_ENDED = "its worker ended"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
 _LOOK_SECONDS = 0.02
@@ -225,6 +223,7 @@ class Session:
             bridge=self.key.bridge,
             state="busy" if self.busy else "idle" if self.alive else "ending",
             start="fork" if self.worker.launched.zygote else "cold",
+            cold_start=self.worker.cold_reason,
             commands=self.commands,
             age_ms=int((now - self.opened_at) * 1000),
             idle_ms=int((now - self.used_at) * 1000),

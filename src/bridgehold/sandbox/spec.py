@@ -137,6 +137,7 @@ def worker_environment(grant: Grant) -> dict[str, str]:
         "DSPY_CACHEDIR": f"{SCRATCH}/.cache/dspy",
         "HF_HOME": f"{SCRATCH}/.cache/huggingface",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "NO_PROXY": "127.0.0.1,localhost",
         **dict.fromkeys((*THREAD_COUNTS, *CPU_COUNTS), threads),
     }

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bridgehold.errors import BridgeholdError, harmless
+from bridgehold.host.cold_starts import said
 
 _PIPE_WIDTH = 100_000
 """Where nobody looks no line is folded: an id that is cut in two is none."""
@@ -74,3 +75,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
+
+
+def print_cold(reason: str) -> None:
+    """On standard error, where a session started cold though its policy says fork."""
+    if reason:
+        err.print(f"[yellow]{escape(harmless(said(reason)))}[/]", soft_wrap=True)

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from bridgehold import reads
 from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.host.faces.cli.render import err, out, print_error, print_json
+from bridgehold.host.faces.cli.render import err, out, print_cold, print_error, print_json
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.values import Reply
@@ -154,6 +154,7 @@ def print_value(reply: Reply) -> None:
         out.print(escape(value), soft_wrap=True)
     else:
         print_json(value)
+    print_cold(reply.cold_start)
     usage = reply.usage
     err.print(
         f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
