@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +15,10 @@ import pytest
 
 from bridgehold import Client
 from bridgehold.errors import ApplicationError, LimitError, UsageError
+from bridgehold.host.cold_starts import remedy
 from bridgehold.host.faces.sync import SyncSession
 from hostile.at_home import DUMP, Difference, outside, unexplained
-from hostile.stage import Stage
+from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 
 REASONS = {
     "-X": Difference(reason="UTF-8 whatever locales the machine has", only_inside=("utf8",)),
@@ -44,7 +47,7 @@ REASONS = {
             *("DSPY_CACHEDIR", "HF_HOME", "LC_ALL", "LITELLM_LOCAL_MODEL_COST_MAP", "NO_PROXY", "PWD"),
             *("MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
             *("LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT", "RAYON_NUM_THREADS"),
-            *("LOGNAME", "USER"),
+            *("LOGNAME", "USER", "JE_ARROW_MALLOC_CONF"),
             *("PYTHONNOUSERSITE", "PYTHONPATH", "TMPDIR", "TZ", "XDG_CACHE_HOME"),
         ),
     ),
@@ -147,7 +150,12 @@ for method in ("spawn", "forkserver", "fork"):
         shared["b"] = 2
         result[method] = [squares, one.exitcode, dict(shared)]
 """
-    found = host.act(code)
+    bridge = host.bridge()
+    policy = host.layout.policies / f"{bridge}.toml"
+    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "60s"'))
+    with host.session(bridge) as session:
+        found = session.run("act", {"code": "result = {}" + code})
+    assert isinstance(found, dict)
     assert found["argv"] == [""]
     assert (found["arguments"], found["file"]) == ({}, None)
     for method in ("spawn", "forkserver", "fork"):
@@ -254,7 +262,7 @@ def test_the_uid_that_the_kernel_knows_is_each_sessions_own(host: Stage) -> None
         uids = [seen[one.id], seen[two.id]]
         assert len({*uids} - {0, os.getuid()}) == 2, uids
         for session in (one, two):
-            code = "import os\nfor call in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgroups([0])):\n    try:\n        call()\n        result['got'] = os.getresuid()\n    except PermissionError:\n        pass"
+            code = "import os\nfor call in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgroups([0])):\n    try:\n        call()\n        result['got'] = os.getresuid()\n    except OSError:\n        pass"
             assert session.run("act", {"code": "result = {}\n" + code}) == {}
 
 
@@ -308,3 +316,32 @@ def test_code_of_any_length_and_as_many_commands_as_a_caller_likes(host: Stage) 
             return [answer["value"] for answer in await asyncio.gather(*calls)]
 
     assert asyncio.run(many()) == list(range(1, 101))
+
+
+def test_a_cold_start_against_the_policy_is_said_wherever_it_is_met() -> None:
+    """By a command's first reply, and by `run`, `bridge check` and `bridge build`: the reason, and what to do."""
+    with stage(KINDS_OF_HOSTS[0], "fork", zygote="4MiB") as cold:
+        bridge = cold.bridge()
+        with cold.session(bridge) as session:
+            first = session.call("act", {"code": "result = 1"})
+            again = session.call("act", {"code": "result = 1"})
+            assert first.cold_start == "the zygote ended before it was warm"
+            assert again.cold_start == ""
+            (listed,) = [one for one in cold.client.sessions() if one.id == session.id]
+            assert (listed.start, listed.cold_start) == ("cold", first.cold_start)
+        environment = {**os.environ, "BRIDGEHOLD_HOME": str(cold.layout.config.parent)}
+        for arguments in (
+            ("run", f"{bridge}:act", "--args", '{"code": "result = 1"}'),
+            ("bridge", "check", bridge),
+            ("bridge", "build", bridge),
+        ):
+            command = [sys.executable, "-m", "bridgehold", *arguments]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            said = " ".join((done.stdout + done.stderr).split())
+            assert (
+                f"started cold, though its policy says fork: {first.cold_start}. {remedy(first.cold_start)}"
+                in said
+            ), said
+        command = [sys.executable, "-m", "bridgehold", "bridge", "build", bridge, "--no-start", "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["cold_start"] == ""

@@ -10,6 +10,10 @@ _REMEDIES = (
     ("a child process is left by", 'Leave that module out of `[preload]`, or set `start = "cold"`.'),
     ("weights", "The message is the file's own: give weights that load without running code."),
     (" failed: ", "The module can't be imported ahead: mend it, or leave it out of `[preload]`."),
+    (
+        "before it was warm",
+        "See what it wrote and why it ended: `bridgehold audit tail`; most often its memory, `[zygotes] memory`.",
+    ),
     ("memory budget", "Raise `[zygotes] budget`, or have fewer tenants at once."),
     ("the machine is short of", "It passes by itself: the next session tries again."),
     ("can't be held", "Allow ptrace to the launcher: kernel.yama.ptrace_scope below 3."),
