@@ -185,7 +185,7 @@ class BudgetError(BridgeholdError):
 
 
 class CommandTimeoutError(BridgeholdError):
-    """A start-up, command, idle or session time limit ended the worker."""
+    """A time limit of a start-up, command or session; the message says whether the session lives."""
 
     code = "timeout"
     exit_status = 30

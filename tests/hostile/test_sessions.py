@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import time
 
@@ -199,7 +200,9 @@ import os, time
 for _ in range(200):
     if os.fork() == 0:
         while True: pass
-time.sleep(60)
+while True:
+    try: time.sleep(60)
+    except BaseException: pass
 """
     with host.session(name) as session:
         session.run("report")
@@ -275,3 +278,62 @@ def _swallow(client: SyncClient, operation: str, session: str) -> None:
         client.call(operation, {"code": "import time; time.sleep(30)"}, session=session)
     except BaseException:
         return
+
+
+def test_who_ends_sessions_to_open_others_never_has_more_of_them_than_it_may(host: Stage) -> None:
+    """One that is ending still has its memory; and whoever asks for it meanwhile is told that it has ended."""
+    name = host.bridge()
+    policy = host.layout.policies / f"{name}.toml"
+    policy.write_text(policy.read_text().replace("concurrency = 32", "concurrency = 1"))
+    heavy = "import os\nkept = bytearray(b'x' * (64 << 20))\nos._exit(3)"
+    refusals = len(host.events("request.refused"))
+    crashed: list[str] = []
+    latest = time.monotonic() + 60
+
+    def churn(number: int) -> None:
+        """Two callers to each name: who opens it again buries what the other has just ended."""
+        with SyncClient.connect(host.layout.socket) as client:
+            while len(crashed) < 4 and time.monotonic() < latest:
+                with contextlib.suppress(BridgeholdError):
+                    found = client.request("session.open", {"bridge": name, "name": f"n{number % 2}"})
+                    with pytest.raises(BridgeholdError):
+                        client.run(f"{name}:act", {"code": heavy}, session=found["id"])
+                    crashed.append(found["id"])
+                    with pytest.raises(BridgeholdError) as caught:
+                        client.request("session.find", {"session": found["id"]})
+                    assert caught.value.code == "session_ended"
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done in [pool.submit(churn, number) for number in range(4)]:
+            done.result()
+    assert len(host.events("request.refused")) == refusals, "a session's end was written as a probe"
+    living: set[object] = set()
+    most = 0
+    for event in host.events("session."):
+        if event["kind"] == "session.opened" and event["bridge"] == name:
+            living.add(event["session"])
+        elif event["kind"] == "session.closed":
+            living.discard(event["session"])
+        most = max(most, len(living))
+    assert len(set(crashed)) > 1
+    assert most == 1, f"{most} at once"
+
+
+def test_keys_that_can_t_be_taken_out_of_a_text_are_in_no_line_of_the_audit(host: Stage) -> None:
+    """In code that runs, and in arguments that are refused: `run` and its refusal show what came, without them."""
+    key = f"q7{host.kind}Zr0123456789abcdEF"
+    code = (
+        f"url = 'https://user:{key}@db.example/?openai_key={key}'\nrun = 'x --password {key}'\n"
+        f"text = '{{\"api_key\": \"{key}\"}}'\nresult = {{'seen': [one.count('{key[:2]}') for one in (url, run, text)]}}"
+    )
+    argv = ["serve", f"--groq-key={key}", f"DB_PASSWORD={key}"]
+    with host.session() as session:
+        assert session.run("act", {"code": code}) == {"seen": [2, 1, 1]}
+        intent = host.events("command.intent")[-1]
+        assert "https://user:[redacted]@db.example" in str(intent["arguments_preview"])
+        with pytest.raises(BridgeholdError):
+            session.run("act", {"code": "1", "argv": argv, "pairs": [{"k": "api_key", "v": key}]})
+        refused = host.events("command.refused")[-1]
+        assert "serve" in str(refused["arguments_preview"])
+    written = b"".join(path.read_bytes() for path in host.layout.audit.rglob("*") if path.is_file())
+    assert key.encode() not in written

@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.host.faces.sync import SyncSession
+from bridgehold.host.values import Reply
 from hostile.stage import POLICY, Stage
 
 pytestmark = pytest.mark.hostile
@@ -102,3 +105,114 @@ def test_nothing_that_code_raises_is_tried_again(host: Stage, python: str) -> No
             assert session.run("execute", {"code": "count"})["value"] == before + 1
         assert session.run("execute", {"code": "print('out')\nexit(0)"})["stdout"] == "out\n"
         assert "exit status 7" in fault(session, "exit(7)").message
+
+
+def test_a_deadline_interrupts_and_keeps_the_state_or_kills_after_the_grace(host: Stage, python: str) -> None:
+    with host.session(python) as session:
+        session.run("execute", {"code": "kept = 41\nimport time"})
+        code = "def wait():\n    time.sleep(30)  # here\nkept += 1\nwait()"
+        with pytest.raises(BridgeholdError) as caught:
+            session.call("execute", {"code": code}, deadline_ms=300)
+        error = caught.value
+        assert (error.code, "its session lives" in error.message) == ("timeout", True), error.message
+        assert "time.sleep(30)  # here" in error.traceback
+        assert session.run("execute", {"code": "kept"})["value"] == 42
+        spins = "while True:\n    try: time.sleep(30)\n    except BaseException: pass"
+        begun = time.monotonic()
+        with pytest.raises(BridgeholdError) as caught:
+            session.call("execute", {"code": spins}, deadline_ms=300)
+        assert caught.value.code == "timeout"
+        assert "nor within 500 ms of being interrupted" in caught.value.message
+        assert time.monotonic() - begun < 5
+        for _ in range(2):
+            with pytest.raises(BridgeholdError) as caught:
+                session.run("execute", {"code": "kept"})
+            assert caught.value.code == "session_ended"
+            assert "did not end within 300 ms" in caught.value.message
+
+
+def test_ping_and_health_answer_while_a_command_runs(host: Stage, python: str) -> None:
+    with host.session(python) as session, ThreadPoolExecutor() as pool:
+        assert session.run("common:health")["status"] == "ok"
+        work = pool.submit(session.run, "execute", {"code": "import time\nprint('begun')\ntime.sleep(4)\n7"})
+        deadline = time.monotonic() + 3
+        while session.run("common:health")["status"] != "busy":
+            assert time.monotonic() < deadline
+        assert session.run("common:ping")["status"] == "ok"
+        said = session.run("common:health")
+        assert (said["status"], said["checked"], said["running_ms"] >= 0) == ("busy", False, True)
+        assert not work.done()
+        assert work.result()["value"] == 7
+        stuck = pool.submit(session.run, "execute", {"code": "import signal\nsignal.pause()"})
+        while session.run("common:health")["status"] != "busy":
+            assert not stuck.done()
+        host.client.request("session.kill", {"session": session.id})
+        with pytest.raises(BridgeholdError) as caught:
+            session.run("common:ping")
+        assert caught.value.code == "session_ended"
+        with pytest.raises(BridgeholdError):
+            stuck.result()
+
+
+def test_a_guest_that_answers_nothing_costs_a_ping_its_answer_and_the_session_nothing(host: Stage) -> None:
+    code = (
+        "import ctypes, time\nlibc = ctypes.PyDLL(None)\n"  # the interpreter's lock is kept
+        "libc.usleep(900_000); libc.usleep(900_000)\nresult = {'done': True}"
+    )
+    with host.session() as session, ThreadPoolExecutor() as pool:
+        session.run("report")
+        work = pool.submit(session.run, "act", {"code": code})
+        time.sleep(0.3)
+        with pytest.raises(BridgeholdError) as caught:
+            session.call("common:ping", deadline_ms=200)
+        assert caught.value.code == "timeout"
+        assert work.result() == {"done": True}
+
+
+def test_an_ended_session_says_how_each_time_and_its_log_can_still_be_read(host: Stage, python: str) -> None:
+    for code, said in (
+        ("import os; os._exit(7)", "the worker ended by itself with status 7"),
+        ("import os; os.kill(os.getpid(), 11)", "the worker ended by SIGSEGV"),
+        ("import os; os._exit(0)", "the worker ended by itself with status 0"),
+    ):
+        for _ in range(3):
+            with host.session(python) as session:
+                session.run("execute", {"code": "import os\nos.write(2, b'last words\\n')"})
+                assert said in fault(session, code).message
+                for _ in range(2):
+                    error = fault(session, "1")
+                    assert (error.code, said in error.message) == ("session_ended", True), error.message
+                with pytest.raises(BridgeholdError) as caught:
+                    host.client.request("session.find", {"session": session.id})
+                assert (caught.value.code, said in caught.value.message) == ("session_ended", True)
+                assert "last words" in session.logs()
+    with pytest.raises(BridgeholdError) as caught:
+        host.client.request("logs", {"session": "s-0123456789abcdef"})
+    assert caught.value.code == "not_found"
+
+
+def test_a_name_that_starts_anew_says_so_once(host: Stage, python: str) -> None:
+    def call(code: str) -> Reply:
+        return host.client.call("python:execute", {"code": code}, session="named")
+
+    first = call("x = 1\nimport os\nos.write(2, b'of the first\\n')")
+    assert first.anew == ""
+    with pytest.raises(BridgeholdError):
+        call("os._exit(9)")
+    reply = call("'x' in globals()")
+    assert reply.value["value"] is False
+    assert reply.session != first.session
+    assert f"session {first.session} of this name has ended: crash: " in reply.anew
+    assert "status 9; what it held is gone" in reply.anew
+    assert call("1").anew == ""
+    assert "of the first" in host.client.logs(first.session)
+    assert "of the first" not in host.client.logs("named")
+    host.client.request("session.kill", {"session": "named"})
+    with pytest.raises(BridgeholdError) as caught:
+        call("1 / 0")
+    assert "had begun anew" in caught.value.hint
+    assert "asked by the caller" in caught.value.hint
+    host.client.request("session.close", {"session": "named"})
+    with pytest.raises(BridgeholdError) as caught:
+        host.client.request("session.find", {"session": "named"})
+    assert caught.value.code == "session_ended"

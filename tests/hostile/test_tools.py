@@ -24,6 +24,7 @@ from hostile.stage import MANIFEST, POLICY, Stage, stage
 
 KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
 TOKEN = "another-principal-of-the-same-tenant"
+FAR = "somebody-of-another-tenant"
 BRIDGE = """
 import json, threading
 from bridgehold_sdk import Bridge, ToolError, operation
@@ -43,6 +44,9 @@ private = true
 [principals.other]
 tokens = ["sha256:{digest}"]
 tenants = ["local"]
+[principals.far]
+tokens = ["sha256:{far}"]
+tenants = ["far"]
 [tools.area]
 entry = "geometry:area"
 parameters = {{ type = "object", required = ["width"], additionalProperties = false, properties = {{ width = {{ type = "number" }}, height = {{ type = "number" }} }} }}
@@ -206,8 +210,8 @@ def asker(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
     crm = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Crm)
     threading.Thread(target=crm.serve_forever, daemon=True).start()
-    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    with stage(kind, start, CONFIG.format(port=crm.server_port, digest=digest)) as ready:
+    digest, far = (hashlib.sha256(token.encode()).hexdigest() for token in (TOKEN, FAR))
+    with stage(kind, start, CONFIG.format(port=crm.server_port, digest=digest, far=far)) as ready:
         folder = ready.layout.config / "tools"
         folder.mkdir(mode=0o755)
         (folder / "geometry.py").write_text(FUNCTIONS)
@@ -499,6 +503,33 @@ def test_recursion_over_sessions_is_bounded(asker: Stage) -> None:  # ABUSE 34
         act(asker, "tools['deeper']()", deeper, deadline_ms=8_000)
     assert "deep" in caught.value.message
     assert depth == 8
+
+
+def test_what_runs_for_a_tool_names_its_command_and_nothing_that_is_only_said(asker: Stage) -> None:
+    run = {"operation": f"{asker.plain}:act", "arguments": {"code": ""}}
+    commands: list[str] = []
+
+    async def other(command: str) -> None:
+        async with await Client.connect(asker.layout.socket, token=FAR) as client:
+            await client.request("run", {**run, "tenant": "far", "session": "theirs", "parent": command})
+
+    def nested() -> int:
+        commands.append(str(asker.events("tool.intent")[-1]["parent"]))
+        with SyncClient.connect(asker.layout.socket) as client:
+            for session, parent in (
+                ("own", commands[0]),
+                ("said", "c-0123456789abcdef"),
+                ("text", "a key\n"),
+            ):
+                client.request("run", {**run, "session": session, "parent": parent})
+        asyncio.run(other(commands[0]))
+        return 1
+
+    before = len(asker.events("command.intent"))
+    assert act(asker, "result['x'] = tools['nested']()", nested) == {"x": 1}
+    asker.client.request("run", {**run, "session": "late", "parent": commands[0]})
+    told = [one["parent"] for one in asker.events("command.intent")[before:]]
+    assert told == ["", commands[0], "", "", "", ""]
 
 
 def test_nobody_else_answers_a_call(asker: Stage) -> None:

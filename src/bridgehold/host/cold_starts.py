@@ -12,7 +12,7 @@ _REMEDIES = (
     (" failed: ", "The module can't be imported ahead: mend it, or leave it out of `[preload]`."),
     (
         "before it was warm",
-        "See what it wrote and why it ended: `bridgehold audit tail`; most often its memory, `[zygotes] memory`.",
+        "Most often its memory: `[zygotes] memory`. See `bridgehold audit tail`.",
     ),
     ("memory budget", "Raise `[zygotes] budget`, or have fewer tenants at once."),
     ("the machine is short of", "It passes by itself: the next session tries again."),

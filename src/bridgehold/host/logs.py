@@ -24,6 +24,12 @@ class SessionLog:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def shorten(self, limit: int) -> None:
+        """Nothing more comes: keep the newest `limit` bytes."""
+        self.tap = None
+        self._limit = limit
+        self.write(b"")
+
     def write(self, data: bytes) -> None:
         self._kept += data
         if self.tap is not None:

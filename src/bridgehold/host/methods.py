@@ -41,7 +41,7 @@ from bridgehold.host.faces.protocol import (
 )
 from bridgehold.host.faces.server import Emit, Method, stream_event
 from bridgehold.host.foreigners import Foreigners
-from bridgehold.host.held import held
+from bridgehold.host.held import Nameless, held
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.session import Session, SessionKey
@@ -106,6 +106,7 @@ class Methods:
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
         self._redact = redact
+        self._nameless = Nameless()
         self._tools = CallerTools()
         self._metrics = metrics
         self._foreigners = foreigners
@@ -118,6 +119,10 @@ class Methods:
         self._launcher = launcher
         self._make_order = make_order
         self._stop = stop
+
+    def left(self, caller: object) -> None:
+        """A connection is gone: see `Nameless`."""
+        self._nameless.left(caller)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -174,6 +179,7 @@ class Methods:
                 for tool in params.tools
             )
             callers = CallersOffer(specs, self._tools.source(emit))
+        self._nameless.use(params.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, stream, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
@@ -184,13 +190,16 @@ class Methods:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
         session = await self._open(key, principal)
-        return {
+        opened = {
             "id": session.id,
             "name": key.name,
             "bridge": key.bridge,
             "tenant": key.tenant,
             "cold_start": session.worker.cold_reason,
         }
+        if not params.name and not params.stays:
+            self._nameless.hold(session)
+        return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
@@ -211,7 +220,7 @@ class Methods:
         tenant = parse_name(params.tenant, "tenant")
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
-        if self._registry.manifest(bridge).foreign:
+        if self._registry.manifest(bridge, tenant).foreign:
             raise UsageError(
                 f"the sessions of {bridge} run scripts of the operator's own",
                 hint="`bridgehold shim` makes the interpreter that opens them.",
@@ -222,7 +231,9 @@ class Methods:
         try:
             return await self._sessions.get_or_open(
                 key,
-                lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+                lambda session_id: self._make_order(
+                    key.tenant, key.bridge, session_id, key.name, principal.name
+                ),
                 principal.name,
             )
         except BridgeholdError as error:
@@ -270,7 +281,7 @@ class Methods:
         except msgspec.ValidationError as error:
             raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
-    async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
+    async def drain(self, principal: Principal, params: DrainParams, _emit: Emit) -> object:
         """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
 
         With `cordon` no new one is opened, until `resume`.
@@ -282,7 +293,8 @@ class Methods:
             for session in self._sessions
             if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
         ]
-        await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
+        reason = _asked(principal, "drained")
+        await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
@@ -297,6 +309,7 @@ class Methods:
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)
+        self._nameless.use(session.id, principal.may_act_for)
         key = session.key
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
@@ -328,24 +341,23 @@ class Methods:
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         _require_reader(principal)
-        session = self._find(principal, params.session)
-        return {
-            "session": session.id,
-            "text": await self._redact(session.key.tenant, session.worker.log.text()),
-        }
+        key, session, text = self._sessions.log(principal.may_act_for, params.session)
+        return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return [self._registry.describe(name) for name in self._registry.names()]
+        return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
-        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
+        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
         grant = await self._registry.grant(params.tenant, manifest.name)
         built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
         if params.bridge:
-            return await self._environments.verify([self._registry.manifest(params.bridge)])
+            return await self._environments.verify(
+                [self._registry.manifest(params.bridge, params.tenant or "")]
+            )
         return await self._environments.verify(self._registry.manifests(), others=True)
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:

@@ -20,13 +20,14 @@ from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, S
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.starts import LiveWorker
-from bridgehold.host.translate import exit_error
+from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.host.values import QUEUE_BOUND, SessionInfo
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
 
 WORKER_ENDED = "its worker ended"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
+_MORE_TIME = "Give it more time in the policy (`[limits] command`) or the manifest, or ask for less."
 _LOOK_SECONDS = 0.02
 
 
@@ -61,6 +62,8 @@ class Session:
         """Who sent the command that runs; between commands who opened the session."""
         self.ending: BridgeholdError | None = None
         self.end_reason = ""
+        self.anew = ""
+        """That it isn't the one which its name had before, and why; until its caller is told."""
         self.outlook = ""
         """What becomes of it now that it is lost, for who reads the error."""
         self.draining = False
@@ -71,6 +74,7 @@ class Session:
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
+        self._asides = 0
         self._closed = asyncio.Event()
 
     @property
@@ -90,6 +94,11 @@ class Session:
     @property
     def alive(self) -> bool:
         return self.ending is None and not self.worker.gone
+
+    @property
+    def over(self) -> bool:
+        """It has ended, nothing of it is left, and the audit says so."""
+        return self._closed.is_set()
 
     @contextlib.asynccontextmanager
     async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
@@ -124,27 +133,69 @@ class Session:
         stream: Stream | None,
         tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
-        """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
+        """Run one command to its end, inside `turn`.
+
+        At its deadline it is interrupted and its session lives; what doesn't stop in the grace is killed.
+        """
         self.commands += 1
+        stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
         work = asyncio.ensure_future(
-            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
+            self.worker.call(
+                operation,
+                arguments,
+                deadline_ms=deadline_ms,
+                stream=stream,
+                tools=tools,
+                stop=stop,
+            )
         )
         try:
             done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
+            if not done:
+                stop.set()
+                done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
         except asyncio.CancelledError:
             await self._cancel(work)
             raise
+        late = f"{operation} did not end within {format_ms(deadline_ms)}"
         if not done:
             error = CommandTimeoutError(
-                f"{operation} did not end within {format_ms(deadline_ms)}; its session was ended",
-                hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
+                f"{late}, nor within {format_ms(grace_ms)} of being interrupted; its session was ended",
+                hint=_MORE_TIME,
             )
             work.cancel()
             report = await self.end(_DEADLINE, error)
             if report is not None and report.cause == "memory":  # the kernel had ended it before we did
                 raise exit_error(report, self.order.grant.limits)
             raise error
-        return work.result()
+        frame = work.result()
+        if stop.is_set():
+            error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
+            if isinstance(frame, FaultFrame):
+                error.tell_traceback(fault_error(frame).traceback)
+            raise error
+        return frame
+
+    async def beside(
+        self, operation: str, arguments: dict[str, object], *, deadline_ms: int
+    ) -> ResultFrame | FaultFrame:
+        """Ask what is answered whatever runs, without waiting for a turn."""
+        if self.ending is not None:
+            raise self.ending
+        if self._asides >= QUEUE_BOUND:
+            raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
+        self._asides += 1
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):
+                return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)
+        except TimeoutError:
+            raise CommandTimeoutError(
+                f"{operation} was not answered within {format_ms(deadline_ms)}",
+                hint="What runs in the session may leave nothing else room; it runs on.",
+            ) from None
+        finally:
+            self._asides -= 1
+            self.used_at = time.monotonic()
 
     async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:
         """Ask the guest to stop; past the grace its namespace is killed. The lock is held meanwhile."""
@@ -155,6 +206,11 @@ class Session:
             await self.worker.calls.wait_quiet(left)
         if self.worker.calls.in_flight and self.alive:
             await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
+
+    def tell_anew(self) -> str:
+        """`anew`, to be told once."""
+        told, self.anew = self.anew, ""
+        return told
 
     def serve(self, command: str) -> None:
         """A foreign script has `command` now, from who opened the session; empty: none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from bridgehold.errors import (
     SessionEndedError,
 )
 from bridgehold.host.boots import StartOrder
+from bridgehold.host.ended import Over, anew, over
 from bridgehold.host.gateway.values import Asker
 from bridgehold.host.held import why_ended
 from bridgehold.host.observe import Metrics
@@ -28,10 +28,6 @@ from bridgehold.host.starts import Starter
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 
-OVER_BOUND = 256
-"""Ended sessions that are remembered of one tenant."""
-OVER_TENANTS = 1_024
-OVER_SECONDS = 3_600.0
 _LOOK_SECONDS = 0.02
 
 
@@ -45,30 +41,6 @@ class Losses(Protocol):
     def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None: ...
 
     def drop(self, key: SessionKey) -> None: ...
-
-
-class Over:
-    """Sessions that have ended, so that their tenants are told why: for an hour, a bounded number of each."""
-
-    def __init__(self) -> None:
-        self._ended: dict[str, OrderedDict[str, tuple[float, BridgeholdError]]] = {}
-
-    def add(self, tenant: str, session_id: str, why: BridgeholdError) -> None:
-        kept = self._ended.setdefault(tenant, OrderedDict())
-        kept[session_id] = (time.monotonic(), why)
-        while len(kept) > OVER_BOUND:
-            kept.popitem(last=False)
-        while len(self._ended) > OVER_TENANTS:
-            del self._ended[next(iter(self._ended))]
-
-    def error(self, may_see: Callable[[str], bool], session_id: str) -> SessionEndedError | None:
-        """Why a session of a tenant that the caller may see has ended; None where none is known."""
-        for tenant, kept in self._ended.items():
-            found = kept.get(session_id)
-            if found is None or not may_see(tenant) or time.monotonic() - found[0] > OVER_SECONDS:
-                continue
-            return over(session_id, found[1])
-        return None
 
 
 class Sessions:
@@ -131,11 +103,12 @@ class Sessions:
             raise SessionEndedError("the host is stopping")
         self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
-            await self._ending[key].wait_ended()
+            await self._remember(self._ending[key])
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
-        self._admit(key, wanted)
-        entry = _Entry(key, self._losses.lost_before(key), principal, self._journal)
+        await self._admit(key, wanted)
+        recovers = self._losses.lost_before(key)
+        entry = _Entry(key, recovers, principal, self._journal)
 
         def begin(order: StartOrder) -> Awaitable[object]:
             self._starting[order.session] = principal
@@ -151,6 +124,7 @@ class Sessions:
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        session.anew = anew(self._over.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
@@ -159,20 +133,34 @@ class Sessions:
         watcher.add_done_callback(self._watchers.discard)
         return session
 
-    def _admit(self, key: SessionKey, order: StartOrder) -> None:
-        """Count one more, before anything is taken for it. Raises `BusyError`."""
-        taken = {*self._open, *self._admitted}
-        beside = sum(1 for other in taken if (other.tenant, other.bridge) == (key.tenant, key.bridge))
-        if beside >= order.grant.rate.concurrency:
-            raise BusyError(
-                f"{key.tenant} already has {beside} sessions with {key.bridge} open",
-                hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
-            )
-        if len(taken) + len(self._ending) >= self.bound:
-            raise BusyError(
-                f"this host already has {self.bound} sessions",
-                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-            )
+    async def _admit(self, key: SessionKey, order: StartOrder) -> None:
+        """Count one more, before anything is taken for it. Raises `BusyError`.
+
+        What is ending has its memory until it is over, and counts as long: it is waited for.
+        """
+        while True:
+            counted = [one for one in self if not one.over]
+            beside = [one for one in counted if _same_place(one.key, key)]
+            starting = sum(_same_place(one, key) for one in self._admitted)
+            if len(beside) + starting >= order.grant.rate.concurrency:
+                counted, full = (
+                    beside,
+                    BusyError(
+                        f"{key.tenant} already has {len(beside) + starting} sessions with {key.bridge} open",
+                        hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
+                    ),
+                )
+            elif len(counted) + len(self._admitted) >= self.bound:
+                full = BusyError(
+                    f"this host already has {self.bound} sessions",
+                    hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
+                )
+            else:
+                break
+            leaving = next((one for one in counted if not one.alive), None)
+            if leaving is None:
+                raise full
+            await leaving.wait_ended()
         self._admitted.add(key)
 
     async def _watch(self, session: Session) -> None:
@@ -192,10 +180,15 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end(WORKER_ENDED)
-        self._over.add(session.key.tenant, session.id, why_ended(session, await session.wait_ended()))
+        await self._remember(session)
         self._bury(session)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
+
+    async def _remember(self, session: Session) -> None:
+        """Once it has ended: why, and its log."""
+        why = why_ended(session, await session.wait_ended())
+        self._over.add(session.id, session.key, why, session.worker.log)
 
     def settle(self, session: Session) -> None:
         """Where `session` has lost its worker, let that be known now, before anybody asks again."""
@@ -210,14 +203,20 @@ class Sessions:
             self._losses.ended(session)
 
     def calling_out(self, session_id: str) -> Asker:
-        """For whom a request of `session_id` at the gateway is, which is noted there.
+        """As `whose`, of a request at the gateway: that there was one is noted with the session."""
+        for session in self:
+            if session.id == session_id:
+                session.called_out = session.reached_out = True
+        return self.whose(session_id)
 
-        Between commands and at start-up for who opened the session, and for no command.
+    def whose(self, session_id: str) -> Asker:
+        """For whom a session does what it does now.
+
+        Between commands and at start-up for who opened it, and for no command.
         """
-        found = next((s for s in self._open.values() if s.id == session_id), None)
+        found = next((one for one in self if one.id == session_id), None)
         if found is None:
             return Asker("", self._starting.get(session_id, ""))
-        found.called_out = found.reached_out = True
         return Asker(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
@@ -231,7 +230,7 @@ class Sessions:
         if key is None:
             if session is not None:
                 raise over(session_id, why_ended(session, await session.wait_ended()))
-            raise self._over.error(lambda one: one == tenant, session_id) or _unknown(session_id)
+            raise self.why_missing(lambda one: one == tenant, session_id)
         return key
 
     def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
@@ -245,7 +244,32 @@ class Sessions:
         key = self._losses.key_of(tenant_allowed, reference)
         if key in self._open:
             return self._open[key]
-        raise self._over.error(tenant_allowed, reference) or _unknown(reference)
+        raise self.why_missing(tenant_allowed, reference)
+
+    def why_missing(self, may_see: Callable[[str], bool], reference: str) -> BridgeholdError:
+        """That it has ended or is ending, for who may know of it; else `NotFoundError`, always the same."""
+        for session in self:
+            named = reference in (session.id, session.key.name)
+            if named and not session.alive and may_see(session.key.tenant):
+                ending = session.ending or SessionEndedError(WORKER_ENDED)
+                return over(session.id, why_ended(session, ending))
+        ended = self._over.find(may_see, reference)
+        return ended.error if ended is not None else _unknown(reference)
+
+    def log(self, tenant_allowed: Callable[[str], bool], reference: str) -> tuple[SessionKey, str, str]:
+        """(key, id, text) of a session's log; once it has ended, while that is kept. Raises as `find`."""
+        ended = self._over.find(tenant_allowed, reference) if reference.startswith("s-") else None
+        for session in self if ended is None else ():
+            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
+                return session.key, session.id, session.worker.log.text()
+        ended = ended or self._over.find(tenant_allowed, reference)
+        if ended is None:
+            raise _unknown(reference)
+        if ended.log is None:
+            raise SessionEndedError(
+                f"{ended.error.message}; its log is no longer kept", where=ended.id, hint=""
+            )
+        return ended.key, ended.id, ended.log.text()
 
     def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
         """Make a lost session no more: who had it wants it no longer. Whether there was one."""
@@ -294,14 +318,6 @@ class Sessions:
         await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
-
-
-def over(session_id: str, why: BridgeholdError) -> SessionEndedError:
-    """What a command for an ended session gets, each time."""
-    said = why.message if why.code == SessionEndedError.code else f"{why.code}: {why.message}"
-    return SessionEndedError(
-        f"session {session_id} has ended: {said}"[:600], where=session_id, hint="Open a new one."
-    )
 
 
 class _Entry:
@@ -355,6 +371,10 @@ class _Entry:
         with contextlib.suppress(BridgeholdError):
             await self._written
             await self._journal.append(closed)
+
+
+def _same_place(one: SessionKey, other: SessionKey) -> bool:
+    return (one.tenant, one.bridge) == (other.tenant, other.bridge)
 
 
 def _unknown(reference: str) -> NotFoundError:

@@ -69,6 +69,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome could not be written to the audit although the command ran."""
     cold_start: str = ""
     """Of a session's first command: why the session started cold, though its policy says fork."""
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

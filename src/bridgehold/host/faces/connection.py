@@ -39,6 +39,7 @@ from bridgehold.host.faces.protocol import (
     read_frame,
     weight,
 )
+from bridgehold.host.held import CALLER
 from bridgehold.host.logs import LAST_OUTPUT
 from bridgehold.host.shares import Share
 from bridgehold.host.values import Principal
@@ -83,6 +84,7 @@ class Connection:
 
     async def serve(self) -> None:
         """Until either side ends it. All that runs on it then ends too, and what it held is given back."""
+        CALLER.set(self)
         nobody = asyncio.get_running_loop().call_later(self._limits.unknown_s, self._still_nobody)
         reading = asyncio.ensure_future(self._read())
         cut = asyncio.ensure_future(self._out.cut.wait())

@@ -168,6 +168,8 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """As of `RunParams`."""
     name: str = ""
     tenant: str = "local"
+    stays: bool = False
+    """Without a name too: otherwise such a session ends soon after the connections that used it."""
 
 
 class ForeignParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,6 +206,8 @@ class BuildParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class NamedBridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str = ""
     """Empty: all."""
+    tenant: str | None = None
+    """Whose own bridge it may be; one of everybody's, if left out."""
 
 
 class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -49,12 +49,14 @@ class SocketServer:
         *,
         callers: Callers | None = None,
         tokens_only: bool = False,
+        left: Callable[[object], None] = lambda _: None,
     ) -> None:
-        """`callers`: one for all of a host's sockets.
+        """`callers`: one for all of a host's sockets. `left`: told of each connection that is gone.
 
         `tokens_only`: whose process connects says nothing; only a token makes a principal.
         """
         self.tokens_only = tokens_only
+        self._left = left
         self.callers = callers or Callers(CallerLimits())
         self._listener = listener
         self._principals = principals
@@ -87,6 +89,7 @@ class SocketServer:
             await connection.serve()
         finally:
             self._live.discard(connection)
+            self._left(connection)
 
     async def look_up_again(self) -> None:
         """The principals have changed: who is another one now, or nobody, loses the connection."""

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from bridgehold import reads
 from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.host.faces.cli.render import err, out, print_cold, print_error, print_json
+from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_error, print_json
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.values import Reply
@@ -160,6 +160,8 @@ def print_value(reply: Reply) -> None:
         f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
         f"peak {format_size(usage.memory_peak_bytes)} · event {reply.receipt}[/]"
     )
+    if reply.anew:
+        err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
     if reply.degraded:
         err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
 

@@ -120,6 +120,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     receipt: str = ""
     truncated: bool = False
     degraded: bool = False
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +151,8 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 class BridgeFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
+    tenant: str
+    """Whose alone it is; empty: everybody's."""
     version: str
     summary: str
     operations: list[str]
