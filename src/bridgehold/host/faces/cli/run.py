@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,11 @@ import typer
 from rich.markup import escape
 
 from bridgehold import reads
-from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_error, print_json
+from bridgehold.errors import UsageError
+from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_json
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
+from bridgehold.host.faces.sync import SyncClient
 from bridgehold.host.values import Reply
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
@@ -103,19 +104,20 @@ async def _run(
     from bridgehold.host.faces.testing.recorder import recording
 
     opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
-    async with opener as host, building(host):
-        return await host.call(
-            operation,
-            arguments,
-            tenant=tenant,
-            session=session,
-            deadline_ms=deadline_ms,
-            on_event=show_event if stream else None,
-        )
+    async with opener as host:
+        with building(host):
+            return await host.call(
+                operation,
+                arguments,
+                tenant=tenant,
+                session=session,
+                deadline_ms=deadline_ms,
+                on_event=show_event if stream else None,
+            )
 
 
-@contextlib.asynccontextmanager
-async def building(host: Client) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def building(host: Client | SyncClient) -> Iterator[None]:
     """What is built while a command or session waits for it, on standard error: a bar, gone when done."""
     from bridgehold.host.faces.cli.bridges import build_progress, show_progress
 
@@ -164,52 +166,3 @@ def print_value(reply: Reply) -> None:
         err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
     if reply.degraded:
         err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
-
-
-def shell(
-    bridge: Annotated[str, typer.Argument(help="The bridge to talk to.")] = "python",
-    tenant: Tenant = LOCAL_TENANT,
-) -> None:
-    """Talk to one session: `OPERATION {JSON}` a line; with the python bridge, code as it is."""
-    asyncio.run(_shell(bridge, tenant))
-
-
-async def _shell(bridge: str, tenant: str) -> None:
-    async with Host.open() as host, contextlib.AsyncExitStack() as stack:
-        async with building(host):
-            session = await stack.enter_async_context(host.session(bridge, tenant=tenant))
-        err.print(f"[dim]session {session.id}; end with Ctrl-D[/]")
-        while True:
-            try:
-                line = await asyncio.to_thread(input, f"{bridge}> ")
-            except EOFError:
-                return
-            if line.strip():
-                await _shell_line(host, session.id, bridge, tenant, line)
-
-
-async def _shell_line(host: Client, session: str, bridge: str, tenant: str, line: str) -> None:
-    try:
-        if bridge == "python" and not line.startswith(":"):
-            operation, arguments = "python:execute", {"code": line}
-        else:
-            name, _, text = line.removeprefix(":").strip().partition(" ")
-            operation = name if ":" in name else f"{bridge}:{name}"
-            arguments = read_arguments(text or "{}")
-        reply = await host.call(operation, arguments, session=session, tenant=tenant)
-        if operation == "python:execute" and isinstance(reply.value, dict):
-            _show_execution(reply.value)
-        else:
-            print_value(reply)
-    except BridgeholdError as error:
-        print_error(error, as_json=False)
-        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable"}:
-            raise
-
-
-def _show_execution(value: dict[str, Any]) -> None:
-    for key, console in (("stdout", out), ("stderr", err)):
-        if value.get(key):
-            console.print(escape(str(value[key]).rstrip("\n")), soft_wrap=True)
-    if value.get("repr") not in (None, "None"):
-        out.print(escape(str(value["repr"])), soft_wrap=True)
