@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
 
-from bridgehold.bridges.frames import FaultFrame
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame
 from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
@@ -21,6 +22,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import LISTENER, Environments
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import (
     BridgeParams,
     BuildParams,
@@ -39,9 +41,10 @@ from bridgehold.host.faces.protocol import (
     SessionsParams,
     StopParams,
 )
-from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.faces.server import Method, stream_event
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.held import Nameless, held
+from bridgehold.host.logs import OutputPiece
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.session import Session, SessionKey
@@ -80,9 +83,20 @@ def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
 
 
 class AskStop(Protocol):
-    """Has the host stop; `now`: without waiting for what runs."""
+    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+
+
+class _Watching:
+    """A `Watcher` that is a request's caller."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.full = emit.full
+
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
+        self._emit(stream_event(item))
 
 
 class Methods:
@@ -154,7 +168,7 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return {"status": "ok", "sessions": len(self._sessions)}
+        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
     async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
         request = CommandRequest(
@@ -166,7 +180,7 @@ class Methods:
             parent=params.parent,
         )
         _tell_builds(params.progress, params.operation.partition(":")[0], emit)
-        stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
+        watcher = _Watching(emit) if params.stream else None
         callers: CallersOffer | None = None
         if params.tools:
             specs = tuple(
@@ -180,7 +194,7 @@ class Methods:
             )
             callers = CallersOffer(specs, self._tools.source(emit))
         self._nameless.use(params.session, principal.may_act_for)
-        return await self._dispatch.run(principal, request, stream, callers)
+        return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
         self._tools.settle(principal.name, params)
@@ -369,7 +383,8 @@ class Methods:
 
     async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
         """Once what runs has finished, or its time for that is over; `now`: at once."""
-        await self._stop("asked by an operator", now=params.now)
+        reason = "replaced by a new host" if params.again else "asked by an operator"
+        await self._stop(reason, now=params.now, again=params.again)
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:

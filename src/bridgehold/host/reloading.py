@@ -16,8 +16,9 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ConfigReloaded
 from bridgehold.host.artifacts import ArtifactStore
 from bridgehold.host.config import Config, load_config
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import NoParams
-from bridgehold.host.faces.server import Emit, Method, SocketServer
+from bridgehold.host.faces.server import Method, SocketServer
 from bridgehold.host.principals import Principals
 from bridgehold.host.registry import Registry
 from bridgehold.host.reload import Reload, merge

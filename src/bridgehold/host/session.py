@@ -16,16 +16,25 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SessionClosed
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, SessionEndedError
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    HostLeavingError,
+    SessionEndedError,
+)
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
+from bridgehold.host.logs import CommandOutput
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.host.values import QUEUE_BOUND, SessionInfo
+from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
 
 WORKER_ENDED = "its worker ended"
+LEAVING = "the host is being replaced by a new one; the request was not begun"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
 _MORE_TIME = "Give it more time in the policy (`[limits] command`) or the manifest, or ask for less."
 _LOOK_SECONDS = 0.02
@@ -67,6 +76,8 @@ class Session:
         self.outlook = ""
         """What becomes of it now that it is lost, for who reads the error."""
         self.draining = False
+        self.leaving = False
+        """It drains because its host is being replaced."""
         self.called_out = False
         """The command that runs asked the gateway for something."""
         self.reached_out = False
@@ -101,10 +112,13 @@ class Session:
         return self._closed.is_set()
 
     @contextlib.asynccontextmanager
-    async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
-        """Wait for this session's turn; from then on its requests are of `command`, for `principal`."""
-        if self.draining:
-            raise SessionEndedError("the session is being drained")
+    async def turn(self, command: str, principal: str, *, nested: bool = False) -> AsyncIterator[None]:
+        """Wait for this session's turn; from then on its requests are of `command`, for `principal`.
+
+        `nested`: a command that runs waits for this one.
+        """
+        if self.draining and not nested:
+            raise self.refusal()
         if self._queued >= QUEUE_BOUND:
             raise BusyError(
                 f"{QUEUE_BOUND} commands already wait for this session",
@@ -114,7 +128,7 @@ class Session:
         try:
             async with self._turn:
                 if self.ending is not None:
-                    raise self.ending
+                    raise self.refusal() if self.leaving else self.ending
                 self.current_command, self.current_principal = command, principal
                 try:
                     yield
@@ -124,6 +138,18 @@ class Session:
         finally:
             self._queued -= 1
 
+    def refusal(self) -> BridgeholdError:
+        """What a command gets that comes while the session drains: it was not begun."""
+        if not self.leaving:
+            return SessionEndedError("the session is being drained")
+        if self.key.name == ANONYMOUS_SESSION:
+            return HostLeavingError(LEAVING)
+        return SessionEndedError(
+            f"session {self.id} ends: its host is being replaced by a new one; the command was not begun",
+            where=self.id,
+            hint="Open a new one: what it held is lost.",
+        )
+
     async def call(
         self,
         operation: str,
@@ -132,12 +158,24 @@ class Session:
         deadline_ms: int,
         stream: Stream | None,
         tools: ToolHandler | None = None,
+        output: CommandOutput,
     ) -> ResultFrame | FaultFrame:
         """Run one command to its end, inside `turn`.
 
         At its deadline it is interrupted and its session lives; what doesn't stop in the grace is killed.
         """
         self.commands += 1
+        with self.worker.capturing(output):
+            return await self._call(operation, arguments, deadline_ms, stream, tools)
+
+    async def _call(
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None,
+    ) -> ResultFrame | FaultFrame:
         stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
         work = asyncio.ensure_future(
             self.worker.call(

@@ -15,6 +15,7 @@ from bridgehold.errors import (
     BusyError,
     CommandTimeoutError,
     CrashError,
+    HostLeavingError,
     NotFoundError,
     SessionEndedError,
 )
@@ -23,7 +24,7 @@ from bridgehold.host.ended import Over, anew, over
 from bridgehold.host.gateway.values import Asker
 from bridgehold.host.held import why_ended
 from bridgehold.host.observe import Metrics
-from bridgehold.host.session import WORKER_ENDED, Session, SessionKey
+from bridgehold.host.session import LEAVING, WORKER_ENDED, Session, SessionKey
 from bridgehold.host.starts import Starter
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
@@ -70,6 +71,8 @@ class Sessions:
         """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._leaving = False
+        """Another host takes over what is refused here."""
         self._over = Over()
         self._cordoned: set[tuple[str, str]] = set()
         """(tenant, bridge), each of them empty for any, that an operator has drained."""
@@ -81,9 +84,17 @@ class Sessions:
         return len(self._open) + len(self._opening) + len(self._ending)
 
     async def get_or_open(
-        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
+        self,
+        key: SessionKey,
+        make_order: Callable[[str], Awaitable[StartOrder]],
+        principal: str,
+        *,
+        nested: bool = False,
     ) -> Session:
-        """The live session of `key`, or a new one started from `make_order(session id)` for `principal`."""
+        """The live session of `key`, or a new one started from `make_order(session id)` for `principal`.
+
+        `nested`: for a command that a running one waits for; it is no new work where the host ends.
+        """
         session = self._open.get(key)
         if session is not None and session.alive:
             return session
@@ -91,16 +102,24 @@ class Sessions:
             self._bury(session)
         opening = self._opening.get(key)
         if opening is None:
+            if self._stopping and not nested:
+                raise self._closed_door()
             opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
-        return await asyncio.shield(opening)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and self._stopping:
+                raise self._closed_door() from None
+            raise
+
+    def _closed_door(self) -> BridgeholdError:
+        return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
 
     async def _start(
         self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
     ) -> Session:
-        if self._stopping:
-            raise SessionEndedError("the host is stopping")
         self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
             await self._remember(self._ending[key])
@@ -124,6 +143,7 @@ class Sessions:
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        session.draining, session.leaving = self._stopping, self._leaving
         session.anew = anew(self._over.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
@@ -296,11 +316,14 @@ class Sessions:
                     hint="An operator opens the way again with `bridgehold sessions resume`.",
                 )
 
-    async def finish(self, seconds: float, hurry: asyncio.Event) -> None:
-        """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile."""
-        self._stopping = True
+    async def finish(self, seconds: float, hurry: asyncio.Event, *, leaving: bool) -> None:
+        """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile.
+
+        `leaving`: another host takes that, and the refusal says so.
+        """
+        self._stopping, self._leaving = True, leaving
         for session in self:
-            session.draining = True
+            session.draining, session.leaving = True, leaving
         deadline = time.monotonic() + seconds
         while any(session.busy and session.alive for session in self):
             left = deadline - time.monotonic()

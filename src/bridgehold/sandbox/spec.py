@@ -83,6 +83,7 @@ def worker_spec(
         resources=resources(grant),
         working_directory=SCRATCH,
         gateway_port=gateway_port,
+        two_outputs=True,
         weakenings=grant.weakenings,
     )
 
@@ -101,6 +102,7 @@ def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
         argv=(*worker.argv[:-1], f"{INNER}/zygote.py"),
         environment=tuple(sorted(environment.items())),
         resources=resources,
+        two_outputs=False,
     )
 
 

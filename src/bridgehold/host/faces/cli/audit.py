@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from bridgehold.audit import anchors as anchor_files
-from bridgehold.audit.entries import Entry, printable
+from bridgehold.audit.entries import Entry, printable, printable_json
 from bridgehold.audit.export import export_ocsf
 from bridgehold.audit.query import Query, parse_kind, parse_time
 from bridgehold.audit.query import query as find
@@ -107,7 +109,7 @@ def verify(
 def export(audit: Folder = None) -> None:
     """Every event as OCSF, one JSON line each."""
     for line in export_ocsf(read_all(audit_folder(audit)), version("bridgehold")):
-        sys.stdout.write(line.rstrip("\n") + "\n")
+        sys.stdout.buffer.write(printable_json(line.encode("utf-8")) + b"\n")
 
 
 def why(
@@ -158,10 +160,15 @@ def print_entry(entry: Entry, *, as_json: bool) -> None:
 
 def _row(entry: Entry) -> tuple[str, str, str, str]:
     shown = [
-        f"{key}={value}"
+        f"{key}={_told(value)}"
         for key, value in entry.fields.items()
         if value not in ("", 0, [], {}, False)
         and key not in ("grant", "machine", "namespaces", "capabilities", "traceback")
     ]
     ties = " ".join(part for part in (entry.tenant, entry.session, entry.command) if part)
     return entry.time, entry.ref, entry.kind, printable(f"{ties} {' '.join(shown)}")[:300]
+
+
+def _told(value: object) -> str:
+    """A value whose end is seen: none that a guest chose looks like the fields behind it."""
+    return str(value) if re.fullmatch(r'[^\s"=]+', str(value)) else json.dumps(value, ensure_ascii=False)

@@ -8,14 +8,14 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.markup import escape
 
 from bridgehold import reads
 from bridgehold.errors import UsageError
-from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_json
+from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_json, print_text
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.faces.sync import SyncClient
@@ -53,7 +53,8 @@ def run(
     parse_name(session, "session")
     arguments = read_arguments(args)
     deadline = parse_deadline(timeout)
-    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, stream, record))
+    shown = Live(frames=stream, output=not json_output) if stream or not (json_output or record) else None
+    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, shown, record))
     if json_output:
         print_json(reply)
         return
@@ -98,21 +99,21 @@ async def _run(
     tenant: str,
     session: str,
     deadline_ms: int,
-    stream: bool,
+    shown: Live | None,
     record: str,
 ) -> Reply:
     from bridgehold.host.faces.testing.recorder import recording
 
     opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
     async with opener as host:
-        with building(host):
+        with building(host), shown or contextlib.nullcontext():
             return await host.call(
                 operation,
                 arguments,
                 tenant=tenant,
                 session=session,
                 deadline_ms=deadline_ms,
-                on_event=show_event if stream else None,
+                on_event=shown,
             )
 
 
@@ -142,18 +143,45 @@ def building(host: Client | SyncClient) -> Iterator[None]:
             host.on_build = None
 
 
-def show_event(event: dict[str, Any]) -> None:
-    if event.get("type") == "chunk":
-        data = event.get("data")
-        err.print(escape(data if isinstance(data, str) else json.dumps(data)), end="", soft_wrap=True)
-    elif event.get("type") == "progress":
-        err.print(escape(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}"))
+class Live:
+    """What a command says while it runs, on standard error; its standard output where that is `apart`."""
+
+    def __init__(self, *, frames: bool = False, output: bool = True, apart: bool = False) -> None:
+        self._frames = frames
+        self._output = output
+        self._apart = apart
+        self._midline = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event.get("type")
+        if kind == "output" and self._output:
+            cut = f"[… {event['cut']} bytes not shown]\n" if event.get("cut") else ""
+            self._print(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
+        elif kind == "chunk" and self._frames:
+            data = event.get("data")
+            self._print(data if isinstance(data, str) else json.dumps(data))
+        elif kind == "progress" and self._frames:
+            self._print(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._midline:
+            self._print("\n")
+
+    def _print(self, text: str, *, stdout: bool = False) -> None:
+        console = out if stdout and self._apart else err
+        console.print(escape(plain(text)), end="", soft_wrap=True)
+        if not console.is_terminal:
+            console.file.flush()
+        self._midline = bool(text) and not text.endswith("\n")
 
 
 def print_value(reply: Reply) -> None:
     value = reply.value
     if isinstance(value, str):
-        out.print(escape(value), soft_wrap=True)
+        print_text(value)
     else:
         print_json(value)
     print_cold(reply.cold_start)

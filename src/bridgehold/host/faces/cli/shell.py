@@ -21,14 +21,14 @@ from rich.markup import escape
 from bridgehold import reads, writes
 from bridgehold.errors import BridgeholdError, ConfigError
 from bridgehold.host.faces.cli.render import err, out, print_cold, print_error
-from bridgehold.host.faces.cli.run import Tenant, building, print_value, read_arguments
+from bridgehold.host.faces.cli.run import Live, Tenant, building, print_value, read_arguments
 from bridgehold.host.faces.sync import SyncClient, SyncSession
 from bridgehold.host.layout import default_layout
 from bridgehold.ids import LOCAL_TENANT
 
 HISTORY_LINES = 1_000
 _MAX_HISTORY_BYTES = 1 << 20
-_LAST = frozenset({"timeout", "memory", "crash", "session_ended", "host_unavailable"})
+_LAST = frozenset({"timeout", "memory", "crash", "session_ended", "host_unavailable", "host_leaving"})
 """After these there is no session to talk to."""
 _MATCHES = (
     "(lambda c: print(*filter(None, [c.complete({text!r}, n) for n in range(100)]), sep='\\n'))"
@@ -72,7 +72,8 @@ def _run(client: SyncClient, session: SyncSession, bridge: str, tenant: str, tex
             name, _, given = text.removeprefix(":").strip().partition(" ")
             operation = name if ":" in name else f"{bridge}:{name}"
             arguments = read_arguments(given or "{}")
-        reply = client.call(operation, arguments, session=session.id, tenant=tenant)
+        with Live(frames=True, apart=True) as shown:
+            reply = client.call(operation, arguments, session=session.id, tenant=tenant, on_event=shown)
     except KeyboardInterrupt:
         err.print("[dim]KeyboardInterrupt: the command was cancelled; the session lives[/]")
     except BridgeholdError as error:
@@ -168,8 +169,5 @@ def _names(session: SyncSession, text: str) -> list[str]:
 
 
 def _show_execution(value: dict[str, Any]) -> None:
-    for key, console in (("stdout", out), ("stderr", err)):
-        if value.get(key):
-            console.print(escape(str(value[key]).rstrip("\n")), soft_wrap=True)
     if value.get("repr") not in (None, "None"):
         out.print(escape(str(value["repr"])), soft_wrap=True)

@@ -11,9 +11,17 @@ from bridgehold.host.faces.http.checks import listen_address
 _BACKLOG = 256
 
 
-def listen(text: str, *, public: bool) -> socket.socket:
-    """A listening socket at ``ADDRESS:PORT`` (port 0: any that is free). Raises `ConfigError`."""
+def listen(text: str, *, public: bool, given: socket.socket | None = None) -> socket.socket:
+    """A listening socket at ``ADDRESS:PORT`` (port 0: any that is free). Raises `ConfigError`.
+
+    `given`: one that listens already, taken if it listens there, and closed otherwise.
+    """
     address, port = listen_address(text, public=public)
+    if given is not None:
+        place = given.getsockname()
+        if place[0] == address and port in (0, place[1]):
+            return given
+        given.close()
     family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
