@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from bridgehold import reads, writes
 from bridgehold.errors import BridgeholdError, ConfigError
-from bridgehold.host.faces.cli.render import err, out, print_cold, print_error
+from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_error
 from bridgehold.host.faces.cli.run import Live, Tenant, building, print_value, read_arguments
 from bridgehold.host.faces.sync import SyncClient, SyncSession
 from bridgehold.host.layout import default_layout
@@ -163,8 +163,8 @@ def _completer(
 def _names(session: SyncSession, text: str) -> list[str]:
     """By the session itself; none where it can't say now."""
     with contextlib.suppress(BridgeholdError):
-        said: Any = session.run("execute", {"code": _MATCHES.format(text=text)}, deadline_ms=2_000)
-        return str(said["stdout"]).splitlines() if isinstance(said, dict) else []
+        reply = session.call("execute", {"code": _MATCHES.format(text=text)}, deadline_ms=2_000)
+        return [plain(line) for line in reply.output.stdout.splitlines()]
     return []
 
 
