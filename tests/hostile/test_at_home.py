@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from bridgehold import Client
+from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.errors import ApplicationError, LimitError, UsageError
 from bridgehold.host.cold_starts import remedy
 from bridgehold.host.faces.sync import SyncSession
 from hostile.at_home import DUMP, Difference, outside, unexplained
-from hostile.stage import KINDS_OF_HOSTS, Stage, stage
+from hostile.stage import KINDS_OF_HOSTS, MANIFEST, Stage, stage
 
 REASONS = {
     "-X": Difference(reason="UTF-8 whatever locales the machine has", only_inside=("utf8",)),
@@ -346,3 +348,33 @@ def test_a_cold_start_against_the_policy_is_said_wherever_it_is_met() -> None:
         command = [sys.executable, "-m", "bridgehold", "bridge", "build", bridge, "--no-start", "--json"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["cold_start"] == ""
+
+
+@pytest.mark.parametrize("start", ["cold", "fork"])
+def test_joblibs_workers_find_their_packages_and_leave_nothing(start: str) -> None:
+    """Its tracker is an interpreter of its own: one that can't import joblib dies, and each call's arrays stay."""
+    code = """
+import joblib, numpy, os
+from joblib.externals.loky.backend import resource_tracker
+data = numpy.ones(5_000_000)  # 38 MiB, which each call lays into /dev/shm for its workers
+result["sums"] = []
+for _ in range(3):
+    result["sums"].append(joblib.Parallel(n_jobs=2)(joblib.delayed(numpy.sum)(data) for _ in range(2)))
+os.kill(resource_tracker._resource_tracker._pid, 0)
+used = os.statvfs("/dev/shm")
+result["left"] = (used.f_blocks - used.f_bfree) * used.f_frsize >> 20
+result["processors"] = joblib.cpu_count()
+"""
+    with stage(KINDS_OF_HOSTS[0], start, environments=True) as host:
+        bridge = host.bridge(manifest='lock = "requirements.lock"\n' + MANIFEST)
+        shipped = Catalogue.load().get("custom").folder / "requirements.lock"
+        shutil.copy(shipped, host.layout.bridges / bridge)
+        policy = host.layout.policies / f"{bridge}.toml"
+        text = policy.read_text().replace('command = "8s"', 'command = "60s"').replace('"32MiB"', '"64MiB"')
+        policy.write_text(text.replace('"256MiB"', '"512MiB"').replace('startup = "6s"', 'startup = "30s"'))
+        with host.session(bridge) as session:
+            found = session.run("act", {"code": "result = {}" + code})
+        assert isinstance(found, dict)
+        assert found["sums"] == [[5_000_000.0] * 2] * 3
+        assert found["left"] < 60, "two calls' arrays"
+        assert found["processors"] == 1
