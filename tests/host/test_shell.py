@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -20,6 +21,12 @@ from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 
 PATIENCE = 60.0
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
+
+
+def _take_terminal() -> None:
+    """In the child: the terminal is its own, and Ctrl-C is not ignored, as it is of what runs in a background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -36,7 +43,7 @@ class Terminal:
             stderr=theirs,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one thread is here
+            preexec_fn=_take_terminal,  # noqa: PLW1509 - one thread is here
         )
         os.close(theirs)
 

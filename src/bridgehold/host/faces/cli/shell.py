@@ -163,8 +163,8 @@ def _completer(
 def _names(session: SyncSession, text: str) -> list[str]:
     """By the session itself; none where it can't say now."""
     with contextlib.suppress(BridgeholdError):
-        reply = session.call("execute", {"code": _MATCHES.format(text=text)}, deadline_ms=2_000)
-        return [plain(line) for line in reply.output.stdout.splitlines()]
+        said: Any = session.run("execute", {"code": _MATCHES.format(text=text)}, deadline_ms=5_000)
+        return [plain(line) for line in str(said["stdout"]).splitlines()] if isinstance(said, dict) else []
     return []
 
 
