@@ -14,13 +14,13 @@ import typer
 from rich.markup import escape
 
 from bridgehold import reads
-from bridgehold.errors import UsageError
+from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_json, print_text
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.faces.sync import SyncClient
 from bridgehold.host.values import Reply
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
 
 if TYPE_CHECKING:
@@ -106,15 +106,32 @@ async def _run(
 
     opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
     async with opener as host:
-        with building(host), shown or contextlib.nullcontext():
-            return await host.call(
-                operation,
-                arguments,
-                tenant=tenant,
-                session=session,
-                deadline_ms=deadline_ms,
-                on_event=shown,
-            )
+        try:
+            with building(host), shown or contextlib.nullcontext():
+                return await host.call(
+                    operation,
+                    arguments,
+                    tenant=tenant,
+                    session=session,
+                    deadline_ms=deadline_ms,
+                    on_event=shown,
+                )
+        except DeniedError as error:
+            if not record:
+                error.hint = await meant(host, operation, tenant) or error.hint
+            raise
+
+
+async def meant(host: Client, operation: str, tenant: str) -> str:
+    """The nearest operation of those that `tenant` sees; empty where it is one of them, or none is near."""
+    known = [
+        str(name)
+        for bridge in await host.request("bridges", {})
+        if bridge["tenant"] in ("", tenant)
+        for name in bridge["operations"]
+    ]
+    near = "" if operation in known or operation.startswith("common:") else nearest(operation, known)
+    return f"No bridge has such an operation{near}." if near else ""
 
 
 @contextlib.contextmanager
