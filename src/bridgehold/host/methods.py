@@ -203,7 +203,10 @@ class Methods:
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
-        session = await self._open(key, principal)
+        opening = self._open(key, principal)
+        if not params.name and not params.stays:
+            opening = self._nameless.opened(asyncio.ensure_future(opening))
+        session = await opening
         opened = {
             "id": session.id,
             "name": key.name,
@@ -211,8 +214,6 @@ class Methods:
             "tenant": key.tenant,
             "cold_start": session.worker.cold_reason,
         }
-        if not params.name and not params.stays:
-            self._nameless.hold(session)
         return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:

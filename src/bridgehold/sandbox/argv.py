@@ -64,23 +64,38 @@ def bwrap_arguments(
     ]
     for name, value in spec.environment:
         arguments += ["--setenv", name, value]
-    if userns_block_fd is not None and any(map(is_proc_file, spec.mounts)):
-        for folder in (*reversed([str(parent) for parent in PurePosixPath(HELD).parents[:-1]]), HELD):
-            arguments += ["--perms", "0755", "--dir", folder]
+    zygote = userns_block_fd is not None
+    arguments += _mounts(spec, files, staged or {}, zygote=zygote)
+    arguments += ["--chdir", spec.working_directory, "--", *spec.argv, *extra]
+    return tuple(arguments)
+
+
+def _mounts(
+    spec: SandboxSpec, files: Mapping[str, int], staged: Mapping[str, str], *, zygote: bool
+) -> list[str]:
+    """All mounts in the spec's order; what lies below /dev comes after /dev has ended read-only.
+
+    A zygote's files of /proc lie elsewhere, for its forks.
+    """
+    held = [mount for mount in spec.mounts if zygote and is_proc_file(mount)]
     below_dev = [m for m in spec.mounts if m.target.startswith("/dev/") and m.kind != "device"]
+    arguments: list[str] = []
     for mount in spec.mounts:
-        if userns_block_fd is not None and is_proc_file(mount):
-            arguments += ["--perms", "0444", "--file", str(files.get(mount.target, -1)), held_place(mount)]
-        elif mount not in below_dev:
-            arguments += _mount(mount, files, staged or {})
+        if mount not in below_dev and mount not in held:
+            arguments += _mount(mount, files, staged)
+    for folder in (
+        (*reversed([str(parent) for parent in PurePosixPath(HELD).parents[:-1]]), HELD) if held else ()
+    ):
+        arguments += ["--perms", "0755", "--dir", folder]
+    for mount in held:
+        arguments += ["--perms", "0444", "--file", str(files.get(mount.target, -1)), held_place(mount)]
     # Before what lies below it: bubblewrap's /dev is a tmpfs without a size, and /dev/shm a folder of it.
     arguments += ["--remount-ro", "/dev"]
     for mount in below_dev:
-        arguments += _mount(mount, files, staged or {})
-    if staged and PTS in staged:  # over bubblewrap's own, which has no bound
+        arguments += _mount(mount, files, staged)
+    if PTS in staged:  # over bubblewrap's own, which has no bound
         arguments += ["--dev-bind", staged[PTS], PTS]
-    arguments += ["--remount-ro", "/", "--chdir", spec.working_directory, "--", *spec.argv, *extra]
-    return tuple(arguments)
+    return [*arguments, "--remount-ro", "/"]
 
 
 def _mount(mount: Mount, files: Mapping[str, int], staged: Mapping[str, str]) -> list[str]:

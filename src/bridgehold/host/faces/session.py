@@ -29,6 +29,8 @@ class ClientSession:
         self.tenant = tenant
         self.id = session_id
         self._room = asyncio.Semaphore(QUEUE_BOUND)
+        self.anew = ""
+        """As `Reply.anew`, where its name had another session before it was opened here."""
         self.lost: list[str] = []
         """Ids that it had before: each was lost with its worker, and what it held was made again."""
 

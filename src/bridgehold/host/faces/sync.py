@@ -331,6 +331,11 @@ class SyncSession:
         return self._session.id
 
     @property
+    def anew(self) -> str:
+        """As `ClientSession.anew`."""
+        return self._session.anew
+
+    @property
     def lost(self) -> list[str]:
         """As `ClientSession.lost`."""
         return self._session.lost

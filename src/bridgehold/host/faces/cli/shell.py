@@ -28,7 +28,7 @@ from bridgehold.ids import LOCAL_TENANT
 
 HISTORY_LINES = 1_000
 _MAX_HISTORY_BYTES = 1 << 20
-_LAST = frozenset({"timeout", "memory", "crash", "session_ended", "host_unavailable", "host_leaving"})
+_LAST = frozenset({"memory", "crash", "session_ended", "host_unavailable", "host_leaving"})
 """After these there is no session to talk to."""
 _MATCHES = (
     "(lambda c: print(*filter(None, [c.complete({text!r}, n) for n in range(100)]), sep='\\n'))"
