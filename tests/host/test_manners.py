@@ -324,7 +324,7 @@ def test_a_configuration_that_can_not_hold_is_refused_and_its_key_named(text: st
     assert named in caught.value.message
 
 
-@pytest.mark.parametrize("since", ["banana", "yesterday", "2026-13-01", "2026-11-20T25:00", "1", "20:00"])
+@pytest.mark.parametrize("since", ["banana", "yesterdy", "2026-13-01", "2026-11-20T25:00", "1", "20:00"])
 @pytest.mark.parametrize("command", [("audit", "query"), ("usage",)])
 def test_a_time_that_is_none_is_no_search_without_a_find(
     tmp_path: Path,

@@ -15,6 +15,8 @@ from rich.table import Table
 
 from bridgehold.audit.entries import printable_json
 from bridgehold.errors import BridgeholdError, harmless
+from bridgehold.host.cold_starts import said
+from bridgehold.host.layout import Layout, unread
 
 _PIPE_WIDTH = 100_000
 """Where nobody looks no line is folded: an id that is cut in two is none."""
@@ -87,6 +89,13 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
         err.print(f"  more   bridgehold why {error.event}", soft_wrap=True)
 
 
+def tell_unread(layout: Layout) -> None:
+    """Name a config.toml that lies where people look, and that is not the one that is read."""
+    for path in unread(os.environ, os.getuid()):
+        if path.is_file():
+            err.print(f"not read: {path}; {layout.config_file} is", markup=False, soft_wrap=True)
+
+
 def _within(text: str) -> str:
     return escape(plain(text).replace("\n", "\n  | "))
 
@@ -101,3 +110,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
+
+
+def print_cold(reason: str) -> None:
+    """On standard error, where a session started cold though its policy says fork."""
+    if reason:
+        err.print(f"[yellow]{escape(harmless(said(reason)))}[/]", soft_wrap=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -14,12 +14,13 @@ import typer
 from rich.markup import escape
 
 from bridgehold import reads
-from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.host.faces.cli.render import err, out, plain, print_error, print_json, print_text
+from bridgehold.errors import DeniedError, UsageError
+from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_json, print_text
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
+from bridgehold.host.faces.sync import SyncClient
 from bridgehold.host.values import Reply
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
 
 if TYPE_CHECKING:
@@ -104,20 +105,37 @@ async def _run(
     from bridgehold.host.faces.testing.recorder import recording
 
     opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
-    async with opener as host, building(host):
-        with shown or contextlib.nullcontext():
-            return await host.call(
-                operation,
-                arguments,
-                tenant=tenant,
-                session=session,
-                deadline_ms=deadline_ms,
-                on_event=shown,
-            )
+    async with opener as host:
+        try:
+            with building(host), shown or contextlib.nullcontext():
+                return await host.call(
+                    operation,
+                    arguments,
+                    tenant=tenant,
+                    session=session,
+                    deadline_ms=deadline_ms,
+                    on_event=shown,
+                )
+        except DeniedError as error:
+            if not record:
+                error.hint = await meant(host, operation, tenant) or error.hint
+            raise
 
 
-@contextlib.asynccontextmanager
-async def building(host: Client) -> AsyncIterator[None]:
+async def meant(host: Client, operation: str, tenant: str) -> str:
+    """The nearest operation of those that `tenant` sees; empty where it is one of them, or none is near."""
+    known = [
+        str(name)
+        for bridge in await host.request("bridges", {})
+        if bridge["tenant"] in ("", tenant)
+        for name in bridge["operations"]
+    ]
+    near = "" if operation in known or operation.startswith("common:") else nearest(operation, known)
+    return f"No bridge has such an operation{near}." if near else ""
+
+
+@contextlib.contextmanager
+def building(host: Client | SyncClient) -> Iterator[None]:
     """What is built while a command or session waits for it, on standard error: a bar, gone when done."""
     from bridgehold.host.faces.cli.bridges import build_progress, show_progress
 
@@ -195,6 +213,7 @@ def print_value(reply: Reply) -> None:
         print_text(value)
     else:
         print_json(value)
+    print_cold(reply.cold_start)
     usage = reply.usage
     err.print(
         f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
@@ -204,50 +223,3 @@ def print_value(reply: Reply) -> None:
         err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
     if reply.degraded:
         err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
-
-
-def shell(
-    bridge: Annotated[str, typer.Argument(help="The bridge to talk to.")] = "python",
-    tenant: Tenant = LOCAL_TENANT,
-) -> None:
-    """Talk to one session: `OPERATION {JSON}` a line; with the python bridge, code as it is."""
-    asyncio.run(_shell(bridge, tenant))
-
-
-async def _shell(bridge: str, tenant: str) -> None:
-    async with Host.open() as host, contextlib.AsyncExitStack() as stack:
-        async with building(host):
-            session = await stack.enter_async_context(host.session(bridge, tenant=tenant))
-        err.print(f"[dim]session {session.id}; end with Ctrl-D[/]")
-        while True:
-            try:
-                line = await asyncio.to_thread(input, f"{bridge}> ")
-            except EOFError:
-                return
-            if line.strip():
-                await _shell_line(host, session.id, bridge, tenant, line)
-
-
-async def _shell_line(host: Client, session: str, bridge: str, tenant: str, line: str) -> None:
-    try:
-        if bridge == "python" and not line.startswith(":"):
-            operation, arguments = "python:execute", {"code": line}
-        else:
-            name, _, text = line.removeprefix(":").strip().partition(" ")
-            operation = name if ":" in name else f"{bridge}:{name}"
-            arguments = read_arguments(text or "{}")
-        with Live(frames=True, apart=True) as shown:
-            reply = await host.call(operation, arguments, session=session, tenant=tenant, on_event=shown)
-        if operation == "python:execute" and isinstance(reply.value, dict):
-            _show_execution(reply.value)
-        else:
-            print_value(reply)
-    except BridgeholdError as error:
-        print_error(error, as_json=False)
-        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable", "host_leaving"}:
-            raise
-
-
-def _show_execution(value: dict[str, Any]) -> None:
-    if value.get("repr") not in (None, "None"):
-        out.print(escape(str(value["repr"])), soft_wrap=True)
