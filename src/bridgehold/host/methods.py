@@ -207,7 +207,13 @@ class Methods:
         if not params.name and not params.stays:
             opening = self._nameless.opened(asyncio.ensure_future(opening))
         session = await opening
-        opened = {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        opened = {
+            "id": session.id,
+            "name": key.name,
+            "bridge": key.bridge,
+            "tenant": key.tenant,
+            "cold_start": session.worker.cold_reason,
+        }
         return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
