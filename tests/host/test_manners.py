@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from bridgehold.bridges.manifest_file import load_manifest
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError, error_classes
 from bridgehold.host.config import load_config, parse_config
+from bridgehold.host.faces import cli
 from bridgehold.host.faces.cli.border import guarded
 from bridgehold.host.faces.cli.main import app
 from bridgehold.host.faces.cli.run import read_arguments
@@ -321,7 +324,7 @@ def test_a_configuration_that_can_not_hold_is_refused_and_its_key_named(text: st
     assert named in caught.value.message
 
 
-@pytest.mark.parametrize("since", ["banana", "yesterday", "2026-13-01", "2026-11-20T25:00", "1", "20:00"])
+@pytest.mark.parametrize("since", ["banana", "yesterdy", "2026-13-01", "2026-11-20T25:00", "1", "20:00"])
 @pytest.mark.parametrize("command", [("audit", "query"), ("usage",)])
 def test_a_time_that_is_none_is_no_search_without_a_find(
     tmp_path: Path,
@@ -334,3 +337,54 @@ def test_a_time_that_is_none_is_no_search_without_a_find(
         monkeypatch.setattr(sys, "argv", ["bridgehold", *command, "--audit", str(tmp_path), option, since])
         assert guarded(lambda: app(prog_name="bridgehold", standalone_mode=False)) == 2
         assert "is no time" in capfd.readouterr().err
+
+
+def test_all_that_the_command_line_shows_goes_through_one_place() -> None:
+    """`render` spells out what a terminal could act on; each write beside it is safe by itself."""
+    folder = Path(cli.__file__).parent
+    beside = Counter(
+        path.name
+        for path in folder.glob("*.py")
+        for line in path.read_text().splitlines()
+        if not line.lstrip().startswith('"')
+        and re.search(r"typer\.echo|std(out|err)\.(buffer\.)?write|(?<![.\w])print\(|Console\(", line)
+    )
+    del beside["render.py"]
+    assert beside == {"audit.py": 1, "border.py": 1, "bridges.py": 1, "main.py": 1, "observe.py": 2}
+
+
+def test_nothing_is_imported_from_the_folder_that_one_stands_in(tmp_path: Path) -> None:
+    """It may be a stranger's: a private host is started from there, outside of every sandbox."""
+    folder, home = tmp_path / "strangers", tmp_path / "home"
+    folder.mkdir()
+    for name in ("bridgehold", "argparse", "json", "msgspec", "signal", "sitecustomize", "typer"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r})\n")
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("bridgehold"),
+            "run",
+            "python:execute",
+            "--args",
+            '{"code": "6 * 7"}',
+        ],
+        cwd=folder,
+        env={**os.environ, "BRIDGEHOLD_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
+    assert "42" in done.stdout, done.stderr
+
+
+def test_each_interpreter_that_we_start_leaves_that_folder_out() -> None:
+    source = Path(cli.__file__).parents[3]
+    starts = {
+        str(path.relative_to(source)): line
+        for path in source.rglob("*.py")
+        for line in re.findall(r"sys\.executable,\s*([^,\]]+)", path.read_text())
+        if path.name != "handover.py"  # as it was started itself
+    }
+    assert len(starts) >= 4
+    assert {line.strip() for line in starts.values()} == {'"-P"', "*plans.INTERPRETER_FLAGS"}

@@ -12,6 +12,7 @@ from bridgehold.errors import UsageError
 from bridgehold.host.boots import Script, StartOrder
 from bridgehold.host.buckets import CommandRates
 from bridgehold.host.dispatch import OrderMaker
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import ForeignEofParams, ForeignParams, ForeignSendParams
 from bridgehold.host.foreign import formats_of, script_inside
 from bridgehold.host.held import held
@@ -25,6 +26,7 @@ from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.values import Principal
 from bridgehold.ids import parse_name, random_id
+from bridgehold.policies.model import Grant
 
 
 class Foreigners:
@@ -56,9 +58,7 @@ class Foreigners:
         self._relays: dict[str, Relay] = {}
         self._rates = CommandRates()
 
-    async def open(
-        self, principal: Principal, params: ForeignParams, emit: Callable[[object], None]
-    ) -> object:
+    async def open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
@@ -77,6 +77,10 @@ class Foreigners:
         )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
 
+        async def rules() -> Grant:
+            self._settings.features.demand("foreign", key.tenant)
+            return await self._registry.grant(key.tenant, bridge)
+
         async def start() -> Session:
             session = await self._sessions.get_or_open(
                 key, lambda name: self._order(key, name, script, principal.name), principal.name
@@ -88,7 +92,7 @@ class Foreigners:
                 ledger=Ledger(
                     session, principal.name, self._journal, self._metrics, self._refusals, self._on_degraded
                 ),
-                rules=lambda: self._registry.grant(key.tenant, bridge),
+                rules=rules,
                 rates=self._rates,
                 emit=emit,
             )

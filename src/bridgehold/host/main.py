@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.audit.entries import printable
 from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.audit.read import read_kind
 from bridgehold.errors import BridgeholdError
@@ -305,7 +306,7 @@ class HostProcess:
         )
         file, overrides = self._layout.config_file, self._given.overrides
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
-        unified = Unified(dispatch, shared.registry, shared.resources)
+        unified = Unified(dispatch, shared.registry, shared.resources, sessions.why_missing)
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
@@ -398,7 +399,8 @@ class HostProcess:
                 try:
                     await self._zygotes.warm(await self._make_order(tenant, bridge, "", "", ""))
                 except BridgeholdError as error:
-                    sys.stderr.write(f"bridgehold: {bridge} is not warm for {tenant}: {error.message}\n")
+                    line = printable(f"{bridge} is not warm for {tenant}: {error.message}")
+                    sys.stderr.write(f"bridgehold: {line}\n")
 
     async def _watch(self, name: str, gone: Awaitable[object]) -> None:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
@@ -421,11 +423,10 @@ class HostProcess:
         return asyncio.create_task(watched())
 
     def _degraded(self, reason: str) -> None:
-        if self._stop.is_set():
-            self._hurry.set()  # what runs while the host drains is not left to run unlogged
+        if self._status:
             return
         self._reason, self._status = f"degraded: {reason}", 70
-        self._hurry.set()
+        self._hurry.set()  # also while the host drains: nothing is left to run unlogged
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 

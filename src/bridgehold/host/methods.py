@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.bridges.frames import FaultFrame
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame
 from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
@@ -22,6 +22,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import LISTENER, Environments
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import (
     BridgeParams,
     BuildParams,
@@ -40,9 +41,10 @@ from bridgehold.host.faces.protocol import (
     SessionsParams,
     StopParams,
 )
-from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.faces.server import Method, stream_event
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.held import Nameless, held
+from bridgehold.host.logs import OutputPiece
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.session import Session, SessionKey
@@ -84,6 +86,17 @@ class AskStop(Protocol):
     """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
     async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+
+
+class _Watching:
+    """A `Watcher` that is a request's caller."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.full = emit.full
+
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
+        self._emit(stream_event(item))
 
 
 class Methods:
@@ -167,7 +180,7 @@ class Methods:
             parent=params.parent,
         )
         _tell_builds(params.progress, params.operation.partition(":")[0], emit)
-        stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
+        watcher = _Watching(emit) if params.stream else None
         callers: CallersOffer | None = None
         if params.tools:
             specs = tuple(
@@ -181,7 +194,7 @@ class Methods:
             )
             callers = CallersOffer(specs, self._tools.source(emit))
         self._nameless.use(params.session, principal.may_act_for)
-        return await self._dispatch.run(principal, request, stream, callers)
+        return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
         self._tools.settle(principal.name, params)
@@ -190,10 +203,17 @@ class Methods:
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
-        session = await self._open(key, principal)
-        opened = {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        opening = self._open(key, principal)
         if not params.name and not params.stays:
-            self._nameless.hold(session)
+            opening = self._nameless.opened(asyncio.ensure_future(opening))
+        session = await opening
+        opened = {
+            "id": session.id,
+            "name": key.name,
+            "bridge": key.bridge,
+            "tenant": key.tenant,
+            "cold_start": session.worker.cold_reason,
+        }
         return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:

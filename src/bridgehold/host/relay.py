@@ -24,31 +24,36 @@ from bridgehold.errors import (
     LimitError,
     NotFoundError,
     PolicyError,
+    UnsupportedError,
     UsageError,
 )
 from bridgehold.host import refusals
 from bridgehold.host.boots import Script
 from bridgehold.host.buckets import CommandRates
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import INPUT_CLOSED
 from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.held import why_ended
 from bridgehold.host.ledger import Ledger, Pending
+from bridgehold.host.logs import Stream
 from bridgehold.host.pipes import PlainBytes
 from bridgehold.host.session import Session
-from bridgehold.policies.model import Grant
+from bridgehold.policies.model import MIB, Decision, Grant
 from bridgehold.policies.units import format_ms
 
 MAX_PENDING = 256
 _DRAIN_SECONDS = 5.0
 """What commands in flight get when the caller's input has ended, before the grace."""
 
+_MOST_UNREAD = 4 * MIB
 _LAST_WORDS = 16_384
 _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
-Emit = Callable[[object], None]
 Rules = Callable[[], Awaitable[Grant]]
-"""The grant as the files say it now. Raises `PolicyError`, `NotFoundError`."""
+"""The grant as the files say it now. Raises a `Fault`."""
+Fault = PolicyError | NotFoundError | UnsupportedError
+"""The rules can't be told; the bridge, or all that is foreign, is switched off."""
 
 
 class Relay:
@@ -92,7 +97,7 @@ class Relay:
         """Give the pipes to the script. One that speaks no protocol is one command, from here to its end."""
         worker = self.session.worker
         if self._protocol:
-            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body)
+            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
         else:
             fault = await self._look_up_rules()
             decision, told = judge_plain(script, self._grant)
@@ -102,7 +107,7 @@ class Relay:
                 raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
             self._put(None, await self._ledger.intend(self._grant, PLAIN, told, decision.rule))
             worker.log.tap = self._on_log
-            worker.relay(PlainBytes(), self._on_output)
+            worker.relay(PlainBytes(), self._on_output, self._full)
         self._spawn(self._settle())
         await worker.send_raw(b"\n")
 
@@ -155,25 +160,28 @@ class Relay:
             future.cancel()
         await self.session.close(INPUT_CLOSED)
 
-    async def _look_up_rules(self) -> PolicyError | NotFoundError | None:
+    async def _look_up_rules(self) -> Fault | None:
         """What stands now; why that can't be told, where it can't."""
         try:
             self._grant = await self._rules()
-        except (PolicyError, NotFoundError) as error:
+        except (PolicyError, NotFoundError, UnsupportedError) as error:
             return error
         return None
 
     async def _refuse_without_rules(
-        self, operation: str, kept: dict[str, object], fault: PolicyError | NotFoundError
+        self, operation: str, kept: dict[str, object], fault: Fault
     ) -> BridgeholdError:
         if isinstance(fault, NotFoundError):
             unknown = refusals.unknown(self.session.key.bridge, operation)
             return await self._ledger.refuse(operation, kept, unknown, DeniedError)
+        if isinstance(fault, UnsupportedError):
+            off = Decision(allowed=False, rule="features.foreign", reason=fault.message, source=fault.where)
+            return await self._ledger.refuse(operation, kept, off, UnsupportedError, hint=fault.hint)
         return await self._ledger.refuse(
             operation, kept, refusals.no_policy(fault), PolicyError, hint=fault.hint
         )
 
-    async def _admit(self, judged: Judged, fault: PolicyError | NotFoundError | None) -> None:
+    async def _admit(self, judged: Judged, fault: Fault | None) -> None:
         """The policy's word, the durable intent, and the place in the table, in this order."""
         identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
         if self.session.draining:
@@ -213,10 +221,14 @@ class Relay:
         self._arm()
         self._spawn(self._ledger.record(pending, answer, body=body))
 
+    def _full(self) -> bool:
+        """Whether its caller leaves so much unread that the script has to wait, as it would at home."""
+        return self._emit.full(_MOST_UNREAD)
+
     def _on_output(self, data: bytes) -> None:
         self._emit({"type": "out", "data": data})
 
-    def _on_log(self, data: bytes) -> None:
+    def _on_log(self, _stream: Stream, data: bytes) -> None:
         self._emit({"type": "err", "data": data})
 
     def _put(self, identity: int | str | None, pending: Pending) -> None:

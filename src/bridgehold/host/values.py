@@ -6,7 +6,11 @@ from typing import Annotated
 
 import msgspec
 
+from bridgehold.errors import Output
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+
+QUEUE_BOUND = 64
+"""Commands that the host holds for one session, with the one that runs; more are refused as busy."""
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +20,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tenants: tuple[str, ...]
     operator: bool = False
     logs: bool = True
-    """Whether it may read what its tenants' sessions write: their logs, and tracebacks of their code."""
+    """Whether it may read what its tenants' sessions write: logs, output, and tracebacks of their code."""
 
     @property
     def may_read(self) -> bool:
@@ -64,6 +68,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
     degraded: bool = False
     """The outcome could not be written to the audit although the command ran."""
+    cold_start: str = ""
+    """Of a session's first command: why the session started cold, though its policy says fork."""
+    output: Output = Output()
+    """What the command wrote to its standard output and error, where its value doesn't hold it."""
     anew: str = ""
     """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
@@ -98,6 +106,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str
     state: str
     start: str
+    cold_start: str = ""
+    """Why it started cold, though its policy says fork."""
     commands: int
     age_ms: int
     idle_ms: int

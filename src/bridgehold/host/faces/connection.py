@@ -28,7 +28,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.faces.callers import SMALL
-from bridgehold.host.faces.outgoing import Outgoing
+from bridgehold.host.faces.outgoing import Events, Outgoing
 from bridgehold.host.faces.protocol import (
     MAX_FRAME,
     WHOLE_CONNECTION,
@@ -273,7 +273,8 @@ class Connection:
         principal, params = self._principal, _decode(request, method.params)
         try:
             _check(principal, request.method, method, params)
-            return await method.handler(principal, params, lambda event: self._emit(request.id, event))
+            emit = Events(lambda event: self._emit(request.id, event), self._out)
+            return await method.handler(principal, params, emit)
         except (DeniedError, NotFoundError) as error:
             if not error.event:
                 written = await self._server.refusals.caller(principal, request.method, params, error)
@@ -306,7 +307,8 @@ def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     info = error.info()
     if principal is not None and principal.may_read:
         return info
-    return msgspec.structs.replace(info, traceback="", hint=info.hint.partition(LAST_OUTPUT)[0].strip())
+    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
+    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
 def _request(body: bytes) -> RequestFrame:

@@ -14,6 +14,8 @@ from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.faces.callers import SMALL, CallerLimits, Callers
 from bridgehold.host.faces.connection import Connection
+from bridgehold.host.faces.outgoing import Emit
+from bridgehold.host.logs import OutputPiece
 from bridgehold.host.principals import Principals
 from bridgehold.host.refusals import Refusals
 from bridgehold.host.values import Principal
@@ -24,7 +26,6 @@ _READ_AHEAD = 16 * 1024
 _KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """The socket's file is the supervisor's: it outlives this host where another one follows."""
 
-Emit = Callable[[object], None]
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
 
 
@@ -137,8 +138,11 @@ class SocketServer:
         return method
 
 
-def stream_event(frame: ChunkFrame | ProgressFrame) -> dict[str, object]:
-    """A chunk or a progress report, as clients see it."""
+def stream_event(frame: ChunkFrame | ProgressFrame | OutputPiece) -> dict[str, object]:
+    """A chunk, a progress report or a piece of output, as clients see it."""
+    if isinstance(frame, OutputPiece):
+        cut = {"cut": frame.cut} if frame.cut else {}
+        return {"type": "output", "stream": frame.stream, "text": frame.text, **cut}
     if isinstance(frame, ChunkFrame):
         return {"type": "chunk", "seq": frame.seq, "data": frame.data}
     return {"type": "progress", "done": frame.done, "total": frame.total, "note": frame.note}

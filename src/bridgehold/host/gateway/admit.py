@@ -115,8 +115,8 @@ def admit(
     )
     rule = _decide(grant, name, target.method, path, facts)
     if known is None:
-        hint = "Add `[providers.NAME]` to config.toml."
-        raise _refused("providers", f"no provider {name[:63]!r} is configured", hint)
+        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
+        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
     secret = secret_of(grant, name)
     if secret is None and not credential:
         hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
@@ -137,6 +137,20 @@ def admit(
         model=facts.model[:100],
         tokens=most_tokens(known.shape, value, len(sent)) if facts.generates else len(sent),
     )
+
+
+def judge_head(
+    grant: Grant, session: SessionFacts, request: h11.Request, target: Target, provider: ProviderFacts | None
+) -> None:
+    """What a request's head alone decides, before its body is read: whose key came, and which path is meant.
+
+    Raises `Refused`, and `BadRequest` for a query that can be read in two ways.
+    """
+    name = target.path.removeprefix("/").partition("/")[0]
+    headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
+    check_credential(grant, session, name, headers, parse_query(target.query))
+    if provider is None or provider.shape != "hub":  # a hub's paths are its own
+        _path(target)
 
 
 def _path(target: Target) -> str:

@@ -15,7 +15,7 @@ from bridgehold import writes
 from bridgehold.errors import ConfigError, HostLeavingError, HostUnavailableError
 from bridgehold.host import handover
 from bridgehold.host.config import load_config
-from bridgehold.host.faces.cli.render import err, out
+from bridgehold.host.faces.cli.render import err, out, tell_unread
 from bridgehold.host.faces.client import Client
 from bridgehold.host.layout import default_layout
 
@@ -69,6 +69,7 @@ def serve(
     layout = default_layout()
     config = load_config(layout.config_file)
     address = http or config.http.listen
+    said = "--http" if http else f"[http] listen in {layout.config_file}"
     if check:
         if address:
             listen_address(address, public=config.http.public)
@@ -77,14 +78,19 @@ def serve(
         return
     command = handover.command_line(sys.argv, sys.orig_argv, sys.executable)
     given = handover.take(os.environ, os.getpid())
-    listener = listen(address, public=config.http.public, given=given.http) if address else None
+    listener = listen(address, public=config.http.public, said=said, given=given.http) if address else None
 
     def ready() -> None:
-        err.print(f"listening on {layout.socket}")
+        there = "" if layout.config_file.exists() else " (there is none: defaults hold)"
+        err.print(f"configuration {layout.config_file}{there}", markup=False, soft_wrap=True)
+        tell_unread(layout)
+        err.print(f"listening on {layout.socket}", markup=False, soft_wrap=True)
         if listener is not None:
             err.print(f"listening on {url_of(listener)}")
             if not any(section.tokens for section in config.principals.values()):
-                err.print("nobody has a token yet: add its digest to a [principals.NAME] section")
+                err.print(
+                    "nobody has a token yet: add its digest to a [principals.NAME] section", markup=False
+                )
 
     raise typer.Exit(run(layout, ready=ready, http=listener, given=given, command=command))
 
