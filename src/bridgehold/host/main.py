@@ -306,7 +306,7 @@ class HostProcess:
         )
         file, overrides = self._layout.config_file, self._given.overrides
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
-        unified = Unified(dispatch, shared.registry, shared.resources)
+        unified = Unified(dispatch, shared.registry, shared.resources, sessions.why_missing)
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
@@ -423,11 +423,10 @@ class HostProcess:
         return asyncio.create_task(watched())
 
     def _degraded(self, reason: str) -> None:
-        if self._stop.is_set():
-            self._hurry.set()  # what runs while the host drains is not left to run unlogged
+        if self._status:
             return
         self._reason, self._status = f"degraded: {reason}", 70
-        self._hurry.set()
+        self._hurry.set()  # also while the host drains: nothing is left to run unlogged
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
