@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from bridgehold.bridges.legacy.bodies import plain_json
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -29,13 +30,13 @@ from bridgehold.errors import (
 )
 from bridgehold.host.faces.callers import SMALL
 from bridgehold.host.faces.outgoing import Events, Outgoing
+from bridgehold.host.faces.plain import loads
 from bridgehold.host.faces.protocol import (
     MAX_FRAME,
     WHOLE_CONNECTION,
     AnswerFrame,
     CancelParams,
     HelloParams,
-    RequestFrame,
     pack,
     read_frame,
     weight,
@@ -57,6 +58,8 @@ _NEVER_LATE = ("hello", "tool.reply")
 _STRANGERS_FRAME = 4 * 1024
 _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
+_AROUND = 2
+"""Containers around an argument: the frame, and its parameters."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -191,7 +194,7 @@ class Connection:
             hint="Read the answers, or ask for less at once.",
         )
 
-    async def _begin(self, request: RequestFrame, length: int, size: int) -> asyncio.Task[None] | None:
+    async def _begin(self, request: _Request, length: int, size: int) -> asyncio.Task[None] | None:
         """Answer it in a task of its own, once there is room for it. None: there is nothing to answer."""
         if request.method == "cancel":
             self._room.release()
@@ -229,7 +232,7 @@ class Connection:
         self._room.release()
 
     async def _answer(
-        self, request: RequestFrame, shares: tuple[Share, Share], failure: BridgeholdError | None
+        self, request: _Request, shares: tuple[Share, Share], failure: BridgeholdError | None
     ) -> None:
         refused = False
         try:
@@ -251,7 +254,7 @@ class Connection:
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
-    async def _answered(self, request: RequestFrame, failure: BridgeholdError | None) -> bytes:
+    async def _answered(self, request: _Request, failure: BridgeholdError | None) -> bytes:
         if failure is not None:
             raise failure
         answer = pack(AnswerFrame(id=request.id, result=_raw(await self._handle(request))))
@@ -259,7 +262,7 @@ class Connection:
             raise LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
         return answer
 
-    async def _handle(self, request: RequestFrame) -> object:
+    async def _handle(self, request: _Request) -> object:
         if request.method == "hello":
             token = _decode(request, HelloParams).token
             self._token, self._principal = token, None
@@ -311,17 +314,42 @@ def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
-def _request(body: bytes) -> RequestFrame:
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As `RequestFrame`, read."""
+
+    id: int
+    method: str
+    params: object = {}
+    fault: UsageError | None = None
+    """What of it can't arrive as it was sent: its own answer, and nobody else's."""
+
+
+class _Head(msgspec.Struct, frozen=True):
+    id: int
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def _request(body: bytes) -> _Request:
+    """Raises `ProtocolError` for what can't be answered."""
     try:
-        return msgspec.json.decode(body, type=RequestFrame)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return msgspec.convert(loads(body, above=_AROUND, below="params"), type=_Request)
+    except UsageError as error:
+        try:
+            head = msgspec.json.decode(plain_json(body), type=_Head)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            raise ProtocolError(f"not a request frame: {error.message}") from error
+        return _Request(id=head.id, method=head.method, fault=error)
+    except msgspec.ValidationError as error:
         raise ProtocolError(f"not a request frame: {error}") from error
 
 
-def _decode(request: RequestFrame, kind: type[T]) -> T:
+def _decode(request: _Request, kind: type[T]) -> T:
+    if request.fault is not None:
+        raise request.fault
     try:
-        return msgspec.json.decode(request.params, type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return msgspec.convert(request.params, type=kind)
+    except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
 
 

@@ -17,6 +17,7 @@ from bridgehold.bridges.legacy import messages
 from bridgehold.bridges.legacy.bodies import FORMATS, Format, format_of
 from bridgehold.bridges.legacy.frames import pack
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, SessionEndedError, UsageError
+from bridgehold.host.faces import plain
 from bridgehold.host.faces.client import Client
 from bridgehold.host.faces.legacy.callbacks import Callbacks
 from bridgehold.host.faces.legacy.callers import CallerSessions
@@ -81,6 +82,10 @@ class Worker:
         """One frame of the caller's, answered in a task of its own; a tool's answer goes to who waits."""
         answer = messages.read_rpc_answer(body)
         if answer is not None:
+            try:
+                _check_sent(body)
+            except UsageError as error:
+                answer = messages.RpcAnswer(rpc_id=answer.rpc_id, error=plain.error_text(error))
             self._callbacks.settle(answer)
             return
         if self._callbacks.tools and self._room.locked():  # an answer may stand behind it, and must be read
@@ -129,6 +134,7 @@ class Worker:
         written_in = format_of(body)
         request_id = messages.read_id(body)
         try:
+            _check_sent(body)
             request = messages.read_request(body)
             if isinstance(request, messages.Negotiation):
                 answer = messages.selected(request.choose(self._formats))
@@ -225,3 +231,12 @@ class Worker:
         commands, errors = self._commands, self._errors
         self._commands = self._errors = 0
         return fresh_answer(command, programs=programs, commands=commands, errors=errors)
+
+
+def _check_sent(body: bytes) -> None:
+    """Raises `UsageError` for JSON in which something would not arrive as it was sent.
+
+    What of msgpack would not is met when it is sent on.
+    """
+    if format_of(body) == "json":
+        plain.loads(body, above=1)
