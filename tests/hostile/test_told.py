@@ -207,6 +207,12 @@ def test_a_name_that_starts_anew_says_so_once(host: Stage, python: str) -> None:
     assert call("1").anew == ""
     assert "of the first" in host.client.logs(first.session)
     assert "of the first" not in host.client.logs("named")
+    with host.client.session(python, name="named") as mine:  # the one that is open, which it ends
+        assert mine.anew == ""
+    with host.client.session(python, name="named") as mine:
+        assert f"session {reply.session} of this name has ended" in mine.anew
+        assert mine.call("execute", {"code": "1"}).anew == ""
+    assert "has ended" in call("1").anew
     host.client.request("session.kill", {"session": "named"})
     with pytest.raises(BridgeholdError) as caught:
         call("1 / 0")

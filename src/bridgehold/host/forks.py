@@ -43,14 +43,17 @@ class ForkStart:
     async def prepare(self, order: StartOrder) -> LiveWorker:
         """A booted and attested worker that was told nothing of its session yet."""
         plain = order.script is not None and not order.script.protocol  # its exit status has to be exact
-        if order.grant.sandbox.start == "fork" and not plain:
-            worker = await self._forked(order)
-            if worker is not None:
-                return worker
-        return await self._cold(order)
+        if order.grant.sandbox.start != "fork" or plain:
+            return await self._cold(order)
+        worker = await self._forked(order)
+        if isinstance(worker, LiveWorker):
+            return worker
+        reason, worker = worker, await self._cold(order)
+        worker.cold_reason = reason
+        return worker
 
-    async def _forked(self, order: StartOrder) -> LiveWorker | None:
-        """A fork of the order's zygote; None where there is none to be had now, after a word of it."""
+    async def _forked(self, order: StartOrder) -> LiveWorker | str:
+        """A fork of the order's zygote; or why there is none to be had now, which the audit is told too."""
         worker: LiveWorker | None = None
         try:
             forked, descriptors = await patiently(lambda: self._fork(order), _FORK_DELAYS_S)
@@ -60,7 +63,7 @@ class ForkStart:
             if worker is not None and worker.booted:
                 raise
             await self._say(order, error.message)
-            return None
+            return error.message
         return worker
 
     async def _fork(self, order: StartOrder) -> tuple[LiveWorker, list[int]]:

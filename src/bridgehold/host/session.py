@@ -28,13 +28,11 @@ from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.logs import CommandOutput
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.host.values import SessionInfo
+from bridgehold.host.values import QUEUE_BOUND, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
 
-QUEUE_BOUND = 64
-"""Commands that may wait for one session; more are refused as busy."""
 WORKER_ENDED = "its worker ended"
 LEAVING = "the host is being replaced by a new one; the request was not begun"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
@@ -319,6 +317,7 @@ class Session:
             bridge=self.key.bridge,
             state="busy" if self.busy else "idle" if self.alive else "ending",
             start="fork" if self.worker.launched.zygote else "cold",
+            cold_start=self.worker.cold_reason,
             commands=self.commands,
             age_ms=int((now - self.opened_at) * 1000),
             idle_ms=int((now - self.used_at) * 1000),

@@ -21,6 +21,7 @@ import msgspec
 
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.guest_files import is_proc_file
 from bridgehold.sandbox.mounts import Identity, MountSeen, parse_mounts, shown_at
 from bridgehold.sandbox.shortage import shortage
 from bridgehold.sandbox.values import Attestation, SandboxSpec
@@ -28,7 +29,7 @@ from bridgehold.sandbox.values import Attestation, SandboxSpec
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
-_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus"))
+_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", "locks"))
 _PASSES = 8
 """How often processes are listed before what goes on changing is refused."""
 _LIMIT_NAME = 26
@@ -108,7 +109,8 @@ def expected_mounts(
     for target, identity in (identities or {}).items():
         found[target] = MountExpected(writable=False, identity=identity, file=files.get(target))
     for mount in spec.mounts:
-        if mount.kind not in ("dir", "symlink"):
+        held = spec.kind == "zygote" and is_proc_file(mount)
+        if mount.kind not in ("dir", "symlink", "text") and not held:
             found[mount.target] = MountExpected(
                 writable=mount.kind in ("tmpfs", "proc", "device"),
                 device=mount.kind == "device",

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bridgehold.audit.entries import printable_json
 from bridgehold.errors import BridgeholdError, harmless
+from bridgehold.host.cold_starts import said
 from bridgehold.host.layout import Layout, unread
 
 _PIPE_WIDTH = 100_000
@@ -109,3 +110,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
+
+
+def print_cold(reason: str) -> None:
+    """On standard error, where a session started cold though its policy says fork."""
+    if reason:
+        err.print(f"[yellow]{escape(harmless(said(reason)))}[/]", soft_wrap=True)
