@@ -7,6 +7,7 @@ waits, then gets a typed error, then loses its connection with all that runs on 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import sys
@@ -30,13 +31,14 @@ from bridgehold.errors import (
 )
 from bridgehold.host.faces.callers import SMALL
 from bridgehold.host.faces.outgoing import Events, Outgoing
-from bridgehold.host.faces.plain import loads
+from bridgehold.host.faces.plain import LOOKED_AT, loads
 from bridgehold.host.faces.protocol import (
     MAX_FRAME,
     WHOLE_CONNECTION,
     AnswerFrame,
     CancelParams,
     HelloParams,
+    RequestFrame,
     pack,
     read_frame,
     weight,
@@ -60,6 +62,8 @@ _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
 _AROUND = 2
 """Containers around an argument: the frame, and its parameters."""
+_HEAD_BYTES = 4 * 1024
+"""Of a frame, beside its parameters."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -314,41 +318,52 @@ def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
-class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As `RequestFrame`, read."""
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """As `RequestFrame`; its parameters are read once there is room for what they become."""
 
-    id: int
-    method: str
-    params: object = {}
-    fault: UsageError | None = None
-    """What of it can't arrive as it was sent: its own answer, and nobody else's."""
-
-
-class _Head(msgspec.Struct, frozen=True):
     id: int
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
+    fault: UsageError | None = None
+    """What of it can't arrive as it was sent: its own answer, and nobody else's."""
 
 
 def _request(body: bytes) -> _Request:
     """Raises `ProtocolError` for what can't be answered."""
     try:
-        return msgspec.convert(loads(body, above=_AROUND, below="params"), type=_Request)
+        frame = msgspec.json.decode(body, type=RequestFrame)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return _faulty(body, error)
+    start = body.find(frame.params)
+    head = body if start < 0 else body[:start] + b"0" + body[start + len(memoryview(frame.params)) :]
+    if len(head) > _HEAD_BYTES:
+        raise ProtocolError(f"not a request frame: more than {_HEAD_BYTES} bytes beside its parameters")
+    fault = None
+    try:
+        loads(head)
     except UsageError as error:
+        fault = error
+    return _Request(id=frame.id, method=frame.method, params=frame.params, fault=fault)
+
+
+def _faulty(body: bytes, error: Exception) -> _Request:
+    """The request that a small frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
+    if len(body) <= LOOKED_AT:
         try:
-            head = msgspec.json.decode(plain_json(body), type=_Head)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            raise ProtocolError(f"not a request frame: {error.message}") from error
-        return _Request(id=head.id, method=head.method, fault=error)
-    except msgspec.ValidationError as error:
-        raise ProtocolError(f"not a request frame: {error}") from error
+            loads(body, above=_AROUND, below="params")
+        except UsageError as fault:
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+                frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
+                return _Request(id=frame.id, method=frame.method, fault=fault)
+    said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
+    raise ProtocolError(f"not a request frame: {said}") from error
 
 
 def _decode(request: _Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
     try:
-        return msgspec.convert(request.params, type=kind)
+        return msgspec.convert(loads(bytes(request.params), above=1), type=kind)
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
 

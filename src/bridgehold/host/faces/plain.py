@@ -28,7 +28,7 @@ MAX_DEPTH = 60
 """Containers inside one another; the wire's own bound lies a little above."""
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 _AS_IT_IS = (bool, type(None))
-_LOOKED_AT = 32 * 1024
+LOOKED_AT = 32 * 1024
 """Bytes of JSON in which a fault is looked for: to find its place takes some fifty times as long."""
 _LONGEST_DIGITS = 40
 _HINTS = {"json": "Send JSON: RFC 8259, and nothing beside it.", "utf8": "Send UTF-8."}
@@ -81,7 +81,7 @@ def loads(data: bytes, *, above: int = 0, below: str = "", name: str = "") -> ob
 
 
 def _explained(data: bytes, error: strict.StrictError, below: str, name: str) -> UsageError:
-    if len(data) <= _LOOKED_AT:
+    if len(data) <= LOOKED_AT:
         try:
             found = json.loads(data, object_pairs_hook=_Pairs, parse_int=_read_integer)
             to_plain(found, name) if name else _look_below(found, below)
