@@ -338,7 +338,7 @@ def test_a_body_that_is_no_request_is_refused_typed(
     found = raw(face, head(face, *fields, line="POST /v1/run HTTP/1.1") + body)
     assert status(found) == expected, found[:500]
     told = json.loads(found.partition(b"\r\n\r\n")[2])
-    assert set(told) == {"code", "message", "hint", "where", "retry", "event"}
+    assert set(told) == {"code", "message", "hint", "where", "retry", "event", "traceback"}
     assert "Traceback" not in told["message"]
     assert b"X-Injected" not in found.partition(b"\r\n\r\n")[0]
 

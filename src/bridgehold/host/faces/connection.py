@@ -356,6 +356,7 @@ def _faulty(body: bytes, error: Exception) -> _Request:
                 frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
                 return _Request(id=frame.id, method=frame.method, fault=fault)
     said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
+    said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
     raise ProtocolError(f"not a request frame: {said}") from error
 
 
