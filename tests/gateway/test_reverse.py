@@ -21,6 +21,7 @@ from gateway_support import (
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.provider import Behaviour, fingerprint
+from bridgehold.host.budgets import Buffers
 from bridgehold.policies.model import Endpoint, Limits, Rate
 
 
@@ -441,6 +442,40 @@ def test_what_generates_nothing_reserves_its_input_alone(tmp_path: Path) -> None
         assert (await stand.ask("/openai/embeddings", {"model": "m", "input": "x"})).status == 200
         (intent,) = stand.audit.of(EgressIntent)
         assert intent.reserved == len(stand.provider.log[0].body)
+
+    on_stand(tmp_path, act)
+
+
+def test_whose_key_came_is_judged_before_a_byte_of_the_body_is_read(tmp_path: Path) -> None:
+    """Who has no placeholder holds nothing of what the host has for bodies, and is told while it still sends."""
+
+    async def act(stand: Stand) -> None:
+        stand.buffers = Buffers(8 << 20, share=2, patience_s=1)
+        ports = [await stand.open(session=f"s-{number}") for number in range(2)]
+        stalled = []
+        for number, key in enumerate(["", "Authorization: Bearer sk-bh-of-nobody-0000000000000000\r\n"] * 4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports[0])
+            writer.write(
+                f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{ports[0]}\r\n{key}"
+                f"Content-Length: {4 << 20}\r\n\r\n".encode()
+            )
+            answer = parse(await asyncio.wait_for(reader.read(), 10))
+            assert answer.status == (403 if key else 401), number
+            stalled.append(writer)
+        assert stand.buffers.held == 0
+        assert [event.rule for event in stand.audit.of(EgressRefused)] == [
+            "placeholder.missing",
+            "placeholder.session",
+        ] * 4
+        assert (await stand.ask(port=ports[1])).status == 200
+        assert (await stand.ask(key="sk-bh-else-0000000000000000", body={"x": "y" * 300_000})).status == 403
+        assert (await stand.ask("/openai/a/../../b%2f..", body={"x": "y" * 300_000})).status == 403
+        declared = (
+            f"POST /openai/x HTTP/1.1\r\nHost: 127.0.0.1:{ports[1]}\r\nContent-Length: {1 << 40}\r\n\r\n"
+        )
+        assert parse(await stand.raw(declared.encode(), port=ports[1])).status == 401
+        for writer in stalled:
+            writer.close()
 
     on_stand(tmp_path, act)
 

@@ -284,6 +284,16 @@ result["leaks"] = leaks
 )
 
 act(
+    18,
+    "the list of locks of files: reading it holds up whoever takes one, on all of the machine",
+    refused("EACCES"),
+    """
+attempt("read", lambda: open("/proc/locks").read())
+attempt("as another name", lambda: open("/proc/self/root/proc/locks").read())
+""",
+)
+
+act(
     20,
     "namespaces, mounts, keys, bpf, perf, userfaultfd, io_uring",
     refused("EPERM", "ENOSYS", "EINVAL", "EACCES", "EUSERS", "ENOSPC", "ENOTSUP"),

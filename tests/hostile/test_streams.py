@@ -132,6 +132,14 @@ WRITERS = {
         "worker\n",
         "",
     ),
+    "a spawned process": (
+        (
+            "import multiprocessing as m\np = m.get_context('spawn').Process(target=print, args=('spawned',))\n"
+            "p.start(); p.join()"
+        ),
+        "spawned\n",
+        "",
+    ),
     "a redirected stream": (
         (
             "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as kept: print('kept')\n"

@@ -85,7 +85,6 @@ class Session:
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
-        self._asides = 0
         self._closed = asyncio.Event()
 
     @property
@@ -220,9 +219,8 @@ class Session:
         """Ask what is answered whatever runs, without waiting for a turn."""
         if self.ending is not None:
             raise self.ending
-        if self._asides >= QUEUE_BOUND:
+        if self.worker.calls.asides >= QUEUE_BOUND:
             raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
-        self._asides += 1
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)
@@ -232,7 +230,6 @@ class Session:
                 hint="What runs in the session may leave nothing else room; it runs on.",
             ) from None
         finally:
-            self._asides -= 1
             self.used_at = time.monotonic()
 
     async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:

@@ -95,6 +95,11 @@ def _mounts(
         arguments += _mount(mount, files, staged)
     if PTS in staged:  # over bubblewrap's own, which has no bound
         arguments += ["--dev-bind", staged[PTS], PTS]
+    for mount in spec.mounts:
+        # Who reads the machine's locks holds up all who take one. (Below a cover no further /proc is to be
+        # had, and a zygote's forks need one.)
+        if mount.kind == "proc" and spec.kind != "zygote":
+            arguments += ["--ro-bind", "/dev/null", f"{mount.target}/locks"]
     return [*arguments, "--remount-ro", "/"]
 
 

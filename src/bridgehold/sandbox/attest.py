@@ -29,7 +29,7 @@ from bridgehold.sandbox.values import Attestation, SandboxSpec
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
-_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus"))
+_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", "locks"))
 _PASSES = 8
 """How often processes are listed before what goes on changing is refused."""
 _LIMIT_NAME = 26

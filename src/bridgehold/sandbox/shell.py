@@ -230,11 +230,12 @@ def _mount_own(spec: SandboxSpec) -> None:
 
 
 def _cover_proc() -> None:
-    """As bubblewrap does: read-only what of /proc is the machine's."""
-    for name in _COVERS:
+    """As bubblewrap does: read-only what of /proc is the machine's; and its list of locks not at all."""
+    for name in (*_COVERS, "locks"):
         path = f"/proc/{name}"
         if os.access(path, os.F_OK):
-            syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
+            source = path if name in _COVERS else os.devnull
+            syscalls.mount(source, path, None, syscalls.MS_BIND | syscalls.MS_REC)
             flags = syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
             syscalls.mount("none", path, None, flags | _OWN_FLAGS | syscalls.MS_NOEXEC)
 

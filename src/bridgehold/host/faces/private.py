@@ -37,7 +37,12 @@ class PrivateHost:
         """
         lifeline_read, lifeline_write = os.pipe()
         ready_read, ready_write = os.pipe()
-        argv = [sys.executable, "-m", "bridgehold.host.supervise_main"]
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "bridgehold.host.supervise_main",
+        ]  # -P: this folder may be anybody's
         argv += ["--lifeline", str(lifeline_read), "--ready", str(ready_write)]
         argv += ["--config", str(layout.config), "--state", str(layout.state), "--run", str(layout.run)]
         process = subprocess.Popen(

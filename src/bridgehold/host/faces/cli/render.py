@@ -78,8 +78,7 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
     if as_json:
         _write(msgspec.json.encode(error.info()))
         return
-    if error.traceback:
-        err.print(f"  | {_within(error.traceback.rstrip())}", style="dim", soft_wrap=True)
+    print_traceback(error.traceback, err)
     err.print(f"[bold red]{error.code}[/]: {_within(error.message)}", soft_wrap=True)
     if error.where:
         err.print(f"  where  {_within(error.where)}", soft_wrap=True)
@@ -87,6 +86,12 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
         err.print(f"  remedy {_within(error.hint)}", soft_wrap=True)
     if error.event:
         err.print(f"  more   bridgehold why {error.event}", soft_wrap=True)
+
+
+def print_traceback(text: str, console: Console) -> None:
+    """A guest's, if there is one: set apart, so that no line of it looks like one of ours."""
+    if text:
+        console.print(f"  | {_within(text.rstrip())}", style="dim", soft_wrap=True)
 
 
 def tell_unread(layout: Layout) -> None:

@@ -160,8 +160,14 @@ def building(host: Client | SyncClient) -> Iterator[None]:
             host.on_build = None
 
 
+_MARGIN = "  | "
+
+
 class Live:
-    """What a command says while it runs, on standard error; its standard output where that is `apart`."""
+    """What a command says while it runs, on standard error: none of its lines looks like one of ours.
+
+    `apart`: as a prompt shows it, each stream on its own.
+    """
 
     def __init__(self, *, frames: bool = False, output: bool = True, apart: bool = False) -> None:
         self._frames = frames
@@ -173,12 +179,12 @@ class Live:
         kind = event.get("type")
         if kind == "output" and self._output:
             cut = f"[… {event['cut']} bytes not shown]\n" if event.get("cut") else ""
-            self._print(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
+            self._show(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
         elif kind == "chunk" and self._frames:
             data = event.get("data")
-            self._print(data if isinstance(data, str) else json.dumps(data))
+            self._show(data if isinstance(data, str) else json.dumps(data))
         elif kind == "progress" and self._frames:
-            self._print(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
+            self._show(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
 
     def __enter__(self) -> Self:
         return self
@@ -186,6 +192,12 @@ class Live:
     def __exit__(self, *_: object) -> None:
         if self._midline:
             self._print("\n")
+
+    def _show(self, text: str, *, stdout: bool = False) -> None:
+        if not self._apart and text:
+            begins, ends = "" if self._midline else _MARGIN, "\n" * text.endswith("\n")
+            text = begins + text.removesuffix("\n").replace("\n", f"\n{_MARGIN}") + ends
+        self._print(text, stdout=stdout)
 
     def _print(self, text: str, *, stdout: bool = False) -> None:
         console = out if stdout and self._apart else err
