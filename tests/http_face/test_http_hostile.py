@@ -362,7 +362,7 @@ def test_bodies_that_wait_are_bounded_together(face: HttpStage) -> None:
     """Each is within its own bound, and their callers within theirs."""
     size = 1 << 20
     waiting = []
-    for token in [token for token in TOKENS.values() for _ in range(5)]:
+    for token in [TOKENS[name] for name in ("acme", "helper", "rival", "boss") for _ in range(5)]:
         fields = [
             f"Authorization: Bearer {token}",
             "Content-Type: application/json",
