@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Self
 
-from bridgehold.errors import HostUnavailableError
+from bridgehold.errors import HostUnavailableError, heard
 from bridgehold.host.layout import HOME_VARIABLE, Layout
 
 _READY_SECONDS = 30.0
@@ -37,12 +37,8 @@ class PrivateHost:
         """
         lifeline_read, lifeline_write = os.pipe()
         ready_read, ready_write = os.pipe()
-        argv = [
-            sys.executable,
-            "-P",
-            "-m",
-            "bridgehold.host.supervise_main",
-        ]  # -P: this folder may be anybody's
+        # -P: nothing is imported from the folder that one stands in, which may be anybody's.
+        argv = [sys.executable, "-P", "-m", "bridgehold.host.supervise_main"]
         argv += ["--lifeline", str(lifeline_read), "--ready", str(ready_write)]
         argv += ["--config", str(layout.config), "--state", str(layout.state), "--run", str(layout.run)]
         process = subprocess.Popen(
@@ -89,8 +85,9 @@ def _start_failure(process: subprocess.Popen[bytes], *, late: bool) -> HostUnava
             hint="The machine is busy or slow: try again, or run `bridgehold serve` and wait for its line.",
             retry="later",
         )
+    what, remedy = heard(said)
     return HostUnavailableError(
-        f"a private host could not start: {said or f'status {process.returncode}'}",
-        hint="`bridgehold doctor` shows what this machine lacks.",
+        f"a private host could not start: {what or f'status {process.returncode}'}",
+        hint=remedy or "`bridgehold doctor` shows what this machine lacks.",
         retry="no",
     )
