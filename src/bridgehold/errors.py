@@ -8,7 +8,7 @@ remedy, where the fault is, and whether the same call may be tried again. The ta
 from __future__ import annotations
 
 import errno
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import msgspec
 
@@ -83,6 +83,13 @@ class BridgeholdError(Exception):
             traceback=self.traceback,
             output=self.output or msgspec.UNSET,
         )
+
+    def anew(self) -> Self:
+        """The same failure for one more caller: nothing in it is shared with, or was told to, another."""
+        other = self.__new__(type(self), *self.args)
+        other.__dict__.update(self.__dict__, event="", output=Output(), traceback="")
+        other.__dict__.pop("__notes__", None)
+        return other
 
     def tell_traceback(self, text: str) -> None:
         """Keep the guest's traceback, and have Python show it wherever it shows the error."""

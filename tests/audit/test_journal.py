@@ -544,8 +544,18 @@ def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_writt
             assert [type(one).__name__ for one in said] == ["CancelledError"] * 3 + ["AuditError"] * 3
             journal.process.send_signal(signal.SIGCONT)
             async with asyncio.timeout(10):
-                while client._abandoned:
+                while client._waiting:
                     await asyncio.sleep(0.02)
+            arrived, moment = client.received, [asyncio.ensure_future(client.append(e)) for e in announced]
+
+            def received(answers: list[wire.Answer]) -> None:
+                for one in moment:  # none of them runs before the answers are here
+                    one.cancel()
+                arrived(answers)
+
+            client.received = received  # type: ignore[method-assign]  # the moment is the act
+            said = await asyncio.gather(*moment, return_exceptions=True)
+            assert [type(one).__name__ for one in said] == ["CancelledError"] * 3
         async with asyncio.timeout(10):
             while journal.process.poll() is None:
                 await asyncio.sleep(0.02)
@@ -555,4 +565,4 @@ def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_writt
     assert report.ok
     assert report.completeness.interrupted_count == 0
     kinds = [json.loads(line)["kind"] for line in lines_of(segment_files(audit)[0])]
-    assert sorted(kinds.count(f"{what}.outcome") for what in ("command", "tool", "egress")) == [2, 2, 2]
+    assert sorted(kinds.count(f"{what}.outcome") for what in ("command", "tool", "egress")) == [3, 3, 3]

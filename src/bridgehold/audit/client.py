@@ -46,8 +46,8 @@ class JournalClient:
         self.instance = ""
         self._deadline_s = deadline_s
         self._next = 0
-        self._waiting: dict[int, asyncio.Future[wire.Answer]] = {}
-        self._abandoned: dict[int, CommandIntent | ToolIntent | EgressIntent] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[wire.Answer], Event | None]] = {}
+        """What is not answered, whether or not somebody still waits for it."""
         self._unsent: list[bytes] = []
         self._gone = ""
         self.gone = asyncio.Event()
@@ -130,7 +130,7 @@ class JournalClient:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[wire.Answer] = loop.create_future()
         frame = wire.request(operation, identity, payload)
-        self._waiting[identity] = future
+        self._waiting[identity] = (future, event)
         if not self._unsent:
             loop.call_soon(self._flush)
         self._unsent.append(frame)
@@ -138,10 +138,10 @@ class JournalClient:
             async with asyncio.timeout(self._deadline_s):
                 answer = await future
         except asyncio.CancelledError:
-            self._given_up(identity, event, future)
+            self._given_up(event, future)
             raise
         except TimeoutError as error:
-            self._given_up(identity, event, future)
+            self._given_up(event, future)
             raise AuditError(
                 f"the journal did not confirm a write within {self._deadline_s:g} s",
                 hint="The audit's disk is too slow or stuck; nothing runs without its event.",
@@ -155,17 +155,14 @@ class JournalClient:
             raise AuditError(answer.message, hint=_HINTS.get(answer.code, ""), where=f"journal:{answer.code}")
         return answer
 
-    def _given_up(self, identity: int, event: Event | None, future: asyncio.Future[wire.Answer]) -> None:
-        """Nobody waits for `identity` any more: an intent is closed as soon as it is known to be written."""
-        if not isinstance(event, CommandIntent | ToolIntent | EgressIntent):
-            return
-        if identity in self._waiting:
-            self._abandoned[identity] = event
-        elif future.done() and not future.cancelled() and future.exception() is None:
+    def _given_up(self, event: Event | None, future: asyncio.Future[wire.Answer]) -> None:
+        """Its caller went away when the answer had come already; `received` sees to one that is to come."""
+        if future.done() and not future.cancelled() and future.exception() is None:
             self._close(event, future.result())
 
-    def _close(self, intent: CommandIntent | ToolIntent | EgressIntent, answer: wire.Answer) -> None:
-        if answer.code or self._gone:
+    def _close(self, intent: Event | None, answer: wire.Answer) -> None:
+        """Nobody waits for `answer` any more: an intent that is written gets its outcome."""
+        if answer.code or self._gone or not isinstance(intent, CommandIntent | ToolIntent | EgressIntent):
             return
         self._next += 1
         payload = encode(undone(intent, reference(self.instance, answer.seq)))
@@ -179,21 +176,20 @@ class JournalClient:
         self._unsent.clear()
 
     def received(self, answers: list[wire.Answer]) -> None:
-        """Answers to waiting calls; one whose caller has gone finds nobody and is dropped."""
+        """Answers to waiting calls; one whose caller has gone finds nobody."""
         for answer in answers:
-            future = self._waiting.pop(answer.id, None)
-            abandoned = self._abandoned.pop(answer.id, None)
+            future, event = self._waiting.pop(answer.id, (None, None))
             if future is not None and not future.done():
                 future.set_result(answer)
-            elif abandoned is not None:
-                self._close(abandoned, answer)
+            elif future is not None:  # cancelled, though its caller may not have run since
+                self._close(event, answer)
 
     def lost(self, reason: str) -> None:
         """The connection ended: every waiting and every later call fails."""
         self._gone = reason
         self.gone.set()
         waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
+        for future, _ in waiting.values():
             if not future.done():
                 future.set_exception(self._gone_error())
 

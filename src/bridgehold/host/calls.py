@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from bridgehold.bridges.frames import (
     CallFrame,
@@ -27,6 +27,7 @@ from bridgehold.host.logs import OutputPiece
 from bridgehold.host.pipes import GuestPipes
 from bridgehold.host.translate import fault_error
 
+T = TypeVar("T")
 Stream = Callable[[ChunkFrame | ProgressFrame], None]
 
 
@@ -134,7 +135,7 @@ class GuestCalls:
         `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
         """
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.anew()
         call_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[ResultFrame | FaultFrame] = asyncio.get_running_loop().create_future()
@@ -169,6 +170,21 @@ class GuestCalls:
                 self._aside.discard(call_id)
 
 
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, which runs to its end. Whoever is cancelled meanwhile, however often, waits
+    for that, and only then is."""
+    task, gone = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            gone = True
+    if gone:
+        task.cancelled() or task.exception()  # nobody is left to be told
+        raise asyncio.CancelledError
+    return task.result()
+
+
 async def _first(stop: asyncio.Event, future: asyncio.Future[Any]) -> bool:
     """Wait for either; whether `stop` came before `future`."""
     told = asyncio.ensure_future(stop.wait())
@@ -181,5 +197,5 @@ async def _first(stop: asyncio.Event, future: asyncio.Future[Any]) -> bool:
 
 def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:
     if not future.done():
-        future.set_exception(error)
+        future.set_exception(error.anew())  # each caller adds to its own
         future.exception()  # a call nobody awaits any more is no defect

@@ -29,7 +29,7 @@ from bridgehold.errors import (
 from bridgehold.host import refusals
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.buckets import CommandRates
-from bridgehold.host.calls import Stream, Watcher
+from bridgehold.host.calls import Stream, Watcher, unbroken
 from bridgehold.host.command_log import (
     CommandLog,
     GoneError,
@@ -332,12 +332,7 @@ class Dispatch:
             plan.request.operation,
         )
         written = output.finish()
-        usage = await used(session, started)
-        if plan.operation is not None:
-            code = failure.code if failure is not None else ""
-            seconds = time.monotonic() - started
-            self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
-        reply = await self._conclude(plan, session, intent, frame, failure, usage, written)
+        reply = await unbroken(self._ended(plan, session, intent, frame, failure, started, written))
         if plan.operation is not None and session.alive:
             self._resources.note(plan.operation, _place(plan, session), arguments, reply.value)
             happened = Happened(
@@ -350,6 +345,23 @@ class Dispatch:
             )
             self._recovery.note(session, session.order.manifest, plan.operation, happened)
         return reply
+
+    async def _ended(
+        self,
+        plan: Plan,
+        session: Session,
+        intent: str,
+        frame: ResultFrame | FaultFrame | None,
+        failure: BridgeholdError | None,
+        started: float,
+        written: Output,
+    ) -> Reply:
+        usage = await used(session, started)
+        if plan.operation is not None:
+            code = failure.code if failure is not None else ""
+            seconds = time.monotonic() - started
+            self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
+        return await self._conclude(plan, session, intent, frame, failure, usage, written)
 
     async def _beside(self, session: Session, plan: Plan) -> Reply:
         """What is answered while a command runs; the kernel's account is that command's."""
@@ -377,7 +389,7 @@ class Dispatch:
         if inside and isinstance(frame, ResultFrame):
             frame = _with_output(frame, written)
         outcome = outcome_of(plan, session.id, intent, frame, failure, usage)
-        receipt = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
+        receipt = await unbroken(self._log.record(outcome))
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         told = "" if plan.replays else session.tell_anew()

@@ -24,7 +24,7 @@ from bridgehold.errors import (
     SessionEndedError,
 )
 from bridgehold.host.boots import StartOrder
-from bridgehold.host.calls import Stream, ToolHandler
+from bridgehold.host.calls import Stream, ToolHandler, unbroken
 from bridgehold.host.logs import CommandOutput
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error, fault_error
@@ -85,6 +85,7 @@ class Session:
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
+        self._end: asyncio.Task[ExitReport | None] | None = None
         self._closed = asyncio.Event()
 
     @property
@@ -127,7 +128,7 @@ class Session:
         try:
             async with self._turn:
                 if self.ending is not None:
-                    raise self.refusal() if self.leaving else self.ending
+                    raise self.refusal() if self.leaving else self.ending.anew()
                 self.current_command, self.current_principal = command, principal
                 try:
                     yield
@@ -192,7 +193,7 @@ class Session:
                 stop.set()
                 done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
         except asyncio.CancelledError:
-            await self._cancel(work)
+            await unbroken(self._cancel(work))
             raise
         late = f"{operation} did not end within {format_ms(deadline_ms)}"
         if not done:
@@ -218,7 +219,7 @@ class Session:
     ) -> ResultFrame | FaultFrame:
         """Ask what is answered whatever runs, without waiting for a turn."""
         if self.ending is not None:
-            raise self.ending
+            raise self.ending.anew()
         if self.worker.calls.asides >= QUEUE_BOUND:
             raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
         try:
@@ -254,16 +255,21 @@ class Session:
 
     async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
         """End the session once; later calls wait for the same end. Never raises."""
-        if self.ending is not None:
-            await self._closed.wait()
-            return self.worker.report
-        self.ending = error or SessionEndedError(f"the session was ended: {reason}")
-        self.end_reason = reason
+        if self._end is None:
+            ending = error or SessionEndedError(f"the session was ended: {reason}")
+            self.ending = ending.anew()  # `error` is its own caller's, who adds to it
+            self.end_reason = reason
+            self._end = asyncio.create_task(self._finish_end(self.ending, reason))
+        return await asyncio.shield(self._end)  # who asked may go away: the end goes on without him
+
+    async def _finish_end(self, error: BridgeholdError, reason: str) -> ExitReport | None:
         report: ExitReport | None = None
-        with contextlib.suppress(BridgeholdError):
-            report = await self.worker.end(self.ending)
-        await self._record_end(reason, report)
-        self._closed.set()
+        try:
+            with contextlib.suppress(BridgeholdError):
+                report = await self.worker.end(error)
+            await self._record_end(reason, report)
+        finally:
+            self._closed.set()
         return report
 
     async def close(self, reason: str) -> None:

@@ -30,6 +30,8 @@ from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 
 _LOOK_SECONDS = 0.02
+_GONE_SECONDS = 30.0
+"""How long an opening waits for the end of a session whose place or name it takes."""
 
 
 class Losses(Protocol):
@@ -122,7 +124,11 @@ class Sessions:
     ) -> Session:
         self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
-            await self._remember(self._ending[key])
+            ending = self._ending[key]
+            await _gone(
+                ending, BusyError("the session that had this name has not ended yet", where=ending.id)
+            )
+            await self._remember(ending)
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
         await self._admit(key, wanted)
@@ -180,7 +186,7 @@ class Sessions:
             leaving = next((one for one in counted if not one.alive), None)
             if leaving is None:
                 raise full
-            await leaving.wait_ended()
+            await _gone(leaving, full)
         self._admitted.add(key)
 
     async def _watch(self, session: Session) -> None:
@@ -394,6 +400,15 @@ class _Entry:
         with contextlib.suppress(BridgeholdError):
             await self._written
             await self._journal.append(closed)
+
+
+async def _gone(session: Session, late: BusyError) -> None:
+    """Until it has ended and the audit says so. Raises `late` where that takes too long."""
+    try:
+        async with asyncio.timeout(_GONE_SECONDS):
+            await session.wait_ended()
+    except TimeoutError:
+        raise late from None
 
 
 def _same_place(one: SessionKey, other: SessionKey) -> bool:
