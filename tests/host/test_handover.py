@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
@@ -391,6 +392,65 @@ def test_a_socket_of_somebody_else_outlives_the_host() -> None:
             with installed.served(listener=listener):
                 assert waiting.result(30) == {"n": "waited"}
         assert installed.layout.socket.exists()
+
+
+def test_a_host_that_agreed_and_does_not_leave_is_ended_and_replaced() -> None:
+    with install("self") as installed:
+        config = installed.layout.config_file
+        config.write_text(config.read_text().replace("drain_s = 20", "drain_s = 1"))
+        installed.install(before="import bridgehold.host.supervise as s; s._END_SECONDS = 2.0")
+        with installed.served() as process, SyncClient.connect(installed.layout.socket) as client:
+            found = psutil.Process(process.pid).children()
+            host = next(one for one in found if "bridgehold.host.main" in one.cmdline())
+            with ThreadPoolExecutor(1) as pool:
+                running = pool.submit(client.run, "served:act", {"code": "time.sleep(50)"})
+                until(lambda: installed.events("command.intent"))
+                with SyncClient.connect(installed.layout.socket) as other:
+                    other.request("stop", {"again": True})
+                host.suspend()
+                until(lambda: not host.is_running() or host.status() == psutil.STATUS_ZOMBIE)
+                with pytest.raises(BridgeholdError):
+                    running.result(30)
+            with SyncClient.connect(installed.layout.socket) as after:
+                assert after.run("served:act", {"code": "result['n'] = 1"}) == {"n": 1}
+            assert "the host did not leave in its time" in installed.log
+            assert process.poll() is None
+
+
+def test_a_socket_of_somebody_else_outlives_a_next_version_that_cannot_be_run() -> None:
+    with install("self") as installed, socket.socket(socket.AF_UNIX) as listener:
+        installed.layout.run.mkdir(mode=0o711)
+        listener.bind(str(installed.layout.socket))
+        installed.layout.socket.chmod(0o666)
+        listener.listen(64)
+        gone = f"import os, sys; '--check' in sys.argv and os.unlink({str(installed.program)!r})"
+        installed.install(before=gone)
+        with installed.served(listener=listener) as process:
+            with SyncClient.connect(installed.layout.socket) as client:
+                client.request("stop", {"again": True})
+            assert process.wait(40) not in (0, None)
+        assert not installed.program.exists()
+        assert installed.layout.socket.exists()
+
+
+ASKED = """
+import os, signal, sys
+from bridgehold.host import supervise
+signals = []
+with supervise._signals(signals):
+    pass
+if sys.argv[1] == "before":
+    os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(7 if supervise._asked_last(signals) else 8)
+assert not supervise._asked_last(signals)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize(("moment", "status"), [("before", 7), ("after", -signal.SIGTERM)])
+def test_a_signal_in_the_last_step_before_the_next_version_is_heard(moment: str, status: int) -> None:
+    done = subprocess.run([sys.executable, "-c", ASKED, moment], timeout=60, check=False)
+    assert done.returncode == status
 
 
 def test_what_is_handed_over_is_read_once_and_by_whom_it_is_meant_for() -> None:

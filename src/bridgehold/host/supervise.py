@@ -49,7 +49,7 @@ _END_SECONDS = 10.0
 
 _CAUSE_SECONDS = 0.3
 _AGAIN = -1
-"""No exit status: the host has left for another one."""
+"""No exit status: the host has left for another one, or had its time to."""
 
 
 class Child:
@@ -94,14 +94,16 @@ def run(
         patience = config.host.drain_s + _END_SECONDS
         replacing = Replacing(channel, command, outside, ready=ready, leave=lambda: _leave(children))
         again = False
+        signals: list[int] = []
         try:
-            status = _watch(children, replacing, lifeline, patience)
+            status = _watch(children, replacing, lifeline, patience, signals)
             again = status == _AGAIN
         finally:
             replacing.close()
             kept_open = given.lasting or again
-            asked = _end(children, patience, leaving=kept_open, listener=None if kept_open else listener)
-            again = again and not asked
+            rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
+            _end(children, rest, signals, leaving=kept_open, listener=None if kept_open else listener)
+            again = again and not _asked_last(signals)
             if not (given.lasting or again):
                 layout.socket.unlink(missing_ok=True)
             layout.tokens_socket.unlink(missing_ok=True)
@@ -111,7 +113,8 @@ def run(
             try:
                 become(command, kept, outside)
             finally:  # it did not
-                layout.socket.unlink(missing_ok=True)
+                if not given.lasting:
+                    layout.socket.unlink(missing_ok=True)
         return status
 
 
@@ -225,7 +228,7 @@ def _start(
                 writes.give(layout.tokens_socket, plan.roles.http, plan.roles.http, 0o600)
             children.append(_spawn("http", plan.http, plan.roles.http, {"listener": http.fileno()}))
     except BaseException:
-        _end(children, _END_SECONDS, leaving=False, listener=None)
+        _end(children, _END_SECONDS, [], leaving=False, listener=None)
         raise
     finally:
         for end in sockets:
@@ -262,7 +265,10 @@ def _config_file(config: bytes) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _watch(children: list[Child], replacing: Replacing, lifeline: int, patience: float) -> int:
+def _watch(
+    children: list[Child], replacing: Replacing, lifeline: int, patience: float, signals: list[int]
+) -> int:
+    """Until one ends, somebody asks for the end, or the host is to be replaced and `patience` is over."""
     host = next(child for child in children if child.name == "host")
     poller = select.poll()
     replacing.watch(poller)
@@ -270,10 +276,17 @@ def _watch(children: list[Child], replacing: Replacing, lifeline: int, patience:
         poller.register(child.pidfd, select.POLLIN)
     if lifeline >= 0:
         poller.register(lifeline, select.POLLIN)
-    with _signals() as asked:
+    deadline = 0.0
+    with _signals(signals) as asked:
         poller.register(asked, select.POLLIN)
         while True:
-            for descriptor, _ in poller.poll():
+            if replacing.agreed and not deadline:
+                deadline = time.monotonic() + patience
+            left = max(0.0, deadline - time.monotonic())
+            if deadline and not left:
+                sys.stderr.write("bridgehold: the host did not leave in its time; it is ended\n")
+                return _AGAIN
+            for descriptor, _ in poller.poll(left * 1000 if deadline else None):
                 if replacing.takes(descriptor, poller):
                     continue
                 if descriptor == lifeline:  # who wanted it is gone: nothing that runs is waited for
@@ -285,13 +298,13 @@ def _watch(children: list[Child], replacing: Replacing, lifeline: int, patience:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[int]:
+def _signals(signals: list[int]) -> Iterator[int]:
     """A descriptor that can be read once a signal has come that asks for the end."""
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
     previous = signal.set_wakeup_fd(wake)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda came, _: signals.append(came))
     try:
         yield asked
     finally:
@@ -332,15 +345,33 @@ def _explain_end(ended: Child, host: Child, patience: float) -> int:
     return 70
 
 
-def _end(children: list[Child], patience: float, *, leaving: bool, listener: socket.socket | None) -> bool:
+def _asked_last(signals: list[int]) -> bool:
+    """Whether a signal asked for the end; from now on one ends this process, whatever it runs."""
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # whoever came earlier is in `signals` now
+    asked = bool(signals or signal.sigpending() & set(ending))
+    if not asked:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return asked
+
+
+def _end(
+    children: list[Child],
+    patience: float,
+    signals: list[int],
+    *,
+    leaving: bool,
+    listener: socket.socket | None,
+) -> None:
     """Host first (it lets commands finish, ends sessions and writes why), then the rest; what is left is
     killed.
 
     The HTTP face comes after it: its callers are told how their commands ended. A signal that comes
-    meanwhile is passed on to the host, which then waits no longer. Whether one came. `listener`: closed with
-    the host, so that nobody waits for a next one.
+    meanwhile is passed on to the host, which then waits no longer, and is added to `signals`. `listener`:
+    closed with the host, so that nobody waits for a next one.
     """
-    signals: list[int] = []
     deadline = time.monotonic() + patience
     if leaving:
         _leave(children)
@@ -363,7 +394,6 @@ def _end(children: list[Child], patience: float, *, leaving: bool, listener: soc
             os.close(child.pidfd)
         if name == "host" and listener is not None:
             listener.close()
-    return bool(signals)
 
 
 def encode(config: msgspec.Struct) -> bytes:
