@@ -25,6 +25,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = "no"
     event: str = ""
     """Reference of the audit event that tells the whole story, for ``bridgehold why``."""
+    traceback: str = ""
+    """Of the guest's code, as Python prints it: its own words, for who may read the session's log."""
 
 
 class BridgeholdError(Exception):
@@ -50,6 +52,7 @@ class BridgeholdError(Exception):
         self.where = where
         self.retry: Retry = self.default_retry if retry is None else retry
         self.event = event
+        self.traceback = ""
 
     def info(self) -> ErrorInfo:
         """The error as a value that can cross a process border."""
@@ -60,7 +63,14 @@ class BridgeholdError(Exception):
             where=self.where,
             retry=self.retry,
             event=self.event,
+            traceback=self.traceback,
         )
+
+    def tell_traceback(self, text: str) -> None:
+        """Keep the guest's traceback, and have Python show it wherever it shows the error."""
+        self.traceback = text
+        if text:
+            self.add_note(f"In the sandbox:\n{text.rstrip()}")
 
 
 class InternalError(BridgeholdError):
@@ -175,7 +185,7 @@ class BudgetError(BridgeholdError):
 
 
 class CommandTimeoutError(BridgeholdError):
-    """A start-up, command, idle or session time limit ended the worker."""
+    """A time limit of a start-up, command or session; the message says whether the session lives."""
 
     code = "timeout"
     exit_status = 30
@@ -332,7 +342,14 @@ def from_info(info: ErrorInfo) -> BridgeholdError:
     kind = _BY_CODE.get(info.code)
     if kind is None:
         return InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)
-    return kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
+    error = kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
+    error.tell_traceback(info.traceback)
+    return error
+
+
+def harmless(text: str) -> str:
+    """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 # Once, at import: a module's names may grow under whoever walks them, in another thread.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import secrets
+from collections.abc import Iterable
 from typing import NewType
 
 from bridgehold.errors import UsageError
@@ -52,6 +54,12 @@ def parse_command(text: str) -> tuple[str, str]:
             f"{text[:80]!r} is not a command", hint="A command is BRIDGE:OPERATION, such as python:execute."
         )
     return bridge, operation
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` (nearest: 'memory')``, or nothing where nothing is near."""
+    close = difflib.get_close_matches(word[:80], [name for name in known if name != "*"], n=1, cutoff=0.5)
+    return f" (nearest: {close[0]!r})" if close else ""
 
 
 def is_digest(text: str) -> bool:

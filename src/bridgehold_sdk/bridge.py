@@ -72,6 +72,28 @@ class Context(Protocol):
     @property
     def tools(self) -> Mapping[str, Tool]: ...
 
+    @property
+    def result_bytes(self) -> int: ...
+
+    @property
+    def interrupted(self) -> bool: ...
+
+    def note_callers(self, error: BaseException) -> None: ...
+
+
+class CallersCode:
+    """A block that runs code of the caller's: what it raises is the caller's own, never the host's codes."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            self._context.note_callers(error)
+
 
 def operation(
     *,
@@ -159,6 +181,24 @@ class Bridge:
     def progress(self, done: int, total: int = 0, note: str = "") -> None:
         """Tell the caller how far the running command is. `total` 0: unknown. Bounded to 20 a second."""
         self._attached().progress(done, total, note)
+
+    def callers_code(self) -> CallersCode:
+        """``with self.callers_code():`` around code that the caller sent.
+
+        Whatever that raises reaches the caller as ``application`` and is never tried again: not even a
+        `MemoryError`, or what is called as a provider's error is.
+        """
+        return CallersCode(self._attached())
+
+    @property
+    def result_bytes(self) -> int:
+        """How large a result may be, encoded as JSON."""
+        return self._attached().result_bytes
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the running command was cancelled, or its deadline has passed."""
+        return self._attached().interrupted
 
     def attach(self, context: Context) -> None:
         """For the runtime, and for tests of a bridge."""

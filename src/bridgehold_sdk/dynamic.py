@@ -6,12 +6,14 @@ do anything inside, and only the sandbox holds that.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
-from bridgehold_sdk.bridge import operation
+from bridgehold_sdk.bridge import CallersCode, operation
 from bridgehold_sdk.errors import InvalidInput
 from bridgehold_sdk.shown import Shown, at_path, show
 from bridgehold_sdk.store import Store
@@ -29,6 +31,7 @@ class DynamicCalls:
     """
 
     allowed: tuple[str, ...] = ()
+    callers_code: Callable[[], CallersCode]
 
     def begin_dynamic(self) -> None:
         self.stored: Store[Any] = Store("value")
@@ -49,7 +52,8 @@ class DynamicCalls:
         given = [self._filled(one, 0) for one in args or ()]
         named = {key: self._filled(one, 0) for key, one in (kwargs or {}).items()}
         if callable(found):
-            value = found(*given, **named)
+            with self.callers_code() if _runs_text(found) else contextlib.nullcontext():
+                value = found(*given, **named)
         elif given or named:
             raise InvalidInput(f"{target} is a value of type {type(found).__name__}, and can't be called")
         else:
@@ -216,6 +220,12 @@ def _walk(value: Any, names: list[str], target: str) -> Any:
             raise InvalidInput(f"{target[:200]!r}: {_type(value)} has no {name!r}")
         value = getattr(value, name)
     return value
+
+
+def _runs_text(found: Any) -> bool:
+    """Whether what is called is the caller's own code: text that is run, or a function made of it."""
+    code = getattr(found, "__code__", None)
+    return found is exec or found is eval or str(getattr(code, "co_filename", "")).startswith("<string")
 
 
 def _type(value: Any) -> str:

@@ -14,9 +14,10 @@ from bridgehold_sdk.errors import (
     UnknownCommand,
 )
 from bridgehold_sdk.plain import clean_text
-from bridgehold_sdk.providers import provider_code
+from bridgehold_sdk.providers import causes, provider_code
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 MAX_MESSAGE = 2_000
@@ -35,26 +36,52 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
 _SDK = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-def describe(error: BaseException, bridge_folder: str = "", *, alive: bool = True) -> dict[str, Any]:
+def describe(
+    error: BaseException,
+    bridge_folder: str = "",
+    *,
+    alive: bool = True,
+    callers: BaseException | None = None,
+    interrupted: bool = True,
+) -> dict[str, Any]:
     """``{"type", "message", "traceback", "code", "alive"}`` for the wire.
 
     A `ValueError` or `TypeError` that the bridge's own file raises (`bridge_folder`) is read as a
-    refusal of the arguments; the same from deeper in a framework is ``application``.
+    refusal of the arguments; the same from deeper in a framework is ``application``. `callers`: what
+    the caller's own code raised (`Bridge.callers_code`): that, and what came of it, is ``application``,
+    whatever it is called. `interrupted`: the command was cancelled; a `Cancelled` without that is the code's.
     """
     return {
-        "type": _cut(type(error).__name__, 200),
-        "message": _message(error),
-        "traceback": _trace(error),
-        "code": _code(error, bridge_folder),
+        "type": _guarded(lambda: _cut(class_name(type(error)), 200), "Exception"),
+        "message": _guarded(lambda: _message(error, interrupted), "<unprintable>"),
+        "traceback": _guarded(lambda: _trace(error), ""),
+        "code": _guarded(lambda: _code(error, bridge_folder, callers, interrupted), "application"),
         "alive": alive,
     }
 
 
-def _code(error: BaseException, bridge_folder: str) -> str:
+def class_name(kind: type) -> str:
+    """The class's own name, whatever its metaclass says of it."""
+    return clean_text(str(type.__dict__["__name__"].__get__(kind)))
+
+
+def _guarded(part: Callable[[], str], instead: str) -> str:
+    """An exception is foreign code, down to its attributes: what that raises is no reason to end."""
+    try:
+        return part()
+    except BaseException:  # noqa: BLE001 - no cancel is raised here, so it is the exception's own doing
+        return instead
+
+
+def _code(error: BaseException, bridge_folder: str, callers: BaseException | None, interrupted: bool) -> str:
+    if issubclass(type(error), Cancelled):
+        return "cancelled" if interrupted else "application"
+    if callers is not None and any(one is callers for one in causes(error)):
+        return "application"
     for kind, code in _CODES:
-        if isinstance(error, kind):
+        if issubclass(type(error), kind):
             return code
-    if isinstance(error, (ValueError, TypeError)) and bridge_folder:
+    if issubclass(type(error), (ValueError, TypeError)) and bridge_folder:
         origin = _origin(error.__traceback__)
         if origin.startswith(bridge_folder.rstrip(os.sep) + os.sep):
             return "invalid_input"
@@ -70,40 +97,64 @@ def _origin(trace: TracebackType | None) -> str:
     return origin
 
 
-def _message(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return _cut(f"no module named {error.name!r} in the bridge's environment", MAX_MESSAGE)
-    if isinstance(error, SystemExit):
-        return _cut(f"the code called exit with status {_text(error.code)}", MAX_MESSAGE)
-    if isinstance(error, Cancelled):
+def _message(error: BaseException, interrupted: bool) -> str:
+    kind = type(error)  # `isinstance` would ask the exception itself
+    if issubclass(kind, ModuleNotFoundError) and (name := getattr(error, "name", None)):
+        return _cut(f"no module named {_text(name)!r} in the bridge's environment", MAX_MESSAGE)
+    if issubclass(kind, SystemExit):
+        return _cut(_exit_text(getattr(error, "code", None)), MAX_MESSAGE)
+    if issubclass(kind, Cancelled) and interrupted:
         return "the command was cancelled; the session lives"
-    return _cut(_text(error), MAX_MESSAGE) or type(error).__name__
+    return _cut(_text(error), MAX_MESSAGE) or class_name(kind)
+
+
+def _exit_text(status: object) -> str:
+    """As a shell would see it: text is printed at the end, and its status is 1."""
+    if status is None or isinstance(status, int):
+        return f"the code ended with exit status {int(status or 0)}"
+    return f"the code ended with exit status 1: {_text(status)}"
 
 
 def _text(value: object) -> str:
-    try:
-        return clean_text(str(value))
-    except Exception:  # noqa: BLE001 - the exception's own __str__ is foreign code
-        return "<unprintable>"
+    return _guarded(lambda: clean_text(str.__str__(str(value))), "<unprintable>")
 
 
 def _trace(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and _hidden(trace):
-        trace = trace.tb_next
+    """As Python prints it, from the first frame that is news: causes, notes and groups included."""
+    trace = shown_from(error.__traceback__)
     import traceback  # faults are rare, starts are not
 
     try:
         lines = traceback.format_exception(type(error), error, trace, limit=-MAX_FRAMES)
-    except Exception:  # noqa: BLE001 - formatting calls foreign __str__ and __getattr__
-        return ""
+    except BaseException:  # noqa: BLE001 - formatting calls foreign __str__, loaders and properties
+        lines = _bare(trace)
     return _middle(clean_text("".join(lines)), MAX_TRACEBACK)
+
+
+def _bare(trace: TracebackType | None) -> list[str]:
+    """The last frames by place alone, which asks nothing of foreign code."""
+    frames = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}\n')
+        trace = trace.tb_next
+    return ["Traceback (most recent call last):\n", *frames[-MAX_FRAMES:]]
+
+
+def shown_from(trace: TracebackType | None) -> TracebackType | None:
+    """`trace` without its first frames that are ours."""
+    while trace is not None and _hidden(trace):
+        trace = trace.tb_next
+    return trace
 
 
 def _hidden(trace: TracebackType) -> bool:
     """Frames of ours, and those that say ``__tracebackhide__ = True``: no news for who wrote the code."""
-    frame = trace.tb_frame
-    return frame.f_code.co_filename.startswith(_SDK) or frame.f_locals.get("__tracebackhide__") is True
+    code = trace.tb_frame.f_code
+    if code.co_filename.startswith(_SDK):
+        return True
+    marked = "__tracebackhide__" in code.co_varnames  # of a function: other frames' names may be any object
+    return marked and trace.tb_frame.f_locals.get("__tracebackhide__") is True
 
 
 def _cut(text: str, limit: int) -> str:

@@ -99,6 +99,9 @@ class _Converter:
             scalar = value[()]
             return _seconds(scalar, where) if kind == "m" else _moment(scalar, str(scalar), where)
         if kind or dimensions is not None:
+            size = getattr(value, "size", None)
+            if dimensions and isinstance(size, int) and size > self._left:  # before there is a list of it
+                raise NotPlain(f"{where}: an array of {size} values; return less, or stream it")
             native = getattr(value, "item" if dimensions == 0 else "tolist", None)
             plain = native() if callable(native) else value
             if type(plain) is not type(value):  # numpy's widest numbers are their own

@@ -8,6 +8,7 @@ the gateway's own is told from all of these by a field that it alone sends.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Optional
 
 _NAMES = {
@@ -77,15 +78,17 @@ _TOO_MANY, _DENIED, _SERVER = 429, (401, 402, 403), 500
 def provider_code(error: BaseException) -> str:
     """``refused`` or ``budget`` by the gateway; ``provider_auth``, ``rate_limit``, ``context_length`` or
     ``provider``; empty for any other error."""
+    return next(filter(None, map(_code, causes(error))), "")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what it came of, as far back as it is looked at."""
     one: Optional[BaseException] = error
     for _ in range(_CAUSES):
         if one is None:
-            return ""
-        found = _code(one)
-        if found:
-            return found
+            return
+        yield one
         one = one.__cause__ or one.__context__
-    return ""
 
 
 def _code(error: BaseException) -> str:

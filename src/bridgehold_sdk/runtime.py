@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from types import FrameType, GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridgehold_sdk import wire
 from bridgehold_sdk.bridge import Bridge, Provider, Session, Tool, operations_of
@@ -76,7 +76,12 @@ class Runtime:
         self._seq = 0
         self._armed = False
         self._shielded = False
+        self._interrupted = False
         self._wanted = False
+        self.interrupted = False
+        """The running command was asked to stop, and was told."""
+        self._callers: BaseException | None = None
+        """What the caller's own code raised in it."""
         self._last_progress = 0.0
         self._tools: dict[str, Tool] = {}
         self._tool_calls: dict[int, queue.SimpleQueue[wire.Frame]] = {}
@@ -100,6 +105,7 @@ class Runtime:
             )
         )
         threading.Thread(target=self._read, name="bridgehold-reader", daemon=True).start()
+        _swap_interrupts(signal.default_int_handler, _idle)
         while (call := self._calls.get()) is not None:
             self._serve(call)
             if os.getpid() != self._pid:
@@ -119,6 +125,7 @@ class Runtime:
             self._cancelled.discard(call_id)
             self._current = call_id
             self._current_since = time.monotonic()
+            self.interrupted = False
             self._last_progress = 0.0
             self._seq = 0
         self._tools = self._offered(call.get("tools"))
@@ -128,6 +135,7 @@ class Runtime:
             self._wanted = False
             for waiting in self._tool_calls.values():  # threads that outlive their command
                 waiting.put({"error": {"code": "cancelled", "message": "its command has ended"}})
+        self._callers = None
         if os.getpid() == self._pid:
             self._writer.write_bytes(data)
 
@@ -136,16 +144,20 @@ class Runtime:
         try:
             try:
                 self._armed = True
+                _swap_interrupts(_idle, signal.default_int_handler)
                 if self._wanted:
-                    raise Cancelled
+                    self._interrupt()
                 value = self._dispatch(call_id, command, args)
                 return self._reply(call_id, value)
             finally:
+                _swap_interrupts(signal.default_int_handler, _idle)
                 self._armed = False
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
+            _swap_interrupts(signal.default_int_handler, _idle)
             self._armed = False
             self.error_count += 1
-            return wire.encode_fault(call_id, describe(error, self.folder), self._writer.max_bytes)
+            said = describe(error, self.folder, callers=self._callers, interrupted=self.interrupted)
+            return wire.encode_fault(call_id, said, self._writer.max_bytes)
 
     def _reply(self, call_id: int, value: Any) -> bytes:
         """The result; kept as an artifact where it is too large for a frame and the policy grants that."""
@@ -207,6 +219,14 @@ class Runtime:
             self._writer.write(frame)
 
     @property
+    def result_bytes(self) -> int:
+        return self._writer.max_bytes
+
+    def note_callers(self, error: BaseException) -> None:
+        """`error` came out of code of the caller's."""
+        self._callers = error
+
+    @property
     def tools(self) -> Mapping[str, Tool]:
         """Of the running command."""
         return self._tools
@@ -242,23 +262,34 @@ class Runtime:
 
     @contextlib.contextmanager
     def _shield(self) -> Iterator[None]:
-        """No cancel inside: half a frame would break the wire. One that came is raised afterwards."""
+        """No cancel or interrupt inside: half a frame would break the wire. It is raised afterwards."""
         if threading.get_ident() != self._main or self._shielded:
             yield
             return
         self._shielded = True
+        self._interrupted = False
+        _swap_interrupts(signal.default_int_handler, self._note_interrupt)
         try:
             yield
         finally:
+            _swap_interrupts(self._note_interrupt, signal.default_int_handler)
             self._shielded = False
+        if self._interrupted:
+            raise KeyboardInterrupt
         if self._wanted and self._armed:
-            self._wanted = False
-            raise Cancelled
+            self._interrupt()
 
     def _on_cancel_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._wanted and self._armed and not self._shielded:
-            self._wanted = False
-            raise Cancelled
+            self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        self._wanted = False
+        self.interrupted = True
+        raise Cancelled
+
+    def _note_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._interrupted = True
 
     # The reader thread.
 
@@ -321,6 +352,16 @@ class Runtime:
     def _running(self) -> tuple[int | None, float]:
         with self._lock:
             return self._current, time.monotonic() - self._current_since
+
+
+def _idle(_number: int, _frame: FrameType | None) -> None:
+    """A SIGINT between commands finds nothing to interrupt, as at a prompt."""
+
+
+def _swap_interrupts(old: object, new: Any) -> None:
+    """On the main thread. A handler that the bridge has set, or a framework, stays."""
+    if signal.getsignal(signal.SIGINT) == old:
+        signal.signal(signal.SIGINT, new)
 
 
 def silence_in_forks(*descriptors: int) -> None:

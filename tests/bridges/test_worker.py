@@ -116,7 +116,7 @@ class Sample(Bridge):
     def where(self):
         provider = self.provider("openai")
         return {"provider": list(provider), "path": sys.path, "executable": sys.executable,
-                "environ": dict(os.environ), "tenant": self.session.tenant, "modules": "site" in sys.modules}
+                "environ": dict(os.environ), "tenant": self.session.tenant, "hooks": getattr(sys, "ran", "")}
 
     @operation()
     def ungranted(self):
@@ -305,10 +305,12 @@ def test_the_child_of_a_fork_has_no_voice_on_the_wire(launch: Any, bridge_folder
     assert guest.seen == []
 
 
-def test_the_inside_view(launch: Any, bridge_folder: Make) -> None:
+def test_the_inside_view(launch: Any, bridge_folder: Make, tmp_path: Path) -> None:
     from bridgehold.bridges.frames import ProviderBinding
 
-    guest = launch(bridge_folder(SAMPLE))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "hook.pth").write_text("import sys; sys.ran = 'a .pth'\n")
+    guest = launch(bridge_folder(SAMPLE), site_packages=tmp_path / "site")
     binding = ProviderBinding(base_url="http://127.0.0.1:8080/openai", placeholder="sk-x")
     guest.boot(**BOOT, providers={"openai": binding}, environment={"COLOUR": "blue"})
     guest.open()
@@ -318,7 +320,7 @@ def test_the_inside_view(launch: Any, bridge_folder: Make) -> None:
     assert view["tenant"] == "acme"
     assert view["path"][-3:-1] == ["/opt/bridgehold/sdk", "/bridge"]
     assert view["path"][-1].startswith("/env/lib/python3.")
-    assert view["modules"] is False
+    assert view["hooks"] == ""
     fault = guest.fault("sample:ungranted")
     assert fault.type == "ProviderNotGranted"
     assert "granted: openai" in fault.message

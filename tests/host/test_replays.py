@@ -11,7 +11,8 @@ import pytest
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.host.observe import Metrics
-from bridgehold.host.recovery import MOST_LOST, TENANT_LOST, Recovery
+from bridgehold.host.recovery import MOST_BYTES as MOST_HELD
+from bridgehold.host.recovery import MOST_LOST, TENANT_BYTES, TENANT_LOST, Recovery
 from bridgehold.host.replays import MOST_STEPS, Happened, Record, Step, noted
 from bridgehold.host.resources import Resources
 from bridgehold.host.session import Session, SessionKey
@@ -147,7 +148,7 @@ def test_what_one_tenant_loses_on_purpose_costs_nobody_else_what_he_lost() -> No
         key, name = SessionKey(tenant, "toy", f"n{number}"), f"s-{tenant}{number}"
         step = Step(command="c-1", operation="toy:create_program", arguments={}, size_bytes=size_bytes)
         recovery._records[name] = Record(steps=(step,))
-        recovery._bytes += size_bytes
+        recovery._count(tenant, size_bytes)
         recovery.ended(cast("Session", SimpleNamespace(id=name, key=key, lost=True, outlook="")))
         return name
 
@@ -157,4 +158,34 @@ def test_what_one_tenant_loses_on_purpose_costs_nobody_else_what_he_lost() -> No
     assert recovery.key_of(lambda tenant: tenant == "victim", victim) is not None
     assert recovery.lost_before(SessionKey("victim", "toy", "n0")) == victim
     assert len(recovery._lost) == TENANT_LOST + 1
-    assert recovery._bytes == (TENANT_LOST << 20) + 10
+    assert recovery._bytes == {"evil": TENANT_LOST << 20, "victim": 10}
+
+
+def test_what_one_tenants_live_sessions_keep_costs_nobody_else_his_recovery(toy: Manifest) -> None:
+    recovery = Recovery(Resources(), Metrics(), lambda _tenant, _bridge: True)
+
+    def made(tenant: str, number: int, size_bytes: int) -> Session:
+        name = f"s-{tenant}{number}"
+        session = SimpleNamespace(id=name, key=SessionKey(tenant, "toy", name), lost=True, outlook="")
+        happened = Happened(
+            command="c-1",
+            bridge="toy",
+            arguments={"id": "a", "text": "x" * size_bytes},
+            result={"id": "a"},
+            had_key=False,
+            called_out=False,
+        )
+        recovery.note(cast("Session", session), toy, toy.operations["create_program"], happened)
+        return cast("Session", session)
+
+    evil = [made("evil", number, 1_000_000) for number in range(2 * MOST_HELD // 1_000_000)]
+    assert 0.9 * TENANT_BYTES < recovery._bytes["evil"] <= TENANT_BYTES
+    victim = made("victim", 0, 1_000_000)
+    recovery.ended(victim)
+    assert "resources made again" in victim.outlook
+    assert recovery.lost_before(victim.key) == victim.id
+    for session in evil:
+        recovery.ended(session)
+        recovery.drop(session.key)
+    recovery.drop(victim.key)
+    assert recovery._bytes == {}

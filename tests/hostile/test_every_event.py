@@ -322,7 +322,7 @@ CASES: dict[str, dict[str, Any]] = {
     "egress.intent": {**BY, "provider": "openai"},
     "egress.outcome": {**BY, "provider": "openai", "status": 200},
     "egress.refused": BY,
-    "protocol.violation": LOCAL,
+    "protocol.violation": BY,
     "principal.refused": {"tenant": "", "uid": os.getuid()},
     "request.refused": {"tenant": "acme", "principal": "acme", "method": "logs"},
     "secret.changed": {"tenant": "acme", "name": "gone", "action": "remove"},
@@ -362,6 +362,8 @@ def test_every_change_of_a_secret_is_told(told: list[Entry], action: str, name: 
     assert len(found) == 1, [e for e in told if e.kind == "secret.changed"]
     if action == "captured":
         assert (found[0].principal, bool(found[0].command)) == ("tester", True)
+    if action == "revealed":
+        assert found[0].principal == "tester"
 
 
 def test_every_request_at_the_gateway_is_somebodys(told: list[Entry]) -> None:

@@ -146,7 +146,5 @@ def test_drain_lets_what_runs_finish_and_refuses_what_is_new(watched: Stage) -> 
         assert results == [{"done": 1}]
         assert code == "session_ended"
         assert bystander.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
-    closed = [
-        event for event in watched.events("session.closed") if event["reason"] == "drained by an operator"
-    ]
+    closed = [event for event in watched.events("session.closed") if event["reason"] == "by tester: drained"]
     assert len(closed) == 1

@@ -66,7 +66,7 @@ effect = "run"
 how = {{ type = "string" }}
 """
 BRIDGE = """
-import os, threading, time, urllib.request, uuid
+import contextlib, os, threading, time, urllib.request, uuid
 from bridgehold_sdk import Bridge, operation
 
 class Hostile(Bridge):
@@ -111,8 +111,9 @@ class Hostile(Bridge):
 
     @operation()
     def end(self, how="exit"):
-        if how == "hang":
-            time.sleep(60)
+        while how == "hang":
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(60)
         if how == "memory":
             kept = []
             while True:

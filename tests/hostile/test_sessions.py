@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import time
 
@@ -199,7 +200,9 @@ import os, time
 for _ in range(200):
     if os.fork() == 0:
         while True: pass
-time.sleep(60)
+while True:
+    try: time.sleep(60)
+    except BaseException: pass
 """
     with host.session(name) as session:
         session.run("report")
@@ -275,3 +278,42 @@ def _swallow(client: SyncClient, operation: str, session: str) -> None:
         client.call(operation, {"code": "import time; time.sleep(30)"}, session=session)
     except BaseException:
         return
+
+
+def test_who_ends_sessions_to_open_others_never_has_more_of_them_than_it_may(host: Stage) -> None:
+    """One that is ending still has its memory; and whoever asks for it meanwhile is told that it has ended."""
+    name = host.bridge()
+    policy = host.layout.policies / f"{name}.toml"
+    policy.write_text(policy.read_text().replace("concurrency = 32", "concurrency = 1"))
+    heavy = "import os\nkept = bytearray(b'x' * (64 << 20))\nos._exit(3)"
+    refusals = len(host.events("request.refused"))
+    crashed: list[str] = []
+    latest = time.monotonic() + 60
+
+    def churn(number: int) -> None:
+        """Two callers to each name: who opens it again buries what the other has just ended."""
+        with SyncClient.connect(host.layout.socket) as client:
+            while len(crashed) < 4 and time.monotonic() < latest:
+                with contextlib.suppress(BridgeholdError):
+                    found = client.request("session.open", {"bridge": name, "name": f"n{number % 2}"})
+                    with pytest.raises(BridgeholdError):
+                        client.run(f"{name}:act", {"code": heavy}, session=found["id"])
+                    crashed.append(found["id"])
+                    with pytest.raises(BridgeholdError) as caught:
+                        client.request("session.find", {"session": found["id"]})
+                    assert caught.value.code == "session_ended"
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done in [pool.submit(churn, number) for number in range(4)]:
+            done.result()
+    assert len(host.events("request.refused")) == refusals, "a session's end was written as a probe"
+    living: set[object] = set()
+    most = 0
+    for event in host.events("session."):
+        if event["kind"] == "session.opened" and event["bridge"] == name:
+            living.add(event["session"])
+        elif event["kind"] == "session.closed":
+            living.discard(event["session"])
+        most = max(most, len(living))
+    assert len(set(crashed)) > 1
+    assert most == 1, f"{most} at once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import http.server
 import json
@@ -10,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from hostile.stage import MANIFEST, POLICY, Stage, stage
 
 KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
 TOKEN = "another-principal-of-the-same-tenant"
+FAR = "somebody-of-another-tenant"
 BRIDGE = """
 import json, threading
 from bridgehold_sdk import Bridge, ToolError, operation
@@ -41,6 +44,9 @@ private = true
 [principals.other]
 tokens = ["sha256:{digest}"]
 tenants = ["local"]
+[principals.far]
+tokens = ["sha256:{far}"]
+tenants = ["far"]
 [tools.area]
 entry = "geometry:area"
 parameters = {{ type = "object", required = ["width"], additionalProperties = false, properties = {{ width = {{ type = "number" }}, height = {{ type = "number" }} }} }}
@@ -80,6 +86,24 @@ path = "/broken"
 [tools.elsewhere]
 entry = "geometry:area"
 tenants = ["acme"]
+[tools.finish]
+entry = "ending:finish"
+parameters = {{ type = "object", properties = {{ how = {{ type = "string" }} }} }}
+[tools.linger]
+entry = "ending:finish"
+timeout_s = 1
+parameters = {{ type = "object", properties = {{ how = {{ type = "string" }} }} }}
+[tools.told]
+entry = "ending:told"
+parameters = {{ type = "object", additionalProperties = true }}
+[tools.imports_nothing]
+entry = "leaving:anything"
+[tools.late]
+entry = "ending:late"
+[tools.replies]
+provider = "crm"
+path = "/replies"
+parameters = {{ type = "object", properties = {{ body = {{ type = "string" }} }} }}
 """
 FUNCTIONS = """
 import os, time
@@ -99,6 +123,67 @@ def noise():
     return "quiet"
 def liar(): return "not a number"
 """
+ENDING = """
+import _thread, asyncio, ctypes, math, multiprocessing, os, signal, sys, threading, time
+
+class Own(BaseException):
+    def __str__(self): raise SystemExit(4)
+
+class Half:
+    def __iter__(self): raise KeyboardInterrupt
+    dtype = property(lambda self: sys.exit(5))
+
+def deeper(): return deeper()
+def deep(count):
+    made = []
+    for _ in range(count): made = [made]
+    return made
+LOOP = []; LOOP.append(LOOP)
+
+def raises(error):
+    raise error
+
+def forked():
+    if os.fork() == 0:
+        return "the child's"
+    return "the parent's"
+
+def keeps_children():
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+    time.sleep(600)
+
+def finish(how):
+    print("said", how, flush=True)
+    os.system("echo said by a child")
+    return HOW[how]()
+
+HOW = {
+    "fine": lambda: "fine",
+    "SystemExit": lambda: sys.exit(2), "KeyboardInterrupt": lambda: raises(KeyboardInterrupt()),
+    "Own": lambda: raises(Own()), "StopIteration": lambda: next(iter(())), "GeneratorExit": lambda: raises(GeneratorExit()),
+    "CancelledError": lambda: raises(asyncio.CancelledError()), "RecursionError": deeper,
+    "ValueError": lambda: raises(ValueError("lone \\ud800" + "x" * 9_000)),
+    "thread": lambda: _thread.exit(),
+    "input": lambda: input(),
+    "nan": lambda: {"rows": [1.0, {"x": math.nan}]}, "bytes": lambda: [b"x"], "self": lambda: LOOP,
+    "deep": lambda: deep(900), "key": lambda: {None: 1}, "twins": lambda: {1: 1, "1": 2}, "wide": lambda: 2**64,
+    "surrogate": lambda: ["\\udfff"], "big": lambda: "x" * (5 << 20), "many": lambda: [0] * 1_500_000,
+    "object": lambda: Half(), "coroutine": lambda: asyncio.sleep(0), "generator": lambda: (n for n in ()),
+    "interrupt": lambda: (_thread.interrupt_main(), time.sleep(0.2), "went on")[-1],
+    "forked": forked,
+    "_exit": lambda: os._exit(3), "segv": lambda: ctypes.string_at(1), "kill": lambda: os.kill(os.getpid(), 9),
+    "descriptors": lambda: os.closerange(0, 4096),
+    "writes": lambda: [_write(n) for n in range(3, 64)],
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP), "children": keeps_children,
+}
+
+def _write(number):
+    try: os.write(number, b"x\\n")
+    except OSError: pass
+
+def told(**given): return given
+async def late(): return 1
+"""
 
 
 class Crm(http.server.BaseHTTPRequestHandler):
@@ -111,6 +196,8 @@ class Crm(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.seen.append((self.path, self.headers["authorization"], body))
         status, said = (500, b"no") if self.path.endswith("broken") else (200, json.dumps(body).encode())
+        if self.path.endswith("replies"):
+            said = body["body"].encode("latin-1")
         self.send_response(status)
         self.send_header("content-length", str(len(said)))
         self.end_headers()
@@ -123,11 +210,13 @@ def asker(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
     crm = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Crm)
     threading.Thread(target=crm.serve_forever, daemon=True).start()
-    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    with stage(kind, start, CONFIG.format(port=crm.server_port, digest=digest)) as ready:
+    digest, far = (hashlib.sha256(token.encode()).hexdigest() for token in (TOKEN, FAR))
+    with stage(kind, start, CONFIG.format(port=crm.server_port, digest=digest, far=far)) as ready:
         folder = ready.layout.config / "tools"
         folder.mkdir(mode=0o755)
         (folder / "geometry.py").write_text(FUNCTIONS)
+        (folder / "ending.py").write_text(ENDING)
+        (folder / "leaving.py").write_text("raise SystemExit(7)")
         name = ready.bridge(manifest=MANIFEST.split("[operations.report]")[0])
         (ready.layout.bridges / name / "hostile.py").write_text(BRIDGE.replace("Asker", "Hostile"))
         (ready.layout.policies / f"{name}.toml").write_text(
@@ -416,6 +505,33 @@ def test_recursion_over_sessions_is_bounded(asker: Stage) -> None:  # ABUSE 34
     assert depth == 8
 
 
+def test_what_runs_for_a_tool_names_its_command_and_nothing_that_is_only_said(asker: Stage) -> None:
+    run = {"operation": f"{asker.plain}:act", "arguments": {"code": ""}}
+    commands: list[str] = []
+
+    async def other(command: str) -> None:
+        async with await Client.connect(asker.layout.socket, token=FAR) as client:
+            await client.request("run", {**run, "tenant": "far", "session": "theirs", "parent": command})
+
+    def nested() -> int:
+        commands.append(str(asker.events("tool.intent")[-1]["parent"]))
+        with SyncClient.connect(asker.layout.socket) as client:
+            for session, parent in (
+                ("own", commands[0]),
+                ("said", "c-0123456789abcdef"),
+                ("text", "a key\n"),
+            ):
+                client.request("run", {**run, "session": session, "parent": parent})
+        asyncio.run(other(commands[0]))
+        return 1
+
+    before = len(asker.events("command.intent"))
+    assert act(asker, "result['x'] = tools['nested']()", nested) == {"x": 1}
+    asker.client.request("run", {**run, "session": "late", "parent": commands[0]})
+    told = [one["parent"] for one in asker.events("command.intent")[before:]]
+    assert told == ["", commands[0], "", "", "", ""]
+
+
 def test_nobody_else_answers_a_call(asker: Stage) -> None:
     refused: list[str] = []
 
@@ -507,3 +623,116 @@ def test_a_result_that_cannot_be_sent_says_where(asker: Stage) -> None:
     code, text = error_of(asker, "tools['odd']()", odd)
     assert code == "application"
     assert "result.rows[1]: nan, which JSON has not" in text
+
+
+OPERATORS = {
+    "SystemExit": ("application", "SystemExit: 2"),
+    "KeyboardInterrupt": ("application", "KeyboardInterrupt"),
+    "Own": ("application", "Own: (its text can't be had)"),
+    "StopIteration": ("application", "StopIteration"),
+    "GeneratorExit": ("application", "GeneratorExit"),
+    "CancelledError": ("application", "CancelledError"),
+    "RecursionError": ("application", "RecursionError"),
+    "ValueError": ("application", "ValueError: lone \\ud800xxx"),
+    "thread": ("application", "SystemExit"),
+    "input": ("application", "EOFError"),
+    "nan": ("application", "result.rows[1].x: nan, which JSON has not"),
+    "bytes": ("application", "result[0]: bytes"),
+    "self": ("application", "refers to itself"),
+    "deep": ("application", "nested deeper than 60"),
+    "key": ("application", "a key of type NoneType"),
+    "twins": ("application", "two keys are both spelled '1'"),
+    "wide": ("application", "result: an integer beyond 64 bits (Send it as text.)"),
+    "surrogate": ("application", "result[0]: text with a lone surrogate"),
+    "big": ("application", "more than 4194304 bytes"),
+    "many": ("application", "values"),
+    "object": ("application", "SystemExit: 5"),
+    "coroutine": ("application", "result: a builtins.coroutine can't be sent"),
+    "generator": ("application", "result: a builtins.generator can't be sent"),
+    "interrupt": ("", "went on"),
+    "forked": ("", "the parent's"),
+    "_exit": ("crash", "the tool's process ended (status 3)"),
+    "segv": ("crash", "the tool's process ended (signal 11)"),
+    "kill": ("crash", "the tool's process ended (signal 9)"),
+    "descriptors": ("crash", "the tool's process"),
+    "writes": ("crash", "wrote what is no answer"),
+    "stop": ("timeout", "did not answer within 1 s"),
+    "children": ("timeout", "did not answer within 1 s"),
+}
+"""By how an operator's function ends: what the bridge is told, at once but for the last two."""
+
+
+def test_however_an_operators_function_ends_there_is_one_answer_and_the_next_call_works(asker: Stage) -> None:
+    code = (
+        "import time\n"
+        "tool, how, began, result['said'] = tools[{tool!r}], {how!r}, time.monotonic(), ['', '']\n"
+        "try: result['said'][1] = tool(how=how)\n"
+        "except ToolError as error: result['said'] = [error.code, str(error)]\n"
+        "result['s'] = time.monotonic() - began\n"
+        "while 'after' not in result:\n"
+        "    try: result['after'] = tool(how='fine')\n"
+        "    except ToolError as error:\n"
+        "        if error.code != 'timeout': raise\n"  # a new process, on a busy machine
+    )
+    with asker.session() as session:
+        for how, (wanted, text) in OPERATORS.items():
+            tool = "linger" if wanted == "timeout" else "finish"
+            found = session.run("act", {"code": code.format(how=how, tool=tool)})
+            said, message = found["said"]
+            assert (said, found["after"]) == (wanted, "fine"), (how, message)
+            assert text in message, (how, message)
+            assert len(message) < 2_200
+            assert found["s"] < 6, how  # far from the tool's own 30 s: nobody waited for it
+    outcomes = {(one["tool"], one["ok"], one["code"]) for one in asker.events("tool.outcome")}
+    assert {
+        ("finish", False, "application"),
+        ("finish", False, "crash"),
+        ("linger", False, "timeout"),
+    } <= outcomes
+    assert len(workers_of(asker, "ending:finish")) == 2  # one of each tool: what they forked is gone
+
+
+def workers_of(asker: Stage, entry: str) -> list[str]:
+    """The processes that run, or were forked by, this function's worker, by pid."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (place / "cmdline").read_bytes().split(b"\0")
+            if {str(asker.layout.config / "tools").encode(), entry.encode()} <= set(line):
+                found.append(place.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [("imports_nothing", "can't be loaded: SystemExit: 7"), ("late", "is a coroutine function")],
+)
+def test_a_function_that_cannot_be_loaded_says_why(asker: Stage, tool: str, text: str) -> None:
+    code, message = error_of(asker, f"tools[{tool!r}]()")
+    assert code == "application"
+    assert text in message
+    assert error_of(asker, f"tools[{tool!r}]()")[1] == message
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"a": 1, "a": 2}', "the same key twice"),
+        ("[1e400]", "out of range"),
+        ("18446744073709551616", "beyond 64 bits"),
+        ("NaN", "not JSON"),
+        ('"\\ud800"', "not JSON"),
+        ("[" * 99 + "]" * 99, "nested deeper"),
+        ('"\xff"', "not UTF-8"),
+    ],
+)
+def test_what_an_endpoint_answers_arrives_as_it_was_sent_or_is_refused(
+    asker: Stage, body: str, text: str
+) -> None:
+    code, message = error_of(asker, f"tools['replies'](body={body!r})")
+    assert code == "application"
+    assert "the tool replies answered with what can't be sent" in message
+    assert text in message
+    assert act(asker, "result['x'] = tools['replies'](body='[18446744073709551615, 1.5]')") == {
+        "x": [2**64 - 1, 1.5]
+    }

@@ -17,7 +17,7 @@ import aiohttp
 from bridgehold.host.layout import Layout
 from hostile.stage import POLICY, Stage
 
-TOKENS = {name: f"token-of-{name}-0123456789" for name in ("acme", "helper", "rival", "boss")}
+TOKENS = {name: f"token-of-{name}-0123456789" for name in ("acme", "helper", "rival", "boss", "deaf")}
 T = TypeVar("T")
 
 
@@ -26,10 +26,10 @@ def digest(token: str) -> str:
 
 
 def principals() -> str:
-    tenants = {"acme": "acme", "helper": "acme", "rival": "rival", "boss": "*"}
+    tenants = {"acme": "acme", "helper": "acme", "rival": "rival", "boss": "*", "deaf": "acme"}
     return "".join(
         f'[principals.{name}]\ntokens = ["{digest(token)}"]\ntenants = ["{tenants[name]}"]\n'
-        + ("operator = true\n" if name == "boss" else "")
+        + ("operator = true\n" if name == "boss" else "logs = false\n" if name == "deaf" else "")
         for name, token in TOKENS.items()
     )
 

@@ -81,7 +81,7 @@ def test_the_audit_names_the_tokens_principal_and_never_the_face(face: HttpStage
     assert not {"owner", "http"} & {entry.principal for entry in intents}
 
 
-def test_errors_carry_the_bodys_six_fields_and_their_status(face: HttpStage) -> None:
+def test_errors_carry_the_bodys_fields_and_their_status(face: HttpStage) -> None:
     async def act(acme: Caller) -> None:
         for code, status, name in (
             ("raise ValueError('broken')", 422, "application"),
@@ -90,9 +90,9 @@ def test_errors_carry_the_bodys_six_fields_and_their_status(face: HttpStage) -> 
             body = {"operation": f"{face.bridge}:act", "arguments": {"code": code}, "session": "fails"}
             said = await acme.ask("POST", "/v1/run", body)
             assert (said.status, said.code) == (status, name), said
-            assert set(said.body) == {"code", "message", "hint", "where", "retry", "event"}
+            assert set(said.body) == {"code", "message", "hint", "where", "retry", "event", "traceback"}
             assert said.body["event"], "the audit's reference"
-            assert "Traceback" not in str(said.body)
+            assert ("in <module>\nValueError: broken" in said.body["traceback"]) == (name == "application")
         wrong = await acme.ask("POST", "/v1/run", {"operation": f"{face.bridge}:act", "arguments": {}})
         assert (wrong.status, wrong.code) == (400, "usage")
         late = {
@@ -109,6 +109,26 @@ def test_errors_carry_the_bodys_six_fields_and_their_status(face: HttpStage) -> 
         assert wrong_method.headers["Allow"] == "POST"
 
     using(face, act)
+
+
+def test_who_may_not_read_logs_reads_type_and_message_alone(face: HttpStage) -> None:
+    async def act(acme: Caller, deaf: Caller) -> None:
+        body = {"operation": f"{face.bridge}:act", "arguments": {"code": "secret_name = 1 / 0"}}
+        told = (await acme.ask("POST", "/v1/run", body)).body
+        said = (await deaf.ask("POST", "/v1/run", body)).body
+        assert "ZeroDivisionError" in told["traceback"]
+        assert (said["message"], said["traceback"]) == (told["message"], "")
+        streamed = [event async for event in deaf.stream("/v1/run", body)]
+        assert streamed[-1][0] == "error"
+        assert streamed[-1][1]["traceback"] == ""
+        session = await acme.open(face.bridge)
+        path = f"/v1/sessions/{session}/commands"
+        await acme.ask("POST", path, {"operation": "act", "arguments": {"code": "print('for the log')"}})
+        refused = await deaf.ask("GET", f"/v1/sessions/{session}/logs")
+        assert (refused.status, refused.code) == (403, "denied")
+        assert (await acme.ask("GET", f"/v1/sessions/{session}/logs")).status == 200
+
+    using(face, act, "acme", "deaf")
 
 
 def test_a_stream_has_progress_chunks_beats_and_a_result(face: HttpStage) -> None:

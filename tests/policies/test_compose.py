@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
 from bridgehold.errors import PolicyError
-from bridgehold.policies import shipped
+from bridgehold.policies import globs, shipped
 from bridgehold.policies.compose import compose, narrow
 from bridgehold.policies.model import MIB, Policy, Source
+from bridgehold.policies.narrow import source_of
 
 WIDE = """\
 weakenings = ["env_secret", "connect"]
@@ -40,6 +42,12 @@ def files(**texts: str) -> Callable[[str], tuple[str, str] | None]:
     return lambda name: (texts[name], f"{name}.toml") if name in texts else None
 
 
+def for_dspy(text: str) -> str:
+    """What a tenant's file says of all bridges, said of one: on the same lines."""
+    text = re.sub(r"^(\[+)", r"\1bridges.dspy.", text, flags=re.MULTILINE)
+    return text if text.startswith("[") else f"bridges.dspy.{text}"
+
+
 def test_tables_merge_lists_replace_and_deny_adds() -> None:
     policy = compose(
         "top",
@@ -60,7 +68,8 @@ def test_tables_merge_lists_replace_and_deny_adds() -> None:
 @pytest.mark.parametrize(
     ("texts", "part"),
     [
-        ({"own": 'extends = "own"'}, "own.toml:1: extends: a circle: own → own"),
+        ({"own": 'extends = "own"'}, "own.toml:1: extends: 'own' is this file itself, and no policy of"),
+        ({"own": 'extends = "pyton"'}, "there is no policy 'pyton' (nearest: 'python')"),
         ({"own": '\nextends = "b"', "b": 'extends = "own"'}, "b.toml:1: extends: a circle: own → b → own"),
         ({"own": '\nextends = "gone"'}, "own.toml:2: extends: there is no policy 'gone'"),
         (
@@ -75,6 +84,15 @@ def test_chains_that_are_refused(texts: dict[str, str], part: str) -> None:
     with pytest.raises(PolicyError) as caught:
         compose("own", files(**texts))
     assert part in caught.value.message
+
+
+def test_a_file_that_extends_its_own_name_starts_from_the_shipped_one() -> None:
+    own = 'extends = "dspy"\n[limits]\nmemory = "64MiB"\n'
+    policy = compose("dspy", lambda name: (own, "dspy.toml") if name == "dspy" else shipped.read(name))
+    whole = compose("dspy", shipped.read)
+    assert policy.limits.memory_bytes == 64 * MIB
+    assert str(policy.overruled["limits.memory"][0].source).startswith("shipped:dspy.toml:")
+    assert (policy.operations, policy.endpoints) == (whole.operations, whole.endpoints)
 
 
 def test_an_unknown_policy_is_a_typed_refusal() -> None:
@@ -138,14 +156,13 @@ def test_shipped_policies_compose(name: str) -> None:
         ("weakenings = ['no_cgroup']", "acme.toml:1: weakenings: no_cgroup widens"),
         ("[sandbox]\nenforcement = 'weakened'", "acme.toml:2: sandbox.enforcement: weakened widens"),
         ("[sandbox]\nstart = 'fork'", "acme.toml:2: sandbox.start: fork widens"),
-        ("[bridges.dspy.limits]\nmemory = '2GiB'", "acme.toml:2: limits.memory: 2 GiB widens"),
     ],
 )
-def test_a_tenant_that_widens_is_refused_with_both_lines(
+def test_a_bound_of_one_bridge_that_widens_is_refused_with_both_lines(
     policy_of: Callable[[str], Policy], ceiling_of: Callable[[str], Policy], ceiling: str, part: str
 ) -> None:
     with pytest.raises(PolicyError) as caught:
-        narrow(policy_of(WIDE), ceiling_of(ceiling))
+        narrow(policy_of(WIDE), ceiling_of(for_dspy(ceiling)))
     assert part in caught.value.message
     assert "own.toml" in caught.value.message or "(default)" in caught.value.message
 
@@ -154,8 +171,70 @@ def test_every_widening_is_named_at_once(
     policy_of: Callable[[str], Policy], ceiling_of: Callable[[str], Policy]
 ) -> None:
     with pytest.raises(PolicyError) as caught:
-        narrow(policy_of(WIDE), ceiling_of("[limits]\nmemory='2GiB'\nprocesses=9000\n[tools]\nallow=['x']"))
+        narrow(
+            policy_of(WIDE),
+            ceiling_of(for_dspy("[limits]\nmemory='2GiB'\nprocesses=9000\n[tools]\nallow=['x']")),
+        )
     assert len(caught.value.message.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "field", "holds", "source"),
+    [
+        ("[limits]\nmemory = '2GiB'\ncpu = 4", "limits.memory_bytes", 1024 * MIB, "limits.memory own.toml:4"),
+        ("[rate]\nconcurrency = 5", "rate.concurrency", 4, "rate.concurrency own.toml:20"),
+        ("inline_keys = 'pass'", "inline_keys", "capture", "inline_keys own.toml:2"),
+        ("[operations]\nallow = ['*']", "operations.allow", ("dspy:*",), "operations.allow own.toml:17"),
+        (
+            "[operations]\nallow = ['python:*', '*:run', 'x']",
+            "operations.allow",
+            globs.meet("dspy:*", "*:run"),
+            "operations.allow[0] acme.toml:2",
+        ),
+        ("[operations]\nallow = ['python:*']", "operations.allow", (), "operations.allow acme.toml:2"),
+        ("[tools]\nallow = ['x']", "tools.allow", (), "tools.allow default"),
+        ("[filesystem]\nread = ['/srv', '/opt']", "read", ("/srv/models",), "filesystem.read own.toml:6"),
+        (
+            "[filesystem]\nread = ['/srv/models/a', '/opt']",
+            "read",
+            ("/srv/models/a",),
+            "filesystem.read[0] acme.toml:2",
+        ),
+        ("weakenings = ['env_secret', 'no_cgroup']", "weakenings", ("env_secret",), "weakenings acme.toml:1"),
+        ("[secrets.token]\nhow = 'gateway'\n[secrets.other]", "secrets", (), "secrets acme.toml:1"),
+        ("[network.endpoints.other]\npaths = ['/x']", "endpoints", (), "network.endpoints acme.toml:1"),
+    ],
+)
+def test_a_bound_of_all_bridges_may_be_above_one_of_them_and_what_both_allow_holds(
+    policy_of: Callable[[str], Policy],
+    ceiling_of: Callable[[str], Policy],
+    ceiling: str,
+    field: str,
+    holds: object,
+    source: str,
+) -> None:
+    narrowed = narrow(policy_of(WIDE), ceiling_of(ceiling))
+    found: object = narrowed
+    for part in field.split("."):
+        found = getattr(found, part)
+    assert found == holds
+    key, place = source.split()
+    assert str(source_of(narrowed.sources, key)) == place
+
+
+def test_an_endpoint_of_all_bridges_meets_the_policys(
+    policy_of: Callable[[str], Policy], ceiling_of: Callable[[str], Policy]
+) -> None:
+    ceiling = ceiling_of(
+        "[network.endpoints.openai]\nmethods = ['POST', 'DELETE']\npaths = ['/*/completions', '/files']\n"
+        "remote_content = true\n[network.endpoints.other]\npaths = ['/x']\n"
+        "[[network.connect]]\nhost = 'a.example.com'\nprivate = true\n[[network.connect]]\nhost = 'evil.org'\n"
+    )
+    narrowed = narrow(policy_of(WIDE), ceiling)
+    (endpoint,) = narrowed.endpoints
+    assert (endpoint.methods, endpoint.paths) == (("POST",), ("/chat/completions",))
+    assert not endpoint.remote_content
+    assert [(one.host, one.private) for one in narrowed.connects] == [("a.example.com", False)]
 
 
 def test_a_ceiling_bounds_what_it_mentions_and_nothing_else(

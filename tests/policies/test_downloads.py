@@ -102,7 +102,7 @@ def test_a_tenant_that_widens_a_hub_is_refused(
 ) -> None:
     policy = policy_of(HUB + f"digests = ['{'a' * 64}']\n")
     with pytest.raises(PolicyError) as caught:
-        narrow(policy, ceiling_of(f"[network.endpoints.openai]\n{ceiling}\n"))
+        narrow(policy, ceiling_of(f"[bridges.dspy.network.endpoints.openai]\n{ceiling}\n"))
     assert part in caught.value.message
 
 

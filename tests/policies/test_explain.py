@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridgehold.policies.explain import check, explain
+import pytest
+
+from bridgehold.policies.explain import Known, check, explain, unknown_names
 from bridgehold.policies.model import Grant
 from bridgehold.policies.vocabulary import VOCABULARY
 
@@ -62,3 +64,45 @@ def test_check_names_every_problem_once() -> None:
     ]
     assert found[0].message == "limits.memry: unknown key (nearest: 'memory')"
     assert "connect" in found[2].message
+
+
+KNOWN = Known(
+    operations=("dspy:create_program", "dspy:execute_program", "python:execute", "mine:*"),
+    resources=("program", "lm"),
+    providers=("openai", "anthropic"),
+    unread=("broken",),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[operations]\nallow = ['dspy:*']\ndeny = ['dspy:execut_program']", ("p.toml:3: operations.deny: "
+         "'dspy:execut_program': no bridge has such an operation (nearest: 'dspy:execute_program')")),
+        ("[operations]\nallow = [\n'dspy:*',\n'dpsy:*',\n]", ("p.toml:4: operations.allow: "
+         "'dpsy:*': there is no bridge 'dpsy' (nearest: 'dspy')")),
+        ("[operations]\nallow = ['execute']", ("p.toml:2: operations.allow: 'execute' is no operation: "
+         "write bridge:operation (nearest: 'python:execute')")),
+        ("[operations]\nallow = ['dspy:*_everything']", "no bridge has such an operation"),
+        ("[resources]\ndeny = ['progam']", ("p.toml:2: resources.deny: 'progam': no bridge has resources of "
+         "this kind (nearest: 'program')")),
+        ("[network.endpoints.opnai]\npaths = ['/x']", ("p.toml:1: network.endpoints.opnai: "
+         "there is no [providers.opnai] in config.toml (nearest: 'openai')")),
+        ("[secrets.key]\nprovider = 'antropic'", ("p.toml:2: secrets.key.provider: "
+         "there is no [providers.antropic] in config.toml (nearest: 'anthropic')")),
+        ("[operations]\nallow = ['*', '*:execute', 'dspy:*_program', 'mine:whatever', 'broken:x', 'common:ping']", ""),
+        ("[resources]\nallow = ['*', 'pro*']\n[tools]\nallow = ['anything']", ""),
+        ("[network.endpoints.openai]\npaths = ['/x']\n[secrets.anything]\nprovider = 'openai'", ""),
+        ("[limit]", ""),
+    ],
+)  # fmt: skip
+def test_names_that_nothing_here_bears_are_faults(text: str, fault: str) -> None:
+    found = list(unknown_names(text, "p.toml", KNOWN))
+    assert (len(found) == 1 and fault in found[0]) if fault else found == []
+
+
+def test_a_tenants_file_and_its_tables_are_looked_at_as_well() -> None:
+    text = "[operations]\ndeny = ['dspy:x']\n[bridges.python.operations]\ndeny = ['python:exeute']\n"
+    first, second = unknown_names(text, "acme.toml", KNOWN, tables=["dspy", "python"])
+    assert first.startswith("acme.toml:2: operations.deny: 'dspy:x'")
+    assert second.startswith("acme.toml:4: operations.deny: 'python:exeute'")

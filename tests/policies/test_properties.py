@@ -313,6 +313,27 @@ def test_a_ceiling_never_widens(both: tuple[Said, Said], below: bool) -> None:
     assert {key: value for key, value in after.items() if value > before[key]} == {}
 
 
+@settings(max_examples=150, deadline=None)
+@given(pairs())
+def test_a_bound_of_all_bridges_is_never_refused_as_wider_and_is_the_same_where_it_is_within(
+    both: tuple[Said, Said],
+) -> None:
+    policy, text = policy_of(text_of(both[0])), both[1]
+    try:
+        every = narrow(policy, ceiling_of(text_of(text)))
+    except PolicyError as error:
+        assert "widens" not in error.message
+        return
+    assert narrow(every, ceiling_of(text_of(text))).operations.allow == every.operations.allow
+    try:
+        one = narrow(policy, ceiling_of(text_of({f"bridges.b.{key}": value for key, value in text.items()})))
+    except PolicyError:
+        return
+    wide, narrower = grant_of(one, None), grant_of(every, None)
+    if wide is not None and narrower is not None:
+        assert (allowed(wide), bounds(wide)) == (allowed(narrower), bounds(narrower))
+
+
 @settings(max_examples=100, deadline=None)
 @given(policies(), st.booleans())
 def test_a_policy_as_its_own_ceiling_changes_nothing(said: Said, below: bool) -> None:
@@ -358,11 +379,12 @@ def test_pins_are_any_none_or_some_and_a_ceiling_takes_no_pin_away() -> None:
     assert taken(f"{digests}['{PIN}']", f"{digests}[]") == taken(f"{digests}[]", "") == set()
     assert taken("", f"{digests}['{PIN}']") == {PIN}
     for wider in ("'any'", f"['{OTHER}']", f"['{PIN}', '{OTHER}']"):
+        assert taken(f"{digests}['{PIN}']", f"{digests}{wider}") <= {PIN}
         with pytest.raises(PolicyError, match="widens"):
             resolve(
                 ANYTHING,
                 policy_of(f"{hub}{digests}['{PIN}']"),
-                ceiling_of(f"{hub}{digests}{wider}"),
+                ceiling_of(f"bridges.b.{hub}bridges.b.{digests}{wider}"),
                 MACHINE,
                 tenant="t",
                 bridge="b",

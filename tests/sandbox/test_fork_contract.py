@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from bridgehold.sandbox.control import LauncherClient
-from sandbox.fork_support import Nursery
+from bridgehold.sandbox.spec import BRIDGE, SDK
+from sandbox.fork_support import SITE, Guest, Nursery
 from sandbox.launcher_support import Machine
+
+ENVIRONMENT = (("HOME", "/scratch"), ("PATH", "/usr/bin:/bin"), ("PYTHONPATH", f"{SDK}:{BRIDGE}"))
 
 FRAMEWORK = """
     import logging, multiprocessing, os, random, signal, ssl, tempfile, threading, time, uuid
@@ -173,3 +176,61 @@ def test_what_the_import_left_running_is_named(box: Machine) -> None:
         await zygote.end()
 
     box.drive(run)
+
+
+def test_what_is_imported_comes_from_the_same_place_in_both_starts(box: Machine) -> None:
+    """The framework's and the bridge's folder hold a module of one name, twice: one that is warm, and one that isn't."""
+    bridge = """
+        import sys
+        import framework, other
+        from bridgehold_sdk import Bridge, operation
+
+        class Test(Bridge):
+            @operation()
+            def python(self, code: str):
+                space = {"framework": framework}
+                exec(code, space)
+                return space.get("value")
+    """
+    nursery = Nursery(box, framework="import sys\npath = list(sys.path)", bridge=bridge)
+    own, locks = box.home / "bridge" / nursery.tenant, box.home / "site" / nursery.tenant
+    for folder, text in ((own, "where = 'own'"), (locks, "where = 'lock'")):
+        for name in ("framework", "other"):
+            if (folder, name) != (locks, "framework"):
+                (folder / f"{name}.py").write_text(text)
+    look = """
+        import json, subprocess, sys
+        import other
+        child = subprocess.run([sys.executable, '-c', 'import bridgehold_sdk, other, sys; print(other.where)'],
+                               capture_output=True, text=True, cwd='/')
+        value = {'path': sys.path, 'framework': framework.__file__, 'other': other.where,
+                 'warm': [entry for entry in framework.path if entry == '/bridge'], 'child': child.stdout + child.stderr}
+    """
+
+    async def act(client: LauncherClient) -> list[Any]:
+        zygote = await nursery.zygote(client)
+        forked = await nursery.fork(client, zygote, environment=ENVIRONMENT)
+        found = [await forked.python(look)]
+        await forked.end()
+        await zygote.end()
+        cold = Guest(*await client.launch(nursery.spec(start="cold", environment=ENVIRONMENT)), client)
+        boot = {"bridge": "test", "entry": "forkbridge:Test", "worker_id": "w", "preload": ["framework"]}
+        await cold.send({"type": "boot", **boot})
+        assert (await cold.receive()).get("type") == "ready", cold.log()
+        await cold.call("common:open", session={"id": "s", "name": "s", "tenant": nursery.tenant})
+        found.append(await cold.python(look))
+        await cold.end()
+        return found
+
+    try:
+        forked, cold = box.drive(act)
+    finally:
+        for name in ("framework", "other"):
+            (own / f"{name}.py").unlink()
+        (locks / "other.py").unlink()
+    assert forked == cold
+    assert forked["framework"] == f"{SITE}/framework.py"
+    assert (forked["other"], forked["warm"], forked["child"]) == ("own", [], "own\n")
+    path = forked["path"]
+    assert path[-3:] == [SDK, "/bridge", SITE]
+    assert len(path) == len(set(path))

@@ -184,6 +184,8 @@ class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
     result_digest: str = ""
     result_bytes: int = 0
     truncated: bool = False
+    traceback: str = ""
+    """Of the guest's code, where that failed: its own words, bounded."""
 
 
 class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):

@@ -47,6 +47,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
     grant: Entry | None
     """The event that holds the whole resolved grant."""
+    traceback: str
+    """Of the guest's code, where that failed: its own words."""
     related: tuple[Entry, ...]
     """Intent, outcome, egress and the session's own events, oldest first; without `event`."""
 
@@ -73,6 +75,7 @@ def story(audit: Path, name: str) -> Story:
         source=source,
         remedy=remedy(event, rule, code, source),
         grant=grant,
+        traceback=outcome.text("traceback") if outcome is not None else "",
         related=tuple(sorted(related, key=lambda e: (e.time, e.seq))),
     )
 

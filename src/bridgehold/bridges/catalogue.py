@@ -1,4 +1,8 @@
-"""Which bridges there are: the shipped ones and the operator's folders. A broken one stops no other."""
+"""Which bridges there are: shipped, the operator's for all, tenants' own. A broken one stops no other.
+
+A bridge in a tenant's folder (``tenants/NAME/bridges``) is that tenant's alone: nobody else finds it, and it
+takes no other bridge's name.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from packaging.version import InvalidVersion, Version
 
 from bridgehold.bridges.manifest_file import load_manifest
 from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError
-from bridgehold.ids import is_name
+from bridgehold.ids import is_name, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from bridgehold.bridges.frames import ReadyFrame
     from bridgehold.bridges.manifest import Manifest
 
+TENANTS_BRIDGES = "bridges"
+"""The folder of a tenant's own bridges, in that tenant's folder."""
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -32,6 +38,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     folder: Path
     shipped: bool
+    tenant: str = ""
+    """Whose alone it is; empty: everybody's."""
     manifest: Manifest | None = None
     fault: str = ""
 
@@ -48,26 +56,32 @@ Problems = list[Problem]
 
 
 class Catalogue:
-    """Bridges by name. An operator's bridge takes the place of a shipped one of its name."""
+    """Bridges by tenant and name. An operator's bridge takes the place of a shipped one of its name."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self._entries = {entry.name: entry for entry in entries}
+        self._entries = {(entry.tenant, entry.name): entry for entry in entries}
 
     @classmethod
-    def load(cls, folders: Iterable[Path] = ()) -> Catalogue:
-        """The shipped bridges, and every sub-folder of `folders` that holds a ``bridge.toml``."""
+    def load(cls, folders: Iterable[Path] = (), tenants: Path | None = None) -> Catalogue:
+        """The shipped bridges, and every sub-folder of `folders` that holds a ``bridge.toml``.
+
+        `tenants`: a folder with tenants' folders, whose ``bridges`` are theirs alone.
+        """
         entries = list(_entries(shipped_folder(), shipped=True))
         for folder in folders:
             entries += _entries(folder, shipped=False)
+        shared = {entry.name for entry in entries}
+        for folder in tenant_folders(tenants) if tenants is not None else ():
+            entries += _tenants_entries(folder, shared)
         return cls(entries)
 
     def list(self) -> list[Entry]:
-        """All of them by name, broken ones included."""
-        return [self._entries[name] for name in sorted(self._entries)]
+        """All of them by name, broken ones and tenants' own included."""
+        return sorted(self._entries.values(), key=lambda entry: (entry.name, entry.tenant))
 
-    def get(self, name: str) -> Manifest:
-        """Raises `NotFoundError`, or `ManifestError` where the manifest is broken."""
-        entry = self._entry(name)
+    def get(self, name: str, tenant: str = "") -> Manifest:
+        """As `tenant` sees it. Raises `NotFoundError`, or `ManifestError` where the manifest is broken."""
+        entry = self._entry(name, tenant)
         if entry.manifest is None:
             raise ManifestError(entry.fault, where=str(entry.folder / "bridge.toml"))
         return entry.manifest
@@ -75,6 +89,7 @@ class Catalogue:
     def validate(
         self,
         name: str,
+        tenant: str = "",
         *,
         pythons: Collection[str] | None = None,
         secrets: Collection[str] | None = None,
@@ -84,7 +99,7 @@ class Catalogue:
         `pythons` are the versions at hand (``3.11.2``) and `secrets` the names the tenant has; what
         is None is not checked. Reads files, runs nothing. Raises `NotFoundError`.
         """
-        entry = self._entry(name)
+        entry = self._entry(name, tenant)
         if entry.manifest is None:
             return [Problem(kind="manifest", message=entry.fault)]
         manifest = entry.manifest
@@ -103,11 +118,15 @@ class Catalogue:
             ]
         return found
 
-    def _entry(self, name: str) -> Entry:
-        if name not in self._entries:
-            known = ", ".join(sorted(self._entries)) or "none"
-            raise NotFoundError(f"there is no bridge {name[:80]!r}", hint=f"There are: {known}.")
-        return self._entries[name]
+    def _entry(self, name: str, tenant: str) -> Entry:
+        entry = self._entries.get((tenant, name)) or self._entries.get(("", name))
+        if entry is None:
+            seen = sorted({name for whose, name in self._entries if whose in ("", tenant)})
+            raise NotFoundError(
+                f"there is no bridge {name[:80]!r}{nearest(name, seen)}",
+                hint=f"There are: {', '.join(seen) or 'none'}.",
+            )
+        return entry
 
 
 def shipped_folder() -> Path:
@@ -161,6 +180,42 @@ def _entries(folder: Path, *, shipped: bool) -> Iterable[Entry]:
                 yield Entry(name=place.name, folder=place, shipped=shipped, fault=error.message)
             continue
         yield Entry(name=place.name, folder=place, shipped=shipped, manifest=manifest)
+
+
+def tenant_folders(tenants: Path) -> Iterable[Path]:
+    """Folders of tenants, which are named as they are.
+
+    None where that can't be seen: nothing takes their bridges' places, and no ceiling is read there either.
+    """
+    try:
+        return [place for place in sorted(tenants.iterdir()) if is_name(place.name) and place.is_dir()]
+    except OSError:
+        return []
+
+
+def _tenants_entries(home: Path, shared: Collection[str]) -> Iterable[Entry]:
+    """A tenant's own bridges. Whatever is wrong with its folder is wrong for this tenant alone.
+
+    A link could lead to another tenant's bridge, and a name that all have means the bridge of all.
+    """
+    folder = home / TENANTS_BRIDGES
+    broken = Entry(name=TENANTS_BRIDGES, folder=folder, shipped=False, tenant=home.name)
+    if any(place.is_symlink() for place in (home, folder)):
+        yield msgspec.structs.replace(broken, fault="is a link: a tenant's bridges lie in its own folder")
+        return
+    try:
+        found = list(_entries(folder, shipped=False))
+    except ManifestError as error:
+        yield msgspec.structs.replace(broken, fault=error.message)
+        return
+    for entry in found:
+        fault = entry.fault
+        if entry.folder.is_symlink():
+            fault = "is a link: a tenant's bridge lies in its own folder"
+        elif entry.name in shared:
+            fault = f"every tenant has a bridge {entry.name!r}: give this one another name"
+        manifest = None if fault else entry.manifest
+        yield msgspec.structs.replace(entry, tenant=home.name, fault=fault, manifest=manifest)
 
 
 def _holds_bridge(place: Path) -> bool:

@@ -9,9 +9,10 @@ Messages name places and expectations and never repeat a value: arguments may ho
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import TYPE_CHECKING
+
+from bridgehold.ids import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,7 +89,7 @@ def _schema_problems(schema: object, where: str, left: list[int], depth: int) ->
         return
     for key in schema:
         if key not in KEYWORDS:
-            yield f"{where}: {key!r} is not supported{_nearest(key)}"
+            yield f"{where}: {key!r} is not supported{nearest(key, KEYWORDS)}"
     yield from _keyword_problems(schema, where)
     properties = schema.get("properties", {})
     if isinstance(properties, dict):
@@ -165,7 +166,7 @@ def _object_problems(schema: Schema, value: dict[str, object], where: str) -> It
         if name in properties:
             yield from _problems(properties[name], item, place)
         elif extra is False:
-            yield f"{place}: unknown{_nearest(name, list(properties))}"
+            yield f"{place}: unknown{nearest(name, properties)}"
         elif isinstance(extra, dict):
             yield from _problems(extra, item, place)
 
@@ -246,8 +247,3 @@ def _kind(value: object) -> str:
 def _same(left: object, right: object) -> bool:
     """Equality as JSON has it: true is not 1."""
     return left == right and isinstance(left, bool) == isinstance(right, bool)
-
-
-def _nearest(key: str, known: list[str] | None = None) -> str:
-    close = difflib.get_close_matches(key[:80], KEYWORDS if known is None else known, n=1)
-    return f" (nearest: {close[0]!r})" if close else ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+from bridgehold.ids import nearest
 from bridgehold.policies.locate import locate
 
 
@@ -119,8 +119,3 @@ class Table:
         for key in self._data:
             if key not in self._asked:
                 self.fault(key, f"unknown key{nearest(key, self._asked)}")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word[:80], list(known), n=1, cutoff=0.5)
-    return f" (nearest: {close[0]!r})" if close else ""

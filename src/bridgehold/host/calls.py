@@ -111,8 +111,10 @@ class GuestCalls:
         stream: Stream | None,
         tools: ToolHandler | None = None,
         aside: bool = False,
+        stop: asyncio.Event | None = None,
     ) -> ResultFrame | FaultFrame:
-        """Send one call and wait for its reply. Cancelled: the guest is asked to stop.
+        """Send one call and wait for its reply. Cancelled, or told to `stop`: the guest is asked to stop;
+        in the second case its reply is waited for all the same.
 
         `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
         """
@@ -134,6 +136,8 @@ class GuestCalls:
             await pipes.send(
                 CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
             )
+            if stop is not None and await _first(stop, future):
+                await pipes.send(CancelFrame(id=call_id))
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             with contextlib.suppress(BridgeholdError, TimeoutError):
@@ -148,6 +152,16 @@ class GuestCalls:
             if future.done():
                 self._waiting.pop(call_id, None)
                 self._aside.discard(call_id)
+
+
+async def _first(stop: asyncio.Event, future: asyncio.Future[Any]) -> bool:
+    """Wait for either; whether `stop` came before `future`."""
+    told = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({told, future}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+    return not future.done()
 
 
 def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:

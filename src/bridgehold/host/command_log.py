@@ -1,4 +1,4 @@
-"""The two events of a command: its intent, durable before anything runs, and its outcome.
+"""The two events of a command: its intent, durable before anything runs, and its outcome; how it ended.
 
 A command whose intent can't be written doesn't run; an outcome that can't be written stops the host,
 unless only its tenant's share of the audit is used up.
@@ -6,14 +6,41 @@ unless only its tenant's share of the audit is used up.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
+
+import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
-from bridgehold.errors import AuditError, BridgeholdError, BudgetError
-from bridgehold.host.values import CommandUsage
+from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.bridges.manifest import Operation
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError
+from bridgehold.host.inline_keys import Arguments
+from bridgehold.host.translate import fault_error, middle
+from bridgehold.host.values import CommandRequest, CommandUsage, Principal
+from bridgehold.ids import digest_bytes
+from bridgehold.policies.model import Decision, Grant
+
+_TRACEBACK = 4_000
+"""Characters of it in the audit."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that may run: everything that was decided about it, before anything runs."""
+
+    command: str
+    principal: Principal
+    request: CommandRequest
+    bridge: str
+    operation: Operation | None
+    grant: Grant
+    decision: Decision
+    deadline_ms: int
+    arguments: Arguments
+    replays: str = ""
 
 
 class _Worker(Protocol):
@@ -75,3 +102,53 @@ async def used(session: _Session, started: float) -> CommandUsage:
         return CommandUsage(ms=ms)
     before, session.cpu_us = session.cpu_us, cpu_us
     return CommandUsage(cpu_us=max(0, cpu_us - before), memory_peak_bytes=peak, ms=ms)
+
+
+class GoneError(CancelledError):
+    """The caller went away: its outcome is written, and nobody is told."""
+
+
+async def came_of(
+    call: Awaitable[ResultFrame | FaultFrame], operation: str
+) -> tuple[ResultFrame | FaultFrame | None, BridgeholdError | None]:
+    """What the guest answered, and how it failed, if it did."""
+    try:
+        frame = await call
+    except BridgeholdError as error:
+        return None, error
+    except asyncio.CancelledError:
+        return None, GoneError("the caller went away")
+    return frame, fault_error(frame, where=operation) if isinstance(frame, FaultFrame) else None
+
+
+def outcome_of(
+    plan: Plan,
+    session: str,
+    intent: str,
+    frame: ResultFrame | FaultFrame | None,
+    failure: BridgeholdError | None,
+    usage: CommandUsage,
+) -> CommandOutcome:
+    result = msgspec.json.encode(frame.result) if isinstance(frame, ResultFrame) else b""
+    return CommandOutcome(
+        tenant=plan.grant.tenant,
+        principal=plan.principal.name,
+        session=session,
+        command=plan.command,
+        intent=intent,
+        transport_ok=frame is not None,
+        application_ok=isinstance(frame, ResultFrame) and not _says_error(frame.result),
+        code=failure.code if failure else "",
+        reason=failure.message[:500] if failure else "",
+        cpu_us=usage.cpu_us,
+        memory_peak_bytes=usage.memory_peak_bytes,
+        ms=usage.ms,
+        result_digest=digest_bytes(result) if result else "",
+        result_bytes=len(result),
+        traceback=middle(failure.traceback, _TRACEBACK) if failure else "",
+    )
+
+
+def _says_error(result: object) -> bool:
+    """DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart."""
+    return isinstance(result, dict) and ("error" in result or result.get("status") == "error")

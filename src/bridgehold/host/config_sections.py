@@ -105,6 +105,9 @@ class PrincipalSection(Strict):
     """Tenants it may act for; ``*`` is every tenant."""
     operator: bool = False
     """May list and end other tenants' sessions, build environments and stop the host."""
+    logs: bool = True
+    """May read the logs of its tenants' sessions, and the tracebacks of the code in them. Without it, and
+    without `operator`, an error tells type and message alone."""
 
 
 class BridgeSection(Strict):

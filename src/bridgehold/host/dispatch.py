@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandIntent, CommandOutcome
+from bridgehold.audit.events import CommandIntent
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation, check_common
@@ -21,7 +21,6 @@ from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     BusyError,
-    CancelledError,
     DeniedError,
     NotFoundError,
     PolicyError,
@@ -31,8 +30,15 @@ from bridgehold.host import refusals
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.buckets import CommandRates
 from bridgehold.host.calls import Stream
-from bridgehold.host.command_log import CommandLog, used
-from bridgehold.host.inline_keys import Arguments, KeyKeeper, take_inline_keys
+from bridgehold.host.command_log import (
+    CommandLog,
+    GoneError,
+    Plan,
+    came_of,
+    outcome_of,
+    used,
+)
+from bridgehold.host.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.observe import Metrics
 from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
@@ -43,33 +49,26 @@ from bridgehold.host.sessions import Sessions
 from bridgehold.host.tools.calls import ToolCalls
 from bridgehold.host.tools.offers import CallersOffer, Offers
 from bridgehold.host.tools.values import Offered, ToolContext
-from bridgehold.host.translate import fault_error
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
-from bridgehold.ids import digest_bytes, is_name, new_command_id, parse_command
+from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
 
 _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
 _COMMON = "common"
+_BESIDE = ("common:ping", "common:health")
+"""Answered while a command runs."""
 
-OrderMaker = Callable[[str, str, str, str], Awaitable[StartOrder]]
-"""(tenant, bridge, session id, session name) → what to start."""
+OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
+"""(tenant, bridge, session id, session name, principal) → what to start."""
 
 
-class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that may run: everything that was decided about it, before anything runs."""
+class _Chain(msgspec.Struct, frozen=True):
+    """A running command that has tools: for whom, and the sessions whose commands wait for it."""
 
-    command: str
-    principal: Principal
-    request: CommandRequest
-    bridge: str
-    operation: Operation | None
-    grant: Grant
-    decision: Decision
-    deadline_ms: int
-    arguments: Arguments
-    replays: str = ""
+    tenant: str
+    sessions: tuple[str, ...] = ()
 
 
 class Dispatch:
@@ -89,13 +88,16 @@ class Dispatch:
         metrics: Metrics,
         refused: refusals.Refusals,
         on_degraded: Callable[[str], None],
+        redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
+        """`redact`: (tenant, text) without the values of the tenant's secrets."""
+        self._redact = redact
         self._refusals = refused
         self._resources = resources
         self._recovery = recovery
         self._metrics = metrics
         self._offers = offers
-        self._chains: dict[str, tuple[str, ...]] = {}
+        self._chains: dict[str, _Chain] = {}
         self._registry = registry
         self._sessions = sessions
         self._journal = journal
@@ -116,6 +118,20 @@ class Dispatch:
 
         `callers`: tools that the caller runs itself while the command runs.
         """
+        try:
+            return await self._run(principal, request, stream, callers)
+        except BridgeholdError as error:
+            if error.traceback:
+                error.traceback = await self._redact(request.tenant, error.traceback)
+            raise
+
+    async def _run(
+        self,
+        principal: Principal,
+        request: CommandRequest,
+        stream: Stream | None,
+        callers: CallersOffer | None,
+    ) -> Reply:
         plan = await self._plan(new_command_id(), principal, request)
         offered = self._offers.of(request.tenant, plan.bridge, callers)
         session = await self._session(plan)
@@ -138,11 +154,13 @@ class Dispatch:
         offered = self._offers.of(request.tenant, plan.bridge, None)
         return (await self._run_in(session, plan, offered, None)).value
 
-    async def _run_in(self, session: Session, plan: _Plan, offered: Offered, stream: Stream | None) -> Reply:
-        chain = self._chain(plan.request.parent, session)
+    async def _run_in(self, session: Session, plan: Plan, offered: Offered, stream: Stream | None) -> Reply:
+        if plan.operation is None and plan.request.operation in _BESIDE:
+            return await self._beside(session, plan)
+        parent, waiting = self._parent(plan, session)
         async with session.turn(plan.command, plan.principal.name):
             arguments = await self._keys.capture(session, plan.arguments)
-            intent = await self._intend(plan, session)
+            intent = await self._intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, arguments, stream)
             tools = ToolCalls(
@@ -154,28 +172,38 @@ class Dispatch:
                 events=session.worker.events,
                 on_degraded=self._on_degraded,
             )
-            self._chains[plan.command] = (*chain, session.id)
+            self._chains[plan.command] = _Chain(plan.grant.tenant, (*waiting, session.id))
             try:
                 return await self._call(plan, session, intent, arguments, stream, tools)
             finally:
                 del self._chains[plan.command]
                 await tools.close()
 
-    def _chain(self, parent: str, session: Session) -> tuple[str, ...]:
-        """The sessions whose commands wait for this one. `BusyError` where it could never end."""
-        chain = self._chains.get(parent, ())
-        if session.id in chain:
+    def _parent(self, plan: Plan, session: Session) -> tuple[str, tuple[str, ...]]:
+        """The command whose tool runs this one (empty where that is only said), and the sessions that wait.
+
+        Raises `BusyError` where it could never end.
+        """
+        known = self._waits(plan)
+        if known is None:
+            return "", ()
+        if session.id in known.sessions:
             raise BusyError(
                 f"session {session.id} waits for the very tool that asks it",
                 hint="A tool may use another session, never the one that called it.",
             )
-        if len(chain) >= _MOST_NESTED:
+        if len(known.sessions) >= _MOST_NESTED:
             raise BusyError(f"tools that run commands nest {_MOST_NESTED} deep at most")
-        return chain
+        return plan.request.parent, known.sessions
+
+    def _waits(self, plan: Plan) -> _Chain | None:
+        """The command that `plan` says it is for, where that runs with tools and may be seen."""
+        known = self._chains.get(plan.request.parent)
+        return known if known is not None and plan.principal.may_act_for(known.tenant) else None
 
     async def _plan(
         self, command: str, principal: Principal, request: CommandRequest, *, replays: str = ""
-    ) -> _Plan:
+    ) -> Plan:
         """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
         bridge, operation = parse_command(request.operation)
         refuse = refusals.Refusal(self._refusals, command, principal, request, bridge, operation)
@@ -183,7 +211,7 @@ class Dispatch:
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
         try:
-            manifest = self._registry.manifest(target)
+            manifest = self._registry.manifest(target, request.tenant)
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
@@ -209,7 +237,7 @@ class Dispatch:
         except BridgeholdError as error:
             reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
             raise await refuse(reason, type(error), hint=error.hint) from None
-        return _Plan(
+        return Plan(
             command=command,
             principal=principal,
             request=request,
@@ -229,7 +257,7 @@ class Dispatch:
                 return str(session.key.bridge)
         return self._registry.default_bridge
 
-    async def _session(self, plan: _Plan) -> Session:
+    async def _session(self, plan: Plan) -> Session:
         request = plan.request
         if request.session.startswith("s-"):
             found = await self._sessions.by_id(request.tenant, request.session)
@@ -244,11 +272,13 @@ class Dispatch:
             raise UsageError(f"{request.session[:80]!r} is not a session's name or id")
         return await self._sessions.get_or_open(
             key,
-            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
+            lambda session_id: self._make_order(
+                key.tenant, key.bridge, session_id, key.name, plan.principal.name
+            ),
             plan.principal.name,
         )
 
-    async def _intend(self, plan: _Plan, session: Session) -> str:
+    async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
         digest, size, text = preview(plan.arguments.kept, cap_bytes=_PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
@@ -263,14 +293,14 @@ class Dispatch:
             arguments_bytes=size,
             arguments_preview=text,
             deadline_ms=plan.deadline_ms,
-            parent=plan.request.parent[:40],
+            parent=parent,
             replays=plan.replays,
         )
         return await self._log.intend(event, session)
 
     async def _call(
         self,
-        plan: _Plan,
+        plan: Plan,
         session: Session,
         intent: str,
         arguments: dict[str, object],
@@ -279,27 +309,55 @@ class Dispatch:
     ) -> Reply:
         started = time.monotonic()
         session.called_out = False
-        frame: ResultFrame | FaultFrame | None = None
-        failure: BridgeholdError | None = None
-        cancelled = False
-        try:
-            frame = await session.call(
+        frame, failure = await came_of(
+            session.call(
                 plan.request.operation, arguments, deadline_ms=plan.deadline_ms, stream=stream, tools=tools
-            )
-        except BridgeholdError as error:
-            failure = error
-        except asyncio.CancelledError:
-            failure, cancelled = CancelledError("the caller went away"), True
-        if isinstance(frame, FaultFrame):
-            failure = fault_error(frame, where=plan.request.operation)
+            ),
+            plan.request.operation,
+        )
         usage = await used(session, started)
         if plan.operation is not None:
             code = failure.code if failure is not None else ""
             seconds = time.monotonic() - started
             self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
-        outcome = _outcome(plan, session, intent, frame, failure, usage)
+        reply = await self._conclude(plan, session, intent, frame, failure, usage)
+        if plan.operation is not None and session.alive:
+            self._resources.note(plan.operation, _place(plan, session), arguments, reply.value)
+            happened = Happened(
+                command=plan.command,
+                bridge=plan.bridge,
+                arguments=arguments,
+                result=reply.value,
+                had_key=bool(plan.arguments.keys),
+                called_out=session.may_have_called or (tools is not None and tools.asked),
+            )
+            self._recovery.note(session, session.order.manifest, plan.operation, happened)
+        return reply
+
+    async def _beside(self, session: Session, plan: Plan) -> Reply:
+        """What is answered while a command runs; the kernel's account is that command's."""
+        started = time.monotonic()
+        intent = await self._intend(plan, session, plan.request.parent if self._waits(plan) else "")
+        operation = plan.request.operation
+        frame, failure = await came_of(
+            session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms), operation
+        )
+        usage = CommandUsage(ms=int((time.monotonic() - started) * 1000))
+        return await self._conclude(plan, session, intent, frame, failure, usage)
+
+    async def _conclude(
+        self,
+        plan: Plan,
+        session: Session,
+        intent: str,
+        frame: ResultFrame | FaultFrame | None,
+        failure: BridgeholdError | None,
+        usage: CommandUsage,
+    ) -> Reply:
+        """Write the outcome, and give the reply or raise `failure`."""
+        outcome = outcome_of(plan, session.id, intent, frame, failure, usage)
         written = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
-        if cancelled:
+        if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         if failure is not None:
             failure.event = written or intent
@@ -307,29 +365,18 @@ class Dispatch:
             failure.hint = f"{failure.hint} {session.outlook}".strip()
             raise failure
         assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
-        if plan.operation is not None and session.alive:
-            self._resources.note(plan.operation, _place(plan, session), arguments, frame.result)
-            happened = Happened(
-                command=plan.command,
-                bridge=plan.bridge,
-                arguments=arguments,
-                result=frame.result,
-                had_key=bool(plan.arguments.keys),
-                called_out=session.may_have_called or (tools is not None and tools.asked),
-            )
-            self._recovery.note(session, session.order.manifest, plan.operation, happened)
         return Reply(
             value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
         )
 
 
-def _context(plan: _Plan, session: Session) -> ToolContext:
+def _context(plan: Plan, session: Session) -> ToolContext:
     return ToolContext(
         tenant=plan.grant.tenant, principal=plan.principal.name, session=session.id, command=plan.command
     )
 
 
-def _place(plan: _Plan, session: Session) -> ResourceRef:
+def _place(plan: Plan, session: Session) -> ResourceRef:
     return ResourceRef(
         id="",
         kind="",
@@ -348,35 +395,3 @@ def _deadline(request: CommandRequest, operation: Operation | None, grant: Grant
     if request.deadline_ms > 0:
         bounds.append(request.deadline_ms)
     return min(bounds)
-
-
-def _outcome(
-    plan: _Plan,
-    session: Session,
-    intent: str,
-    frame: ResultFrame | FaultFrame | None,
-    failure: BridgeholdError | None,
-    usage: CommandUsage,
-) -> CommandOutcome:
-    result = msgspec.json.encode(frame.result) if isinstance(frame, ResultFrame) else b""
-    return CommandOutcome(
-        tenant=plan.grant.tenant,
-        principal=plan.principal.name,
-        session=session.id,
-        command=plan.command,
-        intent=intent,
-        transport_ok=frame is not None,
-        application_ok=isinstance(frame, ResultFrame) and not _says_error(frame.result),
-        code=failure.code if failure else "",
-        reason=failure.message[:500] if failure else "",
-        cpu_us=usage.cpu_us,
-        memory_peak_bytes=usage.memory_peak_bytes,
-        ms=usage.ms,
-        result_digest=digest_bytes(result) if result else "",
-        result_bytes=len(result),
-    )
-
-
-def _says_error(result: object) -> bool:
-    """DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart."""
-    return isinstance(result, dict) and ("error" in result or result.get("status") == "error")

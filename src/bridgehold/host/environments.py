@@ -134,10 +134,10 @@ class Environments:
     def _lock(self, manifest: Manifest) -> Lock:
         """The lock as its file stands; parsed anew when its text changed."""
         read = (str(manifest.lock_path), _lock_text(manifest))
-        known = self._locks.get(manifest.name)
+        known = self._locks.get(read[0])
         if known is None or known[0] != read:
             known = (read, parse_lock(read[1], str(manifest.lock_path or manifest.file)))
-            self._locks[manifest.name] = known
+            self._locks[read[0]] = known
         return known[1]
 
     async def _build(self, manifest: Manifest, lock: Lock, key: tuple[str, bool]) -> BuiltEnvironment:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.errors import NotFoundError, UsageError
+from bridgehold.errors import UsageError
 from bridgehold.host.boots import Script, StartOrder
 from bridgehold.host.buckets import CommandRates
 from bridgehold.host.dispatch import OrderMaker
@@ -62,7 +62,7 @@ class Foreigners:
         """Run a script for as long as this request lasts; its frames are events."""
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
-        manifest = self._registry.manifest(bridge)
+        manifest = self._registry.manifest(bridge, params.tenant)
         if not manifest.foreign:
             raise UsageError(
                 f"{bridge} runs no scripts of one's own", hint="`bridgehold stdio` is the plug for it."
@@ -79,7 +79,7 @@ class Foreigners:
 
         async def start() -> Session:
             session = await self._sessions.get_or_open(
-                key, lambda name: self._order(key, name, script), principal.name
+                key, lambda name: self._order(key, name, script, principal.name), principal.name
             )
             relay = Relay(
                 session,
@@ -122,12 +122,12 @@ class Foreigners:
         self._relay(principal, params.session).finish_input()
         return {}
 
-    async def _order(self, key: SessionKey, session: str, script: Script) -> StartOrder:
-        order = await self._make_order(key.tenant, key.bridge, session, key.name)
+    async def _order(self, key: SessionKey, session: str, script: Script, principal: str) -> StartOrder:
+        order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
         return msgspec.structs.replace(order, script=script)
 
     def _relay(self, principal: Principal, session: str) -> Relay:
         relay = self._relays.get(session)
         if relay is None or not principal.may_act_for(relay.session.key.tenant):
-            raise NotFoundError(f"no session {session[:80]!r} here")
+            raise self._sessions.why_missing(principal.may_act_for, session)
         return relay

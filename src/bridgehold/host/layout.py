@@ -36,6 +36,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     def bridges(self) -> Path:
         return self.config / "bridges"
 
+    def own_bridges(self, tenant: str) -> Path:
+        """The bridges that are this tenant's alone."""
+        return self.tenants / tenant / "bridges"
+
     @property
     def audit(self) -> Path:
         return self.state / "audit"

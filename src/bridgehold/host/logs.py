@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bridgehold.errors import harmless
+
+LAST_OUTPUT = "The bridge's last output:"
+"""How a hint goes on with the end of a log."""
+
 
 class SessionLog:
     """Keeps the newest `limit` bytes in one piece: a guest that writes byte by byte costs no more."""
@@ -31,5 +36,5 @@ class SessionLog:
     def text(self) -> str:
         """The log as text; undecodable bytes and control characters but newline and tab are escaped."""
         body = self._kept.decode("utf-8", "backslashreplace")
-        shown = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in body)
+        shown = harmless(body)
         return f"[… {self.dropped} bytes cut]\n{shown}" if self.dropped else shown

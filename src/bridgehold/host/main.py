@@ -38,6 +38,7 @@ from bridgehold.host.faces.server import SocketServer
 from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
+from bridgehold.host.gateway.values import Asker
 from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.layout import Layout
@@ -199,12 +200,17 @@ class HostProcess:
 
     def _open_with(self, shared: Shared, peers: Peers, recovery: Recovery) -> Sessions:
         """Sessions, how they start, and their gateways."""
+
+        def whose(session: str) -> Asker:
+            return sessions.whose(session)
+
         services = Services(
             launcher=peers.launcher,
             journal=peers.journal,
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
             on_degraded=self._degraded,
+            whose=whose,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -253,6 +259,7 @@ class HostProcess:
             metrics=shared.metrics,
             refused=self._refusals,
             on_degraded=self._degraded,
+            redact=self._redaction.text,
         )
         foreigners = Foreigners(
             registry=shared.registry,
@@ -366,7 +373,7 @@ class HostProcess:
         for bridge, section in self._settings.now.bridges.items():
             for tenant in section.prestart:
                 try:
-                    await self._zygotes.warm(await self._make_order(tenant, bridge, "", ""))
+                    await self._zygotes.warm(await self._make_order(tenant, bridge, "", "", ""))
                 except BridgeholdError as error:
                     sys.stderr.write(f"bridgehold: {bridge} is not warm for {tenant}: {error.message}\n")
 

@@ -12,6 +12,7 @@ from bridgehold.bridges.frames import FaultFrame
 from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
+    DeniedError,
     NotFoundError,
     ProtocolError,
     SessionEndedError,
@@ -61,6 +62,15 @@ _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 def _asked(principal: Principal, reason: str) -> str:
     """Why a session ends that somebody ends: by whom, and never in the host's own words."""
     return f"by {principal.name}: {reason[:200]}"
+
+
+def _require_reader(principal: Principal) -> None:
+    """Raise `DeniedError` where what sessions write is not for `principal`."""
+    if not principal.may_read:
+        raise DeniedError(
+            f"{principal.name} may not read what its sessions write",
+            hint="An operator can set `logs = true` for your principal in config.toml.",
+        )
 
 
 def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
@@ -195,7 +205,7 @@ class Methods:
         tenant = parse_name(params.tenant, "tenant")
         bridge = parse_name(params.bridge, "bridge")
         name = parse_name(params.name, "session") if params.name else random_id("n", 10)
-        if self._registry.manifest(bridge).foreign:
+        if self._registry.manifest(bridge, tenant).foreign:
             raise UsageError(
                 f"the sessions of {bridge} run scripts of the operator's own",
                 hint="`bridgehold shim` makes the interpreter that opens them.",
@@ -203,11 +213,18 @@ class Methods:
         return SessionKey(tenant, bridge, name)
 
     async def _open(self, key: SessionKey, principal: Principal) -> Session:
-        return await self._sessions.get_or_open(
-            key,
-            lambda session_id: self._make_order(key.tenant, key.bridge, session_id, key.name),
-            principal.name,
-        )
+        try:
+            return await self._sessions.get_or_open(
+                key,
+                lambda session_id: self._make_order(
+                    key.tenant, key.bridge, session_id, key.name, principal.name
+                ),
+                principal.name,
+            )
+        except BridgeholdError as error:
+            if error.traceback:
+                error.traceback = await self._redact(key.tenant, error.traceback)
+            raise
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         try:
@@ -228,6 +245,7 @@ class Methods:
 
     async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
         """Where the worker spends its time, by samples of its stacks; its own word, not the kernel's."""
+        _require_reader(principal)
         session = self._find(principal, params.session)
         if session.worker.relaying:
             raise UnsupportedError("a script of one's own can't be asked for a profile")
@@ -248,7 +266,7 @@ class Methods:
         except msgspec.ValidationError as error:
             raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
 
-    async def drain(self, _principal: Principal, params: DrainParams, _emit: Emit) -> object:
+    async def drain(self, principal: Principal, params: DrainParams, _emit: Emit) -> object:
         """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
 
         With `cordon` no new one is opened, until `resume`.
@@ -260,7 +278,8 @@ class Methods:
             for session in self._sessions
             if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
         ]
-        await asyncio.gather(*(session.drain("drained by an operator", params.seconds) for session in chosen))
+        reason = _asked(principal, "drained")
+        await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
@@ -305,6 +324,7 @@ class Methods:
             return 0
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        _require_reader(principal)
         session = self._find(principal, params.session)
         return {
             "session": session.id,
@@ -312,17 +332,19 @@ class Methods:
         }
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return [self._registry.describe(name) for name in self._registry.names()]
+        return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
-        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"))
+        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
         grant = await self._registry.grant(params.tenant, manifest.name)
         built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
         if params.bridge:
-            return await self._environments.verify([self._registry.manifest(params.bridge)])
+            return await self._environments.verify(
+                [self._registry.manifest(params.bridge, params.tenant or "")]
+            )
         return await self._environments.verify(self._registry.manifests(), others=True)
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:

@@ -63,9 +63,13 @@ class Orders:
         self._environments = environments
         self._secrets = secrets
 
-    async def make(self, tenant: str, bridge: str, session: str, session_name: str) -> StartOrder:
-        """Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
-        manifest = self._registry.manifest(bridge)
+    async def make(
+        self, tenant: str, bridge: str, session: str, session_name: str, principal: str
+    ) -> StartOrder:
+        """`principal`: who opens the session; empty, as `session` is, where none is opened.
+
+        Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
+        manifest = self._registry.manifest(bridge, tenant)
         section = self._settings.bridge(bridge)
         await self._check_required(tenant, manifest, section)
         grant = self._startable(await self._registry.grant(tenant, bridge))
@@ -95,7 +99,7 @@ class Orders:
                 for endpoint in grant.endpoints
                 if endpoint.provider in shapes
             },
-            env_secrets=await self._revealed(session, grant, manifest),
+            env_secrets=await self._revealed(session, principal, grant, manifest),
         )
 
     def _startable(self, grant: Grant) -> Grant:
@@ -117,7 +121,9 @@ class Orders:
                 hint="Lock it anew (`bridgehold bridge lock`), set the secrets, or demand less.",
             )
 
-    async def _revealed(self, session: str, grant: Grant, manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    async def _revealed(
+        self, session: str, principal: str, grant: Grant, manifest: Manifest
+    ) -> tuple[tuple[str, str], ...]:
         """What goes into the sandbox's environment. `session` empty: nothing is started, nothing told."""
         found = []
         for secret in grant.secrets:
@@ -130,7 +136,11 @@ class Orders:
                     ) from error
                 if session:
                     event = SecretChanged(
-                        tenant=grant.tenant, session=session, name=secret.name, action="revealed"
+                        tenant=grant.tenant,
+                        principal=principal,
+                        session=session,
+                        name=secret.name,
+                        action="revealed",
                     )
                     await self._journal.append(event)
         return tuple(found)

@@ -40,8 +40,8 @@ class Preparer(Protocol):
     async def prepare(self, order: StartOrder) -> LiveWorker: ...
 
 
-OrderMaker = Callable[[str, str, str, str], Awaitable[StartOrder]]
-"""(tenant, bridge, session's id, session's name) → order."""
+OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
+"""(tenant, bridge, session's id, session's name, principal) → order."""
 _LOOK_SECONDS = 2.0
 _PAUSE_SECONDS = 0.02
 """Before another is parked: the session that took the last is not to share the processor with it."""
@@ -170,7 +170,7 @@ class ParkedStart:
             await asyncio.sleep(_LOOK_SECONDS)
             for (tenant, bridge), pool in list(self._pools.items()):
                 try:
-                    order = await make_order(tenant, bridge, "", "")
+                    order = await make_order(tenant, bridge, "", "", "")
                     current = self._pool(order)
                     found = await versions(tenant)
                     changed = bool(pool.secrets) and pool.secrets != found

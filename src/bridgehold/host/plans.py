@@ -163,6 +163,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                     str(layout.environments),
                     str(layout.wheels),
                     str(layout.bridges),
+                    str(layout.tenants),
                     str(package_folder("bridgehold")),
                     str(package_folder("bridgehold_sdk")),
                     os.path.realpath(sys.base_prefix),

@@ -13,17 +13,18 @@ from typing import NoReturn
 
 import msgspec
 
+from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Entry, tenant_folders
 from bridgehold.errors import BridgeholdError, PolicyError
 from bridgehold.host.config import Config, load_config
 from bridgehold.host.layout import Layout
 from bridgehold.host.plans import needed_paths, roles
 from bridgehold.host.registry import Registry
-from bridgehold.ids import LOCAL_TENANT
+from bridgehold.ids import LOCAL_TENANT, nearest
 from bridgehold.policies import shipped
+from bridgehold.policies.explain import Known, unknown_names
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.files import Kind
 from bridgehold.policies.model import Machine
-from bridgehold.policies.problems import nearest
 from bridgehold.sandbox.view import open_view
 
 
@@ -85,9 +86,10 @@ def _checked(layout: Layout) -> tuple[list[str], list[str]]:
     except BridgeholdError as error:
         return [], [*dict.fromkeys(faults), f"{error.where}: {error.message}"]
     faults += [f"{entry.folder}: {entry.fault}" for entry in bridges if entry.fault]
-    whole = {entry.name for entry in bridges if not entry.fault}
-    faults += _grants(registry, [name for name in registry.names() if name in whole])
+    faults += _grants(registry, [entry for entry in registry.visible(lambda _: True) if not entry.fault])
     faults += _names(registry, config, [entry.name for entry in bridges])
+    faults += _unknown(registry, known_names(registry, config), [entry.name for entry in bridges])
+    faults += _beside_bridges(layout)
     found = [str(layout.policies / f"{name}.toml") for name in _listed(registry, "policy")]
     found += [str(layout.tenants / f"{name}.toml") for name in _listed(registry, "tenant")]
     return found, list(dict.fromkeys(faults))
@@ -115,15 +117,47 @@ def _own_policies(registry: Registry) -> Iterator[str]:
         yield f"{fault.where}: {fault.message}"
 
 
-def _grants(registry: Registry, bridges: Iterable[str]) -> Iterator[str]:
-    """Composed, and resolved for every bridge and tenant: extends, narrowing, weakenings, needs."""
+def _grants(registry: Registry, bridges: Iterable[Entry]) -> Iterator[str]:
+    """Composed, and resolved for every bridge and who sees it: extends, narrowing, weakenings, needs."""
     tenants = dict.fromkeys([LOCAL_TENANT, *_listed(registry, "tenant")])
     for bridge in bridges:
-        for tenant in tenants:
+        for tenant in [bridge.tenant] if bridge.tenant else tenants:
             try:
-                registry.resolve_grant(tenant, registry.manifest(bridge))
+                registry.resolve_grant(tenant, registry.manifest(bridge.name, tenant))
             except BridgeholdError as error:
-                yield f"{bridge} for {tenant}: {error.where}: {error.message}"
+                yield f"{bridge.name} for {tenant}: {error.where}: {error.message}"
+
+
+def known_names(registry: Registry, config: Config) -> Known:
+    """What the names of policies can mean here: every bridge's operations and resources, and providers."""
+    bridges = registry.entries()
+    needs = [entry.manifest.needs for entry in bridges if entry.manifest is not None]
+    return Known(
+        operations=tuple(dict.fromkeys(name for one in needs for name in one.operations)),
+        resources=tuple(dict.fromkeys(name for one in needs for name in one.resources)),
+        providers=tuple(config.providers),
+        unread=tuple(entry.name for entry in bridges if entry.manifest is None),
+    )
+
+
+def _unknown(registry: Registry, known: Known, bridges: list[str]) -> Iterator[str]:
+    """Names in the operator's own files that nothing here bears."""
+    for kind in _KINDS:
+        for name in _listed(registry, kind):
+            with contextlib.suppress(PolicyError):  # said already
+                found = registry.files.read(kind, name)
+                if found is not None:
+                    tables = bridges if kind == "tenant" else None
+                    yield from unknown_names(found.text, found.file, known, tables=tables)
+
+
+def _beside_bridges(layout: Layout) -> Iterator[str]:
+    """What lies in a tenant's folder and is never read. Where it can't be listed its bridges are a fault."""
+    with contextlib.suppress(OSError):
+        for home in tenant_folders(layout.tenants):
+            for place in sorted(home.iterdir()):
+                if place.name != TENANTS_BRIDGES and not place.name.startswith("."):
+                    yield f"{place}: nothing reads this: a tenant's folder holds {TENANTS_BRIDGES}/"
 
 
 def _names(registry: Registry, config: Config, bridges: list[str]) -> Iterator[str]:

@@ -60,4 +60,4 @@ class Principals:
 
 
 def _principal(name: str, section: PrincipalSection) -> Principal:
-    return Principal(name=name, tenants=section.tenants, operator=section.operator)
+    return Principal(name=name, tenants=section.tenants, operator=section.operator, logs=section.logs)

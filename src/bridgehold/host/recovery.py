@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from bridgehold.bridges.manifest import Manifest, Operation
@@ -24,8 +25,8 @@ MOST_NAMES = 8 * MOST_LOST
 """Old ids that still lead to a session: one that is lost again and again leaves one each time."""
 MOST_BYTES = 64 * 1024 * 1024
 """Of the arguments of every session's steps together; beyond it a session is not recovered."""
-TENANT_LOST, TENANT_BYTES = 64, 8 * 1024 * 1024
-"""Of one tenant's: nobody loses what others lose on purpose."""
+TENANT_LOST, TENANT_BYTES = 64, 16 * 1024 * 1024
+"""Of one tenant's, live and lost together: nobody loses what others keep on purpose."""
 
 Run = Callable[[Session, Step], Awaitable[object]]
 """Runs one step in the session as a command of its own; its value."""
@@ -47,7 +48,8 @@ class Recovery:
         self._resources = resources
         self._metrics = metrics
         self._records: dict[str, Record] = {}
-        self._bytes = 0
+        self._bytes: Counter[str] = Counter()
+        """By tenant, of live and of lost sessions."""
         self._lost: dict[SessionKey, _Lost] = {}
         self._names: dict[str, SessionKey] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
@@ -57,11 +59,12 @@ class Recovery:
         before = self._records.get(session.id, Record())
         after = noted(before, manifest, operation, happened)
         grown = after.size_bytes - before.size_bytes
-        theirs = (one for key, one in self._lost.items() if key.tenant == session.key.tenant)
-        lost = sum(one.record.size_bytes for one in theirs)
-        if self._bytes + grown > MOST_BYTES or lost + grown > TENANT_BYTES:
+        tenant = session.key.tenant
+        if grown > 0 and (
+            self._bytes.total() + grown > MOST_BYTES or self._bytes[tenant] + grown > TENANT_BYTES
+        ):
             after = Record(spoiled="the host keeps no more commands to run again")
-        self._bytes += after.size_bytes - before.size_bytes
+        self._count(tenant, after.size_bytes - before.size_bytes)
         if after != Record():
             self._records[session.id] = after
 
@@ -71,7 +74,7 @@ class Recovery:
         wanted = self._wanted(session.key.tenant, session.key.bridge)
         session.outlook = _outlook(record) if session.lost and wanted else ""
         if not wanted or not session.lost or record.spoiled or not record.steps:
-            self._bytes -= record.size_bytes
+            self._count(session.key.tenant, -record.size_bytes)
             self._resources.forget(session.id)
             self.drop(session.key)
             return
@@ -99,7 +102,7 @@ class Recovery:
         """Return once `session` has what was lost. Raises `SessionEndedError` where that fails."""
         lost = self._lost.pop(session.key, None)
         if lost is not None:
-            self._bytes -= lost.record.size_bytes
+            self._count(session.key.tenant, -lost.record.size_bytes)
             task = asyncio.create_task(self._replay(session, lost, run))
             self._under_way[session.id] = task
             task.add_done_callback(lambda _: self._under_way.pop(session.id, None))
@@ -129,9 +132,14 @@ class Recovery:
 
     def _give_up(self, session: Session) -> None:
         """Half of what was lost is in `session`: that is never made again."""
-        self._bytes -= self._records.pop(session.id, Record()).size_bytes
+        self._count(session.key.tenant, -self._records.pop(session.id, Record()).size_bytes)
         if self.lost_before(session.key) == session.id:  # it has ended already
             self.drop(session.key)
+
+    def _count(self, tenant: str, grown: int) -> None:
+        self._bytes[tenant] += grown
+        if not self._bytes[tenant]:
+            del self._bytes[tenant]
 
     def _sweep(self) -> None:
         """Forget what has waited too long, or is too much."""
@@ -145,7 +153,7 @@ class Recovery:
         """Neither the lost session of `key` is made again, nor do old ids lead there."""
         lost = self._lost.pop(key, None)
         if lost is not None:
-            self._bytes -= lost.record.size_bytes
+            self._count(key.tenant, -lost.record.size_bytes)
             self._resources.forget(lost.session)
         if key in self._names.values():
             self._names = {one: found for one, found in self._names.items() if found != key}

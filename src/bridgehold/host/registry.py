@@ -8,16 +8,16 @@ on is written to the audit whenever it differs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import GrantResolved, PolicyLoaded
-from bridgehold.bridges.catalogue import Catalogue, Entry
+from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import NotFoundError
+from bridgehold.errors import ManifestError, NotFoundError
 from bridgehold.host.config import Config
 from bridgehold.host.layout import Layout
 from bridgehold.ids import Digest, is_name
@@ -78,52 +78,60 @@ class Registry:
     def gone(self) -> tuple[Path, ...]:
         """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
         self._refresh()
-        own = {entry.name for entry in self._catalogue.list() if not entry.shipped and entry.folder.is_dir()}
+        own = {entry.name for entry in self._catalogue.list() if _of_all(entry) and entry.folder.is_dir()}
         bridges = [self._layout.bridges / name for name in sorted(self._own - own)]
         return (*self.files.gone(), *bridges)
+
+    @property
+    def config(self) -> Config:
+        return self._config
 
     @property
     def default_bridge(self) -> str:
         return self._config.default_bridge
 
-    def names(self) -> list[str]:
-        self._refresh()
-        return [entry.name for entry in self._catalogue.list() if self._enabled(entry.name)]
+    def visible(self, may_act_for: Callable[[str], bool]) -> list[Entry]:
+        """Bridges that are switched on: everybody's, and those of tenants that the caller may act for."""
+        return [
+            entry
+            for entry in self.entries()
+            if self._enabled(entry.name) and (not entry.tenant or may_act_for(entry.tenant))
+        ]
 
     def entries(self) -> list[Entry]:
-        """Every bridge, switched off and broken ones too. Raises `ManifestError`."""
+        """Every bridge, switched off, broken and tenants' own ones too. Raises `ManifestError`."""
         self._refresh()
         return self._catalogue.list()
 
-    def manifest(self, bridge: str) -> Manifest:
-        """Raises `NotFoundError`, or `ManifestError` where its file is broken."""
+    def manifest(self, bridge: str, tenant: str) -> Manifest:
+        """As the tenant sees it. Raises `NotFoundError`, or `ManifestError` where its file is broken."""
         self._refresh()
         if not self._enabled(bridge):
             raise NotFoundError(f"the bridge {bridge!r} is switched off here")
         try:
-            return self._catalogue.get(bridge)
-        except NotFoundError:
-            self._look_again = 0.0  # it may have come a moment ago
+            return self._catalogue.get(bridge, tenant)
+        except (NotFoundError, ManifestError):
+            self._look_again = 0.0  # it may have come, or been mended, a moment ago
             self._refresh()
-            return self._catalogue.get(bridge)
+            return self._catalogue.get(bridge, tenant)
 
     def manifests(self) -> list[Manifest]:
         """Of every bridge whose file is sound, switched on or not."""
         self._refresh()
         return [entry.manifest for entry in self._catalogue.list() if entry.manifest is not None]
 
-    def describe(self, bridge: str) -> dict[str, object]:
+    def describe(self, entry: Entry) -> dict[str, object]:
         """One entry of `bridgehold bridge list`."""
-        entry = next(entry for entry in self._catalogue.list() if entry.name == bridge)
-        manifest = entry.manifest
+        bridge, manifest = entry.name, entry.manifest
         return {
             "name": bridge,
+            "tenant": entry.tenant,
             "version": manifest.version if manifest else "",
             "summary": manifest.summary if manifest else "",
             "shipped": entry.shipped,
             "fault": entry.fault,
             "operations": [f"{bridge}:{name}" for name in manifest.operations] if manifest else [],
-            "problems": [problem.message for problem in self._catalogue.validate(bridge)],
+            "problems": [problem.message for problem in self._catalogue.validate(bridge, entry.tenant)],
         }
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
@@ -131,8 +139,8 @@ class Registry:
 
         Resolved anew only where something that it rests on differs.
         """
-        manifest = self.manifest(bridge)
-        bridges = self._bridge_names()
+        manifest = self.manifest(bridge, tenant)
+        bridges = self._bridge_names(tenant)
         known = self._grants.pop((tenant, bridge), None)
         if (
             known is None
@@ -184,12 +192,12 @@ class Registry:
         found = readings.read("tenant", tenant)
         if found is None:
             return None
-        known = self._bridge_names()
+        known = self._bridge_names(tenant)
         return compose_tenant(tenant, found.text, found.file, bridge, readings.policy, known=known)
 
-    def _bridge_names(self) -> tuple[str, ...]:
-        """Every bridge, switched off and broken ones too."""
-        return tuple(entry.name for entry in self._catalogue.list())
+    def _bridge_names(self, tenant: str) -> tuple[str, ...]:
+        """Every bridge that the tenant sees, switched off and broken ones too."""
+        return tuple(entry.name for entry in self._catalogue.list() if entry.tenant in ("", tenant))
 
     def _enabled(self, bridge: str) -> bool:
         section = self._config.bridges.get(bridge)
@@ -211,8 +219,8 @@ class Registry:
         self._written.add((grant.digest, rests_on))
 
     def _load(self) -> Catalogue:
-        entries = Catalogue.load([self._layout.bridges]).list()
-        self._own |= {entry.name for entry in entries if not entry.shipped}
+        entries = Catalogue.load([self._layout.bridges], self._layout.tenants).list()
+        self._own |= {entry.name for entry in entries if _of_all(entry)}
         return Catalogue(self._missed(entry) if entry.shipped else entry for entry in entries)
 
     def _missed(self, shipped: Entry) -> Entry:
@@ -233,7 +241,7 @@ class Registry:
         now = time.monotonic()
         if now < self._look_again:
             return
-        stamp = _stamp(self._layout.bridges)
+        stamp = _stamp(self._layout)
         if stamp != self._seen:
             self._catalogue = self._load()
             newest = max((changed for *_, changed in stamp), default=0)
@@ -242,9 +250,15 @@ class Registry:
         self._look_again = now + _LOOK_SECONDS
 
 
-def _stamp(folder: Path) -> Stamp:
+def _of_all(entry: Entry) -> bool:
+    """Whether it is the operator's own for every tenant."""
+    return not entry.shipped and not entry.tenant
+
+
+def _stamp(layout: Layout) -> Stamp:
     """Facts of every bridge's folder and files, in order; what can't be looked at counts as well."""
-    places = _below(folder)
+    own = [home / TENANTS_BRIDGES for home in _below(layout.tenants) if is_name(home.name)]
+    places = [place for folder in (layout.bridges, *own) for place in (folder, *_below(folder))]
     return tuple(_facts(path) for place in places for path in (place, *_below(place)))
 
 

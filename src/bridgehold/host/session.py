@@ -20,7 +20,7 @@ from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, S
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.starts import LiveWorker
-from bridgehold.host.translate import exit_error
+from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.host.values import SessionInfo
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
@@ -29,6 +29,7 @@ QUEUE_BOUND = 64
 """Commands that may wait for one session; more are refused as busy."""
 WORKER_ENDED = "its worker ended"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
+_MORE_TIME = "Give it more time in the policy (`[limits] command`) or the manifest, or ask for less."
 _LOOK_SECONDS = 0.02
 
 
@@ -73,6 +74,7 @@ class Session:
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
+        self._asides = 0
         self._closed = asyncio.Event()
 
     @property
@@ -92,6 +94,11 @@ class Session:
     @property
     def alive(self) -> bool:
         return self.ending is None and not self.worker.gone
+
+    @property
+    def over(self) -> bool:
+        """It has ended, nothing of it is left, and the audit says so."""
+        return self._closed.is_set()
 
     @contextlib.asynccontextmanager
     async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
@@ -126,27 +133,69 @@ class Session:
         stream: Stream | None,
         tools: ToolHandler | None = None,
     ) -> ResultFrame | FaultFrame:
-        """Run one command to its end, inside `turn`. A missed deadline kills the whole namespace."""
+        """Run one command to its end, inside `turn`.
+
+        At its deadline it is interrupted and its session lives; what doesn't stop in the grace is killed.
+        """
         self.commands += 1
+        stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
         work = asyncio.ensure_future(
-            self.worker.call(operation, arguments, deadline_ms=deadline_ms, stream=stream, tools=tools)
+            self.worker.call(
+                operation,
+                arguments,
+                deadline_ms=deadline_ms,
+                stream=stream,
+                tools=tools,
+                stop=stop,
+            )
         )
         try:
             done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
+            if not done:
+                stop.set()
+                done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
         except asyncio.CancelledError:
             await self._cancel(work)
             raise
+        late = f"{operation} did not end within {format_ms(deadline_ms)}"
         if not done:
             error = CommandTimeoutError(
-                f"{operation} did not end within {format_ms(deadline_ms)}; its session was ended",
-                hint="Give it more time in the policy (`[limits] command`) or the manifest, or ask for less.",
+                f"{late}, nor within {format_ms(grace_ms)} of being interrupted; its session was ended",
+                hint=_MORE_TIME,
             )
             work.cancel()
             report = await self.end(_DEADLINE, error)
             if report is not None and report.cause == "memory":  # the kernel had ended it before we did
                 raise exit_error(report, self.order.grant.limits)
             raise error
-        return work.result()
+        frame = work.result()
+        if stop.is_set():
+            error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
+            if isinstance(frame, FaultFrame):
+                error.tell_traceback(fault_error(frame).traceback)
+            raise error
+        return frame
+
+    async def beside(
+        self, operation: str, arguments: dict[str, object], *, deadline_ms: int
+    ) -> ResultFrame | FaultFrame:
+        """Ask what is answered whatever runs, without waiting for a turn."""
+        if self.ending is not None:
+            raise self.ending
+        if self._asides >= QUEUE_BOUND:
+            raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
+        self._asides += 1
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):
+                return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)
+        except TimeoutError:
+            raise CommandTimeoutError(
+                f"{operation} was not answered within {format_ms(deadline_ms)}",
+                hint="What runs in the session may leave nothing else room; it runs on.",
+            ) from None
+        finally:
+            self._asides -= 1
+            self.used_at = time.monotonic()
 
     async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:
         """Ask the guest to stop; past the grace its namespace is killed. The lock is held meanwhile."""

@@ -134,7 +134,7 @@ class Sessions:
             await self._ending[key].wait_ended()
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
-        self._admit(key, wanted)
+        await self._admit(key, wanted)
         entry = _Entry(key, self._losses.lost_before(key), principal, self._journal)
 
         def begin(order: StartOrder) -> Awaitable[object]:
@@ -159,20 +159,34 @@ class Sessions:
         watcher.add_done_callback(self._watchers.discard)
         return session
 
-    def _admit(self, key: SessionKey, order: StartOrder) -> None:
-        """Count one more, before anything is taken for it. Raises `BusyError`."""
-        taken = {*self._open, *self._admitted}
-        beside = sum(1 for other in taken if (other.tenant, other.bridge) == (key.tenant, key.bridge))
-        if beside >= order.grant.rate.concurrency:
-            raise BusyError(
-                f"{key.tenant} already has {beside} sessions with {key.bridge} open",
-                hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
-            )
-        if len(taken) + len(self._ending) >= self.bound:
-            raise BusyError(
-                f"this host already has {self.bound} sessions",
-                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-            )
+    async def _admit(self, key: SessionKey, order: StartOrder) -> None:
+        """Count one more, before anything is taken for it. Raises `BusyError`.
+
+        What is ending has its memory until it is over, and counts as long: it is waited for.
+        """
+        while True:
+            counted = [one for one in self if not one.over]
+            beside = [one for one in counted if _same_place(one.key, key)]
+            starting = sum(_same_place(one, key) for one in self._admitted)
+            if len(beside) + starting >= order.grant.rate.concurrency:
+                counted, full = (
+                    beside,
+                    BusyError(
+                        f"{key.tenant} already has {len(beside) + starting} sessions with {key.bridge} open",
+                        hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
+                    ),
+                )
+            elif len(counted) + len(self._admitted) >= self.bound:
+                full = BusyError(
+                    f"this host already has {self.bound} sessions",
+                    hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
+                )
+            else:
+                break
+            leaving = next((one for one in counted if not one.alive), None)
+            if leaving is None:
+                raise full
+            await leaving.wait_ended()
         self._admitted.add(key)
 
     async def _watch(self, session: Session) -> None:
@@ -210,14 +224,20 @@ class Sessions:
             self._losses.ended(session)
 
     def calling_out(self, session_id: str) -> Asker:
-        """For whom a request of `session_id` at the gateway is, which is noted there.
+        """As `whose`, of a request at the gateway: that there was one is noted with the session."""
+        for session in self:
+            if session.id == session_id:
+                session.called_out = session.reached_out = True
+        return self.whose(session_id)
 
-        Between commands and at start-up for who opened the session, and for no command.
+    def whose(self, session_id: str) -> Asker:
+        """For whom a session does what it does now.
+
+        Between commands and at start-up for who opened it, and for no command.
         """
-        found = next((s for s in self._open.values() if s.id == session_id), None)
+        found = next((one for one in self if one.id == session_id), None)
         if found is None:
             return Asker("", self._starting.get(session_id, ""))
-        found.called_out = found.reached_out = True
         return Asker(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
@@ -231,7 +251,7 @@ class Sessions:
         if key is None:
             if session is not None:
                 raise over(session_id, why_ended(session, await session.wait_ended()))
-            raise self._over.error(lambda one: one == tenant, session_id) or _unknown(session_id)
+            raise self.why_missing(lambda one: one == tenant, session_id)
         return key
 
     def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
@@ -245,7 +265,15 @@ class Sessions:
         key = self._losses.key_of(tenant_allowed, reference)
         if key in self._open:
             return self._open[key]
-        raise self._over.error(tenant_allowed, reference) or _unknown(reference)
+        raise self.why_missing(tenant_allowed, reference)
+
+    def why_missing(self, may_see: Callable[[str], bool], session_id: str) -> BridgeholdError:
+        """That it has ended or is ending, for who may know of it; else `NotFoundError`, always the same."""
+        for session in self:
+            if session.id == session_id and not session.alive and may_see(session.key.tenant):
+                ending = session.ending or SessionEndedError(WORKER_ENDED)
+                return over(session_id, why_ended(session, ending))
+        return self._over.error(may_see, session_id) or _unknown(session_id)
 
     def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
         """Make a lost session no more: who had it wants it no longer. Whether there was one."""
@@ -355,6 +383,10 @@ class _Entry:
         with contextlib.suppress(BridgeholdError):
             await self._written
             await self._journal.append(closed)
+
+
+def _same_place(one: SessionKey, other: SessionKey) -> bool:
+    return (one.tenant, one.bridge) == (other.tenant, other.bridge)
 
 
 def _unknown(reference: str) -> NotFoundError:

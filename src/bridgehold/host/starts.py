@@ -36,7 +36,8 @@ from bridgehold.host.boots import (
     new_placeholder,
 )
 from bridgehold.host.calls import GuestCalls, Stream, ToolHandler
-from bridgehold.host.logs import SessionLog
+from bridgehold.host.gateway.values import Asker
+from bridgehold.host.logs import LAST_OUTPUT, SessionLog
 from bridgehold.host.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.translate import exit_error, fault_error
@@ -71,6 +72,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     ]
     on_degraded: Callable[[str], None]
     """An event that must be in the audit can't be written."""
+    whose: Callable[[str], Asker] = lambda _session: Asker()
+    """For which command, and for whom, a session's worker does what it does now."""
 
 
 class LiveWorker:
@@ -147,6 +150,7 @@ class LiveWorker:
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
         aside: bool = False,
+        stop: asyncio.Event | None = None,
     ) -> ResultFrame | FaultFrame:
         return await self.calls.call(
             self._live_pipes(),
@@ -156,6 +160,7 @@ class LiveWorker:
             stream=stream,
             tools=tools,
             aside=aside,
+            stop=stop,
         )
 
     def relay(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:
@@ -266,13 +271,19 @@ class LiveWorker:
     def violation(self, reason: str) -> None:
         """Write down that the guest broke a rule of its wire."""
         self.violations += 1
+        asker = self._services.whose(self.order.session)
         if self.violations > _MOST_VIOLATIONS:
-            self.events.count("protocol.violation")
+            self.events.count("protocol.violation", asker.principal)
             return
-        if not self.events.room("protocol.violation"):
+        if not self.events.room("protocol.violation", asker.principal):
             return
         event = ProtocolViolation(
-            tenant=self.order.grant.tenant, session=self.order.session, worker=self.name, reason=reason[:300]
+            tenant=self.order.grant.tenant,
+            principal=asker.principal,
+            session=self.order.session,
+            command=asker.command,
+            worker=self.name,
+            reason=reason[:300],
         )
         self._spawn(self._append(event))
 
@@ -426,5 +437,5 @@ def _with_log(error: BridgeholdError, log: SessionLog) -> BridgeholdError:
     """Keep the last lines of the guest's log with a failed start: there is no session to ask later."""
     last = log.text()[-600:].strip()
     if last:
-        error.hint = f"{error.hint}\nThe bridge's last output:\n{last}".strip()
+        error.hint = f"{error.hint}\n{LAST_OUTPUT}\n{last}".strip()
     return error

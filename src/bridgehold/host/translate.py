@@ -23,11 +23,14 @@ from bridgehold.errors import (
     SessionEndedError,
     UsageError,
     ZygoteError,
+    harmless,
 )
 from bridgehold.policies.model import Limits
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.values import ExitReport
 
+MOST_TRACEBACK = 8_000
+"""Characters."""
 _FAULTS: dict[str, tuple[type[BridgeholdError], str]] = {
     "invalid_input": (UsageError, "The bridge refused the arguments; its README lists them."),
     "missing_module": (DependencyError, "Add the package to the bridge's requirements and lock it again."),
@@ -49,7 +52,15 @@ def fault_error(fault: FaultFrame, *, where: str = "") -> BridgeholdError:
     """The error of a fault frame. Its texts are the guest's own, already bounded by the codec."""
     kind, hint = _FAULTS.get(fault.code, (ApplicationError, ""))
     text = f"{fault.type}: {fault.message}" if fault.type else fault.message
-    return kind(text, hint=hint, where=where)
+    error = kind(harmless(text), hint=hint, where=where)
+    error.tell_traceback(middle(harmless(fault.traceback), MOST_TRACEBACK))
+    return error
+
+
+def middle(text: str, most: int) -> str:
+    """`text` without its middle, where it is longer: a traceback's end says what went wrong."""
+    cut = len(text) - most
+    return text if cut <= 0 else f"{text[: most // 4]}\n… {cut} characters cut …\n{text[most // 4 + cut :]}"
 
 
 def exit_error(report: ExitReport, limits: Limits) -> BridgeholdError:

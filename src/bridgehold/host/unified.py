@@ -94,7 +94,7 @@ class Unified:
     async def describe(self, _principal: Principal, params: DescribeParams, _emit: Emit) -> object:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
-        manifest = self._registry.manifest(bridge)
+        manifest = self._registry.manifest(bridge, params.tenant)
         grant = await self._registry.grant(params.tenant, bridge)
         return {
             "name": bridge,
@@ -119,7 +119,7 @@ class Unified:
 
     async def _new(self, principal: Principal, params: CreateParams, act: Act) -> Reply:
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
-        operation = choose(self._registry.manifest(bridge), act, params.kind, params.operation)
+        operation = choose(self._registry.manifest(bridge, params.tenant), act, params.kind, params.operation)
         request = CommandRequest(
             operation=f"{bridge}:{operation.name}",
             arguments=params.arguments,
@@ -137,7 +137,9 @@ class Unified:
             kind=params.kind,
             session=params.session,
         )
-        operation = choose(self._registry.manifest(found.bridge), act, found.kind, params.operation)
+        operation = choose(
+            self._registry.manifest(found.bridge, found.tenant), act, found.kind, params.operation
+        )
         if params.arguments.get(operation.id_field, found.id) != found.id:
             raise UsageError(f"the arguments name another {operation.id_field} than the request")
         request = CommandRequest(

@@ -15,6 +15,12 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     tenants: tuple[str, ...]
     operator: bool = False
+    logs: bool = True
+    """Whether it may read what its tenants' sessions write: their logs, and tracebacks of their code."""
+
+    @property
+    def may_read(self) -> bool:
+        return self.logs or self.operator
 
     def may_act_for(self, tenant: str) -> bool:
         return "*" in self.tenants or tenant in self.tenants

@@ -1,5 +1,6 @@
 """`extends` chains to one `Policy`, and a tenant's file to its ceiling (pure: files come by `read`).
 
+A file that extends its own name starts from the shipped policy of that name, which it stands in for.
 Tables merge key by key, the file that extends wins. Lists replace, except `deny`, which adds: a
 file can't drop what the one below it denies.
 """
@@ -12,6 +13,8 @@ from typing import Any
 import msgspec
 
 from bridgehold.errors import PolicyError
+from bridgehold.ids import nearest
+from bridgehold.policies import shipped
 from bridgehold.policies.limits_table import LIMITS
 from bridgehold.policies.load import Draft, Entry, bridge_tables, parse
 from bridgehold.policies.model import (
@@ -27,11 +30,12 @@ from bridgehold.policies.model import (
 )
 from bridgehold.policies.narrow import narrow
 from bridgehold.policies.problems import Faulty, Problem, policy_error
+from bridgehold.policies.shipped import SHIPPED
 
 __all__ = ["Read", "compose", "compose_tenant", "narrow"]
 
 Read = Callable[[str], "tuple[str, str] | None"]
-"""Policy name to (text, file name), or None where there is none."""
+"""Policy name to (text, file name), or None where there is none; ``shipped:NAME`` is the shipped one."""
 
 MAX_DEPTH = 8
 
@@ -82,13 +86,17 @@ def compose_tenant(
     stays as the policy has it. Raises `PolicyError`.
     """
     try:
-        return _build(tenant, _tenant_drafts(text, file, bridge, read, known))
+        drafts, own = _tenant_drafts(text, file, bridge, read, known)
+        ceiling = _build(tenant, drafts)
+        return msgspec.structs.replace(ceiling, particular=frozenset(own.entries) if own else frozenset())
     except Faulty as faulty:
         raise policy_error(faulty.problems) from None
 
 
-def _tenant_drafts(text: str, file: str, bridge: str, read: Read, known: Collection[str]) -> list[Draft]:
-    """The chain, the file itself, and its table for `bridge`. Every table is checked, raises `Faulty`."""
+def _tenant_drafts(
+    text: str, file: str, bridge: str, read: Read, known: Collection[str]
+) -> tuple[list[Draft], Draft | None]:
+    """The chain, the file, its table for `bridge`; and that table alone. All is checked: raises `Faulty`."""
     problems: list[Problem] = []
     drafts: dict[str, Draft] = {}
     try:
@@ -107,7 +115,7 @@ def _tenant_drafts(text: str, file: str, bridge: str, read: Read, known: Collect
         raise Faulty(problems)
     chain = _chain(drafts[""].extends, read, _extends_line(text, file)) if drafts[""].extends else []
     own = drafts.get(f"bridges.{bridge}")
-    return [*chain, drafts[""], *([own] if own is not None else [])]
+    return [*chain, drafts[""], *([own] if own is not None else [])], own
 
 
 def _chain(name: str, read: Read, where: Source | None = None) -> list[Draft]:
@@ -132,7 +140,7 @@ def _chain(name: str, read: Read, where: Source | None = None) -> list[Draft]:
                 raise PolicyError(
                     f"there is no policy {name[:80]!r}", hint="`bridgehold policy check` lists the policies."
                 )
-            problems.append(Problem(where, "extends", f"there is no policy {name[:80]!r}"))
+            problems.append(Problem(where, "extends", _no_policy(name)))
             break
         text, file = found
         try:
@@ -141,11 +149,21 @@ def _chain(name: str, read: Read, where: Source | None = None) -> list[Draft]:
             problems += faulty.problems
             break
         drafts.append(draft)
-        name = draft.extends
+        name = f"{SHIPPED}{name}" if draft.extends == name else draft.extends
         where = _extends_line(text, file)
     if problems:
         raise Faulty(problems)
     return drafts[::-1]
+
+
+def _no_policy(name: str) -> str:
+    if not name.startswith(SHIPPED):
+        return f"there is no policy {name[:80]!r}{nearest(name, shipped.names())}"
+    own = name.removeprefix(SHIPPED)
+    return (
+        f"{own!r} is this file itself, and no policy of this name is shipped: "
+        f"extend one of {', '.join(shipped.names())}, or take the line out"
+    )
 
 
 def _extends_line(text: str, file: str) -> Source:

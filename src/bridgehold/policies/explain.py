@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
 from bridgehold.errors import PolicyError
-from bridgehold.policies import shipped
+from bridgehold.ids import nearest
+from bridgehold.policies import globs, shipped
 from bridgehold.policies.complete import problems_of
 from bridgehold.policies.compose import Read, compose
 from bridgehold.policies.downloads import shown_repo
 from bridgehold.policies.limits_table import LIMITS, show
+from bridgehold.policies.load import parse
 from bridgehold.policies.model import Grant, Overruled
 from bridgehold.policies.narrow import source_of
+from bridgehold.policies.problems import Faulty
 from bridgehold.policies.units import format_size
 
 
@@ -108,6 +111,65 @@ def check(texts: Mapping[str, tuple[str, str]]) -> tuple[Fault, ...]:
         for where, message in _faults(name, read):
             found.setdefault((where, message), Fault(policy=name, where=where, message=message))
     return tuple(found.values())
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What the names of a policy can mean on this host."""
+
+    operations: tuple[str, ...]
+    """``bridge:operation`` of every bridge, or patterns where a bridge doesn't declare them."""
+    resources: tuple[str, ...]
+    providers: tuple[str, ...]
+    unread: tuple[str, ...] = ()
+    """Bridges whose manifest is broken: what they offer can't be told."""
+
+
+def unknown_names(
+    text: str, file: str, known: Known, *, tables: Collection[str] | None = None
+) -> Iterator[str]:
+    """Names of a file that nothing here bears, each with its line: what is misspelt allows or denies nothing.
+
+    `tables`: the file is a tenant's, with tables ``[bridges.NAME]`` of these names. A file that can't be
+    read has none.
+    """
+    for below in ("", *(f"bridges.{name}" for name in tables or ())):
+        try:
+            draft = parse(text, file, below=below, tenant=tables is not None)
+        except Faulty:
+            continue
+        for key, entry in draft.entries.items():
+            items = entry.value if isinstance(entry.value, tuple) else (entry.value,)
+            for item, source in zip(items, entry.items or (entry.source,), strict=False):
+                fault = _unknown(key, item, known, table=entry.table)
+                if fault:
+                    yield f"{source}: {key}: {fault}"
+
+
+def _unknown(key: str, item: object, known: Known, *, table: bool) -> str:
+    name = str(item)
+    match key.split("."):
+        case ["operations", _]:
+            return _no_operation(name, known)
+        case ["resources", _] if not any(globs.meet(name, kind) for kind in known.resources):
+            return f"{name!r}: no bridge has resources of this kind{nearest(name, known.resources)}"
+        case ["network", "endpoints", provider] if table and provider not in known.providers:
+            return f"there is no [providers.{provider}] in config.toml{nearest(provider, known.providers)}"
+        case ["secrets", _, "provider"] if name not in known.providers:
+            return f"there is no [providers.{name}] in config.toml{nearest(name, known.providers)}"
+    return ""
+
+
+def _no_operation(pattern: str, known: Known) -> str:
+    others = (f"{bridge}:*" for bridge in (*known.unread, "common"))
+    if any(globs.meet(pattern, one) for one in (*known.operations, *others)):
+        return ""
+    bridges = {one.partition(":")[0] for one in known.operations}
+    bridge, _, operation = pattern.partition(":")
+    if not operation and "*" not in bridge:
+        return f"{pattern!r} is no operation: write bridge:operation{nearest(pattern, known.operations)}"
+    if bridge not in bridges and "*" not in bridge:
+        return f"{pattern!r}: there is no bridge {bridge!r}{nearest(bridge, bridges)}"
+    return f"{pattern!r}: no bridge has such an operation{nearest(pattern, known.operations)}"
 
 
 def _faults(name: str, read: Read) -> Iterator[tuple[str, str]]:

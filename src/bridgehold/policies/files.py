@@ -104,6 +104,8 @@ class PolicyFiles:
         for name in sorted(listed):
             if name.startswith("."):
                 continue
+            if kind == "tenant" and is_name(name) and (self._folders[kind] / name).is_dir():
+                continue  # its own bridges
             if not _is_file_name(name):
                 yield f"{self._folders[kind] / name}: nothing reads this: a {kind}'s file is NAME.toml"
                 continue

@@ -165,7 +165,8 @@ LIMITS: tuple[LimitFact, ...] = (
         "command_ms",
         "duration",
         "The longest that one command may take; a manifest or a caller may only shorten it.",
-        "Its whole process namespace is killed at once and the session ends; the caller gets `timeout`.",
+        "It is interrupted as by a cancel, and the session lives; past `grace` its whole process namespace "
+        "is killed and the session ends. The caller gets `timeout` either way.",
         10,
         7 * _DAY,
     ),
@@ -191,7 +192,7 @@ LIMITS: tuple[LimitFact, ...] = (
         "grace",
         "grace_ms",
         "duration",
-        "Between asking a command to cancel, or a session to close, and killing it.",
+        "Between asking a command to end (a cancel, its deadline) or a session to close, and killing it.",
         "A handler sees an interrupt; when the time is over the kernel ends every process.",
         0,
         60_000,

@@ -11,10 +11,10 @@ from collections.abc import Collection
 
 import msgspec
 
-from bridgehold.ids import is_name
+from bridgehold.ids import is_name, nearest
 from bridgehold.policies.locate import locate
 from bridgehold.policies.model import Connect, Source
-from bridgehold.policies.problems import Faulty, Problem, nearest
+from bridgehold.policies.problems import Faulty, Problem
 from bridgehold.policies.values import read_value
 from bridgehold.policies.vocabulary import BY_PATH, TABLES, children
 

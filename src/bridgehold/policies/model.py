@@ -73,7 +73,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idle_ms: int = 3_600_000
     session_ms: int = 8 * 3_600_000
     grace_ms: int = 2_000
-    """Between asking a command to cancel (or a worker to close) and killing its namespace."""
+    """Between asking a command to end (or a worker to close) and killing its namespace."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +187,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     tenant's ceiling also what it bounds at all: a key without a source leaves the policy as it is."""
     overruled: dict[str, tuple[Overruled, ...]] = {}
     """Dotted key to the values that lost, the nearest first."""
+    particular: frozenset[str] = frozenset()
+    """Of a tenant's ceiling: the keys that its table of this one bridge says."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,10 @@
-"""A policy under a tenant's ceiling: what the ceiling mentions bounds, and nothing may widen.
+"""A policy under a tenant's ceiling: what the ceiling mentions bounds, and nothing widens.
 
-A key is mentioned where the ceiling has a source for it. Lists and tables that are mentioned
-replace the policy's, and every item must lie within one of the policy's; `deny` adds. An empty list
-allows nothing; where a field takes None, that is anything, and only within anything.
+A key is mentioned where the ceiling has a source for it. What a tenant's file says of all bridges is a
+ceiling over many policies: it may be above one of them, and what both allow holds. What it says of one
+bridge (`Policy.particular`) must lie within that bridge's policy, or it is refused: it could have no
+other purpose than to widen. `deny` adds. An empty list allows nothing; where a field takes None, that is
+anything.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import msgspec
 from bridgehold.policies import globs
 from bridgehold.policies.limits_table import LIMITS, show
 from bridgehold.policies.model import Connect, Endpoint, Overruled, Policy, Rules, SecretGrant, Source
-from bridgehold.policies.names import host_covers, path_covers
+from bridgehold.policies.names import host_covers, meet_paths, path_covers
 from bridgehold.policies.problems import Problem, policy_error
 from bridgehold.policies.units import format_size
 from bridgehold.policies.vocabulary import ANY
 
 _Item = TypeVar("_Item")
+_Meet = Callable[[_Item, _Item], tuple[_Item, ...]]
+"""What two items allow together."""
 _HUB = ("repos", "files", "digests", "file_size", "total_size")
 _PLAIN = ("methods", "paths", "remote_content", "fields")
 _ORDER: dict[str, tuple[str, ...]] = {
@@ -51,8 +55,8 @@ def source_of(sources: dict[str, Source], key: str) -> Source:
 def narrow(policy: Policy, ceiling: Policy) -> Policy:
     """`policy` within `ceiling`.
 
-    Raises `PolicyError` that names every widening, with the line of the tenant's file and of the
-    policy's.
+    Raises `PolicyError` that names every widening of what is said for this bridge alone, with the line of
+    the tenant's file and of the policy's.
     """
     narrower = _Narrower(policy, ceiling)
     narrowed = narrower.run()
@@ -89,6 +93,7 @@ class _Narrower:
                 self.ceiling.connects,
                 _connect_covers,
                 lambda item: f"{item.host}:{item.port}",
+                _connect_meet,
             ),
             secrets=self._secrets(),
             operations=self._rules("operations"),
@@ -109,6 +114,9 @@ class _Narrower:
         return key in self.ceiling.sources
 
     def _widens(self, key: str, wide: str, narrow_: str) -> None:
+        """A fault where the ceiling says it for this bridge; the policy's value holds in any case."""
+        if key not in self.ceiling.particular:
+            return
         source = source_of(self.policy.sources, key)
         self.problems.append(
             Problem(
@@ -169,10 +177,16 @@ class _Narrower:
         theirs: tuple[_Item, ...],
         covers: Callable[[_Item, _Item], bool],
         shown: Callable[[_Item], str],
+        meet: _Meet[_Item] | None = None,
     ) -> tuple[_Item, ...]:
-        """Of a list that is always one: where the policy says nothing, it allows nothing."""
+        """Of a list that is always one: where the policy says nothing, it allows nothing.
+
+        `meet` is of items that may overlap without one covering the other.
+        """
         if not self._mentioned(key):
             return ours
+        if key not in self.ceiling.particular:
+            return self._both(key, ours, theirs, covers, shown, meet)
         for index, item in enumerate(theirs):
             if not any(covers(mine, item) for mine in ours):
                 source = source_of(self.policy.sources, key)
@@ -188,10 +202,41 @@ class _Narrower:
             self._take(key, ", ".join(shown(mine) for mine in ours) or "(none)")
         return theirs
 
+    def _both(
+        self,
+        key: str,
+        ours: tuple[_Item, ...],
+        theirs: tuple[_Item, ...],
+        covers: Callable[[_Item, _Item], bool],
+        shown: Callable[[_Item], str],
+        meet: _Meet[_Item] | None,
+    ) -> tuple[_Item, ...]:
+        """What an item of each allows, with the source of the narrower one."""
+        met: dict[_Item, Source] = {}
+        for mine, item in enumerate(ours):
+            for given, other in enumerate(theirs):
+                source = source_of(self.ceiling.sources, f"{key}[{given}]")
+                found: tuple[_Item, ...] = ()
+                if covers(item, other):
+                    found = (other,)
+                elif covers(other, item):
+                    found, source = (item,), source_of(self.policy.sources, f"{key}[{mine}]")
+                elif meet is not None:
+                    found = meet(item, other)
+                for one in found:
+                    met.setdefault(one, source)
+        if set(met) == set(ours):
+            return ours
+        self._take(key, ", ".join(shown(mine) for mine in ours) or "(none)")
+        for name in [name for name in self.sources if name.startswith(f"{key}[")]:
+            del self.sources[name]
+        self.sources.update({f"{key}[{index}]": source for index, source in enumerate(met.values())})
+        return tuple(met)
+
     def _rules(self, table: str) -> Rules:
         ours: Rules = getattr(self.policy, table)
         theirs: Rules = getattr(self.ceiling, table)
-        allow = self._items(f"{table}.allow", ours.allow, theirs.allow, globs.covers, str)
+        allow = self._items(f"{table}.allow", ours.allow, theirs.allow, globs.covers, str, globs.meet)
         if self._mentioned(f"{table}.deny"):
             for index in range(len(theirs.deny)):
                 source = source_of(self.ceiling.sources, f"{table}.deny[{index}]")
@@ -227,7 +272,9 @@ class _Narrower:
         return Endpoint(
             provider=mine.provider,
             methods=self._items(f"{key}.methods", mine.methods, given.methods, lambda a, b: a == b, str),
-            paths=self._items(f"{key}.paths", mine.paths or (), given.paths or (), path_covers, str),
+            paths=self._items(
+                f"{key}.paths", mine.paths or (), given.paths or (), path_covers, str, meet_paths
+            ),
             remote_content=remote,
             fields=self._items(f"{key}.fields", mine.fields, given.fields, _field_covers, str),
         )
@@ -251,8 +298,10 @@ class _Narrower:
                 sizes[field] = wanted
         return msgspec.structs.replace(
             mine,
-            repos=self._items(f"{key}.repos", mine.repos or (), given.repos or (), path_covers, str),
-            files=self._items(f"{key}.files", mine.files, given.files, path_covers, str),
+            repos=self._items(
+                f"{key}.repos", mine.repos or (), given.repos or (), path_covers, str, meet_paths
+            ),
+            files=self._items(f"{key}.files", mine.files, given.files, path_covers, str, meet_paths),
             digests=self._pins(f"{key}.digests", mine.digests, given.digests),
             **sizes,
         )
@@ -276,18 +325,22 @@ class _Narrower:
             return self.policy.secrets
         ours = {secret.name: secret for secret in self.policy.secrets}
         self._named("secrets", ours, (secret.name for secret in self.ceiling.secrets))
-        kept = [secret for secret in self.ceiling.secrets if secret.name in ours]
-        for given in kept:
+        kept = []
+        for given in (secret for secret in self.ceiling.secrets if secret.name in ours):
+            other = False
             for field in ("how", "provider", "variable"):
                 key = f"secrets.{given.name}.{field}"
                 mine = getattr(ours[given.name], field)
                 if self._mentioned(key) and getattr(given, field) != mine:
                     self._widens(key, getattr(given, field), mine or "(none)")
-        return tuple(ours[secret.name] for secret in kept)
+                    other = True
+            if not other:
+                kept.append(ours[given.name])
+        return tuple(kept)
 
     def _named(self, table: str, ours: dict[str, Any], given: Iterable[str]) -> None:
-        """Every table that the ceiling names must be one of the policy's."""
-        names = tuple(given)
+        """Every table that the ceiling names for this bridge must be one of the policy's."""
+        names = [name for name in given if name in ours or f"{table}.{name}" in self.ceiling.particular]
         for name in names:
             if name not in ours:
                 source = source_of(self.policy.sources, table)
@@ -317,6 +370,16 @@ def _connect_covers(wide: Connect, narrow_: Connect) -> bool:
         host_covers(wide.host, narrow_.host)
         and wide.port == narrow_.port
         and (wide.private or not narrow_.private)
+    )
+
+
+def _connect_meet(one: Connect, other: Connect) -> tuple[Connect, ...]:
+    if one.port != other.port:
+        return ()
+    hosts = {one.host, other.host}
+    narrower = [host for host in hosts if all(host_covers(wide, host) for wide in hosts)]
+    return tuple(
+        Connect(host=host, port=one.port, private=one.private and other.private) for host in narrower
     )
 
 

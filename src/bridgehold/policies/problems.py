@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 import msgspec
@@ -44,9 +43,3 @@ def policy_error(problems: Iterable[Problem], *, hint: str | None = None) -> Pol
         where=str(found[0].source) if found else "",
         hint=hint or "docs/reference/policy.md lists every key, its unit and its default.",
     )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` (nearest: 'memory')``, or nothing where nothing is near."""
-    close = difflib.get_close_matches(word[:80], [name for name in known if name != "*"], n=1, cutoff=0.5)
-    return f" (nearest: {close[0]!r})" if close else ""

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from bridgehold.errors import DeniedError
-from bridgehold.ids import is_name
+from bridgehold.ids import is_name, nearest
 from bridgehold.policies import globs
 from bridgehold.policies.downloads import normalise_repo_pattern
 from bridgehold.policies.model import Connect
 from bridgehold.policies.names import normalise_host_pattern, normalise_path_pattern
-from bridgehold.policies.problems import nearest
 from bridgehold.policies.units import parse_duration, parse_size
 from bridgehold.policies.vocabulary import ANY, CONNECT_KEYS, Key
 

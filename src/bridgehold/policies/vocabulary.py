@@ -68,7 +68,7 @@ CONNECT_KEYS = (
 
 _RATES = {
     "commands_per_minute": "Commands of a tenant and bridge in a minute; ten seconds' worth at once.",
-    "concurrency": "Sessions of one tenant and bridge at once.",
+    "concurrency": "Sessions of one tenant and bridge at once; what is ending counts, and is waited for.",
     "provider_requests_per_minute": "Requests of a tenant and bridge to one provider in a minute.",
     "provider_requests_total": "Requests of a tenant to one provider over the audit's life; 0 is none.",
     "provider_tokens_total": "Tokens that a tenant is charged with at one provider, likewise; 0 is none.",

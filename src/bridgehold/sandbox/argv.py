@@ -21,7 +21,6 @@ def bwrap_arguments(
     files: Mapping[str, int],
     staged: Mapping[str, str] | None = None,
     userns_block_fd: int | None = None,
-    filler_fds: tuple[int, ...] = (),
     extra: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Everything after ``bwrap``, the command included.
@@ -34,8 +33,8 @@ def bwrap_arguments(
     at EOF too, so it orders things and protects nothing: the barriers all stand by then.
 
     `userns_block_fd`: of a zygote, whose user namespace the launcher maps; further ones are made in
-    it, by the launcher alone, since its seccomp filter refuses them to the zygote. `filler_fds`: filters
-    that come before its own (`seccomp.fillers`). `extra` goes behind the command.
+    it, by the launcher alone, since its seccomp filter refuses them to the zygote. `extra` goes behind the
+    command.
     """
     user = ["--disable-userns"] if userns_block_fd is None else ["--userns-block-fd", str(userns_block_fd)]
     arguments = [
@@ -57,10 +56,9 @@ def bwrap_arguments(
         str(info_fd),
         "--block-fd",
         str(block_fd),
+        "--seccomp",
+        str(seccomp_fd),
     ]
-    for number in filler_fds:
-        arguments += ["--add-seccomp-fd", str(number)]
-    arguments += ["--add-seccomp-fd" if filler_fds else "--seccomp", str(seccomp_fd)]
     for name, value in spec.environment:
         arguments += ["--setenv", name, value]
     below_dev = [m for m in spec.mounts if m.target.startswith("/dev/") and m.kind != "device"]

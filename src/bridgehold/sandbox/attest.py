@@ -52,8 +52,6 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     mounts: dict[str, MountSeen]
     in_cgroup: bool
     threads: int = 1
-    filters: int = 0
-    """How many were put on it, one upon the other; 0: the kernel doesn't say (before Linux 5.10)."""
     rlimits: dict[str, int] = {}
     """Name in /proc/PID/limits → hard value; unlimited ones are left out."""
 
@@ -77,8 +75,6 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """For a fork: those that it must have left."""
     only: int = 0
     """For a zygote: how many processes there must be, each with one thread; 0: no matter."""
-    filters: int = 0
-    """How many every process but the init has at least, where the kernel says."""
     rlimits: dict[str, int] = {}
     """Name in /proc/PID/limits → the most that may show there."""
     mounts: dict[str, MountExpected]
@@ -134,7 +130,6 @@ def observe(pid: int, cgroup: SessionCgroup | None = None) -> Observed:
         mounts=parse_mounts(procfs.read(f"/proc/{pid}/mountinfo")),
         in_cgroup=cgroup is None or cgroup.holds(pid),
         threads=int(status["Threads"]),
-        filters=int(status.get("Seccomp_filters", "0")),
         rlimits=parse_limits(procfs.read(f"/proc/{pid}/limits")),
     )
 
@@ -261,8 +256,6 @@ def _isolation(expected: Expected, process: Observed) -> list[str]:
         found.append(f"pid {process.pid}: another network namespace than the listener's")
     if process.seccomp_mode != 2:
         found.append(f"pid {process.pid}: seccomp mode {process.seccomp_mode}, not a filter")
-    if process.pid != expected.init and 0 < process.filters < expected.filters:
-        found.append(f"pid {process.pid}: {process.filters} filters, not {expected.filters}")
     return found
 
 

@@ -53,7 +53,6 @@ def begin_launch(parts: Parts, request: requests.LaunchRequest) -> Worker:
                 plan,
                 seccomp=parts.zygote_seccomp,
                 uid_map=uid_map(parts.uids.range, worker.root_uid),
-                fork_filter=parts.seccomp,
             )
         worker.start = Start(plan, worker.cgroup)
         undo.pop_all()

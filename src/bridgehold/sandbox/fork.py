@@ -25,6 +25,7 @@ from bridgehold.errors import BridgeholdError, UnsupportedError, ZygoteError
 from bridgehold.sandbox import network, procfs, shortage
 from bridgehold.sandbox.attest import NAMESPACES, namespaces
 from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.hold import Permit
 from bridgehold.sandbox.launch import Descriptors, Running
 from bridgehold.sandbox.mounts import Identity, parse_mounts
 from bridgehold.sandbox.shell import Shell, ShellPlan, own_mounts
@@ -60,6 +61,7 @@ class Fork:
         self._gate = -1
         self._fork = self._fork_fd = -1
         self._by_door = False
+        self._permit: Permit | None = None
         self._steps = deque(
             (
                 (_FORKED, "forked", self._meet_fork),
@@ -241,6 +243,13 @@ class Fork:
         fds.close(*inside)
         self._ends = (to_guest, from_guest, log)
 
+    def attend(self) -> None:
+        """Between steps: pass on what stops the zygote while it is to run, or the fork while it joins."""
+        if self.under_way:
+            self.zygote.attend()
+        if self._permit is not None:
+            self._permit.attend()
+
     def _meet_fork(self) -> None:
         """The fork stands at its gate: once its zygote stands too, it is met, and let into its cgroup."""
         self.zygote.stop()
@@ -251,6 +260,10 @@ class Fork:
         self._mark("fork")
         self._fork = self.zygote.meet()
         self._fork_fd = self._fds.add(os.pidfd_open(self._fork))
+        try:
+            self.running.hold = self._permit = Permit(self._fork, len(NAMESPACES))
+        except ProcessLookupError as error:
+            raise ZygoteError("the fork ended before it was in its cgroup") from error
         if not self._by_door:
             self._cgroup.take(self._fork)
         os.write(self._gate, _RELEASE)
@@ -270,6 +283,8 @@ class Fork:
     def _meet_worker(self) -> None:
         """The first process of the fork is on its way out, the second is the worker."""
         running = self.running
+        if self._permit is None or not self._permit.used:
+            raise SurpriseError("a fork did not join all that it was handed")
         found = [pid for pid in self._cgroup.processes() if pid not in (running.init, self._fork)]
         if not found:
             raise ZygoteError("the fork ended as soon as it had joined")

@@ -1,34 +1,76 @@
-"""A hold on one process that it can't shake off: a ptrace stop, which nothing ends but us and SIGKILL.
+"""What the launcher traces, and no call here waits: a zygote that is held still, a fork that is let join.
 
-A SIGSTOP is no such hold. A SIGCONT ends it, and a process has ways to have itself sent one: a timer,
-a descriptor, a child that ends with it. The launcher's main thread is the tracer, for every call here,
-and no call waits. When the launcher ends, the kernel kills what it holds.
+Its main thread is the tracer, for every call here. When the launcher ends, the kernel kills what it
+traces. What it traces it reaps, before the parent inside is told.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 
 from bridgehold.sandbox import syscalls
 
 _WALL = 0x40000000
-_EVENT_STOP = 128
+_EVENT_SECCOMP, _EVENT_STOP = 7, 128
+_MOST_STOPS = 64
+"""Taken in at one look: what stops itself again at once has no more of the launcher's time."""
 
 
-class Hold:
-    """A tracer's view of process `pid`, which is nobody's child of ours. It runs on until `stop`."""
+class Traced:
+    """A tracer's view of process `pid`, which is nobody's child of ours."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, options: int = 0) -> None:
         """Raises `OSError` where the kernel refuses (no ptrace here), or the process is gone."""
         self._pid = pid
-        self._wanted = False
         self._stopped = False
         self._signal = 0
-        """What it was about to be given when it stopped: it gets it when it is let go."""
+        """What it was about to be given when it stopped: it gets it when it goes on."""
         self.gone = False
-        """It has ended, and was reaped: its parent is told only after that."""
-        syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, syscalls.PTRACE_O_EXITKILL)
+        """It has ended, and was reaped; or it is not traced any more."""
+        syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, syscalls.PTRACE_O_EXITKILL | options)
+
+    def attend(self) -> None:
+        """Take in what has become of it. Where it is to run and something stopped it, it goes on."""
+        for _ in range(_MOST_STOPS):
+            if self.gone:
+                return
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG | _WALL)
+            except ChildProcessError:
+                self.gone, self._stopped = True, False
+                return
+            if not pid:
+                return
+            self._stopped = os.WIFSTOPPED(status)
+            self.gone = not self._stopped
+            if self._stopped:
+                self._met(status >> 16, os.WSTOPSIG(status))
+
+    def _met(self, event: int, number: int) -> None:
+        """It stopped: at `event`, or (0) at the signal `number`."""
+        if not event:
+            self._signal = number
+        self._go_on()
+
+    def _go_on(self, request: int = syscalls.PTRACE_CONT) -> None:
+        if self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                syscalls.ptrace(request, self._pid, self._signal)
+            self._signal, self._stopped = 0, False
+
+
+class Hold(Traced):
+    """A hold on a zygote that it can't shake off. It runs on until `stop`.
+
+    A SIGSTOP is no such hold. A SIGCONT ends it, and a process has ways to have itself sent one: a timer,
+    a descriptor, a child that ends with it. Nothing ends a ptrace stop but us and SIGKILL.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self._wanted = False
 
     def stop(self) -> None:
         """Have it stop; `stands` tells when it does."""
@@ -47,26 +89,42 @@ class Hold:
         self.attend()
         return self._stopped and self._wanted
 
-    def attend(self) -> None:
-        """Take in what has become of it. Where it is to run and a signal stopped it, it goes on with it."""
-        while not self.gone:
-            try:
-                pid, status = os.waitpid(self._pid, os.WNOHANG | _WALL)
-            except ChildProcessError:
-                self.gone, self._stopped = True, False
-                return
-            if not pid:
-                break
-            self._stopped = os.WIFSTOPPED(status)
-            self.gone = not self._stopped
-            event = status >> 16
-            if self._stopped and event != _EVENT_STOP:
-                self._signal = os.WSTOPSIG(status)
-            if not self._wanted:
-                self._go_on()
+    def _met(self, event: int, number: int) -> None:
+        if event != _EVENT_STOP:
+            self._signal = number
+        if not self._wanted:
+            self._go_on()
 
-    def _go_on(self) -> None:
-        if self._stopped:
-            with contextlib.suppress(ProcessLookupError):
-                syscalls.ptrace(syscalls.PTRACE_CONT, self._pid, self._signal)
-            self._signal, self._stopped = 0, False
+
+class Permit(Traced):
+    """A fork's leave to make `calls` calls that its filter refuses to who isn't traced; then it is let go.
+
+    The filter has no memory, so it can't allow a call for once, and a filter that a fork puts on itself is
+    a hostile fork's to leave out. Whoever counts is outside.
+    """
+
+    def __init__(self, pid: int, calls: int) -> None:
+        super().__init__(pid, syscalls.PTRACE_O_TRACESECCOMP)
+        self._left = calls
+
+    @property
+    def used(self) -> bool:
+        """All of them were made, and it is not traced any more."""
+        return not self._left
+
+    def _met(self, event: int, number: int) -> None:
+        if event != _EVENT_SECCOMP:
+            super()._met(event, number)
+            return
+        self._left -= 1
+        self.gone = self.used
+        self._go_on(syscalls.PTRACE_DETACH if self.used else syscalls.PTRACE_CONT)
+
+
+def child_signals() -> int:
+    """A descriptor that is readable once a child of ours, or what we trace, has stopped or ended.
+
+    Blocks SIGCHLD in this thread, and so in what it forks.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    return syscalls.signalfd(signal.SIGCHLD)

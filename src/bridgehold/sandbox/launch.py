@@ -22,9 +22,8 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import mounts, network, procfs, shortage, syscalls
 from bridgehold.sandbox.argv import bwrap_arguments
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.hold import Hold
+from bridgehold.sandbox.hold import Traced
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
-from bridgehold.sandbox.seccomp import fillers
 from bridgehold.sandbox.staging import Staged
 from bridgehold.sandbox.values import SandboxSpec
 
@@ -48,8 +47,6 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     rlimits: dict[int, int]
     uid_map: str = ""
     """Of a zygote: the map of its user namespace, which holds every session's uid."""
-    fork_filter: bytes = b""
-    """Of a zygote: the filter that its forks load; its own (`seccomp`) lets them join namespaces."""
 
 
 class Running(msgspec.Struct, kw_only=True):
@@ -74,8 +71,8 @@ class Running(msgspec.Struct, kw_only=True):
     """Of a fork: its init ends when this is closed."""
     fork_socket: socket.socket | None = None
     """Of a zygote: where it is asked to fork."""
-    hold: Hold | None = None
-    """Of a zygote that was attested: what keeps it still."""
+    hold: Traced | None = None
+    """Of a zygote that was attested: what keeps it still. Of a fork: what lets it join."""
     given: frozenset[str] = frozenset()
     """Of a zygote: its descriptors, as links of /proc show them."""
 
@@ -110,8 +107,6 @@ class Start:
         self._ends = (to_guest, from_guest, self._log)
         zygote = self._zygote_ends((frames_in, frames_out, log_out)) if plan.uid_map else None
         seccomp = fds.file("seccomp", plan.seccomp)
-        full = fillers(plan.seccomp, plan.fork_filter) if zygote else ()
-        filler = tuple(fds.file("filler", program) for program in full)
         files = {m.target: fds.file("file", m.content.encode()) for m in plan.spec.mounts if m.kind == "file"}
         arguments = bwrap_arguments(
             plan.spec,
@@ -121,8 +116,7 @@ class Start:
             files=files,
             staged=plan.staged.sources,
             userns_block_fd=zygote.block if zygote else None,
-            filler_fds=filler,
-            extra=(str(zygote.orders), str(zygote.filter)) if zygote else (),
+            extra=(str(zygote.orders),) if zygote else (),
         )
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
@@ -131,7 +125,7 @@ class Start:
             command=arguments[split:],
             options=options,
             keep=(
-                *(info_out, block, seccomp, *filler, options),
+                *(info_out, block, seccomp, options),
                 *files.values(),
                 *(zygote.inside() if zygote else ()),
             ),
@@ -152,7 +146,7 @@ class Start:
             self.running.fork_socket, self.running.given = zygote.socket, zygote.given
             fds.close(*zygote.inside())
         fds.close(frames_in, frames_out, log_out, info_out, block, gate, entered_out, seccomp, options)
-        fds.close(*files.values(), *filler)
+        fds.close(*files.values())
         self._mark("fork")
 
     def _zygote_ends(self, standard: tuple[int, int, int]) -> _ZygoteEnds:
@@ -167,7 +161,6 @@ class Start:
             socket=ours,
             orders=orders,
             block=block,
-            filter=fds.file("filter", self._plan.fork_filter),
             given=frozenset(links),
         )
 
@@ -307,11 +300,10 @@ class _ZygoteEnds(msgspec.Struct, frozen=True, kw_only=True):
     orders: int
     block: int
     """bubblewrap waits here for its user namespace to be mapped."""
-    filter: int
     given: frozenset[str]
 
     def inside(self) -> tuple[int, ...]:
-        return (self.orders, self.block, self.filter)
+        return (self.orders, self.block)
 
 
 class _Ends(msgspec.Struct, frozen=True, kw_only=True):

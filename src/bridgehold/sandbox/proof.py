@@ -8,7 +8,6 @@ from bridgehold.errors import AttestationError
 from bridgehold.sandbox import attest
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.limits import shown_rlimits
-from bridgehold.sandbox.seccomp import fillers
 from bridgehold.sandbox.values import Attestation
 from bridgehold.sandbox.worker import Parts, Worker
 
@@ -42,11 +41,10 @@ def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expec
     running = worker.start.running
     shared = parts.uids.range.mode == "shared"
     identities = dict(worker.staged.identities) if worker.staged else {}
-    parent, others, filters = running.init, {}, 1
+    parent, others = running.init, {}
     if isinstance(worker.start, Fork) and worker.parent is not None and worker.parent.zygote is not None:
         zygote = worker.parent.zygote
         parent, others = zygote.running.init, zygote.namespaces
-        filters = len(fillers(parts.zygote_seccomp, parts.seccomp)) + 2  # its zygote's, and its own
         identities = dict(worker.parent.staged.identities) if worker.parent.staged else {}
         identities |= worker.start.identities
     return attest.Expected(
@@ -61,7 +59,6 @@ def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expec
         own_namespaces=own,
         zygote_namespaces=others,
         only=_ZYGOTE_PROCESSES if worker.zygote is not None else 0,
-        filters=filters,
         rlimits=shown_rlimits(parts.rlimits(worker.spec)),
         mounts=attest.expected_mounts(worker.spec, identities),
         private=not shared,

@@ -78,8 +78,9 @@ class Ending:
 
     def step(self) -> ExitReport | None:
         """One pass. None while anything is left. Raises `OSError` where it can't be told: try again."""
-        if self._running.hold is not None:
-            self._running.hold.attend()
+        traced = self._running.hold
+        if traced is not None:
+            traced.attend()
         if self._status is None:
             self._status = self._wait()
         left = self._cgroup.processes()
@@ -91,6 +92,8 @@ class Ending:
         self._passes += 1
         if left or self._status is None or not _gone(self._running.init_fd):
             return None
+        if traced is not None and not traced.gone:
+            return None  # a fork that never left its zygote's cgroup: that is cleared, or ends
         usage = self._usage = self._usage or self._cgroup.usage()
         self._cgroup.remove()
         if self._cgroup.left_over and time.monotonic() - self._started < _FOLDER_SECONDS:

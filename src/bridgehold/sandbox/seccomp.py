@@ -9,24 +9,25 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import struct
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox.seccomp_rules import FILTERS, JOIN, SURFACE, Argument, Rule
+from bridgehold.sandbox.seccomp_rules import JOIN, JOIN_TRACED, SURFACE, Argument, Rule
 from bridgehold.sandbox.seccomp_uncounted import UNCOUNTED
 
 _COMPARE = {"ne": 1, "eq": 4, "ge": 5, "gt": 6, "masked_eq": 7}
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
+_TRACE = 0x7FF00000
 _KILL_PROCESS = 0x80000000
 _ATTRIBUTE_BAD_ARCH = 2
 _UNKNOWN = -1
 """libseccomp's answer to a name that it doesn't know at all."""
 
 _BOTH = (*SURFACE, *UNCOUNTED)
-RULES: tuple[Rule, ...] = (*_BOTH, JOIN, FILTERS)
+RULES: tuple[Rule, ...] = (*_BOTH, JOIN)
 ZYGOTE_RULES: tuple[Rule, ...] = (
     *_BOTH,
+    JOIN_TRACED,
     Rule(calls=("pidfd_open",), why="a zygote's forks join what they are handed, and nothing else"),
     Rule(
         calls=("clone",),
@@ -34,7 +35,7 @@ ZYGOTE_RULES: tuple[Rule, ...] = (
         when=(Argument(0, "masked_eq", 0x2000, 0x2000),),
     ),
 )
-"""A zygote's own filter: its forks join namespaces, and then load `RULES` on top."""
+"""A zygote's own filter, and for good that of what is forked from it: nothing inside loads another."""
 
 NEW_NUMBERS = {
     "io_uring_setup": 425,
@@ -63,29 +64,6 @@ NEW_NUMBERS = {
 
 UNREVIEWED = range(470, 512)
 """Numbers that had no call when this list was reviewed: ENOSYS, as on the kernel of that day."""
-
-
-_MOST_INSTRUCTIONS, _MOST_OF_ONE, _BYTES = 32768, 4096, 8
-"""The kernel's own: of all filters of a thread, of one filter; and the size of an instruction."""
-_ADDED, _GROWTH, _SLACK = 16, 4, 256
-"""What the kernel adds to a filter; how far it stretches one at most (constants blinded); to spare."""
-
-
-def fillers(zygotes: bytes, forks: bytes) -> tuple[bytes, ...]:
-    """Filters that allow everything and take up a zygote's room for filters, but for its forks' own (pure).
-
-    A fork of a zygote that was taken over may leave its filter out, and load others, each compiled into
-    memory that all programs of the machine share. What it inherits leaves it no room for more than that.
-    """
-    allow = struct.pack("=HBBI", 0x06, 0, 0, _ALLOW)
-    nothing = struct.pack("=HBBI", 0x07, 0, 0, 0)  # never reached; and nothing in it to blind
-    room = _MOST_INSTRUCTIONS - _GROWTH * (len(zygotes) + len(forks)) // _BYTES - _SLACK
-    found = []
-    while room > _MOST_OF_ONE // 2:
-        count = min(_MOST_OF_ONE, room - _ADDED)
-        found.append(allow + nothing * (count - 2) + allow)
-        room -= count + _ADDED
-    return tuple(found)
 
 
 def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
@@ -159,8 +137,9 @@ def _add(library: ctypes.CDLL, context: int, rule: Rule, number: int) -> None:
     if number < 0:
         return
     compares = (_ArgCompare * len(rule.when))(*(_compare(test) for test in rule.when))
+    action = ctypes.c_uint32(_TRACE if rule.tracer else _ERRNO | rule.answer)
     result = library.seccomp_rule_add_array(
-        ctypes.c_void_p(context), ctypes.c_uint32(_ERRNO | rule.answer), number, len(rule.when), compares
+        ctypes.c_void_p(context), action, number, len(rule.when), compares
     )
     _must(result, f"rule for {rule.calls or number}")
 
@@ -198,9 +177,10 @@ def reference() -> str:
     )
     lines += [
         "",
-        "A zygote may call `setns`, which its forks join their namespaces with, and `prctl(PR_SET_SECCOMP)`,",
-        "with which they load the list above on top. It may not call `pidfd_open`, and so its forks may not",
-        "either: EPERM, and asyncio falls back. `clone` with CLONE_PTRACE is refused to both: EPERM.",
+        "A session that was forked has its zygote's filter, which was there before the zygote's first",
+        "instruction. It is this list and three things more: `pidfd_open` is refused (EPERM, and asyncio",
+        "falls back), so is `clone` with CLONE_PTRACE (EPERM), and `setns` is the launcher's to allow: a",
+        "fork joins its namespaces by seven calls, while the launcher traces it. Without a tracer: ENOSYS.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -30,6 +30,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     answer: int = errno.EPERM
     when: tuple[Argument, ...] = ()
+    tracer: bool = False
+    """Done where a tracer that asked for it lets it pass, and ENOSYS where there is none."""
 
 
 _MODPROBE = "the kernel starts modprobe for the driver that it lacks, before it asks who calls"
@@ -128,6 +130,12 @@ SURFACE: tuple[Rule, ...] = (
         )
         for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x80)
     ),
+    Rule(
+        calls=("prctl",),
+        why="PR_SET_SECCOMP: filters, compiled into memory that all programs of the machine share",
+        answer=errno.EINVAL,
+        when=(Argument(0, "masked_eq", 22, 0xFFFFFFFF),),
+    ),
     Rule(calls=("add_key", "request_key", "keyctl"), why="kernel keyrings are shared beyond namespaces"),
     Rule(calls=("bpf", "perf_event_open", "userfaultfd"), why="kernel attack surface"),
     Rule(calls=("io_uring_setup", "io_uring_enter", "io_uring_register"), why="calls that seccomp can't see"),
@@ -193,11 +201,6 @@ SURFACE: tuple[Rule, ...] = (
 )
 
 
-JOIN = Rule(calls=("setns",), why="other namespaces")
-FILTERS = Rule(
-    calls=("prctl",),
-    why="PR_SET_SECCOMP: filters, compiled into memory that all programs of the machine share",
-    answer=errno.EINVAL,
-    when=(Argument(0, "masked_eq", 22, 0xFFFFFFFF),),
-)
-"""What a zygote's forks still need: they join their namespaces, and load their own filter."""
+JOIN = Rule(calls=("setns",), why="other namespaces", answer=errno.ENOSYS)
+JOIN_TRACED = msgspec.structs.replace(JOIN, tracer=True)
+"""A zygote's: its forks join their namespaces while the launcher traces them, call by counted call."""

@@ -132,6 +132,12 @@ UNCOUNTED: tuple[Rule, ...] = (
         answer=errno.EINVAL,
         when=(_low(0, 67),),
     ),
+    Rule(
+        calls=("sync", "syncfs"),
+        why="waits for all that the machine has to write, and can't be killed meanwhile; what a session "
+        "writes is on no disk",
+        answer=0,
+    ),
     Rule(calls=("memfd_secret",), why="takes pages out of the kernel's own map", answer=errno.ENOSYS),
     Rule(
         calls=("setxattr", "lsetxattr", "fsetxattr", "setxattrat"),

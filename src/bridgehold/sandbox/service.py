@@ -32,6 +32,7 @@ from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.forking import Forking, hold_pause
+from bridgehold.sandbox.hold import child_signals
 from bridgehold.sandbox.limits import core_handler
 from bridgehold.sandbox.proving import Proving, own_limit
 from bridgehold.sandbox.reap import By, Ending, ended
@@ -67,6 +68,8 @@ class Launcher:
         self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
+        self._children = child_signals()
+        self._selector.register(self._children, selectors.EVENT_READ, self._child_ready)
 
     def serve(self) -> None:
         """Until the host is gone; then everything is ended."""
@@ -125,8 +128,8 @@ class Launcher:
         elif not worker.started and isinstance(worker.start, Fork):
             if worker.start.held_back:
                 self._forking.proceed(worker, worker.start)
-            elif worker.start.under_way:
-                worker.start.zygote.attend()
+            else:
+                worker.start.attend()
         elif worker.running and worker.zygote is not None and worker.settling is not None:
             self._proving.settle_in(worker, worker.zygote)
         elif worker.running and worker.zygote is not None and worker.zygote.unclear:
@@ -152,6 +155,11 @@ class Launcher:
         request = self._channel.receive()
         if request is not None:
             self._respond(request)
+
+    def _child_ready(self, descriptor: int, _: int) -> None:
+        """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(descriptor, 4096)
 
     def _respond(self, request: requests.Request) -> None:
         try:

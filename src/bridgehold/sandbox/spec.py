@@ -111,17 +111,21 @@ def resources(grant: Grant) -> Resources:
 
 
 def worker_environment(grant: Grant) -> dict[str, str]:
-    """The whole environment: an allow-list of constants, with thread counts from the cpu limit."""
+    """The whole environment: an allow-list of constants, with thread counts from the cpu limit.
+
+    PYTHONPATH is for the interpreters that a guest starts: they find what its own does.
+    """
     threads = str(max(1, (grant.limits.cpu_millis + 999) // 1000))
     return {
         "PATH": f"{ENVIRONMENT}/bin:/usr/bin:/bin",
         "HOME": SCRATCH,
+        "PWD": SCRATCH,
         "TMPDIR": "/tmp",  # noqa: S108 - inside: a tmpfs of its own
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
         "PYTHONNOUSERSITE": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": f"{SDK}:{BRIDGE}",
         "XDG_CACHE_HOME": f"{SCRATCH}/.cache",
         "DSPY_CACHEDIR": f"{SCRATCH}/.cache/dspy",
         "HF_HOME": f"{SCRATCH}/.cache/huggingface",

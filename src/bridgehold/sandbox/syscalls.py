@@ -36,6 +36,7 @@ __all__ = [
     "ptrace",
     "raise_capabilities",
     "setns",
+    "signalfd",
     "umount",
     "unshare",
     "wait_status",
@@ -54,14 +55,15 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2,
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-PTRACE_CONT, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 0x4206, 0x4207
-PTRACE_O_EXITKILL = 1 << 20
+PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 0x4206, 0x4207
+PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 7, 1 << 20
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442  # one number on every architecture
 _AT_EMPTY_PATH, _AT_RECURSIVE, _AT_FDCWD = 0x1000, 0x8000, -100
 _OPEN_TREE_CLONE, _MOVE_MOUNT_FROM_EMPTY_PATH = 1, 4
 
+_SIGSET_BYTES = 128
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 
@@ -137,6 +139,12 @@ def raise_capabilities() -> None:
 def ptrace(request: int, pid: int, data: int = 0) -> None:
     result = _libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(data))
     check(result, f"ptrace {request:#x}")
+
+
+def signalfd(number: int) -> int:
+    """A descriptor that is readable while the signal `number`, which is blocked, waits for this process."""
+    wanted = (1 << number - 1).to_bytes(_SIGSET_BYTES, "little")  # x86-64's and arm64's order
+    return check(int(_libc.signalfd(-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)), "signalfd")
 
 
 class _PidfdInfo(ctypes.Structure):

@@ -85,6 +85,7 @@ class Zygote:
             raise ValueError("a sandbox that was not launched as a zygote")
         self._socket = running.fork_socket
         self._socket.setblocking(False)
+        self._hold: Hold | None = None
         self._late = 0.0
         """When it must stand, once it was told to stop."""
         self._own: frozenset[int] = frozenset()
@@ -106,7 +107,7 @@ class Zygote:
         self.namespaces = namespaces(pid)
         self._cgroup.limit_processes(len(self._own))
         try:
-            self.running.hold = Hold(pid)
+            self.running.hold = self._hold = Hold(pid)
         except ProcessLookupError as error:
             raise ZygoteError("the zygote has ended") from error
         except PermissionError as error:
@@ -147,9 +148,9 @@ class Zygote:
 
     @property
     def _held(self) -> Hold:
-        if self.running.hold is None:
+        if self._hold is None:
             raise ZygoteError("a zygote that is not held")
-        return self.running.hold
+        return self._hold
 
     def attend(self) -> None:
         """While it is to run: pass its signals on."""

@@ -19,6 +19,7 @@ from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     DeniedError,
+    ErrorInfo,
     InternalError,
     LimitError,
     NotFoundError,
@@ -38,6 +39,7 @@ from bridgehold.host.faces.protocol import (
     read_frame,
     weight,
 )
+from bridgehold.host.logs import LAST_OUTPUT
 from bridgehold.host.shares import Share
 from bridgehold.host.values import Principal
 
@@ -214,7 +216,7 @@ class Connection:
             answer = await self._answered(request, failure)
         except BridgeholdError as error:
             refused = self._principal is None
-            answer = pack(AnswerFrame(id=request.id, error=error.info()))
+            answer = pack(AnswerFrame(id=request.id, error=_told(error, self._principal)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
@@ -277,6 +279,14 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
             f"{principal.name} may not act for tenant {tenant[:64]!r}",
             hint="An operator can add the tenant to your principal in config.toml.",
         )
+
+
+def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
+    """What `principal` may know of it: who may not read a session's log reads none of it here either."""
+    info = error.info()
+    if principal is not None and principal.may_read:
+        return info
+    return msgspec.structs.replace(info, traceback="", hint=info.hint.partition(LAST_OUTPUT)[0].strip())
 
 
 def _request(body: bytes) -> RequestFrame:

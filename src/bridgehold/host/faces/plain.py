@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.errors import UsageError
+from bridgehold.errors import BridgeholdError, UsageError
 
 MAX_DEPTH = 60
 """Containers inside one another; the wire's own bound lies a little above."""
@@ -57,6 +57,18 @@ def to_plain(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - 
     if isinstance(value, (PurePath, uuid.UUID, Decimal)):
         return _text(str(value), where)
     return _other(value, where, depth)
+
+
+def error_text(error: BaseException, most: int = 2_000) -> str:
+    """Its type, text and hint, as UTF-8 has them; whatever its text does, there is one."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - a `__str__` of somebody's own
+        text = "(its text can't be had)"
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, BridgeholdError) and error.hint:
+        said += f" ({error.hint})"
+    return said[:most].encode("utf-8", "backslashreplace").decode("utf-8")[:most]
 
 
 def _other(value: Any, where: str, depth: int) -> Any:

@@ -204,6 +204,8 @@ class BuildParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class NamedBridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str = ""
     """Empty: all."""
+    tenant: str | None = None
+    """Whose own bridge it may be; one of everybody's, if left out."""
 
 
 class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from bridgehold.errors import UsageError
-from bridgehold.host.faces.plain import to_plain
+from bridgehold.host.faces.plain import error_text, to_plain
 
 RUNNING_FOR: ContextVar[str] = ContextVar("bridgehold_running_for", default="")
 """The command whose tool runs now: a command that the tool runs says so."""
@@ -80,9 +80,9 @@ async def _ended(function: Callable[..., Any], arguments: dict[str, Any]) -> dic
     except asyncio.CancelledError as error:
         if task is not None and task.cancelling():
             raise
-        return _error(error)
+        return {"error": error_text(error)}
     except BaseException as error:  # noqa: BLE001 - SystemExit too is an end of the function, not of the caller
-        return _error(error)
+        return {"error": error_text(error)}
 
 
 async def _on_thread(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ async def _on_thread(function: Callable[..., Any], arguments: dict[str, Any]) ->
         try:
             answer = _result(context.run(function, **arguments))
         except BaseException as error:  # noqa: BLE001 - SystemExit too is an end of the function, not of the caller
-            answer = _error(error)
+            answer = {"error": error_text(error)}
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it who waits
             loop.call_soon_threadsafe(settle, answer)
 
@@ -112,16 +112,6 @@ async def _on_thread(function: Callable[..., Any], arguments: dict[str, Any]) ->
 
 def _result(value: object) -> dict[str, Any]:
     return {"result": to_plain(value, "result")}
-
-
-def _error(error: BaseException) -> dict[str, Any]:
-    """Its type and text; whatever its text does, there is one."""
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001 - a `__str__` of the caller's own
-        text = "(its text can't be had)"
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return {"error": said.encode("utf-8", "backslashreplace").decode("utf-8")[:2_000]}
 
 
 Tools = Iterable[Tool | Callable[..., Any]]

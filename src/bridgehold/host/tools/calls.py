@@ -23,6 +23,7 @@ from bridgehold.errors import (
     BusyError,
     CommandTimeoutError,
     DeniedError,
+    InternalError,
     LimitError,
     UsageError,
 )
@@ -141,6 +142,9 @@ class ToolCalls:
         except asyncio.CancelledError:
             failure = CommandTimeoutError("its command ended first")
             raise
+        except Exception as error:  # whatever a tool's kind does, its asker hears of it
+            failure = InternalError(f"{type(error).__name__} in the call of the tool {tool.name}")
+            raise failure from error
         finally:
             ms = int((time.monotonic() - started) * 1000)
             self._metrics.tools.labels(tool.how, failure.code if failure else "ok").inc()

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from bridgehold.errors import ApplicationError, LimitError
+from bridgehold.bridges import strict
+from bridgehold.errors import ApplicationError, LimitError, NotFoundError
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.keeper.protocol import UpstreamRequest
 from bridgehold.host.tools.values import ToolContext, ToolSpec
@@ -31,6 +32,8 @@ class HttpTools:
         self._places = places
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        if tool.name not in self._places:
+            raise NotFoundError(f"the tool {tool.name} is not offered any more")
         provider, path = self._places[tool.name]
         body = msgspec.json.encode(arguments)
         request = UpstreamRequest(
@@ -43,15 +46,17 @@ class HttpTools:
             body_bytes=len(body),
             deadline_ms=tool.timeout_ms,
         )
-        said = bytearray()
+        found = bytearray()
         async with await self._keeper.request(request, body) as response:
             async for piece in response.body():
-                said += piece
-                if len(said) > _MOST_BYTES:
+                found += piece
+                if len(found) > _MOST_BYTES:
                     raise LimitError(f"the tool {tool.name} answered with more than {_MOST_BYTES} bytes")
         if not 200 <= response.status < 300:
             raise ApplicationError(f"the tool {tool.name} answered with status {response.status}")
         try:
-            return msgspec.json.decode(bytes(said)) if said else None
-        except (msgspec.DecodeError, RecursionError):
-            raise ApplicationError(f"the tool {tool.name} answered with what is no JSON") from None
+            return strict.loads(bytes(found)) if found else None
+        except strict.StrictError as error:
+            raise ApplicationError(
+                f"the tool {tool.name} answered with what can't be sent: {error}"
+            ) from None

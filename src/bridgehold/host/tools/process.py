@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -17,36 +18,45 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.errors import ApplicationError, CrashError, LimitError
+from bridgehold.bridges import strict
+from bridgehold.errors import ApplicationError, CrashError, LimitError, NotFoundError
 from bridgehold.host.tools.values import ToolContext, ToolSpec
+from bridgehold.host.tools.worker import MOST_BYTES
 
-MOST_BYTES = 4 * 1024 * 1024
-"""Of one answer."""
+_HEAD = 64
 _IDLE_SECONDS = 60.0
+_LAST_SECONDS = 0.5
+"""Between the end of a worker and the end of what it wrote, whichever comes first."""
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE")
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    call: int
     result: object = None
     error: str = ""
 
 
 class _Process:
-    """One running worker of one tool."""
+    """One running worker of one tool, and all that it started and left in its process group."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, answers: int) -> None:
+        """`answers`: the descriptor that it writes them to. It is the worker's end that tells of its end,
+        and not the pipe's: what a function forked may hold that one open.
+        """
         self._process = process
+        self._answers = answers
         self._waiting: dict[int, asyncio.Future[object]] = {}
         self._made = 0
         self.retired = False
         """No new call comes; it ends with its last."""
+        self._why = ""
         self._used = time.monotonic()
-        self._reading = asyncio.create_task(self._read())
+        self._exited = asyncio.Event()
+        self._over = False
+        self._watching = asyncio.create_task(self._watch())
 
     @property
     def alive(self) -> bool:
-        return not self._reading.done()
+        return not self._over
 
     @property
     def idle(self) -> bool:
@@ -60,11 +70,10 @@ class _Process:
         self._waiting[number] = future
         assert self._process.stdin is not None  # noqa: S101 - it was made with one
         try:
-            self._process.stdin.write(msgspec.json.encode({"call": number, **request}) + b"\n")
-            await self._process.stdin.drain()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `_watch` says why
+                self._process.stdin.write(msgspec.json.encode({"call": number, **request}) + b"\n")
+                await self._process.stdin.drain()
             return await future
-        except (BrokenPipeError, ConnectionResetError):
-            raise CrashError("the tool's process ended", retry="same") from None
         finally:
             del self._waiting[number]
             self._used = time.monotonic()
@@ -72,37 +81,91 @@ class _Process:
     def unused_for(self, seconds: float) -> bool:
         return time.monotonic() - self._used >= seconds * 0.9  # timers may be early by a tick
 
-    async def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        await asyncio.wait({self._reading})
+    async def end(self, why: str) -> None:
+        """`why`: what calls that are under way are told."""
+        self._why = self._why or why
+        self._kill()
+        await asyncio.wait({self._watching})
 
-    async def _read(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - it was made with one
-        reason = "the tool's process ended"
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _watch(self) -> None:
+        """Until the worker has ended, or what it says can't be read any more; then all of it is ended."""
+        assert self._process.stdin is not None  # noqa: S101 - it was made with one
+        loop = asyncio.get_running_loop()
+        pid_fd = _pid_fd(self._process.pid)
+        if pid_fd >= 0:
+            loop.add_reader(pid_fd, self._exited.set)
+        else:
+            self._exited.set()
+        reading, leaving = asyncio.ensure_future(self._read()), asyncio.ensure_future(self._exited.wait())
         try:
-            while line := await self._process.stdout.readline():
-                self._deliver(msgspec.json.decode(line, type=_Answer))
-        except OSError:
-            pass
-        except (ValueError, msgspec.MsgspecError, RecursionError):
-            reason = f"the tool's process wrote what is no answer, or more than {MOST_BYTES} bytes"
+            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            self._over = True
+            if leaving.done():
+                self._kill()  # the rest of its group, while its number is nobody else's
+            await asyncio.wait({reading, leaving}, timeout=_LAST_SECONDS)  # the other one is about to follow
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()  # one that is not heard any more does nothing any more
+            if not leaving.done():
+                self._kill()
+            if pid_fd >= 0:
+                await self._exited.wait()
+                loop.remove_reader(pid_fd)
+                os.close(pid_fd)
+            reading.cancel()
+            leaving.cancel()
+            await asyncio.wait({reading, leaving})
+            self._process.stdin.close()
+            status = await self._process.wait()
+            error = CrashError(self._why or _ended(status), retry="same")
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(CrashError(reason, retry="same"))
+                    future.set_exception(error)
 
-    def _deliver(self, answer: _Answer) -> None:
-        future = self._waiting.get(answer.call)
+    async def _read(self) -> None:
+        reader = asyncio.StreamReader(limit=MOST_BYTES + _HEAD)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._answers, "rb", 0)
+        )
+        try:
+            while line := await reader.readline():
+                number, _, body = line.partition(b" ")
+                self._deliver(int(number), body)
+        except (ValueError, OSError):
+            self._why = self._why or "the tool's process wrote what is no answer"
+        finally:
+            transport.close()
+
+    def _deliver(self, number: int, body: bytes) -> None:
+        future = self._waiting.get(number)
         if future is None or future.done():
             return
-        if answer.error:
-            future.set_exception(ApplicationError(answer.error[:2_000]))
+        try:
+            answer = msgspec.convert(strict.loads(body), type=_Answer)
+        except strict.StrictError as error:
+            future.set_exception(ApplicationError(f"the tool's result: {error}"))
+        except msgspec.ValidationError:
+            future.set_exception(ApplicationError("the tool's process wrote what is no answer"))
         else:
-            future.set_result(answer.result)
+            if answer.error:
+                future.set_exception(ApplicationError(answer.error[:2_000]))
+            else:
+                future.set_result(answer.result)
+
+
+def _pid_fd(pid: int) -> int:
+    """-1: it has ended, and was reaped."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def _ended(status: int) -> str:
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    return f"the tool's process ended ({how})"
 
 
 class ProcessTools:
@@ -124,8 +187,9 @@ class ProcessTools:
         try:
             return await process.call(request)
         except asyncio.CancelledError:
-            self._processes.pop(key, None)
-            await asyncio.shield(self._end(process))
+            if self._is_current(key, process):
+                del self._processes[key]
+            await asyncio.shield(self._end(process, "another call of this tool was late, or given up"))
             raise
         finally:
             if process.retired:
@@ -148,27 +212,29 @@ class ProcessTools:
         self._processes.clear()
         for task in tasks:
             with contextlib.suppress(OSError):
-                await (await task).end()
+                await (await task).end("the host is stopping")
         if self._ending:
             await asyncio.wait(self._ending)
 
     def _end_if_idle(self, process: _Process) -> None:
         if process.idle:
-            self._end(process)
+            self._end(process, "")
 
-    def _end(self, process: _Process) -> asyncio.Task[None]:
-        task = asyncio.create_task(process.end())
+    def _end(self, process: _Process, why: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(process.end(why))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         return task
 
     def _leave(self, key: tuple[str, str], process: _Process) -> None:
         """Some time after a call: end the process where no other call has come since."""
-        task = self._processes.get(key)
-        current = task is not None and task.done() and not task.exception() and task.result() is process
-        if current and process.idle and process.unused_for(self._idle_seconds):
+        if self._is_current(key, process) and process.idle and process.unused_for(self._idle_seconds):
             del self._processes[key]
-            self._end(process)
+            self._end(process, "")
+
+    def _is_current(self, key: tuple[str, str], process: _Process) -> bool:
+        task = self._processes.get(key)
+        return task is not None and task.done() and not task.exception() and task.result() is process
 
     async def _running(self, key: tuple[str, str]) -> _Process:
         task = self._processes.get(key)
@@ -178,18 +244,29 @@ class ProcessTools:
         return await asyncio.shield(task)
 
     async def _start(self, name: str) -> _Process:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFoundError(f"the tool {name} is not offered any more")
         argv = (sys.executable, "-P", "-m", "bridgehold.host.tools.worker", str(self._folder))
         environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
-        return _Process(
-            await asyncio.create_subprocess_exec(
+        answers = writes = -1
+        try:
+            answers, writes = os.pipe()
+            process = await asyncio.create_subprocess_exec(
                 *argv,
-                self._entries[name],
+                entry,
                 str(os.getpid()),
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=writes,
                 stderr=None,
                 env=environment,
-                limit=MOST_BYTES,
                 start_new_session=True,
             )
-        )
+        except OSError as error:
+            if answers >= 0:
+                os.close(answers)
+            raise CrashError(f"the tool's process can't start: {error.strerror}", retry="later") from error
+        finally:
+            if writes >= 0:
+                os.close(writes)
+        return _Process(process, answers)

@@ -34,7 +34,7 @@ from bridgehold.sandbox.envs.digest import Fact, digest_of, disturbed, tree_fact
 from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
 from bridgehold.sandbox.seal import empty_tree
 
-FORMAT = 2
+FORMAT = 3
 """Raised when a built tree of an older Bridgehold must not be found any more."""
 _TREE = re.compile(r"[0-9a-f]{64}")
 _BUILD = re.compile(r"\.build-([0-9a-f]{64})-[0-9a-f]{16}")

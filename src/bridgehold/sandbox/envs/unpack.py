@@ -73,10 +73,11 @@ class Tree:
 
 
 def lay_skeleton(tree: Tree, interpreter: Interpreter) -> None:
-    """What an environment without packages is: two links and pyvenv.cfg."""
+    """What an environment without packages is: three links and pyvenv.cfg."""
     tree.folder(interpreter.site_packages)
     tree.link("bin/python", interpreter.inside)
-    tree.link("bin/python3", "python")
+    for name in ("python3", f"python{interpreter.minor}"):
+        tree.link(f"bin/{name}", "python")
     tree.file("pyvenv.cfg", (pyvenv_config(interpreter).encode(),))
 
 

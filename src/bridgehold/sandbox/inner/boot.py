@@ -11,11 +11,12 @@ from __future__ import annotations
 import fcntl
 import importlib
 import os
-import signal
 import sys
 from typing import Any
 
 SDK = "/opt/bridgehold/sdk"
+PACKAGE = "bridgehold_inner"
+"""What this folder is inside."""
 BRIDGE = "/bridge"
 ENVIRONMENT = "/env"
 FIRST_FREE_FD = 16
@@ -40,22 +41,16 @@ def take_wire() -> tuple[int, int]:
     return frames_in, frames_out
 
 
-def default_signals() -> None:
-    """What the launcher ignored or masked is not the bridge's to inherit. SIGPIPE and SIGXFSZ stay errors."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
-        if signal.getsignal(number) is signal.SIG_IGN or number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
 def set_path(*own: str) -> None:
-    """Standard library first, then ours, the bridge's folder, the environment. No ``site``: no .pth runs."""
+    """Standard library first, then ours, `own` folders, the environment. No ``site``: no .pth runs.
+
+    Each stands there once, however often this is called, and what a framework has added stays.
+    """
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    sys.path[:] = [entry for entry in sys.path if entry] + [
-        SDK,
-        *own,
-        f"{ENVIRONMENT}/lib/{version}/site-packages",
-    ]
+    path = [entry for entry in sys.path if entry and entry not in own]
+    path += [e for e in (SDK, f"{ENVIRONMENT}/lib/{version}/site-packages") if e not in path]
+    place = path.index(SDK) + 1
+    sys.path[:] = [*path[:place], *own, *path[place:]]
     sys.prefix = sys.exec_prefix = ENVIRONMENT
 
 
@@ -83,6 +78,7 @@ def make_runtime(boot: dict[str, Any], reader: Any, writer: Any) -> Any:
     os.environ.update(boot.get("environment", {}))
     for module in boot.get("preload", ()):
         importlib.import_module(module)
+    set_path(BRIDGE)  # only now: a zygote imports what is to be warm without the bridge's files
     bridge = load(boot["entry"])
     run_hooks()
     return Runtime(
@@ -122,9 +118,8 @@ def serve(frames_in: int, frames_out: int) -> int:
 
 def serve_script(boot: dict[str, Any], reader: Any, writer: Any, frames_in: int, frames_out: int) -> int:
     """A script of the tenant's own instead of a bridge's class: it speaks its own protocol, not ours."""
-    script = importlib.import_module(
-        "bridgehold_inner.script"
-    )  # inside, this folder is a package of that name
+    script = importlib.import_module(f"{PACKAGE}.script")
+    set_path(BRIDGE)
     os.environ.update(boot.get("environment", {}))
     status: int = script.serve(boot, reader, writer, frames_in, frames_out)
     return status
@@ -132,8 +127,10 @@ def serve_script(boot: dict[str, Any], reader: Any, writer: Any, frames_in: int,
 
 def main() -> int:
     frames_in, frames_out = take_wire()
-    default_signals()
-    set_path(BRIDGE)
+    set_path()
+    home = importlib.import_module(f"{PACKAGE}.home")
+    home.default_signals()
+    home.set_up()
     return serve(frames_in, frames_out)
 
 

@@ -13,9 +13,9 @@ import os
 import resource
 import signal
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List
 
-from . import boot, kernel, renew, sources
+from . import boot, home, kernel, renew, sources
 
 NAMESPACES = 7
 MAX_DESCRIPTORS = 32
@@ -27,16 +27,11 @@ REPORT = 4
 _STATUS_FAILED = 4
 
 
-class Means(NamedTuple):
-    """What the zygote has ready for each of its forks."""
-
-    program: bytes
-    """The worker's seccomp filter."""
-    setters: List[Callable[[int], Any]]
-    """Of the thread pools that are loaded."""
+Setter = Callable[[int], Any]
+"""Of a thread pool that is loaded."""
 
 
-def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, means: Means) -> None:
+def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, setters: List[Setter]) -> None:
     """Join, fork, drop, renew, serve; never returns.
 
     `parent` is a pipe that ends when the zygote has let go of all `descriptors`.
@@ -52,7 +47,7 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, me
             os.write(door, b"0")
         _pass(gate, report, _MOVED)
         for namespace in others[:NAMESPACES]:
-            kernel.setns(namespace, 0)
+            kernel.setns(namespace, 0)  # each is the launcher's to allow, and no more than these
         if os.fork():
             os.close(report)  # its end is the worker's word alone: this process takes a while to be gone
             os._exit(0)
@@ -62,13 +57,13 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, me
         os.dup2(log, 2)
         kernel.close_all_but({report, *wire})
         _limit(order["rlimits"])
-        _drop(order["uid"], means.program)
+        _drop(order["uid"])
         os.write(report, _JOINED)
         os.close(report)
         report = -1
-        renew.renew(order["environment"], order["threads"], means.setters)
+        renew.renew(order["environment"], order["threads"], setters)
         os.chdir(order["working_directory"])
-        boot.set_path(boot.BRIDGE)
+        home.set_up()
         sources.use(boot.BRIDGE)
         boot.leave(boot.serve(*wire))
     except BaseException as error:  # noqa: BLE001 - a fork must end here, whatever it was
@@ -98,8 +93,8 @@ def _limit(limits: Dict[str, int]) -> None:
         resource.setrlimit(int(number), (value, value))
 
 
-def _drop(uid: int, program: bytes) -> None:
-    """The session's uid, no capability, the worker's own filter: nothing here can be taken back."""
+def _drop(uid: int) -> None:
+    """The session's uid, no capability: nothing here can be taken back."""
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     kernel.drop_capabilities()
@@ -107,4 +102,3 @@ def _drop(uid: int, program: bytes) -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the change of uid took it: its own /proc would be root's
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.stdout.flush()
-    kernel.load_filter(program)

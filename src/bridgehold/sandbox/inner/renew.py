@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any, Callable, Iterable, Mapping
 
+from . import home
+
 _ENTROPY_BYTES = 48
 
 
@@ -33,10 +35,7 @@ def renew_process(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     time.tzset()
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
-        if signal.getsignal(number) is not signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    home.default_signals()
     os.umask(0o022)
 
 

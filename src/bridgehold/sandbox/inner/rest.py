@@ -6,9 +6,8 @@ share. Each fork makes its own when it needs one.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import gc
+import sys
 import threading
 from typing import Any, List
 
@@ -16,14 +15,16 @@ _JOIN_SECONDS = 5.0
 
 
 def rest() -> None:
-    """Both, of whatever is alive in this process."""
+    """Both, of whatever is alive in this process: a module that nobody has imported has none."""
     alive = gc.get_objects()
-    for pool in _of(alive, concurrent.futures.ThreadPoolExecutor):
+    pools: Any = sys.modules.get("concurrent.futures.thread")
+    for pool in _of(alive, pools.ThreadPoolExecutor) if pools else ():
         _rest_pool(pool)
-    for loop in _of(alive, asyncio.AbstractEventLoop):
+    events: Any = sys.modules.get("asyncio.events")
+    for loop in _of(alive, events.AbstractEventLoop) if events else ():
         if not loop.is_running() and not loop.is_closed():
             loop.close()
-    policy: Any = getattr(asyncio.events, "_event_loop_policy", None)
+    policy: Any = getattr(events, "_event_loop_policy", None)
     if policy is not None and hasattr(policy, "_local"):  # a module's own policy stays; its closed loop goes
         policy._local = type(policy._local)()
 

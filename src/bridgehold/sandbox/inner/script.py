@@ -10,16 +10,14 @@ Standard library and `bridgehold_sdk` only, Python 3.10 and up.
 from __future__ import annotations
 
 import atexit
-import builtins
 import io
 import os
 import runpy
 import sys
 import threading
-import types
 from typing import Any, Dict, List
 
-from . import sources
+from . import home, sources
 
 GO = b"\n"
 """The host's last word before the pipes are the script's: it has read our last frame."""
@@ -134,7 +132,6 @@ def run_guarded(what: Dict[str, Any]) -> int:
 
 def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
     """`kind`: ``script`` (a file), ``code`` (``-c``), ``module`` (``-m``) or ``stdin``."""
-    add_builtins()
     first = os.path.dirname(text) if kind == "script" else ""
     sys.path[:0] = [first, *path]
     sys.argv = [{"script": text, "code": "-c", "stdin": "-"}.get(kind, text), *args]
@@ -146,21 +143,12 @@ def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
             source = file.read()
     else:
         source = text.encode() if kind == "code" else sys.stdin.buffer.read()
-    main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = builtins
+    main = home.fresh_main()
     if kind == "script":
-        main.__file__ = text
-    sys.modules["__main__"] = main
-    code = compile(source, {"code": "<string>", "stdin": "<stdin>"}.get(kind, text), "exec")
+        main.__dict__.update(__file__=text, __cached__=None)
+    name = {"code": "<string>", "stdin": "<stdin>"}.get(kind, text)
+    code = compile(source, name, "exec", dont_inherit=True)
     exec(code, main.__dict__)  # noqa: S102 - what it is for
-
-
-def add_builtins() -> None:
-    """What `site` would have added; it is not run here, because it would run the environment's .pth files."""
-    import site
-
-    for add in (site.setquit, site.setcopyright, site.sethelper):
-        add()
 
 
 def finish(status: int) -> int:

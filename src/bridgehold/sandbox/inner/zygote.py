@@ -1,4 +1,4 @@
-"""The zygote: ``python -I -S -B -X utf8 zygote.py ORDERS FILTER``, the two descriptors it is given.
+"""The zygote: ``python -I -S -B -X utf8 zygote.py ORDERS``, the descriptor it is given.
 
 It imports what the warm frame names, says so once, and then forks when it is asked to. It never
 imports a bridge, has no tenant's data, and answers nobody: the launcher sees what it does.
@@ -19,23 +19,21 @@ if __name__ == "__main__":  # inside, where this folder is a package of another 
     sys.path.append("/opt/bridgehold/sdk")
     __package__ = "bridgehold_inner"
 
-from . import boot, fork, freeze, kernel, sources, threads, warm
+from . import boot, fork, freeze, home, kernel, sources, threads, warm
 
-MAX_FILTER_BYTES = 64 * 1024
 MAX_ORDER_BYTES = 128 * 1024
 
 
-def main(orders: int, filter_file: int) -> int:
+def main(orders: int) -> int:
     frames_in, frames_out = boot.take_wire()
-    kernel.close_all_but({orders, filter_file, frames_in, frames_out})  # bubblewrap leaves one of its own
-    boot.default_signals()
+    kernel.close_all_but({orders, frames_in, frames_out})  # bubblewrap leaves one of its own
     boot.set_path()
+    home.default_signals()
+    home.set_up()
     from bridgehold_sdk import wire
 
     for module in boot.NEEDED:
         importlib.import_module(module)  # or each fork would load it
-    program = os.pread(filter_file, MAX_FILTER_BYTES, 0)
-    os.close(filter_file)
     channel = socket.socket(fileno=orders)
     reader = wire.Reader(frames_in, boot.MAX_BOOT_BYTES)
     writer = wire.Writer(frames_out)
@@ -43,12 +41,12 @@ def main(orders: int, filter_file: int) -> int:
     if frame is None:
         return 0
     warmed = prepare(frame)
-    means = fork.Means(program, threads.find_setters())
+    setters = threads.find_setters()
     sys.stdout.flush()
     sys.stderr.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a fork that is done is reaped by the kernel
     writer.write(warmed)  # the last thing: from now on it is looked at
-    return serve(channel, means)
+    return serve(channel, setters)
 
 
 def prepare(frame: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +62,7 @@ def prepare(frame: dict[str, Any]) -> dict[str, Any]:
     return warmed
 
 
-def serve(channel: socket.socket, means: fork.Means) -> int:
+def serve(channel: socket.socket, setters: list[fork.Setter]) -> int:
     """Fork once for each order, until the launcher is gone."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, MAX_ORDER_BYTES, fork.MAX_DESCRIPTORS)
@@ -75,7 +73,7 @@ def serve(channel: socket.socket, means: fork.Means) -> int:
             own += os.pipe()
             if kernel.bare_fork() == 0:
                 os.close(own[1])
-                fork.become_worker(json.loads(message), descriptors, own[0], means)
+                fork.become_worker(json.loads(message), descriptors, own[0], setters)
         except OSError as error:  # the machine's, not ours: the next order may find it better
             own += descriptors[fork.REPORT : fork.REPORT + 1]
             del descriptors[fork.REPORT : fork.REPORT + 1]
@@ -86,4 +84,4 @@ def serve(channel: socket.socket, means: fork.Means) -> int:
 
 
 if __name__ == "__main__":
-    boot.leave(main(int(sys.argv[1]), int(sys.argv[2])))
+    boot.leave(main(int(sys.argv[1])))

@@ -1,23 +1,33 @@
 """Runs Python code, statement by statement as a REPL would, in one namespace per session."""
 
 from __future__ import annotations
+import __future__
 
+import _sitebuiltins
 import ast
 import builtins
 import contextlib
+import functools
 import io
+import json
 import linecache
+import operator
 import platform
 import sys
 import types
-from typing import Any
+from importlib.machinery import BuiltinImporter
+from typing import Any, NamedTuple, NoReturn
 
-from bridgehold_sdk import Bridge, NotPlain, Session, operation
+from bridgehold_sdk import Bridge, Session, operation
+from bridgehold_sdk.faults import class_name, shown_from
 from bridgehold_sdk.plain import clean_text, to_plain
 
 OUTPUT_BYTES = 256 * 1024
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
+FUTURES = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 
 
 class Captured(io.RawIOBase):
@@ -56,14 +66,22 @@ class Captured(io.RawIOBase):
             del self._tail[:extra]
 
 
+class Exit(_sitebuiltins.Quitter):
+    """A prompt's own would close standard input, and the session lives on."""
+
+    def __call__(self, code: Any = None) -> NoReturn:
+        raise SystemExit(code)
+
+
 class PythonBridge(Bridge):
     name = "python"
     version = "0.1.0"
 
     def open(self, session: Session) -> None:
         self._count = 0
+        sys.path.insert(0, "")  # as at a prompt: the working folder
         for name in ("exit", "quit"):
-            setattr(builtins, name, sys.exit)
+            setattr(builtins, name, Exit(name, "Ctrl-D (i.e. EOF)"))
         self._fresh()
 
     def framework(self) -> dict[str, Any]:
@@ -76,22 +94,23 @@ class PythonBridge(Bridge):
         out, err = Captured(), Captured()
         done = False
         try:
-            with _redirected(out, err):
+            with _redirected(out, err), self.callers_code():
                 present, value = self._run(code)
+                shown = self._shown(value) if present else Shown()
             done = True
         finally:
             if not done:  # a fault has no room for output: the session's log keeps it
                 sys.stdout.write(out.text())
                 sys.stderr.write(err.text())
-        shown, cut = _shown(value) if present else (None, False)
-        return {
+        said = {
             "stdout": out.text(),
             "stderr": err.text(),
-            "value": _json(value) if present else None,
-            "repr": shown,
-            "type": type(value).__name__ if present else None,
-            "truncated": bool(cut or out.cut or err.cut),
+            "value": shown.plain,
+            "repr": shown.text,
+            "type": shown.kind,
+            "truncated": bool(shown.cut or out.cut or err.cut),
         }
+        return said if self.artifacts.granted else fitted(said, self.result_bytes)
 
     @operation(effect="configure", resource="namespace")
     def reset(self) -> dict[str, Any]:
@@ -103,25 +122,80 @@ class PythonBridge(Bridge):
         module = types.ModuleType("__main__")
         sys.modules["__main__"] = module
         self._namespace = module.__dict__
-        self._namespace["__builtins__"] = builtins
+        self._namespace.update(__builtins__=builtins, __loader__=BuiltinImporter, __annotations__={})
+        self._futures = 0
+        builtins.__dict__.pop("_", None)
 
     def _run(self, code: str) -> tuple[bool, Any]:
-        """Whether the last statement was an expression, and its value."""
+        """Whether the last statement was an expression, and its value. ``exit(0)`` is a normal end."""
+        __tracebackhide__ = True
+        try:
+            return self._statements(code)
+        except SystemExit as error:
+            if error.code is None or (isinstance(error.code, int) and int(error.code) == 0):
+                return False, None
+            raise
+        except BaseException as error:
+            note_last(error)
+            raise
+
+    def _statements(self, code: str) -> tuple[bool, Any]:
         __tracebackhide__ = True
         self._count += 1
         name = f"<execute {self._count}>"
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         linecache.cache.pop(f"<execute {self._count - SOURCES_KEPT}>", None)
-        tree = ast.parse(code, name)
+        tree: Any = self._compiled(code, name, "exec", ast.PyCF_ONLY_AST)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, name, "exec"), self._namespace)  # noqa: S102 - what the operation is for
+        exec(self._compiled(tree, name, "exec"), self._namespace)  # noqa: S102 - what the operation is for
         if last is None:
             return False, None
-        expression = compile(ast.Expression(last.value), name, "eval")
+        expression = self._compiled(ast.Expression(last.value), name, "eval")
         value = eval(expression, self._namespace)  # noqa: S307 - as above
-        if value is not None:
-            self._namespace["_"] = value
+        if sys.displayhook is not sys.__displayhook__:
+            sys.displayhook(value)  # the code's own
+        elif value is not None:
+            builtins._ = value  # type: ignore[attr-defined]  # where a prompt keeps it; the caller is shown it
         return value is not None, value
+
+    def _compiled(self, source: Any, name: str, mode: str, flags: int = 0) -> Any:
+        """With the futures of earlier commands, as at a prompt, and none of this module's own."""
+        __tracebackhide__ = True
+        code = compile(source, name, mode, flags | self._futures, dont_inherit=True)
+        self._futures |= getattr(code, "co_flags", 0) & FUTURES
+        return code
+
+    def _shown(self, value: Any) -> Shown:
+        """What can be told of `value`. Its class is foreign code: where that fails, the command doesn't."""
+        kind = class_name(type(value))
+        try:
+            text, cut = shortened(value)
+        except BaseException as error:
+            if self.interrupted:
+                raise
+            text, cut = f"<{kind}: its repr raised {class_name(type(error))}>", True
+        try:
+            return Shown(kind, text, to_plain(value), cut)
+        except BaseException:
+            if self.interrupted:
+                raise
+            return Shown(kind, text, None, cut)
+
+
+def note_last(error: BaseException) -> None:
+    """Where a debugger looks, as at a prompt."""
+    trace = shown_from(error.__traceback__)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    sys.last_exc = error  # type: ignore[attr-defined]  # its only name from Python 3.12 on
+
+
+class Shown(NamedTuple):
+    """A value as the caller gets it: nothing of it, where there is none."""
+
+    kind: str | None = None
+    text: str | None = None
+    plain: Any = None
+    cut: bool = False
 
 
 @contextlib.contextmanager
@@ -134,15 +208,33 @@ def _redirected(out: Captured, err: Captured) -> Any:
         yield
 
 
-def _shown(value: object) -> tuple[str, bool]:
-    text = clean_text(repr(value))
-    if len(text) <= REPR_CHARACTERS:
+def shortened(value: object) -> tuple[str, bool]:
+    """Its `repr`, and whether that was cut. Of plain text and lists no more is written out than is shown."""
+    size = len(value) if type(value) in (str, bytes, bytearray, list, tuple) else 0  # type: ignore[arg-type]  # those have one
+    part = value[:REPR_CHARACTERS] if size > REPR_CHARACTERS else value  # type: ignore[index]  # as above
+    text = clean_text(str.__str__(repr(part)))
+    rest = max(0, len(text) - REPR_CHARACTERS)
+    if part is value and not rest:
         return text, False
-    return text[:REPR_CHARACTERS] + f"… {len(text) - REPR_CHARACTERS} characters cut …", True
+    left = f"{rest} characters" if part is value else f"{size - REPR_CHARACTERS} and more of {size}"
+    return text[:REPR_CHARACTERS] + f"… {left} cut …", True
 
 
-def _json(value: object) -> Any:
-    try:
-        return to_plain(value)
-    except (NotPlain, RecursionError):
-        return None
+def fitted(said: dict[str, Any], most: int) -> dict[str, Any]:
+    """`said`, within `most` bytes: the value goes first, then the middle of what was printed."""
+    if _size(said) <= most:
+        return said
+    said = {**said, "value": None, "truncated": True}
+    share = most // 4
+    for key in ("stdout", "stderr", "repr"):
+        while said[key] and _size(said[key]) > share:
+            keep = max(0, len(said[key]) // 4 - 20)
+            cut = len(said[key]) - 2 * keep
+            said[key] = f"{said[key][:keep]}\n… {cut} characters cut …\n{said[key][len(said[key]) - keep :]}"
+            if not keep:
+                break
+    return said
+
+
+def _size(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -21,7 +21,7 @@ from bridgehold.audit.read import tail as read_tail
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.audit.why import story
 from bridgehold.errors import AuditError
-from bridgehold.host.faces.cli.render import out, print_json, print_json_line, table
+from bridgehold.host.faces.cli.render import out, plain, print_json, print_json_line, table
 from bridgehold.host.layout import default_layout
 
 app = typer.Typer(help="Read, query and verify the audit.", no_args_is_help=True)
@@ -134,6 +134,8 @@ def why(
     for name, value in rows:
         if value:
             out.print(f"[bold]{name:<7}[/] {escape(printable(value))}", soft_wrap=True)
+    if found.traceback:
+        out.print(escape(plain(found.traceback.rstrip())), style="dim", soft_wrap=True)
     if found.related:
         table("related", ("time", "event", "kind", "what"), [_row(entry) for entry in found.related[:30]])
 
@@ -159,7 +161,7 @@ def _row(entry: Entry) -> tuple[str, str, str, str]:
         f"{key}={value}"
         for key, value in entry.fields.items()
         if value not in ("", 0, [], {}, False)
-        and key not in ("grant", "machine", "namespaces", "capabilities")
+        and key not in ("grant", "machine", "namespaces", "capabilities", "traceback")
     ]
     ties = " ".join(part for part in (entry.tenant, entry.session, entry.command) if part)
     return entry.time, entry.ref, entry.kind, printable(f"{ties} {' '.join(shown)}")[:300]

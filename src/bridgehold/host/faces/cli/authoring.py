@@ -27,6 +27,9 @@ from bridgehold.host.layout import default_layout
 from bridgehold.ids import LOCAL_TENANT, parse_name
 
 Name = Annotated[str, typer.Argument(help="The bridge.")]
+Tenant = Annotated[
+    str, typer.Option(help="Under whose policy, and who sees it: a tenant may have bridges of its own.")
+]
 Provider = Annotated[
     bool, typer.Option("--provider", help="On a private host, with the provider played on this machine.")
 ]
@@ -38,11 +41,13 @@ def new(
     script: Annotated[
         str, typer.Option("--from", help="A DSPex or Snakepit script whose commands become its operations.")
     ] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant alone; of all, if left out.")] = "",
 ) -> None:
     """Write a bridge that runs and is tested at once; with --from, a draft that has a script's commands."""
     parse_name(name, "bridge")
     layout = default_layout()
-    folder, policy = layout.bridges / name, layout.policies / f"{name}.toml"
+    place = layout.own_bridges(parse_name(tenant, "tenant")) if tenant else layout.bridges
+    folder, policy = place / name, layout.policies / f"{name}.toml"
     for path in (folder, policy):
         if path.exists():
             raise UsageError(f"{path} is there already", hint="Choose another name, or remove it.")
@@ -61,12 +66,8 @@ def new(
         raise ConfigError(f"can't be written: {error.strerror}", where=where) from error
     for path in (*sorted(folder.iterdir()), policy):
         out.print(str(path), markup=False, soft_wrap=True)
-    follow = (
-        f"bridgehold bridge check {name}"
-        if "requirements.in" not in files
-        else f"bridgehold bridge lock {name}"
-    )
-    err.print(f"next: {follow}")
+    follow = "check" if "requirements.in" not in files else "lock"
+    err.print(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
 
 
 def _source(script: str) -> str:
@@ -75,6 +76,7 @@ def _source(script: str) -> str:
 
 def lock_bridge(
     name: Name,
+    tenant: Tenant = LOCAL_TENANT,
     python: Annotated[
         str, typer.Option(help="For this version of Python; the host's own, if left out.")
     ] = "",
@@ -82,7 +84,7 @@ def lock_bridge(
     """Resolve what the bridge asks for to exact versions with hashes: wheels only, nothing is run."""
     from bridgehold.host.faces.authoring.locking import lock
 
-    manifest = offline_registry().manifest(name)
+    manifest = offline_registry().manifest(name, tenant)
     version = python or f"{sys.version_info[0]}.{sys.version_info[1]}"
     with err.status(f"resolving {name} for Python {version}"):
         count = lock(manifest, version)
@@ -91,12 +93,12 @@ def lock_bridge(
 
 def check_bridge(
     name: Name,
-    tenant: Annotated[str, typer.Option(help="Under whose policy.")] = LOCAL_TENANT,
+    tenant: Tenant = LOCAL_TENANT,
     provider: Provider = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Try what any bridge must do, in a sandbox under its own policy; exit status 1 where something fails."""
-    manifest = offline_registry().manifest(name)
+    manifest = offline_registry().manifest(name, tenant)
     found = asyncio.run(_check(manifest, tenant, provider=provider))
     if json_output:
         print_json(found)
@@ -116,19 +118,22 @@ def dev(
     operation: Annotated[str, typer.Argument(help="BRIDGE:OPERATION, run again after each save.")],
     args: Annotated[str, typer.Option("--args", help="Arguments as JSON; '-' or @FILE to read them.")] = "{}",
     runs: Annotated[int, typer.Option(help="Stop after so many runs; 0: at Ctrl-C.")] = 0,
+    tenant: Tenant = LOCAL_TENANT,
     provider: Provider = False,
 ) -> None:
     """Run an operation in a fresh sandbox after each save, with its log and traceback."""
     bridge = operation.partition(":")[0]
-    manifest = offline_registry().manifest(bridge)
+    manifest = offline_registry().manifest(bridge, tenant)
     arguments = read_arguments(args)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_dev(operation, arguments, manifest.folder, runs, provider=provider))
+        asyncio.run(_dev(operation, arguments, manifest.folder, runs, provider=provider, tenant=tenant))
 
 
-async def _dev(operation: str, arguments: dict[str, Any], folder: Path, runs: int, *, provider: bool) -> None:
+async def _dev(
+    operation: str, arguments: dict[str, Any], folder: Path, runs: int, *, provider: bool, tenant: str
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        host, refresh = await _open(stack, folder.name, provider=provider)
+        host, refresh = await _open(stack, folder.name, provider=provider, tenant=tenant)
         done, seen = 0, None
         while not runs or done < runs:
             now = _stamps(folder)
@@ -137,11 +142,11 @@ async def _dev(operation: str, arguments: dict[str, Any], folder: Path, runs: in
                 continue
             seen, done = now, done + 1
             refresh()
-            await _run_once(host, operation, arguments)
+            await _run_once(host, operation, arguments, tenant)
 
 
 async def _open(
-    stack: contextlib.AsyncExitStack, bridge: str, *, provider: bool, tenant: str = LOCAL_TENANT
+    stack: contextlib.AsyncExitStack, bridge: str, *, provider: bool, tenant: str
 ) -> tuple[Client, Callable[[], None]]:
     """The user's host, or a private one with a simulated provider; and what takes the bridge's files anew."""
     from bridgehold.host.faces.testing.playground import hosted, playground
@@ -163,11 +168,11 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-async def _run_once(host: Client, operation: str, arguments: dict[str, Any]) -> None:
+async def _run_once(host: Client, operation: str, arguments: dict[str, Any], tenant: str) -> None:
     begun = time.perf_counter()
     err.rule(time.strftime("%H:%M:%S"))
     try:
-        async with host.session(operation.partition(":")[0]) as session:
+        async with host.session(operation.partition(":")[0], tenant=tenant) as session:
             try:
                 print_json(await session.run(operation, arguments))
             except BridgeholdError as error:

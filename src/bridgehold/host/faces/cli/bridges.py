@@ -15,7 +15,7 @@ from bridgehold.host.faces.cli import authoring, chaos
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.faces.client import Host
-from bridgehold.ids import parse_name
+from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_size
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command("lock")(authoring.lock_bridge)
 app.command("check")(authoring.check_bridge)
 app.command("dev")(authoring.dev)
 app.command("provider")(chaos.provider)
+Bridge = Annotated[str, typer.Argument(help="The bridge.")]
+Tenant = Annotated[str, typer.Option(help="Who sees it: a tenant may have bridges of its own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -33,7 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_bridges(json_output: Json = False) -> None:
     """Every bridge of this host, and what keeps one from starting."""
     registry = offline_registry()
-    found = [registry.describe(name) for name in registry.names()]
+    found = [registry.describe(entry) for entry in registry.visible(lambda _: True)]
     if json_output:
         print_json(found)
         return
@@ -41,15 +43,15 @@ def list_bridges(json_output: Json = False) -> None:
     for entry in found:
         problems = entry["problems"]
         trouble = "; ".join(problems) if isinstance(problems, list) else ""
-        where = "shipped" if entry["shipped"] else "own"
+        where = "shipped" if entry["shipped"] else str(entry["tenant"]) or "own"
         rows.append((str(entry["name"]), str(entry["version"]), where, str(entry["summary"]), trouble))
     table("", ("bridge", "version", "from", "what it does", "problems"), rows)
 
 
 @app.command()
-def show(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output: Json = False) -> None:
+def show(bridge: Bridge, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """A bridge's operations and what it asks for."""
-    manifest = offline_registry().manifest(bridge)
+    manifest = offline_registry().manifest(bridge, tenant)
     if json_output:
         print_json(manifest.operations)
         return
@@ -62,34 +64,35 @@ def show(bridge: Annotated[str, typer.Argument(help="The bridge.")], json_output
 
 
 @app.command()
-def adapter(bridge: Annotated[str, typer.Argument(help="The bridge.")]) -> None:
+def adapter(bridge: Bridge, tenant: Tenant = LOCAL_TENANT) -> None:
     """Print a Python module with the bridge's operations as typed methods."""
-    typer.echo(adapter_source(offline_registry().manifest(bridge)), nl=False)
+    typer.echo(adapter_source(offline_registry().manifest(bridge, tenant)), nl=False)
 
 
 @app.command()
 def build(
-    bridge: Annotated[str, typer.Argument(help="The bridge.")],
+    bridge: Bridge,
+    tenant: Tenant = LOCAL_TENANT,
     anew: Annotated[
         bool, typer.Option("--anew", help="Although it is there; what is there is set aside.")
     ] = False,
     json_output: Json = False,
 ) -> None:
     """Build the bridge's environment (found at once where it is built already)."""
-    result = asyncio.run(_build(parse_name(bridge, "bridge"), anew=anew))
+    result = asyncio.run(_build(parse_name(bridge, "bridge"), parse_name(tenant, "tenant"), anew=anew))
     if json_output:
         print_json(result)
     else:
         out.print(f"{result['packages']} packages, {result['digest']}")
 
 
-async def _build(bridge: str, *, anew: bool) -> dict[str, Any]:
+async def _build(bridge: str, tenant: str, *, anew: bool) -> dict[str, Any]:
     with build_progress() as bars:
         task = bars.add_task(bridge, total=None, note="")
         async with Host.open() as host:
             result: dict[str, Any] = await host.request(
                 "bridge.build",
-                {"bridge": bridge, "anew": anew},
+                {"bridge": bridge, "tenant": tenant, "anew": anew},
                 lambda event: show_progress(bars, task, bridge, event),
             )
             return result
@@ -98,11 +101,12 @@ async def _build(bridge: str, *, anew: bool) -> dict[str, Any]:
 @app.command()
 def verify(
     bridge: Annotated[str, typer.Argument(help="The bridge; every environment, if left out.")] = "",
+    tenant: Annotated[str, typer.Option(help="Whose own bridge it is.")] = "",
     json_output: Json = False,
 ) -> None:
     """Read every byte of built environments again; exit status 18 where one is not as it was sealed."""
     with err.status("reading every byte"):
-        found = asyncio.run(_ask("bridge.verify", {"bridge": bridge}))
+        found = asyncio.run(_ask("bridge.verify", {"bridge": bridge, "tenant": tenant or None}))
     if json_output:
         print_json(found)
     else:

@@ -12,6 +12,7 @@ from bridgehold.errors import UsageError
 from bridgehold.host.faces.cli.policy import offline_registry
 from bridgehold.host.faces.cli.render import err, print_json, table
 from bridgehold.host.faces.cli.run import parse_deadline, read_arguments
+from bridgehold.ids import LOCAL_TENANT
 
 
 def chaos(
@@ -37,7 +38,7 @@ def chaos(
     from bridgehold.host.faces.testing.exercise import Command
     from bridgehold.host.faces.testing.outcomes import Outcome
 
-    offline_registry().manifest(bridge)
+    offline_registry().manifest(bridge, LOCAL_TENANT)
     commands = []
     for text in command or []:
         operation, _, arguments = text.strip().partition(" ")

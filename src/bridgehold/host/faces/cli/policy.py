@@ -13,11 +13,12 @@ from bridgehold import reads
 from bridgehold.errors import PolicyError
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.layout import default_layout
-from bridgehold.host.policy_check import check_layout, layout_registry
+from bridgehold.host.policy_check import check_layout, known_names, layout_registry
 from bridgehold.host.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.explain import explain as explain_grant
+from bridgehold.policies.explain import unknown_names
 
 app = typer.Typer(help="Check policies, and see what a bridge is granted and why.", no_args_is_help=True)
 
@@ -31,12 +32,17 @@ def check(
 ) -> None:
     """Read policies strictly; every fault with its line. Exit 5 where there is one.
 
-    Of this layout's, tenants, bridges and names in config.toml too: all that would refuse a session.
+    Of this layout's, tenants, bridges and names in config.toml too: all that would refuse a session. Names of
+    operations, resources and providers have to be some that a bridge here or config.toml has.
     """
     if files:
         texts = {path.stem: (_read(path), str(path)) for path in files}
         found = [str(path) for path in files]
         faults = [f"{fault.where}: {fault.message}" for fault in check_policies(texts)]
+        registry = offline_registry()
+        known = known_names(registry, registry.config)
+        for text, file in texts.values():
+            faults += unknown_names(text, file, known)
     else:
         found, faults = check_layout(default_layout())
     if json_output:
@@ -61,7 +67,7 @@ def explain(
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""
     registry = offline_registry()
-    grant = registry.resolve_grant(tenant, registry.manifest(bridge))
+    grant = registry.resolve_grant(tenant, registry.manifest(bridge, tenant))
     if json_output:
         print_json(msgspec.to_builtins(grant))
         return

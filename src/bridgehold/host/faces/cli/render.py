@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, harmless
 
 _PIPE_WIDTH = 100_000
 """Where nobody looks no line is folded: an id that is cut in two is none."""
@@ -28,9 +28,8 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 
-def plain(text: str) -> str:
-    """`text` for a terminal: what is not printable is spelled out, whoever wrote it."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+plain = harmless
+"""For a terminal, whoever wrote the text."""
 
 
 def print_json(value: Any) -> None:
@@ -50,10 +49,12 @@ def _write(line: bytes) -> None:
 
 
 def print_error(error: BridgeholdError, *, as_json: bool) -> None:
-    """An error with what was wrong, where, the remedy, and the `why` command of its event."""
+    """An error with the guest's traceback, what was wrong, where, the remedy, and its `why` command."""
     if as_json:
         _write(msgspec.json.encode(error.info()))
         return
+    if error.traceback:
+        err.print(escape(plain(error.traceback.rstrip())), style="dim", soft_wrap=True)
     err.print(f"[bold red]{error.code}[/]: {escape(plain(error.message))}", soft_wrap=True)
     if error.where:
         err.print(f"  where  {escape(plain(error.where))}", soft_wrap=True)

@@ -27,7 +27,7 @@ def shim(
     from bridgehold.ids import parse_name
 
     layout = default_layout()
-    manifest = Catalogue.load([layout.bridges]).get(parse_name(profile, "profile"))
+    manifest = Catalogue.load([layout.bridges], layout.tenants).get(parse_name(profile, "profile"), tenant)
     if not manifest.foreign:
         raise UsageError(
             f"{profile} runs no scripts of one's own",

@@ -149,6 +149,8 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 class BridgeFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
+    tenant: str
+    """Whose alone it is; empty: everybody's."""
     version: str
     summary: str
     operations: list[str]

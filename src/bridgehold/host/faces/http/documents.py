@@ -24,6 +24,8 @@ async def openapi(call: Call) -> web.StreamResponse:
 
     described = []
     for one in await call.ask("bridges", {}):
+        if one["tenant"] not in ("", call.tenant):
+            continue
         try:
             described.append(await call.ask("describe", {"bridge": one["name"], "tenant": call.tenant}))
         except BridgeholdError:

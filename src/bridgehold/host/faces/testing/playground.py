@@ -53,10 +53,12 @@ class Playground(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     manifest: Manifest
     provider: Provider
+    folder: Path
+    """Where this layout has the bridge, if it is no shipped one."""
 
     def refresh(self) -> None:
         """Take the bridge's files as they are now."""
-        target = self.layout.bridges / self.manifest.name
+        target = self.folder
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(self.manifest.folder, target, symlinks=True)
 
@@ -116,7 +118,7 @@ def _prepare(
         writes.make_folder(folder)
     config = load_config(user.config_file)
     folders = [user.bridges] if user.bridges.is_dir() else []
-    manifest = Catalogue.load(folders).get(bridge)
+    manifest = Catalogue.load(folders, user.tenants).get(bridge, tenants[0])
     for name in ("policies", "tenants", "tools"):
         if (user.config / name).is_dir():
             shutil.copytree(user.config / name, layout.config / name)
@@ -125,8 +127,10 @@ def _prepare(
     layout.environments.symlink_to(user.environments)
     writes.replace(layout.config_file, _config(user, config, manifest, provider))
     writes.replace(layout.policies / f"played-{bridge}.toml", _policy(user, config, manifest))
-    ground = Playground(layout=layout, manifest=manifest, provider=provider)
-    if manifest.folder.is_relative_to(user.bridges):
+    own = manifest.folder.is_relative_to(user.config)
+    folder = layout.config / manifest.folder.relative_to(user.config) if own else manifest.folder
+    ground = Playground(layout=layout, manifest=manifest, provider=provider, folder=folder)
+    if own:
         ground.refresh()
     _lend_keys(_credentials(layout), manifest, provider, tenants)
     return ground

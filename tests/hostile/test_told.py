@@ -1,0 +1,168 @@
+"""What a run tells its caller: tracebacks, codes, exits, ends. In both starts, as root and as a user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bridgehold import BridgeholdError
+from bridgehold.host.faces.sync import SyncSession
+from hostile.stage import POLICY, Stage
+
+pytestmark = pytest.mark.hostile
+
+WRONG = """\
+def half(x):
+    return x / 0  # the line itself
+half(4)
+"""
+
+
+@pytest.fixture
+def python(host: Stage) -> str:
+    """The shipped bridge for code, in the stage's start."""
+    (host.layout.policies / "python.toml").write_text(POLICY + f'[sandbox]\nstart = "{host.start}"\n')
+    return "python"
+
+
+def fault(session: SyncSession, code: str) -> BridgeholdError:
+    with pytest.raises(BridgeholdError) as caught:
+        session.run("execute", {"code": code})
+    return caught.value
+
+
+def ours(host: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command line of the host's own user."""
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)}
+    argv = [sys.executable, *arguments]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, cwd="/")
+
+
+def test_the_traceback_reaches_the_author_wherever_the_author_is(
+    host: Stage, python: str, tmp_path: Path
+) -> None:
+    lines = '  File "<execute 1>", line 2, in half\n    return x / 0  # the line itself\n'
+    with host.session(python) as session:
+        error = fault(session, WRONG)
+        assert (error.code, error.message) == ("application", "ZeroDivisionError: division by zero")
+        assert lines in error.traceback
+        assert lines in "".join(error.__notes__)
+        said = ours(host, "-m", "bridgehold", "run", "python:execute", "--args", f'{{"code": "{"1 / 0"}"}}')
+        assert '  File "<execute 1>", line 1, in <module>\n    1 / 0\n' in said.stderr, said.stderr
+        assert said.returncode == 1
+        why = ours(host, "-m", "bridgehold", "why", error.event)
+        assert lines in why.stdout, why.stdout
+        odd = fault(session, "raise ValueError('\\x1b[31mred\\x07\\u202e')")
+        assert "ValueError: \\x1b[31mred\\x07\\u202e" in odd.traceback
+        assert "\x1b" not in odd.message
+        deep = fault(
+            session,
+            "def f(n):\n    try: 1 / 0\n    except Exception:\n        if n: f(n - 1)\n        raise KeyError('é' * 9_000)\nf(300)",
+        )
+        assert len(deep.traceback) < 8_200
+        stored = next(event for event in host.events("command.outcome") if event["ref"] == deep.event)
+        assert 0 < len(str(stored["traceback"])) < 4_200
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        textwrap.dedent(f"""
+        import pytest
+        @pytest.mark.bridge("python")
+        def test_it(bridge):
+            bridge.run("execute", {{"code": {WRONG!r}}})
+        """)
+    )
+    failed = ours(host, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test))
+    assert "return x / 0  # the line itself" in failed.stdout, failed.stdout
+
+
+def test_a_bridge_that_fails_at_its_import_says_where(host: Stage) -> None:
+    error = host.fails("def setup():\n    return {}['absent']\nsetup()", where="import")
+    assert "line 3, in setup" in error.traceback or "in setup" in error.traceback, error.traceback
+    assert "KeyError: 'absent'" in error.traceback
+
+
+def test_nothing_that_code_raises_is_tried_again(host: Stage, python: str) -> None:
+    with host.session(python) as session:
+        session.run("execute", {"code": "count = 0"})
+        for raised in (
+            "type('RateLimitError', (Exception,), {})('x')",
+            "MemoryError()",
+            "type('E', (Exception,), {'status_code': 429})('x')",
+            "ModuleNotFoundError('x', name='x')",
+        ):
+            before = session.run("execute", {"code": "count"})["value"]
+            with pytest.raises(BridgeholdError) as caught:
+                session.run("execute", {"code": f"count += 1\nraise {raised}"}, retries=2, repeatable=True)
+            assert (caught.value.code, caught.value.retry) == ("application", "no")
+            assert session.run("execute", {"code": "count"})["value"] == before + 1
+        assert session.run("execute", {"code": "print('out')\nexit(0)"})["stdout"] == "out\n"
+        assert "exit status 7" in fault(session, "exit(7)").message
+
+
+def test_a_deadline_interrupts_and_keeps_the_state_or_kills_after_the_grace(host: Stage, python: str) -> None:
+    with host.session(python) as session:
+        session.run("execute", {"code": "kept = 41\nimport time"})
+        code = "def wait():\n    time.sleep(30)  # here\nkept += 1\nwait()"
+        with pytest.raises(BridgeholdError) as caught:
+            session.call("execute", {"code": code}, deadline_ms=300)
+        error = caught.value
+        assert (error.code, "its session lives" in error.message) == ("timeout", True), error.message
+        assert "time.sleep(30)  # here" in error.traceback
+        assert session.run("execute", {"code": "kept"})["value"] == 42
+        spins = "while True:\n    try: time.sleep(30)\n    except BaseException: pass"
+        begun = time.monotonic()
+        with pytest.raises(BridgeholdError) as caught:
+            session.call("execute", {"code": spins}, deadline_ms=300)
+        assert caught.value.code == "timeout"
+        assert "nor within 500 ms of being interrupted" in caught.value.message
+        assert time.monotonic() - begun < 5
+        for _ in range(2):
+            with pytest.raises(BridgeholdError) as caught:
+                session.run("execute", {"code": "kept"})
+            assert caught.value.code == "session_ended"
+            assert "did not end within 300 ms" in caught.value.message
+
+
+def test_ping_and_health_answer_while_a_command_runs(host: Stage, python: str) -> None:
+    with host.session(python) as session, ThreadPoolExecutor() as pool:
+        assert session.run("common:health")["status"] == "ok"
+        work = pool.submit(session.run, "execute", {"code": "import time\nprint('begun')\ntime.sleep(4)\n7"})
+        deadline = time.monotonic() + 3
+        while session.run("common:health")["status"] != "busy":
+            assert time.monotonic() < deadline
+        assert session.run("common:ping")["status"] == "ok"
+        said = session.run("common:health")
+        assert (said["status"], said["checked"], said["running_ms"] >= 0) == ("busy", False, True)
+        assert not work.done()
+        assert work.result()["value"] == 7
+        stuck = pool.submit(session.run, "execute", {"code": "import signal\nsignal.pause()"})
+        while session.run("common:health")["status"] != "busy":
+            assert not stuck.done()
+        host.client.request("session.kill", {"session": session.id})
+        with pytest.raises(BridgeholdError) as caught:
+            session.run("common:ping")
+        assert caught.value.code == "session_ended"
+        with pytest.raises(BridgeholdError):
+            stuck.result()
+
+
+def test_a_guest_that_answers_nothing_costs_a_ping_its_answer_and_the_session_nothing(host: Stage) -> None:
+    code = (
+        "import ctypes, time\nlibc = ctypes.PyDLL(None)\n"  # the interpreter's lock is kept
+        "libc.usleep(900_000); libc.usleep(900_000)\nresult = {'done': True}"
+    )
+    with host.session() as session, ThreadPoolExecutor() as pool:
+        session.run("report")
+        work = pool.submit(session.run, "act", {"code": code})
+        time.sleep(0.3)
+        with pytest.raises(BridgeholdError) as caught:
+            session.call("common:ping", deadline_ms=200)
+        assert caught.value.code == "timeout"
+        assert work.result() == {"done": True}
