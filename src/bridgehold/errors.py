@@ -15,6 +15,19 @@ import msgspec
 Retry = Literal["no", "same", "later"]
 
 
+class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a command wrote, whatever way it ended: the first and the last part of each stream."""
+
+    stdout: str = ""
+    stderr: str = ""
+    stdout_cut: int = 0
+    """Bytes that were cut from the middle."""
+    stderr_cut: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.stdout or self.stderr)
+
+
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An error as it crosses a process border. All texts are bounded by the sender."""
 
@@ -25,6 +38,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = "no"
     event: str = ""
     """Reference of the audit event that tells the whole story, for ``bridgehold why``."""
+    output: Output | msgspec.UnsetType = msgspec.UNSET
+    """What the command had written; left out where it wrote nothing."""
     traceback: str = ""
     """Of the guest's code, as Python prints it: its own words, for who may read the session's log."""
 
@@ -52,6 +67,8 @@ class BridgeholdError(Exception):
         self.where = where
         self.retry: Retry = self.default_retry if retry is None else retry
         self.event = event
+        self.output = Output()
+        """What the command that failed had written."""
         self.traceback = ""
 
     def info(self) -> ErrorInfo:
@@ -64,6 +81,7 @@ class BridgeholdError(Exception):
             retry=self.retry,
             event=self.event,
             traceback=self.traceback,
+            output=self.output or msgspec.UNSET,
         )
 
     def tell_traceback(self, text: str) -> None:
@@ -305,6 +323,14 @@ class HostUnavailableError(BridgeholdError):
     default_retry = "later"
 
 
+class HostLeavingError(HostUnavailableError):
+    """The host is being replaced by a new one; the request was not begun."""
+
+    code = "host_leaving"
+    exit_status = 52
+    default_hint = "Send it again over a new connection: the new host answers there. Our clients do so."
+
+
 class TranscriptError(BridgeholdError):
     """A transcript can't be read, or a caller of a `FakeHost` did something else than was recorded."""
 
@@ -341,9 +367,13 @@ def from_info(info: ErrorInfo) -> BridgeholdError:
     """The typed error that `info` describes; an unknown code becomes `InternalError`."""
     kind = _BY_CODE.get(info.code)
     if kind is None:
-        return InternalError(f"{info.code}: {info.message}", where=info.where, event=info.event)
-    error = kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
+        error: BridgeholdError = InternalError(
+            f"{info.code}: {info.message}", where=info.where, event=info.event
+        )
+    else:
+        error = kind(info.message, hint=info.hint, where=info.where, retry=info.retry, event=info.event)
     error.tell_traceback(info.traceback)
+    error.output = info.output or error.output
     return error
 
 

@@ -116,7 +116,7 @@ def _exit_text(status: object) -> str:
 
 
 def _text(value: object) -> str:
-    return _guarded(lambda: clean_text(str.__str__(str(value))), "<unprintable>")
+    return _guarded(lambda: clean_text(str(value)), "<unprintable>")
 
 
 def _trace(error: BaseException) -> str:

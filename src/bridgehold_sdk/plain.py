@@ -36,7 +36,8 @@ def to_plain(value: object) -> Any:
 
 
 def clean_text(text: str) -> str:
-    """`text` with lone surrogates spelled out, because UTF-8 has none."""
+    """`text` with lone surrogates spelled out, because UTF-8 has none; never a subclass."""
+    text = str.__str__(text)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -25,6 +25,7 @@ from bridgehold_sdk.errors import Cancelled, ResultTooLarge, ToolError, UnknownC
 from bridgehold_sdk.faults import describe
 from bridgehold_sdk.operations import perform
 from bridgehold_sdk.plain import clean_text, to_plain
+from bridgehold_sdk.streams import end_child, flush
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -108,8 +109,6 @@ class Runtime:
         _swap_interrupts(signal.default_int_handler, _idle)
         while (call := self._calls.get()) is not None:
             self._serve(call)
-            if os.getpid() != self._pid:
-                os._exit(0)  # a fork of the handler's came back here: the wire is its parent's
             if self._common.shutting_down:
                 return 0
         self._common.close_quietly()
@@ -130,14 +129,14 @@ class Runtime:
             self._seq = 0
         self._tools = self._offered(call.get("tools"))
         data = self._attempt(call_id, call.get("command"), call.get("args"))
+        flush()  # before the reply, which says that the command has written all
         with self._lock:
             self._current = None
             self._wanted = False
             for waiting in self._tool_calls.values():  # threads that outlive their command
                 waiting.put({"error": {"code": "cancelled", "message": "its command has ended"}})
         self._callers = None
-        if os.getpid() == self._pid:
-            self._writer.write_bytes(data)
+        self._writer.write_bytes(data)
 
     def _attempt(self, call_id: int, command: object, args: object) -> bytes:
         """The reply's bytes. Between the two assignments to `_armed`, a cancel may raise."""
@@ -148,6 +147,8 @@ class Runtime:
                 if self._wanted:
                     self._interrupt()
                 value = self._dispatch(call_id, command, args)
+                if os.getpid() != self._pid:
+                    end_child(None)  # a fork of the handler's came back here: the wire is its parent's
                 return self._reply(call_id, value)
             finally:
                 _swap_interrupts(signal.default_int_handler, _idle)
@@ -155,6 +156,8 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a handler too
             _swap_interrupts(signal.default_int_handler, _idle)
             self._armed = False
+            if os.getpid() != self._pid:
+                end_child(error)
             self.error_count += 1
             said = describe(error, self.folder, callers=self._callers, interrupted=self.interrupted)
             return wire.encode_fault(call_id, said, self._writer.max_bytes)
@@ -354,6 +357,9 @@ class Runtime:
             return self._current, time.monotonic() - self._current_since
 
 
+_silenced: set[int] = set()
+
+
 def _idle(_number: int, _frame: FrameType | None) -> None:
     """A SIGINT between commands finds nothing to interrupt, as at a prompt."""
 
@@ -369,8 +375,15 @@ def silence_in_forks(*descriptors: int) -> None:
 
     def close() -> None:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in descriptors:
+        for descriptor in _silenced:
             os.dup2(null, descriptor, inheritable=False)
         os.close(null)
 
+    _silenced.update(descriptors)
     os.register_at_fork(after_in_child=close)
+
+
+def let_go(descriptor: int) -> None:
+    """Close one of them: its number may be anybody's from now on."""
+    _silenced.discard(descriptor)
+    os.close(descriptor)

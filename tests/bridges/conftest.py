@@ -35,6 +35,7 @@ from bridgehold.bridges.frames import (
     ToolReplyFrame,
 )
 from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.host.logs import CommandOutput
 from bridgehold.sandbox.envs.interpreter import host_interpreter
 from bridgehold.sandbox.envs.lock import read_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore
@@ -45,28 +46,37 @@ PATIENCE = 30.0
 
 
 class Guest:
-    """One sandboxed worker and its three pipes."""
+    """One sandboxed worker and its four pipes."""
 
     def __init__(self, argv: list[str], *, drop: bool, max_frame: int = 8 << 20) -> None:
         to_read, self._to = os.pipe()
         self._from, from_write = os.pipe()
         self._log, log_write = os.pipe()
+        self._out, out_write = os.pipe()
         identity: dict[str, Any] = (
             {"user": 65534, "group": 65534, "extra_groups": []} if drop and os.getuid() == 0 else {}
         )
         self.process = subprocess.Popen(
-            argv, stdin=to_read, stdout=from_write, stderr=log_write, close_fds=True, **identity
+            [*argv, str(out_write)],
+            stdin=to_read,
+            stdout=from_write,
+            stderr=log_write,
+            pass_fds=(out_write,),
+            **identity,
         )
-        for descriptor in (to_read, from_write, log_write):
+        for descriptor in (to_read, from_write, log_write, out_write):
             os.close(descriptor)
         self.reader = FrameReader(max_frame=max_frame)
         self.log = b""
+        """Standard error and output."""
+        self.output: CommandOutput | None = None
         self.ended = False
         self.seen: list[GuestFrame | StrayFrame] = []
         """Every frame that has come and was not taken yet, in order."""
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._from, selectors.EVENT_READ)
         self._selector.register(self._log, selectors.EVENT_READ)
+        self._selector.register(self._out, selectors.EVENT_READ)
         self._next = 1
 
     def send(self, frame: BootFrame | CallFrame | CancelFrame | ToolReplyFrame) -> None:
@@ -108,6 +118,26 @@ class Guest:
         assert isinstance(frame, ResultFrame), frame
         return frame.result
 
+    def completed(self, command: str, args: dict[str, object] | None = None) -> Any:
+        """The value of an operation with `output`, as the host completes it."""
+        self.drain()
+        self.output = CommandOutput()
+        value = self.value(command, args)
+        self.drain()
+        written, self.output = self.output.finish(), None
+        cut = bool(written.stdout_cut or written.stderr_cut)
+        return {
+            **value,
+            "stdout": written.stdout,
+            "stderr": written.stderr,
+            "truncated": value["truncated"] or cut,
+        }
+
+    def drain(self) -> None:
+        """Read what is there."""
+        while self.pump(0):
+            pass
+
     def fault(self, command: str, args: dict[str, object] | None = None) -> FaultFrame:
         frame = self.call(command, args)
         assert isinstance(frame, FaultFrame), frame
@@ -138,8 +168,10 @@ class Guest:
             if not data:
                 self._selector.unregister(key.fd)
                 self.ended = self.ended or key.fd == self._from
-            elif key.fd == self._log:
+            elif key.fd in (self._log, self._out):
                 self.log += data
+                if self.output is not None:
+                    self.output.write("stdout" if key.fd == self._out else "stderr", data)
             else:
                 self.seen += self.reader.feed(data)
         return bool(ready)
@@ -161,7 +193,7 @@ class Guest:
             self.process.kill()
         self.process.wait(PATIENCE)
         self._selector.close()
-        for descriptor in (self._to, self._from, self._log):
+        for descriptor in (self._to, self._from, self._log, self._out):
             if descriptor >= 0:
                 os.close(descriptor)
 

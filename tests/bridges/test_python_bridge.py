@@ -25,7 +25,7 @@ def python(launch: Any) -> Any:
 
 def run(guest: Any, code: str) -> Any:
     MANIFEST.check_arguments("execute", {"code": code})
-    return guest.value("python:execute", {"code": code})
+    return guest.completed("python:execute", {"code": code})
 
 
 def test_the_value_of_the_last_expression(python: Any) -> None:
@@ -72,8 +72,7 @@ def test_output_is_captured_and_bounded(python: Any) -> None:
     value = run(python, "'x' * 1_000_000")
     assert value["truncated"] is True
     assert len(value["repr"]) < 20_000
-    run(python, "import os\nos.system('echo by a child')")
-    python.settle_log(b"by a child")
+    assert run(python, "import os\nos.system('echo by a child')")["stdout"] == "by a child\n"
     assert run(python, "sys.stdout.buffer.write(b'raw\\n')")["stdout"] == "raw\n"
 
 
@@ -201,6 +200,7 @@ def test_what_becomes_of_a_value_costs_neither_output_nor_command(python: Any) -
         ("Odd(5)", "Odd", "<Odd: its repr raised TypeError>"),
         ("Odd('\\ud800')", "Odd", "\\ud800"),
         ("Odd(Text('t'))", "Odd", "t"),
+        ("{Text('k'): Text('v')}", "dict", "{'k': 'v'}"),
         ("Leaves()", "Leaves", "<Leaves: its repr raised SystemExit>"),
         ("10 ** 5000", "int", "<int: its repr raised ValueError>"),
     ):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import http.server
+import os
 import socket
 import threading
 
@@ -10,7 +12,7 @@ import psutil
 import pytest
 from envs_kit import make_index, make_lock, make_sdist, make_wheel, sha256
 
-from bridgehold.errors import EnvironmentBuildError
+from bridgehold.errors import DependencyError, EnvironmentBuildError
 from bridgehold.sandbox.envs.fetcher import clean_environment, fetch
 from bridgehold.sandbox.envs.values import FetchLimits, FetchRequest, Sources
 
@@ -62,8 +64,8 @@ def server(tmp_path):
         thread.join()
 
 
-def publish(root, wheel, *, digest=None):
-    page = root / "simple" / "demo-pkg" / "index.html"
+def publish(root, wheel, *, digest=None, project="demo-pkg"):
+    page = root / "simple" / project / "index.html"
     page.parent.mkdir(parents=True)
     (root / wheel.name).write_bytes(wheel.read_bytes())
     page.write_text(f'<a href="../../{wheel.name}#sha256={digest or sha256(wheel)}">{wheel.name}</a>')
@@ -188,3 +190,54 @@ def test_a_cancelled_fetch_leaves_no_process(dist, interpreter, tmp_path):
         asyncio.run(run(silent.getsockname()[1]))
     children = psutil.Process().children(recursive=True)
     assert not any("sandbox.envs.fetch" in " ".join(child.cmdline()) for child in children)
+
+
+def test_the_smallest_is_there_first_and_each_is_told(dist, interpreter, tmp_path, progress):
+    for name, size in (("aaa", 300_000), ("bbb", 10), ("ccc", 30_000)):
+        make_wheel(dist, name, files={f"{name}/data.bin": os.urandom(size)})
+    lock, told = make_lock(*sorted(dist.glob("*.whl"))), []
+    request = FetchRequest(
+        pins=lock.pins,
+        tags=interpreter.tags,
+        sources=Sources(folders=(str(dist),)),
+        folder=str(tmp_path / "wheels"),
+        limits=FetchLimits(threads=1),
+    )
+    result = asyncio.run(fetch(request, progress, told.append))
+    assert [wheel.name for wheel in told] == ["bbb", "ccc", "aaa"]
+    assert [wheel.name for wheel in result.wheels] == ["aaa", "bbb", "ccc"]
+
+
+def test_a_wheel_that_is_refused_ends_what_is_still_fetched(builder, dist, server, tmp_path, monkeypatch):
+    """setuptools' neighbour of two gigabytes isn't waited for: here one that never comes."""
+    url, root, _asked = server
+    small = make_wheel(dist, files={"demo_pkg/__init__.py": "", "evil.pth": "import os\n"})
+    large = make_wheel(dist, "large_pkg", files={"large_pkg/data.bin": os.urandom(50_000)})
+    publish(root, small)
+    publish(root, large, project="large-pkg")
+    ended = threading.Event()
+    serve = Index.do_GET
+
+    def stall(self):
+        if self.path.endswith(large.name):
+            self.asked.append((self.path, {}))
+            ended.wait(30)
+        else:
+            serve(self)
+
+    monkeypatch.setattr(Index, "do_GET", stall)
+    try:
+        with pytest.raises(DependencyError) as caught:
+            asyncio.run(
+                builder(f"{url}/simple/").ensure(
+                    make_lock(small, large), bridge="demo", on_progress=lambda _: None
+                )
+            )
+        assert not ended.is_set()
+    finally:
+        ended.set()
+    digest = hashlib.sha256(b"import os\n").hexdigest()
+    assert "evil.pth: runs code at every start of an interpreter" in caught.value.message
+    assert digest in caught.value.message
+    assert (caught.value.where, "`pth` among the `weakenings`" in caught.value.hint) == (small.name, True)
+    assert not list((tmp_path / "wheels").rglob(large.name))

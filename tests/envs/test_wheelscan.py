@@ -406,3 +406,21 @@ def test_what_real_archives_say_besides_is_taken(dist, scan):
         report = scan(forged(dist, changes))
         assert report.findings == (), changes
         assert [file.size for file in report.files if file.member == "demo_pkg/x.py"] == [6]
+
+
+SETUPTOOLS = (
+    "import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, {!r}) == 'local'; "
+    "enabled and __import__('_distutils_hack').add_shim(); \n"
+)
+
+
+@pytest.mark.parametrize("default", ["local", "stdlib"])
+def test_a_pth_that_is_known_by_its_bytes_is_no_fault_and_is_not_installed(dist, scan, default):
+    """Not by its name, and whatever else is in the wheel: another one could bring what it would import."""
+    text = SETUPTOOLS.format(default)
+    report = scan(make_wheel(dist, files={**CODE, "distutils-precedence.pth": text}))
+    assert report.findings == ()
+    assert not [file.path for file in report.files if file.path.endswith(".pth")]
+    assert b".pth" not in next(file.content for file in report.files if file.path.endswith("/RECORD"))
+    for name, other in (("distutils-precedence.pth", text + "\n"), ("a.pth", f"{text}import evil")):
+        assert rules(scan(make_wheel(dist, files={**CODE, name: other}))) == {("pth", name)}

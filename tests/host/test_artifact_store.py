@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.errors import BudgetError, LimitError, UsageError
+from bridgehold.errors import BudgetError, LimitError, NotFoundError, UsageError
 from bridgehold.host import artifacts
 from bridgehold.host.artifacts import ArtifactStore
 
@@ -40,3 +40,22 @@ def test_what_fails_leaves_no_part_behind(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         store.finish("local", upload, name="two\nlines", media_type="")
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_whatever_is_asked_for_is_found_or_refused(tmp_path: Path) -> None:
+    """A caller's text is a file's name only where it has the form of one of ours; an offset has no bound."""
+    store = ArtifactStore(tmp_path, 1 << 20)
+    digest = keep(store, b"kept")
+    other = store.begin("local")
+    for upload in ("", "x", "a" * 300, "../" + other, other.upper(), "\x00", "é" * 24, "１" * 24):
+        with pytest.raises(NotFoundError):
+            store.drop("local", upload)
+        with pytest.raises(NotFoundError):
+            store.append("local", upload, b"x")
+    for wrong in ("", "sha256:", "sha256:" + "a" * 300, "sha256:../" + digest[7:], digest + "\n", "\x00"):
+        with pytest.raises(NotFoundError):
+            store.read("local", wrong)
+    assert [store.read("local", digest, offset) for offset in (0, 3, 4, 2**63, 2**70)] == [
+        *(b"kept", b"t"),
+        *(b"", b"", b""),
+    ]

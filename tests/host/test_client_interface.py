@@ -7,6 +7,8 @@ import inspect
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 from bridgehold import BridgeholdError, Client, Host, SyncClient, connect
 from bridgehold.host.faces.session import ClientSession
 from bridgehold.host.faces.sync import SyncSession
+from bridgehold.host.held import LEFT_SECONDS
 from bridgehold.host.layout import Layout
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host, stop_host
 
@@ -243,4 +246,36 @@ def test_a_signal_that_ends_the_waiting_ends_the_command(layout: Layout) -> None
             assert time.monotonic() - began < 6
     finally:
         signal.signal(signal.SIGUSR2, before)
+        stop_host(process)
+
+
+def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(layout: Layout) -> None:
+    process = start_host(layout)
+    code = (
+        "import sys, time\nfrom bridgehold import SyncClient\nclient = SyncClient.connect(sys.argv[1])\n"
+        "for name in ('', '', 'named'):\n"
+        "    print(client.request('session.open', {'bridge': 'plain', 'name': name})['id'], flush=True)\n"
+        "time.sleep(300)"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", code, str(layout.socket)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert killed.stdout is not None
+        alone, shared, named = (killed.stdout.readline().strip() for _ in range(3))
+        with SyncClient.connect(layout.socket) as client:
+            client.call("plain:act", {"code": "result['x'] = 1"}, session=shared)
+            assert {one.id for one in client.sessions()} == {alone, shared, named}
+            killed.kill()
+            killed.wait()
+            deadline = time.monotonic() + LEFT_SECONDS + 20
+            while alone in {one.id for one in client.sessions()}:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert {one.id for one in client.sessions()} == {shared, named}
+            said = failure(lambda: client.call("plain:report", {}, session=alone))
+            assert (said.code, "its caller went away" in said.message) == ("session_ended", True)
+    finally:
+        killed.kill()
+        killed.stdout.close()  # type: ignore[union-attr]  # a pipe, as asked
         stop_host(process)

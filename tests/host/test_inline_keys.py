@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridgehold.errors import DeniedError, UsageError
-from bridgehold.host.inline_keys import KeyKeeper, split_keys, take_inline_keys, without_keys
+from bridgehold.host.inline_keys import KeyKeeper, preview_of, split_keys, take_inline_keys, without_keys
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Endpoint, Grant, Machine, Needs
@@ -124,6 +127,104 @@ def test_ordinary_arguments_stay_as_they_are(arguments: dict[str, Any]) -> None:
     assert taken.kept == arguments
     assert taken.keys == ()
     assert without_keys(arguments) == arguments
+
+
+NAMES = (
+    *("OPENAI_KEY", "groqkey", "openaiKey", "ANTHROPIC-KEY", "key_openai", "apiKeyOpenAI", "my_groq_keys"),
+    *("api_key", "OPENAI_API_KEY", "hf_token", "GITHUB_TOKEN", "client_secret", "db_password", "token"),
+)
+VALUES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_+=-]{18,38}[A-Za-z0-9]", fullmatch=True).filter(
+    lambda text: any(c.isdigit() for c in text) and any(c.isalpha() for c in text)
+)
+TAKEN: dict[str, Callable[[str, str], Any]] = {
+    "under its name": lambda name, value: {name: value},
+    "a flag": lambda name, value: ["run", f"--{name}={value}", "--model", "m"],
+    "a flag and its value": lambda name, value: ["run", f"--{name}", value, "--model", "m"],
+    "a variable": lambda name, value: ["A=1", f"{name}={value}", "B=2"],
+    "a header's line": lambda name, value: ["curl", "-H", f"{name}: {value}", "http://x/y"],
+    "k and v": lambda name, value: [{"k": name, "v": value}],
+    "name and value": lambda name, value: {"env": [{"Name": name, "Value": value}]},
+    "variable and values": lambda name, value: {"variable": name, "values": [value]},
+}
+STAYING: dict[str, Callable[[str, str], Any]] = {
+    "a query": lambda name, value: f"https://api.example/v1?a=1&{name}={value}&b=2",
+    "a user's password": lambda _, value: f"postgres://user:{value}@db.example/x",
+    "a user": lambda _, value: f"https://{value}@git.example/x.git",
+    "a text": lambda name, value: f"please use {name}: {value} for it",
+    "a sentence": lambda name, value: f"My {name} is {value}, I think",
+    "code": lambda name, value: f"client = C({name}='{value}')",
+    "a command": lambda name, value: f"run --{name} {value} --model m",
+    "json in a text": lambda name, value: json.dumps({"a": 1, name: value, "b": [2]}),
+    "json in json": lambda name, value: json.dumps({"inner": json.dumps({name: value})}),
+    "toml in a text": lambda name, value: f'[provider]\n{name} = "{value}"\n',
+}
+
+
+@settings(deadline=None, max_examples=100)
+@given(name=st.sampled_from(NAMES), value=VALUES, place=st.sampled_from(sorted(TAKEN)))
+def test_a_key_with_its_name_is_taken_out_of_lists_and_pairs_too(name: str, value: str, place: str) -> None:
+    arguments = {"x": TAKEN[place](name, value), "model": "m"}
+    taken = take_inline_keys(arguments, grant("capture"))
+    assert [found for _, found in taken.keys] == [value], arguments
+    assert value not in json.dumps(taken.kept)
+    assert taken.kept["model"] == "m"
+    for kept in (arguments, taken.kept):
+        assert value not in preview_of(kept, 4_000)[2]
+    rest = json.dumps(taken.kept)
+    assert all(one in rest for one in ("--model", "A=1", "B=2", "http://x/y") if one in json.dumps(arguments))
+    with pytest.raises(DeniedError):
+        take_inline_keys(arguments, grant("refuse"))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    name=st.sampled_from(NAMES), value=VALUES, place=st.sampled_from(sorted(STAYING)), cap=st.integers(0, 300)
+)
+def test_a_key_within_a_longer_text_stays_there_and_is_never_written_down(
+    name: str, value: str, place: str, cap: int
+) -> None:
+    arguments = {"x": STAYING[place](name, value), "y": [{"text": STAYING[place](name, value)}]}
+    taken = take_inline_keys(arguments, grant("capture"))
+    assert taken.kept == arguments
+    for most in (cap, 4_000):
+        assert value not in preview_of(taken.kept, most)[2]
+        assert value[:12] not in preview_of(without_keys(arguments), most)[2]
+
+
+def test_what_only_looks_like_names_of_keys_is_passed_on_and_shown() -> None:
+    for arguments in (
+        {
+            "argv": [
+                "--sort-key",
+                "name",
+                "--token",
+                "<unset>",
+                "--keyboard=de_DE-2023",
+            ]
+        },
+        {"env": ["PATH=/usr/bin:/bin", "TOKENIZERS_PARALLELISM=false", "HOTKEY=ctrl-shift-x"]},
+        {"partition_key": "customer", "primary_key": ["id", "name"], "key": "row-17", "cache_key": "prompts"},
+        {"field": "token", "value": "hello", "k": 5, "v": "a value of 16 characters"},
+        {"role": "user", "name": "token", "content": "What is a token? token=short; password: string"},
+        {
+            "url": "https://user@host.example/a?page=2&sort=key:name",
+            "q": "api_key is required",
+            "key_path": "/x/y",
+        },
+        {
+            "text": "The password is wrong. secret: yes. token: the, cat",
+            "max_tokens": 100,
+            "keys": ["a", "b"],
+        },
+        {"code": "def f(api_key: str, token: Token = None): return key == other_key"},
+    ):
+        taken = take_inline_keys(arguments, grant("capture"))
+        assert (taken.kept, taken.keys) == (arguments, ())
+        assert "redacted" not in preview_of(arguments, 4_000)[2]
+    variable = {
+        "argv": ["--api-key=$OPENAI_API_KEY", "--token", "%TOKEN_OF_MINE_0123%", "API_KEY=<your-key-here>"]
+    }
+    assert take_inline_keys(variable, grant("capture")).kept == variable
 
 
 def test_keys_in_what_only_a_foreign_wire_carries_are_found() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from bridgehold.bridges.manifest_file import load_manifest
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError, error_classes
 from bridgehold.host.config import load_config, parse_config
+from bridgehold.host.faces import cli
 from bridgehold.host.faces.cli.border import guarded
 from bridgehold.host.faces.cli.main import app
 from bridgehold.host.faces.cli.run import read_arguments
@@ -321,7 +324,7 @@ def test_a_configuration_that_can_not_hold_is_refused_and_its_key_named(text: st
     assert named in caught.value.message
 
 
-@pytest.mark.parametrize("since", ["banana", "yesterday", "2026-13-01", "2026-11-20T25:00", "1", "20:00"])
+@pytest.mark.parametrize("since", ["banana", "yesterdy", "2026-13-01", "2026-11-20T25:00", "1", "20:00"])
 @pytest.mark.parametrize("command", [("audit", "query"), ("usage",)])
 def test_a_time_that_is_none_is_no_search_without_a_find(
     tmp_path: Path,
@@ -334,3 +337,16 @@ def test_a_time_that_is_none_is_no_search_without_a_find(
         monkeypatch.setattr(sys, "argv", ["bridgehold", *command, "--audit", str(tmp_path), option, since])
         assert guarded(lambda: app(prog_name="bridgehold", standalone_mode=False)) == 2
         assert "is no time" in capfd.readouterr().err
+
+
+def test_all_that_the_command_line_shows_goes_through_one_place() -> None:
+    """`render` spells out what a terminal could act on; each write beside it is safe by itself."""
+    folder = Path(cli.__file__).parent
+    beside = Counter(
+        path.name
+        for path in folder.glob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"typer\.echo|std(out|err)\.(buffer\.)?write|(?<![.\w])print\(|Console\(", line)
+    )
+    del beside["render.py"]
+    assert beside == {"audit.py": 1, "border.py": 1, "bridges.py": 1, "main.py": 1, "observe.py": 2}

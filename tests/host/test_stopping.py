@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
@@ -56,7 +57,7 @@ def bridgehold(layout: Layout, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -121,6 +122,39 @@ def test_a_second_word_ends_what_runs(layout: Layout, host: subprocess.Popen[byt
             "host_unavailable",
         )  # it would have ended well by itself
     assert host.wait(30) == 0
+
+
+def test_a_host_that_can_t_write_its_audit_while_it_drains_waits_for_nothing(
+    layout: Layout, host: subprocess.Popen[bytes]
+) -> None:
+    """The audit's disk hangs: the first command that ends can't be logged, so that none runs on."""
+    journal = next(
+        one
+        for one in psutil.Process(host.pid).children(recursive=True)
+        if "bridgehold.audit.journal" in one.cmdline()
+    )
+    with (
+        SyncClient.connect(layout.socket) as client,
+        concurrent.futures.ThreadPoolExecutor(3) as pool,
+        client.session("plain") as long,
+        client.session("other") as short,
+    ):
+        running = pool.submit(long.run, "act", {"code": SLEEP.format(50)})
+        pool.submit(short.run, "act", {"code": SLEEP.format(50)})
+        until(lambda: [session.state for session in client.sessions()].count("busy") == 2)
+        host.send_signal(signal.SIGTERM)
+        until(lambda: refused(client) == "session_ended")
+        began = time.monotonic()
+        journal.suspend()
+        try:
+            pool.submit(client.request, "session.kill", {"session": short.id})
+            with pytest.raises(BridgeholdError):  # it would have ended well by itself
+                running.result(40)
+        finally:
+            journal.resume()
+        assert time.monotonic() - began < 30, "it waited for what ran, unlogged"
+    assert host.wait(30) == 0  # it was asked for
+    assert "degraded: " in (layout.config.parent / "host.log").read_text()
 
 
 def test_an_end_that_was_asked_for_is_no_failure(layout: Layout) -> None:

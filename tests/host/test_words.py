@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from bridgehold import SyncClient
+from bridgehold.audit.query import parse_time
+from bridgehold.errors import ConfigError, UsageError
+from bridgehold.host.checks import configuration_probe
+from bridgehold.host.config import parse_config
 from bridgehold.host.faces.cli.border import guarded
 from bridgehold.host.faces.cli.main import app
+from bridgehold.host.faces.http.listening import listen
+from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.layout import Layout, find_layout
+from bridgehold.host.reload import merge
+from bridgehold.sandbox.doctor import Context
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "envs"))
+
+from envs_kit import make_index, make_sdist, make_wheel
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -81,3 +99,198 @@ def test_a_bridge_for_one_tenant_is_written_listed_and_shown_for_it(home: Layout
     assert say("policy", "check")[0] == 0
     status, _, err = say("bridge", "show", "pyton")
     assert "(nearest: 'python')" in err
+
+
+NOW = datetime(2026, 11, 29, 15, 30, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("now", "2026-11-29T15:30:10"),
+        ("Today", "2026-11-29T00:00:00"),
+        ("yesterday", "2026-11-28T00:00:00"),
+        ("90s", "2026-11-29T15:28:40"),
+        ("15 min", "2026-11-29T15:15:10"),
+        ("1h", "2026-11-29T14:30:10"),
+        ("2 hours ago", "2026-11-29T13:30:10"),
+        ("2 days ago", "2026-11-27T15:30:10"),
+        ("1w", "2026-11-22T15:30:10"),
+        ("2026-11-20", "2026-11-20T00:00:00"),
+        ("2026-11", "2026-11-01T00:00:00"),
+        ("2026-11-20T10:00+01:00", "2026-11-20T09:00:00"),
+    ],
+)
+def test_times_are_read_as_people_write_them(written: str, meant: str) -> None:
+    assert parse_time(written, NOW) == f"{meant}.000000"
+
+
+@pytest.mark.parametrize(
+    "written", ["yesterdy", "1", "1 fortnight", "ago", "-1h", "999999999w", "1.5h", "٣h", "in 2 hours"]
+)
+def test_what_is_no_time_is_refused_and_shown_how(written: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_time(written, NOW)
+    assert "3 days ago" in caught.value.hint
+    assert ("yesterday" in caught.value.message) is (written == "yesterdy")
+
+
+def test_a_search_without_a_find_says_so_and_what_may_be_meant(home: Layout, say: Say) -> None:
+    assert say("run", "python:execute", "--args", '{"code": "1"}', "--tenant", "acme")[0] == 0
+    status, out, err = say("audit", "query", "--tenant", "acmee")
+    assert (status, out) == (0, "")
+    assert "no event fits: tenant acmee (nearest: 'acme')" in err
+    assert "acme" in say("audit", "query", "--tenant", "acme", "--since", "1h")[1]
+    assert say("audit", "query", "--until", "yesterday")[1] == ""
+    for kind, near in (("egress.refusd", "egress.refused"), ("comand", "command"), ("sessions", "session")):
+        status, _, err = say("audit", "query", "--kind", kind)
+        assert (status, near in err) == (2, True), err
+    for command, near in (("pyton:execute", "python:execute"), ("python:exceute", "python:execute")):
+        status, _, err = say("run", command)
+        assert (status, f"nearest: {near!r}" in err, "bridgehold why" in err) == (13, True, True), err
+    for words, near in (
+        (("audti",), "audit"),
+        (("bridge", "lst"), "list"),
+        (("audit", "query", "--knd=x"), "--kind"),
+    ):
+        status, _, err = say(*words)
+        assert (status, near in err) == (2, True), err
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_port_in_use_is_told_with_who_has_it_and_another(
+    family: socket.AddressFamily, home: Layout, say: Say
+) -> None:
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with socket.socket(family) as other:
+        other.bind((host, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        address = f"{host}:{port}" if family == socket.AF_INET else f"[{host}]:{port}"
+        status, _, err = say("serve", "--http", address)
+        assert status == 3
+        assert f"can't listen on {address}: pid {os.getpid()} (" in err
+        assert "where  --http" in err
+        assert "End it, or choose another port" in err
+        home.config_file.write_text(f'[http]\nlisten = "{address}"\n')
+        status, _, err = say("serve")
+        assert (status, f"where  [http] listen in {home.config_file}" in err) == (3, True), err
+    for wrong, hint in (
+        ("192.0.2.7:8765", "no loopback"),
+        ("127.0.0.1:99999", "no address"),
+        ("localhost:1", "no address"),
+    ):
+        status, _, err = say("serve", "--http", wrong)
+        assert (status, hint in err) == (3, True), err
+    with pytest.raises(ConfigError) as caught:
+        listen("192.0.2.7:8765", public=True, said="--http")
+    assert "no such address" in caught.value.hint
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="what another user may not see takes two users")
+def test_a_port_of_another_users_and_one_of_roots_are_told_as_such(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        for port, said in ((other.getsockname()[1], "not shown to this user"), (80, "Ports below 1024")):
+            done = subprocess.run(
+                [sys.executable, "-c", (f"from bridgehold.host.faces.http.listening import listen\n"
+                 f"try: listen('127.0.0.1:{port}', public=False)\n"
+                 "except Exception as error: print(error, error.hint)")],
+                capture_output=True, text=True, check=False, user=65_534, group=65_534, cwd="/",
+            )  # fmt: skip
+            assert said in done.stdout, done.stderr
+
+
+def test_a_configuration_that_lies_where_it_is_not_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Say, home: Layout
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    beside = tmp_path / ".config/bridgehold/config.toml"
+    beside.parent.mkdir(parents=True)
+    assert "not read" not in say("config")[2]
+    beside.write_text("")
+    assert f"not read: {beside}; {home.config_file} is" in say("config")[2]
+    monkeypatch.delenv("BRIDGEHOLD_HOME")
+    layout = find_layout(os.environ, os.getuid())
+    check = configuration_probe(layout).run(Context())
+    if os.getuid() == 0:
+        assert check.status == "CAUTION"
+        assert str(beside) in check.detail
+        assert str(layout.config) in check.remedy
+    else:
+        assert (check.status, str(beside) in check.detail) == ("PASS", True)
+
+
+def test_a_reload_names_one_line_for_one_key_and_what_holds_without_it(home: Layout, say: Say) -> None:
+    provider = '[providers.mine]\nbase_url = "https://example.com/v1"\n'
+    old, new = (
+        parse_config("", "x"),
+        parse_config(provider + "[bridges.dspy]\npool_size = 2\n[bridges.x]\n", "x"),
+    )
+    merged, found = merge(old, new)
+    assert found.applied == ("bridges.dspy.pool_size", "bridges.x")
+    assert found.waiting == ("providers.mine.base_url",)
+    assert merge(merged, old)[1].applied == ("bridges.dspy.pool_size", "bridges.x")
+    assert merge(merged, merged)[1].applied == ()
+    private = PrivateHost.start(home, dict(os.environ))
+    try:
+        with SyncClient.connect(home.socket) as client:
+            client.request("ping")
+            assert "nothing has changed, neither" in say("reload")[1]
+            (home.policies / "dspy.toml").write_text('extends = "dspy"\n[limits]\nmemory = "600MiB"\n')
+            (home.tenants / "acme.toml").write_text("[limits]\nmemry = 1\n")
+            home.config_file.write_text(provider)
+            _, out, err = say("reload")
+            assert out.splitlines() == [
+                "waits for a restart  providers.mine.base_url",
+                "holds already  policies/dspy.toml",
+                "holds already  tenants/acme.toml",
+            ], out
+            assert "bridgehold stop" in err
+            assert say("reload")[1].startswith("waits for a restart  providers.mine.base_url\n")
+    finally:
+        private.stop()
+
+
+def test_a_lock_is_refused_for_what_is_wrong_and_taken_from_where_a_build_takes_it(
+    tmp_path: Path, home: Layout, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dist = tmp_path / "dist"
+    dist.mkdir()
+    wheels = [make_wheel(dist), make_wheel(dist, "foreign_pkg", tag="cp27-cp27m-win32")]
+    index = make_index(tmp_path, [*wheels, make_sdist(dist, tmp_path / "canary", "source_pkg")])
+    home.config_file.write_text(f'[host]\nindex = "{index}"\n')
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert say("bridge", "new", "toy")[0] == 0
+    folder = home.bridges / "toy"
+    manifest = (folder / "bridge.toml").read_text()
+    asked = 'requirements = "requirements.in"\nlock = "requirements.lock"\n[resources'
+    (folder / "bridge.toml").write_text(manifest.replace("[resources", asked, 1))
+    for text, said in (
+        ("no-such-pkg", "Check how its name is spelt"),
+        ("demo-pkg>=2", "Ask for a version that exists"),
+        ("source-pkg", "nothing is built from source"),
+        ("foreign-pkg", "nothing is built from source"),
+    ):
+        (folder / "requirements.in").write_text(f"{text}\n")
+        status, _, err = say("bridge", "lock", "toy")
+        assert (status, said in err, text.partition(">")[0] in err) == (16, True, True), err
+    (folder / "requirements.in").write_text("demo-pkg\n")
+    assert say("bridge", "lock", "toy")[0] == 0
+    assert "demo-pkg==1.0" in (folder / "requirements.lock").read_text()
+    for wrong in ("banana", "2.7", "3"):
+        assert say("bridge", "lock", "toy", "--python", wrong)[0] == 2
+    monkeypatch.setenv("BRIDGEHOLD__HOST__INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    assert "Check the network" in say("bridge", "lock", "toy")[2]
+    (folder / "bridge.toml").write_text(
+        re.sub(
+            r"^python = .*$", 'python = ">=3.99"', (folder / "bridge.toml").read_text(), flags=re.MULTILINE
+        )
+    )
+    status, _, err = say("bridge", "lock", "toy")
+    assert (status, "Python >=3.99 is needed" in err) == (15, True), err

@@ -151,6 +151,7 @@ def test_dev_runs_again_after_each_save_and_shows_what_went_wrong(home: Path) ->
 
         until("waiting for a save")
         code.write_text(code.read_text().replace("return {", "print('seen'); 1 / 0; return {", 1))
+        until("in create_greeting")
         until("ZeroDivisionError")
         until("waiting for a save")
         code.write_text(code.read_text().replace("1 / 0; ", ""))

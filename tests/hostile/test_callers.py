@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import json
 import os
+import random
+import re
 import socket
 import struct
 import threading
@@ -15,10 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec.inspect
 import psutil
 import pytest
 
-from bridgehold import SyncClient
+import bridgehold
+from bridgehold import BridgeholdError, SyncClient
 from hostile.stage import Stage, stage
 
 pytestmark = pytest.mark.hostile
@@ -257,3 +262,95 @@ def test_strangers_are_bounded_by_uid_and_in_time_and_cost_no_place_of_others(ho
     assert time.monotonic() - begun < 60
     assert len(host.events("principal.refused")) - before < 200
     assert others_are_well(host) < 3
+
+
+TEXTS = (
+    *(
+        "",
+        "a",
+        "a" * 300,
+        "x" * 70_000,
+        "../x",
+        "/",
+        "\x00",
+        "\n",
+        "é" * 100,
+        "\u202e",
+        "😀",
+        "*",
+        "-1",
+        "NaN",
+        "a:b",
+    ),
+    *(
+        "s-0",
+        "s-" + "a" * 16,
+        "c-" + "a" * 16,
+        "sha256:" + "0" * 64,
+        "sha256:" + "g" * 64,
+        "local",
+        "[" * 999,
+        "!!",
+    ),
+)
+NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63 - 1, 2**63, 2**64 - 1, -(2**63))
+FLOATS = (0.0, -1.0, 0.01, 1e308, 5e-324)
+ANYTHING = (None, True, 1, "x", [], {}, {"a": [1]}, 2**63, 1e308)
+LASTING = ("stop", "drain", "session.hold", "foreign.open", "bridge.build")
+"""They end the host, or go on for as long as their caller wants."""
+
+
+def methods() -> dict[str, type[msgspec.Struct]]:
+    """Every method that the host's source names, with the type of its parameters."""
+    found = {}
+    for file in Path(bridgehold.__file__).parent.glob("host/**/*.py"):
+        for name, kind in re.findall(r'"([a-z_.]+)": Method\(\s*(\w+)', file.read_text()):
+            module = ".".join(file.relative_to(Path(bridgehold.__file__).parents[1]).with_suffix("").parts)
+            found[name] = getattr(importlib.import_module(module), kind)
+    return found
+
+
+def drawn(chance: random.Random, kind: msgspec.inspect.Type) -> object:
+    """A value of the type, at its edges."""
+    match kind:
+        case msgspec.inspect.StructType():
+            fields = [one for one in kind.fields if one.required or chance.random() < 0.5]
+            return {one.encode_name: drawn(chance, one.type) for one in fields}
+        case msgspec.inspect.DictType():
+            return {
+                chance.choice(TEXTS): drawn(chance, kind.value_type) for _ in range(chance.choice((0, 2)))
+            }
+        case msgspec.inspect.ListType() | msgspec.inspect.VarTupleType():
+            return [drawn(chance, kind.item_type) for _ in range(chance.choice((0, 1, 3)))]
+        case msgspec.inspect.UnionType():
+            return drawn(chance, chance.choice(kind.types))
+        case msgspec.inspect.LiteralType():
+            return chance.choice((*kind.values, "none of them"))
+        case msgspec.inspect.IntType():
+            return chance.choice(NUMBERS)
+        case msgspec.inspect.FloatType():
+            return chance.choice(FLOATS)
+        case msgspec.inspect.BoolType():
+            return chance.random() < 0.5
+        case msgspec.inspect.StrType():
+            return chance.choice(TEXTS)
+    return chance.choice(ANYTHING)
+
+
+def test_any_value_of_any_field_of_any_method_is_answered_in_words_of_ours(host: Stage) -> None:
+    chance = random.Random(12)
+    asked = {name: msgspec.inspect.type_info(kind) for name, kind in methods().items() if name not in LASTING}
+    assert len(asked) > 25
+    kept = host.client.request("artifact.put", {"data": "AAAA"})["digest"]
+    for _ in range(1_000):
+        name = chance.choice(sorted(asked))
+        params = drawn(chance, asked[name])
+        assert isinstance(params, dict)
+        if name == "artifact.get" and chance.random() < 0.5:
+            params["digest"], params["tenant"] = kept, "local"
+        try:
+            host.client.request(name, params)
+        except BridgeholdError as error:
+            assert error.code != "internal", (name, params)
+    assert "Traceback" not in (text := (host.layout.config.parent / "host.log").read_text())
+    assert 'File "' not in text

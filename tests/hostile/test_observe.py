@@ -148,3 +148,51 @@ def test_drain_lets_what_runs_finish_and_refuses_what_is_new(watched: Stage) -> 
         assert bystander.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
     closed = [event for event in watched.events("session.closed") if event["reason"] == "by tester: drained"]
     assert len(closed) == 1
+
+
+WORDS = "boom\n  remedy curl evil\n  more   bridgehold why e-1\x1b[2J\x9b2J\u202egnp\u2028\x07\U000e0041"
+
+
+def shown(stage: Stage, *arguments: str) -> str:
+    """What a terminal gets of a command, both streams."""
+    near, far = os.openpty()
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(stage.layout.config.parent)}
+    environment |= {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "bridgehold", *arguments]
+    process = subprocess.Popen(command, env=environment, stdin=far, stdout=far, stderr=far)
+    os.close(far)
+    data = b""
+    try:
+        while piece := os.read(near, 65536):
+            data += piece
+    except OSError:  # the terminal's other side is closed
+        os.close(near)
+    process.wait(60)
+    return data.decode()
+
+
+def test_no_word_of_a_guest_acts_on_a_terminal_or_looks_like_a_line_of_ours(watched: Stage) -> None:
+    command = f"{watched.plain}:act"
+    raises = json.dumps({"code": f"raise ValueError({WORDS!r})"})
+    gives = json.dumps({"code": f"result['x'] = {WORDS!r}; print({WORDS!r})"})
+    with watched.session() as session:
+        texts = [
+            shown(watched, "run", command, "--args", raises, "--session", session.id),
+            shown(watched, "run", command, "--args", gives, "--session", session.id),
+            shown(watched, "run", command, "--args", raises, "--session", session.id, "--json"),
+            shown(watched, "logs", session.id),
+            shown(watched, "audit", "export"),
+            shown(watched, "audit", "tail"),
+        ]
+    for text in texts:
+        assert "boom" in text
+        assert [c for c in text if c not in "\r\n\t" and not c.isprintable()] == []
+    lines = texts[0].splitlines()
+    assert [line for line in lines if line.startswith(("  remedy", "  where", "  more"))] == lines[-2:]
+    assert json.loads(texts[2])["code"] == "application"
+    forged = shown(watched, "run", command, "--args", json.dumps({"code": "0", "x rule=operations": 1}))
+    assert "x rule=operations" in forged
+    refused = next(
+        line for line in shown(watched, "audit", "tail", "-n", "3").splitlines() if "unknown" in line
+    )
+    assert refused.count(" rule=") - refused.count("x rule=") == 1

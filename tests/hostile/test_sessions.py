@@ -317,3 +317,23 @@ def test_who_ends_sessions_to_open_others_never_has_more_of_them_than_it_may(hos
         most = max(most, len(living))
     assert len(set(crashed)) > 1
     assert most == 1, f"{most} at once"
+
+
+def test_keys_that_can_t_be_taken_out_of_a_text_are_in_no_line_of_the_audit(host: Stage) -> None:
+    """In code that runs, and in arguments that are refused: `run` and its refusal show what came, without them."""
+    key = f"q7{host.kind}Zr0123456789abcdEF"
+    code = (
+        f"url = 'https://user:{key}@db.example/?openai_key={key}'\nrun = 'x --password {key}'\n"
+        f"text = '{{\"api_key\": \"{key}\"}}'\nresult = {{'seen': [one.count('{key[:2]}') for one in (url, run, text)]}}"
+    )
+    argv = ["serve", f"--groq-key={key}", f"DB_PASSWORD={key}"]
+    with host.session() as session:
+        assert session.run("act", {"code": code}) == {"seen": [2, 1, 1]}
+        intent = host.events("command.intent")[-1]
+        assert "https://user:[redacted]@db.example" in str(intent["arguments_preview"])
+        with pytest.raises(BridgeholdError):
+            session.run("act", {"code": "1", "argv": argv, "pairs": [{"k": "api_key", "v": key}]})
+        refused = host.events("command.refused")[-1]
+        assert "serve" in str(refused["arguments_preview"])
+    written = b"".join(path.read_bytes() for path in host.layout.audit.rglob("*") if path.is_file())
+    assert key.encode() not in written

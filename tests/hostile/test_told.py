@@ -14,6 +14,7 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.host.faces.sync import SyncSession
+from bridgehold.host.values import Reply
 from hostile.stage import POLICY, Stage
 
 pytestmark = pytest.mark.hostile
@@ -166,3 +167,52 @@ def test_a_guest_that_answers_nothing_costs_a_ping_its_answer_and_the_session_no
             session.call("common:ping", deadline_ms=200)
         assert caught.value.code == "timeout"
         assert work.result() == {"done": True}
+
+
+def test_an_ended_session_says_how_each_time_and_its_log_can_still_be_read(host: Stage, python: str) -> None:
+    for code, said in (
+        ("import os; os._exit(7)", "the worker ended by itself with status 7"),
+        ("import os; os.kill(os.getpid(), 11)", "the worker ended by SIGSEGV"),
+        ("import os; os._exit(0)", "the worker ended by itself with status 0"),
+    ):
+        for _ in range(3):
+            with host.session(python) as session:
+                session.run("execute", {"code": "import os\nos.write(2, b'last words\\n')"})
+                assert said in fault(session, code).message
+                for _ in range(2):
+                    error = fault(session, "1")
+                    assert (error.code, said in error.message) == ("session_ended", True), error.message
+                with pytest.raises(BridgeholdError) as caught:
+                    host.client.request("session.find", {"session": session.id})
+                assert (caught.value.code, said in caught.value.message) == ("session_ended", True)
+                assert "last words" in session.logs()
+    with pytest.raises(BridgeholdError) as caught:
+        host.client.request("logs", {"session": "s-0123456789abcdef"})
+    assert caught.value.code == "not_found"
+
+
+def test_a_name_that_starts_anew_says_so_once(host: Stage, python: str) -> None:
+    def call(code: str) -> Reply:
+        return host.client.call("python:execute", {"code": code}, session="named")
+
+    first = call("x = 1\nimport os\nos.write(2, b'of the first\\n')")
+    assert first.anew == ""
+    with pytest.raises(BridgeholdError):
+        call("os._exit(9)")
+    reply = call("'x' in globals()")
+    assert reply.value["value"] is False
+    assert reply.session != first.session
+    assert f"session {first.session} of this name has ended: crash: " in reply.anew
+    assert "status 9; what it held is gone" in reply.anew
+    assert call("1").anew == ""
+    assert "of the first" in host.client.logs(first.session)
+    assert "of the first" not in host.client.logs("named")
+    host.client.request("session.kill", {"session": "named"})
+    with pytest.raises(BridgeholdError) as caught:
+        call("1 / 0")
+    assert "had begun anew" in caught.value.hint
+    assert "asked by the caller" in caught.value.hint
+    host.client.request("session.close", {"session": "named"})
+    with pytest.raises(BridgeholdError) as caught:
+        host.client.request("session.find", {"session": "named"})
+    assert caught.value.code == "session_ended"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -149,6 +150,33 @@ def test_a_stream_has_progress_chunks_beats_and_a_result(face: HttpStage) -> Non
         assert (last[1]["code"], last[1]["status"]) == ("application", 422)
 
     using(face, act)
+
+
+def test_what_a_command_writes_is_an_event_while_it_runs_and_comes_with_its_end(face: HttpStage) -> None:
+    def body(code: str) -> dict[str, Any]:
+        code = f"import sys\nprint('out é')\ntime.sleep(0.5)\nprint('err', file=sys.stderr)\n{code}"
+        return {"operation": f"{face.bridge}:act", "arguments": {"code": code}}
+
+    async def act(acme: Caller, deaf: Caller) -> None:
+        began = asyncio.get_running_loop().time()
+        seen, times = [], []
+        async for name, data in acme.stream("/v1/run", body("result = 1")):
+            if name in ("output", "result"):
+                seen.append((name, data))
+                times.append(asyncio.get_running_loop().time() - began)
+        first, second, (_, result) = seen
+        assert first == ("output", {"stream": "stdout", "text": "out é\n"})
+        assert second == ("output", {"stream": "stderr", "text": "err\n"})
+        assert times[-1] - times[0] > 0.4
+        assert result["output"] == {"stdout": "out é\n", "stderr": "err\n"}
+        failed = await acme.ask("POST", "/v1/run", body("1/0"))
+        assert failed.body["output"] == {"stdout": "out é\n", "stderr": "err\n"}
+        for code in ("result = 1", "1/0"):  # what sessions write isn't for everybody
+            async for name, data in deaf.stream("/v1/run", body(code)):
+                assert name != "output"
+                assert "out é" not in json.dumps(data, ensure_ascii=False)
+
+    using(face, act, "acme", "deaf")
 
 
 def test_a_command_is_cancelled_by_its_name_and_its_session_lives(face: HttpStage) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -559,7 +560,10 @@ def test_an_exception_is_shown_as_python_shows_it(
     assert done.stderr.decode().splitlines() == [
         "Traceback (most recent call last):",
         '  File "<string>", line 3, in <module>',
+        "    f()",
         '  File "<string>", line 2, in f',
+        "    1/0",
+        "    ~^~",
         "ZeroDivisionError: division by zero",
     ]
 
@@ -653,3 +657,53 @@ def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path,
             time.sleep(0.1)
     finally:
         shutil.rmtree(home.config.parent, ignore_errors=True)
+
+
+HOME = """
+import os, sys
+print([(one.name, one.mode, one.errors, one.fileno(), one.encoding) for one in (sys.stdin, sys.stdout)])
+print(sys.stderr.name, sys.stderr.errors, sys.stdin is sys.__stdin__, sys.stdout is sys.__stdout__)
+print(type(__loader__).__name__, __spec__, sorted(name for name in dir() if name.startswith('__')))
+print(sys.stdin.read().encode('utf-8', 'surrogateescape'), '\\udce9')
+files = [os.open('/dev/null', os.O_RDONLY) for _ in range(40)]
+kept = os.open('/dev/zero', os.O_RDONLY)
+sys.stdout.flush()
+if os.fork() == 0:
+    print([number for number in (*files, kept) if os.stat(number).st_rdev == os.stat('/dev/zero').st_rdev] == [kept])
+    sys.stdout.flush()
+    def fails(): raise ValueError('of the child')
+    fails()
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_streams_names_and_children_of_plain_code_are_as_at_home(
+    python: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    argv = [sys.executable, "-I", "-S", "-X", "utf8", "-c", HOME]
+    said = b"caf\xe9\n"
+    at_home = subprocess.run(argv, input=said, capture_output=True, check=True)
+    done = python("-c", HOME, stdin=said)
+    assert done.stdout.splitlines() == at_home.stdout.splitlines()
+    assert done.stdout.splitlines()[-3:] == [b"b'caf\\xe9\\n' \xe9", b"True", b"1"]
+    assert done.stderr.splitlines()[-1] == at_home.stderr.splitlines()[-1] == b"ValueError: of the child"
+    assert b"    def fails(): raise ValueError('of the child')" in done.stderr  # a source that is in no file
+    order = "import os, sys\nprint('a', end='')\nsys.stdout.buffer.write(b'b')\nprint('c', end='')\nsys.stdout.flush()\nos.write(1, b'd')"
+    assert python("-c", order).stdout == b"abcd"
+    for gone in (
+        "sys.stdout = None",
+        "sys.stdout = sys.stderr = None",
+        "sys.stdout.close()",
+        "del sys.stdout",
+    ):
+        assert (python("-c", f"import sys; {gone}; sys.exit(3)").returncode) == 3, gone
+
+
+def test_what_is_printed_faster_than_the_log_takes_it_comes_whole(
+    python: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    code = "import os\nfor _ in range(64): os.write(2, bytes(65536))\nprint('done')"
+    began = time.monotonic()
+    done = python("-c", code)
+    assert (done.stdout, len(done.stderr)) == (b"done\n", 4 << 20)
+    assert time.monotonic() - began < 20  # at 64 KiB/s it would be a minute

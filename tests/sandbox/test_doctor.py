@@ -300,7 +300,7 @@ def test_counts_that_are_too_small_are_named_with_what_is_needed() -> None:
     found = counts.short_counts(numbers, v2=True, root=False, memory_bytes=4096 << 12)
     assert found == [
         "fs.file-max=3276800",
-        "fs.pipe-user-pages-soft=8000",
+        "fs.pipe-user-pages-soft=9600",
         "fs.inotify.max_user_instances=1000",
         "net.ipv4.tcp_mem='2048 3072 4096'",
     ]

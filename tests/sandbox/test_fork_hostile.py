@@ -155,7 +155,7 @@ IN_THE_WINDOW = {
         import os, time
         def evil(order, descriptors, parent, means):
             os.read(parent, 1)
-            frames_in, frames_out, log, gate, report, *others = descriptors
+            frames_in, frames_out, log, gate, report, output, *others = descriptors
             os.write(report, b'F'); os.read(gate, 1)
             for door in others[7:]:
                 os.write(door, b'0')
@@ -166,7 +166,7 @@ IN_THE_WINDOW = {
                 os._exit(0)
             skip = sys.modules['bridgehold_inner.fork']
             skip._pass = lambda *a: None
-            real(order, [*descriptors[:5], *others[:7]], os.open('/dev/null', os.O_RDONLY), means)
+            real(order, [*descriptors[:6], *others[:7]], os.open('/dev/null', os.O_RDONLY), means)
     """,
     "writes rubbish": """
         import os
@@ -477,7 +477,7 @@ IMPOSTORS = {
     "stays in the zygote's namespaces": """
         def evil(order, descriptors, parent, means):
             os.read(parent, 1)
-            frames_in, frames_out, log, gate, report, *others = descriptors
+            frames_in, frames_out, log, gate, report, output, *others = descriptors
             os.write(report, b'F'); os.read(gate, 1)
             for door in others[7:]:
                 os.write(door, b'0')

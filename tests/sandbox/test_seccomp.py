@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import ctypes
 import json
+import os
 import platform
+from pathlib import Path
 
 import pytest
 
@@ -95,10 +97,36 @@ def test_the_page_lists_every_call_and_reason() -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the test are x86-64's")
 def test_each_call_is_refused(box: Machine) -> None:
     code = "\n".join(f"call({name!r}, {number}, 0, 0, 0, 0, 0)" for name, number in CALLS.items())
-    others = {"setns": (308, "ENOSYS"), "sync": (162, "DONE"), "syncfs": (306, "DONE")}
+    others = {
+        "setns": (308, "ENOSYS"),
+        "sched_setattr": (314, "ENOSYS"),
+        "sync": (162, "DONE"),
+        "syncfs": (306, "DONE"),
+    }
     code += "".join(f"\ncall({name!r}, {number}, -1, 0)" for name, (number, _) in others.items())
     found = tried(box, code)  # syncfs(-1): the kernel itself would say EBADF
     assert found == dict.fromkeys(CALLS, "EPERM") | {name: answer for name, (_, answer) in others.items()}
+
+
+@pytest.mark.hostile
+def test_what_others_read_stays_in_memory(box: Machine) -> None:
+    """Thrown out through a read-only mount, it would tell when another session reads it again."""
+    shared = Path(os.__file__).with_name("this.py")
+    shared.read_bytes()
+    out, _ = box.python(
+        f"""
+import mmap, os
+descriptor = os.open({str(shared)!r}, os.O_RDONLY)
+os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
+    for advice in (4, 20, 21):  # DONTNEED, COLD, PAGEOUT: of this mapping alone
+        mapped[0], mapped.madvise(advice)
+print("tried")
+"""
+    )
+    assert "tried" in out
+    with shared.open("rb") as file:
+        assert os.preadv(file.fileno(), [bytearray(64)], 0, os.RWF_NOWAIT) == 64  # EAGAIN: not in memory
 
 
 @pytest.mark.hostile

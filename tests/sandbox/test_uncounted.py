@@ -17,6 +17,10 @@ def test_the_kernels_lists_are_read() -> None:
         "5: POSIX  ADVIS"
     )
     assert parse_locks(text) == ({71: 1, 72: 1}, {("71", "00:1a:13"): 2})
+    again = (
+        text + "\n9: POSIX  ADVISORY  WRITE 71 00:1a:12 0 EOF\n10: POSIX  ADVISORY  WRITE 71 00:1a:12 7 7\n"
+    )
+    assert parse_locks(again).owned == {71: 2, 72: 1}  # shifted into view again by what others took
     assert parse_locks("pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 71 00:1a:13 0 EOF\n") == (
         {},
         {("71", "00:1a:13"): 1},

@@ -6,6 +6,9 @@ and `printable` makes any text safe for a terminal.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import msgspec
 
 from bridgehold.audit import chain
@@ -66,9 +69,35 @@ def parse_entry(line: bytes, place: str) -> Entry | None:
     )
 
 
+class _Escapes(dict[int, str]):
+    """For `str.translate`: each character that a terminal could act on, as `escape` writes it."""
+
+    def __init__(self, escape: Callable[[str], str], keep: str = "") -> None:
+        super().__init__({ord(character): character for character in keep})
+        self._escape = escape
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        self[code] = character if character.isprintable() else self._escape(character)
+        return self[code]
+
+
+def _unicode(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+_TEXT = _Escapes(_unicode)
+_JSON = _Escapes(lambda character: json.dumps(character)[1:-1], keep="\n")
+
+
 def printable(text: str) -> str:
     """`text` with everything that a terminal could act on written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return text.translate(_TEXT)
+
+
+def printable_json(document: bytes) -> bytes:
+    """The same document, with JSON's own escapes for what a terminal could act on: controls, directions."""
+    return document.decode("utf-8").translate(_JSON).encode("utf-8")
 
 
 def _text(value: object) -> str:

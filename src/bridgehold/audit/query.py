@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -19,11 +20,21 @@ from bridgehold.audit.entries import Entry
 from bridgehold.audit.events import event_types, kind_of
 from bridgehold.audit.segments import Segment, instance_folders
 from bridgehold.errors import UsageError
+from bridgehold.ids import nearest
 
 _MOST = 10_000
 _REST = "0000-01-01T00:00:00"
 """What a time that is only begun goes on with, after a whole year, month, hour or minute."""
 _BEGUN = (4, 7, 13, 16)
+TIMES = "2026-11-20, 2026-11-20T10:00, today, yesterday, 90s, 15m, 2h, 3 days ago or 1w"
+_AGO = re.compile(
+    r"(\d{1,9})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?)(?:\s+ago)?", re.ASCII
+)
+_SECONDS = {
+    "s": 1, "se": 1, "m": 60, "mi": 60, "h": 3_600, "hr": 3_600, "ho": 3_600, "d": 86_400, "da": 86_400,
+    "w": 604_800, "we": 604_800,
+}  # fmt: skip
+"""By the first two letters of a unit."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,24 +53,37 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """The newest so many, at most 10,000; they are given oldest first."""
 
 
-def parse_time(text: str) -> str:
-    """A time for `Query` from what a person wrote; empty stays empty (pure). Raises `UsageError`."""
+def parse_time(text: str, now: datetime | None = None) -> str:
+    """A time for `Query` from what a person wrote; empty stays empty. Raises `UsageError`.
+
+    Of ``today`` and ``yesterday`` the beginning, in UTC as the audit's own times are; ``2h`` and ``2 hours
+    ago`` are counted back from `now`.
+    """
     if not text:
         return ""
+    now = now or datetime.now(UTC)
+    day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    days = {"now": now.astimezone(UTC).replace(tzinfo=None), "today": day}
+    with contextlib.suppress(OverflowError):
+        days["yesterday"] = day - timedelta(days=1)
+        if (ago := _AGO.fullmatch(text.strip().lower())) is not None:
+            days[text.strip().lower()] = days["now"] - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2][:2]])
+    if (found := days.get(text.strip().lower())) is not None:
+        return found.isoformat(timespec="microseconds")
     for whole in (text, f"{text}{_REST[len(text) :]}" if len(text) in _BEGUN else text):
         with contextlib.suppress(ValueError, OverflowError):
             moment = datetime.fromisoformat(whole)
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
             return moment.replace(tzinfo=None).isoformat(timespec="microseconds")
-    hint = "Write 2026-11-20, 2026-11-20T10:00 or 2026-11-20T10:00:00+01:00."
-    raise UsageError(f"{text[:40]!r} is no time", hint=hint)
+    hint = f"Write {TIMES}, or 2026-11-20T10:00:00+01:00."
+    raise UsageError(f"{text[:40]!r} is no time{nearest(text.lower(), ('today', 'yesterday'))}", hint=hint)
 
 
 def parse_kind(text: str) -> str:
     """A kind of event, or its first half; empty stays empty (pure). Raises `UsageError`."""
     known = [kind_of(one) for one in event_types()]
     if text and not any(f"{kind}.".startswith(f"{text}.") for kind in known):
-        near = difflib.get_close_matches(text, known, 3)
+        near = difflib.get_close_matches(text, {*known, *(kind.partition(".")[0] for kind in known)}, 3)
         hint = f"Is it {' or '.join(near)}?" if near else "docs/reference/events.md lists them."
         raise UsageError(f"there is no kind of event {text[:40]!r}", hint=hint)
     return text

@@ -1,10 +1,12 @@
 """Removal of secrets, pure: by value, in every plain spelling (`spellings`), by shape, and by name.
 
-By shape: what providers' keys look like. By name: what stands under ``api_key`` and the like.
+By shape: what providers' keys look like. By name: what stands under ``api_key`` and the like, in a table or
+in a text (``api_key=…``, ``"token": "…"``, ``--password …``, a URL's query), and who a URL is fetched as.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import TYPE_CHECKING
@@ -58,7 +60,23 @@ _KEY_ENDS = (
     *("clientsecret", "password", "passphrase", "privatekey", "refreshtoken", "secret", "secretkey"),
     *("servicekey", "sessiontoken", "signingkey", "subscriptionkey"),
 )
+_PROVIDERS = (
+    *("ai21", "anthropic", "assemblyai", "aws", "azure", "bedrock", "brave", "cerebras", "claude", "cohere"),
+    *("databricks", "deepgram", "deepseek", "elevenlabs", "exa", "fireworks", "gemini", "github", "google"),
+    *("gpt", "groq", "hf", "huggingface", "jina", "langchain", "langsmith", "mistral", "nvidia", "openai"),
+    *("openrouter", "perplexity", "pinecone", "qdrant", "sambanova", "serpapi", "serper", "stripe", "tavily"),
+    *("together", "vertex", "voyage", "watsonx", "weaviate", "xai"),
+)
+_OF_PROVIDERS = tuple(f"{re.sub('[^a-z]', '', name)}key" for name in _PROVIDERS)
+"""Ends of names, as in ``OPENAI_KEY`` and ``groqkey``: most others (``sort_key``) are no secrets'."""
+_FOR_PROVIDERS = frozenset(
+    f"{what}{re.sub('[^a-z]', '', name)}" for what in ("apikey", "key") for name in _PROVIDERS
+)
 _MAYBE = frozenset({"auth", "jwt", "pass", "pat"})
+_WORDS = frozenset(
+    ["token", "tokens", "secret", "secrets", "credential", "credentials", "cookie", "cookies", "bearer"]
+)
+"""Names of keys that are words as well: in a text, what stands there has to look like one."""
 _ONLY_SHAPE = re.compile(r"(?:[A-Za-z]{4,8} )?\[redacted:\w+\]")
 
 _SHAPES = (
@@ -96,6 +114,67 @@ def mask_shapes(text: str) -> str:
     return text
 
 
+_HINT = re.compile(r"key|token|secret|pass|pwd|cred|auth|bearer|cookie|jwt|sig|://", re.IGNORECASE)
+_SAID = re.compile(
+    r"(?<![A-Za-z0-9_])(?:(--?)|([A-Za-z]{1,16}) )?([A-Za-z][A-Za-z0-9_.-]{1,63})"
+    r"(?:(?:\\{0,8}[\"'])?\s{0,3}(?::=|=>|[:=])\s{0,3}|\sis\s|(?(1)\s|(?!)))(\\{0,8}[\"'])?"
+)
+"""A flag or a name, what makes of the text that follows its value, and a quote before that."""
+_VALUE = re.compile(r"(?:(?:bearer|basic|token|apikey)\s+)?([^\s\"'\\,;&<>|()\[\]{}]{1,8192})", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)([^\s/@:\"'?#\\]{0,256})(:[^\s/@\"'?#\\]{0,1024})?@")
+
+
+def mask_named(text: str) -> str:
+    """`text` with the values of names of keys replaced, and the password of a URL's user."""
+    if _HINT.search(text) is None:
+        return text
+    text = _USER.sub(_without_password, text)
+    done, pieces = 0, []
+    for said in _SAID.finditer(text):
+        if said.start() < done:
+            continue
+        value = (_VALUE if said[4] is None else _quoted(said[4])).match(text, said.end())
+        if value is not None and _is_named(said[2] or "", said[3], value[1], quoted=said[4] is not None):
+            pieces += [text[done : value.start(1)], MASK]
+            done = value.end(1)
+    return "".join([*pieces, text[done:]])
+
+
+@functools.cache
+def _quoted(quote: str) -> re.Pattern[str]:
+    """What stands between two of `quote`, which has backslashes before it where the text is quoted itself."""
+    one = r"(?:\\.|[^\\])" if len(quote) == 1 else "."
+    return re.compile(f"((?:(?!{re.escape(quote)}){one}){{1,8192}})", re.DOTALL)
+
+
+def _is_named(before: str, name: str, value: str, *, quoted: bool) -> bool:
+    """Whether `value`, said of `name` in a text, is taken for a secret. `before`: the word before it."""
+    if value.startswith("[redacted"):
+        return False
+    if name.lower() not in _WORDS and (is_key_name(name) or is_key_name(before + name)):
+        return quoted or looks_secret(value.rstrip(".:!?"), 6)
+    return is_some_key_name(name) and looks_random(value)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    user, password = found[1], found[2]
+    if password:
+        return f"{user}:{MASK}@"
+    return f"{MASK}@" if looks_random(user) else found[0]
+
+
+def looks_secret(value: str, least: int) -> bool:
+    """Whether it could be a key, where its name alone doesn't say: no word and no text."""
+    word = value.isalpha() and (value.islower() or value.isupper() or value.istitle())
+    plain = re.search(r"[\s<>|]", value) is None and re.search(r"[A-Za-z]", value) is not None
+    return len(value) >= least and plain and not word
+
+
+def looks_random(value: str) -> bool:
+    """Whether it looks like a key under a name that says little: 16 characters, digits among letters."""
+    return looks_secret(value, 16) and re.search(r"[0-9]", value) is not None
+
+
 class Redactor:
     """Removes the values of `secrets` (text, bytes, or their spellings) from texts."""
 
@@ -113,7 +192,7 @@ class Redactor:
         """
         if self._values:
             text = "…".join(self._by_value(part) for part in text.split("…"))
-        return mask_shapes(text)
+        return mask_named(mask_shapes(text))
 
     def _by_value(self, text: str) -> str:
         data = _bytes(text)
@@ -129,13 +208,22 @@ def is_key_name(name: str) -> bool:
     """Whether a value under `name` is masked whatever it is: ``api_key``, ``X-API-Key``, ``hfApiTokens``."""
     plain = re.sub(r"[^a-z]", "", name.lower())
     names = (plain,) if plain == "tokens" else (plain, plain.removesuffix("s"))
-    return any(one in KEY_NAMES or one.endswith(_KEY_ENDS) for one in names)
+    return any(
+        one in KEY_NAMES or one in _FOR_PROVIDERS or one.endswith(_KEY_ENDS) or one.endswith(_OF_PROVIDERS)
+        for one in names
+    )
 
 
 def is_token_name(name: str) -> bool:
     """Whether `name` may be a key's (``hf_token``, ``slackBotToken``) or ordinary (``eos_token``)."""
     plain = re.sub(r"[^a-z]", "", name.lower())
     return plain.endswith(("token", "passwd", "pwd", "passcode", "accesskeyid")) or plain in _MAYBE
+
+
+def is_some_key_name(name: str) -> bool:
+    """Whether what stands under `name` may be a secret, where it looks like one: also ``sort_key``."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return is_key_name(name) or is_token_name(name) or plain.endswith(("key", "keys", "sig", "signature"))
 
 
 def is_shape(text: str) -> bool:
@@ -207,7 +295,10 @@ def _mask_dict(
         if budget[0] <= 0:
             break
         name = _mask_text(str(key), redactor, budget)
-        shown[name] = MASK if is_key_name(name) else _mask(item, redactor, budget, depth + 1)
+        hidden = is_key_name(name) or (
+            isinstance(item, str) and is_some_key_name(name) and looks_random(item[:_MARGIN])
+        )
+        shown[name] = MASK if hidden else _mask(item, redactor, budget, depth + 1)
     return shown
 
 

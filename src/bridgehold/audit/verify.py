@@ -22,7 +22,7 @@ from bridgehold.audit import chain
 from bridgehold.audit.anchoring import Given, judge
 from bridgehold.audit.anchors import NamedAnchor
 from bridgehold.audit.check import Closed, InstanceCheck, Opened
-from bridgehold.audit.entries import printable
+from bridgehold.audit.entries import printable, printable_json
 from bridgehold.audit.segments import InstanceFolder, Segment, digest_of, look, read_lines
 from bridgehold.audit.verdicts import Completeness, Finding, Integrity, Report
 from bridgehold.errors import AuditError, BridgeholdError
@@ -336,9 +336,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             fresh_s=options.fresh,
         )
     except BridgeholdError as error:
-        sys.stderr.write(f"{error.message} ({error.where}). {error.hint}\n")
+        sys.stderr.write(printable(f"{error.message} ({error.where}). {error.hint}") + "\n")
         return error.exit_status
-    text = msgspec.json.encode(report).decode("utf-8") if options.json else render_report(report)
+    encoded = printable_json(msgspec.json.encode(report)).decode("utf-8")
+    text = encoded if options.json else render_report(report)
     sys.stdout.write(text + "\n")
     return 0 if report.ok else AuditError.exit_status
 

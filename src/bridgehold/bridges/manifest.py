@@ -48,6 +48,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     result: JsonSchema = {}
     """For documents and stubs; the host does not check results against it."""
     stream: bool = False
+    output: bool = False
+    """Its result is an object to which the host adds ``stdout`` and ``stderr``, what the command wrote, and
+    ``truncated`` where some of it was cut."""
     timeout_ms: int = 0
     """0: the policy's `limits.command` alone."""
     idempotent: bool = False

@@ -167,6 +167,7 @@ def _operation(name: str, table: Table, resources: Mapping[str, Resource]) -> Op
         arguments=_schema(table, "arguments"),
         result=_schema(table, "result"),
         stream=table.flag("stream"),
+        output=table.flag("output"),
         timeout_ms=_timeout(table),
         idempotent=table.flag("idempotent"),
         replays_calls=table.flag("replays_calls"),

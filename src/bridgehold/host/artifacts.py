@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine
@@ -34,6 +35,8 @@ PART_BYTES = 8 * 1024 * 1024
 _LONGEST_NAME = 200
 _STALE_SECONDS = 3600.0
 _META = ".json"
+_UPLOAD_BYTES = 12
+_UPLOAD = re.compile(rf"[0-9a-f]{{{_UPLOAD_BYTES * 2}}}")
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +88,7 @@ class ArtifactStore:
                 f"{tenant} keeps {MOST_ARTIFACTS} artifacts already",
                 hint="Remove some: `bridgehold artifacts rm`.",
             )
-        upload = secrets.token_hex(12)
+        upload = secrets.token_hex(_UPLOAD_BYTES)
         writes.create(folder / f"{upload}.part").close()
         return upload
 
@@ -146,7 +149,7 @@ class ArtifactStore:
         if offset < 0 or not 0 < length <= PART_BYTES:
             raise UsageError(f"1 byte to {format_size(PART_BYTES)} from an offset", where="length")
         with self._kept(tenant, digest).open("rb") as file:
-            file.seek(offset)
+            file.seek(min(offset, os.fstat(file.fileno()).st_size))
             return file.read(length)
 
     def stat(self, tenant: str, digest: str) -> Artifact:
@@ -180,16 +183,18 @@ class ArtifactStore:
         return self._folder / parse_name(tenant, "tenant")
 
     def _kept(self, tenant: str, digest: str) -> Path:
-        path = self._of(tenant) / digest.removeprefix("sha256:")
-        if not is_digest(digest) or not path.is_file():
-            raise NotFoundError(f"no artifact {digest[:80]!r} here")
-        return path
+        if is_digest(digest):
+            path = self._of(tenant) / digest.removeprefix("sha256:")
+            if path.is_file():
+                return path
+        raise NotFoundError(f"no artifact {digest[:80]!r} here")
 
     def _part(self, tenant: str, upload: str) -> Path:
-        path = self._of(tenant) / f"{upload}.part"
-        if not upload.isalnum() or not path.is_file():
-            raise NotFoundError(f"no upload {upload[:40]!r} here")
-        return path
+        if _UPLOAD.fullmatch(upload):
+            path = self._of(tenant) / f"{upload}.part"
+            if path.is_file():
+                return path
+        raise NotFoundError(f"no upload {upload[:40]!r} here")
 
 
 def _removed_if_stale(path: Path) -> bool:

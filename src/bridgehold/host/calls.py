@@ -23,10 +23,20 @@ from bridgehold.bridges.frames import (
 )
 from bridgehold.bridges.wire import BOOT_ID
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.logs import OutputPiece
 from bridgehold.host.pipes import GuestPipes
 from bridgehold.host.translate import fault_error
 
 Stream = Callable[[ChunkFrame | ProgressFrame], None]
+
+
+class Watcher(Protocol):
+    """Who is shown what a command says while it runs."""
+
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None: ...
+
+    def full(self) -> bool:
+        """Whether it has not taken in what it was shown: output is left out then, and counted."""
 
 
 class ToolHandler(Protocol):

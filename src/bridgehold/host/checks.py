@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from bridgehold.errors import EnvironmentChangedError
 from bridgehold.host.config import Config
 from bridgehold.host.faces.http.checks import listen_address
-from bridgehold.host.layout import Layout
+from bridgehold.host.layout import HOME_VARIABLE, Layout, unread
 from bridgehold.host.plans import launcher_config
 from bridgehold.sandbox.doctor import Check, Context, run_checks
 from bridgehold.sandbox.doctor.model import Probe, caution, failed, passed
@@ -24,6 +25,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         uid_count=launcher.uid_count,
     )
     own = [
+        configuration_probe(layout),
         _secrets_probe(layout, config),
         _anchors_probe(layout),
         environments_probe(layout),
@@ -31,6 +33,21 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         http_probe(config),
     ]
     return run_checks(context, extra=own, on_check=on_check)
+
+
+def configuration_probe(layout: Layout) -> Probe:
+    def act(_: Context) -> Check:
+        said = "is read" if layout.config_file.exists() else "would be read; there is none, so defaults hold"
+        beside = [str(path) for path in unread(os.environ, os.getuid()) if path.is_file()]
+        if not beside:
+            return passed("configuration", f"{layout.config_file} {said}")
+        detail = f"{layout.config_file} {said}; not read: {', '.join(beside)}"
+        if os.getuid() != 0 or os.environ.get(HOME_VARIABLE):
+            return passed("configuration", detail)
+        remedy = f"As root {layout.config} counts: move it there, or remove it."
+        return caution("configuration", detail, remedy)
+
+    return Probe(name="configuration", proves="Which config.toml is read", run=act)
 
 
 def _secrets_probe(layout: Layout, config: Config) -> Probe:

@@ -43,6 +43,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     replays: str = ""
 
 
+def deadline_of(request: CommandRequest, operation: Operation | None, grant: Grant) -> int:
+    """The shortest of what the policy, the manifest and the caller give."""
+    bounds = [grant.limits.command_ms]
+    if operation is not None and operation.timeout_ms > 0:
+        bounds.append(operation.timeout_ms)
+    if request.deadline_ms > 0:
+        bounds.append(request.deadline_ms)
+    return min(bounds)
+
+
 class _Worker(Protocol):
     async def cpu_and_peak(self) -> tuple[int, int]: ...
 

@@ -106,8 +106,9 @@ class PrincipalSection(Strict):
     operator: bool = False
     """May list and end other tenants' sessions, build environments and stop the host."""
     logs: bool = True
-    """May read the logs of its tenants' sessions, and the tracebacks of the code in them. Without it, and
-    without `operator`, an error tells type and message alone."""
+    """May read the logs of its tenants' sessions, what their commands write, and the tracebacks of the code
+    in them. Without it, and without `operator`, an error tells type and message alone, and of output there
+    is what an operation declares as its result."""
 
 
 class BridgeSection(Strict):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from pydantic import BaseModel
 
 from bridgehold import reads
 from bridgehold.errors import ConfigError
@@ -43,6 +44,11 @@ def said(path: Path, environ: Mapping[str, str]) -> list[Said]:
 def flat(config: Config) -> dict[str, object]:
     """Keys such as ``bridges.dspy.pool_size``, and what they hold (pure)."""
     return _flat("", config.model_dump(mode="json"))
+
+
+def flat_table(place: str, section: BaseModel) -> dict[str, object]:
+    """One table's keys, as `flat` has them below `place` (pure)."""
+    return _flat(f"{place}.", section.model_dump(mode="json"))
 
 
 def _flat(place: str, value: object) -> dict[str, object]:

@@ -14,31 +14,33 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent
-from bridgehold.audit.redact import preview
-from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.bridges.manifest import Operation, check_common
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
+from bridgehold.bridges.manifest import check_common
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
     BusyError,
     DeniedError,
     NotFoundError,
+    Output,
     PolicyError,
     UsageError,
 )
 from bridgehold.host import refusals
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.buckets import CommandRates
-from bridgehold.host.calls import Stream
+from bridgehold.host.calls import Stream, Watcher
 from bridgehold.host.command_log import (
     CommandLog,
     GoneError,
     Plan,
     came_of,
+    deadline_of,
     outcome_of,
     used,
 )
-from bridgehold.host.inline_keys import KeyKeeper, take_inline_keys
+from bridgehold.host.inline_keys import KeyKeeper, preview_of, take_inline_keys
+from bridgehold.host.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.observe import Metrics
 from bridgehold.host.recovery import Recovery
 from bridgehold.host.registry import Registry
@@ -52,7 +54,7 @@ from bridgehold.host.tools.values import Offered, ToolContext
 from bridgehold.host.values import CommandRequest, CommandUsage, Principal, Reply
 from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
-from bridgehold.policies.model import Decision, Grant
+from bridgehold.policies.model import Decision
 
 _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
@@ -111,7 +113,7 @@ class Dispatch:
         self,
         principal: Principal,
         request: CommandRequest,
-        stream: Stream | None = None,
+        watcher: Watcher | None = None,
         callers: CallersOffer | None = None,
     ) -> Reply:
         """One command, from request to reply. Raises the typed error, with its event's reference.
@@ -119,17 +121,24 @@ class Dispatch:
         `callers`: tools that the caller runs itself while the command runs.
         """
         try:
-            return await self._run(principal, request, stream, callers)
+            return await self._run(principal, request, watcher, callers)
         except BridgeholdError as error:
             if error.traceback:
                 error.traceback = await self._redact(request.tenant, error.traceback)
+            if error.output:
+                error.output = await self._redacted(request.tenant, error.output)
             raise
+
+    async def _redacted(self, tenant: str, output: Output) -> Output:
+        """An error is shown, and written down, in more places than a reply."""
+        texts = [await self._redact(tenant, text) for text in (output.stdout, output.stderr)]
+        return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1])
 
     async def _run(
         self,
         principal: Principal,
         request: CommandRequest,
-        stream: Stream | None,
+        watcher: Watcher | None,
         callers: CallersOffer | None,
     ) -> Reply:
         plan = await self._plan(new_command_id(), principal, request)
@@ -140,7 +149,7 @@ class Dispatch:
             return await self._again(principal, session, step)
 
         await self._recovery.restored(session, again)
-        return await self._run_in(session, plan, offered, stream)
+        return await self._run_in(session, plan, offered, watcher)
 
     async def _again(self, principal: Principal, session: Session, step: Step) -> object:
         """Repeat a lost session's command in `session`: it is decided and audited as the first time."""
@@ -154,15 +163,15 @@ class Dispatch:
         offered = self._offers.of(request.tenant, plan.bridge, None)
         return (await self._run_in(session, plan, offered, None)).value
 
-    async def _run_in(self, session: Session, plan: Plan, offered: Offered, stream: Stream | None) -> Reply:
+    async def _run_in(self, session: Session, plan: Plan, offered: Offered, watcher: Watcher | None) -> Reply:
         if plan.operation is None and plan.request.operation in _BESIDE:
             return await self._beside(session, plan)
         parent, waiting = self._parent(plan, session)
-        async with session.turn(plan.command, plan.principal.name):
+        async with session.turn(plan.command, plan.principal.name, nested=bool(parent)):
             arguments = await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session, parent)
             if not offered:
-                return await self._call(plan, session, intent, arguments, stream)
+                return await self._call(plan, session, intent, arguments, watcher)
             tools = ToolCalls(
                 grant=plan.grant,
                 context=_context(plan, session),
@@ -174,7 +183,7 @@ class Dispatch:
             )
             self._chains[plan.command] = _Chain(plan.grant.tenant, (*waiting, session.id))
             try:
-                return await self._call(plan, session, intent, arguments, stream, tools)
+                return await self._call(plan, session, intent, arguments, watcher, tools)
             finally:
                 del self._chains[plan.command]
                 await tools.close()
@@ -245,7 +254,7 @@ class Dispatch:
             operation=declared,
             grant=grant,
             decision=decision,
-            deadline_ms=_deadline(request, declared, grant),
+            deadline_ms=deadline_of(request, declared, grant),
             arguments=arguments,
             replays=replays,
         )
@@ -276,10 +285,11 @@ class Dispatch:
                 key.tenant, key.bridge, session_id, key.name, plan.principal.name
             ),
             plan.principal.name,
+            nested=self._waits(plan) is not None,
         )
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
-        digest, size, text = preview(plan.arguments.kept, cap_bytes=_PREVIEW_BYTES)
+        digest, size, text = preview_of(plan.arguments.kept, _PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,
@@ -304,23 +314,30 @@ class Dispatch:
         session: Session,
         intent: str,
         arguments: dict[str, object],
-        stream: Stream | None,
+        watcher: Watcher | None,
         tools: ToolCalls | None = None,
     ) -> Reply:
         started = time.monotonic()
         session.called_out = False
+        output = _output_of(plan, watcher)
         frame, failure = await came_of(
             session.call(
-                plan.request.operation, arguments, deadline_ms=plan.deadline_ms, stream=stream, tools=tools
+                plan.request.operation,
+                arguments,
+                deadline_ms=plan.deadline_ms,
+                stream=_in_order(output, watcher) if watcher else None,
+                tools=tools,
+                output=output,
             ),
             plan.request.operation,
         )
+        written = output.finish()
         usage = await used(session, started)
         if plan.operation is not None:
             code = failure.code if failure is not None else ""
             seconds = time.monotonic() - started
             self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
-        reply = await self._conclude(plan, session, intent, frame, failure, usage)
+        reply = await self._conclude(plan, session, intent, frame, failure, usage, written)
         if plan.operation is not None and session.alive:
             self._resources.note(plan.operation, _place(plan, session), arguments, reply.value)
             happened = Happened(
@@ -343,7 +360,7 @@ class Dispatch:
             session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms), operation
         )
         usage = CommandUsage(ms=int((time.monotonic() - started) * 1000))
-        return await self._conclude(plan, session, intent, frame, failure, usage)
+        return await self._conclude(plan, session, intent, frame, failure, usage, Output())
 
     async def _conclude(
         self,
@@ -353,21 +370,61 @@ class Dispatch:
         frame: ResultFrame | FaultFrame | None,
         failure: BridgeholdError | None,
         usage: CommandUsage,
+        written: Output,
     ) -> Reply:
-        """Write the outcome, and give the reply or raise `failure`."""
+        """Write the outcome, and give the reply or raise `failure`, with what the command wrote."""
+        inside = plan.operation is not None and plan.operation.output
+        if inside and isinstance(frame, ResultFrame):
+            frame = _with_output(frame, written)
         outcome = outcome_of(plan, session.id, intent, frame, failure, usage)
-        written = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
+        receipt = await asyncio.shield(asyncio.ensure_future(self._log.record(outcome)))
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
+        told = "" if plan.replays else session.tell_anew()
         if failure is not None:
-            failure.event = written or intent
+            failure.event = receipt or intent
+            failure.output = written
             self._sessions.settle(session)
-            failure.hint = f"{failure.hint} {session.outlook}".strip()
+            began = f"The session had begun anew: {told}." if told else ""
+            failure.hint = f"{failure.hint} {session.outlook} {began}".strip()
             raise failure
         assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
         return Reply(
-            value=frame.result, session=session.id, usage=usage, receipt=written, degraded=not written
+            value=frame.result,
+            session=session.id,
+            usage=usage,
+            receipt=receipt,
+            degraded=not receipt,
+            anew=told,
+            output=Output() if inside or not plan.principal.may_read else written,
         )
+
+
+def _output_of(plan: Plan, watcher: Watcher | None) -> CommandOutput:
+    """What sessions write is shown to who may read it, or where it is the operation's own result."""
+    most = min(OUTPUT_BYTES, plan.grant.limits.response_bytes // 4)  # two streams, and a value beside them
+    shown = plan.principal.may_read or (plan.operation is not None and plan.operation.output)
+    return CommandOutput(most, watcher, watcher.full) if watcher and shown else CommandOutput(most)
+
+
+def _in_order(output: CommandOutput, watcher: Watcher) -> Stream:
+    """Frames to `watcher`, each after what was written before it."""
+
+    def stream(frame: ChunkFrame | ProgressFrame) -> None:
+        output.flush()
+        watcher(frame)
+
+    return stream
+
+
+def _with_output(frame: ResultFrame, written: Output) -> ResultFrame:
+    """With what its command wrote in the result; as it is, where that is no object."""
+    if not isinstance(frame.result, dict):
+        return frame
+    cut = bool(written.stdout_cut or written.stderr_cut)
+    shown = {"stdout": written.stdout, "stderr": written.stderr}
+    truncated = {"truncated": True} if cut else {}
+    return msgspec.structs.replace(frame, result={**shown, **frame.result, **shown, **truncated})
 
 
 def _context(plan: Plan, session: Session) -> ToolContext:
@@ -385,13 +442,3 @@ def _place(plan: Plan, session: Session) -> ResourceRef:
         session_name=session.key.name,
         tenant=session.key.tenant,
     )
-
-
-def _deadline(request: CommandRequest, operation: Operation | None, grant: Grant) -> int:
-    """The shortest of what the policy, the manifest and the caller give."""
-    bounds = [grant.limits.command_ms]
-    if operation is not None and operation.timeout_ms > 0:
-        bounds.append(operation.timeout_ms)
-    if request.deadline_ms > 0:
-        bounds.append(request.deadline_ms)
-    return min(bounds)

@@ -12,6 +12,7 @@ from bridgehold.errors import UsageError
 from bridgehold.host.boots import Script, StartOrder
 from bridgehold.host.buckets import CommandRates
 from bridgehold.host.dispatch import OrderMaker
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import ForeignEofParams, ForeignParams, ForeignSendParams
 from bridgehold.host.foreign import formats_of, script_inside
 from bridgehold.host.held import held
@@ -56,9 +57,7 @@ class Foreigners:
         self._relays: dict[str, Relay] = {}
         self._rates = CommandRates()
 
-    async def open(
-        self, principal: Principal, params: ForeignParams, emit: Callable[[object], None]
-    ) -> object:
+    async def open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")

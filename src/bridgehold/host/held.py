@@ -1,14 +1,21 @@
-"""Sessions that end with the request that opened them, whatever becomes of its caller."""
+"""Sessions that end with the request that opened them, or with their caller's connections."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.session import Session
 from bridgehold.host.translate import exit_error
 
+CALLER: ContextVar[object] = ContextVar("CALLER")
+"""The connection that asks."""
+LEFT_SECONDS = 12.0
+"""Longer than a client looks for a host whose connection it has lost."""
 _ending: set[asyncio.Task[None]] = set()
 """Ends that nobody waits for any more; the loop alone would forget them."""
 
@@ -57,3 +64,46 @@ async def _end(opening: asyncio.Future[Session]) -> None:
     except (BridgeholdError, asyncio.CancelledError):
         return
     await session.close("its caller went away")
+
+
+class Nameless:
+    """Sessions that nobody can name: one ends when no connection that has used it has been there for a while.
+
+    A client that is killed closes nothing, and its session would count until its idle time.
+    """
+
+    def __init__(self, seconds: float = LEFT_SECONDS) -> None:
+        self._seconds = seconds
+        self._holders: dict[str, tuple[Session, set[object]]] = {}
+        """By the session's id."""
+
+    def hold(self, session: Session) -> None:
+        """The connection that asks has it."""
+        for one in [one for one, (held, _) in self._holders.items() if not held.alive]:
+            del self._holders[one]
+        self._holders[session.id] = session, {CALLER.get()}
+
+    def use(self, session_id: str, may_see: Callable[[str], bool]) -> None:
+        """As `hold`, where it is such a session: a client that came back is another connection."""
+        session, holders = self._holders.get(session_id, (None, set()))
+        if session is not None and may_see(session.key.tenant):
+            holders.add(CALLER.get())
+
+    def left(self, caller: object) -> None:
+        """A connection is gone."""
+        for session, holders in self._holders.values():
+            if caller in holders:
+                holders.discard(caller)
+                if not holders and session.alive:
+                    task = asyncio.create_task(self._end_later(session, holders))
+                    _ending.add(task)
+                    task.add_done_callback(_ending.discard)
+
+    async def _end_later(self, session: Session, holders: set[object]) -> None:
+        while session.alive and not holders:
+            left = session.used_at + self._seconds - time.monotonic()
+            if left <= 0 and not session.busy:
+                await session.close("its caller went away")
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(session.wait_ended(), max(left, self._seconds / 4))

@@ -14,9 +14,18 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SecretChanged
-from bridgehold.audit.redact import MASK, is_key_name, is_shape, is_token_name
+from bridgehold.audit.redact import (
+    MASK,
+    is_key_name,
+    is_shape,
+    is_token_name,
+    looks_random,
+    looks_secret,
+    preview,
+)
 from bridgehold.audit.spellings import SHORTEST
 from bridgehold.errors import DeniedError, UsageError
+from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
 
 if TYPE_CHECKING:
@@ -35,7 +44,13 @@ _ORDINARY = frozenset(
 _SURE, _MAYBE = 8, 16
 _GONE = object()
 _Path = tuple[str, ...]
-_NAMING = ("name", "key", "header", "field")
+_NAMING = ("name", "key", "header", "field", "k", "n", "var", "variable", "env", "param", "parameter")
+_VALUES = ("value", "values", "v", "val")
+_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{1,63}")
+_ASSIGNED = re.compile(r"(?:--?)?([A-Za-z][A-Za-z0-9_.-]{1,63})(?:=|:[ ]?)(.+)", re.DOTALL)
+_WITH_HEADER = ("-H", "--header")
+_NOT_ITSELF = ("$", "%", "<", "{", "@")
+"""What begins so is where the value comes from, or where it goes, and not the value."""
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +91,10 @@ def take_inline_keys(arguments: dict[str, object], grant: Grant) -> Arguments:
 def split_keys(arguments: dict[str, object]) -> Arguments:
     """What is a key in `arguments`, and all that is not (pure).
 
-    A key stands under a name of keys, alone, in a list or in a table; beside such a name in a pair; or
-    under any name, where its own form says so. `UsageError` where they nest deeper than is looked at.
+    A key stands under a name of keys, alone, in a list or in a table; beside such a name in a pair, or with
+    it in a list of arguments or variables; or under any name, where its own form says so. What stands within
+    a longer text stays there: taken out, the text is another. `UsageError` where they nest deeper than is
+    looked at.
     """
     search = _Search()
     kept = search.walk(arguments, (), least=0)
@@ -114,12 +131,45 @@ class _Search:
             case [str(name), str(text)] if below := _least(name):
                 kept = self.walk(text, (*path, name), least=below)
                 return [name] if kept is _GONE else value
-        items = (self.walk(item, path, least=least) for item in value)
-        return [item for item in items if item is not _GONE]
+        left: list[object] = []
+        for item in value:
+            before = left[-1] if left and isinstance(left[-1], str) else ""
+            flag = before if _FLAG.fullmatch(before) else ""
+            if isinstance(item, str) and len(item) <= _LONGEST:
+                said = _ASSIGNED.fullmatch(item)
+                if self._is_argument(flag, item, path):
+                    left.pop()  # it would take what comes after it for its value
+                    continue
+                if said is not None and self._is_argument(said[1], said[2], path):
+                    if flag in _WITH_HEADER:
+                        left.pop()
+                    continue
+            walked = self.walk(item, path, least=least)
+            if walked is not _GONE:
+                left.append(walked)
+        return left
+
+    def _is_argument(self, name: str, value: str, path: _Path) -> bool:
+        """Whether `value` is a key that an item of a list says of `name`, or the item after a flag."""
+        bare = _SCHEME.sub("", value.strip(), count=1)
+        if not _least(name) or bare.startswith(_NOT_ITSELF) or _PLACEHOLDER.fullmatch(bare):
+            return False
+        sure = is_key_name(name) and name.strip("-").lower() not in _ORDINARY
+        if not (is_shape(value) or (looks_secret(bare, _SURE) if sure else looks_random(bare))):
+            return False
+        self.found.append(((*path, name.lstrip("-")), bare))
+        return True
 
     def _table(self, value: dict[str, object], path: _Path, least: int) -> dict[str, object]:
         kept: dict[str, object] = {}
-        said = next((name for one in _NAMING if isinstance(name := value.get(one), str)), "")
+        said = next(
+            (
+                name
+                for one, name in value.items()
+                if isinstance(one, str) and one.lower() in _NAMING and isinstance(name, str) and _least(name)
+            ),
+            "",
+        )
         for key, item in value.items():
             if not isinstance(key, str):  # of a foreign script's wire
                 kept[key] = self.walk(item, (*path, str(key)), least=least)
@@ -127,7 +177,7 @@ class _Search:
             if is_shape(key[:_LONGEST]):
                 self.found.append(((*path, "…"), key.strip()))
                 continue
-            name = said if key == "value" and _least(said) else key
+            name = said if said and key.lower() in _VALUES else key
             walked = self.walk(item, (*path, name), least=least or _least(name))
             if walked is not _GONE:
                 kept[key] = walked
@@ -144,6 +194,13 @@ def without_keys(arguments: dict[str, object]) -> dict[str, object]:
     for value in {value for _, value in split.keys if len(value) >= SHORTEST}:
         kept = {name: _replaced(item, value) for name, item in kept.items()}
     return kept
+
+
+def preview_of(arguments: dict[str, object], cap_bytes: int) -> tuple[Digest, int, str]:
+    """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure)."""
+    digest, size, text = preview(arguments, cap_bytes=cap_bytes)
+    clean = without_keys(arguments)
+    return digest, size, text if clean == arguments else preview(clean, cap_bytes=cap_bytes)[2]
 
 
 def _replaced(kept: object, value: str) -> object:
@@ -163,19 +220,12 @@ def _is_key(value: str, name: str, *, least: int) -> bool:
     if is_key_name(name) and name.lower() not in _ORDINARY:
         return True
     least = _least(name) or least
-    return least > 0 and not is_key_name(value) and _looks_secret(value, least)
+    return least > 0 and not is_key_name(value) and looks_secret(value, least)
 
 
 def _least(name: str) -> int:
     """How long a value under `name` is that could be a key; 0 where none is looked for."""
     return _SURE if is_key_name(name) else _MAYBE if is_token_name(name) else 0
-
-
-def _looks_secret(value: str, least: int) -> bool:
-    """Whether it could be a key, where its name alone doesn't say: no word and no text."""
-    word = value.isalpha() and (value.islower() or value.isupper() or value.istitle())
-    plain = re.search(r"[\s<>|]", value) is None and re.search(r"[A-Za-z]", value) is not None
-    return len(value) >= least and plain and not word
 
 
 class KeyKeeper:

@@ -98,5 +98,13 @@ def find_layout(environ: Mapping[str, str], uid: int) -> Layout:
     return Layout(config=config, state=state, run=run)
 
 
+def unread(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
+    """Where else people look for a config.toml that is then not read: the machine's and one's own folder."""
+    used = find_layout(environ, uid).config_file
+    plain = {name: text for name, text in environ.items() if name != HOME_VARIABLE}
+    places = (find_layout(plain, 0).config_file, find_layout(plain, max(uid, 1)).config_file)
+    return tuple(path for path in places if path != used)
+
+
 def default_layout() -> Layout:
     return find_layout(os.environ, os.getuid())

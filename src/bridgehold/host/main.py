@@ -1,7 +1,7 @@
 """The host's process: no privilege, no key. Joins the parts, serves the socket, ends everything in order.
 
 ``python -m bridgehold.host.main --fd-launcher N --fd-keeper N --fd-journal N --fd-listener N
---fd-ready N --fd-config N [--fd-tokens N]``, started by the supervisor.
+--fd-parent N --fd-config N [--fd-tokens N]``, started by the supervisor.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.audit.entries import printable
 from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.audit.read import read_kind
 from bridgehold.errors import BridgeholdError
@@ -39,6 +40,7 @@ from bridgehold.host.foreigners import Foreigners
 from bridgehold.host.forks import ForkStart
 from bridgehold.host.gateway.opener import GatewayOpener
 from bridgehold.host.gateway.values import Asker
+from bridgehold.host.handover import Parent
 from bridgehold.host.inline_keys import KeyKeeper
 from bridgehold.host.keeper.client import KeeperClient
 from bridgehold.host.layout import Layout
@@ -78,7 +80,8 @@ class Ends(msgspec.Struct, frozen=True, kw_only=True):
     keeper: int
     journal: int
     listener: int
-    ready: int
+    parent: int
+    """The supervisor: it is told what `host.handover` lists."""
     tokens: int = -1
     """Where the HTTP face connects, if there is one."""
 
@@ -115,6 +118,9 @@ class HostProcess:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         """Commands that still run are waited for no longer."""
+        self._parent = Parent(_socket(ends.parent))
+        self._leaving = given.lasting
+        """What is refused here is taken by the host that comes."""
         self._reason = "asked by a signal"
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,8 +144,7 @@ class HostProcess:
         sessions, servers = self._assemble(peers, machine)
         for server in servers:
             await server.start()
-        os.write(self._ends.ready, b"1")
-        os.close(self._ends.ready)
+        self._parent.say_ready()
         watchers = [
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
@@ -155,7 +160,9 @@ class HostProcess:
             with contextlib.suppress(BridgeholdError):
                 await peers.journal.append(HostDegraded(reason=self._reason))
         else:
-            await sessions.finish(self._config.host.drain_s, self._hurry)
+            for server in servers if self._leaving else ():
+                server.leave()
+            await sessions.finish(self._config.host.drain_s, self._hurry, leaving=self._leaving)
         await sessions.stop(self._reason)
         await self._parked.stop()
         await self._tools.stop()
@@ -304,7 +311,14 @@ class HostProcess:
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
         servers = [
-            SocketServer(_socket(self._ends.listener), principals, table, self._refusals, callers=callers)
+            SocketServer(
+                _socket(self._ends.listener),
+                principals,
+                table,
+                self._refusals,
+                callers=callers,
+                left=methods.left,
+            )
         ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)
@@ -356,10 +370,20 @@ class HostProcess:
             self._hurry.set()
         self._stop.set()
 
-    async def _ask_stop(self, reason: str, *, now: bool) -> None:
+    async def _ask_stop(self, reason: str, *, now: bool, again: bool) -> None:
+        if again:  # whoever asked may go away meanwhile: the supervisor's word is heard all the same
+            asked = asyncio.create_task(self._ask_for_another())
+            self._tasks.add(asked)
+            asked.add_done_callback(self._tasks.discard)
+            await asyncio.shield(asked)
         self._reason = reason
         if now:
             self._hurry.set()
+        asyncio.get_running_loop().call_later(0.05, self._stop.set)
+
+    async def _ask_for_another(self) -> None:
+        await self._parent.ask_for_another()
+        self._leaving = True
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     def _warm_again(self) -> None:
@@ -375,7 +399,8 @@ class HostProcess:
                 try:
                     await self._zygotes.warm(await self._make_order(tenant, bridge, "", "", ""))
                 except BridgeholdError as error:
-                    sys.stderr.write(f"bridgehold: {bridge} is not warm for {tenant}: {error.message}\n")
+                    line = printable(f"{bridge} is not warm for {tenant}: {error.message}")
+                    sys.stderr.write(f"bridgehold: {line}\n")
 
     async def _watch(self, name: str, gone: Awaitable[object]) -> None:
         """Nothing may run unlimited, unlogged or with keys out of reach: one gone ends all."""
@@ -398,11 +423,10 @@ class HostProcess:
         return asyncio.create_task(watched())
 
     def _degraded(self, reason: str) -> None:
-        if self._stop.is_set():
-            self._hurry.set()  # what runs while the host drains is not left to run unlogged
+        if self._status:
             return
         self._reason, self._status = f"degraded: {reason}", 70
-        self._hurry.set()
+        self._hurry.set()  # also while the host drains: nothing is left to run unlogged
         sys.stderr.write(f"bridgehold: {self._reason}; stopping\n")
         self._stop.set()
 
@@ -421,7 +445,7 @@ def _socket(descriptor: int) -> socket.socket:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    names = ("launcher", "keeper", "journal", "listener", "ready", "config")
+    names = ("launcher", "keeper", "journal", "listener", "parent", "config")
     for name in names:
         parser.add_argument(f"--fd-{name}", type=int, required=True)
     parser.add_argument("--fd-tokens", type=int, default=-1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
 
-from bridgehold.bridges.frames import FaultFrame
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame
 from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
@@ -21,6 +22,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.dispatch import Dispatch, OrderMaker
 from bridgehold.host.environments import LISTENER, Environments
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import (
     BridgeParams,
     BuildParams,
@@ -39,9 +41,10 @@ from bridgehold.host.faces.protocol import (
     SessionsParams,
     StopParams,
 )
-from bridgehold.host.faces.server import Emit, Method, stream_event
+from bridgehold.host.faces.server import Method, stream_event
 from bridgehold.host.foreigners import Foreigners
-from bridgehold.host.held import held
+from bridgehold.host.held import Nameless, held
+from bridgehold.host.logs import OutputPiece
 from bridgehold.host.observe import Metrics
 from bridgehold.host.registry import Registry
 from bridgehold.host.session import Session, SessionKey
@@ -80,9 +83,20 @@ def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
 
 
 class AskStop(Protocol):
-    """Has the host stop; `now`: without waiting for what runs."""
+    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+
+
+class _Watching:
+    """A `Watcher` that is a request's caller."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.full = emit.full
+
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
+        self._emit(stream_event(item))
 
 
 class Methods:
@@ -106,6 +120,7 @@ class Methods:
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
         self._redact = redact
+        self._nameless = Nameless()
         self._tools = CallerTools()
         self._metrics = metrics
         self._foreigners = foreigners
@@ -118,6 +133,10 @@ class Methods:
         self._launcher = launcher
         self._make_order = make_order
         self._stop = stop
+
+    def left(self, caller: object) -> None:
+        """A connection is gone: see `Nameless`."""
+        self._nameless.left(caller)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -149,7 +168,7 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return {"status": "ok", "sessions": len(self._sessions)}
+        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
     async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
         request = CommandRequest(
@@ -161,7 +180,7 @@ class Methods:
             parent=params.parent,
         )
         _tell_builds(params.progress, params.operation.partition(":")[0], emit)
-        stream = (lambda frame: emit(stream_event(frame))) if params.stream else None
+        watcher = _Watching(emit) if params.stream else None
         callers: CallersOffer | None = None
         if params.tools:
             specs = tuple(
@@ -174,7 +193,8 @@ class Methods:
                 for tool in params.tools
             )
             callers = CallersOffer(specs, self._tools.source(emit))
-        return await self._dispatch.run(principal, request, stream, callers)
+        self._nameless.use(params.session, principal.may_act_for)
+        return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
         self._tools.settle(principal.name, params)
@@ -184,7 +204,10 @@ class Methods:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
         session = await self._open(key, principal)
-        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        opened = {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        if not params.name and not params.stays:
+            self._nameless.hold(session)
+        return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
@@ -294,6 +317,7 @@ class Methods:
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)
+        self._nameless.use(session.id, principal.may_act_for)
         key = session.key
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
@@ -325,11 +349,8 @@ class Methods:
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         _require_reader(principal)
-        session = self._find(principal, params.session)
-        return {
-            "session": session.id,
-            "text": await self._redact(session.key.tenant, session.worker.log.text()),
-        }
+        key, session, text = self._sessions.log(principal.may_act_for, params.session)
+        return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
@@ -356,7 +377,8 @@ class Methods:
 
     async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
         """Once what runs has finished, or its time for that is over; `now`: at once."""
-        await self._stop("asked by an operator", now=params.now)
+        reason = "replaced by a new host" if params.again else "asked by an operator"
+        await self._stop(reason, now=params.now, again=params.again)
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:

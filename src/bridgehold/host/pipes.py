@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -21,15 +22,19 @@ from bridgehold.bridges.frames import (
 from bridgehold.bridges.wire import FrameReader, encode
 from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
 from bridgehold.host.buckets import TokenBucket
-from bridgehold.host.logs import SessionLog
+from bridgehold.host.logs import SessionLog, Stream
 from bridgehold.policies.model import MIB, Limits, Rate
 
 _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
+_OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
+"""Of stdout and stderr together, per session: what is read, whatever of it is kept."""
+_OUTPUT_COST = 16 * 1024
+"""What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
 _DRAIN_READS = 32
 _HALF_FRAME_SECONDS = 10.0
-_BUDGET_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS = 0.05
 
 
 class FrameBudget:
@@ -75,11 +80,11 @@ class PlainBytes:
 
 
 class GuestPipes:
-    """The three pipes of a worker, non-blocking, driven by the host's loop; owns the descriptors."""
+    """The pipes of a worker, non-blocking, driven by the host's loop; owns the descriptors."""
 
     def __init__(
         self,
-        descriptors: tuple[int, int, int],
+        descriptors: Sequence[int],
         *,
         limits: Limits,
         rate: Rate,
@@ -89,9 +94,12 @@ class GuestPipes:
         budget: FrameBudget,
         zygote: bool = False,
     ) -> None:
+        """`descriptors`: frames to the guest, frames from it, its standard error, its standard output."""
         self._budget = budget
         self._half_frame: asyncio.TimerHandle | None = None
-        self._to_guest, self._from_guest, self._log_pipe = descriptors
+        self._to_guest, self._from_guest, *outputs = descriptors
+        self._outputs: dict[int, Stream] = dict(zip(outputs, ("stderr", "stdout"), strict=False))
+        """By descriptor; standard output has none of its own in a zygote."""
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self._loop = asyncio.get_running_loop()
@@ -99,11 +107,12 @@ class GuestPipes:
         self._request_bytes = limits.request_bytes
         self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
         self._bytes = TokenBucket(_BYTES_PER_SECOND, _BYTES_AT_ONCE)
-        self._log_rate = TokenBucket(limits.log_bytes_per_second, 4 * limits.log_bytes_per_second)
+        self._output_rate = TokenBucket(_OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE)
         self._log = log
         self._on_frame = on_frame
         self._on_end = on_end
         self._raw: tuple[RawReader, Callable[[bytes], None]] | None = None
+        self._full: Callable[[], bool] = lambda: False
         self._last_input = False
         self._pending = bytearray()
         self._drained = asyncio.Event()
@@ -112,7 +121,10 @@ class GuestPipes:
         self._broken = False
         """The guest broke the wire: it is not read any more."""
         self._loop.add_reader(self._from_guest, self._read_frames)
-        self._loop.add_reader(self._log_pipe, self._read_log)
+        self._written = select.poll()
+        for descriptor in self._outputs:
+            self._written.register(descriptor, select.POLLIN)
+            self._loop.add_reader(descriptor, self._read_output, descriptor)
 
     @property
     def buffered(self) -> int:
@@ -123,9 +135,15 @@ class GuestPipes:
     def _now_reading(self) -> FrameReader | RawReader:
         return self.reader if self._raw is None else self._raw[0]
 
-    def become_raw(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:
-        """From here on the pipes are a foreign script's, and our own frames are over."""
+    def become_raw(
+        self, reader: RawReader, on_body: Callable[[bytes], None], full: Callable[[], bool]
+    ) -> None:
+        """From here on the pipes are a foreign script's, and our own frames are over.
+
+        `full`: whether who gets its bytes has no room; it is not read meanwhile, and waits as at home.
+        """
         self._raw = (reader, on_body)
+        self._full = full
 
     def charge(self, size: int) -> None:
         """Count `size` bytes more than were read."""
@@ -167,12 +185,12 @@ class GuestPipes:
         if self._half_frame is not None:
             self._half_frame.cancel()
         self._drained.set()
-        for descriptor in (self._from_guest, self._log_pipe):
+        for descriptor in (self._from_guest, *self._outputs):
             self._loop.remove_reader(descriptor)
         self._loop.remove_writer(self._to_guest)
         self._drain_raw()
-        self._drain_log()
-        for descriptor in (self._to_guest, self._from_guest, self._log_pipe):
+        self._read_outputs()
+        for descriptor in (self._to_guest, self._from_guest, *self._outputs):
             os.close(descriptor)
 
     def _write(self) -> None:
@@ -193,8 +211,8 @@ class GuestPipes:
     def _read_frames(self) -> None:
         wait = self._frames.wait(0, time.monotonic())
         wait = max(wait, self._bytes.wait(0, time.monotonic()))
-        if self._budget.spent and self._now_reading.buffered:
-            wait = max(wait, _BUDGET_PAUSE_SECONDS)
+        if self._full() or (self._budget.spent and self._now_reading.buffered):
+            wait = max(wait, _PAUSE_SECONDS)
         if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
             self._pause(self._from_guest, self._read_frames, wait)
             return
@@ -214,6 +232,8 @@ class GuestPipes:
             self._bytes.take(len(data), time.monotonic())
             self._budget.hold(self, self._now_reading.buffered)
             self._watch_half_frame()
+            if deliveries:
+                self.drain_output()  # what was written before these frames is seen before them
             for deliver in deliveries:
                 deliver()
         except ProtocolError as error:
@@ -259,36 +279,47 @@ class GuestPipes:
         self._half_frame = None
         if self._closed or not self._now_reading.buffered:
             return
-        if self._now_reading.frames != seen or self._budget.spent:
+        if self._now_reading.frames != seen or self._budget.spent or self._full():
             self._watch_half_frame()
             return
         self._broken = True
         self._loop.remove_reader(self._from_guest)
         self._on_end(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
 
-    def _read_log(self) -> None:
-        """No more than the rate has saved up: not reading is the whole enforcement here too."""
-        now = time.monotonic()
-        wait = self._log_rate.wait(1, now)
-        if wait > 0:
-            self._pause(self._log_pipe, self._read_log, wait)
-            return
-        try:
-            data = os.read(self._log_pipe, min(_READ_BYTES, int(self._log_rate.saved(now))))
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.remove_reader(self._log_pipe)
-            return
-        self._log.write(data)
-        self._log_rate.take(len(data), now)
+    def _read_output(self, descriptor: int) -> None:
+        """Whatever of it is kept, it is read: nothing that prints waits for a log's rate.
 
-    def _drain_log(self) -> None:
-        """What a dead worker left in its log pipe: at most one pipe's capacity."""
-        with contextlib.suppress(OSError):
-            self._log.write(os.read(self._log_pipe, _READ_BYTES))
+        A flood does wait, past a rate at which reading it costs the host some hundredths of a processor.
+        """
+        wait = self._output_rate.wait(1, time.monotonic())
+        if self._full():
+            wait = max(wait, _PAUSE_SECONDS)
+        if wait > 0:
+            self._pause(descriptor, partial(self._read_output, descriptor), wait)
+        elif self._take_output(descriptor):
+            self._loop.remove_reader(descriptor)
+
+    def _take_output(self, descriptor: int) -> bool:
+        """Read once; whether it has ended. A pipe holds no more than that: its guest can't make it larger."""
+        try:
+            data = os.read(descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        if data:
+            self._log.write(data, self._outputs[descriptor])
+            self._output_rate.take(max(len(data), _OUTPUT_COST), time.monotonic())
+        return not data
+
+    def drain_output(self) -> None:
+        """Read what the guest had written up to now."""
+        if not self._closed:
+            self._read_outputs()
+
+    def _read_outputs(self) -> None:
+        for descriptor, _ in self._written.poll(0):
+            self._take_output(descriptor)
 
     def _pause(self, descriptor: int, callback: Callable[[], None], seconds: float) -> None:
         self._loop.remove_reader(descriptor)

@@ -22,6 +22,13 @@ from bridgehold.sandbox.launcher import LauncherConfig
 INTERPRETER_FLAGS = ("-P",)
 """No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
 _ROLE_COUNT = 4
+MODULES = {
+    "launcher": "bridgehold.sandbox.launcher",
+    "host": "bridgehold.host.main",
+    "keeper": "bridgehold.host.keeper.main",
+    "journal": "bridgehold.audit.journal",
+    "http": "bridgehold.host.faces.http.main",
+}
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +68,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel uid of the HTTP face, where it has one of its own."""
     overrides: dict[str, str] = {}
     """Variables of the environment that say single keys of config.toml."""
+    lasting: bool = False
+    """Its listening sockets stay open after it: whoever comes then waits for the next host."""
 
 
 def roles(config: Config) -> Roles:
@@ -87,20 +96,23 @@ def needed_paths(layout: Layout) -> list[Path]:
     ]
 
 
-def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
-    """Everything the supervisor starts. `credentials`: systemd's folder, as the keeper may read it."""
+def plan(layout: Layout, config: Config, *, credentials: str = "", lasting: bool = False) -> Plan:
+    """Everything the supervisor starts. `credentials`: systemd's folder, as the keeper may read it.
+
+    `lasting`: the listening sockets are systemd's.
+    """
     who = roles(config)
     environment = _environment()
     fetching = environment | _kept(_FETCH_VARIABLES)
     return Plan(
         roles=who,
         launcher=ProcessPlan(
-            module="bridgehold.sandbox.launcher",
+            module=MODULES["launcher"],
             config=msgspec.json.encode(launcher_config(layout, config)),
             environment=environment,
         ),
         host=ProcessPlan(
-            module="bridgehold.host.main",
+            module=MODULES["host"],
             config=msgspec.json.encode(
                 HostConfig(
                     config=str(layout.config),
@@ -110,17 +122,18 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
                     supervisor=os.getpid(),
                     face_uid=who.http if who.http != who.host else None,
                     overrides=said_by(os.environ),
+                    lasting=lasting,
                 )
             ),
             environment=fetching,
         ),
         keeper=ProcessPlan(
-            module="bridgehold.host.keeper.main",
+            module=MODULES["keeper"],
             config=msgspec.json.encode(keeper_config(layout, config, credentials_directory=credentials)),
             environment=_keeper_environment(environment),
         ),
         journal=ProcessPlan(
-            module="bridgehold.audit.journal",
+            module=MODULES["journal"],
             config=msgspec.json.encode(
                 JournalConfig(
                     folder=str(layout.audit),
@@ -131,7 +144,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "") -> Plan:
             environment=environment,
         ),
         http=ProcessPlan(
-            module="bridgehold.host.faces.http.main",
+            module=MODULES["http"],
             config=msgspec.json.encode(http_config(layout, config)),
             environment=environment,
         ),

@@ -7,6 +7,7 @@ on is written to the audit whenever it differs.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,12 +18,12 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import GrantResolved, PolicyLoaded
 from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.errors import ManifestError, NotFoundError
+from bridgehold.errors import ManifestError, NotFoundError, PolicyError
 from bridgehold.host.config import Config
 from bridgehold.host.layout import Layout
 from bridgehold.ids import Digest, is_name
 from bridgehold.policies.compose import compose, compose_tenant
-from bridgehold.policies.files import PolicyFiles, Readings
+from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine, Policy
 
@@ -81,6 +82,29 @@ class Registry:
         own = {entry.name for entry in self._catalogue.list() if _of_all(entry) and entry.folder.is_dir()}
         bridges = [self._layout.bridges / name for name in sorted(self._own - own)]
         return (*self.files.gone(), *bridges)
+
+    def rules(self) -> dict[str, str]:
+        """What every policy, ceiling and manifest of the operator's says now: a digest, or what is wrong."""
+        found: dict[str, str] = {}
+        folders: tuple[tuple[Kind, Path], ...] = (
+            ("policy", self._layout.policies),
+            ("tenant", self._layout.tenants),
+        )
+        for kind, folder in folders:
+            with contextlib.suppress(PolicyError):
+                for name in self.files.names(kind):
+                    try:
+                        text = self.files.read(kind, name)
+                    except PolicyError as error:
+                        found[f"{folder.name}/{name}.toml"] = error.message
+                    else:
+                        found[f"{folder.name}/{name}.toml"] = text.digest if text is not None else ""
+        with contextlib.suppress(ManifestError):
+            for entry in self.entries():
+                if not entry.shipped:
+                    file = entry.folder.relative_to(self._layout.config) / "bridge.toml"
+                    found[str(file)] = entry.manifest.digest if entry.manifest is not None else entry.fault
+        return found
 
     @property
     def config(self) -> Config:

@@ -24,30 +24,31 @@ from bridgehold.errors import (
     LimitError,
     NotFoundError,
     PolicyError,
-    SessionEndedError,
     UsageError,
 )
 from bridgehold.host import refusals
 from bridgehold.host.boots import Script
 from bridgehold.host.buckets import CommandRates
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import INPUT_CLOSED
 from bridgehold.host.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.held import why_ended
 from bridgehold.host.ledger import Ledger, Pending
+from bridgehold.host.logs import Stream
 from bridgehold.host.pipes import PlainBytes
 from bridgehold.host.session import Session
-from bridgehold.policies.model import Grant
+from bridgehold.policies.model import MIB, Grant
 from bridgehold.policies.units import format_ms
 
 MAX_PENDING = 256
 _DRAIN_SECONDS = 5.0
 """What commands in flight get when the caller's input has ended, before the grace."""
 
+_MOST_UNREAD = 4 * MIB
 _LAST_WORDS = 16_384
 _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
-Emit = Callable[[object], None]
 Rules = Callable[[], Awaitable[Grant]]
 """The grant as the files say it now. Raises `PolicyError`, `NotFoundError`."""
 
@@ -93,7 +94,7 @@ class Relay:
         """Give the pipes to the script. One that speaks no protocol is one command, from here to its end."""
         worker = self.session.worker
         if self._protocol:
-            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body)
+            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
         else:
             fault = await self._look_up_rules()
             decision, told = judge_plain(script, self._grant)
@@ -103,7 +104,7 @@ class Relay:
                 raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
             self._put(None, await self._ledger.intend(self._grant, PLAIN, told, decision.rule))
             worker.log.tap = self._on_log
-            worker.relay(PlainBytes(), self._on_output)
+            worker.relay(PlainBytes(), self._on_output, self._full)
         self._spawn(self._settle())
         await worker.send_raw(b"\n")
 
@@ -178,7 +179,7 @@ class Relay:
         """The policy's word, the durable intent, and the place in the table, in this order."""
         identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
         if self.session.draining:
-            raise SessionEndedError("the session is being drained")
+            raise self.session.refusal()
         if identity is None or identity in self._pending:
             raise UsageError(f"the id {identity!r} is missing, or in flight already")
         if len(self._pending) >= MAX_PENDING:
@@ -214,10 +215,14 @@ class Relay:
         self._arm()
         self._spawn(self._ledger.record(pending, answer, body=body))
 
+    def _full(self) -> bool:
+        """Whether its caller leaves so much unread that the script has to wait, as it would at home."""
+        return self._emit.full(_MOST_UNREAD)
+
     def _on_output(self, data: bytes) -> None:
         self._emit({"type": "out", "data": data})
 
-    def _on_log(self, data: bytes) -> None:
+    def _on_log(self, _stream: Stream, data: bytes) -> None:
         self._emit({"type": "err", "data": data})
 
     def _put(self, identity: int | str | None, pending: Pending) -> None:

@@ -16,8 +16,9 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ConfigReloaded
 from bridgehold.host.artifacts import ArtifactStore
 from bridgehold.host.config import Config, load_config
+from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.protocol import NoParams
-from bridgehold.host.faces.server import Emit, Method, SocketServer
+from bridgehold.host.faces.server import Method, SocketServer
 from bridgehold.host.principals import Principals
 from bridgehold.host.registry import Registry
 from bridgehold.host.reload import Reload, merge
@@ -69,6 +70,7 @@ class Reloading:
         """Whether there was a file: one that is gone is a fault then, and no word for the defaults."""
         self._servers: tuple[SocketServer, ...] = ()
         tell(parts, settings.now)
+        self._rules = parts.registry.rules()
 
     def table(self) -> dict[str, Method]:
         return {"reload": Method(NoParams, self.reload, operator=True)}
@@ -97,11 +99,21 @@ class Reloading:
             for server in self._servers:
                 await server.look_up_again()
             self._after()
-            return found
+            before, self._rules = self._rules, self._parts.registry.rules()
+            return msgspec.structs.replace(found, files=_changed(before, self._rules))
 
 
 def _shown(gone: Path) -> str:
     return f"{gone.parent.name}/{gone.name} (gone)"
+
+
+def _changed(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
+    """Files that say something else than before; of one that can't be used also why."""
+    return tuple(
+        name if said.startswith("sha256:") else f"{name} (refused: {said})"
+        for name, said in sorted(after.items())
+        if before.get(name) != said
+    )
 
 
 def tell(parts: Reloaded, config: Config, gone: tuple[Path, ...] = ()) -> None:

@@ -16,18 +16,27 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SessionClosed
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
-from bridgehold.errors import BridgeholdError, BusyError, CommandTimeoutError, SessionEndedError
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    HostLeavingError,
+    SessionEndedError,
+)
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.calls import Stream, ToolHandler
+from bridgehold.host.logs import CommandOutput
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.host.values import SessionInfo
+from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
 
 QUEUE_BOUND = 64
 """Commands that may wait for one session; more are refused as busy."""
 WORKER_ENDED = "its worker ended"
+LEAVING = "the host is being replaced by a new one; the request was not begun"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
 _MORE_TIME = "Give it more time in the policy (`[limits] command`) or the manifest, or ask for less."
 _LOOK_SECONDS = 0.02
@@ -64,9 +73,13 @@ class Session:
         """Who sent the command that runs; between commands who opened the session."""
         self.ending: BridgeholdError | None = None
         self.end_reason = ""
+        self.anew = ""
+        """That it isn't the one which its name had before, and why; until its caller is told."""
         self.outlook = ""
         """What becomes of it now that it is lost, for who reads the error."""
         self.draining = False
+        self.leaving = False
+        """It drains because its host is being replaced."""
         self.called_out = False
         """The command that runs asked the gateway for something."""
         self.reached_out = False
@@ -101,10 +114,13 @@ class Session:
         return self._closed.is_set()
 
     @contextlib.asynccontextmanager
-    async def turn(self, command: str, principal: str) -> AsyncIterator[None]:
-        """Wait for this session's turn; from then on its requests are of `command`, for `principal`."""
-        if self.draining:
-            raise SessionEndedError("the session is being drained")
+    async def turn(self, command: str, principal: str, *, nested: bool = False) -> AsyncIterator[None]:
+        """Wait for this session's turn; from then on its requests are of `command`, for `principal`.
+
+        `nested`: a command that runs waits for this one.
+        """
+        if self.draining and not nested:
+            raise self.refusal()
         if self._queued >= QUEUE_BOUND:
             raise BusyError(
                 f"{QUEUE_BOUND} commands already wait for this session",
@@ -114,7 +130,7 @@ class Session:
         try:
             async with self._turn:
                 if self.ending is not None:
-                    raise self.ending
+                    raise self.refusal() if self.leaving else self.ending
                 self.current_command, self.current_principal = command, principal
                 try:
                     yield
@@ -124,6 +140,18 @@ class Session:
         finally:
             self._queued -= 1
 
+    def refusal(self) -> BridgeholdError:
+        """What a command gets that comes while the session drains: it was not begun."""
+        if not self.leaving:
+            return SessionEndedError("the session is being drained")
+        if self.key.name == ANONYMOUS_SESSION:
+            return HostLeavingError(LEAVING)
+        return SessionEndedError(
+            f"session {self.id} ends: its host is being replaced by a new one; the command was not begun",
+            where=self.id,
+            hint="Open a new one: what it held is lost.",
+        )
+
     async def call(
         self,
         operation: str,
@@ -132,12 +160,24 @@ class Session:
         deadline_ms: int,
         stream: Stream | None,
         tools: ToolHandler | None = None,
+        output: CommandOutput,
     ) -> ResultFrame | FaultFrame:
         """Run one command to its end, inside `turn`.
 
         At its deadline it is interrupted and its session lives; what doesn't stop in the grace is killed.
         """
         self.commands += 1
+        with self.worker.capturing(output):
+            return await self._call(operation, arguments, deadline_ms, stream, tools)
+
+    async def _call(
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None,
+    ) -> ResultFrame | FaultFrame:
         stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
         work = asyncio.ensure_future(
             self.worker.call(
@@ -206,6 +246,11 @@ class Session:
             await self.worker.calls.wait_quiet(left)
         if self.worker.calls.in_flight and self.alive:
             await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
+
+    def tell_anew(self) -> str:
+        """`anew`, to be told once."""
+        told, self.anew = self.anew, ""
+        return told
 
     def serve(self, command: str) -> None:
         """A foreign script has `command` now, from who opened the session; empty: none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
@@ -16,22 +15,20 @@ from bridgehold.errors import (
     BusyError,
     CommandTimeoutError,
     CrashError,
+    HostLeavingError,
     NotFoundError,
     SessionEndedError,
 )
 from bridgehold.host.boots import StartOrder
+from bridgehold.host.ended import Over, anew, over
 from bridgehold.host.gateway.values import Asker
 from bridgehold.host.held import why_ended
 from bridgehold.host.observe import Metrics
-from bridgehold.host.session import WORKER_ENDED, Session, SessionKey
+from bridgehold.host.session import LEAVING, WORKER_ENDED, Session, SessionKey
 from bridgehold.host.starts import Starter
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 
-OVER_BOUND = 256
-"""Ended sessions that are remembered of one tenant."""
-OVER_TENANTS = 1_024
-OVER_SECONDS = 3_600.0
 _LOOK_SECONDS = 0.02
 
 
@@ -45,30 +42,6 @@ class Losses(Protocol):
     def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None: ...
 
     def drop(self, key: SessionKey) -> None: ...
-
-
-class Over:
-    """Sessions that have ended, so that their tenants are told why: for an hour, a bounded number of each."""
-
-    def __init__(self) -> None:
-        self._ended: dict[str, OrderedDict[str, tuple[float, BridgeholdError]]] = {}
-
-    def add(self, tenant: str, session_id: str, why: BridgeholdError) -> None:
-        kept = self._ended.setdefault(tenant, OrderedDict())
-        kept[session_id] = (time.monotonic(), why)
-        while len(kept) > OVER_BOUND:
-            kept.popitem(last=False)
-        while len(self._ended) > OVER_TENANTS:
-            del self._ended[next(iter(self._ended))]
-
-    def error(self, may_see: Callable[[str], bool], session_id: str) -> SessionEndedError | None:
-        """Why a session of a tenant that the caller may see has ended; None where none is known."""
-        for tenant, kept in self._ended.items():
-            found = kept.get(session_id)
-            if found is None or not may_see(tenant) or time.monotonic() - found[0] > OVER_SECONDS:
-                continue
-            return over(session_id, found[1])
-        return None
 
 
 class Sessions:
@@ -98,6 +71,8 @@ class Sessions:
         """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._leaving = False
+        """Another host takes over what is refused here."""
         self._over = Over()
         self._cordoned: set[tuple[str, str]] = set()
         """(tenant, bridge), each of them empty for any, that an operator has drained."""
@@ -109,9 +84,17 @@ class Sessions:
         return len(self._open) + len(self._opening) + len(self._ending)
 
     async def get_or_open(
-        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
+        self,
+        key: SessionKey,
+        make_order: Callable[[str], Awaitable[StartOrder]],
+        principal: str,
+        *,
+        nested: bool = False,
     ) -> Session:
-        """The live session of `key`, or a new one started from `make_order(session id)` for `principal`."""
+        """The live session of `key`, or a new one started from `make_order(session id)` for `principal`.
+
+        `nested`: for a command that a running one waits for; it is no new work where the host ends.
+        """
         session = self._open.get(key)
         if session is not None and session.alive:
             return session
@@ -119,23 +102,32 @@ class Sessions:
             self._bury(session)
         opening = self._opening.get(key)
         if opening is None:
+            if self._stopping and not nested:
+                raise self._closed_door()
             opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
-        return await asyncio.shield(opening)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and self._stopping:
+                raise self._closed_door() from None
+            raise
+
+    def _closed_door(self) -> BridgeholdError:
+        return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
 
     async def _start(
         self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
     ) -> Session:
-        if self._stopping:
-            raise SessionEndedError("the host is stopping")
         self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
-            await self._ending[key].wait_ended()
+            await self._remember(self._ending[key])
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
         await self._admit(key, wanted)
-        entry = _Entry(key, self._losses.lost_before(key), principal, self._journal)
+        recovers = self._losses.lost_before(key)
+        entry = _Entry(key, recovers, principal, self._journal)
 
         def begin(order: StartOrder) -> Awaitable[object]:
             self._starting[order.session] = principal
@@ -151,6 +143,8 @@ class Sessions:
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        session.draining, session.leaving = self._stopping, self._leaving
+        session.anew = anew(self._over.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
@@ -206,10 +200,15 @@ class Sessions:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
         await session.end(WORKER_ENDED)
-        self._over.add(session.key.tenant, session.id, why_ended(session, await session.wait_ended()))
+        await self._remember(session)
         self._bury(session)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
+
+    async def _remember(self, session: Session) -> None:
+        """Once it has ended: why, and its log."""
+        why = why_ended(session, await session.wait_ended())
+        self._over.add(session.id, session.key, why, session.worker.log)
 
     def settle(self, session: Session) -> None:
         """Where `session` has lost its worker, let that be known now, before anybody asks again."""
@@ -267,13 +266,30 @@ class Sessions:
             return self._open[key]
         raise self.why_missing(tenant_allowed, reference)
 
-    def why_missing(self, may_see: Callable[[str], bool], session_id: str) -> BridgeholdError:
+    def why_missing(self, may_see: Callable[[str], bool], reference: str) -> BridgeholdError:
         """That it has ended or is ending, for who may know of it; else `NotFoundError`, always the same."""
         for session in self:
-            if session.id == session_id and not session.alive and may_see(session.key.tenant):
+            named = reference in (session.id, session.key.name)
+            if named and not session.alive and may_see(session.key.tenant):
                 ending = session.ending or SessionEndedError(WORKER_ENDED)
-                return over(session_id, why_ended(session, ending))
-        return self._over.error(may_see, session_id) or _unknown(session_id)
+                return over(session.id, why_ended(session, ending))
+        ended = self._over.find(may_see, reference)
+        return ended.error if ended is not None else _unknown(reference)
+
+    def log(self, tenant_allowed: Callable[[str], bool], reference: str) -> tuple[SessionKey, str, str]:
+        """(key, id, text) of a session's log; once it has ended, while that is kept. Raises as `find`."""
+        ended = self._over.find(tenant_allowed, reference) if reference.startswith("s-") else None
+        for session in self if ended is None else ():
+            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
+                return session.key, session.id, session.worker.log.text()
+        ended = ended or self._over.find(tenant_allowed, reference)
+        if ended is None:
+            raise _unknown(reference)
+        if ended.log is None:
+            raise SessionEndedError(
+                f"{ended.error.message}; its log is no longer kept", where=ended.id, hint=""
+            )
+        return ended.key, ended.id, ended.log.text()
 
     def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
         """Make a lost session no more: who had it wants it no longer. Whether there was one."""
@@ -300,11 +316,14 @@ class Sessions:
                     hint="An operator opens the way again with `bridgehold sessions resume`.",
                 )
 
-    async def finish(self, seconds: float, hurry: asyncio.Event) -> None:
-        """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile."""
-        self._stopping = True
+    async def finish(self, seconds: float, hurry: asyncio.Event, *, leaving: bool) -> None:
+        """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile.
+
+        `leaving`: another host takes that, and the refusal says so.
+        """
+        self._stopping, self._leaving = True, leaving
         for session in self:
-            session.draining = True
+            session.draining, session.leaving = True, leaving
         deadline = time.monotonic() + seconds
         while any(session.busy and session.alive for session in self):
             left = deadline - time.monotonic()
@@ -322,14 +341,6 @@ class Sessions:
         await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
-
-
-def over(session_id: str, why: BridgeholdError) -> SessionEndedError:
-    """What a command for an ended session gets, each time."""
-    said = why.message if why.code == SessionEndedError.code else f"{why.code}: {why.message}"
-    return SessionEndedError(
-        f"session {session_id} has ended: {said}"[:600], where=session_id, hint="Open a new one."
-    )
 
 
 class _Entry:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -37,7 +37,7 @@ from bridgehold.host.boots import (
 )
 from bridgehold.host.calls import GuestCalls, Stream, ToolHandler
 from bridgehold.host.gateway.values import Asker
-from bridgehold.host.logs import LAST_OUTPUT, SessionLog
+from bridgehold.host.logs import LAST_OUTPUT, CommandOutput, SessionLog
 from bridgehold.host.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.session_events import SessionEvents
 from bridgehold.host.translate import exit_error, fault_error
@@ -51,6 +51,8 @@ T = TypeVar("T")
 SHORTAGE_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Between tries of a start that met a shortage of the machine."""
 _BUBBLEWRAP = "bwrap: "
+_PIPES = 4
+"""Frames to the guest and from it, its standard error and output; then its listener, where it has one."""
 _MOST_VIOLATIONS = 20
 """Of one session, each in an event of its own; all after them are counted."""
 
@@ -141,6 +143,28 @@ class LiveWorker:
             raise AttestationError("the worker was not attested")
         await self._proof
 
+    def fail_calls(self, error: BridgeholdError) -> None:
+        """End every call in flight with `error`, after what the guest had written until now."""
+        if self.pipes is not None:
+            self.pipes.drain_output()
+        self.calls.fail(error)
+
+    @contextlib.contextmanager
+    def capturing(self, output: CommandOutput) -> Iterator[None]:
+        """What the guest writes is the command's, too; what it had written before is the log's alone.
+
+        Beside another command nothing is captured: it all belongs to that one.
+        """
+        if self.log.tap is not None:
+            yield
+            return
+        self._live_pipes().drain_output()
+        self.log.tap = output.write
+        try:
+            yield
+        finally:
+            self.log.tap = None
+
     async def call(
         self,
         command: str,
@@ -163,10 +187,10 @@ class LiveWorker:
             stop=stop,
         )
 
-    def relay(self, reader: RawReader, on_body: Callable[[bytes], None]) -> None:
-        """The pipes are a foreign script's from here on."""
+    def relay(self, reader: RawReader, on_body: Callable[[bytes], None], full: Callable[[], bool]) -> None:
+        """The pipes are a foreign script's from here on; nothing is read of it while `full` says so."""
         self.relaying = True
-        self._live_pipes().become_raw(reader, on_body)
+        self._live_pipes().become_raw(reader, on_body, full)
 
     async def send_raw(self, data: bytes) -> None:
         await self._live_pipes().send_raw(data)
@@ -215,7 +239,7 @@ class LiveWorker:
         if self._failure is None:
             self._failure = failure
         if failure is not None:
-            self.calls.fail(failure)
+            self.fail_calls(failure)
         with contextlib.suppress(BridgeholdError):
             await self._services.launcher.kill(self.name)
         await self.ended.wait()
@@ -240,9 +264,9 @@ class LiveWorker:
         try:
             self.report = await self._services.launcher.exited(self.name)
         except BridgeholdError as error:
-            self.calls.fail(error)
+            self.fail_calls(error)
         else:
-            self.calls.fail(self._failure or exit_error(self.report, self.order.grant.limits))
+            self.fail_calls(self._failure or exit_error(self.report, self.order.grant.limits))
             await self._record_exit(self.report)
         finally:
             if self.pipes is not None:
@@ -312,7 +336,8 @@ class Starter(Protocol):
 
 def begin(services: Services, order: StartOrder, launched: Launched) -> LiveWorker:
     """The host's side of a sandbox that was just started, not proved yet."""
-    return LiveWorker(services, order, launched, SessionLog(order.grant.limits.log_bytes))
+    limits = order.grant.limits
+    return LiveWorker(services, order, launched, SessionLog(limits.log_bytes, limits.log_bytes_per_second))
 
 
 async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
@@ -394,7 +419,7 @@ async def open_session(services: Services, worker: LiveWorker, recorded: Awaitab
 async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) -> None:
     order = worker.order
     worker.pipes = GuestPipes(
-        (descriptors[0], descriptors[1], descriptors[2]),
+        descriptors[:_PIPES],
         limits=order.grant.limits,
         rate=order.grant.rate,
         log=worker.log,
@@ -404,8 +429,8 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
     )
     fixed = FOREIGN_PLACEHOLDER if order.manifest.foreign else ""
     placeholders = {endpoint.provider: fixed or new_placeholder() for endpoint in order.grant.endpoints}
-    if len(descriptors) > 3:
-        listener = socket.socket(fileno=descriptors[3])
+    if len(descriptors) > _PIPES:
+        listener = socket.socket(fileno=descriptors[_PIPES])
         worker.gateway = await services.open_gateway(listener, order, placeholders, worker.events)
     worker.booted = True
     await worker.pipes.send(boot_frame(order, placeholders))

@@ -1,8 +1,8 @@
 """The parent of the host's processes: starts them, joins them by sockets, ends all when one ends.
 
-It reads no byte that anyone sends. As root the host, the keeper, the journal and, where there is one,
-the HTTP face get kernel uids of their own, so that taking over one gives nothing of another; the
-launcher stays privileged.
+It reads a word of the host's (`handover`), and no byte that anyone else sends. As root the host, the
+keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
+over one gives nothing of another; the launcher stays privileged.
 """
 
 from __future__ import annotations
@@ -19,16 +19,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from bridgehold import writes
-from bridgehold.errors import ConfigError, HostUnavailableError
+from bridgehold.errors import ConfigError
 from bridgehold.host import plans
 from bridgehold.host.config import Config, load_config
+from bridgehold.host.handover import (
+    LEAVE,
+    Given,
+    Outside,
+    Replacing,
+    become,
+    held_lock,
+    host_listener,
+    listen_at,
+)
 from bridgehold.host.layout import Layout
 from bridgehold.sandbox import slices
 from bridgehold.sandbox.view import open_view
@@ -38,6 +48,8 @@ _END_SECONDS = 10.0
 
 
 _CAUSE_SECONDS = 0.3
+_AGAIN = -1
+"""No exit status: the host has left for another one."""
 
 
 class Child:
@@ -59,27 +71,46 @@ def run(
     ready: Callable[[], None] | None = None,
     lifeline: int = -1,
     http: socket.socket | None = None,
+    given: Given | None = None,
+    command: Sequence[str] = (),
 ) -> int:
     """Start all and watch them until one ends, a signal comes, or `lifeline` reaches EOF.
 
-    `ready` is called once the host listens. `http`: what the HTTP face listens on, if there is one.
-    Returns the exit status: 0 after an asked-for end.
+    `ready` is called once the host listens. `http`: what the HTTP face listens on, if there is one. `given`:
+    what this process was started with. `command`: what starts the next version; without it there is none.
+    Returns the exit status: 0 after an asked-for end. Where the host is replaced it doesn't return.
     """
+    given = given or Given()
+    outside = Outside()
     config = load_config(layout.config_file)
     prepare_folders(layout, config)
     if os.getuid() == 0:
         open_view(plans.needed_paths(layout))
+    signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it
     slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
-    with _lock(layout):
-        children, ready_read = _start(layout, config, http)
+    with held_lock(layout, given.lock) as lock:
+        listener = host_listener(layout, given)
+        children, channel = _start(layout, config, listener, http, lasting=given.lasting)
         patience = config.host.drain_s + _END_SECONDS
+        replacing = Replacing(channel, command, outside, ready=ready, leave=lambda: _leave(children))
+        again = False
         try:
-            return _watch(children, ready_read, ready, lifeline, patience)
+            status = _watch(children, replacing, lifeline, patience)
+            again = status == _AGAIN
         finally:
-            _end(children, patience)
-            layout.socket.unlink(missing_ok=True)
+            replacing.close()
+            again = not _end(children, patience, leaving=given.lasting or again) and again
+            if not (given.lasting or again):
+                layout.socket.unlink(missing_ok=True)
             layout.tokens_socket.unlink(missing_ok=True)
             shutil.rmtree(layout.run / "credentials", ignore_errors=True)
+        if again:
+            kept = Given(host=listener, http=http, lock=lock, lasting=given.lasting)
+            try:
+                become(command, kept, outside)
+            finally:  # it did not
+                layout.socket.unlink(missing_ok=True)
+        return status
 
 
 def prepare_folders(layout: Layout, config: Config) -> None:
@@ -158,46 +189,18 @@ def _own(folder: Path, uid: int, group: int, mode: int) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _lock(layout: Layout) -> Iterator[None]:
-    import fcntl
-
-    path = layout.run / "host.lock"
-    try:
-        descriptor = writes.open_lock(path)
-    except OSError as error:
-        raise ConfigError(
-            f"the host's lock can't be opened: {error.strerror}",
-            where=str(path),
-            hint="Look who put something else in its place; remove it.",
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise HostUnavailableError(
-            "a host is already running on this layout",
-            where=str(layout.socket),
-            hint="Use it (every command finds it by its socket), or stop it with `bridgehold stop`.",
-            retry="no",
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _start(layout: Layout, config: Config, http: socket.socket | None) -> tuple[list[Child], int]:
+def _start(
+    layout: Layout, config: Config, listener: socket.socket, http: socket.socket | None, *, lasting: bool
+) -> tuple[list[Child], socket.socket]:
     launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener = _listen(layout.socket, 0o666)  # its folder is 0711; peer uid or token decide who may do what
-    tokens = _listen(layout.tokens_socket, 0o600) if http is not None else None
-    ready_read, ready_write = os.pipe()
-    sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, listener]
+    tokens = listen_at(layout.tokens_socket, 0o600) if http is not None else None
+    channel, parent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
     if tokens is not None:
         sockets.append(tokens)
-    plan = plans.plan(layout, config, credentials=hand_over_credentials(layout))
+    plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
     children: list[Child] = []
     try:
         children.append(
@@ -210,7 +213,7 @@ def _start(layout: Layout, config: Config, http: socket.socket | None) -> tuple[
             "keeper": keeper_host.fileno(),
             "journal": journal_host.fileno(),
             "listener": listener.fileno(),
-            "ready": ready_write,
+            "parent": parent.fileno(),
         }
         if tokens is not None:
             ends["tokens"] = tokens.fileno()
@@ -220,32 +223,12 @@ def _start(layout: Layout, config: Config, http: socket.socket | None) -> tuple[
                 writes.give(layout.tokens_socket, plan.roles.http, plan.roles.http, 0o600)
             children.append(_spawn("http", plan.http, plan.roles.http, {"listener": http.fileno()}))
     except BaseException:
-        _end(children, _END_SECONDS)
+        _end(children, _END_SECONDS, leaving=False)
         raise
     finally:
         for end in sockets:
             end.close()
-        os.close(ready_write)
-    return children, ready_read
-
-
-def _listen(path: Path, mode: int) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    path.unlink(missing_ok=True)
-    before = os.umask(0o777 & ~mode)  # born with its mode; nobody connects before `listen`
-    try:
-        listener.bind(str(path))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"can't make the host's socket: {error.strerror or error}",
-            where=str(path),
-            hint="A socket's path has at most 107 bytes; choose a shorter BRIDGEHOLD_HOME.",
-        ) from error
-    finally:
-        os.umask(before)
-    listener.listen(128)  # the host widens it
-    return listener
+    return children, channel
 
 
 def _spawn(name: str, plan: plans.ProcessPlan, uid: int, sockets: dict[str, int]) -> Child:
@@ -277,43 +260,49 @@ def _config_file(config: bytes) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _watch(
-    children: list[Child],
-    ready_read: int,
-    ready: Callable[[], None] | None,
-    lifeline: int,
-    patience: float,
-) -> int:
+def _watch(children: list[Child], replacing: Replacing, lifeline: int, patience: float) -> int:
+    host = next(child for child in children if child.name == "host")
+    poller = select.poll()
+    replacing.watch(poller)
+    for child in children:
+        poller.register(child.pidfd, select.POLLIN)
+    if lifeline >= 0:
+        poller.register(lifeline, select.POLLIN)
+    with _signals() as asked:
+        poller.register(asked, select.POLLIN)
+        while True:
+            for descriptor, _ in poller.poll():
+                if replacing.takes(descriptor, poller):
+                    continue
+                if descriptor == lifeline:  # who wanted it is gone: nothing that runs is waited for
+                    host.signal(signal.SIGHUP)
+                if descriptor in (lifeline, asked):
+                    return 0
+                status = _explain_end(_first_to_fail(children, descriptor), host, patience)
+                return _AGAIN if replacing.agreed and status == 0 else status
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor that can be read once a signal has come that asks for the end."""
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
     previous = signal.set_wakeup_fd(wake)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-    poller = select.poll()
-    poller.register(asked, select.POLLIN)
-    poller.register(ready_read, select.POLLIN)
-    if lifeline >= 0:
-        poller.register(lifeline, select.POLLIN)
-    for child in children:
-        poller.register(child.pidfd, select.POLLIN)
     try:
-        while True:
-            for descriptor, _ in poller.poll():
-                if descriptor == ready_read:
-                    poller.unregister(ready_read)
-                    if os.read(ready_read, 1) and ready is not None:
-                        ready()
-                elif descriptor == lifeline:  # who wanted it is gone: nothing that runs is waited for
-                    next(child for child in children if child.name == "host").signal(signal.SIGHUP)
-                    return 0
-                elif descriptor == asked:
-                    return 0
-                else:
-                    return _explain_end(_first_to_fail(children, descriptor), children, patience)
+        yield asked
     finally:
         signal.set_wakeup_fd(previous)
-        for descriptor in (asked, wake, ready_read):
+        for descriptor in (asked, wake):
             os.close(descriptor)
+
+
+def _leave(children: list[Child]) -> None:
+    """The HTTP face takes nobody more: who connects from now on waits for the next."""
+    for child in children:
+        if child.name == "http":
+            child.signal(LEAVE)
 
 
 def _first_to_fail(children: list[Child], pidfd: int) -> Child:
@@ -328,11 +317,10 @@ def _first_to_fail(children: list[Child], pidfd: int) -> Child:
     return ended
 
 
-def _explain_end(ended: Child, children: list[Child], patience: float) -> int:
+def _explain_end(ended: Child, host: Child, patience: float) -> int:
     """The host says whether an end was asked for: the others follow it, and may be seen to go before it."""
     status = ended.process.wait()
     if status == 0:
-        host = next(child for child in children if child.name == "host")
         with contextlib.suppress(subprocess.TimeoutExpired):
             if host.process.wait(patience) == 0:
                 return 0
@@ -342,19 +330,27 @@ def _explain_end(ended: Child, children: list[Child], patience: float) -> int:
     return 70
 
 
-def _end(children: list[Child], patience: float) -> None:
+def _end(children: list[Child], patience: float, *, leaving: bool) -> bool:
     """Host first (it lets commands finish, ends sessions and writes why), then the rest; what is left is
     killed.
 
     The HTTP face comes after it: its callers are told how their commands ended. A signal that comes
-    meanwhile is passed on to the host, which then waits no longer.
+    meanwhile is passed on to the host, which then waits no longer. Whether one came.
     """
+    signals: list[int] = []
     deadline = time.monotonic() + patience
+    if leaving:
+        _leave(children)
     for name in ("host", "http", "launcher", "keeper", "journal"):
         for child in (child for child in children if child.name == name):
             if name == "host" and threading.current_thread() is threading.main_thread():
+
+                def passed_on(number: int, _: object, host: Child = child) -> None:
+                    signals.append(number)
+                    host.signal(signal.SIGTERM)
+
                 for number in (signal.SIGTERM, signal.SIGINT):  # before the host's own: none is lost
-                    signal.signal(number, lambda *_, host=child: host.signal(signal.SIGTERM))
+                    signal.signal(number, passed_on)
             child.signal(signal.SIGTERM)
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
@@ -362,6 +358,7 @@ def _end(children: list[Child], patience: float) -> None:
                 child.signal(signal.SIGKILL)
                 child.process.wait()
             os.close(child.pidfd)
+    return bool(signals)
 
 
 def encode(config: msgspec.Struct) -> bytes:

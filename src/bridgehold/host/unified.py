@@ -8,7 +8,8 @@ import msgspec
 
 from bridgehold.errors import UsageError
 from bridgehold.host.dispatch import Dispatch
-from bridgehold.host.faces.server import Emit, Method
+from bridgehold.host.faces.outgoing import Emit
+from bridgehold.host.faces.server import Method
 from bridgehold.host.registry import Registry
 from bridgehold.host.resources import Act, ResourceRef, Resources, choose, kinds_of
 from bridgehold.host.values import CommandRequest, Principal, Reply

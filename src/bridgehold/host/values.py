@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from bridgehold.errors import Output
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
 
@@ -16,7 +17,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tenants: tuple[str, ...]
     operator: bool = False
     logs: bool = True
-    """Whether it may read what its tenants' sessions write: their logs, and tracebacks of their code."""
+    """Whether it may read what its tenants' sessions write: logs, output, and tracebacks of their code."""
 
     @property
     def may_read(self) -> bool:
@@ -64,6 +65,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
     degraded: bool = False
     """The outcome could not be written to the audit although the command ran."""
+    output: Output = Output()
+    """What the command wrote to its standard output and error, where its value doesn't hold it."""
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

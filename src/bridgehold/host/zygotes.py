@@ -328,7 +328,7 @@ class Zygotes:
                 heard.set_exception(error or CrashError("the zygote ended before it was warm"))
 
         zygote.pipes = GuestPipes(
-            (descriptors[0], descriptors[1], descriptors[2]),
+            descriptors[:3],
             limits=order.grant.limits,
             rate=order.grant.rate,
             log=zygote.log,

@@ -220,6 +220,7 @@ class Fork:
         frames_in, to_guest = fds.pipe()
         from_guest, frames_out = fds.pipe()
         log, log_out = fds.pipe()
+        output, output_in = fds.pipe() if plan.spec.two_outputs else (-1, log_out)
         gate, self._gate = fds.pipe()
         self._report, told = fds.pipe()
         order = ForkOrder(
@@ -230,7 +231,7 @@ class Fork:
             threads=max(1, (plan.spec.resources.cpu_millis + 999) // 1000),
         )
         os.set_blocking(self._gate, False)
-        inside = [frames_in, frames_out, log_out, gate, told]
+        inside = [frames_in, frames_out, log_out, gate, told, output_in]
         # The user namespace first: it gives the right to the others. (Not a pidfd of the shell: the
         # zygote's Landlock domain keeps its forks from using one.)
         folder = f"/proc/{self.running.init}/ns"
@@ -241,7 +242,7 @@ class Fork:
         self._asked = True
         self.zygote.ask(order, inside)
         fds.close(*inside)
-        self._ends = (to_guest, from_guest, log)
+        self._ends = (to_guest, from_guest, log, *((output,) if output >= 0 else ()))
 
     def attend(self) -> None:
         """Between steps: pass on what stops the zygote while it is to run, or the fork while it joins."""

@@ -61,7 +61,8 @@ class Running(msgspec.Struct, kw_only=True):
     net: int = 0
     """Inode of the sandbox's network namespace, in which the listener was made."""
     host_ends: tuple[int, ...] = ()
-    """Frames to the guest (write), frames from it (read), log (read), listener if any."""
+    """Frames to the guest (write), frames from it (read), log (read), standard output (read) where it has
+    `two_outputs`, listener if any."""
     phases_us: dict[str, int] = {}
     worker: int = 0
     """Of a fork: the worker itself; `monitor_fd` is its pidfd then, and nobody of ours its parent."""
@@ -104,7 +105,11 @@ class Start:
         block, self._unblock = fds.pipe()
         gate, self._release = fds.pipe()
         self._entered_read, entered_out = fds.pipe()
-        self._ends = (to_guest, from_guest, self._log)
+        self._ends: tuple[int, ...] = (to_guest, from_guest, self._log)
+        outputs: tuple[int, ...] = ()
+        if plan.spec.two_outputs:
+            output, output_in = fds.pipe()
+            self._ends, outputs = (*self._ends, output), (output_in,)
         zygote = self._zygote_ends((frames_in, frames_out, log_out)) if plan.uid_map else None
         seccomp = fds.file("seccomp", plan.seccomp)
         files = {m.target: fds.file("file", m.content.encode()) for m in plan.spec.mounts if m.kind == "file"}
@@ -116,7 +121,7 @@ class Start:
             files=files,
             staged=plan.staged.sources,
             userns_block_fd=zygote.block if zygote else None,
-            extra=(str(zygote.orders),) if zygote else (),
+            extra=(str(zygote.orders),) if zygote else tuple(map(str, outputs)),
         )
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
@@ -127,6 +132,7 @@ class Start:
             keep=(
                 *(info_out, block, seccomp, options),
                 *files.values(),
+                *outputs,
                 *(zygote.inside() if zygote else ()),
             ),
             standard=(frames_in, frames_out, log_out),
@@ -146,7 +152,7 @@ class Start:
             self.running.fork_socket, self.running.given = zygote.socket, zygote.given
             fds.close(*zygote.inside())
         fds.close(frames_in, frames_out, log_out, info_out, block, gate, entered_out, seccomp, options)
-        fds.close(*files.values())
+        fds.close(*files.values(), *outputs)
         self._mark("fork")
 
     def _zygote_ends(self, standard: tuple[int, int, int]) -> _ZygoteEnds:

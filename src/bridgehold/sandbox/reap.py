@@ -122,8 +122,9 @@ class Ending:
             return UNKNOWN_STATUS
         if not ended(running.monitor_fd):
             return None
+        reaped = _gone(running.init_fd)  # who reaps it, and has done so once it is gone itself
         known = syscalls.wait_status(running.monitor_fd)
-        return UNKNOWN_STATUS if known is None else known
+        return UNKNOWN_STATUS if known is None and reaped else known
 
     def _strike(self) -> None:
         """SIGKILL to the namespace's init, which takes all of it along, and to its monitor."""

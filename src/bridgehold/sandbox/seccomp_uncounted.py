@@ -138,6 +138,18 @@ UNCOUNTED: tuple[Rule, ...] = (
         "writes is on no disk",
         answer=0,
     ),
+    Rule(
+        calls=("fadvise64",),
+        why="POSIX_FADV_DONTNEED: throws what others read out of the machine's memory, and so tells when "
+        "they read it again",
+        answer=0,
+        when=(_low(3, 4),),
+    ),
+    Rule(
+        calls=("sched_setattr",),
+        why="turns on the processor as short as the host's own, which are served before longer ones",
+        answer=errno.ENOSYS,
+    ),
     Rule(calls=("memfd_secret",), why="takes pages out of the kernel's own map", answer=errno.ENOSYS),
     Rule(
         calls=("setxattr", "lsetxattr", "fsetxattr", "setxattrat"),

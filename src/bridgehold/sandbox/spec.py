@@ -77,6 +77,7 @@ def worker_spec(
         resources=resources(grant),
         working_directory=SCRATCH,
         gateway_port=gateway_port,
+        two_outputs=True,
         weakenings=grant.weakenings,
     )
 
@@ -96,6 +97,7 @@ def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
         environment=tuple(sorted(environment.items())),
         resources=resources,
         hostname="zygote",
+        two_outputs=False,
     )
 
 

@@ -157,7 +157,10 @@ class _PidfdInfo(ctypes.Structure):
 
 
 def wait_status(pidfd: int) -> int | None:
-    """The wait status of a process that ended and is somebody else's child; None before Linux 6.15."""
+    """The wait status of a process that ended and is somebody else's child.
+
+    None before Linux 6.15, and until whose child it is has reaped it.
+    """
     info = _PidfdInfo(mask=_PIDFD_INFO_EXIT)
     if _libc.ioctl(pidfd, ctypes.c_ulong(_PIDFD_GET_INFO), ctypes.byref(info)) < 0:
         return None

@@ -46,8 +46,13 @@ class Locks(NamedTuple):
 
 
 def parse_locks(text: str) -> Locks:
-    """/proc/locks, or the same lines of a descriptor's fdinfo (pure)."""
+    """/proc/locks, or the same lines of a descriptor's fdinfo (pure).
+
+    The list is no snapshot: what others take while it is read shifts lines into view again. Two locks by
+    `fcntl` of one process differ in their ranges, so a line that is there twice is one. (By `flock` not.)
+    """
     found = Locks(Counter(), Counter())
+    owned: set[tuple[str, ...]] = set()
     for line in text.splitlines():
         fields = line.removeprefix("lock:").split()
         if len(fields) > 5 and fields[1] == "->":
@@ -56,7 +61,8 @@ def parse_locks(text: str) -> Locks:
             if fields[1] == "FLOCK":
                 found.flocks[fields[4], fields[5]] += 1
             else:
-                found.owned[int(fields[4])] += 1
+                owned.add(tuple(fields[1:]))
+    found.owned.update(int(fields[3]) for fields in owned)
     return found
 
 
@@ -78,6 +84,7 @@ class Watch:
         self._least = 0
         """The fewest connections of the machine since each session was looked at."""
         self._holders = _Holders()
+        self._suspects: set[Worker] = set()
 
     def over(self, workers: Iterable[Worker], now: float) -> list[tuple[Worker, str]]:
         """Those that hold more than they may, and what."""
@@ -91,17 +98,22 @@ class Watch:
         if locks.owned.total() + locks.flocks.total() <= MOST_LOCKS:
             return []
         held: Counter[Worker] = Counter()
+        by_flock: Counter[Worker] = Counter()
         for pid, count in locks.owned.items():
             with contextlib.suppress(OSError):
                 uid = int(parse_status(procfs.read(f"/proc/{pid}/status"))["Uid"].split()[0])
                 candidates = [worker for worker in running if worker.uid == uid]
                 held.update({worker: count for worker in candidates if worker.cgroup.holds(pid)})
         if locks.flocks.total() > _FEW_LOCKS:
-            held.update(self._holders.of(locks.flocks, running))
-        over = [worker for worker, count in held.items() if count > MOST_LOCKS]
+            by_flock = self._holders.of(locks.flocks, running)
+        sure = {worker for worker, count in held.items() if count > MOST_LOCKS}
+        held.update(by_flock)
+        seen = {worker for worker, count in held.items() if count > MOST_LOCKS}
+        over = sure | (seen & self._suspects)
+        self._suspects = seen  # some may have been listed twice: the next look confirms it
         if not over and len(text) >= _MAX_LOCKS_BYTES:
             # The rest can't be seen: whoever has the most makes room, unless that is nobody's flood.
-            over = [worker for worker, count in held.most_common(1) if count > _FEW_LOCKS]
+            over = {worker for worker, count in held.most_common(1) if count > _FEW_LOCKS}
         return [(worker, f"{held[worker]} locks of files") for worker in over]
 
     def _by_connections(self, running: list[Worker]) -> list[tuple[Worker, str]]:

@@ -46,6 +46,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: Literal["default"] = "default"
     gateway_port: int = 0
     """Port of the gateway's listener on the sandbox's loopback; 0: none."""
+    two_outputs: bool = False
+    """Its standard output has a pipe of its own beside the log, and `argv` gets the descriptor behind it."""
     weakenings: tuple[str, ...] = ()
 
 

@@ -12,7 +12,8 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.errors import UsageError
 from bridgehold.host.artifacts import PART_BYTES, Artifact, ArtifactStore, Turns
-from bridgehold.host.faces.server import Emit, Method
+from bridgehold.host.faces.outgoing import Emit
+from bridgehold.host.faces.server import Method
 from bridgehold.host.settings import Settings
 from bridgehold.host.tools.values import ToolContext, ToolSpec
 from bridgehold.host.values import Principal

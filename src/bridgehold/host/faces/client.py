@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, HostUnavailableError, NotFoundError, SessionEndedError
+from bridgehold.errors import (
+    BridgeholdError,
+    HostUnavailableError,
+)
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces import files
 from bridgehold.host.faces.adapter import Adapter
-from bridgehold.host.faces.client_connection import Connection, Opening, Progress, reopened
+from bridgehold.host.faces.client_connection import Connection, Opening, Progress, Reach
 from bridgehold.host.faces.plain import to_plain
 from bridgehold.host.faces.private import PrivateHost
 from bridgehold.host.faces.retry import with_retries
@@ -41,22 +44,12 @@ class Client:
 
     A host that is restarted is found again: the next request waits for it, for some seconds. Requests that
     were under way when it went fail with `HostUnavailableError`; what belonged to a session of the host that
-    is gone fails with `SessionEndedError`, each time.
+    is gone fails with `SessionEndedError`, each time. A host that is replaced (`bridgehold restart`) answers
+    what it has begun; what it hasn't is sent to the new one, without a word.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        reopen: Callable[[], Awaitable[Connection]] | None = None,
-        *,
-        patience_s: float = RECONNECT_SECONDS,
-    ) -> None:
-        self._connection = connection
-        self._reopen = reopen
-        self._patience = patience_s
-        self._turn = asyncio.Lock()
-        self._opened: dict[str, Connection] = {}
-        """Sessions that this client has open: the connection over which each was last known to be there."""
+    def __init__(self, host: Reach) -> None:
+        self._host = host
 
     @classmethod
     def connect(
@@ -84,18 +77,17 @@ class Client:
             return connection
 
         async def make() -> Self:
-            return cls(await reach(), reach if reconnect_s > 0 else None, patience_s=reconnect_s)
+            return cls(Reach(await reach(), reach if reconnect_s > 0 else None, reconnect_s))
 
         return Opening(make)
 
     @property
     def alive(self) -> bool:
-        """Whether the host has not closed the connection. (A request after that opens another.)"""
-        return self._connection.failure is None
+        """Whether the host takes requests on this connection. (A request after that opens another.)"""
+        return self._host.alive
 
     async def aclose(self) -> None:
-        self._reopen = None
-        await self._connection.aclose()
+        await self._host.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,39 +104,7 @@ class Client:
         """One request of the protocol. Cancelling it cancels it at the host. Raises the typed error."""
         if (on_build := self.on_build) is not None and method in _MAY_BUILD:
             params, on_event = {**params, "progress": True}, _sorted_out(on_build, on_event)
-        sent = _encode_params(params)
-        connection = await self._reached()
-        session = params.get("session")
-        if isinstance(session, str) and self._opened.get(session, connection) is not connection:
-            await self._look_for(session, connection)
-        answer = await connection.request(method, sent, on_event)
-        if method == "session.open":
-            self._opened[answer["id"]] = connection
-        elif method == "session.close":
-            self._opened.pop(params["session"], None)
-        return answer
-
-    async def _reached(self) -> Connection:
-        """The connection as it stands, or a new one to the host that listens now."""
-        if self._connection.failure is not None and self._reopen is not None:
-            async with self._turn:
-                if self._connection.failure is not None and self._reopen is not None:
-                    made = await reopened(self._reopen, self._patience)
-                    await self._connection.aclose()
-                    self._connection = made
-        return self._connection
-
-    async def _look_for(self, session: str, connection: Connection) -> None:
-        """Raise `SessionEndedError` unless the host of this connection has the session too."""
-        try:
-            await connection.request("session.find", msgspec.json.encode({"session": session}), None)
-        except NotFoundError:
-            raise SessionEndedError(
-                "the host that had this session is gone",
-                where=session,
-                hint="Open a new one: what it held is lost.",
-            ) from None
-        self._opened[session] = connection
+        return await self._host.request(method, params, _encode_params(params), on_event)
 
     async def call(
         self,

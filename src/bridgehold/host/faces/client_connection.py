@@ -11,7 +11,15 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, HostUnavailableError, InternalError, from_info
+from bridgehold.errors import (
+    BridgeholdError,
+    HostLeavingError,
+    HostUnavailableError,
+    InternalError,
+    NotFoundError,
+    SessionEndedError,
+    from_info,
+)
 from bridgehold.host.faces.protocol import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
 
 Progress = Callable[[dict[str, Any]], None]
@@ -30,7 +38,14 @@ class Connection:
         self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._events: dict[int, Progress] = {}
         self.failure: BridgeholdError | None = None
+        self.leaving = False
+        """Its host begins nothing more; what it has begun is still answered here."""
         self._task = asyncio.create_task(self._read())
+
+    @property
+    def over(self) -> bool:
+        """Nothing new is to be asked here."""
+        return self.leaving or self.failure is not None
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -67,6 +82,9 @@ class Connection:
             self._writer.write(pack(RequestFrame(id=request_id, method=method, params=msgspec.Raw(params))))
             await self._writer.drain()
             return msgspec.json.decode(await future)
+        except HostLeavingError:
+            self.leaving = True
+            raise
         except asyncio.CancelledError:
             self._cancel(request_id)
             raise
@@ -97,7 +115,7 @@ class Connection:
             self.failure = failure
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(failure)
+                    future.set_exception(_lost(failure))
             if not isinstance(failure, HostUnavailableError):
                 self._writer.close()
 
@@ -132,7 +150,125 @@ class Connection:
         self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
 
 
-async def reopened(open_one: Callable[[], Awaitable[Connection]], seconds: float) -> Connection:
+def _lost(failure: BridgeholdError) -> BridgeholdError:
+    """For a request that was sent: only a host that takes its leave says that it was not begun."""
+    if not isinstance(failure, HostUnavailableError) or isinstance(failure, HostLeavingError):
+        return failure
+    return HostUnavailableError(
+        f"{failure.message}; the request may have been begun", hint=failure.hint, retry="same"
+    )
+
+
+class Reach:
+    """A host, through whichever connection there is to it, and to the one that takes its place."""
+
+    def __init__(
+        self, connection: Connection, reopen: Callable[[], Awaitable[Connection]] | None, patience_s: float
+    ) -> None:
+        """`reopen`: makes another connection, tried for `patience_s` seconds; None: there is only one."""
+        self._connection = connection
+        self._reopen = reopen
+        self._patience = patience_s
+        self._turn = asyncio.Lock()
+        self._left: list[Connection] = []
+        """To a host that leaves: what it has begun is still answered there."""
+        self._calling: dict[str, Connection] = {}
+        """Commands that call tools here, and the connection over which each runs."""
+        self._opened: dict[str, Connection] = {}
+        """Sessions that are open here, and the connection over which each was last known to be there."""
+
+    @property
+    def alive(self) -> bool:
+        return not self._connection.over
+
+    async def aclose(self) -> None:
+        self._reopen = None
+        for connection in (*self._left, self._connection):
+            await connection.aclose()
+
+    async def request(
+        self, method: str, params: dict[str, Any], sent: bytes, on_event: Progress | None
+    ) -> Any:
+        """One request, of which `sent` is `params` as JSON. A host that has not begun with it is left for the
+        next one.
+        """
+        connection = self._beside(params) or await self._reached()
+        while True:
+            try:
+                answer = await self._ask(connection, method, params, sent, on_event)
+                break
+            except HostLeavingError:
+                if self._reopen is None:
+                    raise
+                connection = await self._reached()
+        if method == "session.open":
+            self._opened[answer["id"]] = connection
+        elif method == "session.close":
+            self._opened.pop(params["session"], None)
+        return answer
+
+    def _beside(self, params: dict[str, Any]) -> Connection | None:
+        """Of the command or session that a request is for: a host that leaves still has it."""
+        found = self._calling.get(params.get("command") or params.get("parent") or "")
+        session = params.get("session")
+        if found is None and isinstance(session, str):
+            found = self._opened.get(session)
+        return found if found is not None and found.failure is None else None
+
+    async def _ask(
+        self,
+        connection: Connection,
+        method: str,
+        params: dict[str, Any],
+        sent: bytes,
+        on_event: Progress | None,
+    ) -> Any:
+        session = params.get("session")
+        if isinstance(session, str) and self._opened.get(session, connection) is not connection:
+            await self._look_for(session, connection)
+        if method != "run" or on_event is None:
+            return await connection.request(method, sent, on_event)
+        called: set[str] = set()
+
+        def heard(event: dict[str, Any]) -> None:
+            if event.get("type") == "tool_call":
+                called.add(event["command"])
+                self._calling[event["command"]] = connection
+            on_event(event)
+
+        try:
+            return await connection.request(method, sent, heard)
+        finally:
+            for command in called:
+                del self._calling[command]
+
+    async def _reached(self) -> Connection:
+        """The connection as it stands, or a new one to the host that listens now."""
+        if self._reopen is not None and self._connection.over:
+            async with self._turn:
+                if self._reopen is not None and self._connection.over:
+                    made = await _reopened(self._reopen, self._patience)
+                    self._left.append(self._connection)
+                    self._connection = made
+                    for gone in [one for one in self._left if one.failure is not None]:
+                        self._left.remove(gone)
+                        await gone.aclose()
+        return self._connection
+
+    async def _look_for(self, session: str, connection: Connection) -> None:
+        """Raise `SessionEndedError` unless the host of this connection has the session too."""
+        try:
+            await connection.request("session.find", msgspec.json.encode({"session": session}), None)
+        except NotFoundError:
+            raise SessionEndedError(
+                "the host that had this session is gone",
+                where=session,
+                hint="Open a new one: what it held is lost.",
+            ) from None
+        self._opened[session] = connection
+
+
+async def _reopened(open_one: Callable[[], Awaitable[Connection]], seconds: float) -> Connection:
     """A new connection, tried again with growing pauses. Raises the last `HostUnavailableError`."""
     pause = _FIRST_PAUSE_SECONDS
     loop = asyncio.get_running_loop()

@@ -20,6 +20,7 @@ from bridgehold.errors import (
     BusyError,
     DeniedError,
     ErrorInfo,
+    HostLeavingError,
     InternalError,
     LimitError,
     NotFoundError,
@@ -27,7 +28,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.faces.callers import SMALL
-from bridgehold.host.faces.outgoing import Outgoing
+from bridgehold.host.faces.outgoing import Events, Outgoing
 from bridgehold.host.faces.protocol import (
     MAX_FRAME,
     WHOLE_CONNECTION,
@@ -39,7 +40,9 @@ from bridgehold.host.faces.protocol import (
     read_frame,
     weight,
 )
+from bridgehold.host.held import CALLER
 from bridgehold.host.logs import LAST_OUTPUT
+from bridgehold.host.session import LEAVING
 from bridgehold.host.shares import Share
 from bridgehold.host.values import Principal
 
@@ -52,6 +55,8 @@ _MAX_REQUESTS = 256
 _NEVER_LATE = ("hello", "tool.reply")
 """What a command, or all that follows, may be waiting for: where it is small, it always has room."""
 _STRANGERS_FRAME = 4 * 1024
+_LAST_ANSWERS_S = 2.0
+"""Of a host that is replaced: what sessions' ends have answered is written in far less."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -83,6 +88,7 @@ class Connection:
 
     async def serve(self) -> None:
         """Until either side ends it. All that runs on it then ends too, and what it held is given back."""
+        CALLER.set(self)
         nobody = asyncio.get_running_loop().call_later(self._limits.unknown_s, self._still_nobody)
         reading = asyncio.ensure_future(self._read())
         cut = asyncio.ensure_future(self._out.cut.wait())
@@ -90,6 +96,8 @@ class Connection:
             await asyncio.wait({reading, cut}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             nobody.cancel()
+            if self._server.leaving and not reading.done():
+                await self._take_leave(reading)
             for task in (reading, cut, *self._tasks.values()):
                 task.cancel()
             await asyncio.gather(reading, cut, *self._tasks.values(), return_exceptions=True)
@@ -98,6 +106,18 @@ class Connection:
                 await self._out.close(self._limits.last_s)
             finally:
                 self._seat.give_back()
+
+    async def _take_leave(self, reading: asyncio.Future[None]) -> None:
+        """Read nothing more and say so, once all that was begun here has its answer.
+
+        Whoever reads that knows: what has none was not begun, and may be sent to the host that comes.
+        """
+        reading.cancel()
+        await asyncio.wait({reading})
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=_LAST_ANSWERS_S)
+        if all(task.done() for task in self._tasks.values()):
+            self._say_last(HostLeavingError(LEAVING))
 
     async def look_up_again(self) -> None:
         """The principals have changed: as who is another one now, or nobody, it ends."""
@@ -253,7 +273,8 @@ class Connection:
         principal, params = self._principal, _decode(request, method.params)
         try:
             _check(principal, request.method, method, params)
-            return await method.handler(principal, params, lambda event: self._emit(request.id, event))
+            emit = Events(lambda event: self._emit(request.id, event), self._out)
+            return await method.handler(principal, params, emit)
         except (DeniedError, NotFoundError) as error:
             if not error.event:
                 written = await self._server.refusals.caller(principal, request.method, params, error)
@@ -286,7 +307,8 @@ def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     info = error.info()
     if principal is not None and principal.may_read:
         return info
-    return msgspec.structs.replace(info, traceback="", hint=info.hint.partition(LAST_OUTPUT)[0].strip())
+    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
+    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
 def _request(body: bytes) -> RequestFrame:

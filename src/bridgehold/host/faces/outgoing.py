@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from typing import Protocol
 
 from bridgehold.host.shares import Share
 
@@ -11,6 +13,29 @@ UNREAD_AT_EASE = 64 * 1024
 """Bytes that may wait on every connection without being counted; past them no request of it is read."""
 _SLOWEST = 64 * 1024
 """Bytes a second that a caller has to read, of what waits for it."""
+
+
+class Emit(Protocol):
+    """Sends one event of a request to its caller."""
+
+    def __call__(self, event: object, /) -> None: ...
+
+    def full(self, most: int = ...) -> bool:
+        """Whether more than `most` bytes wait for the caller: what can be left out, or can wait, should."""
+
+
+class Events:
+    """`Emit` of one request."""
+
+    def __init__(self, send: Callable[[object], None], out: Outgoing) -> None:
+        self._send = send
+        self._out = out
+
+    def __call__(self, event: object, /) -> None:
+        self._send(event)
+
+    def full(self, most: int = UNREAD_AT_EASE) -> bool:
+        return self._out.unread > most
 
 
 class Outgoing:

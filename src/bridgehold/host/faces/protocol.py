@@ -160,6 +160,8 @@ class ResumeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class StopParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     now: bool = False
     """Wait for nothing that runs."""
+    again: bool = False
+    """Another host takes this one's place: callers wait for it."""
 
 
 class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,6 +170,8 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """As of `RunParams`."""
     name: str = ""
     tenant: str = "local"
+    stays: bool = False
+    """Without a name too: otherwise such a session ends soon after the connections that used it."""
 
 
 class ForeignParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.faces.callers import SMALL, CallerLimits, Callers
 from bridgehold.host.faces.connection import Connection
+from bridgehold.host.faces.outgoing import Emit
+from bridgehold.host.logs import OutputPiece
 from bridgehold.host.principals import Principals
 from bridgehold.host.refusals import Refusals
 from bridgehold.host.values import Principal
@@ -20,8 +23,9 @@ from bridgehold.host.values import Principal
 BACKLOG = 1_024
 """Connections that wait to be taken."""
 _READ_AHEAD = 16 * 1024
+_KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""The socket's file is the supervisor's: it outlives this host where another one follows."""
 
-Emit = Callable[[object], None]
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
 
 
@@ -49,12 +53,15 @@ class SocketServer:
         *,
         callers: Callers | None = None,
         tokens_only: bool = False,
+        left: Callable[[object], None] = lambda _: None,
     ) -> None:
-        """`callers`: one for all of a host's sockets.
+        """`callers`: one for all of a host's sockets. `left`: told of each connection that is gone.
 
         `tokens_only`: whose process connects says nothing; only a token makes a principal.
         """
         self.tokens_only = tokens_only
+        self.leaving = False
+        self._left = left
         self.callers = callers or Callers(CallerLimits())
         self._listener = listener
         self._principals = principals
@@ -66,8 +73,14 @@ class SocketServer:
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(
-            self._accept, sock=self._listener, backlog=BACKLOG, limit=_READ_AHEAD
+            self._accept, sock=self._listener, backlog=BACKLOG, limit=_READ_AHEAD, **_KEEP_PATH
         )
+
+    def leave(self) -> None:
+        """Accept nobody more: who connects from now on waits for the host that comes."""
+        self.leaving = True
+        if self._server is not None:
+            self._server.close()
 
     async def close(self) -> None:
         if self._server is not None:
@@ -87,6 +100,7 @@ class SocketServer:
             await connection.serve()
         finally:
             self._live.discard(connection)
+            self._left(connection)
 
     async def look_up_again(self) -> None:
         """The principals have changed: who is another one now, or nobody, loses the connection."""
@@ -124,8 +138,11 @@ class SocketServer:
         return method
 
 
-def stream_event(frame: ChunkFrame | ProgressFrame) -> dict[str, object]:
-    """A chunk or a progress report, as clients see it."""
+def stream_event(frame: ChunkFrame | ProgressFrame | OutputPiece) -> dict[str, object]:
+    """A chunk, a progress report or a piece of output, as clients see it."""
+    if isinstance(frame, OutputPiece):
+        cut = {"cut": frame.cut} if frame.cut else {}
+        return {"type": "output", "stream": frame.stream, "text": frame.text, **cut}
     if isinstance(frame, ChunkFrame):
         return {"type": "chunk", "seq": frame.seq, "data": frame.data}
     return {"type": "progress", "done": frame.done, "total": frame.total, "note": frame.note}

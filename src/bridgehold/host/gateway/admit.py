@@ -115,8 +115,8 @@ def admit(
     )
     rule = _decide(grant, name, target.method, path, facts)
     if known is None:
-        hint = "Add `[providers.NAME]` to config.toml."
-        raise _refused("providers", f"no provider {name[:63]!r} is configured", hint)
+        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
+        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
     secret = secret_of(grant, name)
     if secret is None and not credential:
         hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."

@@ -172,7 +172,7 @@ class Keeper:
             raise DeniedError(
                 f"the keeper knows no provider {provider[:64]!r}",
                 where="provider",
-                hint="Add `[providers.NAME]` to config.toml and restart the host.",
+                hint="Add `[providers.NAME]` to config.toml; a new one waits for the host's next start.",
             )
         return entry
 

@@ -27,6 +27,7 @@ from bridgehold.errors import (
     LimitError,
     UsageError,
 )
+from bridgehold.host.inline_keys import preview_of
 from bridgehold.host.observe import Metrics
 from bridgehold.host.pipes import GuestPipes
 from bridgehold.host.session_events import SessionEvents
@@ -115,7 +116,7 @@ class ToolCalls:
 
     async def _run(self, frame: ToolCallFrame) -> object:
         tool, source, decision = await self._decided(frame)
-        digest, size, text = preview(frame.arguments, cap_bytes=_PREVIEW_BYTES)
+        digest, size, text = preview_of(frame.arguments, _PREVIEW_BYTES)
         intent = ToolIntent(
             tenant=self._context.tenant,
             principal=self._context.principal,

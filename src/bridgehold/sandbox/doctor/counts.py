@@ -26,7 +26,7 @@ _SESSIONS = 100
 """What each shared count should leave room for."""
 _FILES = 64 * 512
 """Of one session at its default limits: processes times descriptors."""
-_PIPE_PAGES = 5 * 16
+_PIPE_PAGES = 6 * 16
 _TERMINALS = 16
 _CORE_DUMPED = 0x80
 

@@ -7,7 +7,7 @@ by us, and compilers see text. After that nothing of the tree runs outside a san
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from bridgehold.sandbox.envs.values import (
     Environment,
     FetchLimits,
     FetchRequest,
+    FetchResult,
     Interpreter,
     Lock,
     Package,
@@ -142,8 +143,8 @@ class EnvironmentBuilder:
     async def _build(
         self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool
     ) -> Environment:
-        wheels = await self._fetch(active_pins(lock, self._interpreter), on_progress)
-        reports = await self._scan(wheels, on_progress, allow_pth=allow_pth)
+        pins = active_pins(lock, self._interpreter)
+        wheels, reports = await self._read(pins, on_progress, allow_pth=allow_pth)
         build = self._store.new_build(key)
         try:
             tree = Tree(build)
@@ -166,43 +167,55 @@ class EnvironmentBuilder:
                 await self._runner.discard(str(build))
         return environment
 
-    async def _fetch(self, pins: Sequence[Pin], on_progress: OnProgress) -> tuple[Wheel, ...]:
+    async def _read(
+        self, pins: Sequence[Pin], on_progress: OnProgress, *, allow_pth: bool
+    ) -> tuple[tuple[Wheel, ...], tuple[ScanReport, ...]]:
+        """Every wheel and its report, each scanned as soon as it is there.
+
+        One that is refused ends the fetching: whatever is larger is not brought any more. Raises with the
+        findings of all that were there.
+        """
         if not pins:
-            return ()
-        request = FetchRequest(
+            return (), ()
+        loop = asyncio.get_running_loop()
+        jobs: dict[Wheel, asyncio.Future[ScanReport]] = {}
+        refused = asyncio.Event()
+
+        def scan(wheel: Wheel) -> ScanReport:
+            path = self._wheels.path(wheel)
+            return scan_wheel(path, wheel, self._interpreter, allow_pth=allow_pth, limits=self._scan_limits)
+
+        def look(job: asyncio.Future[ScanReport]) -> None:
+            if job.cancelled() or job.exception() is not None or job.result().findings:
+                refused.set()
+
+        def there(wheel: Wheel) -> None:
+            if wheel not in jobs:
+                jobs[wheel] = loop.run_in_executor(pool, scan, wheel)
+                jobs[wheel].add_done_callback(look)
+
+        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+            wheels = await _until(refused, fetch(self._request(pins), on_progress, there))
+            for wheel in wheels:
+                there(wheel)
+            on_progress(BuildProgress(phase="scan", total=len(pins)))
+            for done, job in enumerate(asyncio.as_completed(list(jobs.values())), 1):
+                report = await job
+                on_progress(BuildProgress(phase="scan", done=done, total=len(pins), note=report.wheel))
+        reports = {wheel: job.result() for wheel, job in jobs.items()}
+        refuse_findings(tuple(reports.values()))
+        ordered = tuple(reports[wheel] for wheel in wheels)
+        refuse_clashes(ordered)
+        return wheels, ordered
+
+    def _request(self, pins: Sequence[Pin]) -> FetchRequest:
+        return FetchRequest(
             pins=tuple(pins),
             tags=self._interpreter.tags,
             sources=self._sources,
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )
-        return (await fetch(request, on_progress)).wheels
-
-    async def _scan(
-        self, wheels: Sequence[Wheel], on_progress: OnProgress, *, allow_pth: bool
-    ) -> tuple[ScanReport, ...]:
-        """Every wheel's report; raises with all findings of all of them."""
-
-        def scan(wheel: Wheel) -> ScanReport:
-            return scan_wheel(
-                self._wheels.path(wheel),
-                wheel,
-                self._interpreter,
-                allow_pth=allow_pth,
-                limits=self._scan_limits,
-            )
-
-        loop = asyncio.get_running_loop()
-        on_progress(BuildProgress(phase="scan", total=len(wheels)))
-        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            jobs = [loop.run_in_executor(pool, scan, wheel) for wheel in wheels]
-            for done, job in enumerate(asyncio.as_completed(jobs), 1):
-                report = await job
-                on_progress(BuildProgress(phase="scan", done=done, total=len(wheels), note=report.wheel))
-        reports = tuple([await job for job in jobs])
-        refuse_findings(reports)
-        refuse_clashes(reports)
-        return reports
 
     async def _lay_down(
         self, tree: Tree, wheels: Sequence[Wheel], reports: Sequence[ScanReport], on_progress: OnProgress
@@ -275,3 +288,17 @@ class EnvironmentBuilder:
             bytes=sealed.bytes,
             weakenings=("pth",) if allow_pth else (),
         )
+
+
+async def _until(refused: asyncio.Event, fetching: Coroutine[None, None, FetchResult]) -> tuple[Wheel, ...]:
+    """What is fetched; nothing, once it was ended because one of the wheels is `refused`."""
+    task, watch = asyncio.ensure_future(fetching), asyncio.ensure_future(refused.wait())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result().wheels
+        return ()
+    finally:
+        watch.cancel()
+        task.cancel()
+        await asyncio.wait({task})

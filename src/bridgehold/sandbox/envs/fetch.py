@@ -49,6 +49,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the fetcher's output."""
 
     progress: BuildProgress | None = None
+    wheel: Wheel | None = None
+    """One that is there, as soon as it is."""
     result: FetchResult | None = None
     error: ErrorInfo | None = None
 
@@ -93,11 +95,16 @@ class Network:
 
 
 class Fetcher:
-    """One request: resolve every pin, then bring what is missing. Errors end it at the first."""
+    """One request: resolve every pin, then bring what is missing. Errors end it at the first.
 
-    def __init__(self, request: FetchRequest, report: Report) -> None:
+    The smallest come first, each told as it is there: whoever looks into them may refuse one before the
+    large ones are fetched.
+    """
+
+    def __init__(self, request: FetchRequest, report: Report, there: Callable[[Wheel], None]) -> None:
         self._request = request
         self._report = report
+        self._there = there
         self._folder = WheelFolder(Path(request.folder))
         self._network = Network(request.sources, request.limits)
         self._received = 0
@@ -111,10 +118,14 @@ class Fetcher:
             missing = [(pin, c) for pin, c in zip(pins, found, strict=True) if isinstance(c, Candidate)]
             expected = sum(candidate.size for _, candidate in missing)
             self._check_total(expected)
+            for wheel in found:
+                if isinstance(wheel, Wheel):
+                    self._there(wheel)
             self._report(BuildProgress(phase="fetch", total=expected, unit="bytes"))
-            jobs = [pool.submit(self._bring, pin, candidate) for pin, candidate in missing]
-            brought = self._each(jobs, lambda _: self._fetching(expected))
-        fresh = iter(brought)
+            order = sorted(range(len(missing)), key=lambda at: missing[at][1].size)
+            jobs = [pool.submit(self._bring, *missing[at]) for at in order]
+            brought = dict(zip(order, self._each(jobs, lambda _: self._fetching(expected)), strict=True))
+        fresh = iter([brought[at] for at in range(len(missing))])
         wheels = tuple(next(fresh) if isinstance(one, Candidate) else one for one in found)
         return FetchResult(wheels=wheels, downloaded=len(brought), downloaded_bytes=self._received)
 
@@ -129,7 +140,7 @@ class Fetcher:
     def _bring(self, pin: Pin, candidate: Candidate) -> Wheel:
         cap = self._request.limits.wheel_bytes
         try:
-            return self._folder.add(
+            wheel = self._folder.add(
                 pin, candidate, counted(self._network.blocks(candidate), self._count), cap
             )
         except OSError as error:
@@ -140,6 +151,8 @@ class Fetcher:
             raise EnvironmentBuildError(
                 f"{candidate.filename} can't be stored: {error.strerror or error}", where=self._request.folder
             ) from error
+        self._there(wheel)
+        return wheel
 
     def _count(self, length: int) -> None:
         with self._lock:
@@ -183,14 +196,20 @@ def main() -> int:
     out = sys.stdout.buffer
     encoder = msgspec.json.Encoder()
 
+    turn = threading.Lock()
+
     def write(line: Line) -> None:
-        out.write(encoder.encode(line) + b"\n")
-        out.flush()
+        with turn:
+            out.write(encoder.encode(line) + b"\n")
+            out.flush()
 
     try:
         data = sys.stdin.buffer.read(MAX_REQUEST_BYTES + 1)
         request = msgspec.json.decode(data, type=FetchRequest)
-        write(Line(result=Fetcher(request, lambda progress: write(Line(progress=progress))).run()))
+        fetcher = Fetcher(
+            request, lambda progress: write(Line(progress=progress)), lambda wheel: write(Line(wheel=wheel))
+        )
+        write(Line(result=fetcher.run()))
     except BridgeholdError as error:
         write(Line(error=error.info()))
         return error.exit_status

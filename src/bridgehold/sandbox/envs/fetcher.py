@@ -12,7 +12,7 @@ import msgspec
 
 from bridgehold.errors import EnvironmentBuildError, from_info
 from bridgehold.sandbox.envs.fetch import Line
-from bridgehold.sandbox.envs.values import BuildProgress, FetchRequest, FetchResult
+from bridgehold.sandbox.envs.values import BuildProgress, FetchRequest, FetchResult, Wheel
 
 _PASSED = (
     "PYTHONPATH",
@@ -29,8 +29,15 @@ def clean_environment(environ: dict[str, str]) -> dict[str, str]:
     return {**passed, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 
 
-async def fetch(request: FetchRequest, on_progress: Callable[[BuildProgress], None]) -> FetchResult:
-    """Bring every wheel of `request`. Raises `EnvironmentBuildError`; ends the process if cancelled."""
+async def fetch(
+    request: FetchRequest,
+    on_progress: Callable[[BuildProgress], None],
+    on_wheel: Callable[[Wheel], None] = lambda _: None,
+) -> FetchResult:
+    """Bring every wheel of `request`; `on_wheel` is told each that is there, the large ones last.
+
+    Raises `EnvironmentBuildError`; ends the process if cancelled.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # no script folder; our own PYTHONPATH, if any, is how this package is found
@@ -52,7 +59,7 @@ async def fetch(request: FetchRequest, on_progress: Callable[[BuildProgress], No
             stdin.write(msgspec.json.encode(request))
             await stdin.drain()
             stdin.close()
-        result = await _read(stdout, on_progress)
+        result = await _read(stdout, on_progress, on_wheel)
         await process.wait()
     finally:
         if process.returncode is None:
@@ -69,7 +76,9 @@ async def fetch(request: FetchRequest, on_progress: Callable[[BuildProgress], No
 
 
 async def _read(
-    stdout: asyncio.StreamReader, on_progress: Callable[[BuildProgress], None]
+    stdout: asyncio.StreamReader,
+    on_progress: Callable[[BuildProgress], None],
+    on_wheel: Callable[[Wheel], None],
 ) -> FetchResult | None:
     while True:
         try:
@@ -83,6 +92,8 @@ async def _read(
             raise from_info(line.error)
         if line.result is not None:
             return line.result
+        if line.wheel is not None:
+            on_wheel(line.wheel)
         if line.progress is not None:
             on_progress(line.progress)
 

@@ -16,6 +16,14 @@ import msgspec
 from bridgehold.sandbox.envs.values import Finding, Interpreter
 
 _AUTORUN = (".pth", ".start")
+HARMLESS_PTH = frozenset(
+    {
+        "2638ce9e2500e572a5e0de7faed6661eb569d1b696fcba07b0dd223da5f5d224",
+        "7ea7ffef3fe2a117ee12c68ed6553617f0d7fd2f0590257c25c484959a3b7373",
+    }
+)
+"""By content: ``distutils-precedence.pth`` of setuptools 49 to 59 and from 60 on. It isn't installed, so that
+what it would import, which another wheel could bring, is not imported either."""
 _METADATA = (".dist-info", ".egg-info", ".data")
 """What `importlib.metadata` takes for a distribution's, in any case of letters; and what only wheels hold."""
 _CUSTOMIZE = frozenset({"sitecustomize", "usercustomize"})

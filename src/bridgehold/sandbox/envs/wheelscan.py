@@ -16,6 +16,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
@@ -29,7 +30,7 @@ from bridgehold.sandbox.envs.archive import (
     size_faults,
 )
 from bridgehold.sandbox.envs.commands import MAX_SCRIPT, command, with_interpreter
-from bridgehold.sandbox.envs.landing import Landing, WheelLayout, land, script_faults
+from bridgehold.sandbox.envs.landing import HARMLESS_PTH, Landing, WheelLayout, land, script_faults
 from bridgehold.sandbox.envs.values import Finding, Interpreter, ScanReport, Wheel, WheelFile
 
 _HASHES = ("sha256", "sha384", "sha512")
@@ -84,7 +85,12 @@ def refuse_findings(reports: Sequence[ScanReport]) -> None:
         "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else ""),
         where=bad[0].wheel,
         hint="Nothing of it ran. Pin another version, and tell its authors"
-        + (", or name the weakening `pth` if you have read the file." if pth else "."),
+        + (
+            ", or, if you have read the file, put `pth` among the `weakenings` of the bridge's policy: it is "
+            "installed then, and runs in no session's start."
+            if pth
+            else "."
+        ),
     )
 
 
@@ -125,7 +131,7 @@ class _Scan:
         if dist_info is None:
             return
         layout = WheelLayout.of(dist_info, self._interpreter)
-        landings = self._land(members, layout)
+        landings = self._land(archive, members, layout)
         self._metadata(archive, members, dist_info)
         self._entry_points(archive, members, dist_info)
         record = self._record(archive, members, dist_info)
@@ -154,11 +160,19 @@ class _Scan:
         except (InvalidWheelFilename, InvalidVersion):
             return False
 
-    def _land(self, members: Mapping[str, Member], layout: WheelLayout) -> dict[str, Landing]:
+    def _land(
+        self, archive: Archive, members: Mapping[str, Member], layout: WheelLayout
+    ) -> dict[str, Landing]:
         landings: dict[str, Landing] = {}
         taken: dict[str, str] = {}
         for name in members:
             landing = land(name, layout, allow_pth=self._allow_pth)
+            if isinstance(landing, Finding) and landing.rule == "pth":
+                sha256, _ = _hash_member(archive, members[name], "sha256")
+                if sha256 in HARMLESS_PTH:
+                    landing = Landing(path="")
+                else:
+                    landing = msgspec.structs.replace(landing, detail=f"{landing.detail}; sha256 {sha256}")
             if isinstance(landing, Finding):
                 self._findings.append(landing)
                 continue

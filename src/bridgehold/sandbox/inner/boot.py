@@ -1,8 +1,9 @@
-"""The first code inside a sandbox: ``python -I -S -B -X utf8 boot.py``.
+"""The first code inside a sandbox: ``python -I -S -B -X utf8 boot.py [OUTPUT]``.
 
 Before anything foreign is imported it takes the wire's descriptors out of reach of `print`, of
-child processes and of C libraries. Then it reads the boot frame, imports what that names, and runs
-the bridge. It guards honest imports; against hostile ones the sandbox and the host's codec stand.
+child processes and of C libraries, and makes OUTPUT, a descriptor, the standard output. Then it reads
+the boot frame, imports what that names, and runs the bridge. It guards honest imports; against hostile
+ones the sandbox and the host's codec stand.
 Standard library and `bridgehold_sdk` only, Python 3.10 and up.
 """
 
@@ -28,16 +29,18 @@ STATUS_IMPORT = 3
 """Exit status after a fault that was sent before `ready`."""
 
 
-def take_wire() -> tuple[int, int]:
-    """Move the frames from 0 and 1 to high descriptors that no child inherits; 1 becomes the log."""
+def take_wire(output: int = 2) -> tuple[int, int]:
+    """Move the frames from 0 and 1 to high descriptors that no child inherits; 1 becomes `output`."""
     frames_in = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_FD)
     frames_out = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_FD)
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    os.dup2(2, 1)
+    os.dup2(output, 1)
+    if output > 2:
+        os.close(output)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper at start
+        stream.reconfigure(line_buffering=True, write_through=True, errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper at start
     return frames_in, frames_out
 
 
@@ -126,7 +129,7 @@ def serve_script(boot: dict[str, Any], reader: Any, writer: Any, frames_in: int,
 
 
 def main() -> int:
-    frames_in, frames_out = take_wire()
+    frames_in, frames_out = take_wire(*map(int, sys.argv[1:]))
     set_path()
     home = importlib.import_module(f"{PACKAGE}.home")
     home.default_signals()
@@ -136,11 +139,9 @@ def main() -> int:
 
 def leave(status: int) -> None:
     """End at once: foreign threads and exit hooks don't get to hold a worker that is done."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue
+    from bridgehold_sdk.streams import flush
+
+    flush()
     os._exit(status)
 
 

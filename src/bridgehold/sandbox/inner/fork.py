@@ -19,8 +19,8 @@ from . import boot, home, kernel, renew, sources
 
 NAMESPACES = 7
 MAX_DESCRIPTORS = 32
-"""Frames in, frames out, log, gate, report, the session's seven namespaces (the user's first), and on
-cgroup v1 the files by which the fork moves itself into its cgroup."""
+"""Frames in, frames out, log, gate, report, standard output, the session's seven namespaces (the user's
+first), and on cgroup v1 the files by which the fork moves itself into its cgroup."""
 _FORKED, _MOVED, _JOINED, _FAILED, _RELEASE = b"F", b"M", b"J", b"E", b"R"
 REPORT = 4
 """Which of an order's descriptors the fork reports to."""
@@ -41,7 +41,7 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, se
         report = descriptors[REPORT]
         os.read(parent, 1)
         os.close(parent)
-        frames_in, frames_out, log, gate, report, *others = descriptors
+        frames_in, frames_out, log, gate, report, output, *others = descriptors
         _pass(gate, report, _FORKED)
         for door in others[NAMESPACES:]:
             os.write(door, b"0")
@@ -53,7 +53,7 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, se
             os._exit(0)
         os.setsid()
         wire = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, boot.FIRST_FREE_FD) for fd in (frames_in, frames_out)]
-        os.dup2(log, 1)
+        os.dup2(output, 1)
         os.dup2(log, 2)
         kernel.close_all_but({report, *wire})
         _limit(order["rlimits"])

@@ -9,19 +9,23 @@ Standard library and `bridgehold_sdk` only, Python 3.10 and up.
 
 from __future__ import annotations
 
-import atexit
+import importlib.machinery
 import io
+import linecache
 import os
 import runpy
 import sys
-import threading
 from typing import Any, Dict, List
+
+from bridgehold_sdk.runtime import let_go
+from bridgehold_sdk.streams import exit_status, finish
 
 from . import home, sources
 
 GO = b"\n"
 """The host's last word before the pipes are the script's: it has read our last frame."""
-READ_CHUNK = 65536
+_ENCODING, _ERRORS = "utf-8", "surrogateescape"
+"""The interpreter's own, in UTF-8 mode."""
 
 
 class Output(io.TextIOWrapper):
@@ -32,9 +36,10 @@ class Output(io.TextIOWrapper):
 
     def __init__(self, log: int, protocol: int) -> None:
         super().__init__(
-            io.FileIO(log, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True
+            _raw(log, "<stdout>"), _ENCODING, "backslashreplace", line_buffering=True, write_through=True
         )
-        self._protocol = io.BufferedWriter(io.FileIO(protocol, "wb", closefd=False))
+        _set_mode(self, "w")
+        self._protocol = io.BufferedWriter(_raw(protocol, "<stdout>"))
 
     @property
     def buffer(self) -> Any:
@@ -98,40 +103,46 @@ def variables(providers: Dict[str, Dict[str, str]]) -> Dict[str, str]:
 def connect(frames_in: int, frames_out: int, *, protocol: bool) -> None:
     """0 is the caller's; 1 too for a plain script, and the log for one that speaks a protocol."""
     os.dup2(frames_in, 0)
-    os.close(frames_in)
-    stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "rb", closefd=False)), "utf-8")
+    let_go(frames_in)
+    stdin = io.TextIOWrapper(io.BufferedReader(_raw(0, "<stdin>", "rb")), _ENCODING, _ERRORS)
+    _set_mode(stdin, "r")
     stdout: io.TextIOWrapper
     if protocol:
         stdout = Output(1, frames_out)
     else:
         os.dup2(frames_out, 1)
-        os.close(frames_out)
-        stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "wb", closefd=False)), "utf-8")
+        let_go(frames_out)
+        buffer = io.BufferedWriter(_raw(1, "<stdout>"))
+        stdout = io.TextIOWrapper(buffer, _ENCODING, _ERRORS, write_through=True)
+        _set_mode(stdout, "w")
     for name, stream in (("stdin", stdin), ("stdout", stdout)):
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
 
+def _raw(descriptor: int, name: str, mode: str = "wb") -> io.FileIO:
+    raw = io.FileIO(descriptor, mode, closefd=False)
+    raw.name = name  # as the interpreter names its own
+    return raw
+
+
+def _set_mode(stream: io.TextIOWrapper, mode: str) -> None:
+    setattr(stream, "mode", mode)  # noqa: B010 - as the interpreter does; for a type checker it is read-only
+
+
 def run_guarded(what: Dict[str, Any]) -> int:
     """The exit status that the interpreter would give; what was raised is printed as it would be."""
+    __tracebackhide__ = True
     try:
         run(what["kind"], what["text"], what["args"], what["path"])
-    except SystemExit as error:
-        if error.code is None or isinstance(error.code, int):
-            return (error.code or 0) & 0xFF
-        print(error.code, file=sys.stderr)
-        return 1
     except BaseException as error:  # noqa: BLE001 - the interpreter's own last border
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
-        sys.excepthook(type(error), error.with_traceback(trace), trace)
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
+        return exit_status(error)
     return 0
 
 
 def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
     """`kind`: ``script`` (a file), ``code`` (``-c``), ``module`` (``-m``) or ``stdin``."""
+    __tracebackhide__ = True
     first = os.path.dirname(text) if kind == "script" else ""
     sys.path[:0] = [first, *path]
     sys.argv = [{"script": text, "code": "-c", "stdin": "-"}.get(kind, text), *args]
@@ -144,21 +155,12 @@ def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
     else:
         source = text.encode() if kind == "code" else sys.stdin.buffer.read()
     main = home.fresh_main()
+    name = {"code": "<string>", "stdin": "<stdin>"}.get(kind, text)
     if kind == "script":
         main.__dict__.update(__file__=text, __cached__=None)
-    name = {"code": "<string>", "stdin": "<stdin>"}.get(kind, text)
+        main.__loader__ = importlib.machinery.SourceFileLoader("__main__", text)
+    else:
+        lines = source.decode("utf-8", "replace").splitlines(keepends=True)
+        linecache.cache[name] = (len(source), None, lines, name)  # for tracebacks: there is no file
     code = compile(source, name, "exec", dont_inherit=True)
     exec(code, main.__dict__)  # noqa: S102 - what it is for
-
-
-def finish(status: int) -> int:
-    """As the interpreter ends: threads are waited for, exit hooks run, streams are flushed."""
-    threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter itself calls
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if not stream.closed:
-                stream.flush()
-        except (OSError, ValueError):
-            status = status or 120
-    return status

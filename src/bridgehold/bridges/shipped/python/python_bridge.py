@@ -6,9 +6,7 @@ import __future__
 import _sitebuiltins
 import ast
 import builtins
-import contextlib
 import functools
-import io
 import json
 import linecache
 import operator
@@ -22,48 +20,11 @@ from bridgehold_sdk import Bridge, Session, operation
 from bridgehold_sdk.faults import class_name, shown_from
 from bridgehold_sdk.plain import clean_text, to_plain
 
-OUTPUT_BYTES = 256 * 1024
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
 FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
-
-
-class Captured(io.RawIOBase):
-    """Keeps the first and the last half of what is written; the middle is counted and cut."""
-
-    def __init__(self, limit: int = OUTPUT_BYTES) -> None:
-        super().__init__()
-        self._half = limit // 2
-        self._head = bytearray()
-        self._tail = bytearray()
-        self.cut = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        new = bytes(data)
-        room = self._half - len(self._head)
-        self._head += new[:room] if room > 0 else b""
-        self._tail += new[max(0, room) :]
-        if len(self._tail) > 2 * self._half:
-            self._trim()
-        return len(new)
-
-    def text(self) -> str:
-        self._trim()
-        head, tail = (part.decode("utf-8", "replace") for part in (self._head, self._tail))
-        if not self.cut:
-            return (self._head + self._tail).decode("utf-8", "replace")
-        return f"{head}\n… {self.cut} bytes cut …\n{tail}"
-
-    def _trim(self) -> None:
-        extra = len(self._tail) - self._half
-        if extra > 0:
-            self.cut += extra
-            del self._tail[:extra]
 
 
 class Exit(_sitebuiltins.Quitter):
@@ -89,26 +50,16 @@ class PythonBridge(Bridge):
 
     @operation(effect="run", resource="namespace")
     def execute(self, code: str) -> dict[str, Any]:
-        """An exception of the code becomes the command's fault, with the code's own traceback."""
+        """The host adds what was written. An exception becomes the fault, with the code's own traceback."""
         __tracebackhide__ = True
-        out, err = Captured(), Captured()
-        done = False
-        try:
-            with _redirected(out, err), self.callers_code():
-                present, value = self._run(code)
-                shown = self._shown(value) if present else Shown()
-            done = True
-        finally:
-            if not done:  # a fault has no room for output: the session's log keeps it
-                sys.stdout.write(out.text())
-                sys.stderr.write(err.text())
+        with self.callers_code():
+            present, value = self._run(code)
+            shown = self._shown(value) if present else Shown()
         said = {
-            "stdout": out.text(),
-            "stderr": err.text(),
             "value": shown.plain,
             "repr": shown.text,
             "type": shown.kind,
-            "truncated": bool(shown.cut or out.cut or err.cut),
+            "truncated": shown.cut,
         }
         return said if self.artifacts.granted else fitted(said, self.result_bytes)
 
@@ -198,21 +149,11 @@ class Shown(NamedTuple):
     cut: bool = False
 
 
-@contextlib.contextmanager
-def _redirected(out: Captured, err: Captured) -> Any:
-    with contextlib.ExitStack() as stack:
-        for redirect, raw in ((contextlib.redirect_stdout, out), (contextlib.redirect_stderr, err)):
-            text = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
-            stack.callback(text.flush)
-            stack.enter_context(redirect(text))
-        yield
-
-
 def shortened(value: object) -> tuple[str, bool]:
     """Its `repr`, and whether that was cut. Of plain text and lists no more is written out than is shown."""
     size = len(value) if type(value) in (str, bytes, bytearray, list, tuple) else 0  # type: ignore[arg-type]  # those have one
     part = value[:REPR_CHARACTERS] if size > REPR_CHARACTERS else value  # type: ignore[index]  # as above
-    text = clean_text(str.__str__(repr(part)))
+    text = clean_text(repr(part))
     rest = max(0, len(text) - REPR_CHARACTERS)
     if part is value and not rest:
         return text, False
@@ -221,19 +162,17 @@ def shortened(value: object) -> tuple[str, bool]:
 
 
 def fitted(said: dict[str, Any], most: int) -> dict[str, Any]:
-    """`said`, within `most` bytes: the value goes first, then the middle of what was printed."""
+    """`said`, within `most` bytes: the value goes first, then the middle of its `repr`."""
     if _size(said) <= most:
         return said
     said = {**said, "value": None, "truncated": True}
-    share = most // 4
-    for key in ("stdout", "stderr", "repr"):
-        while said[key] and _size(said[key]) > share:
-            keep = max(0, len(said[key]) // 4 - 20)
-            cut = len(said[key]) - 2 * keep
-            said[key] = f"{said[key][:keep]}\n… {cut} characters cut …\n{said[key][len(said[key]) - keep :]}"
-            if not keep:
-                break
-    return said
+    text = said["repr"]
+    while text and _size(text) > most // 4:
+        keep = max(0, len(text) // 4 - 20)
+        text = f"{text[:keep]}\n… {len(text) - 2 * keep} characters cut …\n{text[len(text) - keep :]}"
+        if not keep:
+            break
+    return {**said, "repr": text}
 
 
 def _size(value: object) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +14,18 @@ import typer
 from rich.markup import escape
 
 from bridgehold.audit import anchors as anchor_files
-from bridgehold.audit.entries import Entry, printable
+from bridgehold.audit.entries import Entry, printable, printable_json
 from bridgehold.audit.export import export_ocsf
-from bridgehold.audit.query import Query, parse_kind, parse_time
+from bridgehold.audit.query import TIMES, Query, parse_kind, parse_time
 from bridgehold.audit.query import query as find
 from bridgehold.audit.read import follow, read_all
 from bridgehold.audit.read import tail as read_tail
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.audit.why import story
 from bridgehold.errors import AuditError
-from bridgehold.host.faces.cli.render import out, plain, print_json, print_json_line, table
+from bridgehold.host.faces.cli.render import err, out, plain, print_json, print_json_line, table
 from bridgehold.host.layout import default_layout
+from bridgehold.ids import nearest
 
 app = typer.Typer(help="Read, query and verify the audit.", no_args_is_help=True)
 Folder = Annotated[
@@ -30,6 +33,7 @@ Folder = Annotated[
     typer.Option("--audit", help="The audit's folder, such as a copy; this host's own if left out."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_ASKED = ("kind", "tenant", "session", "command", "since", "until", "text")
 
 
 @app.command()
@@ -53,7 +57,7 @@ def query(
     tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
     session: Annotated[str, typer.Option(help="Only this session's id.")] = "",
     command: Annotated[str, typer.Option(help="Only this command's id.")] = "",
-    since: Annotated[str, typer.Option(help="From this time on: 2026-11-20 or 2026-11-20T10:00.")] = "",
+    since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
     until: Annotated[str, typer.Option(help="Up to this time.")] = "",
     text: Annotated[str, typer.Option(help="A text that stands in the event.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 100,
@@ -64,8 +68,20 @@ def query(
         kind=parse_kind(kind), tenant=tenant, session=session, command=command,
         since=parse_time(since), until=parse_time(until), text=text, limit=limit,
     )  # fmt: skip
-    for entry in find(audit_folder(audit), wanted):
+    folder, nothing = audit_folder(audit), True
+    for entry in find(folder, wanted):
+        nothing = False
         print_entry(entry, as_json=json_output)
+    if nothing:
+        err.print(_nothing(folder, wanted), soft_wrap=True, markup=False)
+
+
+def _nothing(folder: Path, wanted: Query) -> str:
+    """That nothing fits, and what may be misspelt: a tenant that no event is of."""
+    named = {entry.tenant for entry in find(folder, Query(limit=10_000))} - {""}
+    near = "" if not wanted.tenant or wanted.tenant in named else nearest(wanted.tenant, named)
+    asked = [f"{name} {value}" for name in _ASKED if (value := getattr(wanted, name))]
+    return f"no event fits{': ' if asked else ''}{', '.join(asked)}{near}"
 
 
 @app.command()
@@ -107,7 +123,7 @@ def verify(
 def export(audit: Folder = None) -> None:
     """Every event as OCSF, one JSON line each."""
     for line in export_ocsf(read_all(audit_folder(audit)), version("bridgehold")):
-        sys.stdout.write(line.rstrip("\n") + "\n")
+        sys.stdout.buffer.write(printable_json(line.encode("utf-8")) + b"\n")
 
 
 def why(
@@ -158,10 +174,15 @@ def print_entry(entry: Entry, *, as_json: bool) -> None:
 
 def _row(entry: Entry) -> tuple[str, str, str, str]:
     shown = [
-        f"{key}={value}"
+        f"{key}={_told(value)}"
         for key, value in entry.fields.items()
         if value not in ("", 0, [], {}, False)
         and key not in ("grant", "machine", "namespaces", "capabilities", "traceback")
     ]
     ties = " ".join(part for part in (entry.tenant, entry.session, entry.command) if part)
     return entry.time, entry.ref, entry.kind, printable(f"{ties} {' '.join(shown)}")[:300]
+
+
+def _told(value: object) -> str:
+    """A value whose end is seen: none that a guest chose looks like the fields behind it."""
+    return str(value) if re.fullmatch(r'[^\s"=]+', str(value)) else json.dumps(value, ensure_ascii=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,10 +83,10 @@ def lock_bridge(
     """Resolve what the bridge asks for to exact versions with hashes: wheels only, nothing is run."""
     from bridgehold.host.faces.authoring.locking import lock
 
-    manifest = offline_registry().manifest(name, tenant)
-    version = python or f"{sys.version_info[0]}.{sys.version_info[1]}"
-    with err.status(f"resolving {name} for Python {version}"):
-        count = lock(manifest, version)
+    registry = offline_registry()
+    manifest = registry.manifest(name, tenant)
+    with err.status(f"resolving {name}{f' for Python {python}' if python else ''}"):
+        count = lock(manifest, python, registry.config.host.index)
     out.print(f"{count} packages in {manifest.lock_path}", markup=False, soft_wrap=True)
 
 

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from bridgehold.host.faces.cli.render import err, out, plain, print_json, table
+from bridgehold.audit.entries import printable
+from bridgehold.host.faces.cli.render import err, out, print_json, print_json_line, table
 from bridgehold.host.faces.client import Client, connect
 from bridgehold.host.observe import OperationFigures
 from bridgehold.host.values import SessionInfo
@@ -43,7 +44,7 @@ def profile(
         print_json(found)
     elif collapsed:
         for row in found["stacks"]:
-            typer.echo(f"{plain(row['stack'])} {row['samples']}")
+            typer.echo(f"{printable(row['stack'])} {row['samples']}")
     else:
         rows = [(f"{row['share']:.0%}", str(row["samples"]), row["line"]) for row in found["lines"][:_ROWS]]
         table(f"{found['samples']} samples in {found['seconds']:.1f} s", ("share", "samples", "where"), rows)
@@ -95,7 +96,7 @@ async def _top(every: float, looks: int, as_json: bool) -> None:
                 sessions, figures = await _look(client)
                 if live is None:
                     row = {"sessions": sessions, "operations": figures}
-                    typer.echo(msgspec.json.encode(row).decode())
+                    print_json_line(row)
                 else:
                     live.update(Group(_sessions(sessions), _operations(figures, before, every)), refresh=True)
                 before = {one.operation: one for one in figures}

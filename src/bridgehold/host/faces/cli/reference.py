@@ -17,8 +17,8 @@ def reference() -> str:
         "# Command line",
         "",
         "`--json` prints one document (or JSON lines) on stdout and nothing else; an error is then",
-        "`{code, message, hint, where, retry, event, traceback}`. Exit statuses: 0 done,",
-        "130 interrupted, and",
+        "`{code, message, hint, where, retry, event, traceback}`, with `output` of a command.",
+        "Exit statuses: 0 done, 130 interrupted, and",
         ", ".join(f"{kind.exit_status} `{kind.code}`" for kind in sorted(error_classes(), key=_status)) + ".",
     ]
     lines += _commands(root, "bridgehold")

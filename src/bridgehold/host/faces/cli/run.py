@@ -8,18 +8,18 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.markup import escape
 
 from bridgehold import reads
-from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.host.faces.cli.render import err, out, print_error, print_json
+from bridgehold.errors import BridgeholdError, DeniedError, UsageError
+from bridgehold.host.faces.cli.render import err, out, plain, print_error, print_json, print_text
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.values import Reply
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_command, parse_name
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def run(
     parse_name(session, "session")
     arguments = read_arguments(args)
     deadline = parse_deadline(timeout)
-    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, stream, record))
+    shown = Live(frames=stream, output=not json_output) if stream or not (json_output or record) else None
+    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, shown, record))
     if json_output:
         print_json(reply)
         return
@@ -97,21 +98,39 @@ async def _run(
     tenant: str,
     session: str,
     deadline_ms: int,
-    stream: bool,
+    shown: Live | None,
     record: str,
 ) -> Reply:
     from bridgehold.host.faces.testing.recorder import recording
 
     opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
     async with opener as host, building(host):
-        return await host.call(
-            operation,
-            arguments,
-            tenant=tenant,
-            session=session,
-            deadline_ms=deadline_ms,
-            on_event=show_event if stream else None,
-        )
+        try:
+            with shown or contextlib.nullcontext():
+                return await host.call(
+                    operation,
+                    arguments,
+                    tenant=tenant,
+                    session=session,
+                    deadline_ms=deadline_ms,
+                    on_event=shown,
+                )
+        except DeniedError as error:
+            if not record:
+                error.hint = await meant(host, operation, tenant) or error.hint
+            raise
+
+
+async def meant(host: Client, operation: str, tenant: str) -> str:
+    """The nearest operation of those that `tenant` sees; empty where it is one of them, or none is near."""
+    known = [
+        str(name)
+        for bridge in await host.request("bridges", {})
+        if bridge["tenant"] in ("", tenant)
+        for name in bridge["operations"]
+    ]
+    near = "" if operation in known or operation.startswith("common:") else nearest(operation, known)
+    return f"No bridge has such an operation{near}." if near else ""
 
 
 @contextlib.asynccontextmanager
@@ -140,18 +159,45 @@ async def building(host: Client) -> AsyncIterator[None]:
             host.on_build = None
 
 
-def show_event(event: dict[str, Any]) -> None:
-    if event.get("type") == "chunk":
-        data = event.get("data")
-        err.print(escape(data if isinstance(data, str) else json.dumps(data)), end="", soft_wrap=True)
-    elif event.get("type") == "progress":
-        err.print(escape(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}"))
+class Live:
+    """What a command says while it runs, on standard error; its standard output where that is `apart`."""
+
+    def __init__(self, *, frames: bool = False, output: bool = True, apart: bool = False) -> None:
+        self._frames = frames
+        self._output = output
+        self._apart = apart
+        self._midline = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event.get("type")
+        if kind == "output" and self._output:
+            cut = f"[… {event['cut']} bytes not shown]\n" if event.get("cut") else ""
+            self._print(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
+        elif kind == "chunk" and self._frames:
+            data = event.get("data")
+            self._print(data if isinstance(data, str) else json.dumps(data))
+        elif kind == "progress" and self._frames:
+            self._print(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._midline:
+            self._print("\n")
+
+    def _print(self, text: str, *, stdout: bool = False) -> None:
+        console = out if stdout and self._apart else err
+        console.print(escape(plain(text)), end="", soft_wrap=True)
+        if not console.is_terminal:
+            console.file.flush()
+        self._midline = bool(text) and not text.endswith("\n")
 
 
 def print_value(reply: Reply) -> None:
     value = reply.value
     if isinstance(value, str):
-        out.print(escape(value), soft_wrap=True)
+        print_text(value)
     else:
         print_json(value)
     usage = reply.usage
@@ -159,6 +205,8 @@ def print_value(reply: Reply) -> None:
         f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
         f"peak {format_size(usage.memory_peak_bytes)} · event {reply.receipt}[/]"
     )
+    if reply.anew:
+        err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
     if reply.degraded:
         err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
 
@@ -193,20 +241,18 @@ async def _shell_line(host: Client, session: str, bridge: str, tenant: str, line
             name, _, text = line.removeprefix(":").strip().partition(" ")
             operation = name if ":" in name else f"{bridge}:{name}"
             arguments = read_arguments(text or "{}")
-        reply = await host.call(operation, arguments, session=session, tenant=tenant)
+        with Live(frames=True, apart=True) as shown:
+            reply = await host.call(operation, arguments, session=session, tenant=tenant, on_event=shown)
         if operation == "python:execute" and isinstance(reply.value, dict):
             _show_execution(reply.value)
         else:
             print_value(reply)
     except BridgeholdError as error:
         print_error(error, as_json=False)
-        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable"}:
+        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable", "host_leaving"}:
             raise
 
 
 def _show_execution(value: dict[str, Any]) -> None:
-    for key, console in (("stdout", out), ("stderr", err)):
-        if value.get(key):
-            console.print(escape(str(value[key]).rstrip("\n")), soft_wrap=True)
     if value.get("repr") not in (None, "None"):
         out.print(escape(str(value["repr"])), soft_wrap=True)

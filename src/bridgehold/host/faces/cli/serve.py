@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from bridgehold import writes
-from bridgehold.errors import BridgeholdError, ConfigError
+from bridgehold.errors import ConfigError, HostUnavailableError
+from bridgehold.host import handover
 from bridgehold.host.config import load_config
-from bridgehold.host.faces.cli.render import err, out
+from bridgehold.host.faces.cli.render import err, out, tell_unread
 from bridgehold.host.faces.client import Client
 from bridgehold.host.layout import default_layout
 
@@ -44,24 +48,48 @@ def serve(
             help="Serve HTTP there too, as `[http] listen` does: 127.0.0.1:8765. Callers need tokens.",
         ),
     ] = "",
+    check: Annotated[
+        bool,
+        typer.Option(
+            handover.CHECK, help="Start nothing: say whether this version could, with this configuration."
+        ),
+    ] = False,
 ) -> None:
-    """Start the host on its socket and stay in the foreground until stopped."""
+    """Start the host on its socket and stay in the foreground until stopped.
+
+    A socket that systemd listens on (a socket unit) is taken over, and left to it.
+    """
+    from bridgehold.host.faces.http.checks import listen_address
     from bridgehold.host.faces.http.listening import listen, url_of
     from bridgehold.host.supervise import run
 
     layout = default_layout()
     config = load_config(layout.config_file)
     address = http or config.http.listen
-    listener = listen(address, public=config.http.public) if address else None
+    said = "--http" if http else f"[http] listen in {layout.config_file}"
+    if check:
+        if address:
+            listen_address(address, public=config.http.public)
+        handover.could_start()
+        out.print(f"{version('bridgehold')} could start with {layout.config}")
+        return
+    command = handover.command_line(sys.argv, sys.orig_argv, sys.executable)
+    given = handover.take(os.environ, os.getpid())
+    listener = listen(address, public=config.http.public, said=said, given=given.http) if address else None
 
     def ready() -> None:
-        err.print(f"listening on {layout.socket}")
+        there = "" if layout.config_file.exists() else " (there is none: defaults hold)"
+        err.print(f"configuration {layout.config_file}{there}", markup=False, soft_wrap=True)
+        tell_unread(layout)
+        err.print(f"listening on {layout.socket}", markup=False, soft_wrap=True)
         if listener is not None:
             err.print(f"listening on {url_of(listener)}")
             if not any(section.tokens for section in config.principals.values()):
-                err.print("nobody has a token yet: add its digest to a [principals.NAME] section")
+                err.print(
+                    "nobody has a token yet: add its digest to a [principals.NAME] section", markup=False
+                )
 
-    raise typer.Exit(run(layout, ready=ready, http=listener))
+    raise typer.Exit(run(layout, ready=ready, http=listener, given=given, command=command))
 
 
 def stop(
@@ -78,16 +106,43 @@ def stop(
     out.print("stopped")
 
 
+def restart(
+    now: Annotated[
+        bool, typer.Option("--now", help="End commands that run, rather than wait for them.")
+    ] = False,
+) -> None:
+    """Replace the running host by the version that is installed now, with the configuration as it is now.
+
+    That version is asked first whether it could start; if not, the host goes on. Commands that run may finish
+    as with `stop`; whoever connects meanwhile waits, and is served by the new host. Sessions end.
+    """
+    with err.status("waiting for what runs, then for the new host"):
+        before, after = asyncio.run(_restart(now=now))
+    out.print(f"restarted: {before} → {after}" if before != after else f"restarted: {after}")
+
+
+async def _restart(*, now: bool) -> tuple[str, str]:
+    """The versions before and after."""
+    async with Client.connect(reconnect_s=0) as client:
+        before = (await client.request("ping", {}))["version"]
+        await _until_gone(client, now=now, again=True)
+    async with Client.connect() as client:
+        return before, (await client.request("ping", {}))["version"]
+
+
 async def _stop(*, now: bool) -> None:
     async with Client.connect(reconnect_s=0) as client:
-        try:
-            await client.request("stop", {"now": now})
-            while True:  # the host closes the connection when it is gone
-                await client.request("ping", {})
-                await asyncio.sleep(0.05)
-        except BridgeholdError as error:
-            if error.code != "host_unavailable":
-                raise
+        await _until_gone(client, now=now, again=False)
+
+
+async def _until_gone(client: Client, *, now: bool, again: bool) -> None:
+    try:
+        await client.request("stop", {"now": now, "again": again})
+        while True:  # the host closes the connection when it is gone
+            await client.request("ping", {})
+            await asyncio.sleep(0.05)
+    except HostUnavailableError:
+        return
 
 
 def init(

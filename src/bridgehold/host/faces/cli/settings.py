@@ -8,9 +8,10 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.markup import escape
 
 from bridgehold.host.config_view import said
-from bridgehold.host.faces.cli.render import out, print_json, table
+from bridgehold.host.faces.cli.render import err, out, print_json, table, tell_unread
 from bridgehold.host.faces.client import connect
 from bridgehold.host.layout import find_layout
 from bridgehold.host.reload import Reload
@@ -22,6 +23,7 @@ def config(
 ) -> None:
     """Check the configuration, and show what it says and who said it. Every fault is named at once."""
     layout = find_layout(os.environ, os.getuid())
+    tell_unread(layout)
     found = [one for one in said(layout.config_file, os.environ) if everything or one.by != "default"]
     if json_output:
         print_json(found)
@@ -36,18 +38,22 @@ def config(
 def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Have the running host take over what has changed in config.toml, and which rules and bridges are gone.
 
-    No session is dropped.
+    No session is dropped. Policies, tenants' files and bridges are read by each command, without a reload.
     """
     found = asyncio.run(_reload())
     if json_output:
         print_json(found)
         return
     for key in found.applied:
-        out.print(f"taken over  {key}", soft_wrap=True)
+        out.print(f"taken over  {escape(key)}", soft_wrap=True)
     for key in found.waiting:
-        out.print(f"[yellow]waits for a restart[/]  {key}", soft_wrap=True)
-    if not found.applied and not found.waiting:
-        out.print("nothing has changed")
+        out.print(f"[yellow]waits for a restart[/]  {escape(key)}", soft_wrap=True)
+    for name in found.files:
+        out.print(f"holds already  {escape(name)}", soft_wrap=True)
+    if found.waiting:
+        err.print("for a restart: `bridgehold stop`, then `bridgehold serve`", markup=False)
+    if not found.applied and not found.waiting and not found.files:
+        out.print("nothing has changed, neither in config.toml nor in a policy, a tenant's file or a bridge")
 
 
 async def _reload() -> Reload:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bridgehold.audit.query import parse_time
+from bridgehold.audit.query import TIMES, parse_time
 from bridgehold.audit.read import read_all
 from bridgehold.audit.usage import Used, fold
 from bridgehold.host.faces.cli.audit import Folder, audit_folder
@@ -32,7 +32,7 @@ _REQUESTS = (
 def usage(
     audit: Folder = None,
     tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
-    since: Annotated[str, typer.Option(help="From this time on: 2026-11-20 or 2026-11-20T10:00.")] = "",
+    since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
     until: Annotated[str, typer.Option(help="Up to this time.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

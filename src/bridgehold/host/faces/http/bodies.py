@@ -120,6 +120,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     receipt: str = ""
     truncated: bool = False
     degraded: bool = False
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):

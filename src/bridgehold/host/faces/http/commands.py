@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -157,12 +158,21 @@ async def _followed(call: Call, running: Running, log: sse.EventLog, number: int
 
 
 def _listener(
-    running: Running, put: Callable[[str, dict[str, Any]], None]
+    running: Running, put: Callable[[str, dict[str, Any]], None], crowded: Callable[[], bool] = lambda: False
 ) -> Callable[[dict[str, Any]], None]:
-    """Takes what the host tells of a command, and gives it on by kind."""
+    """Takes what the host tells of a command, and gives it on by kind; no output while it is `crowded`."""
+    left_out: Counter[str] = Counter()
 
     def heard(said: dict[str, Any]) -> None:
         kind = said.pop("type")
+        if kind == "output":
+            stream = said["stream"]
+            left_out[stream] += said.pop("cut", 0)
+            if crowded():
+                left_out[stream] += len(said["text"].encode())
+                return
+            if cut := left_out.pop(stream, 0):
+                said["cut"] = cut
         if kind == "tool_call":
             running.host_name, said["command"] = said["command"], running.name
             running.calls.add(said["call"])
@@ -191,7 +201,7 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
             done.exception()  # it is told to the caller; where that one is gone, to nobody
         outbox.close()
 
-    heard = _listener(running, lambda kind, said: outbox.put(sse.event(kind, said)))
+    heard = _listener(running, lambda kind, said: outbox.put(sse.event(kind, said)), lambda: outbox.crowded)
     work = running.work = asyncio.ensure_future(call.link.client.request("run", params, heard))
     outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
     work.add_done_callback(over)

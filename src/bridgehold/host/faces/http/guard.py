@@ -79,6 +79,11 @@ class BoundedServer(web.Server):
         self._live.pop(handler, None)
         self.busy.discard(handler)
 
+    def leave(self) -> None:
+        """End each connection, after the request that is under way on it."""
+        for handler in list(self._live):
+            handler.close()
+
     @property
     def open_connections(self) -> int:
         return len(self._live)

@@ -23,6 +23,7 @@ from bridgehold.host.faces.http.calls import Face
 from bridgehold.host.faces.http.checks import names_of
 from bridgehold.host.faces.http.guard import BoundedServer, Runner
 from bridgehold.host.faces.http.values import HttpConfig
+from bridgehold.host.handover import LEAVE
 from bridgehold.host.process import harden
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -31,10 +32,14 @@ _BESIDE_CONNECTIONS = 1_024
 
 
 async def serve(config: HttpConfig, listener: socket.socket) -> None:
-    """Until SIGTERM. What is under way then is cut off, unless the host's end has ended it."""
-    stop = asyncio.Event()
+    """Until SIGTERM. What is under way then is cut off, unless the host's end has ended it.
+
+    From `LEAVE` on nobody more is accepted, and each connection ends after what runs on it.
+    """
+    stop, leaving = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(LEAVE, leaving.set)
     face = Face(config)
     border = Border(face, names_of(listener.getsockname()[0], config.names))
     runner = Runner(border.application(), config.connections, config.idle_s)
@@ -44,8 +49,17 @@ async def serve(config: HttpConfig, listener: socket.socket) -> None:
     border.server = server
     face.metrics.watch(lambda: server.open_connections)
     sweeping = asyncio.create_task(face.links.sweep())
-    await web.SockSite(runner, listener).start()
+    site = web.SockSite(runner, listener)
+    await site.start()
+
+    async def leave() -> None:
+        await leaving.wait()
+        await site.stop()
+        server.leave()
+
+    leaver = asyncio.create_task(leave())
     await stop.wait()
+    leaver.cancel()
     sweeping.cancel()
     for task in list(face.commands.tasks):
         task.cancel()

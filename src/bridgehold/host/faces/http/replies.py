@@ -35,7 +35,7 @@ def answer(value: object, status: int = 200) -> web.Response:
 
 
 def refusal(status: int, error: BridgeholdError, more: dict[str, str] | None = None) -> web.Response:
-    """``{code, message, hint, where, retry, event, traceback}``."""
+    """``{code, message, hint, where, retry, event, traceback}``, and ``output`` of a command."""
     later = {"Retry-After": _RETRY_SECONDS} if error.retry == "later" else {}
     return web.Response(
         body=msgspec.json.encode(error.info()),

@@ -23,7 +23,8 @@ async def open_session(call: Call) -> web.StreamResponse:
     """It stays when the request ends, until it is closed or its policy's idle time is over."""
     asked = await call.body(OpenSession)
     tenant = call.caller.tenant(asked.tenant)
-    made = await call.ask("session.open", {"bridge": asked.bridge, "name": asked.name, "tenant": tenant})
+    wanted = {"bridge": asked.bridge, "name": asked.name, "tenant": tenant, "stays": True}
+    made = await call.ask("session.open", wanted)
     call.face.places.note(call.caller.principal, made["id"], made["bridge"], made["tenant"])
     return answer(made, 201)
 

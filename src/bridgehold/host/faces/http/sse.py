@@ -16,6 +16,8 @@ from bridgehold.host.shares import Share
 
 MOST_WAITING = 8 << 20
 """Bytes of events that wait for their caller."""
+MOST_OUTPUT = 1 << 20
+"""Bytes that wait, past which a command's output is counted and not sent."""
 MOST_KEPT = 1 << 20
 """Bytes of a resumable command's last events."""
 _BEAT = b": beat\n\n"
@@ -103,6 +105,11 @@ class Outbox:
         self._news = asyncio.Event()
         self.full = False
         self._closed = False
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits that what the caller can do without is better left out."""
+        return self._bytes > MOST_OUTPUT
 
     def put(self, piece: bytes) -> None:
         if self.full:

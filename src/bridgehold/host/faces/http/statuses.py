@@ -36,6 +36,7 @@ STATUSES: dict[str, int] = {
     "context_length": 422,
     "audit": 503,
     "host_unavailable": 503,
+    "host_leaving": 503,
     "transcript": 500,
 }
 """By code. What may be tried again later says so by ``retry`` in the body and a ``Retry-After``."""

@@ -12,7 +12,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, error_classes
 
-_OURS = frozenset({"internal", "host_unavailable", "attestation", "audit", "config"})
+_OURS = frozenset({"internal", "host_unavailable", "host_leaving", "attestation", "audit", "config"})
 """Errors that no fault of a bridge or a provider may come out as."""
 TYPED = frozenset(kind.code for kind in error_classes()) - _OURS
 

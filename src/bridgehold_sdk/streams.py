@@ -1,0 +1,70 @@
+"""The two output streams of a session, and the end of a process that a command's code forked."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import NoReturn
+
+from bridgehold_sdk.faults import shown_from
+
+STATUS_UNFLUSHED = 120
+"""The interpreter's own, where its last flush fails."""
+
+
+def flush() -> bool:
+    """Whether all that was printed is in the pipes now: Python's own streams, what took their place, and C's
+    standard output where `ctypes` was loaded. Never raises."""
+    done = True
+    names = ("stdout", "stderr", "__stdout__", "__stderr__")
+    for stream in {id(one): one for one in (getattr(sys, name, None) for name in names)}.values():
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except BaseException:  # noqa: BLE001 - the code may have put anything there
+            done = False
+    ctypes = sys.modules.get("ctypes")
+    if ctypes is not None:
+        try:
+            library = ctypes.CDLL(None)
+            library.fflush(ctypes.c_void_p.in_dll(library, "stdout"))  # of all, one that is read would block
+        except BaseException:  # noqa: BLE001 - as above
+            done = False
+    return done
+
+
+def exit_status(error: BaseException | None) -> int:
+    """As the interpreter would end with `error`, which it prints as its own last act."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit):
+        if error.code is None or isinstance(error.code, int):
+            return (error.code or 0) & 0xFF
+        print(error.code, file=getattr(sys, "stderr", None) or sys.__stderr__)
+        return 1
+    trace = shown_from(error.__traceback__)
+    if sys.excepthook is sys.__excepthook__:
+        import traceback  # it knows the source of code that is in no file
+
+        traceback.print_exception(type(error), error, trace)
+    else:
+        sys.excepthook(type(error), error, trace)
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def finish(status: int) -> int:
+    """As the interpreter ends: threads are waited for, exit hooks run, streams are flushed."""
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what the interpreter itself calls
+    atexit._run_exitfuncs()  # noqa: SLF001 - as above
+    return status if flush() else status or STATUS_UNFLUSHED
+
+
+def end_child(error: BaseException | None) -> NoReturn:
+    """The end of a forked process whose code returned, or raised `error`: as at home, with that status."""
+    status = 1
+    try:
+        status = finish(exit_status(error))
+    finally:
+        os._exit(status)
