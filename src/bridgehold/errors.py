@@ -253,6 +253,13 @@ class ZygoteError(BridgeholdError):
     default_hint = "The next session starts cold, or from a new zygote; `bridgehold why` tells what was seen."
 
 
+class ReplacedError(ZygoteError):
+    """What a sandbox shows was replaced by its owner: what stands goes on, and nothing is forked from it."""
+
+    code = "replaced"
+    exit_status = 39
+
+
 class CancelledError(BridgeholdError):
     """The caller cancelled the command."""
 

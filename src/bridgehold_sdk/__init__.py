@@ -6,7 +6,7 @@ nothing: what a bridge may do is decided outside.
 
 from __future__ import annotations
 
-from bridgehold_sdk.bridge import Bridge, Operation, Provider, Session, Tool, operation
+from bridgehold_sdk.bridge import Bridge, Limits, Operation, Provider, Session, Tool, operation
 from bridgehold_sdk.errors import (
     Cancelled,
     InvalidInput,
@@ -25,6 +25,7 @@ __all__ = [
     "Bridge",
     "Cancelled",
     "InvalidInput",
+    "Limits",
     "NotPlain",
     "Operation",
     "Provider",

@@ -41,10 +41,34 @@ class Tool(NamedTuple):
         return self.call(self.name, arguments)
 
 
+class Limits(NamedTuple):
+    """What the session's policy grants; 0: not told. The kernel holds them, whatever a library believes."""
+
+    memory_bytes: int = 0
+    """Of all processes together, with what lies in /scratch, /tmp and /dev/shm."""
+    cpu_millis: int = 0
+    """Thousandths of a processor."""
+    processes: int = 0
+    """With threads."""
+    open_files: int = 0
+    file_size_bytes: int = 0
+    scratch_bytes: int = 0
+    shm_bytes: int = 0
+    response_bytes: int = 0
+    request_bytes: int = 0
+    command_ms: int = 0
+
+    @property
+    def processors(self) -> int:
+        """How many threads are worth starting; at least one."""
+        return max(1, -(-self.cpu_millis // 1000))
+
+
 class Session(NamedTuple):
     id: str
     name: str
     tenant: str
+    limits: Limits = Limits()
 
 
 class Operation(NamedTuple):

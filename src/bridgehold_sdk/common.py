@@ -93,7 +93,7 @@ class Common:
         texts = [session.get(key, "") for key in ("id", "name", "tenant")]
         if not all(isinstance(text, str) for text in texts):
             raise InvalidInput("a session's id, name and tenant are text")
-        self._runtime.session = Session(*texts)
+        self._runtime.session = Session(texts[0], texts[1], texts[2], self._runtime.limits)
         self._runtime.bridge.open(self._runtime.session)
         self._opened = True
         return {"status": "open", "session": texts[0]}

@@ -19,7 +19,7 @@ from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridgehold_sdk import wire
-from bridgehold_sdk.bridge import Bridge, Provider, Session, Tool, operations_of
+from bridgehold_sdk.bridge import Bridge, Limits, Provider, Session, Tool, operations_of
 from bridgehold_sdk.common import Common
 from bridgehold_sdk.errors import Cancelled, ResultTooLarge, ToolError, UnknownCommand, WireError
 from bridgehold_sdk.faults import describe
@@ -51,6 +51,7 @@ class Runtime:
         providers: Mapping[str, Provider] | None = None,
         worker_id: str = "",
         folder: str = "",
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self.bridge = bridge
         self.name = name
@@ -60,7 +61,9 @@ class Runtime:
         """The bridge's own files, for telling its refusals from its framework's errors."""
         self.operations = operations_of(type(bridge))
         self.providers: Mapping[str, Provider] = dict(providers or {})
-        self.session = Session("", "", "")
+        known = {name: value for name, value in (limits or {}).items() if name in Limits._fields}
+        self.limits = Limits(**known)
+        self.session = Session("", "", "", self.limits)
         self.started = time.time()
         self.command_count = 0
         self.error_count = 0

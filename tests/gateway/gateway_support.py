@@ -273,7 +273,10 @@ async def stand(tmp_path: Path, *, lookup: Lookup | None = None, **entry: Any) -
         entries = tuple(ProviderEntry(name=name, **given) for name in ("openai", "other"))
         config = KeeperConfig(secrets=credentials(tmp_path / "credentials"), providers=entries)
         facts = {
-            e.name: ProviderFacts(name=e.name, host=e.host, port=provider.port, version="v1") for e in entries
+            e.name: ProviderFacts(
+                name=e.name, host=e.host, port=provider.port, base_url=e.base_url, version="v1"
+            )
+            for e in entries
         }
         async with contextlib.AsyncExitStack() as stack:
             if lookup is None:

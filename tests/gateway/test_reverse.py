@@ -21,6 +21,7 @@ from gateway_support import (
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.provider import Behaviour, fingerprint
+from bridgehold.host.budgets import Buffers
 from bridgehold.policies.model import Endpoint, Limits, Rate
 
 
@@ -445,6 +446,40 @@ def test_what_generates_nothing_reserves_its_input_alone(tmp_path: Path) -> None
     on_stand(tmp_path, act)
 
 
+def test_whose_key_came_is_judged_before_a_byte_of_the_body_is_read(tmp_path: Path) -> None:
+    """Who has no placeholder holds nothing of what the host has for bodies, and is told while it still sends."""
+
+    async def act(stand: Stand) -> None:
+        stand.buffers = Buffers(8 << 20, share=2, patience_s=1)
+        ports = [await stand.open(session=f"s-{number}") for number in range(2)]
+        stalled = []
+        for number, key in enumerate(["", "Authorization: Bearer sk-bh-of-nobody-0000000000000000\r\n"] * 4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports[0])
+            writer.write(
+                f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{ports[0]}\r\n{key}"
+                f"Content-Length: {4 << 20}\r\n\r\n".encode()
+            )
+            answer = parse(await asyncio.wait_for(reader.read(), 10))
+            assert answer.status == (403 if key else 401), number
+            stalled.append(writer)
+        assert stand.buffers.held == 0
+        assert [event.rule for event in stand.audit.of(EgressRefused)] == [
+            "placeholder.missing",
+            "placeholder.session",
+        ] * 4
+        assert (await stand.ask(port=ports[1])).status == 200
+        assert (await stand.ask(key="sk-bh-else-0000000000000000", body={"x": "y" * 300_000})).status == 403
+        assert (await stand.ask("/openai/a/../../b%2f..", body={"x": "y" * 300_000})).status == 403
+        declared = (
+            f"POST /openai/x HTTP/1.1\r\nHost: 127.0.0.1:{ports[1]}\r\nContent-Length: {1 << 40}\r\n\r\n"
+        )
+        assert parse(await stand.raw(declared.encode(), port=ports[1])).status == 401
+        for writer in stalled:
+            writer.close()
+
+    on_stand(tmp_path, act)
+
+
 def test_a_body_past_its_bound_is_refused(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         reply = await stand.ask(body={**CHAT, "user": "x" * 20_000})
@@ -457,13 +492,72 @@ def test_a_body_past_its_bound_is_refused(tmp_path: Path) -> None:
 # Row 29: redirects and echoes
 
 
-def test_a_redirect_is_returned_and_not_followed(tmp_path: Path) -> None:
+RESPONSES = "/openai/responses"
+WITHIN = {
+    "/v1/responses": RESPONSES,
+    "responses": None,  # beside /v1/chat/completions: /v1/chat/responses, which isn't granted
+    "../responses": RESPONSES,
+    "../../v1/./responses?a=b#c": f"{RESPONSES}?a=b",
+    "http://127.0.0.1:{port}/v1/responses": RESPONSES,
+    "HTTP://127.0.0.1:{port}/v1/responses": RESPONSES,
+    "//127.0.0.1:{port}/v1/responses": RESPONSES,
+    "/v1/responses?key=sk-real&a=1": f"{RESPONSES}?key={PLACEHOLDER}&a=1",
+    "?page=2": "/openai/chat/completions?page=2",
+    "/v1/chat/completions/?a=1": "/openai/chat/completions?a=1",
+}
+BEYOND = (
+    "/v1/chat/completions/", "/responses", "/v2/responses", "/v1", "/", "/v1/../responses", "/v1x/responses", "../../../responses",
+    "/v1/%2e%2e/admin", "/v1//responses", "/v1/files", "/v1/res\\ponses", "/v1/res%2fponses",
+    "https://127.0.0.1:{port}/v1/responses", "http://127.0.0.1:1/v1/responses", "http://localhost:{port}/v1/responses",
+    "//169.254.169.254/v1/responses", "http://u:p@127.0.0.1:{port}/v1/responses", "http://[::1/v1/responses",
+    "file:///etc/passwd", "data:,x", "javascript:alert(1)", "/\\127.0.0.1/v1/responses",
+    "http://127.0.0.1:{port}@evil.example/v1/responses", "/v1/responses\u00e9", "/v1/" + "x" * 5_000,
+)  # fmt: skip
+
+
+def test_a_redirect_within_the_providers_base_is_one_below_its_name(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
-        stand.provider.behave(Behaviour(redirect_to=f"http://127.0.0.1:{stand.provider.port}/elsewhere"))
+        for place, wanted in WITHIN.items():
+            for path in ("/openai/chat/completions", "/openai/v1/chat/completions"):
+                stand.provider.behave(Behaviour(redirect_to=place.format(port=stand.provider.port)))
+                before = len(stand.provider.log)
+                reply = await stand.ask(path)
+                assert len(stand.provider.log) == before + 1  # returned, and not followed
+                if wanted is None:
+                    assert (reply.status, reply.headers["x-bridgehold-rule"]) == (403, "gateway.redirect"), (
+                        place
+                    )
+                    continue
+                assert (reply.status, reply.headers["location"]) == (307, wanted), place
+                if wanted == RESPONSES:
+                    stand.provider.behave(Behaviour())
+                    again = await stand.ask(reply.headers["location"], {"model": "m", "input": "hello"})
+                    assert again.status == 200, again.body
+        stand.provider.behave(Behaviour(redirect_to="/v1/responses", redirect_status=201))
+        assert (await stand.ask()).headers["location"] == RESPONSES
+        stand.provider.behave(Behaviour(redirect_to="http://elsewhere.example/", redirect_status=201))
         reply = await stand.ask()
-        assert reply.status == 307
-        assert reply.headers["location"].endswith("/elsewhere")
-        assert len(stand.provider.log) == 1
+        assert (reply.status, "location" in reply.headers) == (201, False)
+
+    on_stand(tmp_path, act)
+
+
+def test_a_redirect_beyond_the_base_or_the_grant_is_refused_and_nobodys_attack(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        for place in BEYOND:
+            stand.provider.behave(Behaviour(redirect_to=place.format(port=stand.provider.port)))
+            reply = await stand.ask()
+            assert reply.status == 403, (place, reply)
+            assert reply.headers["x-bridgehold-rule"] == "gateway.redirect"
+            assert "openai redirects to" in reply.message, place
+            assert "[providers.openai] base_url" in reply.message
+            assert "location" not in reply.headers
+            refused = stand.audit.of(EgressRefused)[-1]
+            assert (refused.rule, refused.severity) == ("gateway.redirect", "normal")
+        assert len(stand.audit.of(EgressRefused)) == len(BEYOND)
+        stand.provider.behave(Behaviour(redirect_to="/v1/responses", redirect_status=302))
+        reply = await stand.ask()  # a client that follows asks by GET, which isn't granted
+        assert (reply.status, "'GET' is none of POST" in reply.message) == (403, True)
 
     on_stand(tmp_path, act)
 

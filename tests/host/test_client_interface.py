@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -278,4 +280,24 @@ def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(layout: 
     finally:
         killed.kill()
         killed.stdout.close()  # type: ignore[union-attr]  # a pipe, as asked
+        stop_host(process)
+
+
+def test_who_leaves_while_a_nameless_session_opens_leaves_none(layout: Layout) -> None:
+    process = start_host(layout)
+    body = json.dumps({"id": 1, "method": "session.open", "params": {"bridge": "plain"}}).encode()
+    try:
+        with SyncClient.connect(layout.socket) as client:
+            for _ in range(3):
+                with socket.socket(socket.AF_UNIX) as raw:
+                    raw.connect(str(layout.socket))
+                    raw.sendall(len(body).to_bytes(4, "big") + body)
+                    deadline = time.monotonic() + 20
+                    while client.request("ping")["sessions"] == 0:  # it has begun
+                        assert time.monotonic() < deadline
+            deadline = time.monotonic() + LEFT_SECONDS + 20
+            while client.request("ping")["sessions"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+    finally:
         stop_host(process)

@@ -72,9 +72,9 @@ def test_run_shows_what_is_written_while_it_runs_and_an_error_has_it(fresh: Layo
         assert running.stderr is not None
         assert running.stdout is not None
         lines = iter(running.stderr.readline, "")
-        assert "first \\x1b[31m\n" in lines  # as text: no terminal does what a guest says
+        assert "  | first \\x1b[31m\n" in lines  # as text: no terminal does what a guest says
         shown = time.monotonic()
-        assert next(lines) == "last\n"
+        assert next(lines) == "  | last\n"
         assert time.monotonic() - shown > 0.5
         assert json.loads(running.stdout.read())["stdout"] == "first \x1b[31m\nlast"
     failing = json.dumps({"code": "print('partial')\nraise ValueError('x')"})

@@ -133,7 +133,7 @@ NAMES = (
     *("OPENAI_KEY", "groqkey", "openaiKey", "ANTHROPIC-KEY", "key_openai", "apiKeyOpenAI", "my_groq_keys"),
     *("api_key", "OPENAI_API_KEY", "hf_token", "GITHUB_TOKEN", "client_secret", "db_password", "token"),
 )
-VALUES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_+=-]{18,38}[A-Za-z0-9]", fullmatch=True).filter(
+VALUES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_+-]{18,38}[A-Za-z0-9]=?", fullmatch=True).filter(
     lambda text: any(c.isdigit() for c in text) and any(c.isalpha() for c in text)
 )
 TAKEN: dict[str, Callable[[str, str], Any]] = {
@@ -157,6 +157,12 @@ STAYING: dict[str, Callable[[str, str], Any]] = {
     "json in a text": lambda name, value: json.dumps({"a": 1, name: value, "b": [2]}),
     "json in json": lambda name, value: json.dumps({"inner": json.dumps({name: value})}),
     "toml in a text": lambda name, value: f'[provider]\n{name} = "{value}"\n',
+    "xml": lambda name, value: f'<{name}>{value}</{name}><add key="{name}" value="{value}"/>',
+    "a pair in json in a text": lambda name, value: json.dumps({"name": name, "value": value}),
+    "a pair in yaml": lambda name, value: f"- name: {name}\n  value: {value}\n",
+    "a call": lambda name, value: f"set('{name}', '{value}'); os.environ['{name}'] = '{value}'",
+    "a shell's words": lambda name, value: f"setx {name} {value} & curl -u user:{value} https://x.example",
+    "an arrow": lambda name, value: f"{name} -> {value}",
 }
 
 
@@ -189,6 +195,17 @@ def test_a_key_within_a_longer_text_stays_there_and_is_never_written_down(
     for most in (cap, 4_000):
         assert value not in preview_of(taken.kept, most)[2]
         assert value[:12] not in preview_of(without_keys(arguments), most)[2]
+
+
+def test_no_preview_shows_what_stands_beside_a_name_of_keys_in_a_list_or_a_table() -> None:
+    for arguments in (
+        {"x": [["api_key", PLAIN, "extra"]]},
+        {"names": ["api_key"], "values": [PLAIN]},
+        {"x": ["curl", "-u", "user:short1"], "y": [["header", "x-api-key", {"is": PLAIN}]]},
+    ):
+        shown = preview_of(take_inline_keys(arguments, grant("capture")).kept, 4_000)[2]
+        assert PLAIN not in shown
+        assert "short1" not in shown
 
 
 def test_what_only_looks_like_names_of_keys_is_passed_on_and_shown() -> None:

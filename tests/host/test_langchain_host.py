@@ -30,6 +30,64 @@ CITY = {
     "required": ["name", "people"],
 }
 SHAPES = ("openai", "anthropic", "gemini")
+PATHS = {
+    "openai": ["/chat/completions", "/moved/chat/completions", "/models", "/moved/models"],
+    "anthropic": ["/messages", "/moved/messages", "/v1/messages", "/moved/v1/messages"],
+    "gemini": ["/models/*:generateContent", "/moved/*/models/*:generateContent"],
+}
+CLIENTS = """
+import sys
+bridge = sys._getframe(1).f_locals["self"]
+one = bridge.provider({shape!r})
+base, key = one.base_url, one.placeholder
+chat = {{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "hello"}}]}}
+authorised = {{"authorization": "Bearer " + key}}
+
+def httpx_(moved):
+    import httpx
+    with httpx.Client(follow_redirects=True, headers=authorised, timeout=60) as client:
+        said = client.post(base + moved + "/chat/completions", json=chat)
+    return [said.status_code, len(said.history), said.json().get("choices", said.text)]
+
+def requests_(moved):
+    import requests
+    said = requests.post(base + moved + "/chat/completions", json=chat, headers=authorised)
+    return [said.status_code, len(said.history), said.json().get("choices", said.text)]
+
+def urllib_(moved):
+    import json, urllib.request
+    asked = urllib.request.Request(base + moved + "/models", headers=authorised)
+    with urllib.request.urlopen(asked) as said:
+        return [said.status, int(said.url != asked.full_url), json.load(said)["data"]]
+
+def openai_(moved):
+    import openai
+    with openai.OpenAI(base_url=base + moved, api_key=key, max_retries=0) as client:
+        try: said = client.chat.completions.create(**chat)
+        except openai.PermissionDeniedError as error: return [403, 0, str(error)]
+    return [200, 1, said.choices[0].message.content]
+
+def anthropic_(moved):
+    import anthropic
+    with anthropic.Anthropic(base_url=base + moved, api_key=key, max_retries=0) as client:
+        said = client.messages.create(max_tokens=9, **chat)
+    return [200, 1, said.content[0].text]
+
+try: result["said"] = {client}_({moved!r})
+except BaseException as error: result["said"] = [0, 0, type(error).__name__ + ": " + str(error)[:500]]
+"""
+REDIRECTED = [
+    ("openai", "httpx", "/moved", "/v1/chat/completions", ""),
+    ("openai", "requests", "/moved", "http://127.0.0.1:{port}/v1/chat/completions", ""),
+    ("openai", "openai", "/moved", "//127.0.0.1:{port}/v1/chat/completions", ""),
+    ("openai", "openai", "/moved", "http://127.0.0.1:{port}/v1/chat/completions", ""),
+    ("openai", "urllib", "/moved", "/v1/models", ""),
+    ("anthropic", "anthropic", "/moved", "/v1/messages", ""),
+    ("openai", "httpx", "", "/v1/files", "is none of the granted paths"),
+    ("openai", "requests", "", "http://127.0.0.1:1/v1/moved/chat/completions", "not where it is configured"),
+    ("openai", "openai", "", "/elsewhere", "beyond its base /v1"),
+]
+"""(shape, client, what stands before its path, where it is sent, what a refusal says)."""
 
 
 def _write_drawing_bridge(layout: Layout) -> None:
@@ -42,15 +100,27 @@ def _write_drawing_bridge(layout: Layout) -> None:
     preload = (
         f"[preload]\nmodules = {json.dumps(shipped.preload)}\ncalls = {json.dumps(shipped.preload_calls)}\n"
     )
+    needs = "".join(
+        f'[[needs.secrets]]\nname = "{name}"\nprovider = "{name}"\n[[needs.endpoints]]\nprovider = "{name}"\n'
+        f'methods = ["POST", "GET"]\nremote_content = true\npaths = {json.dumps(PATHS[name])}\n'
+        for name in SHAPES
+    )
     files = 'requirements = "requirements.in"\nlock = "requirements.lock"\n'
     manifest = MANIFEST.format(name="draws").replace(
-        "[operations.act]", files + preload + "[operations.act]", 1
+        "[operations.act]", files + preload + needs + "[operations.act]", 1
     )
     (folder / "bridge.toml").write_text(manifest)
     (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
     limits = '[limits]\nmemory = "1GiB"\nstartup = "60s"\n[sandbox]\nstart = "fork"\n'
+    rest = 'weakenings = ["private_network"]\n'
+    rest += "".join(
+        f'[secrets.{name}]\nprovider = "{name}"\n[network.endpoints.{name}]\nmethods = ["POST", "GET"]\n'
+        f"remote_content = true\npaths = {json.dumps(PATHS[name])}\n"
+        for name in SHAPES
+    )
     operations = '[operations]\nallow = ["*"]\n'
-    (layout.policies / "draws.toml").write_text('extends = "baseline"\n' + limits + operations)
+    text = 'extends = "baseline"\n' + rest.partition("\n")[0] + "\n"
+    (layout.policies / "draws.toml").write_text(text + limits + operations + rest.partition("\n")[2])
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +332,26 @@ def test_a_killed_workers_models_chains_and_agents_are_made_again_without_asking
         "langchain:create_chain",
         "langchain:create_agent",
     ]
+
+
+def test_real_clients_follow_a_providers_redirect_to_its_own_place_and_to_no_other(
+    hosted: tuple[Stage, Provider],
+) -> None:
+    stage, provider = hosted
+    attacks = len([one for one in stage.events("egress.refused") if one["severity"] == "high"])
+    try:
+        with stage.client.session("draws") as session:
+            for shape, client, moved, place, refusal in REDIRECTED:
+                status = 302 if client == "urllib" else 307
+                provider.behave(
+                    Behaviour(redirect_to=place.format(port=provider.port), redirect_status=status)
+                )
+                code = CLIENTS.format(shape=shape, client=client, moved=moved)
+                said = session.run("act", {"code": code})["said"]
+                assert said[:2] == ([403, 0] if refusal else [200, 1]), (client, place, said)
+                assert refusal in str(said[2]), (client, place, said)
+    finally:
+        provider.behave(Behaviour())
+    refused = stage.events("egress.refused")
+    assert [one["rule"] for one in refused][-3:] == ["gateway.redirect"] * 3
+    assert len([one for one in refused if one["severity"] == "high"]) == attacks

@@ -346,7 +346,45 @@ def test_all_that_the_command_line_shows_goes_through_one_place() -> None:
         path.name
         for path in folder.glob("*.py")
         for line in path.read_text().splitlines()
-        if re.search(r"typer\.echo|std(out|err)\.(buffer\.)?write|(?<![.\w])print\(|Console\(", line)
+        if not line.lstrip().startswith('"')
+        and re.search(r"typer\.echo|std(out|err)\.(buffer\.)?write|(?<![.\w])print\(|Console\(", line)
     )
     del beside["render.py"]
     assert beside == {"audit.py": 1, "border.py": 1, "bridges.py": 1, "main.py": 1, "observe.py": 2}
+
+
+def test_nothing_is_imported_from_the_folder_that_one_stands_in(tmp_path: Path) -> None:
+    """It may be a stranger's: a private host is started from there, outside of every sandbox."""
+    folder, home = tmp_path / "strangers", tmp_path / "home"
+    folder.mkdir()
+    for name in ("bridgehold", "argparse", "json", "msgspec", "signal", "sitecustomize", "typer"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'ran')!r}, 'a').write({name!r})\n")
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("bridgehold"),
+            "run",
+            "python:execute",
+            "--args",
+            '{"code": "6 * 7"}',
+        ],
+        cwd=folder,
+        env={**os.environ, "BRIDGEHOLD_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert not (folder / "ran").exists(), (folder / "ran").read_text()
+    assert "42" in done.stdout, done.stderr
+
+
+def test_each_interpreter_that_we_start_leaves_that_folder_out() -> None:
+    source = Path(cli.__file__).parents[3]
+    starts = {
+        str(path.relative_to(source)): line
+        for path in source.rglob("*.py")
+        for line in re.findall(r"sys\.executable,\s*([^,\]]+)", path.read_text())
+        if path.name != "handover.py"  # as it was started itself
+    }
+    assert len(starts) >= 4
+    assert {line.strip() for line in starts.values()} == {'"-P"', "*plans.INTERPRETER_FLAGS"}

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
-from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, NotFoundError
+from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, NotFoundError, Output
 from bridgehold.host import registry
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.config import Config
 from bridgehold.host.layout import find_layout
-from bridgehold.host.logs import SessionLog
+from bridgehold.host.logs import STREAMS, CommandOutput, OutputPiece, SessionLog, Stream
 from bridgehold.host.pipes import FrameBudget
 from bridgehold.host.translate import exit_error, fault_error
 from bridgehold.policies.model import Limits, Machine
@@ -39,6 +39,48 @@ def test_a_log_shows_control_characters_and_says_what_was_cut() -> None:
     text = log.text()
     assert "bytes cut" in text
     assert "\x1b" not in text
+
+
+def test_a_log_keeps_no_more_than_its_rate_and_marks_what_it_left_out_in_its_place() -> None:
+    log = SessionLog(10_000, rate=100)
+    log.write(b"a" * 1000)
+    assert log.text() == "a" * 400 + "[… 600 bytes cut]\n"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(STREAMS), st.binary(max_size=200_000), st.booleans()), max_size=12),
+    st.integers(2, 200_000),
+)
+def test_every_byte_of_a_commands_output_is_kept_or_counted_once(
+    parts: list[tuple[Stream, bytes, bool]], limit: int
+) -> None:
+    """In its end, and in the pieces that its caller was shown meanwhile, whenever that one was busy."""
+    seen: list[OutputPiece] = []
+    busy = [False]
+
+    async def write() -> Output:
+        output = CommandOutput(limit, seen.append, lambda: busy[0])
+        for stream, data, busy[0] in parts:
+            output.write(stream, data.replace(b"\\", b"."))
+        return output.finish()
+
+    output = asyncio.run(write())
+    for stream, text, cut in (
+        ("stdout", output.stdout, output.stdout_cut),
+        ("stderr", output.stderr, output.stderr_cut),
+    ):
+        size = sum(len(data) for name, data, _ in parts if name == stream)
+        mark = f"\n… {cut} bytes cut …\n" if cut else ""
+        assert mark in text
+        assert raw_size(text.replace(mark, "")) + cut == size
+        assert cut == max(0, size - limit // 2 * 2)
+        pieces = [piece for piece in seen if piece.stream == stream]
+        assert sum(raw_size(piece.text) + piece.cut for piece in pieces) == size
+
+
+def raw_size(text: str) -> int:
+    """Bytes that were decoded to `text`: what was no UTF-8 stands as ``\\xNN``, and no other backslash is there."""
+    return len(text.encode()) - 3 * text.count("\\")
 
 
 def test_a_bucket_refills_with_time_and_no_further_than_its_burst() -> None:

@@ -239,8 +239,9 @@ act(
     "the host's files and sockets are absent",
     lambda r: r["found"] == [],
     """
-places = ["/etc/shadow", "/root", "/home", "/var", "/run", "/srv", "/mnt", "/media", "/boot", "/sys",
-          "/etc/ssh", "/etc/bridgehold", "/proc/1/root/etc/shadow", "/proc/sys/kernel/core_pattern.x",
+places = ["/etc/shadow", "/root", "/home", "/var", "/run", "/srv", "/mnt", "/media", "/boot", "/etc/ssh",
+          "/sys/kernel", "/sys/module", "/sys/firmware", "/sys/class/dmi", "/sys/devices/pci0000:00",
+         , "/etc/bridgehold", "/proc/1/root/etc/shadow", "/proc/sys/kernel/core_pattern.x",
           "/run/bridgehold", "/var/run/docker.sock", "/tmp/.X11-unix"]
 found = []
 for place in places:
@@ -251,6 +252,12 @@ for place in places:
             found.append((place, listing[:5]))
     except OSError:
         pass
+# What /sys holds is small texts of the session's own, in the sandbox's read-only root.
+for folder, names, files in os.walk("/sys"):
+    for path in [folder, *(os.path.join(folder, name) for name in files)]:
+        if os.stat(path).st_dev != os.stat("/").st_dev or os.path.islink(path) or os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY:
+            found.append(path)
+    found += [(name, len(open(os.path.join(folder, name)).read())) for name in files if os.path.getsize(os.path.join(folder, name)) > 64]
 result["found"] = found
 """,
 )
@@ -277,9 +284,19 @@ result["leaks"] = leaks
 )
 
 act(
+    18,
+    "the list of locks of files: reading it holds up whoever takes one, on all of the machine",
+    refused("EACCES"),
+    """
+attempt("read", lambda: open("/proc/locks").read())
+attempt("as another name", lambda: open("/proc/self/root/proc/locks").read())
+""",
+)
+
+act(
     20,
     "namespaces, mounts, keys, bpf, perf, userfaultfd, io_uring",
-    refused("EPERM", "ENOSYS", "EINVAL", "EACCES", "EUSERS", "ENOSPC"),
+    refused("EPERM", "ENOSYS", "EINVAL", "EACCES", "EUSERS", "ENOSPC", "ENOTSUP"),
     """
 buffer = ctypes.create_string_buffer(256)
 attempt("unshare user", lambda: syscall(272, 0x10000000))

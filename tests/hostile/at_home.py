@@ -84,7 +84,7 @@ def outside() -> dict[str, Any]:
     """The same of this machine's interpreter, as a user without settings of their own starts it."""
     code = f"{DUMP}\nimport json\nprint(json.dumps(dump()))"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        ["/usr/bin/env", "--default-signal", sys.executable, "-c", code],
         env={"HOME": "/", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
         capture_output=True,
         check=True,

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from bridgehold.errors import ApplicationError
+from bridgehold import Client
+from bridgehold.bridges.catalogue import Catalogue
+from bridgehold.errors import ApplicationError, LimitError, UsageError
+from bridgehold.host.cold_starts import remedy
 from bridgehold.host.faces.sync import SyncSession
 from hostile.at_home import DUMP, Difference, outside, unexplained
-from hostile.stage import Stage
+from hostile.stage import KINDS_OF_HOSTS, MANIFEST, Stage, stage
 
 REASONS = {
     "-X": Difference(reason="UTF-8 whatever locales the machine has", only_inside=("utf8",)),
@@ -39,6 +48,8 @@ REASONS = {
         only_inside=(
             *("DSPY_CACHEDIR", "HF_HOME", "LC_ALL", "LITELLM_LOCAL_MODEL_COST_MAP", "NO_PROXY", "PWD"),
             *("MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+            *("LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT", "RAYON_NUM_THREADS"),
+            *("LOGNAME", "USER", "JE_ARROW_MALLOC_CONF"),
             *("PYTHONNOUSERSITE", "PYTHONPATH", "TMPDIR", "TZ", "XDG_CACHE_HOME"),
         ),
     ),
@@ -141,7 +152,12 @@ for method in ("spawn", "forkserver", "fork"):
         shared["b"] = 2
         result[method] = [squares, one.exitcode, dict(shared)]
 """
-    found = host.act(code)
+    bridge = host.bridge()
+    policy = host.layout.policies / f"{bridge}.toml"
+    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "60s"'))
+    with host.session(bridge) as session:
+        found = session.run("act", {"code": "result = {}" + code})
+    assert isinstance(found, dict)
     assert found["argv"] == [""]
     assert (found["arguments"], found["file"]) == ({}, None)
     for method in ("spawn", "forkserver", "fork"):
@@ -201,3 +217,164 @@ while True:
             with contextlib.suppress(ApplicationError):
                 assert session.run("act", {"code": ends}) == 2
                 break
+
+
+def test_user_and_host_have_names(host: Stage) -> None:
+    code = """
+import getpass, grp, io, mimetypes, os, pathlib, pwd, shutil, socket, subprocess, tarfile
+own = pwd.getpwuid(os.getuid())
+result["user"] = [own.pw_name, own.pw_uid, own.pw_gid, own.pw_dir, getpass.getuser(), os.environ["LOGNAME"],
+                  subprocess.check_output(["whoami"], text=True).strip(), str(pathlib.Path.home()),
+                  os.path.expanduser("~" + own.pw_name), grp.getgrgid(os.getgid()).gr_name, os.getgroups(),
+                  pathlib.Path("/scratch").owner()]
+name = socket.gethostname()
+with socket.create_server((socket.gethostbyname(name), 0)) as server:
+    socket.create_connection(server.getsockname()).close()
+result["host"] = [name, socket.getfqdn(), socket.getnameinfo(("::1", 80), socket.NI_NUMERICSERV)[0],
+                  socket.gethostbyname("localhost")]
+result["tables"] = [socket.getservbyname("https"), socket.getprotobyname("tcp"), mimetypes.guess_type("a.webp")[0]]
+open("/scratch/x", "w").close()
+with tarfile.open("/scratch/x.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+    tar.add("/scratch/x", "x")
+result["packed"] = tarfile.open("/scratch/x.tar").getmember("x").uname
+result["fonts"] = os.path.exists("/etc/fonts/fonts.conf")
+result["map"] = open("/proc/self/uid_map").read().split()[-3::2]
+"""
+    found = host.act(code)
+    assert found["user"] == [
+        *("bridge", 1000, 1000, "/scratch", "bridge", "bridge", "bridge", "/scratch", "/scratch", "bridge"),
+        *([], "bridge"),
+    ]
+    assert found["host"] == ["bridge", "bridge", "localhost", "127.0.0.1"]
+    assert found["tables"] == [443, 6, "image/webp"]
+    assert found["packed"] == "bridge"
+    assert found["fonts"] is Path("/etc/fonts/fonts.conf").exists()
+    assert found["map"] == ["1000", "1"], "one uid, and of the guest's choosing none"
+
+
+def test_the_uid_that_the_kernel_knows_is_each_sessions_own(host: Stage) -> None:
+    """Only what the guest sees is small and one: no two sessions have a kernel uid in common, nor one of the host's."""
+    with host.session() as one, host.session() as two:
+        for session in (one, two):
+            assert (
+                session.run("act", {"code": "import os\nresult = [*os.getresuid(), *os.getresgid()]"})
+                == [1000] * 6
+            )
+        seen = {event["session"]: event["uid"] for event in host.events("worker.attested")}
+        uids = [seen[one.id], seen[two.id]]
+        assert len({*uids} - {0, os.getuid()}) == 2, uids
+        for session in (one, two):
+            code = "import os\nfor call in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0), lambda: os.setgroups([0])):\n    try:\n        call()\n        result['got'] = os.getresuid()\n    except OSError:\n        pass"
+            assert session.run("act", {"code": "result = {}\n" + code}) == {}
+
+
+LIMITS = """
+import multiprocessing, os, shutil, subprocess, sys
+page = dict(line.split(":") for line in open("/proc/meminfo"))
+def text(path):
+    return open(path).read().strip()
+result["memory"] = [int(page["MemTotal"].split()[0]) * 1024, int(text("/sys/fs/cgroup/memory.max")),
+                    int(text("/sys/fs/cgroup/memory/memory.limit_in_bytes"))]
+result["processors"] = [os.cpu_count(), multiprocessing.cpu_count(), text("/proc/cpuinfo").count("processor\t"),
+                        int(os.environ["LOKY_MAX_CPU_COUNT"]), int(os.environ["RAYON_NUM_THREADS"]),
+                        int(os.environ["POLARS_MAX_THREADS"]), int(os.environ["PYTHON_CPU_COUNT"]),
+                        int(text("/sys/fs/cgroup/cpu.max").split()[0]) // int(text("/sys/fs/cgroup/cpu.max").split()[1])]
+result["lscpu"] = [l.split()[-1] for l in subprocess.check_output(["lscpu"], text=True).splitlines() if l.startswith(("CPU(s):", "Socket(s):"))]
+import gc
+limits = next(one for one in gc.get_objects() if type(one).__name__ == "Hostile").session.limits
+result["told"] = [limits.memory_bytes, limits.processors, limits.processes, limits.command_ms]
+result["refused"] = []
+for path in ("/proc/meminfo", "/proc/cpuinfo", "/sys/fs/cgroup/memory.max", "/sys/devices/system/cpu/online", "/sys/x", "/etc/passwd"):
+    for act in (lambda: open(path, "w"), lambda: os.unlink(path), lambda: os.chmod(path, 0o777)):
+        try:
+            act()
+            result["refused"].append(path)
+        except OSError:
+            pass
+"""
+
+
+def test_libraries_can_see_the_sessions_limits(host: Stage) -> None:
+    found = host.act(LIMITS)
+    assert found["memory"] == [256 << 20] * 3
+    assert found["processors"] == [1] * 8
+    assert found["lscpu"] == ["1", "1"]
+    assert found["told"] == [256 << 20, 1, 64, 8_000]
+    assert found["refused"] == []
+
+
+def test_code_of_any_length_and_as_many_commands_as_a_caller_likes(host: Stage) -> None:
+    with python(host) as session:
+        assert run(session, f"x = '{'a' * 3_000_000}'\nlen(x)") == 3_000_000
+        with pytest.raises(UsageError, match=r"arguments.code: text with a lone surrogate at character 1"):
+            run(session, "'\ud800'")
+        with pytest.raises(LimitError):
+            run(session, f"'{'a' * (9 << 20)}'")
+        assert run(session, "len(x)") == 3_000_000
+
+    async def many() -> list[object]:
+        async with Client.connect(host.layout.socket) as client, client.session("python") as one:
+            calls = (one.run("execute", {"code": f"{number} + 1"}) for number in range(100))
+            return [answer["value"] for answer in await asyncio.gather(*calls)]
+
+    assert asyncio.run(many()) == list(range(1, 101))
+
+
+def test_a_cold_start_against_the_policy_is_said_wherever_it_is_met() -> None:
+    """By a command's first reply, and by `run`, `bridge check` and `bridge build`: the reason, and what to do."""
+    with stage(KINDS_OF_HOSTS[0], "fork", zygote="4MiB") as cold:
+        bridge = cold.bridge()
+        with cold.session(bridge) as session:
+            first = session.call("act", {"code": "result = 1"})
+            again = session.call("act", {"code": "result = 1"})
+            assert first.cold_start == "the zygote ended before it was warm"
+            assert again.cold_start == ""
+            (listed,) = [one for one in cold.client.sessions() if one.id == session.id]
+            assert (listed.start, listed.cold_start) == ("cold", first.cold_start)
+        kept = {name: value for name, value in os.environ.items() if name != "COLUMNS"}  # or tables fold
+        environment = {**kept, "BRIDGEHOLD_HOME": str(cold.layout.config.parent)}
+        for arguments in (
+            ("run", f"{bridge}:act", "--args", '{"code": "result = 1"}'),
+            ("bridge", "check", bridge),
+            ("bridge", "build", bridge),
+        ):
+            command = [sys.executable, "-m", "bridgehold", *arguments]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            said = " ".join((done.stdout + done.stderr).split())
+            assert (
+                f"started cold, though its policy says fork: {first.cold_start}. {remedy(first.cold_start)}"
+                in said
+            ), said
+        command = [sys.executable, "-m", "bridgehold", "bridge", "build", bridge, "--no-start", "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["cold_start"] == ""
+
+
+@pytest.mark.parametrize("start", ["cold", "fork"])
+def test_joblibs_workers_find_their_packages_and_leave_nothing(start: str) -> None:
+    """Its tracker is an interpreter of its own: one that can't import joblib dies, and each call's arrays stay."""
+    code = """
+import joblib, numpy, os
+from joblib.externals.loky.backend import resource_tracker
+data = numpy.ones(5_000_000)  # 38 MiB, which each call lays into /dev/shm for its workers
+result["sums"] = []
+for _ in range(3):
+    result["sums"].append(joblib.Parallel(n_jobs=2)(joblib.delayed(numpy.sum)(data) for _ in range(2)))
+os.kill(resource_tracker._resource_tracker._pid, 0)
+used = os.statvfs("/dev/shm")
+result["left"] = (used.f_blocks - used.f_bfree) * used.f_frsize >> 20
+result["processors"] = joblib.cpu_count()
+"""
+    with stage(KINDS_OF_HOSTS[0], start, environments=True) as host:
+        bridge = host.bridge(manifest='lock = "requirements.lock"\n' + MANIFEST)
+        shipped = Catalogue.load().get("custom").folder / "requirements.lock"
+        shutil.copy(shipped, host.layout.bridges / bridge)
+        policy = host.layout.policies / f"{bridge}.toml"
+        text = policy.read_text().replace('command = "8s"', 'command = "60s"').replace('"32MiB"', '"64MiB"')
+        policy.write_text(text.replace('"256MiB"', '"512MiB"').replace('startup = "6s"', 'startup = "30s"'))
+        with host.session(bridge) as session:
+            found = session.run("act", {"code": "result = {}" + code})
+        assert isinstance(found, dict)
+        assert found["sums"] == [[5_000_000.0] * 2] * 3
+        assert found["left"] < 60, "two calls' arrays"
+        assert found["processors"] == 1

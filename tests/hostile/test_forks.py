@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -274,3 +275,35 @@ effect = "read"
     assert row.status == "CAUTION"
     assert bridge in row.detail
     assert "no_such_framework" in row.detail
+
+
+def test_a_bridge_that_is_deployed_anew_ends_no_session_and_the_next_has_it(forks: Stage) -> None:
+    """What a sandbox shows is replaced by its owner: sessions and zygote stand, and a new zygote begins."""
+    pool = forks.plain
+    for bridge in (forks.bridge(), pool):
+        folder = forks.layout.bridges / bridge
+        report = {"code": "result['x'] = int(open('/bridge/release').read())"}
+        (folder / "release").write_text("1")
+        with forks.session(bridge) as first:
+            held = [event["zygote"] for event in forks.events("zygote.started") if event["bridge"] == bridge]
+            new = shutil.copytree(folder, folder.with_name(f".{bridge}"))
+            (new / "release").write_text("2")
+            folder.rename(folder.with_name(f".{bridge}.old"))
+            new.rename(folder)
+            with forks.session(bridge) as second, forks.session(bridge) as third:
+                for session, release in ((first, 1), (second, 2), (third, 2)):
+                    assert session.run("act", report) == {"x": release}
+            ended = {event["zygote"] for event in forks.events("zygote.ended")}
+            assert held[-1] not in ended
+            listed = {one["name"]: one for one in forks.client.request("zygotes")["zygotes"]}
+            assert f"{folder} was replaced" in listed[held[-1]]["reason"]
+            assert first.run("act", report) == {"x": 1}
+        deadline = time.monotonic() + 10
+        while held[-1] not in {event["zygote"] for event in forks.events("zygote.ended")}:
+            assert time.monotonic() < deadline  # it leaves with its last session
+            time.sleep(0.05)
+        last = next(one for one in forks.events("zygote.ended") if one["zygote"] == held[-1])
+        assert "was replaced" in str(last["reason"])
+        started = [event for event in forks.events("zygote.started") if event["bridge"] == bridge]
+        assert len(started) == len(held) + 1
+        assert not [event for event in forks.events("start.fell_back") if event["bridge"] == bridge]

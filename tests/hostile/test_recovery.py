@@ -175,6 +175,18 @@ def test_what_was_made_is_there_again_and_the_audit_says_how(lossy: Stage, how: 
         assert session.run("run_thing", {"id": "b"})["size"] == 2
 
 
+def test_a_resource_that_ended_with_its_session_says_so_to_its_tenant(lossy: Stage) -> None:
+    with lossy.session() as session:
+        session.run("create_memory", {"id": "gone-with-it"})
+    for tenant, code in (("local", "session_ended"), ("local", "session_ended"), ("other", "not_found")):
+        with pytest.raises(BridgeholdError) as caught:
+            lossy.client.request(
+                "resource.execute", {"id": "gone-with-it", "operation": "run_thing", "tenant": tenant}
+            )
+        assert caught.value.code == code
+        assert (session.id in caught.value.message) == (tenant == "local")
+
+
 def test_a_resource_is_still_found_by_its_id(lossy: Stage) -> None:
     with lossy.session() as session:
         session.run("create_thing", {"id": "lone", "size": 7})

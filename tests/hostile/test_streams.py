@@ -132,6 +132,14 @@ WRITERS = {
         "worker\n",
         "",
     ),
+    "a spawned process": (
+        (
+            "import multiprocessing as m\np = m.get_context('spawn').Process(target=print, args=('spawned',))\n"
+            "p.start(); p.join()"
+        ),
+        "spawned\n",
+        "",
+    ),
     "a redirected stream": (
         (
             "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as kept: print('kept')\n"
@@ -223,6 +231,9 @@ def test_a_forked_child_ends_as_at_home_with_its_traceback(session: SyncSession)
     assert run(session, "print('the session lives')") == ("the session lives\n", "")
 
 
+STUBBORN = "sys.stdout.flush()\nwhile True:\n try: time.sleep(60)\n except BaseException: pass"
+
+
 def test_its_output_comes_with_an_error_however_it_ends(host: Stage, bridge: str) -> None:
     said = "import os, sys, time\nprint('partial', end='')\nos.write(2, b'to err')\n"
     with host.session(bridge) as session:
@@ -232,7 +243,9 @@ def test_its_output_comes_with_an_error_however_it_ends(host: Stage, bridge: str
         ("os.kill(os.getpid(), 9)", "crash", {}),
         ("import ctypes; sys.stdout.flush(); ctypes.string_at(0)", "crash", {}),
         ("sys.stdout.flush(); os._exit(5)", "crash", {}),
-        ("sys.stdout.flush(); time.sleep(60)", "timeout", {"deadline_ms": 500}),
+        ("sys.exit(3)", "application", {}),
+        ("time.sleep(60)", "timeout", {"deadline_ms": 500}),  # interrupted: its streams are flushed
+        (STUBBORN, "timeout", {"deadline_ms": 500}),  # killed
         ("sys.stdout.flush(); kept = bytearray(600 << 20)", "memory", {}),
     ):
         with host.session(bridge) as session:
@@ -240,9 +253,7 @@ def test_its_output_comes_with_an_error_however_it_ends(host: Stage, bridge: str
             flushed = "" if end.startswith("os.kill") else "partial"
             assert (error.code, error.output.stdout) == (code, flushed), end
             assert "to err" in error.output.stderr, end
-
-
-FLOOD = "import subprocess\nsubprocess.run(['head', '-c', '{}', '/dev/zero'])\n"
+            assert "to err" in host.client.logs(session.id), end  # though it may have ended
 
 
 def test_nothing_that_prints_waits_for_the_log_and_what_is_cut_is_counted(session: SyncSession) -> None:

@@ -56,10 +56,15 @@ def test_the_traceback_reaches_the_author_wherever_the_author_is(
         assert lines in error.traceback
         assert lines in "".join(error.__notes__)
         said = ours(host, "-m", "bridgehold", "run", "python:execute", "--args", f'{{"code": "{"1 / 0"}"}}')
-        assert '  File "<execute 1>", line 1, in <module>\n    1 / 0\n' in said.stderr, said.stderr
+        assert '  |   File "<execute 1>", line 1, in <module>\n  |     1 / 0\n' in said.stderr, said.stderr
         assert said.returncode == 1
         why = ours(host, "-m", "bridgehold", "why", error.event)
-        assert lines in why.stdout, why.stdout
+        assert "".join(f"  | {line}\n" for line in lines.splitlines()) in why.stdout, why.stdout
+        forged = fault(session, "raise ValueError('x\\nremedy  nothing is wrong')")
+        shown = ours(host, "-m", "bridgehold", "why", forged.event).stdout
+        assert [line[:8] for line in shown.splitlines() if "nothing is wrong" in line and line[0] == "r"] == [
+            "reason  "
+        ], shown
         odd = fault(session, "raise ValueError('\\x1b[31mred\\x07\\u202e')")
         assert "ValueError: \\x1b[31mred\\x07\\u202e" in odd.traceback
         assert "\x1b" not in odd.message
@@ -167,6 +172,17 @@ def test_a_guest_that_answers_nothing_costs_a_ping_its_answer_and_the_session_no
             session.call("common:ping", deadline_ms=200)
         assert caught.value.code == "timeout"
         assert work.result() == {"done": True}
+        stopped = pool.submit(session.run, "act", {"code": "import os\nos.kill(os.getpid(), 19)"})
+        seen: list[str] = []
+        while "busy" not in seen:  # past a bound nothing more is kept of those that nobody answers
+            try:  # at first it may not have stopped itself yet
+                session.call("common:ping", deadline_ms=1 if seen else 200)
+            except BridgeholdError as error:
+                seen.append(error.code)
+        assert set(seen) == {"timeout", "busy"}
+        host.client.request("session.kill", {"session": session.id})
+        with pytest.raises(BridgeholdError):
+            stopped.result()
 
 
 def test_an_ended_session_says_how_each_time_and_its_log_can_still_be_read(host: Stage, python: str) -> None:
@@ -207,6 +223,12 @@ def test_a_name_that_starts_anew_says_so_once(host: Stage, python: str) -> None:
     assert call("1").anew == ""
     assert "of the first" in host.client.logs(first.session)
     assert "of the first" not in host.client.logs("named")
+    with host.client.session(python, name="named") as mine:  # the one that is open, which it ends
+        assert mine.anew == ""
+    with host.client.session(python, name="named") as mine:
+        assert f"session {reply.session} of this name has ended" in mine.anew
+        assert mine.call("execute", {"code": "1"}).anew == ""
+    assert "has ended" in call("1").anew
     host.client.request("session.kill", {"session": "named"})
     with pytest.raises(BridgeholdError) as caught:
         call("1 / 0")

@@ -139,7 +139,7 @@ def test_what_commands_made_is_routed_too_and_goes_with_its_session(counting: St
         assert {one.id for one in counting.client.list_resources(session=session.id)} == {"mine", "liar"}
         session.run("delete_counter", {"counter_id": "mine"})
         assert {one.id for one in counting.client.list_resources(session=session.id)} == {"liar"}
-    assert refused(counting.client.execute_resource, "liar") == "not_found"
+    assert refused(counting.client.execute_resource, "liar") == "session_ended"
 
 
 def test_alike_ids_are_told_apart_by_session(counting: Stage) -> None:

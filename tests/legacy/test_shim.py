@@ -170,7 +170,8 @@ def test_rules_that_change_hold_for_the_next_frame_of_a_script_that_runs(
     """Narrowed, widened, slowed down, gone and broken under one session: each frame meets what stands then."""
     name = PROFILES[request.node.callspec.params["start"]]
     policy, ceiling = host.layout.policies / f"{name}.toml", host.layout.tenants / "local.toml"
-    before = policy.read_text()
+    before, config = policy.read_text(), host.layout.config_file
+    settings = config.read_text()
     peer = start()
     peer.handshake()
     session = session_of(host)
@@ -212,10 +213,17 @@ def test_rules_that_change_hold_for_the_next_frame_of_a_script_that_runs(
         assert error("echo") == "policy:"
         policy.unlink()
         policy.write_text(before)
+        config.write_text(f"{settings}\n[features]\nforeign = false\n")
+        host.client.request("reload", {})
+        assert error("echo") == "unsupported:"
+        config.write_text(settings)
+        host.client.request("reload", {})
         host.layout.tenants.chmod(0)
         assert error("echo") == "policy:"
     finally:
         host.layout.tenants.chmod(0o755)
+        config.write_text(settings)
+        host.client.request("reload", {})
         ceiling.unlink(missing_ok=True)
         policy.unlink(missing_ok=True)
         policy.write_text(before)

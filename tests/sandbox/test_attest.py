@@ -228,7 +228,9 @@ def test_mountinfo_is_read_as_the_kernel_writes_it() -> None:
         "\n37 35 0:5 / /mnt\\040x ro - tmpfs tmpfs rw\n"
     )
     seen = parse_mounts(text)
-    assert seen == {"/mnt x": MountSeen(options=("ro",), kind="tmpfs", identity=Identity("0:5", "/"))}
+    assert seen == {
+        "/mnt x": MountSeen(options=("ro",), kind="tmpfs", identity=Identity("0:5", "/"), number=37)
+    }
     text = "1 0 8:1 /a /x ro,idmapped - ext4 d rw\n2 1 0:9 /b\\040c /y rw master:3 - tmpfs t rw\n"
     seen = parse_mounts(text)
     assert seen["/x"].identity == Identity("8:1", "/a", sealed=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bridgehold.errors import AttestationError, BridgeholdError, ShortageError, ZygoteError
@@ -383,6 +384,26 @@ DAWDLERS = {
         kernel.bare_fork = bare_fork
         evil = real
     """,
+    "signals itself without end": """
+        import signal
+        kernel = sys.modules['bridgehold_inner.kernel']
+        signal.signal(signal.SIGUSR1, lambda *a: None)
+        def bare_fork():
+            while True:
+                os.kill(os.getpid(), signal.SIGUSR1)
+        kernel.bare_fork = bare_fork
+        evil = real
+    """,
+    "signals itself while it joins": """
+        import signal
+        kernel = sys.modules['bridgehold_inner.kernel']
+        signal.signal(signal.SIGUSR1, lambda *a: None)
+        def setns(*a):
+            while True:
+                os.kill(os.getpid(), signal.SIGUSR1)
+        kernel.setns = setns
+        evil = real
+    """,
     "maps more than can be judged": """
         import mmap
         kernel = sys.modules['bridgehold_inner.kernel']
@@ -410,7 +431,7 @@ def test_a_dawdler_costs_its_own_tenant_and_the_launcher_answers_others(swept: M
         zygote = await nursery.zygote(client)
         first = await nursery.fork(client, zygote)
         dawdling = asyncio.ensure_future(nursery.fork(client, zygote))
-        waited = []
+        waited, spent = [], psutil.Process(swept.process.pid).cpu_times()
         until = time.monotonic() + 2.5
         while time.monotonic() < until:
             began = time.monotonic()
@@ -420,6 +441,8 @@ def test_a_dawdler_costs_its_own_tenant_and_the_launcher_answers_others(swept: M
         bystander = await friend.fork(client, other)  # and starts go on
         assert sorted(waited)[len(waited) // 2] < 0.05
         assert max(waited) < 1.0  # on a machine that others use too
+        now = psutil.Process(swept.process.pid).cpu_times()
+        assert now.user + now.system - spent.user - spent.system < 0.75  # of 2.5 s
         with contextlib.suppress(BridgeholdError):
             await zygote.end()
         with contextlib.suppress(BridgeholdError, AssertionError):

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.errors import BridgeholdError, UnsupportedError
+from bridgehold.errors import BridgeholdError, ReplacedError, UnsupportedError
 from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.mounts import parse_mounts, same_file, shown_at
+from bridgehold.sandbox.spec import with_folders
 from bridgehold.sandbox.values import Mount, SandboxSpec
 from sandbox.fork_support import Guest, Nursery
 from sandbox.launcher_support import KINDS, Machine, machine
@@ -110,10 +112,15 @@ def test_a_mount_of_the_machines_shows_in_no_running_sandbox_and_costs_none(
         for guest, seen in zip(guests, before, strict=True):
             assert await guest.python(SEEN) == seen
             await guest.attest()
+        with pytest.raises(ReplacedError):  # under the name of the grant lies something else now
+            await client.fork(zygote.launched.worker, nursery.spec(mounts=own))
+        space.run("umount", str(folder))
         next_fork = await nursery.fork(
             client, zygote, mounts=own
         )  # whose proof is that of its zygote's mounts
         assert await next_fork.python(SEEN) == before[1]
+        space.run("mount", "-t", "tmpfs", "-o", "mode=0777", "late", str(folder))
+        space.run("touch", f"{folder}/late")
         # A sandbox that begins later has what was mounted, and proves it: read-only, without devices.
         later = await cold(nursery, client, mount)
         mounts, names, zeros = await later.python(SEEN)
@@ -248,3 +255,84 @@ def test_a_fifo_or_socket_of_a_read_grant_is_not_written_to(box: Machine, start:
                 await guest.end()
 
     box.drive(act)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def plain(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    with machine(request.param) as made:
+        yield made
+
+
+def test_what_its_owner_replaces_ends_nothing_that_stands(plain: Machine) -> None:
+    """A file renamed over, one deleted, a folder deployed anew: as a package's installation and a deployment do."""
+    nursery = Nursery(plain)
+    folder, _ = granted(nursery, "deployed")
+    home = plain.home
+    for name in ("cache", "bundle"):
+        (home / name).write_text("old")
+    (folder / "release").write_text("old")
+    grants = {"/data/0": home / "cache", "/data/1": folder, "/data/2": home / "bundle"}
+    more = [Mount(kind="ro_bind", source=str(path), target=target) for target, path in grants.items()]
+    own = with_folders((*nursery.spec().mounts, *more))
+    seen = "value = [open(f'/data/{name}').read() for name in ('0', '1/release', '2')]"
+
+    async def act(client: LauncherClient) -> None:
+        zygote = await nursery.zygote(client, mounts=own)
+        standing = [await nursery.fork(client, zygote, mounts=own) for _ in range(2)]
+        apart = Guest(*await client.launch(nursery.spec(mounts=own, start="cold")), client)
+        await apart.send({"type": "boot", "bridge": "test", "entry": "forkbridge:Test", "worker_id": "w"})
+        await apart.receive()
+        proof = await standing[0].attest()
+        half = Guest(*await client.fork(zygote.launched.worker, nursery.spec(mounts=own)), client)
+        await client.current(half.launched.worker)
+        for name in ("cache", "bundle"):
+            (home / "new").write_text("new")
+            os.replace(home / "new", home / name)
+        folder.rename(home / "deployed.old")
+        folder.mkdir()
+        (folder / "release").write_text("new")
+        for guest in (half, apart):  # proved only now, of what was replaced meanwhile
+            await guest.attest()
+        assert (await standing[0].attest()).mounts_digest == proof.mounts_digest
+        await apart.call("common:open", session={"id": "s", "name": "s", "tenant": "local"})
+        for guest in (*standing, apart):
+            assert await guest.python(seen) == ["old", "old", "old"]
+            with pytest.raises(ReplacedError) as caught:
+                await client.current(guest.launched.worker)
+            assert caught.value.where == str(home / "cache")
+        with pytest.raises(ReplacedError):
+            await client.fork(zygote.launched.worker, nursery.spec(mounts=own))
+        fresh = await nursery.zygote(client, mounts=own)
+        later = await nursery.fork(client, fresh, mounts=own)
+        assert await later.python(seen) == ["new", "new", "new"]
+        (home / "bundle").unlink()
+        with pytest.raises(ReplacedError):
+            await client.fork(fresh.launched.worker, nursery.spec(mounts=own))
+        for guest in (*standing, apart, later, half):
+            await guest.attest()
+        for guest in (half, *standing, apart, later, fresh, zygote):
+            await guest.end()
+
+    plain.drive(act)
+
+
+def test_what_is_not_what_was_staged_is_no_renamed_one(plain: Machine) -> None:
+    """A name of mountinfo is forgiven for the very file alone, in the very mount."""
+    nursery = Nursery(plain)
+    folder, mount = granted(nursery, "looked-at")
+
+    async def act(client: LauncherClient) -> None:
+        guest = await cold(nursery, client, mount)
+        pid = (await guest.attest()).pid
+        seen = parse_mounts(Path(f"/proc/{pid}/mountinfo").read_text())["/data"]
+        own = same_file(folder.stat())
+        assert shown_at(pid, "/data", seen.number) == own
+        assert shown_at(pid, "/data", seen.number + 1) is None
+        assert shown_at(pid, "/data/sub", seen.number) != own
+        assert shown_at(pid, "/data/none", seen.number) is None
+        await guest.python("import os; os.symlink('/data', '/tmp/link'); os.symlink('/etc', '/tmp/away')")
+        assert shown_at(pid, "/tmp/link", seen.number) is None
+        assert shown_at(pid, "/tmp/away", seen.number) is None
+        await guest.end()
+
+    plain.drive(act)

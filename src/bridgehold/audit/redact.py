@@ -7,8 +7,10 @@ in a text (``api_key=…``, ``"token": "…"``, ``--password …``, a URL's quer
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
+from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +19,7 @@ from bridgehold.audit.spellings import Spellings, mask, merged
 from bridgehold.ids import Digest, digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 MASK = "[redacted]"
 _MARGIN = 4096
@@ -90,6 +92,7 @@ _SHAPES = (
     ("huggingface", ("hf_",), r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}"),
     ("groq", ("gsk_",), r"(?<![A-Za-z0-9])gsk_[A-Za-z0-9]{20,}"),
     ("slack", ("xox",), r"xox[abeoprs]-[A-Za-z0-9-]{10,}"),
+    ("slack", ("hooks.slack.com",), r"(?<=hooks\.slack\.com/)[A-Za-z0-9/_-]{16,}"),
     ("gitlab", ("glpat-",), r"glpat-[A-Za-z0-9_-]{16,}"),
     ("bearer", ("earer ",), r"(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"),
 )
@@ -121,6 +124,16 @@ _SAID = re.compile(
 )
 """A flag or a name, what makes of the text that follows its value, and a quote before that."""
 _VALUE = re.compile(r"(?:(?:bearer|basic|token|apikey)\s+)?([^\s\"'\\,;&<>|()\[\]{}]{1,8192})", re.IGNORECASE)
+_NEAR = re.compile(
+    r"(?<![A-Za-z0-9_])[A-Za-z0-9_.%-]{0,40}?"
+    r"(?:key|token|secret|passw|passphrase|pwd|credential|authorization|bearer|cookie)[A-Za-z]{0,12}",
+    re.IGNORECASE,
+)
+_NEARBY = 64
+"""Characters after a name of keys in which what looks random is its value, whatever stands between."""
+_RANDOM = re.compile(r"[A-Za-z0-9_+/.~-]{16,8192}={0,2}")
+_LOGIN = re.compile(r"(?<![^\s\"'])(?:-u|--user)[ =][\"']?[^\s:\"']{1,256}:([^\s\"']{1,1024})")
+_LOGINS = ("-u", "--user")
 _USER = re.compile(r"(?<=://)([^\s/@:\"'?#\\]{0,256})(:[^\s/@\"'?#\\]{0,1024})?@")
 
 
@@ -129,15 +142,47 @@ def mask_named(text: str) -> str:
     if _HINT.search(text) is None:
         return text
     text = _USER.sub(_without_password, text)
+    for find in (_logins, _values, _nearby):
+        text = _masked(text, find(text))
+    return text
+
+
+def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """`text` without `spans`, in their order; one that begins within another is left out."""
     done, pieces = 0, []
+    for start, end in spans:
+        if start >= done:
+            pieces += [text[done:start], MASK]
+            done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _logins(text: str) -> Iterator[tuple[int, int]]:
+    yield from (found.span(1) for found in _LOGIN.finditer(text))
+
+
+def _values(text: str) -> Iterator[tuple[int, int]]:
+    """What is said of a name of keys."""
+    done = 0
     for said in _SAID.finditer(text):
         if said.start() < done:
             continue
         value = (_VALUE if said[4] is None else _quoted(said[4])).match(text, said.end())
         if value is not None and _is_named(said[2] or "", said[3], value[1], quoted=said[4] is not None):
-            pieces += [text[done : value.start(1)], MASK]
+            yield value.span(1)
             done = value.end(1)
-    return "".join([*pieces, text[done:]])
+
+
+def _nearby(text: str) -> Iterator[tuple[int, int]]:
+    """What looks random soon after a name of keys: ``<api_key>…``, ``f("api_key", "…")``."""
+    values = [found for found in _RANDOM.finditer(text) if looks_random(found[0])]
+    names = deque(_NEAR.finditer(text) if values else ())
+    before: re.Match[str] | None = None
+    for value in values:
+        while names and names[0].end() <= value.start():
+            before = names.popleft()
+        if before and value.start() - before.end() <= _NEARBY and is_some_key_name(before[0]):
+            yield value.span()
 
 
 @functools.cache
@@ -266,11 +311,14 @@ def _describe(value: object) -> object:
     return f"<{type(value).__name__}>"
 
 
-def _mask(value: object, redactor: Redactor, budget: list[int], depth: int) -> object:
-    """A copy that stops growing at `budget` characters, with secrets out of every string and key."""
+def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, near: bool = False) -> object:
+    """A copy that stops growing at `budget` characters, with secrets out of every string and key.
+
+    `near`: a name of keys stands beside it.
+    """
     budget[0] -= 4
     if isinstance(value, str):
-        return _mask_text(value, redactor, budget)
+        return MASK if near and looks_random(value[:_MARGIN]) else _mask_text(value, redactor, budget)
     if isinstance(value, (bytes, bytearray)):
         return f"<{len(value)} bytes>"
     if not isinstance(value, (dict, list, tuple)):
@@ -278,19 +326,33 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int) -> o
     if depth > _DEPTH:
         return "…"
     if isinstance(value, dict):
-        return _mask_dict(value, redactor, budget, depth)
+        return _mask_dict(value, redactor, budget, depth, near=near)
     items: list[object] = []
+    near, before = near or _names_keys(value), ""
     for item in value:
         if budget[0] <= 0:
             break
-        items.append(_mask(item, redactor, budget, depth + 1))
+        login = before in _LOGINS and isinstance(item, str) and ":" in item
+        items.append(MASK if login else _mask(item, redactor, budget, depth + 1, near=near))
+        before = item if isinstance(item, str) else ""
     return items
 
 
+def _names_keys(values: Iterable[object]) -> bool:
+    """Whether one of `values`, or of a list among them, is a name of keys: another may be its value."""
+    return any(
+        len(one) <= 64 and is_key_name(one) and one.strip("-").lower() not in _WORDS
+        if isinstance(one, str)
+        else isinstance(one, list) and _names_keys(item for item in one[:64] if isinstance(item, str))
+        for one in itertools.islice(values, 256)
+    )
+
+
 def _mask_dict(
-    value: dict[object, object], redactor: Redactor, budget: list[int], depth: int
+    value: dict[object, object], redactor: Redactor, budget: list[int], depth: int, *, near: bool
 ) -> dict[str, object]:
     shown: dict[str, object] = {}
+    near = near or _names_keys(value.values())
     for key, item in value.items():
         if budget[0] <= 0:
             break
@@ -298,7 +360,7 @@ def _mask_dict(
         hidden = is_key_name(name) or (
             isinstance(item, str) and is_some_key_name(name) and looks_random(item[:_MARGIN])
         )
-        shown[name] = MASK if hidden else _mask(item, redactor, budget, depth + 1)
+        shown[name] = MASK if hidden else _mask(item, redactor, budget, depth + 1, near=near)
     return shown
 
 

@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,19 +54,8 @@ def verify_audit(
             where=str(audit),
             hint="Name the folder that holds folders such as 00000001-i-0123456789ab.",
         )
-    wanted: dict[str, list[int]] = {}
     local = anchor_files.load_folder(beside) if beside is not None else None
-    for _, signed in (*outside, *(local or ())):
-        if signed is not None:
-            count = signed.anchor.count
-            wanted.setdefault(signed.anchor.instance, []).extend((count, count + 1))
-    checks: list[InstanceCheck] = []
-    size = segments = 0
-    for folder in folders:
-        check = InstanceCheck(folder.instance, wanted.get(folder.instance, ()))
-        read, count = _read_instance(folder, check, last=folder is folders[-1])
-        size, segments = size + read, segments + count
-        checks.append(check)
+    checks, size, segments = _read(folders, _wanted((*outside, *(local or ()))))
     links = _links(folders, checks)
     moved, torn = _quarantined(audit, folders, checks)
     unread = [
@@ -98,6 +87,30 @@ def verify_audit(
         clock_steps=sum(check.clock_steps for check in checks),
         first_clock_step=steps[0].first_clock_step if steps else "",
     )
+
+
+def _wanted(anchors: Iterable[NamedAnchor]) -> dict[str, list[int]]:
+    """Instance → the lines whose hashes are to be kept: those that an anchor names, and the next."""
+    wanted: dict[str, list[int]] = {}
+    for _, signed in anchors:
+        if signed is not None:
+            count = signed.anchor.count
+            wanted.setdefault(signed.anchor.instance, []).extend((count, count + 1))
+    return wanted
+
+
+def _read(
+    folders: Sequence[InstanceFolder], wanted: Mapping[str, Sequence[int]]
+) -> tuple[list[InstanceCheck], int, int]:
+    """Every instance, checked line by line; with the bytes and segments of all."""
+    checks: list[InstanceCheck] = []
+    size = segments = 0
+    for folder in folders:
+        check = InstanceCheck(folder.instance, wanted.get(folder.instance, ()))
+        read, count = _read_instance(folder, check, last=folder is folders[-1])
+        size, segments = size + read, segments + count
+        checks.append(check)
+    return checks, size, segments
 
 
 def _read_instance(folder: InstanceFolder, check: InstanceCheck, *, last: bool) -> tuple[int, int]:

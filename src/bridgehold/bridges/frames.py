@@ -36,6 +36,8 @@ class BootFrame(msgspec.Struct, frozen=True, kw_only=True):
     response_bytes: int = 8 * 1024 * 1024
     """Bound of a frame to the host; the guest refuses a larger result itself, and lives on."""
     request_bytes: int = 8 * 1024 * 1024
+    limits: dict[str, int] = {}
+    """What the session has, by the names of `bridgehold_sdk.Limits`."""
 
 
 class WarmFrame(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,12 @@ GATEWAY_PORT = 8080
 """Where the gateway listens on each sandbox's own loopback."""
 
 
+TOLD_LIMITS = (
+    *("memory_bytes", "cpu_millis", "processes", "open_files", "file_size_bytes"),
+    *("scratch_bytes", "shm_bytes", "response_bytes", "request_bytes", "command_ms"),
+)
+"""What a guest is told of its limits: `bridgehold_sdk.Limits`."""
+
 FOREIGN_PLACEHOLDER = "sk-bh-foreign"
 """The key that callers of foreign scripts may pass in their arguments. It is worth nothing anywhere: a
 gateway serves one session, and puts that session's tenant's key in its place."""
@@ -83,6 +89,7 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
         worker_id=order.session,
         response_bytes=grant.limits.response_bytes,
         request_bytes=grant.limits.request_bytes,
+        limits={name: getattr(grant.limits, name) for name in TOLD_LIMITS},
     )
 
 

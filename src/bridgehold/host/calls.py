@@ -111,6 +111,11 @@ class GuestCalls:
         """Calls that are a session's work."""
         return len(self._waiting.keys() - self._aside)
 
+    @property
+    def asides(self) -> int:
+        """Calls beside the session's work that the guest has not answered, waited for or not."""
+        return len(self._aside)
+
     async def call(
         self,
         pipes: GuestPipes,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from bridgehold.errors import EnvironmentChangedError
+from bridgehold.host.cold_starts import remedy
 from bridgehold.host.config import Config
 from bridgehold.host.faces.http.checks import listen_address
 from bridgehold.host.layout import HOME_VARIABLE, Layout, unread
@@ -108,7 +109,7 @@ def cold_starts_probe(layout: Layout) -> Probe:
         return caution(
             "cold-starts",
             "; ".join(f"{bridge}: {reason}" for bridge, reason in sorted(said.items()))[:800],
-            "docs/reference/fork-start.md says what to do about each reason.",
+            " ".join(dict.fromkeys(map(remedy, said.values()))),
         )
 
     return Probe(

@@ -395,6 +395,7 @@ class Dispatch:
             usage=usage,
             receipt=receipt,
             degraded=not receipt,
+            cold_start=session.worker.cold_reason if session.commands == 1 else "",
             anew=told,
             output=Output() if inside or not plan.principal.may_read else written,
         )

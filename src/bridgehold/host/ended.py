@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from bridgehold.errors import BridgeholdError, SessionEndedError
 from bridgehold.host.logs import SessionLog
@@ -71,16 +71,17 @@ class Over:
 
     def find(self, may_see: MaySee, reference: str) -> Ended | None:
         """By id, or the last of a name."""
-        return next((one for one in self._seen(may_see) if reference in (one.id, one.key.name)), None)
+        theirs = (kept for tenant, kept in self._ended.items() if may_see(tenant))
+        if reference.startswith("s-"):  # a session's id: looked up, however many there are
+            found = (kept.get(reference) for kept in theirs)
+            return next((one for one in found if one is not None and one.known), None)
+        named = (one for kept in theirs for one in reversed(kept.values()))
+        return next((one for one in named if one.key.name == reference and one.known), None)
 
     def before(self, key: SessionKey) -> Ended | None:
         """The last one of `key`."""
-        return next((one for one in self._seen(lambda tenant: tenant == key.tenant) if one.key == key), None)
-
-    def _seen(self, may_see: MaySee) -> Iterator[Ended]:
-        for tenant, kept in self._ended.items():
-            if may_see(tenant):
-                yield from (one for one in reversed(kept.values()) if one.known)
+        kept = self._ended.get(key.tenant, OrderedDict())
+        return next((one for one in reversed(kept.values()) if one.key == key and one.known), None)
 
     def _drop_logs(self, tenant: str, most: int) -> None:
         """The oldest of `tenant`, until no more than `most` bytes are left."""

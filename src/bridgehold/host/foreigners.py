@@ -26,6 +26,7 @@ from bridgehold.host.sessions import Sessions
 from bridgehold.host.settings import Settings
 from bridgehold.host.values import Principal
 from bridgehold.ids import parse_name, random_id
+from bridgehold.policies.model import Grant
 
 
 class Foreigners:
@@ -76,6 +77,10 @@ class Foreigners:
         )
         key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
 
+        async def rules() -> Grant:
+            self._settings.features.demand("foreign", key.tenant)
+            return await self._registry.grant(key.tenant, bridge)
+
         async def start() -> Session:
             session = await self._sessions.get_or_open(
                 key, lambda name: self._order(key, name, script, principal.name), principal.name
@@ -87,7 +92,7 @@ class Foreigners:
                 ledger=Ledger(
                     session, principal.name, self._journal, self._metrics, self._refusals, self._on_degraded
                 ),
-                rules=lambda: self._registry.grant(key.tenant, bridge),
+                rules=rules,
                 rates=self._rates,
                 emit=emit,
             )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 
 from bridgehold.audit.events import StartFellBack
-from bridgehold.errors import ShortageError, UnsupportedError, ZygoteError
+from bridgehold.errors import ReplacedError, ShortageError, UnsupportedError, ZygoteError
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.starts import (
     SHORTAGE_DELAYS_S,
@@ -23,6 +24,8 @@ from bridgehold.host.zygotes import Zygotes
 _FORK_DELAYS_S = SHORTAGE_DELAYS_S[:3]
 """Of a fork that meets a shortage; after these the session starts cold."""
 _MOST_SAID = 1000
+_TRIES_WHILE_REPLACED = 2
+"""Each with a zygote of its own, while somebody goes on replacing what it shows; after these cold."""
 
 
 class ForkStart:
@@ -40,14 +43,17 @@ class ForkStart:
     async def prepare(self, order: StartOrder) -> LiveWorker:
         """A booted and attested worker that was told nothing of its session yet."""
         plain = order.script is not None and not order.script.protocol  # its exit status has to be exact
-        if order.grant.sandbox.start == "fork" and not plain:
-            worker = await self._forked(order)
-            if worker is not None:
-                return worker
-        return await self._cold(order)
+        if order.grant.sandbox.start != "fork" or plain:
+            return await self._cold(order)
+        worker = await self._forked(order)
+        if isinstance(worker, LiveWorker):
+            return worker
+        reason, worker = worker, await self._cold(order)
+        worker.cold_reason = reason
+        return worker
 
-    async def _forked(self, order: StartOrder) -> LiveWorker | None:
-        """A fork of the order's zygote; None where there is none to be had now, after a word of it."""
+    async def _forked(self, order: StartOrder) -> LiveWorker | str:
+        """A fork of the order's zygote; or why there is none to be had now, which the audit is told too."""
         worker: LiveWorker | None = None
         try:
             forked, descriptors = await patiently(lambda: self._fork(order), _FORK_DELAYS_S)
@@ -57,16 +63,25 @@ class ForkStart:
             if worker is not None and worker.booted:
                 raise
             await self._say(order, error.message)
-            return None
+            return error.message
         return worker
 
     async def _fork(self, order: StartOrder) -> tuple[LiveWorker, list[int]]:
+        for _ in range(_TRIES_WHILE_REPLACED):
+            with contextlib.suppress(ReplacedError):
+                return await self._fork_one(order)
+        return await self._fork_one(order)
+
+    async def _fork_one(self, order: StartOrder) -> tuple[LiveWorker, list[int]]:
         async with self._zygotes.borrow(order) as zygote:
             spec = msgspec.structs.replace(order.spec, start="fork")
             try:
                 launched, descriptors = await self._zygotes.making_room(
                     lambda: self._services.launcher.fork(zygote.name, spec)
                 )
+            except ReplacedError as error:
+                self._zygotes.replaced(zygote, error.message)
+                raise
             except ZygoteError:
                 self._zygotes.failed(zygote)
                 raise

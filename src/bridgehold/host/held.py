@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 
 from bridgehold.errors import BridgeholdError
@@ -36,9 +36,7 @@ async def held(
         emit({"type": "open", "session": session.id, "name": session.key.name})
         ending = await session.wait_ended()
     except BaseException:
-        task = asyncio.create_task(_end(opening))
-        _ending.add(task)
-        task.add_done_callback(_ending.discard)
+        _later(_end(opening))
         raise
     ending, report = why_ended(session, ending), session.worker.report
     return {
@@ -77,14 +75,23 @@ class Nameless:
         self._holders: dict[str, tuple[Session, set[object]]] = {}
         """By the session's id."""
 
-    def hold(self, session: Session) -> None:
-        """The connection that asks has it."""
+    async def opened(self, opening: asyncio.Future[Session]) -> Session:
+        """The connection that asks has it; one that doesn't wait for it leaves none."""
+        try:
+            session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            _later(_end(opening))
+            raise
+        self._hold(session)
+        return session
+
+    def _hold(self, session: Session) -> None:
         for one in [one for one, (held, _) in self._holders.items() if not held.alive]:
             del self._holders[one]
         self._holders[session.id] = session, {CALLER.get()}
 
     def use(self, session_id: str, may_see: Callable[[str], bool]) -> None:
-        """As `hold`, where it is such a session: a client that came back is another connection."""
+        """As `opened`, where it is such a session: a client that came back is another connection."""
         session, holders = self._holders.get(session_id, (None, set()))
         if session is not None and may_see(session.key.tenant):
             holders.add(CALLER.get())
@@ -95,9 +102,7 @@ class Nameless:
             if caller in holders:
                 holders.discard(caller)
                 if not holders and session.alive:
-                    task = asyncio.create_task(self._end_later(session, holders))
-                    _ending.add(task)
-                    task.add_done_callback(_ending.discard)
+                    _later(self._end_later(session, holders))
 
     async def _end_later(self, session: Session, holders: set[object]) -> None:
         while session.alive and not holders:
@@ -107,3 +112,9 @@ class Nameless:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(session.wait_ended(), max(left, self._seconds / 4))
+
+
+def _later(end: Coroutine[None, None, None]) -> None:
+    task = asyncio.create_task(end)
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)

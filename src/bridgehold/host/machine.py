@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
+from bridgehold.sandbox.bounds import SYSTEM_FILES
 from bridgehold.sandbox.spec import Paths
 
-_ETC = ("/etc/ssl", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
 _USR_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 
 
@@ -28,7 +28,8 @@ def system_paths(environment: Path = Path("/"), bridge: Path = Path("/")) -> Pat
             for name in _USR_LINKS
             if Path("/", name).is_symlink()
         ),
-        etc=tuple(path for path in _ETC if Path(path).exists()),
+        etc=tuple(path for path in sorted(SYSTEM_FILES) if Path(path).exists()),
+        cpuinfo=Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"),
     )
 
 

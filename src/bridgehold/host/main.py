@@ -306,7 +306,7 @@ class HostProcess:
         )
         file, overrides = self._layout.config_file, self._given.overrides
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
-        unified = Unified(dispatch, shared.registry, shared.resources)
+        unified = Unified(dispatch, shared.registry, shared.resources, sessions.why_missing)
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))

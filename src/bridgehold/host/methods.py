@@ -203,10 +203,17 @@ class Methods:
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
-        session = await self._open(key, principal)
-        opened = {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+        opening = self._open(key, principal)
         if not params.name and not params.stays:
-            self._nameless.hold(session)
+            opening = self._nameless.opened(asyncio.ensure_future(opening))
+        session = await opening
+        opened = {
+            "id": session.id,
+            "name": key.name,
+            "bridge": key.bridge,
+            "tenant": key.tenant,
+            "cold_start": session.worker.cold_reason,
+        }
         return opened | ({"anew": told} if (told := session.tell_anew()) else {})
 
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, BusyError
+from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, ReplacedError
 from bridgehold.host.boots import StartOrder
 from bridgehold.host.starts import LiveWorker, Record, Services, guarded, open_session
 from bridgehold.ids import new_session_id
@@ -82,6 +82,8 @@ class ParkedStart:
     async def start(self, order: StartOrder, record: Record) -> LiveWorker:
         """As `Starter`. Raises `BusyError` where neither a parked one nor a start is to be had in time."""
         worker = self._take(order)
+        while worker is not None and not await self._is_current(worker):
+            worker = self._take(order)
         recorded = record(order if worker is None else worker.order)
         if worker is None:
             worker = await self._start_now(order)
@@ -104,6 +106,15 @@ class ParkedStart:
                 taken = worker
         self._fill(pool, order)
         return taken
+
+    async def _is_current(self, worker: LiveWorker) -> bool:
+        """Whether it shows what a sandbox would that began now; otherwise it has ended."""
+        worker.renew_deadline()
+        try:
+            await guarded(worker, self._services.launcher.current(worker.name))
+        except (ReplacedError, NotFoundError):
+            return False
+        return True
 
     async def _start_now(self, order: StartOrder) -> LiveWorker:
         pool = self._pool(order)

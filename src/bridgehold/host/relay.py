@@ -24,6 +24,7 @@ from bridgehold.errors import (
     LimitError,
     NotFoundError,
     PolicyError,
+    UnsupportedError,
     UsageError,
 )
 from bridgehold.host import refusals
@@ -37,7 +38,7 @@ from bridgehold.host.ledger import Ledger, Pending
 from bridgehold.host.logs import Stream
 from bridgehold.host.pipes import PlainBytes
 from bridgehold.host.session import Session
-from bridgehold.policies.model import MIB, Grant
+from bridgehold.policies.model import MIB, Decision, Grant
 from bridgehold.policies.units import format_ms
 
 MAX_PENDING = 256
@@ -50,7 +51,9 @@ _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
 Rules = Callable[[], Awaitable[Grant]]
-"""The grant as the files say it now. Raises `PolicyError`, `NotFoundError`."""
+"""The grant as the files say it now. Raises a `Fault`."""
+Fault = PolicyError | NotFoundError | UnsupportedError
+"""The rules can't be told; the bridge, or all that is foreign, is switched off."""
 
 
 class Relay:
@@ -157,25 +160,28 @@ class Relay:
             future.cancel()
         await self.session.close(INPUT_CLOSED)
 
-    async def _look_up_rules(self) -> PolicyError | NotFoundError | None:
+    async def _look_up_rules(self) -> Fault | None:
         """What stands now; why that can't be told, where it can't."""
         try:
             self._grant = await self._rules()
-        except (PolicyError, NotFoundError) as error:
+        except (PolicyError, NotFoundError, UnsupportedError) as error:
             return error
         return None
 
     async def _refuse_without_rules(
-        self, operation: str, kept: dict[str, object], fault: PolicyError | NotFoundError
+        self, operation: str, kept: dict[str, object], fault: Fault
     ) -> BridgeholdError:
         if isinstance(fault, NotFoundError):
             unknown = refusals.unknown(self.session.key.bridge, operation)
             return await self._ledger.refuse(operation, kept, unknown, DeniedError)
+        if isinstance(fault, UnsupportedError):
+            off = Decision(allowed=False, rule="features.foreign", reason=fault.message, source=fault.where)
+            return await self._ledger.refuse(operation, kept, off, UnsupportedError, hint=fault.hint)
         return await self._ledger.refuse(
             operation, kept, refusals.no_policy(fault), PolicyError, hint=fault.hint
         )
 
-    async def _admit(self, judged: Judged, fault: PolicyError | NotFoundError | None) -> None:
+    async def _admit(self, judged: Judged, fault: Fault | None) -> None:
         """The policy's word, the durable intent, and the place in the table, in this order."""
         identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
         if self.session.draining:

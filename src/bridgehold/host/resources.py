@@ -15,6 +15,8 @@ from bridgehold.errors import NotFoundError, UsageError
 
 MOST_PER_SESSION, MOST_PER_TENANT = 10_000, 50_000
 """Beyond that a resource is there, and found by its session only: the host remembers no more."""
+GONE_OF_A_TENANT, GONE_TENANTS = 256, 1_024
+"""Of resources whose session has ended: so many are still known."""
 _LONGEST_ID = 200
 Act = Literal["create", "execute", "delete", "configure"]
 _EFFECTS: dict[Act, tuple[str, ...]] = {
@@ -47,6 +49,8 @@ class Resources:
 
     def __init__(self) -> None:
         self._held: dict[str, dict[tuple[str, str], ResourceRef]] = {}
+        self._gone: dict[str, dict[str, str]] = {}
+        """By tenant and id, of those whose session has ended: which that was."""
 
     def note(
         self, operation: Operation, place: ResourceRef, arguments: Mapping[str, object], result: object
@@ -69,7 +73,19 @@ class Resources:
         return sum(len(one) for one in held if next(iter(one.values())).tenant == tenant)
 
     def forget(self, session: str) -> None:
-        self._held.pop(session, None)
+        """It has ended: what it held is gone."""
+        for one in list(self._held.pop(session, {}).values())[-GONE_OF_A_TENANT:]:
+            gone = self._gone.setdefault(one.tenant, {})
+            gone.pop(one.id, None)
+            gone[one.id] = session
+            while len(gone) > GONE_OF_A_TENANT:
+                del gone[next(iter(gone))]
+        while len(self._gone) > GONE_TENANTS:
+            del self._gone[next(iter(self._gone))]
+
+    def gone_with(self, tenant: str, name: str) -> str:
+        """The session with which a resource of that id is gone; empty: none is known."""
+        return self._gone.get(tenant, {}).get(name, "")
 
     def listed(
         self, may_see: Callable[[str], bool], *, bridge: str = "", kind: str = "", session: str = ""

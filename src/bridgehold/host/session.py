@@ -28,13 +28,11 @@ from bridgehold.host.calls import Stream, ToolHandler
 from bridgehold.host.logs import CommandOutput
 from bridgehold.host.starts import LiveWorker
 from bridgehold.host.translate import exit_error, fault_error
-from bridgehold.host.values import SessionInfo
+from bridgehold.host.values import QUEUE_BOUND, SessionInfo
 from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.policies.units import format_ms
 from bridgehold.sandbox.values import ExitReport
 
-QUEUE_BOUND = 64
-"""Commands that may wait for one session; more are refused as busy."""
 WORKER_ENDED = "its worker ended"
 LEAVING = "the host is being replaced by a new one; the request was not begun"
 _DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
@@ -87,7 +85,6 @@ class Session:
         self._journal = journal
         self._turn = asyncio.Lock()
         self._queued = 0
-        self._asides = 0
         self._closed = asyncio.Event()
 
     @property
@@ -222,9 +219,8 @@ class Session:
         """Ask what is answered whatever runs, without waiting for a turn."""
         if self.ending is not None:
             raise self.ending
-        if self._asides >= QUEUE_BOUND:
+        if self.worker.calls.asides >= QUEUE_BOUND:
             raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
-        self._asides += 1
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)
@@ -234,7 +230,6 @@ class Session:
                 hint="What runs in the session may leave nothing else room; it runs on.",
             ) from None
         finally:
-            self._asides -= 1
             self.used_at = time.monotonic()
 
     async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:
@@ -319,6 +314,7 @@ class Session:
             bridge=self.key.bridge,
             state="busy" if self.busy else "idle" if self.alive else "ending",
             start="fork" if self.worker.launched.zygote else "cold",
+            cold_start=self.worker.cold_reason,
             commands=self.commands,
             age_ms=int((now - self.opened_at) * 1000),
             idle_ms=int((now - self.used_at) * 1000),

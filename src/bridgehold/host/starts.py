@@ -89,6 +89,8 @@ class LiveWorker:
         self.violations = 0
         self.booted = False
         """Something of the tenant's may have run in it: what fails now is not tried again unasked."""
+        self.cold_reason = ""
+        """Why it is no fork, though its policy says that it should be."""
         self.relaying = False
         """Whether a foreign script has the pipes."""
         self.events = SessionEvents(

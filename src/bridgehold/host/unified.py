@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from bridgehold.errors import UsageError
+from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.host.dispatch import Dispatch
 from bridgehold.host.faces.outgoing import Emit
 from bridgehold.host.faces.server import Method
@@ -52,7 +52,15 @@ class DescribeParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Unified:
     """Handlers of ``resource.*`` and ``describe``; every act is a command like any other."""
 
-    def __init__(self, dispatch: Dispatch, registry: Registry, resources: Resources) -> None:
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        registry: Registry,
+        resources: Resources,
+        why_missing: Callable[[Callable[[str], bool], str], BridgeholdError],
+    ) -> None:
+        """`why_missing`: of a session that is not there, as `Sessions` tells it."""
+        self._why_missing = why_missing
         self._dispatch = dispatch
         self._registry = registry
         self._resources = resources
@@ -131,13 +139,19 @@ class Unified:
         return await self._dispatch.run(principal, request)
 
     async def _on(self, principal: Principal, params: ResourceParams, act: Act) -> Reply:
-        found = self._resources.find(
-            _seen(principal, params.tenant),
-            params.id,
-            bridge=params.bridge,
-            kind=params.kind,
-            session=params.session,
-        )
+        try:
+            found = self._resources.find(
+                _seen(principal, params.tenant),
+                params.id,
+                bridge=params.bridge,
+                kind=params.kind,
+                session=params.session,
+            )
+        except NotFoundError:
+            session = self._resources.gone_with(params.tenant, params.id)
+            if not session or not principal.may_act_for(params.tenant):
+                raise
+            raise self._why_missing(_seen(principal, params.tenant), session) from None
         operation = choose(
             self._registry.manifest(found.bridge, found.tenant), act, found.kind, params.operation
         )

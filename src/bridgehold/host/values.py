@@ -9,6 +9,9 @@ import msgspec
 from bridgehold.errors import Output
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
+QUEUE_BOUND = 64
+"""Commands that the host holds for one session, with the one that runs; more are refused as busy."""
+
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks. `tenants` is what it may act for (``*``: every tenant)."""
@@ -65,6 +68,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
     degraded: bool = False
     """The outcome could not be written to the audit although the command ran."""
+    cold_start: str = ""
+    """Of a session's first command: why the session started cold, though its policy says fork."""
     output: Output = Output()
     """What the command wrote to its standard output and error, where its value doesn't hold it."""
     anew: str = ""
@@ -101,6 +106,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str
     state: str
     start: str
+    cold_start: str = ""
+    """Why it started cold, though its policy says fork."""
     commands: int
     age_ms: int
     idle_ms: int

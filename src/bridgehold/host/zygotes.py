@@ -180,6 +180,11 @@ class Zygotes:
         if zygote.failed >= _FAILED_FORKS and zygote.state == "warm":
             self._retire(zygote, f"{zygote.failed} forks in a row have failed")
 
+    def replaced(self, zygote: Zygote, why: str) -> None:
+        """What it shows is of the past: its sessions go on, and the next ones get a new one."""
+        if zygote.state == "warm":
+            self._retire(zygote, why)
+
     async def warm(self, order: StartOrder) -> None:
         """Have `order`'s zygote warm, where it is one to be forked. Raises `NoZygoteError`."""
         if order.grant.sandbox.start == "fork":

@@ -21,14 +21,15 @@ import msgspec
 
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.mounts import Identity, MountSeen, parse_mounts
+from bridgehold.sandbox.guest_files import is_proc_file
+from bridgehold.sandbox.mounts import Identity, MountSeen, parse_mounts, shown_at
 from bridgehold.sandbox.shortage import shortage
 from bridgehold.sandbox.values import Attestation, SandboxSpec
 
 NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _DEVICES = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
-_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus"))
+_COVERS = frozenset(f"/proc/{name}" for name in ("sys", "sysrq-trigger", "irq", "bus", "locks"))
 _PASSES = 8
 """How often processes are listed before what goes on changing is refused."""
 _LIMIT_NAME = 26
@@ -88,29 +89,54 @@ class MountExpected(msgspec.Struct, frozen=True, kw_only=True):
     """File system type; empty where any will do (binds)."""
     identity: Identity | None = None
     """What the launcher put there; None where bubblewrap made it."""
+    file: tuple[int, int] | None = None
+    """The same, as `mounts.same_file` tells it, for when its owner has given it another name."""
     device: bool = False
     """A device that was granted: it is the one mount where devices work."""
 
 
 def expected_mounts(
-    spec: SandboxSpec, identities: Mapping[str, Identity] | None = None
+    spec: SandboxSpec,
+    identities: Mapping[str, Identity] | None = None,
+    files: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, MountExpected]:
-    """Target → what must show there (pure). `identities`: from the stage, by target.
+    """Target → what must show there (pure). `identities` and `files`: from the stage, by target.
 
     A target that is no mount of the spec's lies below one: it was mounted there when it was staged.
     """
+    files = files or {}
     found = {"/": MountExpected(writable=False, kind="tmpfs")}
     for target, identity in (identities or {}).items():
-        found[target] = MountExpected(writable=False, identity=identity)
+        found[target] = MountExpected(writable=False, identity=identity, file=files.get(target))
     for mount in spec.mounts:
-        if mount.kind not in ("dir", "symlink"):
+        held = spec.kind == "zygote" and is_proc_file(mount)
+        if mount.kind not in ("dir", "symlink", "text") and not held:
             found[mount.target] = MountExpected(
                 writable=mount.kind in ("tmpfs", "proc", "device"),
                 device=mount.kind == "device",
                 kind=_KINDS.get(mount.kind, ""),
                 identity=(identities or {}).get(mount.target),
+                file=files.get(mount.target),
             )
     return found
+
+
+def recognise(expected: Mapping[str, MountExpected], process: Observed) -> Observed:
+    """`process`, with what was staged under the name that it had then.
+
+    mountinfo tells what a bind shows by a name that its owner may change, or take away: then the file
+    itself is asked.
+    """
+    named = dict(process.mounts)
+    for target, seen in process.mounts.items():
+        wanted = expected.get(target)
+        staged = wanted.identity if wanted is not None else None
+        if wanted is None or staged is None or wanted.file is None or seen.identity == staged:
+            continue
+        now = msgspec.structs.replace(seen.identity, root=staged.root)
+        if now == staged and shown_at(process.pid, target, seen.number) == wanted.file:
+            named[target] = msgspec.structs.replace(seen, identity=now)
+    return msgspec.structs.replace(process, mounts=named)
 
 
 def observe(pid: int, cgroup: SessionCgroup | None = None) -> Observed:

@@ -10,7 +10,7 @@ import time
 
 import msgspec
 
-from bridgehold.errors import UnsupportedError
+from bridgehold.errors import ReplacedError, UnsupportedError
 from bridgehold.ids import new_worker_id
 from bridgehold.sandbox import requests
 from bridgehold.sandbox.bounds import check_fork
@@ -59,6 +59,14 @@ def begin_launch(parts: Parts, request: requests.LaunchRequest) -> Worker:
     phases = worker.start.running.phases_us
     phases |= {"cgroup": (made - begun) // 1000, "stage": (staged - made) // 1000}
     return worker
+
+
+def check_current(worker: Worker, parts: Parts) -> None:
+    """Raise `ReplacedError` where a sandbox of the same spec would show something else than this one does."""
+    made = worker if worker.parent is None else worker.parent
+    source = parts.roots.replaced(made.spec, made.staged) if made.staged is not None else ""
+    if source:
+        raise ReplacedError(f"{source} was replaced since the sandbox began", where=source)
 
 
 def begin_fork(parts: Parts, spec: SandboxSpec, parent: Worker, zygote: Zygote, request: int = 0) -> Worker:

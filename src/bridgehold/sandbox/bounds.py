@@ -17,18 +17,23 @@ from bridgehold.errors import DeniedError
 from bridgehold.sandbox.values import Mount, Resources, SandboxSpec
 
 SYSTEM_FILES = frozenset(
-    {"/etc/ssl", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives"}
+    (
+        *("/etc/ssl", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives"),
+        *("/etc/services", "/etc/protocols", "/etc/mime.types", "/etc/fonts"),
+    )
 )
 """What of /etc may be bound: root's own, readable by all, without secrets."""
 
 _MAX_ARGUMENTS = 64
-_MAX_MOUNTS = 64
+_MAX_MOUNTS = 256
 _MAX_TEXT = 64 * 1024
 _MAX_CPU_MILLIS = 1_024_000
 _MAX_OPEN_FILES = 1 << 20
 _MAX_FILE_SIZE = 1 << 44
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HOSTNAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_PROC_FILES = ("/proc/meminfo", "/proc/cpuinfo")
+"""What a sandbox may have of its own there: files whose text is the spec's."""
 _OWN_TARGETS = {"/proc": "proc", "/dev": "dev", "/dev/shm": "tmpfs"}  # noqa: S108 - inside the sandbox
 
 
@@ -75,7 +80,7 @@ def check_fork(spec: SandboxSpec, zygote: SandboxSpec) -> None:
 def _check_texts(spec: SandboxSpec) -> None:
     """The arguments reach bubblewrap as NUL-separated options: a NUL would be an option of the host's."""
     if not spec.argv or len(spec.argv) > _MAX_ARGUMENTS or len(spec.mounts) > _MAX_MOUNTS:
-        raise _denied("a command of 1 to 64 arguments with at most 64 mounts is needed")
+        raise _denied(f"a command of 1 to 64 arguments with at most {_MAX_MOUNTS} mounts is needed")
     if not spec.argv[0].startswith("/"):
         raise _denied("a command that is no absolute path")
     texts = [*spec.argv, *(f"{name}={value}" for name, value in spec.environment), spec.working_directory]
@@ -113,6 +118,10 @@ def _check_target(mount: Mount) -> None:
         raise _denied(f"a {mount.kind} at {target}")
     if mount.kind in ("proc", "dev") and _OWN_TARGETS.get(target) != mount.kind:
         raise _denied(f"a {mount.kind} at {target}")
+    if mount.target in _PROC_FILES and mount.kind == "file":
+        return
+    if mount.kind in ("dir", "text") and _below(target, ("/sys",)):
+        return
     if mount.kind != "device" and target not in _OWN_TARGETS and _below(target, ("/proc", "/dev", "/sys")):
         raise _denied(f"a mount at {target}")
 
@@ -131,7 +140,7 @@ def _check_source(spec: SandboxSpec, mount: Mount, bounds: Bounds) -> None:
         raise _denied(f"a tmpfs of {mount.size_bytes} bytes at {mount.target}")
     if not 0 <= mount.mode <= 0o1777:
         raise _denied(f"mode {mount.mode:o} at {mount.target}")
-    if mount.kind == "file" and len(mount.content) > _MAX_TEXT:
+    if mount.kind in ("file", "text") and len(mount.content) > _MAX_TEXT:
         raise _denied(f"a file of {len(mount.content)} bytes at {mount.target}")
 
 

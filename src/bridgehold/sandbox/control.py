@@ -80,6 +80,10 @@ class LauncherClient:
         answer, descriptors = await self._ask(requests.AccountRequest(self._id(), worker))
         return _expect(answer.usage), descriptors
 
+    async def current(self, worker: str) -> None:
+        """Raises `ReplacedError` where something that it shows was replaced by its owner."""
+        await self._ask(requests.CurrentRequest(self._id(), worker))
+
     async def kill(self, worker: str) -> ExitReport:
         """End it and wait until its cgroup is empty. The same report however often it is asked."""
         known = self._exits.get(worker)

@@ -25,11 +25,12 @@ from bridgehold.errors import BridgeholdError, UnsupportedError, ZygoteError
 from bridgehold.sandbox import network, procfs, shortage
 from bridgehold.sandbox.attest import NAMESPACES, namespaces
 from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.guest_files import processors
 from bridgehold.sandbox.hold import Permit
 from bridgehold.sandbox.launch import Descriptors, Running
 from bridgehold.sandbox.mounts import Identity, parse_mounts
 from bridgehold.sandbox.shell import Shell, ShellPlan, own_mounts
-from bridgehold.sandbox.values import SandboxSpec
+from bridgehold.sandbox.values import GUEST_UID, SandboxSpec
 from bridgehold.sandbox.zygote import ForkOrder, SurpriseError, Zygote
 
 _FORKED, _MOVED, _JOINED, _FAILED, _RELEASE = b"F", b"M", b"J", b"E", b"R"
@@ -224,11 +225,11 @@ class Fork:
         gate, self._gate = fds.pipe()
         self._report, told = fds.pipe()
         order = ForkOrder(
-            uid=plan.uid,
+            uid=GUEST_UID,
             environment=dict(plan.spec.environment),
             working_directory=plan.spec.working_directory,
             rlimits={str(number): value for number, value in plan.rlimits.items()},
-            threads=max(1, (plan.spec.resources.cpu_millis + 999) // 1000),
+            threads=processors(plan.spec.resources.cpu_millis),
         )
         os.set_blocking(self._gate, False)
         inside = [frames_in, frames_out, log_out, gate, told, output_in]

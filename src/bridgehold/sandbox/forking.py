@@ -13,7 +13,7 @@ from typing import Protocol
 
 from bridgehold.errors import ZygoteError
 from bridgehold.sandbox import requests
-from bridgehold.sandbox.begin import begin_fork
+from bridgehold.sandbox.begin import begin_fork, check_current
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.reap import By
 from bridgehold.sandbox.shortage import FAULTS, shortage, typed
@@ -50,11 +50,17 @@ class Forking:
         """Zygote's name → when to make its spare, and of what."""
 
     def fork(self, request: requests.ForkRequest) -> None:
-        """Raises `ZygoteError` where there is nothing to fork from; the answer comes later."""
+        """Raises `ZygoteError` where there is nothing to fork from, `ReplacedError` where that is past.
+
+        The answer comes later.
+        """
         parent = self._owner.workers.get(request.zygote)
-        if parent is None or not parent.running or parent.zygote is None or not parent.zygote.settled:
+        if parent is None or parent.ending is not None:
+            raise ZygoteError("the zygote has ended")  # one that never was looks alike
+        if not parent.running or parent.zygote is None or not parent.zygote.settled:
             raise ZygoteError("there is no such zygote to fork from")
         self._owner.admit(request.spec)
+        check_current(parent, self._owner.parts)
         worker = self._take_spare(parent.zygote, request.spec)
         if worker is None:
             worker = self._begin(request.spec, parent, parent.zygote)

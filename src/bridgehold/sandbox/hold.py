@@ -14,8 +14,9 @@ from bridgehold.sandbox import syscalls
 
 _WALL = 0x40000000
 _EVENT_SECCOMP, _EVENT_STOP = 7, 128
-_MOST_STOPS = 64
-"""Taken in at one look: what stops itself again at once has no more of the launcher's time."""
+_AT_ONCE, _MOST_STOPS = 64, 1_000
+"""Stops that are taken in at one look, and while it is to run: who signals itself without end has no more
+of the launcher's time, and stays where it stopped."""
 
 
 class Traced:
@@ -25,6 +26,7 @@ class Traced:
         """Raises `OSError` where the kernel refuses (no ptrace here), or the process is gone."""
         self._pid = pid
         self._stopped = False
+        self._stops = 0
         self._signal = 0
         """What it was about to be given when it stopped: it gets it when it goes on."""
         self.gone = False
@@ -33,7 +35,7 @@ class Traced:
 
     def attend(self) -> None:
         """Take in what has become of it. Where it is to run and something stopped it, it goes on."""
-        for _ in range(_MOST_STOPS):
+        for _ in range(_AT_ONCE):
             if self.gone:
                 return
             try:
@@ -46,6 +48,7 @@ class Traced:
             self._stopped = os.WIFSTOPPED(status)
             self.gone = not self._stopped
             if self._stopped:
+                self._stops += 1
                 self._met(status >> 16, os.WSTOPSIG(status))
 
     def _met(self, event: int, number: int) -> None:
@@ -55,7 +58,7 @@ class Traced:
         self._go_on()
 
     def _go_on(self, request: int = syscalls.PTRACE_CONT) -> None:
-        if self._stopped:
+        if self._stopped and self._stops <= _MOST_STOPS:
             with contextlib.suppress(ProcessLookupError):
                 syscalls.ptrace(request, self._pid, self._signal)
             self._signal, self._stopped = 0, False
@@ -82,6 +85,7 @@ class Hold(Traced):
     def let_go(self) -> None:
         """Have it run. Signals that it gets are passed on by `attend`, which is to be called now and then."""
         self._wanted = False
+        self._stops = 0
         self._go_on()
 
     @property

@@ -112,7 +112,11 @@ class Start:
             self._ends, outputs = (*self._ends, output), (output_in,)
         zygote = self._zygote_ends((frames_in, frames_out, log_out)) if plan.uid_map else None
         seccomp = fds.file("seccomp", plan.seccomp)
-        files = {m.target: fds.file("file", m.content.encode()) for m in plan.spec.mounts if m.kind == "file"}
+        files = {
+            m.target: fds.file("file", m.content.encode())
+            for m in plan.spec.mounts
+            if m.kind in ("file", "text")
+        }
         arguments = bwrap_arguments(
             plan.spec,
             seccomp_fd=seccomp,

@@ -14,7 +14,8 @@ import os
 import msgspec
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import procfs, syscalls
+from bridgehold.sandbox.shortage import shortage
 
 _JUDGED_BY = ("/proc", "/sys", "/dev")
 """What the launcher judges sandboxes by, and what bubblewrap takes their devices from."""
@@ -48,6 +49,8 @@ class MountSeen(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[str, ...]
     kind: str
     identity: Identity
+    number: int = 0
+    """Of this mount, in field 1: its own among all that there are."""
     follows: bool = False
     """What is mounted or unmounted elsewhere on the machine shows here too."""
 
@@ -62,6 +65,7 @@ def parse_mounts(text: str) -> dict[str, MountSeen]:
         mounts[unescape(fields[4])] = MountSeen(
             options=options,
             kind=fields[end + 1],
+            number=int(fields[0]),
             identity=Identity(fields[2], unescape(fields[3]), "idmapped" in options),
             follows=any(field.startswith(("shared:", "master:")) for field in fields[6:end]),
         )
@@ -73,6 +77,35 @@ def unescape(field: str) -> str:
     for code, text in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(code, text)
     return field
+
+
+def same_file(facts: os.stat_result) -> tuple[int, int]:
+    """What stays a file's or folder's own while something holds it, whatever its name becomes (pure)."""
+    return facts.st_dev, facts.st_ino
+
+
+def shown_at(pid: int, target: str, number: int) -> tuple[int, int] | None:
+    """What mount `number` of process `pid` shows at `target`, as `same_file`; None where that can't be told.
+
+    The process is hostile: no link of its is followed, and what is found must be that mount's.
+    """
+    try:
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+        try:
+            resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+            found = syscalls.openat2(root, target, os.O_PATH | os.O_NOFOLLOW, resolve)
+        finally:
+            os.close(root)
+        try:
+            lines = procfs.read(f"/proc/self/fdinfo/{found}").splitlines()
+            own = f"mnt_id:\t{number}" in lines
+            return same_file(os.fstat(found)) if own else None
+        finally:
+            os.close(found)
+    except OSError as error:
+        if shortage(error):
+            raise
+        return None
 
 
 def own_mounts(*, made: bool) -> None:

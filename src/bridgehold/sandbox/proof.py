@@ -8,6 +8,7 @@ from bridgehold.errors import AttestationError
 from bridgehold.sandbox import attest
 from bridgehold.sandbox.fork import Fork
 from bridgehold.sandbox.limits import shown_rlimits
+from bridgehold.sandbox.mounts import Identity
 from bridgehold.sandbox.values import Attestation
 from bridgehold.sandbox.worker import Parts, Worker
 
@@ -31,6 +32,7 @@ def prove(worker: Worker, parts: Parts, own: dict[str, int]) -> Attestation:
         return {*worker.cgroup.processes(), *attest.descendants(top, most=_MOST_PROCESSES)}
 
     seen, differences = attest.observe_all(list_pids, worker.cgroup, most=_MOST_PROCESSES)
+    seen = [attest.recognise(expected.mounts, process) for process in seen]
     differences += attest.compare(expected, seen)
     if differences:
         raise AttestationError("; ".join(differences)[:_MAX_MESSAGE])
@@ -40,13 +42,14 @@ def prove(worker: Worker, parts: Parts, own: dict[str, int]) -> Attestation:
 def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expected:
     running = worker.start.running
     shared = parts.uids.range.mode == "shared"
-    identities = dict(worker.staged.identities) if worker.staged else {}
+    staged = worker.staged
+    own_mounts: dict[str, Identity] = {}
     parent, others = running.init, {}
     if isinstance(worker.start, Fork) and worker.parent is not None and worker.parent.zygote is not None:
         zygote = worker.parent.zygote
         parent, others = zygote.running.init, zygote.namespaces
-        identities = dict(worker.parent.staged.identities) if worker.parent.staged else {}
-        identities |= worker.start.identities
+        staged, own_mounts = worker.parent.staged, worker.start.identities
+    identities = {**(staged.identities if staged else {}), **own_mounts}
     return attest.Expected(
         uid=worker.uid,
         gid=os.getgid() if shared else worker.uid,
@@ -60,6 +63,6 @@ def _expected(worker: Worker, parts: Parts, own: dict[str, int]) -> attest.Expec
         zygote_namespaces=others,
         only=_ZYGOTE_PROCESSES if worker.zygote is not None else 0,
         rlimits=shown_rlimits(parts.rlimits(worker.spec)),
-        mounts=attest.expected_mounts(worker.spec, identities),
+        mounts=attest.expected_mounts(worker.spec, identities, staged.files if staged else None),
         private=not shared,
     )

@@ -45,6 +45,13 @@ class AccountRequest(msgspec.Struct, frozen=True, tag="account"):
     worker: str
 
 
+class CurrentRequest(msgspec.Struct, frozen=True, tag="current"):
+    """`ReplacedError` where a sandbox that began now would show something else under the same names."""
+
+    id: int
+    worker: str
+
+
 class KillRequest(msgspec.Struct, frozen=True, tag="kill"):
     id: int
     worker: str
@@ -64,6 +71,7 @@ Request = (
     | AttestRequest
     | UsageRequest
     | AccountRequest
+    | CurrentRequest
     | KillRequest
     | SealRequest
 )

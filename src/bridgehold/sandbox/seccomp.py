@@ -14,7 +14,7 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.seccomp_rules import JOIN, JOIN_TRACED, SURFACE, Argument, Rule
 from bridgehold.sandbox.seccomp_uncounted import UNCOUNTED
 
-_COMPARE = {"ne": 1, "eq": 4, "ge": 5, "gt": 6, "masked_eq": 7}
+_COMPARE = {"ne": 1, "lt": 2, "eq": 4, "ge": 5, "gt": 6, "masked_eq": 7}
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _TRACE = 0x7FF00000
@@ -188,5 +188,5 @@ def reference() -> str:
 def _shown(test: Argument) -> str:
     if test.op == "masked_eq":
         return f"argument {test.index} & {test.mask:#x} = {test.value:#x}"
-    words = {"eq": "=", "ne": "≠", "gt": ">", "ge": "≥"}
+    words = {"lt": "<", "eq": "=", "ne": "≠", "gt": ">", "ge": "≥"}
     return f"argument {test.index} {words[test.op]} {test.value}"

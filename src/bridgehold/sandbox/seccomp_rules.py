@@ -10,7 +10,9 @@ from typing import Literal
 
 import msgspec
 
-Compare = Literal["ne", "eq", "masked_eq", "ge", "gt"]
+from bridgehold.sandbox.values import GUEST_UID
+
+Compare = Literal["ne", "lt", "eq", "masked_eq", "ge", "gt"]
 _SOCK_TYPE_MASK = 0xF
 
 
@@ -42,8 +44,12 @@ _LOADERS = (
 """Requests of any socket, whatever its family."""
 
 
+_FAMILIES = (1, 2, 10)
+"""UNIX, INET, INET6."""
+
+
 def _sockets() -> tuple[Rule, ...]:
-    """Every family but UNIX (1), INET (2) and INET6 (10): below, between and above them.
+    """Every family but `_FAMILIES`: below, between and above them.
 
     All 64 bits are compared though the kernel looks at 32: what has high bits set is "above".
     """
@@ -63,12 +69,13 @@ def _sockets() -> tuple[Rule, ...]:
         answer=errno.EAFNOSUPPORT,
         when=(Argument(0, "gt", 10),),
     )
-    types = [
+    types = [  # of the families that there are: another's answer is its own, at which libraries fall back
         Rule(
             calls=("socket", "socketpair"),
-            why=f"socket type {name}",
-            when=(Argument(1, "masked_eq", number, _SOCK_TYPE_MASK),),
+            why=f"socket type {name} (family {family})",
+            when=(Argument(0, "eq", family), Argument(1, "masked_eq", number, _SOCK_TYPE_MASK)),
         )
+        for family in _FAMILIES
         for name, number in (("raw", 3), ("rdm", 4), ("dccp", 6), ("packet, the old way to AF_PACKET", 10))
     ]
     return (*rules, above, *types, *_protocols())
@@ -78,9 +85,15 @@ def _protocols() -> tuple[Rule, ...]:
     """Every protocol but TCP (6) and UDP (17): for what it lacks, the kernel starts root's modprobe."""
     why = "protocols other than TCP and UDP: the kernel starts modprobe for what it lacks"
     refused: list[tuple[str, tuple[Argument, ...]]] = [
-        (why, (Argument(2, "eq", number),)) for number in (*range(2, 6), *range(7, 17))
+        (f"{why} (family {family})", (Argument(0, "eq", family), Argument(2, "eq", number)))
+        for family in _FAMILIES
+        for number in (*range(2, 6), *range(7, 17))
     ]
-    refused.append(("protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …", (Argument(2, "gt", 17),)))
+    above = "protocols above UDP: SCTP, DCCP, UDP-Lite, MPTCP, ICMPv6, …"
+    refused += [
+        (f"{above} (family {family})", (Argument(0, "eq", family), Argument(2, "gt", 17)))
+        for family in _FAMILIES
+    ]
     stream, datagram, packets = (Argument(1, "masked_eq", kind, _SOCK_TYPE_MASK) for kind in (1, 2, 5))
     for family in (2, 10):
         inet = Argument(0, "eq", family)
@@ -96,6 +109,27 @@ def _protocols() -> tuple[Rule, ...]:
     return tuple(
         Rule(calls=("socket", "socketpair"), why=why, answer=errno.EPROTONOSUPPORT, when=when)
         for why, when in refused
+    )
+
+
+_OTHERS: tuple[tuple[str, Compare, int], ...] = (("the system's", "lt", GUEST_UID), ("nobody's", "eq", 65534))
+
+
+def _personalities() -> tuple[Rule, ...]:
+    """Every personality above 0x3ffff but 0xffffffff, which only asks.
+
+    One test for each argument is all that a rule can have. So: bits 18 to 31, the flags, are neither all
+    set nor all clear where one of them is set and the next, round about, is clear; and where all are set,
+    one of the lower is clear.
+    """
+    flags = range(18, 32)
+    pairs = [(1 << bit, 1 << (bit + 1 if bit + 1 in flags else flags[0])) for bit in flags]
+    pairs += [(1 << 31, 1 << bit) for bit in range(18)]
+    tests = [Argument(0, "masked_eq", is_set, is_set | is_clear) for is_set, is_clear in pairs]
+    why = "personalities that weaken address randomisation or take up old system-call ways"
+    return tuple(
+        Rule(calls=("personality",), why=why, when=(test,))
+        for test in (*tests, Argument(0, "gt", 0xFFFFFFFF))
     )
 
 
@@ -136,14 +170,23 @@ SURFACE: tuple[Rule, ...] = (
         answer=errno.EINVAL,
         when=(Argument(0, "masked_eq", 22, 0xFFFFFFFF),),
     ),
-    Rule(calls=("add_key", "request_key", "keyctl"), why="kernel keyrings are shared beyond namespaces"),
+    Rule(
+        calls=("add_key", "request_key", "keyctl"),
+        why="kernel keyrings are shared beyond namespaces",
+        answer=errno.ENOSYS,
+    ),
     Rule(calls=("bpf", "perf_event_open", "userfaultfd"), why="kernel attack surface"),
-    Rule(calls=("io_uring_setup", "io_uring_enter", "io_uring_register"), why="calls that seccomp can't see"),
+    Rule(
+        calls=("io_uring_setup", "io_uring_enter", "io_uring_register"),
+        why="calls that seccomp can't see",
+        answer=errno.ENOSYS,
+    ),
     Rule(
         calls=("ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise"),
         why="other processes' memory and descriptors",
     ),
-    Rule(calls=("open_by_handle_at", "name_to_handle_at"), why="files by handle pass mounts by"),
+    Rule(calls=("open_by_handle_at",), why="files by handle pass mounts by"),
+    Rule(calls=("name_to_handle_at",), why="files by handle pass mounts by", answer=errno.EOPNOTSUPP),
     Rule(
         calls=(
             "kexec_load",
@@ -183,10 +226,17 @@ SURFACE: tuple[Rule, ...] = (
         ),
         why="the machine's administration",
     ),
+    *_personalities(),
+    *(
+        Rule(calls=calls, why=f"a uid or gid that is no guest's: {name}", when=(Argument(index, op, value),))
+        for calls, indexes in ((("chown", "lchown", "fchown"), (1, 2)), (("fchownat",), (2, 3)))
+        for index in indexes
+        for name, op, value in _OTHERS
+    ),
     Rule(
-        calls=("personality",),
-        why="personalities that weaken address randomisation or take up old system-call ways",
-        when=(Argument(0, "gt", 0x0020008),),
+        calls=("setuid", "setgid"),
+        why="a uid or gid of the system's: not there, and refused as at home",
+        when=(Argument(0, "lt", GUEST_UID),),
     ),
     *(
         Rule(calls=("ioctl",), why=why, when=(Argument(1, "masked_eq", request, 0xFFFFFFFF),))

@@ -25,7 +25,7 @@ from bridgehold.errors import (
 )
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs, requests
-from bridgehold.sandbox.begin import begin_launch
+from bridgehold.sandbox.begin import begin_launch, check_current
 from bridgehold.sandbox.bounds import check
 from bridgehold.sandbox.cgroups.admission import admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
@@ -186,6 +186,9 @@ class Launcher:
                 return requests.Answer(id=request.id, usage=self.find(request.worker).cgroup.usage())
             case requests.AccountRequest():
                 self._account(request)
+            case requests.CurrentRequest():
+                check_current(self.find(request.worker), self.parts)
+                return requests.Answer(id=request.id)
             case requests.LaunchRequest():
                 self._launch(request)
             case requests.ForkRequest():
@@ -370,7 +373,13 @@ class Launcher:
         own = {start.running.monitor for start in starts}
         own |= {start.helper for start in starts if isinstance(start, Fork)}
         own |= {job.child for _, job in self._seals.values()}
-        for pid in procfs.children(os.getpid()):
+        try:
+            children = procfs.children(os.getpid())
+        except OSError as error:
+            if not shortage(error):
+                raise
+            return  # the next step looks again
+        for pid in children:
             if pid not in own:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)

@@ -23,9 +23,10 @@ import msgspec
 
 from bridgehold.sandbox import network, shortage, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.guest_files import held_place, is_proc_file
 from bridgehold.sandbox.limits import apply_rlimits, lift_shared_rlimits
 from bridgehold.sandbox.staging import TERMINALS, inodes
-from bridgehold.sandbox.values import Mount, SandboxSpec
+from bridgehold.sandbox.values import GUEST_UID, Mount, SandboxSpec
 
 _DONE = b"R"
 _GO = b"G"
@@ -143,8 +144,8 @@ def _help(plan: ShellPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
             _unshare(plan, ends, ready_told, go)
         os.close(ready_told)
         if os.read(ready, 1) == _GO:
-            # The session's uid as itself, and as 0 the zygote's own unused one: devpts asks for a root.
-            extents = f"0 0 1\n{plan.uid} {plan.uid} 1\n".encode()
+            # The session's uid as a guest's, and as 0 the zygote's own unused one: devpts asks for a root.
+            extents = f"0 0 1\n{GUEST_UID} {plan.uid} 1\n".encode()
             for name in ("gid_map", "uid_map"):
                 table = os.open(f"{child}/{name}", os.O_WRONLY, dir_fd=proc)
                 os.write(table, extents)
@@ -178,15 +179,15 @@ def _unshare(plan: ShellPlan, ends: _Ends, ready: int, go: int) -> None:
 
 def _become_init(plan: ShellPlan, ends: _Ends) -> None:
     try:
-        _mount_own(plan.spec, plan.uid)
+        _mount_own(plan.spec)
         for path, value in (("user/max_user_namespaces", "0"), *network.SETTINGS):
             network.write(f"/proc/sys/{path}", value)
         _cover_proc()
         socket.sethostname(plan.spec.hostname)
         _raise_loopback()
         apply_rlimits(plan.rlimits)
-        os.setresgid(plan.uid, plan.uid, plan.uid)
-        os.setresuid(plan.uid, plan.uid, plan.uid)
+        os.setresgid(GUEST_UID, GUEST_UID, GUEST_UID)
+        os.setresuid(GUEST_UID, GUEST_UID, GUEST_UID)
         syscalls.drop_capabilities()
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         os.setsid()
@@ -209,27 +210,32 @@ def _become_init(plan: ShellPlan, ends: _Ends) -> None:
 
 def own_mounts(spec: SandboxSpec) -> tuple[Mount, ...]:
     """What a fork must not share with its zygote, in the order of mounting (pure)."""
-    return tuple(mount for mount in spec.mounts if mount.kind in ("proc", "tmpfs"))
+    own = [mount for mount in spec.mounts if mount.kind in ("proc", "tmpfs")]
+    return (*own, *filter(is_proc_file, spec.mounts))
 
 
-def _mount_own(spec: SandboxSpec, uid: int) -> None:
+def _mount_own(spec: SandboxSpec) -> None:
     for mount in own_mounts(spec):
         if mount.kind == "proc":
             syscalls.mount("proc", mount.target, "proc", _OWN_FLAGS | syscalls.MS_NOEXEC)
             continue
+        if is_proc_file(mount):  # from the sandbox's root, whose flags it takes: read-only, without devices
+            syscalls.mount(held_place(mount), mount.target, None, syscalls.MS_BIND)
+            continue
         size = f"size={mount.size_bytes},nr_inodes={inodes(mount.size_bytes)}"
-        options = f"{size},mode={mount.mode:04o},uid={uid},gid={uid}"
+        options = f"{size},mode={mount.mode:04o},uid={GUEST_UID},gid={GUEST_UID}"
         syscalls.mount("tmpfs", mount.target, "tmpfs", _OWN_FLAGS, options)
     flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
     syscalls.mount("devpts", "/dev/pts", "devpts", flags, TERMINALS)
 
 
 def _cover_proc() -> None:
-    """As bubblewrap does: read-only what of /proc is the machine's."""
-    for name in _COVERS:
+    """As bubblewrap does: read-only what of /proc is the machine's; and its list of locks not at all."""
+    for name in (*_COVERS, "locks"):
         path = f"/proc/{name}"
         if os.access(path, os.F_OK):
-            syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
+            source = path if name in _COVERS else os.devnull
+            syscalls.mount(source, path, None, syscalls.MS_BIND | syscalls.MS_REC)
             flags = syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
             syscalls.mount("none", path, None, flags | _OWN_FLAGS | syscalls.MS_NOEXEC)
 

@@ -10,7 +10,8 @@ from typing import Literal
 import msgspec
 
 from bridgehold.policies.model import MIB, Grant
-from bridgehold.sandbox.values import Mount, Resources, SandboxSpec
+from bridgehold.sandbox import guest_files
+from bridgehold.sandbox.values import GUEST_NAME, HOSTNAME, Mount, Resources, SandboxSpec
 
 SDK = "/opt/bridgehold/sdk"
 INNER = f"{SDK}/bridgehold_inner"
@@ -20,10 +21,12 @@ BRIDGE = "/bridge"
 SCRATCH = "/scratch"
 PYTHON = "/opt/python"
 
-THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_USERS_FILE = "root:x:0:0:root:/:/usr/sbin/nologin\nbridge:x:{uid}:{uid}:bridge:/scratch:/usr/sbin/nologin\n"
-_HOSTS = "127.0.0.1 localhost\n"
-_NSSWITCH = "passwd: files\ngroup: files\nhosts: files\n"
+THREAD_COUNTS = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
+    *("POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
+)
+"""Of pools that would start a thread for each processor of the machine."""
+CPU_COUNTS = ("PYTHON_CPU_COUNT", "LOKY_MAX_CPU_COUNT")
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +42,8 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     """Root folders that are links on this host, such as ``/lib`` → ``usr/lib``."""
     etc: tuple[str, ...]
     """Files and folders of /etc that exist here and hold no secret."""
+    cpuinfo: str = ""
+    """The machine's /proc/cpuinfo, of which a worker is shown as many processors as it has."""
 
 
 def worker_spec(
@@ -56,6 +61,7 @@ def worker_spec(
     limits = grant.limits
     mounts = [
         *_system(paths),
+        *guest_files.limits(resources(grant), paths.cpuinfo),
         Mount(kind="ro_bind", source=paths.environment, target=ENVIRONMENT),
         Mount(kind="ro_bind", source=paths.inner, target=INNER),
         Mount(kind="ro_bind", source=paths.sdk, target=SDK + "/bridgehold_sdk"),
@@ -96,7 +102,6 @@ def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
         argv=(*worker.argv[:-1], f"{INNER}/zygote.py"),
         environment=tuple(sorted(environment.items())),
         resources=resources,
-        hostname="zygote",
         two_outputs=False,
     )
 
@@ -117,11 +122,13 @@ def worker_environment(grant: Grant) -> dict[str, str]:
 
     PYTHONPATH is for the interpreters that a guest starts: they find what its own does.
     """
-    threads = str(max(1, (grant.limits.cpu_millis + 999) // 1000))
+    threads = str(guest_files.processors(grant.limits.cpu_millis))
     return {
         "PATH": f"{ENVIRONMENT}/bin:/usr/bin:/bin",
         "HOME": SCRATCH,
         "PWD": SCRATCH,
+        "USER": GUEST_NAME,
+        "LOGNAME": GUEST_NAME,
         "TMPDIR": "/tmp",  # noqa: S108 - inside: a tmpfs of its own
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
@@ -132,8 +139,9 @@ def worker_environment(grant: Grant) -> dict[str, str]:
         "DSPY_CACHEDIR": f"{SCRATCH}/.cache/dspy",
         "HF_HOME": f"{SCRATCH}/.cache/huggingface",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "NO_PROXY": "127.0.0.1,localhost",
-        **dict.fromkeys(THREAD_COUNTS, threads),
+        **dict.fromkeys((*THREAD_COUNTS, *CPU_COUNTS), threads),
     }
 
 
@@ -164,10 +172,7 @@ def _system(paths: Paths) -> list[Mount]:
         Mount(kind="ro_bind", source="/usr", target="/usr"),
         *(Mount(kind="symlink", source=text, target=target) for target, text in paths.usr_links),
         *(Mount(kind="ro_bind", source=path, target=path) for path in paths.etc),
-        Mount(kind="file", target="/etc/passwd", content=_USERS_FILE.format(uid=65534)),
-        Mount(kind="file", target="/etc/group", content="root:x:0:\nbridge:x:65534:\n"),
-        Mount(kind="file", target="/etc/hosts", content=_HOSTS),
-        Mount(kind="file", target="/etc/nsswitch.conf", content=_NSSWITCH),
+        *guest_files.names(HOSTNAME, SCRATCH),
     ]
     if paths.python_prefix != "/usr" and not paths.python_prefix.startswith("/usr/"):
         mounts.append(Mount(kind="ro_bind", source=paths.python_prefix, target=PYTHON))

@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -25,6 +25,7 @@ from bridgehold.errors import DeniedError, UnsupportedError
 from bridgehold.sandbox import mounts, syscalls
 from bridgehold.sandbox.bounds import SYSTEM_FILES
 from bridgehold.sandbox.mounts import Identity
+from bridgehold.sandbox.shortage import shortage
 from bridgehold.sandbox.values import Mount, SandboxSpec
 
 BYTES_PER_INODE = 4096
@@ -44,6 +45,9 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, str]
     identities: dict[str, Identity]
     """What must show at each target, and at what is mounted below it, for attestation."""
+    files: dict[str, tuple[int, int]] = {}
+    """At each target, and what is mounted below it: what `mounts.same_file` says of it, by which it is known
+    when its owner has given it another name, or another file its name."""
     unsealed: tuple[tuple[str, str], ...] = ()
     """(path in the stage, its source): to be looked through for FIFOs and sockets that can be written to,
     since the kernel won't refuse it there."""
@@ -97,6 +101,28 @@ class Roots:
                 where=mount.source,
                 hint="The source must exist below its root, with no link that leads out of it.",
             ) from error
+
+    def replaced(self, spec: SandboxSpec, staged: Staged) -> str:
+        """The first source whose name is another file's by now, or nobody's; empty: there is none.
+
+        Raises `OSError` where the machine is too short of something to look.
+        """
+        for mount in spec.mounts:
+            before = staged.files.get(mount.target)
+            if mount.kind != "ro_bind" or before is None:
+                continue
+            try:
+                descriptor = self.open(mount)
+            except DeniedError as error:
+                if isinstance(error.__cause__, OSError) and shortage(error.__cause__):
+                    raise error.__cause__ from None
+                return mount.source
+            try:
+                if mounts.same_file(os.fstat(descriptor)) != before:
+                    return mount.source
+            finally:
+                os.close(descriptor)
+        return ""
 
     def open_build(self, path: str, *, flags: int = os.O_PATH) -> int:
         """A descriptor of a build folder: directly in the build root, and no link."""
@@ -172,11 +198,14 @@ class Stage:
                 sources[mount.target] = path
             shown = mounts.parse_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
             identities = _identities(sources, shown)
+            files = {target: mounts.same_file(Path(path).stat()) for target, path in _places(sources, shown)}
         except BaseException:
             paths = {str(index): f"{folder}/{index}" for index in range(len(spec.mounts))}
             self.discard(Staged(folder=folder, sources=paths, identities={}))
             raise
-        return Staged(folder=folder, sources=sources, identities=identities, unsealed=tuple(unsealed))
+        return Staged(
+            folder=folder, sources=sources, identities=identities, files=files, unsealed=tuple(unsealed)
+        )
 
     def release(self, staged: Staged) -> None:
         """Unmount: the sandbox has its own copies, since its namespaces exist (or it is dead).
@@ -232,21 +261,26 @@ class Stage:
 
 def _identities(sources: Mapping[str, str], shown: Mapping[str, mounts.MountSeen]) -> dict[str, Identity]:
     """Target → what shows there, with what is mounted below. Refuses what holds no files (pure)."""
-    found = {target: shown[path].identity for target, path in sources.items()}
-    places = {path: target for target, path in sources.items()}
-    for point, seen in shown.items():
-        above = next((path for path in places if point.startswith(path + "/")), None)
-        if above is None:
-            continue
-        target = places[above] + point[len(above) :]
-        if seen.kind.partition(".")[0] not in mounts.SHOWN_BELOW:
+    found = {}
+    for target, path in _places(sources, shown):
+        seen = found[target] = shown[path]
+        if path != sources.get(target) and seen.kind.partition(".")[0] not in mounts.SHOWN_BELOW:
             raise UnsupportedError(
                 f"a {seen.kind} is mounted below what would be bound, and shown at {target}",
                 where=target,
                 hint="Grant a folder that has no such mount below it.",
             )
-        found[target] = seen.identity
-    return found
+    return {target: seen.identity for target, seen in found.items()}
+
+
+def _places(sources: Mapping[str, str], shown: Mapping[str, mounts.MountSeen]) -> Iterator[tuple[str, str]]:
+    """(target, path in the stage) of what is staged, and of what is mounted below that (pure)."""
+    yield from sources.items()
+    above = {path: target for target, path in sources.items()}
+    for point in shown:
+        path = next((path for path in above if point.startswith(path + "/")), None)
+        if path is not None:
+            yield above[path] + point[len(path) :], point
 
 
 def is_device(path: str) -> bool:

@@ -16,7 +16,6 @@ from bridgehold.sandbox.inner.kernel import (
     check,
     close_all_but,
     drop_capabilities,
-    load_filter,
     prctl,
     setns,
 )
@@ -57,13 +56,14 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 0x4206, 0x4207
 PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 7, 1 << 20
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
 
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442  # one number on every architecture
 _AT_EMPTY_PATH, _AT_RECURSIVE, _AT_FDCWD = 0x1000, 0x8000, -100
 _OPEN_TREE_CLONE, _MOVE_MOUNT_FROM_EMPTY_PATH = 1, 4
 
 _SIGSET_BYTES = 128
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _BPF_BYTES = 22, 2, 8
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 
@@ -145,6 +145,16 @@ def signalfd(number: int) -> int:
     """A descriptor that is readable while the signal `number`, which is blocked, waits for this process."""
     wanted = (1 << number - 1).to_bytes(_SIGSET_BYTES, "little")  # x86-64's and arm64's order
     return check(int(_libc.signalfd(-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)), "signalfd")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def load_filter(program: bytes) -> None:
+    """Put a seccomp filter on this process, for good. It needs no-new-privs."""
+    prog = _Program(len(program) // _BPF_BYTES, program)
+    check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(prog), 0, 0), "seccomp")
 
 
 class _PidfdInfo(ctypes.Structure):

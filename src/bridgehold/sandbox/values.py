@@ -6,11 +6,16 @@ from typing import Literal
 
 import msgspec
 
+GUEST_UID = 1000
+"""The uid and gid that every guest has in its own user namespace, whatever the kernel's of its session is."""
+GUEST_NAME = "bridge"
+HOSTNAME = "bridge"
+
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """One mount, in order. Targets are absolute, normalised, and never ``/``."""
 
-    kind: Literal["ro_bind", "tmpfs", "dir", "symlink", "proc", "dev", "file", "device"]
+    kind: Literal["ro_bind", "tmpfs", "dir", "symlink", "proc", "dev", "file", "text", "device"]
     target: str
     source: str = ""
     """Host path (bind, devices), link text (symlink)."""
@@ -18,7 +23,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
     """tmpfs only."""
     mode: int = 0o755
     content: str = ""
-    """``file`` only: the text of a small read-only file, such as /etc/passwd."""
+    """``file`` and ``text`` only: of a small read-only file. ``file`` is a mount of its own, ``text`` lies in
+    the sandbox's root, which is read-only too."""
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +48,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[Mount, ...]
     resources: Resources
     working_directory: str = "/tmp"  # noqa: S108 - inside the sandbox: its own tmpfs
-    hostname: str = "bridge"
+    hostname: str = HOSTNAME
     seccomp: Literal["default"] = "default"
     gateway_port: int = 0
     """Port of the gateway's listener on the sandbox's loopback; 0: none."""

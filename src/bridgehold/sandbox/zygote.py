@@ -52,6 +52,7 @@ class ForkOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What the zygote is told of one fork, beside the descriptors. Nothing of the tenant's."""
 
     uid: int
+    """In the session's user namespace."""
     rlimits: dict[str, int]
     """Resource number → value, for the fork to set; the attestation sees whether it did."""
     environment: dict[str, str]

@@ -40,6 +40,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     echo_key: Literal["", "body", "header", "stream"] = ""
     """Send the caller's key back, as careless proxies and debug pages do."""
     redirect_to: str = ""
+    """Every request is sent there, but for one that comes there."""
+    redirect_status: int = 307
     error_after: int = -1
     """`error` comes as an event, after so many events of a stream; else, where there is none, all is well."""
     break_after: int = -1

@@ -16,6 +16,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 from aiohttp import web
@@ -221,8 +222,8 @@ class Provider:
         behaviour = self.behaviour
         if not authorised:
             return self._refuse(request, "auth")
-        if behaviour.redirect_to:
-            return web.Response(status=307, headers={"Location": behaviour.redirect_to})
+        if behaviour.redirect_to and not _is_there(request, behaviour.redirect_to):
+            return web.Response(status=behaviour.redirect_status, headers={"Location": behaviour.redirect_to})
         status = behaviour.status if behaviour.status != 200 else 0
         if self._failures:
             self._failures -= 1
@@ -307,3 +308,12 @@ if __name__ == "__main__":
     from bridgehold.bridges.kit.serving import main
 
     main()
+
+
+def _is_there(request: web.Request, place: str) -> bool:
+    """Whether `request` is what a redirect to `place` leads to."""
+    try:
+        parts = urlsplit(urljoin(str(request.url), place))
+    except ValueError:
+        return False
+    return (parts.path, parts.query) == (request.path, request.query_string)

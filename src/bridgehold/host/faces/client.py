@@ -185,6 +185,7 @@ class Client:
         offered = named(tools)
         opened = await self.request("session.open", {"bridge": bridge, "tenant": tenant, "name": name})
         session = ClientSession(self, bridge, tenant, opened["id"], tuple(offered.values()))
+        session.anew = opened.get("anew", "")
         try:
             yield session
         finally:

@@ -37,7 +37,8 @@ class PrivateHost:
         """
         lifeline_read, lifeline_write = os.pipe()
         ready_read, ready_write = os.pipe()
-        argv = [sys.executable, "-m", "bridgehold.host.supervise_main"]
+        # -P: nothing is imported from the folder that one stands in, which may be anybody's.
+        argv = [sys.executable, "-P", "-m", "bridgehold.host.supervise_main"]
         argv += ["--lifeline", str(lifeline_read), "--ready", str(ready_write)]
         argv += ["--config", str(layout.config), "--state", str(layout.state), "--run", str(layout.run)]
         process = subprocess.Popen(

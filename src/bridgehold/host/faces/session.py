@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from bridgehold.host.artifacts import Artifact
 from bridgehold.host.faces.client_connection import Progress
 from bridgehold.host.faces.retry import with_retries
-from bridgehold.host.faces.tools import Tool
-from bridgehold.host.values import Reply
+from bridgehold.host.faces.tools import RUNNING_FOR, Tool
+from bridgehold.host.values import QUEUE_BOUND, Reply
 
 if TYPE_CHECKING:
     from bridgehold.host.faces.client import Client
@@ -28,6 +28,9 @@ class ClientSession:
         self.bridge = bridge
         self.tenant = tenant
         self.id = session_id
+        self._room = asyncio.Semaphore(QUEUE_BOUND)
+        self.anew = ""
+        """As `Reply.anew`, where its name had another session before it was opened here."""
         self.lost: list[str] = []
         """Ids that it had before: each was lost with its worker, and what it held was made again."""
 
@@ -39,7 +42,22 @@ class ClientSession:
         deadline_ms: int = 0,
         on_event: Progress | None = None,
     ) -> Reply:
-        """Run the operation and give the whole `Reply`. `on_event` gets chunks and progress as they come."""
+        """Run the operation and give the whole `Reply`. `on_event` gets chunks and progress as they come.
+
+        However many are called at once: what the host would refuse as one too many waits here.
+        """
+        if RUNNING_FOR.get():  # from a tool of a command of ours, which has its place already
+            return await self._call(operation, arguments, deadline_ms, on_event)
+        async with self._room:
+            return await self._call(operation, arguments, deadline_ms, on_event)
+
+    async def _call(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None,
+        deadline_ms: int,
+        on_event: Progress | None,
+    ) -> Reply:
         reply = await self._client.call(
             self._full(operation),
             arguments,

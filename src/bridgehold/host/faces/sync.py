@@ -77,6 +77,15 @@ class SyncClient:
         """As `Client.alive`."""
         return self._client.alive
 
+    @property
+    def on_build(self) -> Progress | None:
+        """As `Client.on_build`; called on the client's own thread."""
+        return self._client.on_build
+
+    @on_build.setter
+    def on_build(self, told: Progress | None) -> None:
+        self._client.on_build = told
+
     @classmethod
     def open(cls, layout: Layout | None = None) -> Self:
         """Use the host that runs on `layout`, or start a private one until `close`."""
@@ -320,6 +329,11 @@ class SyncSession:
     def id(self) -> str:
         """Another one after it was lost and made again (`lost`)."""
         return self._session.id
+
+    @property
+    def anew(self) -> str:
+        """As `ClientSession.anew`."""
+        return self._session.anew
 
     @property
     def lost(self) -> list[str]:

@@ -139,6 +139,20 @@ def admit(
     )
 
 
+def judge_head(
+    grant: Grant, session: SessionFacts, request: h11.Request, target: Target, provider: ProviderFacts | None
+) -> None:
+    """What a request's head alone decides, before its body is read: whose key came, and which path is meant.
+
+    Raises `Refused`, and `BadRequest` for a query that can be read in two ways.
+    """
+    name = target.path.removeprefix("/").partition("/")[0]
+    headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
+    check_credential(grant, session, name, headers, parse_query(target.query))
+    if provider is None or provider.shape != "hub":  # a hub's paths are its own
+        _path(target)
+
+
 def _path(target: Target) -> str:
     """The normalised path below the provider's base. Raises `Refused`."""
     try:

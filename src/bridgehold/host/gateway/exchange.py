@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from bridgehold.audit.events import EgressOutcome
 from bridgehold.errors import BridgeholdError, DeniedError, ProviderError, SecretError
 from bridgehold.host.gateway.admit import Admitted
+from bridgehold.host.gateway.redirects import led_within
 from bridgehold.host.gateway.replies import Refusal, Replies
 from bridgehold.host.gateway.shapes import Usage
 from bridgehold.host.gateway.usage import NOTHING, UsageTap, charge
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from bridgehold.host.budgets import Reservation
     from bridgehold.host.gateway.gateway import Gateway
     from bridgehold.host.keeper.client import UpstreamResponse
+
+
+class _RedirectedError(Exception):
+    """The provider redirects to where its guest may not follow: nothing that the guest has tried."""
+
+    def __init__(self, refused: DeniedError) -> None:
+        super().__init__(refused.message)
+        self.refused = refused
 
 
 async def until_guest_leaves(wire: Wire, asking: Coroutine[None, None, T]) -> T:
@@ -91,6 +100,11 @@ class Exchange:
             return await self._broke(
                 Refusal(status=504, rule="gateway.timeout", reason="the answer took too long")
             )
+        except _RedirectedError as error:
+            refusal = Refusal(
+                status=403, rule="gateway.redirect", reason=error.refused.message, hint=error.refused.hint
+            )
+            return await self._broke(refusal, audited=True)
         except DeniedError as error:
             refusal = Refusal(
                 status=403,
@@ -138,7 +152,7 @@ class Exchange:
         content_type = next((v for n, v in response.headers if n == "content-type"), "")
         self._tap = UsageTap(self._admitted.provider.shape, content_type)
         try:
-            await self._replies.head(response.status, response.headers)
+            await self._replies.head(response.status, self._followable(response))
             async for chunk in response.body():
                 self._tap.feed(chunk)
                 await self._replies.data(chunk)
@@ -146,6 +160,14 @@ class Exchange:
             await self._replies.end()
         finally:
             self._scrubbed = response.done.scrubbed
+
+    def _followable(self, response: UpstreamResponse) -> Iterable[tuple[str, str]]:
+        gateway, admitted = self._gateway, self._admitted
+        placeholder = gateway.facts.placeholders.get(admitted.provider.name, "")
+        try:
+            return led_within(gateway.grant, admitted, placeholder, response.status, response.headers)
+        except DeniedError as error:
+            raise _RedirectedError(error) from None
 
     async def _broke(self, refusal: Refusal, *, audited: bool = False) -> str:
         """Tell the guest, if its answer has not begun; otherwise the connection is cut. The code."""

@@ -98,6 +98,7 @@ def provider_facts(config: Config) -> dict[str, ProviderFacts]:
             name=name,
             host=host,
             port=parts.port or (443 if parts.scheme == "https" else 80),
+            base_url=section.base_url,
             shape=section.shape,
             keyed=section.auth != "none",
             version=last if _VERSION.fullmatch(last) else "",

@@ -19,7 +19,7 @@ from bridgehold.audit.events import EgressOutcome
 from bridgehold.errors import BridgeholdError, BusyError, DeniedError
 from bridgehold.host.gateway.clienthello import NotTls, server_name
 from bridgehold.host.gateway.credentials import holds_placeholder
-from bridgehold.host.gateway.parse import BadRequest, Target, declared
+from bridgehold.host.gateway.parse import Target, declared
 from bridgehold.host.gateway.replies import Refusal, Replies
 from bridgehold.host.gateway.wire import GuestGone, Wire
 from bridgehold.host.keeper.resolve import resolve
@@ -151,11 +151,7 @@ class Outside:
         self, replies: Replies, refusal: Refusal, event: str, connection: h11.Connection
     ) -> None:
         await replies.refuse(refusal, event, close=True)
-        with contextlib.suppress(BadRequest, GuestGone, OSError):
-            self._wire.sock.shutdown(socket.SHUT_WR)
-            async for _ in self._body(connection):
-                pass
-        await self._wire.linger()
+        await self._wire.drop_body(connection, self._gateway.grant.limits.request_bytes)
 
     async def _audit_refusal(self, refusal: Refusal) -> str:
         return await self._gateway.records.refused(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import h11
 
 from bridgehold.errors import BridgeholdError, BudgetError
-from bridgehold.host.gateway.admit import Admitted, Refused, admit, parts_of
+from bridgehold.host.gateway.admit import Admitted, Refused, admit, judge_head, parts_of
 from bridgehold.host.gateway.exchange import Exchange
 from bridgehold.host.gateway.hub import HubProxy, admit_download
 from bridgehold.host.gateway.parse import Target, declared
@@ -43,6 +43,16 @@ class ReverseProxy:
         provider = self._gateway.providers.get(name)
         shape = provider.shape if provider else "openai"
         replies = Replies(wire, connection, shape, bodiless=request.method == b"HEAD")
+        try:
+            judge_head(self._gateway.grant, self._gateway.facts, request, target, provider)
+        except Refused as refused:
+            empty = not declared(request, 1)
+            if empty:
+                await self._read(wire, connection)  # to its end, so that the connection may go on
+            await self._refuse(replies, refused.refusal, target, name, provider, close=not empty)
+            if not empty:
+                await wire.drop_body(connection, self._gateway.grant.limits.request_bytes)
+            return
         size = declared(request, self._gateway.grant.limits.request_bytes)
         try:
             async with self._gateway.buffers.hold(self._gateway.facts.owner, size) as holding:
@@ -64,7 +74,14 @@ class ReverseProxy:
             await self._refuse(replies, refusal, target, name, provider)
 
     async def _refuse(
-        self, replies: Replies, refusal: Refusal, target: Target, name: str, provider: ProviderFacts | None
+        self,
+        replies: Replies,
+        refusal: Refusal,
+        target: Target,
+        name: str,
+        provider: ProviderFacts | None,
+        *,
+        close: bool = False,
     ) -> None:
         event = await self._gateway.records.refused(
             host=provider.host if provider else name,
@@ -76,7 +93,7 @@ class ReverseProxy:
             severity=refusal.severity,
         )
         await self._gateway.slow_refusals()
-        await replies.refuse(refusal, event)
+        await replies.refuse(refusal, event, close=close)
 
     async def _read(self, wire: Wire, connection: h11.Connection) -> bytes:
         bound = self._gateway.grant.limits.request_bytes

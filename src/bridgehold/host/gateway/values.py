@@ -40,6 +40,8 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     """Normalised, for the audit and for refusing tunnels to it."""
     port: int
+    base_url: str = ""
+    """Where it is; what it redirects to is judged by this."""
     shape: Shape = "openai"
     keyed: bool = True
     """Whether requests to it carry the tenant's key; only a hub may do without."""

@@ -144,6 +144,16 @@ class Wire:
             else:
                 raise GuestGone("it closed within a request")
 
+    async def drop_body(self, connection: h11.Connection, most: int) -> None:
+        """After a last answer: read what comes of the body all the same, at most that, and keep nothing."""
+        with contextlib.suppress(BadRequest, GuestGone, OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+            async for piece in self.body(connection):
+                most -= len(piece)
+                if most < 0:
+                    break
+        await self.linger()
+
     async def linger(self) -> None:
         """End our side and read on for a moment: closing over unread bytes would reset the answer away."""
         with contextlib.suppress(GuestGone, OSError):

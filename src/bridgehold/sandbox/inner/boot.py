@@ -93,6 +93,7 @@ def make_runtime(boot: dict[str, Any], reader: Any, writer: Any) -> Any:
         providers={name: Provider(**fact) for name, fact in boot.get("providers", {}).items()},
         worker_id=boot.get("worker_id", ""),
         folder=BRIDGE,
+        limits=boot.get("limits"),
     )
 
 

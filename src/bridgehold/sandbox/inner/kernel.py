@@ -13,7 +13,6 @@ import struct
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
 
-_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _BPF_BYTES = 22, 2, 8
 _PR_CAPBSET_DROP = 24
 _CAPABILITY_VERSION = 0x20080522
 _CAPABILITIES = 64
@@ -86,16 +85,6 @@ def drop_capabilities() -> None:
             break
     head, words = CapabilityHead.own(), (CapabilityWord * 2)()
     check(_libc.capset(ctypes.byref(head), words), "capset")
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-
-def load_filter(program: bytes) -> None:
-    """Put a seccomp filter on this process, for good. It needs no-new-privs."""
-    prog = _Program(len(program) // _BPF_BYTES, program)
-    check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(prog), 0, 0), "seccomp")
 
 
 def enter_own_domain() -> None:

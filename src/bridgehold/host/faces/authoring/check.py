@@ -10,6 +10,7 @@ import msgspec
 from bridgehold.bridges.adapters import adapter_source
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.errors import BridgeholdError
+from bridgehold.host.cold_starts import said
 from bridgehold.host.faces.client import Client
 from bridgehold.host.faces.session import ClientSession
 
@@ -31,6 +32,7 @@ async def check(client: Client, manifest: Manifest, tenant: str) -> AsyncIterato
     try:
         async with client.session(manifest.name, tenant=tenant) as session:
             yield Verdict(name="starts", status="PASS", detail="its class agrees with its manifest, attested")
+            yield await _as_its_policy_says(client, session)
             async for verdict in _alive(session):
                 yield verdict
             async for verdict in _refuses(session, manifest):
@@ -45,6 +47,15 @@ async def check(client: Client, manifest: Manifest, tenant: str) -> AsyncIterato
         name="is quiet",
         status="PASS" if noisy <= 20 else "CAUTION",
         detail=f"{noisy} lines in its log",
+    )
+
+
+async def _as_its_policy_says(client: Client, session: ClientSession) -> Verdict:
+    found = next(one for one in await client.sessions() if one.id == session.id)
+    return Verdict(
+        name="starts as its policy says",
+        status="CAUTION" if found.cold_start else "PASS",
+        detail=said(found.cold_start) if found.cold_start else found.start,
     )
 
 

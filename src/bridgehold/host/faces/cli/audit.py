@@ -23,7 +23,7 @@ from bridgehold.audit.read import tail as read_tail
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.audit.why import story
 from bridgehold.errors import AuditError
-from bridgehold.host.faces.cli.render import err, out, plain, print_json, print_json_line, table
+from bridgehold.host.faces.cli.render import err, out, print_json, print_json_line, print_traceback, table
 from bridgehold.host.layout import default_layout
 from bridgehold.ids import nearest
 
@@ -150,8 +150,7 @@ def why(
     for name, value in rows:
         if value:
             out.print(f"[bold]{name:<7}[/] {escape(printable(value))}", soft_wrap=True)
-    if found.traceback:
-        out.print(escape(plain(found.traceback.rstrip())), style="dim", soft_wrap=True)
+    print_traceback(found.traceback, out)
     if found.related:
         table("related", ("time", "event", "kind", "what"), [_row(entry) for entry in found.related[:30]])
 

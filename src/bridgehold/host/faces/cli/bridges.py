@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -10,11 +11,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bridgehold.bridges.adapters import adapter_source
-from bridgehold.errors import EnvironmentChangedError
+from bridgehold.errors import BridgeholdError, EnvironmentChangedError
 from bridgehold.host.faces.cli import authoring, chaos
 from bridgehold.host.faces.cli.policy import offline_registry
-from bridgehold.host.faces.cli.render import err, out, print_json, table
-from bridgehold.host.faces.client import Host
+from bridgehold.host.faces.cli.render import err, out, print_cold, print_json, table
+from bridgehold.host.faces.client import Client, Host
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_size
 
@@ -76,17 +77,24 @@ def build(
     anew: Annotated[
         bool, typer.Option("--anew", help="Although it is there; what is there is set aside.")
     ] = False,
+    start: Annotated[
+        bool,
+        typer.Option(help="Start a session too, and say why where it is no fork though its policy says so."),
+    ] = True,
     json_output: Json = False,
 ) -> None:
     """Build the bridge's environment (found at once where it is built already)."""
-    result = asyncio.run(_build(parse_name(bridge, "bridge"), parse_name(tenant, "tenant"), anew=anew))
+    result = asyncio.run(
+        _build(parse_name(bridge, "bridge"), parse_name(tenant, "tenant"), anew=anew, start=start)
+    )
     if json_output:
         print_json(result)
     else:
         out.print(f"{result['packages']} packages, {result['digest']}")
+        print_cold(result["cold_start"])
 
 
-async def _build(bridge: str, tenant: str, *, anew: bool) -> dict[str, Any]:
+async def _build(bridge: str, tenant: str, *, anew: bool, start: bool) -> dict[str, Any]:
     with build_progress() as bars:
         task = bars.add_task(bridge, total=None, note="")
         async with Host.open() as host:
@@ -95,7 +103,17 @@ async def _build(bridge: str, tenant: str, *, anew: bool) -> dict[str, Any]:
                 {"bridge": bridge, "tenant": tenant, "anew": anew},
                 lambda event: show_progress(bars, task, bridge, event),
             )
+            result["cold_start"] = await _cold_start(host, bridge, tenant) if start else ""
             return result
+
+
+async def _cold_start(host: Client, bridge: str, tenant: str) -> str:
+    """Why a session of it starts cold, though its policy says fork; empty where there is no reason."""
+    with contextlib.suppress(BridgeholdError):
+        opened = await host.request("session.open", {"bridge": bridge, "tenant": tenant, "name": ""})
+        await host.request("session.close", {"session": opened["id"]})
+        return str(opened["cold_start"])
+    return ""
 
 
 @app.command()

@@ -23,6 +23,7 @@ from bridgehold.host.faces.cli import (
     serve,
     sessions,
     settings,
+    shell,
     shim,
     stdio,
     usage,
@@ -41,7 +42,7 @@ app.command("bench")(bench.bench)
 app.command("chaos")(chaos.chaos)
 app.command("doctor")(doctor.doctor)
 app.command("run")(run.run)
-app.command("shell")(run.shell)
+app.command("shell")(shell.shell)
 app.command("shim")(shim.shim)
 app.command("stdio")(stdio.stdio)
 app.add_typer(sessions.app, name="sessions")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bridgehold.audit.entries import printable_json
 from bridgehold.errors import BridgeholdError, harmless
+from bridgehold.host.cold_starts import said
 from bridgehold.host.layout import Layout, unread
 
 _PIPE_WIDTH = 100_000
@@ -77,8 +78,7 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
     if as_json:
         _write(msgspec.json.encode(error.info()))
         return
-    if error.traceback:
-        err.print(f"  | {_within(error.traceback.rstrip())}", style="dim", soft_wrap=True)
+    print_traceback(error.traceback, err)
     err.print(f"[bold red]{error.code}[/]: {_within(error.message)}", soft_wrap=True)
     if error.where:
         err.print(f"  where  {_within(error.where)}", soft_wrap=True)
@@ -86,6 +86,12 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
         err.print(f"  remedy {_within(error.hint)}", soft_wrap=True)
     if error.event:
         err.print(f"  more   bridgehold why {error.event}", soft_wrap=True)
+
+
+def print_traceback(text: str, console: Console) -> None:
+    """A guest's, if there is one: set apart, so that no line of it looks like one of ours."""
+    if text:
+        console.print(f"  | {_within(text.rstrip())}", style="dim", soft_wrap=True)
 
 
 def tell_unread(layout: Layout) -> None:
@@ -109,3 +115,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
+
+
+def print_cold(reason: str) -> None:
+    """On standard error, where a session started cold though its policy says fork."""
+    if reason:
+        err.print(f"[yellow]{escape(harmless(said(reason)))}[/]", soft_wrap=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -14,10 +14,11 @@ import typer
 from rich.markup import escape
 
 from bridgehold import reads
-from bridgehold.errors import BridgeholdError, DeniedError, UsageError
-from bridgehold.host.faces.cli.render import err, out, plain, print_error, print_json, print_text
+from bridgehold.errors import DeniedError, UsageError
+from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_json, print_text
 from bridgehold.host.faces.client import Client, Host
 from bridgehold.host.faces.protocol import MAX_FRAME
+from bridgehold.host.faces.sync import SyncClient
 from bridgehold.host.values import Reply
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
@@ -104,9 +105,9 @@ async def _run(
     from bridgehold.host.faces.testing.recorder import recording
 
     opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
-    async with opener as host, building(host):
+    async with opener as host:
         try:
-            with shown or contextlib.nullcontext():
+            with building(host), shown or contextlib.nullcontext():
                 return await host.call(
                     operation,
                     arguments,
@@ -133,8 +134,8 @@ async def meant(host: Client, operation: str, tenant: str) -> str:
     return f"No bridge has such an operation{near}." if near else ""
 
 
-@contextlib.asynccontextmanager
-async def building(host: Client) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def building(host: Client | SyncClient) -> Iterator[None]:
     """What is built while a command or session waits for it, on standard error: a bar, gone when done."""
     from bridgehold.host.faces.cli.bridges import build_progress, show_progress
 
@@ -159,8 +160,14 @@ async def building(host: Client) -> AsyncIterator[None]:
             host.on_build = None
 
 
+_MARGIN = "  | "
+
+
 class Live:
-    """What a command says while it runs, on standard error; its standard output where that is `apart`."""
+    """What a command says while it runs, on standard error: none of its lines looks like one of ours.
+
+    `apart`: as a prompt shows it, each stream on its own.
+    """
 
     def __init__(self, *, frames: bool = False, output: bool = True, apart: bool = False) -> None:
         self._frames = frames
@@ -172,12 +179,12 @@ class Live:
         kind = event.get("type")
         if kind == "output" and self._output:
             cut = f"[… {event['cut']} bytes not shown]\n" if event.get("cut") else ""
-            self._print(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
+            self._show(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
         elif kind == "chunk" and self._frames:
             data = event.get("data")
-            self._print(data if isinstance(data, str) else json.dumps(data))
+            self._show(data if isinstance(data, str) else json.dumps(data))
         elif kind == "progress" and self._frames:
-            self._print(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
+            self._show(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +192,12 @@ class Live:
     def __exit__(self, *_: object) -> None:
         if self._midline:
             self._print("\n")
+
+    def _show(self, text: str, *, stdout: bool = False) -> None:
+        if not self._apart and text:
+            begins, ends = "" if self._midline else _MARGIN, "\n" * text.endswith("\n")
+            text = begins + text.removesuffix("\n").replace("\n", f"\n{_MARGIN}") + ends
+        self._print(text, stdout=stdout)
 
     def _print(self, text: str, *, stdout: bool = False) -> None:
         console = out if stdout and self._apart else err
@@ -200,6 +213,7 @@ def print_value(reply: Reply) -> None:
         print_text(value)
     else:
         print_json(value)
+    print_cold(reply.cold_start)
     usage = reply.usage
     err.print(
         f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
@@ -209,50 +223,3 @@ def print_value(reply: Reply) -> None:
         err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
     if reply.degraded:
         err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
-
-
-def shell(
-    bridge: Annotated[str, typer.Argument(help="The bridge to talk to.")] = "python",
-    tenant: Tenant = LOCAL_TENANT,
-) -> None:
-    """Talk to one session: `OPERATION {JSON}` a line; with the python bridge, code as it is."""
-    asyncio.run(_shell(bridge, tenant))
-
-
-async def _shell(bridge: str, tenant: str) -> None:
-    async with Host.open() as host, contextlib.AsyncExitStack() as stack:
-        async with building(host):
-            session = await stack.enter_async_context(host.session(bridge, tenant=tenant))
-        err.print(f"[dim]session {session.id}; end with Ctrl-D[/]")
-        while True:
-            try:
-                line = await asyncio.to_thread(input, f"{bridge}> ")
-            except EOFError:
-                return
-            if line.strip():
-                await _shell_line(host, session.id, bridge, tenant, line)
-
-
-async def _shell_line(host: Client, session: str, bridge: str, tenant: str, line: str) -> None:
-    try:
-        if bridge == "python" and not line.startswith(":"):
-            operation, arguments = "python:execute", {"code": line}
-        else:
-            name, _, text = line.removeprefix(":").strip().partition(" ")
-            operation = name if ":" in name else f"{bridge}:{name}"
-            arguments = read_arguments(text or "{}")
-        with Live(frames=True, apart=True) as shown:
-            reply = await host.call(operation, arguments, session=session, tenant=tenant, on_event=shown)
-        if operation == "python:execute" and isinstance(reply.value, dict):
-            _show_execution(reply.value)
-        else:
-            print_value(reply)
-    except BridgeholdError as error:
-        print_error(error, as_json=False)
-        if error.code in {"timeout", "memory", "crash", "session_ended", "host_unavailable", "host_leaving"}:
-            raise
-
-
-def _show_execution(value: dict[str, Any]) -> None:
-    if value.get("repr") not in (None, "None"):
-        out.print(escape(str(value["repr"])), soft_wrap=True)

@@ -22,6 +22,14 @@ _FIRST_FREE = 10
 _PIECES = 4
 _HELD_BYTES = 64 * 1024 * 1024
 """What is held for a peer that doesn't read."""
+_SLICE = 64 * 1024
+"""Of one write: how far a peer has read is known so exactly."""
+_SLOWEST = 64 * 1024
+"""Bytes a second that a peer has to read, of what waits for it."""
+UNREAD_SECONDS = 30.0
+"""In so long all has to be read that waits, or that much, as of any other caller of the host's."""
+PAGED_SECONDS = 600.0
+"""The same for plain output, which a person may page through."""
 
 
 def take_standard() -> tuple[int, int]:
@@ -77,13 +85,20 @@ class PipeIn:
 
 
 class PipeOut:
-    """Bytes to a descriptor, whole pieces in order. `broken` once the peer has gone."""
+    """Bytes to a descriptor, whole pieces in order. `broken` once the peer has gone, or counts as gone."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, patience_s: float = UNREAD_SECONDS) -> None:
+        """`patience_s`: in so long a good part has to be read of what waits, or all of it."""
         self._descriptor = descriptor
         self._loop = asyncio.get_running_loop()
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._held = 0
+        self._patience_s = patience_s
+        self._held = self._read = 0
+        self._quiet = asyncio.Event()
+        """Nothing waits."""
+        self._watching: asyncio.Task[None] | None = None
+        self.fault = ""
+        """What the peer did, where it is there and counts as gone."""
         self._done = asyncio.Event()
         self.broken = asyncio.Event()
         self._poll = select.poll()
@@ -94,7 +109,7 @@ class PipeOut:
     def put(self, data: bytes) -> None:
         """Write or queue `data`. A peer that is too far behind counts as gone; what is for it is dropped."""
         if self._held > _HELD_BYTES:
-            self.broken.set()
+            self._give_up(f"more than {_HELD_BYTES >> 20} MiB of answers are left unread")
         if self.broken.is_set():
             return
         if not self._held and len(data) <= select.PIPE_BUF and self._has_room():
@@ -102,11 +117,18 @@ class PipeOut:
                 self.broken.set()
             return
         self._held += len(data)
+        self._quiet.clear()
         self._pieces.put(data)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
 
     async def close(self, seconds: float) -> None:
         """Wait until all is written, at most `seconds`."""
         self._pieces.put(None)
+        if self._watching is not None:
+            self._watching.cancel()
+        if self.fault:
+            return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), seconds)
 
@@ -116,13 +138,34 @@ class PipeOut:
 
     def _written(self, size: int) -> None:
         self._held -= size
+        self._read += size
+        if not self._held:
+            self._quiet.set()
+
+    async def _watch(self) -> None:
+        """Until nothing waits."""
+        while self._held:
+            before, waiting = self._read, self._held
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), self._patience_s)
+            if self._held and self._read - before < min(waiting, _SLOWEST * self._patience_s):
+                self._give_up(f"the answers are left unread for {self._patience_s:g} s")
+                break
+        self._watching = None
+
+    def _give_up(self, fault: str) -> None:
+        if not self.broken.is_set():
+            self.fault = fault
+            self.broken.set()
 
     def _run(self) -> None:
         with contextlib.suppress(RuntimeError):
             while (data := self._pieces.get()) is not None:
-                if not _write(self._descriptor, data):
-                    self._loop.call_soon_threadsafe(self.broken.set)
-                self._loop.call_soon_threadsafe(self._written, len(data))
+                for start in range(0, len(data), _SLICE):
+                    piece = data[start : start + _SLICE]
+                    if not _write(self._descriptor, piece):
+                        self._loop.call_soon_threadsafe(self.broken.set)
+                    self._loop.call_soon_threadsafe(self._written, len(piece))
             self._loop.call_soon_threadsafe(self._done.set)
 
 

@@ -14,7 +14,13 @@ import msgspec
 from bridgehold import reads
 from bridgehold.errors import BridgeholdError, ConfigError, HostUnavailableError, from_os
 from bridgehold.host.faces.client import Client, Host
-from bridgehold.host.faces.legacy.pipes import PipeIn, PipeOut, take_standard
+from bridgehold.host.faces.legacy.pipes import (
+    PAGED_SECONDS,
+    UNREAD_SECONDS,
+    PipeIn,
+    PipeOut,
+    take_standard,
+)
 from bridgehold.host.faces.legacy.python_argv import Invocation, parse
 from bridgehold.host.faces.legacy.run import AsItComes, frames, say, serve
 from bridgehold.host.faces.legacy.shim import Shim
@@ -89,7 +95,8 @@ async def _relay(given: ShimFile, invocation: Invocation, frames_in: int, frames
     layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
     async with contextlib.AsyncExitStack() as stack:
         client = await _open_host(stack, layout)
-        out, err = PipeOut(frames_out), PipeOut(2)
+        patience_s = UNREAD_SECONDS if invocation.protocol else PAGED_SECONDS
+        out, err = PipeOut(frames_out, patience_s=patience_s), PipeOut(2, patience_s=patience_s)
         shim = Shim(
             client,
             out,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from bridgehold.bridges.legacy.frames import Splitter
-from bridgehold.errors import ProtocolError
+from bridgehold.errors import LimitError, ProtocolError
 from bridgehold.host.faces.legacy.pipes import PipeIn, PipeOut
 from bridgehold.host.faces.legacy.values import Outcome
 
@@ -74,7 +74,8 @@ async def serve(worker: Taker, source: PipeIn, sink: PipeOut, reader: Reader) ->
     elif reading.done():
         outcome, seconds = reading.result(), DRAIN_SECONDS
     else:
-        outcome, seconds = Outcome(), 0.0
+        status = LimitError.exit_status if sink.fault else 0
+        outcome, seconds = Outcome(status=status, message=sink.fault), 0.0
     reading.cancel()
     gone.cancel()
     await _hurried(worker, worker.finish(seconds))

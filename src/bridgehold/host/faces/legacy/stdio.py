@@ -137,6 +137,7 @@ class Worker:
                 answer = messages.success(request_id, result, written_in)
         except BridgeholdError as error:
             self._errors += 1
+            sys.stderr.write(error.traceback)
             answer = messages.failure(request_id, error_text(error), written_in)
         except asyncio.CancelledError:
             ending = CancelledError("the worker is ending, and the command was cancelled")

@@ -1,0 +1,66 @@
+"""What is kept of sessions that have ended: bounded for each, for a tenant, for all; seen by who may."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridgehold.errors import CrashError
+from bridgehold.host import ended
+from bridgehold.host.ended import Over
+from bridgehold.host.logs import SessionLog
+from bridgehold.host.session import SessionKey
+
+
+def add(over: Over, tenant: str, number: int, size: int = 0, name: str = "work") -> str:
+    log = SessionLog(1 << 20)
+    log.write(b"x" * size + b"end")
+    over.add(f"s-{number}", SessionKey(tenant, "python", name), CrashError(f"crash {number}"), log)
+    return f"s-{number}"
+
+
+def log_bytes(over: Over, tenant: str, numbers: range) -> int:
+    found = (over.find(lambda one: one == tenant, f"s-{number}") for number in numbers)
+    return sum(one.log_bytes for one in found if one is not None)
+
+
+def test_a_session_is_found_by_id_or_as_the_last_of_its_name_by_who_may_see_it() -> None:
+    over = Over()
+    add(over, "acme", 1)
+    add(over, "acme", 2)
+    add(over, "acme", 2, size=50)  # told twice
+    for reference, number in (("s-1", 1), ("s-2", 2), ("work", 2)):
+        found = over.find(lambda tenant: tenant == "acme", reference)
+        assert found is not None
+        assert found.error.message == f"session s-{number} has ended: crash: crash {number}"
+        assert over.find(lambda tenant: tenant == "rival", reference) is None
+    assert found.log is not None
+    assert found.log.text() == "end"
+    before = over.before(SessionKey("acme", "python", "work"))
+    assert "session s-2 of this name" in ended.anew(before, recovers=False)
+    assert "made again" in ended.anew(before, recovers=True)
+    assert over.before(SessionKey("acme", "other", "work")) is None
+    assert ended.anew(None, recovers=False) == ""
+
+
+def test_what_is_kept_has_its_bounds_and_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = Over()
+    numbers = range(1, 301)
+    for number in numbers:
+        add(over, "acme", number, size=100_000)
+    assert over.find(lambda _: True, "s-44") is None
+    oldest, newest = over.find(lambda _: True, "s-45"), over.find(lambda _: True, "s-300")
+    assert oldest is not None
+    assert oldest.log is None
+    assert newest is not None
+    assert newest.log is not None
+    assert newest.log.text().startswith("[… 34467 bytes cut]")
+    assert newest.log_bytes == ended.LOG_BYTES
+    assert log_bytes(over, "acme", numbers) == ended.TENANT_LOG_BYTES
+    monkeypatch.setattr(ended, "ALL_LOG_BYTES", ended.TENANT_LOG_BYTES + 100_000)
+    add(over, "rival", 1000, size=90_000)
+    add(over, "rival", 1001, size=90_000)
+    kept = log_bytes(over, "rival", range(1000, 1002))
+    assert kept == 2 * ended.LOG_BYTES, "who keeps the most makes room"
+    assert log_bytes(over, "acme", numbers) + kept <= ended.ALL_LOG_BYTES
+    monkeypatch.setattr(ended, "OVER_SECONDS", -1.0)
+    assert over.find(lambda _: True, "s-1001") is None
