@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import unittest
@@ -89,6 +90,7 @@ def run(module, path):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     target, result = sys.argv[1:]
     sys.argv[1:] = []
     run(target, result)
