@@ -176,9 +176,9 @@ def test_a_lock_goes_to_the_folder_whose_manifest_was_read(
         folder.rename(away)
         folder.symlink_to(victim.parent)
 
-    def resolved(requirements: Path, python: str) -> str:
+    def resolved(requirements: Path, python: str, index: str) -> str:
         swap()
-        return resolve(requirements, python)
+        return resolve(requirements, python, index)
 
     resolve = locking.resolve
     if when == "while it is resolved":

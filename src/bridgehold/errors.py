@@ -346,6 +346,24 @@ class TranscriptError(BridgeholdError):
     default_hint = "Where the change is meant, record it again: `pytest --bridgehold-record`, or `record()`."
 
 
+_REMEDY = "  remedy "
+
+
+def told(error: BridgeholdError) -> str:
+    """An error as lines for a log: what, where, and the remedy (pure)."""
+    where = f" ({error.where})" if error.where else ""
+    remedy = f"{_REMEDY}{error.hint}\n" if error.hint else ""
+    return f"bridgehold: {error.message}{where}\n{remedy}"
+
+
+def heard(text: str) -> tuple[str, str]:
+    """(what, remedy) of lines that hold what `told` says, among others (pure)."""
+    lines = text.splitlines()
+    remedy = next((line.removeprefix(_REMEDY) for line in lines if line.startswith(_REMEDY)), "")
+    kept = [line.removeprefix("bridgehold: ") for line in lines if not line.startswith(_REMEDY)]
+    return "\n".join(kept), remedy
+
+
 def from_os(error: OSError) -> BridgeholdError:
     """What the system refused, as one of ours: a shortage, a file's place, or the way out."""
     why, where = error.strerror or type(error).__name__, _shown(error.filename)

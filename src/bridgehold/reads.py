@@ -19,6 +19,8 @@ from bridgehold.errors import BridgeholdError
 MOST_BYTES = 16 * 1024 * 1024
 MOST_DEPTH = 64
 MOST_NUMBER = 2**63
+_LOOK = "Look how its path is spelt; a plain file is expected."
+_PERMIT = "Let this user read it, or run this as the user whose it is."
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -33,16 +35,17 @@ def read_bytes(
             return b""
         if path.is_symlink():
             raise kind("is a link that leads nowhere", where=str(path), hint=hint) from error
-        raise kind("there is no such file", where=str(path), hint=hint) from error
+        raise kind("there is no such file", where=str(path), hint=hint or _LOOK) from error
     except (OSError, ValueError) as error:
-        raise kind(f"can't be read: {_why(error)}", where=str(path), hint=hint) from error
+        remedy = hint or (_PERMIT if isinstance(error, PermissionError) else _LOOK)
+        raise kind(f"can't be read: {_why(error)}", where=str(path), hint=remedy) from error
     try:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise kind("is no plain file", where=str(path), hint=hint)
+                raise kind("is no plain file", where=str(path), hint=hint or _LOOK)
             data = file.read(most + 1)
     except OSError as error:
-        raise kind(f"can't be read: {_why(error)}", where=str(path), hint=hint) from error
+        raise kind(f"can't be read: {_why(error)}", where=str(path), hint=hint or _LOOK) from error
     if len(data) > most:
         raise kind(f"has more than {most} bytes", where=str(path), hint=hint)
     return data

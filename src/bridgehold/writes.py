@@ -57,6 +57,9 @@ def replacing(
     `for_owner`: the folder may be a role's of ours, and what root writes there becomes that role's.
     """
     with our_folder(path.parent, beneath=beneath, of_anybody=for_owner) as descriptor:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(path.name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         partial = f".{path.name[:100]}.{secrets.token_hex(8)}"
         file = os.fdopen(os.open(partial, os.O_RDWR | _NEW, 0o600, dir_fd=descriptor), "w+b")
         try:

@@ -178,7 +178,9 @@ def test_a_home_that_is_somebody_elses_is_told_with_its_place(tmp_path: Path) ->
         ("secrets", "set", "openai"),
         ("run", "python:execute"),
     ):
-        status, out, err = bridgehold(home, *arguments, user=65_534, streams="</etc/hostname")
+        status, out, err = bridgehold(
+            home, *arguments, user=65_534, streams="</proc/sys/kernel/random/boot_id"
+        )
         mannered(status, out, err)
         assert status != 0
         assert str(home) in err or "private host" in err

@@ -294,3 +294,59 @@ def test_a_lock_is_refused_for_what_is_wrong_and_taken_from_where_a_build_takes_
     )
     status, _, err = say("bridge", "lock", "toy")
     assert (status, "Python >=3.99 is needed" in err) == (15, True), err
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="an ordinary user without a cgroup is made of root")
+def test_a_private_host_that_cannot_start_says_what_is_missing_and_its_own_remedy(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    home = tmp_path / "nobodys"
+    home.mkdir()
+    os.chown(home, 65_534, 65_534)
+    done = subprocess.run(
+        [sys.executable, "-m", "bridgehold", "run", "python:execute", "--args", '{"code": "1"}', "--json"],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(home), "HOME": str(home)},
+        capture_output=True, check=False, user=65_534, group=65_534, extra_groups=[], cwd="/", timeout=60,
+    )  # fmt: skip
+    error = json.loads(done.stdout or done.stderr)
+    assert (done.returncode, error["code"]) == (51, "host_unavailable")
+    assert "a private host could not start: no uids for sessions: not root, and no sub" in error["message"]
+    assert "/etc/subuid" in error["hint"]
+    assert "/etc/subuid" not in error["message"]
+
+
+def test_what_cannot_be_written_or_is_misspelt_is_told_before_anything_runs(
+    home: Layout, say: Say, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    code = f'{{"code": "open({str(tmp_path / "ran")!r}, chr(119))"}}'
+    status, _, err = say("run", "python:execute", "--args", code, "--record", str(folder))
+    assert (status, f"where  {folder}" in err) == (2, True), err
+    assert not (home.state / "audit").is_dir() or "command.intent" not in say("audit", "tail")[1]
+    for words, said in (
+        (("secrets", "set", "Bad!"), "is not a name"),
+        (("policy", "explain", "python", "--tenant", "Bad!"), "is not a name"),
+        (("run", "python:execute", "--args", f"@{tmp_path / 'gone'}"), "remedy Look how its path is spelt"),
+        (("policy", "check", str(tmp_path / "gone")), "remedy Look how its path is spelt"),
+        (("audit", "verify", "--audit", str(folder), "--key", str(folder)), "remedy A key is one file"),
+        (("audit", "verify", "--audit", str(folder), "--anchors", str(tmp_path / "gone")), "remedy A key"),
+    ):
+        status, _, err = say(*words)
+        assert (status != 0, said in err, "Errno" in err) == (True, True, False), err
+    private = PrivateHost.start(home, dict(os.environ))
+    try:
+        for words in (
+            ("sessions", "drain", "--bridge", "pyton"),
+            ("sessions", "resume", "--bridge", "pyton"),
+            ("resources", "--bridge", "pyton"),
+        ):
+            status, _, err = say(*words)
+            assert (status, "nearest: 'python'" in err) == (6, True), err
+        status, out, err = say("sessions", "drain", "--bridge", "python", "--tenant", "acme")
+        assert (status, out) == (0, "0 sessions ended\n")
+        assert "no new one of python for acme is opened until `bridgehold sessions resume`" in err
+        assert say("run", "python:execute", "--args", '{"code": "1"}', "--tenant", "acme")[0] != 0
+        assert "1 drained" in say("sessions", "resume", "--bridge", "python", "--tenant", "acme")[1]
+    finally:
+        private.stop()

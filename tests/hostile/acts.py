@@ -241,7 +241,7 @@ act(
     """
 places = ["/etc/shadow", "/root", "/home", "/var", "/run", "/srv", "/mnt", "/media", "/boot", "/etc/ssh",
           "/sys/kernel", "/sys/module", "/sys/firmware", "/sys/class/dmi", "/sys/devices/pci0000:00",
-         , "/etc/bridgehold", "/proc/1/root/etc/shadow", "/proc/sys/kernel/core_pattern.x",
+          "/etc/bridgehold", "/proc/1/root/etc/shadow", "/proc/sys/kernel/core_pattern.x",
           "/run/bridgehold", "/var/run/docker.sock", "/tmp/.X11-unix"]
 found = []
 for place in places:

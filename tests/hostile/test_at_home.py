@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bridgehold import Client
@@ -283,6 +284,14 @@ result["lscpu"] = [l.split()[-1] for l in subprocess.check_output(["lscpu"], tex
 import gc
 limits = next(one for one in gc.get_objects() if type(one).__name__ == "Hostile").session.limits
 result["told"] = [limits.memory_bytes, limits.processors, limits.processes, limits.command_ms]
+import errno, psutil
+result["psutil"] = [psutil.virtual_memory().total, psutil.swap_memory().total, psutil.cpu_count(),
+                    psutil.cpu_count(logical=False), psutil.sensors_temperatures(), psutil.sensors_fans(),
+                    psutil.sensors_battery(), list(psutil.net_if_stats())]
+try:
+    psutil.net_if_addrs()
+except OSError as error:
+    result["interfaces"] = errno.errorcode[error.errno]
 result["refused"] = []
 for path in ("/proc/meminfo", "/proc/cpuinfo", "/sys/fs/cgroup/memory.max", "/sys/devices/system/cpu/online", "/sys/x", "/etc/passwd"):
     for act in (lambda: open(path, "w"), lambda: os.unlink(path), lambda: os.chmod(path, 0o777)):
@@ -295,7 +304,13 @@ for path in ("/proc/meminfo", "/proc/cpuinfo", "/sys/fs/cgroup/memory.max", "/sy
 
 
 def test_libraries_can_see_the_sessions_limits(host: Stage) -> None:
-    found = host.act(LIMITS)
+    bridge = host.bridge()
+    shutil.copytree(str(Path(str(psutil.__file__)).parent), host.layout.bridges / bridge / "psutil")
+    with host.session(bridge) as session:
+        found = session.run("act", {"code": "result = {}" + LIMITS})
+    assert isinstance(found, dict)
+    assert found["psutil"] == [256 << 20, 0, 1, 1, {}, {}, None, ["lo"]]
+    assert found["interfaces"] == "EAFNOSUPPORT"
     assert found["memory"] == [256 << 20] * 3
     assert found["processors"] == [1] * 8
     assert found["lscpu"] == ["1", "1"]

@@ -174,7 +174,7 @@ HOW = {
     "_exit": lambda: os._exit(3), "segv": lambda: ctypes.string_at(1), "kill": lambda: os.kill(os.getpid(), 9),
     "descriptors": lambda: os.closerange(0, 4096),
     "writes": lambda: [_write(n) for n in range(3, 64)],
-    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP), "children": keeps_children,
+    "stop": lambda: (os.kill(os.getpid(), signal.SIGSTOP), time.sleep(60)), "children": keeps_children,
 }
 
 def _write(number):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bridgehold.audit.chain import Head
 
 _MAX_BYTES = 4096
+_EXPECTED = "A key is one file; anchors are files that end in `.anchor`, or a folder of them."
 SUFFIX = ".anchor"
 _TEXT = re.compile(
     r"bridgehold-audit-anchor-v1\n"
@@ -209,7 +210,9 @@ def _read(path: Path, *, follow: bool = True) -> str:
         descriptor = os.open(path, flags)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise AuditError("not a regular file", where=str(path))
+                raise AuditError("not a regular file", where=str(path), hint=_EXPECTED)
             return file.read(_MAX_BYTES + 1).decode("ascii")
-    except (OSError, ValueError) as error:
-        raise AuditError(f"can't read it: {error}", where=str(path)) from error
+    except OSError as error:
+        raise AuditError(f"can't be read: {error.strerror}", where=str(path), hint=_EXPECTED) from error
+    except ValueError as error:
+        raise AuditError("is no text", where=str(path), hint=_EXPECTED) from error

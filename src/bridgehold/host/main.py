@@ -24,7 +24,7 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.entries import printable
 from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.audit.read import read_kind
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, told
 from bridgehold.host.anchoring import Anchoring
 from bridgehold.host.artifacts import ArtifactStore, Turns
 from bridgehold.host.boots import StartOrder
@@ -461,7 +461,7 @@ def main() -> int:
         config = load_config(Path(given.config) / "config.toml", given.overrides)
         return asyncio.run(HostProcess(given, config, ends).run())
     except BridgeholdError as error:
-        sys.stderr.write(f"bridgehold: {error.message}" + (f" ({error.hint})" if error.hint else "") + "\n")
+        sys.stderr.write(told(error))
         return error.exit_status
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from bridgehold.errors import BridgeholdError, from_os
+from bridgehold.errors import BridgeholdError, from_os, told
 from bridgehold.host.layout import Layout
 from bridgehold.host.supervise import run
 
@@ -30,8 +30,7 @@ def main() -> int:
         return run(layout, ready=ready, lifeline=arguments.lifeline)
     except (BridgeholdError, OSError) as raised:
         error = from_os(raised) if isinstance(raised, OSError) else raised
-        place = f" ({error.where})" if isinstance(raised, OSError) and error.where else ""
-        sys.stderr.write(f"{error.message}{place}" + (f" ({error.hint})" if error.hint else "") + "\n")
+        sys.stderr.write(told(error))
         return error.exit_status
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, UnsupportedError
+from bridgehold.errors import BridgeholdError, UnsupportedError, told
 from bridgehold.sandbox import procfs, slices, syscalls, userns
 from bridgehold.sandbox.bounds import Bounds
 from bridgehold.sandbox.cgroups import open_parent
@@ -166,7 +166,7 @@ def main() -> int:
             channel.close()
             take_down(parts)
     except BridgeholdError as error:
-        sys.stderr.write(f"bridgehold: {error.message}" + (f" ({error.hint})" if error.hint else "") + "\n")
+        sys.stderr.write(told(error))
         return error.exit_status
     return 0
 

@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -46,8 +46,8 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     identities: dict[str, Identity]
     """What must show at each target, and at what is mounted below it, for attestation."""
     files: dict[str, tuple[int, int]] = {}
-    """At each target, and what is mounted below it: what `mounts.same_file` says of it, by which it is known
-    when its owner has given it another name, or another file its name."""
+    """Of each bind, by target: what `mounts.same_file` says of it, by which it is known when its owner has
+    given it another name, or another file its name. (What is mounted below may hang who looks at it.)"""
     unsealed: tuple[tuple[str, str], ...] = ()
     """(path in the stage, its source): to be looked through for FIFOs and sockets that can be written to,
     since the kernel won't refuse it there."""
@@ -176,12 +176,14 @@ class Stage:
         folder = f"{self._folder}/{name}"
         Path(folder).mkdir(mode=0o711)
         sources: dict[str, str] = {}
+        files: dict[str, tuple[int, int]] = {}
         unsealed: list[tuple[str, str]] = []
         try:
             for index, mount in enumerate(spec.mounts):
                 path = f"{folder}/{index}"
                 if mount.kind == "ro_bind":
-                    if not self._bind(mount, path, uid) and self._may_hold_special(mount):
+                    sealed, files[mount.target] = self._bind(mount, path, uid)
+                    if not sealed and self._may_hold_special(mount):
                         unsealed.append((path, mount.source))
                 elif mount.kind == "device":
                     _bind_device(mount, path, uid)
@@ -198,7 +200,6 @@ class Stage:
                 sources[mount.target] = path
             shown = mounts.parse_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
             identities = _identities(sources, shown)
-            files = {target: mounts.same_file(Path(path).stat()) for target, path in _places(sources, shown)}
         except BaseException:
             paths = {str(index): f"{folder}/{index}" for index in range(len(spec.mounts))}
             self.discard(Staged(folder=folder, sources=paths, identities={}))
@@ -243,7 +244,8 @@ class Stage:
         quiet = any(_below(mount.source, place) for place in self._quiet) or mount.source in SYSTEM_FILES
         return mount.kind == "ro_bind" and not quiet
 
-    def _bind(self, mount: Mount, path: str, uid: int) -> bool:
+    def _bind(self, mount: Mount, path: str, uid: int) -> tuple[bool, tuple[int, int]]:
+        """(whether it is sealed, what it is of)."""
         descriptor = self._roots.open(mount)
         try:
             facts = os.fstat(descriptor)
@@ -254,33 +256,28 @@ class Stage:
                 Path(path).touch()
             else:
                 raise DeniedError(f"{mount.source} is no folder and no regular file", where=mount.source)
-            return mounts.bind(descriptor, path, seal=self._seal)
+            return mounts.bind(descriptor, path, seal=self._seal), mounts.same_file(facts)
         finally:
             os.close(descriptor)
 
 
 def _identities(sources: Mapping[str, str], shown: Mapping[str, mounts.MountSeen]) -> dict[str, Identity]:
     """Target → what shows there, with what is mounted below. Refuses what holds no files (pure)."""
-    found = {}
-    for target, path in _places(sources, shown):
-        seen = found[target] = shown[path]
-        if path != sources.get(target) and seen.kind.partition(".")[0] not in mounts.SHOWN_BELOW:
+    found = {target: shown[path].identity for target, path in sources.items()}
+    places = {path: target for target, path in sources.items()}
+    for point, seen in shown.items():
+        above = next((path for path in places if point.startswith(path + "/")), None)
+        if above is None:
+            continue
+        target = places[above] + point[len(above) :]
+        if seen.kind.partition(".")[0] not in mounts.SHOWN_BELOW:
             raise UnsupportedError(
                 f"a {seen.kind} is mounted below what would be bound, and shown at {target}",
                 where=target,
                 hint="Grant a folder that has no such mount below it.",
             )
-    return {target: seen.identity for target, seen in found.items()}
-
-
-def _places(sources: Mapping[str, str], shown: Mapping[str, mounts.MountSeen]) -> Iterator[tuple[str, str]]:
-    """(target, path in the stage) of what is staged, and of what is mounted below that (pure)."""
-    yield from sources.items()
-    above = {path: target for target, path in sources.items()}
-    for point in shown:
-        path = next((path for path in above if point.startswith(path + "/")), None)
-        if path is not None:
-            yield above[path] + point[len(path) :], point
+        found[target] = seen.identity
+    return found
 
 
 def is_device(path: str) -> bool:

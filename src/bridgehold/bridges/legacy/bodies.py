@@ -206,7 +206,9 @@ def _are_one(value: dict[object, object]) -> bool:
 def _key(key: object) -> str:
     if isinstance(key, bytes):
         key = key.decode("utf-8", "replace")
-    return key if isinstance(key, str) else str(key)[:100]
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
+        raise ProtocolError(f"not msgpack that is taken: a key of type {type(key).__name__}")
+    return str(key)
 
 
 def _reason(error: Exception) -> str:

@@ -141,7 +141,10 @@ def read_rpc_answer(body: bytes) -> RpcAnswer | None:
         raw = b"" if answer.error is msgspec.UNSET else bytes(answer.error)
         return RpcAnswer(rpc_id=answer.rpc_id, error=_rpc_error(raw, written_in))
     raw = b"" if answer.result is msgspec.UNSET else bytes(answer.result)
-    return RpcAnswer(rpc_id=answer.rpc_id, result=decode_values(raw, written_in) if raw else None)
+    try:
+        return RpcAnswer(rpc_id=answer.rpc_id, result=decode_values(raw, written_in) if raw else None)
+    except ProtocolError as error:  # of its result alone: whoever waits for it is told
+        return RpcAnswer(rpc_id=answer.rpc_id, error=f"result: {error.message}"[:_MAX_ERROR])
 
 
 def _rpc_error(raw: bytes, written_in: Format) -> str:

@@ -7,6 +7,7 @@ waits, then gets a typed error, then loses its connection with all that runs on 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from bridgehold.bridges.legacy.bodies import plain_json
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -29,6 +31,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.faces.callers import SMALL
 from bridgehold.host.faces.outgoing import Events, Outgoing
+from bridgehold.host.faces.plain import LOOKED_AT, loads
 from bridgehold.host.faces.protocol import (
     MAX_FRAME,
     WHOLE_CONNECTION,
@@ -57,6 +60,10 @@ _NEVER_LATE = ("hello", "tool.reply")
 _STRANGERS_FRAME = 4 * 1024
 _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
+_AROUND = 2
+"""Containers around an argument: the frame, and its parameters."""
+_HEAD_BYTES = 4 * 1024
+"""Of a frame, beside its parameters."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -191,7 +198,7 @@ class Connection:
             hint="Read the answers, or ask for less at once.",
         )
 
-    async def _begin(self, request: RequestFrame, length: int, size: int) -> asyncio.Task[None] | None:
+    async def _begin(self, request: _Request, length: int, size: int) -> asyncio.Task[None] | None:
         """Answer it in a task of its own, once there is room for it. None: there is nothing to answer."""
         if request.method == "cancel":
             self._room.release()
@@ -229,7 +236,7 @@ class Connection:
         self._room.release()
 
     async def _answer(
-        self, request: RequestFrame, shares: tuple[Share, Share], failure: BridgeholdError | None
+        self, request: _Request, shares: tuple[Share, Share], failure: BridgeholdError | None
     ) -> None:
         refused = False
         try:
@@ -251,7 +258,7 @@ class Connection:
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
-    async def _answered(self, request: RequestFrame, failure: BridgeholdError | None) -> bytes:
+    async def _answered(self, request: _Request, failure: BridgeholdError | None) -> bytes:
         if failure is not None:
             raise failure
         answer = pack(AnswerFrame(id=request.id, result=_raw(await self._handle(request))))
@@ -259,7 +266,7 @@ class Connection:
             raise LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
         return answer
 
-    async def _handle(self, request: RequestFrame) -> object:
+    async def _handle(self, request: _Request) -> object:
         if request.method == "hello":
             token = _decode(request, HelloParams).token
             self._token, self._principal = token, None
@@ -311,17 +318,54 @@ def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
-def _request(body: bytes) -> RequestFrame:
-    try:
-        return msgspec.json.decode(body, type=RequestFrame)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"not a request frame: {error}") from error
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """As `RequestFrame`; its parameters are read once there is room for what they become."""
+
+    id: int
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+    fault: UsageError | None = None
+    """What of it can't arrive as it was sent: its own answer, and nobody else's."""
 
 
-def _decode(request: RequestFrame, kind: type[T]) -> T:
+def _request(body: bytes) -> _Request:
+    """Raises `ProtocolError` for what can't be answered."""
     try:
-        return msgspec.json.decode(request.params, type=kind)
+        frame = msgspec.json.decode(body, type=RequestFrame)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return _faulty(body, error)
+    start = body.find(frame.params)
+    head = body if start < 0 else body[:start] + b"0" + body[start + len(memoryview(frame.params)) :]
+    if len(head) > _HEAD_BYTES:
+        raise ProtocolError(f"not a request frame: more than {_HEAD_BYTES} bytes beside its parameters")
+    fault = None
+    try:
+        loads(head)
+    except UsageError as error:
+        fault = error
+    return _Request(id=frame.id, method=frame.method, params=frame.params, fault=fault)
+
+
+def _faulty(body: bytes, error: Exception) -> _Request:
+    """The request that a small frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
+    if len(body) <= LOOKED_AT:
+        try:
+            loads(body, above=_AROUND, below="params")
+        except UsageError as fault:
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+                frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
+                return _Request(id=frame.id, method=frame.method, fault=fault)
+    said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
+    said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
+    raise ProtocolError(f"not a request frame: {said}") from error
+
+
+def _decode(request: _Request, kind: type[T]) -> T:
+    if request.fault is not None:
+        raise request.fault
+    try:
+        return msgspec.convert(loads(bytes(request.params), above=1), type=kind)
+    except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
 
 

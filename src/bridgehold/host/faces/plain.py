@@ -1,16 +1,19 @@
 """A caller's values as JSON has them: converted where nothing is lost, or refused with place and remedy.
 
 The encoder proper would write null for NaN, base64 for bytes, and whatever it finds for a subclass; so what
-it is given is looked at first. Arguments, a tool's results and resources' arguments all pass here.
+it is given is looked at first (`to_plain`). Arguments, a tool's results and resources' arguments all pass
+here. JSON that a caller has written itself is read by the same rules (`loads`): over the socket, HTTP,
+standard input and the command line a value arrives as it was sent, or is refused in the same words.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
@@ -18,12 +21,18 @@ from typing import Any
 
 import msgspec
 
+from bridgehold.bridges import strict
 from bridgehold.errors import BridgeholdError, UsageError
 
 MAX_DEPTH = 60
 """Containers inside one another; the wire's own bound lies a little above."""
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 _AS_IT_IS = (bool, type(None))
+LOOKED_AT = 32 * 1024
+"""Bytes of JSON in which a fault is looked for: to find its place takes some fifty times as long."""
+_LONGEST_DIGITS = 40
+_HINTS = {"json": "Send JSON: RFC 8259, and nothing beside it.", "utf8": "Send UTF-8."}
+_OWN_KEYS = "Give each a text of its own."
 
 
 def to_plain(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind
@@ -57,6 +66,69 @@ def to_plain(value: Any, where: str, depth: int = 0) -> Any:  # noqa: PLR0911 - 
     if isinstance(value, (PurePath, uuid.UUID, Decimal)):
         return _text(str(value), where)
     return _other(value, where, depth)
+
+
+def loads(data: bytes, *, above: int = 0, below: str = "", name: str = "") -> object:
+    """The value of JSON that a caller wrote. `UsageError` where it can't arrive as it was sent.
+
+    `above`: containers around those that `MAX_DEPTH` counts. Where a fault lies is told from the member
+    `below` on, or else as a part of `name`.
+    """
+    try:
+        return strict.loads(data, max_depth=MAX_DEPTH + above)
+    except strict.StrictError as error:
+        raise _explained(data, error, below, name) from None
+
+
+def _explained(data: bytes, error: strict.StrictError, below: str, name: str) -> UsageError:
+    if len(data) <= LOOKED_AT:
+        try:
+            found = json.loads(data, object_pairs_hook=_Pairs, parse_int=_read_integer)
+            to_plain(found, name) if name else _look_below(found, below)
+        except UsageError as placed:
+            return placed
+        except (ValueError, RecursionError):
+            pass  # no JSON, whoever reads it
+    hint = f"Nest at most {MAX_DEPTH} deep, keep integers within 64 bits and keys unique."
+    return UsageError(str(error)[:500], where=name, hint=_HINTS.get(error.reason, hint))
+
+
+def _look_below(value: object, below: str) -> None:
+    """Raises the `UsageError` of what can't be sent, its place told from the member `below` on."""
+    if not isinstance(value, Mapping):
+        return
+    seen: set[str] = set()
+    for key, item in value.items():
+        if key in seen:
+            raise _refusal("the request", f"two keys are both spelled {key[:80]!r}", _OWN_KEYS)
+        seen.add(key)
+        if key == below:
+            _look_below(item, "")
+        else:
+            to_plain(item, _key(key, "the request"))
+
+
+class _Pairs(Mapping[str, Any]):
+    """An object with every pair that was written, so that a key which stands twice can be told."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        self._pairs = list(pairs)
+
+    def items(self) -> Any:
+        return self._pairs
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, _ in self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, key: str) -> Any:
+        return dict(self._pairs)[key]
+
+
+def _read_integer(digits: str) -> int:
+    return int(digits[:_LONGEST_DIGITS])  # beyond 64 bits whatever follows
 
 
 def error_text(error: BaseException, most: int = 2_000) -> str:
@@ -105,7 +177,7 @@ def _object(values: Mapping[Any, Any], where: str, depth: int) -> dict[str, Any]
     for key, item in values.items():
         name = _key(key, where)
         if name in made:
-            raise _refusal(where, f"two keys are both spelled {name!r}", "Give each a text of its own.")
+            raise _refusal(where, f"two keys are both spelled {name!r}", _OWN_KEYS)
         made[name] = to_plain(item, f"{where}.{name}", depth + 1)
     return made
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Self
 
-from bridgehold.errors import HostUnavailableError
+from bridgehold.errors import HostUnavailableError, heard
 from bridgehold.host.layout import HOME_VARIABLE, Layout
 
 _READY_SECONDS = 30.0
@@ -85,8 +85,9 @@ def _start_failure(process: subprocess.Popen[bytes], *, late: bool) -> HostUnava
             hint="The machine is busy or slow: try again, or run `bridgehold serve` and wait for its line.",
             retry="later",
         )
+    what, remedy = heard(said)
     return HostUnavailableError(
-        f"a private host could not start: {said or f'status {process.returncode}'}",
-        hint="`bridgehold doctor` shows what this machine lacks.",
+        f"a private host could not start: {what or f'status {process.returncode}'}",
+        hint=remedy or "`bridgehold doctor` shows what this machine lacks.",
         retry="no",
     )

@@ -14,10 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bridgehold.audit.entries import printable
+from bridgehold.errors import NotFoundError
 from bridgehold.host.faces.cli.render import err, out, print_json, print_json_line, table
 from bridgehold.host.faces.client import Client, connect
 from bridgehold.host.observe import OperationFigures
 from bridgehold.host.values import SessionInfo
+from bridgehold.ids import nearest, parse_name
 from bridgehold.policies.units import format_ms, format_size
 
 _ROWS = 15
@@ -64,8 +66,10 @@ def drain(
     """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
     with err.status("waiting for what runs"):
         params = {"bridge": bridge, "tenant": tenant, "seconds": seconds, "cordon": True}
-        found = asyncio.run(_request("drain", params))
+        found = asyncio.run(_of_known("drain", params))
     out.print(f"{len(found['ended'])} sessions ended")
+    whose = f"{f' of {bridge}' if bridge else ''}{f' for {tenant}' if tenant else ''}"
+    err.print(f"no new one{whose} is opened until `bridgehold sessions resume`", markup=False)
 
 
 def resume(
@@ -73,7 +77,7 @@ def resume(
     tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
 ) -> None:
     """Open sessions again where a drain has closed the way."""
-    found = asyncio.run(_request("resume", {"bridge": bridge, "tenant": tenant}))
+    found = asyncio.run(_of_known("resume", {"bridge": bridge, "tenant": tenant}))
     out.print(f"{found['resumed']} drained ways are open again")
 
 
@@ -147,6 +151,27 @@ def _operations(found: list[OperationFigures], before: dict[str, OperationFigure
             f"{one.cpu_seconds:.1f} s",
         )
     return shown
+
+
+async def _of_known(method: str, params: dict[str, Any]) -> Any:
+    """As `_request`; a misspelt name is no way that is closed or opened."""
+    if params["tenant"]:
+        parse_name(params["tenant"], "tenant")
+    async with connect() as client:
+        await check_bridge(client, params["bridge"])
+        return await client.request(method, params)
+
+
+async def check_bridge(client: Client, bridge: str) -> None:
+    """Raises `NotFoundError` for one that the host doesn't have, nor a session of; empty is any."""
+    if bridge:
+        known = {str(one["name"]) for one in await client.request("bridges", {})}
+        known |= {session.bridge for session in await client.sessions()}
+        if bridge not in known:
+            raise NotFoundError(
+                f"there is no bridge {bridge[:80]!r}{nearest(bridge, known)}",
+                hint="`bridgehold bridge list` shows them.",
+            )
 
 
 async def _request(method: str, params: dict[str, Any]) -> Any:

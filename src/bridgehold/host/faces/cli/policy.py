@@ -15,7 +15,7 @@ from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.layout import default_layout
 from bridgehold.host.policy_check import check_layout, known_names, layout_registry
 from bridgehold.host.registry import Registry
-from bridgehold.ids import LOCAL_TENANT
+from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.explain import explain as explain_grant
 from bridgehold.policies.explain import unknown_names
@@ -56,7 +56,12 @@ def check(
 
 
 def _read(path: Path) -> str:
-    return reads.read_text(path, PolicyError)
+    text = reads.read_text(path, PolicyError)
+    if not text:  # as the host has it
+        raise PolicyError(
+            "is empty", where=str(path), hint="One that says nothing on purpose holds a comment."
+        )
+    return text
 
 
 @app.command()
@@ -66,6 +71,7 @@ def explain(
     json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
 ) -> None:
     """The resolved grant, each value with the file and line that decided it."""
+    parse_name(tenant, "tenant")
     registry = offline_registry()
     grant = registry.resolve_grant(tenant, registry.manifest(bridge, tenant))
     if json_output:

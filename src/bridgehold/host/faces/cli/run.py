@@ -17,6 +17,7 @@ from bridgehold import reads
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.faces.cli.render import err, out, plain, print_cold, print_json, print_text
 from bridgehold.host.faces.client import Client, Host
+from bridgehold.host.faces.plain import loads
 from bridgehold.host.faces.protocol import MAX_FRAME
 from bridgehold.host.faces.sync import SyncClient
 from bridgehold.host.values import Reply
@@ -69,7 +70,12 @@ def read_arguments(text: str) -> dict[str, Any]:
     elif text.startswith("@"):
         where = text[1:]
         text = reads.read_text(Path(where), UsageError, most=MAX_FRAME)
-    value = reads.parse_json(text, UsageError, where, hint=_EXAMPLE)
+    try:
+        value = loads(text.encode("utf-8", "surrogatepass"), name="arguments")
+    except UsageError as error:
+        if error.message.startswith("not JSON"):
+            reads.parse_json(text, UsageError, where, hint=_EXAMPLE)  # by line and character
+        raise
     if not isinstance(value, dict):
         raise UsageError("must be a JSON object", where=where, hint=_EXAMPLE)
     return value

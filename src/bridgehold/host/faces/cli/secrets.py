@@ -14,7 +14,7 @@ from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.render import err, out, print_json, table
 from bridgehold.host.keeper.admin import SecretAdmin
 from bridgehold.host.layout import default_layout
-from bridgehold.ids import LOCAL_TENANT
+from bridgehold.ids import LOCAL_TENANT, parse_name
 
 app = typer.Typer(help="Keys of tenants, for the keeper. Values are never printed.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The secret's name, usually its provider's: openai.")]
@@ -34,6 +34,8 @@ def set_secret(
     ] = False,
 ) -> None:
     """Keep a key. Type it at the prompt, or pipe it in; a running host sees it within 5 s."""
+    parse_name(name, "secret")
+    parse_name(tenant, "tenant")
     value = _read_value(name)
     admin = _admin()
     admin.set(tenant, name, value, allow_env=allow_env, provider=provider)

@@ -12,7 +12,7 @@ from bridgehold.host.faces.cli.render import out, print_json, table
 from bridgehold.host.faces.client import connect
 from bridgehold.host.resources import ResourceRef
 from bridgehold.host.values import SessionInfo
-from bridgehold.ids import LOCAL_TENANT
+from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_ms, format_size
 
 app = typer.Typer(help="List sessions, or end some.", invoke_without_command=True)
@@ -107,7 +107,9 @@ def resources(
 
 
 async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
+    parse_name(tenant, "tenant")
     async with connect() as client:
+        await observe.check_bridge(client, bridge)
         return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
 
 

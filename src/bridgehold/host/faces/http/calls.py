@@ -16,6 +16,7 @@ from bridgehold.host.faces.http.metrics import HttpMetrics
 from bridgehold.host.faces.http.running import Commands
 from bridgehold.host.faces.http.statuses import too_large, too_slow
 from bridgehold.host.faces.http.values import Caller, HttpConfig
+from bridgehold.host.faces.plain import loads
 from bridgehold.host.shares import Share, Shares
 
 _REMEMBERED = 10_000
@@ -118,10 +119,8 @@ class Call:
         )
         data = await self._read(self.face.config.body_bytes)
         try:
-            return msgspec.json.decode(data, type=kind)
-        except RecursionError:
-            raise UsageError("the body is nested too deep", where="body") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return msgspec.convert(loads(data, above=1), type=kind)
+        except msgspec.ValidationError as error:
             raise UsageError(f"the body: {error}"[:500], where="body") from None
 
     async def _read(self, limit: int) -> bytes:

@@ -26,6 +26,7 @@ STATUSES: dict[str, int] = {
     "protocol": 502,
     "attestation": 500,
     "zygote": 503,
+    "replaced": 503,
     "shortage": 503,
     "cancelled": 409,
     "session_ended": 410,

@@ -17,6 +17,7 @@ from bridgehold.bridges.legacy import messages
 from bridgehold.bridges.legacy.bodies import FORMATS, Format, format_of
 from bridgehold.bridges.legacy.frames import pack
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, SessionEndedError, UsageError
+from bridgehold.host.faces import plain
 from bridgehold.host.faces.client import Client
 from bridgehold.host.faces.legacy.callbacks import Callbacks
 from bridgehold.host.faces.legacy.callers import CallerSessions
@@ -81,6 +82,9 @@ class Worker:
         """One frame of the caller's, answered in a task of its own; a tool's answer goes to who waits."""
         answer = messages.read_rpc_answer(body)
         if answer is not None:
+            fault = _fault_of(body)
+            if fault is not None:
+                answer = messages.RpcAnswer(rpc_id=answer.rpc_id, error=plain.error_text(fault))
             self._callbacks.settle(answer)
             return
         if self._callbacks.tools and self._room.locked():  # an answer may stand behind it, and must be read
@@ -129,7 +133,7 @@ class Worker:
         written_in = format_of(body)
         request_id = messages.read_id(body)
         try:
-            request = messages.read_request(body)
+            request = self._read(body)
             if isinstance(request, messages.Negotiation):
                 answer = messages.selected(request.choose(self._formats))
             else:
@@ -143,6 +147,16 @@ class Worker:
             ending = CancelledError("the worker is ending, and the command was cancelled")
             answer = messages.failure(request_id, error_text(ending), written_in)
         self._pipe.put(pack(answer))
+
+    def _read(self, body: bytes) -> messages.Request | messages.Negotiation:
+        """Raises `UsageError` for what can't arrive as it was sent, `ProtocolError` for what is no frame."""
+        fault = _fault_of(body)
+        if fault is not None and fault.where:
+            raise fault
+        request = messages.read_request(body)
+        if fault is not None:
+            raise fault
+        return request
 
     async def _run(self, request: messages.Request) -> object:
         if request.format not in self._formats:
@@ -226,3 +240,13 @@ class Worker:
         commands, errors = self._commands, self._errors
         self._commands = self._errors = 0
         return fresh_answer(command, programs=programs, commands=commands, errors=errors)
+
+
+def _fault_of(body: bytes) -> UsageError | None:
+    """Why JSON would not arrive as it was sent. What of msgpack would not is met when it is sent on."""
+    if format_of(body) == "json":
+        try:
+            plain.loads(body, above=1)
+        except UsageError as error:
+            return error
+    return None
