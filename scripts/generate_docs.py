@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,7 +199,120 @@ def _annotation(hint: object) -> str:
     return hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint))
 
 
+_PYTHON_INTRO = """\
+# The Python interface
+
+`from bridgehold import Client, Host, SyncClient, Tool, connect, BridgeholdError`. Everything else that is
+named here comes back from one of these, or out of `bridgehold.testing`. All of it is a client of the host's
+socket: no bridge, key or audit record is ever in the caller's process.
+
+```python
+from bridgehold import BridgeholdError, Host
+
+async with Host.open() as host:  # the host that runs, or a private one for the block
+    async with host.session("python") as session:
+        print(await session.run("execute", {"code": "6 * 7"}))
+        try:
+            await session.run("execute", {"code": 42})
+        except BridgeholdError as error:
+            print(error.code, error.message, error.retry)
+```
+
+```python
+from bridgehold import SyncClient
+
+with SyncClient.open() as host, host.session("python") as session:
+    print(session.run("execute", {"code": "6 * 7"}))
+    print(session.call("execute", {"code": "1"}).receipt)
+```
+
+`run` gives the value, `call` the whole `Reply`, `stream` the events as they come. Arguments and results are
+JSON's values; what can be converted without loss is (numpy's and pandas' scalars, dates, paths, tuples,
+enums, dataclasses), and anything else is refused with its place. Sessions by name (`session="mine"`) are
+shared by all callers of a tenant, `session()` opens one of its own. Functions passed as `tools` are called
+back ([tools](../how-to/tools.md)).
+
+"""
+
+
+def make_python() -> str:
+    """Signatures and docstrings of what callers use, as the code has them."""
+    parts = [_PYTHON_INTRO]
+    for heading, words, things in _python_things():
+        parts.append(f"## {heading}\n\n{words}")
+        for thing in things:
+            parts.append(_described(thing, f"### {thing.__name__}"))
+            parts += [_described(member, f"- **{name}**") for name, member in _members(thing)]
+            parts.append("\n" if inspect.isclass(thing) else "")
+    return "".join(parts).rstrip() + "\n"
+
+
+def _python_things() -> list[tuple[str, str, list[Any]]]:
+    from bridgehold import Client, Host, SyncClient, Tool, connect, testing
+    from bridgehold.host.artifacts import Artifact
+    from bridgehold.host.faces.adapter import Adapter
+    from bridgehold.host.faces.session import ClientSession
+    from bridgehold.host.faces.sync import SyncSession
+    from bridgehold.host.resources import ResourceRef
+    from bridgehold.host.values import CommandUsage, Reply, SessionInfo
+
+    errors_of = "All are subclasses of this one; [the table](errors.md) has each with its code.\n\n"
+    return [
+        (
+            "Clients",
+            "`Host` and `SyncClient` have what `Client` has.\n\n",
+            [Client, Host, SyncClient, connect],
+        ),
+        ("Sessions", "What `session()` gives, and adapters.\n\n", [ClientSession, SyncSession, Adapter]),
+        ("Values", "", [Reply, CommandUsage, SessionInfo, ResourceRef, Artifact, Tool]),
+        ("Errors", errors_of, [errors.BridgeholdError, errors.ErrorInfo]),
+        (
+            "The testing kit",
+            "Of `bridgehold.testing`; [the test kit](test-kit.md) says how they work together.\n\n",
+            [getattr(testing, name) for name in sorted(testing.__all__)],
+        ),
+    ]
+
+
+def _members(thing: Any) -> list[tuple[str, Any]]:
+    """Public methods and properties that a class has of its own, in the order of its source."""
+    if not inspect.isclass(thing) or issubclass(thing, (str, Enum)):
+        return []
+    found = [(name, getattr(thing, name)) for name in vars(thing) if not name.startswith("_")]
+    return [(name, member) for name, member in found if callable(member) or isinstance(member, property)]
+
+
+def _described(thing: Any, head: str) -> str:
+    text = inspect.cleandoc(inspect.getdoc(thing) or "").replace("``", "`")
+    if inspect.isclass(thing):
+        fields = getattr(thing, "__struct_fields__", ())
+        named = f"\n\nFields: {', '.join(f'`{name}`' for name in fields)}." if fields else ""
+        return f"{head}\n\n{text}{named}\n\n"
+    shown = "(property)" if isinstance(thing, property) else f"`{_how(thing)}{_signature(thing)}`"
+    if head.startswith("###"):
+        return f"{head}\n\n{shown}\n\n{text}\n\n"
+    indented = text.replace("\n", "\n  ").replace("\n  \n", "\n\n")
+    return f"{head} {shown}\n  {indented}\n"
+
+
+def _how(function: Any) -> str:
+    """What a caller writes before the call."""
+    inner = inspect.unwrap(function)
+    if inspect.isasyncgenfunction(inner):
+        return "async for … in " if inner is function else "async with "
+    if inspect.isgeneratorfunction(inner):
+        return "for … in " if inner is function else "with "
+    return "await " if inspect.iscoroutinefunction(inner) else ""
+
+
+def _signature(function: Any) -> str:
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
+    text = re.sub(r"<function .*? at 0x[0-9a-f]+>", "…", text)
+    return text.replace("(self, ", "(").replace("(self)", "()").replace("(cls, ", "(").replace("(cls)", "()")
+
+
 DOCUMENTS: tuple[Document, ...] = (
+    Document("docs/reference/python.md", "the interface's own signatures and docstrings", make_python),
     Document("docs/reference/errors.md", "src/bridgehold/errors.py", make_errors),
     Document("docs/reference/limits.md", "src/bridgehold/policies/limits_table.py", make_limits),
     Document("docs/reference/events.md", "src/bridgehold/audit/events.py", make_events),

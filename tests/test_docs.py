@@ -55,3 +55,11 @@ def test_nothing_names_a_machine_a_registry_or_a_session() -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".md", ".toml", ".sh", ""} and path.is_file():
                 assert not pattern.search(path.read_text(errors="replace")), path
+
+
+def test_all_that_callers_use_is_described() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text()
+    assert page.count("\n- **") > 70
+    bare = re.findall(r"^- \*\*(\w+)\*\*.*\n\s*\n(?:- |\n)", page, re.MULTILINE)
+    bare += re.findall(r"^### (\w+)\n\n+(?:Fields|#|- )", page, re.MULTILINE)
+    assert not bare

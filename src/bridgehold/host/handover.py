@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -41,6 +42,7 @@ LEAVE = signal.SIGUSR1
 """To the HTTP face: accept nobody more, end each connection after what runs on it."""
 _LONGEST_REASON = 4_000
 _CHECK_SECONDS = 30
+_LAST_STEP_SECONDS = 0.5
 _FIRST_DESCRIPTOR = 3
 _OUT_OF_THE_WAY = 64
 _NAMES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -102,7 +104,7 @@ def held_lock(layout: Layout, given: int) -> Iterator[int]:
             hint="Look who put something else in its place; remove it.",
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor)
     except BlockingIOError as error:
         os.close(descriptor)
         raise HostUnavailableError(
@@ -115,6 +117,18 @@ def held_lock(layout: Layout, given: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _take(lock: int) -> None:
+    """Its holder may be in its last step. Raises `BlockingIOError`."""
+    deadline = time.monotonic() + _LAST_STEP_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def host_listener(layout: Layout, given: Given) -> socket.socket:

@@ -99,7 +99,9 @@ def run(
             again = status == _AGAIN
         finally:
             replacing.close()
-            again = not _end(children, patience, leaving=given.lasting or again) and again
+            kept_open = given.lasting or again
+            asked = _end(children, patience, leaving=kept_open, listener=None if kept_open else listener)
+            again = again and not asked
             if not (given.lasting or again):
                 layout.socket.unlink(missing_ok=True)
             layout.tokens_socket.unlink(missing_ok=True)
@@ -223,7 +225,7 @@ def _start(
                 writes.give(layout.tokens_socket, plan.roles.http, plan.roles.http, 0o600)
             children.append(_spawn("http", plan.http, plan.roles.http, {"listener": http.fileno()}))
     except BaseException:
-        _end(children, _END_SECONDS, leaving=False)
+        _end(children, _END_SECONDS, leaving=False, listener=None)
         raise
     finally:
         for end in sockets:
@@ -330,12 +332,13 @@ def _explain_end(ended: Child, host: Child, patience: float) -> int:
     return 70
 
 
-def _end(children: list[Child], patience: float, *, leaving: bool) -> bool:
+def _end(children: list[Child], patience: float, *, leaving: bool, listener: socket.socket | None) -> bool:
     """Host first (it lets commands finish, ends sessions and writes why), then the rest; what is left is
     killed.
 
     The HTTP face comes after it: its callers are told how their commands ended. A signal that comes
-    meanwhile is passed on to the host, which then waits no longer. Whether one came.
+    meanwhile is passed on to the host, which then waits no longer. Whether one came. `listener`: closed with
+    the host, so that nobody waits for a next one.
     """
     signals: list[int] = []
     deadline = time.monotonic() + patience
@@ -358,6 +361,8 @@ def _end(children: list[Child], patience: float, *, leaving: bool) -> bool:
                 child.signal(signal.SIGKILL)
                 child.process.wait()
             os.close(child.pidfd)
+        if name == "host" and listener is not None:
+            listener.close()
     return bool(signals)
 
 

@@ -97,9 +97,11 @@ class Provider:
 
     @property
     def base_url(self) -> str:
+        """Where it answers, in the shape openai."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def behave(self, behaviour: Behaviour) -> None:
+        """Answer like this from now on."""
         self.behaviour = behaviour
         self._script = deque(behaviour.script)
         self._failures = behaviour.fail_next
@@ -110,6 +112,7 @@ class Provider:
         return sum(1 for request in self.log if request.authorised)
 
     def application(self) -> web.Application:
+        """Its routes: what `open` serves."""
         app = web.Application(client_max_size=_BODY_BOUND)
         for prefix in ("/v1", ""):
             app.router.add_post(f"{prefix}/chat/completions", self._chat)

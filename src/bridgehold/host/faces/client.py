@@ -87,6 +87,7 @@ class Client:
         return self._host.alive
 
     async def aclose(self) -> None:
+        """End the connection. Sessions that are still open end with it, unless they have a name."""
         await self._host.aclose()
 
     async def __aenter__(self) -> Self:
@@ -248,6 +249,7 @@ class Client:
     async def delete_resource(
         self, resource_id: str, *, tenant: str = LOCAL_TENANT, operation: str = "", **where: str
     ) -> Any:
+        """Forget a resource, wherever it lives. `where`: as in `execute_resource`."""
         params = {"id": resource_id, "tenant": tenant, "operation": operation}
         return (await self.request("resource.delete", {**params, **where}))["value"]
 
@@ -281,9 +283,11 @@ class Client:
         return Adapter(self, await self.describe(bridge, tenant=tenant), session=session, tenant=tenant)
 
     async def sessions(self) -> list[SessionInfo]:
+        """Those of the tenants that the caller may act for."""
         return msgspec.convert(await self.request("sessions", {}), type=list[SessionInfo])
 
     async def logs(self, session: str) -> str:
+        """What the code in a session (its id or name) has printed, its newest part."""
         return str((await self.request("logs", {"session": session}))["text"])
 
 

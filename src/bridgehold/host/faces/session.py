@@ -105,6 +105,7 @@ class ClientSession:
             work.cancel()
 
     async def logs(self) -> str:
+        """What the code in it has printed, its newest part."""
         return await self._client.logs(self.id)
 
     async def put(self, data: bytes | Path, *, name: str = "", media_type: str = "") -> Artifact:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from bridgehold import writes
-from bridgehold.errors import ConfigError, HostUnavailableError
+from bridgehold.errors import ConfigError, HostLeavingError, HostUnavailableError
 from bridgehold.host import handover
 from bridgehold.host.config import load_config
 from bridgehold.host.faces.cli.render import err, out, tell_unread
 from bridgehold.host.faces.client import Client
 from bridgehold.host.layout import default_layout
 
+_LAST_SECONDS = 20.0
+"""A host's last words and its last processes, once it has closed its connections."""
 _FIRST_CONFIG = """\
 # Bridgehold's configuration. docs/reference/configuration.md lists every key with its default.
 
@@ -102,7 +105,10 @@ def stop(
     Commands get `[host] drain_s`, 10 seconds by default.
     """
     with err.status("waiting for what runs"):
-        asyncio.run(_stop(now=now))
+        kept = asyncio.run(_stop(now=now))
+        path, deadline = default_layout().socket, time.monotonic() + _LAST_SECONDS
+        while not kept and path.exists() and time.monotonic() < deadline:  # its last process takes it away
+            time.sleep(0.02)
     out.print("stopped")
 
 
@@ -130,19 +136,22 @@ async def _restart(*, now: bool) -> tuple[str, str]:
         return before, (await client.request("ping", {}))["version"]
 
 
-async def _stop(*, now: bool) -> None:
+async def _stop(*, now: bool) -> bool:
     async with Client.connect(reconnect_s=0) as client:
-        await _until_gone(client, now=now, again=False)
+        return await _until_gone(client, now=now, again=False)
 
 
-async def _until_gone(client: Client, *, now: bool, again: bool) -> None:
+async def _until_gone(client: Client, *, now: bool, again: bool) -> bool:
+    """Whether the socket stays, for the next host."""
     try:
         await client.request("stop", {"now": now, "again": again})
         while True:  # the host closes the connection when it is gone
             await client.request("ping", {})
             await asyncio.sleep(0.05)
+    except HostLeavingError:
+        return True
     except HostUnavailableError:
-        return
+        return False
 
 
 def init(
