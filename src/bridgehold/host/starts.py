@@ -271,13 +271,15 @@ class LiveWorker:
             self.fail_calls(self._failure or exit_error(self.report, self.order.grant.limits))
             await self._record_exit(self.report)
         finally:
-            if self.pipes is not None:
-                self.pipes.close()
-            if self.gateway is not None:
-                await self.gateway.close()
-            await self.events.close()
-            self.account.close()
-            self.ended.set()
+            async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
+                last.callback(self.ended.set)
+                last.callback(self.account.close)
+                last.push_async_callback(self.events.close)
+                last.callback(self.calls.fail, CrashError("the worker has ended"))
+                if self.gateway is not None:
+                    last.push_async_callback(self.gateway.close)
+                if self.pipes is not None:
+                    last.callback(self.pipes.close)
 
     async def _record_exit(self, report: ExitReport) -> None:
         event = WorkerExited(
