@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridgehold import errors
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
 from bridgehold.errors import (
@@ -18,8 +19,9 @@ from bridgehold.errors import (
     NotFoundError,
     Output,
     PolicyError,
+    harmless,
 )
-from bridgehold.host import registry
+from bridgehold.host import logs, registry
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.config import Config
 from bridgehold.host.layout import find_layout
@@ -47,6 +49,40 @@ def test_a_log_shows_control_characters_and_says_what_was_cut() -> None:
     text = log.text()
     assert "bytes cut" in text
     assert "\x1b" not in text
+
+
+@given(st.text(max_size=200))
+def test_what_is_harmless_is_spelled_out_as_python_spells_it(text: str) -> None:
+    plain = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+    assert harmless(text) == plain
+    assert harmless("\x1b\r\u202e\ud800\n\tü") == "\\x1b\\r\\u202e\\ud800\n\tü"
+
+
+@given(st.text(max_size=200), st.integers(1, 250), st.integers(1, 600))
+def test_the_end_of_a_log_is_that_of_its_whole_text(text: str, newest: int, limit: int) -> None:
+    log = SessionLog(limit)
+    log.write(text.encode("utf-8", "backslashreplace"))
+    assert log.text(newest) == log.text()[-newest:]
+
+
+def test_the_end_of_a_long_log_is_told_without_looking_at_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def counting(text: str) -> str:
+        looked.append(len(text))
+        return harmless(text)
+
+    monkeypatch.setattr(logs, "harmless", counting)
+    log = SessionLog(1 << 20)
+    log.write(b"\x1b" * (1 << 20))
+    assert log.text(600) == ("\\x1b" * 150)
+    assert sum(looked) <= 4 * 600
+
+
+def test_a_guest_that_writes_every_character_costs_no_lasting_memory() -> None:
+    text = "".join(map(chr, range(0x110000)))
+    assert len(harmless(text)) > len(text)
+    assert len(errors._HARMLESS) <= errors._MOST_ESCAPES
 
 
 def test_a_log_keeps_no_more_than_its_rate_and_marks_what_it_left_out_in_its_place() -> None:

@@ -136,7 +136,7 @@ class Relay:
 
     def say_last_words(self) -> None:
         """What a script printed that ended without a frame (its help, its traceback) is its caller's, too."""
-        printed = self.session.worker.log.text()[-_LAST_WORDS:]
+        printed = self.session.worker.log.text(_LAST_WORDS)
         if self._protocol and not self._spoke and printed:
             self._emit({"type": "err", "data": printed.encode()})
 
