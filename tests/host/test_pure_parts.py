@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
-from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, NotFoundError, Output
+from bridgehold.errors import (
+    CrashError,
+    DependencyError,
+    MemoryLimitError,
+    NotFoundError,
+    Output,
+    PolicyError,
+)
 from bridgehold.host import registry
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.config import Config
@@ -162,3 +170,46 @@ def test_made_up_tenants_leave_a_bounded_number_of_grants(
         assert len(found._written) <= 8
 
     asyncio.run(act())
+
+
+def test_what_is_back_before_a_reload_ends_is_missed_when_it_goes_again(tmp_path: Path) -> None:
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    machine = Machine(cgroup="v2", uids="range", cpus=2)
+    ceiling, bridge = layout.tenants / "acme.toml", layout.bridges / "python"
+
+    def put() -> None:
+        bridge.mkdir(parents=True)
+        (bridge / "bridge.toml").write_text("no manifest")
+        ceiling.parent.mkdir(parents=True, exist_ok=True)
+        ceiling.write_text("# a ceiling\n")
+
+    def take() -> None:
+        ceiling.unlink()
+        (bridge / "bridge.toml").unlink()
+        bridge.rmdir()
+
+    put()
+    found = registry.Registry(layout, Config(), machine, journal=None)
+
+    def look() -> bool:
+        """Whether the operator's own bridge is shown; the folder's clock has gone on before."""
+        time.sleep(0.06)
+        found._look_again = 0.0
+        return all(not entry.shipped for entry in found.entries() if entry.name == "python")
+
+    assert look()
+    take()
+    assert look()
+    gone = found.gone()
+    assert gone == (ceiling, bridge)
+    put()
+    assert look()
+    assert found.files.read("tenant", "acme") is not None
+    found.replace(Config(), gone)
+    take()
+    with pytest.raises(PolicyError, match="was here and is gone"):
+        found.files.read("tenant", "acme")
+    assert look()
+    found.replace(Config(), found.gone())
+    assert found.files.read("tenant", "acme") is None
+    assert not look()
