@@ -7,16 +7,18 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bridgehold.errors import CrashError
+from bridgehold.errors import BusyError, CrashError, LimitError
+from bridgehold.host.calls import GuestCalls
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.pipes import FrameBudget, GuestPipes, PlainBytes
 from bridgehold.host.starts import LiveWorker, Services
+from bridgehold.host.values import QUEUE_BOUND
 from bridgehold.policies.model import MIB, Limits, Rate
 from bridgehold.sandbox.values import ExitReport, Usage
 
@@ -119,6 +121,8 @@ def test_whatever_fails_at_a_workers_end_it_has_ended_and_nothing_waits(ends: En
         await asyncio.wait_for(worker.ended.wait(), 10)
         with pytest.raises(CrashError):
             await asyncio.wait_for(call, 10)
+        with pytest.raises(ValueError, match="a defect of"):  # nor is it hidden
+            await worker._watch
 
     asyncio.run(act())
     for descriptor in ends.host:
@@ -169,3 +173,32 @@ def test_what_is_read_with_frames_counts_as_output_and_its_frames_wait_for_it(en
     taken, frames = asyncio.run(asyncio.wait_for(act(), 50))
     assert taken > 1.4, "48 MiB past what may come at once"
     assert frames > 100, "frames go on beside it"
+
+
+def test_asides_that_a_guest_leaves_unanswered_are_bounded_and_unsent_ones_are_not_kept(ends: Ends) -> None:
+    """Whoever asks: their callers give up, and the guest may answer all the same."""
+
+    async def act() -> None:
+        calls, pipes = GuestCalls(broken), opened(ends, SessionLog(1024))
+
+        def ask(value: str = "") -> Coroutine[None, None, object]:
+            arguments: dict[str, object] = {"value": value}
+            return calls.call(pipes, "common:profile", arguments, deadline_ms=50, stream=None, aside=True)
+
+        for _ in range(3):
+            with pytest.raises(LimitError):
+                await ask("x" * (Limits().request_bytes + 1))
+        assert calls.asides == 0
+        waiting = [asyncio.ensure_future(ask()) for _ in range(QUEUE_BOUND)]
+        await asyncio.wait(waiting, timeout=0.1)
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert calls.asides == QUEUE_BOUND
+        with pytest.raises(BusyError):
+            await ask()
+        calls.fail(CrashError("gone"))
+        assert calls.asides == 0
+        pipes.close()
+
+    asyncio.run(act())
