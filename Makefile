@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench setup environments upgrade docs vm clean
+.PHONY: demo test check compat bench setup environments upgrade docs vm clean
 
 demo: setup
 	@$(BIN)/bridgehold demo
@@ -13,6 +13,10 @@ test: setup environments
 
 check: setup
 	@$(BIN)/python scripts/suite.py lint format types documents
+
+# CPython's own tests and frameworks', inside and outside: some twenty minutes; writes docs/reference/differences.md.
+compat: setup
+	@$(BIN)/python compat/run.py --write
 
 bench: setup
 	@$(BIN)/python bench/run.py

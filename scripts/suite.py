@@ -70,6 +70,7 @@ def stages() -> tuple[Stage, ...]:
         Stage("types", (str(BIN / "mypy"),)),
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
+        Stage("differences", (sys.executable, "compat/run.py", "--part")),
         pytest("main", "-n", "4", *many, *apart),  # they wait more than they work
         pytest("floods", "-n", "2", *many, *LAST),
     )

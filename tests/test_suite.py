@@ -62,7 +62,7 @@ def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:
     for file in (*suite.SMALL, *suite.LAST):
         assert (ROOT / file).is_file(), file
     named = [stage.name for stage in suite.stages()]
-    assert named == ["lint", "format", "types", "documents", "small", "main", "floods"]
+    assert named == ["lint", "format", "types", "documents", "small", "differences", "main", "floods"]
 
 
 HUNG = """

@@ -8,6 +8,7 @@ remedy, where the fault is, and whether the same call may be tried again. The ta
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
 import msgspec
@@ -409,9 +410,29 @@ def from_info(info: ErrorInfo) -> BridgeholdError:
     return error
 
 
+class Escapes(dict[int, str]):
+    """For `str.translate`: each character that a terminal could act on, as `escape` writes it."""
+
+    def __init__(self, escape: Callable[[str], str], keep: str = "") -> None:
+        super().__init__({ord(character): character for character in keep})
+        self._escape = escape
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        shown = character if character.isprintable() else self._escape(character)
+        if len(self) < _MOST_ESCAPES:
+            self[code] = shown
+        return shown
+
+
+_MOST_ESCAPES = 1 << 16
+"""Characters that are remembered: a guest may write any of a million."""
+_HARMLESS = Escapes(lambda character: repr(character)[1:-1], keep="\n\t")
+
+
 def harmless(text: str) -> str:
     """A guest's `text` with what a terminal could act on spelled out; lines and tabs stay."""
-    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+    return text.translate(_HARMLESS)
 
 
 # Once, at import: a module's names may grow under whoever walks them, in another thread.

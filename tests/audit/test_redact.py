@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from urllib.parse import quote
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridgehold.audit.redact import MASK, Redactor, is_key_name, mask_shapes, preview
+from bridgehold.audit.redact import MASK, Redactor, is_key_name, mask_named, mask_shapes, preview
 
 SECRET = 'pa$$/w+rd "x"\\é-7Qz9'
 PLAIN = "Zk3vQ9pLx7TnW2bR"
@@ -193,3 +194,47 @@ def test_the_redactor_does_not_show_its_values() -> None:
     assert Redactor([]).text("same") == "same"
     assert Redactor(["abc"]).text("abc") == "abc"
     assert Redactor([PLAIN]).text(PLAIN) == MASK
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("key=", "x_key=", "aa=", "a.", "a-", "key.", "key is ", "key: ", "--key ", "token key1 "),
+        *("key='", "key='a1", 'key="\\x', 'key=\\\\\\"', "aa='", "key=bearer    ", "key" + "a1" * 10 + "@"),
+        *("eyJ", "eyJaaaaaaaaa.eyJ.", "-----BEGIN ", "sk-", "://a:a", "-u aaaa", "<key>a1b2c3d4e5f6g7h8"),
+    ],
+)
+def test_no_text_costs_more_than_its_length(unit: str) -> None:
+    """A text of 16 KiB takes about as long as 16 of 1 KiB, whatever it repeats."""
+    piece = (unit * 1024)[:1024]
+
+    def seconds(text: str, times: int) -> float:
+        taken = []
+        for _ in range(3):
+            begun = time.process_time()
+            for _ in range(times):
+                mask_named(mask_shapes(text))
+            taken.append(time.process_time() - begun)
+        return min(taken)
+
+    assert seconds("key .eyJ " + piece * 16, 1) < 3 * seconds("key .eyJ " + piece, 16) + 0.01
+
+
+@pytest.mark.parametrize("name", ["api_key", "hf_token"])
+@pytest.mark.parametrize("length", [255, 256, 257, 400, 5_000])
+def test_a_long_value_is_hidden_to_its_end(name: str, length: int) -> None:
+    value = ("A1b2C3d4" * (length // 8 + 1))[:length]
+    for text in (f"{name}={value}", f'{{"{name}": "{value}"}}', f"--{name} {value} -v", f"a={name}={value}"):
+        shown = mask_named(text)
+        assert "b2C3" not in shown, text
+        assert shown.replace("[redacted]", value) == text
+
+
+def test_a_web_token_is_found_wherever_it_begins() -> None:
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
+    for before in ("", "x", "a_eyJ", "eyJ.", "eyJabc.", "eyJaaaaaaaaaaa.", "t=", "-"):
+        shown = mask_shapes(f"{before}{token} rest")
+        assert "hbGci" not in shown, before
+        assert "zdWIi" not in shown, before
+        assert shown.endswith(" rest"), before
+    assert mask_shapes("eyJhbGciOiJIUzI1NiJ9.plain") == "eyJhbGciOiJIUzI1NiJ9.plain"

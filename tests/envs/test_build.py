@@ -8,6 +8,7 @@ import marshal
 import os
 import subprocess
 import sys
+import threading
 from importlib.util import source_hash
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuild
 from bridgehold.sandbox.envs.compile import CompileExit
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
+from bridgehold.sandbox.envs.wheelscan import scan_wheel
 
 pytestmark = pytest.mark.skipif(not have_bwrap(), reason="bubblewrap is missing")
 
@@ -425,6 +427,40 @@ def test_a_cancelled_build_leaves_nothing(builder, dist, tmp_path, store):
 
     asyncio.run(run())
     assert sorted(p.name for p in store.folder.iterdir()) == ["keys"]
+
+
+def test_a_build_that_ends_while_it_scans_holds_up_nobody(builder, dist, tmp_path, monkeypatch):
+    """Neither the loop, which all tenants share, nor its own end by the scans that have not begun."""
+    wheels = [make_wheel(dist, name=f"demo_{number}") for number in range(12)]
+    begun, go_on = [], threading.Event()
+    scan = scan_wheel
+
+    def slow(path, *more, **options):
+        begun.append(path)
+        go_on.wait(30)
+        return scan(path, *more, **options)
+
+    monkeypatch.setattr("bridgehold.sandbox.envs.build.scan_wheel", slow)
+    build = builder(make_index(tmp_path, wheels))
+
+    async def run():
+        task = asyncio.create_task(build.ensure(make_lock(*wheels), bridge="x", on_progress=lambda _: None))
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+        watchdog = threading.Timer(10, go_on.set)  # a loop that is blocked can't let it go on
+        watchdog.start()
+        task.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        assert not go_on.is_set(), "the loop was blocked by scans"
+        watchdog.cancel()
+        assert not task.done(), "what runs is waited for"
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert len(begun) == 2, "scans that had not begun were run all the same"
 
 
 def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
+
 import pytest
 
-from bridgehold.errors import CrashError
+from bridgehold.errors import CrashError, Output
 from bridgehold.host import ended
 from bridgehold.host.ended import Over
+from bridgehold.host.faces.http.running import KEPT_BYTES, Running
 from bridgehold.host.logs import SessionLog
 from bridgehold.host.session import SessionKey
 
@@ -64,3 +69,45 @@ def test_what_is_kept_has_its_bounds_and_the_oldest_make_room(monkeypatch: pytes
     assert log_bytes(over, "acme", numbers) + kept <= ended.ALL_LOG_BYTES
     monkeypatch.setattr(ended, "OVER_SECONDS", -1.0)
     assert over.find(lambda _: True, "s-1001") is None
+
+
+class Request:
+    """What a command brings along."""
+
+
+def fail(_request: Request, output: Output) -> None:
+    error = CrashError("crash")
+    error.output = output
+    raise error
+
+
+def test_no_error_that_is_kept_holds_what_its_command_had_in_hand() -> None:
+    over = Over()
+
+    async def run(request: Request) -> Running:
+        running = Running("one")
+
+        async def work() -> None:
+            try:
+                fail(request, Output(stderr="x" * (KEPT_BYTES + 1)))
+            except CrashError as error:
+                log, key = SessionLog(1 << 20), SessionKey("acme", "python", "work")
+                over.add("s-1", key, error, log)
+                raise
+
+        with pytest.raises(CrashError):
+            await running.result(asyncio.ensure_future(work()))
+        running.end()
+        assert running.facts()["error"].code == "crash"
+        assert not running.facts()["error"].output
+        return running
+
+    request = Request()
+    left = weakref.ref(request)
+    kept = asyncio.run(run(request))
+    del request
+    gc.collect()
+    assert left() is None, (kept, over)
+    found = over.find(lambda _: True, "s-1")
+    assert found is not None
+    assert found.error.message == "session s-1 has ended: crash: crash"

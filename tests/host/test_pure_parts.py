@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import cast
 
@@ -8,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridgehold import errors
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
-from bridgehold.errors import CrashError, DependencyError, MemoryLimitError, NotFoundError, Output
-from bridgehold.host import registry
+from bridgehold.errors import (
+    CrashError,
+    DependencyError,
+    MemoryLimitError,
+    NotFoundError,
+    Output,
+    PolicyError,
+    harmless,
+)
+from bridgehold.host import logs, registry
 from bridgehold.host.buckets import TokenBucket
 from bridgehold.host.config import Config
 from bridgehold.host.layout import find_layout
@@ -39,6 +49,40 @@ def test_a_log_shows_control_characters_and_says_what_was_cut() -> None:
     text = log.text()
     assert "bytes cut" in text
     assert "\x1b" not in text
+
+
+@given(st.text(max_size=200))
+def test_what_is_harmless_is_spelled_out_as_python_spells_it(text: str) -> None:
+    plain = "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+    assert harmless(text) == plain
+    assert harmless("\x1b\r\u202e\ud800\n\tü") == "\\x1b\\r\\u202e\\ud800\n\tü"
+
+
+@given(st.text(max_size=200), st.integers(1, 250), st.integers(1, 600))
+def test_the_end_of_a_log_is_that_of_its_whole_text(text: str, newest: int, limit: int) -> None:
+    log = SessionLog(limit)
+    log.write(text.encode("utf-8", "backslashreplace"))
+    assert log.text(newest) == log.text()[-newest:]
+
+
+def test_the_end_of_a_long_log_is_told_without_looking_at_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def counting(text: str) -> str:
+        looked.append(len(text))
+        return harmless(text)
+
+    monkeypatch.setattr(logs, "harmless", counting)
+    log = SessionLog(1 << 20)
+    log.write(b"\x1b" * (1 << 20))
+    assert log.text(600) == ("\\x1b" * 150)
+    assert sum(looked) <= 4 * 600
+
+
+def test_a_guest_that_writes_every_character_costs_no_lasting_memory() -> None:
+    text = "".join(map(chr, range(0x110000)))
+    assert len(harmless(text)) > len(text)
+    assert len(errors._HARMLESS) <= errors._MOST_ESCAPES
 
 
 def test_a_log_keeps_no_more_than_its_rate_and_marks_what_it_left_out_in_its_place() -> None:
@@ -162,3 +206,46 @@ def test_made_up_tenants_leave_a_bounded_number_of_grants(
         assert len(found._written) <= 8
 
     asyncio.run(act())
+
+
+def test_what_is_back_before_a_reload_ends_is_missed_when_it_goes_again(tmp_path: Path) -> None:
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    machine = Machine(cgroup="v2", uids="range", cpus=2)
+    ceiling, bridge = layout.tenants / "acme.toml", layout.bridges / "python"
+
+    def put() -> None:
+        bridge.mkdir(parents=True)
+        (bridge / "bridge.toml").write_text("no manifest")
+        ceiling.parent.mkdir(parents=True, exist_ok=True)
+        ceiling.write_text("# a ceiling\n")
+
+    def take() -> None:
+        ceiling.unlink()
+        (bridge / "bridge.toml").unlink()
+        bridge.rmdir()
+
+    put()
+    found = registry.Registry(layout, Config(), machine, journal=None)
+
+    def look() -> bool:
+        """Whether the operator's own bridge is shown; the folder's clock has gone on before."""
+        time.sleep(0.06)
+        found._look_again = 0.0
+        return all(not entry.shipped for entry in found.entries() if entry.name == "python")
+
+    assert look()
+    take()
+    assert look()
+    gone = found.gone()
+    assert gone == (ceiling, bridge)
+    put()
+    assert look()
+    assert found.files.read("tenant", "acme") is not None
+    found.replace(Config(), gone)
+    take()
+    with pytest.raises(PolicyError, match="was here and is gone"):
+        found.files.read("tenant", "acme")
+    assert look()
+    found.replace(Config(), found.gone())
+    assert found.files.read("tenant", "acme") is None
+    assert not look()

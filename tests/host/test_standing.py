@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def test_changed_secrets_are_told_although_the_keeper_was_busy_once(
 def test_a_defect_in_what_stands_ends_the_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path)
     given = HostConfig(config=folder, state=folder, run=folder, owner_uid=0, supervisor=0)
-    ends = Ends(launcher=-1, keeper=-1, journal=-1, listener=-1, ready=-1)
+    parent, supervisor = socket.socketpair()
+    ends = Ends(launcher=-1, keeper=-1, journal=-1, listener=-1, parent=parent.detach())
 
     async def defective() -> None:
         raise LookupError
@@ -74,6 +76,7 @@ def test_a_defect_in_what_stands_ends_the_host(tmp_path: Path, capsys: pytest.Ca
         assert process._stop.is_set()
         return process
 
-    process = asyncio.run(stand())
+    with supervisor:
+        process = asyncio.run(stand())
     assert (process._reason, process._status) == ("degraded: a defect in anchors: LookupError", 70)
     assert "in defective" in capsys.readouterr().err

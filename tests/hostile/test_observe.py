@@ -143,6 +143,7 @@ def test_drain_lets_what_runs_finish_and_refuses_what_is_new(watched: Stage) -> 
                 code = error.code
         thread.join(10)
         draining.join(20)
+        assert "1 drained" in run(watched, "sessions", "resume", "--bridge", watched.plain).stdout
         assert results == [{"done": 1}]
         assert code == "session_ended"
         assert bystander.run("act", {"code": "result['x'] = 1"}) == {"x": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -61,13 +62,28 @@ commands_per_minute = 60000
 @pytest.fixture(scope="session")
 def host() -> Iterator[Stage]:
     """`log` is the folder of scripts: a copy, to which tests may add."""
+    with foreign_stage() as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def deaf() -> Iterator[Stage]:
+    """As `host`; who asks may not read what its sessions write."""
+    with foreign_stage(
+        f'[principals.tester]\nuids = [{os.getuid()}]\ntenants = ["*"]\nlogs = false\n'
+    ) as ready:
+        yield ready
+
+
+@contextlib.contextmanager
+def foreign_stage(first: str = "") -> Iterator[Stage]:
     scripts = Path(tempfile.mkdtemp(prefix="bh-scripts-")) / "python"
     shutil.copytree(SCRIPTS, scripts)
     scripts.parent.chmod(0o755)
     names = (*PROFILES.values(), FRAMES_ONLY)
     config = "".join(f'[bridges.{name}]\nscripts = "{scripts}"\n' for name in names)
     kind = os.environ.get("BRIDGEHOLD_TEST_KIND", "root" if os.getuid() == 0 else "self")
-    with stage(kind, config=config) as ready:
+    with stage(kind, config=config, first=first) as ready:
         for start, name in (*PROFILES.items(), ("cold", FRAMES_ONLY)):
             folder = ready.layout.bridges / name
             folder.mkdir(parents=True)

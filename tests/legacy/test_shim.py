@@ -715,3 +715,40 @@ def test_what_is_printed_faster_than_the_log_takes_it_comes_whole(
     done = python("-c", code)
     assert (done.stdout, len(done.stderr)) == (b"done\n", 4 << 20)
     assert time.monotonic() - began < 20  # at 64 KiB/s it would be a minute
+
+
+@pytest.mark.parametrize("profile", PROFILES.values())
+def test_who_may_read_no_logs_gets_results_and_exits_and_nothing_of_standard_error(
+    deaf: Stage, tmp_path: Path, profile: str
+) -> None:
+    """Of plain code, of a script that ends before its first frame, and of one that answers."""
+    program = make_shim(deaf, tmp_path / "venv", profile)
+
+    def run(*arguments: str) -> tuple[int, bytes, str]:
+        done = subprocess.run(
+            [str(program), *arguments], capture_output=True, timeout=60, check=False, input=b""
+        )
+        return done.returncode, done.stdout, done.stderr.decode()
+
+    code = "import os, sys; print('result'); print('hidden', file=sys.stderr); os.write(2, b'hidden'); 1 / 0"
+    status, out, err = run("-c", code)
+    assert (status, out) == (1, b"result\n")
+    assert err.startswith("bridgehold: the script's standard error is in")
+    assert err.count("\n") == 1
+    assert run("-c", "print('fine')") == (0, b"fine\n", "")
+    (deaf.log / "falls.py").write_text(
+        "import sys\nprint('hidden', file=sys.stderr)\nraise OSError('hidden')\n"
+    )
+    status, out, err = run(str(deaf.log / "falls.py"), *POOL)
+    assert (status, out) == (1, b"")
+    assert err.startswith("bridgehold: the script's standard error is in")
+    assert "hidden" not in err
+    peer = Peer([str(program), str(deaf.log / "dspex_like.py"), *POOL], tmp_path, tmp_path, cwd=tmp_path)
+    try:
+        peer.handshake()
+        assert peer.ask(1, "noise")["result"] == {"done": True}
+        peer.to.close()
+        assert peer.end() == (0, b"")
+        assert "noise" not in peer.stderr
+    finally:
+        peer.kill()

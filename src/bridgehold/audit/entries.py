@@ -7,11 +7,11 @@ and `printable` makes any text safe for a terminal.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import msgspec
 
 from bridgehold.audit import chain
+from bridgehold.errors import Escapes
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,25 +69,12 @@ def parse_entry(line: bytes, place: str) -> Entry | None:
     )
 
 
-class _Escapes(dict[int, str]):
-    """For `str.translate`: each character that a terminal could act on, as `escape` writes it."""
-
-    def __init__(self, escape: Callable[[str], str], keep: str = "") -> None:
-        super().__init__({ord(character): character for character in keep})
-        self._escape = escape
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        self[code] = character if character.isprintable() else self._escape(character)
-        return self[code]
-
-
 def _unicode(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-_TEXT = _Escapes(_unicode)
-_JSON = _Escapes(lambda character: json.dumps(character)[1:-1], keep="\n")
+_TEXT = Escapes(_unicode)
+_JSON = Escapes(lambda character: json.dumps(character)[1:-1], keep="\n")
 
 
 def printable(text: str) -> str:

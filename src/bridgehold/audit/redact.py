@@ -88,7 +88,14 @@ _SHAPES = (
     ("github", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"(?<![A-Za-z0-9])gh[pousr]_[A-Za-z0-9]{20,}"),
     ("github", ("github_pat_",), r"github_pat_[A-Za-z0-9_]{20,}"),
     ("google", ("AIza",), r"AIza[0-9A-Za-z_-]{30,}"),
-    ("jwt", ("eyJ",), r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"),
+    (
+        "jwt",
+        (".eyJ",),
+        (
+            r"(?<![A-Za-z0-9_-])(?>([A-Za-z0-9_-]*?)(?=eyJ))[A-Za-z0-9_-]{11,}+"
+            r"\.eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"
+        ),
+    ),
     ("huggingface", ("hf_",), r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{20,}"),
     ("groq", ("gsk_",), r"(?<![A-Za-z0-9])gsk_[A-Za-z0-9]{20,}"),
     ("slack", ("xox",), r"xox[abeoprs]-[A-Za-z0-9-]{10,}"),
@@ -96,6 +103,7 @@ _SHAPES = (
     ("gitlab", ("glpat-",), r"glpat-[A-Za-z0-9_-]{16,}"),
     ("bearer", ("earer ",), r"(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}"),
 )
+"""Each is tried once in a run of its characters, so that no text makes it slow; a group before it stays."""
 _COMPILED = tuple((name, marks, re.compile(pattern, re.DOTALL)) for name, marks, pattern in _SHAPES)
 _BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
 
@@ -113,7 +121,7 @@ def mask_shapes(text: str) -> str:
     """`text` with every value of a well-known key shape replaced by ``[redacted:SHAPE]``."""
     for name, marks, pattern in _COMPILED:
         if any(mark in text for mark in marks):
-            text = pattern.sub(f"[redacted:{name}]", text)
+            text = pattern.sub(rf"\1[redacted:{name}]" if pattern.groups else f"[redacted:{name}]", text)
     return text
 
 
@@ -123,7 +131,11 @@ _SAID = re.compile(
     r"(?:(?:\\{0,8}[\"'])?\s{0,3}(?::=|=>|[:=])\s{0,3}|\sis\s|(?(1)\s|(?!)))(\\{0,8}[\"'])?"
 )
 """A flag or a name, what makes of the text that follows its value, and a quote before that."""
-_VALUE = re.compile(r"(?:(?:bearer|basic|token|apikey)\s+)?([^\s\"'\\,;&<>|()\[\]{}]{1,8192})", re.IGNORECASE)
+_JUDGED, _LONGEST = 256, 8192
+"""Characters of a value that are judged, so that no row of names is slow; that are hidden after them."""
+_OF_VALUE = r"[^\s\"'\\,;&<>|()\[\]{}]"
+_VALUE = re.compile(rf"(?:(?:bearer|basic|token|apikey)\s+)?({_OF_VALUE}{{1,{_JUDGED}}})", re.IGNORECASE)
+_REST = re.compile(rf"{_OF_VALUE}{{0,{_LONGEST}}}")
 _NEAR = re.compile(
     r"(?<![A-Za-z0-9_])[A-Za-z0-9_.%-]{0,40}?"
     r"(?:key|token|secret|passw|passphrase|pwd|credential|authorization|bearer|cookie)[A-Za-z]{0,12}",
@@ -167,10 +179,15 @@ def _values(text: str) -> Iterator[tuple[int, int]]:
     for said in _SAID.finditer(text):
         if said.start() < done:
             continue
-        value = (_VALUE if said[4] is None else _quoted(said[4])).match(text, said.end())
-        if value is not None and _is_named(said[2] or "", said[3], value[1], quoted=said[4] is not None):
-            yield value.span(1)
-            done = value.end(1)
+        named = _is_named(said[2] or "", said[3])
+        if not named and not is_some_key_name(said[3]):
+            continue
+        begin, rest = (_VALUE, _REST) if said[4] is None else _quoted(said[4])
+        value = begin.match(text, said.end())
+        if value is not None and _is_value(value[1], named=named, quoted=said[4] is not None):
+            longer = rest.match(text, value.end(1))
+            done = longer.end() if longer is not None else value.end(1)
+            yield value.start(1), done
 
 
 def _nearby(text: str) -> Iterator[tuple[int, int]]:
@@ -186,19 +203,31 @@ def _nearby(text: str) -> Iterator[tuple[int, int]]:
 
 
 @functools.cache
-def _quoted(quote: str) -> re.Pattern[str]:
-    """What stands between two of `quote`, which has backslashes before it where the text is quoted itself."""
+def _quoted(quote: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What stands between two of `quote`, which has backslashes before it where the text is quoted itself.
+
+    As much of it as is judged, and what may follow.
+    """
     one = r"(?:\\.|[^\\])" if len(quote) == 1 else "."
-    return re.compile(f"((?:(?!{re.escape(quote)}){one}){{1,8192}})", re.DOTALL)
+    one = f"(?:(?!{re.escape(quote)}){one})"
+    return (
+        re.compile(f"({one}{{1,{_JUDGED}}})", re.DOTALL),
+        re.compile(f"{one}{{0,{_LONGEST}}}", re.DOTALL),
+    )
 
 
-def _is_named(before: str, name: str, value: str, *, quoted: bool) -> bool:
-    """Whether `value`, said of `name` in a text, is taken for a secret. `before`: the word before it."""
+def _is_named(before: str, name: str) -> bool:
+    """Whether a text that says something of `name` names a key by it. `before`: the word before it."""
+    return name.lower() not in _WORDS and (is_key_name(name) or is_key_name(before + name))
+
+
+def _is_value(value: str, *, named: bool, quoted: bool) -> bool:
+    """Whether `value`, said of a name that may be a key's, is taken for one. `named`: it is a key's."""
     if value.startswith("[redacted"):
         return False
-    if name.lower() not in _WORDS and (is_key_name(name) or is_key_name(before + name)):
+    if named:
         return quoted or looks_secret(value.rstrip(".:!?"), 6)
-    return is_some_key_name(name) and looks_random(value)
+    return looks_random(value)
 
 
 def _without_password(found: re.Match[str]) -> str:

@@ -22,10 +22,11 @@ from bridgehold.bridges.frames import (
     WarmedFrame,
 )
 from bridgehold.bridges.wire import BOOT_ID
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, BusyError
 from bridgehold.host.logs import OutputPiece
 from bridgehold.host.pipes import GuestPipes
 from bridgehold.host.translate import fault_error
+from bridgehold.host.values import QUEUE_BOUND
 
 T = TypeVar("T")
 Stream = Callable[[ChunkFrame | ProgressFrame], None]
@@ -100,6 +101,7 @@ class GuestCalls:
         for future in self._waiting.values():
             _fail(future, error)
         self._waiting.clear()
+        self._aside.clear()
 
     async def wait_quiet(self, seconds: float) -> None:
         """Wait until no call is in flight, at most `seconds`."""
@@ -133,9 +135,12 @@ class GuestCalls:
         in the second case its reply is waited for all the same.
 
         `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
+        Raises `BusyError` where `QUEUE_BOUND` of these are unanswered.
         """
         if self._failure is not None:
             raise self._failure.anew()
+        if aside and self.asides >= QUEUE_BOUND:
+            raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
         call_id = self._next_id
         self._next_id += 1
         future: asyncio.Future[ResultFrame | FaultFrame] = asyncio.get_running_loop().create_future()
@@ -159,15 +164,18 @@ class GuestCalls:
             with contextlib.suppress(BridgeholdError, TimeoutError):
                 await asyncio.wait_for(pipes.send(CancelFrame(id=call_id)), 1.0)
             raise
-        except BridgeholdError:
-            self._waiting.pop(call_id, None)  # it was never sent: nobody will answer it
+        except Exception:
+            self._forget(call_id)  # it was never sent: nobody will answer it
             raise
         finally:
             self._streams.pop(call_id, None)
             self._tools.pop(call_id, None)
             if future.done():
-                self._waiting.pop(call_id, None)
-                self._aside.discard(call_id)
+                self._forget(call_id)
+
+    def _forget(self, call_id: int) -> None:
+        self._waiting.pop(call_id, None)
+        self._aside.discard(call_id)
 
 
 async def unbroken(work: Coroutine[Any, Any, T]) -> T:

@@ -108,7 +108,8 @@ class PrincipalSection(Strict):
     logs: bool = True
     """May read the logs of its tenants' sessions, what their commands write, and the tracebacks of the code
     in them. Without it, and without `operator`, an error tells type and message alone, and of output there
-    is what an operation declares as its result."""
+    is what an operation declares as its result: of a foreign script its frames, or its standard output where
+    it speaks no protocol, and its exit status, never its standard error."""
 
 
 class BridgeSection(Strict):

@@ -15,6 +15,7 @@ OVER_BOUND, OVER_TENANTS = 256, 1_024
 """Ended sessions that are remembered of one tenant; tenants."""
 LOG_BYTES, TENANT_LOG_BYTES, ALL_LOG_BYTES = 64 * 1024, 4 << 20, 64 << 20
 """Of logs: the last of one session, of a tenant's together, of all. The oldest make room."""
+_MOST_SAID = 600
 
 MaySee = Callable[[str], bool]
 """Of a tenant: whether the caller may see its sessions."""
@@ -26,7 +27,8 @@ class Ended:
     def __init__(self, session_id: str, key: SessionKey, why: BridgeholdError, log: SessionLog) -> None:
         self.id = session_id
         self.key = key
-        self.why = why
+        self.why = _said(why)[:_MOST_SAID]
+        """In words: an error that was raised holds its frames, and what its callers had in hand."""
         self.log: SessionLog | None = log
         self.at = time.monotonic()
         log.shorten(LOG_BYTES)
@@ -41,7 +43,7 @@ class Ended:
 
     @property
     def error(self) -> SessionEndedError:
-        return over(self.id, self.why)
+        return _over(self.id, self.why)
 
 
 class Over:
@@ -97,9 +99,12 @@ class Over:
 
 def over(session_id: str, why: BridgeholdError) -> SessionEndedError:
     """What a command for an ended session gets, each time."""
-    return SessionEndedError(
-        f"session {session_id} has ended: {_said(why)}"[:600], where=session_id, hint="Open a new one."
-    )
+    return _over(session_id, _said(why))
+
+
+def _over(session_id: str, said: str) -> SessionEndedError:
+    message = f"session {session_id} has ended: {said}"[:_MOST_SAID]
+    return SessionEndedError(message, where=session_id, hint="Open a new one.")
 
 
 def anew(before: Ended | None, *, recovers: bool) -> str:
@@ -107,7 +112,7 @@ def anew(before: Ended | None, *, recovers: bool) -> str:
     if before is None:
         return ""
     rest = "what it held is made again" if recovers else "what it held is gone"
-    return f"session {before.id} of this name has ended: {_said(before.why)}"[:500] + f"; {rest}"
+    return f"session {before.id} of this name has ended: {before.why}"[:500] + f"; {rest}"
 
 
 def _said(why: BridgeholdError) -> str:

@@ -95,6 +95,7 @@ class Foreigners:
                 rules=rules,
                 rates=self._rates,
                 emit=emit,
+                may_read=principal.may_read,
             )
             self._relays[session.id] = relay
             return session

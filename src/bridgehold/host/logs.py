@@ -29,6 +29,8 @@ LIVE_SECONDS = 0.05
 """Between two pieces at the least, but for the first."""
 _PIECE_BYTES = 64 * 1024
 _SECONDS_SAVED = 4
+_WIDEST = 4
+"""Bytes of a character."""
 _DECODER = codecs.getincrementaldecoder("utf-8")
 _MARK = "[… {} bytes cut]\n"
 
@@ -79,11 +81,16 @@ class SessionLog:
             del self._kept[:excess]
             self.dropped += excess
 
-    def text(self) -> str:
-        """The log as text; undecodable bytes and control characters but newline and tab are escaped."""
-        shown = harmless(self._kept.decode("utf-8", "backslashreplace"))
+    def text(self, newest: int | None = None) -> str:
+        """The log as text; undecodable bytes and control characters but newline and tab are escaped.
+
+        `newest`: only so many characters of its end; the rest is not looked at.
+        """
+        kept = self._kept if newest is None else self._kept[-_WIDEST * newest :]
+        shown = harmless(kept.decode("utf-8", "backslashreplace"))
         first = _MARK.format(self.dropped) if self.dropped else ""
-        return first + shown + (_MARK.format(self._skipped) if self._skipped else "")
+        whole = first + shown + (_MARK.format(self._skipped) if self._skipped else "")
+        return whole if newest is None else whole[-newest:]
 
     def _within_rate(self, data: bytes) -> bytes:
         if self._rate is None:

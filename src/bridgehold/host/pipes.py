@@ -29,7 +29,7 @@ _READ_BYTES = 65_536
 _BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
 """Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
 _OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
-"""Of stdout and stderr together, per session: what is read, whatever of it is kept."""
+"""Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
 _OUTPUT_COST = 16 * 1024
 """What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
 _DRAIN_READS = 32
@@ -236,6 +236,9 @@ class GuestPipes:
                 self.drain_output()  # what was written before these frames is seen before them
             for deliver in deliveries:
                 deliver()
+            owed = self._output_rate.wait(0, time.monotonic())
+            if owed > 0 and not self._closed:  # once a drain: a flood beside it can't hold frames up for good
+                self._pause(self._from_guest, self._read_frames, owed)
         except ProtocolError as error:
             self._give_up(error)
         except Exception as error:  # noqa: BLE001 - a defect that a frame meets ends its sender: nobody waits for it
@@ -254,10 +257,13 @@ class GuestPipes:
         return [partial(on_body, body) for body in reader.feed(data)]
 
     def _drain_raw(self) -> None:
-        """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity."""
+        """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity.
+
+        A frame that the host meets a defect over is its script's loss alone: the end goes on.
+        """
         if self._raw is None or self._broken:  # nothing counts after what can't be read
             return
-        with contextlib.suppress(OSError, ProtocolError):
+        with contextlib.suppress(Exception):
             for _ in range(_DRAIN_READS):
                 data = os.read(self._from_guest, _READ_BYTES)
                 if not data:
@@ -319,7 +325,8 @@ class GuestPipes:
 
     def _read_outputs(self) -> None:
         for descriptor, _ in self._written.poll(0):
-            self._take_output(descriptor)
+            with contextlib.suppress(Exception):  # as in `_drain_raw`: calls and ends wait for what follows
+                self._take_output(descriptor)
 
     def _pause(self, descriptor: int, callback: Callable[[], None], seconds: float) -> None:
         self._loop.remove_reader(descriptor)

@@ -70,10 +70,11 @@ class Registry:
     def replace(self, config: Config, gone: Iterable[Path] = ()) -> None:
         """From now on this configuration, and without what of `gone` is; grants are resolved anew."""
         gone = tuple(gone)
+        bridges = {path.name for path in gone if path.parent == self._layout.bridges and not path.is_dir()}
         self._config = config
         self._grants.clear()
         self.files.let_go(gone)
-        self._own -= {path.name for path in gone if path.parent == self._layout.bridges}
+        self._own -= bridges  # one that is back meanwhile is missed again when it goes
         self._seen, self._look_again = None, 0.0
 
     def gone(self) -> tuple[Path, ...]:

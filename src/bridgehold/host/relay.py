@@ -47,6 +47,7 @@ _DRAIN_SECONDS = 5.0
 
 _MOST_UNREAD = 4 * MIB
 _LAST_WORDS = 16_384
+_WITHHELD = b"bridgehold: the script's standard error is in its log, which you may not read\n"
 _ODD_COST = 8
 """What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
 
@@ -69,8 +70,12 @@ class Relay:
         rules: Rules,
         rates: CommandRates,
         emit: Emit,
+        may_read: bool,
     ) -> None:
-        """`rules` decides on each command; what the session was given at its start stays as it is."""
+        """`rules` decides on each command; what the session was given at its start stays as it is.
+
+        `may_read`: its caller is given what the script writes beside its result, its standard error.
+        """
         self.session = session
         self._formats = formats
         self._protocol = protocol
@@ -78,6 +83,7 @@ class Relay:
         self._rules = rules
         self._rates = rates
         self._emit = emit
+        self._may_read = may_read
         self._grant = session.order.grant
         """What was granted when it was last asked for."""
         self._pending: dict[int | str | None, Pending] = {}
@@ -106,7 +112,8 @@ class Relay:
             if not decision.allowed:
                 raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
             self._put(None, await self._ledger.intend(self._grant, PLAIN, told, decision.rule))
-            worker.log.tap = self._on_log
+            if self._may_read:
+                worker.log.tap = self._on_log
             worker.relay(PlainBytes(), self._on_output, self._full)
         self._spawn(self._settle())
         await worker.send_raw(b"\n")
@@ -135,9 +142,16 @@ class Relay:
             await self.session.worker.send_raw(pack(data))
 
     def say_last_words(self) -> None:
-        """What a script printed that ended without a frame (its help, its traceback) is its caller's, too."""
-        printed = self.session.worker.log.text()[-_LAST_WORDS:]
-        if self._protocol and not self._spoke and printed:
+        """What a script printed that ended without a frame (its help, its traceback) is its caller's, too.
+
+        Whoever may not read it is told that there is some.
+        """
+        printed = self.session.worker.log.text(_LAST_WORDS)
+        if not printed or (self._protocol and self._spoke):
+            return
+        if not self._may_read:
+            self._emit({"type": "err", "data": _WITHHELD})
+        elif self._protocol:
             self._emit({"type": "err", "data": printed.encode()})
 
     def finish_input(self) -> None:

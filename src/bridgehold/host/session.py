@@ -220,8 +220,6 @@ class Session:
         """Ask what is answered whatever runs, without waiting for a turn."""
         if self.ending is not None:
             raise self.ending.anew()
-        if self.worker.calls.asides >= QUEUE_BOUND:
-            raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)

@@ -51,6 +51,8 @@ T = TypeVar("T")
 SHORTAGE_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Between tries of a start that met a shortage of the machine."""
 _BUBBLEWRAP = "bwrap: "
+_LINE = 4096
+"""Bytes of a log beyond which it is no single line of bubblewrap's."""
 _PIPES = 4
 """Frames to the guest and from it, its standard error and output; then its listener, where it has one."""
 _MOST_VIOLATIONS = 20
@@ -271,13 +273,15 @@ class LiveWorker:
             self.fail_calls(self._failure or exit_error(self.report, self.order.grant.limits))
             await self._record_exit(self.report)
         finally:
-            if self.pipes is not None:
-                self.pipes.close()
-            if self.gateway is not None:
-                await self.gateway.close()
-            await self.events.close()
-            self.account.close()
-            self.ended.set()
+            async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
+                last.callback(self.ended.set)
+                last.callback(self.account.close)
+                last.push_async_callback(self.events.close)
+                last.callback(self.calls.fail, CrashError("the worker has ended"))
+                if self.gateway is not None:
+                    last.push_async_callback(self.gateway.close)
+                if self.pipes is not None:
+                    last.callback(self.pipes.close)
 
     async def _record_exit(self, report: ExitReport) -> None:
         event = WorkerExited(
@@ -372,7 +376,7 @@ def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
 
     A guest could write that line too, and be started again some times: that is all it would gain.
     """
-    said = worker.log.text().strip()
+    said = worker.log.text().strip() if len(worker.log) <= _LINE else ""
     number = named(said) if said.startswith(_BUBBLEWRAP) and "\n" not in said else 0
     if not number or worker.launched.zygote:  # bubblewrap has no part in a fork
         return None
@@ -462,7 +466,7 @@ async def _attest(services: Services, worker: LiveWorker) -> None:
 
 def _with_log(error: BridgeholdError, log: SessionLog) -> BridgeholdError:
     """Keep the last lines of the guest's log with a failed start: there is no session to ask later."""
-    last = log.text()[-600:].strip()
+    last = log.text(600).strip()
     if last:
         error.hint = f"{error.hint}\n{LAST_OUTPUT}\n{last}".strip()
     return error

@@ -88,11 +88,14 @@ class PolicyFiles:
         return tuple(sorted(found))
 
     def let_go(self, files: Iterable[Path]) -> None:
-        """An operator says of some of `gone` that it is so on purpose: from now on they never were."""
-        for path in files:
-            for kind, folder in self._folders.items():
-                if path.parent == folder:
-                    self._known[kind].discard(path.stem)
+        """An operator says of some of `gone` that it is so on purpose: from now on they never were.
+
+        One that is back meanwhile stays known, and so do all where that can't be told.
+        """
+        left = set(files).intersection(self.gone())
+        for kind, folder in self._folders.items():
+            self._known[kind] -= {path.stem for path in left if path.parent == folder}
+            self._stamps.pop(kind, None)
 
     def faults(self, kind: Kind) -> Iterator[str]:
         """What in the folder can't be read, or would never be: ``PLACE: what is wrong``."""

@@ -194,7 +194,8 @@ class EnvironmentBuilder:
                 jobs[wheel] = loop.run_in_executor(pool, scan, wheel)
                 jobs[wheel].add_done_callback(look)
 
-        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        pool = ThreadPoolExecutor(_SCAN_THREADS)
+        try:
             wheels = await _until(refused, fetch(self._request(pins), on_progress, there))
             for wheel in wheels:
                 there(wheel)
@@ -202,6 +203,10 @@ class EnvironmentBuilder:
             for done, job in enumerate(asyncio.as_completed(list(jobs.values())), 1):
                 report = await job
                 on_progress(BuildProgress(phase="scan", done=done, total=len(pins), note=report.wheel))
+        finally:  # what has not begun never does; what runs is waited for, while the loop serves others
+            pool.shutdown(wait=False, cancel_futures=True)
+            if jobs:
+                await asyncio.wait(jobs.values())
         reports = {wheel: job.result() for wheel, job in jobs.items()}
         refuse_findings(tuple(reports.values()))
         ordered = tuple(reports[wheel] for wheel in wheels)

@@ -78,6 +78,10 @@ class _Known:
         self.looked = time.monotonic()
         self.fault: EnvironmentChangedError | None = None
 
+    def condemn(self, fault: EnvironmentChangedError) -> None:
+        """Keep its words alone: one that was raised holds its frames."""
+        self.fault = EnvironmentChangedError(fault.message, where=fault.where)
+
 
 class Guard:
     """One host's looks at the environments that it uses. While it lives, `gc` removes none of them."""
@@ -111,7 +115,8 @@ class Guard:
         """Its bytes were read, and are not what they were: whatever its facts say, it is not used."""
         known = self._known.get(environment.digest)
         if known is not None:
-            known.fault, known.looked = fault, time.monotonic()
+            known.condemn(fault)
+            known.looked = time.monotonic()
 
     async def forget(self, environment: Environment) -> None:
         """It is to be set aside: what will be at its place is another tree."""
@@ -162,7 +167,7 @@ class Guard:
         try:
             self._store.check(environment, facts)
         except EnvironmentChangedError as error:
-            known.fault = error
+            known.condemn(error)
 
 
 def _age(known: _Known) -> float:

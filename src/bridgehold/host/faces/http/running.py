@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, CancelledError, NotFoundError, UsageError
+from bridgehold.errors import BridgeholdError, CancelledError, ErrorInfo, NotFoundError, UsageError
 from bridgehold.host.faces.http.sse import EventLog
 from bridgehold.ids import parse_name, random_id
 
@@ -22,7 +22,7 @@ KEPT_SECONDS = 300.0
 KEPT_EACH = 64
 """Commands that are over, of one principal."""
 KEPT_BYTES = 64 * 1024
-"""The largest answer that is kept."""
+"""The largest answer that is kept; of an error, with what its command wrote."""
 RESUME_SECONDS = 30.0
 """How long a resumable command runs on while nobody reads its events."""
 
@@ -42,7 +42,7 @@ class Running:
         """Of a resumable one: its last events."""
         self.began = asyncio.get_running_loop().time()
         self._answer = msgspec.Raw(b"null")
-        self._error: BridgeholdError | None = None
+        self._error: ErrorInfo | None = None
         self._over = False
         self._readers = 0
         self._abandoned: asyncio.TimerHandle | None = None
@@ -59,11 +59,12 @@ class Running:
             value = await work
         except asyncio.CancelledError:
             if self.cancelled and work.cancelled():
-                self._error = CancelledError("the command was cancelled by its caller")
-                raise self._error from None
+                cancelled = CancelledError("the command was cancelled by its caller")
+                self._error = cancelled.info()
+                raise cancelled from None
             raise
         except BridgeholdError as error:
-            self._error = error
+            self._error = _kept(error)
             raise
         encoded = msgspec.json.encode(value)
         if len(encoded) <= KEPT_BYTES:
@@ -92,7 +93,7 @@ class Running:
         if self._abandoned is not None:
             self._abandoned.cancel()
         if self._error is None and self.cancelled:
-            self._error = CancelledError("the command was cancelled by its caller")
+            self._error = CancelledError("the command was cancelled by its caller").info()
 
     def forget(self) -> None:
         if self.expiry is not None:
@@ -103,7 +104,7 @@ class Running:
     def facts(self) -> dict[str, Any]:
         """What `CommandFacts` says."""
         ended = "failed" if self._error is not None else "done"
-        if isinstance(self._error, CancelledError):
+        if self._error is not None and self._error.code == CancelledError.code:
             ended = "cancelled"
         return {
             "id": self.name,
@@ -111,8 +112,15 @@ class Running:
             "age_ms": int((asyncio.get_running_loop().time() - self.began) * 1000),
             "events": self.log.last if self.log is not None else 0,
             "answer": self._answer,
-            "error": self._error.info() if self._error is not None else None,
+            "error": self._error,
         }
+
+
+def _kept(error: BridgeholdError) -> ErrorInfo:
+    """What is kept of it: its frames hold the request, and what a command wrote may be large."""
+    info = error.info()
+    small = len(error.output.stdout) + len(error.output.stderr) <= KEPT_BYTES
+    return info if small else msgspec.structs.replace(info, output=msgspec.UNSET)
 
 
 class Commands:

@@ -1,0 +1,96 @@
+"""Runs the tests of one of CPython's own test modules and writes what became of each, as JSON lines.
+
+    python driver.py MODULE FILE
+
+The same file runs inside a sandbox and outside of it: standard library only. A line is ``[test, outcome]``;
+the outcome is ``passed``, ``skipped: why`` or ``failed: what``. The last line is ``["", "done"]``, so that a
+run that was cut off can be told from one that ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import unittest
+
+RESOURCES = ["cpu", "subprocess", "decimal", "tzdata"]
+"""Of `test.support`: neither the network nor a screen, a sound card or gigabytes."""
+_WORDS = 160
+
+
+class Outcomes(unittest.TestResult):
+    """Writes each test's outcome as soon as it is known."""
+
+    def __init__(self, out):
+        super().__init__()
+        self._out = out
+        self._bad = ""
+
+    def _write(self, test, outcome):
+        self._out.write(json.dumps([test.id(), outcome]) + "\n")
+        self._out.flush()
+
+    def startTest(self, test):
+        super().startTest(test)
+        self._bad = ""
+
+    def _failed(self, error):
+        text = str(error[1]).strip().splitlines() or [""]
+        self._bad = f"failed: {error[0].__name__}: {text[0]}"[:_WORDS]
+
+    def addError(self, test, err):
+        self._failed(err)
+        self._write(test, self._bad)
+
+    def addFailure(self, test, err):
+        self._failed(err)
+        self._write(test, self._bad)
+
+    def addSubTest(self, test, subtest, err):
+        if err is not None:
+            self._failed(err)
+            self._write(test, self._bad)
+
+    def addSuccess(self, test):
+        self._write(test, "passed")
+
+    def addExpectedFailure(self, test, err):
+        self._write(test, "passed")
+
+    def addUnexpectedSuccess(self, test):
+        self._write(test, "failed: it was expected to fail")
+
+    def addSkip(self, test, reason):
+        self._write(test, f"skipped: {reason}"[:_WORDS])
+
+
+def run(module, path):
+    """Every test of ``test.MODULE``, in a folder of its own."""
+    before = os.getcwd()
+    with open(path, "w", encoding="ascii") as out, tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            from test import support
+
+            support.use_resources = list(RESOURCES)
+            try:
+                loaded = importlib.import_module(f"test.{module}")
+                tests = unittest.defaultTestLoader.loadTestsFromModule(loaded)
+            except unittest.SkipTest as error:
+                out.write(json.dumps([f"test.{module}", f"skipped: {error}"[:_WORDS]]) + "\n")
+            else:
+                tests.run(Outcomes(out))
+            out.write(json.dumps(["", "done"]) + "\n")
+        finally:
+            os.chdir(before)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
+    target, result = sys.argv[1:]
+    sys.argv[1:] = []
+    run(target, result)

@@ -1,0 +1,242 @@
+"""CPython's own regression tests, inside and outside: each difference has a barrier's name, or the run fails.
+
+    python compat/run.py [--part] [--write] [--json] [MODULE ...]
+
+Outside they run as an ordinary user, with the interpreter that the sandboxes use. Inside they run as a
+process in a cold session and in a forked one, and within `python:execute`. `--part`: the modules that the
+suite tries. `--write`: docs/reference/differences.md is written anew. The tests come from the distribution's
+own package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from compare import DONE, WAYS, Difference, Reason, differences, explained, read_reasons, table  # noqa: E402
+
+from bridgehold import BridgeholdError, SyncClient  # noqa: E402
+from bridgehold.host.layout import Layout, find_layout  # noqa: E402
+
+PAGE = HERE.parent / "docs/reference/differences.md"
+DRIVER = (HERE / "driver.py").read_text(encoding="utf-8")
+PYTHON = "/usr/bin/python3"
+USER = "nobody"
+SECONDS = 150
+AT_ONCE = 2
+POLICY = f"""
+extends = "baseline"
+[operations]
+allow = ["python:*"]
+[sandbox]
+start = "{{start}}"
+[limits]
+memory = "1GiB"
+processes = 256
+open_files = 1024
+file_size = "1GiB"
+scratch = "512MiB"
+shm = "128MiB"
+response = "8MiB"
+log_rate = "8MiB/s"
+command = "{SECONDS + 20}s"
+"""
+AS_A_PROCESS = """
+import subprocess, sys
+open("/tmp/driver.py", "w").write({driver!r})
+open("/tmp/out.jsonl", "w").close()
+argv = [sys.executable, "-I", "/tmp/driver.py", {module!r}, "/tmp/out.jsonl"]
+try:
+    none = subprocess.DEVNULL
+    done = subprocess.run(argv, stdin=none, stdout=none, stderr=none, cwd="/tmp", timeout={seconds})
+    ended = done.returncode
+except subprocess.TimeoutExpired:
+    ended = "time"
+(open("/tmp/out.jsonl").read(), str(ended))
+"""
+WITHIN = """
+{driver}
+run({module!r}, "/tmp/out.jsonl")
+(open("/tmp/out.jsonl").read(), "0")
+"""
+
+HEAD = """# What Python does otherwise inside
+
+CPython's own regression tests are run outside, as an ordinary user, and inside: as a process of a cold
+session, as one of a forked session, and within `python:execute` itself. Every test that does not end as
+outside stands in this table, with the barrier that makes the difference; a difference without one fails the
+run. `make compat` measures it anew and writes this page; a part of it is in `make test`.
+
+Seen with CPython {version}: {modules} modules, {tests} tests passed inside, in the three ways together.
+
+"""
+TAIL = """
+Where a limit is a policy's (memory, processes, sizes of files), the run had 1 GiB, 256 processes and 512 MiB
+of scratch: `[limits]` in the policy says how much it is for you.
+
+The modules: {listed}.
+"""
+
+
+def read(lines: str, ended: str) -> dict[str, str]:
+    """What the driver wrote; a cut last line doesn't count. A run without its last line has how it ended."""
+    found = {}
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            test, outcome = json.loads(line)
+            found[test] = outcome if found.get(test, "passed") == "passed" else found[test]
+    found.setdefault("", f"ended: {ended}")
+    return found
+
+
+def outside(module: str) -> dict[str, str]:
+    """As an ordinary user of this machine."""
+    entry = pwd.getpwnam(USER)
+    with tempfile.TemporaryDirectory(prefix="compat-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "driver.py").write_text(DRIVER, encoding="utf-8")
+        home = folder / "home"
+        home.mkdir()
+        argv = [PYTHON, "-I", str(folder / "driver.py"), module, str(home / "out.jsonl")]
+        user: dict[str, object] = {}
+        if os.getuid() == 0:
+            os.chown(home, entry.pw_uid, entry.pw_gid)
+            user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(home), "TMPDIR": str(home)}
+        try:
+            ended = str(
+                subprocess.run(  # type: ignore[call-overload]  # the user's three are given together or not
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd=home,
+                    env=environment,
+                    timeout=SECONDS,
+                    check=False,
+                    **user,
+                ).returncode
+            )
+        except subprocess.TimeoutExpired:
+            ended = "time"
+        out = home / "out.jsonl"
+        return read(out.read_text(encoding="ascii") if out.exists() else "", ended)
+
+
+def inside(client: SyncClient, module: str, way: str) -> dict[str, str]:
+    """In a session of its own."""
+    code = (WITHIN if way == "execute" else AS_A_PROCESS).format(
+        driver=DRIVER.partition("\nif __name__")[0] if way == "execute" else DRIVER,
+        module=module,
+        seconds=SECONDS,
+    )
+    try:
+        with client.session("python") as session:
+            value = session.run("execute", {"code": code})["value"]
+    except BridgeholdError as error:
+        return {"": f"ended: {error.code}"}
+    return read(*value)
+
+
+@contextlib.contextmanager
+def host() -> Iterator[tuple[SyncClient, Layout]]:
+    """A private host on a layout of its own."""
+    home = Path(tempfile.mkdtemp(prefix="compat-host-"))
+    home.chmod(0o755)
+    layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
+    for folder in (layout.config, layout.policies, layout.bridges, layout.tenants):
+        folder.mkdir(parents=True)
+    try:
+        with SyncClient.open(layout) as client:
+            yield client, layout
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def measure(modules: list[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(way, module, outcomes) for each of both, the runs outside first."""
+    with ThreadPoolExecutor(AT_ONCE) as pool, host() as (client, layout):
+        for way in ("outside", *WAYS):
+            if way != "outside":
+                start = "cold" if way == "cold" else "fork"
+                (layout.policies / "python.toml").write_text(POLICY.format(start=start))
+            runs = pool.map(
+                outside if way == "outside" else lambda name, way=way: inside(client, name, way), modules
+            )
+            for done, (module, outcomes) in enumerate(zip(modules, runs, strict=True), 1):
+                if sys.stderr.isatty():
+                    sys.stderr.write(f"\r{way:8} {done:4} of {len(modules)}  {module:32}")
+                yield way, module, outcomes
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+
+
+def chosen(part: bool) -> list[str]:
+    """The modules of modules.txt, or those of the suite's part: they are marked with a star."""
+    listed = [line.split("#")[0].strip() for line in (HERE / "modules.txt").read_text().splitlines()]
+    return [line.removeprefix("*") for line in listed if line and (not part or line.startswith("*"))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--part", action="store_true", help="the modules that the suite tries")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} anew")
+    parser.add_argument("--json", action="store_true", help="every difference as JSON")
+    parser.add_argument("modules", nargs="*", help="instead of those of modules.txt")
+    options = parser.parse_args()
+    modules = options.modules or chosen(options.part)
+    began = time.monotonic()
+    bases: dict[str, dict[str, str]] = {}
+    found: list[Difference] = []
+    tests = 0
+    for way, module, outcomes in measure(modules):
+        if way == "outside":
+            bases[module] = outcomes
+            if outcomes[""] != DONE:
+                print(f"{module}: outside, it {outcomes['']}", file=sys.stderr)
+        else:
+            tests += sum(outcome == "passed" for outcome in outcomes.values())
+            found += differences(way, bases[module], outcomes)
+    known, unknown = explained(found, read_reasons((HERE / "reasons.toml").read_text(encoding="utf-8")))
+    if options.json:
+        print(json.dumps([vars(one) for one in found]))
+        return int(bool(unknown))
+    print(table(known))
+    for one in unknown:
+        print(f"no reason: {one.way:8} {one.test}\n    outside  {one.outside}\n    inside   {one.inside}")
+    counts = f"{len(found)} differences, {len(unknown)} without a reason"
+    print(f"{len(modules)} modules, {tests} tests passed inside, {counts}, {time.monotonic() - began:.0f} s")
+    if options.write and not unknown:
+        write(modules, known, tests)
+    return int(bool(unknown))
+
+
+def write(modules: list[str], known: dict[Reason, list[Difference]], tests: int) -> None:
+    """The page, from what was seen."""
+    version = subprocess.run([PYTHON, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
+    listed = ", ".join(f"`{module.removeprefix('test_')}`" for module in modules)
+    PAGE.write_text(
+        HEAD.format(version=version, modules=len(modules), tests=f"{tests:,}")
+        + table(known)
+        + TAIL.format(listed=listed),
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

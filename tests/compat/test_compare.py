@@ -1,0 +1,95 @@
+"""What counts as a difference between two runs of the same tests, and what explains it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "compat"
+
+
+@pytest.fixture(scope="module")
+def compare() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compat_compare", FOLDER / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_only_another_kind_of_end_is_a_difference(compare: ModuleType) -> None:
+    outside = {
+        "t.a": "passed",
+        "t.b": "passed",
+        "t.c": "skipped: no",
+        "t.d": "failed: x",
+        "t.e": "passed",
+        "": "done",
+    }
+    inside = {"t.a": "passed", "t.b": "failed: EPERM", "t.c": "skipped: yes", "t.d": "failed: y", "": "done"}
+    found = compare.differences("cold", outside, inside)
+    assert [(one.test, one.inside) for one in found] == [("t.b", "failed: EPERM"), ("t.e", "absent")]
+
+
+def test_a_run_that_was_cut_off_counts_once_and_not_by_what_it_did_not_reach(compare: ModuleType) -> None:
+    outside = {"t.a": "passed", "t.b": "passed", "": "done"}
+    found = compare.differences("fork", outside, {"t.a": "failed: x", "": "ended: memory"})
+    assert [(one.test, one.inside) for one in found] == [("", "ended: memory"), ("t.a", "failed: x")]
+    assert compare.differences("fork", {"": "ended: time"}, {"": "ended: time"}) == []
+
+
+def test_the_first_reason_that_fits_explains_and_the_rest_has_none(compare: ModuleType) -> None:
+    reasons = compare.read_reasons(
+        """
+        [[reason]]
+        barrier = "seccomp"
+        why = "the call is refused"
+        tests = ["test.test_os.Xattr*", "test.test_os.*"]
+        ways = ["cold"]
+        [[reason]]
+        barrier = "scratch"
+        why = "a tmpfs"
+        tests = ["test.test_os.Xattr*"]
+        """
+    )
+    found = [
+        compare.Difference(way, test, "passed", "failed: x")
+        for way, test in (
+            ("cold", "test.test_os.Xattr.a"),
+            ("fork", "test.test_os.Xattr.a"),
+            ("fork", "test.test_os.B.b"),
+        )
+    ]
+    known, unknown = compare.explained(found, reasons)
+    assert [len(known[reason]) for reason in reasons] == [1, 1]
+    assert unknown == found[2:]
+    assert compare.table(known).splitlines()[2:] == [
+        "| seccomp | 1 | the call is refused (`test_os`) |",
+        "| scratch | 1 | a tmpfs (`test_os`) |",
+    ]
+
+
+@pytest.mark.parametrize("line", ['barrier = ""', "tests = []", 'ways = ["warm"]'])
+def test_a_reason_says_enough(compare: ModuleType, line: str) -> None:
+    given = {
+        "barrier": 'barrier = "x"',
+        "why": 'why = "y"',
+        "tests": 'tests = ["*"]',
+        "ways": 'ways = ["cold"]',
+    }
+    given[line.split(maxsplit=1)[0]] = line
+    with pytest.raises(ValueError, match="too little"):
+        compare.read_reasons("[[reason]]\n" + "\n".join(given.values()))
+
+
+def test_every_reason_that_is_given_is_one_of_a_barrier(compare: ModuleType) -> None:
+    assert compare.read_reasons((FOLDER / "reasons.toml").read_text(encoding="utf-8"))
+    page = (FOLDER.parent / "docs/reference/differences.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    assert all(line.split("|")[1].strip() for line in rows)
