@@ -29,6 +29,7 @@ class Server:
     """As much of the socket's server as a connection asks for."""
 
     tokens_only = False
+    leaving = False
 
     def __init__(self) -> None:
         self.callers = Callers(CallerLimits())

@@ -64,7 +64,8 @@ def test_every_command_of_the_guide_works_on_a_fresh_home(kind: str, provider: P
         (home / "config/policies/poet-played.toml").write_text(POLICY)
         if user:
             give_to(user, folder, *folder.rglob("*"))
-        shell = Shell(folder, user=user, OPENAI_API_KEY=provider.key, BRIDGEHOLD__HOST__CGROUP=cgroup)
+        given = {"OPENAI_API_KEY": provider.key, "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+        shell = Shell(folder, user=user, **given, BRIDGEHOLD__HOST__CGROUP=cgroup)
         stack.callback(shell.close)
         for path, text, block in _PART.findall(PAGE.read_text()):
             if path:

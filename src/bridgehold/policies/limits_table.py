@@ -94,7 +94,7 @@ LIMITS: tuple[LimitFact, ...] = (
         "size",
         "Size of one file.",
         "`write` is cut short and then fails with EFBIG (Python: OSError).",
-        _KIB,
+        64 * _KIB,  # what a start itself lays down inside is smaller
         64 * _TIB,
     ),
     LimitFact(
