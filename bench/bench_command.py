@@ -17,7 +17,7 @@ from common import Row, median, percentile, row, show, times
 
 from bridgehold import SyncClient
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.faces.bench.starts import prepare
+from bridgehold.faces.bench.starts import prepare
 
 ECHO = """
 import struct, sys

@@ -11,8 +11,8 @@ import time
 
 from common import Row, row, show
 
-from bridgehold.host.faces.bench.starts import available_bytes, bench_home, prepare
-from bridgehold.host.faces.client import ClientSession, Host
+from bridgehold.client.client import ClientSession, Host
+from bridgehold.faces.bench.starts import available_bytes, bench_home, prepare
 
 MIB = 1 << 20
 TENANTS, EACH = 100, 3

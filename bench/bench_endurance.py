@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 from common import Row, row, show
 
-from bridgehold.host.faces.bench.starts import bench_home, prepare
-from bridgehold.host.faces.client import Host
+from bridgehold.client.client import Host
+from bridgehold.faces.bench.starts import bench_home, prepare
 
 BRIDGE = "python"
 AT_ONCE = 4

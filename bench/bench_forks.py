@@ -10,7 +10,7 @@ import sys
 
 from common import Row, show
 
-from bridgehold.host.faces.bench.starts import measure
+from bridgehold.faces.bench.starts import measure
 
 COUNT = 60
 BRIDGES = ("python", "custom", "pandas", "dspy", "enhanced", "langchain", "transformers")

@@ -24,14 +24,15 @@ from common import Row, median, percentile, row, show
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.journal import JournalConfig
-from bridgehold.host.artifacts import ArtifactStore, Turns
-from bridgehold.host.budgets import Budgets
-from bridgehold.host.config import Config, ProviderSection
-from bridgehold.host.downloads import Downloads
-from bridgehold.host.gateway.opener import GatewayOpener
-from bridgehold.host.gateway.values import Asker
-from bridgehold.host.keeper.client import KeeperClient
-from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig
+from bridgehold.config.load import Config, ProviderSection
+from bridgehold.config.providers import ProviderEntry
+from bridgehold.host.cell.gateway.opener import GatewayOpener
+from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.shares.budgets import Budgets
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.values import KeeperConfig, StoreConfig
 from bridgehold.policies.model import (
     GIB,
     Endpoint,
@@ -96,7 +97,7 @@ async def process(module: str, option: str, config: msgspec.Struct) -> AsyncIter
 @contextlib.asynccontextmanager
 async def simulator(key_file: Path) -> AsyncIterator[str]:
     """The provider in a process of its own; its base URL. Streams send an event every 5 ms."""
-    argv = [sys.executable, "-P", "-m", "bridgehold.bridges.kit.provider", "--key-file", str(key_file)]
+    argv = [sys.executable, "-P", "-m", "bridgehold.bridges.kit", "--key-file", str(key_file)]
     child = subprocess.Popen([*argv, "--chunk-ms", "5"], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:
@@ -155,7 +156,7 @@ async def measure(folder: Path) -> list[Row]:
         store = StoreConfig(folder=str(folder), store="systemd", credentials_directory=str(folder))
         keeper_config = KeeperConfig(secrets=store, providers=(entry,))
         keeper_socket = await stack.enter_async_context(
-            process("bridgehold.host.keeper.main", "host", keeper_config)
+            process("bridgehold.keeper.main", "host", keeper_config)
         )
         journal_config = JournalConfig(folder=str(folder / "audit"))
         journal_socket = await stack.enter_async_context(

@@ -21,8 +21,8 @@ from bench_traffic import CHUNKS, double, prepare
 from common import Row, median, percentile, row, show
 
 from bridgehold import Client
-from bridgehold.host.faces.session import ClientSession
-from bridgehold.host.layout import Layout
+from bridgehold.client.session import ClientSession
+from bridgehold.config.layout import Layout
 
 TOKEN = "a-token-for-the-benchmark"
 COUNT, CALLS = 400, 200

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from common import Row, median, percentile, row, show, times
 
-from bridgehold.host.faces.legacy.folder import write_shim
-from bridgehold.host.faces.legacy.values import ShimFile
-from bridgehold.host.faces.private import PrivateHost
-from bridgehold.host.layout import find_layout
+from bridgehold.client.private import PrivateHost
+from bridgehold.config.layout import find_layout
+from bridgehold.faces.legacy.folder import write_shim
+from bridgehold.faces.legacy.values import ShimFile
 
 COUNT = 400
 SCRIPT = """

@@ -13,7 +13,7 @@ import psutil
 from common import Row, median, percentile, row, show, times
 
 from bridgehold import BridgeholdError, SyncClient
-from bridgehold.host.layout import find_layout
+from bridgehold.config.layout import find_layout
 
 WORK = """
 import time

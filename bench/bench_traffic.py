@@ -11,7 +11,7 @@ from pathlib import Path
 from common import Row, median, row, show, times
 
 from bridgehold import SyncClient
-from bridgehold.host.layout import Layout, find_layout
+from bridgehold.config.layout import Layout, find_layout
 
 MANIFEST = """
 name = "traffic"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common import Row, median, percentile, row, show
 
-from bridgehold.host.faces.bench.starts import available_bytes, bench_home, prepare
-from bridgehold.host.faces.client import Host
+from bridgehold.client.client import Host
+from bridgehold.faces.bench.starts import available_bytes, bench_home, prepare
 
 MIB = 1 << 20
 SIZE = 500 * MIB

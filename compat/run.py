@@ -30,7 +30,7 @@ sys.path.insert(0, str(HERE))
 from compare import DONE, WAYS, Difference, Reason, differences, explained, read_reasons, table  # noqa: E402
 
 from bridgehold import BridgeholdError, SyncClient  # noqa: E402
-from bridgehold.host.layout import Layout, find_layout  # noqa: E402
+from bridgehold.config.layout import Layout, find_layout  # noqa: E402
 
 PAGE = HERE.parent / "docs/reference/differences.md"
 DRIVER = (HERE / "driver.py").read_text(encoding="utf-8")

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import bridgehold
 from bridgehold.bridges.kit.provider import Provider
-from bridgehold.host.config import load_config
-from bridgehold.host.faces.client import Host
-from bridgehold.host.faces.session import ClientSession
-from bridgehold.host.keeper.admin import SecretAdmin
-from bridgehold.host.layout import Layout, find_layout
+from bridgehold.client.client import Host
+from bridgehold.client.session import ClientSession
+from bridgehold.config.layout import Layout, find_layout
+from bridgehold.config.load import load_config
+from bridgehold.keeper.admin import SecretAdmin
 
 SHIPPED = Path(bridgehold.__file__).parent / "bridges" / "shipped"
 _BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)

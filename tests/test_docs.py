@@ -29,9 +29,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_method_of_the_socket_is_documented() -> None:
-    from bridgehold.host.faces.artifacts import Artifacts
-    from bridgehold.host.methods import Methods
-    from bridgehold.host.unified import Unified
+    from bridgehold.host.cell.artifact_methods import Artifacts
+    from bridgehold.host.cell.methods import Methods
+    from bridgehold.host.cell.unified import Unified
 
     page = (ROOT / "docs/reference/host-protocol.md").read_text()
     tables = [kind.table(kind.__new__(kind)) for kind in (Methods, Unified, Artifacts)]
@@ -40,7 +40,7 @@ def test_every_method_of_the_socket_is_documented() -> None:
 
 
 def test_every_folder_of_the_layout_is_documented() -> None:
-    from bridgehold.host.layout import Layout
+    from bridgehold.config.layout import Layout
 
     page = (ROOT / "docs/reference/files.md").read_text()
     layout = Layout(config=Path("config"), state=Path("state"), run=Path("run"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold.audit import chain
-from bridgehold.host.faces.testing import transcript
+from bridgehold.faces.testing import transcript
 from bridgehold.sandbox.envs import store
 from hostile.stage import KINDS_OF_HOSTS, built_environments, ordinary_user
 from typed import ROOT, TYPED, Block, Shell, blocks, commands, give_to

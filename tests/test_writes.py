@@ -13,13 +13,13 @@ import pytest
 
 from bridgehold import writes
 from bridgehold.bridges.manifest_file import load_manifest
+from bridgehold.config.layout import find_layout
+from bridgehold.config.load import Config
 from bridgehold.errors import ConfigError
-from bridgehold.host import plans
-from bridgehold.host.config import Config
-from bridgehold.host.faces.authoring import locking
-from bridgehold.host.keeper.files import replacing as replacing_private
-from bridgehold.host.layout import find_layout
-from bridgehold.host.supervise import prepare_folders
+from bridgehold.faces.authoring import locking
+from bridgehold.keeper.files import replacing as replacing_private
+from bridgehold.supervisor import plans
+from bridgehold.supervisor.supervise import prepare_folders
 
 ROOT = Path(__file__).parents[1]
 AUTHOR = 60_123
@@ -28,18 +28,18 @@ BY_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="a second uid is root's to
 
 ELSEWHERE = {
     "writes.py": "the one place",
-    "sandbox/seal.py": "by descriptor, no link followed",
+    "sandbox/attest/seal.py": "by descriptor, no link followed",
     "sandbox/cgroups/": "the kernel's files",
-    "sandbox/launch.py": "the kernel's files",
-    "sandbox/shell.py": "the kernel's files",
-    "host/faces/testing/remains.py": "the kernel's files",
-    "sandbox/staging.py": "on a tmpfs of the launcher's namespace, or below a folder it made and owns",
-    "sandbox/view.py": "on a tmpfs that was mounted a moment ago",
+    "sandbox/launch/cold.py": "the kernel's files",
+    "sandbox/fork/shell.py": "the kernel's files",
+    "faces/testing/remains.py": "the kernel's files",
+    "sandbox/launch/staging.py": "on a tmpfs of the launcher's namespace, or below a folder it made and owns",
+    "sandbox/attest/view.py": "on a tmpfs that was mounted a moment ago",
     "sandbox/doctor/": "below a folder of mkdtemp's",
     "sandbox/inner/": "inside a sandbox",
     "bridges/shipped/": "inside a sandbox",
-    "host/faces/demo/story.py": "below a folder of mkdtemp's",
-    "host/faces/testing/playground.py": "in a folder that was made a moment ago",
+    "faces/demo/story.py": "below a folder of mkdtemp's",
+    "faces/testing/playground.py": "in a folder that was made a moment ago",
 }
 """Files, and folders of files, that may write without `writes`, and why."""
 BY_NAME = {

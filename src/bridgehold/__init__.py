@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from bridgehold.errors import BridgeholdError
 
 if TYPE_CHECKING:
-    from bridgehold.host.faces.client import Client, Host, connect
-    from bridgehold.host.faces.sync import SyncClient
-    from bridgehold.host.faces.tools import Tool
+    from bridgehold.client.client import Client, Host, connect
+    from bridgehold.client.sync import SyncClient
+    from bridgehold.client.tools import Tool
 
 __all__ = ["BridgeholdError", "Client", "Host", "SyncClient", "Tool", "connect"]
 
 _LAZY = {
-    "Client": "bridgehold.host.faces.client",
-    "Host": "bridgehold.host.faces.client",
-    "connect": "bridgehold.host.faces.client",
-    "SyncClient": "bridgehold.host.faces.sync",
-    "Tool": "bridgehold.host.faces.tools",
+    "Client": "bridgehold.client.client",
+    "Host": "bridgehold.client.client",
+    "connect": "bridgehold.client.client",
+    "SyncClient": "bridgehold.client.sync",
+    "Tool": "bridgehold.client.tools",
 }
 
 

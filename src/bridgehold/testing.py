@@ -6,11 +6,11 @@ from bridgehold.bridges.kit.behaviour import Behaviour, Scripted
 from bridgehold.bridges.kit.faults import Faults
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.errors import TranscriptError
-from bridgehold.host.faces.testing.chaos import chaos
-from bridgehold.host.faces.testing.exercise import Command
-from bridgehold.host.faces.testing.fake import FakeHost
-from bridgehold.host.faces.testing.outcomes import Outcome
-from bridgehold.host.faces.testing.recorder import Recorder, record, recording
+from bridgehold.faces.testing.chaos import chaos
+from bridgehold.faces.testing.exercise import Command
+from bridgehold.faces.testing.fake import FakeHost
+from bridgehold.faces.testing.outcomes import Outcome
+from bridgehold.faces.testing.recorder import Recorder, record, recording
 
 __all__ = [
     "Behaviour",

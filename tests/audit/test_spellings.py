@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridgehold.audit.redact import Redactor
 from bridgehold.audit.spellings import MARK, Spellings, beginnings, mask
-from bridgehold.host.keeper.scrub import Scrubber
+from bridgehold.keeper.scrub import Scrubber
 from spelt import spellings
 
 KEYS = ("sk-real/with+signs%41-0123456789", "sk-proj-" + "aB3dE5gH7jK9_" * 12, "Zk3vQ9pL")

@@ -35,7 +35,7 @@ from bridgehold.bridges.frames import (
     ToolReplyFrame,
 )
 from bridgehold.bridges.wire import FrameReader, encode
-from bridgehold.host.logs import CommandOutput
+from bridgehold.host.shares.logs import CommandOutput
 from bridgehold.sandbox.envs.interpreter import host_interpreter
 from bridgehold.sandbox.envs.lock import read_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore

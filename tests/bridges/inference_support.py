@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from bridgehold.host.keeper.slots import AUTH_QUERY, forwarded_headers
+from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
 from bridgehold.policies.content import Asked, body_facts
 
 

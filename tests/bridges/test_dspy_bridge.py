@@ -19,8 +19,8 @@ from bridgehold.bridges.frames import (
     ToolFault,
     ToolReplyFrame,
 )
-from bridgehold.host.gateway.replies import Refusal
-from bridgehold.host.gateway.shapes import Denial, denial_body
+from bridgehold.host.cell.gateway.replies import Refusal
+from bridgehold.host.cell.gateway.shapes import Denial, denial_body
 from bridges.inference_support import check_inference
 
 pytestmark = pytest.mark.network

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridgehold.bridges import frames, strict
+from bridgehold import strict
+from bridgehold.bridges import frames
 from bridgehold.bridges.frames import CallFrame, CancelFrame, FaultFrame, ResultFrame, StrayFrame
 from bridgehold.bridges.wire import WIRE_REASONS, FrameReader, WireError, encode
 from bridgehold.errors import LimitError, UsageError

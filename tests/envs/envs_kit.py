@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bridgehold.sandbox import seal
+from bridgehold.sandbox.attest import seal
 from bridgehold.sandbox.envs.compile import CompileExit, CompileOrder, Talk
 from bridgehold.sandbox.envs.interpreter import below_usr
 from bridgehold.sandbox.envs.lock import parse_lock

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from envs_kit import make_lock
 
+from bridgehold.config.machine import system_paths
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.machine import system_paths
-from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
 from bridgehold.sandbox.envs.interpreter import host_interpreter
 from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
 from bridgehold.sandbox.envs.store import EnvironmentStore
 from bridgehold.sandbox.envs.values import Sources
+from bridgehold.sandbox.launcher.control import LauncherClient
 
 
 async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, object]:

@@ -20,16 +20,17 @@ import msgspec
 
 from bridgehold.audit.events import Event, Receipt
 from bridgehold.bridges.kit.provider import Provider
+from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import AuditError
-from bridgehold.host.artifacts import ArtifactStore, Turns
-from bridgehold.host.budgets import Budgets, Buffers
-from bridgehold.host.downloads import Downloads
-from bridgehold.host.gateway.gateway import Gateway
-from bridgehold.host.gateway.values import Asker, GatewayLimits, ProviderFacts, SessionFacts
-from bridgehold.host.keeper.client import KeeperClient
-from bridgehold.host.keeper.main import Keeper
-from bridgehold.host.keeper.resolve import Lookup, system_lookup
-from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig
+from bridgehold.host.cell.gateway.gateway import Gateway
+from bridgehold.host.cell.gateway.values import Asker, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.main import Keeper
+from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.keeper.values import KeeperConfig, StoreConfig
 from bridgehold.policies.model import (
     GIB,
     Connect,
@@ -226,7 +227,7 @@ async def keeper_process(config: KeeperConfig) -> AsyncIterator[tuple[KeeperClie
     read, write = os.pipe()
     os.write(write, msgspec.json.encode(config))
     os.close(write)
-    argv = [sys.executable, "-P", "-m", "bridgehold.host.keeper.main"]
+    argv = [sys.executable, "-P", "-m", "bridgehold.keeper.main"]
     argv += ["--fd-host", str(theirs.fileno()), "--fd-config", str(read)]
     process = subprocess.Popen(argv, pass_fds=(theirs.fileno(), read), stderr=subprocess.PIPE)
     theirs.close()

@@ -15,9 +15,10 @@ from gateway_support import Recorder, Stand, keeper_inside, make_downloads, make
 
 from bridgehold.bridges.kit.hub import Hub
 from bridgehold.bridges.kit.provider import Provider
-from bridgehold.host.gateway.values import ProviderFacts
-from bridgehold.host.keeper.resolve import Lookup, system_lookup
-from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig
+from bridgehold.config.providers import ProviderEntry
+from bridgehold.host.cell.gateway.values import ProviderFacts
+from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.keeper.values import KeeperConfig, StoreConfig
 from bridgehold.policies.model import Endpoint, SecretGrant, Source
 
 TOKENS = {"acme": "hf_real_acme_0123456789abcdefghij", "umbra": "hf_real_umbra_zyxwvutsrqponmlkji"}

@@ -16,9 +16,9 @@ from hypothesis.stateful import (
 
 from bridgehold.audit.entries import Entry
 from bridgehold.errors import BudgetError
-from bridgehold.host.budgets import Budgets, Reservation
-from bridgehold.host.gateway.shapes import most_tokens
-from bridgehold.host.gateway.usage import NOTHING, UsageTap, charge
+from bridgehold.host.cell.gateway.shapes import most_tokens
+from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
+from bridgehold.host.shares.budgets import Budgets, Reservation
 from bridgehold.policies.model import Rate
 
 OWNER, BUDGET, SLOTS, LARGEST = ("acme", "dspy"), 3_000, 3, 400

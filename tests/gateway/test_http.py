@@ -12,7 +12,7 @@ from gateway_support import CHAT, PLACEHOLDER, Stand, make_grant, on_stand, pars
 
 from bridgehold.audit.events import EgressRefused, EventsFolded
 from bridgehold.bridges.kit.provider import Behaviour
-from bridgehold.host.gateway.values import GatewayLimits
+from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.policies.model import Rate
 
 BODY = json.dumps(CHAT).encode()

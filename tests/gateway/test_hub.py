@@ -13,10 +13,11 @@ from hub_support import PLACEHOLDER, REPO, HubStand, hub_grant, on_hub
 
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead, EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.hub import HubBehaviour
+from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError
-from bridgehold.host.keeper.follow import Hop, next_hop
-from bridgehold.host.keeper.protocol import UpstreamRequest
-from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig, check_config
+from bridgehold.keeper.follow import Hop, next_hop
+from bridgehold.keeper.protocol import UpstreamRequest
+from bridgehold.keeper.values import KeeperConfig, StoreConfig, check_config
 
 
 def test_a_model_comes_in_once_and_the_audit_says_what(tmp_path: Path) -> None:

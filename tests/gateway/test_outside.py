@@ -14,7 +14,7 @@ from gateway_support import CHAT, KEYS, PLACEHOLDER, Stand, connects, make_grant
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.thief import Thief
-from bridgehold.host.gateway.values import GatewayLimits
+from bridgehold.host.cell.gateway.values import GatewayLimits
 
 FAST = GatewayLimits(refusals_per_second=500)
 
@@ -334,7 +334,7 @@ def test_a_client_that_proxies_its_own_gateway_gets_there(tmp_path: Path) -> Non
 
 
 def test_a_slow_client_hello_does_not_hold_the_tunnel(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("bridgehold.host.gateway.outside._HELLO_SECONDS", 0.3)
+    monkeypatch.setattr("bridgehold.host.cell.gateway.outside._HELLO_SECONDS", 0.3)
 
     async def act(stand: Stand) -> None:
         async with echo() as (port, seen):

@@ -12,11 +12,11 @@ import pytest
 
 from bridgehold.audit.formatter import check
 from bridgehold.errors import BusyError
-from bridgehold.host.budgets import Buffers
-from bridgehold.host.gateway.clienthello import BOUND, NotTls, server_name
-from bridgehold.host.gateway.credentials import presented
-from bridgehold.host.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
-from bridgehold.host.gateway.usage import UsageTap, charge
+from bridgehold.host.cell.gateway.clienthello import BOUND, NotTls, server_name
+from bridgehold.host.cell.gateway.credentials import presented
+from bridgehold.host.cell.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
+from bridgehold.host.cell.gateway.usage import UsageTap, charge
+from bridgehold.host.shares.budgets import Buffers
 
 
 def real_hello(name: str | None) -> bytes:

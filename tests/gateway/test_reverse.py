@@ -21,7 +21,7 @@ from gateway_support import (
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.provider import Behaviour, fingerprint
-from bridgehold.host.budgets import Buffers
+from bridgehold.host.shares.budgets import Buffers
 from bridgehold.policies.model import Endpoint, Limits, Rate
 
 

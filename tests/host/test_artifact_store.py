@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bridgehold.errors import BudgetError, LimitError, NotFoundError, UsageError
-from bridgehold.host import artifacts
-from bridgehold.host.artifacts import ArtifactStore
+from bridgehold.host.cell.store import artifacts
+from bridgehold.host.cell.store.artifacts import ArtifactStore
 
 
 def keep(store: ArtifactStore, data: bytes, name: str = "") -> str:

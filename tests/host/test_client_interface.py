@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, Client, Host, SyncClient, connect
-from bridgehold.host.faces.session import ClientSession
-from bridgehold.host.faces.sync import SyncSession
-from bridgehold.host.held import LEFT_SECONDS
-from bridgehold.host.layout import Layout
+from bridgehold.client.session import ClientSession
+from bridgehold.client.sync import SyncSession
+from bridgehold.config.layout import Layout
+from bridgehold.host.cell.sessions.held import LEFT_SECONDS
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host, stop_host
 
 OWN = {"aclose"}
@@ -216,7 +216,7 @@ def test_nothing_that_goes_wrong_while_answers_are_read_leaves_anybody_waiting(
                 work.start()
                 until_busy(client)
                 with monkeypatch.context() as patched:
-                    patched.setattr("bridgehold.host.faces.client_connection.from_info", defect)
+                    patched.setattr("bridgehold.client.connection.from_info", defect)
                     error = failure(session.run, "act", {"code": "1 / 0"})
                 assert (error.code, str(error.__cause__)) == ("internal", "of the client's own")
                 work.join(5)

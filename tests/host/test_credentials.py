@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.host import plans
-from bridgehold.host.config import load_config
-from bridgehold.host.layout import find_layout
-from bridgehold.host.supervise import hand_over_credentials, prepare_folders
+from bridgehold.config.layout import find_layout
+from bridgehold.config.load import load_config
+from bridgehold.supervisor import plans
+from bridgehold.supervisor.supervise import hand_over_credentials, prepare_folders
 
 
 def test_credentials_are_the_keepers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ import weakref
 import pytest
 
 from bridgehold.errors import CrashError, Output
-from bridgehold.host import ended
-from bridgehold.host.ended import Over
-from bridgehold.host.faces.http.running import KEPT_BYTES, Running
-from bridgehold.host.logs import SessionLog
-from bridgehold.host.session import SessionKey
+from bridgehold.faces.http.running import KEPT_BYTES, Running
+from bridgehold.host.cell.sessions import ended
+from bridgehold.host.cell.sessions.ended import Over
+from bridgehold.host.cell.sessions.session import SessionKey
+from bridgehold.host.shares.logs import SessionLog
 
 
 def add(over: Over, tenant: str, number: int, size: int = 0, name: str = "work") -> str:

@@ -14,14 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from bridgehold.client import private
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import load_config
 from bridgehold.errors import HostUnavailableError
-from bridgehold.host.config import load_config
-from bridgehold.host.faces import private
-from bridgehold.host.faces.demo.home import own_host_section, prepare
-from bridgehold.host.faces.demo.stage import Stage
-from bridgehold.host.faces.demo.story import Story
-from bridgehold.host.keeper.admin import SecretAdmin
-from bridgehold.host.layout import Layout
+from bridgehold.faces.demo.home import own_host_section, prepare
+from bridgehold.faces.demo.stage import Stage
+from bridgehold.faces.demo.story import Story
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import BRIDGE, MANIFEST, make_home
 from legacy.peer import Peer, stdio_command
 

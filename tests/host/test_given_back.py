@@ -16,13 +16,13 @@ import msgspec
 import pytest
 
 from bridgehold.bridges.schema import problems
-from bridgehold.host.faces.callers import CallerLimits, Callers
-from bridgehold.host.faces.connection import Connection
-from bridgehold.host.faces.http import commands
-from bridgehold.host.faces.http.running import KEPT_EACH, Commands
-from bridgehold.host.faces.http.sse import EventLog
-from bridgehold.host.shares import Shares
-from bridgehold.host.values import Principal
+from bridgehold.faces.http import commands
+from bridgehold.faces.http.running import KEPT_EACH, Commands
+from bridgehold.faces.http.sse import EventLog
+from bridgehold.host.front.callers import CallerLimits, Callers
+from bridgehold.host.front.connection import Connection
+from bridgehold.host.shares.fair import Shares
+from bridgehold.protocol.values import Principal
 
 
 class Server:

@@ -29,9 +29,9 @@ import pytest
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
+from bridgehold.config.layout import Layout
 from bridgehold.errors import SessionEndedError
-from bridgehold.host import handover
-from bridgehold.host.layout import Layout
+from bridgehold.supervisor import handover
 from hostile.stage import KINDS_OF_HOSTS, ordinary_user
 from http_face.http_support import BRIDGE, MANIFEST, POLICY, TOKENS, principals
 
@@ -39,7 +39,7 @@ NEW = "9.9.9"
 PROGRAM = """#!{python}
 import os
 {before}
-from bridgehold.host.faces.cli.main import main
+from bridgehold.faces.cli.main import main
 main()
 """
 SLOW = "result['said'] = tools['lookup'](of='old'); time.sleep(0.5)"
@@ -398,7 +398,7 @@ def test_a_host_that_agreed_and_does_not_leave_is_ended_and_replaced() -> None:
     with install("self") as installed:
         config = installed.layout.config_file
         config.write_text(config.read_text().replace("drain_s = 20", "drain_s = 1"))
-        installed.install(before="import bridgehold.host.supervise as s; s._END_SECONDS = 2.0")
+        installed.install(before="import bridgehold.supervisor.supervise as s; s._END_SECONDS = 2.0")
         with installed.served() as process, SyncClient.connect(installed.layout.socket) as client:
             found = psutil.Process(process.pid).children()
             host = next(one for one in found if "bridgehold.host.main" in one.cmdline())
@@ -435,7 +435,7 @@ def test_a_socket_of_somebody_else_outlives_a_next_version_that_cannot_be_run() 
 
 ASKED = """
 import os, signal, sys
-from bridgehold.host import supervise
+from bridgehold.supervisor import supervise
 signals = []
 with supervise._signals(signals):
     pass

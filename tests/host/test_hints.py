@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from bridgehold.host.faces.cli.main import app
+from bridgehold.faces.cli.main import app
 
 SOURCE = Path(__file__).parents[2] / "src"
 DOCS = Path(__file__).parents[2]

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridgehold.audit.arguments import preview_of, split_keys, without_keys
 from bridgehold.errors import DeniedError, UsageError
-from bridgehold.host.inline_keys import KeyKeeper, preview_of, split_keys, take_inline_keys, without_keys
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Endpoint, Grant, Machine, Needs

@@ -16,9 +16,9 @@ import pytest
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.provider import Behaviour, Provider
-from bridgehold.host.faces.sync import SyncSession
-from bridgehold.host.keeper.admin import SecretAdmin
-from bridgehold.host.layout import Layout
+from bridgehold.client.sync import SyncSession
+from bridgehold.config.layout import Layout
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import BRIDGE, MANIFEST, Stage, make_home, start_host, stop_host
 

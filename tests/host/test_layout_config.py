@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bridgehold.config.layout import find_layout
+from bridgehold.config.load import parse_config
 from bridgehold.errors import ConfigError, DeniedError
-from bridgehold.host.config import parse_config
-from bridgehold.host.layout import find_layout
-from bridgehold.host.principals import Principals
+from bridgehold.host.front.principals import Principals
 
 
 def test_root_service_user_and_home_layouts() -> None:

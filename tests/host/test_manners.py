@@ -22,16 +22,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridgehold.bridges.manifest_file import load_manifest
+from bridgehold.config.load import load_config, parse_config
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError, error_classes
-from bridgehold.host.config import load_config, parse_config
-from bridgehold.host.faces import cli
-from bridgehold.host.faces.cli.border import guarded
-from bridgehold.host.faces.cli.main import app
-from bridgehold.host.faces.cli.run import read_arguments
-from bridgehold.host.faces.legacy.folder import write_shim
-from bridgehold.host.faces.legacy.python import read_shim_file
-from bridgehold.host.faces.legacy.values import ShimFile
-from bridgehold.host.faces.testing.transcript import load
+from bridgehold.faces import cli
+from bridgehold.faces.cli.border import guarded
+from bridgehold.faces.cli.main import app
+from bridgehold.faces.cli.run import read_arguments
+from bridgehold.faces.legacy.folder import write_shim
+from bridgehold.faces.legacy.python import read_shim_file
+from bridgehold.faces.legacy.values import ShimFile
+from bridgehold.faces.testing.transcript import load
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.sandbox.envs.lock import read_lock
 
@@ -212,7 +212,7 @@ def test_an_interpreter_of_a_shims_has_its_streams_whoever_closed_them(tmp_path:
     )  # fmt: skip
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
-    code = "from bridgehold.host.faces.legacy.pipes import take_standard as t; from bridgehold.host.process import open_standard as o; o(); t()"
+    code = "from bridgehold.faces.legacy.pipes import take_standard as t; from bridgehold.hardening import open_standard as o; o(); t()"
     argv = ["sh", "-c", f'exec "$0" "$@" {streams}', sys.executable, "-c", code]
     assert subprocess.run(argv, capture_output=True, check=False, timeout=30).returncode == 0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.host.faces.http.metrics import HttpMetrics
-from bridgehold.host.observe import Metrics, quantile
+from bridgehold.faces.http.metrics import HttpMetrics
+from bridgehold.host.shares.observe import Metrics, quantile
 
 INF = float("inf")
 

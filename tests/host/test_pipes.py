@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from bridgehold.errors import BusyError, CrashError, LimitError
-from bridgehold.host.calls import GuestCalls
-from bridgehold.host.logs import SessionLog
-from bridgehold.host.pipes import FrameBudget, GuestPipes, PlainBytes
-from bridgehold.host.starts import LiveWorker, Services
-from bridgehold.host.values import QUEUE_BOUND
+from bridgehold.host.cell.workers.calls import GuestCalls
+from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, PlainBytes
+from bridgehold.host.cell.workers.starts import LiveWorker, Services
+from bridgehold.host.shares.logs import SessionLog
 from bridgehold.policies.model import MIB, Limits, Rate
+from bridgehold.protocol.values import QUEUE_BOUND
 from bridgehold.sandbox.values import ExitReport, Usage
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from bridgehold import errors
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
+from bridgehold.config.layout import find_layout
+from bridgehold.config.load import Config
 from bridgehold.errors import (
     CrashError,
     DependencyError,
@@ -21,16 +23,15 @@ from bridgehold.errors import (
     PolicyError,
     harmless,
 )
-from bridgehold.host import logs, registry
-from bridgehold.host.buckets import TokenBucket
-from bridgehold.host.config import Config
-from bridgehold.host.layout import find_layout
-from bridgehold.host.logs import STREAMS, CommandOutput, OutputPiece, SessionLog, Stream
-from bridgehold.host.pipes import FrameBudget
-from bridgehold.host.translate import exit_error, fault_error
+from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.translate import exit_error, fault_error
+from bridgehold.host.front import registry
+from bridgehold.host.shares import logs
+from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.host.shares.logs import STREAMS, CommandOutput, OutputPiece, SessionLog, Stream
 from bridgehold.policies.model import Limits, Machine
+from bridgehold.sandbox.attest.view import plan_view
 from bridgehold.sandbox.values import ExitReport, Usage
-from bridgehold.sandbox.view import plan_view
 
 
 @given(st.lists(st.binary(max_size=300), max_size=50), st.integers(1, 500))

@@ -10,9 +10,9 @@ import pytest
 from bridgehold.audit.events import CommandOutcome, Event, HostStopped
 from bridgehold.audit.redact import MASK, Redactor
 from bridgehold.errors import SecretError
-from bridgehold.host import redaction
-from bridgehold.host.keeper.protocol import Marks
-from bridgehold.host.redaction import Redaction
+from bridgehold.host.front import redaction
+from bridgehold.host.front.redaction import Redaction
+from bridgehold.keeper.protocol import Marks
 
 KEY = "sk-proj-0123456789abcdef"
 

@@ -10,12 +10,12 @@ import pytest
 
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.bridges.manifest_file import parse_manifest
-from bridgehold.host.observe import Metrics
-from bridgehold.host.recovery import MOST_BYTES as MOST_HELD
-from bridgehold.host.recovery import MOST_LOST, TENANT_BYTES, TENANT_LOST, Recovery
-from bridgehold.host.replays import MOST_STEPS, Happened, Record, Step, noted
-from bridgehold.host.resources import Resources
-from bridgehold.host.session import Session, SessionKey
+from bridgehold.host.cell.commands.recovery import MOST_BYTES as MOST_HELD
+from bridgehold.host.cell.commands.recovery import MOST_LOST, TENANT_BYTES, TENANT_LOST, Recovery
+from bridgehold.host.cell.commands.replays import MOST_STEPS, Happened, Record, Step, noted
+from bridgehold.host.cell.commands.resources import Resources
+from bridgehold.host.cell.sessions.session import Session, SessionKey
+from bridgehold.host.shares.observe import Metrics
 
 MANIFEST = """
 name = "toy"

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from bridgehold.client import retry
 from bridgehold.errors import BridgeholdError, BusyError, CrashError, UsageError
-from bridgehold.host.faces import retry
 
 
 def attempts(errors: list[BridgeholdError], retries: int, *, repeatable: bool = False) -> tuple[int, str]:

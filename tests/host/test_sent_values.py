@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.errors import UsageError
-from bridgehold.host.faces.plain import MAX_DEPTH, to_plain
+from bridgehold.protocol.plain import MAX_DEPTH, to_plain
 
 
 class Word(str):

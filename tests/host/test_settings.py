@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from bridgehold.config.effective import said
+from bridgehold.config.load import Config, load_config, overrides, parse_config
+from bridgehold.config.required import unmet
+from bridgehold.config.sections import BridgeSection
+from bridgehold.config.settings import Settings, merge
 from bridgehold.errors import ConfigError, UnsupportedError
-from bridgehold.host.config import Config, load_config, parse_config
-from bridgehold.host.config_overrides import overrides
-from bridgehold.host.config_sections import BridgeSection
-from bridgehold.host.config_view import said
-from bridgehold.host.reload import merge
-from bridgehold.host.required import unmet
-from bridgehold.host.settings import Settings
 from bridgehold.sandbox.envs.interpreter import host_interpreter
 from bridgehold.sandbox.envs.lock import parse_lock
 

@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold.host.shares import Share, Shares
+from bridgehold.host.shares.fair import Share, Shares
 
 TOTAL = 1_000
 NAMES = ["a", "b", "c", "d"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridgehold.host.faces.cli.shell import whole
+from bridgehold.faces.cli.shell import whole
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
 
 PATIENCE = 60.0

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bridgehold.audit.events import Event
+from bridgehold.config.load import Config
 from bridgehold.errors import BusyError
-from bridgehold.host.config import Config
-from bridgehold.host.keeper.index import Reference
+from bridgehold.host.front.secret_events import SecretEvents
+from bridgehold.host.given import HostConfig
 from bridgehold.host.main import Ends, HostProcess
-from bridgehold.host.plans import HostConfig
-from bridgehold.host.secret_events import SecretEvents
+from bridgehold.keeper.index import Reference
 
 
 class BusyKeeper:
@@ -41,7 +41,7 @@ class Told:
 def test_changed_secrets_are_told_although_the_keeper_was_busy_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridgehold.host.secret_events._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("bridgehold.host.front.secret_events._LOOK_SECONDS", 0.01)
     told = Told()
     events = SecretEvents(BusyKeeper(), told)  # type: ignore[arg-type]  # two methods of theirs are asked
 

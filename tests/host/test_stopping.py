@@ -17,7 +17,7 @@ import pytest
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
-from bridgehold.host.layout import Layout
+from bridgehold.config.layout import Layout
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host
 
 SLEEP = "import time; time.sleep({}); result['done'] = 1"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.bridges.kit import answers
-from bridgehold.host import warm_gateway
-from bridgehold.host.warm_gateway import WarmGateway, canned
+from bridgehold.host.cell.workers import warm_gateway
+from bridgehold.host.cell.workers.warm_gateway import WarmGateway, canned
 
 CHAT = "/v1/chat/completions"
 _ASKS = "Respond with the corresponding output fields, starting with the field `[[ ## answer ## ]]`"

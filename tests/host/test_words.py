@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,16 +17,16 @@ import pytest
 
 from bridgehold import SyncClient
 from bridgehold.audit.query import parse_time
+from bridgehold.client.private import PrivateHost
+from bridgehold.config.layout import Layout, find_layout
+from bridgehold.config.load import parse_config
+from bridgehold.config.settings import merge
 from bridgehold.errors import ConfigError, UsageError
-from bridgehold.host.checks import configuration_probe
-from bridgehold.host.config import parse_config
-from bridgehold.host.faces.cli.border import guarded
-from bridgehold.host.faces.cli.main import app
-from bridgehold.host.faces.http.listening import listen
-from bridgehold.host.faces.private import PrivateHost
-from bridgehold.host.layout import Layout, find_layout
-from bridgehold.host.reload import merge
+from bridgehold.faces.cli.border import guarded
+from bridgehold.faces.cli.main import app
+from bridgehold.faces.http.listening import listen
 from bridgehold.sandbox.doctor import Context
+from bridgehold.supervisor.checks import configuration_probe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "envs"))
 
@@ -194,7 +195,7 @@ def test_a_port_of_another_users_and_one_of_roots_are_told_as_such(tmp_path: Pat
         other.listen()
         for port, said in ((other.getsockname()[1], "not shown to this user"), (80, "Ports below 1024")):
             done = subprocess.run(
-                [sys.executable, "-c", (f"from bridgehold.host.faces.http.listening import listen\n"
+                [sys.executable, "-c", (f"from bridgehold.faces.http.listening import listen\n"
                  f"try: listen('127.0.0.1:{port}', public=False)\n"
                  "except Exception as error: print(error, error.hint)")],
                 capture_output=True, text=True, check=False, user=65_534, group=65_534, cwd="/",
@@ -297,12 +298,13 @@ def test_a_lock_is_refused_for_what_is_wrong_and_taken_from_where_a_build_takes_
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="an ordinary user without a cgroup is made of root")
-def test_a_private_host_that_cannot_start_says_what_is_missing_and_its_own_remedy(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    home = tmp_path / "nobodys"
-    home.mkdir()
-    os.chown(home, 65_534, 65_534)
+def test_a_private_host_that_cannot_start_says_what_is_missing_and_its_own_remedy() -> None:
+    with tempfile.TemporaryDirectory(prefix="bh-nobody-") as folder:
+        os.chown(folder, 65_534, 65_534)
+        _cannot_start(Path(folder))
+
+
+def _cannot_start(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bridgehold", "run", "python:execute", "--args", '{"code": "1"}', "--json"],
         env={**os.environ, "BRIDGEHOLD_HOME": str(home), "HOME": str(home)},

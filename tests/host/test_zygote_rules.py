@@ -7,9 +7,9 @@ import contextlib
 
 import pytest
 
-from bridgehold.host import zygote_rules as rules
-from bridgehold.host.logs import SessionLog
-from bridgehold.host.zygotes import Zygote, ZygoteKey, Zygotes
+from bridgehold.host.cell.workers import zygote_rules as rules
+from bridgehold.host.cell.workers.zygotes import Zygote, ZygoteKey, Zygotes
+from bridgehold.host.shares.logs import SessionLog
 from bridgehold.sandbox.values import Launched
 
 LIMITS = rules.ZygoteLimits(

@@ -21,8 +21,8 @@ import pytest
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges.kit.hub import Hub
 from bridgehold.bridges.kit.provider import Provider
-from bridgehold.host.faces.sync import SyncSession
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.client.sync import SyncSession
+from bridgehold.keeper.admin import SecretAdmin
 from envs.envs_kit import make_index, make_wheel
 from hostile.served import running_hub, running_provider
 from hostile.stage import Stage, make_home, ordinary_user, start_host, stop_host

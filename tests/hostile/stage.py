@@ -23,8 +23,8 @@ import pytest
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
-from bridgehold.host.faces.sync import SyncSession
-from bridgehold.host.layout import Layout, find_layout
+from bridgehold.client.sync import SyncSession
+from bridgehold.config.layout import Layout, find_layout
 
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""

@@ -17,9 +17,9 @@ import pytest
 
 from bridgehold import Client
 from bridgehold.bridges.catalogue import Catalogue
+from bridgehold.client.sync import SyncSession
 from bridgehold.errors import ApplicationError, LimitError, UsageError
 from bridgehold.host.cold_starts import remedy
-from bridgehold.host.faces.sync import SyncSession
 from hostile.at_home import DUMP, Difference, outside, unexplained
 from hostile.stage import KINDS_OF_HOSTS, MANIFEST, Stage, stage
 

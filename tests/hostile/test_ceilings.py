@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold import BridgeholdError
-from bridgehold.host.layout import Layout
+from bridgehold.config.layout import Layout
 from hostile.stage import KINDS_OF_HOSTS, POLICY, USER, Stage, stage
 
 pytestmark = pytest.mark.hostile
@@ -89,8 +89,8 @@ ONLY_A_HOST_KNOWS = {
 """Who looks for the first time can't know that there was one."""
 CHECKER = """
 import json, sys
-from bridgehold.host.layout import default_layout
-from bridgehold.host.policy_check import check_layout
+from bridgehold.config.layout import default_layout
+from bridgehold.faces.cli.policy_check import check_layout
 for _ in sys.stdin:
     print(json.dumps(check_layout(default_layout())[1]), flush=True)
 """

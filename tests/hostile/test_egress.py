@@ -18,7 +18,7 @@ import pytest
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges.kit.provider import Behaviour, Provider
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, ordinary_user, start_host, stop_host
 

@@ -14,8 +14,8 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.audit.read import read_all
-from bridgehold.host.checks import environments_probe
 from bridgehold.sandbox.doctor import Context
+from bridgehold.supervisor.checks import environments_probe
 from hostile.stage import Stage, make_home, start_host, stop_host
 
 pytestmark = pytest.mark.hostile

@@ -29,7 +29,7 @@ from bridgehold.audit.journal import Journal, JournalConfig
 from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, start_host, stop_host
 
@@ -274,7 +274,7 @@ def told() -> Iterator[list[Entry]]:
         keeper = next(
             one
             for one in psutil.Process(again.pid).children(recursive=True)
-            if "bridgehold.host.keeper.main" in one.cmdline()
+            if "bridgehold.keeper.main" in one.cmdline()
         )
         keeper.kill()
         assert again.wait(30) != 0

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from bridgehold.config.load import load_config
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.checks import cold_starts_probe
-from bridgehold.host.config import load_config
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox.doctor import Context
+from bridgehold.supervisor.checks import cold_starts_probe
 from hostile.stage import Stage, stage, zygote_process
 
 KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]
@@ -154,7 +154,7 @@ def launcher_of(stage: Stage) -> int:
     waiting = [stage.supervisor]
     while waiting:
         pid = waiting.pop()
-        if "bridgehold.sandbox.launcher" in Path(f"/proc/{pid}/cmdline").read_text():
+        if "bridgehold.sandbox.launcher.main" in Path(f"/proc/{pid}/cmdline").read_text():
             return pid
         waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     raise AssertionError("no launcher below the supervisor")

@@ -15,7 +15,7 @@ import pytest
 
 from bridgehold import SyncClient
 from bridgehold.bridges.kit.hub import Hub, HubBehaviour
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_hub
 from hostile.stage import POLICY, Stage, make_home, ordinary_user, start_host, stop_host
 

@@ -15,8 +15,8 @@ import pytest
 
 from bridgehold import BridgeholdError
 from bridgehold.audit.spellings import Spellings
-from bridgehold.host.config import load_config
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.config.load import load_config
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import POLICY, Stage, stage
 from spelt import spellings
 

@@ -18,14 +18,14 @@ import pytest
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
-from bridgehold.host.layout import Layout
+from bridgehold.config.layout import Layout
 from hostile.stage import Stage, make_home, start_host, stop_host
 
 pytestmark = pytest.mark.hostile
 NAMES = {
-    "launcher": "bridgehold.sandbox.launcher",
+    "launcher": "bridgehold.sandbox.launcher.main",
     "host": "bridgehold.host.main",
-    "keeper": "bridgehold.host.keeper.main",
+    "keeper": "bridgehold.keeper.main",
     "journal": "bridgehold.audit.journal",
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
-from bridgehold.host.boots import GATEWAY_PORT
+from bridgehold.host.front.boots import GATEWAY_PORT
 from hostile.stage import POLICY, Stage, stage
 
 KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, Client
-from bridgehold.host.config import load_config
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.config.load import load_config
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import MANIFEST, POLICY, Stage, stage
 
 KIND = "root" if os.getuid() == 0 else "self"

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import BridgeholdError, UsageError
-from bridgehold.host.faces.cli.run import read_arguments
+from bridgehold.faces.cli.run import read_arguments
 from hostile.stage import Stage, stage
 from http_face.http_support import TOKENS, principals, url_of
 from legacy.peer import Peer, stdio_command

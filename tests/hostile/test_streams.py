@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError
-from bridgehold.host.faces.sync import SyncSession
+from bridgehold.client.sync import SyncSession
 from hostile.stage import POLICY, Stage
 
 MANIFEST = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold import BridgeholdError
-from bridgehold.host.policy_check import check_layout
+from bridgehold.faces.cli.policy_check import check_layout
 from hostile.stage import BRIDGE, KINDS_OF_HOSTS, MANIFEST, POLICY, Stage, stage
 
 pytestmark = pytest.mark.hostile

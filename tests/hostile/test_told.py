@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bridgehold import BridgeholdError
-from bridgehold.host.faces.sync import SyncSession
-from bridgehold.host.values import Reply
+from bridgehold.client.sync import SyncSession
+from bridgehold.protocol.values import Reply
 from hostile.stage import POLICY, Stage
 
 pytestmark = pytest.mark.hostile

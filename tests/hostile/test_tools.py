@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, Client, SyncClient
-from bridgehold.host.config import load_config
-from bridgehold.host.faces.tools import Tool
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.client.tools import Tool
+from bridgehold.config.load import load_config
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import MANIFEST, POLICY, Stage, stage
 
 KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold.sandbox.cgroups.v1 import socket_bytes
-from bridgehold.sandbox.uncounted import MOST_CONNECTIONS, MOST_LOCKS
+from bridgehold.sandbox.launcher.uncounted import MOST_CONNECTIONS, MOST_LOCKS
 from hostile.acts import HELPERS
 from hostile.stage import Stage
 

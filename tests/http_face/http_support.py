@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from bridgehold.host.layout import Layout
+from bridgehold.config.layout import Layout
 from hostile.stage import POLICY, Stage
 
 TOKENS = {name: f"token-of-{name}-0123456789" for name in ("acme", "helper", "rival", "boss", "deaf")}

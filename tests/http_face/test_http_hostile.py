@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bridgehold.host.faces.http.routes import ROUTES
+from bridgehold.faces.http.routes import ROUTES
 from http_face.http_support import TOKENS, Caller, HttpStage, digest, events, raw, using
 
 pytestmark = pytest.mark.hostile
@@ -161,7 +161,7 @@ def test_the_faces_own_uid_is_nobody_on_either_socket_and_reads_no_state(face: H
 
 def face_process(face: HttpStage) -> psutil.Process:
     for one in psutil.Process(face.stage.supervisor).children(recursive=True):
-        if "bridgehold.host.faces.http.main" in " ".join(one.cmdline()):
+        if "bridgehold.faces.http.main" in " ".join(one.cmdline()):
             return one
     raise AssertionError("no HTTP process")
 

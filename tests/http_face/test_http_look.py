@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bridgehold.bridges.catalogue import Catalogue
-from bridgehold.host.faces.http.checks import check_accept, prefers
-from bridgehold.host.faces.http.openapi import document
-from bridgehold.host.faces.http.statuses import Refused
+from bridgehold.faces.http.checks import check_accept, prefers
+from bridgehold.faces.http.openapi import document
+from bridgehold.faces.http.statuses import Refused
 from hostile.stage import ROOT
 from http_face.http_support import TOKENS, Caller, HttpStage, using
 

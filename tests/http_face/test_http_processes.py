@@ -19,12 +19,12 @@ import pytest
 
 from bridgehold import SyncClient
 from bridgehold.audit.read import read_all
-from bridgehold.host.layout import Layout
+from bridgehold.config.layout import Layout
 from hostile.stage import make_home, stage, start_host, stop_host
 from http_face.http_support import TOKENS, principals, raw_to, url_of
 
 pytestmark = pytest.mark.hostile
-FACE, HOST = "bridgehold.host.faces.http.main", "bridgehold.host.main"
+FACE, HOST = "bridgehold.faces.http.main", "bridgehold.host.main"
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_an_address_that_others_reach_needs_its_named_weakening(
 
 
 def test_a_private_host_serves_no_http(layout: Layout) -> None:
-    from bridgehold.host.faces.private import PrivateHost
+    from bridgehold.client.private import PrivateHost
 
     private = PrivateHost.start(layout)
     try:

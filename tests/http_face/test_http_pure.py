@@ -9,19 +9,20 @@ import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from bridgehold.config.http import listen_address, names_of
+from bridgehold.config.load import parse_config
+from bridgehold.config.settings import merge
 from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_classes
-from bridgehold.host.checks import http_probe
-from bridgehold.host.config import parse_config
-from bridgehold.host.faces.http import sse
-from bridgehold.host.faces.http.checks import bearer, check_host, check_json, listen_address, names_of
-from bridgehold.host.faces.http.openapi import document
-from bridgehold.host.faces.http.routes import ROUTES
-from bridgehold.host.faces.http.running import Commands
-from bridgehold.host.faces.http.statuses import STATUSES, Refused
-from bridgehold.host.faces.http.values import Caller
-from bridgehold.host.reload import merge
-from bridgehold.host.shares import Shares
+from bridgehold.faces.http import sse
+from bridgehold.faces.http.checks import bearer, check_host, check_json
+from bridgehold.faces.http.openapi import document
+from bridgehold.faces.http.routes import ROUTES
+from bridgehold.faces.http.running import Commands
+from bridgehold.faces.http.statuses import STATUSES, Refused
+from bridgehold.faces.http.values import Caller
+from bridgehold.host.shares.fair import Shares
 from bridgehold.sandbox.doctor import Context
+from bridgehold.supervisor.checks import http_probe
 
 
 @pytest.mark.parametrize(

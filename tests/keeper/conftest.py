@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.keeper.admin import SecretAdmin
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "gateway"))  # for `gateway_support`
 

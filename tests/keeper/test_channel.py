@@ -13,12 +13,13 @@ import msgspec
 import pytest
 from gateway_support import credentials
 
+from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, BusyError, LimitError, ProtocolError
-from bridgehold.host.keeper import protocol
-from bridgehold.host.keeper.channel import Channel, Stream
-from bridgehold.host.keeper.client import KeeperClient
-from bridgehold.host.keeper.main import Keeper
-from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry
+from bridgehold.keeper import protocol
+from bridgehold.keeper.channel import Channel, Stream
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.main import Keeper
+from bridgehold.keeper.values import KeeperConfig
 
 STATUS = b'{"type":"status"}'
 REQUEST = msgspec.json.encode(

@@ -17,14 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from gateway_support import credentials, keeper_inside, keeper_process
 
 from bridgehold.bridges.kit.provider import Behaviour, Provider, fingerprint
+from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, ProviderError, SecretError
-from bridgehold.host.keeper import protocol
-from bridgehold.host.keeper.admin import SecretAdmin
-from bridgehold.host.keeper.client import KeeperClient
-from bridgehold.host.keeper.index import Index, Reference, write_index
-from bridgehold.host.keeper.resolve import resolve, system_lookup
-from bridgehold.host.keeper.scrub import Scrubber
-from bridgehold.host.keeper.values import KeeperConfig, ProviderEntry, StoreConfig
+from bridgehold.keeper import protocol
+from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.index import Index, Reference, write_index
+from bridgehold.keeper.resolve import resolve, system_lookup
+from bridgehold.keeper.scrub import Scrubber
+from bridgehold.keeper.values import KeeperConfig, StoreConfig
 
 Admin = Callable[[], SecretAdmin]
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()

@@ -11,21 +11,16 @@ from typing import Any
 
 import pytest
 
+from bridgehold.config.layout import find_layout
+from bridgehold.config.load import parse_config
+from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, ConfigError, NotFoundError, SecretError, UsageError
-from bridgehold.host.config import parse_config
-from bridgehold.host.keeper.admin import SecretAdmin
-from bridgehold.host.keeper.index import read_index
-from bridgehold.host.keeper.store_file import FileStore
-from bridgehold.host.keeper.store_keyring import KeyringStore
-from bridgehold.host.keeper.stores import open_store
-from bridgehold.host.keeper.values import (
-    KeeperConfig,
-    ProviderEntry,
-    StoreConfig,
-    check_config,
-    keeper_config,
-)
-from bridgehold.host.layout import find_layout
+from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.keeper.index import read_index
+from bridgehold.keeper.store_file import FileStore
+from bridgehold.keeper.store_keyring import KeyringStore
+from bridgehold.keeper.stores import open_store
+from bridgehold.keeper.values import KeeperConfig, StoreConfig, check_config, keeper_config
 
 Admin = Callable[[], SecretAdmin]
 
@@ -131,8 +126,8 @@ def test_no_bus_is_a_refusal_and_never_another_back_end(tmp_path: Path) -> None:
     )
     code = (
         "from bridgehold.errors import SecretError\n"
-        "from bridgehold.host.keeper.stores import open_store\n"
-        "from bridgehold.host.keeper.values import StoreConfig\n"
+        "from bridgehold.keeper.stores import open_store\n"
+        "from bridgehold.keeper.values import StoreConfig\n"
         "try:\n"
         f"    open_store(StoreConfig(folder={str(tmp_path)!r}, store='keyring'))\n"
         "except SecretError as error:\n"

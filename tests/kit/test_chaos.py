@@ -19,13 +19,13 @@ import pytest
 from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.faults import FAULTS
+from bridgehold.config.load import parse_config
 from bridgehold.errors import CommandTimeoutError, InternalError, UsageError
-from bridgehold.host.config import parse_config
-from bridgehold.host.faces.testing.chaos import NAMES, plan
-from bridgehold.host.faces.testing.exercise import SAMPLE_ID, commands_of, sample
-from bridgehold.host.faces.testing.outcomes import TYPED, Tally
-from bridgehold.host.faces.testing.playground import toml
-from bridgehold.host.faces.testing.remains import Remains, cgroups_of, freeze, squeeze
+from bridgehold.faces.testing.chaos import NAMES, plan
+from bridgehold.faces.testing.exercise import SAMPLE_ID, commands_of, sample
+from bridgehold.faces.testing.outcomes import TYPED, Tally
+from bridgehold.faces.testing.playground import toml
+from bridgehold.faces.testing.remains import Remains, cgroups_of, freeze, squeeze
 from bridgehold.testing import Command
 from bridgehold.testing import chaos as chaos_of
 
@@ -134,7 +134,9 @@ def test_a_host_that_dies_in_the_middle_fails_what_is_left(
             found[outcome.fault] = outcome.status
             if outcome.fault == "none":
                 (host,) = [
-                    child for child in psutil.Process().children() if "supervise_main" in str(child.cmdline())
+                    child
+                    for child in psutil.Process().children()
+                    if "supervisor.main" in str(child.cmdline())
                 ]
                 host.kill()
         return found

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold.bridges.kit.provider import Provider
-from bridgehold.host.faces.sync import _Loop
+from bridgehold.client.sync import _Loop
 from hostile.stage import KINDS_OF_HOSTS, ordinary_user
 from typed import DONE, ROOT, Shell, commands, give_to, pattern, until_listening
 

@@ -283,9 +283,7 @@ def test_what_is_no_request_for_a_response_is_read_as_an_empty_one(body: dict[st
     assert tool_calls(read_response(body)) == ()
 
 
-@pytest.mark.parametrize(
-    "program", [["bridgehold.bridges.kit.provider"], ["bridgehold", "bridge", "provider"]]
-)
+@pytest.mark.parametrize("program", [["bridgehold.bridges.kit"], ["bridgehold", "bridge", "provider"]])
 def test_it_is_a_program_too(tmp_path: Path, program: list[str]) -> None:
     key = tmp_path / "key"
     command = [sys.executable, "-m", *program, "--key-file", str(key)]

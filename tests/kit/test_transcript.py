@@ -11,10 +11,10 @@ import pytest
 
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.errors import TranscriptError
-from bridgehold.host.faces.testing import transcript
-from bridgehold.host.faces.testing.masking import Masker
-from bridgehold.host.faces.testing.script import Script
-from bridgehold.host.faces.testing.transcript import Called, Ended, load, parse
+from bridgehold.faces.testing import transcript
+from bridgehold.faces.testing.masking import Masker
+from bridgehold.faces.testing.script import Script
+from bridgehold.faces.testing.transcript import Called, Ended, load, parse
 
 HEADER = {"type": "transcript", "version": 1, "bridgehold": "0.1.0"}
 CALL = {"type": "call", "call": 1, "method": "run", "params": {"operation": "a:b"}}

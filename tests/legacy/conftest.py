@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.host.faces.legacy.folder import write_shim
-from bridgehold.host.faces.legacy.values import ShimFile
+from bridgehold.faces.legacy.folder import write_shim
+from bridgehold.faces.legacy.values import ShimFile
 from hostile.stage import Stage, stage
 from legacy.peer import Peer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridgehold.errors import DeniedError
-from bridgehold.host.faces.legacy.commands import error_text, fresh_answer, recreation, translate
+from bridgehold.faces.legacy.commands import error_text, fresh_answer, recreation, translate
 
 
 @pytest.mark.parametrize(

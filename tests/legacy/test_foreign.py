@@ -13,12 +13,12 @@ import pytest
 
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.errors import ConfigError, DeniedError, ManifestError, ProtocolError, UsageError
-from bridgehold.host.boots import Script
-from bridgehold.host.buckets import MOST_RATES, CommandRates
-from bridgehold.host.faces.legacy.folder import first_line, write_shim
-from bridgehold.host.faces.legacy.python_argv import VERSION_CODE, parse
-from bridgehold.host.faces.legacy.values import ShimFile
-from bridgehold.host.foreign import formats_of, judge, judge_plain, script_inside
+from bridgehold.faces.legacy.folder import first_line, write_shim
+from bridgehold.faces.legacy.python_argv import VERSION_CODE, parse
+from bridgehold.faces.legacy.values import ShimFile
+from bridgehold.host.cell.scripts.foreign import formats_of, judge, judge_plain, script_inside
+from bridgehold.host.front.boots import Script
+from bridgehold.host.shares.buckets import MOST_RATES, CommandRates
 from bridgehold.policies.compose import compose
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine

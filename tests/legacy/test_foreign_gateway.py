@@ -12,7 +12,7 @@ import pytest
 
 from bridgehold import SyncClient
 from bridgehold.bridges.kit.provider import Provider
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import Stage, make_home, start_host, stop_host
 from legacy.conftest import MANIFEST, POLICY, SCRIPTS, make_shim

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from bridgehold.errors import LimitError
-from bridgehold.host.faces.legacy.pipes import PipeIn, PipeOut
-from bridgehold.host.faces.legacy.run import frames, serve
-from bridgehold.host.faces.legacy.values import Outcome
+from bridgehold.faces.legacy.pipes import PipeIn, PipeOut
+from bridgehold.faces.legacy.run import frames, serve
+from bridgehold.faces.legacy.values import Outcome
 
 PATIENCE = 0.4
 MIB = 1 << 20

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridgehold.host.faces.legacy.folder import write_shim
-from bridgehold.host.faces.legacy.values import ShimFile
+from bridgehold.faces.legacy.folder import write_shim
+from bridgehold.faces.legacy.values import ShimFile
 from hostile.stage import Stage, make_home
 from legacy.conftest import FRAMES_ONLY, MANIFEST, POLICY, PROFILES, SCRIPTS, make_shim
 from legacy.peer import Peer

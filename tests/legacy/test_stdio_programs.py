@@ -8,7 +8,7 @@ from typing import Any
 
 from bridgehold.bridges.legacy.frames import Splitter
 from bridgehold.errors import BridgeholdError, NotFoundError
-from bridgehold.host.faces.legacy.stdio import Worker
+from bridgehold.faces.legacy.stdio import Worker
 
 
 class PlayedHost:

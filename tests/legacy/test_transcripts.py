@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
-from bridgehold.host.keeper.admin import SecretAdmin
+from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import make_home, start_host, stop_host
 from legacy.peer import Peer, stdio_command

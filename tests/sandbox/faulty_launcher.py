@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridgehold.sandbox import launcher, syscalls
+from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups import files
+from bridgehold.sandbox.launcher import main as launcher
 
 HEAD = struct.Struct("=iii32s")
 PAGE = 4096

@@ -16,7 +16,7 @@ import msgspec
 
 import bridgehold_sdk
 from bridgehold.sandbox import inner
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import INNER, SDK, with_folders, zygote_spec
 from bridgehold.sandbox.values import Attestation, Launched, Mount, SandboxSpec
 from sandbox.launcher_support import PYTHON, Machine, python_spec, resources

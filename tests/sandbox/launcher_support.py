@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bridgehold.sandbox.control import LauncherClient
-from bridgehold.sandbox.launcher import LauncherConfig
+from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.sandbox.launcher.main import LauncherConfig
 from bridgehold.sandbox.values import ExitReport, Launched, Mount, Resources, SandboxSpec
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ def start(
     with tempfile.TemporaryFile() as file:
         file.write(msgspec.json.encode(config))
         file.seek(0)
-        argv = [sys.executable, *(program or ("-m", "bridgehold.sandbox.launcher"))]
+        argv = [sys.executable, *(program or ("-m", "bridgehold.sandbox.launcher.main"))]
         argv += ["--fd-control", str(theirs.fileno()), "--fd-config", str(file.fileno())]
         if inside:
             who = ["-S", str(entry.pw_uid), "-G", str(entry.pw_gid)] if entry else []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.sandbox.account import AccountReader, parse_cpu
+from bridgehold.sandbox.limits.account import AccountReader, parse_cpu
 
 
 def reader(folder: Path, cpu: str, peak: str = "4096\n") -> AccountReader:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bridgehold.policies.model import Grant, Limits, Machine, Rate, Rules, SandboxRules
-from bridgehold.sandbox.argv import bwrap_arguments
+from bridgehold.sandbox.launch.argv import bwrap_arguments
 from bridgehold.sandbox.spec import Paths, compiler_spec, resources, spec_digest, worker_spec
 from bridgehold.sandbox.values import SandboxSpec
 

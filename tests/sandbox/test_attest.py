@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import AttestationError, NotFoundError
-from bridgehold.sandbox.attest import (
+from bridgehold.sandbox.attest.observe import (
     NAMESPACES,
     Expected,
     MountExpected,
@@ -22,9 +22,9 @@ from bridgehold.sandbox.attest import (
     observe_all,
     parse_limits,
 )
-from bridgehold.sandbox.control import LauncherClient
-from bridgehold.sandbox.limits import rlimits, shown_rlimits
-from bridgehold.sandbox.mounts import Identity, MountSeen, parse_mounts, unescape
+from bridgehold.sandbox.launch.mounts import Identity, MountSeen, parse_mounts, unescape
+from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.sandbox.limits.rlimits import rlimits, shown_rlimits
 from sandbox.launcher_support import (
     Machine,
     close,

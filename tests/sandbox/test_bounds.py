@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from bridgehold.errors import BusyError, DeniedError, UnsupportedError
-from bridgehold.sandbox.bounds import Bounds, check
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.sandbox.limits.bounds import Bounds, check
 from bridgehold.sandbox.values import Launched, Mount, SandboxSpec
 from sandbox.launcher_support import Machine, close, python_spec, resources
 

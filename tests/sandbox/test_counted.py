@@ -6,12 +6,12 @@ import re
 import resource
 from pathlib import Path
 
-from bridgehold.sandbox import seccomp
-from bridgehold.sandbox.limits import rlimits
-from bridgehold.sandbox.network import SETTINGS
-from bridgehold.sandbox.seccomp_uncounted import UNCOUNTED
-from bridgehold.sandbox.staging import TERMINALS
-from bridgehold.sandbox.uncounted import MOST_CONNECTIONS, MOST_LOCKS
+from bridgehold.sandbox.launch import seccomp
+from bridgehold.sandbox.launch.network import SETTINGS
+from bridgehold.sandbox.launch.seccomp_uncounted import UNCOUNTED
+from bridgehold.sandbox.launch.staging import TERMINALS
+from bridgehold.sandbox.launcher.uncounted import MOST_CONNECTIONS, MOST_LOCKS
+from bridgehold.sandbox.limits.rlimits import rlimits
 from sandbox.launcher_support import resources
 
 HERE = Path(__file__).parent

@@ -33,7 +33,7 @@ from bridgehold.sandbox.doctor import (
 from bridgehold.sandbox.doctor.kernel import version_of
 from bridgehold.sandbox.doctor.model import passed
 from bridgehold.sandbox.doctor.service import judge_unit, mapped_uids, mounts_below, unit_name
-from bridgehold.sandbox.seccomp import RULES, Rule, compile_filter
+from bridgehold.sandbox.launch.seccomp import RULES, Rule, compile_filter
 
 CONTEXT = Context(reserve_bytes=256 << 20)
 DOCS = Path(__file__).parents[2] / "docs"

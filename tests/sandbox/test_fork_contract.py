@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import BRIDGE, SDK
 from sandbox.fork_support import SITE, Guest, Nursery
 from sandbox.launcher_support import Machine

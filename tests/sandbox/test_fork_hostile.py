@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from bridgehold.errors import AttestationError, BridgeholdError, ShortageError, ZygoteError
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
 from sandbox.fork_support import Nursery
 from sandbox.launcher_support import Machine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridgehold.errors import BridgeholdError, DeniedError, ZygoteError
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
 from sandbox.fork_support import Guest, Nursery
 from sandbox.launcher_support import Machine, resources
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.values import Mount
 from sandbox.launcher_support import (
     MIB,

@@ -14,10 +14,10 @@ import pytest
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import SessionCgroup, open_parent
-from bridgehold.sandbox.launch import LaunchPlan, Start
-from bridgehold.sandbox.limits import own_rlimits
-from bridgehold.sandbox.seccomp import compile_filter
-from bridgehold.sandbox.staging import Staged
+from bridgehold.sandbox.launch.cold import LaunchPlan, Start
+from bridgehold.sandbox.launch.seccomp import compile_filter
+from bridgehold.sandbox.launch.staging import Staged
+from bridgehold.sandbox.limits.rlimits import own_rlimits
 from sandbox.launcher_support import MIB, python_spec, resources
 
 UID = 0x78000000 + 900 if os.getuid() == 0 else os.getuid()

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from bridgehold.errors import BusyError, DependencyError, HostUnavailableError, NotFoundError, UsageError
-from bridgehold.sandbox import requests
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.values import Launched
 from sandbox.launcher_support import (
     KINDS,

@@ -13,13 +13,13 @@ import msgspec
 import pytest
 
 from bridgehold.errors import BusyError, HostUnavailableError
-from bridgehold.sandbox import requests
-from bridgehold.sandbox.channel import Channel, ChannelClosedError
-from bridgehold.sandbox.control import LauncherClient
-from bridgehold.sandbox.reap import UNKNOWN_STATUS, exit_cause
-from bridgehold.sandbox.staging import choose_place, inodes
-from bridgehold.sandbox.uids import UidPool, UidRange, uid_map
-from bridgehold.sandbox.userns import subordinate_range
+from bridgehold.sandbox.launch.staging import choose_place, inodes
+from bridgehold.sandbox.launch.uids import UidPool, UidRange, uid_map
+from bridgehold.sandbox.launch.userns import subordinate_range
+from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
+from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.sandbox.launcher.reap import UNKNOWN_STATUS, exit_cause
 from bridgehold.sandbox.values import ExitReport, Launched, Usage
 
 RANGE = UidRange(mode="range", first=7000, count=4)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.sandbox.limits import apply_rlimits, core_handler, own_rlimits, rlimits
+from bridgehold.sandbox.limits.rlimits import apply_rlimits, core_handler, own_rlimits, rlimits
 from bridgehold.sandbox.values import Resources
 
 MIB = 1 << 20

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from bridgehold.errors import BridgeholdError, ReplacedError, UnsupportedError
-from bridgehold.sandbox.control import LauncherClient
-from bridgehold.sandbox.mounts import parse_mounts, same_file, shown_at
+from bridgehold.sandbox.launch.mounts import parse_mounts, same_file, shown_at
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import with_folders
 from bridgehold.sandbox.values import Mount, SandboxSpec
 from sandbox.fork_support import Guest, Nursery

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import seccomp
-from bridgehold.sandbox.seccomp_rules import Rule
+from bridgehold.sandbox.launch import seccomp
+from bridgehold.sandbox.launch.seccomp_rules import Rule
 from sandbox.launcher_support import Machine
 
 TRY = """

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bridgehold.errors import LimitError, ShortageError
-from bridgehold.sandbox import shortage
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.sandbox.limits import shortage
 from sandbox import faulty_launcher
 from sandbox.fork_support import Guest, Nursery
 from sandbox.launcher_support import KINDS, Machine, machine, python_spec, read_line

@@ -8,7 +8,7 @@ import sys
 
 PROBE = """
 import ctypes, os, sys
-from bridgehold.sandbox import slices
+from bridgehold.sandbox.limits import slices
 
 def mine():
     found = slices._Attributes(size=48)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridgehold.sandbox.cgroups.v1 import socket_bytes, socket_share
-from bridgehold.sandbox.uncounted import parse_locks, tcp_sockets
+from bridgehold.sandbox.launcher.uncounted import parse_locks, tcp_sockets
 from sandbox.launcher_support import MIB
 
 

@@ -35,10 +35,10 @@ from bridgehold.audit.events import (
     event_types,
     kind_of,
 )
-from bridgehold.audit.harden import harden
 from bridgehold.audit.recovery import Recovered, recover
 from bridgehold.audit.writer import Limits, Refused, Reserve, Result, Writer, Written, sync_folder
 from bridgehold.errors import AuditError, BridgeholdError
+from bridgehold.hardening import harden_journal as harden
 from bridgehold.ids import new_instance_id
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from bridgehold.bridges import strict
+from bridgehold import strict
 from bridgehold.bridges.frames import (
     BootFrame,
     CancelFrame,

@@ -24,53 +24,52 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.entries import printable
 from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.audit.read import read_kind
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config, load_config
+from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, told
-from bridgehold.host.anchoring import Anchoring
-from bridgehold.host.artifacts import ArtifactStore, Turns
-from bridgehold.host.boots import StartOrder
-from bridgehold.host.budgets import Budgets
-from bridgehold.host.config import Config, load_config
-from bridgehold.host.dispatch import Dispatch
-from bridgehold.host.downloads import Downloads
-from bridgehold.host.environments import Environments
-from bridgehold.host.faces.artifacts import Artifacts, inside_tools
-from bridgehold.host.faces.callers import Callers, limits, open_descriptors
-from bridgehold.host.faces.server import SocketServer
-from bridgehold.host.foreigners import Foreigners
-from bridgehold.host.forks import ForkStart
-from bridgehold.host.gateway.opener import GatewayOpener
-from bridgehold.host.gateway.values import Asker
-from bridgehold.host.handover import Parent
-from bridgehold.host.inline_keys import KeyKeeper
-from bridgehold.host.keeper.client import KeeperClient
-from bridgehold.host.layout import Layout
-from bridgehold.host.methods import Methods
-from bridgehold.host.observe import Metrics
-from bridgehold.host.orders import Orders
-from bridgehold.host.parked import ParkedStart
-from bridgehold.host.pipes import FrameBudget
-from bridgehold.host.plans import HostConfig
-from bridgehold.host.principals import Principals
-from bridgehold.host.process import harden
-from bridgehold.host.recovery import Recovery
-from bridgehold.host.redaction import Redaction
-from bridgehold.host.refusals import Refusals
-from bridgehold.host.registry import Registry
+from bridgehold.hardening import harden
+from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
+from bridgehold.host.cell.commands.dispatch import Dispatch
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper
+from bridgehold.host.cell.commands.recovery import Recovery
+from bridgehold.host.cell.commands.resources import Resources
+from bridgehold.host.cell.gateway.opener import GatewayOpener
+from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.methods import Methods
+from bridgehold.host.cell.scripts.foreigners import Foreigners
+from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.cell.tools.http import HttpTools
+from bridgehold.host.cell.tools.offers import Offers
+from bridgehold.host.cell.tools.process import ProcessTools
+from bridgehold.host.cell.unified import Unified
+from bridgehold.host.cell.workers.forks import ForkStart
+from bridgehold.host.cell.workers.parked import ParkedStart
+from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.starts import GatewayHandle, Services
+from bridgehold.host.cell.workers.zygotes import Zygotes
+from bridgehold.host.front.anchoring import Anchoring
+from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.callers import Callers, limits, open_descriptors
+from bridgehold.host.front.environments import Environments
+from bridgehold.host.front.orders import Orders
+from bridgehold.host.front.principals import Principals
+from bridgehold.host.front.redaction import Redaction
+from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.secret_events import SecretEvents
+from bridgehold.host.front.server import SocketServer
+from bridgehold.host.given import HostConfig, Parent
 from bridgehold.host.reloading import Reloaded, Reloading
-from bridgehold.host.resources import Resources
-from bridgehold.host.secret_events import SecretEvents
-from bridgehold.host.session_events import SessionEvents
-from bridgehold.host.sessions import Sessions
-from bridgehold.host.settings import Settings
-from bridgehold.host.starts import GatewayHandle, Services
-from bridgehold.host.tools.http import HttpTools
-from bridgehold.host.tools.offers import Offers
-from bridgehold.host.tools.process import ProcessTools
-from bridgehold.host.unified import Unified
-from bridgehold.host.zygotes import Zygotes
+from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.observe import Metrics
+from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
-from bridgehold.sandbox.control import LauncherClient
+from bridgehold.sandbox.launcher.control import LauncherClient
 
 
 class Ends(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,23 +14,23 @@ import msgspec
 
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ConfigReloaded
-from bridgehold.host.artifacts import ArtifactStore
-from bridgehold.host.config import Config, load_config
-from bridgehold.host.faces.outgoing import Emit
-from bridgehold.host.faces.protocol import NoParams
-from bridgehold.host.faces.server import Method, SocketServer
-from bridgehold.host.principals import Principals
-from bridgehold.host.registry import Registry
-from bridgehold.host.reload import Reload, merge
-from bridgehold.host.sessions import Sessions
-from bridgehold.host.settings import Settings
-from bridgehold.host.tools.http import HttpTools
-from bridgehold.host.tools.offers import Offers
-from bridgehold.host.tools.process import ProcessTools
-from bridgehold.host.values import Principal
-from bridgehold.host.zygotes import Zygotes
+from bridgehold.config.load import Config, load_config
+from bridgehold.config.settings import Reload, Settings, merge
+from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.cell.store.artifacts import ArtifactStore
+from bridgehold.host.cell.tools.http import HttpTools
+from bridgehold.host.cell.tools.offers import Offers
+from bridgehold.host.cell.tools.process import ProcessTools
+from bridgehold.host.cell.workers.zygotes import Zygotes
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.principals import Principals
+from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.server import SocketServer
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.units import parse_size
+from bridgehold.protocol.frames import NoParams
+from bridgehold.protocol.values import Principal
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """A provider on this machine that plays a paid API: three shapes, a key that it checks, a request log.
 
-For tests, the demo and bridge authors: ``python -m bridgehold.bridges.kit.provider --port 0`` prints
+For tests, the demo and bridge authors: ``python -m bridgehold.bridges.kit --port 0`` prints
 its base URL and where its key is. It listens on loopback only. Its behaviours (errors, slowness, an
 echo of the key, redirects) are what a gateway must survive.
 """
@@ -305,12 +305,6 @@ def _key_of(request: web.Request) -> str:
         return value[7:]
     headers = request.headers
     return headers.get("x-api-key", "") or headers.get("x-goog-api-key", "") or request.query.get("key", "")
-
-
-if __name__ == "__main__":
-    from bridgehold.bridges.kit.serving import main
-
-    main()
 
 
 def _is_there(request: web.Request, place: str) -> bool:

@@ -1,4 +1,4 @@
-"""The simulated provider as a program: ``python -m bridgehold.bridges.kit.provider --help``."""
+"""The simulated provider as a program: ``python -m bridgehold.bridges.kit --help``."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from bridgehold.bridges import strict
+from bridgehold import strict
 from bridgehold.errors import ProtocolError
 
 Format = Literal["json", "msgpack"]

@@ -14,8 +14,8 @@ from typing import Literal
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
+from bridgehold.sandbox.limits.watchdog import Tree, Watchdog
 from bridgehold.sandbox.values import Resources, Usage
-from bridgehold.sandbox.watchdog import Tree, Watchdog
 
 
 class Parent:

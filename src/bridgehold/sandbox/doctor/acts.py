@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import userns
 from bridgehold.sandbox.doctor.model import Context
+from bridgehold.sandbox.launch import userns
 
 BWRAP_PATH = "/usr/bin:/bin:/usr/local/bin"
 INSTALL_BWRAP = "apt-get install bubblewrap"

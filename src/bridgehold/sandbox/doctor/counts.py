@@ -15,7 +15,7 @@ from bridgehold.sandbox.cgroups.v1 import socket_bytes
 from bridgehold.sandbox.doctor.acts import read
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
 from bridgehold.sandbox.doctor.resources import FREE, enter_and, session
-from bridgehold.sandbox.limits import core_handler, forbid_cores
+from bridgehold.sandbox.limits.rlimits import core_handler, forbid_cores
 
 _MIB = 1 << 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -14,9 +14,9 @@ import msgspec
 import bridgehold_sdk
 from bridgehold.errors import AttestationError, BridgeholdError, UnsupportedError, ZygoteError
 from bridgehold.sandbox import inner
-from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.doctor.launcher import own_launcher, usr_links
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import INNER, PYTHON, SDK, with_folders, zygote_spec
 from bridgehold.sandbox.values import Attestation, Mount, Resources, SandboxSpec
 

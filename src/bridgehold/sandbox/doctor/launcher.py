@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import AttestationError, BridgeholdError, HostUnavailableError, UnsupportedError
-from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, failed, passed
-from bridgehold.sandbox.launcher import LauncherConfig
+from bridgehold.sandbox.launcher.control import LauncherClient
+from bridgehold.sandbox.launcher.main import LauncherConfig
 from bridgehold.sandbox.values import Attestation, ExitReport, Mount, Resources, SandboxSpec
 
 _MIB = 1 << 20
@@ -142,7 +142,7 @@ def _start(
     os.close(write)
     process = subprocess.Popen(
         [
-            *(sys.executable, "-P", "-m", "bridgehold.sandbox.launcher"),
+            *(sys.executable, "-P", "-m", "bridgehold.sandbox.launcher.main"),
             *("--fd-control", str(control.fileno()), "--fd-config", str(read)),
         ],
         pass_fds=(control.fileno(), read),

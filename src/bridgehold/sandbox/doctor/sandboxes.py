@@ -19,7 +19,7 @@ from bridgehold.sandbox.doctor.acts import (
     session_uid,
 )
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
-from bridgehold.sandbox.seccomp import compile_filter
+from bridgehold.sandbox.launch.seccomp import compile_filter
 
 _OLDEST_BWRAP = (0, 8)
 _TRUE = "/usr/bin/true"

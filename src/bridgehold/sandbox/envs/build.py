@@ -43,7 +43,7 @@ from bridgehold.sandbox.envs.values import (
 )
 from bridgehold.sandbox.envs.wheels import WheelFolder
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
-from bridgehold.sandbox.shortage import short_of, shortage
+from bridgehold.sandbox.limits.shortage import short_of, shortage
 from bridgehold.sandbox.values import SealReport
 
 OnProgress = Callable[[BuildProgress], None]

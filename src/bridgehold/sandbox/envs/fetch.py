@@ -36,7 +36,7 @@ from bridgehold.sandbox.envs.values import (
     Wheel,
 )
 from bridgehold.sandbox.envs.wheels import WheelFolder, counted
-from bridgehold.sandbox.shortage import short_of, shortage
+from bridgehold.sandbox.limits.shortage import short_of, shortage
 
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 _BLOCK = 256 * 1024

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.sandbox.control import LauncherClient
 from bridgehold.sandbox.envs.compile import CompileExit, CompileOrder, Talk
 from bridgehold.sandbox.envs.values import MIB
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import Paths, compiler_spec
 from bridgehold.sandbox.values import Resources, SealReport
 

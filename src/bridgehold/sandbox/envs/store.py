@@ -30,9 +30,9 @@ import msgspec
 from bridgehold import writes
 from bridgehold.errors import EnvironmentBuildError, EnvironmentChangedError
 from bridgehold.ids import Digest, digest_bytes
+from bridgehold.sandbox.attest.seal import empty_tree
 from bridgehold.sandbox.envs.digest import Fact, digest_of, disturbed, tree_facts
 from bridgehold.sandbox.envs.values import BuildProgress, Environment, Interpreter, Lock
-from bridgehold.sandbox.seal import empty_tree
 
 FORMAT = 3
 """Raised when a built tree of an older Bridgehold must not be found any more."""

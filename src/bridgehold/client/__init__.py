@@ -1,0 +1,1 @@
+"""The Python interface to a host: awaited, synchronous, private."""

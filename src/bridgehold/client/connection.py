@@ -1,0 +1,311 @@
+"""A client's connection to a host's socket, and the opening of it: awaited, or entered as a block."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import msgspec
+
+from bridgehold.errors import (
+    BridgeholdError,
+    HostLeavingError,
+    HostUnavailableError,
+    InternalError,
+    NotFoundError,
+    SessionEndedError,
+    from_info,
+)
+from bridgehold.protocol.frames import WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack, read_frame
+
+Progress = Callable[[dict[str, Any]], None]
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+class Connection:
+    """Requests and their answers over one stream. It is over once `failure` is set."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._next_id = 1
+        self._waiting: dict[int, asyncio.Future[msgspec.Raw]] = {}
+        self._events: dict[int, Progress] = {}
+        self.failure: BridgeholdError | None = None
+        self.leaving = False
+        """Its host begins nothing more; what it has begun is still answered here."""
+        self._task = asyncio.create_task(self._read())
+
+    @property
+    def over(self) -> bool:
+        """Nothing new is to be asked here."""
+        return self.leaving or self.failure is not None
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Raises `HostUnavailableError` where nobody listens at `path`."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(path))
+        except OSError as error:
+            raise HostUnavailableError(
+                f"no host answers: {error.strerror or error}",
+                where=str(path),
+                hint="Start one with `bridgehold serve`, or let a command start a private one.",
+            ) from error
+        return cls(reader, writer)
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def request(self, method: str, params: bytes, on_event: Progress | None) -> Any:
+        """One request; `params` is JSON. Cancelling it cancels it at the host. Raises the typed error."""
+        if self.failure is not None:
+            raise self.failure
+        request_id = self._next_id
+        self._next_id += 1
+        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = future
+        if on_event is not None:
+            self._events[request_id] = on_event
+        try:
+            self._writer.write(pack(RequestFrame(id=request_id, method=method, params=msgspec.Raw(params))))
+            await self._writer.drain()
+            return msgspec.json.decode(await future)
+        except HostLeavingError:
+            self.leaving = True
+            raise
+        except asyncio.CancelledError:
+            self._cancel(request_id)
+            raise
+        except ConnectionError as error:
+            raise HostUnavailableError(f"the host went away: {error}") from error
+        finally:
+            self._waiting.pop(request_id, None)
+            self._events.pop(request_id, None)
+
+    async def _read(self) -> None:
+        failure: BridgeholdError = HostUnavailableError("the host closed the connection")
+        try:
+            while True:
+                body = await read_frame(self._reader)
+                if body is None:
+                    break
+                self._deliver(msgspec.json.decode(body, type=AnswerFrame))
+        except BridgeholdError as error:
+            failure = error
+        except OSError as error:
+            failure = HostUnavailableError(f"the host went away: {error.strerror or error}")
+        except msgspec.MsgspecError as error:
+            failure = HostUnavailableError(f"the host sent something unreadable: {error}")
+        except Exception as error:  # noqa: BLE001 - a defect of ours is raised where an answer is waited for
+            failure = InternalError(f"{type(error).__name__} in the client, reading an answer")
+            failure.__cause__ = error
+        finally:  # whatever it was: nobody waits for an answer that nobody reads
+            self.failure = failure
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(_lost(failure))
+            if not isinstance(failure, HostUnavailableError):
+                self._writer.close()
+
+    def _deliver(self, answer: AnswerFrame) -> None:
+        if answer.id == WHOLE_CONNECTION and answer.error is not None:
+            raise from_info(answer.error)
+        if answer.event is not msgspec.UNSET:
+            self._tell(answer.id, answer.event)
+            return
+        future = self._waiting.get(answer.id)
+        if future is None or future.done():
+            return
+        if answer.error is not None:
+            future.set_exception(from_info(answer.error))
+        else:
+            future.set_result(answer.result if answer.result is not msgspec.UNSET else msgspec.Raw(b"null"))
+
+    def _tell(self, request_id: int, event: msgspec.Raw) -> None:
+        """What the caller's function raises ends its own request, at the host too, and no other."""
+        on_event = self._events.get(request_id)
+        future = self._waiting.get(request_id)
+        if on_event is None or future is None or future.done():
+            return
+        try:
+            on_event(msgspec.json.decode(event))
+        except Exception as error:  # noqa: BLE001 - the caller's own code; it is raised where the caller waits
+            future.set_exception(error)
+            self._cancel(request_id)
+
+    def _cancel(self, request_id: int) -> None:
+        params = msgspec.Raw(msgspec.json.encode({"id": request_id}))
+        self._writer.write(pack(RequestFrame(id=request_id, method="cancel", params=params)))
+
+
+def _lost(failure: BridgeholdError) -> BridgeholdError:
+    """For a request that was sent: only a host that takes its leave says that it was not begun."""
+    if not isinstance(failure, HostUnavailableError) or isinstance(failure, HostLeavingError):
+        return failure
+    return HostUnavailableError(
+        f"{failure.message}; the request may have been begun", hint=failure.hint, retry="same"
+    )
+
+
+class Reach:
+    """A host, through whichever connection there is to it, and to the one that takes its place."""
+
+    def __init__(
+        self, connection: Connection, reopen: Callable[[], Awaitable[Connection]] | None, patience_s: float
+    ) -> None:
+        """`reopen`: makes another connection, tried for `patience_s` seconds; None: there is only one."""
+        self._connection = connection
+        self._reopen = reopen
+        self._patience = patience_s
+        self._turn = asyncio.Lock()
+        self._left: list[Connection] = []
+        """To a host that leaves: what it has begun is still answered there."""
+        self._calling: dict[str, Connection] = {}
+        """Commands that call tools here, and the connection over which each runs."""
+        self._opened: dict[str, Connection] = {}
+        """Sessions that are open here, and the connection over which each was last known to be there."""
+
+    @property
+    def alive(self) -> bool:
+        return not self._connection.over
+
+    async def aclose(self) -> None:
+        self._reopen = None
+        for connection in (*self._left, self._connection):
+            await connection.aclose()
+
+    async def request(
+        self, method: str, params: dict[str, Any], sent: bytes, on_event: Progress | None
+    ) -> Any:
+        """One request, of which `sent` is `params` as JSON. A host that has not begun with it is left for the
+        next one.
+        """
+        connection = self._beside(params) or await self._reached()
+        while True:
+            try:
+                answer = await self._ask(connection, method, params, sent, on_event)
+                break
+            except HostLeavingError:
+                if self._reopen is None:
+                    raise
+                connection = await self._reached()
+        if method == "session.open":
+            self._opened[answer["id"]] = connection
+        elif method == "session.close":
+            self._opened.pop(params["session"], None)
+        return answer
+
+    def _beside(self, params: dict[str, Any]) -> Connection | None:
+        """Of the command or session that a request is for: a host that leaves still has it."""
+        found = self._calling.get(params.get("command") or params.get("parent") or "")
+        session = params.get("session")
+        if found is None and isinstance(session, str):
+            found = self._opened.get(session)
+        return found if found is not None and found.failure is None else None
+
+    async def _ask(
+        self,
+        connection: Connection,
+        method: str,
+        params: dict[str, Any],
+        sent: bytes,
+        on_event: Progress | None,
+    ) -> Any:
+        session = params.get("session")
+        if isinstance(session, str) and self._opened.get(session, connection) is not connection:
+            await self._look_for(session, connection)
+        if method != "run" or on_event is None:
+            return await connection.request(method, sent, on_event)
+        called: set[str] = set()
+
+        def heard(event: dict[str, Any]) -> None:
+            if event.get("type") == "tool_call":
+                called.add(event["command"])
+                self._calling[event["command"]] = connection
+            on_event(event)
+
+        try:
+            return await connection.request(method, sent, heard)
+        finally:
+            for command in called:
+                del self._calling[command]
+
+    async def _reached(self) -> Connection:
+        """The connection as it stands, or a new one to the host that listens now."""
+        if self._reopen is not None and self._connection.over:
+            async with self._turn:
+                if self._reopen is not None and self._connection.over:
+                    made = await _reopened(self._reopen, self._patience)
+                    self._left.append(self._connection)
+                    self._connection = made
+                    for gone in [one for one in self._left if one.failure is not None]:
+                        self._left.remove(gone)
+                        await gone.aclose()
+        return self._connection
+
+    async def _look_for(self, session: str, connection: Connection) -> None:
+        """Raise `SessionEndedError` unless the host of this connection has the session too."""
+        try:
+            await connection.request("session.find", msgspec.json.encode({"session": session}), None)
+        except NotFoundError:
+            raise SessionEndedError(
+                "the host that had this session is gone",
+                where=session,
+                hint="Open a new one: what it held is lost.",
+            ) from None
+        self._opened[session] = connection
+
+
+async def _reopened(open_one: Callable[[], Awaitable[Connection]], seconds: float) -> Connection:
+    """A new connection, tried again with growing pauses. Raises the last `HostUnavailableError`."""
+    pause = _FIRST_PAUSE_SECONDS
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        try:
+            return await open_one()
+        except HostUnavailableError:
+            if loop.time() + pause > deadline:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+class _Closes(Protocol):
+    async def aclose(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closes)
+
+
+class Opening(Generic[C]):
+    """``await Client.connect()`` gives a client to close; ``async with Client.connect() as c:`` closes it."""
+
+    def __init__(self, make: Callable[[], Awaitable[C]]) -> None:
+        self._make = make
+        self._made: C | None = None
+
+    def __await__(self) -> Generator[Any, None, C]:
+        return self._make().__await__()
+
+    async def __aenter__(self) -> C:
+        self._made = await self._make()
+        return self._made
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._made is not None:
+            await self._made.aclose()

@@ -1,0 +1,69 @@
+"""Artifacts from the caller's side: bytes in and out, in parts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
+
+from bridgehold import writes
+from bridgehold.errors import UsageError
+from bridgehold.protocol.values import Artifact
+
+PART_BYTES = 4 * 1024 * 1024
+
+
+class Asks(Protocol):
+    """What is needed of a client."""
+
+    async def request(self, method: str, params: dict[str, Any]) -> Any: ...
+
+
+async def put(
+    client: Asks, data: bytes | Path, *, tenant: str, name: str = "", media_type: str = ""
+) -> Artifact:
+    """Keep bytes, or a file's, which is read as it is sent."""
+    source = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
+    shown = name or (data.name if isinstance(data, Path) else "")
+    upload = ""
+    with source:
+        part = source.read(PART_BYTES)
+        while True:
+            following = source.read(PART_BYTES)
+            params = {
+                "data": base64.b64encode(part).decode("ascii"),
+                "upload": upload,
+                "last": not following,
+                "name": shown,
+                "media_type": media_type,
+                "tenant": tenant,
+            }
+            said = await client.request("artifact.put", params)
+            if not following:
+                return msgspec.convert(said, type=Artifact, strict=False)
+            upload, part = said["upload"], following
+
+
+async def get(client: Asks, digest: str, *, tenant: str, to: Path | None = None) -> bytes:
+    """All bytes; with `to` they go into that file, and nothing is given."""
+    offset, kept = 0, io.BytesIO()
+    with _new(to) if to is not None else kept as target:
+        while True:
+            params = {"digest": digest, "offset": offset, "length": PART_BYTES, "tenant": tenant}
+            said = await client.request("artifact.get", params)
+            data = base64.b64decode(said["data"])
+            offset += target.write(data)
+            if not data or offset >= said["size_bytes"]:
+                return kept.getvalue() if to is None else b""
+
+
+def _new(path: Path) -> BinaryIO:
+    try:
+        return writes.create(path, mode=0o644)
+    except OSError as error:
+        raise UsageError(
+            f"{path} can't be written: {error.strerror}", hint="Name a new file in a folder of yours."
+        ) from error

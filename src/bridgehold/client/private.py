@@ -1,0 +1,93 @@
+"""A private host: the same processes as a service's, started by a client and ended with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Self
+
+from bridgehold.config.layout import HOME_VARIABLE, Layout
+from bridgehold.errors import HostUnavailableError, heard
+
+_READY_SECONDS = 30.0
+_STOP_SECONDS = 20.0
+
+
+class PrivateHost:
+    """Holds the write end of a lifeline: when the client ends, however it ends, the host ends too."""
+
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
+        self._process = process
+        self._lifeline = lifeline
+
+    @property
+    def pid(self) -> int:
+        """Its supervisor's."""
+        return self._process.pid
+
+    @classmethod
+    def start(cls, layout: Layout, environ: Mapping[str, str] | None = None) -> Self:
+        """Start a host on `layout` and wait until it listens. Raises `HostUnavailableError`.
+
+        `environ`: its environment; this process's, if left out.
+        """
+        lifeline_read, lifeline_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        # -P: nothing is imported from the folder that one stands in, which may be anybody's.
+        argv = [sys.executable, "-P", "-m", "bridgehold.supervisor.main"]
+        argv += ["--lifeline", str(lifeline_read), "--ready", str(ready_write)]
+        argv += ["--config", str(layout.config), "--state", str(layout.state), "--run", str(layout.run)]
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(lifeline_read, ready_write),
+            start_new_session=True,
+            env={key: value for key, value in (environ or os.environ).items() if key != HOME_VARIABLE},
+        )
+        os.close(lifeline_read)
+        os.close(ready_write)
+        try:
+            readable, _, _ = select.select([ready_read], [], [], _READY_SECONDS)
+            if readable and os.read(ready_read, 1):
+                return cls(process, lifeline_write)
+        finally:
+            os.close(ready_read)
+        os.close(lifeline_write)
+        raise _start_failure(process, late=not readable)
+
+    def stop(self) -> None:
+        """End the host and wait until its processes and sandboxes are gone."""
+        os.close(self._lifeline)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+def _start_failure(process: subprocess.Popen[bytes], *, late: bool) -> HostUnavailableError:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_SECONDS)
+    if process.returncode is None:
+        process.kill()
+        process.wait()
+    said = process.stderr.read(4000).decode(errors="replace").strip() if process.stderr else ""
+    if late and not said:
+        return HostUnavailableError(
+            f"a private host was not ready within {_READY_SECONDS:.0f} s, and was ended",
+            hint="The machine is busy or slow: try again, or run `bridgehold serve` and wait for its line.",
+            retry="later",
+        )
+    what, remedy = heard(said)
+    return HostUnavailableError(
+        f"a private host could not start: {what or f'status {process.returncode}'}",
+        hint=remedy or "`bridgehold doctor` shows what this machine lacks.",
+        retry="no",
+    )

@@ -1,0 +1,146 @@
+"""One session, from the caller's side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import Any, Protocol
+
+from bridgehold.client.connection import Progress
+from bridgehold.client.retry import with_retries
+from bridgehold.client.tools import RUNNING_FOR, Tool, Tools
+from bridgehold.protocol.values import QUEUE_BOUND, Artifact, Reply
+
+
+class Asks(Protocol):
+    """What a session asks of its client."""
+
+    async def call(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        session: str = ...,
+        tenant: str = ...,
+        deadline_ms: int = 0,
+        on_event: Progress | None = None,
+        tools: Tools = (),
+    ) -> Reply: ...
+
+    async def logs(self, session: str) -> str: ...
+
+    async def put(
+        self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = ...
+    ) -> Artifact: ...
+
+    async def get(self, digest: str, *, tenant: str = ..., to: Path | None = None) -> bytes: ...
+
+    async def files(self, *, tenant: str = ...) -> list[Artifact]: ...
+
+
+class ClientSession:
+    """One session, from the caller's side: operations may be named without their bridge."""
+
+    def __init__(
+        self, client: Asks, bridge: str, tenant: str, session_id: str, tools: tuple[Tool, ...] = ()
+    ) -> None:
+        self._tools = tools
+        self._client = client
+        self.bridge = bridge
+        self.tenant = tenant
+        self.id = session_id
+        self._room = asyncio.Semaphore(QUEUE_BOUND)
+        self.anew = ""
+        """As `Reply.anew`, where its name had another session before it was opened here."""
+        self.lost: list[str] = []
+        """Ids that it had before: each was lost with its worker, and what it held was made again."""
+
+    async def call(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        on_event: Progress | None = None,
+    ) -> Reply:
+        """Run the operation and give the whole `Reply`. `on_event` gets chunks and progress as they come.
+
+        However many are called at once: what the host would refuse as one too many waits here.
+        """
+        if RUNNING_FOR.get():  # from a tool of a command of ours, which has its place already
+            return await self._call(operation, arguments, deadline_ms, on_event)
+        async with self._room:
+            return await self._call(operation, arguments, deadline_ms, on_event)
+
+    async def _call(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None,
+        deadline_ms: int,
+        on_event: Progress | None,
+    ) -> Reply:
+        reply = await self._client.call(
+            self._full(operation),
+            arguments,
+            session=self.id,
+            tenant=self.tenant,
+            deadline_ms=deadline_ms,
+            on_event=on_event,
+            tools=self._tools,
+        )
+        if reply.session != self.id:
+            self.lost.append(self.id)
+            self.id = reply.session
+        return reply
+
+    async def run(
+        self,
+        operation: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        deadline_ms: int = 0,
+        retries: int = 0,
+        repeatable: bool = False,
+    ) -> Any:
+        """Its value; `retries` and `repeatable` as in `Client.run`."""
+
+        def call() -> Awaitable[Reply]:
+            return self.call(operation, arguments, deadline_ms=deadline_ms)
+
+        return (await with_retries(call, retries, repeatable=repeatable)).value
+
+    async def stream(
+        self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Chunks and progress as they come, then ``{"type": "result", "value": …}``."""
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        work = asyncio.ensure_future(
+            self.call(operation, arguments, deadline_ms=deadline_ms, on_event=queue.put_nowait)
+        )
+        work.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            yield {"type": "result", "value": (await work).value}
+        finally:
+            work.cancel()
+
+    async def logs(self) -> str:
+        """What the code in it has printed, its newest part."""
+        return await self._client.logs(self.id)
+
+    async def put(self, data: bytes | Path, *, name: str = "", media_type: str = "") -> Artifact:
+        """As `Client.put`, for the session's tenant."""
+        return await self._client.put(data, name=name, media_type=media_type, tenant=self.tenant)
+
+    async def get(self, digest: str, *, to: Path | None = None) -> bytes:
+        """As `Client.get`, for the session's tenant."""
+        return await self._client.get(digest, tenant=self.tenant, to=to)
+
+    async def files(self) -> list[Artifact]:
+        """As `Client.files`, for the session's tenant."""
+        return await self._client.files(tenant=self.tenant)
+
+    def _full(self, operation: str) -> str:
+        return operation if ":" in operation else f"{self.bridge}:{operation}"

@@ -1,0 +1,1 @@
+"""What the operator says: config.toml, the environment, folders, and what a reload may change."""

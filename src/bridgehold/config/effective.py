@@ -1,0 +1,59 @@
+"""What holds of the configuration, key by key, and who said so: the environment, the file or a default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from pydantic import BaseModel
+
+from bridgehold import reads
+from bridgehold.config.load import Config, load_config, overrides
+from bridgehold.errors import ConfigError
+
+_DEPTH = 3
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """One key. `by`: a variable's name, ``config.toml`` or ``default``."""
+
+    key: str
+    value: object
+    by: str
+
+
+def said(path: Path, environ: Mapping[str, str]) -> list[Said]:
+    """Every key of the configuration at `path`. Raises `ConfigError`."""
+    config = load_config(path, environ)
+    in_file = _flat(
+        "", reads.parse_toml(reads.read_text(path, ConfigError, or_none=True), ConfigError, str(path))
+    )
+    variables = {".".join(one.path): one.variable for one in overrides(environ)}
+
+    def by(key: str) -> str:
+        found = [name for place, name in variables.items() if f"{key}.".startswith(f"{place}.")]
+        if found:
+            return found[-1]
+        return "config.toml" if any(f"{key}.".startswith(f"{place}.") for place in in_file) else "default"
+
+    return [Said(key=key, value=value, by=by(key)) for key, value in sorted(flat(config).items())]
+
+
+def flat(config: Config) -> dict[str, object]:
+    """Keys such as ``bridges.dspy.pool_size``, and what they hold (pure)."""
+    return _flat("", config.model_dump(mode="json"))
+
+
+def flat_table(place: str, section: BaseModel) -> dict[str, object]:
+    """One table's keys, as `flat` has them below `place` (pure)."""
+    return _flat(f"{place}.", section.model_dump(mode="json"))
+
+
+def _flat(place: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict) or place.count(".") >= _DEPTH:
+        return {place.removesuffix("."): value}
+    found: dict[str, object] = {}
+    for key, below in value.items():
+        found |= _flat(f"{place}{key}.", below)
+    return found

@@ -1,0 +1,181 @@
+"""The operator's ``config.toml``: read strictly, every fault named at once, every default stated.
+
+Variables of the environment may say single keys: ``BRIDGEHOLD__HOST__MAX_SESSIONS=50`` is
+``max_sessions = 50`` in ``[host]``, two underscores before every part, in capitals. A value is read as TOML,
+and as a string where it is none. A name with a hyphen can't be written so: it belongs into the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from bridgehold import reads
+from bridgehold.config.providers import provider_entry, provider_faults
+from bridgehold.config.sections import (
+    BridgeSection,
+    FeaturesSection,
+    HostSection,
+    HttpSection,
+    PrincipalSection,
+    ProviderSection,
+    SecretsSection,
+    Strict,
+    ToolSection,
+    ZygotesSection,
+)
+from bridgehold.errors import ConfigError
+from bridgehold.ids import is_name
+from bridgehold.policies.model import GIB
+from bridgehold.policies.units import parse_size
+
+_HINT = "docs/reference/configuration.md lists every key with its type and default."
+
+
+class Config(Strict):
+    host: HostSection = HostSection()
+    secrets: SecretsSection = SecretsSection()
+    providers: dict[str, ProviderSection] = Field(default_factory=dict)
+    principals: dict[str, PrincipalSection] = Field(default_factory=dict)
+    bridges: dict[str, BridgeSection] = Field(default_factory=dict)
+    zygotes: ZygotesSection = ZygotesSection()
+    tools: dict[str, ToolSection] = Field(default_factory=dict)
+    http: HttpSection = HttpSection()
+    features: FeaturesSection = FeaturesSection()
+    default_bridge: str = "dspy"
+
+    def reserve_bytes(self) -> int:
+        return parse_size(self.host.memory_reserve)
+
+
+DEFAULT_PROVIDERS = {
+    "openai": ProviderSection(base_url="https://api.openai.com/v1"),
+    "anthropic": ProviderSection(
+        base_url="https://api.anthropic.com/v1", shape="anthropic", auth="header:x-api-key"
+    ),
+    "gemini": ProviderSection(
+        base_url="https://generativelanguage.googleapis.com/v1beta",
+        shape="gemini",
+        auth="header:x-goog-api-key",
+    ),
+}
+
+
+def load_config(path: Path, environ: Mapping[str, str] | None = None, *, must_exist: bool = False) -> Config:
+    """The configuration at `path`, and over it what `environ` says (this process's by default).
+
+    Defaults where there is no file, unless there must be one. Raises one `ConfigError` that names all faults.
+    """
+    text = reads.read_text(path, ConfigError, hint=_HINT, or_none=not must_exist)
+    return parse_config(text, str(path), overrides(os.environ if environ is None else environ))
+
+
+def parse_config(text: str, where: str, over: tuple[Override, ...] = ()) -> Config:
+    """Pure half of `load_config`: all faults of `text` and of what overrides it, in one `ConfigError`."""
+    data = reads.parse_toml(text, ConfigError, where, hint=_HINT)
+    faults = []
+    config = Config()
+    try:
+        config = Config.model_validate(overridden(data, over))
+    except ValidationError as error:
+        faults = [_fault(fault, over) for fault in error.errors()]
+    else:
+        faults = _name_faults(config)
+    if faults:
+        raise ConfigError(
+            f"{len(faults)} fault(s):\n  " + "\n  ".join(faults),
+            where=where,
+            hint=_HINT,
+        )
+    providers = {**DEFAULT_PROVIDERS, **config.providers}
+    return config.model_copy(update={"providers": providers})
+
+
+def _fault(fault: ErrorDetails, over: tuple[Override, ...]) -> str:
+    """One line: the key, what is wrong, and the variable that said it; never the value."""
+    place = tuple(str(part) for part in fault["loc"])
+    said = next((f" ({one.variable})" for one in over if one.path[: len(place)] == place), "")
+    said = said or next((f" ({one.variable})" for one in over if place[: len(one.path)] == one.path), "")
+    return f"{'.'.join(place)}: {fault['msg']}{said}"
+
+
+def _name_faults(config: Config) -> list[str]:
+    faults = [
+        f"{section}.{name}: not a name (lower-case letters, digits, '-' and '_'; at most 63)"
+        for section, names in (
+            ("principals", config.principals),
+            ("bridges", config.bridges),
+        )
+        for name in names
+        if not is_name(name)
+    ]
+    faults += [
+        f"tools.{name}.provider: there is no [providers.{section.provider}]"
+        for name, section in config.tools.items()
+        if section.provider and section.provider not in {**DEFAULT_PROVIDERS, **config.providers}
+    ]
+    faults += [
+        fault
+        for name, section in config.providers.items()
+        for fault in provider_faults(provider_entry(name, section))
+    ]
+    if config.reserve_bytes() > 1024 * GIB:
+        faults.append("host.memory_reserve: more than 1 TiB")
+    return faults
+
+
+PREFIX = "BRIDGEHOLD__"
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """One key."""
+
+    variable: str
+    path: tuple[str, ...]
+    value: object
+
+
+def overrides(environ: Mapping[str, str]) -> tuple[Override, ...]:
+    """What `environ` says, in the order of the variables' names."""
+    return tuple(
+        Override(
+            variable=name,
+            path=tuple(name.removeprefix(PREFIX).lower().split("__")),
+            value=_value(environ[name]),
+        )
+        for name in sorted(environ)
+        if name.startswith(PREFIX)
+    )
+
+
+def said_by(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those variables of `environ` alone: for a process that gets nothing else of it."""
+    return {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+
+
+def overridden(data: dict[str, object], over: tuple[Override, ...]) -> dict[str, object]:
+    """`data` with each override in its place; a place that is no table is left for who checks the keys."""
+    found = copy.deepcopy(data)
+    for one in over:
+        table: dict[str, object] = found
+        for part in one.path[:-1]:
+            below = table.setdefault(part, {})
+            if not isinstance(below, dict):
+                below = table[part] = {}
+            table = below
+        table[one.path[-1]] = one.value
+    return found
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,37 @@
+"""The folders of this machine that every sandbox sees read-only."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import os
+import sys
+from pathlib import Path
+
+from bridgehold.sandbox.limits.bounds import SYSTEM_FILES
+from bridgehold.sandbox.spec import Paths
+
+_USR_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+
+
+@functools.cache
+def system_paths(environment: Path = Path("/"), bridge: Path = Path("/")) -> Paths:
+    """The system's folders, with a worker's two own ones."""
+    return Paths(
+        environment=str(environment),
+        bridge=str(bridge),
+        inner=str(package_folder("bridgehold.sandbox") / "inner"),
+        sdk=str(package_folder("bridgehold_sdk")),
+        python_prefix=os.path.realpath(sys.base_prefix),
+        usr_links=tuple(
+            (f"/{name}", str(Path("/", name).readlink()))
+            for name in _USR_LINKS
+            if Path("/", name).is_symlink()
+        ),
+        etc=tuple(path for path in sorted(SYSTEM_FILES) if Path(path).exists()),
+        cpuinfo=Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"),
+    )
+
+
+def package_folder(package: str) -> Path:
+    return Path(str(importlib.resources.files(package)))

@@ -1,0 +1,293 @@
+"""The sections of ``config.toml``: every key with its type, its default and what it means.
+
+`docs/reference/configuration.md` is generated from these models.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from bridgehold.config.guest_environment import check_variable
+from bridgehold.errors import UnsupportedError
+from bridgehold.policies.values import DEVICE
+
+DEFAULT_UID_BASE = 0x78000000
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Size = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?\s*(B|KiB|MiB|GiB|TiB)$")]
+Uid = Annotated[int, Field(ge=0, lt=2**32 - 1)]
+_NAME = r"[a-z][a-z0-9_-]{0,62}"
+Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
+NameOrAll = Annotated[str, Field(pattern=rf"^({_NAME}|\*)$")]
+NameOrNone = Annotated[str, Field(pattern=f"^({_NAME})?$")]
+Folder = Annotated[str, Field(pattern=r"^/")]
+
+
+class HostSection(Strict):
+    """``[host]``: the machine's share."""
+
+    cgroup: Annotated[str, Field(pattern=r"^(auto|v[12]|none|(v[12]:)?/.*)$")] = "auto"
+    """``auto``, ``v2``, ``v1``, ``none`` (weakening ``no_cgroup``), or a delegated cgroup's path."""
+    memory_reserve: Size = "1GiB"
+    """Memory that sessions never get together: what the host's own processes and the system keep."""
+    overcommit: bool = False
+    """Whether a policy's weakening ``overcommit`` is taken: more memory is promised than there is."""
+    shared_uid: bool = False
+    """Named weakening ``shared_uid``: without a uid range, every session runs under this user's uid."""
+    uid_base: Uid = DEFAULT_UID_BASE
+    """First of the reserved kernel uids (root only): four roles, then the sessions."""
+    uid_count: Annotated[int, Field(ge=16, le=200_000)] = 60_000
+    """How many uids are reserved: the bound of sessions at once."""
+    read_roots: tuple[Folder, ...] = ()
+    """Host folders below which a policy's ``filesystem.read`` may name folders."""
+    devices: tuple[Annotated[str, Field(pattern=DEVICE.pattern + "$")], ...] = ()
+    """Device files that a policy's ``filesystem.devices`` may name, such as ``/dev/nvidia0``."""
+    max_sessions: Annotated[int, Field(ge=1)] = 2_000
+    """Sessions at once on this host; one more is refused as busy."""
+    buffered_bytes: Size = "256MiB"
+    """Host-wide budget for buffered bytes that came from inside sandboxes."""
+    drain_s: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+    """How long commands that run may still take when the host is asked to stop; a second signal ends them."""
+    connections: Annotated[int, Field(ge=16, le=100_000)] = 4_096
+    """Callers' connections to the socket at once; a principal's are at most a quarter of those left free."""
+    caller_bytes: Size = "512MiB"
+    """Requests, answers and what callers leave unread, together; a principal's: at most what is left free."""
+    anchor_every_s: Annotated[int, Field(ge=1)] = 300
+    """How often the audit's head is signed."""
+    artifacts: Size = "4GiB"
+    """Bytes of artifacts that each tenant may keep."""
+    audit_tenant_quota: Size = "4GiB"
+    """Journal bytes per tenant and instance; past it the tenant's sessions end, never the host."""
+    index: Annotated[str, Field(pattern=r"^(https?://[^\s/?#]+.*|file:///.*)?$")] = ""
+    """The one package index environments are fetched from; empty: what pip's or uv's settings name."""
+
+    @model_validator(mode="after")
+    def _uids_exist(self) -> Self:
+        if self.uid_base + self.uid_count >= 2**32 - 1:
+            raise ValueError("`uid_base` and `uid_count` lead past the last uid")
+        return self
+
+
+class ProviderSection(Strict):
+    """``[providers.NAME]``: an upstream that the keeper may talk to, and how its key is sent."""
+
+    base_url: str
+    """Where it is, version prefix included. HTTPS, unless `private`."""
+    shape: Literal["openai", "anthropic", "gemini", "custom", "hub"] = "openai"
+    """How its bodies, denials and usage look; ``hub``: models are downloaded from it."""
+    auth: str = "bearer"
+    """``bearer``, ``header:NAME``, ``query:NAME``, or of a hub ``none``: it is asked without a key."""
+    secret: str = ""
+    """Name of the tenant's secret that is put in; the provider's own name if empty."""
+    private: bool = False
+    """Named weakening ``private_network``: it may live at a loopback or private address."""
+    hosts: tuple[str, ...] = ()
+    """Of a hub: ``host``, ``*.host`` or ``host:port`` that its redirects may lead to, without the key."""
+
+
+class PrincipalSection(Strict):
+    """``[principals.NAME]``: who may ask. A local uid or a token selects the principal."""
+
+    uids: tuple[Uid, ...] = ()
+    """Local users that are this principal."""
+    tokens: tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = ()
+    """Digests of tokens, never tokens."""
+    tenants: tuple[NameOrAll, ...] = ()
+    """Tenants it may act for; ``*`` is every tenant."""
+    operator: bool = False
+    """May list and end other tenants' sessions, build environments and stop the host."""
+    logs: bool = True
+    """May read the logs of its tenants' sessions, what their commands write, and the tracebacks of the code
+    in them. Without it, and without `operator`, an error tells type and message alone, and of output there
+    is what an operation declares as its result: of a foreign script its frames, or its standard output where
+    it speaks no protocol, and its exit status, never its standard error."""
+
+
+class BridgeSection(Strict):
+    """``[bridges.NAME]``: which policy a bridge runs under; the bridge's own name if empty."""
+
+    policy: NameOrNone = ""
+    """The policy's name; the bridge's own if there is one of that name, else ``baseline``."""
+    enabled: bool = True
+    """Whether it may be used at all."""
+    prestart: tuple[Name, ...] = ()
+    """Tenants for whom its zygote is warm from the host's start on."""
+    pool_size: Annotated[int, Field(ge=0, le=1_000)] = 0
+    """Sandboxes that stand parked for each tenant that has used it: attested, and used once."""
+    overflow: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """With a pool: starts beyond the parked ones that may be under way at once."""
+    checkout_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """With a pool: the longest wait for a sandbox before the session is refused as busy."""
+    scripts: Annotated[str, Field(pattern=r"^(/.*)?$")] = ""
+    """Of a `foreign` bridge: the folder that holds the scripts it may run; mounted read-only."""
+    weights: tuple[str, ...] = ()
+    """Files or model folders that a zygote loads once, below folders of ``filesystem.read``."""
+    recovery: bool = True
+    """Whether sessions that lost their worker are made again, as far as the bridge lets them be."""
+    environment: dict[str, str] = {}
+    """Variables inside, from the first import on: never a key, none that the sandbox itself sets."""
+    required_packages: tuple[str, ...] = ()
+    """What its lock has to hold, such as ``dspy-ai>=3``; without it no session starts."""
+    required_secrets: tuple[Name, ...] = ()
+    """Secrets that a tenant has to have before a session starts; otherwise it is refused and says which."""
+    min_python: str = ""
+    """The oldest Python that may run it, such as ``3.11``; the bridge's own word if empty."""
+
+    @field_validator("environment")
+    @classmethod
+    def _harmless(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            check_variable(name, text)
+        return value
+
+    @field_validator("required_packages")
+    @classmethod
+    def _packages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            try:
+                plain = Requirement(one).url is None
+            except InvalidRequirement:
+                plain = False
+            if not plain:
+                raise ValueError(f"{one[:80]!r} is no package by name, such as dspy-ai>=3")
+        return value
+
+    @field_validator("min_python")
+    @classmethod
+    def _python(cls, value: str) -> str:
+        try:
+            Version(value or "3")
+        except InvalidVersion as error:
+            raise ValueError(f"{value[:20]!r} is no version, such as 3.11") from error
+        return value
+
+
+class ToolSection(Strict):
+    """``[tools.NAME]``: a function of the operator's that bridges may call, where their policy allows it."""
+
+    description: str = ""
+    """What it does, for the bridge and its model."""
+    parameters: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    """JSON Schema of its arguments."""
+    result: dict[str, Any] = {}
+    """JSON Schema of what it gives; anything if empty."""
+    entry: str = ""
+    """``module:function`` in the folder ``tools`` beside this file; it runs in a process of its own."""
+    provider: str = ""
+    """Or an endpoint: the arguments are sent as JSON by POST to `path` of this ``[providers.NAME]``."""
+    path: str = ""
+    """Below the provider's base URL, with a slash first."""
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30
+    """The longest time for one call."""
+    tenants: tuple[NameOrAll, ...] = ("*",)
+    """Whose commands may call it."""
+    bridges: tuple[NameOrAll, ...] = ("*",)
+    """Which bridges may call it."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.entry) == bool(self.provider):
+            raise ValueError("either `entry` or `provider` is expected")
+        if self.provider and not self.path.startswith("/"):
+            raise ValueError("`path` begins with a slash")
+        if self.entry and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.entry):
+            raise ValueError("`entry` is module:function")
+        return self
+
+
+class HttpSection(Strict):
+    """``[http]``: the HTTP face, which `bridgehold serve` starts where `listen` or ``--http`` says so."""
+
+    listen: str = ""
+    """``ADDRESS:PORT``; not served if empty. The address is a number, IPv6 in brackets."""
+    public: bool = False
+    """Named weakening ``public_http``: `listen` may be no loopback address, although this is no TLS."""
+    names: tuple[str, ...] = ()
+    """Names that a request's ``Host`` may have beside the address: a proxy's, without port."""
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 512
+    """At once. One more takes the place of the oldest that has no request, or is turned away."""
+    requests: Annotated[int, Field(ge=1, le=1_000)] = 64
+    """Of one principal at once; answers of tools and cancellations are not counted."""
+    body: Size = "16MiB"
+    """Of one JSON body; an artifact's is bounded by the tenant's quota."""
+    buffered: Size = "256MiB"
+    """Of all bodies and events together that wait here; a request beyond it is refused as busy."""
+    idle_s: Annotated[float, Field(gt=0, le=3_600)] = 15
+    """The longest that a connection may be without a whole request: unused, or sending its head slowly."""
+    body_s: Annotated[float, Field(gt=0, le=3_600)] = 30
+    """The longest for a JSON body, and for each 4 MiB of an artifact."""
+    beat_s: Annotated[float, Field(gt=0, le=3_600)] = 15
+    """A stream with nothing to tell sends a comment so often."""
+    read_s: Annotated[float, Field(gt=0, le=3_600)] = 60
+    """The longest that a caller may leave unread what it was sent; a large answer has more, by its size."""
+
+
+class ZygotesSection(Strict):
+    """``[zygotes]``: the warm processes that sessions are forked from."""
+
+    budget: Size = "8GiB"
+    """Memory of all zygotes together; one without sessions leaves for another."""
+    memory: Size = "2GiB"
+    """The cap of each."""
+    max_age_s: Annotated[float, Field(ge=1)] = 86_400
+    """After this it is replaced, and ends with its last session."""
+    growth: Annotated[float, Field(gt=1)] = 1.5
+    """Replaced as well once its memory is this many times what it was when it was warm."""
+    warm_s: Annotated[float, Field(ge=1)] = 120
+    """The longest time to import, call and load."""
+    check_s: Annotated[float, Field(ge=0.1)] = 30
+    """How often age and growth are looked at."""
+
+
+class SecretsSection(Strict):
+    """``[secrets]``: where keys are kept. Never auto-detected."""
+
+    store: Literal["file", "keyring", "systemd"] = "file"
+    """An encrypted file, a pinned keyring back-end, or systemd credentials."""
+    keyring_backend: Literal["secretservice", "cryptfile"] = "secretservice"
+    """Which back-end ``keyring`` means."""
+    passphrase_credential: str = ""
+    """Name of the systemd credential that unlocks the encrypted file; a 0600 key file if empty."""
+
+
+Switch = bool | tuple[Name, ...]
+"""On, off, or the tenants for whom it is on."""
+
+
+class FeaturesSection(Strict):
+    """``[features]``: what this host offers at all: ``true``, ``false``, or the tenants that have it."""
+
+    fork: Switch = True
+    """Sessions are forked from warm processes, where their policy says so; otherwise they start cold."""
+    pools: Switch = True
+    """Sandboxes stand parked, where ``pool_size`` says so."""
+    recovery: Switch = True
+    """Sessions that lost their worker are made again."""
+    tools: Switch = True
+    """Bridges may call tools, where their policy allows it."""
+    artifacts: Switch = True
+    """Bytes are kept for tenants."""
+    foreign: Switch = True
+    """Scripts of one's own run behind the shim."""
+
+    def on(self, feature: str, tenant: str) -> bool:
+        switch = getattr(self, feature)
+        return switch if isinstance(switch, bool) else tenant in switch
+
+    def demand(self, feature: str, tenant: str) -> None:
+        """Raises `UnsupportedError` where `feature` is off for `tenant`."""
+        if not self.on(feature, tenant):
+            raise UnsupportedError(
+                f"{feature} is switched off here for {tenant}",
+                where="config.toml",
+                hint=f"An operator can switch it on: `[features] {feature}`, then `bridgehold reload`.",
+            )

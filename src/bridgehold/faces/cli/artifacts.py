@@ -1,0 +1,92 @@
+"""`bridgehold artifacts list | put | get | rm`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bridgehold.client.client import connect
+from bridgehold.faces.render import err, out, print_json, table
+from bridgehold.ids import LOCAL_TENANT
+from bridgehold.policies.units import format_size
+from bridgehold.protocol.values import Artifact
+
+app = typer.Typer(help="Bytes of tenants, by digest: what outlives a session.", no_args_is_help=True)
+Tenant = Annotated[str, typer.Option(help="Whose.")]
+Digest = Annotated[str, typer.Argument(help="sha256:…, as `artifacts list` shows it.")]
+
+
+@app.command("list")
+def list_artifacts(
+    tenant: Tenant = LOCAL_TENANT,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The tenant's artifacts, the newest last."""
+    found = asyncio.run(_list(tenant))
+    if json_output:
+        print_json(found)
+        return
+    rows = [
+        (
+            one.digest,
+            format_size(one.size_bytes),
+            one.name,
+            datetime.fromtimestamp(one.created, UTC).isoformat(timespec="seconds"),
+        )
+        for one in found
+    ]
+    table("", ("digest", "size", "name", "since"), rows)
+
+
+@app.command()
+def put(
+    file: Annotated[Path, typer.Argument(help="What to keep.", exists=True, dir_okay=False)],
+    name: Annotated[str, typer.Option(help="Its name; the file's own, if left out.")] = "",
+    tenant: Tenant = LOCAL_TENANT,
+) -> None:
+    """Keep a file; prints its digest."""
+    made = asyncio.run(_put(file, name, tenant))
+    out.print(made.digest)
+    err.print(f"{format_size(made.size_bytes)} kept for {tenant}")
+
+
+@app.command()
+def get(
+    digest: Digest,
+    to: Annotated[Path, typer.Argument(help="A new file.")],
+    tenant: Tenant = LOCAL_TENANT,
+) -> None:
+    """Write an artifact into a new file."""
+    asyncio.run(_get(digest, to, tenant))
+    err.print(f"{to}: {format_size(to.stat().st_size)}")
+
+
+@app.command("rm")
+def remove(digest: Digest, tenant: Tenant = LOCAL_TENANT) -> None:
+    """Forget an artifact."""
+    asyncio.run(_remove(digest, tenant))
+    err.print(f"removed {digest}")
+
+
+async def _list(tenant: str) -> list[Artifact]:
+    async with connect() as client:
+        return await client.files(tenant=tenant)
+
+
+async def _put(file: Path, name: str, tenant: str) -> Artifact:
+    async with connect() as client:
+        return await client.put(file, name=name, tenant=tenant)
+
+
+async def _get(digest: str, to: Path, tenant: str) -> None:
+    async with connect() as client:
+        await client.get(digest, tenant=tenant, to=to)
+
+
+async def _remove(digest: str, tenant: str) -> None:
+    async with connect() as client:
+        await client.remove(digest, tenant=tenant)

@@ -1,0 +1,187 @@
+"""`bridgehold audit tail | query | verify | export` and `bridgehold why`: reading, without host or key."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from bridgehold.audit import anchors as anchor_files
+from bridgehold.audit.entries import Entry, printable, printable_json
+from bridgehold.audit.export import export_ocsf
+from bridgehold.audit.query import TIMES, Query, parse_kind, parse_time
+from bridgehold.audit.query import query as find
+from bridgehold.audit.read import follow, read_all
+from bridgehold.audit.read import tail as read_tail
+from bridgehold.audit.verify import render_report, verify_audit
+from bridgehold.audit.why import story
+from bridgehold.config.layout import default_layout
+from bridgehold.errors import AuditError
+from bridgehold.faces.render import err, out, print_json, print_json_line, print_traceback, table
+from bridgehold.ids import nearest
+
+app = typer.Typer(help="Read, query and verify the audit.", no_args_is_help=True)
+Folder = Annotated[
+    Path | None,
+    typer.Option("--audit", help="The audit's folder, such as a copy; this host's own if left out."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_ASKED = ("kind", "tenant", "session", "command", "since", "until", "text")
+
+
+@app.command()
+def tail(
+    audit: Folder = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many events.")] = 20,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events.")] = False,
+    json_output: Json = False,
+) -> None:
+    """The newest events."""
+    folder = audit_folder(audit)
+    entries = follow(folder, last=lines) if following else read_tail(folder, lines)
+    for entry in entries:
+        print_entry(entry, as_json=json_output)
+
+
+@app.command()
+def query(
+    audit: Folder = None,
+    kind: Annotated[str, typer.Option(help="A kind, or its first half: egress.refused, egress.")] = "",
+    tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    session: Annotated[str, typer.Option(help="Only this session's id.")] = "",
+    command: Annotated[str, typer.Option(help="Only this command's id.")] = "",
+    since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
+    until: Annotated[str, typer.Option(help="Up to this time.")] = "",
+    text: Annotated[str, typer.Option(help="A text that stands in the event.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 100,
+    json_output: Json = False,
+) -> None:
+    """Events by kind, tenant, session, command, time or text."""
+    wanted = Query(
+        kind=parse_kind(kind), tenant=tenant, session=session, command=command,
+        since=parse_time(since), until=parse_time(until), text=text, limit=limit,
+    )  # fmt: skip
+    folder, nothing = audit_folder(audit), True
+    for entry in find(folder, wanted):
+        nothing = False
+        print_entry(entry, as_json=json_output)
+    if nothing:
+        err.print(_nothing(folder, wanted), soft_wrap=True, markup=False)
+
+
+def _nothing(folder: Path, wanted: Query) -> str:
+    """That nothing fits, and what may be misspelt: a tenant that no event is of."""
+    named = {entry.tenant for entry in find(folder, Query(limit=10_000))} - {""}
+    near = "" if not wanted.tenant or wanted.tenant in named else nearest(wanted.tenant, named)
+    asked = [f"{name} {value}" for name in _ASKED if (value := getattr(wanted, name))]
+    return f"no event fits{': ' if asked else ''}{', '.join(asked)}{near}"
+
+
+@app.command()
+def verify(
+    audit: Folder = None,
+    anchors: Annotated[
+        list[Path] | None, typer.Option("--anchors", help="Anchors kept elsewhere: a file or folder.")
+    ] = None,
+    keys: Annotated[
+        list[Path] | None, typer.Option("--key", help="A public key that may sign anchors.")
+    ] = None,
+    fresh: Annotated[
+        int | None, typer.Option(min=0, help="Seconds that the newest anchor kept elsewhere may be old.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Integrity, completeness and anchoring, each with its own verdict; the first bad line is named."""
+    layout = default_layout()
+    trusted: dict[str, bytes] = {}
+    own_key = layout.anchors / "anchor.pub"
+    for path in [*(keys or []), *([own_key] if audit is None and own_key.exists() else [])]:
+        trusted |= anchor_files.read_key(path)
+    report = verify_audit(
+        audit_folder(audit),
+        outside=[anchor for path in anchors or [] for anchor in anchor_files.load(path)],
+        beside=layout.anchors if audit is None else None,
+        keys=trusted,
+        fresh_s=fresh,
+    )
+    if json_output:
+        print_json({"ok": report.ok, **msgspec.to_builtins(report)})
+    else:
+        out.print(escape(render_report(report)), soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(AuditError.exit_status)
+
+
+@app.command()
+def export(audit: Folder = None) -> None:
+    """Every event as OCSF, one JSON line each."""
+    for line in export_ocsf(read_all(audit_folder(audit)), version("bridgehold")):
+        sys.stdout.buffer.write(printable_json(line.encode("utf-8")) + b"\n")
+
+
+def why(
+    event: Annotated[
+        str, typer.Argument(help="An event's reference (INSTANCE.SEQ) or a command's id (c-…).")
+    ],
+    audit: Folder = None,
+    json_output: Json = False,
+) -> None:
+    """The story of an event: what happened, the rule that decided, where it stands, the remedy."""
+    found = story(audit_folder(audit), event)
+    if json_output:
+        print_json(found)
+        return
+    rows = [
+        ("what", found.sentence),
+        ("rule", found.rule),
+        ("reason", found.reason),
+        ("source", found.source),
+        ("remedy", found.remedy),
+        ("event", f"{found.event.kind} {found.event.ref} at {found.event.time}, {found.event.place}"),
+        ("grant", found.grant.text("digest") if found.grant else ""),
+    ]
+    for name, value in rows:
+        if value:
+            out.print(f"[bold]{name:<7}[/] {escape(printable(value))}", soft_wrap=True)
+    print_traceback(found.traceback, out)
+    if found.related:
+        table("related", ("time", "event", "kind", "what"), [_row(entry) for entry in found.related[:30]])
+
+
+def audit_folder(given: Path | None) -> Path:
+    folder = given or default_layout().audit
+    if not folder.is_dir():
+        raise AuditError("there is no audit here", where=str(folder), hint="Name a folder with --audit.")
+    return folder
+
+
+def print_entry(entry: Entry, *, as_json: bool) -> None:
+    if as_json:
+        print_json_line(entry)
+        return
+    time, ref, kind, what = _row(entry)
+    style = "red" if kind.endswith(("refused", "violation", "degraded")) else "cyan"
+    out.print(f"[dim]{time} {escape(ref)}[/] [{style}]{kind:<18}[/] {escape(what)}", soft_wrap=True)
+
+
+def _row(entry: Entry) -> tuple[str, str, str, str]:
+    shown = [
+        f"{key}={_told(value)}"
+        for key, value in entry.fields.items()
+        if value not in ("", 0, [], {}, False)
+        and key not in ("grant", "machine", "namespaces", "capabilities", "traceback")
+    ]
+    ties = " ".join(part for part in (entry.tenant, entry.session, entry.command) if part)
+    return entry.time, entry.ref, entry.kind, printable(f"{ties} {' '.join(shown)}")[:300]
+
+
+def _told(value: object) -> str:
+    """A value whose end is seen: none that a guest chose looks like the fields behind it."""
+    return str(value) if re.fullmatch(r'[^\s"=]+', str(value)) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,185 @@
+"""`bridgehold bridge new | lock | check | dev`: for those who write bridges."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from bridgehold import reads, writes
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.client.client import Client, Host
+from bridgehold.config.layout import default_layout
+from bridgehold.errors import BridgeholdError, ConfigError, UsageError
+from bridgehold.faces.authoring.check import Verdict, check
+from bridgehold.faces.authoring.scripts import read_script
+from bridgehold.faces.authoring.templates import bridge_from, new_bridge
+from bridgehold.faces.cli.policy import offline_registry
+from bridgehold.faces.cli.run import read_arguments
+from bridgehold.faces.render import err, out, print_error, print_json, table
+from bridgehold.ids import LOCAL_TENANT, parse_name
+
+Name = Annotated[str, typer.Argument(help="The bridge.")]
+Tenant = Annotated[
+    str, typer.Option(help="Under whose policy, and who sees it: a tenant may have bridges of its own.")
+]
+Provider = Annotated[
+    bool, typer.Option("--provider", help="On a private host, with the provider played on this machine.")
+]
+_LOOK_SECONDS = 0.3
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits, '-'.")],
+    script: Annotated[
+        str, typer.Option("--from", help="A DSPex or Snakepit script whose commands become its operations.")
+    ] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant alone; of all, if left out.")] = "",
+) -> None:
+    """Write a bridge that runs and is tested at once; with --from, a draft that has a script's commands."""
+    parse_name(name, "bridge")
+    layout = default_layout()
+    place = layout.own_bridges(parse_name(tenant, "tenant")) if tenant else layout.bridges
+    folder, policy = place / name, layout.policies / f"{name}.toml"
+    for path in (folder, policy):
+        if path.exists():
+            raise UsageError(f"{path} is there already", hint="Choose another name, or remove it.")
+    if script:
+        files = bridge_from(name, str(folder), Path(script).name, read_script(_source(script), script))
+    else:
+        files = new_bridge(name, str(folder))
+    try:
+        writes.make_folder(policy.parent)
+        writes.make_folder(folder, new=True)
+        for path, text in ((policy, files.pop("policy")), *((folder / name, files[name]) for name in files)):
+            with writes.create(path, mode=0o644) as file:
+                file.write(text.encode())
+    except OSError as error:
+        where = str(error.filename or folder)
+        raise ConfigError(f"can't be written: {error.strerror}", where=where) from error
+    for path in (*sorted(folder.iterdir()), policy):
+        out.print(str(path), markup=False, soft_wrap=True)
+    follow = "check" if "requirements.in" not in files else "lock"
+    err.print(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
+
+
+def _source(script: str) -> str:
+    return reads.read_text(Path(script), UsageError)
+
+
+def lock_bridge(
+    name: Name,
+    tenant: Tenant = LOCAL_TENANT,
+    python: Annotated[
+        str, typer.Option(help="For this version of Python; the host's own, if left out.")
+    ] = "",
+) -> None:
+    """Resolve what the bridge asks for to exact versions with hashes: wheels only, nothing is run."""
+    from bridgehold.faces.authoring.locking import lock
+
+    registry = offline_registry()
+    manifest = registry.manifest(name, tenant)
+    with err.status(f"resolving {name}{f' for Python {python}' if python else ''}"):
+        count = lock(manifest, python, registry.config.host.index)
+    out.print(f"{count} packages in {manifest.lock_path}", markup=False, soft_wrap=True)
+
+
+def check_bridge(
+    name: Name,
+    tenant: Tenant = LOCAL_TENANT,
+    provider: Provider = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Try what any bridge must do, in a sandbox under its own policy; exit status 1 where something fails."""
+    manifest = offline_registry().manifest(name, tenant)
+    found = asyncio.run(_check(manifest, tenant, provider=provider))
+    if json_output:
+        print_json(found)
+    else:
+        table("", ("", "what", "detail"), [(one.status, one.name, one.detail) for one in found])
+    if any(one.status == "FAIL" for one in found):
+        raise typer.Exit(1)
+
+
+async def _check(manifest: Manifest, tenant: str, *, provider: bool) -> list[Verdict]:
+    async with contextlib.AsyncExitStack() as stack:
+        host, _ = await _open(stack, manifest.name, provider=provider, tenant=tenant)
+        return [verdict async for verdict in check(host, manifest, tenant)]
+
+
+def dev(
+    operation: Annotated[str, typer.Argument(help="BRIDGE:OPERATION, run again after each save.")],
+    args: Annotated[str, typer.Option("--args", help="Arguments as JSON; '-' or @FILE to read them.")] = "{}",
+    runs: Annotated[int, typer.Option(help="Stop after so many runs; 0: at Ctrl-C.")] = 0,
+    tenant: Tenant = LOCAL_TENANT,
+    provider: Provider = False,
+) -> None:
+    """Run an operation in a fresh sandbox after each save, with its log and traceback."""
+    bridge = operation.partition(":")[0]
+    manifest = offline_registry().manifest(bridge, tenant)
+    arguments = read_arguments(args)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_dev(operation, arguments, manifest.folder, runs, provider=provider, tenant=tenant))
+
+
+async def _dev(
+    operation: str, arguments: dict[str, Any], folder: Path, runs: int, *, provider: bool, tenant: str
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        host, refresh = await _open(stack, folder.name, provider=provider, tenant=tenant)
+        done, seen = 0, None
+        while not runs or done < runs:
+            now = _stamps(folder)
+            if now == seen:
+                await asyncio.sleep(_LOOK_SECONDS)
+                continue
+            seen, done = now, done + 1
+            refresh()
+            await _run_once(host, operation, arguments, tenant)
+
+
+async def _open(
+    stack: contextlib.AsyncExitStack, bridge: str, *, provider: bool, tenant: str
+) -> tuple[Client, Callable[[], None]]:
+    """The user's host, or a private one with a simulated provider; and what takes the bridge's files anew."""
+    from bridgehold.faces.testing.playground import hosted, playground
+
+    if not provider:
+        return await stack.enter_async_context(Host.open()), lambda: None
+    ground = await stack.enter_async_context(playground(bridge, tenants=(tenant,)))
+    host, _ = await stack.enter_async_context(hosted(ground))
+    return host, ground.refresh
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """What tells that a file was saved."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError):
+            facts = path.stat()
+            found.append((path.name, facts.st_mtime_ns, facts.st_size))
+    return found
+
+
+async def _run_once(host: Client, operation: str, arguments: dict[str, Any], tenant: str) -> None:
+    begun = time.perf_counter()
+    err.rule(time.strftime("%H:%M:%S"))
+    try:
+        async with host.session(operation.partition(":")[0], tenant=tenant) as session:
+            try:
+                print_json(await session.run(operation, arguments))
+            except BridgeholdError as error:
+                print_error(error, as_json=False)
+            log = await session.logs()
+    except BridgeholdError as error:
+        print_error(error, as_json=False)
+        return
+    if log:
+        err.print(escape(log.rstrip()), style="dim", soft_wrap=True)
+    err.print(f"{(time.perf_counter() - begun) * 1000:.0f} ms in a sandbox of its own; waiting for a save")

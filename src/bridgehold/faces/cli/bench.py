@@ -1,0 +1,35 @@
+"""`bridgehold bench`: how long sessions take to begin on this machine, and what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from bridgehold.faces.render import err, print_json, table
+
+
+def bench(
+    bridge: Annotated[str, typer.Option(help="The bridge to measure.")] = "python",
+    count: Annotated[int, typer.Option(min=5, max=10_000, help="Sessions for each figure.")] = 40,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of {name, value, unit, …}.")] = False,
+) -> None:
+    """Cold, forked and parked sessions, one by one: to the first reply, memory, sessions per second."""
+    from bridgehold.faces.bench.starts import measure
+
+    figures = asyncio.run(measure(bridge, count, lambda text: err.print(f"[dim]… {text}[/]")))
+    if as_json:
+        print_json(figures)
+        return
+    rows = [
+        (
+            one.name,
+            f"{one.value:.4g} {one.unit}",
+            f"{one.ratio:.3f} × cold" if one.ratio is not None and one.ratio != 1 else "",
+            one.bar,
+            "" if one.ok is None else "holds" if one.ok else "misses",
+        )
+        for one in figures
+    ]
+    table("", ("figure", "value", "ratio", "bar", ""), rows)

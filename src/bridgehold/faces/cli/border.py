@@ -1,0 +1,106 @@
+"""The border of the command line: streams, locale and arguments may be whatever they are.
+
+Every failure leaves with its code, where it was and the remedy; no traceback does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+from typer.exceptions import TyperException
+
+from bridgehold.errors import BridgeholdError, InternalError, UsageError, from_os
+from bridgehold.faces.render import err, print_error
+from bridgehold.hardening import open_standard
+
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run `command`, and tell what comes of it. The exit status."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        prepare_streams()
+        check_arguments(sys.argv)
+        status = command()
+        sys.stdout.flush()
+        if status == _INTERRUPTED:
+            err.print("stopped")
+        return status if isinstance(status, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _told(lambda: err.print("stopped"), _INTERRUPTED)
+    except BrokenPipeError:
+        _drop_output()
+        return _BROKEN_PIPE
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # asked for by leaving all out
+            text = f"{error.format_message()}\n"
+            return _told(lambda: sys.stderr.write(text), error.exit_code)
+        return _failed(_usage(error), as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback
+        return _failed(_ours(error), as_json=as_json)
+
+
+def prepare_streams() -> None:
+    """The three streams are there, and take any text."""
+    open_standard()
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Raises `UsageError` for one that is no text."""
+    for number, text in enumerate(arguments[1:], 1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                "is not UTF-8",
+                where=f"argument {number}",
+                hint="Set the locale to C.UTF-8, or rename the file.",
+            ) from None
+
+
+def _usage(error: TyperException) -> UsageError:
+    path = getattr(getattr(error, "ctx", None), "command_path", "bridgehold")
+    return UsageError(error.format_message(), where=path, hint=f"`{path} --help` shows what it takes.")
+
+
+def _ours(error: Exception) -> BridgeholdError:
+    if isinstance(error, BridgeholdError):
+        return error
+    if isinstance(error, OSError):
+        return from_os(error)
+    return InternalError(f"{type(error).__name__}: {error}")
+
+
+def _failed(error: BridgeholdError, *, as_json: bool) -> int:
+    return _told(lambda: print_error(error, as_json=as_json), error.exit_status)
+
+
+def _told(tell: Callable[[], object], status: int) -> int:
+    """`status`, once it was told to whoever listens."""
+    try:
+        tell()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop_output()
+    return status
+
+
+def _drop_output() -> None:
+    """What is still buffered reaches nobody: the interpreter's end must not try it again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            os.dup2(null, number)
+    os.close(null)

@@ -1,0 +1,158 @@
+"""`bridgehold bridge list | show | adapter | build | verify | gc`; `authoring` has those for authors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from bridgehold.bridges.adapters import adapter_source
+from bridgehold.client.client import Client, Host
+from bridgehold.errors import BridgeholdError, EnvironmentChangedError
+from bridgehold.faces.cli import authoring, chaos
+from bridgehold.faces.cli.policy import offline_registry
+from bridgehold.faces.progress import build_progress, show_progress
+from bridgehold.faces.render import err, out, print_cold, print_json, table
+from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.policies.units import format_size
+
+app = typer.Typer(
+    help="See bridges, build their environments, write and check your own.", no_args_is_help=True
+)
+app.command("new")(authoring.new)
+app.command("lock")(authoring.lock_bridge)
+app.command("check")(authoring.check_bridge)
+app.command("dev")(authoring.dev)
+app.command("provider")(chaos.provider)
+Bridge = Annotated[str, typer.Argument(help="The bridge.")]
+Tenant = Annotated[str, typer.Option(help="Who sees it: a tenant may have bridges of its own.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_bridges(json_output: Json = False) -> None:
+    """Every bridge of this host, and what keeps one from starting."""
+    registry = offline_registry()
+    found = [registry.describe(entry) for entry in registry.visible(lambda _: True)]
+    if json_output:
+        print_json(found)
+        return
+    rows = []
+    for entry in found:
+        problems = entry["problems"]
+        trouble = "; ".join(problems) if isinstance(problems, list) else ""
+        where = "shipped" if entry["shipped"] else str(entry["tenant"]) or "own"
+        rows.append((str(entry["name"]), str(entry["version"]), where, str(entry["summary"]), trouble))
+    table("", ("bridge", "version", "from", "what it does", "problems"), rows)
+
+
+@app.command()
+def show(bridge: Bridge, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
+    """A bridge's operations and what it asks for."""
+    manifest = offline_registry().manifest(bridge, tenant)
+    if json_output:
+        print_json(manifest.operations)
+        return
+    out.print(f"[bold]{escape(manifest.name)}[/] {escape(manifest.version)} — {escape(manifest.summary)}")
+    rows = [
+        (f"{manifest.name}:{name}", operation.effect, operation.resource, operation.summary)
+        for name, operation in manifest.operations.items()
+    ]
+    table("", ("operation", "effect", "resource", "what it does"), rows)
+
+
+@app.command()
+def adapter(bridge: Bridge, tenant: Tenant = LOCAL_TENANT) -> None:
+    """Print a Python module with the bridge's operations as typed methods."""
+    typer.echo(adapter_source(offline_registry().manifest(bridge, tenant)), nl=False)
+
+
+@app.command()
+def build(
+    bridge: Bridge,
+    tenant: Tenant = LOCAL_TENANT,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Although it is there; what is there is set aside.")
+    ] = False,
+    start: Annotated[
+        bool,
+        typer.Option(help="Start a session too, and say why where it is no fork though its policy says so."),
+    ] = True,
+    json_output: Json = False,
+) -> None:
+    """Build the bridge's environment (found at once where it is built already)."""
+    result = asyncio.run(
+        _build(parse_name(bridge, "bridge"), parse_name(tenant, "tenant"), anew=anew, start=start)
+    )
+    if json_output:
+        print_json(result)
+    else:
+        out.print(f"{result['packages']} packages, {result['digest']}")
+        print_cold(result["cold_start"])
+
+
+async def _build(bridge: str, tenant: str, *, anew: bool, start: bool) -> dict[str, Any]:
+    with build_progress() as bars:
+        task = bars.add_task(bridge, total=None, note="")
+        async with Host.open() as host:
+            result: dict[str, Any] = await host.request(
+                "bridge.build",
+                {"bridge": bridge, "tenant": tenant, "anew": anew},
+                lambda event: show_progress(bars, task, bridge, event),
+            )
+            result["cold_start"] = await _cold_start(host, bridge, tenant) if start else ""
+            return result
+
+
+async def _cold_start(host: Client, bridge: str, tenant: str) -> str:
+    """Why a session of it starts cold, though its policy says fork; empty where there is no reason."""
+    with contextlib.suppress(BridgeholdError):
+        opened = await host.request("session.open", {"bridge": bridge, "tenant": tenant, "name": ""})
+        await host.request("session.close", {"session": opened["id"]})
+        return str(opened["cold_start"])
+    return ""
+
+
+@app.command()
+def verify(
+    bridge: Annotated[str, typer.Argument(help="The bridge; every environment, if left out.")] = "",
+    tenant: Annotated[str, typer.Option(help="Whose own bridge it is.")] = "",
+    json_output: Json = False,
+) -> None:
+    """Read every byte of built environments again; exit status 18 where one is not as it was sealed."""
+    with err.status("reading every byte"):
+        found = asyncio.run(_ask("bridge.verify", {"bridge": bridge, "tenant": tenant or None}))
+    if json_output:
+        print_json(found)
+    else:
+        rows = [
+            (
+                "as sealed" if one["ok"] else "CHANGED",
+                ", ".join(one["bridges"]),
+                one["digest"][7:19],
+                format_size(one["bytes"]),
+                one["detail"],
+            )
+            for one in found
+        ]
+        table("", ("", "bridges", "digest", "size", "what changed"), rows)
+    if not all(one["ok"] for one in found):
+        raise typer.Exit(EnvironmentChangedError.exit_status)
+
+
+@app.command("gc")
+def collect(json_output: Json = False) -> None:
+    """Remove environments that no bridge asks for and no host uses, left-overs of builds, and old wheels."""
+    removed = asyncio.run(_ask("bridge.gc", {}))["removed"]
+    if json_output:
+        print_json(removed)
+    else:
+        out.print(f"{len(removed)} removed")
+
+
+async def _ask(method: str, params: dict[str, Any]) -> Any:
+    async with Host.open() as host:
+        return await host.request(method, params)

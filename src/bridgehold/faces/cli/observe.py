@@ -1,0 +1,179 @@
+"""`bridgehold top | metrics | profile`, and `bridgehold sessions kill | drain | resume`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from bridgehold.audit.entries import printable
+from bridgehold.client.client import Client, connect
+from bridgehold.errors import NotFoundError
+from bridgehold.faces.render import err, out, print_json, print_json_line, table
+from bridgehold.host.shares.observe import OperationFigures
+from bridgehold.ids import nearest, parse_name
+from bridgehold.policies.units import format_ms, format_size
+from bridgehold.protocol.values import SessionInfo
+
+_ROWS = 15
+Session = Annotated[str, typer.Argument(help="Session name or id.")]
+
+
+def metrics() -> None:
+    """Print the host's figures in Prometheus' text format."""
+    typer.echo(str(asyncio.run(_request("metrics", {}))["text"]), nl=False)
+
+
+def profile(
+    session: Session,
+    seconds: Annotated[float, typer.Option(help="How long to look, at most 60.")] = 5.0,
+    collapsed: Annotated[
+        bool, typer.Option("--collapsed", help="Print stacks for a flame graph: frames, then a count.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Where a session's worker spends its time, by samples of its own stacks, whatever it is doing."""
+    with err.status(f"looking at {session} for {seconds:g} s"):
+        found = asyncio.run(_request("session.profile", {"session": session, "seconds": seconds}))
+    if json_output:
+        print_json(found)
+    elif collapsed:
+        for row in found["stacks"]:
+            typer.echo(f"{printable(row['stack'])} {row['samples']}")
+    else:
+        rows = [(f"{row['share']:.0%}", str(row["samples"]), row["line"]) for row in found["lines"][:_ROWS]]
+        table(f"{found['samples']} samples in {found['seconds']:.1f} s", ("share", "samples", "where"), rows)
+
+
+def kill(session: Session) -> None:
+    """End a session at once, whatever it is doing."""
+    found = asyncio.run(_request("session.kill", {"session": session, "reason": "killed by an operator"}))
+    out.print(f"ended {found['id']}")
+
+
+def drain(
+    bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
+    seconds: Annotated[float, typer.Option(help="How long a running command may still take.")] = 30.0,
+) -> None:
+    """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
+    with err.status("waiting for what runs"):
+        params = {"bridge": bridge, "tenant": tenant, "seconds": seconds, "cordon": True}
+        found = asyncio.run(_of_known("drain", params))
+    out.print(f"{len(found['ended'])} sessions ended")
+    whose = f"{f' of {bridge}' if bridge else ''}{f' for {tenant}' if tenant else ''}"
+    err.print(f"no new one{whose} is opened until `bridgehold sessions resume`", markup=False)
+
+
+def resume(
+    bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
+    tenant: Annotated[str, typer.Option(help="Of this tenant only.")] = "",
+) -> None:
+    """Open sessions again where a drain has closed the way."""
+    found = asyncio.run(_of_known("resume", {"bridge": bridge, "tenant": tenant}))
+    out.print(f"{found['resumed']} drained ways are open again")
+
+
+def top(
+    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 1.0,
+    looks: Annotated[int, typer.Option(help="Stop after so many; 0: at Ctrl-C.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="One line of JSON for each look.")] = False,
+) -> None:
+    """Sessions and operations, live: what is used, how often, how fast."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_top(every, looks, json_output))
+
+
+async def _top(every: float, looks: int, as_json: bool) -> None:
+    async with connect() as client:
+        before: dict[str, OperationFigures] = {}
+        done = 0
+        with Live(console=out, auto_refresh=False) if not as_json else contextlib.nullcontext() as live:
+            while True:
+                sessions, figures = await _look(client)
+                if live is None:
+                    row = {"sessions": sessions, "operations": figures}
+                    print_json_line(row)
+                else:
+                    live.update(Group(_sessions(sessions), _operations(figures, before, every)), refresh=True)
+                before = {one.operation: one for one in figures}
+                done += 1
+                if looks and done >= looks:
+                    return
+                await asyncio.sleep(every)
+
+
+async def _look(client: Client) -> tuple[list[SessionInfo], list[OperationFigures]]:
+    figures = await client.request("figures", {})
+    return await client.sessions(), msgspec.convert(figures, type=list[OperationFigures])
+
+
+def _sessions(found: list[SessionInfo]) -> Table:
+    shown = Table(title=f"{len(found)} sessions")
+    for column in ("session", "tenant", "bridge", "state", "start", "commands", "age", "idle", "memory"):
+        shown.add_column(column)
+    for one in sorted(found, key=lambda one: -one.memory_bytes)[:_ROWS]:
+        shown.add_row(
+            escape(one.name),
+            escape(one.tenant),
+            one.bridge,
+            one.state,
+            one.start,
+            str(one.commands),
+            format_ms(one.age_ms),
+            format_ms(one.idle_ms),
+            format_size(one.memory_bytes),
+        )
+    return shown
+
+
+def _operations(found: list[OperationFigures], before: dict[str, OperationFigures], every: float) -> Table:
+    shown = Table(title="operations, by time spent")
+    for column in ("operation", "commands", "per second", "failed", "p50", "p99", "cpu"):
+        shown.add_column(column)
+    for one in found[:_ROWS]:
+        earlier = before.get(one.operation)
+        rate = (one.commands - earlier.commands) / every if earlier else 0.0
+        shown.add_row(
+            one.operation,
+            str(one.commands),
+            f"{rate:.1f}",
+            str(one.failed),
+            f"{one.p50_ms:.1f} ms",
+            f"{one.p99_ms:.1f} ms",
+            f"{one.cpu_seconds:.1f} s",
+        )
+    return shown
+
+
+async def _of_known(method: str, params: dict[str, Any]) -> Any:
+    """As `_request`; a misspelt name is no way that is closed or opened."""
+    if params["tenant"]:
+        parse_name(params["tenant"], "tenant")
+    async with connect() as client:
+        await check_bridge(client, params["bridge"])
+        return await client.request(method, params)
+
+
+async def check_bridge(client: Client, bridge: str) -> None:
+    """Raises `NotFoundError` for one that the host doesn't have, nor a session of; empty is any."""
+    if bridge:
+        known = {str(one["name"]) for one in await client.request("bridges", {})}
+        known |= {session.bridge for session in await client.sessions()}
+        if bridge not in known:
+            raise NotFoundError(
+                f"there is no bridge {bridge[:80]!r}{nearest(bridge, known)}",
+                hint="`bridgehold bridge list` shows them.",
+            )
+
+
+async def _request(method: str, params: dict[str, Any]) -> Any:
+    async with connect() as client:
+        return await client.request(method, params)

@@ -1,0 +1,90 @@
+"""`bridgehold policy check | explain`: policies read as the host would, without one running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+
+from bridgehold import reads
+from bridgehold.config.layout import default_layout
+from bridgehold.errors import PolicyError
+from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
+from bridgehold.faces.render import err, out, print_json, table
+from bridgehold.host.front.registry import Registry
+from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.policies.explain import check as check_policies
+from bridgehold.policies.explain import explain as explain_grant
+from bridgehold.policies.explain import unknown_names
+
+app = typer.Typer(help="Check policies, and see what a bridge is granted and why.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Policy files; this layout's if left out.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read policies strictly; every fault with its line. Exit 5 where there is one.
+
+    Of this layout's, tenants, bridges and names in config.toml too: all that would refuse a session. Names of
+    operations, resources and providers have to be some that a bridge here or config.toml has.
+    """
+    if files:
+        texts = {path.stem: (_read(path), str(path)) for path in files}
+        found = [str(path) for path in files]
+        faults = [f"{fault.where}: {fault.message}" for fault in check_policies(texts)]
+        registry = offline_registry()
+        known = known_names(registry, registry.config)
+        for text, file in texts.values():
+            faults += unknown_names(text, file, known)
+    else:
+        found, faults = check_layout(default_layout())
+    if json_output:
+        print_json({"files": found, "faults": faults})
+    else:
+        for fault in faults:
+            out.print(f"[red]{escape(fault)}[/]", soft_wrap=True)
+        err.print(f"{len(found)} file(s), {len(faults)} fault(s)")
+    if faults:
+        raise typer.Exit(PolicyError.exit_status)
+
+
+def _read(path: Path) -> str:
+    text = reads.read_text(path, PolicyError)
+    if not text:  # as the host has it
+        raise PolicyError(
+            "is empty", where=str(path), hint="One that says nothing on purpose holds a comment."
+        )
+    return text
+
+
+@app.command()
+def explain(
+    bridge: Annotated[str, typer.Argument(help="The bridge.")],
+    tenant: Annotated[str, typer.Option(help="For this tenant.")] = LOCAL_TENANT,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the grant as JSON.")] = False,
+) -> None:
+    """The resolved grant, each value with the file and line that decided it."""
+    parse_name(tenant, "tenant")
+    registry = offline_registry()
+    grant = registry.resolve_grant(tenant, registry.manifest(bridge, tenant))
+    if json_output:
+        print_json(msgspec.to_builtins(grant))
+        return
+    out.print(f"grant of [bold]{escape(bridge)}[/] for [bold]{escape(tenant)}[/], {grant.digest}")
+    rows = [
+        (row.key, row.value, row.source, "; ".join(str(item) for item in row.losing))
+        for row in explain_grant(grant)
+    ]
+    table("", ("key", "value", "set by", "instead of"), rows)
+
+
+def offline_registry() -> Registry:
+    """This layout's registry, without a host."""
+    return layout_registry(default_layout())

@@ -1,0 +1,183 @@
+"""Every fault of a layout's policies, ceilings, bridges and the names that join them, without a host.
+
+Files are looked at with the rights of the host's own process: what root can read, and the host can't,
+is a fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
+import msgspec
+
+from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Entry, tenant_folders
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config, load_config
+from bridgehold.errors import BridgeholdError, PolicyError
+from bridgehold.host.front.registry import Registry
+from bridgehold.ids import LOCAL_TENANT, nearest
+from bridgehold.policies import shipped
+from bridgehold.policies.explain import Known, unknown_names
+from bridgehold.policies.explain import check as check_policies
+from bridgehold.policies.files import Kind
+from bridgehold.policies.model import Machine
+from bridgehold.sandbox.attest.view import open_view
+from bridgehold.supervisor.plans import needed_paths, roles
+
+
+def layout_registry(layout: Layout) -> Registry:
+    """A registry without a host: the machine is taken to give everything, and nothing is written."""
+    config = load_config(layout.config_file)
+    cores = os.cpu_count() or 1
+    machine = Machine(
+        cgroup="v2", uids="range", memory_bytes=0, cpus=cores, devices=tuple(config.host.devices)
+    )
+    return Registry(layout, config, machine, journal=None)
+
+
+def check_layout(layout: Layout) -> tuple[list[str], list[str]]:
+    """(the operator's files, every fault). Raises `ConfigError` for a config.toml that is none.
+
+    Run by root it forks, so that the process has to be one of a single thread.
+    """
+    uid = roles(load_config(layout.config_file)).host
+    if os.geteuid() != 0 or uid == 0:
+        return _checked(layout)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _answer_as(uid, layout, write)
+    os.close(write)
+    with os.fdopen(read, "rb") as answers:
+        data = answers.read()
+    os.waitpid(child, 0)
+    if not data:
+        raise PolicyError("the host's process could not look at its files", where=str(layout.config))
+    found, faults = msgspec.json.decode(data, type=tuple[list[str], list[str]])
+    return found, faults
+
+
+def _answer_as(uid: int, layout: Layout, write: int) -> NoReturn:
+    """In a child: see what the host's process sees, with its rights, and say what is wrong."""
+    try:
+        open_view(needed_paths(layout))
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+        try:
+            answer = _checked(layout)
+        except BridgeholdError as error:
+            answer = ([], [f"{error.where}: {error.message}"])
+        os.write(write, msgspec.json.encode(answer))
+    finally:
+        os._exit(0)
+
+
+def _checked(layout: Layout) -> tuple[list[str], list[str]]:
+    config = load_config(layout.config_file)
+    registry = layout_registry(layout)
+    faults = [fault for kind in _KINDS for fault in registry.files.faults(kind)]
+    faults += _own_policies(registry)
+    try:
+        bridges = registry.entries()
+    except BridgeholdError as error:
+        return [], [*dict.fromkeys(faults), f"{error.where}: {error.message}"]
+    faults += [f"{entry.folder}: {entry.fault}" for entry in bridges if entry.fault]
+    faults += _grants(registry, [entry for entry in registry.visible(lambda _: True) if not entry.fault])
+    faults += _names(registry, config, [entry.name for entry in bridges])
+    faults += _unknown(registry, known_names(registry, config), [entry.name for entry in bridges])
+    faults += _beside_bridges(layout)
+    found = [str(layout.policies / f"{name}.toml") for name in _listed(registry, "policy")]
+    found += [str(layout.tenants / f"{name}.toml") for name in _listed(registry, "tenant")]
+    return found, list(dict.fromkeys(faults))
+
+
+_KINDS: tuple[Kind, ...] = ("policy", "tenant")
+
+
+def _listed(registry: Registry, kind: Kind) -> tuple[str, ...]:
+    """Names of the files; none where the folder can't be read, which is a fault of its own."""
+    try:
+        return registry.files.names(kind)
+    except PolicyError:
+        return ()
+
+
+def _own_policies(registry: Registry) -> Iterator[str]:
+    texts = {}
+    for name in _listed(registry, "policy"):
+        with contextlib.suppress(PolicyError):  # said already
+            found = registry.files.read("policy", name)
+            if found is not None:
+                texts[name] = (found.text, found.file)
+    for fault in check_policies(texts):
+        yield f"{fault.where}: {fault.message}"
+
+
+def _grants(registry: Registry, bridges: Iterable[Entry]) -> Iterator[str]:
+    """Composed, and resolved for every bridge and who sees it: extends, narrowing, weakenings, needs."""
+    tenants = dict.fromkeys([LOCAL_TENANT, *_listed(registry, "tenant")])
+    for bridge in bridges:
+        for tenant in [bridge.tenant] if bridge.tenant else tenants:
+            try:
+                registry.resolve_grant(tenant, registry.manifest(bridge.name, tenant))
+            except BridgeholdError as error:
+                yield f"{bridge.name} for {tenant}: {error.where}: {error.message}"
+
+
+def known_names(registry: Registry, config: Config) -> Known:
+    """What the names of policies can mean here: every bridge's operations and resources, and providers."""
+    bridges = registry.entries()
+    needs = [entry.manifest.needs for entry in bridges if entry.manifest is not None]
+    return Known(
+        operations=tuple(dict.fromkeys(name for one in needs for name in one.operations)),
+        resources=tuple(dict.fromkeys(name for one in needs for name in one.resources)),
+        providers=tuple(config.providers),
+        unread=tuple(entry.name for entry in bridges if entry.manifest is None),
+    )
+
+
+def _unknown(registry: Registry, known: Known, bridges: list[str]) -> Iterator[str]:
+    """Names in the operator's own files that nothing here bears."""
+    for kind in _KINDS:
+        for name in _listed(registry, kind):
+            with contextlib.suppress(PolicyError):  # said already
+                found = registry.files.read(kind, name)
+                if found is not None:
+                    tables = bridges if kind == "tenant" else None
+                    yield from unknown_names(found.text, found.file, known, tables=tables)
+
+
+def _beside_bridges(layout: Layout) -> Iterator[str]:
+    """What lies in a tenant's folder and is never read. Where it can't be listed its bridges are a fault."""
+    with contextlib.suppress(OSError):
+        for home in tenant_folders(layout.tenants):
+            for place in sorted(home.iterdir()):
+                if place.name != TENANTS_BRIDGES and not place.name.startswith("."):
+                    yield f"{place}: nothing reads this: a tenant's folder holds {TENANTS_BRIDGES}/"
+
+
+def _names(registry: Registry, config: Config, bridges: list[str]) -> Iterator[str]:
+    """Names that nothing bears, and that come so near to one that they were meant for it."""
+    for name in config.bridges:
+        if name not in bridges:
+            yield f"config.toml: bridges.{name}: there is no bridge of this name{nearest(name, bridges)}"
+    used = {*bridges, *shipped.names(), *(section.policy for section in config.bridges.values())}
+    for name in _listed(registry, "policy"):
+        if name not in used and (near := nearest(name, bridges)):
+            extended = any(_extends(registry, other, name) for other in _listed(registry, "policy"))
+            if not extended:
+                yield f"policies/{name}.toml: no bridge runs under it, and none is named so{near}"
+    named = {LOCAL_TENANT, *(one for section in config.principals.values() for one in section.tenants)}
+    without = named - set(_listed(registry, "tenant"))
+    for name in _listed(registry, "tenant"):
+        if name not in named and (near := nearest(name, without)):
+            yield f"tenants/{name}.toml: nobody may act for this tenant{near}"
+
+
+def _extends(registry: Registry, name: str, other: str) -> bool:
+    found = registry.files.read("policy", name)
+    return found is not None and f'"{other}"' in found.text.replace("'", '"')

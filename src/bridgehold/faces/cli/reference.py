@@ -1,0 +1,48 @@
+"""``docs/reference/cli.md`` from the commands themselves: arguments, options, help, exit statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer.main
+
+from bridgehold.errors import BridgeholdError, error_classes
+from bridgehold.faces.cli.main import app
+
+
+def reference() -> str:
+    """The page, generated."""
+    root = typer.main.get_command(app)
+    lines = [
+        "# Command line",
+        "",
+        "`--json` prints one document (or JSON lines) on stdout and nothing else; an error is then",
+        "`{code, message, hint, where, retry, event, traceback}`, with `output` of a command.",
+        "Exit statuses: 0 done, 130 interrupted, and",
+        ", ".join(f"{kind.exit_status} `{kind.code}`" for kind in sorted(error_classes(), key=_status)) + ".",
+    ]
+    lines += _commands(root, "bridgehold")
+    return "\n".join(lines) + "\n"
+
+
+def _status(kind: type[BridgeholdError]) -> int:
+    return kind.exit_status
+
+
+def _commands(command: Any, path: str) -> list[str]:
+    children = getattr(command, "commands", None)
+    if children is not None:
+        return [line for name in sorted(children) for line in _commands(children[name], f"{path} {name}")]
+    lines = ["", f"## {path}", "", str(command.help or "").strip().split("\n\n")[0], ""]
+    rows = [_row(parameter) for parameter in command.params if parameter.name != "help"]
+    if rows:
+        lines += ["| argument | default | meaning |", "| --- | --- | --- |", *rows]
+    return lines
+
+
+def _row(parameter: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in parameter.opts)
+    if not parameter.opts[0].startswith("-"):
+        names = f"`{str(parameter.name).upper()}`"
+    default = "required" if parameter.required else f"`{parameter.default}`" if parameter.default else ""
+    return f"| {names} | {default} | {getattr(parameter, 'help', '') or ''} |".replace("\n", " ")

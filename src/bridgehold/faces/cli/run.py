@@ -1,0 +1,231 @@
+"""`bridgehold run` and `bridgehold shell`: commands as a client of the host's socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+from rich.markup import escape
+
+from bridgehold import reads
+from bridgehold.client.client import Client, Host
+from bridgehold.client.sync import SyncClient
+from bridgehold.errors import DeniedError, UsageError
+from bridgehold.faces.render import err, out, plain, print_cold, print_json, print_text
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
+from bridgehold.policies.units import format_ms, format_size, parse_duration
+from bridgehold.protocol.frames import MAX_FRAME
+from bridgehold.protocol.plain import loads
+from bridgehold.protocol.values import Reply
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
+Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.")]
+
+
+_EXAMPLE = """Quote it for the shell: --args '{"code": "1+1"}'"""
+
+
+def run(
+    operation: Operation,
+    args: Annotated[str, typer.Option("--args", help="Arguments as JSON; '-' or @FILE to read them.")] = "{}",
+    tenant: Tenant = LOCAL_TENANT,
+    session: Annotated[
+        str, typer.Option(help="Session name or id; commands of one session share state.")
+    ] = ANONYMOUS_SESSION,
+    timeout: Annotated[str, typer.Option(help="A shorter deadline, such as 5s.")] = "",
+    stream: Annotated[bool, typer.Option("--stream", help="Show chunks and progress as they come.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")] = False,
+    record: Annotated[
+        str, typer.Option(help="Write what was said to this file, for tests with FakeHost.")
+    ] = "",
+) -> None:
+    """Run one command; where no host runs, a private one is started for it."""
+    parse_command(operation)  # before a host is started for nothing
+    parse_name(tenant, "tenant")
+    parse_name(session, "session")
+    arguments = read_arguments(args)
+    deadline = parse_deadline(timeout)
+    shown = Live(frames=stream, output=not json_output) if stream or not (json_output or record) else None
+    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, shown, record))
+    if json_output:
+        print_json(reply)
+        return
+    print_value(reply)
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """The JSON object of ``--args``. Raises `UsageError` that says where it goes wrong."""
+    where = "--args"
+    if text == "-":
+        text, where = read_stdin(), "standard input"
+    elif text.startswith("@"):
+        where = text[1:]
+        text = reads.read_text(Path(where), UsageError, most=MAX_FRAME)
+    try:
+        value = loads(text.encode("utf-8", "surrogatepass"), name="arguments")
+    except UsageError as error:
+        if error.message.startswith("not JSON"):
+            reads.parse_json(text, UsageError, where, hint=_EXAMPLE)  # by line and character
+        raise
+    if not isinstance(value, dict):
+        raise UsageError("must be a JSON object", where=where, hint=_EXAMPLE)
+    return value
+
+
+def read_stdin() -> str:
+    """All of the standard input, as far as a request can hold it. Raises `UsageError`."""
+    try:
+        data = sys.stdin.buffer.read(MAX_FRAME + 1)
+    except OSError as error:
+        raise UsageError(f"can't be read: {error.strerror}", where="standard input") from error
+    if len(data) > MAX_FRAME:
+        raise UsageError(f"has more than {MAX_FRAME} bytes", where="standard input")
+    return reads.decode(data, UsageError, "standard input")
+
+
+def parse_deadline(text: str) -> int:
+    try:
+        return parse_duration(text) if text else 0
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from error
+
+
+async def _run(
+    operation: str,
+    arguments: dict[str, Any],
+    tenant: str,
+    session: str,
+    deadline_ms: int,
+    shown: Live | None,
+    record: str,
+) -> Reply:
+    from bridgehold.faces.testing.recorder import recording
+
+    opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
+    async with opener as host:
+        try:
+            with building(host), shown or contextlib.nullcontext():
+                return await host.call(
+                    operation,
+                    arguments,
+                    tenant=tenant,
+                    session=session,
+                    deadline_ms=deadline_ms,
+                    on_event=shown,
+                )
+        except DeniedError as error:
+            if not record:
+                error.hint = await meant(host, operation, tenant) or error.hint
+            raise
+
+
+async def meant(host: Client, operation: str, tenant: str) -> str:
+    """The nearest operation of those that `tenant` sees; empty where it is one of them, or none is near."""
+    known = [
+        str(name)
+        for bridge in await host.request("bridges", {})
+        if bridge["tenant"] in ("", tenant)
+        for name in bridge["operations"]
+    ]
+    near = "" if operation in known or operation.startswith("common:") else nearest(operation, known)
+    return f"No bridge has such an operation{near}." if near else ""
+
+
+@contextlib.contextmanager
+def building(host: Client | SyncClient) -> Iterator[None]:
+    """What is built while a command or session waits for it, on standard error: a bar, gone when done."""
+    from bridgehold.faces.progress import build_progress, show_progress
+
+    with contextlib.ExitStack() as stack:
+        bars: Progress | None = None
+        tasks: dict[str, Any] = {}
+
+        def told(event: dict[str, Any]) -> None:
+            nonlocal bars
+            bridge = str(event.get("bridge"))
+            if bars is None:
+                err.print(f"[dim]building the environment of {escape(bridge)}: once, for its lock[/]")
+                bars = stack.enter_context(build_progress())
+            if bridge not in tasks:
+                tasks[bridge] = bars.add_task(bridge, total=None, note="")
+            show_progress(bars, tasks[bridge], bridge, event)
+
+        host.on_build = told
+        try:
+            yield
+        finally:
+            host.on_build = None
+
+
+_MARGIN = "  | "
+
+
+class Live:
+    """What a command says while it runs, on standard error: none of its lines looks like one of ours.
+
+    `apart`: as a prompt shows it, each stream on its own.
+    """
+
+    def __init__(self, *, frames: bool = False, output: bool = True, apart: bool = False) -> None:
+        self._frames = frames
+        self._output = output
+        self._apart = apart
+        self._midline = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event.get("type")
+        if kind == "output" and self._output:
+            cut = f"[… {event['cut']} bytes not shown]\n" if event.get("cut") else ""
+            self._show(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
+        elif kind == "chunk" and self._frames:
+            data = event.get("data")
+            self._show(data if isinstance(data, str) else json.dumps(data))
+        elif kind == "progress" and self._frames:
+            self._show(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._midline:
+            self._print("\n")
+
+    def _show(self, text: str, *, stdout: bool = False) -> None:
+        if not self._apart and text:
+            begins, ends = "" if self._midline else _MARGIN, "\n" * text.endswith("\n")
+            text = begins + text.removesuffix("\n").replace("\n", f"\n{_MARGIN}") + ends
+        self._print(text, stdout=stdout)
+
+    def _print(self, text: str, *, stdout: bool = False) -> None:
+        console = out if stdout and self._apart else err
+        console.print(escape(plain(text)), end="", soft_wrap=True)
+        if not console.is_terminal:
+            console.file.flush()
+        self._midline = bool(text) and not text.endswith("\n")
+
+
+def print_value(reply: Reply) -> None:
+    value = reply.value
+    if isinstance(value, str):
+        print_text(value)
+    else:
+        print_json(value)
+    print_cold(reply.cold_start)
+    usage = reply.usage
+    err.print(
+        f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
+        f"peak {format_size(usage.memory_peak_bytes)} · event {reply.receipt}[/]"
+    )
+    if reply.anew:
+        err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
+    if reply.degraded:
+        err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")

@@ -1,0 +1,84 @@
+"""`bridgehold secrets set | list | rm`: values come from a prompt or stdin, and are never printed."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from bridgehold.config.layout import default_layout
+from bridgehold.config.load import load_config
+from bridgehold.errors import UsageError
+from bridgehold.faces.render import err, out, print_json, table
+from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.keeper.admin import SecretAdmin
+
+app = typer.Typer(help="Keys of tenants, for the keeper. Values are never printed.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="The secret's name, usually its provider's: openai.")]
+Tenant = Annotated[str, typer.Option(help="Whose key it is.")]
+_MAX_BYTES = 64 * 1024
+
+
+@app.command("set")
+def set_secret(
+    name: Name,
+    tenant: Tenant = LOCAL_TENANT,
+    provider: Annotated[
+        str, typer.Option(help="Bind it to this provider; the one whose configuration names it, if left out.")
+    ] = "",
+    allow_env: Annotated[
+        bool, typer.Option("--allow-env", help="Weakening: a policy may put it into a sandbox's environment.")
+    ] = False,
+) -> None:
+    """Keep a key. Type it at the prompt, or pipe it in; a running host sees it within 5 s."""
+    parse_name(name, "secret")
+    parse_name(tenant, "tenant")
+    value = _read_value(name)
+    admin = _admin()
+    admin.set(tenant, name, value, allow_env=allow_env, provider=provider)
+    err.print(f"kept {name} of {tenant} in the {admin.store} store")
+
+
+def _read_value(name: str) -> bytes:
+    if sys.stdin.isatty():
+        value = getpass.getpass(f"{name} (not shown): ").encode()
+    else:
+        value = sys.stdin.buffer.read(_MAX_BYTES + 1).removesuffix(b"\n")
+    if not value or len(value) > _MAX_BYTES:
+        raise UsageError(
+            "a value of 1 byte to 64 KiB is expected",
+            hint=f"Pipe it in: pass show {name} | bridgehold secrets set {name}",
+        )
+    return value
+
+
+@app.command("list")
+def list_secrets(
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Names, tenants and stores; never a value."""
+    found = _admin().list()
+    if json_output:
+        print_json(found)
+        return
+    rows = [(r.tenant, r.name, r.store, "yes" if r.allow_env else "", str(r.created)) for r in found]
+    table("", ("tenant", "name", "store", "allow-env", "since"), rows)
+
+
+@app.command("rm")
+def remove_secret(name: Name, tenant: Tenant = LOCAL_TENANT) -> None:
+    """Forget a key; streams that use it end within 5 s."""
+    _admin().remove(tenant, name)
+    out.print(f"removed {name} of {tenant}")
+
+
+def _admin() -> SecretAdmin:
+    layout = default_layout()
+    return SecretAdmin.for_layout(
+        layout,
+        load_config(layout.config_file),
+        credentials_directory=os.environ.get("CREDENTIALS_DIRECTORY", ""),
+    )

@@ -1,0 +1,122 @@
+"""`bridgehold sessions` and `bridgehold logs`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from bridgehold.client.client import connect
+from bridgehold.faces.cli import observe
+from bridgehold.faces.render import out, print_json, table
+from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.policies.units import format_ms, format_size
+from bridgehold.protocol.values import ResourceRef, SessionInfo
+
+app = typer.Typer(help="List sessions, or end some.", invoke_without_command=True)
+app.command("kill")(observe.kill)
+app.command("drain")(observe.drain)
+app.command("resume")(observe.resume)
+
+
+@app.callback()
+def sessions(
+    context: typer.Context,
+    end: Annotated[str, typer.Option("--end", help="End this session (name or id).")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the sessions you may see, or end one."""
+    if context.invoked_subcommand is not None:
+        return
+    found = asyncio.run(_sessions(end))
+    if json_output:
+        print_json(found)
+        return
+    rows = [
+        (
+            s.id,
+            s.name,
+            s.tenant,
+            s.bridge,
+            s.state,
+            s.start,
+            str(s.commands),
+            format_ms(s.age_ms),
+            format_size(s.memory_bytes),
+            str(s.uid),
+        )
+        for s in found
+    ]
+    columns = ("session", "name", "tenant", "bridge", "state", "start", "commands", "age", "memory", "uid")
+    table("", columns, rows)
+
+
+async def _sessions(end: str) -> list[SessionInfo]:
+    async with connect() as client:
+        if end:
+            await client.request("session.close", {"session": end})
+        return await client.sessions()
+
+
+def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the warm processes that sessions are forked from, and the sandboxes that are parked."""
+    found = asyncio.run(_zygotes())
+    if json_output:
+        print_json(found)
+        return
+    parked = {(place["tenant"], place["bridge"]): place["count"] for place in found["parked"]}
+    rows = [
+        (
+            one["name"],
+            one["tenant"],
+            one["bridge"],
+            one["state"],
+            str(one["sessions"]),
+            str(parked.get((one["tenant"], one["bridge"]), 0)),
+            str(one["forks"]),
+            format_ms(one["age_s"] * 1000),
+            format_size(one["memory_bytes"]),
+        )
+        for one in found["zygotes"]
+    ]
+    columns = ("zygote", "tenant", "bridge", "state", "sessions", "parked", "forks", "age", "memory")
+    table("", columns, rows)
+
+
+async def _zygotes() -> dict[str, list[dict[str, Any]]]:
+    async with connect() as client:
+        found: dict[str, list[dict[str, Any]]] = await client.request("zygotes", {})
+        return found
+
+
+def resources(
+    tenant: Annotated[str, typer.Option(help="Whose.")] = LOCAL_TENANT,
+    bridge: Annotated[str, typer.Option(help="Of this bridge only.")] = "",
+    kind: Annotated[str, typer.Option(help="Of this kind only: program, chain, …")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what the tenant's sessions hold: programs, chains, models."""
+    found = asyncio.run(_resources(tenant, bridge, kind))
+    if json_output:
+        print_json(found)
+        return
+    rows = [(one.id, one.kind, one.bridge, one.session_name, one.session) for one in found]
+    table("", ("id", "kind", "bridge", "session", "its id"), rows)
+
+
+async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
+    parse_name(tenant, "tenant")
+    async with connect() as client:
+        await observe.check_bridge(client, bridge)
+        return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
+
+
+def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
+    """What the session's bridge wrote to stdout and stderr; cuts are marked."""
+    out.print(asyncio.run(_logs(session)), markup=False, soft_wrap=True, end="")
+
+
+async def _logs(session: str) -> str:
+    async with connect() as client:
+        return await client.logs(session)

@@ -1,0 +1,49 @@
+"""`bridgehold stdio`: a pool worker for DSPex and Snakepit in front of one of our bridges."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bridgehold.faces.cli.run import Tenant
+from bridgehold.ids import LOCAL_TENANT
+
+
+class FormatChoice(StrEnum):
+    AUTO = "auto"
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+
+def stdio(
+    bridge: Annotated[str, typer.Option("--bridge", help="The bridge that answers.")],
+    tenant: Tenant = LOCAL_TENANT,
+    frame_format: Annotated[
+        FormatChoice,
+        typer.Option("--format", help="What a caller may send; auto: either, frame by frame."),
+    ] = FormatChoice.AUTO,
+) -> None:
+    """Answer DSPex's and Snakepit's frames on stdin and stdout, as one of their pool workers."""
+    from bridgehold.bridges.legacy.bodies import FORMATS, Format
+    from bridgehold.client.client import Host
+    from bridgehold.faces.legacy.pipes import PipeIn, PipeOut, take_standard
+    from bridgehold.faces.legacy.run import frames, say, serve
+    from bridgehold.faces.legacy.stdio import Worker
+    from bridgehold.faces.legacy.values import Outcome
+
+    allowed: tuple[Format, ...] = tuple(name for name in FORMATS if frame_format in {"auto", name})
+    frames_in, frames_out = take_standard()
+
+    async def run() -> Outcome:
+        async with Host.open() as client:
+            sink = PipeOut(frames_out)
+            worker = Worker(client, sink, bridge=bridge, tenant=tenant, formats=allowed)
+            return await serve(worker, PipeIn(frames_in), sink, frames())
+
+    outcome = asyncio.run(run())
+    if outcome.message:
+        say(outcome.message)
+    raise typer.Exit(outcome.status)

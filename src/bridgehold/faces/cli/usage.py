@@ -1,0 +1,78 @@
+"""`bridgehold usage`: who used what, by the audit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bridgehold.audit.query import TIMES, parse_time
+from bridgehold.audit.read import read_all
+from bridgehold.audit.usage import Used, fold
+from bridgehold.faces.cli.audit import Folder, audit_folder
+from bridgehold.faces.render import out, print_json, table
+from bridgehold.policies.units import format_size
+
+_WORK = ("tenant", "bridge", "sessions", "commands", "failed", "processor")
+_REQUESTS = (
+    "tenant",
+    "bridge",
+    "provider",
+    "model",
+    "requests",
+    "failed",
+    "tokens in",
+    "out",
+    "charged",
+    "sent",
+    "received",
+)
+
+
+def usage(
+    audit: Folder = None,
+    tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    since: Annotated[str, typer.Option(help=f"From this time on: {TIMES}. UTC.")] = "",
+    until: Annotated[str, typer.Option(help="Up to this time.")] = "",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Who used what: sessions, commands, processor time, requests, tokens and bytes, as the audit has it."""
+    found = fold(
+        read_all(audit_folder(audit)), tenant=tenant, since=parse_time(since), until=parse_time(until)
+    )
+    if json_output:
+        print_json(found)
+        return
+    if not found:
+        out.print("nothing was used")
+        return
+    work = [one for one in found if not one.provider]
+    requests = [one for one in found if one.provider]
+    if work:
+        table("in sandboxes", _WORK, [_work(one) for one in work])
+    if requests:
+        table("at providers", _REQUESTS, [_request(one) for one in requests])
+    if any(one.estimated for one in requests):
+        out.print("~ some tokens are estimates: the provider named none", soft_wrap=True)
+
+
+def _work(one: Used) -> tuple[str, ...]:
+    seconds = f"{one.cpu_us / 1_000_000:.2f} s"
+    return (one.tenant, one.bridge, f"{one.sessions:,}", f"{one.commands:,}", f"{one.failed:,}", seconds)
+
+
+def _request(one: Used) -> tuple[str, ...]:
+    mark = "~" if one.estimated else ""
+    return (
+        one.tenant,
+        one.bridge,
+        one.provider,
+        one.model,
+        f"{one.requests:,}",
+        f"{one.failed:,}",
+        f"{mark}{one.input_tokens:,}",
+        f"{mark}{one.output_tokens:,}",
+        f"{one.charged:,}",
+        format_size(one.sent_bytes),
+        format_size(one.received_bytes),
+    )

@@ -1,0 +1,159 @@
+"""What callers send and get, as types: the border's check, and the source of the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from bridgehold.errors import ErrorInfo
+from bridgehold.ids import ANONYMOUS_SESSION
+from bridgehold.protocol.frames import OfferedTool
+from bridgehold.protocol.values import CommandUsage
+
+Name = Annotated[str, msgspec.Meta(max_length=200)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
+
+
+class _Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A body: unknown fields are refused."""
+
+
+class OpenSession(_Sent, frozen=True, kw_only=True):
+    """A session's bridge; without a name one is drawn, with it the open one of that name is given."""
+
+    bridge: Name
+    name: Name = ""
+    tenant: Name = ""
+
+
+class _Asked(_Sent, frozen=True, kw_only=True):
+    arguments: dict[str, object] = {}
+    deadline_ms: Milliseconds = 0
+    tools: tuple[OfferedTool, ...] = ()
+    parent: Name = ""
+    id: Name = ""
+    resumable: bool = False
+
+
+class Command(_Asked, frozen=True, kw_only=True):
+    """A command of a session's own bridge, whose name may be left out of `operation`.
+
+    `deadline_ms` may only shorten what policy and manifest give; 0: theirs. `tools`: functions of the
+    caller's that the bridge may call back, which needs a stream. `id`: what the command is called in
+    `/v1/commands/{command}`; drawn if empty. `parent`: the command whose tool runs this one.
+    `resumable`: a stream that is lost leaves it running for a while, and `/v1/commands/{command}/events`
+    goes on with it.
+    """
+
+    operation: Name
+
+
+class Run(_Asked, frozen=True, kw_only=True):
+    """The same with `operation` as `bridge:operation`, in `anonymous`, or in a session that is named."""
+
+    operation: Name
+    session: Name = ANONYMOUS_SESSION
+    tenant: Name = ""
+
+
+class RunOperation(_Asked, frozen=True, kw_only=True):
+    """As `Run`, the operation being named in the path."""
+
+    session: Name = ANONYMOUS_SESSION
+    tenant: Name = ""
+
+
+class ToolAnswer(_Sent, frozen=True, kw_only=True):
+    """What a tool call came to: a result, or an error."""
+
+    result: object = None
+    error: str = ""
+
+
+class CreateResource(_Sent, frozen=True, kw_only=True):
+    """As `create_resource` and `configure` of the unified interface."""
+
+    kind: Name = ""
+    arguments: dict[str, object] = {}
+    bridge: Name = ""
+    session: Name = ANONYMOUS_SESSION
+    tenant: Name = ""
+    operation: Name = ""
+    deadline_ms: Milliseconds = 0
+
+
+class ExecuteResource(_Sent, frozen=True, kw_only=True):
+    """As `execute_resource`; `bridge`, `kind` and `session` where ids are alike."""
+
+    arguments: dict[str, object] = {}
+    kind: Name = ""
+    bridge: Name = ""
+    session: Name = ""
+    tenant: Name = ""
+    operation: Name = ""
+    deadline_ms: Milliseconds = 0
+
+
+class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    bridge: str
+    tenant: str
+
+
+class SessionFacts(OpenedSession, frozen=True, kw_only=True):
+    state: str
+    start: str
+    commands: int
+    age_ms: int
+    idle_ms: int
+    memory_bytes: int
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command gives back. `receipt` is the audit's reference of its outcome."""
+
+    value: object
+    session: str
+    usage: CommandUsage = CommandUsage()
+    receipt: str = ""
+    truncated: bool = False
+    degraded: bool = False
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
+
+
+class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A command under way, or one that is over and still kept. `events`: the id of a resumable one's last."""
+
+    id: str
+    state: Literal["running", "done", "failed", "cancelled"]
+    age_ms: int
+    events: int = 0
+    answer: Answer | None = None
+    error: ErrorInfo | None = None
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    session: str
+    text: str
+
+
+class ClosedSession(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    emptied_ms: int = 0
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    status: str
+
+
+class BridgeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    tenant: str
+    """Whose alone it is; empty: everybody's."""
+    version: str
+    summary: str
+    operations: list[str]
+    problems: list[str]

@@ -1,0 +1,147 @@
+"""One HTTP request after its border: who asks, its own connection to the host, and its body, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from bridgehold.config.http import HttpConfig
+from bridgehold.errors import BusyError, NotFoundError, UsageError
+from bridgehold.faces.http.checks import check_json
+from bridgehold.faces.http.links import Link, Links
+from bridgehold.faces.http.metrics import HttpMetrics
+from bridgehold.faces.http.running import Commands
+from bridgehold.faces.http.statuses import too_large, too_slow
+from bridgehold.faces.http.values import Caller
+from bridgehold.host.shares.fair import Share, Shares
+from bridgehold.protocol.plain import loads
+
+_REMEMBERED = 10_000
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Places:
+    """Which bridge and tenant a session belongs to, for who opened it: a shortcut, never a right.
+
+    The host decides with the caller's own connection; a wrong entry would be "not found" there.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+
+    def note(self, principal: str, session: str, bridge: str, tenant: str) -> None:
+        self._known[principal, session] = (bridge, tenant)
+        self._known.move_to_end((principal, session))
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    def find(self, principal: str, session: str) -> tuple[str, str] | None:
+        return self._known.get((principal, session))
+
+    def forget(self, principal: str, session: str) -> None:
+        self._known.pop((principal, session), None)
+
+
+Document = Callable[[Iterable[Mapping[str, Any]]], dict[str, Any]]
+
+
+class Face:
+    """What all requests share."""
+
+    def __init__(self, config: HttpConfig, document: Document) -> None:
+        """`document`: makes the OpenAPI document, with what ``describe`` says of each bridge."""
+        self.config = config
+        self.document = document
+        self.links = Links(config.socket)
+        self.buffered = Shares(config.buffered_bytes)
+        self.requests = Shares(config.connections)
+        self.commands = Commands()
+        self.places = Places()
+        self.metrics = HttpMetrics(self.commands.__len__)
+
+
+class Call:
+    """One request, as its handler sees it."""
+
+    def __init__(self, face: Face, request: web.Request, link: Link) -> None:
+        self.face = face
+        self.request = request
+        self.link = link
+        self.body_share = self.share()
+
+    @property
+    def caller(self) -> Caller:
+        return self.link.caller
+
+    def share(self) -> Share:
+        """Empty, of the bytes that wait in the face: the caller's, for something that it sends or is sent."""
+        return self.face.buffered.of(self.caller.principal)
+
+    async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        return await self.link.ask(method, params)
+
+    def path(self, name: str) -> str:
+        return self.request.match_info[name]
+
+    def query(self, name: str) -> str:
+        return self.request.query.get(name, "")
+
+    @property
+    def tenant(self) -> str:
+        """Of a request without a body: `?tenant=`."""
+        return self.caller.tenant(self.query("tenant"))
+
+    def session_id(self) -> str:
+        """Of the path: an id. A name could be another tenant's too, for who may act for several."""
+        found = self.path("session")
+        if not found.startswith("s-"):
+            raise NotFoundError(f"no session {found[:80]!r} here", hint="Use the session's id.")
+        return found
+
+    async def place(self, session: str) -> tuple[str, str]:
+        """(bridge, tenant) of a session that the caller may see. Raises `NotFoundError`."""
+        principal = self.caller.principal
+        known = self.face.places.find(principal, session)
+        if known is not None:
+            return known
+        found = await self.ask("session.find", {"session": session})
+        self.face.places.note(principal, found["id"], found["bridge"], found["tenant"])
+        return found["bridge"], found["tenant"]
+
+    def hold(self, size: int) -> None:
+        """So many bytes wait here until the request is over. Raises `BusyError` where there is no room."""
+        if not self.body_share.take(size):
+            raise BusyError(f"{self.caller.principal} has too many bytes of requests and answers under way")
+
+    async def body(self, kind: type[T]) -> T:
+        """The JSON body as a `kind`. Raises `Refused` for its form, `UsageError` for what it says."""
+        check_json(
+            self.request.headers.get("Content-Type", ""), self.request.headers.get("Content-Encoding", "")
+        )
+        data = await self._read(self.face.config.body_bytes)
+        try:
+            return msgspec.convert(loads(data, above=1), type=kind)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"the body: {error}"[:500], where="body") from None
+
+    async def _read(self, limit: int) -> bytes:
+        seconds = self.face.config.body_s
+        if (self.request.content_length or 0) > limit:
+            raise too_large(limit)
+        data = bytearray()
+        try:
+            async with asyncio.timeout(seconds):
+                while piece := await self.request.content.readany():
+                    data += piece
+                    if len(data) > limit:
+                        raise too_large(limit)
+                    self.hold(len(piece))
+        except TimeoutError:
+            raise too_slow(seconds) from None
+        return bytes(data)

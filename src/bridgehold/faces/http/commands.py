@@ -1,0 +1,224 @@
+"""Commands: run to their end or as a stream of events, cancelled, and their tools answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from bridgehold.errors import BridgeholdError, BusyError, CancelledError, NotFoundError, UsageError
+from bridgehold.faces.http import sse
+from bridgehold.faces.http.bodies import Command, Run, RunOperation, Taken, ToolAnswer
+from bridgehold.faces.http.calls import Call
+from bridgehold.faces.http.checks import bearer, prefers
+from bridgehold.faces.http.replies import answer, write
+from bridgehold.faces.http.running import Running
+from bridgehold.faces.http.statuses import Refused, status_of
+
+_STREAM = "text/event-stream"
+
+
+async def run(call: Call) -> web.StreamResponse:
+    asked = await call.body(Run)
+    where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
+    return await _run(call, asked, {"operation": asked.operation, **where})
+
+
+async def run_operation(call: Call) -> web.StreamResponse:
+    asked = await call.body(RunOperation)
+    where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
+    return await _run(call, asked, {"operation": f"{call.path('bridge')}:{call.path('operation')}", **where})
+
+
+async def run_in_session(call: Call) -> web.StreamResponse:
+    asked = await call.body(Command)
+    session = call.session_id()
+    bridge, tenant = await call.place(session)
+    operation = asked.operation if ":" in asked.operation else f"{bridge}:{asked.operation}"
+    return await _run(call, asked, {"operation": operation, "session": session, "tenant": tenant})
+
+
+async def cancel(call: Call) -> web.StreamResponse:
+    """The command's own request ends with the error ``cancelled``."""
+    call.face.commands.find(call.caller.principal, call.path("command")).cancel()
+    return answer(Taken(status="cancelling"), 202)
+
+
+async def answer_tool(call: Call) -> web.StreamResponse:
+    """What a tool call came to, for the command whose stream asked for it, from its own principal."""
+    running = call.face.commands.find(call.caller.principal, call.path("command"))
+    number = call.path("call")
+    if not (number.isascii() and number.isdigit() and len(number) < 16 and int(number) in running.calls):
+        raise NotFoundError("no tool call waits for this answer", hint="")
+    running.calls.discard(int(number))  # one answer at a time is read, and one is taken
+    try:
+        said = await call.body(ToolAnswer)
+    except BaseException:
+        running.calls.add(int(number))
+        raise
+    settled = {"command": running.host_name, "call": int(number), "result": said.result, "error": said.error}
+    await call.ask("tool.reply", settled)
+    return answer(Taken(status="taken"))
+
+
+async def _run(call: Call, asked: Command | Run | RunOperation, params: dict[str, Any]) -> web.StreamResponse:
+    streams = prefers(call.request.headers.getall("Accept", []), _STREAM, "application/json")
+    if asked.tools and not streams:
+        hint = f"Send `Accept: {_STREAM}`: each call comes as an event."
+        raise UsageError("tools are called by events", where="tools", hint=hint)
+    commands, principal = call.face.commands, call.caller.principal
+    parent = commands.find(principal, asked.parent).host_name if asked.parent else ""
+    params |= {
+        "arguments": asked.arguments,
+        "deadline_ms": asked.deadline_ms,
+        "tools": msgspec.to_builtins(asked.tools),
+        "parent": parent,
+        "stream": streams,
+    }
+    if asked.resumable:
+        if not streams:
+            raise UsageError(
+                "what is resumed is a stream", where="resumable", hint=f"Send `Accept: {_STREAM}`."
+            )
+        return await _begun(call, commands.begin(principal, asked.id), params)
+    with commands.enter(principal, asked.id) as running:
+        try:
+            return await (_streamed if streams else _whole)(call, running, params)
+        finally:
+            call.link.spoiled = call.link.spoiled or not _over(running.work)
+
+
+async def look(call: Call) -> web.StreamResponse:
+    """Under way or over: its state, and what came of it while that is kept."""
+    return answer(call.face.commands.look(call.caller.principal, call.path("command")).facts())
+
+
+async def events(call: Call) -> web.StreamResponse:
+    """A resumable command's events after ``Last-Event-ID`` (or `?after=`), as they come."""
+    running = call.face.commands.look(call.caller.principal, call.path("command"))
+    if running.log is None:
+        raise NotFoundError(
+            "the command's events are not kept", hint="Ask for them with `resumable` when you start it."
+        )
+    said = call.request.headers.get("Last-Event-ID", "") or call.query("after") or "0"
+    if not (said.isascii() and said.isdigit() and len(said) < 16):
+        raise UsageError(
+            "no event's id", where="Last-Event-ID", hint="Send the last `id:` that you have read."
+        )
+    return await _followed(call, running, running.log, int(said))
+
+
+async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
+    """A command with a connection of its own to the host: it outlives this request."""
+    face, principal = call.face, call.caller.principal
+    log = running.log = sse.EventLog(call.share())
+    place = face.requests.of(principal)
+    if face.requests.held_by(principal) >= face.config.requests or not place.take(1):
+        face.commands.end(principal, running)
+        raise Refused(429, BusyError(f"{principal} has too many commands under way", hint=""))
+    token = bearer(call.request.headers.getall("Authorization", []))
+
+    async def work() -> None:
+        try:
+            async with face.links.of(token) as link:
+                if running.cancelled:  # before there was anything to cancel at the host
+                    raise CancelledError("the command was cancelled by its caller")
+                heard = _listener(running, log.add)
+                running.work = asyncio.ensure_future(link.client.request("run", params, heard))
+                try:
+                    log.add("result", await running.result(running.work))
+                finally:
+                    link.spoiled = link.spoiled or not _over(running.work)
+        except BridgeholdError as error:
+            log.add("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})
+        except Refused as error:
+            log.add("error", {**msgspec.to_builtins(error.error.info()), "status": error.status})
+        finally:
+            log.close()
+            place.give_back()
+            face.commands.end(principal, running)
+
+    task = asyncio.create_task(work())
+    face.commands.tasks.add(task)
+    task.add_done_callback(face.commands.tasks.discard)
+    return await _followed(call, running, log, 0)
+
+
+async def _followed(call: Call, running: Running, log: sse.EventLog, number: int) -> web.StreamResponse:
+    with running.read():
+        response = await sse.opened(call.request, running.name)
+        while not (log.closed and number >= log.last):
+            piece, number = await log.after(number, call.face.config.beat_s)
+            await write(call.request, response, piece, call.face.config.read_s)
+    return response
+
+
+def _listener(
+    running: Running, put: Callable[[str, dict[str, Any]], None], crowded: Callable[[], bool] = lambda: False
+) -> Callable[[dict[str, Any]], None]:
+    """Takes what the host tells of a command, and gives it on by kind; no output while it is `crowded`."""
+    left_out: Counter[str] = Counter()
+
+    def heard(said: dict[str, Any]) -> None:
+        kind = said.pop("type")
+        if kind == "output":
+            stream = said["stream"]
+            left_out[stream] += said.pop("cut", 0)
+            if crowded():
+                left_out[stream] += len(said["text"].encode())
+                return
+            if cut := left_out.pop(stream, 0):
+                said["cut"] = cut
+        if kind == "tool_call":
+            running.host_name, said["command"] = said["command"], running.name
+            running.calls.add(said["call"])
+        put(kind, said)
+
+    return heard
+
+
+def _over(work: asyncio.Future[Any] | None) -> bool:
+    """Whether the host has answered, so that nothing of it can still run."""
+    return work is not None and work.done() and not work.cancelled()
+
+
+async def _whole(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
+    running.work = asyncio.ensure_future(call.ask("run", params))
+    return answer(await running.result(running.work))
+
+
+async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web.StreamResponse:
+    """Events as they come; a failure is the last one, since the status has been sent by then."""
+    patience = call.face.config.read_s
+    response = await sse.opened(call.request, running.name)
+
+    def over(done: asyncio.Future[Any]) -> None:
+        if not done.cancelled():
+            done.exception()  # it is told to the caller; where that one is gone, to nobody
+        outbox.close()
+
+    heard = _listener(running, lambda kind, said: outbox.put(sse.event(kind, said)), lambda: outbox.crowded)
+    work = running.work = asyncio.ensure_future(call.link.client.request("run", params, heard))
+    outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
+    work.add_done_callback(over)
+    try:
+        while piece := await outbox.take():
+            await write(call.request, response, piece, patience)
+        await write(call.request, response, await _last(running, work, outbox), patience)
+    finally:
+        work.cancel()
+        outbox.forget()
+    return response
+
+
+async def _last(running: Running, work: asyncio.Future[Any], outbox: sse.Outbox) -> bytes:
+    try:
+        if outbox.full:
+            raise outbox.failure
+        return sse.event("result", await running.result(work))
+    except BridgeholdError as error:
+        return sse.event("error", {**msgspec.to_builtins(error.info()), "status": status_of(error.code)})

@@ -1,0 +1,129 @@
+"""Connections to the host's socket, each for one token: an HTTP request has one for itself while it lasts.
+
+A connection is nobody until a caller's token has been shown on it, and it never changes hands: who shows
+another token gets another connection. So no request can reach what another principal's asked for, and a
+connection that is given up takes with it whatever was still running on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from bridgehold.client.client import Client
+from bridgehold.errors import DeniedError, HostUnavailableError
+from bridgehold.faces.http.checks import unauthorised
+from bridgehold.faces.http.values import Caller
+
+_KEPT = 8
+"""Idle connections of one token."""
+_KEPT_IN_ALL = 128
+_KEPT_SECONDS = 30.0
+_AT_ONCE = 64
+"""Connections that are being made; past the host's backlog the kernel would drop some."""
+
+
+class Link:
+    """One connection, and who its token's owner is."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.caller = Caller(principal="")
+        self.used_at = 0.0
+        self.spoiled = False
+        """Something may still run on it: it is closed, never kept."""
+
+    async def show(self, token: str) -> None:
+        """Raises `Refused` where the host knows no such token, `BridgeholdError` where it doesn't answer."""
+        try:
+            said = await self.client.request("hello", {"token": token})
+        except DeniedError as error:
+            raise unauthorised(error.message) from None
+        self.caller = Caller(principal=said["principal"], tenants=tuple(said["tenants"]))
+
+    async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        """One request of the host's protocol. Raises the typed error."""
+        return await self.client.request(method, params)
+
+
+class Links:
+    """All connections of the face; idle ones are kept for a while, by the digest of their token."""
+
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+        self._idle: dict[bytes, list[Link]] = {}
+        self._making = asyncio.Semaphore(_AT_ONCE)
+
+    @contextlib.asynccontextmanager
+    async def of(self, token: str) -> AsyncIterator[Link]:
+        """A connection of the token's owner, for as long as the block."""
+        key = hashlib.sha256(token.encode()).digest()
+        link = await self._taken(key, token)
+        try:
+            yield link
+        except asyncio.CancelledError:
+            link.spoiled = True
+            raise
+        finally:
+            if link.spoiled or not link.client.alive:
+                await link.client.aclose()
+            else:
+                await self._keep(key, link)
+
+    async def alive(self) -> bool:
+        """Whether the host takes connections."""
+        try:
+            _, writer = await asyncio.open_unix_connection(self._socket)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def sweep(self) -> None:
+        """Close what has been idle for long, for ever."""
+        while True:
+            await asyncio.sleep(_KEPT_SECONDS / 3)
+            await self._close_older_than(time.monotonic() - _KEPT_SECONDS)
+
+    async def close(self) -> None:
+        await self._close_older_than(float("inf"))
+
+    async def _taken(self, key: bytes, token: str) -> Link:
+        """One that is kept, if the host still holds it, or a new one; the token is shown each time."""
+        kept = self._idle.get(key, [])
+        while kept:
+            with contextlib.suppress(HostUnavailableError):
+                return await _shown(kept.pop(), token)
+        async with self._making:
+            return await _shown(Link(await Client.connect(self._socket, reconnect_s=0)), token)
+
+    async def _keep(self, key: bytes, link: Link) -> None:
+        kept = self._idle.setdefault(key, [])
+        if len(kept) >= _KEPT or sum(map(len, self._idle.values())) >= _KEPT_IN_ALL:
+            await link.client.aclose()
+            return
+        link.used_at = time.monotonic()
+        kept.append(link)
+
+    async def _close_older_than(self, when: float) -> None:
+        old = [link for kept in self._idle.values() for link in kept if link.used_at < when]
+        self._idle = {
+            key: left
+            for key, kept in self._idle.items()
+            if (left := [link for link in kept if link.used_at >= when])
+        }
+        for link in old:
+            await link.client.aclose()
+
+
+async def _shown(link: Link, token: str) -> Link:
+    try:
+        await link.show(token)
+    except BaseException:
+        await link.client.aclose()
+        raise
+    return link

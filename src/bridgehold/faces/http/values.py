@@ -1,0 +1,18 @@
+"""What the HTTP face is told at its start."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, as the host said it for the request's token."""
+
+    principal: str
+    tenants: tuple[str, ...] = ()
+
+    def tenant(self, asked: str) -> str:
+        """The tenant that is meant: `asked`, or the only one that the caller may act for."""
+        if asked:
+            return asked
+        return self.tenants[0] if len(self.tenants) == 1 and self.tenants[0] != "*" else "local"

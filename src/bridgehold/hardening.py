@@ -1,0 +1,54 @@
+"""What every one of our own processes does first: no core, not dumpable, dies with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+
+from bridgehold.errors import UnsupportedError
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+
+
+def open_standard() -> None:
+    """Descriptors 0, 1 and 2 are open from here on: no other file gets their numbers, whoever closed them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+
+
+def harden(*, parent: int = 0, die_with_parent: bool = True, last: signal.Signals = signal.SIGTERM) -> None:
+    """Forbid core files and ptrace by others; end when `parent` (a pid) ends, by the signal `last`.
+
+    Without `parent` it is not looked whether the parent has ended already: for who notices by other means.
+    Raises `UnsupportedError` where the kernel refuses, so that nothing runs half-protected.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise UnsupportedError("this kernel refuses PR_SET_DUMPABLE")
+    if not die_with_parent:
+        return
+    if libc.prctl(_PR_SET_PDEATHSIG, last, 0, 0, 0) != 0:
+        raise UnsupportedError("this kernel refuses PR_SET_PDEATHSIG")
+    if parent and os.getppid() != parent:  # it ended before the signal was asked for
+        raise SystemExit(0)
+
+
+def harden_journal() -> None:
+    """As `harden`, and: files for its group at most, a full disk as an error, no Ctrl-C of a terminal's.
+
+    The end of its sockets tells it the same as its parent's end.
+    """
+    os.umask(0o027)
+    harden()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the limit shows as EFBIG, which is handled
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on

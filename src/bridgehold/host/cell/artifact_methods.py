@@ -1,0 +1,196 @@
+"""The socket's methods for artifacts, and the same for what runs inside."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import ArtifactChanged, ArtifactRead
+from bridgehold.config.settings import Settings
+from bridgehold.errors import UsageError
+from bridgehold.host.cell.store.artifacts import PART_BYTES, ArtifactStore, Turns
+from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.ids import LOCAL_TENANT
+from bridgehold.protocol.values import Artifact, Principal
+
+_INSIDE_BYTES = 512 * 1024
+"""Of one part that a bridge sends or gets: what any session's frames hold."""
+
+
+class PutParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One part of an upload: without `upload` the first, with `last` the last."""
+
+    data: str
+    """Base64."""
+    upload: str = ""
+    last: bool = True
+    name: str = ""
+    media_type: str = ""
+    tenant: str = LOCAL_TENANT
+
+
+class DropParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    upload: str
+    tenant: str = LOCAL_TENANT
+
+
+class GetParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    digest: str
+    offset: int = 0
+    length: int = 4 * 1024 * 1024
+    tenant: str = LOCAL_TENANT
+
+
+class ListParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tenant: str = LOCAL_TENANT
+
+
+class Artifacts:
+    """Puts, gets and lists, each for one tenant, each in the audit."""
+
+    def __init__(
+        self, store: ArtifactStore, journal: JournalClient, settings: Settings, turns: Turns | None = None
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._journal = journal
+        self._turns = turns or Turns()
+
+    def table(self) -> dict[str, Method]:
+        return {
+            "artifact.put": Method(PutParams, self.put),
+            "artifact.drop": Method(DropParams, self.drop),
+            "artifact.get": Method(GetParams, self.get, gives=4 * PART_BYTES),
+            "artifact.list": Method(ListParams, self.list),
+            "artifact.remove": Method(GetParams, self.remove),
+        }
+
+    async def put(self, principal: Principal, params: PutParams, _emit: Emit) -> dict[str, object]:
+        return await self._put(self._for(params.tenant), principal.name, params)
+
+    async def drop(self, principal: Principal, params: DropParams, _emit: Emit) -> dict[str, object]:
+        tenant = self._for(params.tenant)
+
+        async def drop() -> dict[str, object]:
+            await asyncio.to_thread(self._store.drop, tenant, params.upload)
+            return {"upload": params.upload}
+
+        return await self._turns.take(tenant, drop)
+
+    async def get(self, principal: Principal, params: GetParams, _emit: Emit) -> dict[str, object]:
+        return await self._get(self._for(params.tenant), principal.name, params)
+
+    async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[Artifact]:
+        return await asyncio.to_thread(self._store.list, self._for(params.tenant))
+
+    async def remove(self, principal: Principal, params: GetParams, _emit: Emit) -> Artifact:
+        tenant = self._for(params.tenant)
+
+        async def remove() -> Artifact:
+            found = await asyncio.to_thread(self._store.remove, tenant, params.digest)
+            await self._changed(tenant, principal.name, "removed", found)
+            return found
+
+        return await self._turns.take(tenant, remove)
+
+    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        """As a tool's source: for the session's own tenant only."""
+        if tool.name == "artifact_list":
+            return msgspec.to_builtins(await asyncio.to_thread(self._store.list, context.tenant))
+        if tool.name == "artifact_put":
+            return await self._put(context.tenant, context.principal, msgspec.convert(arguments, PutParams))
+        given = {"length": _INSIDE_BYTES, **arguments}
+        return await self._get(context.tenant, context.principal, msgspec.convert(given, GetParams))
+
+    async def _put(self, tenant: str, principal: str, params: PutParams) -> dict[str, object]:
+        try:
+            data = base64.b64decode(params.data, validate=True)
+        except (binascii.Error, ValueError):
+            raise UsageError("the data is no base64", where="data") from None
+        store = self._store
+
+        async def put() -> dict[str, object]:
+            upload = params.upload or await asyncio.to_thread(store.begin, tenant)
+            size = await asyncio.to_thread(store.append, tenant, upload, data)
+            if not params.last:
+                return {"upload": upload, "size_bytes": size}
+            made = await asyncio.to_thread(
+                store.finish, tenant, upload, name=params.name, media_type=params.media_type
+            )
+            await self._changed(tenant, principal, "kept", made)
+            said: dict[str, object] = msgspec.to_builtins(made)
+            return said
+
+        return await self._turns.take(tenant, put)
+
+    async def _get(self, tenant: str, principal: str, params: GetParams) -> dict[str, object]:
+        found = await asyncio.to_thread(self._store.stat, tenant, params.digest)
+        data = await asyncio.to_thread(self._store.read, tenant, params.digest, params.offset, params.length)
+        event = ArtifactRead(
+            tenant=tenant,
+            principal=principal,
+            digest=found.digest,
+            size_bytes=found.size_bytes,
+            offset=params.offset,
+            length=len(data),
+        )
+        await self._journal.append(event)
+        return {
+            **msgspec.to_builtins(found),
+            "offset": params.offset,
+            "data": base64.b64encode(data).decode(),
+        }
+
+    def _for(self, tenant: str) -> str:
+        self._settings.features.demand("artifacts", tenant)
+        return tenant
+
+    async def _changed(self, tenant: str, principal: str, action: str, one: Artifact) -> None:
+        event = ArtifactChanged(
+            tenant=tenant,
+            principal=principal,
+            action=action,
+            digest=one.digest,
+            size_bytes=one.size_bytes,
+            name=one.name,
+        )
+        await self._journal.append(event)
+
+
+def inside_tools() -> tuple[ToolSpec, ...]:
+    """What a bridge may do with artifacts, where its policy allows these names."""
+    text: dict[str, object] = {"type": "string"}
+    count: dict[str, object] = {"type": "integer", "minimum": 0}
+    put: dict[str, object] = {
+        "data": {**text, "maxLength": _INSIDE_BYTES * 2},
+        "upload": text,
+        "last": {"type": "boolean"},
+        "name": text,
+        "media_type": text,
+    }
+    get: dict[str, object] = {
+        "digest": text,
+        "offset": count,
+        "length": {"type": "integer", "minimum": 1, "maximum": _INSIDE_BYTES},
+    }
+
+    def spec(name: str, description: str, properties: dict[str, object], *required: str) -> ToolSpec:
+        schema: dict[str, object] = {
+            "type": "object",
+            "properties": properties,
+            "required": list(required),
+            "additionalProperties": False,
+        }
+        return ToolSpec(name=name, description=description, parameters=schema, how="host")
+
+    return (
+        spec("artifact_put", "Keep bytes for the tenant: base64, in parts", put, "data"),
+        spec("artifact_get", "Bytes of the tenant's, by digest, from an offset on", get, "digest"),
+        spec("artifact_list", "The tenant's artifacts", {}),
+    )

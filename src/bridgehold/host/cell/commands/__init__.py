@@ -1,0 +1,1 @@
+"""The life of a command: decided, written, run, written."""

@@ -1,0 +1,104 @@
+"""Keys that a caller puts in its arguments: captured, refused or passed, as the policy says.
+
+``capture``: the value becomes a session-scoped secret of the keeper, and the placeholder that the
+gateway knows goes on in its place. The host's copy lives only as long as the request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from bridgehold.audit.arguments import Arguments, shown, split_keys
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import SecretChanged
+from bridgehold.errors import DeniedError
+from bridgehold.policies.model import Grant
+
+if TYPE_CHECKING:
+    from bridgehold.host.cell.workers.starts import LiveWorker
+    from bridgehold.host.front.boots import StartOrder
+
+
+class SessionSecrets(Protocol):
+    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None: ...
+
+
+class _Holder(Protocol):
+    id: str
+    current_command: str
+    current_principal: str
+    order: StartOrder
+    worker: LiveWorker
+
+
+def take_inline_keys(arguments: dict[str, object], grant: Grant) -> Arguments:
+    """Take inline keys out of `arguments` (pure). Raises `DeniedError` under ``refuse``."""
+    if grant.inline_keys == "pass":
+        return Arguments(kept=arguments)
+    split = split_keys(arguments)
+    if split.keys and grant.inline_keys == "refuse":
+        raise DeniedError(
+            f"the argument {shown(split.keys[0][0])} holds a key, and the policy refuses keys in arguments",
+            hint="Leave it out: the gateway puts the tenant's own key in (`bridgehold secrets set`).",
+        )
+    return split
+
+
+class KeyKeeper:
+    """Hands captured keys to the keeper, bound to the session and to its one granted provider."""
+
+    def __init__(
+        self,
+        secrets: SessionSecrets,
+        journal: JournalClient,
+        changed: Callable[[str], None] = lambda _tenant: None,
+    ) -> None:
+        """`changed`: a tenant has one secret more."""
+        self._secrets = secrets
+        self._changed = changed
+        self._journal = journal
+
+    async def capture(self, session: _Holder, arguments: Arguments) -> dict[str, object]:
+        """The arguments to send on. Raises `DeniedError` where a key's provider is ambiguous."""
+        chosen: dict[str, str] = {}
+        for path, value in arguments.keys:
+            provider = _provider(session.order.grant, arguments.kept, path)
+            if chosen.setdefault(provider, value) != value:
+                raise DeniedError(
+                    f"the arguments hold more than one key for {provider} ({shown(path)} is another)",
+                    hint="A session has one key for each provider.",
+                )
+        for provider, value in chosen.items():
+            tenant = session.order.grant.tenant
+            await self._secrets.put_session_secret(session.id, provider, value, tenant=tenant)
+            self._changed(tenant)
+            captured = SecretChanged(
+                tenant=tenant,
+                principal=session.current_principal,
+                session=session.id,
+                command=session.current_command,
+                name=provider,
+                action="captured",
+                store="session",
+            )
+            await self._journal.append(captured)
+        return arguments.kept
+
+
+def _provider(grant: Grant, kept: dict[str, object], path: tuple[str, ...]) -> str:
+    granted = [endpoint.provider for endpoint in grant.endpoints]
+    named = kept.get("provider")
+    if isinstance(named, str) and named in granted:
+        return named
+    plain = re.sub(r"[^a-z0-9]", "", path[-1].lower())
+    if spelt := [one for one in granted if plain.startswith(re.sub(r"[^a-z0-9]", "", one.lower()))]:
+        return max(spelt, key=len)
+    if len(granted) == 1:
+        return granted[0]
+    raise DeniedError(
+        f"the key in {shown(path)} belongs to no provider that is granted",
+        hint="Name the provider in the arguments; `bridgehold policy explain` lists what is granted. "
+        'What is no provider\'s key goes in with `inline_keys = "pass"` alone.',
+    )

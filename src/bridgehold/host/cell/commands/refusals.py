@@ -1,0 +1,102 @@
+"""Refusals of callers, by every face and method: written to the audit, and then the error that says so."""
+
+from __future__ import annotations
+
+from bridgehold.audit.arguments import without_keys
+from bridgehold.audit.events import (
+    CommandRefused,
+)
+from bridgehold.audit.redact import preview
+from bridgehold.errors import BridgeholdError, PolicyError
+from bridgehold.host.shares.refusals import _REASON, Refusals
+from bridgehold.ids import is_name
+from bridgehold.policies.model import Decision, Grant
+from bridgehold.protocol.values import CommandRequest, Principal
+
+_PREVIEW_BYTES = 2_000
+
+
+class Refusal:
+    """Refuses one command; event and error carry rule, reason and source."""
+
+    def __init__(
+        self,
+        refusals: Refusals,
+        command: str,
+        principal: Principal,
+        request: CommandRequest,
+        bridge: str,
+        operation: str,
+    ) -> None:
+        self._refusals = refusals
+        self._command = command
+        self._principal = principal
+        self._request = request
+        self._bridge = bridge
+        self._operation = operation
+
+    def _event(self, decision: Decision) -> CommandRefused:
+        digest, _, text = preview(without_keys(self._request.arguments), cap_bytes=_PREVIEW_BYTES)
+        tenant = self._request.tenant
+        return CommandRefused(
+            tenant=tenant
+            if self._principal.may_act_for(tenant) and is_name(tenant)
+            else self._principal.account,
+            principal=self._principal.name,
+            command=self._command,
+            bridge=self._bridge,
+            operation=f"{self._bridge}:{self._operation}",
+            rule=decision.rule,
+            reason=decision.reason[:_REASON],
+            source=decision.source,
+            arguments_digest=digest,
+            arguments_preview=text,
+        )
+
+    async def __call__(
+        self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
+    ) -> BridgeholdError:
+        return await self._refusals.command(self._event(decision), kind, hint)
+
+
+def no_tenant(principal: Principal, tenant: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule=f"principals.{principal.name}.tenants",
+        reason=f"{principal.name} may not act for tenant {tenant[:64]!r}",
+        source="config.toml",
+    )
+
+
+def unknown(bridge: str, operation: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule="default-deny",
+        reason=f"{bridge}:{operation} is not granted",
+        source="",
+    )
+
+
+def no_policy(error: PolicyError) -> Decision:
+    """The rules can't be read, or can't be: nothing is allowed until they can."""
+    known = error.message.startswith(error.where)
+    reason = error.message if known else f"{error.where}: {error.message}"
+    return Decision(allowed=False, rule="policy", reason=reason, source=error.where)
+
+
+def foreign(bridge: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule="foreign",
+        reason=f"{bridge} runs scripts of the operator's own, and only their own callers speak with them",
+        source="bridge.toml",
+    )
+
+
+def over_rate(grant: Grant) -> Decision:
+    return Decision(
+        allowed=False,
+        rule="rate.commands_per_minute",
+        reason=f"more than {grant.rate.commands_per_minute} commands a minute",
+        source=str(grant.sources.get("rate.commands_per_minute", "")),
+    )

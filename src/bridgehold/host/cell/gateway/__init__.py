@@ -1,0 +1,1 @@
+"""The way out of a sandbox: decided, recorded, without a key."""

@@ -1,0 +1,217 @@
+"""From a request's head and body to one that may go out, or a refusal: no clock, no file (pure)."""
+
+from __future__ import annotations
+
+import h11
+import msgspec
+
+from bridgehold.errors import DeniedError
+from bridgehold.host.cell.gateway.credentials import presented
+from bridgehold.host.cell.gateway.parse import Target, parse_query
+from bridgehold.host.cell.gateway.replies import Refusal
+from bridgehold.host.cell.gateway.shapes import most_tokens
+from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
+from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
+from bridgehold.policies.content import UNREADABLE, Asked, BodyFacts, body_facts
+from bridgehold.policies.decide import decide_egress, secret_of
+from bridgehold.policies.model import Grant
+from bridgehold.policies.names import normalise_path
+
+Pairs = list[tuple[str, str]]
+
+_PARTS = 250_000
+"""A JSON body with more brackets and separators is not judged: each costs the host a microsecond or two."""
+
+
+_REFUSALS = {
+    "missing": Refusal(
+        status=401,
+        rule="placeholder.missing",
+        reason="no placeholder came with the request",
+        hint="Use the api_key that the bridge was given for this provider.",
+    ),
+    "own_key": Refusal(
+        status=401,
+        rule="placeholder.own-key",
+        reason="a key came that is not this session's placeholder",
+        severity="high",
+        hint="Keys are put in by the gateway: `bridgehold secrets set`.",
+    ),
+    "foreign": Refusal(
+        status=403,
+        rule="placeholder.provider",
+        reason="this placeholder belongs to another provider",
+        severity="high",
+    ),
+    "unknown": Refusal(
+        status=403,
+        rule="placeholder.session",
+        reason="this placeholder belongs to another session, or to one that has ended",
+        severity="high",
+    ),
+    "mixed": Refusal(
+        status=403,
+        rule="placeholder.mixed",
+        reason="more than one key came with the request",
+        severity="high",
+    ),
+}
+"""By what `credentials.presented` found."""
+
+
+class Refused(Exception):  # noqa: N818 - a decision, not a fault
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.rule)
+        self.refusal = refusal
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that may go out, but for its budget."""
+
+    provider: ProviderFacts
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    rule: str
+    secret: str
+    credential: str
+    model: str
+    tokens: int
+    """The most that it may use."""
+
+    def __repr__(self) -> str:
+        return f"Admitted({self.method} {self.provider.name}{self.path})"
+
+
+def admit(
+    grant: Grant,
+    session: SessionFacts,
+    request: h11.Request,
+    target: Target,
+    provider: tuple[str, ProviderFacts | None],
+    body: bytes,
+) -> Admitted:
+    """`provider` is its name in the path, and what is configured under it. Raises `Refused`, and
+    `BadRequest` for a query that can be read in two ways.
+    """
+    name, known = provider
+    headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
+    query = parse_query(target.query)
+    credential = check_credential(grant, session, name, headers, query)
+    path = _path(target)
+    value, unreadable = _parse(body)
+    asked = Asked(
+        path=path,
+        body=value,
+        query=tuple((key, text) for key, text in query if key.lower() not in AUTH_QUERY),
+        headers=_kept_headers(headers, is_json=value is not None),
+        host=known.host if known else "",
+    )
+    endpoint = next((item for item in grant.endpoints if item.provider == name), None)
+    facts = unreadable or body_facts(
+        known.shape if known else "openai", asked, endpoint.fields if endpoint is not None else ()
+    )
+    rule = _decide(grant, name, target.method, path, facts)
+    if known is None:
+        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
+        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
+    secret = secret_of(grant, name)
+    if secret is None and not credential:
+        hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
+        raise _refused("secrets", f"no secret is granted for {name}", hint)
+    if value is not None and endpoint is not None and not endpoint.remote_content:
+        value |= dict(facts.forced)
+    sent = body if value is None else msgspec.json.encode(value)
+    return Admitted(
+        provider=known,
+        method=target.method,
+        path=_without_version(path, known.version),
+        query=asked.query,
+        headers=asked.headers,
+        body=sent,
+        rule=rule,
+        secret=secret.name if secret else "",
+        credential=credential,
+        model=facts.model[:100],
+        tokens=most_tokens(known.shape, value, len(sent)) if facts.generates else len(sent),
+    )
+
+
+def judge_head(
+    grant: Grant, session: SessionFacts, request: h11.Request, target: Target, provider: ProviderFacts | None
+) -> None:
+    """What a request's head alone decides, before its body is read: whose key came, and which path is meant.
+
+    Raises `Refused`, and `BadRequest` for a query that can be read in two ways.
+    """
+    name = target.path.removeprefix("/").partition("/")[0]
+    headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
+    check_credential(grant, session, name, headers, parse_query(target.query))
+    if provider is None or provider.shape != "hub":  # a hub's paths are its own
+        _path(target)
+
+
+def _path(target: Target) -> str:
+    """The normalised path below the provider's base. Raises `Refused`."""
+    try:
+        return normalise_path("/" + target.path.removeprefix("/").partition("/")[2])
+    except DeniedError as error:
+        raise _refused("names.path", error.message) from None
+
+
+def _decide(grant: Grant, name: str, method: str, path: str, facts: BodyFacts) -> str:
+    """The rule of an allowed request. Raises `Refused`."""
+    decision = decide_egress(grant, name, method, path, facts)
+    if not decision.allowed:
+        raise Refused(Refusal(status=403, rule=decision.rule, reason=decision.reason, source=decision.source))
+    return decision.rule
+
+
+def check_credential(grant: Grant, session: SessionFacts, name: str, headers: Pairs, query: Pairs) -> str:
+    """The guest's own key where the policy passes it on; otherwise empty. Raises `Refused`."""
+    found = presented(name, session.placeholders, headers, query)
+    if found.verdict == "ok":
+        return ""
+    if found.verdict == "own_key" and grant.inline_keys == "pass":
+        return found.credential
+    raise Refused(_REFUSALS[found.verdict])
+
+
+def _refused(rule: str, reason: str, hint: str = "") -> Refused:
+    return Refused(Refusal(status=403, rule=rule, reason=reason, hint=hint))
+
+
+def _kept_headers(headers: Pairs, *, is_json: bool) -> tuple[tuple[str, str], ...]:
+    kept = forwarded_headers(headers)
+    if not is_json:
+        return kept
+    return (*(pair for pair in kept if pair[0] != "content-type"), ("content-type", "application/json"))
+
+
+def parts_of(body: bytes) -> int:
+    """What a body costs to judge: brackets and separators, those in its texts included."""
+    return sum(body.count(mark) for mark in (b"[", b"{", b",", b":"))
+
+
+def _parse(body: bytes) -> tuple[dict[str, object] | None, BodyFacts | None]:
+    """(the JSON object that is decided on and sent on, why there is none that can be) (pure).
+
+    What goes out is encoded anew from what was decided on: a key that stands twice, or anything
+    else that two parsers read in two ways, is gone by then.
+    """
+    if not body:
+        return None, None
+    if parts_of(body) > _PARTS:
+        return None, BodyFacts(unreadable="more values than are judged")
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None, UNREADABLE
+    return (value, None) if isinstance(value, dict) else (None, UNREADABLE)
+
+
+def _without_version(path: str, version: str) -> str:
+    """`path` without a leading version segment that the provider's base URL already has."""
+    return path.removeprefix(f"/{version}") if version and path.startswith(f"/{version}/") else path

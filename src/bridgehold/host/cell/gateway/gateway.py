@@ -1,0 +1,214 @@
+"""A session's only way out: one listener inside its sandbox, accepted and answered by the host.
+
+The guest never holds the listener, so the connection's origin needs no proof and can't be forged.
+Everything a guest can make the host do here is counted, and past its bucket the host reads more
+slowly: it waits instead of answering, and the rest stays in the guest's own kernel buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+
+import h11
+
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.cell.gateway.outside import Outside, Places
+from bridgehold.host.cell.gateway.parse import BadRequest, Target, check_head, parse_head
+from bridgehold.host.cell.gateway.records import Records
+from bridgehold.host.cell.gateway.replies import Refusal, raw_refusal
+from bridgehold.host.cell.gateway.reverse import ReverseProxy
+from bridgehold.host.cell.gateway.served import Keeper, Served, Upstream
+from bridgehold.host.cell.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.gateway.wire import GuestGone, Wire
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
+from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.policies.decide import secret_of
+from bridgehold.policies.model import Grant
+
+_BUFFER_BYTES = 20 * 1024
+"""What a head that is under way may make the host hold."""
+
+
+class Gateway:
+    """Serves one session until it is closed. One task for each connection."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        grant: Grant,
+        facts: SessionFacts,
+        *,
+        keeper: Keeper,
+        audit: Audit,
+        budgets: Budgets,
+        buffers: Buffers,
+        providers: Mapping[str, ProviderFacts],
+        downloads: Downloads,
+        asker: Callable[[], Asker],
+        limits: GatewayLimits | None = None,
+        lookup: Lookup = system_lookup,
+        on_degraded: Callable[[str], None] | None = None,
+        events: SessionEvents | None = None,
+    ) -> None:
+        """`events`: the session's own bucket, where its worker has one."""
+        listener.setblocking(False)
+        self._listener = listener
+        self._port = int(listener.getsockname()[1])
+        self._limits = limits or GatewayLimits()
+        records = Records(
+            audit,
+            facts,
+            asker,
+            events=events
+            or SessionEvents(
+                audit,
+                facts.tenant,
+                facts.session,
+                per_second=grant.rate.audit_events_per_second,
+                on_degraded=on_degraded,
+            ),
+            on_degraded=on_degraded,
+        )
+        self._served = Served(grant, facts, records, buffers, self._limits)
+        self._upstream = Upstream(keeper, budgets, downloads, providers)
+        numeric = {name for name, one in providers.items() if _is_address(one.host)}
+        self._places = Places(
+            lookup,
+            hosts=frozenset(one.host for name, one in providers.items() if name not in numeric),
+            addresses=frozenset((providers[name].host, providers[name].port) for name in numeric),
+        )
+        rate = grant.rate.connections_per_second
+        self._connections = TokenBucket(rate, rate)
+        self._requests = TokenBucket(self._limits.requests_per_second, self._limits.requests_per_second * 2)
+        self._reads = TokenBucket(self._limits.reads_per_second, self._limits.reads_per_second / 2)
+        parts = TokenBucket(self._limits.parts_per_second, self._limits.parts_per_second)
+        self._refusals = TokenBucket(self._limits.refusals_per_second, self._limits.refusals_per_second * 2)
+        self._own = frozenset(f"{host}:{self._port}" for host in ("127.0.0.1", "localhost"))
+        self._reverse = ReverseProxy(self._served, self._upstream, parts, self._slow)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._free = asyncio.Semaphore(self._limits.connections)
+        self._serving: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Serve in a task of its own, until `close`."""
+        self._serving = asyncio.create_task(self.serve())
+
+    async def serve(self) -> None:
+        """Accept until closed, or until the listener's namespace has gone."""
+        loop = asyncio.get_running_loop()
+        self._spawn(self._prefetch())
+        while not self._closed:
+            await self._free.acquire()
+            await asyncio.sleep(self._connections.take(1, time.monotonic()))
+            try:
+                sock, _ = await loop.sock_accept(self._listener)
+            except (ConnectionAbortedError, InterruptedError):
+                self._free.release()
+                continue
+            except OSError:
+                self._free.release()
+                if self._listener.fileno() < 0:
+                    return
+                await asyncio.sleep(0.5)  # out of descriptors, say: others need the loop meanwhile
+                continue
+            self._spawn(self._connection(Wire(sock, self._limits, self._pace)))
+
+    async def close(self) -> None:
+        """Cut every connection, end every request, forget the session's own keys. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        tasks = {*self._tasks, *([self._serving] if self._serving is not None else [])}
+        tasks.discard(asyncio.current_task())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._listener.close()
+        await self._served.records.close()
+        with contextlib.suppress(BridgeholdError):
+            await self._upstream.keeper.drop_session(self._served.facts.session)
+
+    async def _slow(self) -> None:
+        """Wait as this session's refusals require; all its connections wait in one line."""
+        await asyncio.sleep(self._refusals.take(1, time.monotonic()))
+
+    async def _pace(self) -> None:
+        """Before each read of a guest's connection: a byte at a time costs the guest, not the host."""
+        wait = self._reads.take(1, time.monotonic())
+        if wait:
+            await asyncio.sleep(wait)
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]  # a coroutine of ours
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _prefetch(self) -> None:
+        """Have keys at hand before the first request: an encrypted file takes a second to open."""
+        for name in self._served.facts.placeholders:
+            secret = secret_of(self._served.grant, name)
+            known = self._upstream.providers.get(name)
+            if secret is not None and (known is None or known.keyed):
+                with contextlib.suppress(BridgeholdError):  # the request itself will say what is missing
+                    await self._upstream.keeper.prefetch(self._served.facts.tenant, name, secret.name)
+
+    async def _connection(self, wire: Wire) -> None:
+        try:
+            while await wire.begun() and await self._request(wire):
+                pass
+        except (GuestGone, BridgeholdError):
+            return
+        finally:
+            wire.close()
+            self._free.release()
+
+    async def _request(self, wire: Wire) -> bool:
+        """One request; whether another may follow on this connection."""
+        target: Target | None = None
+        try:
+            async with self._served.buffers.hold(self._served.facts.owner, _BUFFER_BYTES):
+                head = await wire.read_head()
+            if head is None:
+                return False
+            await asyncio.sleep(self._requests.take(1, time.monotonic()))
+            connection, request = parse_head(head, self._limits.head_bytes)
+            target = check_head(request, self._own, self._limits.headers)
+            if target.kind == "reverse":
+                await self._reverse.serve(wire, connection, request, target)
+            else:
+                await Outside(self._served, self._places, self._slow, wire, target).serve(connection, request)
+                return False
+        except BadRequest as error:
+            await self._refuse_raw(wire, error, target)
+            return False
+        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+
+    async def _refuse_raw(self, wire: Wire, error: BadRequest, target: Target | None) -> None:
+        event = await self._served.records.refused(
+            host=target.host if target else "",
+            method=target.method if target else "",
+            path=target.path if target else "",
+            rule=error.rule,
+            reason=error.reason,
+        )
+        await self._slow()
+        refusal = Refusal(status=error.status, rule=error.rule, reason=error.reason)
+        await wire.send(raw_refusal(refusal, event))
+        await wire.linger()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""Opens a gateway for each session: what all sessions share is held here."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from bridgehold.config.load import Config
+from bridgehold.errors import DeniedError
+from bridgehold.host.cell.gateway.gateway import Gateway
+from bridgehold.host.cell.gateway.served import Keeper
+from bridgehold.host.cell.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.policies.model import Grant
+from bridgehold.policies.names import normalise_host
+from bridgehold.policies.units import parse_size
+
+_VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
+
+
+class GatewayOpener:
+    """One per host. `asker` says for whom a session asks now."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        keeper: Keeper,
+        audit: Audit,
+        budgets: Budgets,
+        downloads: Downloads,
+        asker: Callable[[str], Asker],
+        on_degraded: Callable[[str], None] | None = None,
+        limits: GatewayLimits | None = None,
+        lookup: Lookup = system_lookup,
+    ) -> None:
+        self._keeper = keeper
+        self._audit = audit
+        self._budgets = budgets
+        self._downloads = downloads
+        self._asker = asker
+        self._on_degraded = on_degraded
+        self._limits = limits or GatewayLimits()
+        self._lookup = lookup
+        self._providers = provider_facts(config)
+        self._buffers = Buffers(parse_size(config.host.buffered_bytes))
+
+    @property
+    def buffers(self) -> Buffers:
+        return self._buffers
+
+    async def open(
+        self,
+        listener: socket.socket,
+        grant: Grant,
+        session: str,
+        placeholders: Mapping[str, str],
+        *,
+        events: SessionEvents | None = None,
+    ) -> Gateway:
+        """A serving gateway on `listener`, which it owns from now on."""
+        facts = SessionFacts(tenant=grant.tenant, session=session, placeholders=dict(placeholders))
+        gateway = Gateway(
+            listener,
+            grant,
+            facts,
+            keeper=self._keeper,
+            audit=self._audit,
+            budgets=self._budgets,
+            buffers=self._buffers,
+            providers=self._providers,
+            downloads=self._downloads,
+            asker=lambda: self._asker(session),
+            limits=self._limits,
+            lookup=self._lookup,
+            on_degraded=self._on_degraded,
+            events=events,
+        )
+        gateway.start()
+        return gateway
+
+
+def provider_facts(config: Config) -> dict[str, ProviderFacts]:
+    """What the host may know of the configured providers (pure)."""
+    found = {}
+    for name, section in config.providers.items():
+        parts = urlsplit(section.base_url)
+        try:
+            host = normalise_host(parts.hostname or "").name
+        except DeniedError:
+            host = (parts.hostname or "").lower()
+        last = parts.path.rstrip("/").rpartition("/")[2]
+        found[name] = ProviderFacts(
+            name=name,
+            host=host,
+            port=parts.port or (443 if parts.scheme == "https" else 80),
+            base_url=section.base_url,
+            shape=section.shape,
+            keyed=section.auth != "none",
+            version=last if _VERSION.fullmatch(last) else "",
+        )
+    return found

@@ -1,0 +1,159 @@
+"""``/PROVIDER/…``: check the placeholder, decide, write the intent, let the keeper ask, stream back."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import h11
+
+from bridgehold.errors import BridgeholdError, BudgetError
+from bridgehold.host.cell.gateway.admit import Admitted, Refused, admit, judge_head, parts_of
+from bridgehold.host.cell.gateway.asked import admit_download
+from bridgehold.host.cell.gateway.exchange import Exchange
+from bridgehold.host.cell.gateway.hub import HubProxy
+from bridgehold.host.cell.gateway.parse import Target, declared
+from bridgehold.host.cell.gateway.replies import Refusal, Replies
+from bridgehold.host.cell.gateway.values import ProviderFacts
+from bridgehold.host.cell.gateway.wire import Wire
+
+if TYPE_CHECKING:
+    from bridgehold.host.cell.gateway.served import Served, Slow, Upstream
+    from bridgehold.host.shares.buckets import TokenBucket
+
+
+_FEW = 5_000
+_BESIDE = ThreadPoolExecutor(max_workers=2, thread_name_prefix="judge")
+"""For large bodies only: hostile ones wait behind each other, and small ones behind none."""
+
+
+class ReverseProxy:
+    """Serves the reverse-proxy requests of one gateway."""
+
+    def __init__(self, served: Served, upstream: Upstream, parts: TokenBucket, slow: Slow) -> None:
+        """`parts`: how many parts of large bodies are judged a second; `slow`: before each refusal."""
+        self._served = served
+        self._upstream = upstream
+        self._parts = parts
+        self._slow = slow
+        self._hub = HubProxy(served, upstream)
+
+    async def serve(
+        self, wire: Wire, connection: h11.Connection, request: h11.Request, target: Target
+    ) -> None:
+        """Answer one request. Raises `GuestGone` and `BadRequest`; afterwards the connection may go on."""
+        name, _, _ = target.path.removeprefix("/").partition("/")
+        provider = self._upstream.providers.get(name)
+        shape = provider.shape if provider else "openai"
+        replies = Replies(wire, connection, shape, bodiless=request.method == b"HEAD")
+        try:
+            judge_head(self._served.grant, self._served.facts, request, target, provider)
+        except Refused as refused:
+            empty = not declared(request, 1)
+            if empty:
+                await self._read(wire, connection)  # to its end, so that the connection may go on
+            await self._refuse(replies, refused.refusal, target, name, provider, close=not empty)
+            if not empty:
+                await wire.drop_body(connection, self._served.grant.limits.request_bytes)
+            return
+        size = declared(request, self._served.grant.limits.request_bytes)
+        try:
+            async with self._served.buffers.hold(self._served.facts.owner, size) as holding:
+                body = await self._read(wire, connection)
+                holding.shrink(len(body))
+                if provider is not None and provider.shape == "hub":
+                    asked = admit_download(
+                        self._served.grant, self._served.facts, request, target, provider, body
+                    )
+                    await self._hub.serve(wire, replies, asked)
+                    return
+                admitted = await self._admit(request, target, (name, provider), body)
+                await self._forward(wire, replies, admitted)
+        except Refused as refused:
+            await self._refuse(replies, refused.refusal, target, name, provider)
+        except BudgetError as error:
+            refusal = Refusal(status=429, rule=error.where, reason=error.message, hint=error.hint)
+            await self._refuse(replies, refusal, target, name, provider)
+        except BridgeholdError as error:
+            refusal = Refusal(status=503, rule=f"gateway.{error.code}", reason=error.message, hint=error.hint)
+            await self._refuse(replies, refusal, target, name, provider)
+
+    async def _refuse(
+        self,
+        replies: Replies,
+        refusal: Refusal,
+        target: Target,
+        name: str,
+        provider: ProviderFacts | None,
+        *,
+        close: bool = False,
+    ) -> None:
+        event = await self._served.records.refused(
+            host=provider.host if provider else name,
+            method=target.method,
+            path=target.path,
+            rule=refusal.rule,
+            reason=refusal.reason,
+            source=refusal.source,
+            severity=refusal.severity,
+        )
+        await self._slow()
+        await replies.refuse(refusal, event, close=close)
+
+    async def _read(self, wire: Wire, connection: h11.Connection) -> bytes:
+        bound = self._served.grant.limits.request_bytes
+        found = bytearray()
+        too_long = False
+        async for piece in wire.body(connection):
+            if len(found) + len(piece) > bound:
+                too_long = True  # read on, so that the refusal arrives; the body's time bounds it
+                found.clear()
+            if not too_long:
+                found += piece
+        if too_long:
+            raise Refused(
+                Refusal(status=413, rule="limits.request", reason=f"a body of more than {bound} bytes")
+            )
+        return bytes(found)
+
+    async def _admit(
+        self, request: h11.Request, target: Target, provider: tuple[str, ProviderFacts | None], body: bytes
+    ) -> Admitted:
+        """Judge the request; a body of many parts waits its turn, and is judged beside the loop."""
+        parts = parts_of(body)
+        if parts <= _FEW:
+            return admit(self._served.grant, self._served.facts, request, target, provider, body)
+        await asyncio.sleep(self._parts.take(parts, time.monotonic()))
+        judge = functools.partial(
+            admit, self._served.grant, self._served.facts, request, target, provider, body
+        )
+        return await asyncio.get_running_loop().run_in_executor(_BESIDE, judge)
+
+    async def _forward(self, wire: Wire, replies: Replies, admitted: Admitted) -> None:
+        reservation = self._upstream.budgets.reserve(
+            (self._served.facts.tenant, self._served.grant.bridge),
+            admitted.provider.name,
+            self._served.grant.rate,
+            admitted.tokens,
+            time.monotonic(),
+        )
+        try:
+            intent, command = await self._served.records.intent(
+                provider=admitted.provider.name,
+                host=admitted.provider.host,
+                method=admitted.method,
+                path=admitted.path,
+                rule=admitted.rule,
+                how="pass" if admitted.credential else "gateway",
+                reserved=admitted.tokens,
+            )
+        except BaseException:
+            reservation.give_back()
+            raise
+        exchange = Exchange(
+            self._served, self._upstream.keeper, wire, replies, admitted, reservation, intent, command
+        )
+        await exchange.run()

@@ -1,0 +1,49 @@
+"""What an answer at a session's gateway needs: whose it is, what is granted, where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bridgehold.host.cell.gateway.records import Records
+from bridgehold.host.cell.gateway.values import GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.keeper.client import UpstreamResponse
+from bridgehold.keeper.protocol import UpstreamRequest
+from bridgehold.policies.model import Grant
+
+Slow = Callable[[], Awaitable[None]]
+"""Wait as a session's refusals require."""
+
+
+class Keeper(Protocol):
+    """The keeper's client, as the gateway uses it."""
+
+    async def request(self, request: UpstreamRequest, body: bytes) -> UpstreamResponse: ...
+
+    async def prefetch(self, tenant: str, provider: str, secret: str = "") -> None: ...
+
+    async def drop_session(self, session: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Of every request, wherever it goes."""
+
+    grant: Grant
+    facts: SessionFacts
+    records: Records
+    buffers: Buffers
+    limits: GatewayLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Of a request to a provider: who has the key, what it may cost, and where files are kept."""
+
+    keeper: Keeper
+    budgets: Budgets
+    downloads: Downloads
+    providers: Mapping[str, ProviderFacts]

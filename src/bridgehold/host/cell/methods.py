@@ -1,0 +1,393 @@
+"""The methods that clients may call, by name: what `docs/reference/host-protocol.md` lists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Protocol
+
+import msgspec
+
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame
+from bridgehold.errors import (
+    BridgeholdError,
+    CommandTimeoutError,
+    DeniedError,
+    NotFoundError,
+    ProtocolError,
+    SessionEndedError,
+    UnsupportedError,
+    UsageError,
+)
+from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
+from bridgehold.host.cell.scripts.foreigners import Foreigners
+from bridgehold.host.cell.sessions.held import Nameless, held
+from bridgehold.host.cell.sessions.session import Session, SessionKey
+from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.cell.tools.caller import CallerTools, ToolReplyParams
+from bridgehold.host.cell.tools.offers import CallersOffer
+from bridgehold.host.cell.tools.values import ToolSpec
+from bridgehold.host.cell.workers.translate import fault_error
+from bridgehold.host.cell.workers.zygotes import ZygoteInfo
+from bridgehold.host.front.environments import LISTENER, Environments
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.server import stream_event
+from bridgehold.host.shares.logs import OutputPiece
+from bridgehold.host.shares.observe import Metrics
+from bridgehold.ids import parse_name, random_id
+from bridgehold.protocol.frames import (
+    BridgeParams,
+    BuildParams,
+    DrainParams,
+    FindParams,
+    ForeignEofParams,
+    ForeignParams,
+    ForeignSendParams,
+    NamedBridgeParams,
+    NoParams,
+    OpenParams,
+    ProfileParams,
+    ResumeParams,
+    RunParams,
+    SessionParams,
+    SessionsParams,
+    StopParams,
+)
+from bridgehold.protocol.values import CommandRequest, Principal, Profile, Reply, SessionInfo
+from bridgehold.sandbox.launcher.control import LauncherClient
+
+_LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
+"""Seconds."""
+
+
+def _asked(principal: Principal, reason: str) -> str:
+    """Why a session ends that somebody ends: by whom, and never in the host's own words."""
+    return f"by {principal.name}: {reason[:200]}"
+
+
+def _require_reader(principal: Principal) -> None:
+    """Raise `DeniedError` where what sessions write is not for `principal`."""
+    if not principal.may_read:
+        raise DeniedError(
+            f"{principal.name} may not read what its sessions write",
+            hint="An operator can set `logs = true` for your principal in config.toml.",
+        )
+
+
+def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
+    """Events of the build that this request waits for, if there is one."""
+    if wanted:
+        LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
+
+
+class AskStop(Protocol):
+    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
+
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+
+
+class _Watching:
+    """A `Watcher` that is a request's caller."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.full = emit.full
+
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
+        self._emit(stream_event(item))
+
+
+class Methods:
+    """Handlers of the socket's methods; each takes (principal, params, emit)."""
+
+    def __init__(
+        self,
+        *,
+        dispatch: Dispatch,
+        sessions: Sessions,
+        registry: Registry,
+        environments: Environments,
+        launcher: LauncherClient,
+        make_order: OrderMaker,
+        metrics: Metrics,
+        zygotes: Callable[[], list[ZygoteInfo]],
+        parked: Callable[[], dict[tuple[str, str], int]],
+        stop: AskStop,
+        foreigners: Foreigners,
+        redact: Callable[[str, str], Awaitable[str]],
+    ) -> None:
+        """`redact`: (tenant, text) without the values of the tenant's secrets."""
+        self._redact = redact
+        self._nameless = Nameless()
+        self._tools = CallerTools()
+        self._metrics = metrics
+        self._foreigners = foreigners
+        self._zygotes = zygotes
+        self._parked = parked
+        self._dispatch = dispatch
+        self._sessions = sessions
+        self._registry = registry
+        self._environments = environments
+        self._launcher = launcher
+        self._make_order = make_order
+        self._stop = stop
+
+    def left(self, caller: object) -> None:
+        """A connection is gone: see `Nameless`."""
+        self._nameless.left(caller)
+
+    def table(self) -> dict[str, Method]:
+        return {
+            "ping": Method(NoParams, self.ping),
+            "run": Method(RunParams, self.run, decides=True),
+            "tool.reply": Method(ToolReplyParams, self.tool_reply),
+            "session.open": Method(OpenParams, self.session_open),
+            "session.hold": Method(OpenParams, self.session_hold),
+            "session.close": Method(SessionParams, self.session_close),
+            "foreign.open": Method(ForeignParams, self.foreign_open),
+            "foreign.send": Method(ForeignSendParams, self.foreign_send),
+            "foreign.eof": Method(ForeignEofParams, self.foreign_eof),
+            "sessions": Method(SessionsParams, self.list_sessions),
+            "session.find": Method(FindParams, self.session_find),
+            "zygotes": Method(NoParams, self.list_zygotes),
+            "session.kill": Method(SessionParams, self.session_kill),
+            "session.profile": Method(ProfileParams, self.session_profile),
+            "drain": Method(DrainParams, self.drain, operator=True, decides=True),
+            "resume": Method(ResumeParams, self.resume, operator=True, decides=True),
+            "metrics": Method(NoParams, self.metrics, operator=True),
+            "figures": Method(NoParams, self.figures, operator=True),
+            "logs": Method(SessionParams, self.logs, gives=1 << 20),
+            "bridges": Method(NoParams, self.bridges),
+            "bridge.build": Method(BuildParams, self.build, operator=True),
+            "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
+            "bridge.gc": Method(NoParams, self.collect, operator=True),
+            "grant": Method(BridgeParams, self.grant),
+            "stop": Method(StopParams, self.stop, operator=True),
+        }
+
+    async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
+
+    async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
+        request = CommandRequest(
+            operation=params.operation,
+            arguments=params.arguments,
+            tenant=params.tenant,
+            session=params.session,
+            deadline_ms=params.deadline_ms,
+            parent=params.parent,
+        )
+        _tell_builds(params.progress, params.operation.partition(":")[0], emit)
+        watcher = _Watching(emit) if params.stream else None
+        callers: CallersOffer | None = None
+        if params.tools:
+            specs = tuple(
+                ToolSpec(
+                    name=tool.name,
+                    description=tool.description,
+                    parameters=tool.parameters,
+                    result=tool.result,
+                )
+                for tool in params.tools
+            )
+            callers = CallersOffer(specs, self._tools.source(emit))
+        self._nameless.use(params.session, principal.may_act_for)
+        return await self._dispatch.run(principal, request, watcher, callers)
+
+    async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
+        self._tools.settle(principal.name, params)
+        return {"status": "taken"}
+
+    async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
+        key = self._key(params)
+        _tell_builds(params.progress, params.bridge, emit)
+        opening = self._open(key, principal)
+        if not params.name and not params.stays:
+            opening = self._nameless.opened(asyncio.ensure_future(opening))
+        session = await opening
+        opened = {
+            "id": session.id,
+            "name": key.name,
+            "bridge": key.bridge,
+            "tenant": key.tenant,
+            "cold_start": session.worker.cold_reason,
+        }
+        return opened | ({"anew": told} if (told := session.tell_anew()) else {})
+
+    async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
+        """A session as long as this request: who cancels it, or goes away, ends the session."""
+        key = self._key(params)
+        _tell_builds(params.progress, params.bridge, emit)
+        return await held(asyncio.ensure_future(self._open(key, principal)), emit)
+
+    async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
+        return await self._foreigners.open(principal, params, emit)
+
+    async def foreign_send(self, principal: Principal, params: ForeignSendParams, _emit: Emit) -> object:
+        return await self._foreigners.send(principal, params)
+
+    async def foreign_eof(self, principal: Principal, params: ForeignEofParams, _emit: Emit) -> object:
+        return await self._foreigners.end_input(principal, params)
+
+    def _key(self, params: OpenParams) -> SessionKey:
+        tenant = parse_name(params.tenant, "tenant")
+        bridge = parse_name(params.bridge, "bridge")
+        name = parse_name(params.name, "session") if params.name else random_id("n", 10)
+        if self._registry.manifest(bridge, tenant).foreign:
+            raise UsageError(
+                f"the sessions of {bridge} run scripts of the operator's own",
+                hint="`bridgehold shim` makes the interpreter that opens them.",
+            )
+        return SessionKey(tenant, bridge, name)
+
+    async def _open(self, key: SessionKey, principal: Principal) -> Session:
+        try:
+            return await self._sessions.get_or_open(
+                key,
+                lambda session_id: self._make_order(
+                    key.tenant, key.bridge, session_id, key.name, principal.name
+                ),
+                principal.name,
+            )
+        except BridgeholdError as error:
+            if error.traceback:
+                error.traceback = await self._redact(key.tenant, error.traceback)
+            raise
+
+    async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        try:
+            session = self._find(principal, params.session)
+        except (NotFoundError, SessionEndedError):
+            if not self._sessions.give_up(principal.may_act_for, params.session):
+                raise
+            return {"id": params.session, "emptied_ms": 0}
+        await session.close(_asked(principal, params.reason))
+        report = session.worker.report
+        return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
+
+    async def session_kill(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """At once: nothing in flight is waited for, and the bridge's `close` isn't called."""
+        session = self._find(principal, params.session)
+        await session.end(_asked(principal, params.reason))
+        return {"id": session.id}
+
+    async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
+        """Where the worker spends its time, by samples of its stacks; its own word, not the kernel's."""
+        _require_reader(principal)
+        session = self._find(principal, params.session)
+        if session.worker.relaying:
+            raise UnsupportedError("a script of one's own can't be asked for a profile")
+        seconds = min(max(params.seconds, 0.1), _LONGEST_PROFILE)
+        arguments: dict[str, object] = {"seconds": seconds}
+        deadline = seconds + _PROFILE_GRACE
+        try:
+            async with asyncio.timeout(deadline):
+                frame = await session.worker.call(
+                    "common:profile", arguments, deadline_ms=int(deadline * 1000), aside=True
+                )
+        except TimeoutError:
+            raise CommandTimeoutError("the worker gave no profile of itself") from None
+        if isinstance(frame, FaultFrame):
+            raise fault_error(frame, where="profile")
+        try:
+            return msgspec.convert(frame.result, type=Profile)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"the worker's profile is none: {error}", where="profile") from None
+
+    async def drain(self, principal: Principal, params: DrainParams, _emit: Emit) -> object:
+        """End every session of a bridge or tenant (or all) politely; those that are busy first finish.
+
+        With `cordon` no new one is opened, until `resume`.
+        """
+        if params.cordon:
+            self._sessions.cordon(params.tenant, params.bridge)
+        chosen = [
+            session
+            for session in self._sessions
+            if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
+        ]
+        reason = _asked(principal, "drained")
+        await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
+        return {"ended": [session.id for session in chosen]}
+
+    async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
+        """Sessions are opened again where a drain had closed the way."""
+        return {"resumed": self._sessions.uncordon(params.tenant, params.bridge)}
+
+    async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"text": self._metrics.text()}
+
+    async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return self._metrics.figures()
+
+    async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
+        session = self._find(principal, params.session)
+        self._nameless.use(session.id, principal.may_act_for)
+        key = session.key
+        return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
+
+    async def list_sessions(
+        self, principal: Principal, params: SessionsParams, _emit: Emit
+    ) -> list[SessionInfo]:
+        return [
+            session.info(await self._memory(session))
+            for session in self._sessions
+            if principal.may_act_for(session.key.tenant) and params.tenant in (None, session.key.tenant)
+        ]
+
+    async def list_zygotes(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """Of the tenants that the caller may act for: warm processes, and how many sandboxes are parked."""
+        return {
+            "zygotes": [info for info in self._zygotes() if principal.may_act_for(info.tenant)],
+            "parked": [
+                {"tenant": tenant, "bridge": bridge, "count": count}
+                for (tenant, bridge), count in self._parked().items()
+                if principal.may_act_for(tenant)
+            ],
+        }
+
+    async def _memory(self, session: Session) -> int:
+        try:
+            return (await self._launcher.usage(session.worker.name)).memory_bytes
+        except BridgeholdError:
+            return 0
+
+    async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        _require_reader(principal)
+        key, session, text = self._sessions.log(principal.may_act_for, params.session)
+        return {"session": session, "text": await self._redact(key.tenant, text)}
+
+    async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
+
+    async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
+        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
+        grant = await self._registry.grant(params.tenant, manifest.name)
+        built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
+        return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+
+    async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        if params.bridge:
+            return await self._environments.verify(
+                [self._registry.manifest(params.bridge, params.tenant or "")]
+            )
+        return await self._environments.verify(self._registry.manifests(), others=True)
+
+    async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        return {"removed": await self._environments.collect(self._registry.manifests())}
+
+    async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
+        tenant = parse_name(params.tenant, "tenant")
+        return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
+
+    async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
+        """Once what runs has finished, or its time for that is over; `now`: at once."""
+        reason = "replaced by a new host" if params.again else "asked by an operator"
+        await self._stop(reason, now=params.now, again=params.again)
+        return {"status": "stopping"}
+
+    def _find(self, principal: Principal, reference: str) -> Session:
+        return self._sessions.find(principal.may_act_for, reference)

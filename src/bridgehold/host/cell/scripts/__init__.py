@@ -1,0 +1,1 @@
+"""Scripts that speak a wire of their own, relayed and decided frame by frame."""

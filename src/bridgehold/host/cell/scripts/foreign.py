@@ -1,0 +1,130 @@
+"""What the host judges of a foreign script's session (pure): which script, which command, whose key.
+
+The script is the tenant's own and speaks DSPex's or Snakepit's wire; its commands are not declared
+anywhere, so that the policy's `[operations]` is all that can be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Literal
+
+import msgspec
+
+from bridgehold.audit.arguments import Arguments, shown, split_keys
+from bridgehold.bridges.legacy.bodies import FORMATS, Format
+from bridgehold.bridges.legacy.messages import Negotiation, Request, read_request
+from bridgehold.bridges.manifest import Foreign
+from bridgehold.errors import ConfigError, DeniedError, UsageError
+from bridgehold.host.front.boots import FOREIGN_PLACEHOLDER, Script
+from bridgehold.ids import is_operation
+from bridgehold.policies.decide import decide_operation
+from bridgehold.policies.model import Decision, Grant
+from bridgehold.sandbox.spec import BRIDGE
+
+Kind = Literal["script", "code", "module", "stdin"]
+PLAIN = "python"
+"""As which operation a policy sees ``python -c``, ``-m`` and code on standard input."""
+MAX_TEXT = 256 * 1024
+"""Of a script's code on the command line and its arguments together."""
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that came, what was decided about it, and its arguments without any key."""
+
+    request: Request
+    decision: Decision
+    arguments: Arguments
+
+    @property
+    def operation(self) -> str:
+        return self.request.command
+
+
+def judge(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> Judged | None:
+    """One frame of the caller's; None: it negotiates the format, and no policy speaks of that.
+
+    Raises `ProtocolError` where it is no frame, `UsageError` where it is in another format.
+    """
+    request = read_request(body)
+    if isinstance(request, Negotiation):
+        return None
+    if request.format not in formats:
+        raise UsageError(
+            f"this profile takes no {request.format}",
+            hint='`foreign = "auto"` in its bridge.toml takes both.',
+        )
+    arguments = split_keys(request.args)
+    return Judged(request=request, decision=_decide(request, arguments, grant), arguments=arguments)
+
+
+def _decide(request: Request, arguments: Arguments, grant: Grant) -> Decision:
+    if not is_operation(request.command):
+        return Decision(
+            allowed=False, rule="default-deny", reason=f"{request.command[:80]!r} is not a command's name"
+        )
+    decision = decide_operation(grant, grant.bridge, request.command)
+    if decision.allowed and arguments.keys and grant.inline_keys != "pass":
+        where = shown(arguments.keys[0][0])
+        return Decision(
+            allowed=False,
+            rule="inline_keys",
+            reason=f"the argument {where} holds a key, and a frame goes on as it is or not at all: "
+            f"leave it out or send {FOREIGN_PLACEHOLDER!r}, and the gateway puts the tenant's own key in",
+            source=str(grant.sources.get("inline_keys", "")),
+        )
+    return decision
+
+
+def judge_plain(script: Script, grant: Grant) -> tuple[Decision, dict[str, object]]:
+    """A run without a protocol is one command of the name `python`, from its start to its end."""
+    told: dict[str, object] = {"kind": script.kind, "text": script.text, "args": list(script.args)}
+    return decide_operation(grant, grant.bridge, PLAIN), told
+
+
+def formats_of(foreign: Foreign) -> tuple[Format, ...]:
+    """What a profile's ``foreign`` lets through."""
+    return tuple(name for name in FORMATS if foreign in ("auto", name))
+
+
+def script_inside(
+    kind: Kind, text: str, args: Iterable[str], path: Iterable[str], *, scripts: str, bridge: str
+) -> Script:
+    """The script as the sandbox sees it: below its one folder. Raises `DeniedError`, `ConfigError`."""
+    if not scripts:
+        raise ConfigError(
+            f"{bridge} is a foreign bridge whose scripts are nowhere",
+            where="config.toml",
+            hint=f'Name their folder: [bridges.{bridge}] scripts = "/srv/app/python"; start the host anew.',
+        )
+    given = tuple(args)
+    if len(text) + sum(map(len, given)) > MAX_TEXT or len(given) > 256:
+        raise UsageError("the script's arguments are too long")
+    inside = text
+    if kind == "script":
+        found = _inside(text, scripts)
+        if found is None:
+            raise DeniedError(
+                f"the script is not below {bridge}'s folder of scripts",
+                where=f"[bridges.{bridge}] scripts",
+                hint="An operator names the one folder whose scripts this profile may run; another one waits "
+                "for the host's next start.",
+            )
+        inside = found
+    further = (_inside(folder, scripts) for folder in path)
+    return Script(
+        kind=kind,
+        text=inside,
+        args=given,
+        path=tuple(folder for folder in further if folder is not None),
+        protocol=kind == "script",
+    )
+
+
+def _inside(path: str, scripts: str) -> str | None:
+    """``/bridge/…`` for a path below `scripts`; None where it is not."""
+    pure = PurePosixPath(path)
+    if not pure.is_absolute() or ".." in pure.parts or not pure.is_relative_to(scripts):
+        return None
+    return str(PurePosixPath(BRIDGE) / pure.relative_to(scripts))

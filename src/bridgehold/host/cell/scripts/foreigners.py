@@ -1,0 +1,138 @@
+"""The socket's methods for foreign scripts: one request from open to end, frames and end of input beside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.config.settings import Settings
+from bridgehold.errors import UsageError
+from bridgehold.host.cell.commands.dispatch import OrderMaker
+from bridgehold.host.cell.scripts.foreign import formats_of, script_inside
+from bridgehold.host.cell.scripts.ledger import Ledger
+from bridgehold.host.cell.scripts.relay import Relay
+from bridgehold.host.cell.sessions.held import held
+from bridgehold.host.cell.sessions.session import Session, SessionKey
+from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.front.boots import Script, StartOrder
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.registry import Registry
+from bridgehold.host.shares.buckets import CommandRates
+from bridgehold.host.shares.observe import Metrics
+from bridgehold.host.shares.refusals import Refusals
+from bridgehold.ids import parse_name, random_id
+from bridgehold.policies.model import Grant
+from bridgehold.protocol.frames import ForeignEofParams, ForeignParams, ForeignSendParams
+from bridgehold.protocol.values import Principal
+
+
+class Foreigners:
+    """Sessions whose worker is a script of the tenant's own, by session id."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        sessions: Sessions,
+        journal: JournalClient,
+        make_order: OrderMaker,
+        scripts: Mapping[str, str],
+        settings: Settings,
+        metrics: Metrics,
+        refusals: Refusals,
+        on_degraded: Callable[[str], None],
+    ) -> None:
+        """`scripts`: by bridge, the one folder that its scripts lie in."""
+        self._registry = registry
+        self._sessions = sessions
+        self._journal = journal
+        self._make_order = make_order
+        self._scripts = scripts
+        self._settings = settings
+        self._metrics = metrics
+        self._refusals = refusals
+        self._on_degraded = on_degraded
+        self._relays: dict[str, Relay] = {}
+        self._rates = CommandRates()
+
+    async def open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
+        """Run a script for as long as this request lasts; its frames are events."""
+        self._settings.features.demand("foreign", params.tenant)
+        bridge = parse_name(params.bridge, "bridge")
+        manifest = self._registry.manifest(bridge, params.tenant)
+        if not manifest.foreign:
+            raise UsageError(
+                f"{bridge} runs no scripts of one's own", hint="`bridgehold stdio` is the plug for it."
+            )
+        script = script_inside(
+            params.kind,
+            params.text,
+            params.args,
+            params.path,
+            scripts=self._scripts.get(bridge, ""),
+            bridge=bridge,
+        )
+        key = SessionKey(parse_name(params.tenant, "tenant"), bridge, random_id("n", 10))
+
+        async def rules() -> Grant:
+            self._settings.features.demand("foreign", key.tenant)
+            return await self._registry.grant(key.tenant, bridge)
+
+        async def start() -> Session:
+            session = await self._sessions.get_or_open(
+                key, lambda name: self._order(key, name, script, principal.name), principal.name
+            )
+            relay = Relay(
+                session,
+                formats=formats_of(manifest.foreign),
+                protocol=script.protocol,
+                ledger=Ledger(
+                    session, principal.name, self._journal, self._metrics, self._refusals, self._on_degraded
+                ),
+                rules=rules,
+                rates=self._rates,
+                emit=emit,
+                may_read=principal.may_read,
+            )
+            self._relays[session.id] = relay
+            return session
+
+        async def run(session: Session) -> None:
+            await self._relays[session.id].start(script)
+
+        opening = asyncio.ensure_future(start())
+        try:
+            told = await held(opening, emit, then=run)
+            relay = self._relays[opening.result().id]
+            relay.say_last_words()
+            if told["cause"] == "exited" and told["exit"] == -1:
+                told["exit"] = relay.exit_status
+            return told
+        finally:
+            opening.add_done_callback(self._forget)
+
+    def _forget(self, opening: asyncio.Future[Session]) -> None:
+        """Also where the caller left before its session was open."""
+        if not opening.cancelled() and opening.exception() is None:
+            self._relays.pop(opening.result().id, None)
+
+    async def send(self, principal: Principal, params: ForeignSendParams) -> object:
+        await self._relay(principal, params.session).send(params.data)
+        return {}
+
+    async def end_input(self, principal: Principal, params: ForeignEofParams) -> object:
+        self._relay(principal, params.session).finish_input()
+        return {}
+
+    async def _order(self, key: SessionKey, session: str, script: Script, principal: str) -> StartOrder:
+        order = await self._make_order(key.tenant, key.bridge, session, key.name, principal)
+        return msgspec.structs.replace(order, script=script)
+
+    def _relay(self, principal: Principal, session: str) -> Relay:
+        relay = self._relays.get(session)
+        if relay is None or not principal.may_act_for(relay.session.key.tenant):
+            raise self._sessions.why_missing(principal.may_act_for, session)
+        return relay

@@ -1,0 +1,295 @@
+"""A foreign script's session: frames pass as they came, and each command has an intent and an outcome.
+
+The parsed copy feeds policy and audit and decides what passes; not one byte that passes is changed.
+Everything from inside is hostile: it is bounded before it is read, an answer that nobody waits for is
+dropped and written down, and what can't be read ends the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from bridgehold.bridges.legacy.bodies import Format, is_odd
+from bridgehold.bridges.legacy.frames import Splitter, pack
+from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
+from bridgehold.errors import (
+    BridgeholdError,
+    BudgetError,
+    BusyError,
+    CommandTimeoutError,
+    DeniedError,
+    LimitError,
+    NotFoundError,
+    PolicyError,
+    UnsupportedError,
+    UsageError,
+)
+from bridgehold.host.cell.commands import refusals
+from bridgehold.host.cell.scripts.foreign import PLAIN, Judged, judge, judge_plain
+from bridgehold.host.cell.scripts.ledger import Ledger, Pending
+from bridgehold.host.cell.sessions.held import why_ended
+from bridgehold.host.cell.sessions.session import Session
+from bridgehold.host.cell.workers.pipes import PlainBytes
+from bridgehold.host.front.boots import Script
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.shares.buckets import CommandRates
+from bridgehold.host.shares.logs import Stream
+from bridgehold.policies.model import MIB, Decision, Grant
+from bridgehold.policies.units import format_ms
+from bridgehold.protocol.frames import INPUT_CLOSED
+
+MAX_PENDING = 256
+_DRAIN_SECONDS = 5.0
+"""What commands in flight get when the caller's input has ended, before the grace."""
+
+_MOST_UNREAD = 4 * MIB
+_LAST_WORDS = 16_384
+_WITHHELD = b"bridgehold: the script's standard error is in its log, which you may not read\n"
+_ODD_COST = 8
+"""What is hard to read counts as so many more bytes: all sessions share the loop that reads it."""
+
+Rules = Callable[[], Awaitable[Grant]]
+"""The grant as the files say it now. Raises a `Fault`."""
+Fault = PolicyError | NotFoundError | UnsupportedError
+"""The rules can't be told; the bridge, or all that is foreign, is switched off."""
+
+
+class Relay:
+    """One session's two directions, from where the script is about to run to where it has ended."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        formats: tuple[Format, ...],
+        protocol: bool,
+        ledger: Ledger,
+        rules: Rules,
+        rates: CommandRates,
+        emit: Emit,
+        may_read: bool,
+    ) -> None:
+        """`rules` decides on each command; what the session was given at its start stays as it is.
+
+        `may_read`: its caller is given what the script writes beside its result, its standard error.
+        """
+        self.session = session
+        self._formats = formats
+        self._protocol = protocol
+        self._ledger = ledger
+        self._rules = rules
+        self._rates = rates
+        self._emit = emit
+        self._may_read = may_read
+        self._grant = session.order.grant
+        """What was granted when it was last asked for."""
+        self._pending: dict[int | str | None, Pending] = {}
+        self._negotiated = False
+        self._leaving = False
+        self._spoke = False
+        """Whether the script ever wrote a frame."""
+        self.exit_status = -1
+        """As the runner inside says it; for a forked worker, whose own nobody outside can wait for."""
+        self._turn = asyncio.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, script: Script) -> None:
+        """Give the pipes to the script. One that speaks no protocol is one command, from here to its end."""
+        worker = self.session.worker
+        if self._protocol:
+            worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
+        else:
+            fault = await self._look_up_rules()
+            decision, told = judge_plain(script, self._grant)
+            if fault is not None:
+                raise await self._refuse_without_rules(PLAIN, told, fault)
+            if not decision.allowed:
+                raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
+            self._put(None, await self._ledger.intend(self._grant, PLAIN, told, decision.rule))
+            if self._may_read:
+                worker.log.tap = self._on_log
+            worker.relay(PlainBytes(), self._on_output, self._full)
+        self._spawn(self._settle())
+        await worker.send_raw(b"\n")
+
+    async def send(self, data: bytes) -> None:
+        """One frame's body, or a piece of plain input, from the caller. Raises why it does not pass."""
+        async with self._turn:
+            self.session.used_at = time.monotonic()
+            if not self._protocol:
+                await self.session.worker.send_raw(data)
+                return
+            fault = await self._look_up_rules()
+            most = self._grant.limits.request_bytes
+            if len(data) > most:
+                raise LimitError(
+                    f"the request has {len(data)} bytes; {most} are allowed",
+                    hint="Raise `limits.request` in the policy.",
+                )
+            judged = judge(data, self._grant, self._formats)
+            if judged is not None:
+                await self._admit(judged, fault)
+            elif self._negotiated:
+                raise UsageError("the format was negotiated already")
+            else:
+                self._negotiated = True
+            await self.session.worker.send_raw(pack(data))
+
+    def say_last_words(self) -> None:
+        """What a script printed that ended without a frame (its help, its traceback) is its caller's, too.
+
+        Whoever may not read it is told that there is some.
+        """
+        printed = self.session.worker.log.text(_LAST_WORDS)
+        if not printed or (self._protocol and self._spoke):
+            return
+        if not self._may_read:
+            self._emit({"type": "err", "data": _WITHHELD})
+        elif self._protocol:
+            self._emit({"type": "err", "data": printed.encode()})
+
+    def finish_input(self) -> None:
+        """The caller's input has ended, and so does the script's; one with a protocol has to go soon."""
+        self.session.worker.finish_input()
+        if self._protocol and not self._leaving:
+            self._leaving = True
+            self._spawn(self._see_out())
+
+    async def _see_out(self) -> None:
+        """What is in flight may end; a script that nobody has asked anything may still be starting."""
+        ended = asyncio.ensure_future(self.session.wait_ended())
+        waiting: list[asyncio.Future[Any]] = [ended]
+        seconds = self._grant.limits.startup_ms / 1000
+        if self._spoke or self.session.commands:
+            waiting.append(asyncio.ensure_future(self._idle.wait()))
+            seconds = _DRAIN_SECONDS
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for future in waiting:
+            future.cancel()
+        await self.session.close(INPUT_CLOSED)
+
+    async def _look_up_rules(self) -> Fault | None:
+        """What stands now; why that can't be told, where it can't."""
+        try:
+            self._grant = await self._rules()
+        except (PolicyError, NotFoundError, UnsupportedError) as error:
+            return error
+        return None
+
+    async def _refuse_without_rules(
+        self, operation: str, kept: dict[str, object], fault: Fault
+    ) -> BridgeholdError:
+        if isinstance(fault, NotFoundError):
+            unknown = refusals.unknown(self.session.key.bridge, operation)
+            return await self._ledger.refuse(operation, kept, unknown, DeniedError)
+        if isinstance(fault, UnsupportedError):
+            off = Decision(allowed=False, rule="features.foreign", reason=fault.message, source=fault.where)
+            return await self._ledger.refuse(operation, kept, off, UnsupportedError, hint=fault.hint)
+        return await self._ledger.refuse(
+            operation, kept, refusals.no_policy(fault), PolicyError, hint=fault.hint
+        )
+
+    async def _admit(self, judged: Judged, fault: Fault | None) -> None:
+        """The policy's word, the durable intent, and the place in the table, in this order."""
+        identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
+        if self.session.draining:
+            raise self.session.refusal()
+        if identity is None or identity in self._pending:
+            raise UsageError(f"the id {identity!r} is missing, or in flight already")
+        if len(self._pending) >= MAX_PENDING:
+            raise BusyError(f"{MAX_PENDING} commands are in flight already")
+        if fault is not None:
+            raise await self._refuse_without_rules(operation, kept, fault)
+        if not judged.decision.allowed:
+            raise await self._ledger.refuse(operation, kept, judged.decision, DeniedError)
+        if not self._rates.take(self._grant, time.monotonic()):
+            raise await self._ledger.refuse(operation, kept, refusals.over_rate(self._grant), BudgetError)
+        self._put(identity, await self._ledger.intend(self._grant, operation, kept, judged.decision.rule))
+        self.session.commands += 1
+
+    def _on_body(self, body: bytes) -> None:
+        """One frame of the script's. Raises `ProtocolError`: its pipe is not read on then."""
+        status = read_exit(body)
+        if status is not None:
+            self.exit_status = status
+            return
+        self._spoke = True
+        if is_odd(body):
+            self.session.worker.charge(_ODD_COST * len(body))
+        answer = read_answer(body)
+        self.session.used_at = time.monotonic()
+        if answer is None or answer.id is None:
+            self._emit({"type": "frame", "data": body})
+            return
+        pending = self._pending.pop(answer.id, None)
+        if pending is None:
+            self.session.worker.violation(f"an answer to {answer.id!r:.80}, which nobody waits for")
+            return
+        self._emit({"type": "frame", "data": body, "id": answer.id})
+        self._arm()
+        self._spawn(self._ledger.record(pending, answer, body=body))
+
+    def _full(self) -> bool:
+        """Whether its caller leaves so much unread that the script has to wait, as it would at home."""
+        return self._emit.full(_MOST_UNREAD)
+
+    def _on_output(self, data: bytes) -> None:
+        self._emit({"type": "out", "data": data})
+
+    def _on_log(self, _stream: Stream, data: bytes) -> None:
+        self._emit({"type": "err", "data": data})
+
+    def _put(self, identity: int | str | None, pending: Pending) -> None:
+        self._pending[identity] = pending
+        if len(self._pending) == 1:
+            self._arm()
+
+    def _arm(self) -> None:
+        """The oldest in flight is what the script does now, and its deadline is what counts."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is None:
+            self._idle.set()
+        else:
+            self._idle.clear()
+        self.session.serve(oldest.command if oldest is not None else "")
+        if oldest is not None:
+            seconds = oldest.deadline_ms / 1000
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._late, oldest.deadline_ms)
+
+    def _late(self, deadline_ms: int) -> None:
+        error = CommandTimeoutError(
+            f"a command did not end within {format_ms(deadline_ms)}; its session was ended",
+            hint="Give it more time in the policy (`[limits] command`), or ask for less.",
+        )
+        self._spawn(self._end("command deadline", error))
+
+    async def _end(self, reason: str, error: CommandTimeoutError) -> None:
+        await self.session.end(reason, error)
+
+    async def _settle(self) -> None:
+        """At the session's end: whatever is in flight has its outcome in the audit, too."""
+        ending = why_ended(self.session, await self.session.wait_ended())
+        if self._timer is not None:
+            self._timer.cancel()
+        report = self.session.worker.report
+        for identity, pending in list(self._pending.items()):
+            if identity is None and report is not None and report.cause == "exited":
+                ran = Answer(id=None, transport_ok=True, application_ok=report.status == 0)
+                await self._ledger.record(pending, ran)
+            else:
+                await self._ledger.record(pending, None, failure=ending)
+        self._pending.clear()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,329 @@
+"""One session: one tenant's stateful conversation with one bridge, served by one worker of its own.
+
+Its commands run one at a time, in order. It ends by request, idle time, session time, deadline or its
+worker's end; whatever was in flight or queued gets the typed reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import SessionClosed
+from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    HostLeavingError,
+    SessionEndedError,
+)
+from bridgehold.host.cell.workers.calls import Stream, ToolHandler, unbroken
+from bridgehold.host.cell.workers.starts import LiveWorker
+from bridgehold.host.cell.workers.translate import exit_error, fault_error
+from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.shares.callers import LEAVING
+from bridgehold.host.shares.logs import CommandOutput
+from bridgehold.ids import ANONYMOUS_SESSION
+from bridgehold.policies.units import format_ms
+from bridgehold.protocol.values import QUEUE_BOUND, SessionInfo
+from bridgehold.sandbox.values import ExitReport
+
+WORKER_ENDED = "its worker ended"
+_DEADLINE, _CANCELLED = "command deadline", "cancelled, and the bridge did not stop"
+_MORE_TIME = "Give it more time in the policy (`[limits] command`) or the manifest, or ask for less."
+_LOOK_SECONDS = 0.02
+
+
+class SessionKey(msgspec.Struct, frozen=True, order=True):
+    tenant: str
+    bridge: str
+    name: str
+
+
+class Session:
+    """One session and its worker. Not shared between tenants, and never given a second worker.
+
+    One that lost its worker stays ended; `recovery` makes its resources again in the next of its name.
+    """
+
+    def __init__(
+        self, key: SessionKey, order: StartOrder, worker: LiveWorker, principal: str, journal: JournalClient
+    ) -> None:
+        """`principal`: who opened it."""
+        self.key = key
+        self.id = order.session
+        self.order = order
+        self.worker = worker
+        self.commands = 0
+        self.cpu_us = worker.start_cpu_us
+        """Processor time up to the end of the last command (or of the start)."""
+        self.opened_at = time.monotonic()
+        self.used_at = self.opened_at
+        self.opened_by = principal
+        self.current_command = ""
+        self.current_principal = principal
+        """Who sent the command that runs; between commands who opened the session."""
+        self.ending: BridgeholdError | None = None
+        self.end_reason = ""
+        self.anew = ""
+        """That it isn't the one which its name had before, and why; until its caller is told."""
+        self.outlook = ""
+        """What becomes of it now that it is lost, for who reads the error."""
+        self.draining = False
+        self.leaving = False
+        """It drains because its host is being replaced."""
+        self.called_out = False
+        """The command that runs asked the gateway for something."""
+        self.reached_out = False
+        """Some command did."""
+        self._journal = journal
+        self._turn = asyncio.Lock()
+        self._queued = 0
+        self._end: asyncio.Task[ExitReport | None] | None = None
+        self._closed = asyncio.Event()
+
+    @property
+    def busy(self) -> bool:
+        return self._queued > 0 or bool(self.current_command)
+
+    @property
+    def may_have_called(self) -> bool:
+        """Whether its command may have called a provider: a tunnel that was opened earlier tells nobody."""
+        return self.called_out or (self.reached_out and bool(self.order.grant.connects))
+
+    @property
+    def lost(self) -> bool:
+        """It is over because of its worker, not because anybody or a limit of sessions ended it."""
+        return not self.alive and self.end_reason in ("", WORKER_ENDED, _DEADLINE, _CANCELLED)
+
+    @property
+    def alive(self) -> bool:
+        return self.ending is None and not self.worker.gone
+
+    @property
+    def over(self) -> bool:
+        """It has ended, nothing of it is left, and the audit says so."""
+        return self._closed.is_set()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, command: str, principal: str, *, nested: bool = False) -> AsyncIterator[None]:
+        """Wait for this session's turn; from then on its requests are of `command`, for `principal`.
+
+        `nested`: a command that runs waits for this one.
+        """
+        if self.draining and not nested:
+            raise self.refusal()
+        if self._queued >= QUEUE_BOUND:
+            raise BusyError(
+                f"{QUEUE_BOUND} commands already wait for this session",
+                hint="Open another session, or wait for the earlier commands.",
+            )
+        self._queued += 1
+        try:
+            async with self._turn:
+                if self.ending is not None:
+                    raise self.refusal() if self.leaving else self.ending.anew()
+                self.current_command, self.current_principal = command, principal
+                try:
+                    yield
+                finally:
+                    self.current_command, self.current_principal = "", self.opened_by
+                    self.used_at = time.monotonic()
+        finally:
+            self._queued -= 1
+
+    def refusal(self) -> BridgeholdError:
+        """What a command gets that comes while the session drains: it was not begun."""
+        if not self.leaving:
+            return SessionEndedError("the session is being drained")
+        if self.key.name == ANONYMOUS_SESSION:
+            return HostLeavingError(LEAVING)
+        return SessionEndedError(
+            f"session {self.id} ends: its host is being replaced by a new one; the command was not begun",
+            where=self.id,
+            hint="Open a new one: what it held is lost.",
+        )
+
+    async def call(
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        *,
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None = None,
+        output: CommandOutput,
+    ) -> ResultFrame | FaultFrame:
+        """Run one command to its end, inside `turn`.
+
+        At its deadline it is interrupted and its session lives; what doesn't stop in the grace is killed.
+        """
+        self.commands += 1
+        with self.worker.capturing(output):
+            return await self._call(operation, arguments, deadline_ms, stream, tools)
+
+    async def _call(
+        self,
+        operation: str,
+        arguments: dict[str, object],
+        deadline_ms: int,
+        stream: Stream | None,
+        tools: ToolHandler | None,
+    ) -> ResultFrame | FaultFrame:
+        stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
+        work = asyncio.ensure_future(
+            self.worker.call(
+                operation,
+                arguments,
+                deadline_ms=deadline_ms,
+                stream=stream,
+                tools=tools,
+                stop=stop,
+            )
+        )
+        try:
+            done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
+            if not done:
+                stop.set()
+                done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
+        except asyncio.CancelledError:
+            await unbroken(self._cancel(work))
+            raise
+        late = f"{operation} did not end within {format_ms(deadline_ms)}"
+        if not done:
+            error = CommandTimeoutError(
+                f"{late}, nor within {format_ms(grace_ms)} of being interrupted; its session was ended",
+                hint=_MORE_TIME,
+            )
+            work.cancel()
+            report = await self.end(_DEADLINE, error)
+            if report is not None and report.cause == "memory":  # the kernel had ended it before we did
+                raise exit_error(report, self.order.grant.limits)
+            raise error
+        frame = work.result()
+        if stop.is_set():
+            error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
+            if isinstance(frame, FaultFrame):
+                error.tell_traceback(fault_error(frame).traceback)
+            raise error
+        return frame
+
+    async def beside(
+        self, operation: str, arguments: dict[str, object], *, deadline_ms: int
+    ) -> ResultFrame | FaultFrame:
+        """Ask what is answered whatever runs, without waiting for a turn."""
+        if self.ending is not None:
+            raise self.ending.anew()
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):
+                return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)
+        except TimeoutError:
+            raise CommandTimeoutError(
+                f"{operation} was not answered within {format_ms(deadline_ms)}",
+                hint="What runs in the session may leave nothing else room; it runs on.",
+            ) from None
+        finally:
+            self.used_at = time.monotonic()
+
+    async def _cancel(self, work: asyncio.Future[ResultFrame | FaultFrame]) -> None:
+        """Ask the guest to stop; past the grace its namespace is killed. The lock is held meanwhile."""
+        work.cancel()
+        grace = self.order.grant.limits.grace_ms / 1000
+        deadline = time.monotonic() + grace
+        while self.worker.calls.in_flight and self.alive and (left := deadline - time.monotonic()) > 0:
+            await self.worker.calls.wait_quiet(left)
+        if self.worker.calls.in_flight and self.alive:
+            await self.end(_CANCELLED, SessionEndedError("the command was cancelled"))
+
+    def tell_anew(self) -> str:
+        """`anew`, to be told once."""
+        told, self.anew = self.anew, ""
+        return told
+
+    def serve(self, command: str) -> None:
+        """A foreign script has `command` now, from who opened the session; empty: none."""
+        self.current_command = command
+        self.used_at = time.monotonic()
+
+    async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
+        """End the session once; later calls wait for the same end. Never raises."""
+        if self._end is None:
+            ending = error or SessionEndedError(f"the session was ended: {reason}")
+            self.ending = ending.anew()  # `error` is its own caller's, who adds to it
+            self.end_reason = reason
+            self._end = asyncio.create_task(self._finish_end(self.ending, reason))
+        return await asyncio.shield(self._end)  # who asked may go away: the end goes on without him
+
+    async def _finish_end(self, error: BridgeholdError, reason: str) -> ExitReport | None:
+        report: ExitReport | None = None
+        try:
+            with contextlib.suppress(BridgeholdError):
+                report = await self.worker.end(error)
+            await self._record_end(reason, report)
+        finally:
+            self._closed.set()
+        return report
+
+    async def close(self, reason: str) -> None:
+        """End politely: the bridge's `close()` gets the grace, then the namespace is killed."""
+        grace = self.order.grant.limits.grace_ms
+        if self.alive and self.worker.relaying:
+            await self.worker.finish(grace / 1000)
+        elif self.alive and not self.busy:
+            with contextlib.suppress(BridgeholdError, TimeoutError):
+                await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
+        await self.end(reason)
+
+    async def drain(self, reason: str, seconds: float) -> None:
+        """Politely, once nothing runs; after `seconds` anyway. New commands are refused meanwhile."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.busy and self.alive:  # noqa: ASYNC110 - a script's commands wake nobody
+                    await asyncio.sleep(_LOOK_SECONDS)
+        await self.close(reason)
+
+    async def wait_ended(self) -> BridgeholdError:
+        """Until it has ended and the audit says so: why, as an error."""
+        await self._closed.wait()
+        return self.ending or SessionEndedError("the session was ended")
+
+    async def _record_end(self, reason: str, report: ExitReport | None) -> None:
+        event = SessionClosed(
+            tenant=self.key.tenant,
+            principal=self.opened_by,
+            session=self.id,
+            reason=reason,
+            code=self.ending.code if self.ending is not None else "",
+            commands=self.commands,
+            cpu_us=report.usage.cpu_us if report else 0,
+            memory_peak_bytes=report.usage.memory_peak_bytes if report else 0,
+            emptied_ms=report.emptied_ms if report else 0,
+        )
+        with contextlib.suppress(BridgeholdError):
+            await self._journal.append(event)
+
+    def info(self, memory_bytes: int = 0) -> SessionInfo:
+        now = time.monotonic()
+        return SessionInfo(
+            id=self.id,
+            name=self.key.name,
+            tenant=self.key.tenant,
+            bridge=self.key.bridge,
+            state="busy" if self.busy else "idle" if self.alive else "ending",
+            start="fork" if self.worker.launched.zygote else "cold",
+            cold_start=self.worker.cold_reason,
+            commands=self.commands,
+            age_ms=int((now - self.opened_at) * 1000),
+            idle_ms=int((now - self.used_at) * 1000),
+            pid=self.worker.launched.pid,
+            uid=self.worker.launched.uid,
+            memory_bytes=memory_bytes,
+            grant=self.order.grant.digest,
+        )

@@ -1,0 +1,423 @@
+"""All sessions of a host: opened, found, watched, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import SessionClosed, SessionOpened
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    CrashError,
+    HostLeavingError,
+    NotFoundError,
+    SessionEndedError,
+)
+from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.sessions.ended import Over, anew, over
+from bridgehold.host.cell.sessions.held import why_ended
+from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
+from bridgehold.host.cell.workers.starts import Starter
+from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.shares.callers import LEAVING
+from bridgehold.host.shares.observe import Metrics
+from bridgehold.ids import new_session_id
+from bridgehold.policies.units import format_ms
+
+_LOOK_SECONDS = 0.02
+_GONE_SECONDS = 30.0
+"""How long an opening waits for the end of a session whose place or name it takes."""
+
+
+class Losses(Protocol):
+    """Who is told of each session that is over, and knows which are to be made again."""
+
+    def ended(self, session: Session) -> None: ...
+
+    def lost_before(self, key: SessionKey) -> str: ...
+
+    def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None: ...
+
+    def drop(self, key: SessionKey) -> None: ...
+
+
+class Sessions:
+    """All sessions of this host. Opening the same key twice at once gives one session."""
+
+    def __init__(
+        self,
+        starter: Starter,
+        journal: JournalClient,
+        *,
+        bound: int,
+        losses: Losses,
+        metrics: Metrics,
+    ) -> None:
+        self._metrics = metrics
+        self._losses = losses
+        self._starter = starter
+        self._journal = journal
+        self.bound = bound
+        self._open: dict[SessionKey, Session] = {}
+        self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
+        self._admitted: set[SessionKey] = set()
+        """Those of them that have been counted."""
+        self._starting: dict[str, str] = {}
+        """For whom, by the id of the session to be."""
+        self._ending: dict[SessionKey, Session] = {}
+        """Forgotten already, and not quite gone."""
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._leaving = False
+        """Another host takes over what is refused here."""
+        self._over = Over()
+        self._cordoned: set[tuple[str, str]] = set()
+        """(tenant, bridge), each of them empty for any, that an operator has drained."""
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter([*self._open.values(), *self._ending.values()])
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._opening) + len(self._ending)
+
+    async def get_or_open(
+        self,
+        key: SessionKey,
+        make_order: Callable[[str], Awaitable[StartOrder]],
+        principal: str,
+        *,
+        nested: bool = False,
+    ) -> Session:
+        """The live session of `key`, or a new one started from `make_order(session id)` for `principal`.
+
+        `nested`: for a command that a running one waits for; it is no new work where the host ends.
+        """
+        session = self._open.get(key)
+        if session is not None and session.alive:
+            return session
+        if session is not None:
+            self._bury(session)
+        opening = self._opening.get(key)
+        if opening is None:
+            if self._stopping and not nested:
+                raise self._closed_door()
+            opening = asyncio.ensure_future(self._start(key, make_order, principal))
+            self._opening[key] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(key, None))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and self._stopping:
+                raise self._closed_door() from None
+            raise
+
+    def _closed_door(self) -> BridgeholdError:
+        return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
+
+    async def _start(
+        self, key: SessionKey, make_order: Callable[[str], Awaitable[StartOrder]], principal: str
+    ) -> Session:
+        self._require_open_way(key)
+        if key in self._ending:  # its memory and its place are still taken
+            ending = self._ending[key]
+            await _gone(
+                ending, BusyError("the session that had this name has not ended yet", where=ending.id)
+            )
+            await self._remember(ending)
+        begun = time.monotonic()
+        wanted = await make_order(new_session_id())
+        await self._admit(key, wanted)
+        recovers = self._losses.lost_before(key)
+        entry = _Entry(key, recovers, principal, self._journal)
+
+        def begin(order: StartOrder) -> Awaitable[object]:
+            self._starting[order.session] = principal
+            return entry.open(order)
+
+        try:
+            worker = await self._starter.start(wanted, begin)
+        except BaseException as error:
+            await entry.take_back(error)
+            raise
+        finally:
+            self._admitted.discard(key)
+            self._starting.pop(entry.session, None)
+        order = worker.order  # no await from the start's end to here: a worker is never without its session
+        self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        session.draining, session.leaving = self._stopping, self._leaving
+        session.anew = anew(self._over.before(key), recovers=bool(recovers))
+        kind = "fork" if worker.launched.zygote else "cold"
+        kind = kind if order.session == wanted.session else "parked"
+        self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
+        watcher = asyncio.create_task(self._watch(session))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return session
+
+    async def _admit(self, key: SessionKey, order: StartOrder) -> None:
+        """Count one more, before anything is taken for it. Raises `BusyError`.
+
+        What is ending has its memory until it is over, and counts as long: it is waited for.
+        """
+        while True:
+            counted = [one for one in self if not one.over]
+            beside = [one for one in counted if _same_place(one.key, key)]
+            starting = sum(_same_place(one, key) for one in self._admitted)
+            if len(beside) + starting >= order.grant.rate.concurrency:
+                counted, full = (
+                    beside,
+                    BusyError(
+                        f"{key.tenant} already has {len(beside) + starting} sessions with {key.bridge} open",
+                        hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
+                    ),
+                )
+            elif len(counted) + len(self._admitted) >= self.bound:
+                full = BusyError(
+                    f"this host already has {self.bound} sessions",
+                    hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
+                )
+            else:
+                break
+            leaving = next((one for one in counted if not one.alive), None)
+            if leaving is None:
+                raise full
+            await _gone(leaving, full)
+        self._admitted.add(key)
+
+    async def _watch(self, session: Session) -> None:
+        """End `session` at its idle or session time, and forget it when its worker ends."""
+        limits = session.order.grant.limits
+        while not session.worker.ended.is_set():
+            now = time.monotonic()
+            idle_left = limits.idle_ms / 1000 - (now - session.used_at)
+            life_left = limits.session_ms / 1000 - (now - session.opened_at)
+            if life_left <= 0:
+                error = CommandTimeoutError(f"the session reached its time of {format_ms(limits.session_ms)}")
+                await session.end("session time", error)
+            elif idle_left <= 0 and not session.busy:
+                await session.close("idle time")
+            else:
+                left = life_left if session.busy else min(idle_left, life_left)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(session.worker.ended.wait(), max(0.01, min(left, 60.0)))
+        await session.end(WORKER_ENDED)
+        await self._remember(session)
+        self._bury(session)
+        if self._ending.get(session.key) is session:
+            del self._ending[session.key]
+
+    async def _remember(self, session: Session) -> None:
+        """Once it has ended: why, and its log."""
+        why = why_ended(session, await session.wait_ended())
+        self._over.add(session.id, session.key, why, session.worker.log)
+
+    def settle(self, session: Session) -> None:
+        """Where `session` has lost its worker, let that be known now, before anybody asks again."""
+        if not session.alive:
+            self._bury(session)
+
+    def _bury(self, session: Session) -> None:
+        """Forget a session that is over: once, and before another of its name is opened."""
+        if self._open.get(session.key) is session:
+            del self._open[session.key]
+            self._ending[session.key] = session
+            self._losses.ended(session)
+
+    def calling_out(self, session_id: str) -> Asker:
+        """As `whose`, of a request at the gateway: that there was one is noted with the session."""
+        for session in self:
+            if session.id == session_id:
+                session.called_out = session.reached_out = True
+        return self.whose(session_id)
+
+    def whose(self, session_id: str) -> Asker:
+        """For whom a session does what it does now.
+
+        Between commands and at start-up for who opened it, and for no command.
+        """
+        found = next((one for one in self if one.id == session_id), None)
+        if found is None:
+            return Asker("", self._starting.get(session_id, ""))
+        return Asker(found.current_command, found.current_principal)
+
+    async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
+        """The tenant's live session of that id, or the name under which a lost one opens again."""
+        session = next((s for s in self if (s.id, s.key.tenant) == (session_id, tenant)), None)
+        if session is not None and session.alive:
+            return session
+        if session is not None:
+            self._bury(session)
+        key = self._losses.key_of(lambda one: one == tenant, session_id)
+        if key is None:
+            if session is not None:
+                raise over(session_id, why_ended(session, await session.wait_ended()))
+            raise self.why_missing(lambda one: one == tenant, session_id)
+        return key
+
+    def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
+        """By id or name, within what the caller may see; otherwise `NotFoundError`, always the same.
+
+        The id of a lost session finds the one that came of it.
+        """
+        for session in self._open.values():
+            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
+                return session
+        key = self._losses.key_of(tenant_allowed, reference)
+        if key in self._open:
+            return self._open[key]
+        raise self.why_missing(tenant_allowed, reference)
+
+    def why_missing(self, may_see: Callable[[str], bool], reference: str) -> BridgeholdError:
+        """That it has ended or is ending, for who may know of it; else `NotFoundError`, always the same."""
+        for session in self:
+            named = reference in (session.id, session.key.name)
+            if named and not session.alive and may_see(session.key.tenant):
+                ending = session.ending or SessionEndedError(WORKER_ENDED)
+                return over(session.id, why_ended(session, ending))
+        ended = self._over.find(may_see, reference)
+        return ended.error if ended is not None else _unknown(reference)
+
+    def log(self, tenant_allowed: Callable[[str], bool], reference: str) -> tuple[SessionKey, str, str]:
+        """(key, id, text) of a session's log; once it has ended, while that is kept. Raises as `find`."""
+        ended = self._over.find(tenant_allowed, reference) if reference.startswith("s-") else None
+        for session in self if ended is None else ():
+            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
+                return session.key, session.id, session.worker.log.text()
+        ended = ended or self._over.find(tenant_allowed, reference)
+        if ended is None:
+            raise _unknown(reference)
+        if ended.log is None:
+            raise SessionEndedError(
+                f"{ended.error.message}; its log is no longer kept", where=ended.id, hint=""
+            )
+        return ended.key, ended.id, ended.log.text()
+
+    def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
+        """Make a lost session no more: who had it wants it no longer. Whether there was one."""
+        key = self._losses.key_of(tenant_allowed, reference)
+        if key is not None:
+            self._losses.drop(key)
+        return key is not None
+
+    def cordon(self, tenant: str, bridge: str) -> None:
+        """Open no session of the tenant with the bridge; empty: of any."""
+        self._cordoned.add((tenant, bridge))
+
+    def uncordon(self, tenant: str, bridge: str) -> int:
+        """Take back what lies within tenant and bridge (empty: any); how many cordons there were."""
+        within = {one for one in self._cordoned if tenant in ("", one[0]) and bridge in ("", one[1])}
+        self._cordoned -= within
+        return len(within)
+
+    def _require_open_way(self, key: SessionKey) -> None:
+        for tenant, bridge in self._cordoned:
+            if tenant in ("", key.tenant) and bridge in ("", key.bridge):
+                raise BusyError(
+                    f"no session with {key.bridge} is opened: an operator has drained it",
+                    hint="An operator opens the way again with `bridgehold sessions resume`.",
+                )
+
+    async def finish(self, seconds: float, hurry: asyncio.Event, *, leaving: bool) -> None:
+        """Let what runs come to its end, for so long or until `hurry`; what is new is refused meanwhile.
+
+        `leaving`: another host takes that, and the refusal says so.
+        """
+        self._stopping, self._leaving = True, leaving
+        for session in self:
+            session.draining, session.leaving = True, leaving
+        deadline = time.monotonic() + seconds
+        while any(session.busy and session.alive for session in self):
+            left = deadline - time.monotonic()
+            if left <= 0 or hurry.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), min(left, _LOOK_SECONDS))
+
+    async def stop(self, reason: str) -> None:
+        """End every session; no new one opens."""
+        self._stopping = True
+        openings = list(self._opening.values())
+        for opening in openings:
+            opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
+        await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+class _Entry:
+    """A session's opening in the audit, and its closing where no session came of it."""
+
+    def __init__(self, key: SessionKey, recovers: str, principal: str, journal: JournalClient) -> None:
+        self._key = key
+        self._recovers = recovers
+        self._principal = principal
+        self._journal = journal
+        self._order: StartOrder | None = None
+        self._written: asyncio.Task[object] | None = None
+
+    @property
+    def session(self) -> str:
+        """Its id; empty before `open`."""
+        return self._order.session if self._order is not None else ""
+
+    def open(self, order: StartOrder) -> Awaitable[object]:
+        """Begin to write it; what is given ends when it is durable."""
+        opened = SessionOpened(
+            tenant=self._key.tenant,
+            principal=self._principal,
+            session=order.session,
+            bridge=self._key.bridge,
+            grant=order.grant.digest,
+            start=order.grant.sandbox.start,
+            name=self._key.name,
+            recovers=self._recovers,
+        )
+        self._order, self._written = order, asyncio.create_task(self._journal.append(opened))
+        durable = asyncio.shield(self._written)
+        durable.add_done_callback(lambda done: done.cancelled() or done.exception())  # a start may never ask
+        return durable
+
+    async def take_back(self, error: BaseException) -> None:
+        """The session never came to be: its opening, if it was written, gets its closing."""
+        await asyncio.shield(asyncio.ensure_future(self._close(error)))
+
+    async def _close(self, error: BaseException) -> None:
+        if self._order is None or self._written is None:
+            return
+        told = error if isinstance(error, BridgeholdError) else CrashError("the start was given up")
+        closed = SessionClosed(
+            tenant=self._key.tenant,
+            principal=self._principal,
+            session=self._order.session,
+            reason=f"it did not start: {told.message}"[:500],
+            code=told.code,
+        )
+        with contextlib.suppress(BridgeholdError):
+            await self._written
+            await self._journal.append(closed)
+
+
+async def _gone(session: Session, late: BusyError) -> None:
+    """Until it has ended and the audit says so. Raises `late` where that takes too long."""
+    try:
+        async with asyncio.timeout(_GONE_SECONDS):
+            await session.wait_ended()
+    except TimeoutError:
+        raise late from None
+
+
+def _same_place(one: SessionKey, other: SessionKey) -> bool:
+    return (one.tenant, one.bridge) == (other.tenant, other.bridge)
+
+
+def _unknown(reference: str) -> NotFoundError:
+    return NotFoundError(
+        f"no session {reference[:80]!r} here",
+        hint="`bridgehold sessions` lists the sessions you may see.",
+    )

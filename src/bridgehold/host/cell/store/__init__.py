@@ -1,0 +1,1 @@
+"""Artifacts of tenants, and files fetched from hubs."""

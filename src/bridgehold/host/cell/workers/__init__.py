@@ -1,0 +1,1 @@
+"""Starting guests and speaking with them: cold, forked, parked; pipes, calls, logs."""

@@ -1,0 +1,338 @@
+"""The pipes of one worker, seen from the host: hostile bytes, bounded and made frames.
+
+They pass `bridges.wire` before anything is believed, and frames beyond the rate are not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from bridgehold.bridges.frames import (
+    GuestFrame,
+    HostFrame,
+    StrayFrame,
+)
+from bridgehold.bridges.wire import FrameReader, encode
+from bridgehold.errors import BridgeholdError, CrashError, ProtocolError
+from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.host.shares.logs import SessionLog, Stream
+from bridgehold.policies.model import MIB, Limits, Rate
+
+_READ_BYTES = 65_536
+_BYTES_PER_SECOND, _BYTES_AT_ONCE = 4 * MIB, 32 * MIB
+"""Of frames, per session: the worst text of 8 MiB takes 0.4 s to judge, and all sessions share the loop."""
+_OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE = 32 * MIB, 64 * MIB
+"""Of stdout and stderr together, per session: what is read, whatever of it is kept. Frames wait, too."""
+_OUTPUT_COST = 16 * 1024
+"""What a read counts at the least: who writes byte by byte is read in larger pieces, later."""
+_DRAIN_READS = 32
+_HALF_FRAME_SECONDS = 10.0
+_PAUSE_SECONDS = 0.05
+
+
+class FrameBudget:
+    """Host-wide: bytes of frames that are not complete yet, of all sessions together."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._held: dict[int, int] = {}
+        self._sum = 0
+
+    def hold(self, owner: object, size: int) -> None:
+        """`owner` now holds `size` bytes."""
+        self._sum += size - self._held.pop(id(owner), 0)
+        if size:
+            self._held[id(owner)] = size
+
+    @property
+    def spent(self) -> bool:
+        return self._sum >= self._total
+
+
+class RawReader(Protocol):
+    """What reads a foreign script's bytes: into frames of its own wire, or as they come."""
+
+    frames: int
+
+    @property
+    def buffered(self) -> int: ...
+
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+
+class PlainBytes:
+    """A `RawReader` of output that has no frames."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.buffered = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        self.frames += 1
+        return [data]
+
+
+class GuestPipes:
+    """The pipes of a worker, non-blocking, driven by the host's loop; owns the descriptors."""
+
+    def __init__(
+        self,
+        descriptors: Sequence[int],
+        *,
+        limits: Limits,
+        rate: Rate,
+        log: SessionLog,
+        on_frame: Callable[[GuestFrame | StrayFrame], None],
+        on_end: Callable[[BridgeholdError | None], None],
+        budget: FrameBudget,
+        zygote: bool = False,
+    ) -> None:
+        """`descriptors`: frames to the guest, frames from it, its standard error, its standard output."""
+        self._budget = budget
+        self._half_frame: asyncio.TimerHandle | None = None
+        self._to_guest, self._from_guest, *outputs = descriptors
+        self._outputs: dict[int, Stream] = dict(zip(outputs, ("stderr", "stdout"), strict=False))
+        """By descriptor; standard output has none of its own in a zygote."""
+        for descriptor in descriptors:
+            os.set_blocking(descriptor, False)
+        self._loop = asyncio.get_running_loop()
+        self.reader = FrameReader(max_frame=limits.response_bytes, zygote=zygote)
+        self._request_bytes = limits.request_bytes
+        self._frames = TokenBucket(rate.frames_per_second, 2 * rate.frames_per_second)
+        self._bytes = TokenBucket(_BYTES_PER_SECOND, _BYTES_AT_ONCE)
+        self._output_rate = TokenBucket(_OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE)
+        self._log = log
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._raw: tuple[RawReader, Callable[[bytes], None]] | None = None
+        self._full: Callable[[], bool] = lambda: False
+        self._last_input = False
+        self._pending = bytearray()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._closed = False
+        self._broken = False
+        """The guest broke the wire: it is not read any more."""
+        self._loop.add_reader(self._from_guest, self._read_frames)
+        self._written = select.poll()
+        for descriptor in self._outputs:
+            self._written.register(descriptor, select.POLLIN)
+            self._loop.add_reader(descriptor, self._read_output, descriptor)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held that came from, or go to, this guest."""
+        return self._now_reading.buffered + len(self._pending)
+
+    @property
+    def _now_reading(self) -> FrameReader | RawReader:
+        return self.reader if self._raw is None else self._raw[0]
+
+    def become_raw(
+        self, reader: RawReader, on_body: Callable[[bytes], None], full: Callable[[], bool]
+    ) -> None:
+        """From here on the pipes are a foreign script's, and our own frames are over.
+
+        `full`: whether who gets its bytes has no room; it is not read meanwhile, and waits as at home.
+        """
+        self._raw = (reader, on_body)
+        self._full = full
+
+    def charge(self, size: int) -> None:
+        """Count `size` bytes more than were read."""
+        self._bytes.take(size, time.monotonic())
+
+    def finish_input(self) -> None:
+        """The guest reads the end of its input after what is still under way to it."""
+        self._last_input = True
+        if not self._closed and not self._pending:
+            self._end_input()
+
+    def _end_input(self) -> None:
+        """The descriptor's number stays ours until `close`: another pipe's could take it."""
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, self._to_guest, inheritable=False)
+        os.close(null)
+
+    async def send(self, frame: HostFrame) -> None:
+        """Queue `frame` and wait until the guest has taken it. The caller bounds the time."""
+        await self.send_raw(encode(frame, max_bytes=self._request_bytes))
+
+    async def send_raw(self, data: bytes) -> None:
+        """As `send`, of bytes as they are."""
+        if self._closed or self._last_input:
+            raise CrashError("the worker is gone")
+        self._pending += data
+        self._drained.clear()
+        self._write()
+        await self._drained.wait()
+        if self._closed:
+            raise CrashError("the worker ended while a frame was being sent")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._pending.clear()
+        self._budget.hold(self, 0)
+        if self._half_frame is not None:
+            self._half_frame.cancel()
+        self._drained.set()
+        for descriptor in (self._from_guest, *self._outputs):
+            self._loop.remove_reader(descriptor)
+        self._loop.remove_writer(self._to_guest)
+        self._drain_raw()
+        self._read_outputs()
+        for descriptor in (self._to_guest, self._from_guest, *self._outputs):
+            os.close(descriptor)
+
+    def _write(self) -> None:
+        try:
+            while self._pending:
+                sent = os.write(self._to_guest, self._pending[:_READ_BYTES])
+                del self._pending[:sent]
+        except BlockingIOError:
+            self._loop.add_writer(self._to_guest, self._write)
+            return
+        except OSError:
+            self._pending.clear()
+        self._loop.remove_writer(self._to_guest)
+        self._drained.set()
+        if self._last_input:
+            self._end_input()
+
+    def _read_frames(self) -> None:
+        wait = self._frames.wait(0, time.monotonic())
+        wait = max(wait, self._bytes.wait(0, time.monotonic()))
+        if self._full() or (self._budget.spent and self._now_reading.buffered):
+            wait = max(wait, _PAUSE_SECONDS)
+        if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
+            self._pause(self._from_guest, self._read_frames, wait)
+            return
+        try:
+            data = os.read(self._from_guest, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._from_guest)
+            self._on_end(None)
+            return
+        try:
+            deliveries = self._feed(data)
+            self._frames.take(max(1, len(deliveries)), time.monotonic())
+            self._bytes.take(len(data), time.monotonic())
+            self._budget.hold(self, self._now_reading.buffered)
+            self._watch_half_frame()
+            if deliveries:
+                self.drain_output()  # what was written before these frames is seen before them
+            for deliver in deliveries:
+                deliver()
+            owed = self._output_rate.wait(0, time.monotonic())
+            if owed > 0 and not self._closed:  # once a drain: a flood beside it can't hold frames up for good
+                self._pause(self._from_guest, self._read_frames, owed)
+        except ProtocolError as error:
+            self._give_up(error)
+        except Exception as error:  # noqa: BLE001 - a defect that a frame meets ends its sender: nobody waits for it
+            self._give_up(ProtocolError(f"{type(error).__name__} in the host, over a frame"))
+
+    def _give_up(self, error: ProtocolError) -> None:
+        self._broken = True
+        self._loop.remove_reader(self._from_guest)
+        self._on_end(error)
+
+    def _feed(self, data: bytes) -> list[Callable[[], None]]:
+        """What is to be done with each frame that `data` completes. Raises `ProtocolError`."""
+        if self._raw is None:
+            return [partial(self._on_frame, frame) for frame in self.reader.feed(data)]
+        reader, on_body = self._raw
+        return [partial(on_body, body) for body in reader.feed(data)]
+
+    def _drain_raw(self) -> None:
+        """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity.
+
+        A frame that the host meets a defect over is its script's loss alone: the end goes on.
+        """
+        if self._raw is None or self._broken:  # nothing counts after what can't be read
+            return
+        with contextlib.suppress(Exception):
+            for _ in range(_DRAIN_READS):
+                data = os.read(self._from_guest, _READ_BYTES)
+                if not data:
+                    return
+                for deliver in self._feed(data):
+                    deliver()
+
+    def _watch_half_frame(self) -> None:
+        """Half a frame and then nothing holds memory: it has a deadline of its own."""
+        if not self._now_reading.buffered:
+            if self._half_frame is not None:
+                self._half_frame.cancel()
+                self._half_frame = None
+        elif self._half_frame is None:
+            seen = self._now_reading.frames
+            self._half_frame = self._loop.call_later(_HALF_FRAME_SECONDS, self._judge_half_frame, seen)
+
+    def _judge_half_frame(self, seen: int) -> None:
+        self._half_frame = None
+        if self._closed or not self._now_reading.buffered:
+            return
+        if self._now_reading.frames != seen or self._budget.spent or self._full():
+            self._watch_half_frame()
+            return
+        self._broken = True
+        self._loop.remove_reader(self._from_guest)
+        self._on_end(ProtocolError(f"half a frame, and then nothing for {_HALF_FRAME_SECONDS:g} s"))
+
+    def _read_output(self, descriptor: int) -> None:
+        """Whatever of it is kept, it is read: nothing that prints waits for a log's rate.
+
+        A flood does wait, past a rate at which reading it costs the host some hundredths of a processor.
+        """
+        wait = self._output_rate.wait(1, time.monotonic())
+        if self._full():
+            wait = max(wait, _PAUSE_SECONDS)
+        if wait > 0:
+            self._pause(descriptor, partial(self._read_output, descriptor), wait)
+        elif self._take_output(descriptor):
+            self._loop.remove_reader(descriptor)
+
+    def _take_output(self, descriptor: int) -> bool:
+        """Read once; whether it has ended. A pipe holds no more than that: its guest can't make it larger."""
+        try:
+            data = os.read(descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        if data:
+            self._log.write(data, self._outputs[descriptor])
+            self._output_rate.take(max(len(data), _OUTPUT_COST), time.monotonic())
+        return not data
+
+    def drain_output(self) -> None:
+        """Read what the guest had written up to now."""
+        if not self._closed:
+            self._read_outputs()
+
+    def _read_outputs(self) -> None:
+        for descriptor, _ in self._written.poll(0):
+            with contextlib.suppress(Exception):  # as in `_drain_raw`: calls and ends wait for what follows
+                self._take_output(descriptor)
+
+    def _pause(self, descriptor: int, callback: Callable[[], None], seconds: float) -> None:
+        self._loop.remove_reader(descriptor)
+
+        def resume() -> None:
+            if not self._closed and not (self._broken and descriptor == self._from_guest):
+                self._loop.add_reader(descriptor, callback)
+
+        self._loop.call_later(min(seconds, 1.0), resume)

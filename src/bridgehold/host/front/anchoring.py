@@ -1,0 +1,47 @@
+"""Having the keeper sign, from time to time, where the audit stands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bridgehold import writes
+from bridgehold.audit.anchors import anchor_at, anchor_text, attach, key_line
+from bridgehold.audit.client import JournalClient
+from bridgehold.errors import BridgeholdError
+from bridgehold.keeper.client import KeeperClient
+
+
+class Anchoring:
+    """One host's anchors: the journal keeps them, the keeper signs them."""
+
+    def __init__(self, journal: JournalClient, keeper: KeeperClient) -> None:
+        self._journal = journal
+        self._keeper = keeper
+        self._anchored = 0
+
+    async def publish_key(self, path: Path) -> None:
+        """Lay the anchors' public key beside them, for `audit verify` here and on other machines."""
+        line = key_line(await self._keeper.public_key())
+        known = await asyncio.to_thread(lambda: path.read_text(encoding="ascii") if path.exists() else "")
+        if known != line:
+            await asyncio.to_thread(writes.replace, path, line)
+
+    async def run(self, every_s: float) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            with contextlib.suppress(BridgeholdError):
+                await self.once()
+
+    async def once(self) -> None:
+        """Anchor the head, unless only the last anchor came since."""
+        head = await self._journal.head()
+        if head.count <= self._anchored + 1:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        anchor = anchor_at(head, time=now, public_key=await self._keeper.public_key())
+        await self._journal.anchor(attach(anchor, await self._keeper.sign(anchor_text(anchor))))
+        self._anchored = head.count

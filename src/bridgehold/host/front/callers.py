@@ -1,0 +1,73 @@
+"""What all callers together may take of the host, and one connection alone."""
+
+from __future__ import annotations
+
+import resource
+
+import msgspec
+
+from bridgehold.host.shares.fair import Shares
+
+SMALL = 64 * 1024
+"""What a request is counted as at the least, its answer included."""
+
+
+_OF_DESCRIPTORS = 4
+"""Connections get one of so many of the process's descriptors; sessions need the others."""
+
+
+_PART = 4
+"""Of what is held for as long as its caller likes, each may have a quarter of what stays free."""
+
+
+class CallerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What all callers together may take of the host, and one connection alone."""
+
+    connections: int = 4_096
+    """Of callers that are known: each at most a quarter of those that stay free."""
+    strangers: int = 64
+    """Connections that have not said yet who they are, beside those; by uid."""
+    presented: int = 256
+    """The same on the HTTP face's socket: all are that process's, which bounds its own callers."""
+    requests: int = 16_384
+    """In flight."""
+    caller_bytes: int = 512 << 20
+    """Of requests, of answers under way, and of what is not read."""
+    unread_bytes: int = 128 << 20
+    """Of answers that wait on one connection."""
+    unread_events: int = 16 << 20
+    """Of a connection's answers, past which no event is added: the connection ends."""
+    unknown_s: float = 5
+    """How long a connection may be nobody's."""
+    frame_s: float = 10
+    """From a frame's first byte to its last, and a second more for each MiB; the longest wait for room."""
+    unread_s: float = 30
+    """In so long all has to be read that waits, or 64 KiB for each second of it."""
+    last_s: float = 2
+    """What was written last gets so long to be read."""
+
+
+class Callers:
+    """What is shared by all connections of this host, on whatever socket."""
+
+    def __init__(self, limits: CallerLimits) -> None:
+        self.limits = limits
+        self.connections = Shares(limits.connections, part=_PART)
+        self.strangers = Shares(limits.strangers, part=_PART)
+        self.presented = Shares(limits.presented, part=0)
+        self.requests = Shares(limits.requests, part=_PART)
+        self.bytes = Shares(limits.caller_bytes)
+
+
+def open_descriptors() -> int:
+    """Let this process open as many files as its hard limit says; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def limits(connections: int, caller_bytes: int, descriptors: int) -> CallerLimits:
+    """Of a host that may open `descriptors` files (pure)."""
+    return CallerLimits(
+        connections=min(connections, max(8, descriptors // _OF_DESCRIPTORS)), caller_bytes=caller_bytes
+    )

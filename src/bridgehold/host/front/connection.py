@@ -1,0 +1,395 @@
+"""One connection to the host's socket: frames in, each request in a task of its own, answers out.
+
+Whatever it takes is counted first: by the principal, or by the uid of who is nobody yet. Who breaks a bound
+waits, then gets a typed error, then loses its connection with all that runs on it; nobody else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+import traceback
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
+
+from bridgehold.bridges.legacy.bodies import plain_json
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    DeniedError,
+    ErrorInfo,
+    HostLeavingError,
+    InternalError,
+    LimitError,
+    NotFoundError,
+    ProtocolError,
+    UsageError,
+)
+from bridgehold.host.front.callers import SMALL, Callers
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Events, Outgoing
+from bridgehold.host.shares.callers import CALLER, LEAVING
+from bridgehold.host.shares.fair import Share
+from bridgehold.host.shares.logs import LAST_OUTPUT
+from bridgehold.host.shares.refusals import Refusals
+from bridgehold.protocol.frames import (
+    MAX_FRAME,
+    WHOLE_CONNECTION,
+    AnswerFrame,
+    CancelParams,
+    HelloParams,
+    RequestFrame,
+    pack,
+    read_frame,
+    weight,
+)
+from bridgehold.protocol.plain import LOOKED_AT, loads
+from bridgehold.protocol.values import Principal
+
+if TYPE_CHECKING:
+    from bridgehold.host.front.method import Method
+
+_CREDENTIALS = struct.Struct("3i")
+_MAX_REQUESTS = 256
+"""Requests in flight on one connection; the connection is not read beyond that."""
+_NEVER_LATE = ("hello", "tool.reply")
+"""What a command, or all that follows, may be waiting for: where it is small, it always has room."""
+_STRANGERS_FRAME = 4 * 1024
+_LAST_ANSWERS_S = 2.0
+"""Of a host that is replaced: what sessions' ends have answered is written in far less."""
+_AROUND = 2
+"""Containers around an argument: the frame, and its parameters."""
+_HEAD_BYTES = 4 * 1024
+"""Of a frame, beside its parameters."""
+_SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Door(Protocol):
+    """What a connection asks of the server that took it."""
+
+    callers: Callers
+    refusals: Refusals
+    tokens_only: bool
+    leaving: bool
+
+    def known(self, uid: int) -> Principal | None: ...
+
+    async def principal_of(self, uid: int, token: str) -> Principal: ...
+
+    def gives(self, name: str) -> int: ...
+
+    def method(self, name: str) -> Method: ...
+
+
+class Connection:
+    """One caller's, from its first byte to its last. `serve` once."""
+
+    def __init__(self, server: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._server = server
+        self._callers = server.callers
+        self._limits = server.callers.limits
+        self._reader = reader
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(_MAX_REQUESTS)
+        self._token = ""
+        self._uid = _peer_uid(writer)
+        self._principal: Principal | None = server.known(self._uid)
+        self._seat = self._place(self._principal)
+        self._bytes = self._callers.bytes.of(self._seat.who)
+        self._out = Outgoing(
+            writer,
+            self._callers.bytes.of(self._seat.who),
+            most=self._limits.unread_bytes,
+            patience_s=self._limits.unread_s,
+        )
+
+    async def serve(self) -> None:
+        """Until either side ends it. All that runs on it then ends too, and what it held is given back."""
+        CALLER.set(self)
+        nobody = asyncio.get_running_loop().call_later(self._limits.unknown_s, self._still_nobody)
+        reading = asyncio.ensure_future(self._read())
+        cut = asyncio.ensure_future(self._out.cut.wait())
+        try:
+            await asyncio.wait({reading, cut}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            nobody.cancel()
+            if self._server.leaving and not reading.done():
+                await self._take_leave(reading)
+            for task in (reading, cut, *self._tasks.values()):
+                task.cancel()
+            await asyncio.gather(reading, cut, *self._tasks.values(), return_exceptions=True)
+            self._bytes.give_back()
+            try:
+                await self._out.close(self._limits.last_s)
+            finally:
+                self._seat.give_back()
+
+    async def _take_leave(self, reading: asyncio.Future[None]) -> None:
+        """Read nothing more and say so, once all that was begun here has its answer.
+
+        Whoever reads that knows: what has none was not begun, and may be sent to the host that comes.
+        """
+        reading.cancel()
+        await asyncio.wait({reading})
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=_LAST_ANSWERS_S)
+        if all(task.done() for task in self._tasks.values()):
+            self._say_last(HostLeavingError(LEAVING))
+
+    async def look_up_again(self) -> None:
+        """The principals have changed: as who is another one now, or nobody, it ends."""
+        before = self._principal
+        if before is None:
+            return
+        try:
+            self._principal = await self._server.principal_of(self._uid, self._token)
+        except DeniedError:
+            self._principal = None
+        if self._principal != before:
+            self._out.end()
+
+    async def _read(self) -> None:
+        try:
+            self._sit(self._seat)
+            while True:
+                await self._room.acquire()
+                await self._out.at_ease()  # who leaves its answers unread is not read either
+                body = await read_frame(self._reader, room=self._make_room, patience_s=self._limits.frame_s)
+                if body is None:
+                    return
+                request = _request(body)
+                task = await self._begin(request, len(body), weight(body))
+                if task is not None and (self._principal is None or request.method == "hello"):
+                    await asyncio.wait({task})  # what follows is heard once it is known from whom
+        except BridgeholdError as error:
+            self._say_last(error)
+
+    def _say_last(self, error: BridgeholdError) -> None:
+        """Why the connection ends, for whoever reads it."""
+        self._out.put(pack(AnswerFrame(id=WHOLE_CONNECTION, error=error.info())))
+
+    def _still_nobody(self) -> None:
+        if self._principal is None:
+            self._say_last(DeniedError("the connection did not say in time whose it is", hint=_SAY_WHO))
+            self._out.finish(self._limits.last_s)
+
+    def _place(self, principal: Principal | None) -> Share:
+        """An empty place among the connections of whoever it is."""
+        if principal is None:
+            strangers = self._callers.presented if self._server.tokens_only else self._callers.strangers
+            return strangers.of(f"uid {self._uid}")
+        return self._callers.connections.of(principal.name)
+
+    def _sit(self, seat: Share) -> None:
+        """Take it, and give back the one before. Raises `BusyError`."""
+        if not seat.take(1):
+            raise BusyError(
+                f"{seat.who} has as many connections as it may",
+                hint="Close some: one connection carries many requests at once.",
+            )
+        if seat is not self._seat:
+            self._seat.give_back()
+            self._seat = seat
+            self._bytes.give_back()
+            self._bytes = self._callers.bytes.of(seat.who)
+            self._out.charge(self._callers.bytes.of(seat.who))
+
+    async def _make_room(self, length: int) -> None:
+        """For a frame's body, before it is read. Raises `BusyError` where none comes free in time."""
+        if self._principal is None and length > _STRANGERS_FRAME:
+            raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=_SAY_WHO)
+        self._bytes.give_back()
+        if length > SMALL and not await self._bytes.wait(length, self._limits.frame_s):
+            raise self._full()
+
+    def _full(self) -> BusyError:
+        return BusyError(
+            f"{self._seat.who} has too many bytes of requests and answers under way",
+            hint="Read the answers, or ask for less at once.",
+        )
+
+    async def _begin(self, request: _Request, length: int, size: int) -> asyncio.Task[None] | None:
+        """Answer it in a task of its own, once there is room for it. None: there is nothing to answer."""
+        if request.method == "cancel":
+            self._room.release()
+            self._bytes.give_back()
+            target = self._tasks.get(_decode(request, CancelParams).id)
+            if target is not None:
+                target.cancel()
+            return None
+        if request.id in self._tasks or request.id == WHOLE_CONNECTION:
+            raise ProtocolError(f"id {request.id} is already in use on this connection")
+        counted, held = self._callers.requests.of(self._seat.who), self._callers.bytes.of(self._seat.who)
+        self._bytes.give_back()
+        failure: BridgeholdError | None = None
+        size += self._server.gives(request.method)
+        if not counted.take(1):
+            failure = BusyError(f"{counted.who} has as many requests under way as it may")
+        elif length <= SMALL and request.method in _NEVER_LATE:
+            held.take(size, owed=True)
+        elif size > self._callers.bytes.most:
+            most = self._callers.bytes.most
+            failure = LimitError(f"a request that takes {size} bytes here; {most} are to be had at the most")
+        elif not await held.wait(size, self._limits.frame_s):
+            failure = self._full()
+        task = asyncio.create_task(self._answer(request, (counted, held), failure))
+        self._tasks[request.id] = task
+        # Not in a `finally` of its own: a task that is cancelled before its first step runs none.
+        task.add_done_callback(lambda _: self._settle(request.id, counted, held))
+        return task
+
+    def _settle(self, request_id: int, *shares: Share) -> None:
+        """A request is over, however it ended."""
+        self._tasks.pop(request_id, None)
+        for share in shares:
+            share.give_back()
+        self._room.release()
+
+    async def _answer(
+        self, request: _Request, shares: tuple[Share, Share], failure: BridgeholdError | None
+    ) -> None:
+        refused = False
+        try:
+            answer = await self._answered(request, failure)
+        except BridgeholdError as error:
+            refused = self._principal is None
+            answer = pack(AnswerFrame(id=request.id, error=_told(error, self._principal)))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
+            defect = InternalError(f"{type(error).__name__} in {request.method}")
+            sys.stderr.write(
+                f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}"
+            )
+            answer = pack(AnswerFrame(id=request.id, error=defect.info()))
+        for share in shares:
+            share.give_back()  # the answer counts as unread from here on
+        self._out.put(answer)
+        if refused:
+            self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
+
+    async def _answered(self, request: _Request, failure: BridgeholdError | None) -> bytes:
+        if failure is not None:
+            raise failure
+        answer = pack(AnswerFrame(id=request.id, result=_raw(await self._handle(request))))
+        if len(answer) > MAX_FRAME:
+            raise LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
+        return answer
+
+    async def _handle(self, request: _Request) -> object:
+        if request.method == "hello":
+            token = _decode(request, HelloParams).token
+            self._token, self._principal = token, None
+        if self._principal is None:
+            found = await self._server.principal_of(self._uid, self._token)
+            self._sit(self._place(found))
+            self._principal = found
+        if request.method == "hello":
+            return {"principal": self._principal.name, "tenants": self._principal.tenants}
+        method = self._server.method(request.method)
+        principal, params = self._principal, _decode(request, method.params)
+        try:
+            _check(principal, request.method, method, params)
+            emit = Events(lambda event: self._emit(request.id, event), self._out)
+            return await method.handler(principal, params, emit)
+        except (DeniedError, NotFoundError) as error:
+            if not error.event:
+                written = await self._server.refusals.caller(principal, request.method, params, error)
+                # What is not there and what is another's look alike, to the last letter.
+                error.event = written if isinstance(error, DeniedError) else ""
+            raise
+
+    def _emit(self, request_id: int, event: object) -> None:
+        """Send one event. A client that doesn't read loses its connection, never our memory."""
+        self._out.put(pack(AnswerFrame(id=request_id, event=_raw(event))), most=self._limits.unread_events)
+
+
+def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:
+    """Whether `principal` may ask this at all, for the tenant that it names. Raises `DeniedError`."""
+    if method.operator and not principal.operator:
+        raise DeniedError(
+            f"{name} is for operators",
+            hint="An operator can set `operator = true` for your principal in config.toml.",
+        )
+    tenant = getattr(params, "tenant", None)
+    if tenant is not None and not method.decides and not principal.may_act_for(tenant):
+        raise DeniedError(
+            f"{principal.name} may not act for tenant {tenant[:64]!r}",
+            hint="An operator can add the tenant to your principal in config.toml.",
+        )
+
+
+def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
+    """What `principal` may know of it: who may not read a session's log reads none of it here either."""
+    info = error.info()
+    if principal is not None and principal.may_read:
+        return info
+    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
+    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """As `RequestFrame`; its parameters are read once there is room for what they become."""
+
+    id: int
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+    fault: UsageError | None = None
+    """What of it can't arrive as it was sent: its own answer, and nobody else's."""
+
+
+def _request(body: bytes) -> _Request:
+    """Raises `ProtocolError` for what can't be answered."""
+    try:
+        frame = msgspec.json.decode(body, type=RequestFrame)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return _faulty(body, error)
+    start = body.find(frame.params)
+    head = body if start < 0 else body[:start] + b"0" + body[start + len(memoryview(frame.params)) :]
+    if len(head) > _HEAD_BYTES:
+        raise ProtocolError(f"not a request frame: more than {_HEAD_BYTES} bytes beside its parameters")
+    fault = None
+    try:
+        loads(head)
+    except UsageError as error:
+        fault = error
+    return _Request(id=frame.id, method=frame.method, params=frame.params, fault=fault)
+
+
+def _faulty(body: bytes, error: Exception) -> _Request:
+    """The request that a small frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
+    if len(body) <= LOOKED_AT:
+        try:
+            loads(body, above=_AROUND, below="params")
+        except UsageError as fault:
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+                frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
+                return _Request(id=frame.id, method=frame.method, fault=fault)
+    said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
+    said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
+    raise ProtocolError(f"not a request frame: {said}") from error
+
+
+def _decode(request: _Request, kind: type[T]) -> T:
+    if request.fault is not None:
+        raise request.fault
+    try:
+        return msgspec.convert(loads(bytes(request.params), above=1), type=kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    peer = writer.get_extra_info("socket")
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])

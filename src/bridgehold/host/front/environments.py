@@ -1,0 +1,286 @@
+"""Environments for this host's bridges: looked at before each use, built once, told to whoever waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+
+import msgspec
+
+from bridgehold import reads
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused, EnvironmentsRemoved
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.config.machine import system_paths
+from bridgehold.config.required import unmet
+from bridgehold.config.sections import BridgeSection
+from bridgehold.errors import (
+    BridgeholdError,
+    EnvironmentBuildError,
+    EnvironmentChangedError,
+    NotFoundError,
+)
+from bridgehold.ids import Digest
+from bridgehold.policies.model import Grant
+from bridgehold.sandbox.envs.build import EnvironmentBuilder
+from bridgehold.sandbox.envs.guard import Guard
+from bridgehold.sandbox.envs.interpreter import host_interpreter, require_python
+from bridgehold.sandbox.envs.launcher_runner import LauncherRunner
+from bridgehold.sandbox.envs.lock import parse_lock
+from bridgehold.sandbox.envs.sources import default_sources
+from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.sandbox.envs.values import BuildProgress, Environment, Lock
+from bridgehold.sandbox.launcher.control import LauncherClient
+
+OnProgress = Callable[[BuildProgress], None]
+UNUSED_SECONDS = 30 * 86_400.0
+"""What no bridge here asks for and no host began to use for so long goes at a host's start."""
+
+LISTENER: ContextVar[OnProgress | None] = ContextVar("bridgehold_build_listener", default=None)
+"""Whom a build is told to that a request had to wait for: set for the request's own task."""
+
+
+class BuiltEnvironment(msgspec.Struct, frozen=True, kw_only=True):
+    """A built environment: read-only, content-addressed."""
+
+    path: Path
+    digest: str
+    packages: int
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What reading every byte of an environment has shown."""
+
+    digest: str
+    bridges: tuple[str, ...]
+    packages: int
+    bytes: int
+    ok: bool
+    detail: str = ""
+    """The first thing that is not as it was sealed."""
+    where: str = ""
+
+
+class Environments:
+    """One build for each lock at a time; later callers wait for the same one."""
+
+    def __init__(
+        self, layout: Layout, config: Config, launcher: LauncherClient, journal: JournalClient
+    ) -> None:
+        self._journal = journal
+        self._store = EnvironmentStore(layout.environments)
+        self._interpreter = host_interpreter()
+        self._builder = EnvironmentBuilder(
+            store=self._store,
+            wheels=layout.wheels,
+            runner=LauncherRunner(launcher, system_paths()),
+            sources=default_sources(config.host.index),
+            interpreter=self._interpreter,
+        )
+        self._guard = Guard(self._store)
+        self._on_change: tuple[Callable[[str, str], None], ...] = ()
+        self._building: dict[tuple[str, bool], asyncio.Task[BuiltEnvironment]] = {}
+        self._locks: dict[str, tuple[tuple[str, str], Lock]] = {}
+        self._listeners: dict[tuple[str, bool], list[OnProgress]] = {}
+
+    async def ensure(
+        self,
+        manifest: Manifest,
+        on_progress: OnProgress | None = None,
+        *,
+        grant: Grant | None = None,
+        anew: bool = False,
+    ) -> BuiltEnvironment:
+        """The environment of `manifest`'s lock, as it was sealed. `anew`: build it, even if it is there.
+
+        Raises `EnvironmentBuildError`, `DependencyError` or `EnvironmentChangedError`.
+        """
+        try:
+            lock = self._lock(manifest)
+        except BridgeholdError as error:
+            error.event = await self._refused(manifest.name, error)
+            raise
+        if anew:
+            await self._set_aside(lock)
+        key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
+        on_progress = on_progress or LISTENER.get()
+        listeners = self._listeners.setdefault(key, [])
+        if on_progress is not None:
+            listeners.append(on_progress)
+        task = self._building.get(key)
+        if task is None:
+            task = asyncio.create_task(self._build(manifest, lock, key))
+            self._building[key] = task
+            task.add_done_callback(lambda _: self._building.pop(key, None))
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if on_progress is not None:
+                with contextlib.suppress(ValueError):
+                    listeners.remove(on_progress)
+
+    def unmet(self, manifest: Manifest, section: BridgeSection) -> list[str]:
+        """What of an operator's demands the lock and this host's Python don't meet, in words."""
+        if not (section.required_packages or section.min_python):
+            return []
+        return unmet(section, self._lock(manifest), self._interpreter)
+
+    def _lock(self, manifest: Manifest) -> Lock:
+        """The lock as its file stands; parsed anew when its text changed."""
+        read = (str(manifest.lock_path), _lock_text(manifest))
+        known = self._locks.get(read[0])
+        if known is None or known[0] != read:
+            known = (read, parse_lock(read[1], str(manifest.lock_path or manifest.file)))
+            self._locks[read[0]] = known
+        return known[1]
+
+    async def _build(self, manifest: Manifest, lock: Lock, key: tuple[str, bool]) -> BuiltEnvironment:
+        def tell(progress: BuildProgress) -> None:
+            for listener in list(self._listeners.get(key, ())):
+                listener(progress)
+
+        started = time.monotonic()
+        try:
+            require_python(self._interpreter, manifest.python, where=str(manifest.file))
+            built = found = await self._find(lock, allow_pth=key[1])
+            if built is None:
+                built = await self._builder.ensure(
+                    lock, bridge=manifest.name, on_progress=tell, allow_pth=key[1]
+                )
+                await self._guard.check(built)
+        except OSError as os_error:
+            where = str(os_error.filename or self._store.folder)
+            error = EnvironmentBuildError(f"the environment can't be used: {os_error.strerror}", where=where)
+            error.event = await self._refused(manifest.name, error)
+            raise error from os_error
+        except BridgeholdError as error:
+            error.event = await self._refused(manifest.name, error)
+            raise
+        if found is None:
+            event = EnvironmentBuilt(
+                bridge=manifest.name,
+                lock=built.lock_digest,
+                digest=built.digest,
+                files=built.files,
+                bytes=built.bytes,
+                ms=int((time.monotonic() - started) * 1000),
+            )
+            await self._journal.append(event)
+        return BuiltEnvironment(
+            path=self._store.path(built), digest=built.digest, packages=len(built.packages)
+        )
+
+    async def _find(self, lock: Lock, *, allow_pth: bool) -> Environment | None:
+        """The environment if it is there, looked at; waits for one that is being removed."""
+        found = self._builder.find(lock, allow_pth=allow_pth)
+        if found is None:
+            return None
+        try:
+            await self._guard.check(found)
+        except EnvironmentChangedError:
+            self._changed(found, "its environment has changed on disk")
+            raise
+        except NotFoundError:
+            async with self._store.locked():
+                self._store.forget_lost()
+            return None
+        return found
+
+    async def verify(self, manifests: Sequence[Manifest], *, others: bool = False) -> list[Verified]:
+        """Read every byte of the environments of `manifests`; `others`: of all the rest here too."""
+        owners = self._owners(manifests)
+        known = {environment.digest: environment for environment in self._store.list()}
+        verified = []
+        for digest in known if others else owners:
+            bridges = tuple(owners.get(digest, ()))
+            fault: EnvironmentChangedError | None = None
+            try:
+                await asyncio.to_thread(self._store.verify, known[digest])
+            except EnvironmentChangedError as error:
+                fault = error
+                self._guard.condemn(known[digest], error)
+                self._changed(known[digest], "its environment has changed on disk")
+                await self._refused(" ".join(bridges), error)
+            verified.append(
+                Verified(
+                    digest=digest,
+                    bridges=bridges,
+                    packages=len(known[digest].packages),
+                    bytes=known[digest].bytes,
+                    ok=fault is None,
+                    detail=fault.message if fault is not None else "",
+                    where=fault.where if fault is not None else "",
+                )
+            )
+        return verified
+
+    async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> tuple[str, ...]:
+        """Remove what none of `manifests` asks for and no host uses; the names of what is gone."""
+        try:
+            gone = await self._builder.collect(list(self._owners(manifests)), unused_seconds=unused_seconds)
+        except OSError as error:
+            where = str(error.filename or self._store.folder)
+            raise EnvironmentBuildError(f"can't be removed: {error.strerror}", where=where) from error
+        removed = tuple(path.name for path in gone)
+        if removed:
+            await self._journal.append(EnvironmentsRemoved(names=removed[:64], count=len(removed)))
+        return removed
+
+    async def sweep(self, manifests: Sequence[Manifest]) -> None:
+        """At a host's start: left-overs of crashes, and what has not been used for long."""
+        with contextlib.suppress(BridgeholdError):  # the next start tries again
+            await self.collect(manifests, unused_seconds=UNUSED_SECONDS)
+
+    def when_changed(self, *act: Callable[[str, str], None]) -> None:
+        """Called with the digest of an environment that is not used any more as it lies there, and why."""
+        self._on_change = act
+
+    def close(self) -> None:
+        """Others may remove what this host has used."""
+        self._guard.close()
+
+    def _owners(self, manifests: Sequence[Manifest]) -> dict[Digest, list[str]]:
+        """Digests of what is built for `manifests`, with and without the weakening, and whose they are."""
+        owners: dict[Digest, list[str]] = {}
+        for manifest in manifests:
+            with contextlib.suppress(BridgeholdError, OSError):  # a lock that can't be read has none
+                lock = self._lock(manifest)
+                for allow_pth in (False, True):
+                    found = self._builder.find(lock, allow_pth=allow_pth)
+                    if found is not None:
+                        owners.setdefault(found.digest, []).append(manifest.name)
+        return owners
+
+    async def _set_aside(self, lock: Lock) -> None:
+        for allow_pth in (False, True):
+            found = self._builder.find(lock, allow_pth=allow_pth)
+            if found is not None:
+                await self._guard.forget(found)
+                await self._builder.anew(found)
+                self._changed(found, "its environment is built anew")
+
+    def _changed(self, environment: Environment, why: str) -> None:
+        for act in self._on_change:
+            act(environment.digest, why)
+
+    async def _refused(self, bridge: str, error: BridgeholdError) -> str:
+        """The reference of the event."""
+        refusal = EnvironmentRefused(
+            bridge=bridge, code=error.code, reason=error.message[:500], where=error.where[:300]
+        )
+        return (await self._journal.append(refusal)).ref
+
+
+def _lock_text(manifest: Manifest) -> str:
+    """Empty where the bridge has no lock."""
+    path = manifest.lock_path
+    if path is None:
+        return ""
+    hint = f"`bridgehold bridge lock {manifest.name}` writes it."
+    return reads.read_text(path, EnvironmentBuildError, hint=hint)

@@ -1,0 +1,146 @@
+"""From (tenant, bridge) to everything a start needs: grant, environment, sandbox spec."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import SecretChanged
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.config.machine import system_paths
+from bridgehold.config.sections import BridgeSection
+from bridgehold.config.settings import Settings
+from bridgehold.errors import ConfigError, DependencyError, SecretError
+from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
+from bridgehold.host.front.environments import Environments
+from bridgehold.host.front.registry import Registry
+from bridgehold.policies.model import Grant
+from bridgehold.sandbox.spec import worker_spec
+
+
+class Secrets(Protocol):
+    async def reveal(self, tenant: str, name: str) -> str:
+        """A secret that its owner allowed to be revealed (weakening ``env_secret`` only)."""
+
+    async def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of `names` the tenant doesn't have."""
+
+
+def paths_inside(weights: tuple[str, ...], read: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the sandbox sees the operator's weights (pure). `ConfigError` names one that it can't see."""
+    found = []
+    for weight in weights:
+        path = PurePosixPath(weight)
+        below = [index for index, folder in enumerate(read) if path.is_relative_to(folder)]
+        if not below or ".." in path.parts:
+            raise ConfigError(
+                f"the weights {weight} are below no folder that the policy lets be read",
+                where="[bridges] weights",
+                hint="Name their folder in the policy's `[filesystem] read`.",
+            )
+        found.append(f"/data/{below[0]}/{path.relative_to(read[below[0]])}".removesuffix("/."))
+    return tuple(found)
+
+
+class Orders:
+    """Makes start orders. Builds the environment on the way if it is not there."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        environments: Environments,
+        secrets: Secrets,
+        settings: Settings,
+        journal: JournalClient,
+    ) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._registry = registry
+        self._environments = environments
+        self._secrets = secrets
+
+    async def make(
+        self, tenant: str, bridge: str, session: str, session_name: str, principal: str
+    ) -> StartOrder:
+        """`principal`: who opens the session; empty, as `session` is, where none is opened.
+
+        Raises `PolicyError`, `UnsupportedError`, `EnvironmentBuildError`, `DependencyError`."""
+        manifest = self._registry.manifest(bridge, tenant)
+        section = self._settings.bridge(bridge)
+        await self._check_required(tenant, manifest, section)
+        grant = self._startable(await self._registry.grant(tenant, bridge))
+        shapes = {name: provider.shape for name, provider in self._settings.now.providers.items()}
+        environment = await self._environments.ensure(manifest, grant=grant)
+        folder = manifest.folder
+        if manifest.foreign and section.scripts:
+            folder = await asyncio.to_thread(Path(section.scripts).resolve)
+        paths = system_paths(environment=environment.path, bridge=folder)
+        return StartOrder(
+            session=session,
+            session_name=session_name,
+            manifest=manifest,
+            grant=grant,
+            spec=worker_spec(
+                grant,
+                paths,
+                gateway_port=GATEWAY_PORT,
+                start=grant.sandbox.start,
+                environment=section.environment,
+            ),
+            environment_digest=environment.digest,
+            bridge_folder=folder,
+            weights=paths_inside(section.weights, grant.read),
+            shapes={
+                endpoint.provider: shapes[endpoint.provider]
+                for endpoint in grant.endpoints
+                if endpoint.provider in shapes
+            },
+            env_secrets=await self._revealed(session, principal, grant, manifest),
+        )
+
+    def _startable(self, grant: Grant) -> Grant:
+        """The grant, with a cold start where forks are switched off for its tenant."""
+        if self._settings.features.on("fork", grant.tenant):
+            return grant
+        return msgspec.structs.replace(grant, sandbox=msgspec.structs.replace(grant.sandbox, start="cold"))
+
+    async def _check_required(self, tenant: str, manifest: Manifest, section: BridgeSection) -> None:
+        """Every demand of the operator's that isn't met, at once."""
+        problems = self._environments.unmet(manifest, section)
+        if section.required_secrets:
+            missing = await self._secrets.missing(tenant, section.required_secrets)
+            problems += [f"{tenant} has no secret {name!r}" for name in missing]
+        if problems:
+            raise DependencyError(
+                f"{manifest.name} can't run as this host demands: {'; '.join(problems)}",
+                where=f"[bridges.{manifest.name}]",
+                hint="Lock it anew (`bridgehold bridge lock`), set the secrets, or demand less.",
+            )
+
+    async def _revealed(
+        self, session: str, principal: str, grant: Grant, manifest: Manifest
+    ) -> tuple[tuple[str, str], ...]:
+        """What goes into the sandbox's environment. `session` empty: nothing is started, nothing told."""
+        found = []
+        for secret in grant.secrets:
+            if secret.how == "env":
+                try:
+                    found.append((secret.variable, await self._secrets.reveal(grant.tenant, secret.name)))
+                except SecretError as error:
+                    raise SecretError(
+                        f"{manifest.name} needs the secret {secret.name!r}: {error.message}", hint=error.hint
+                    ) from error
+                if session:
+                    event = SecretChanged(
+                        tenant=grant.tenant,
+                        principal=principal,
+                        session=session,
+                        name=secret.name,
+                        action="revealed",
+                    )
+                    await self._journal.append(event)
+        return tuple(found)

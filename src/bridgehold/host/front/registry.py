@@ -1,0 +1,302 @@
+"""Bridges, policies and tenants of this host: from names to manifests and grants.
+
+Policies and ceilings are read for each decision: a narrowed one takes effect at the next command, and
+one that can't be read refuses it. Bridges are read again when their files change. What a grant rests
+on is written to the audit whenever it differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import GrantResolved, PolicyLoaded
+from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.errors import ManifestError, NotFoundError, PolicyError
+from bridgehold.ids import Digest, is_name
+from bridgehold.policies.compose import compose, compose_tenant
+from bridgehold.policies.files import Kind, PolicyFiles, Readings
+from bridgehold.policies.grant import resolve
+from bridgehold.policies.model import Grant, Machine, Policy
+
+_LOOK_SECONDS = 0.25
+_SETTLED_SECONDS = 2.0
+"""A file that changed within this time may change again under the same time stamp."""
+
+_MOST_KEPT = 1_024
+
+Stamp = tuple[tuple[str, int, int, int, int], ...]
+
+
+class _Resolved(msgspec.Struct, frozen=True):
+    """A grant, and all that it was made of."""
+
+    grant: Grant
+    manifest: Digest | str
+    bridges: tuple[str, ...]
+    readings: Readings
+
+
+class Registry:
+    """What this host knows by name. Reads the layout's folders; runs nothing.
+
+    Without a `journal` it only resolves, for a command line that looks at policies.
+    """
+
+    def __init__(
+        self, layout: Layout, config: Config, machine: Machine, journal: JournalClient | None
+    ) -> None:
+        self._layout = layout
+        self._config = config
+        self._machine = machine
+        self._journal = journal
+        self._catalogue = Catalogue.load([])
+        self.files = PolicyFiles(layout.policies, layout.tenants)
+        self._seen: Stamp | None = None
+        self._own: set[str] = set()
+        """The operator's bridges that were seen: where one is gone, no shipped one takes its place."""
+        self._written: set[tuple[str, str]] = set()
+        self._look_again = 0.0
+        self._grants: dict[tuple[str, str], _Resolved] = {}
+
+    def replace(self, config: Config, gone: Iterable[Path] = ()) -> None:
+        """From now on this configuration, and without what of `gone` is; grants are resolved anew."""
+        gone = tuple(gone)
+        bridges = {path.name for path in gone if path.parent == self._layout.bridges and not path.is_dir()}
+        self._config = config
+        self._grants.clear()
+        self.files.let_go(gone)
+        self._own -= bridges  # one that is back meanwhile is missed again when it goes
+        self._seen, self._look_again = None, 0.0
+
+    def gone(self) -> tuple[Path, ...]:
+        """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
+        self._refresh()
+        own = {entry.name for entry in self._catalogue.list() if _of_all(entry) and entry.folder.is_dir()}
+        bridges = [self._layout.bridges / name for name in sorted(self._own - own)]
+        return (*self.files.gone(), *bridges)
+
+    def rules(self) -> dict[str, str]:
+        """What every policy, ceiling and manifest of the operator's says now: a digest, or what is wrong."""
+        found: dict[str, str] = {}
+        folders: tuple[tuple[Kind, Path], ...] = (
+            ("policy", self._layout.policies),
+            ("tenant", self._layout.tenants),
+        )
+        for kind, folder in folders:
+            with contextlib.suppress(PolicyError):
+                for name in self.files.names(kind):
+                    try:
+                        text = self.files.read(kind, name)
+                    except PolicyError as error:
+                        found[f"{folder.name}/{name}.toml"] = error.message
+                    else:
+                        found[f"{folder.name}/{name}.toml"] = text.digest if text is not None else ""
+        with contextlib.suppress(ManifestError):
+            for entry in self.entries():
+                if not entry.shipped:
+                    file = entry.folder.relative_to(self._layout.config) / "bridge.toml"
+                    found[str(file)] = entry.manifest.digest if entry.manifest is not None else entry.fault
+        return found
+
+    @property
+    def config(self) -> Config:
+        return self._config
+
+    @property
+    def default_bridge(self) -> str:
+        return self._config.default_bridge
+
+    def visible(self, may_act_for: Callable[[str], bool]) -> list[Entry]:
+        """Bridges that are switched on: everybody's, and those of tenants that the caller may act for."""
+        return [
+            entry
+            for entry in self.entries()
+            if self._enabled(entry.name) and (not entry.tenant or may_act_for(entry.tenant))
+        ]
+
+    def entries(self) -> list[Entry]:
+        """Every bridge, switched off, broken and tenants' own ones too. Raises `ManifestError`."""
+        self._refresh()
+        return self._catalogue.list()
+
+    def manifest(self, bridge: str, tenant: str) -> Manifest:
+        """As the tenant sees it. Raises `NotFoundError`, or `ManifestError` where its file is broken."""
+        self._refresh()
+        if not self._enabled(bridge):
+            raise NotFoundError(f"the bridge {bridge!r} is switched off here")
+        try:
+            return self._catalogue.get(bridge, tenant)
+        except (NotFoundError, ManifestError):
+            self._look_again = 0.0  # it may have come, or been mended, a moment ago
+            self._refresh()
+            return self._catalogue.get(bridge, tenant)
+
+    def manifests(self) -> list[Manifest]:
+        """Of every bridge whose file is sound, switched on or not."""
+        self._refresh()
+        return [entry.manifest for entry in self._catalogue.list() if entry.manifest is not None]
+
+    def describe(self, entry: Entry) -> dict[str, object]:
+        """One entry of `bridgehold bridge list`."""
+        bridge, manifest = entry.name, entry.manifest
+        return {
+            "name": bridge,
+            "tenant": entry.tenant,
+            "version": manifest.version if manifest else "",
+            "summary": manifest.summary if manifest else "",
+            "shipped": entry.shipped,
+            "fault": entry.fault,
+            "operations": [f"{bridge}:{name}" for name in manifest.operations] if manifest else [],
+            "problems": [problem.message for problem in self._catalogue.validate(bridge, entry.tenant)],
+        }
+
+    async def grant(self, tenant: str, bridge: str) -> Grant:
+        """The grant as the files say it now. Raises `PolicyError`, also where they can't be read.
+
+        Resolved anew only where something that it rests on differs.
+        """
+        manifest = self.manifest(bridge, tenant)
+        bridges = self._bridge_names(tenant)
+        known = self._grants.pop((tenant, bridge), None)
+        if (
+            known is None
+            or (known.manifest, known.bridges) != (manifest.digest, bridges)
+            or not known.readings.still_true()
+        ):
+            readings = Readings(self.files)
+            grant = self._resolve(tenant, manifest, readings)
+            await self._write_once(grant, readings)
+            known = _Resolved(grant, manifest.digest, bridges, readings)
+        self._grants[tenant, bridge] = known
+        while len(self._grants) > _MOST_KEPT:  # who may act for any tenant may name any number of them
+            del self._grants[next(iter(self._grants))]
+        return known.grant
+
+    def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
+        """The grant, resolved from the files as they are now; writes nothing."""
+        return self._resolve(tenant, manifest, Readings(self.files))
+
+    def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
+        return resolve(
+            manifest.needs,
+            compose(self._policy_name(manifest.name, readings), readings.policy),
+            self._ceiling(tenant, manifest.name, readings),
+            self._machine,
+            tenant=tenant,
+            bridge=manifest.name,
+            version=manifest.version,
+            private_providers=[name for name, entry in self._config.providers.items() if entry.private],
+        )
+
+    def policy(self, name: str) -> Policy:
+        return compose(name, Readings(self.files).policy)
+
+    def policy_name(self, bridge: str) -> str:
+        """Which policy the bridge runs under. Raises `PolicyError` where that can't be told."""
+        return self._policy_name(bridge, Readings(self.files))
+
+    def _policy_name(self, bridge: str, readings: Readings) -> str:
+        section = self._config.bridges.get(bridge)
+        if section is not None and section.policy:
+            return section.policy
+        return bridge if readings.read("policy", bridge) is not None else "baseline"
+
+    def _ceiling(self, tenant: str, bridge: str, readings: Readings) -> Policy | None:
+        """The tenant's own upper bounds for `bridge`, if it has a file."""
+        if not is_name(tenant):
+            raise NotFoundError("no such tenant")
+        found = readings.read("tenant", tenant)
+        if found is None:
+            return None
+        known = self._bridge_names(tenant)
+        return compose_tenant(tenant, found.text, found.file, bridge, readings.policy, known=known)
+
+    def _bridge_names(self, tenant: str) -> tuple[str, ...]:
+        """Every bridge that the tenant sees, switched off and broken ones too."""
+        return tuple(entry.name for entry in self._catalogue.list() if entry.tenant in ("", tenant))
+
+    def _enabled(self, bridge: str) -> bool:
+        section = self._config.bridges.get(bridge)
+        return section is None or section.enabled
+
+    async def _write_once(self, grant: Grant, readings: Readings) -> None:
+        rests_on = readings.digest()
+        if self._journal is None or (grant.digest, rests_on) in self._written:
+            return
+        loaded = PolicyLoaded(
+            tenant=grant.tenant, name=grant.policy, digest=rests_on, files=readings.sources()
+        )
+        await self._journal.append(loaded, durable=False)
+        facts = msgspec.to_builtins(grant)
+        facts["sources"] = {key: str(source) for key, source in grant.sources.items()}
+        await self._journal.append(GrantResolved(tenant=grant.tenant, digest=grant.digest, grant=facts))
+        if len(self._written) >= _MOST_KEPT:
+            self._written.clear()
+        self._written.add((grant.digest, rests_on))
+
+    def _load(self) -> Catalogue:
+        entries = Catalogue.load([self._layout.bridges], self._layout.tenants).list()
+        self._own |= {entry.name for entry in entries if _of_all(entry)}
+        return Catalogue(self._missed(entry) if entry.shipped else entry for entry in entries)
+
+    def _missed(self, shipped: Entry) -> Entry:
+        """A shipped bridge, or what is wrong where the operator's own of its name is gone."""
+        if shipped.name not in self._own:
+            return shipped
+        folder = self._layout.bridges / shipped.name
+        fault = "it was here and is gone, and no shipped bridge takes its place: put it back, or, if it is "
+        return Entry(
+            name=shipped.name,
+            folder=folder,
+            shipped=False,
+            fault=f"{fault}gone on purpose, `bridgehold reload`",
+        )
+
+    def _refresh(self) -> None:
+        """Look at the bridges' files again, a quarter of a second after the last time."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return
+        stamp = _stamp(self._layout)
+        if stamp != self._seen:
+            self._catalogue = self._load()
+            newest = max((changed for *_, changed in stamp), default=0)
+            settled = time.time() - newest / 1e9 > _SETTLED_SECONDS
+            self._seen = stamp if settled else None
+        self._look_again = now + _LOOK_SECONDS
+
+
+def _of_all(entry: Entry) -> bool:
+    """Whether it is the operator's own for every tenant."""
+    return not entry.shipped and not entry.tenant
+
+
+def _stamp(layout: Layout) -> Stamp:
+    """Facts of every bridge's folder and files, in order; what can't be looked at counts as well."""
+    own = [home / TENANTS_BRIDGES for home in _below(layout.tenants) if is_name(home.name)]
+    places = [place for folder in (layout.bridges, *own) for place in (folder, *_below(folder))]
+    return tuple(_facts(path) for place in places for path in (place, *_below(place)))
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _facts(path: Path) -> tuple[str, int, int, int, int]:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return (str(path), -(error.errno or 1), 0, 0, 0)
+    return (str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -1,0 +1,72 @@
+"""What the host's process is told at its start, and how it talks to its supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+
+import msgspec
+
+from bridgehold.errors import BusyError, HostUnavailableError, UnsupportedError
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the host's process is told; it reads config.toml, policies and tenants itself."""
+
+    config: str
+    state: str
+    run: str
+    owner_uid: int
+    supervisor: int
+    face_uid: int | None = None
+    """The kernel uid of the HTTP face, where it has one of its own."""
+    overrides: dict[str, str] = {}
+    """Variables of the environment that say single keys of config.toml."""
+    lasting: bool = False
+    """Its listening sockets stay open after it: whoever comes then waits for the next host."""
+
+
+READY, ANOTHER, GO = b"ready", b"another", b"go"
+"""What the host says to its supervisor, the first two; and what that answers, if it isn't a reason."""
+
+
+LEAVE = signal.SIGUSR1
+"""To the HTTP face: accept nobody more, end each connection after what runs on it."""
+
+
+_LONGEST_REASON = 4_000
+
+
+_CHECK_SECONDS = 30
+
+
+class Parent:
+    """The supervisor, as the host talks to it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._turn = asyncio.Lock()
+
+    def say_ready(self) -> None:
+        self._channel.send(READY)
+        self._channel.setblocking(False)
+
+    async def ask_for_another(self) -> None:
+        """Have the version that is installed now take this host's place. Raises the typed refusal."""
+        if self._turn.locked():
+            raise BusyError("the host has been asked already")
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(2 * _CHECK_SECONDS):
+                    await loop.sock_sendall(self._channel, ANOTHER)
+                    said = await loop.sock_recv(self._channel, _LONGEST_REASON + 64)
+                    if said == GO:
+                        return
+                    raise UnsupportedError(
+                        f"no other host can take over: {said.decode(errors='replace')}",
+                        hint="This host goes on. `bridgehold serve --check` says what is to be mended.",
+                    )
+            raise HostUnavailableError("the supervisor does not answer", retry="no")

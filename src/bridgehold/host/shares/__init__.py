@@ -1,0 +1,1 @@
+"""What is shared and counted by tenant: budgets, rates, room, metrics, refusals."""

@@ -1,0 +1,234 @@
+"""Who may still spend what: requests and tokens by tenant and provider, and bytes held for guests.
+
+A request is charged before it goes out, with the most that it may use; what is known afterwards replaces
+that. The charge stands in its intent and the settlement in its outcome, so what was spent is a fold of
+the audit: a request whose end nobody saw (the host was killed) keeps its charge. Time is passed in;
+nothing here reads a clock or a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+
+import msgspec
+
+from bridgehold.audit.entries import Entry
+from bridgehold.audit.events import EgressIntent, EgressOutcome, kind_of
+from bridgehold.errors import BudgetError, BusyError
+from bridgehold.host.shares.buckets import TokenBucket
+from bridgehold.host.shares.fair import Shares
+from bridgehold.policies.model import Rate
+
+__all__ = ["Budgets", "Buffers", "Reservation", "Spent", "TokenBucket"]
+
+_INTENT = kind_of(EgressIntent)
+_OUTCOME = kind_of(EgressOutcome)
+_BURST_SECONDS = 10
+
+Key = tuple[str, str]
+"""(tenant, provider)."""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What one tenant has used of one provider over the audit's life, requests under way included."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+class Reservation:
+    """The charge of a running request; `settle` it once with what it did use."""
+
+    def __init__(self, budgets: Budgets, key: Key, tokens: int) -> None:
+        self._budgets = budgets
+        self._key = key
+        self.tokens = tokens
+        """What it is charged with until it is settled."""
+        self._open = True
+
+    def settle(self, tokens: int) -> None:
+        if self._open:
+            self._open = False
+            self._budgets.add(self._key, 0, tokens - self.tokens)
+
+    def give_back(self) -> None:
+        """The request was never sent, and no intent says that it might have been."""
+        if self._open:
+            self._open = False
+            self._budgets.add(self._key, -1, -self.tokens)
+
+
+class Budgets:
+    """One per host. What is spent is counted by tenant and provider, the pace by bridge as well."""
+
+    def __init__(self) -> None:
+        self._requests: dict[Key, int] = {}
+        self._tokens: dict[Key, int] = {}
+        self._buckets: dict[tuple[str, str, str], TokenBucket] = {}
+
+    def fold(self, entries: Iterable[Entry]) -> None:
+        """Add what the audit's `entries` say was charged and settled, oldest first. Others are skipped."""
+        charged: dict[str, tuple[Key, int]] = {}
+        for entry in entries:
+            key = (entry.tenant, entry.text("provider"))
+            if not key[1]:
+                continue
+            if entry.kind == _INTENT:
+                tokens = _whole(entry, "reserved")
+                charged[entry.ref] = (key, tokens)
+                self.add(key, 1, tokens)
+            elif entry.kind == _OUTCOME:
+                first, tokens = charged.pop(entry.text("intent"), (key, 0))
+                self.add(first, 0, _settled(entry) - tokens)
+
+    def spent(self, tenant: str, provider: str) -> Spent:
+        key = (tenant, provider)
+        return Spent(self._requests.get(key, 0), self._tokens.get(key, 0))
+
+    def reserve(
+        self, owner: tuple[str, str], provider: str, rate: Rate, tokens: int, now: float
+    ) -> Reservation:
+        """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge).
+
+        Raises `BudgetError` (where: the rule). A request goes out while anything of the budget is left,
+        so a tenant overdraws by one request at most, and by what requests use beyond their charge.
+        """
+        key = (owner[0], provider)
+        most = rate.provider_requests_total
+        if most is not None and self._requests.get(key, 0) >= most:
+            raise _used_up("rate.provider_requests_total", f"{most} requests")
+        most = rate.provider_tokens_total
+        if most is not None and self._tokens.get(key, 0) >= most:
+            raise _used_up("rate.provider_tokens_total", f"{most} tokens")
+        if not self._bucket((*owner, provider), rate.provider_requests_per_minute, now).try_take(1, now):
+            raise BudgetError(
+                f"more than {rate.provider_requests_per_minute} requests a minute to {provider}",
+                where="rate.provider_requests_per_minute",
+                hint="Slow down, or raise `[rate] provider_requests_per_minute` in the policy.",
+            )
+        self.add(key, 1, tokens)
+        return Reservation(self, key, tokens)
+
+    def add(self, key: Key, requests: int, tokens: int) -> None:
+        """Count more, or less where a charge is settled below it."""
+        self._requests[key] = max(0, self._requests.get(key, 0) + requests)
+        self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
+
+    def _bucket(self, key: tuple[str, str, str], per_minute: int, now: float) -> TokenBucket:
+        """Sessions under an older policy may have another rate: the bucket changes, never fills up."""
+        rate = per_minute / 60
+        burst = max(1.0, min(per_minute, rate * _BURST_SECONDS))
+        known = self._buckets.get(key)
+        if known is None:
+            known = self._buckets[key] = TokenBucket(rate, burst)
+        else:
+            known.retune(rate, burst, now)
+        return known
+
+
+def _used_up(rule: str, what: str) -> BudgetError:
+    return BudgetError(
+        f"the tenant's budget of {what} is used up, requests under way included",
+        where=rule,
+        hint=f"Raise `{rule}` in the policy.",
+        retry="no",
+    )
+
+
+def _settled(entry: Entry) -> int:
+    """What an outcome was charged with; lines that don't say so name tokens alone."""
+    if "charged" in entry.fields:
+        return _whole(entry, "charged")
+    return _whole(entry, "input_tokens") + _whole(entry, "output_tokens")
+
+
+def _whole(entry: Entry, name: str) -> int:
+    value = entry.number(name)
+    return 0 if isinstance(value, bool) else max(0, value)
+
+
+Owner = tuple[str, str]
+"""(tenant, session)."""
+
+
+class Holding:
+    """Bytes held for one request."""
+
+    def __init__(self, buffers: Buffers, owner: Owner, size: int) -> None:
+        self._buffers = buffers
+        self._owner = owner
+        self._size = size
+
+    def shrink(self, size: int) -> None:
+        """Only `size` bytes are still held."""
+        if size < self._size:
+            self._buffers.give(self._owner, self._size - size)
+            self._size = size
+
+
+class Buffers:
+    """Bytes that this host holds for guests: one bound for all, a smaller one for each session, and of what
+    is free no tenant has more than the others could (`Shares`).
+
+    Whoever wants more waits its turn, without reading from its guest meanwhile.
+    """
+
+    def __init__(self, total: int, *, share: int = 8, patience_s: float = 10.0) -> None:
+        self._tenants = Shares(total)
+        self._each = max(1, total // share)
+        self._patience = patience_s
+        self._held: dict[Owner, int] = {}
+        self._queue: deque[asyncio.Event] = deque()
+
+    @property
+    def held(self) -> int:
+        return self._tenants.taken
+
+    @contextlib.asynccontextmanager
+    async def hold(self, owner: Owner, size: int) -> AsyncIterator[Holding]:
+        """Room for `size` bytes while the block runs. Raises `BusyError` where none comes free in time."""
+        await self._take(owner, size)
+        holding = Holding(self, owner, size)
+        try:
+            yield holding
+        finally:
+            holding.shrink(0)
+
+    async def _take(self, owner: Owner, size: int) -> None:
+        if size > self._each:
+            raise BusyError(
+                f"{size} bytes at once are more than one session may hold",
+                hint="Raise `[host] buffered_bytes`.",
+                retry="no",
+            )
+        try:
+            async with asyncio.timeout(self._patience):
+                while not self._fits(owner, size):
+                    freed = asyncio.Event()
+                    self._queue.append(freed)
+                    try:
+                        await freed.wait()
+                    finally:
+                        with contextlib.suppress(ValueError):
+                            self._queue.remove(freed)
+        except TimeoutError:
+            raise BusyError("the host holds as many bytes for this tenant's sandboxes as it may") from None
+        self._tenants.move(owner[0], size)
+        self._held[owner] = self._held.get(owner, 0) + size
+
+    def _fits(self, owner: Owner, size: int) -> bool:
+        return self._tenants.fits(owner[0], size) and self._held.get(owner, 0) + size <= self._each
+
+    def give(self, owner: Owner, size: int) -> None:
+        self._tenants.move(owner[0], -size)
+        left = self._held.get(owner, 0) - size
+        if left > 0:
+            self._held[owner] = left
+        else:
+            self._held.pop(owner, None)
+        for waiting in self._queue:
+            waiting.set()
+        self._queue.clear()

@@ -1,0 +1,1 @@
+"""The process that holds keys, speaks TLS with providers and signs anchors."""

@@ -1,0 +1,242 @@
+"""The keeper's process: ``python -m bridgehold.keeper.main --fd-host N --fd-config M``.
+
+It holds keys and talks to providers; it takes decided requests from the host over one socket, and
+checks against its own table where each key may go. It ends with the host's end of that socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bridgehold.audit.redact import Redactor
+from bridgehold.audit.spellings import Spellings
+from bridgehold.config.providers import ProviderEntry
+from bridgehold.errors import BridgeholdError, DeniedError, InternalError, LimitError, SecretError
+from bridgehold.hardening import harden
+from bridgehold.keeper import protocol
+from bridgehold.keeper.channel import Channel, Stream
+from bridgehold.keeper.resolve import Lookup, system_lookup
+from bridgehold.keeper.signer import Signer
+from bridgehold.keeper.upstream import Upstream, receive_body
+from bridgehold.keeper.values import KeeperConfig, parse_config
+from bridgehold.keeper.vault import Held, Vault
+
+_REFERENCES = 200
+"""In one answer: each is a few hundred bytes at most."""
+_CONFIG_BOUND = 4 * 1024 * 1024
+_TEXTS_BOUND = 16 * 1024 * 1024
+_PIECE = 1024 * 1024
+_NOBODYS = Spellings(b"")
+"""Of what the guest brought itself, or of no key at all."""
+
+
+class Keeper:
+    """Serves one host over one socket."""
+
+    def __init__(self, config: KeeperConfig, lookup: Lookup = system_lookup) -> None:
+        self._config = config
+        self._providers = {entry.name: entry for entry in config.providers}
+        self._vault = Vault(config)
+        self._upstream = Upstream(config.limits, lookup)
+        self._signer = Signer(Path(config.secrets.folder))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._channel: Channel | None = None
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Until the host closes its end, or breaks the protocol (`ProtocolError`)."""
+        self._channel = await Channel.connect(sock, self._opened)
+        watching = asyncio.create_task(self._vault.watch())
+        try:
+            await self._channel.run()
+        finally:
+            watching.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, watching, return_exceptions=True)
+            await self._upstream.close()
+            self._vault.close()
+
+    def stop(self) -> None:
+        """Close the socket: `serve` ends as if the host had."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def _opened(self, stream: Stream, payload: bytes) -> None:
+        ask = protocol.decode_ask(payload)
+        task = asyncio.create_task(self._serve_stream(stream, ask))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before its first step runs no `finally` of its own.
+        task.add_done_callback(lambda _: stream.close())
+        stream.on_cancel = lambda: _cancel(task)
+
+    async def _serve_stream(self, stream: Stream, ask: protocol.Ask) -> None:
+        try:
+            if isinstance(ask, protocol.UpstreamRequest):
+                await self._request(stream, ask)
+            elif isinstance(ask, protocol.AskRedact):
+                await self._redact(stream, ask)
+            else:
+                await stream.end(await self._control(ask))
+        except BridgeholdError as error:
+            await stream.fail(error)
+        except Exception as error:  # noqa: BLE001 - a defect ends one stream, and its text may hold a key
+            await stream.fail(InternalError(f"the keeper failed: {type(error).__name__}"))
+
+    async def _request(self, stream: Stream, ask: protocol.UpstreamRequest) -> None:
+        entry = self._entry(ask.provider)
+        if ask.how == "pass":
+            await self._upstream.answer(
+                stream, ask, entry, ask.credential.encode("ascii", "replace"), _NOBODYS
+            )
+            return
+        if not entry.keyed:
+            await self._upstream.answer(stream, ask, entry, b"", _NOBODYS)
+            return
+        held = await self._vault.find(ask.tenant, ask.session, entry, ask.secret)
+        await self._with_key(stream, ask, entry, held)
+
+    async def _redact(self, stream: Stream, ask: protocol.AskRedact) -> None:
+        if ask.body_bytes > _TEXTS_BOUND:
+            raise LimitError(f"texts to redact have at most {_TEXTS_BOUND} bytes together")
+        body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
+        texts = protocol.decode_texts(body)
+        redactor = Redactor(await self._vault.spellings(ask.tenant))
+        for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
+            await stream.send(said[at : at + _PIECE])
+        await stream.end()
+
+    async def _with_key(
+        self, stream: Stream, ask: protocol.UpstreamRequest, entry: ProviderEntry, held: Held
+    ) -> None:
+        try:
+            with held.use() as key:
+                spelt = await held.spellings()
+                try:
+                    await self._upstream.answer(stream, ask, entry, key, spelt)
+                except BridgeholdError as error:  # its text may say what the provider said
+                    error.message, error.hint = map(Redactor([spelt]).text, (error.message, error.hint))
+                    raise
+        except asyncio.CancelledError:
+            if not held.revoked:
+                raise
+            raise SecretError(
+                f"the request was ended: {held.revoked}", hint="A new request uses the new key.", retry="same"
+            ) from None
+
+    async def _control(self, ask: protocol.Ask) -> bytes:
+        match ask:
+            case protocol.Prefetch():
+                if self._entry(ask.provider).keyed:
+                    await self._vault.find(ask.tenant, "", self._entry(ask.provider), ask.secret)
+            case protocol.PutSessionSecret():
+                self._vault.put_session(ask.session, ask.provider, ask.value, ask.tenant)
+            case protocol.DropSession():
+                self._vault.drop_session(ask.session)
+            case protocol.AskSign():
+                return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
+            case protocol.AskPublicKey():
+                return base64.b64encode(self._signer.public_key())
+            case protocol.AskReveal() | protocol.AskMarks():
+                return await self._of_values(ask)
+            case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():
+                return self._told_of(ask)
+            case _:
+                return msgspec.json.encode(self._status())
+        return b""
+
+    async def _of_values(self, ask: protocol.AskReveal | protocol.AskMarks) -> bytes:
+        if isinstance(ask, protocol.AskMarks):
+            return msgspec.json.encode(await self._vault.marks(ask.tenant))
+        return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
+
+    def _told_of(self, ask: protocol.AskMissing | protocol.AskVersions | protocol.AskReferences) -> bytes:
+        if isinstance(ask, protocol.AskReferences):
+            return msgspec.json.encode(self._vault.references(ask.first, _REFERENCES))
+        if isinstance(ask, protocol.AskMissing):
+            return msgspec.json.encode(self._vault.missing(ask.tenant, ask.names))
+        return self._vault.versions(ask.tenant).encode("ascii")
+
+    def _entry(self, provider: str) -> ProviderEntry:
+        entry = self._providers.get(provider)
+        if entry is None:
+            raise DeniedError(
+                f"the keeper knows no provider {provider[:64]!r}",
+                where="provider",
+                hint="Add `[providers.NAME]` to config.toml; a new one waits for the host's next start.",
+            )
+        return entry
+
+    def _status(self) -> protocol.KeeperStatus:
+        self._vault.refresh()
+        references, held, session_secrets, generation = self._vault.counts
+        return protocol.KeeperStatus(
+            store=self._config.secrets.store,
+            providers=tuple(self._providers),
+            secrets=references,
+            held=held,
+            session_secrets=session_secrets,
+            streams=len(self._channel) if self._channel is not None else 0,
+            generation=generation,
+            problem=self._vault.problem,
+        )
+
+
+def _redacted(redactor: Redactor, texts: list[str]) -> bytes:
+    return msgspec.json.encode([redactor.text(text) for text in texts])
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+def main() -> int:
+    """Exit status: 0 after the host's end, 70 after a broken protocol, the error's own otherwise."""
+    parser = argparse.ArgumentParser(prog="bridgehold keeper")
+    parser.add_argument("--fd-host", type=int, required=True)
+    parser.add_argument("--fd-config", type=int, required=True)
+    args = parser.parse_args()
+    os.umask(0o077)
+    sys.excepthook = _hook
+    try:
+        harden(parent=os.getppid())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
+        with os.fdopen(args.fd_config, "rb") as file:
+            config = parse_config(file.read(_CONFIG_BOUND))
+        asyncio.run(_run(config, socket.socket(fileno=args.fd_host)))
+    except BridgeholdError as error:
+        sys.stderr.write(f"bridgehold keeper: {error.code}: {error.message}\n")
+        return error.exit_status
+    return 0
+
+
+async def _run(config: KeeperConfig, sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_loop_hook)
+    keeper = Keeper(config)
+    loop.add_signal_handler(signal.SIGTERM, keeper.stop)
+    await keeper.serve(sock)
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Names of exceptions only: their texts and frames may hold a key."""
+    sys.stderr.write(f"bridgehold keeper: ended by {kind.__name__}\n")
+
+
+def _loop_hook(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    sys.stderr.write(f"bridgehold keeper: {type(error).__name__ if error else 'loop error'}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,87 @@
+"""The encrypted file for machines without a desktop: keyrings.cryptfile (Argon2id, AES-GCM).
+
+Its passphrase comes from a 0600 key file that we create, or from a systemd credential. Each access
+costs about a second of Argon2, so the keeper fetches once and holds the value in memory.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from keyrings.cryptfile.cryptfile import CryptFileKeyring  # type: ignore[import-untyped]  # it has no stubs
+
+from bridgehold.errors import SecretError
+from bridgehold.keeper.files import read_private, replacing, write_private
+
+FILE = "secrets.crypt"
+KEY_FILE = "secrets.key"
+SERVICE = "bridgehold"
+_BOUND = 32 * 1024 * 1024
+
+
+class FileStore:
+    """Secrets in one encrypted file below `folder`."""
+
+    kind = "file"
+
+    def __init__(self, folder: Path, credential: str = "", credentials_directory: str = "") -> None:
+        self._folder = folder
+        self._credential = credential
+        self._credentials_directory = credentials_directory
+
+    def get(self, tenant: str, name: str) -> bytearray | None:
+        if read_private(self._folder / FILE, _BOUND) is None:
+            return None
+        value = self._open(self._folder / FILE, create=False).get_password(SERVICE, f"{tenant}/{name}")
+        return None if value is None else bytearray(value.encode("ascii", "replace"))
+
+    def set(self, tenant: str, name: str, value: bytes) -> None:
+        with replacing(self._folder / FILE, self._current()) as partial:
+            keyring = self._open(partial, create=True)
+            keyring.set_password(SERVICE, f"{tenant}/{name}", value.decode("ascii"))
+
+    def remove(self, tenant: str, name: str) -> None:
+        current = self._current()
+        if not current:
+            return
+        from keyring.errors import PasswordDeleteError
+
+        with replacing(self._folder / FILE, current) as partial:
+            try:
+                self._open(partial, create=False).delete_password(SERVICE, f"{tenant}/{name}")
+            except PasswordDeleteError:
+                return
+
+    def names(self) -> None:
+        return None
+
+    def _current(self) -> bytes:
+        return read_private(self._folder / FILE, _BOUND) or b""
+
+    def _open(self, path: Path, *, create: bool) -> CryptFileKeyring:
+        keyring = CryptFileKeyring()
+        keyring.file_path = str(path)
+        try:
+            keyring.keyring_key = self._passphrase(create=create)
+        except (ValueError, KeyError, AssertionError):
+            raise SecretError(
+                "the passphrase does not open the encrypted file",
+                where=str(self._folder / FILE),
+                hint=f"Restore {KEY_FILE} (or the credential) that belongs to it, or set the secrets anew.",
+            ) from None
+        return keyring
+
+    def _passphrase(self, *, create: bool) -> str:
+        if self._credential:
+            from bridgehold.keeper.store_systemd import read_credential
+
+            return read_credential(self._credentials_directory, self._credential).decode("utf-8").strip()
+        path = self._folder / KEY_FILE
+        data = read_private(path, 4096)
+        if data is None and create and not self._current():
+            data = secrets.token_urlsafe(48).encode("ascii")
+            write_private(path, data)
+        if not data or not data.strip():
+            raise SecretError("the key file of the encrypted file is missing", where=str(path))
+        return data.decode("ascii", "replace").strip()

@@ -1,0 +1,341 @@
+"""One decided request to one provider: key in, dial, stream back, key out of what comes back.
+
+The URL, the slot and the secret come from the keeper's own table. Nothing of an exception's text
+goes out: a URL may hold a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from bridgehold.audit.spellings import Spellings
+from bridgehold.config.providers import ProviderEntry
+from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
+from bridgehold.keeper.channel import Stream
+from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, REDIRECTS, TOLD, Hop, next_hop
+from bridgehold.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
+from bridgehold.keeper.resolve import Lookup, resolve, system_lookup
+from bridgehold.keeper.scrub import Scrubber
+from bridgehold.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
+from bridgehold.keeper.stores import check_value
+from bridgehold.keeper.values import UpstreamLimits
+from bridgehold.policies.downloads import parse_wanted
+from bridgehold.policies.names import normalise_path
+
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"})
+_SMALL = 256 * 1024
+"""Request bodies up to here are sent in one piece with the head."""
+_POOLS = 256
+_HEADERS_BOUND = 64 * 1024
+_CHARSET = re.compile(r"charset\*?\s*=\s*[\"']?([^\s;,\"']+)", re.IGNORECASE)
+_ASCII_BASED = re.compile(r"utf-?8|us-ascii|ascii|latin-?1|iso[-_]?8859-\d{1,2}|windows-125\d", re.IGNORECASE)
+_VALUE = re.compile(r"[\x20-\x7e\t]{0,8192}")
+
+
+class _RefusedError(OSError):
+    """Carries a `BridgeholdError` through aiohttp, which turns a resolver's `OSError` into its own."""
+
+    def __init__(self, reason: BridgeholdError) -> None:
+        super().__init__("refused")
+        self.reason = reason
+
+
+class _Pinned(AbstractResolver):
+    """Vetted addresses for one provider; aiohttp dials exactly these."""
+
+    def __init__(self, entry: ProviderEntry, lookup: Lookup) -> None:
+        self._entry = entry
+        self._lookup = lookup
+
+    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
+        try:
+            addresses = await resolve(host, port, private=self._entry.private, lookup=self._lookup)
+        except BridgeholdError as error:
+            raise _RefusedError(error) from None
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        return None
+
+
+class Upstream:
+    """Connections to providers: a pool for each tenant and provider, so that no two tenants share one."""
+
+    def __init__(self, limits: UpstreamLimits, lookup: Lookup = system_lookup) -> None:
+        self._limits = limits
+        self._lookup = lookup
+        self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
+        self._tls = ssl.create_default_context()
+        self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    async def close(self) -> None:
+        for pool in self._pools.values():
+            await pool.close()
+
+    async def answer(
+        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, spelt: Spellings
+    ) -> None:
+        """Send `request` with `key`, and stream the answer without `spelt`. Its typed errors hold no key."""
+        if entry.keyed:
+            check_value(key)
+        try:
+            async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
+                await self._answer(stream, request, entry, key, spelt)
+        except TimeoutError:
+            raise ProviderError(f"{entry.name} did not answer in time", where=entry.host) from None
+        except aiohttp.ClientError as error:
+            raise _explain(error, entry) from None
+
+    async def _answer(
+        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, spelt: Spellings
+    ) -> None:
+        headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
+        url = make_url(entry, request, query)
+        await self._vet_literal(entry, entry.host)
+        if entry.shape == "hub":
+            await self._download(stream, request, entry, spelt, (url, headers))
+            return
+        if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
+            headers["Content-Length"] = str(request.body_bytes)
+        body = await self._body(stream, request)
+        pool = self._pool(request.tenant, entry)
+        async with pool.request(
+            request.method, url, headers=headers, data=body, allow_redirects=False
+        ) as response:
+            await self._pass_on(stream, request, response, Scrubber(spelt), entry)
+
+    async def _download(
+        self,
+        stream: Stream,
+        request: UpstreamRequest,
+        entry: ProviderEntry,
+        spelt: Spellings,
+        first: tuple[URL, dict[str, str]],
+    ) -> None:
+        """A hub is only read; its redirects are followed, the key stays at its own origin."""
+        if request.method != "GET" or request.body_bytes:
+            raise DeniedError("a hub is only read", where="method")
+        parse_wanted(request.path)  # a host that was taken over reads models too, and no accounts
+        hop = Hop(url=str(first[0]), host=entry.host, keyed=True)
+        told: dict[str, str] = {}
+        for _ in range(MOST_HOPS + 1):
+            await self._vet_literal(entry, hop.host)
+            headers = first[1] if hop.keyed else {"Accept-Encoding": "identity"}
+            async with self._pool(request.tenant, entry).get(
+                URL(hop.url, encoded=True), headers=headers, allow_redirects=False
+            ) as response:
+                if hop.keyed:
+                    told |= {name: response.headers[name] for name in TOLD if name in response.headers}
+                if response.status not in REDIRECTS:
+                    if not hop.keyed:
+                        told[FOLLOWED] = hop.host
+                    scrubber = Scrubber(spelt if hop.keyed else b"")
+                    await self._pass_on(stream, request, response, scrubber, entry, told=told)
+                    return
+                hop = next_hop(entry, hop, response.headers.get("Location", ""))
+        raise ProviderError(f"{entry.name} redirects more than {MOST_HOPS} times", where=entry.host)
+
+    async def _vet_literal(self, entry: ProviderEntry, host: str) -> None:
+        """aiohttp asks no resolver for an address; ours vets it all the same."""
+        if not entry.private and not re.search(r"[a-z]", host):
+            await resolve(host, 0, private=False, lookup=self._lookup)
+
+    async def _body(self, stream: Stream, request: UpstreamRequest) -> bytes | AsyncIterator[bytes] | None:
+        if request.body_bytes > self._limits.request_bytes:
+            raise LimitError(f"a request has at most {self._limits.request_bytes} bytes")
+        pieces = receive_body(stream, request.body_bytes)
+        if request.body_bytes > _SMALL:
+            return pieces
+        return b"".join([piece async for piece in pieces]) or None
+
+    async def _pass_on(
+        self,
+        stream: Stream,
+        request: UpstreamRequest,
+        response: aiohttp.ClientResponse,
+        scrubber: Scrubber,
+        entry: ProviderEntry,
+        *,
+        told: Mapping[str, str] | None = None,
+    ) -> None:
+        """`told`: what a hub said of a file, before it led elsewhere."""
+        bound = self._limits.response_bytes if told is None else self._limits.download_bytes
+        if coded := coding(response.headers):
+            raise ProviderError(
+                f"{entry.name} compressed or recoded its answer ({coded}) though it was asked not to, "
+                "so it can't be scrubbed",
+                where=entry.host,
+            )
+        if response.status < 200:
+            raise ProviderError(f"{entry.name} wants to switch protocols", where=entry.host)
+        headers = returned_headers(response.headers, scrubber)
+        if told is not None:
+            kept = tuple(pair for pair in headers if pair[0] not in (*TOLD, FOLLOWED))
+            headers = (*kept, *((name, scrubber.text(value)) for name, value in told.items()))
+        head = UpstreamHead(status=response.status, headers=headers)
+        await stream.send_head(msgspec.json.encode(head))
+        total = 0
+        if request.method != "HEAD":
+            async for chunk in response.content.iter_any():
+                total += len(chunk)
+                if total > bound:
+                    raise LimitError(f"an answer has at most {bound} bytes")
+                await stream.send(scrubber.feed(chunk))
+        await stream.send(scrubber.finish())
+        await stream.end(msgspec.json.encode(Done(scrubbed=scrubber.count, response_bytes=total)))
+
+    def _pool(self, tenant: str, entry: ProviderEntry) -> aiohttp.ClientSession:
+        key = (tenant, entry.name)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._open_pool(entry)
+            if len(self._pools) > _POOLS:
+                self._close_idle_pool()
+        self._pools.move_to_end(key)
+        return pool
+
+    def _open_pool(self, entry: ProviderEntry) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=_Pinned(entry, self._lookup),
+            use_dns_cache=False,
+            ssl=self._tls,
+            limit=256,
+            keepalive_timeout=20,
+        )
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._limits.connect_ms / 1000, sock_read=self._limits.idle_ms / 1000
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Content-Type"),
+            max_line_size=8_190,
+            max_field_size=8_190,
+        )
+
+    def _close_idle_pool(self) -> None:
+        for key, pool in list(self._pools.items()):
+            connector = pool.connector
+            if connector is not None and not connector._acquired:  # noqa: SLF001 - there is no public count
+                del self._pools[key]
+                self._closing = asyncio.ensure_future(pool.close())
+                return
+
+
+async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
+    """The request's body from the host: exactly `expected` bytes. Raises `ProtocolError` otherwise."""
+    left = expected
+    while left:
+        frame = await stream.receive()
+        if frame.kind == END:
+            break
+        if frame.kind != DATA or len(frame.payload) > left:
+            break
+        left -= len(frame.payload)
+        yield frame.payload
+    if left:
+        raise ProtocolError("the body of a request is not as long as its head says")
+
+
+def make_url(entry: ProviderEntry, request: UpstreamRequest, query: list[tuple[str, str]]) -> URL:
+    """The provider's base URL and the request's path, taken literally (pure). Raises `DeniedError`."""
+    if request.method not in _METHODS:
+        raise DeniedError(f"the method {request.method[:20]!r} goes to no provider", where="method")
+    if normalise_path(request.path) != request.path:
+        raise DeniedError("the path of a request is not normalised", where="path")
+    text = entry.base_url.rstrip("/") + request.path
+    if query:
+        text += "?" + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query)
+    return URL(text, encoded=True)
+
+
+def checked_headers(request: UpstreamRequest) -> dict[str, str]:
+    """The request's headers if each may go on (pure), and our own. Raises `DeniedError`."""
+    headers = {"Accept-Encoding": "identity"}
+    for name, value in request.headers:
+        if name not in REQUEST_HEADERS or name in AUTH_HEADERS or not _VALUE.fullmatch(value):
+            raise DeniedError(f"the header {name[:60]!r} does not go to a provider", where="header")
+        headers[name] = value
+    return headers
+
+
+def coding(headers: Any) -> str:
+    """Which header tells of a coding that hides an answer's bytes (pure); empty where none does.
+
+    Every header of a name counts. Only chunks are undone on the way here, and only a character set that
+    writes ASCII as ASCII can be searched.
+    """
+    for name, plain in (("Content-Encoding", {"identity"}), ("Transfer-Encoding", {"chunked", "identity"})):
+        said = [one.strip().lower() for value in headers.getall(name, ()) for one in value.split(",")]
+        if any(one and one not in plain for one in said) or said.count("chunked") > 1:
+            return name
+    for value in headers.getall("Content-Type", ()):
+        for charset in _CHARSET.findall(value):
+            if not _ASCII_BASED.fullmatch(charset):
+                return "Content-Type: charset"
+    return ""
+
+
+def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str], ...]:
+    """A provider's headers as the guest may see them. Raises `ProviderError` past the bound."""
+    dropped = HOP_HEADERS | {
+        token.strip().lower() for value in headers.getall("Connection", ()) for token in value.split(",")
+    }
+    kept = []
+    for name, value in headers.items():
+        if name.lower() in dropped:
+            continue
+        shown = scrubber.text(value)
+        kept.append(
+            (
+                scrubber.text(name.lower()),
+                "".join(c if " " <= c <= "\xff" and c != "\x7f" else " " for c in shown),
+            )
+        )
+    if sum(len(name) + len(value) for name, value in kept) > _HEADERS_BOUND:
+        raise ProviderError("the provider's headers are too long")
+    return tuple(kept)
+
+
+def _explain(error: aiohttp.ClientError, entry: ProviderEntry) -> BridgeholdError:
+    """What went wrong, in our own words: aiohttp's text may hold the URL, and the URL the key."""
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _RefusedError):
+        reason = error.os_error.reason
+        return ProviderError(reason.message, where=UNREACHED) if isinstance(reason, ProviderError) else reason
+    if isinstance(error, aiohttp.ClientSSLError):
+        why = "its TLS certificate is not trusted"
+        with contextlib.suppress(AttributeError):
+            why = f"TLS failed: {error.certificate_error.reason}"  # type: ignore[attr-defined]  # not on all
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        why = error.os_error.strerror or type(error.os_error).__name__
+    else:
+        why = type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return ProviderError(f"{entry.name} could not be reached: {why}", where=UNREACHED)
+    return ProviderError(f"{entry.name} broke off: {why}", where=entry.host)

@@ -1,0 +1,300 @@
+"""The values in the keeper's memory: fetched once, held briefly, dropped when the index changes.
+
+Whoever uses a value registers its task; a rotated, removed or dropped secret cancels the task, so
+that no stream outlives its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.spellings import Spellings
+from bridgehold.config.providers import ProviderEntry
+from bridgehold.errors import BridgeholdError, DeniedError, SecretError
+from bridgehold.keeper.index import Index, Reference, begin, read_index, stamp
+from bridgehold.keeper.protocol import Marks
+from bridgehold.keeper.stores import SecretStore, check_value, open_store, wipe
+from bridgehold.keeper.values import KeeperConfig
+
+_SESSION_BOUND = 16_384
+"""Session secrets in memory at once."""
+
+
+class Held:
+    """One value in memory and the tasks that use it now."""
+
+    def __init__(self, value: bytearray, reference: Reference | None, tenant: str) -> None:
+        self.value = value
+        self.reference = reference
+        self.tenant = tenant
+        self.used_at = time.monotonic()
+        self.revoked = ""
+        self._users: set[asyncio.Task[object]] = set()
+        self._spelt: asyncio.Future[Spellings] | None = None
+
+    def __repr__(self) -> str:
+        return f"Held({self.reference})"
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[bytes]:
+        """The value, for as long as the block runs; a revocation cancels the block's task."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - only called from a stream's task
+        if self.revoked:
+            raise SecretError(self.revoked)
+        self._users.add(task)
+        try:
+            yield bytes(self.value)
+        finally:
+            self._users.discard(task)
+            self.used_at = time.monotonic()
+
+    async def spellings(self) -> Spellings:
+        """How the value may be written. Making them takes longer than a turn of the loop may."""
+        if self._spelt is None:
+            self._spelt = asyncio.ensure_future(asyncio.to_thread(Spellings, bytes(self.value)))
+        return await asyncio.shield(self._spelt)
+
+    @property
+    def in_use(self) -> bool:
+        return bool(self._users)
+
+    def revoke(self, reason: str) -> None:
+        self.revoked = reason
+        for task in self._users:
+            task.cancel()
+        self._spelt = None
+        wipe(self.value)
+
+
+class Vault:
+    """Tenants' secrets from the store, and sessions' own ones that exist only here."""
+
+    def __init__(self, config: KeeperConfig) -> None:
+        self._config = config
+        self._folder = Path(config.secrets.folder)
+        self._held: dict[tuple[str, str], Held] = {}
+        self._fetching: dict[tuple[str, str], asyncio.Task[Held]] = {}
+        self._session: dict[tuple[str, str], Held] = {}
+        self._begins: dict[Reference, str] = {}
+        self._index = Index()
+        self._stamp = (-1, 0, 0)
+        self._store: SecretStore | None = None
+        self.problem = ""
+        # Threads of our own: an access that never returns costs one of these and nothing else.
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="store")
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """(references, values held, session secrets, the index's generation)."""
+        return len(self._index.secrets), len(self._held), len(self._session), self._index.generation
+
+    def versions(self, tenant: str) -> str:
+        """A digest of the tenant's references, which changes with each change of one of them."""
+        self.refresh()
+        own = [reference for reference in self._index.secrets if reference.tenant == tenant]
+        return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
+
+    def references(self, first: int, most: int) -> Index:
+        """The index with those from number `first` on, at most `most`. Raises `SecretError` without one."""
+        self.refresh()
+        if self.problem:  # what can't be read is not gone
+            raise SecretError(self.problem, retry="later")
+        return msgspec.structs.replace(self._index, secrets=self._index.secrets[first : first + most])
+
+    def missing(self, tenant: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of `names` the tenant has no secret of."""
+        self.refresh()
+        return tuple(name for name in names if not self._has(tenant, name))
+
+    def _has(self, tenant: str, name: str) -> bool:
+        if self._config.secrets.store != "systemd":
+            return self._index.find(tenant, name) is not None
+        value = self._read(Reference(tenant=tenant, name=name, store="systemd"))
+        found = value is not None
+        if value is not None:
+            value[:] = bytes(len(value))
+        return found
+
+    async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> Held:
+        """The value for this request: the session's own one, or the tenant's bound to `entry`."""
+        own = self._session.get((session, entry.name)) if session else None
+        if own is not None:
+            return own
+        reference = self._bound(tenant, entry, secret)
+        return await self._fetch(reference)
+
+    async def marks(self, tenant: str) -> Marks:
+        """How the tenant's values begin, its sessions' own ones included. Raises `SecretError`."""
+        found = [begin(bytes(held.value)) for held in self._own(tenant)]
+        for reference in await self._references(tenant):
+            said = self._index.begin_of(reference)
+            if said is None:
+                said = self._begins.get(reference)
+            if said is None:
+                said = self._begins[reference] = begin(bytes((await self._fetch(reference)).value))
+            found.append(said)
+        return Marks(begins=tuple(sorted(set(found) - {""})), always="" in found)
+
+    async def spellings(self, tenant: str) -> list[Spellings]:
+        """Of each of the tenant's values. Raises `SecretError`."""
+        fetched = await asyncio.gather(*[self._fetch(one) for one in await self._references(tenant)])
+        return [await held.spellings() for held in (*self._own(tenant), *fetched)]
+
+    def _own(self, tenant: str) -> list[Held]:
+        return [held for held in self._session.values() if held.tenant == tenant]
+
+    async def _references(self, tenant: str) -> list[Reference]:
+        self.refresh()
+        if self._config.secrets.store != "systemd":
+            return [one for one in self._index.secrets if one.tenant == tenant]
+        listed = await asyncio.get_running_loop().run_in_executor(self._threads, self._listed)
+        return [Reference(tenant=one, name=name, store="systemd") for one, name in listed if one == tenant]
+
+    def _listed(self) -> tuple[tuple[str, str], ...]:
+        if self._store is None:
+            self._store = open_store(self._config.secrets)
+        return self._store.names() or ()
+
+    async def reveal(self, tenant: str, name: str) -> str:
+        """A value stored with `allow_env`. Raises `DeniedError` for any other, there or not."""
+        self.refresh()
+        reference = self._index.find(tenant, name)
+        if reference is None or not reference.allow_env:
+            raise DeniedError(
+                f"{tenant[:64]} has no secret {name[:64]!r} that may leave the keeper",
+                hint="Store it with --allow-env, and grant the weakening `env_secret` in the policy.",
+            )
+        return bytes((await self._fetch(reference)).value).decode("ascii")
+
+    def put_session(self, session: str, provider: str, value: str, tenant: str) -> None:
+        if len(self._session) >= _SESSION_BOUND:
+            raise SecretError("too many keys of sessions are held", retry="later")
+        if provider not in {entry.name for entry in self._config.providers}:
+            raise SecretError(f"there is no provider {provider[:64]!r}")
+        plain = bytearray(check_value(value.encode("utf-8", "replace")))
+        older = self._session.pop((session, provider), None)
+        if older is not None:
+            older.revoke("the session's key was replaced")
+        self._session[(session, provider)] = Held(plain, None, tenant)
+
+    def drop_session(self, session: str) -> None:
+        for key in [key for key in self._session if key[0] == session]:
+            self._session.pop(key).revoke("the session ended")
+
+    def _bound(self, tenant: str, entry: ProviderEntry, secret: str) -> Reference:
+        """The tenant's reference for `entry`, by our own table and index only."""
+        self.refresh()
+        name = secret or entry.secret_name
+        reference = self._index.find(tenant, name)
+        if reference is None and self._config.secrets.store == "systemd":
+            reference = Reference(tenant=tenant, name=name, store="systemd")
+        if reference is None:
+            raise SecretError(
+                f"tenant {tenant[:64]} has no secret {name[:64]!r} for provider {entry.name}",
+                hint=f"`bridgehold secrets set {name[:64]} --tenant {tenant[:64]}` reads it from a pipe.",
+            )
+        bound_here = reference.provider == entry.name
+        by_table = not reference.provider and name == entry.secret_name
+        if not (bound_here or by_table):
+            raise SecretError(
+                f"secret {name[:64]!r} is not bound to provider {entry.name}",
+                hint="Bind it: `bridgehold secrets set NAME --provider PROVIDER`.",
+            )
+        return reference
+
+    async def _fetch(self, reference: Reference) -> Held:
+        key = (reference.tenant, reference.name)
+        held = self._held.get(key)
+        if held is not None and held.reference == reference:
+            held.used_at = time.monotonic()
+            return held
+        fetching = self._fetching.get(key)
+        if fetching is None:
+            fetching = asyncio.create_task(self._fetch_now(reference))
+            self._fetching[key] = fetching
+            fetching.add_done_callback(lambda _: self._fetching.pop(key, None))
+        held = await asyncio.shield(fetching)
+        if held.revoked:
+            raise SecretError(held.revoked, retry="later")
+        return held
+
+    async def _fetch_now(self, reference: Reference) -> Held:
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, self._read, reference)
+        try:
+            value = await asyncio.wait_for(work, self._config.secrets.timeout_ms / 1000)
+        except TimeoutError:
+            raise SecretError("the store of secrets does not answer", retry="later") from None
+        if value is None:
+            raise SecretError(
+                f"the store lacks {reference.tenant}'s secret {reference.name!r}, which the index names",
+                hint="Set it anew; the passphrase or the keyring may have changed.",
+            )
+        held = Held(value, reference, reference.tenant)
+        older = self._held.pop((reference.tenant, reference.name), None)
+        if older is not None:
+            older.revoke("the secret was replaced")
+        self.refresh()
+        if not self._is_current(reference):
+            held.revoke("the secret was changed meanwhile")
+            return held
+        self._held[(reference.tenant, reference.name)] = held
+        return held
+
+    def _read(self, reference: Reference) -> bytearray | None:
+        if self._store is None:
+            self._store = open_store(self._config.secrets)
+        return self._store.get(reference.tenant, reference.name)
+
+    def refresh(self) -> None:
+        """Look at the index; let go of every value whose reference changed or went."""
+        if self._config.secrets.store == "systemd":
+            return
+        now = stamp(self._folder)
+        if now == self._stamp:
+            return
+        try:
+            self._index = read_index(self._folder)
+        except BridgeholdError as error:
+            self.problem = error.message
+            self._index = Index()  # without an index no secret is known: fail closed
+        else:
+            self.problem = ""
+        self._stamp = now
+        self._begins = {one: self._begins[one] for one in self._index.secrets if one in self._begins}
+        for key, held in list(self._held.items()):
+            if held.reference is not None and not self._is_current(held.reference):
+                del self._held[key]
+                held.revoke("the secret was changed or removed")
+
+    def _is_current(self, reference: Reference) -> bool:
+        if reference.store == "systemd":
+            return True
+        return self._index.find(reference.tenant, reference.name) == reference
+
+    def expire(self, now: float) -> None:
+        """Drop values that nobody used for a while."""
+        for key, held in list(self._held.items()):
+            if not held.in_use and now - held.used_at > self._config.cache_ms / 1000:
+                self._held.pop(key).revoke("not used for a while")
+
+    async def watch(self) -> None:
+        """Look at the index for ever."""
+        while True:
+            await asyncio.sleep(self._config.reload_ms / 1000)
+            self.refresh()
+            self.expire(time.monotonic())
+
+    def close(self) -> None:
+        for held in (*self._held.values(), *self._session.values()):
+            held.revoke("the keeper ends")
+        self._threads.shutdown(wait=False, cancel_futures=True)

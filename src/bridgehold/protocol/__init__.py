@@ -1,0 +1,1 @@
+"""What clients and the host say to each other: frames, requests, replies."""

@@ -1,0 +1,1 @@
+"""The fork start: zygotes, the namespaces that forks join, and the forks themselves."""

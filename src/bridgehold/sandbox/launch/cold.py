@@ -1,0 +1,403 @@
+"""The cold launch: fork, enter cgroup and uid, wait for one exact byte, become bubblewrap.
+
+The child can't run on by accident: only the byte ``R`` releases it, and EOF, another byte or any
+exception ends it. The parent sends the byte after it has seen, in its own /proc, that the child
+sits in its cgroup and has its uid and no other groups. The parent never waits: `Start` names the
+descriptor that becomes readable when its next step is due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.errors import UnsupportedError
+from bridgehold.sandbox import procfs, syscalls
+from bridgehold.sandbox.cgroups import SessionCgroup
+from bridgehold.sandbox.launch import mounts, network
+from bridgehold.sandbox.launch.argv import bwrap_arguments
+from bridgehold.sandbox.launch.hold import Traced
+from bridgehold.sandbox.launch.staging import Staged
+from bridgehold.sandbox.limits import shortage
+from bridgehold.sandbox.limits.rlimits import apply_rlimits, lift_shared_rlimits
+from bridgehold.sandbox.values import SandboxSpec
+
+_RELEASE = b"R"
+_START_SECONDS = 10.0
+_MAX_INFO = 4096
+_MAX_COMPLAINT = 300
+_MAX_REPORT = 4096
+_NOT_ENTERED = "the sandbox's process could not enter its cgroup, limits or uid"
+_MOST_FILES = 500_000
+"""In folders that are looked through before they are bound."""
+
+
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    spec: SandboxSpec
+    bwrap: str
+    uid: int
+    seccomp: bytes
+    """Compiled filter; never empty."""
+    staged: Staged
+    rlimits: dict[int, int]
+    uid_map: str = ""
+    """Of a zygote: the map of its user namespace, which holds every session's uid."""
+
+
+class Running(msgspec.Struct, kw_only=True):
+    """A sandbox from its fork on. `monitor` is our child (outer bwrap), `init` is pid 1 inside."""
+
+    monitor: int
+    monitor_fd: int
+    init: int = 0
+    init_fd: int = -1
+    init_start: int = 0
+    """Start time of `init`, so that its number can't be mistaken for a later process's."""
+    net: int = 0
+    """Inode of the sandbox's network namespace, in which the listener was made."""
+    host_ends: tuple[int, ...] = ()
+    """Frames to the guest (write), frames from it (read), log (read), standard output (read) where it has
+    `two_outputs`, listener if any."""
+    phases_us: dict[str, int] = {}
+    worker: int = 0
+    """Of a fork: the worker itself; `monitor_fd` is its pidfd then, and nobody of ours its parent."""
+    first_fd: int = -1
+    """Of a fork: a pidfd of its first process, until that is gone."""
+    leash: int = -1
+    """Of a fork: its init ends when this is closed."""
+    fork_socket: socket.socket | None = None
+    """Of a zygote: where it is asked to fork."""
+    hold: Traced | None = None
+    """Of a zygote that was attested: what keeps it still. Of a fork: what lets it join."""
+    given: frozenset[str] = frozenset()
+    """Of a zygote: its descriptors, as links of /proc show them."""
+
+
+class Start:
+    """One launch under way. `advance` whenever `waits_for` is readable or `deadline` has come."""
+
+    def __init__(self, plan: LaunchPlan, cgroup: SessionCgroup) -> None:
+        """Forks. From here on a failure needs `abort`, and then the end of `running`."""
+        self._plan = plan
+        self._cgroup = cgroup
+        self._fds = Descriptors()
+        self._info = b""
+        self._entered = False
+        self._clock = time.perf_counter_ns()
+        self.deadline = time.monotonic() + _START_SECONDS
+        try:
+            self._fork()
+        except BaseException:
+            self._fds.close_all()
+            raise
+
+    def _fork(self) -> None:
+        plan, fds = self._plan, self._fds
+        frames_in, to_guest = fds.pipe()
+        from_guest, frames_out = fds.pipe()
+        self._log, log_out = fds.pipe()
+        self._info_read, info_out = fds.pipe()
+        block, self._unblock = fds.pipe()
+        gate, self._release = fds.pipe()
+        self._entered_read, entered_out = fds.pipe()
+        self._ends: tuple[int, ...] = (to_guest, from_guest, self._log)
+        outputs: tuple[int, ...] = ()
+        if plan.spec.two_outputs:
+            output, output_in = fds.pipe()
+            self._ends, outputs = (*self._ends, output), (output_in,)
+        zygote = self._zygote_ends((frames_in, frames_out, log_out)) if plan.uid_map else None
+        seccomp = fds.file("seccomp", plan.seccomp)
+        files = {
+            m.target: fds.file("file", m.content.encode())
+            for m in plan.spec.mounts
+            if m.kind in ("file", "text")
+        }
+        arguments = bwrap_arguments(
+            plan.spec,
+            seccomp_fd=seccomp,
+            info_fd=info_out,
+            block_fd=block,
+            files=files,
+            staged=plan.staged.sources,
+            userns_block_fd=zygote.block if zygote else None,
+            extra=(str(zygote.orders),) if zygote else tuple(map(str, outputs)),
+        )
+        split = arguments.index("--")
+        options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
+        ends = _Ends(
+            launcher=os.getpid(),
+            command=arguments[split:],
+            options=options,
+            keep=(
+                *(info_out, block, seccomp, options),
+                *files.values(),
+                *outputs,
+                *(zygote.inside() if zygote else ()),
+            ),
+            standard=(frames_in, frames_out, log_out),
+            gate=gate,
+            entered=entered_out,
+        )
+        monitor = os.fork()
+        if monitor == 0:
+            _child(plan, self._cgroup, ends)
+        try:
+            self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+        except OSError:
+            os.kill(monitor, signal.SIGKILL)  # ours, at its gate, and not reaped yet
+            os.waitpid(monitor, 0)
+            raise
+        if zygote:
+            self.running.fork_socket, self.running.given = zygote.socket, zygote.given
+            fds.close(*zygote.inside())
+        fds.close(frames_in, frames_out, log_out, info_out, block, gate, entered_out, seccomp, options)
+        fds.close(*files.values(), *outputs)
+        self._mark("fork")
+
+    def _zygote_ends(self, standard: tuple[int, int, int]) -> _ZygoteEnds:
+        """What a zygote has beside the pipes: a socket for orders on which nothing can come back."""
+        fds = self._fds
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.shutdown(socket.SHUT_RD)  # a descriptor that a guest sends can hang who receives it
+        orders = fds.add(theirs.detach())
+        block, self._map_written = fds.pipe()
+        links = (str(Path(f"/proc/self/fd/{number}").readlink()) for number in (*standard, orders))
+        return _ZygoteEnds(
+            socket=ours,
+            orders=orders,
+            block=block,
+            given=frozenset(links),
+        )
+
+    @property
+    def waits_for(self) -> int:
+        return self._info_read if self._entered else self._entered_read
+
+    def advance(self) -> bool:
+        """One step; true once the sandbox runs and `running` is whole. Raises `UnsupportedError`."""
+        if not self._entered:
+            self._let_go()
+            return False
+        part = os.read(self._info_read, _MAX_INFO)
+        self._info += part
+        if not part or len(self._info) >= _MAX_INFO:
+            said = _read_now(self._entered_read, _MAX_REPORT)
+            if said:  # it did not even become bubblewrap
+                raise shortage.heard(said, _NOT_ENTERED)
+            complaint = self._complaint()
+            number = shortage.named(complaint)
+            if number:
+                raise shortage.short_of(number, complaint)
+            raise UnsupportedError(f"bubblewrap did not start the sandbox{complaint and f': {complaint}'}")
+        if b"}" not in self._info:
+            return False
+        self._mark("bwrap")
+        self._meet_init(int(json.loads(self._info[: self._info.index(b"}") + 1])["child-pid"]))
+        return True
+
+    def expire(self) -> UnsupportedError:
+        where = "bubblewrap to start the sandbox" if self._entered else "the process to enter its cgroup"
+        return UnsupportedError(f"waited {_START_SECONDS:.0f} s for {where}", retry="later")
+
+    def abort(self) -> None:
+        """Kill the child; nothing of it was handed out."""
+        for descriptor in (self.running.init_fd, self.running.monitor_fd):
+            if descriptor >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        for descriptor in self.running.host_ends:
+            os.close(descriptor)
+        self.running.host_ends = ()
+        self._fds.close_all()
+
+    def _let_go(self) -> None:
+        said = os.read(self._entered_read, _MAX_REPORT)
+        if said != _RELEASE:
+            raise shortage.heard(said, _NOT_ENTERED)
+        _verify_entered(self.running.monitor, self._plan.uid, self._cgroup)
+        self._mark("enter")
+        os.write(self._release, _RELEASE)
+        self._entered = True
+
+    def _meet_init(self, init: int) -> None:
+        running = self.running
+        running.init_fd = os.pidfd_open(init)
+        running.init = init
+        if not self._cgroup.holds(init):
+            raise UnsupportedError("the sandbox's init is outside its cgroup")
+        running.init_start = procfs.start_time(init)
+        running.net = Path(f"/proc/{init}/ns/net").stat().st_ino
+        if self._plan.uid_map:
+            for name in ("gid_map", "uid_map"):
+                Path(f"/proc/{init}/{name}").write_text(self._plan.uid_map, encoding="ascii")
+            os.write(self._map_written, _RELEASE)
+        ends = list(self._ends)
+        try:
+            ends += network.enter(init, self._plan.spec.gateway_port)
+        except OSError as error:
+            raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
+        self._mark("listener")
+        os.write(self._unblock, _RELEASE)  # met, in its cgroup, with its listener: the guest may begin
+        self._fds.keep(*self._ends)
+        running.host_ends = tuple(ends)
+        self._fds.close_all()
+
+    def _mark(self, phase: str) -> None:
+        now = time.perf_counter_ns()
+        self.running.phases_us[phase] = (now - self._clock) // 1000
+        self._clock = now
+
+    def _complaint(self) -> str:
+        """What bubblewrap wrote before it gave up (no guest has run yet): bounded and printable."""
+        text = _read_now(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
+        return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def _read_now(descriptor: int, most: int) -> bytes:
+    """What a pipe holds; nothing where it is empty."""
+    os.set_blocking(descriptor, False)
+    try:
+        return os.read(descriptor, most)
+    except BlockingIOError:
+        return b""
+
+
+class Descriptors:
+    """Descriptors of one launch: whatever was not kept is closed at the end."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+
+    def pipe(self) -> tuple[int, int]:
+        ends = os.pipe()  # close-on-exec
+        self._open.update(ends)
+        return ends
+
+    def file(self, name: str, content: bytes) -> int:
+        descriptor = os.memfd_create(name)
+        self._open.add(descriptor)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def add(self, descriptor: int) -> int:
+        self._open.add(descriptor)
+        return descriptor
+
+    def close(self, *descriptors: int) -> None:
+        for descriptor in descriptors:
+            if descriptor in self._open:
+                self._open.discard(descriptor)
+                os.close(descriptor)
+
+    def keep(self, *descriptors: int) -> None:
+        self._open.difference_update(descriptors)
+
+    def close_all(self) -> None:
+        self.close(*self._open.copy())
+
+
+class _ZygoteEnds(msgspec.Struct, frozen=True, kw_only=True):
+    socket: socket.socket
+    """Ours, for writing only."""
+    orders: int
+    block: int
+    """bubblewrap waits here for its user namespace to be mapped."""
+    given: frozenset[str]
+
+    def inside(self) -> tuple[int, ...]:
+        return (self.orders, self.block)
+
+
+class _Ends(msgspec.Struct, frozen=True, kw_only=True):
+    """What the forked child needs of its parent: descriptors, the command, and the parent's pid."""
+
+    launcher: int
+    command: tuple[str, ...]
+    options: int
+    keep: tuple[int, ...]
+    standard: tuple[int, int, int]
+    gate: int
+    entered: int
+
+
+def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
+    """The forked child: never returns. Its order matters: cgroup, descriptors, limits, uid, then the gate."""
+    try:
+        _die_with(ends.launcher)
+        os.setsid()
+        cgroup.enter()
+        for target, source in enumerate(ends.standard):
+            os.dup2(source, target)
+        # Now, not at exec: another launch's gate must not stay open because this child holds its end.
+        syscalls.close_all_but({ends.gate, ends.entered, *ends.keep})
+        if plan.uid_map:
+            lift_shared_rlimits()
+        apply_rlimits(plan.rlimits)
+        if plan.uid != os.getuid():
+            os.setgroups([])
+            os.setresgid(plan.uid, plan.uid, plan.uid)
+            os.setresuid(plan.uid, plan.uid, plan.uid)
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        _die_with(ends.launcher)  # a change of uid forgets it
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.umask(0o022)
+        _look_through(plan.staged)
+        os.write(ends.entered, _RELEASE)
+        if os.read(ends.gate, 2) != _RELEASE:
+            os._exit(125)
+        for descriptor in ends.keep:
+            os.set_inheritable(descriptor, True)
+        argv = ["bwrap", "--args", str(ends.options), *ends.command]
+        os.execve(plan.bwrap, argv, {})  # noqa: S606 - no shell is wanted
+    except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
+        with contextlib.suppress(OSError):
+            os.write(ends.entered, shortage.told(error, _NOT_ENTERED))
+        os._exit(126)
+
+
+def _look_through(staged: Staged) -> None:
+    """By the session's uid: refuse what it could write to through a read-only mount."""
+    for path, source in staged.unsealed:
+        try:
+            found = mounts.find_writable_special(path, most=_MOST_FILES)
+        except OSError as error:
+            raise UnsupportedError(
+                f"{source} can't be looked through: {error.strerror}", where=source
+            ) from error
+        if found:
+            raise UnsupportedError(
+                f"{source + found[len(path) :]} is a FIFO or a socket that every uid may write to",
+                where=source,
+                hint="Grant a folder without it, or close it to others: chmod o-w. (Where root started the "
+                "host, the kernel refuses the write.)",
+            )
+
+
+def _die_with(launcher: int) -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # it died before the call
+        os._exit(125)
+
+
+def _verify_entered(pid: int, uid: int, cgroup: SessionCgroup) -> None:
+    if not cgroup.holds(pid):
+        raise UnsupportedError("the sandbox's process is not in its cgroup")
+    text = procfs.read(f"/proc/{pid}/status")
+    status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    for name in ("Uid", "Gid") if uid != os.getuid() else ("Uid",):
+        if status[name].split() != [str(uid)] * 4:
+            raise UnsupportedError(f"the sandbox's process has {name.lower()} {status[name]!r}, not {uid}")
+    if uid != os.getuid() and status["Groups"].strip():
+        raise UnsupportedError(f"the sandbox's process kept groups {status['Groups']!r}")

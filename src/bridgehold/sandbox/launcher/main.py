@@ -1,0 +1,177 @@
+"""The launcher: the only process with privilege. It starts, proves and ends sandboxes.
+
+``python -m bridgehold.sandbox.launcher.main --fd-control N --fd-config M``. It parses no guest
+byte. One loop (`service`) on one thread: bubblewrap's parent-death signal is tied to the thread that
+forks. EOF on the control socket means the host is gone: every sandbox is killed, every cgroup
+removed, and the launcher ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.errors import BridgeholdError, UnsupportedError, told
+from bridgehold.sandbox import procfs, syscalls
+from bridgehold.sandbox.cgroups import open_parent
+from bridgehold.sandbox.launch import userns
+from bridgehold.sandbox.launch.mounts import own_mounts
+from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
+from bridgehold.sandbox.launch.staging import NoStage, Roots, Stage
+from bridgehold.sandbox.launch.uids import UidPool, UidRange
+from bridgehold.sandbox.launcher.channel import Channel
+from bridgehold.sandbox.launcher.service import Launcher
+from bridgehold.sandbox.launcher.worker import Parts
+from bridgehold.sandbox.limits import slices
+from bridgehold.sandbox.limits.bounds import Bounds
+from bridgehold.sandbox.limits.rlimits import forbid_cores
+
+_STANDARD = (0, 1, 2)
+
+
+class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
+    read_roots: tuple[str, ...]
+    build_root: str
+    uid_folder: str
+    uid_first: int
+    uid_count: int
+    cgroup: str = "auto"
+    reserve_bytes: int
+    overcommit: bool = False
+    devices: tuple[str, ...] = ()
+    """Device files that may be bound."""
+    shared_uid: bool = False
+    """Named weakening: without a uid range, run every session under this user's own uid."""
+
+
+def set_up(config: LauncherConfig) -> Parts:
+    """Everything that a launcher has before its first request; undoing it is `take_down`'s.
+
+    Moves this (single-threaded) process into namespaces of its own. Raises `UnsupportedError`,
+    naming the remedy, where the machine lacks a barrier.
+    """
+    ordinary = os.getuid() != 0
+    ranges = userns.own_ranges() if ordinary and not config.shared_uid else None
+    entered = userns.enter(ranges) if ranges is not None else 0
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # a change of uid cleared it, and closed our own /proc
+    uids = UidPool(_uid_range(config, entered), Path(config.uid_folder))
+    if uids.range.mode != "shared":
+        own_mounts(made=bool(entered))
+    roots = Roots(config.read_roots, config.build_root)
+    stage: Stage | NoStage = NoStage()
+    if uids.range.mode != "shared":
+        needed = (*config.read_roots, config.build_root, config.uid_folder)
+        stage = Stage(roots, needed=needed, seals=not entered)
+    instance = f"{os.getpid()}-{procfs.start_time(os.getpid())}"
+    parent = open_parent(config.cgroup, reserve_bytes=config.reserve_bytes, instance=instance)
+    parent.sweep()
+    return Parts(
+        bounds=Bounds(
+            read_roots=config.read_roots,
+            build_root=config.build_root,
+            devices=config.devices,
+            max_memory_bytes=parent.capacity_bytes,
+        ),
+        overcommit=config.overcommit,
+        parent=parent,
+        uids=uids,
+        roots=roots,
+        stage=stage,
+        seccomp=compile_filter(),
+        zygote_seccomp=compile_filter(ZYGOTE_RULES),
+        bwrap=_find_bwrap(),
+    )
+
+
+def _set_up(config: LauncherConfig) -> Parts:
+    """`set_up`, with what the kernel refuses as a typed refusal too."""
+    try:
+        return set_up(config)
+    except OSError as error:
+        raise UnsupportedError(
+            f"the launcher can't be set up: {error.strerror or error}", where=str(error.filename or "")
+        ) from error
+
+
+def take_down(parts: Parts) -> None:
+    """After the last session: the stage, the parent cgroup, the uids' locks."""
+    parts.stage.close()
+    parts.parent.close()
+    parts.uids.close()
+
+
+def _uid_range(config: LauncherConfig, entered: int) -> UidRange:
+    if entered:
+        return UidRange(mode="subuid", first=1, count=entered)
+    if os.getuid() == 0:
+        return UidRange(mode="range", first=config.uid_first, count=config.uid_count)
+    if config.shared_uid:
+        return UidRange(mode="shared", first=os.getuid(), count=1)
+    raise UnsupportedError(
+        "no uids for sessions: not root, and no subordinate range",
+        hint="Add a line for this user to /etc/subuid and /etc/subgid (usermod --add-subuids), install "
+        "uidmap, or name the weakening `shared_uid`.",
+    )
+
+
+def _find_bwrap() -> str:
+    found = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
+    if found is None:
+        raise UnsupportedError("bubblewrap is missing", hint="Install it: apt-get install bubblewrap")
+    return found
+
+
+def _hold_standard() -> None:
+    """0, 1 and 2 must be something, or a pipe of a session would get such a number."""
+    for number in _STANDARD:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
+def main() -> int:
+    """The process. Exits 0 after an orderly end, the error's status where it can't start."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd-control", type=int, required=True)
+    parser.add_argument("--fd-config", type=int, required=True)
+    arguments = parser.parse_args()
+    _hold_standard()
+    os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
+    forbid_cores()
+    slices.shorten(reset_on_fork=True)
+    with os.fdopen(arguments.fd_config, "rb") as file:
+        config = msgspec.json.decode(file.read(), type=LauncherConfig)
+    control = socket.socket(fileno=arguments.fd_control)
+    control.set_inheritable(False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the end is EOF, after the host has said why
+    # A namespace's init outlives its killed monitor for a moment; then it is ours to reap.
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        parts = _set_up(config)
+        gc.collect()
+        gc.freeze()  # what a forked child would otherwise copy by merely counting references
+
+        channel = Channel(control)
+        try:
+            Launcher(parts, channel).serve()
+        finally:
+            channel.close()
+            take_down(parts)
+    except BridgeholdError as error:
+        sys.stderr.write(told(error))
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""Proofs as they are asked for: at once, or once what they need has come about. Of the launcher's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Protocol
+
+from bridgehold.errors import (
+    AttestationError,
+    BridgeholdError,
+    LimitError,
+    MemoryLimitError,
+    NotFoundError,
+    ShortageError,
+    ZygoteError,
+)
+from bridgehold.sandbox import procfs
+from bridgehold.sandbox.attest import observe as attest
+from bridgehold.sandbox.fork.zygote import Zygote
+from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.proof import prove
+from bridgehold.sandbox.launcher.reap import By, ended
+from bridgehold.sandbox.launcher.worker import Parts, Worker
+from bridgehold.sandbox.limits.shortage import FAULTS, typed
+
+_FILTER_SECONDS = 1.0
+_START_PROCESSES = 8
+"""More than a start ever has at once: where the limit is higher, another one was hit."""
+
+
+class Owner(Protocol):
+    """What `Proving` needs of the launcher's loop."""
+
+    parts: Parts
+
+    def find(self, name: str) -> Worker: ...
+    def add(self, worker: Worker) -> None: ...
+    def watch_running(self, worker: Worker) -> None: ...
+    def answer(self, answer: requests.Answer) -> None: ...
+    def attested(self, worker: Worker) -> None: ...
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None: ...
+
+
+class Proving:
+    """The proofs of every worker, and a zygote's way from its proof to where it is held."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._own = attest.namespaces("self")
+
+    def attest(self, request: requests.AttestRequest) -> None:
+        worker = self._owner.find(request.worker)
+        if worker.ending is not None:
+            raise NotFoundError(f"worker {worker.name} has ended")
+        worker.proof_until = worker.proof_until or time.monotonic() + _FILTER_SECONDS
+        late = worker.start.running.first_fd >= 0 or worker.settling is not None
+        if late or self._init_is_late(worker):
+            worker.proof_wanted = request
+            return
+        try:
+            proof = prove(worker, self._owner.parts, self._own)
+            if worker.zygote is not None and not worker.zygote.settled:
+                worker.zygote.settle(proof.pid)
+                worker.settling, worker.proof_wanted = proof, request
+                self._owner.watch_running(worker)
+                self._owner.add(worker)
+                return
+        except AttestationError as error:
+            if ended(worker.start.running.monitor_fd):  # there was nothing left to prove
+                self._owner.end(worker, by="")
+                raise NotFoundError(f"worker {worker.name} has ended") from error
+            if worker.parent is not None:  # what it was forked from is not what it seemed
+                self._owner.end(
+                    worker.parent, by="zygote", reason=f"a fork of it is not sound: {error.message}"
+                )
+            self._owner.end(worker, by="killed")
+            raise
+        self._owner.answer(requests.Answer(id=request.id, attestation=proof))
+        self._owner.attested(worker)
+
+    def settle_in(self, worker: Worker, zygote: Zygote) -> None:
+        """A zygote that was proved, on its way to stand for the first time."""
+        failure: BridgeholdError | None = None
+        try:
+            if not zygote.stands:
+                return
+            zygote.settle_in()
+        except FAULTS as error:
+            failure = typed(error)
+            if isinstance(failure, ZygoteError):
+                failure = AttestationError(failure.message)
+        request, proof = worker.proof_wanted, worker.settling
+        worker.proof_wanted = worker.settling = None
+        if request is not None:
+            error_info = failure.info() if failure else None
+            answer = requests.Answer(
+                id=request.id, attestation=proof if failure is None else None, error=error_info
+            )
+            self._owner.answer(answer)
+        if failure is not None:
+            self._owner.end(worker, by="killed")
+
+    def _init_is_late(self, worker: Worker) -> bool:
+        """bubblewrap's init loads its filter after it has let the guest begin: look again in a moment."""
+        if time.monotonic() > worker.proof_until:
+            return False
+        late = False
+        with contextlib.suppress(OSError):
+            status = attest.parse_status(procfs.read(f"/proc/{worker.start.running.init}/status"))
+            late = status.get("Seccomp") == "0"
+        if late:
+            self._owner.add(worker)
+        return late
+
+
+def own_limit(worker: Worker, failure: BridgeholdError) -> BridgeholdError:
+    """What looked like the machine's shortage may be the sandbox's own limit."""
+    if not isinstance(failure, ShortageError):
+        return failure
+    usage, limits = worker.cgroup.usage(), worker.spec.resources
+    if usage.oom_kills:
+        return MemoryLimitError(f"a memory limit of {limits.memory_bytes} bytes is too small to start in")
+    if usage.pids_denied and limits.processes < _START_PROCESSES:
+        return LimitError(f"a limit of {limits.processes} processes is too small to start in")
+    return failure

@@ -1,0 +1,437 @@
+"""The launcher's requests and its one loop. Nothing in it waits for a single session.
+
+A worker goes from *starting* (its `Start` or `Fork` is advanced as its descriptors become readable)
+over *running* to *ending* (its `Ending` is stepped until nothing is left). Whatever fails on the way
+ends the worker, and its uid and cgroup are free only after it. A zygote is a worker too; it forks one
+session at a time, and takes its sessions along when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import selectors
+import time
+from collections.abc import Callable
+
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    NotFoundError,
+    UnsupportedError,
+    ZygoteError,
+)
+from bridgehold.policies.model import Machine
+from bridgehold.sandbox import procfs
+from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
+from bridgehold.sandbox.cgroups.admission import admit
+from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
+from bridgehold.sandbox.fork.forks import Fork
+from bridgehold.sandbox.fork.zygote import SurpriseError, Zygote
+from bridgehold.sandbox.launch.hold import child_signals
+from bridgehold.sandbox.launch.staging import is_device
+from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.begin import begin_launch, check_current
+from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
+from bridgehold.sandbox.launcher.forking import Forking, hold_pause
+from bridgehold.sandbox.launcher.proving import Proving, own_limit
+from bridgehold.sandbox.launcher.reap import By, Ending, ended
+from bridgehold.sandbox.launcher.uncounted import Watch
+from bridgehold.sandbox.launcher.worker import Parts, Worker
+from bridgehold.sandbox.limits.bounds import check
+from bridgehold.sandbox.limits.rlimits import core_handler
+from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
+from bridgehold.sandbox.spec import spec_digest
+from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
+
+_WATCHDOG_SECONDS = 0.1
+_SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
+"""After a notice of memory trouble: how long, and how often, to look whether something was killed.
+On v1 the notice comes before the kill."""
+_FILTER_PAUSE = 0.002
+_STOP_SECONDS = 10.0
+
+
+class Launcher:
+    """State and requests. Driven by `serve`. What has no underscore is `forking.Owner`'s."""
+
+    def __init__(self, parts: Parts, channel: Channel) -> None:
+        self.parts = parts
+        self._channel = channel
+        self.workers: dict[str, Worker] = {}
+        self._restless: set[Worker] = set()
+        """Those that start, end, or may have run out of memory: the others need no look."""
+        self._forking = Forking(self)
+        self._uncounted = Watch()
+        self._seals: dict[int, tuple[int, SealJob]] = {}
+        self._proving = Proving(self)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
+        self._children = child_signals()
+        self._selector.register(self._children, selectors.EVENT_READ, self._child_ready)
+
+    def serve(self) -> None:
+        """Until the host is gone; then everything is ended."""
+        try:
+            with contextlib.suppress(ChannelClosedError):
+                while True:
+                    self._turn()
+        finally:
+            self._end_all()
+
+    def _turn(self) -> None:
+        wanted = 0 if self._channel.full else selectors.EVENT_READ
+        wanted |= selectors.EVENT_WRITE if self._channel.unsent else 0
+        self._selector.modify(self._channel, wanted or selectors.EVENT_WRITE, self._control_ready)
+        for key, events in self._selector.select(self._patience()):
+            ready: Callable[[int, int], None] = key.data
+            ready(key.fd, events)
+        now = time.monotonic()
+        watched = self.workers.values() if self.parts.parent.version == "none" else self._restless
+        for worker in list(watched):
+            self._visit(worker, now)
+        if self.workers and now >= self._uncounted.due:
+            self._end_uncounted(now)
+        self._forking.make_spares()
+
+    def _end_uncounted(self, now: float) -> None:
+        try:
+            over = self._uncounted.over(self.workers.values(), now)
+        except OSError as error:
+            if not shortage(error):
+                raise
+            return  # the next look may find more
+        for worker, what in over:
+            self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due that no descriptor tells of."""
+        now = time.monotonic()
+        waits = [w.ending.pause for w in self._restless if w.ending is not None]
+        waits += [max(0.0, w.start.deadline - now) for w in self._restless if not w.started]
+        waits += [hold_pause(w) for w in self._restless]
+        waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
+        waits += [_FILTER_PAUSE for w in self._restless if w.running and w.proof_due]
+        if self.parts.parent.version == "none" and self.workers:
+            waits.append(_WATCHDOG_SECONDS)
+        if self.workers:
+            waits.append(max(0.0, self._uncounted.due - now))
+        soonest = min([*waits, self._forking.patience])
+        return None if soonest == math.inf else soonest
+
+    def _visit(self, worker: Worker, now: float) -> None:
+        if worker.ending is not None:
+            self._step(worker, worker.ending)
+        elif not worker.started and now > worker.start.deadline:
+            self.fail(worker, worker.start.expire())
+        elif not worker.started and isinstance(worker.start, Fork):
+            if worker.start.held_back:
+                self._forking.proceed(worker, worker.start)
+            else:
+                worker.start.attend()
+        elif worker.running and worker.zygote is not None and worker.settling is not None:
+            self._proving.settle_in(worker, worker.zygote)
+        elif worker.running and worker.zygote is not None and worker.zygote.unclear:
+            self._forking.clear(worker, worker.zygote)
+        elif worker.running and self._out_of_memory(worker, now):
+            self.end(worker, by="")  # v1 kills one process; the session dies whole
+        elif worker.running and worker.proof_due is not None:
+            request, worker.proof_wanted = worker.proof_due, None
+            self._respond(request)
+        elif worker.running and worker.suspect_until <= now:
+            self._restless.discard(worker)
+
+    def _out_of_memory(self, worker: Worker, now: float) -> bool:
+        if isinstance(worker.cgroup, WatchedTree):
+            return worker.cgroup.over()
+        return worker.suspect_until > now and worker.cgroup.usage().oom_kills > 0
+
+    def _control_ready(self, _: int, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._channel.flush()
+        if not events & selectors.EVENT_READ:
+            return
+        request = self._channel.receive()
+        if request is not None:
+            self._respond(request)
+
+    def _child_ready(self, descriptor: int, _: int) -> None:
+        """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(descriptor, 4096)
+
+    def _respond(self, request: requests.Request) -> None:
+        try:
+            answer = self._handle(request)
+        except FAULTS as error:
+            answer = requests.Answer(id=request.id, error=typed(error).info())
+        if answer is not None:
+            self._channel.send(answer)
+
+    def _account(self, request: requests.AccountRequest) -> None:
+        worker = self.find(request.worker)
+        self._channel.send(
+            requests.Answer(id=request.id, usage=worker.cgroup.usage()), worker.cgroup.account()
+        )
+
+    def _handle(self, request: requests.Request) -> requests.Answer | None:
+        """The answer, or None where it comes later."""
+        match request:
+            case requests.MachineRequest():
+                return requests.Answer(id=request.id, machine=self._machine())
+            case requests.AttestRequest():
+                self._proving.attest(request)
+            case requests.UsageRequest():
+                return requests.Answer(id=request.id, usage=self.find(request.worker).cgroup.usage())
+            case requests.AccountRequest():
+                self._account(request)
+            case requests.CurrentRequest():
+                check_current(self.find(request.worker), self.parts)
+                return requests.Answer(id=request.id)
+            case requests.LaunchRequest():
+                self._launch(request)
+            case requests.ForkRequest():
+                self._forking.fork(request)
+            case requests.KillRequest():
+                worker = self.find(request.worker)
+                worker.killers.append(request.id)
+                self.end(worker, by="killed")
+            case requests.SealRequest():
+                self._seal(request)
+        return None
+
+    def answer(self, answer: requests.Answer) -> None:
+        self._channel.send(answer)
+
+    def attested(self, worker: Worker) -> None:
+        self._forking.attested(worker)
+
+    def find(self, name: str) -> Worker:
+        worker = self.workers.get(name)
+        if worker is None or not worker.started:
+            raise NotFoundError(f"no worker {name[:40]}")
+        return worker
+
+    def _machine(self) -> Machine:
+        return Machine(
+            cgroup=self.parts.parent.version,
+            uids=self.parts.uids.range.mode,
+            seccomp=True,
+            memory_bytes=self.parts.parent.capacity_bytes,
+            cpus=os.cpu_count() or 1,
+            devices=tuple(name for name in self.parts.bounds.devices if is_device(name)),
+            core_handler=core_handler(
+                procfs.read("/proc/sys/kernel/core_pattern"), resource.getrlimit(resource.RLIMIT_CORE)[0]
+            ),
+        )
+
+    def _launch(self, request: requests.LaunchRequest) -> None:
+        self.admit(request.spec)
+        worker = begin_launch(self.parts, request)
+        self.add(worker)
+        try:
+            self.watch(worker, worker.start.waits_for)
+        except FAULTS as error:
+            self.fail(worker, error)
+
+    def add(self, worker: Worker) -> None:
+        self.workers[worker.name] = worker
+        self._restless.add(worker)
+
+    def admit(self, spec: SandboxSpec) -> None:
+        parts = self.parts
+        check(spec, parts.bounds)
+        promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
+        overcommit = parts.overcommit and "overcommit" in spec.weakenings
+        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
+
+    def watch(self, worker: Worker, *wanted: int | None) -> None:
+        """Poll these for `worker`, and nothing else."""
+        descriptors = {descriptor for descriptor in wanted if descriptor is not None}
+
+        def ready(descriptor: int, _: int) -> None:
+            if descriptor in worker.watched:
+                self._noticed(worker, descriptor)
+
+        for descriptor in worker.watched - descriptors:
+            self._selector.unregister(descriptor)
+        for descriptor in descriptors - worker.watched:
+            self._selector.register(descriptor, selectors.EVENT_READ, ready)
+        worker.watched = descriptors
+
+    def _noticed(self, worker: Worker, descriptor: int) -> None:
+        if not worker.started:
+            self._advance(worker)
+        elif descriptor == worker.start.running.monitor_fd:
+            self.end(worker, by="")
+        elif descriptor == worker.start.running.first_fd:
+            self._alone(worker)
+        elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
+            worker.zygote.attend()  # it died, held: its parent inside is told by this
+            self.watch_running(worker)
+        else:
+            with contextlib.suppress(BlockingIOError):
+                os.read(descriptor, 4096)
+            worker.suspect_until = time.monotonic() + _SUSPECT_SECONDS
+            self._restless.add(worker)
+
+    def _advance(self, worker: Worker) -> None:
+        start = worker.start
+        self.watch(worker)  # a step may close what is watched
+        try:
+            if not start.advance():
+                self.watch(worker, start.waits_for)
+                self._forking.ready(worker)
+                return
+            if worker.spec.kind == "zygote":
+                worker.zygote = Zygote(worker.spec, start.running, worker.cgroup, worker.uid)
+            self.watch_running(worker)
+        except FAULTS as error:
+            self.fail(worker, error)
+            return
+        worker.started = True
+        if worker.staged is not None:
+            self.parts.stage.release(worker.staged)
+        ends = list(start.running.host_ends)
+        start.running.host_ends = ()
+        launched = Launched(
+            worker=worker.name,
+            pid=start.running.init,
+            uid=worker.uid,
+            spec_digest=spec_digest(worker.spec),
+            phases_us=start.running.phases_us,
+            descriptors=len(ends),
+            zygote=worker.parent.name if worker.parent else "",
+        )
+        self._channel.send(requests.Answer(id=worker.request, launched=launched), ends)
+        self._forking.over(worker)
+
+    def watch_running(self, worker: Worker) -> None:
+        running = worker.start.running
+        first = running.first_fd if running.first_fd >= 0 else None
+        held = worker.zygote.pid_fd if worker.zygote and running.hold and not running.hold.gone else None
+        self.watch(worker, running.monitor_fd, worker.cgroup.oom_fd(), first, held)
+
+    def _alone(self, worker: Worker) -> None:
+        """A fork's first process is gone: what is left is the worker's own."""
+        running = worker.start.running
+        descriptor, running.first_fd = running.first_fd, -1
+        self.watch_running(worker)
+        os.close(descriptor)
+        request, worker.proof_wanted = worker.proof_wanted, None
+        if request is not None:
+            self._respond(request)
+
+    def fail(self, worker: Worker, error: Exception) -> None:
+        """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
+        failure = own_limit(worker, typed(error))
+        zygote = worker.parent.zygote if worker.parent is not None else None
+        if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
+            failure = ZygoteError("the zygote has ended")  # whatever it led to
+        worker.failure = failure
+        if isinstance(failure, SurpriseError) and worker.parent is not None:
+            self.end(worker.parent, by="zygote", reason=failure.message)
+        self.end(worker, by="killed")
+
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
+        if worker.ending is not None:
+            return
+        self.watch(worker)
+        if not worker.started:
+            worker.start.abort()
+        running = worker.start.running
+        worker.ending = Ending(worker.name, running, worker.cgroup, worker.uid, by=by, reason=reason)
+        self._restless.add(worker)
+        if worker.proof_wanted is not None:
+            request, worker.proof_wanted = worker.proof_wanted, None
+            self._respond(request)  # that it has ended
+        self._forking.end_sessions(worker, reason or "the zygote has ended")
+        self._forking.over(worker)
+
+    def _step(self, worker: Worker, ending: Ending) -> None:
+        try:
+            report = ending.step()
+        except FAULTS as error:
+            if not shortage(error):
+                raise
+            report = None  # what can't be told now is asked again: nothing counts as gone before
+        if report is not None:
+            self._forget(worker)
+            self._report(worker, report)
+        elif ending.slow:
+            self._reap_orphans()
+        if report is None and ending.overdue and worker.killers:
+            stuck = BusyError(f"processes of {worker.name} do not die; the kernel still holds them")
+            for request in worker.killers:
+                self._channel.send(requests.Answer(id=request, error=stuck.info()))
+            worker.killers = []
+
+    def _reap_orphans(self) -> None:
+        """What was killed while it made namespaces leaves children, which keep others from ending."""
+        starts = [worker.start for worker in self.workers.values()]
+        own = {start.running.monitor for start in starts}
+        own |= {start.helper for start in starts if isinstance(start, Fork)}
+        own |= {job.child for _, job in self._seals.values()}
+        try:
+            children = procfs.children(os.getpid())
+        except OSError as error:
+            if not shortage(error):
+                raise
+            return  # the next step looks again
+        for pid in children:
+            if pid not in own:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+    def _forget(self, worker: Worker) -> None:
+        """Nothing is left of it: its uid and folders are free."""
+        del self.workers[worker.name]
+        self._restless.discard(worker)
+        if worker.staged is not None:
+            self.parts.stage.discard(worker.staged)
+        if worker.zygote is not None:
+            worker.zygote.close()
+        if worker.parent is not None and worker.parent.zygote is not None:
+            worker.parent.zygote.sessions.discard(worker.name)
+        for uid in (worker.uid, worker.root_uid):
+            if uid is not None:
+                self.parts.uids.give_back(uid)
+
+    def _report(self, worker: Worker, report: ExitReport) -> None:
+        if not worker.request:
+            return  # made ahead, and never wanted
+        if not worker.started:
+            error = worker.failure or UnsupportedError("the launcher ended before the sandbox had started")
+            self._channel.send(requests.Answer(id=worker.request, error=error.info()))
+            return
+        self._channel.send(requests.Answer(id=0, exited=report))
+        for request in worker.killers:
+            self._channel.send(requests.Answer(id=request, exited=report))
+
+    def _seal(self, request: requests.SealRequest) -> None:
+        top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)
+        job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
+        self._seals[job.descriptor] = (request.id, job)
+        self._selector.register(job.descriptor, selectors.EVENT_READ, self._sealed)
+
+    def _sealed(self, descriptor: int, _: int) -> None:
+        self._selector.unregister(descriptor)
+        request, job = self._seals.pop(descriptor)
+        try:
+            answer = requests.Answer(id=request, sealed=job.finish())
+        except BridgeholdError as error:
+            answer = requests.Answer(id=request, error=error.info())
+        self._channel.send(answer)
+
+    def _end_all(self) -> None:
+        for worker in list(self.workers.values()):
+            self.end(worker, by="killed")
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self.workers and time.monotonic() < deadline:
+            for worker in list(self.workers.values()):
+                if worker.ending is not None:
+                    with contextlib.suppress(ChannelClosedError):
+                        self._step(worker, worker.ending)
+            time.sleep(min((w.ending.pause for w in self.workers.values() if w.ending), default=0.0))

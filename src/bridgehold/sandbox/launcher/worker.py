@@ -1,0 +1,90 @@
+"""What the launcher knows of itself and of each sandbox."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridgehold.errors import BridgeholdError
+from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
+from bridgehold.sandbox.fork.forks import Fork
+from bridgehold.sandbox.fork.zygote import Zygote
+from bridgehold.sandbox.launch.cold import Start
+from bridgehold.sandbox.launch.staging import NoStage, Roots, Stage, Staged
+from bridgehold.sandbox.launch.uids import UidPool
+from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.reap import Ending
+from bridgehold.sandbox.limits.bounds import Bounds
+from bridgehold.sandbox.limits.rlimits import own_rlimits
+from bridgehold.sandbox.values import Attestation, SandboxSpec
+
+
+class Parts(msgspec.Struct, kw_only=True):
+    """What the launcher has set up by the time it serves."""
+
+    bounds: Bounds
+    overcommit: bool
+    parent: CgroupParent
+    uids: UidPool
+    roots: Roots
+    stage: Stage | NoStage
+    seccomp: bytes
+    zygote_seccomp: bytes
+    bwrap: str
+
+    @property
+    def forks(self) -> bool:
+        """Whether sessions can be forked here: each needs a cgroup and a uid of its own."""
+        return self.parent.version != "none" and self.uids.range.mode != "shared"
+
+    def rlimits(self, spec: SandboxSpec) -> dict[int, int]:
+        """What every process of a sandbox of `spec` is limited to, beside its cgroup."""
+        return own_rlimits(
+            spec.resources,
+            as_limit=self.parent.version == "none",
+            shared_uid=self.uids.range.mode == "shared",
+            zygote=spec.kind == "zygote",
+        )
+
+
+class Worker:
+    """One sandbox, from the request on."""
+
+    def __init__(self, name: str, spec: SandboxSpec, uid: int, request: int) -> None:
+        self.name = name
+        self.spec = spec
+        self.uid = uid
+        self.request = request
+        """Whose answer the start is; 0: made ahead, and nobody waits for it."""
+        self.cgroup: SessionCgroup
+        self.staged: Staged | None = None
+        """Of a sandbox that bubblewrap made."""
+        self.start: Start | Fork
+        self.zygote: Zygote | None = None
+        """Of a zygote, once it runs: what is forked from."""
+        self.root_uid: int | None = None
+        """Of a zygote: the uid that is nobody's, and shows as 0 in its sessions."""
+        self.parent: Worker | None = None
+        """Of a fork: its zygote's."""
+        self.started = False
+        self.ending: Ending | None = None
+        self.failure: BridgeholdError | None = None
+        self.killers: list[int] = []
+        """Ids of `kill` requests that wait for its end."""
+        self.proof_wanted: requests.AttestRequest | None = None
+        """Of a fork whose first process has not left yet: the request that waits for it."""
+        self.settling: Attestation | None = None
+        """Of a zygote that is being held for the first time: the proof that is answered when it stands."""
+        self.proof_until = 0.0
+        """Monotonic time up to which a proof that was asked for may wait for the sandbox's init."""
+        self.watched: set[int] = set()
+        self.suspect_until = 0.0
+        """Monotonic time up to which a kill for memory may still show."""
+
+    @property
+    def running(self) -> bool:
+        return self.started and self.ending is None
+
+    @property
+    def proof_due(self) -> requests.AttestRequest | None:
+        """The request for a proof that waits for a moment to pass, and for nothing that would be noticed."""
+        return self.proof_wanted if self.start.running.first_fd < 0 else None

@@ -1,0 +1,1 @@
+"""How much: rlimits, bounds of the launcher, the watchdog, shortages, accounts."""

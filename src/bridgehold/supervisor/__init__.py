@@ -1,0 +1,1 @@
+"""Starts the processes of a host, joins them, and ends all when one ends."""

@@ -1,0 +1,137 @@
+"""The doctor as the host runs it: the sandbox room's probes, with this layout's configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from bridgehold.config.http import listen_address
+from bridgehold.config.layout import HOME_VARIABLE, Layout, unread
+from bridgehold.config.load import Config
+from bridgehold.errors import EnvironmentChangedError
+from bridgehold.host.cold_starts import remedy
+from bridgehold.sandbox.doctor import Check, Context, run_checks
+from bridgehold.sandbox.doctor.model import Probe, caution, failed, passed
+from bridgehold.sandbox.envs.store import EnvironmentStore
+from bridgehold.supervisor.plans import launcher_config
+
+
+def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] | None = None) -> list[Check]:
+    """Every row of the doctor, in its fixed order."""
+    launcher = launcher_config(layout, config)
+    context = Context(
+        cgroup=launcher.cgroup,
+        reserve_bytes=launcher.reserve_bytes,
+        uid_first=launcher.uid_first,
+        uid_count=launcher.uid_count,
+    )
+    own = [
+        configuration_probe(layout),
+        _secrets_probe(layout, config),
+        _anchors_probe(layout),
+        environments_probe(layout),
+        cold_starts_probe(layout),
+        http_probe(config),
+    ]
+    return run_checks(context, extra=own, on_check=on_check)
+
+
+def configuration_probe(layout: Layout) -> Probe:
+    def act(_: Context) -> Check:
+        said = "is read" if layout.config_file.exists() else "would be read; there is none, so defaults hold"
+        beside = [str(path) for path in unread(os.environ, os.getuid()) if path.is_file()]
+        if not beside:
+            return passed("configuration", f"{layout.config_file} {said}")
+        detail = f"{layout.config_file} {said}; not read: {', '.join(beside)}"
+        if os.getuid() != 0 or os.environ.get(HOME_VARIABLE):
+            return passed("configuration", detail)
+        remedy = f"As root {layout.config} counts: move it there, or remove it."
+        return caution("configuration", detail, remedy)
+
+    return Probe(name="configuration", proves="Which config.toml is read", run=act)
+
+
+def _secrets_probe(layout: Layout, config: Config) -> Probe:
+    def act(_: Context) -> Check:
+        from bridgehold.keeper.admin import SecretAdmin
+
+        admin = SecretAdmin.for_layout(layout, config)
+        kept = len(admin.list())
+        return passed("secrets", f"the {admin.store} store opens; {kept} secret(s) are kept")
+
+    return Probe(name="secrets", proves="The pinned secret store opens here", run=act, seconds=30)
+
+
+def _anchors_probe(layout: Layout) -> Probe:
+    def act(_: Context) -> Check:
+        if not any(layout.audit.glob("*/*.jsonl")):
+            return passed("anchors", "there is no audit yet")
+        return caution(
+            "anchors",
+            "anchors lie beside the audit; whoever can rewrite one can rewrite the other",
+            f"Copy {layout.anchors} to another machine regularly, and verify with `--anchors`.",
+        )
+
+    return Probe(name="anchors", proves="Where the audit's signed anchors are kept", run=act)
+
+
+def environments_probe(layout: Layout) -> Probe:
+    """Compares inode facts only; `bridgehold bridge verify` reads every byte."""
+
+    def act(_: Context) -> Check:
+        store = EnvironmentStore(layout.environments)
+        faults = []
+        for environment in store.list():
+            try:
+                store.check(environment)
+            except EnvironmentChangedError as error:
+                faults.append(error.message)
+        if faults:
+            return failed("environments", "; ".join(faults), EnvironmentChangedError.default_hint)
+        return passed("environments", f"{len(store.list())} built, each as it was sealed")
+
+    return Probe(name="environments", proves="What is built is still what was sealed", run=act, seconds=120)
+
+
+def cold_starts_probe(layout: Layout) -> Probe:
+    def act(_: Context) -> Check:
+        from bridgehold.audit.read import read_all
+
+        said: dict[str, str] = {}
+        if layout.audit.is_dir():
+            for entry in read_all(layout.audit):
+                if entry.kind == "start.fell_back":
+                    said[entry.text("bridge")] = entry.text("reason")
+                elif entry.kind == "zygote.started":
+                    said.pop(entry.text("bridge"), None)  # since then it could
+        if not said:
+            return passed("cold-starts", "no bridge that may be forked has started cold")
+        return caution(
+            "cold-starts",
+            "; ".join(f"{bridge}: {reason}" for bridge, reason in sorted(said.items()))[:800],
+            " ".join(dict.fromkeys(map(remedy, said.values()))),
+        )
+
+    return Probe(
+        name="cold-starts", proves="Which bridges start cold though their policy lets them be forked", run=act
+    )
+
+
+def http_probe(config: Config) -> Probe:
+    """Raises `ConfigError` for an address that the host would refuse."""
+
+    def act(_: Context) -> Check:
+        section = config.http
+        if not section.listen:
+            return passed("http", "not served: `[http] listen` is empty")
+        listen_address(section.listen, public=section.public)
+        tokens = sum(len(principal.tokens) for principal in config.principals.values())
+        served = f"served at {section.listen} to {tokens} token(s)"
+        if section.public:
+            remedy = "Listen on loopback behind a proxy that does TLS, without `[http] public`."
+            return caution("http", f"{served}, without TLS (weakening `public_http`)", remedy)
+        if not tokens:
+            return caution("http", served, "Add a token's digest to a [principals.NAME] section.")
+        return passed("http", served)
+
+    return Probe(name="http", proves="Where HTTP is served, and to how many", run=act)

@@ -1,0 +1,315 @@
+"""How one host takes the place of another: listening sockets and the lock outlive their supervisor.
+
+The host asks its supervisor for another one; that asks the version that is installed now whether it could
+start. If so the host leaves: it accepts nobody more, lets what runs finish, and refuses the rest as "not
+begun". Once all its processes are gone, the supervisor becomes the new version (`execve`), with the sockets
+in its hands, where meanwhile whoever connects waits. Nothing is ever written, counted or run by two hosts.
+
+Sockets come to a supervisor as from systemd (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`), from whom they
+may have come in the first place: then they last longer than any host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from bridgehold import writes
+from bridgehold.config.layout import Layout
+from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
+from bridgehold.host.given import _CHECK_SECONDS, _LONGEST_REASON, ANOTHER, GO, READY
+from bridgehold.sandbox import syscalls
+from bridgehold.supervisor import plans
+
+CHECK = "--check"
+"""Of the command line that started the host: start nothing, say whether one could."""
+_LAST_STEP_SECONDS = 0.5
+_FIRST_DESCRIPTOR = 3
+_OUT_OF_THE_WAY = 64
+_NAMES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_OURS, _LOCK = "bridgehold", "bridgehold-lock"
+"""Names of descriptors that a supervisor gives to the next; systemd's have others."""
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor was started with."""
+
+    host: socket.socket | None = None
+    http: socket.socket | None = None
+    lock: int = -1
+    lasting: bool = False
+    """Somebody else holds the sockets too: they stay when this one ends for good."""
+
+
+def take(environ: MutableMapping[str, str], pid: int, first: int = _FIRST_DESCRIPTOR) -> Given:
+    """The descriptors that `environ` says `pid` was given, from `first` on; it says so no longer.
+
+    Raises `ConfigError` for a socket that is none of ours.
+    """
+    said = [environ.pop(name, "") for name in _NAMES]
+    if said[0] != str(pid) or not said[1].isdecimal():
+        return Given()
+    names = said[2].split(":")
+    host: socket.socket | None = None
+    http: socket.socket | None = None
+    lock, lasting = -1, False
+    for number in range(int(said[1])):
+        name = names[number] if number < len(names) else ""
+        os.set_inheritable(first + number, False)
+        if name == _LOCK:
+            lock = first + number
+            continue
+        lasting = lasting or name != _OURS
+        found = socket.socket(fileno=first + number)
+        if found.type != socket.SOCK_STREAM or not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ConfigError(
+                f"descriptor {first + number} ({name}) is no listening stream socket", hint=_UNIT
+            )
+        if found.family == socket.AF_UNIX:
+            host = found
+        else:
+            http = found
+    return Given(host=host, http=http, lock=lock, lasting=lasting)
+
+
+@contextlib.contextmanager
+def held_lock(layout: Layout, given: int) -> Iterator[int]:
+    """The layout's lock, held: `given` by the supervisor before this one, or taken."""
+    path = layout.run / "host.lock"
+    try:
+        descriptor = given if given >= 0 else writes.open_lock(path)
+    except OSError as error:
+        raise ConfigError(
+            f"the host's lock can't be opened: {error.strerror}",
+            where=str(path),
+            hint="Look who put something else in its place; remove it.",
+        ) from error
+    try:
+        _take(descriptor)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise HostUnavailableError(
+            "a host is already running on this layout",
+            where=str(layout.socket),
+            hint="Use it (every command finds it by its socket), or stop it with `bridgehold stop`.",
+            retry="no",
+        ) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _take(lock: int) -> None:
+    """Its holder may be in its last step. Raises `BlockingIOError`."""
+    deadline = time.monotonic() + _LAST_STEP_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def host_listener(layout: Layout, given: Given) -> socket.socket:
+    """The host's: as it was given, if it is the layout's, or made. It stays open here for as long as this."""
+    if given.host is not None:
+        if given.host.getsockname() == str(layout.socket):
+            return given.host
+        if given.lasting:
+            raise ConfigError(
+                f"the socket unit listens on {given.host.getsockname()}, and the host's place is another",
+                where=str(layout.socket),
+                hint="Set its `ListenStream=` to this path.",
+            )
+        given.host.close()
+    return listen_at(layout.socket, 0o666)  # its folder is 0711; peer uid or token decide who may do what
+
+
+def listen_at(path: Path, mode: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    before = os.umask(0o777 & ~mode)  # born with its mode; nobody connects before `listen`
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"can't make the host's socket: {error.strerror or error}",
+            where=str(path),
+            hint="A socket's path has at most 107 bytes; choose a shorter BRIDGEHOLD_HOME.",
+        ) from error
+    finally:
+        os.umask(before)
+    listener.listen(128)  # the host widens it
+    return listener
+
+
+_UNIT = "The socket unit gives one `ListenStream=` of the host's path, and at most one of HTTP's address."
+
+
+def command_line(argv: Sequence[str], original: Sequence[str], executable: str) -> list[str]:
+    """How this process was started: what starts the version that is installed now (pure but for one look).
+
+    A script is started by its own first line, which a new installation may have changed.
+    """
+    if original[1:2] == argv[:1] and os.access(argv[0], os.X_OK):
+        return [str(Path(argv[0]).absolute()), *argv[1:]]
+    return [executable, *original[1:]]
+
+
+class Outside:
+    """The mounts that the supervisor was started among; as root it hides folders from itself later."""
+
+    def __init__(self) -> None:
+        self._folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def enter(self) -> None:
+        if os.getuid() == 0:
+            syscalls.setns(self._mounts, syscalls.CLONE_NEWNS)
+        os.fchdir(self._folder)
+
+    def close(self) -> None:
+        os.close(self._folder)
+        os.close(self._mounts)
+
+
+class Check:
+    """The version that is installed now, asked whether it could start. Watch `pidfd`, then ask `reason`."""
+
+    def __init__(self, command: Sequence[str], outside: Outside) -> None:
+        def begin() -> None:
+            signal.alarm(_CHECK_SECONDS)
+            outside.enter()
+
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open until it has been read
+        try:
+            self._process = subprocess.Popen(
+                [*command, CHECK],
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                preexec_fn=begin,  # noqa: PLW1509 - this process has one thread
+            )
+        except OSError as error:
+            self._said.close()
+            raise UnsupportedError(f"{command[0]}: {error.strerror}") from error
+        self.pidfd = os.pidfd_open(self._process.pid)
+
+    def reason(self) -> str:
+        """Why it couldn't; empty: it could."""
+        status = self._process.wait()
+        os.close(self.pidfd)
+        with self._said as file:
+            file.seek(0)
+            said = file.read(_LONGEST_REASON).decode(errors="replace").strip()
+        return "" if status == 0 else said or f"status {status}"
+
+    def give_up(self) -> None:
+        self._process.kill()
+        self.reason()
+
+
+def become(command: Sequence[str], given: Given, outside: Outside) -> NoReturn:
+    """Run `command` in this process's place, with the sockets and the lock. Raises `OSError`."""
+    theirs = "" if given.lasting else _OURS
+    kept = [(given.lock, _LOCK)]
+    kept += [(found.fileno(), theirs) for found in (given.host, given.http) if found is not None]
+    moved = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for one, _ in kept]
+    environment = {
+        **os.environ,
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(kept)),
+        "LISTEN_FDNAMES": ":".join(name for _, name in kept),
+    }
+    outside.enter()
+    for number, descriptor in enumerate(moved, _FIRST_DESCRIPTOR):
+        os.dup2(descriptor, number)
+    os.execve(command[0], list(command), environment)  # noqa: S606 - no shell is wanted
+
+
+class Replacing:
+    """The supervisor's side of `Parent`: one question at a time, asked of `command`."""
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        command: Sequence[str],
+        outside: Outside,
+        *,
+        ready: Callable[[], None] | None,
+        leave: Callable[[], None],
+    ) -> None:
+        """`ready`: called once the host listens; `leave`: as soon as it is to leave."""
+        self.agreed = False
+        """The host leaves, and another takes its place."""
+        self._channel = channel
+        self._command = command
+        self._outside = outside
+        self._ready = ready
+        self._leave = leave
+        self._check: Check | None = None
+
+    def watch(self, poller: select.poll) -> None:
+        poller.register(self._channel, select.POLLIN)
+
+    def takes(self, descriptor: int, poller: select.poll) -> bool:
+        """Whether it was one of ours that could be read; then it has been."""
+        if descriptor == self._channel.fileno():
+            self._hear(poller)
+        elif self._check is not None and descriptor == self._check.pidfd:
+            poller.unregister(descriptor)
+            reason, self._check = self._check.reason(), None
+            self._answer(reason)
+            if not reason:
+                self.agreed = True
+                self._leave()
+        else:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._check is not None:
+            self._check.give_up()
+        self._channel.close()
+
+    def _hear(self, poller: select.poll) -> None:
+        said = self._channel.recv(64)
+        if not said:
+            poller.unregister(self._channel)
+        elif said == READY and self._ready is not None:
+            self._ready()
+        elif said == ANOTHER and not self._command:
+            self._answer("it is a private host, and ends with whoever started it")
+        elif said == ANOTHER and self._check is None:
+            try:
+                self._check = Check(self._command, self._outside)
+            except UnsupportedError as error:
+                self._answer(error.message)
+                return
+            poller.register(self._check.pidfd, select.POLLIN)
+
+    def _answer(self, reason: str) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.send(reason.encode() or GO)
+
+
+def could_start() -> None:
+    """Load whatever a host's processes are made of. Raises what a start would."""
+    for module in plans.MODULES.values():
+        importlib.import_module(module)

@@ -1,0 +1,38 @@
+"""``python -m bridgehold.supervisor.main``: the supervisor's process, for a private host."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from bridgehold.config.layout import Layout
+from bridgehold.errors import BridgeholdError, from_os, told
+from bridgehold.supervisor.supervise import run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--lifeline", type=int, default=-1)
+    parser.add_argument("--ready", type=int, default=-1)
+    arguments = parser.parse_args()
+    layout = Layout(config=arguments.config, state=arguments.state, run=arguments.run)
+
+    def ready() -> None:
+        if arguments.ready >= 0:
+            os.write(arguments.ready, b"1")
+
+    try:
+        return run(layout, ready=ready, lifeline=arguments.lifeline)
+    except (BridgeholdError, OSError) as raised:
+        error = from_os(raised) if isinstance(raised, OSError) else raised
+        sys.stderr.write(told(error))
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,219 @@
+"""What each of the processes is started with: module, uid, configuration (pure but for paths)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.journal import JournalConfig
+from bridgehold.audit.writer import Limits
+from bridgehold.config.http import HttpConfig
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config, said_by
+from bridgehold.config.machine import package_folder
+from bridgehold.host.given import HostConfig
+from bridgehold.keeper.values import keeper_config
+from bridgehold.policies.units import parse_size
+from bridgehold.sandbox.launcher.main import LauncherConfig
+
+INTERPRETER_FLAGS = ("-P",)
+"""No script folder on the path; the environment is set here, so ``-I`` would only lose the venv's."""
+_ROLE_COUNT = 4
+MODULES = {
+    "launcher": "bridgehold.sandbox.launcher.main",
+    "host": "bridgehold.host.main",
+    "keeper": "bridgehold.keeper.main",
+    "journal": "bridgehold.audit.journal",
+    "http": "bridgehold.faces.http.main",
+}
+
+
+class Roles(msgspec.Struct, frozen=True, kw_only=True):
+    """Kernel uids of the unprivileged processes. An ordinary user's all share its own."""
+
+    host: int
+    keeper: int
+    journal: int
+    http: int
+
+
+class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
+    module: str
+    config: bytes
+    environment: dict[str, str]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    roles: Roles
+    launcher: ProcessPlan
+    host: ProcessPlan
+    keeper: ProcessPlan
+    journal: ProcessPlan
+    http: ProcessPlan
+    """Started only where HTTP is served."""
+
+
+def roles(config: Config) -> Roles:
+    """The first of the reserved range for root, the caller's own uid otherwise."""
+    if os.getuid() != 0:
+        own = os.getuid()
+        return Roles(host=own, keeper=own, journal=own, http=own)
+    base = config.host.uid_base
+    return Roles(host=base, keeper=base + 1, journal=base + 2, http=base + 3)
+
+
+def needed_paths(layout: Layout) -> list[Path]:
+    """Every folder that the unprivileged roles and the sandboxes must reach."""
+    return [
+        *(Path(entry) for entry in sys.path if entry and Path(entry).exists()),
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+        package_folder("bridgehold"),
+        package_folder("bridgehold_sdk"),
+        layout.config,
+        layout.state,
+        layout.environments,  # may be a link: a host to play with uses its user's
+        layout.run,
+    ]
+
+
+def plan(layout: Layout, config: Config, *, credentials: str = "", lasting: bool = False) -> Plan:
+    """Everything the supervisor starts. `credentials`: systemd's folder, as the keeper may read it.
+
+    `lasting`: the listening sockets are systemd's.
+    """
+    who = roles(config)
+    environment = _environment()
+    fetching = environment | _kept(_FETCH_VARIABLES)
+    return Plan(
+        roles=who,
+        launcher=ProcessPlan(
+            module=MODULES["launcher"],
+            config=msgspec.json.encode(launcher_config(layout, config)),
+            environment=environment,
+        ),
+        host=ProcessPlan(
+            module=MODULES["host"],
+            config=msgspec.json.encode(
+                HostConfig(
+                    config=str(layout.config),
+                    state=str(layout.state),
+                    run=str(layout.run),
+                    owner_uid=os.getuid(),
+                    supervisor=os.getpid(),
+                    face_uid=who.http if who.http != who.host else None,
+                    overrides=said_by(os.environ),
+                    lasting=lasting,
+                )
+            ),
+            environment=fetching,
+        ),
+        keeper=ProcessPlan(
+            module=MODULES["keeper"],
+            config=msgspec.json.encode(keeper_config(layout, config, credentials_directory=credentials)),
+            environment=_keeper_environment(environment),
+        ),
+        journal=ProcessPlan(
+            module=MODULES["journal"],
+            config=msgspec.json.encode(
+                JournalConfig(
+                    folder=str(layout.audit),
+                    anchors=str(layout.anchors),
+                    limits=Limits(tenant_quota_bytes=parse_size(config.host.audit_tenant_quota)),
+                )
+            ),
+            environment=environment,
+        ),
+        http=ProcessPlan(
+            module=MODULES["http"],
+            config=msgspec.json.encode(http_config(layout, config)),
+            environment=environment,
+        ),
+    )
+
+
+def http_config(layout: Layout, config: Config) -> HttpConfig:
+    section = config.http
+    return HttpConfig(
+        socket=str(layout.tokens_socket),
+        supervisor=os.getpid(),
+        names=section.names,
+        connections=section.connections,
+        requests=section.requests,
+        body_bytes=parse_size(section.body),
+        buffered_bytes=parse_size(section.buffered),
+        idle_s=section.idle_s,
+        body_s=section.body_s,
+        beat_s=section.beat_s,
+        read_s=section.read_s,
+    )
+
+
+def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
+    return LauncherConfig(
+        read_roots=tuple(
+            dict.fromkeys(
+                [
+                    str(layout.environments),
+                    str(layout.wheels),
+                    str(layout.bridges),
+                    str(layout.tenants),
+                    str(package_folder("bridgehold")),
+                    str(package_folder("bridgehold_sdk")),
+                    os.path.realpath(sys.base_prefix),
+                    os.path.realpath(sys.prefix),
+                    *config.host.read_roots,
+                    *(os.path.realpath(b.scripts) for b in config.bridges.values() if b.scripts),
+                ]
+            )
+        ),
+        devices=config.host.devices,
+        build_root=str(layout.environments),
+        uid_folder=str(layout.uids),
+        uid_first=config.host.uid_base + _ROLE_COUNT,
+        uid_count=config.host.uid_count - _ROLE_COUNT,
+        cgroup=config.host.cgroup,
+        reserve_bytes=config.reserve_bytes(),
+        overcommit=config.host.overcommit,
+        shared_uid=config.host.shared_uid,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """An allow-list: nothing of the caller's environment reaches a process but what Python needs."""
+    kept = (
+        "PATH",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "HOME",
+        "PYTHONPATH",
+        "XDG_RUNTIME_DIR",
+        "PYTHONDONTWRITEBYTECODE",
+    )
+    return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **_kept(kept)}
+
+
+_FETCH_VARIABLES = (
+    *(f"UV_{name}" for name in ("DEFAULT_INDEX", "INDEX_URL", "INDEX", "EXTRA_INDEX_URL", "FIND_LINKS")),
+    *(
+        f"PIP_{name}"
+        for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "CERT", "CONFIG_FILE")
+    ),
+    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
+    "XDG_CONFIG_HOME",
+)
+"""What says where packages come from: for the process that fetches wheels, which holds no key."""
+
+
+def _kept(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _keeper_environment(environment: dict[str, str]) -> dict[str, str]:
+    """The keeper may also find the session bus of a desktop's key ring."""
+    kept = ("DBUS_SESSION_BUS_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return environment | _kept(kept)

@@ -1,0 +1,404 @@
+"""The parent of the host's processes: starts them, joins them by sockets, ends all when one ends.
+
+It reads a word of the host's (`handover`), and no byte that anyone else sends. As root the host, the
+keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
+over one gives nothing of another; the launcher stays privileged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from bridgehold import writes
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config, load_config
+from bridgehold.errors import ConfigError
+from bridgehold.host.given import LEAVE
+from bridgehold.sandbox.attest.view import open_view
+from bridgehold.sandbox.limits import slices
+from bridgehold.supervisor import plans
+from bridgehold.supervisor.handover import (
+    Given,
+    Outside,
+    Replacing,
+    become,
+    held_lock,
+    host_listener,
+    listen_at,
+)
+
+_END_SECONDS = 10.0
+"""How long the others may take after the first one ended, before they are killed."""
+
+
+_CAUSE_SECONDS = 0.3
+_AGAIN = -1
+"""No exit status: the host has left for another one, or had its time to."""
+
+
+class Child:
+    """One of them, with a pidfd: nothing here is ever signalled by a bare number."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        self.name = name
+        self.process = process
+        self.pidfd = os.pidfd_open(process.pid)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+
+def run(
+    layout: Layout,
+    *,
+    ready: Callable[[], None] | None = None,
+    lifeline: int = -1,
+    http: socket.socket | None = None,
+    given: Given | None = None,
+    command: Sequence[str] = (),
+) -> int:
+    """Start all and watch them until one ends, a signal comes, or `lifeline` reaches EOF.
+
+    `ready` is called once the host listens. `http`: what the HTTP face listens on, if there is one. `given`:
+    what this process was started with. `command`: what starts the next version; without it there is none.
+    Returns the exit status: 0 after an asked-for end. Where the host is replaced it doesn't return.
+    """
+    given = given or Given()
+    outside = Outside()
+    config = load_config(layout.config_file)
+    prepare_folders(layout, config)
+    if os.getuid() == 0:
+        open_view(plans.needed_paths(layout))
+    signal.signal(LEAVE, signal.SIG_IGN)  # until the HTTP face has its own answer to it
+    slices.shorten(reset_on_fork=False)  # for all of them; the launcher keeps it from the sandboxes
+    with held_lock(layout, given.lock) as lock:
+        listener = host_listener(layout, given)
+        children, channel = _start(layout, config, listener, http, lasting=given.lasting)
+        patience = config.host.drain_s + _END_SECONDS
+        replacing = Replacing(channel, command, outside, ready=ready, leave=lambda: _leave(children))
+        again = False
+        signals: list[int] = []
+        try:
+            status = _watch(children, replacing, lifeline, patience, signals)
+            again = status == _AGAIN
+        finally:
+            replacing.close()
+            kept_open = given.lasting or again
+            rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
+            _end(children, rest, signals, leaving=kept_open, listener=None if kept_open else listener)
+            again = again and not _asked_last(signals)
+            if not (given.lasting or again):
+                layout.socket.unlink(missing_ok=True)
+            layout.tokens_socket.unlink(missing_ok=True)
+            shutil.rmtree(layout.run / "credentials", ignore_errors=True)
+        if again:
+            kept = Given(host=listener, http=http, lock=lock, lasting=given.lasting)
+            try:
+                become(command, kept, outside)
+            finally:  # it did not
+                if not given.lasting:
+                    layout.socket.unlink(missing_ok=True)
+        return status
+
+
+def prepare_folders(layout: Layout, config: Config) -> None:
+    """Make the layout's folders with their owners and modes; as root, one owner per role."""
+    roles = plans.roles(config)
+    open_to_all = (layout.config, layout.state, layout.run)
+    for folder in open_to_all:
+        writes.make_folder(folder)
+    owned = (
+        (layout.run, roles.host, 0o711),
+        (layout.wheels, roles.host, 0o755),
+        (layout.environments, roles.host, 0o755),
+        (layout.secrets, roles.keeper, 0o700),
+        (layout.artifacts, roles.host, 0o700),
+        (layout.uids, os.getuid(), 0o700),
+    )
+    _own(layout.audit, roles.journal, roles.host, 0o2750)  # the host folds budgets from it; new files follow
+    _own(layout.anchors, roles.journal, roles.host, 0o2775)  # the host puts the public key beside them
+    for folder, uid, mode in owned:
+        _own(folder, uid, uid, mode)
+    _give_secrets(layout.secrets, roles.keeper)
+
+
+def hand_over_credentials(layout: Layout) -> str:
+    """The folder of systemd's credentials, readable by the keeper's role; empty where there is none.
+
+    systemd gives them to the service's own user. As root that is not the keeper's uid, so they are
+    laid into the runtime folder (a tmpfs) for that uid alone.
+    """
+    source = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not source or os.getuid() != 0:
+        return source
+    keeper = plans.roles(load_config(layout.config_file)).keeper
+    target = layout.run / "credentials"
+    shutil.rmtree(target, ignore_errors=True)
+    writes.make_folder(target, mode=0o700, new=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with writes.our_folder(target, beneath=layout.run) as folder:  # the runtime folder is another role's
+        for path in Path(source).iterdir():
+            with os.fdopen(os.open(path.name, flags, 0o400, dir_fd=folder), "wb") as file:
+                file.write(path.read_bytes())
+                os.fchown(file.fileno(), keeper, keeper)
+        os.fchown(folder, keeper, keeper)
+    return str(target)
+
+
+def _give_secrets(folder: Path, uid: int) -> None:
+    """Keys that root set before the first start were root's: they become the keeper's."""
+    if os.getuid() != 0:
+        return
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            facts = os.fstat(descriptor)
+            if facts.st_uid == 0 and facts.st_nlink == 1:
+                os.fchown(descriptor, uid, uid)
+        finally:
+            os.close(descriptor)
+
+
+def _own(folder: Path, uid: int, group: int, mode: int) -> None:
+    try:
+        writes.make_folder(folder)
+        writes.give(folder, uid, group, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(
+                f"a link stands for {folder}", where=str(folder), hint="Look who put it there; remove it."
+            ) from error
+        if not isinstance(error, PermissionError):
+            raise
+        raise ConfigError(
+            f"{folder} belongs to somebody else",
+            where=str(folder),
+            hint="Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user who made it.",
+        ) from error
+
+
+def _start(
+    layout: Layout, config: Config, listener: socket.socket, http: socket.socket | None, *, lasting: bool
+) -> tuple[list[Child], socket.socket]:
+    launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    tokens = listen_at(layout.tokens_socket, 0o600) if http is not None else None
+    channel, parent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
+    if tokens is not None:
+        sockets.append(tokens)
+    plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
+    children: list[Child] = []
+    try:
+        children.append(
+            _spawn("journal", plan.journal, plan.roles.journal, {"journal": journal_end.fileno()})
+        )
+        children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, {"host": keeper_end.fileno()}))
+        children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
+        ends = {
+            "launcher": launcher_host.fileno(),
+            "keeper": keeper_host.fileno(),
+            "journal": journal_host.fileno(),
+            "listener": listener.fileno(),
+            "parent": parent.fileno(),
+        }
+        if tokens is not None:
+            ends["tokens"] = tokens.fileno()
+        children.append(_spawn("host", plan.host, plan.roles.host, ends))
+        if http is not None:
+            if plan.roles.http != os.getuid():
+                writes.give(layout.tokens_socket, plan.roles.http, plan.roles.http, 0o600)
+            children.append(_spawn("http", plan.http, plan.roles.http, {"listener": http.fileno()}))
+    except BaseException:
+        _end(children, _END_SECONDS, [], leaving=False, listener=None)
+        raise
+    finally:
+        for end in sockets:
+            end.close()
+    return children, channel
+
+
+def _spawn(name: str, plan: plans.ProcessPlan, uid: int, sockets: dict[str, int]) -> Child:
+    with _config_file(plan.config) as config:
+        descriptors = {**sockets, "config": config.fileno()}
+        argv = [sys.executable, *plans.INTERPRETER_FLAGS, "-m", plan.module]
+        for key, descriptor in descriptors.items():
+            argv += [f"--fd-{key}", str(descriptor)]
+        role = {} if uid == os.getuid() else {"user": uid, "group": uid, "extra_groups": []}
+        process = subprocess.Popen(  # type: ignore[call-overload]  # mypy can't match **role
+            argv,
+            stdin=subprocess.DEVNULL,
+            pass_fds=tuple(descriptors.values()),
+            env=plan.environment,
+            cwd="/",
+            start_new_session=True,
+            **role,
+        )
+    return Child(name, process)
+
+
+@contextlib.contextmanager
+def _config_file(config: bytes) -> Iterator[IO[bytes]]:
+    """A process's configuration travels in an unnamed file, so that argv shows nothing."""
+    with tempfile.TemporaryFile() as file:
+        file.write(config)
+        file.flush()
+        file.seek(0)
+        yield file
+
+
+def _watch(
+    children: list[Child], replacing: Replacing, lifeline: int, patience: float, signals: list[int]
+) -> int:
+    """Until one ends, somebody asks for the end, or the host is to be replaced and `patience` is over."""
+    host = next(child for child in children if child.name == "host")
+    poller = select.poll()
+    replacing.watch(poller)
+    for child in children:
+        poller.register(child.pidfd, select.POLLIN)
+    if lifeline >= 0:
+        poller.register(lifeline, select.POLLIN)
+    deadline = 0.0
+    with _signals(signals) as asked:
+        poller.register(asked, select.POLLIN)
+        while True:
+            if replacing.agreed and not deadline:
+                deadline = time.monotonic() + patience
+            left = max(0.0, deadline - time.monotonic())
+            if deadline and not left:
+                sys.stderr.write("bridgehold: the host did not leave in its time; it is ended\n")
+                return _AGAIN
+            for descriptor, _ in poller.poll(left * 1000 if deadline else None):
+                if replacing.takes(descriptor, poller):
+                    continue
+                if descriptor == lifeline:  # who wanted it is gone: nothing that runs is waited for
+                    host.signal(signal.SIGHUP)
+                if descriptor in (lifeline, asked):
+                    return 0
+                status = _explain_end(_first_to_fail(children, descriptor), host, patience)
+                return _AGAIN if replacing.agreed and status == 0 else status
+
+
+@contextlib.contextmanager
+def _signals(signals: list[int]) -> Iterator[int]:
+    """A descriptor that can be read once a signal has come that asks for the end."""
+    asked, wake = os.pipe()
+    os.set_blocking(wake, False)
+    previous = signal.set_wakeup_fd(wake)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda came, _: signals.append(came))
+    try:
+        yield asked
+    finally:
+        signal.set_wakeup_fd(previous)
+        for descriptor in (asked, wake):
+            os.close(descriptor)
+
+
+def _leave(children: list[Child]) -> None:
+    """The HTTP face takes nobody more: who connects from now on waits for the next."""
+    for child in children:
+        if child.name == "http":
+            child.signal(LEAVE)
+
+
+def _first_to_fail(children: list[Child], pidfd: int) -> Child:
+    """Whose end was the cause: one that failed, rather than one that followed it to the end."""
+    ended = next(child for child in children if child.pidfd == pidfd)
+    deadline = time.monotonic() + _CAUSE_SECONDS
+    while time.monotonic() < deadline:
+        for child in children:
+            if child.process.poll():
+                return child
+        time.sleep(0.01)
+    return ended
+
+
+def _explain_end(ended: Child, host: Child, patience: float) -> int:
+    """The host says whether an end was asked for: the others follow it, and may be seen to go before it."""
+    status = ended.process.wait()
+    if status == 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if host.process.wait(patience) == 0:
+                return 0
+    sys.stderr.write(
+        f"bridgehold: the {ended.name} process ended with status {status}; stopping everything\n"
+    )
+    return 70
+
+
+def _asked_last(signals: list[int]) -> bool:
+    """Whether a signal asked for the end; from now on one ends this process, whatever it runs."""
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # whoever came earlier is in `signals` now
+    asked = bool(signals or signal.sigpending() & set(ending))
+    if not asked:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return asked
+
+
+def _end(
+    children: list[Child],
+    patience: float,
+    signals: list[int],
+    *,
+    leaving: bool,
+    listener: socket.socket | None,
+) -> None:
+    """Host first (it lets commands finish, ends sessions and writes why), then the rest; what is left is
+    killed.
+
+    The HTTP face comes after it: its callers are told how their commands ended. A signal that comes
+    meanwhile is passed on to the host, which then waits no longer, and is added to `signals`. `listener`:
+    closed with the host, so that nobody waits for a next one.
+    """
+    deadline = time.monotonic() + patience
+    if leaving:
+        _leave(children)
+    for name in ("host", "http", "launcher", "keeper", "journal"):
+        for child in (child for child in children if child.name == name):
+            if name == "host" and threading.current_thread() is threading.main_thread():
+
+                def passed_on(number: int, _: object, host: Child = child) -> None:
+                    signals.append(number)
+                    host.signal(signal.SIGTERM)
+
+                for number in (signal.SIGTERM, signal.SIGINT):  # before the host's own: none is lost
+                    signal.signal(number, passed_on)
+            child.signal(signal.SIGTERM)
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.signal(signal.SIGKILL)
+                child.process.wait()
+            os.close(child.pidfd)
+        if name == "host" and listener is not None:
+            listener.close()
+
+
+def encode(config: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(config)
+
+
+def state_folders(layout: Layout) -> tuple[Path, ...]:
+    return (layout.config, layout.state, layout.run)
