@@ -212,6 +212,11 @@ def main() -> int:
         else:
             tests += sum(outcome == "passed" for outcome in outcomes.values())
             found += differences(way, bases[module], outcomes)
+    unended = [module for module, outcomes in bases.items() if outcomes[""] != DONE]
+    if unended or not tests:
+        print("Nothing can be compared with what did not run outside. Are CPython's own tests installed")
+        print("(Debian: libpython3.11-testsuite)? `make environments` does that.")
+        return 1
     known, unknown = explained(found, read_reasons((HERE / "reasons.toml").read_text(encoding="utf-8")))
     if options.json:
         print(json.dumps([vars(one) for one in found]))

@@ -25,10 +25,12 @@ def open_standard() -> None:
                 os.close(null)
 
 
-def harden(*, parent: int = 0, die_with_parent: bool = True, last: signal.Signals = signal.SIGTERM) -> None:
+def harden(
+    *, parent: int | None, die_with_parent: bool = True, last: signal.Signals = signal.SIGTERM
+) -> None:
     """Forbid core files and ptrace by others; end when `parent` (a pid) ends, by the signal `last`.
 
-    Without `parent` it is not looked whether the parent has ended already: for who notices by other means.
+    With None it is not looked whether the parent has ended already: for who notices by other means.
     Raises `UnsupportedError` where the kernel refuses, so that nothing runs half-protected.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -39,7 +41,7 @@ def harden(*, parent: int = 0, die_with_parent: bool = True, last: signal.Signal
         return
     if libc.prctl(_PR_SET_PDEATHSIG, last, 0, 0, 0) != 0:
         raise UnsupportedError("this kernel refuses PR_SET_PDEATHSIG")
-    if parent and os.getppid() != parent:  # it ended before the signal was asked for
+    if parent is not None and os.getppid() != parent:  # it ended before the signal was asked for
         raise SystemExit(0)
 
 
@@ -49,6 +51,6 @@ def harden_journal() -> None:
     The end of its sockets tells it the same as its parent's end.
     """
     os.umask(0o027)
-    harden()
+    harden(parent=None)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the limit shows as EFBIG, which is handled
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on

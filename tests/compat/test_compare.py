@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -93,3 +94,10 @@ def test_every_reason_that_is_given_is_one_of_a_barrier(compare: ModuleType) -> 
     page = (FOLDER.parent / "docs/reference/differences.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
     assert all(line.split("|")[1].strip() for line in rows)
+
+
+def test_a_comparison_with_nothing_fails_and_says_what_is_missing() -> None:
+    argv = [sys.executable, str(FOLDER / "run.py"), "test_that_no_python_has"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert "libpython3.11-testsuite" in done.stdout

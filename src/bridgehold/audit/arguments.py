@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,53 +19,23 @@ from bridgehold.audit.spellings import SHORTEST
 from bridgehold.errors import UsageError
 from bridgehold.ids import Digest
 
-if TYPE_CHECKING:
-    pass
-
-
 _DEEPEST = 128
-
-
 _LONGEST = 8 * 1024
 """Of a key; a longer text is looked for none."""
-
-
 _PLACEHOLDER = re.compile(r"sk-bh-[A-Za-z0-9_-]{1,200}")
-
-
 _SCHEME = re.compile(r"(?:bearer|basic|token|apikey) +", re.IGNORECASE)
-
-
 _ORDINARY = frozenset(
     ["token", "tokens", "secret", "secrets", "credential", "credentials", "cookie", "cookies"]
 )
 """Names of keys that are words as well: what stands there must look like one."""
-
-
 _SURE, _MAYBE = 8, 16
-
-
 _GONE = object()
-
-
 _Path = tuple[str, ...]
-
-
 _NAMING = ("name", "key", "header", "field", "k", "n", "var", "variable", "env", "param", "parameter")
-
-
 _VALUES = ("value", "values", "v", "val")
-
-
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9_.-]{1,63}")
-
-
 _ASSIGNED = re.compile(r"(?:--?)?([A-Za-z][A-Za-z0-9_.-]{1,63})(?:=|:[ ]?)(.+)", re.DOTALL)
-
-
 _WITH_HEADER = ("-H", "--header")
-
-
 _NOT_ITSELF = ("$", "%", "<", "{", "@")
 """What begins so is where the value comes from, or where it goes, and not the value."""
 

@@ -30,8 +30,6 @@ class HttpConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+):(\d{1,5})")
-
-
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 

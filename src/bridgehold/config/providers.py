@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 Shape = Literal["openai", "anthropic", "gemini", "custom", "hub"]
-
-
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-
-
 _UNRESERVED = re.compile(r"(/[A-Za-z0-9_.~:-]+)*/?")
 
 

@@ -1,4 +1,7 @@
-"""The configuration that holds now. What may change while the host runs is read from here at each use."""
+"""The configuration that holds now, and what of a changed ``config.toml`` a running host takes over.
+
+What may change while the host runs is read from `Settings` at each use; the rest waits for a restart.
+"""
 
 from __future__ import annotations
 
@@ -86,8 +89,6 @@ _TABLES: dict[str, type[Strict]] = {
     "providers": ProviderSection,
     "tools": ToolSection,
 }
-
-
 _LIVE_HOST = ("max_sessions", "artifacts")
 
 

@@ -30,16 +30,12 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 READY, ANOTHER, GO = b"ready", b"another", b"go"
 """What the host says to its supervisor, the first two; and what that answers, if it isn't a reason."""
-
-
 LEAVE = signal.SIGUSR1
 """To the HTTP face: accept nobody more, end each connection after what runs on it."""
-
-
-_LONGEST_REASON = 4_000
-
-
-_CHECK_SECONDS = 30
+LONGEST_REASON = 4_000
+"""Characters of why no other host can take over."""
+CHECK_SECONDS = 30
+"""For the next version to say whether it could start."""
 
 
 class Parent:
@@ -60,9 +56,9 @@ class Parent:
         loop = asyncio.get_running_loop()
         async with self._turn:
             with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(2 * _CHECK_SECONDS):
+                async with asyncio.timeout(2 * CHECK_SECONDS):
                     await loop.sock_sendall(self._channel, ANOTHER)
-                    said = await loop.sock_recv(self._channel, _LONGEST_REASON + 64)
+                    said = await loop.sock_recv(self._channel, LONGEST_REASON + 64)
                     if said == GO:
                         return
                     raise UnsupportedError(

@@ -30,7 +30,7 @@ import msgspec
 from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
-from bridgehold.host.given import _CHECK_SECONDS, _LONGEST_REASON, ANOTHER, GO, READY
+from bridgehold.host.given import ANOTHER, CHECK_SECONDS, GO, LONGEST_REASON, READY
 from bridgehold.sandbox import syscalls
 from bridgehold.supervisor import plans
 
@@ -194,7 +194,7 @@ class Check:
 
     def __init__(self, command: Sequence[str], outside: Outside) -> None:
         def begin() -> None:
-            signal.alarm(_CHECK_SECONDS)
+            signal.alarm(CHECK_SECONDS)
             outside.enter()
 
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open until it has been read
@@ -217,7 +217,7 @@ class Check:
         os.close(self.pidfd)
         with self._said as file:
             file.seek(0)
-            said = file.read(_LONGEST_REASON).decode(errors="replace").strip()
+            said = file.read(LONGEST_REASON).decode(errors="replace").strip()
         return "" if status == 0 else said or f"status {status}"
 
     def give_up(self) -> None:

@@ -16,8 +16,6 @@ from bridgehold.sandbox.values import Attestation, Launched, SandboxSpec
 
 GATEWAY_PORT = 8080
 """Where the gateway listens on each sandbox's own loopback."""
-
-
 TOLD_LIMITS = (
     *("memory_bytes", "cpu_millis", "processes", "open_files", "file_size_bytes"),
     *("scratch_bytes", "shm_bytes", "response_bytes", "request_bytes", "command_ms"),

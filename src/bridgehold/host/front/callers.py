@@ -10,12 +10,8 @@ from bridgehold.host.shares.fair import Shares
 
 SMALL = 64 * 1024
 """What a request is counted as at the least, its answer included."""
-
-
 _OF_DESCRIPTORS = 4
 """Connections get one of so many of the process's descriptors; sessions need the others."""
-
-
 _PART = 4
 """Of what is held for as long as its caller likes, each may have a quarter of what stays free."""
 

@@ -6,6 +6,4 @@ from contextvars import ContextVar
 
 CALLER: ContextVar[object] = ContextVar("CALLER")
 """The connection that asks."""
-
-
 LEAVING = "the host is being replaced by a new one; the request was not begun"

@@ -23,25 +23,13 @@ from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.protocol.values import Principal
 
-_TEXT, _REASON = 80, 500
-
-
+_TEXT, LONGEST_REASON = 80, 500
 _FOLD_SECONDS = 5.0
-
-
 _PER_SECOND, _BURST = 2.0, 50.0
-
-
 _MOST_ASKERS = 1_024
-
-
 _MOST_FOLDS = 64
 """Events that tell of many, at one time."""
-
-
 _OTHERS = "*"
-
-
 _FOLDED = "There were many: the audit counts this one in an `events.folded`."
 
 
@@ -61,7 +49,7 @@ class Refusals:
 
     async def stranger(self, uid: int, reason: str) -> str:
         """Who connected is nobody here."""
-        return await self.record(PrincipalRefused(uid=uid, reason=reason[:_REASON]))
+        return await self.record(PrincipalRefused(uid=uid, reason=reason[:LONGEST_REASON]))
 
     async def caller(self, principal: Principal, method: str, params: object, error: BridgeholdError) -> str:
         """`principal` asked by `method` for what it may not have, or for what it is not shown."""
@@ -74,7 +62,7 @@ class Refusals:
             named_tenant=str(getattr(params, "tenant", ""))[:_TEXT],
             named=named[:_TEXT],
             code=error.code,
-            reason=error.message[:_REASON],
+            reason=error.message[:LONGEST_REASON],
         )
         return await self.record(event)
 

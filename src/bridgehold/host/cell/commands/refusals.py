@@ -8,7 +8,7 @@ from bridgehold.audit.events import (
 )
 from bridgehold.audit.redact import preview
 from bridgehold.errors import BridgeholdError, PolicyError
-from bridgehold.host.shares.refusals import _REASON, Refusals
+from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
 from bridgehold.ids import is_name
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.values import CommandRequest, Principal
@@ -47,7 +47,7 @@ class Refusal:
             bridge=self._bridge,
             operation=f"{self._bridge}:{self._operation}",
             rule=decision.rule,
-            reason=decision.reason[:_REASON],
+            reason=decision.reason[:LONGEST_REASON],
             source=decision.source,
             arguments_digest=digest,
             arguments_preview=text,

@@ -21,8 +21,6 @@ Pairs = list[tuple[str, str]]
 
 _PARTS = 250_000
 """A JSON body with more brackets and separators is not judged: each costs the host a microsecond or two."""
-
-
 _REFUSALS = {
     "missing": Refusal(
         status=401,
