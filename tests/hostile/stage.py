@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -102,8 +103,8 @@ class Stage:
     made: int = 0
     log: Path = field(default_factory=Path)
 
-    def bridge(self, at_import: str = "", manifest: str = MANIFEST) -> str:
-        """Write a bridge whose module runs `at_import` when it is imported; its name."""
+    def bridge(self, at_import: str = "", manifest: str = MANIFEST, **limits: str) -> str:
+        """Write a bridge whose module runs `at_import` when it is imported, under other `limits`; its name."""
         self.made += 1
         name = f"hostile{self.made}"
         folder = self.layout.bridges / name
@@ -111,7 +112,11 @@ class Stage:
         folder.chmod(0o755)
         (folder / "bridge.toml").write_text(manifest.format(name=name))
         (folder / "hostile.py").write_text(BRIDGE.format(at_import=textwrap.dedent(at_import)))
-        (self.layout.policies / f"{name}.toml").write_text(POLICY + f'[sandbox]\nstart = "{self.start}"\n')
+        policy = POLICY
+        for key, value in limits.items():
+            policy, changed = re.subn(rf"(?m)^{key} = .*$", f'{key} = "{value}"', policy)
+            assert changed == 1, key
+        (self.layout.policies / f"{name}.toml").write_text(policy + f'[sandbox]\nstart = "{self.start}"\n')
         return name
 
     @contextlib.contextmanager
@@ -139,9 +144,11 @@ class Stage:
         with SyncClient.connect(self.layout.socket) as client, client.session(bridge) as session:
             return session.run("act", {"code": code})
 
-    def fails(self, code: str, *, where: str = "command", deadline_ms: int = 0) -> BridgeholdError:
-        """Run `code`, which must fail; the typed error."""
-        bridge = self.plain if where == "command" else self.bridge(code)
+    def fails(
+        self, code: str, *, where: str = "command", deadline_ms: int = 0, **limits: str
+    ) -> BridgeholdError:
+        """Run `code`, which must fail; the typed error. `limits`: where it runs at import."""
+        bridge = self.plain if where == "command" else self.bridge(code, **limits)
         with pytest.raises(BridgeholdError) as caught, self.session(bridge) as session:
             session.call(
                 "act" if where == "command" else "report",
