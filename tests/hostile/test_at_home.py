@@ -269,6 +269,58 @@ def test_the_uid_that_the_kernel_knows_is_each_sessions_own(host: Stage) -> None
             assert session.run("act", {"code": "result = {}\n" + code}) == {}
 
 
+IDS = """
+import ctypes, errno, os, shutil, subprocess, tarfile
+libc = ctypes.CDLL(None, use_errno=True)
+def says(act, *numbers):
+    try:
+        act(*numbers)
+        return "done"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+file = "/scratch/owned"
+folder = os.open("/scratch", os.O_RDONLY)
+opened = os.open(file, os.O_CREAT | os.O_RDWR)
+chowns = [lambda u, g: os.chown(file, u, g), lambda u, g: os.lchown(file, u, g), lambda u, g: os.fchown(opened, u, g),
+          lambda u, g: os.chown("owned", u, g, dir_fd=folder), lambda u, g: os.chown("owned", u, g, dir_fd=folder, follow_symlinks=False)]
+sets = [os.setuid, os.setgid, os.seteuid, os.setegid, lambda n: os.setreuid(n, -1), lambda n: os.setreuid(-1, n),
+        lambda n: os.setregid(n, -1), lambda n: os.setregid(-1, n), lambda n: os.setresuid(n, -1, -1),
+        lambda n: os.setresuid(-1, n, -1), lambda n: os.setresuid(-1, -1, n), lambda n: os.setresgid(n, -1, -1),
+        lambda n: os.setresgid(-1, n, -1), lambda n: os.setresgid(-1, -1, n), lambda n: os.setgroups([n])]
+result["others'"] = sorted({says(act, *ids) for other in (0, 1, 999, 1001, 65534, 100_000, 2**31, 2**32 - 2)
+                            for ids in ((other, -1), (-1, other), (1000, other), (other, 1000)) for act in chowns}
+                           | {says(act, other) for other in (0, 1, 999, 1001, 65534, 100_000, 2**31, 2**32 - 2) for act in sets})
+result["own"] = sorted({says(act, *ids) for ids in ((1000, 1000), (-1, -1), (1000, -1), (-1, 1000)) for act in chowns}
+                       | {says(act, 1000) for act in sets[:-1]})
+ctypes.set_errno(0)
+result["raw"] = [libc.chown(file.encode(), ctypes.c_long(-1), ctypes.c_long(1000)), libc.syscall(92, file.encode(), ctypes.c_long((1 << 32) | 1001), -1),
+                 errno.errorcode[ctypes.get_errno()]] if os.uname().machine == "x86_64" else [0, -1, "EPERM"]
+result["still"] = [*os.getresuid(), *os.getresgid(), os.stat(file).st_uid, os.stat(file).st_gid]
+with tarfile.open("/scratch/other.tar", "w") as tar:
+    member = tar.gettarinfo(file)
+    member.uid = member.gid = 4242
+    tar.addfile(member)
+os.mkdir("/scratch/out")
+result["programs"] = [subprocess.run(argv, stderr=subprocess.DEVNULL).returncode for argv in (
+    ["cp", "--preserve=all", "/etc/passwd", "/scratch/copy"], ["tar", "-C", "/scratch/out", "-xf", "/scratch/other.tar"])]
+try:
+    shutil.chown(file, 4242)
+except PermissionError as error:
+    result["library"] = str(error)
+"""
+
+
+def test_ids_that_are_not_the_guests_are_refused_as_at_home(host: Stage) -> None:
+    assert host.act(IDS) == {
+        "others'": ["EPERM"],
+        "own": ["done"],
+        "raw": [0, -1, "EPERM"],
+        "still": [1000] * 8,
+        "programs": [0, 0],
+        "library": "[Errno 1] Operation not permitted: '/scratch/owned'",
+    }
+
+
 LIMITS = """
 import multiprocessing, os, shutil, subprocess, sys
 page = dict(line.split(":") for line in open("/proc/meminfo"))
