@@ -60,7 +60,7 @@ class Installed:
             self.layout.policies.mkdir(exist_ok=True)
             tools = '[tools]\nallow = ["lookup"]\n'
             (self.layout.policies / f"{name}.toml").write_text(
-                POLICY.replace('command = "8s"', 'command = "60s"') + tools
+                POLICY + tools
             )
         self.layout.config_file.write_text(
             f'[host]\ncgroup = "{cgroup}"\ndrain_s = 20\n{principals()}[http]\nlisten = "127.0.0.1:0"\n{more}'

@@ -31,7 +31,7 @@ def layout() -> Iterator[Layout]:
         folder.mkdir()
         (folder / "bridge.toml").write_text(MANIFEST.format(name=name))
         (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
-        (made.policies / f"{name}.toml").write_text(POLICY.replace('command = "8s"', 'command = "60s"'))
+        (made.policies / f"{name}.toml").write_text(POLICY)
     made.config_file.write_text("[host]\ndrain_s = 300\n")
     yield made
     shutil.rmtree(made.config.parent, ignore_errors=True)

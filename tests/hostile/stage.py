@@ -46,8 +46,8 @@ shm = "32MiB"
 log_rate = "4MiB/s"
 log = "256KiB"
 response = "1MiB"
-startup = "6s"
-command = "8s"
+startup = "20s"
+command = "60s"
 grace = "500ms"
 [operations]
 allow = ["*"]

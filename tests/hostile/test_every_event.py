@@ -95,7 +95,6 @@ class All(Bridge):
 POLICY_OF_ALL = (
     'weakenings = ["private_network"]\n'
     + POLICY.strip()
-    .replace('command = "8s"', 'command = "40s"')
     .replace("[operations]", '[tools]\nallow = ["double"]\n[operations]')
     + """
 [network.endpoints.openai]

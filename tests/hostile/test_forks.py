@@ -100,12 +100,12 @@ def test_a_changed_policy_drains_what_was_parked(forks: Stage) -> None:
         session.run("common:ping")
     before = {event["worker"] for event in wait_for_parked(forks, 2)}
     policy = forks.layout.policies / f"{forks.plain}.toml"
-    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "7s"'))
+    policy.write_text(policy.read_text().replace('command = "60s"', 'command = "59s"'))
     deadline = time.monotonic() + 10
     while before & {event["worker"] for event in parked(forks)} and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not before & {event["worker"] for event in parked(forks)}
-    policy.write_text(policy.read_text().replace('command = "7s"', 'command = "8s"'))
+    policy.write_text(policy.read_text().replace('command = "59s"', 'command = "60s"'))
 
 
 def test_a_changed_secret_drains_what_was_parked_for_its_tenant_and_others_are_parked(forks: Stage) -> None:

@@ -38,7 +38,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
     with stage(KIND, request.param, POOL) as ready:
         for _ in range(2):
             name = ready.bridge(ACTS)
-            text = POLICY.replace("concurrency = 32", "concurrency = 1")
+            text = POLICY.replace("concurrency = 32", "concurrency = 1").replace('"20s"', '"4s"')
             policy = text + f'[sandbox]\nstart = "{request.param}"\n'
             (ready.layout.policies / f"{name}.toml").write_text(policy)
         yield ready

@@ -612,7 +612,7 @@ def test_however_a_callers_function_ends_there_is_one_answer_at_once(asker: Stag
         expected["StopIteration"] = "RuntimeError"  # Python's own word: a coroutine can't raise it
     assert {name: text.split(": ")[1] for name, text in said.items()} == expected
     assert "lone \\ud800" in said["ValueError"]
-    assert time.monotonic() - began < 5  # far from the command's own 8 s: nobody waited for it
+    assert time.monotonic() - began < 40  # far from the command's own 60 s: nobody waited for it
     assert act(asker, "result['sum'] = tools['add'](a=1)", add) == {"sum": 2}  # the client lives
 
 
