@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import pytest
@@ -13,36 +13,44 @@ import pytest
 Seen = TypeVar("Seen")
 PATIENCE = 30.0
 """Seconds: far above what a busy machine takes, so that only what never comes is a failure."""
-EVERY = 0.01
-"""Seconds between two looks, where a look is cheap."""
 
 
-def until(look: Callable[[], Seen], *, seconds: float = PATIENCE, every: float = EVERY) -> Seen:
+def until(look: Callable[[], Seen], seconds: float = PATIENCE) -> Seen:
     """What `look()` gives, once it is true; fails after `seconds` with what it gave last."""
     deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(missed(look, seen, seconds))
-        time.sleep(every)
-    return seen
-
-
-async def eventually(
-    look: Callable[[], Seen | Awaitable[Seen]], *, seconds: float = PATIENCE, every: float = EVERY
-) -> Seen:
-    """The same while the event loop runs on; `look` may be a coroutine function."""
-    deadline = time.monotonic() + seconds
-    while True:
-        given = look()
-        seen: Seen = await given if inspect.isawaitable(given) else given
+    for pause in _pauses():
+        seen = look()
         if seen:
             return seen
         if time.monotonic() > deadline:
-            pytest.fail(missed(look, seen, seconds))
-        await asyncio.sleep(every)
+            pytest.fail(_missed(look, seen, seconds))
+        time.sleep(pause)
+    raise AssertionError
 
 
-def missed(look: Callable[..., object], seen: object, seconds: float) -> str:
+async def eventually(look: Callable[[], Seen | Awaitable[Seen]], seconds: float = PATIENCE) -> Seen:
+    """The same while the event loop runs on; `look` may be a coroutine function."""
+    deadline = time.monotonic() + seconds
+    for pause in _pauses():
+        given = look()
+        seen: Seen = await given if inspect.isawaitable(given) else given  # type: ignore[assignment]  # either
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            pytest.fail(_missed(look, seen, seconds))
+        await asyncio.sleep(pause)
+    raise AssertionError
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between two looks: short at first, then such that looking costs a busy machine little."""
+    pause = 0.002
+    while True:
+        yield pause
+        pause = min(pause * 1.5, 0.1)
+
+
+def _missed(look: Callable[..., object], seen: object, seconds: float) -> str:
     try:
         source = inspect.getsource(look).strip()
     except (OSError, TypeError):

@@ -33,6 +33,7 @@ from bridgehold.audit.segments import digest_of
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
+from waiting import eventually, until
 
 Live = Callable[..., LiveJournal]
 
@@ -447,9 +448,7 @@ time.sleep(60)
     journal_pid, holder_pid = map(int, parent.stdout.readline().split())
     watched, holder = os.pidfd_open(journal_pid), os.pidfd_open(holder_pid)
     try:
-        deadline = time.monotonic() + 10
-        while not segment_files(audit) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: segment_files(audit))
         time.sleep(0.1)
         parent.kill()
         parent.wait()
@@ -543,9 +542,7 @@ def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_writt
             said = await asyncio.gather(*left, *late, return_exceptions=True)
             assert [type(one).__name__ for one in said] == ["CancelledError"] * 3 + ["AuditError"] * 3
             journal.process.send_signal(signal.SIGCONT)
-            async with asyncio.timeout(10):
-                while client._waiting:
-                    await asyncio.sleep(0.02)
+            await eventually(lambda: not client._waiting)
             arrived, moment = client.received, [asyncio.ensure_future(client.append(e)) for e in announced]
 
             def received(answers: list[wire.Answer]) -> None:
@@ -556,9 +553,7 @@ def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_writt
             client.received = received  # type: ignore[method-assign]  # the moment is the act
             said = await asyncio.gather(*moment, return_exceptions=True)
             assert [type(one).__name__ for one in said] == ["CancelledError"] * 3
-        async with asyncio.timeout(10):
-            while journal.process.poll() is None:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: journal.process.poll() is not None)
 
     asyncio.run(act())
     report = verify_audit(audit)

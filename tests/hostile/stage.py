@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import Layout, find_layout
+from waiting import until
 
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""
@@ -157,6 +157,10 @@ class Stage:
             )
         return caught.value
 
+    def busy(self, session: str) -> bool:
+        """Whether `session` has a command that runs."""
+        return any(one.id == session and one.state == "busy" for one in self.client.sessions())
+
     def events(self, kind: str = "") -> list[dict[str, object]]:
         return [
             {
@@ -233,14 +237,20 @@ def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         argv, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/"
     )
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            pytest.fail(f"the host did not start: {Path(log.name).read_text()[-2000:]}")
         with contextlib.suppress(BridgeholdError), SyncClient.connect(layout.socket) as client:
-            client.request("ping")
-            return process
-        time.sleep(0.1)
-    process.kill()
-    pytest.fail(f"the host did not start: {Path(log.name).read_text()[-2000:]}")
+            return bool(client.request("ping"))
+        return False
+
+    try:
+        until(answers, 60)
+    except BaseException:
+        process.kill()
+        raise
+    return process
 
 
 def stop_host(process: subprocess.Popen[bytes]) -> int:

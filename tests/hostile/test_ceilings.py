@@ -16,6 +16,7 @@ import pytest
 from bridgehold import BridgeholdError
 from bridgehold.config.layout import Layout
 from hostile.stage import KINDS_OF_HOSTS, POLICY, USER, Stage, stage
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 
@@ -268,10 +269,7 @@ def test_64_a_bridge_that_cannot_be_seen_is_not_replaced_by_a_shipped_one(place:
         assert any("python" in fault and "leads nowhere" in fault for fault in faults), faults
     finally:
         own.unlink()
-    deadline = time.monotonic() + 5
-    while "leads nowhere" in _listed(place, "python")[1]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "leads nowhere" not in _listed(place, "python")[1])
     shipped, fault = _listed(place, "python")
     assert not shipped
     assert "was here and is gone" in fault

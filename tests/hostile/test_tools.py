@@ -21,6 +21,7 @@ from bridgehold.client.tools import Tool
 from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import MANIFEST, POLICY, Stage, stage
+from waiting import until
 
 KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
 TOKEN = "another-principal-of-the-same-tenant"
@@ -402,19 +403,23 @@ def test_a_late_call_ends_its_own_tenants_process_and_no_others(asker: Stage) ->
             found["ours"] = session.run("act", {"code": "result['x'] = tools['tarry'](s=3)"})
 
     thread = threading.Thread(target=slowly)
+    before = len(asker.events("tool.intent"))
     thread.start()
-    time.sleep(1.0)
+    until(lambda: len(asker.events("tool.intent")) > before)
     with asker.session(tenant="other") as session:
         code = "try: tools['tarry'](s=30)\nexcept ToolError as error: result['code'] = error.code"
         assert session.run("act", {"code": code}) == {"code": "timeout"}
-    thread.join(20)
+    thread.join(30)
     assert found == {"ours": {"x": "done"}}
 
 
 def test_calls_from_many_threads_are_bounded_and_each_gets_its_own_answer(asker: Stage) -> None:
     def slow(number: int) -> int:
-        time.sleep(0.3)
+        """Not before there are as many at once as there may be."""
+        until(lambda: any(one["code"] == "busy" for one in asker.events("tool.outcome")[before:]))
         return number
+
+    before = len(asker.events("tool.outcome"))
 
     found = act(
         asker,
@@ -465,9 +470,7 @@ def test_a_tool_that_never_answers_ends_with_its_command(asker: Stage) -> None: 
     release.set()
     assert caught.value.code == "timeout"
     assert time.monotonic() - begun < 10
-    deadline = time.monotonic() + 5
-    while asker.events("tool.outcome")[-1]["code"] != "timeout" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: asker.events("tool.outcome")[-1]["code"] == "timeout")
     assert asker.events("tool.outcome")[-1]["reason"] == "its command ended first"
 
 

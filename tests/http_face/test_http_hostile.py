@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import psutil
 import pytest
 
 from bridgehold.faces.http.routes import ROUTES
-from http_face.http_support import TOKENS, Caller, HttpStage, digest, events, raw, using
+from http_face.http_support import TOKENS, Caller, HttpStage, Said, digest, events, raw, using
+from waiting import eventually, until
 
 pytestmark = pytest.mark.hostile
 LONG = "import time\nfor _ in range(400): time.sleep(0.02)"
@@ -263,16 +265,21 @@ def test_only_its_own_principal_cancels_a_command_or_answers_its_tools(face: Htt
     using(face, act, "acme", "rival", "helper", "boss")
 
 
+async def known(caller: Caller, command: str) -> bool:
+    return (await caller.ask("GET", f"/v1/commands/{command}")).status == 200
+
+
 def test_two_principals_may_use_one_name_of_a_command(face: HttpStage) -> None:
     async def act(acme: Caller, rival: Caller) -> None:
         body = {"operation": f"{face.bridge}:act", "arguments": {"code": LONG}, "id": "same"}
         both = [asyncio.create_task(one.ask("POST", "/v1/run", body)) for one in (acme, rival)]
-        await asyncio.sleep(1)
+        for one in (acme, rival):
+            await eventually(partial(known, one, "same"))
         assert (await rival.ask("DELETE", "/v1/commands/same")).status == 202
-        assert (await asyncio.wait_for(both[1], 3)).code == "cancelled"
+        assert (await asyncio.wait_for(both[1], 30)).code == "cancelled"
         assert not both[0].done()
         assert (await acme.ask("DELETE", "/v1/commands/same")).status == 202
-        assert (await asyncio.wait_for(both[0], 3)).code == "cancelled"
+        assert (await asyncio.wait_for(both[0], 30)).code == "cancelled"
 
     using(face, act, "acme", "rival")
 
@@ -446,9 +453,13 @@ def test_one_principals_requests_are_bounded_and_anothers_go_on(face: HttpStage)
             )
             for number, one in enumerate(sessions)
         ]
-        await asyncio.sleep(0.5)
-        refused = await acme.ask("GET", "/v1/sessions")
-        assert (refused.status, refused.code) == (429, "busy")
+
+        async def turned_away() -> Said | None:
+            answer = await acme.ask("GET", "/v1/sessions")
+            return answer if answer.status == 429 else None
+
+        refused = await eventually(turned_away)
+        assert refused.code == "busy"
         assert refused.headers["Retry-After"]
         assert (await rival.ask("GET", "/v1/sessions")).status == 200
         for number in range(6):
@@ -503,12 +514,9 @@ def test_an_upload_that_is_given_up_leaves_nothing(face: HttpStage) -> None:
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", face.port), timeout=5) as one:
             one.sendall(head(face, *fields, line="PUT /v1/artifacts HTTP/1.1") + bytes(9 << 20))
-            deadline = time.monotonic() + 5
-            while not list(folder.glob("*.part")) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            until(lambda: list(folder.glob("*.part")))
             assert list(folder.glob("*.part"))
-        while list(folder.glob("*.part")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: not list(folder.glob("*.part")))
         assert not list(folder.glob("*.part"))
 
 
@@ -574,13 +582,12 @@ def test_a_flood_of_wrong_tokens_is_folded_in_the_audit(face: HttpStage) -> None
     before = len(face.stage.events("principal.refused"))
     using(face, act, *(f"wrong-{number}" for number in range(10)))
     assert len(face.stage.events("principal.refused")) - before < 80
-    deadline = time.monotonic() + 8
-    while time.monotonic() < deadline:
-        folded = [event["folded"] for event in face.stage.events("events.folded")]
-        if sum(one.get("principal.refused", 0) for one in folded) > 250:  # type: ignore[attr-defined]
-            return
-        time.sleep(0.2)
-    pytest.fail(f"no folded refusals: {folded}")
+
+    def folded() -> bool:
+        told: list[Any] = [event["folded"] for event in face.stage.events("events.folded")]
+        return sum(one.get("principal.refused", 0) for one in told) > 250
+
+    until(folded)
 
 
 def test_no_token_is_in_the_audit_or_in_the_log(face: HttpStage) -> None:

@@ -19,6 +19,7 @@ from bridgehold.errors import AttestationError, BridgeholdError, ShortageError, 
 from bridgehold.sandbox.launcher.control import LauncherClient
 from sandbox.fork_support import Nursery
 from sandbox.launcher_support import Machine
+from waiting import until
 
 Act = Callable[[LauncherClient], Awaitable[None]]
 
@@ -831,9 +832,7 @@ def swept(box: Machine) -> Iterator[Machine]:
     """The launcher; after the test it has no child that it did not have before."""
     before = children(box.process.pid)
     yield box
-    deadline = time.monotonic() + 5
-    while not children(box.process.pid) <= before and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: children(box.process.pid) <= before)
     assert children(box.process.pid) <= before
 
 

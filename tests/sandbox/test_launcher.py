@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import msgspec
@@ -31,6 +30,7 @@ from sandbox.launcher_support import (
     run_inside,
     start,
 )
+from waiting import until
 
 WAIT = "import time; print('up', flush=True); time.sleep(120)"
 
@@ -52,9 +52,7 @@ def alive(uid: int) -> list[str]:
 
 
 def gone(uid: int, seconds: float = 5) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(uid) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: not alive(uid))
     return not alive(uid)
 
 
