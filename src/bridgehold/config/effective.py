@@ -15,7 +15,7 @@ from bridgehold.errors import ConfigError
 _DEPTH = 3
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class EffectiveSetting(msgspec.Struct, frozen=True, kw_only=True):
     """One key. `by`: a variable's name, ``config.toml`` or ``default``."""
 
     key: str
@@ -23,7 +23,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-def said(path: Path, environ: Mapping[str, str]) -> list[Said]:
+def effective_settings(path: Path, environ: Mapping[str, str]) -> list[EffectiveSetting]:
     """Every key of the configuration at `path`. Raises `ConfigError`."""
     config = load_config(path, environ)
     in_file = _flat(
@@ -37,7 +37,7 @@ def said(path: Path, environ: Mapping[str, str]) -> list[Said]:
             return found[-1]
         return "config.toml" if any(f"{key}.".startswith(f"{place}.") for place in in_file) else "default"
 
-    return [Said(key=key, value=value, by=by(key)) for key, value in sorted(flat(config).items())]
+    return [EffectiveSetting(key=key, value=value, by=by(key)) for key, value in sorted(flat(config).items())]
 
 
 def flat(config: Config) -> dict[str, object]:
