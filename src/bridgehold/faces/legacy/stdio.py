@@ -18,10 +18,10 @@ from bridgehold.bridges.legacy.bodies import FORMATS, Format, format_of
 from bridgehold.bridges.legacy.frames import pack
 from bridgehold.client.client import Client
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, SessionEndedError, UsageError
+from bridgehold.faces.legacy.bound import BoundSession
 from bridgehold.faces.legacy.callbacks import Callbacks
 from bridgehold.faces.legacy.callers import CallerSessions
 from bridgehold.faces.legacy.commands import Step, error_text, fresh_answer, recreation, translate
-from bridgehold.faces.legacy.held import HeldSession
 from bridgehold.faces.legacy.pipes import PipeOut
 from bridgehold.faces.legacy.values import Outcome
 from bridgehold.protocol import plain
@@ -117,9 +117,9 @@ class Worker:
         if not self.ended.done():
             self.ended.set_result(Outcome(status=status, message=message))
 
-    def _open(self) -> HeldSession:
+    def _open(self) -> BoundSession:
         """Requests that come before it is open wait for it; when it ends by itself, so do we."""
-        session = HeldSession(self._client, "session.hold", {"bridge": self._bridge, "tenant": self._tenant})
+        session = BoundSession(self._client, "session.hold", {"bridge": self._bridge, "tenant": self._tenant})
         session.ended.add_done_callback(
             lambda ended: self.end(ended.result().status, f"the session ended: {ended.result().reason}")
         )

@@ -22,7 +22,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.scripts.foreigners import Foreigners
-from bridgehold.host.cell.sessions.held import Nameless, held
+from bridgehold.host.cell.sessions.bound import UnnamedSessions, bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.tools.caller import CallerTools, ToolReplyParams
@@ -121,7 +121,7 @@ class Methods:
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
         self._redact = redact
-        self._nameless = Nameless()
+        self._unnamed = UnnamedSessions()
         self._tools = CallerTools()
         self._metrics = metrics
         self._foreigners = foreigners
@@ -136,8 +136,8 @@ class Methods:
         self._stop = stop
 
     def left(self, caller: object) -> None:
-        """A connection is gone: see `Nameless`."""
-        self._nameless.left(caller)
+        """A connection is gone: see `UnnamedSessions`."""
+        self._unnamed.left(caller)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -194,7 +194,7 @@ class Methods:
                 for tool in params.tools
             )
             callers = CallersOffer(specs, self._tools.source(emit))
-        self._nameless.use(params.session, principal.may_act_for)
+        self._unnamed.use(params.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
@@ -206,7 +206,7 @@ class Methods:
         _tell_builds(params.progress, params.bridge, emit)
         opening = self._open(key, principal)
         if not params.name and not params.stays:
-            opening = self._nameless.opened(asyncio.ensure_future(opening))
+            opening = self._unnamed.opened(asyncio.ensure_future(opening))
         session = await opening
         opened = {
             "id": session.id,
@@ -221,7 +221,7 @@ class Methods:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
-        return await held(asyncio.ensure_future(self._open(key, principal)), emit)
+        return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         return await self._foreigners.open(principal, params, emit)
@@ -325,7 +325,7 @@ class Methods:
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)
-        self._nameless.use(session.id, principal.may_act_for)
+        self._unnamed.use(session.id, principal.may_act_for)
         key = session.key
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 

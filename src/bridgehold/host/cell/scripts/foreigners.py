@@ -14,7 +14,7 @@ from bridgehold.host.cell.commands.dispatch import OrderMaker
 from bridgehold.host.cell.scripts.foreign import formats_of, script_inside
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
-from bridgehold.host.cell.sessions.held import held
+from bridgehold.host.cell.sessions.bound import bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.front.boots import Script, StartOrder
@@ -105,7 +105,7 @@ class Foreigners:
 
         opening = asyncio.ensure_future(start())
         try:
-            told = await held(opening, emit, then=run)
+            told = await bound_session(opening, emit, then=run)
             relay = self._relays[opening.result().id]
             relay.say_last_words()
             if told["cause"] == "exited" and told["exit"] == -1:

@@ -30,7 +30,7 @@ from bridgehold.errors import (
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.scripts.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
-from bridgehold.host.cell.sessions.held import why_ended
+from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.pipes import PlainBytes
 from bridgehold.host.front.boots import Script

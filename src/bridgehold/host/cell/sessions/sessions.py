@@ -20,8 +20,8 @@ from bridgehold.errors import (
     SessionEndedError,
 )
 from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.ended import Over, anew, over
-from bridgehold.host.cell.sessions.held import why_ended
 from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
 from bridgehold.host.cell.workers.starts import Starter
 from bridgehold.host.front.boots import StartOrder

@@ -25,7 +25,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     """Exit status, or signal number."""
 
 
-class HeldSession:
+class BoundSession:
     """Opened by `hold`; when this process ends, however it ends, the host ends the session too."""
 
     def __init__(

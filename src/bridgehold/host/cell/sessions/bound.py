@@ -18,7 +18,7 @@ _ending: set[asyncio.Task[None]] = set()
 """Ends that nobody waits for any more; the loop alone would forget them."""
 
 
-async def held(
+async def bound_session(
     opening: asyncio.Future[Session],
     emit: Callable[[object], None],
     then: Callable[[Session], Awaitable[None]] | None = None,
@@ -62,7 +62,7 @@ async def _end(opening: asyncio.Future[Session]) -> None:
     await session.close("its caller went away")
 
 
-class Nameless:
+class UnnamedSessions:
     """Sessions that nobody can name: one ends when no connection that has used it has been there for a while.
 
     A client that is killed closes nothing, and its session would count until its idle time.
