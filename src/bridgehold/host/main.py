@@ -37,7 +37,7 @@ from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.gateway.opener import GatewayOpener
 from bridgehold.host.cell.gateway.values import Asker
 from bridgehold.host.cell.methods import Methods
-from bridgehold.host.cell.scripts.foreigners import Foreigners
+from bridgehold.host.cell.scripts.user_scripts import UserScripts
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
 from bridgehold.host.cell.store.downloads import Downloads
@@ -267,7 +267,7 @@ class HostProcess:
             on_degraded=self._degraded,
             redact=self._redaction.text,
         )
-        foreigners = Foreigners(
+        scripts = UserScripts(
             registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
@@ -289,7 +289,7 @@ class HostProcess:
             metrics=shared.metrics,
             parked=self._parked.parked,
             stop=self._ask_stop,
-            foreigners=foreigners,
+            scripts=scripts,
             redact=self._redaction.text,
         )
         principals = Principals(self._config.principals, self._given.owner_uid, self._given.face_uid)

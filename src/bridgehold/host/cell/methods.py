@@ -21,7 +21,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
-from bridgehold.host.cell.scripts.foreigners import Foreigners
+from bridgehold.host.cell.scripts.user_scripts import UserScripts
 from bridgehold.host.cell.sessions.bound import UnnamedSessions, bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -43,15 +43,15 @@ from bridgehold.protocol.frames import (
     BuildParams,
     DrainParams,
     FindParams,
-    ForeignEofParams,
-    ForeignParams,
-    ForeignSendParams,
     NamedBridgeParams,
     NoParams,
     OpenParams,
+    OpenScriptParams,
     ProfileParams,
     ResumeParams,
     RunParams,
+    ScriptEofParams,
+    ScriptSendParams,
     SessionParams,
     SessionsParams,
     StopParams,
@@ -116,7 +116,7 @@ class Methods:
         zygotes: Callable[[], list[ZygoteInfo]],
         parked: Callable[[], dict[tuple[str, str], int]],
         stop: AskStop,
-        foreigners: Foreigners,
+        scripts: UserScripts,
         redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
@@ -124,7 +124,7 @@ class Methods:
         self._unnamed = UnnamedSessions()
         self._tools = CallerTools()
         self._metrics = metrics
-        self._foreigners = foreigners
+        self._scripts = scripts
         self._zygotes = zygotes
         self._parked = parked
         self._dispatch = dispatch
@@ -147,9 +147,9 @@ class Methods:
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
             "session.close": Method(SessionParams, self.session_close),
-            "foreign.open": Method(ForeignParams, self.foreign_open),
-            "foreign.send": Method(ForeignSendParams, self.foreign_send),
-            "foreign.eof": Method(ForeignEofParams, self.foreign_eof),
+            "foreign.open": Method(OpenScriptParams, self.script_open),
+            "foreign.send": Method(ScriptSendParams, self.script_send),
+            "foreign.eof": Method(ScriptEofParams, self.script_eof),
             "sessions": Method(SessionsParams, self.list_sessions),
             "session.find": Method(FindParams, self.session_find),
             "zygotes": Method(NoParams, self.list_zygotes),
@@ -223,14 +223,14 @@ class Methods:
         _tell_builds(params.progress, params.bridge, emit)
         return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
 
-    async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
-        return await self._foreigners.open(principal, params, emit)
+    async def script_open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
+        return await self._scripts.open(principal, params, emit)
 
-    async def foreign_send(self, principal: Principal, params: ForeignSendParams, _emit: Emit) -> object:
-        return await self._foreigners.send(principal, params)
+    async def script_send(self, principal: Principal, params: ScriptSendParams, _emit: Emit) -> object:
+        return await self._scripts.send(principal, params)
 
-    async def foreign_eof(self, principal: Principal, params: ForeignEofParams, _emit: Emit) -> object:
-        return await self._foreigners.end_input(principal, params)
+    async def script_eof(self, principal: Principal, params: ScriptEofParams, _emit: Emit) -> object:
+        return await self._scripts.end_input(principal, params)
 
     def _key(self, params: OpenParams) -> SessionKey:
         tenant = parse_name(params.tenant, "tenant")

@@ -33,7 +33,7 @@ from bridgehold.host.cell.workers.calls import GuestCalls, Stream, ToolHandler
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front.boots import (
-    FOREIGN_PLACEHOLDER,
+    SCRIPT_PLACEHOLDER,
     StartOrder,
     attested_event,
     boot_frame,
@@ -433,7 +433,7 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
         on_end=worker.on_pipe_end,
         budget=services.frames,
     )
-    fixed = FOREIGN_PLACEHOLDER if order.manifest.foreign else ""
+    fixed = SCRIPT_PLACEHOLDER if order.manifest.foreign else ""
     placeholders = {endpoint.provider: fixed or new_placeholder() for endpoint in order.grant.endpoints}
     if len(descriptors) > _PIPES:
         listener = socket.socket(fileno=descriptors[_PIPES])

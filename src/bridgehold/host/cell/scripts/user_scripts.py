@@ -11,9 +11,9 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.commands.dispatch import OrderMaker
-from bridgehold.host.cell.scripts.foreign import formats_of, script_inside
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
+from bridgehold.host.cell.scripts.rules import formats_of, script_inside
 from bridgehold.host.cell.sessions.bound import bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -25,11 +25,11 @@ from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import parse_name, random_id
 from bridgehold.policies.model import Grant
-from bridgehold.protocol.frames import ForeignEofParams, ForeignParams, ForeignSendParams
+from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams
 from bridgehold.protocol.values import Principal
 
 
-class Foreigners:
+class UserScripts:
     """Sessions whose worker is a script of the tenant's own, by session id."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Foreigners:
         self._relays: dict[str, Relay] = {}
         self._rates = CommandRates()
 
-    async def open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
+    async def open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
@@ -119,11 +119,11 @@ class Foreigners:
         if not opening.cancelled() and opening.exception() is None:
             self._relays.pop(opening.result().id, None)
 
-    async def send(self, principal: Principal, params: ForeignSendParams) -> object:
+    async def send(self, principal: Principal, params: ScriptSendParams) -> object:
         await self._relay(principal, params.session).send(params.data)
         return {}
 
-    async def end_input(self, principal: Principal, params: ForeignEofParams) -> object:
+    async def end_input(self, principal: Principal, params: ScriptEofParams) -> object:
         self._relay(principal, params.session).finish_input()
         return {}
 
