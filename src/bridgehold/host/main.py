@@ -46,8 +46,8 @@ from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.tools.process import ProcessTools
 from bridgehold.host.cell.unified import Unified
 from bridgehold.host.cell.workers.forks import ForkStart
-from bridgehold.host.cell.workers.parked import ParkedStart
 from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.starts import GatewayHandle, Services
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.anchoring import Anchoring
@@ -150,7 +150,7 @@ class HostProcess:
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             self._stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
-            self._stand("parked", self._parked.watch(self._make_order, peers.keeper.versions)),
+            self._stand("parked", self._pool.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
         ]
@@ -163,7 +163,7 @@ class HostProcess:
                 server.leave()
             await sessions.finish(self._config.host.drain_s, self._hurry, leaving=self._leaving)
         await sessions.stop(self._reason)
-        await self._parked.stop()
+        await self._pool.stop()
         await self._tools.stop()
         await self._zygotes.stop()
         for server in servers:
@@ -184,7 +184,7 @@ class HostProcess:
         self._environments, self._registry = shared.environments, shared.registry
         recovery = Recovery(shared.resources, shared.metrics, shared.settings.recovers)
         sessions = self._open_with(shared, peers, recovery)
-        shared.environments.when_changed(self._zygotes.retire, self._parked.retire)
+        shared.environments.when_changed(self._zygotes.retire, self._pool.retire)
         shared.metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
         return sessions, self._serve_with(shared, peers, sessions, recovery)
 
@@ -219,9 +219,9 @@ class HostProcess:
             whose=whose,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
-        self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
+        self._pool = WarmPool(services, ForkStart(services, self._zygotes), shared.settings.pool)
         sessions = Sessions(
-            self._parked,
+            self._pool,
             peers.journal,
             bound=self._config.host.max_sessions,
             losses=recovery,
@@ -287,7 +287,7 @@ class HostProcess:
             make_order=shared.orders.make,
             zygotes=self._zygotes.infos,
             metrics=shared.metrics,
-            parked=self._parked.parked,
+            counts=self._pool.counts,
             stop=self._ask_stop,
             scripts=scripts,
             redact=self._redaction.text,

@@ -114,7 +114,7 @@ class Methods:
         make_order: OrderMaker,
         metrics: Metrics,
         zygotes: Callable[[], list[ZygoteInfo]],
-        parked: Callable[[], dict[tuple[str, str], int]],
+        pool_counts: Callable[[], dict[tuple[str, str], int]],
         stop: AskStop,
         scripts: UserScripts,
         redact: Callable[[str, str], Awaitable[str]],
@@ -126,7 +126,7 @@ class Methods:
         self._metrics = metrics
         self._scripts = scripts
         self._zygotes = zygotes
-        self._parked = parked
+        self._pool_counts = pool_counts
         self._dispatch = dispatch
         self._sessions = sessions
         self._registry = registry
@@ -344,7 +344,7 @@ class Methods:
             "zygotes": [info for info in self._zygotes() if principal.may_act_for(info.tenant)],
             "parked": [
                 {"tenant": tenant, "bridge": bridge, "count": count}
-                for (tenant, bridge), count in self._parked().items()
+                for (tenant, bridge), count in self._pool_counts().items()
                 if principal.may_act_for(tenant)
             ],
         }

@@ -54,7 +54,7 @@ LimitsOf = Callable[[str, str], PoolLimits]
 """(tenant, bridge) → its pool; of size 0: none."""
 
 
-class ParkedStart:
+class WarmPool:
     """A `Starter` that takes what is parked, and starts what is not."""
 
     def __init__(self, services: Services, preparer: Preparer, limits: LimitsOf) -> None:
@@ -65,7 +65,7 @@ class ParkedStart:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    def parked(self) -> dict[tuple[str, str], int]:
+    def counts(self) -> dict[tuple[str, str], int]:
         """(tenant, bridge) → how many stand ready."""
         return {place: len(pool.ready) for place, pool in self._pools.items()}
 
@@ -133,7 +133,7 @@ class ParkedStart:
             if place in self._pools:
                 self._drain(self._pools.pop(place), "its pool was switched off")
             return None
-        key = park_key(order)
+        key = pool_key(order)
         pool = self._pools.get(place)
         if pool is None or pool.key != key or pool.limits != limits:
             if pool is not None:
@@ -144,11 +144,11 @@ class ParkedStart:
     def _fill(self, pool: _Pool, order: StartOrder) -> None:
         while len(pool.ready) + pool.under_way < pool.limits.size:
             pool.under_way += 1
-            task = asyncio.create_task(self._park(pool, order))
+            task = asyncio.create_task(self._add(pool, order))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _park(self, pool: _Pool, like: StartOrder) -> None:
+    async def _add(self, pool: _Pool, like: StartOrder) -> None:
         order = msgspec.structs.replace(like, session=new_session_id(), session_name="")
         try:
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -209,7 +209,7 @@ async def _end(worker: LiveWorker, reason: str) -> None:
         await worker.end(BusyError(reason))
 
 
-def park_key(order: StartOrder) -> str:
+def pool_key(order: StartOrder) -> str:
     """All that decides what a parked sandbox is, but for whose session it becomes (pure)."""
     return "\n".join(
         (
