@@ -58,7 +58,7 @@ _MAX_REQUESTS = 256
 """Requests in flight on one connection; the connection is not read beyond that."""
 _NEVER_LATE = ("hello", "tool.reply")
 """What a command, or all that follows, may be waiting for: where it is small, it always has room."""
-_STRANGERS_FRAME = 4 * 1024
+_UNIDENTIFIED_FRAME = 4 * 1024
 _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
 _AROUND = 2
@@ -182,8 +182,8 @@ class Connection:
     def _place(self, principal: Principal | None) -> Share:
         """An empty place among the connections of whoever it is."""
         if principal is None:
-            strangers = self._callers.presented if self._server.tokens_only else self._callers.strangers
-            return strangers.of(f"uid {self._uid}")
+            unidentified = self._callers.presented if self._server.tokens_only else self._callers.unidentified
+            return unidentified.of(f"uid {self._uid}")
         return self._callers.connections.of(principal.name)
 
     def _sit(self, seat: Share) -> None:
@@ -202,7 +202,7 @@ class Connection:
 
     async def _make_room(self, length: int) -> None:
         """For a frame's body, before it is read. Raises `BusyError` where none comes free in time."""
-        if self._principal is None and length > _STRANGERS_FRAME:
+        if self._principal is None and length > _UNIDENTIFIED_FRAME:
             raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=_SAY_WHO)
         self._bytes.give_back()
         if length > SMALL and not await self._bytes.wait(length, self._limits.frame_s):

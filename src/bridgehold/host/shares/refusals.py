@@ -47,7 +47,7 @@ class Refusals:
         self._folded: dict[tuple[str, str], Counter[str]] = {}
         self._telling: asyncio.Task[None] | None = None
 
-    async def stranger(self, uid: int, reason: str) -> str:
+    async def rejected_peer(self, uid: int, reason: str) -> str:
         """Who connected is nobody here."""
         return await self.record(PrincipalRefused(uid=uid, reason=reason[:LONGEST_REASON]))
 

@@ -220,8 +220,8 @@ class Zygote:
         """After a fork that failed: true once all is as before it. Raises `SurpriseError`, `OSError`."""
         if not self.stands:
             return False
-        strangers = [pid for pid in self._cgroup.processes() if pid not in self._own]
-        for pid in strangers:
+        unknown = [pid for pid in self._cgroup.processes() if pid not in self._own]
+        for pid in unknown:
             with contextlib.suppress(ProcessLookupError):
                 descriptor = os.pidfd_open(pid)
                 try:
@@ -229,9 +229,9 @@ class Zygote:
                         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 finally:
                     os.close(descriptor)
-        if strangers:
+        if unknown:
             if time.monotonic() > self._late:
-                raise SurpriseError(f"{len(strangers)} processes in the zygote's cgroup do not die")
+                raise SurpriseError(f"{len(unknown)} processes in the zygote's cgroup do not die")
             return False
         self._cgroup.limit_processes(len(self._own))
         self.check()
