@@ -133,7 +133,7 @@ class Fork:
         """One step; true once the worker has joined. `SurpriseError` where the zygote is to blame."""
         if self._shell is not None:
             if self._shell.advance():
-                self.running.leash = self._shell.keep_leash()
+                self.running.death_watch = self._shell.keep_death_watch()
                 self._shell = None
                 self._mark("shell")
                 self._meet_init()

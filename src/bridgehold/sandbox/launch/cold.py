@@ -70,7 +70,7 @@ class Running(msgspec.Struct, kw_only=True):
     """Of a fork: the worker itself; `monitor_fd` is its pidfd then, and nobody of ours its parent."""
     first_fd: int = -1
     """Of a fork: a pidfd of its first process, until that is gone."""
-    leash: int = -1
+    death_watch: int = -1
     """Of a fork: its init ends when this is closed."""
     fork_socket: socket.socket | None = None
     """Of a zygote: where it is asked to fork."""

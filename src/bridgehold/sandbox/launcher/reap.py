@@ -128,9 +128,9 @@ class Ending:
 
     def _strike(self) -> None:
         """SIGKILL to the namespace's init, which takes all of it along, and to its monitor."""
-        if self._running.leash >= 0:
-            os.close(self._running.leash)
-            self._running.leash = -1
+        if self._running.death_watch >= 0:
+            os.close(self._running.death_watch)
+            self._running.death_watch = -1
         for descriptor in (self._running.init_fd, self._running.monitor_fd):
             if descriptor >= 0:
                 with contextlib.suppress(ProcessLookupError):
