@@ -70,7 +70,7 @@ _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Door(Protocol):
+class ServerContext(Protocol):
     """What a connection asks of the server that took it."""
 
     callers: Callers
@@ -90,7 +90,9 @@ class Door(Protocol):
 class Connection:
     """One caller's, from its first byte to its last. `serve` once."""
 
-    def __init__(self, server: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, server: ServerContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._server = server
         self._callers = server.callers
         self._limits = server.callers.limits

@@ -106,7 +106,7 @@ class Sessions:
         opening = self._opening.get(key)
         if opening is None:
             if self._stopping and not nested:
-                raise self._closed_door()
+                raise self._no_opening()
             opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
@@ -114,10 +114,10 @@ class Sessions:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             if opening.cancelled() and self._stopping:
-                raise self._closed_door() from None
+                raise self._no_opening() from None
             raise
 
-    def _closed_door(self) -> BridgeholdError:
+    def _no_opening(self) -> BridgeholdError:
         return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
 
     async def _start(
