@@ -12,8 +12,8 @@ from bridgehold.audit.events import Event
 from bridgehold.config.load import Config
 from bridgehold.errors import BusyError
 from bridgehold.host.front.secret_events import SecretEvents
-from bridgehold.host.given import HostConfig
 from bridgehold.host.main import Ends, HostProcess
+from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.index import Reference
 
 

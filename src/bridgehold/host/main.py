@@ -60,12 +60,12 @@ from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.front.server import SocketServer
-from bridgehold.host.given import HostConfig, Parent
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.host.startup import HostConfig, SupervisorLink
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
@@ -117,7 +117,7 @@ class HostProcess:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         """Commands that still run are waited for no longer."""
-        self._parent = Parent(_socket(ends.parent))
+        self._supervisor = SupervisorLink(_socket(ends.parent))
         self._leaving = given.lasting
         """What is refused here is taken by the host that comes."""
         self._reason = "asked by a signal"
@@ -143,7 +143,7 @@ class HostProcess:
         sessions, servers = self._assemble(peers, machine)
         for server in servers:
             await server.start()
-        self._parent.say_ready()
+        self._supervisor.say_ready()
         watchers = [
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
@@ -381,7 +381,7 @@ class HostProcess:
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     async def _ask_for_another(self) -> None:
-        await self._parent.ask_for_another()
+        await self._supervisor.ask_for_another()
         self._leaving = True
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 

@@ -14,7 +14,7 @@ from bridgehold.config.http import HttpConfig
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, own_variables
 from bridgehold.config.machine import package_folder
-from bridgehold.host.given import HostConfig
+from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.main import LauncherConfig

@@ -38,7 +38,7 @@ CHECK_SECONDS = 30
 """For the next version to say whether it could start."""
 
 
-class Parent:
+class SupervisorLink:
     """The supervisor, as the host talks to it."""
 
     def __init__(self, channel: socket.socket) -> None:
