@@ -224,7 +224,7 @@ class HostProcess:
             self._pool,
             peers.journal,
             bound=self._config.host.max_sessions,
-            losses=recovery,
+            recovery=recovery,
             metrics=shared.metrics,
         )
         downloads = Downloads(
