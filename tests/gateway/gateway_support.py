@@ -23,7 +23,7 @@ from bridgehold.bridges.kit.provider import Provider
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import AuditError
 from bridgehold.host.cell.gateway.gateway import Gateway
-from bridgehold.host.cell.gateway.values import Asker, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers
@@ -155,7 +155,7 @@ class Stand:
             buffers=self.buffers,
             providers=self.providers,
             downloads=self.downloads,
-            asker=lambda: Asker(self.command, "tester"),
+            attribution=lambda: Attribution(self.command, "tester"),
             limits=limits,
             lookup=lookup,
             on_degraded=self.degraded.append,

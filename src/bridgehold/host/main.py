@@ -35,7 +35,7 @@ from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.gateway.opener import GatewayOpener
-from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -207,8 +207,8 @@ class HostProcess:
     def _open_with(self, shared: Shared, peers: Peers, recovery: Recovery) -> Sessions:
         """Sessions, how they start, and their gateways."""
 
-        def whose(session: str) -> Asker:
-            return sessions.whose(session)
+        def attribute(session: str) -> Attribution:
+            return sessions.attribute(session)
 
         services = Services(
             launcher=peers.launcher,
@@ -216,7 +216,7 @@ class HostProcess:
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
             on_degraded=self._degraded,
-            whose=whose,
+            attribute=attribute,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
         self._pool = WarmPool(services, ForkStart(services, self._zygotes), shared.settings.pool)
@@ -240,7 +240,7 @@ class HostProcess:
             audit=peers.journal,
             budgets=spent_before(self._layout),
             downloads=downloads,
-            asker=sessions.calling_out,
+            attribution=sessions.calling_out,
             on_degraded=self._degraded,
         )
         return sessions

@@ -32,7 +32,7 @@ from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
 from bridgehold.keeper.stores import check_value
 from bridgehold.keeper.values import UpstreamLimits
-from bridgehold.policies.downloads import parse_wanted
+from bridgehold.policies.downloads import parse_hub_item
 from bridgehold.policies.names import normalise_path
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"})
@@ -138,7 +138,7 @@ class Upstream:
         """A hub is only read; its redirects are followed, the key stays at its own origin."""
         if request.method != "GET" or request.body_bytes:
             raise DeniedError("a hub is only read", where="method")
-        parse_wanted(request.path)  # a host that was taken over reads models too, and no accounts
+        parse_hub_item(request.path)  # a host that was taken over reads models too, and no accounts
         hop = Hop(url=str(first[0]), host=entry.host, keyed=True)
         told: dict[str, str] = {}
         for _ in range(MOST_HOPS + 1):

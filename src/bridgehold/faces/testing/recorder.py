@@ -26,8 +26,8 @@ from bridgehold.faces.testing.transcript import (
     Ended,
     Failed,
     Header,
-    Heard,
     Line,
+    ReceivedEvent,
     Stopped,
     encode_line,
 )
@@ -66,7 +66,7 @@ class Recorder(Client):
         def heard(event: dict[str, Any]) -> None:
             if event.get("type") == "tool_call":
                 self._commands[str(event.get("command"))] = (call, begun)
-            self._write(Heard(call=call, event=self._masker.said(event), ms=_since(begun)))
+            self._write(ReceivedEvent(call=call, event=self._masker.said(event), ms=_since(begun)))
             if on_event is not None:
                 on_event(event)
 

@@ -26,7 +26,7 @@ from bridgehold.protocol.values import Principal
 _TEXT, LONGEST_REASON = 80, 500
 _FOLD_SECONDS = 5.0
 _PER_SECOND, _BURST = 2.0, 50.0
-_MOST_ASKERS = 1_024
+_MOST_PRINCIPALS = 1_024
 _MOST_FOLDS = 64
 """Events that tell of many, at one time."""
 _OTHERS = "*"
@@ -89,10 +89,10 @@ class Refusals:
             self._telling = asyncio.create_task(self._tell())
         return ""
 
-    def _bucket(self, asker: str) -> TokenBucket:
+    def _bucket(self, principal: str) -> TokenBucket:
         """One for each principal, and one for all strangers together."""
-        known = asker in self._buckets or len(self._buckets) < _MOST_ASKERS
-        return self._buckets.setdefault(asker if known else _OTHERS, TokenBucket(_PER_SECOND, _BURST))
+        known = principal in self._buckets or len(self._buckets) < _MOST_PRINCIPALS
+        return self._buckets.setdefault(principal if known else _OTHERS, TokenBucket(_PER_SECOND, _BURST))
 
     async def _tell(self) -> None:
         await asyncio.sleep(_FOLD_SECONDS)

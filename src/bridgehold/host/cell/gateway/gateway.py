@@ -23,7 +23,7 @@ from bridgehold.host.cell.gateway.records import Records
 from bridgehold.host.cell.gateway.replies import Refusal, raw_refusal
 from bridgehold.host.cell.gateway.reverse import ReverseProxy
 from bridgehold.host.cell.gateway.served import Keeper, Served, Upstream
-from bridgehold.host.cell.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
@@ -51,7 +51,7 @@ class Gateway:
         buffers: Buffers,
         providers: Mapping[str, ProviderFacts],
         downloads: Downloads,
-        asker: Callable[[], Asker],
+        attribution: Callable[[], Attribution],
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
         on_degraded: Callable[[str], None] | None = None,
@@ -65,7 +65,7 @@ class Gateway:
         records = Records(
             audit,
             facts,
-            asker,
+            attribution,
             events=events
             or SessionEvents(
                 audit,

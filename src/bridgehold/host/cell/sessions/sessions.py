@@ -19,7 +19,7 @@ from bridgehold.errors import (
     NotFoundError,
     SessionEndedError,
 )
-from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.ended import EndedSessions, anew, ended_error
 from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
@@ -229,22 +229,22 @@ class Sessions:
             self._ending[session.key] = session
             self._recovery.ended(session)
 
-    def calling_out(self, session_id: str) -> Asker:
-        """As `whose`, of a request at the gateway: that there was one is noted with the session."""
+    def calling_out(self, session_id: str) -> Attribution:
+        """As `attribute`, of a request at the gateway: that there was one is noted with the session."""
         for session in self:
             if session.id == session_id:
                 session.called_out = session.reached_out = True
-        return self.whose(session_id)
+        return self.attribute(session_id)
 
-    def whose(self, session_id: str) -> Asker:
+    def attribute(self, session_id: str) -> Attribution:
         """For whom a session does what it does now.
 
         Between commands and at start-up for who opened it, and for no command.
         """
         found = next((one for one in self if one.id == session_id), None)
         if found is None:
-            return Asker("", self._starting.get(session_id, ""))
-        return Asker(found.current_command, found.current_principal)
+            return Attribution("", self._starting.get(session_id, ""))
+        return Attribution(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
         """The tenant's live session of that id, or the name under which a lost one opens again."""

@@ -28,7 +28,7 @@ from bridgehold.errors import (
     ProtocolError,
     ShortageError,
 )
-from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.workers.calls import GuestCalls, Stream, ToolHandler
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
@@ -76,7 +76,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     ]
     on_degraded: Callable[[str], None]
     """An event that must be in the audit can't be written."""
-    whose: Callable[[str], Asker] = lambda _session: Asker()
+    attribute: Callable[[str], Attribution] = lambda _session: Attribution()
     """For which command, and for whom, a session's worker does what it does now."""
 
 
@@ -301,17 +301,17 @@ class LiveWorker:
     def violation(self, reason: str) -> None:
         """Write down that the guest broke a rule of its wire."""
         self.violations += 1
-        asker = self._services.whose(self.order.session)
+        attribution = self._services.attribute(self.order.session)
         if self.violations > _MOST_VIOLATIONS:
-            self.events.count("protocol.violation", asker.principal)
+            self.events.count("protocol.violation", attribution.principal)
             return
-        if not self.events.room("protocol.violation", asker.principal):
+        if not self.events.room("protocol.violation", attribution.principal):
             return
         event = ProtocolViolation(
             tenant=self.order.grant.tenant,
-            principal=asker.principal,
+            principal=attribution.principal,
             session=self.order.session,
-            command=asker.command,
+            command=attribution.command,
             worker=self.name,
             reason=reason[:300],
         )
