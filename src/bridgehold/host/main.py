@@ -27,7 +27,7 @@ from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.config.settings import Settings
-from bridgehold.errors import BridgeholdError, told
+from bridgehold.errors import BridgeholdError, to_log_text
 from bridgehold.hardening import harden
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.commands.dispatch import Dispatch
@@ -460,7 +460,7 @@ def main() -> int:
         config = load_config(Path(given.config) / "config.toml", given.overrides)
         return asyncio.run(HostProcess(given, config, ends).run())
     except BridgeholdError as error:
-        sys.stderr.write(told(error))
+        sys.stderr.write(to_log_text(error))
         return error.exit_status
 
 

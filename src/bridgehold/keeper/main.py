@@ -150,7 +150,7 @@ class Keeper:
             case protocol.AskReveal() | protocol.AskMarks():
                 return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():
-                return self._told_of(ask)
+                return self._answer_for(ask)
             case _:
                 return msgspec.json.encode(self._status())
         return b""
@@ -160,7 +160,7 @@ class Keeper:
             return msgspec.json.encode(await self._vault.marks(ask.tenant))
         return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
 
-    def _told_of(self, ask: protocol.AskMissing | protocol.AskVersions | protocol.AskReferences) -> bytes:
+    def _answer_for(self, ask: protocol.AskMissing | protocol.AskVersions | protocol.AskReferences) -> bytes:
         if isinstance(ask, protocol.AskReferences):
             return msgspec.json.encode(self._vault.references(ask.first, _REFERENCES))
         if isinstance(ask, protocol.AskMissing):

@@ -103,7 +103,7 @@ def run(
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             _end(children, rest, signals, leaving=kept_open, listener=None if kept_open else listener)
-            again = again and not _asked_last(signals)
+            again = again and not _end_requested(signals)
             if not (given.lasting or again):
                 layout.socket.unlink(missing_ok=True)
             layout.tokens_socket.unlink(missing_ok=True)
@@ -345,7 +345,7 @@ def _explain_end(ended: Child, host: Child, patience: float) -> int:
     return 70
 
 
-def _asked_last(signals: list[int]) -> bool:
+def _end_requested(signals: list[int]) -> bool:
     """Whether a signal asked for the end; from now on one ends this process, whatever it runs."""
     ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # whoever came earlier is in `signals` now

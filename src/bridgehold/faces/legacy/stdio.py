@@ -40,13 +40,13 @@ def _say_building() -> Callable[[dict[str, Any]], None]:
     """One line on standard error for each phase of a build that the worker's session waits for."""
     said: set[str] = set()
 
-    def told(event: dict[str, Any]) -> None:
+    def show_progress(event: dict[str, Any]) -> None:
         phase = str(event.get("phase"))
         if phase not in said:
             said.add(phase)
             sys.stderr.write(f"bridgehold: building the environment of {event.get('bridge')}: {phase}\n")
 
-    return told
+    return show_progress
 
 
 class Worker:
@@ -212,8 +212,8 @@ class Worker:
             self._worker_id = str(args["worker_id"])[:200]
         if not self._framework and len(self._running) == 1:
             with contextlib.suppress(BridgeholdError):
-                told = await self._call(Step(operation="common:ping"), session)
-                self._framework = dict(told.get("framework") or {})
+                show_progress = await self._call(Step(operation="common:ping"), session)
+                self._framework = dict(show_progress.get("framework") or {})
         if not self._session.alive:
             raise SessionEndedError("the session has ended")
         now = time.time()

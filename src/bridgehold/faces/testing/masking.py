@@ -50,10 +50,10 @@ class Masker:
         plain = msgspec.json.decode(msgspec.json.encode(value))
         if method == "artifact.get" and isinstance(plain, dict) and isinstance(plain.get("data"), str):
             data = plain.pop("data")
-            return {**self.said(plain), "data": self._bytes(data)}
-        return self.said(plain)
+            return {**self.masked(plain), "data": self._bytes(data)}
+        return self.masked(plain)
 
-    def said(self, value: object) -> Any:
+    def masked(self, value: object) -> Any:
         """What the host's side said. Of it only what is as long as keys are is looked for later: a short
         word that stands under ``token`` may well be one of a text's."""
         plain = msgspec.json.decode(msgspec.json.encode(value))

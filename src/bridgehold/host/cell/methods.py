@@ -63,7 +63,7 @@ _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
 
 
-def _asked(principal: Principal, reason: str) -> str:
+def _end_reason(principal: Principal, reason: str) -> str:
     """Why a session ends that somebody ends: by whom, and never in the host's own words."""
     return f"by {principal.name}: {reason[:200]}"
 
@@ -264,14 +264,14 @@ class Methods:
             if not self._sessions.give_up(principal.may_act_for, params.session):
                 raise
             return {"id": params.session, "emptied_ms": 0}
-        await session.close(_asked(principal, params.reason))
+        await session.close(_end_reason(principal, params.reason))
         report = session.worker.report
         return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
 
     async def session_kill(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         """At once: nothing in flight is waited for, and the bridge's `close` isn't called."""
         session = self._find(principal, params.session)
-        await session.end(_asked(principal, params.reason))
+        await session.end(_end_reason(principal, params.reason))
         return {"id": session.id}
 
     async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
@@ -309,7 +309,7 @@ class Methods:
             for session in self._sessions
             if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
         ]
-        reason = _asked(principal, "drained")
+        reason = _end_reason(principal, "drained")
         await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
 

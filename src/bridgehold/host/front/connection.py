@@ -261,7 +261,7 @@ class Connection:
             answer = await self._answered(request, failure)
         except BridgeholdError as error:
             refused = self._principal is None
-            answer = pack(AnswerFrame(id=request.id, error=_told(error, self._principal)))
+            answer = pack(AnswerFrame(id=request.id, error=_visible_info(error, self._principal)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
@@ -327,7 +327,7 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
         )
 
 
-def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
+def _visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     """What `principal` may know of it: who may not read a session's log reads none of it here either."""
     info = error.info()
     if principal is not None and principal.may_read:

@@ -100,7 +100,9 @@ class Shell:
         os.close(self.report)
         self.report = -1
         if self._heard != _DONE:
-            raise shortage.heard(self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died")
+            raise shortage.decode_failure(
+                self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died"
+            )
         return True
 
     def keep_death_watch(self) -> int:
@@ -255,5 +257,5 @@ def _die_with(launcher: int) -> None:
 
 def _fail(told: int, where: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
-        os.write(told, shortage.told(error, f"no namespaces for a fork: {where}"))
+        os.write(told, shortage.encode_failure(error, f"no namespaces for a fork: {where}"))
     os._exit(126)
