@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from bridgehold.audit.arguments import split_keys
+from bridgehold.audit.encodings import SHORTEST, Encodings
 from bridgehold.audit.redact import MASK, Redactor, find_shape, is_key_name
-from bridgehold.audit.spellings import SHORTEST, Spellings
 from bridgehold.errors import TranscriptError, UsageError
 from bridgehold.faces.testing.transcript import DEEPEST
 from bridgehold.ids import digest_bytes
@@ -26,7 +26,7 @@ class Masker:
     """Remembers every key that it was shown, and takes it out of all that comes later."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Spellings] = {}
+        self._known: dict[str, Encodings] = {}
         self._redactor = Redactor(())
 
     def params(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Masker:
     def _learn(self, values: Any) -> None:
         fresh = {value for value in values if len(value) >= SHORTEST and value != MASK} - self._known.keys()
         if fresh:
-            self._known |= {value: Spellings(value.encode("utf-8", "surrogatepass")) for value in fresh}
+            self._known |= {value: Encodings(value.encode("utf-8", "surrogatepass")) for value in fresh}
             self._redactor = Redactor(self._known.values())
 
     def _bytes(self, data: str) -> str:
