@@ -28,7 +28,7 @@ from bridgehold.config.load import Config, ProviderSection
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.host.cell.gateway.opener import GatewayOpener
 from bridgehold.host.cell.gateway.values import Asker
-from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
@@ -168,7 +168,7 @@ async def measure(folder: Path) -> list[Row]:
             keeper=await KeeperClient.connect(keeper_socket),
             audit=journal,
             budgets=Budgets(),
-            downloads=Downloads(ArtifactStore(folder, 1 << 30), Turns(), folder, journal),
+            downloads=Downloads(ArtifactStore(folder, 1 << 30), SerialChanges(), folder, journal),
             asker=lambda session: Asker(command="c-bench"),
         )
         listener = socket.create_server(("127.0.0.1", 0))

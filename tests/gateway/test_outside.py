@@ -334,7 +334,7 @@ def test_a_client_that_proxies_its_own_gateway_gets_there(tmp_path: Path) -> Non
 
 
 def test_a_slow_client_hello_does_not_hold_the_tunnel(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("bridgehold.host.cell.gateway.outside._HELLO_SECONDS", 0.3)
+    monkeypatch.setattr("bridgehold.host.cell.gateway.outbound._HELLO_SECONDS", 0.3)
 
     async def act(stand: Stand) -> None:
         async with echo() as (port, seen):

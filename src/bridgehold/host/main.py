@@ -39,7 +39,7 @@ from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.cell.tools.http import HttpTools
 from bridgehold.host.cell.tools.offers import Offers
@@ -101,7 +101,7 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     environments: Environments
     orders: Orders
     store: ArtifactStore
-    turns: Turns
+    changes: SerialChanges
     resources: Resources
     metrics: Metrics
 
@@ -199,7 +199,7 @@ class HostProcess:
             environments=environments,
             orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
             store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
-            turns=Turns(),
+            changes=SerialChanges(),
             resources=Resources(),
             metrics=Metrics(),
         )
@@ -229,7 +229,7 @@ class HostProcess:
         )
         downloads = Downloads(
             shared.store,
-            shared.turns,
+            shared.changes,
             self._layout.artifacts,
             peers.journal,
             demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
@@ -250,7 +250,7 @@ class HostProcess:
     ) -> list[SocketServer]:
         """The methods, and the sockets that they are served on."""
         self._refusals = Refusals(peers.journal, shared.metrics)
-        artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.turns)
+        artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.changes)
         http_tools, self._tools = HttpTools(peers.keeper), ProcessTools(self._layout.config / "tools")
         offers = Offers(shared.settings, http_tools, self._tools, (inside_tools(), artifacts))
         dispatch = Dispatch(

@@ -17,7 +17,7 @@ from ipaddress import ip_address
 import h11
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.cell.gateway.outside import Outside, Places
+from bridgehold.host.cell.gateway.outbound import Outbound, Places
 from bridgehold.host.cell.gateway.parse import BadRequest, Target, check_head, parse_head
 from bridgehold.host.cell.gateway.records import Records
 from bridgehold.host.cell.gateway.replies import Refusal, raw_refusal
@@ -185,7 +185,9 @@ class Gateway:
             if target.kind == "reverse":
                 await self._reverse.serve(wire, connection, request, target)
             else:
-                await Outside(self._served, self._places, self._slow, wire, target).serve(connection, request)
+                await Outbound(self._served, self._places, self._slow, wire, target).serve(
+                    connection, request
+                )
                 return False
         except BadRequest as error:
             await self._refuse_raw(wire, error, target)
