@@ -253,7 +253,7 @@ class AttestationError(BridgeholdError):
 
 
 class ZygoteError(BridgeholdError):
-    """A zygote can't be forked from: it is gone, was ended for a surprise, or is no zygote."""
+    """A zygote can't be forked from: it is gone, was ended because it had changed, or is no zygote."""
 
     code = "zygote"
     exit_status = 38

@@ -67,7 +67,7 @@ def test_a_defect_in_what_stands_ends_the_host(tmp_path: Path, capsys: pytest.Ca
 
     async def stand() -> HostProcess:
         process = HostProcess(given, Config(), ends)
-        cancelled = process._stand("parked", asyncio.sleep(3_600))
+        cancelled = process._stand("the warm pool", asyncio.sleep(3_600))
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.wait({cancelled})

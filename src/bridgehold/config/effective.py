@@ -1,4 +1,4 @@
-"""What holds of the configuration, key by key, and who said so: the environment, the file or a default."""
+"""The effective settings, key by key, and where each comes from: the environment, the file or a default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEPTH = 3
 
 
 class EffectiveSetting(msgspec.Struct, frozen=True, kw_only=True):
-    """One key. `by`: a variable's name, ``config.toml`` or ``default``."""
+    """One key's value. `by`, its source: a variable's name, ``config.toml`` or ``default``."""
 
     key: str
     value: object
@@ -24,7 +24,7 @@ class EffectiveSetting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def effective_settings(path: Path, environ: Mapping[str, str]) -> list[EffectiveSetting]:
-    """Every key of the configuration at `path`. Raises `ConfigError`."""
+    """Every key of the configuration at `path`, sorted. Raises `ConfigError`."""
     config = load_config(path, environ)
     in_file = _flat(
         "", reads.parse_toml(reads.read_text(path, ConfigError, or_none=True), ConfigError, str(path))

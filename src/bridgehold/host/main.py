@@ -150,7 +150,7 @@ class HostProcess:
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             self._stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
-            self._stand("parked", self._pool.watch(self._make_order, peers.keeper.versions)),
+            self._stand("the warm pool", self._pool.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
         ]
@@ -287,7 +287,7 @@ class HostProcess:
             make_order=shared.orders.make,
             zygotes=self._zygotes.infos,
             metrics=shared.metrics,
-            counts=self._pool.counts,
+            pool_counts=self._pool.counts,
             stop=self._ask_stop,
             scripts=scripts,
             redact=self._redaction.text,

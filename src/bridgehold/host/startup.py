@@ -1,4 +1,4 @@
-"""What the host's process is told at its start, and how it talks to its supervisor."""
+"""The host process's start: its configuration, and its link to the supervisor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHECK_SECONDS = 30
 
 
 class SupervisorLink:
-    """The supervisor, as the host talks to it."""
+    """The host's channel to its supervisor."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel

@@ -98,7 +98,8 @@ class Upstream:
     async def answer(
         self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
     ) -> None:
-        """Send `request` with `key`, and stream the answer without `encodings`. Its typed errors hold no key."""
+        """Send `request` with `key`, and stream the answer without it in any of its `encodings`. Raises typed
+        errors that hold no key."""
         if entry.keyed:
             check_value(key)
         try:

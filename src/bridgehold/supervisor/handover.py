@@ -45,7 +45,7 @@ _OURS, _LOCK = "bridgehold", "bridgehold-lock"
 
 
 class Inherited(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor was started with."""
+    """The sockets and the lock that a supervisor inherits from systemd or from the supervisor before it."""
 
     host: socket.socket | None = None
     http: socket.socket | None = None

@@ -1,4 +1,4 @@
-"""A loopback sink that plays the exfiltration host: it keeps what it is sent, within a bound."""
+"""A server on loopback that plays the exfiltration host: it keeps what it is sent, within a bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_CAPTURED = 200
 
 
 class Captured(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that reached the thief."""
+    """One request that reached the sink."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class ExfiltrationSink:
         self.port = 0
 
     def __repr__(self) -> str:
-        return f"ExfiltrationSink(port={self.port}, loot={len(self.captured)})"
+        return f"ExfiltrationSink(port={self.port}, captured={len(self.captured)})"
 
     @classmethod
     @contextlib.asynccontextmanager

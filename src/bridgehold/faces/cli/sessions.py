@@ -60,7 +60,7 @@ async def _sessions(end: str) -> list[SessionInfo]:
 
 
 def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the warm processes that sessions are forked from, and the sandboxes that are parked."""
+    """List zygotes, which sessions are forked from, and how many sandboxes stand ready in warm pools."""
     found = asyncio.run(_zygotes())
     if json_output:
         print_json(found)

@@ -1,4 +1,4 @@
-"""A session that lasts as long as its holder: one request of the host's protocol, from open to end."""
+"""A bound session: it lives exactly as long as the process that opened it. One request, from open to end."""
 
 from __future__ import annotations
 

@@ -212,8 +212,8 @@ class Worker:
             self._worker_id = str(args["worker_id"])[:200]
         if not self._framework and len(self._running) == 1:
             with contextlib.suppress(BridgeholdError):
-                show_progress = await self._call(Step(operation="common:ping"), session)
-                self._framework = dict(show_progress.get("framework") or {})
+                answer = await self._call(Step(operation="common:ping"), session)
+                self._framework = dict(answer.get("framework") or {})
         if not self._session.alive:
             raise SessionEndedError("the session has ended")
         now = time.time()

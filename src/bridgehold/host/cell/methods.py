@@ -339,7 +339,7 @@ class Methods:
         ]
 
     async def list_zygotes(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """Of the tenants that the caller may act for: warm processes, and how many sandboxes are parked."""
+        """Of the tenants that the caller may act for: zygotes, and how many sandboxes their pools hold."""
         return {
             "zygotes": [info for info in self._zygotes() if principal.may_act_for(info.tenant)],
             "parked": [

@@ -34,7 +34,7 @@ _FOLDED = "There were many: the audit counts this one in an `events.folded`."
 
 
 class Refusals:
-    """Writes every refusal of callers: one by one within the asker's bucket, counted and folded past it.
+    """Writes every refusal of callers: one by one within the caller's bucket, counted and folded past it.
 
     Who asks needs no right to do so, and must not fill the journal: an event is charged to the tenant of
     the caller that was proven, never to one that was only named.
@@ -48,7 +48,7 @@ class Refusals:
         self._telling: asyncio.Task[None] | None = None
 
     async def rejected_peer(self, uid: int, reason: str) -> str:
-        """Who connected is nobody here."""
+        """Record a peer that was rejected: no principal has its uid."""
         return await self.record(PrincipalRefused(uid=uid, reason=reason[:LONGEST_REASON]))
 
     async def caller(self, principal: Principal, method: str, params: object, error: BridgeholdError) -> str:
@@ -90,7 +90,7 @@ class Refusals:
         return ""
 
     def _bucket(self, principal: str) -> TokenBucket:
-        """One for each principal, and one for all strangers together."""
+        """One for each principal, and one for all rejected peers together."""
         known = principal in self._buckets or len(self._buckets) < _MOST_PRINCIPALS
         return self._buckets.setdefault(principal if known else _OTHERS, TokenBucket(_PER_SECOND, _BURST))
 

@@ -165,8 +165,8 @@ class Fork:
         return True
 
     def _failure(self) -> BridgeholdError:
-        """It ended too early. That is no surprise: the machine may have been short of something, and said so
-        to it or killed it."""
+        """It ended too early. The zygote is not to blame: the machine may have been short of something,
+        and said so to it or killed it."""
         number = int(self._said) if self._said.isdigit() else 0
         step = self._steps[0][1] if self._steps else "was limited"
         if number in shortage.SHORT_OF:

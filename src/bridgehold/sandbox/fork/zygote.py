@@ -5,8 +5,8 @@ process limit leaves no room for a helper or a thread (and for exactly one fork 
 it is held in between (`hold`: no timer, signal or child of its own wakes it while namespaces are made
 under its uid), and its /proc is covered, so that it can name no session (`template`). Before and after
 each fork its cgroup must hold exactly bubblewrap's two processes and one zygote with one thread, with
-the descriptors that the launcher gave it. Anything else is a `ZygoteChangedError`, and the end of it and of its
-sessions. Nothing here waits for it: what is due once it stands is asked for again, until it is late.
+the descriptors that the launcher gave it. Anything else is a `ZygoteChangedError`, and the end of it and of
+its sessions. Nothing here waits for it: what is due once it stands is asked for again, until it is late.
 
 bubblewrap's init is out of its reach: a Landlock domain that it entered before its first import
 keeps it from opening the memory of what is outside (`inner.kernel.enter_own_domain`).

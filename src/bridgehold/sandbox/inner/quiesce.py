@@ -1,4 +1,4 @@
-"""What the first use of a library leaves behind, put to rest: idle pools of threads, and event loops.
+"""Quiesces what the first use of a library leaves behind: idle pools of threads, and event loops.
 
 A zygote may have neither: a thread can't be forked, and a loop holds descriptors that every fork would
 share. Each fork makes its own when it needs one.

@@ -1,4 +1,4 @@
-"""What the host judges of a foreign script's session (pure): which script, which command, whose key.
+"""The rules for a user script's session (pure): which script, which command, whose key.
 
 The script is the tenant's own and speaks DSPex's or Snakepit's wire; its commands are not declared
 anywhere, so that the policy's `[operations]` is all that can be asked.

@@ -1,4 +1,4 @@
-"""The socket's methods for foreign scripts: one request from open to end, frames and end of input beside."""
+"""The socket's methods for user scripts: one request from open to end, frames and end of input beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bridgehold.protocol.values import Principal
 
 
 class UserScripts:
-    """Sessions whose worker is a script of the tenant's own, by session id."""
+    """Sessions whose worker is a user script: one of the tenant's own, by session id."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Sessions that end with the request that opened them, or with their caller's connections."""
+"""Bound sessions: each ends with the request that opened it, or with its caller's connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def bound_session(
     emit: Callable[[object], None],
     then: Callable[[Session], Awaitable[None]] | None = None,
 ) -> dict[str, object]:
-    """Do `then`, tell the session's id, wait for the session's end, and say how it came.
+    """Do `then`, emit the session's id, wait for the session's end, and return its cause.
 
     Cancelled, or failed in `then`: the session is ended.
     """

@@ -36,7 +36,7 @@ _GONE_SECONDS = 30.0
 
 
 class RecoveryTracker(Protocol):
-    """Who is told of each session that is over, and knows which are to be made again."""
+    """Receives session-ended events and tracks which sessions to recover."""
 
     def ended(self, session: Session) -> None: ...
 

@@ -1,6 +1,6 @@
 """How a worker starts, behind one small interface: order in, attested live worker out.
 
-`forks.ForkStart` forks a sandbox from a zygote, or launches a fresh one; `parked.WarmPool` has some of
+`forks.ForkStart` forks a sandbox from a zygote, or launches a fresh one; `pool.WarmPool` has some of
 them ahead of demand. Whatever goes wrong, nothing is left running: the worker is killed, its pipes are
 closed, and the error says what the kernel or the guest said.
 """
