@@ -27,7 +27,7 @@ from bridgehold.audit.journal import JournalConfig
 from bridgehold.config.load import Config, ProviderSection
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.host.cell.gateway.opener import GatewayOpener
-from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets
@@ -169,7 +169,7 @@ async def measure(folder: Path) -> list[Row]:
             audit=journal,
             budgets=Budgets(),
             downloads=Downloads(ArtifactStore(folder, 1 << 30), SerialChanges(), folder, journal),
-            asker=lambda session: Asker(command="c-bench"),
+            attribution=lambda session: Attribution(command="c-bench"),
         )
         listener = socket.create_server(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])

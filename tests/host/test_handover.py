@@ -441,8 +441,8 @@ with supervise._signals(signals):
     pass
 if sys.argv[1] == "before":
     os.kill(os.getpid(), signal.SIGTERM)
-    sys.exit(7 if supervise._asked_last(signals) else 8)
-assert not supervise._asked_last(signals)
+    sys.exit(7 if supervise._end_requested(signals) else 8)
+assert not supervise._end_requested(signals)
 os.kill(os.getpid(), signal.SIGTERM)
 """
 

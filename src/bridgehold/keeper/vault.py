@@ -41,7 +41,7 @@ class CachedSecret:
         self._encodings: asyncio.Future[Encodings] | None = None
 
     def __repr__(self) -> str:
-        return f"Held({self.reference})"
+        return f"CachedSecret({self.reference})"
 
     @contextlib.contextmanager
     def use(self) -> Iterator[bytes]:

@@ -244,7 +244,7 @@ def become(command: Sequence[str], given: Inherited, outside: OriginalMounts) ->
 
 
 class Replacing:
-    """The supervisor's side of `Parent`: one question at a time, asked of `command`."""
+    """The supervisor's side of `SupervisorLink`: one question at a time, asked of `command`."""
 
     def __init__(
         self,
