@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bridgehold import SyncClient
 from bridgehold.faces.legacy.folder import write_shim
 from bridgehold.faces.legacy.values import ShimFile
 from hostile.at_home import PRINTED, REASONS, Difference, outside, unexplained
@@ -413,10 +414,13 @@ def test_forged_and_late_answers_reach_nobody(host: Stage, start: Start) -> None
     session = session_of(host)
     assert peer.ask(1, "forge")["result"] == {"mine": True}
     assert peer.ask(2, "background", {"id": 2})["result"] == {"first": True}
-    time.sleep(0.6)
+
+    def violations() -> int:
+        return sum(event["session"] == session for event in host.events("protocol.violation"))
+
+    until(lambda: violations() == 3)
     assert peer.ask(3, "echo", {"x": 1})["result"] == {"x": 1}
-    violations = [event for event in host.events("protocol.violation") if event["session"] == session]
-    assert len(violations) == 3
+    assert violations() == 3
 
 
 def test_text_where_a_frame_belongs_ends_the_session_typed(host: Stage, start: Start) -> None:
@@ -664,7 +668,8 @@ def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path,
             started[-1].handshake()
         owner, guest = started
         guest.send(1, "sleep", {"seconds": 60})
-        time.sleep(0.3)
+        with SyncClient.connect(home.socket) as client:
+            until(lambda: any(one.state == "busy" for one in client.sessions()))
         owner.process.kill()
         answer = guest.receive(30)
         assert (answer["id"], answer["success"]) == (1, False)

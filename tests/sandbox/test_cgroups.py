@@ -28,6 +28,7 @@ from bridgehold.errors import BridgeholdError, UnsupportedError
 from bridgehold.ids import random_id
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup, files, open_parent, places, v1
 from bridgehold.sandbox.values import Resources
+from waiting import until
 
 MIB = 1 << 20
 ORDINARY_UID = 0x7A00_0001
@@ -153,13 +154,8 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():
-            return True
-        time.sleep(0.005)
-    return False
+def wait_until(true: Callable[[], bool]) -> bool:
+    return until(true)
 
 
 def take(count: int) -> mmap.mmap:
@@ -352,14 +348,13 @@ def test_a_kill_is_not_outrun_by_a_session_that_forks_and_dies_all_the_time(plac
         session = parent.create("w-runner", SMALL)
         for _ in range(5):
             child(session, runner)
-        time.sleep(0.2)
-        running = len(session.processes())
+        running = wait_until(lambda: _reap() and len(session.processes()) >= 5)
         session.lift()
         session.kill()
-        empty = wait_until(lambda: _reap() and not session.processes(), 5.0)
+        empty = wait_until(lambda: _reap() and not session.processes())
         session.kill()
         session.remove()
-        return [running > 0, empty, Path(session.path).exists()]
+        return [running, empty, Path(session.path).exists()]
 
     assert place.run(act) == [True, True, False]
 

@@ -30,7 +30,7 @@ from sandbox.launcher_support import (
     run_inside,
     start,
 )
-from waiting import until
+from waiting import eventually, until
 
 WAIT = "import time; print('up', flush=True); time.sleep(120)"
 
@@ -51,9 +51,8 @@ def alive(uid: int) -> list[str]:
     return found
 
 
-def gone(uid: int, seconds: float = 5) -> bool:
-    until(lambda: not alive(uid))
-    return not alive(uid)
+def gone(uid: int) -> bool:
+    return until(lambda: not alive(uid))
 
 
 DAEMONS = """
@@ -228,11 +227,13 @@ def test_a_caller_that_goes_away_leaves_no_worker(box: Machine) -> None:
         # All of the machine's memory is free again: nothing is still promised to anybody.
         most = (await client.machine()).memory_bytes
         whole = python_spec("pass", limits={"memory_bytes": most // 4096 * 4096})
-        launched = None
-        while launched is None:  # for as long as their end takes; `drive` has a deadline
+
+        async def free() -> tuple[Launched, list[int]] | None:  # for as long as their end takes
             with contextlib.suppress(BusyError):
-                launched, ends = await client.launch(whole)
-            await asyncio.sleep(0.02)
+                return await client.launch(whole)
+            return None
+
+        launched, ends = await eventually(free) or pytest.fail("never")
         await client.exited(launched.worker)
         close(ends)
 
