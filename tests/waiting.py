@@ -15,15 +15,17 @@ PATIENCE = 30.0
 """Seconds: far above what a busy machine takes, so that only what never comes is a failure."""
 
 
-def until(look: Callable[[], Seen], seconds: float = PATIENCE) -> Seen:
-    """What `look()` gives, once it is true; fails after `seconds` with what it gave last."""
+def until(
+    look: Callable[[], Seen], seconds: float = PATIENCE, seen: Callable[[], object] | None = None
+) -> Seen:
+    """What `look()` gives, once it is true; fails after `seconds` with what it gave last, or with `seen()`."""
     deadline = time.monotonic() + seconds
     for pause in _pauses():
-        seen = look()
-        if seen:
-            return seen
+        last = look()
+        if last:
+            return last
         if time.monotonic() > deadline:
-            pytest.fail(_missed(look, seen, seconds))
+            pytest.fail(_missed(look, seen() if seen else last, seconds))
         time.sleep(pause)
     raise AssertionError
 
