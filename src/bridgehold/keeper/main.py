@@ -143,6 +143,8 @@ class Keeper:
                 self._vault.put_session(ask.session, ask.provider, ask.value, ask.tenant)
             case protocol.DropSession():
                 self._vault.drop_session(ask.session)
+            case protocol.Forget():
+                return str(await self._vault.forget(ask.tenant)).encode()
             case protocol.AskSign():
                 return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
