@@ -60,12 +60,14 @@ from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.front.server import SocketServer
+from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.given import HostConfig, Parent
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.host.tenancy import Ending, Tenancy
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
@@ -150,6 +152,7 @@ class HostProcess:
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             self._stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
+            self._stand("tokens", self._tokens.watch(self._look_up_again)),
             self._stand("parked", self._parked.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
@@ -292,7 +295,11 @@ class HostProcess:
             foreigners=foreigners,
             redact=self._redaction.text,
         )
-        principals = Principals(self._config.principals, self._given.owner_uid, self._given.face_uid)
+        write = self._parent.write
+        tenants = TenantFiles(shared.registry.files, self._layout.tenants, write)
+        self._tokens = TokenFiles(self._layout.tokens, write)
+        given = self._given
+        principals = Principals(self._config.principals, given.owner_uid, given.face_uid, self._tokens)
         parts = Reloaded(
             registry=shared.registry,
             sessions=sessions,
@@ -306,7 +313,19 @@ class HostProcess:
         file, overrides = self._layout.config_file, self._given.overrides
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
         unified = Unified(dispatch, shared.registry, shared.resources, sessions.why_missing)
+        ending = Ending(sessions=sessions.end_all, zygotes=self._zygotes.end_all, warm=self._parked.end_all)
+        tenancy = Tenancy(
+            tenants,
+            self._tokens,
+            sessions,
+            shared.settings,
+            ending,
+            peers.keeper,
+            peers.journal,
+            self._look_up_again,
+        )
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
+        table |= tenancy.table()
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
         servers = [
@@ -317,15 +336,30 @@ class HostProcess:
                 self._refusals,
                 callers=callers,
                 left=methods.left,
+                active=tenants.demand,
             )
         ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)
             servers.append(
-                SocketServer(face, principals, table, self._refusals, callers=callers, tokens_only=True)
+                SocketServer(
+                    face,
+                    principals,
+                    table,
+                    self._refusals,
+                    callers=callers,
+                    tokens_only=True,
+                    active=tenants.demand,
+                )
             )
         reloading.serve_with(*servers)
+        self._servers = servers
         return servers
+
+    async def _look_up_again(self) -> None:
+        """Tokens have changed: who is connected may be somebody else now, or nobody."""
+        for server in self._servers:
+            await server.look_up_again()
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents

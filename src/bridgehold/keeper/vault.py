@@ -322,7 +322,7 @@ class Vault:
 
     def _is_current(self, reference: Reference) -> bool:
         if reference.store == "systemd":
-            return True
+            return reference.tenant not in self._forgotten
         return self._index.find(reference.tenant, reference.name) == reference
 
     def expire(self, now: float) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from bridgehold.errors import Output
+from bridgehold.errors import DeniedError, Output
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 from bridgehold.policies.globs import matches
 
@@ -38,6 +38,14 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     def may_use(self, bridge: str) -> bool:
         return not self.bridges or bridge in self.bridges
+
+    def demand_bridge(self, bridge: str) -> None:
+        """Raise `DeniedError` where `bridge` is out of its scope; empty: none is meant."""
+        if bridge and not self.may_use(bridge):
+            raise DeniedError(
+                f"{self.name} may not use the bridge {bridge[:64]!r}",
+                hint=f"It is for {', '.join(self.bridges)}: an operator makes a token for another.",
+            )
 
     def may_run(self, bridge: str, operation: str) -> bool:
         """`operation` is ``bridge:name``, or ``common:name`` of a session of `bridge`'s."""

@@ -25,6 +25,7 @@ from bridgehold.errors import (
     NotFoundError,
     Output,
     PolicyError,
+    SuspendedError,
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
@@ -221,11 +222,15 @@ class Dispatch:
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
+        if not principal.may_run(target, request.operation):
+            raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             manifest = self._registry.manifest(target, request.tenant)
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
+        except SuspendedError as error:
+            raise await refuse(refusals.suspended(error), SuspendedError, hint=error.hint) from None
         except PolicyError as error:
             raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
         if manifest.foreign:

@@ -7,7 +7,7 @@ from bridgehold.audit.events import (
     CommandRefused,
 )
 from bridgehold.audit.redact import preview
-from bridgehold.errors import BridgeholdError, PolicyError
+from bridgehold.errors import BridgeholdError, PolicyError, SuspendedError
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
 from bridgehold.ids import is_name
 from bridgehold.policies.model import Decision, Grant
@@ -66,6 +66,19 @@ def no_tenant(principal: Principal, tenant: str) -> Decision:
         reason=f"{principal.name} may not act for tenant {tenant[:64]!r}",
         source="config.toml",
     )
+
+
+def out_of_scope(principal: Principal, operation: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule=f"{principal.name}.scope",
+        reason=f"{principal.name} may not run {operation[:128]}",
+        source=f"tokens/{principal.name.partition(':')[2]}.toml",
+    )
+
+
+def suspended(error: SuspendedError) -> Decision:
+    return Decision(allowed=False, rule="tenant.state", reason=error.message, source=error.where)
 
 
 def unknown(bridge: str, operation: str) -> Decision:

@@ -135,4 +135,5 @@ class Foreigners:
         relay = self._relays.get(session)
         if relay is None or not principal.may_act_for(relay.session.key.tenant):
             raise self._sessions.why_missing(principal.may_act_for, session)
+        principal.demand_bridge(relay.session.key.bridge)
         return relay

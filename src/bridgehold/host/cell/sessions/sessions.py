@@ -113,11 +113,13 @@ class Sessions:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            if opening.cancelled() and self._stopping:
+            if opening.cancelled():
                 raise self._closed_door() from None
             raise
 
     def _closed_door(self) -> BridgeholdError:
+        if not self._stopping:
+            return SessionEndedError("the session was ended while it was opened")
         return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
 
     async def _start(
@@ -338,6 +340,16 @@ class Sessions:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hurry.wait(), min(left, _LOOK_SECONDS))
+
+    async def end_all(self, tenant: str, reason: str) -> int:
+        """End each session of the tenant, those that are being opened too; how many there were."""
+        openings = [opening for key, opening in self._opening.items() if key.tenant == tenant]
+        for opening in openings:
+            opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
+        chosen = [session for session in self if session.key.tenant == tenant]
+        await asyncio.gather(*(session.end(reason) for session in chosen), return_exceptions=True)
+        return len(openings) + len(chosen)
 
     async def stop(self, reason: str) -> None:
         """End every session; no new one opens."""
