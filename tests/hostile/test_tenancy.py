@@ -451,3 +451,53 @@ def test_every_act_is_in_the_audit_before_and_after_with_who_asked(host: Stage) 
     assert [(one["ok"], one["code"]) for one in outcomes] == [(True, ""), (True, ""), (False, "policy")]
     assert {one["principal"] for one in outcomes} == {"owner"}
     assert {one["tenant"] for one in outcomes} == {""}, "no quota of a tenant's keeps an operator from it"
+
+
+def test_ceilings_of_sessions_and_memory_are_the_tenants_and_hold_at_once(host: Stage) -> None:
+    secret = made(host, "full", sessions=2, memory="512MiB")
+    beside = made(host, "roomy")
+    second = host.bridge()
+    with client(host, secret) as caller, client(host, beside) as neighbour, contextlib.ExitStack() as stack:
+        stack.enter_context(caller.session(host.plain, tenant="full"))
+        stack.enter_context(caller.session(second, tenant="full"))
+        for limits, said in (
+            ({}, "2 of 2 sessions"),
+            ({"sessions": 9}, "512 MiB of 512 MiB for sessions"),
+            ({"memory": "1GiB", "bridge_sessions": 1}, f"1 of 1 sessions with {host.plain}"),
+        ):
+            host.client.request("tenant.limit", {"name": "full", "limits": limits})
+            with pytest.raises(BridgeholdError, match=said) as caught:
+                caller.session(host.plain, tenant="full").__enter__()
+            assert caught.value.code == "busy"
+            assert "tenant limit full" in caught.value.hint
+        assert neighbour.run(f"{host.plain}:report", tenant="roomy") == {}
+        host.client.request("tenant.limit", {"name": "full", "limits": {"bridge_sessions": None}})
+        stack.enter_context(caller.session(host.plain, tenant="full"))
+
+
+def test_a_tenants_commands_and_bytes_a_second_are_counted_over_all_its_bridges(host: Stage) -> None:
+    secret, second = made(host, "fast", commands_per_second=3), host.bridge()
+    with client(host, secret) as caller, contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(caller.session(one, tenant="fast")) for one in (host.plain, second)]
+        for session in sessions:
+            session.run("report")
+        codes = [code_of(lambda s=session: s.run("report")) for _ in range(8) for session in sessions]
+        assert set(codes) == {"", "budget"}
+        limits = {"commands_per_second": None, "bytes_per_second": "1KiB"}
+        host.client.request("tenant.limit", {"name": "fast", "limits": limits})
+        until(lambda: code_of(lambda: sessions[0].run("act", {"code": "result = {'x': 'y' * 20_000}"})) == "")
+        assert code_of(lambda: sessions[1].run("report")) == "budget"
+        host.client.request("tenant.limit", {"name": "fast", "limits": {"bytes_per_second": None}})
+        assert sessions[1].run("report") == {}
+    rules = {one["rule"] for one in host.events("command.refused") if one["tenant"] == "fast"}
+    assert rules == {"tenant.limits.commands_per_second", "tenant.limits.bytes_per_second"}
+
+
+def test_what_is_kept_for_a_tenant_is_within_its_own_ceiling(host: Stage) -> None:
+    secret, beside = made(host, "small", artifacts="64KiB"), made(host, "large")
+    with client(host, secret) as caller, client(host, beside) as neighbour:
+        caller.put(b"x" * 60_000, tenant="small")
+        with pytest.raises(BridgeholdError, match="more than 64 KiB") as caught:
+            caller.put(b"y" * 60_000, tenant="small")
+        assert caught.value.code == "budget"
+        neighbour.put(b"y" * 600_000, tenant="large")

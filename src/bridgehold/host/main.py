@@ -63,10 +63,12 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.given import HostConfig, Parent
 from bridgehold.host.reloading import Reloaded, Reloading
+from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.host.shares.spending import Spending
 from bridgehold.host.tenancy import Ending, Tenancy
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
@@ -99,6 +101,8 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     """What most parts of the host ask for something."""
 
     settings: Settings
+    tenants: TenantFiles
+    rates: CommandRates
     registry: Registry
     environments: Environments
     orders: Orders
@@ -196,12 +200,16 @@ class HostProcess:
         settings = Settings(self._config)
         registry = Registry(self._layout, self._config, machine, peers.journal)
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
+        tenants = TenantFiles(registry.files, self._layout.tenants, self._parent.write)
+        quota = parse_size(self._config.host.artifacts)
         return Shared(
             settings=settings,
+            tenants=tenants,
+            rates=CommandRates(),
             registry=registry,
             environments=environments,
             orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
-            store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
+            store=ArtifactStore(self._layout.artifacts, quota, tenants.artifacts),
             turns=Turns(),
             resources=Resources(),
             metrics=Metrics(),
@@ -237,11 +245,12 @@ class HostProcess:
             peers.journal,
             demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
         )
+        self._budgets = spent_before(self._layout, Spending(shared.tenants.of))
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,
             audit=peers.journal,
-            budgets=spent_before(self._layout),
+            budgets=self._budgets,
             downloads=downloads,
             asker=sessions.calling_out,
             on_degraded=self._degraded,
@@ -267,6 +276,7 @@ class HostProcess:
             recovery=recovery,
             metrics=shared.metrics,
             refused=self._refusals,
+            rates=shared.rates,
             on_degraded=self._degraded,
             redact=self._redaction.text,
         )
@@ -279,6 +289,7 @@ class HostProcess:
             settings=shared.settings,
             metrics=shared.metrics,
             refusals=self._refusals,
+            rates=shared.rates,
             on_degraded=self._degraded,
         )
         methods = Methods(
@@ -295,9 +306,7 @@ class HostProcess:
             foreigners=foreigners,
             redact=self._redaction.text,
         )
-        write = self._parent.write
-        tenants = TenantFiles(shared.registry.files, self._layout.tenants, write)
-        self._tokens = TokenFiles(self._layout.tokens, write)
+        self._tokens = TokenFiles(self._layout.tokens, self._parent.write)
         given = self._given
         principals = Principals(self._config.principals, given.owner_uid, given.face_uid, self._tokens)
         parts = Reloaded(
@@ -315,10 +324,11 @@ class HostProcess:
         unified = Unified(dispatch, shared.registry, shared.resources, sessions.why_missing)
         ending = Ending(sessions=sessions.end_all, zygotes=self._zygotes.end_all, warm=self._parked.end_all)
         tenancy = Tenancy(
-            tenants,
+            shared.tenants,
             self._tokens,
             sessions,
             shared.settings,
+            self._budgets.spending,
             ending,
             peers.keeper,
             peers.journal,
@@ -336,7 +346,7 @@ class HostProcess:
                 self._refusals,
                 callers=callers,
                 left=methods.left,
-                active=tenants.demand,
+                active=shared.tenants.demand,
             )
         ]
         if self._ends.tokens >= 0:
@@ -349,7 +359,7 @@ class HostProcess:
                     self._refusals,
                     callers=callers,
                     tokens_only=True,
-                    active=tenants.demand,
+                    active=shared.tenants.demand,
                 )
             )
         reloading.serve_with(*servers)
@@ -464,9 +474,9 @@ class HostProcess:
         self._stop.set()
 
 
-def spent_before(layout: Layout) -> Budgets:
+def spent_before(layout: Layout, spending: Spending) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
-    budgets = Budgets()
+    budgets = Budgets(spending)
     if layout.audit.is_dir():
         budgets.fold(read_kind(layout.audit, "egress"))
     return budgets

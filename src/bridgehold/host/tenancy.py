@@ -23,11 +23,12 @@ from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
+from bridgehold.host.shares.spending import Spending
 from bridgehold.ids import nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies import tokens
 from bridgehold.policies.tables import format_time
-from bridgehold.policies.tenants import State, Tenant, limited
+from bridgehold.policies.tenants import State, Tenant, limited, shown
 from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.tenants import (
@@ -68,6 +69,7 @@ class Tenancy:
         tokens: TokenFiles,
         sessions: Sessions,
         settings: Settings,
+        spending: Spending,
         ending: Ending,
         keeper: KeeperClient,
         journal: JournalClient,
@@ -78,6 +80,7 @@ class Tenancy:
         self._tokens = tokens
         self._sessions = sessions
         self._settings = settings
+        self._spending = spending
         self._ending = ending
         self._keeper = keeper
         self._journal = journal
@@ -382,7 +385,8 @@ class Tenancy:
             by=tenant.by,
             at=tenant.at,
             declared=tenant.declared,
-            limits=tenant.limits.shown(),
+            limits=shown(tenant.limits),
+            used=msgspec.structs.asdict(self._spending.used(tenant.name)),
             sessions=self._open(tenant.name),
             tokens=self._tokens_of(tenant.name),
         )

@@ -14,7 +14,7 @@ import msgspec
 
 from bridgehold.errors import PolicyError, SuspendedError
 from bridgehold.ids import nearest
-from bridgehold.policies.model import Decision
+from bridgehold.policies.model import Ceilings, Decision
 from bridgehold.policies.problems import Faulty, policy_error
 from bridgehold.policies.tables import Table, rendered
 from bridgehold.policies.units import exact_size
@@ -37,8 +37,17 @@ KEYS: tuple[Key, ...] = (
         least=1,
         most=10_000,
     ),
-    Key("commands_per_second", "count", "Commands in a second, with whatever bridges; ten at once.", least=1),
-    Key("bytes_per_second", "size", "Bytes of arguments and results in a second; past it the next waits."),
+    Key(
+        "commands_per_second",
+        "count",
+        "Commands in a second, with whatever bridges; so many at once.",
+        least=1,
+    ),
+    Key(
+        "bytes_per_second",
+        "size",
+        "Bytes of arguments and results in a second; past it the next command is refused.",
+    ),
     Key("artifacts", "size", "Bytes of artifacts and downloads that are kept."),
     Key("requests_per_day", "count", "Requests to providers in a day (UTC)."),
     Key("requests_per_month", "count", "Requests to providers in a month (UTC)."),
@@ -48,29 +57,14 @@ KEYS: tuple[Key, ...] = (
 _BY_NAME = {key.path: key for key in KEYS}
 
 
-class Ceilings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a tenant may have at the most; None: no ceiling of the tenant's. Sizes are bytes."""
-
-    sessions: int | None = None
-    bridge_sessions: int | None = None
-    memory: int | None = None
-    cpu_share: int | None = None
-    commands_per_second: int | None = None
-    bytes_per_second: int | None = None
-    artifacts: int | None = None
-    requests_per_day: int | None = None
-    requests_per_month: int | None = None
-    tokens_per_day: int | None = None
-    tokens_per_month: int | None = None
-
-    def shown(self) -> dict[str, str | int]:
-        """As the file has it: counts as numbers, sizes with their unit."""
-        said = {key: getattr(self, key.path) for key in KEYS}
-        return {
-            key.path: exact_size(value) if key.kind == "size" else value
-            for key, value in said.items()
-            if value is not None
-        }
+def shown(limits: Ceilings) -> dict[str, str | int]:
+    """As the file has them: counts as numbers, sizes with their unit."""
+    said = {key: getattr(limits, key.path) for key in KEYS}
+    return {
+        key.path: exact_size(value) if key.kind == "size" else value
+        for key, value in said.items()
+        if value is not None
+    }
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,7 +175,7 @@ def rewritten(text: str, tenant: Tenant, file: str) -> str:
     facts = {"state": tenant.state, "reason": tenant.reason, "by": tenant.by, "at": tenant.at}
     new = (f"{before}\n\n" if before.strip() else "") + rendered(TABLE, facts)
     if tenant.limits != Ceilings():
-        new += rendered(f"{TABLE}.{_LIMITS}", tenant.limits.shown())
+        new += rendered(f"{TABLE}.{_LIMITS}", shown(tenant.limits))
     if beside(text) != beside(new) or parse(tenant.name, new, file).limits != tenant.limits:
         raise PolicyError(
             "the table [tenant] can't be told from what stands around it",

@@ -61,6 +61,8 @@ class TenantInfo(msgspec.Struct, frozen=True, kw_only=True):
     declared: bool = False
     """Whether its file has a table ``[tenant]``."""
     limits: dict[str, str | int] = {}
+    used: dict[str, int] = {}
+    """Requests and tokens at providers, today and this month, by the key of the ceiling beside them."""
     sessions: int = 0
     tokens: tuple[str, ...] = ()
 

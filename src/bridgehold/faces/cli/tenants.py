@@ -160,7 +160,10 @@ def _one(answer: Any, *, json_output: bool) -> None:
         print_json(info)
         return
     facts = {"tenant": info.name, "state": info.state, "reason": info.reason, "sessions": info.sessions}
-    facts |= {"tokens": ", ".join(info.tokens), **info.limits}
+    facts |= {"tokens": ", ".join(info.tokens)}
+    facts |= {
+        key: f"{info.used.get(key, '')} of {most}".removeprefix(" of ") for key, most in info.limits.items()
+    }
     facts |= {"changed": f"{info.at} by {info.by}" if info.at else ""}
     for key, value in facts.items():
         if value != "":

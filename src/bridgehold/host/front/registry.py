@@ -25,7 +25,7 @@ from bridgehold.ids import Digest, is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
-from bridgehold.policies.model import Grant, Machine, Policy
+from bridgehold.policies.model import Ceilings, Grant, Machine, Policy
 from bridgehold.policies.tenants import parse as parse_tenant
 
 _LOOK_SECONDS = 0.25
@@ -189,7 +189,7 @@ class Registry:
         return self._resolve(tenant, manifest, Readings(self.files))
 
     def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
-        return resolve(
+        grant = resolve(
             manifest.needs,
             compose(self._policy_name(manifest.name, readings), readings.policy),
             self._ceiling(tenant, manifest.name, readings),
@@ -199,6 +199,9 @@ class Registry:
             version=manifest.version,
             private_providers=[name for name, entry in self._config.providers.items() if entry.private],
         )
+        own = readings.read("tenant", tenant)
+        ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
+        return msgspec.structs.replace(grant, ceilings=ceilings)
 
     def policy(self, name: str) -> Policy:
         return compose(name, Readings(self.files).policy)

@@ -66,6 +66,12 @@ class TenantFiles:
         """Raise `SuspendedError` unless the tenant is active, `PolicyError` where that can't be told."""
         self.of(name).demand()
 
+    def artifacts(self, name: str) -> int | None:
+        """The tenant's ceiling for what is kept for it, also for other threads. Raises `PolicyError`."""
+        file = self._folder / f"{name}.toml"
+        text = reads.read_text(file, PolicyError, most=LONGEST_FILE, or_none=True)
+        return tenants.parse(name, text, str(file)).limits.artifacts if text else None
+
     def names(self) -> tuple[str, ...]:
         """Of those that have a file. Raises `PolicyError`."""
         return self._files.names("tenant")

@@ -106,6 +106,19 @@ def foreign(bridge: str) -> Decision:
     )
 
 
+def past(rule: str, grant: Grant) -> Decision:
+    """`rule`: a rate of the policy's, or a ceiling of the tenant's."""
+    if rule == "rate.commands_per_minute":
+        return over_rate(grant)
+    key = rule.rpartition(".")[2]
+    return Decision(
+        allowed=False,
+        rule=rule,
+        reason=f"tenant {grant.tenant} has more than {getattr(grant.ceilings, key)} {key.replace('_', ' ')}",
+        source=f"tenants/{grant.tenant}.toml",
+    )
+
+
 def over_rate(grant: Grant) -> Decision:
     return Decision(
         allowed=False,

@@ -43,6 +43,7 @@ class Foreigners:
         settings: Settings,
         metrics: Metrics,
         refusals: Refusals,
+        rates: CommandRates,
         on_degraded: Callable[[str], None],
     ) -> None:
         """`scripts`: by bridge, the one folder that its scripts lie in."""
@@ -56,7 +57,7 @@ class Foreigners:
         self._refusals = refusals
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay] = {}
-        self._rates = CommandRates()
+        self._rates = rates
 
     async def open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
