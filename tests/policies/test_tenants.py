@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from bridgehold.errors import PolicyError, SuspendedError
 from bridgehold.policies import tenants, tokens
 from bridgehold.policies.compose import compose_tenant
+from bridgehold.policies.model import Ceilings
 from bridgehold.policies.tables import format_time, parse_time
-from bridgehold.policies.tenants import Ceilings, Tenant
+from bridgehold.policies.tenants import Tenant
 
 FILE = "tenants/acme.toml"
 BY_HAND = '[limits]\ncommand = "20s"  # ours\n\n[bridges.python.rate]\nconcurrency = 2\n'
@@ -94,7 +95,7 @@ def test_a_file_that_cant_be_rewritten_safely_is_refused(text: str) -> None:
 @given(
     reason=st.text(max_size=300).filter(str.isprintable),
     sessions=st.integers(0, 2**40),
-    size=st.integers(1 << 20, 2**50),
+    size=st.integers(1 << 20, 10**14),
 )
 def test_what_is_written_is_read_again(reason: str, sessions: int, size: int) -> None:
     wanted = Tenant(name="a", reason=reason, limits=Ceilings(sessions=sessions, memory=size), declared=True)
