@@ -98,9 +98,9 @@ class Budgets:
     ) -> Reservation:
         """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge).
 
-        Raises `BudgetError` (where: the rule), `SuspendedError` where nothing begins. A request goes out while
-        anything of the budget is left, so a tenant overdraws by one request at most, and by what requests use
-        beyond their charge.
+        Raises `BudgetError` (where: the rule), `SuspendedError` where nothing begins. A request goes out as
+        long as anything of the budget is left, so a tenant overdraws by one request at most, and by what
+        requests use beyond their charge.
         """
         key = (owner[0], provider)
         self.spending.demand(owner[0])
