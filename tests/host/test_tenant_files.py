@@ -11,7 +11,7 @@ import pytest
 
 from bridgehold.config.layout import Layout, find_layout
 from bridgehold.errors import BridgeholdError, ErrorInfo
-from bridgehold.host.given import GO, FileChange
+from bridgehold.host.startup import GO, FileChange
 from bridgehold.ids import digest_bytes
 from bridgehold.policies import tokens
 from bridgehold.supervisor import files

@@ -299,7 +299,7 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
         ended = {part: one["ended"] for part, one in done["parts"].items()}
         assert ended["sessions"] == 1
         assert ended["zygotes"] == 1
-        assert ended["warm"] == 2
+        assert ended["warm_pool"] == 2
         assert ended["tokens"] == 2
         assert ended["keys"] == 1
         thread.join(30)
@@ -318,7 +318,7 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
         host.client.request("tenant.remove", {"name": "gone"})
         assert not (host.layout.tenants / "gone.toml").exists()
     outcome = [one for one in host.events("admin.outcome") if one["action"] == "tenant.revoke"][-1]
-    assert set(outcome["parts_ms"]) == {"sessions", "zygotes", "warm", "tokens", "keys"}  # type: ignore[call-overload]
+    assert set(outcome["parts_ms"]) == {"sessions", "zygotes", "warm_pool", "tokens", "keys"}  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired", "removed", "rotated", "broken"])

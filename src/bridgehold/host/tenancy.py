@@ -56,7 +56,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
     sessions: EndAll
     zygotes: EndAll
-    warm: EndAll
+    warm_pool: EndAll
     """Sandboxes that stand ready for it."""
 
 
@@ -268,7 +268,7 @@ class Tenancy:
         acts: dict[str, Callable[[], Awaitable[int]]] = {
             "sessions": lambda: self._ending.sessions(tenant, reason),
             "zygotes": lambda: self._ending.zygotes(tenant, reason),
-            "warm": lambda: self._ending.warm(tenant, reason),
+            "warm_pool": lambda: self._ending.warm_pool(tenant, reason),
             "tokens": lambda: self._end_tokens(tenant),
             "keys": lambda: self._keeper.forget(tenant),
         }

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from bridgehold import reads
 from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
-from bridgehold.host.given import LONGEST_FILE, FileChange
+from bridgehold.host.startup import LONGEST_FILE, FileChange
 from bridgehold.ids import digest_bytes, is_name, nearest
 from bridgehold.policies import tenants, tokens
 from bridgehold.policies.files import PolicyFiles

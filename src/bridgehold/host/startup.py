@@ -1,4 +1,4 @@
-"""What the host's process is told at its start, and how it talks to its supervisor."""
+"""The host process's start: its configuration, and its link to the supervisor."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
     """The digest of what it replaces; empty: there is none. Another text there is nobody's to overwrite."""
 
 
-class Parent:
-    """The supervisor, as the host talks to it."""
+class SupervisorLink:
+    """The host's channel to its supervisor."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
