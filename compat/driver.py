@@ -3,8 +3,9 @@
     python driver.py MODULE FILE
 
 MODULE with a slash is a file below site-packages, for pytest; for others it takes the standard library only.
-The same file runs inside a sandbox and outside of it. A line that it writes is JSON, ``[test, outcome]``; the outcome is ``passed``, ``skipped: why`` or ``failed: what``. The last line is ``["", "done"]``, so that a
-run that was cut off can be told from one that ended.
+The same file runs inside a sandbox and outside of it. A line that it writes is JSON, ``[test, outcome]``; the
+outcome is ``passed``, ``skipped: why`` or ``failed: what``. The last line is ``["", "done"]``, so that a run
+that was cut off can be told from one that ended.
 """
 
 from __future__ import annotations
