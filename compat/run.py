@@ -39,7 +39,7 @@ DRIVER = (HERE / "driver.py").read_text(encoding="utf-8")
 BUILT = find_layout({"BRIDGEHOLD_HOME": str(HERE.parent / ".environments")}, os.getuid()).environments
 PYTHON = "/usr/bin/python3"
 USER = "nobody"
-SECONDS = 150
+SECONDS = 300
 AT_ONCE = 2
 PACKAGES = "frameworks"
 """The bridge with the packages: the shipped `python` with a lock."""
