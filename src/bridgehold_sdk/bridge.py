@@ -185,7 +185,7 @@ class Bridge:
 
     @property
     def session(self) -> Session:
-        """Whose session it is. Raises `InvalidInput` before `open`."""
+        """Whose session it is. Raises `RuntimeError` before `open`."""
         return self._attached().session
 
     def provider(self, name: str) -> Provider:
