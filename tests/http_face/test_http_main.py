@@ -16,7 +16,7 @@ from bridgehold.audit.read import read_all
 from http_face.http_support import Caller, HttpStage, events, using
 from waiting import eventually
 
-SLEEP = "import time\nfor _ in range(400): time.sleep(0.02)"
+SLEEP = "import time\nfor _ in range(3000): time.sleep(0.02)"
 """A command that ends by itself after eight seconds, and at once when it is cancelled."""
 
 
