@@ -126,7 +126,7 @@ def test_39_everything_in_flight_gets_a_typed_error_when_a_session_ends(host: St
     with host.session() as session, concurrent.futures.ThreadPoolExecutor(6) as pool:
         session.run("report")
         slow = [pool.submit(session.run, "act", {"code": "import time; time.sleep(60)"}) for _ in range(4)]
-        until(lambda: sum(one["session"] == session.id for one in host.events("command.intent")) == 5)
+        until(lambda: host.busy(session.id))
         host.client.request("session.close", {"session": session.id})
         codes = set()
         for call in slow:

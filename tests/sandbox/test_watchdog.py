@@ -55,8 +55,8 @@ def _reap() -> None:
             return
 
 
-def wait_until(true: Callable[[], bool]) -> bool:
-    return until(true)
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> bool:
+    return until(true, seconds)
 
 
 def take(count: int) -> None:
