@@ -15,7 +15,7 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.limits.watchdog import Tree, Watchdog
-from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 
 class Parent:
@@ -30,11 +30,20 @@ class Parent:
         self.capacity_bytes = self.capacity.memory_bytes
         self._leaves: list[Leaf] = []
 
-    def create(self, name: str, resources: Resources) -> Leaf:
+    def create(
+        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
+    ) -> Leaf:
+        """`tenant` and `share` are admission's alone: nothing here adds up what a tenant's sessions use."""
         self._leaves = [leaf for leaf in self._leaves if not leaf.removed]
         leaf = Leaf(owned.leaf_name(name), resources)
         self._leaves.append(leaf)
         return leaf
+
+    def share_out(self, tenant: str, share: TenantShare) -> None:
+        """As `create` says."""
+
+    def tidy(self) -> None:
+        """Nothing is made, so nothing stays."""
 
     def sweep(self) -> list[str]:
         """Nothing outlives its launcher here but processes, which die with their parent."""

@@ -30,7 +30,7 @@ def session(context: Context, resources: Resources) -> Iterator[tuple[CgroupPare
     """A session cgroup of the kind that the host would make, ended and removed after."""
     parent = open_parent(context.cgroup, reserve_bytes=context.reserve_bytes, instance=random_id("doctor", 8))
     try:
-        yield parent, parent.create("probe", resources)
+        yield parent, parent.create("probe", resources, tenant="local")
     finally:
         parent.close()
 

@@ -26,7 +26,7 @@ from bridgehold.errors import (
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
-from bridgehold.sandbox.cgroups.admission import admit
+from bridgehold.sandbox.cgroups.admission import Held, admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import SurpriseError, Zygote
@@ -44,7 +44,7 @@ from bridgehold.sandbox.limits.bounds import check
 from bridgehold.sandbox.limits.rlimits import core_handler
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.spec import spec_digest
-from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
+from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec, TenantShare
 
 _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
@@ -228,7 +228,7 @@ class Launcher:
         )
 
     def _launch(self, request: requests.LaunchRequest) -> None:
-        self.admit(request.spec)
+        self.admit(request.spec, request.share)
         worker = begin_launch(self.parts, request)
         self.add(worker)
         try:
@@ -240,12 +240,19 @@ class Launcher:
         self.workers[worker.name] = worker
         self._restless.add(worker)
 
-    def admit(self, spec: SandboxSpec) -> None:
+    def admit(self, spec: SandboxSpec, share: TenantShare | None) -> None:
         parts = self.parts
         check(spec, parts.bounds)
-        promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
+        held = Held.of((w.spec.tenant, w.spec.resources) for w in self.workers.values() if w.request)
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
-        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
+        admit(
+            spec.resources,
+            held,
+            parts.parent.capacity,
+            tenant=spec.tenant,
+            share=share,
+            overcommit=overcommit,
+        )
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else."""
@@ -398,6 +405,7 @@ class Launcher:
         for uid in (worker.uid, worker.root_uid):
             if uid is not None:
                 self.parts.uids.give_back(uid)
+        self.parts.parent.tidy()
 
     def _report(self, worker: Worker, report: ExitReport) -> None:
         if not worker.request:
