@@ -61,44 +61,55 @@ class ShellPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shell:
-    """One set of namespaces under way. Readable `report` means `finish` is due."""
+    """One set of namespaces under way. Readable `waits_for` means `advance` is due."""
 
     def __init__(self, plan: ShellPlan, cgroup: SessionCgroup) -> None:
         """Forks the helper. From here on a failure needs `abort`, and then the end of the cgroup.
 
         Raises `OSError` with nothing left."""
-        self.report = self.leash = -1
+        self._report = self.leash = self._helper_fd = -1
         self.helper = 0
         self._heard = b""
         launcher = os.getpid()
-        self.report, told = os.pipe()
+        self._report, told = os.pipe()
         try:
             leash, self.leash = os.pipe()
         except OSError:
             os.close(told)
-            self.abort()
+            self._close()
             raise
         try:
             self.helper = os.fork()
             if self.helper == 0:
                 _help(plan, cgroup, _Ends(launcher=launcher, leash=leash, told=told))
+            self._helper_fd = os.pidfd_open(self.helper)
         except OSError:
-            self.abort()
+            if self.helper:  # ours, and not reaped yet: once it is dead, as an orphan
+                os.kill(self.helper, signal.SIGKILL)
+            self._close()
             raise
         finally:
             os.close(told)
             os.close(leash)
 
+    @property
+    def waits_for(self) -> int:
+        """The report, and after that the helper's end, for which the quota of its cgroup may have it wait."""
+        return self._report if self._report >= 0 else self._helper_fd
+
     def advance(self) -> bool:
-        """Read the report; true once the shell stands. Raises what its helper told."""
-        part = os.read(self.report, _MAX_REPORT)
-        self._heard += part
-        if part and len(self._heard) < _MAX_REPORT:
+        """One step; true once the shell stands and its helper is gone. Raises what that told."""
+        if self._report >= 0:
+            part = os.read(self._report, _MAX_REPORT)
+            self._heard += part
+            if not part or len(self._heard) >= _MAX_REPORT:
+                os.close(self._report)
+                self._report = -1
             return False
-        os.waitpid(self.helper, 0)
+        if not os.waitpid(self.helper, os.WNOHANG)[0]:
+            return False
         self.helper = 0
-        os.close(self.report)
-        self.report = -1
+        self._close(leash=False)
         if self._heard != _DONE:
             raise shortage.heard(self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died")
         return True
@@ -108,16 +119,22 @@ class Shell:
         leash, self.leash = self.leash, -1
         return leash
 
-    def abort(self) -> None:
-        if self.helper:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.helper, signal.SIGKILL)
-            os.waitpid(self.helper, 0)
-            self.helper = 0
-        for descriptor in (self.report, self.leash):
+    def abort(self) -> tuple[int, int]:
+        """Kill the helper. It (0: it is gone) and its pidfd are the caller's: to reap, and to close."""
+        helper, descriptor = self.helper, self._helper_fd
+        if helper:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            self._helper_fd = -1
+        self.helper = 0
+        self._close()
+        return (helper, descriptor) if helper else (0, -1)
+
+    def _close(self, *, leash: bool = True) -> None:
+        for descriptor in (self._report, self._helper_fd, self.leash if leash else -1):
             if descriptor >= 0:
                 os.close(descriptor)
-        self.report = self.leash = -1
+        self._report = self._helper_fd = -1
+        self.leash = -1 if leash else self.leash
 
 
 class _Ends(msgspec.Struct, frozen=True, kw_only=True):

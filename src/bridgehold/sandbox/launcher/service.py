@@ -66,6 +66,8 @@ class Launcher:
         self._forking = Forking(self)
         self._uncounted = Watch()
         self._seals: dict[int, tuple[int, SealJob]] = {}
+        self.left: set[int] = set()
+        """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
@@ -94,6 +96,7 @@ class Launcher:
             self._visit(worker, now)
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
+        self._reap_left()
         self._forking.make_spares()
 
     def _end_uncounted(self, now: float) -> None:
@@ -375,6 +378,13 @@ class Launcher:
                 self._channel.send(requests.Answer(id=request, error=stuck.info()))
             worker.killers = []
 
+    def _reap_left(self) -> None:
+        for pid in list(self.left):
+            with contextlib.suppress(ChildProcessError):
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+            self.left.discard(pid)
+
     def _reap_orphans(self) -> None:
         """What was killed while it made namespaces leaves children, which keep others from ending."""
         starts = [worker.start for worker in self.workers.values()]
@@ -400,6 +410,7 @@ class Launcher:
             self.parts.stage.discard(worker.staged)
         if worker.zygote is not None:
             worker.zygote.close()
+            self.left |= worker.zygote.left
         if worker.parent is not None and worker.parent.zygote is not None:
             worker.parent.zygote.sessions.discard(worker.name)
         for uid in (worker.uid, worker.root_uid):
@@ -425,12 +436,18 @@ class Launcher:
         self._selector.register(job.descriptor, selectors.EVENT_READ, self._sealed)
 
     def _sealed(self, descriptor: int, _: int) -> None:
-        self._selector.unregister(descriptor)
-        request, job = self._seals.pop(descriptor)
+        request, job = self._seals[descriptor]
         try:
-            answer = requests.Answer(id=request, sealed=job.finish())
+            report = job.advance()
+            if report is None:
+                return
+            answer = requests.Answer(id=request, sealed=report)
         except BridgeholdError as error:
             answer = requests.Answer(id=request, error=error.info())
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+        del self._seals[descriptor]
+        self.left.add(job.child)
         self._channel.send(answer)
 
     def _end_all(self) -> None:
