@@ -171,11 +171,7 @@ class Parent:
     def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
         folders = {controller: folder / name for controller, folder in self._folders.items()}
         wanted, memory = tenants.limits(share, self.capacity), folders["memory"]
-        if (
-            files.number(memory / "memory.use_hierarchy") != 1
-        ):  # as the parent's, where the kernel inherits it
-            files.limit(memory / "memory.use_hierarchy", 1)
-        tenants.check_room(files.number(memory / "memory.usage_in_bytes"), wanted, tenant)
+        tenants.check_room(int(procfs.read(memory / "memory.usage_in_bytes")), wanted, tenant)
         _limit_memory(memory, wanted.memory_bytes)
         _limit_sockets(memory, min(wanted.memory_bytes, self._sockets // _TENANT_SOCKETS))
         files.limit(folders["pids"] / "pids.max", wanted.processes)
@@ -186,7 +182,7 @@ def _limit_memory(folder: Path, count: int) -> None:
     """Memory and memory with swap at one value. The order matters: the second is never below the first."""
     names = ["memory.limit_in_bytes"]
     if (folder / "memory.memsw.limit_in_bytes").exists():
-        raised = files.number(folder / "memory.memsw.limit_in_bytes") < files.pages(count)
+        raised = int(procfs.read(folder / "memory.memsw.limit_in_bytes")) < files.pages(count)
         names.insert(0 if raised else 1, "memory.memsw.limit_in_bytes")
     for name in names:
         files.limit(folder / name, files.pages(count))

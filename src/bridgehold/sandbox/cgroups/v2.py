@@ -106,7 +106,7 @@ class Parent:
 
     def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
         folder, wanted = self._folder / name, tenants.limits(share, self.capacity)
-        tenants.check_room(files.number(folder / "memory.current"), wanted, tenant)
+        tenants.check_room(int(procfs.read(folder / "memory.current")), wanted, tenant)
         _limit_memory(folder, wanted.memory_bytes)
         files.limit(folder / "pids.max", wanted.processes)
         files.limit(folder / "cpu.weight", wanted.cpu_weight)
