@@ -67,13 +67,13 @@ class Shell:
         """Forks the helper. From here on a failure needs `abort`, and then the end of the cgroup.
 
         Raises `OSError` with nothing left."""
-        self._report = self.leash = self._helper_fd = -1
+        self._report = self.death_watch = self._helper_fd = -1
         self.helper = 0
         self._heard = b""
         launcher = os.getpid()
         self._report, told = os.pipe()
         try:
-            leash, self.leash = os.pipe()
+            death_watch, self.death_watch = os.pipe()
         except OSError:
             os.close(told)
             self._close()
@@ -81,7 +81,7 @@ class Shell:
         try:
             self.helper = os.fork()
             if self.helper == 0:
-                _help(plan, cgroup, _Ends(launcher=launcher, leash=leash, told=told))
+                _help(plan, cgroup, _Ends(launcher=launcher, death_watch=death_watch, told=told))
             self._helper_fd = os.pidfd_open(self.helper)
         except OSError:
             if self.helper:  # ours, and not reaped yet: once it is dead, as an orphan
@@ -90,7 +90,7 @@ class Shell:
             raise
         finally:
             os.close(told)
-            os.close(leash)
+            os.close(death_watch)
 
     @property
     def waits_for(self) -> int:
@@ -109,15 +109,17 @@ class Shell:
         if not os.waitpid(self.helper, os.WNOHANG)[0]:
             return False
         self.helper = 0
-        self._close(leash=False)
+        self._close(death_watch=False)
         if self._heard != _DONE:
-            raise shortage.heard(self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died")
+            raise shortage.decode_failure(
+                self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died"
+            )
         return True
 
-    def keep_leash(self) -> int:
+    def keep_death_watch(self) -> int:
         """The descriptor on whose life the shell's init depends: the caller's from now on."""
-        leash, self.leash = self.leash, -1
-        return leash
+        death_watch, self.death_watch = self.death_watch, -1
+        return death_watch
 
     def abort(self) -> tuple[int, int]:
         """Kill the helper. It (0: it is gone) and its pidfd are the caller's: to reap, and to close."""
@@ -129,17 +131,17 @@ class Shell:
         self._close()
         return (helper, descriptor) if helper else (0, -1)
 
-    def _close(self, *, leash: bool = True) -> None:
-        for descriptor in (self._report, self._helper_fd, self.leash if leash else -1):
+    def _close(self, *, death_watch: bool = True) -> None:
+        for descriptor in (self._report, self._helper_fd, self.death_watch if death_watch else -1):
             if descriptor >= 0:
                 os.close(descriptor)
         self._report = self._helper_fd = -1
-        self.leash = -1 if leash else self.leash
+        self.death_watch = -1 if death_watch else self.death_watch
 
 
 class _Ends(msgspec.Struct, frozen=True, kw_only=True):
     launcher: int
-    leash: int
+    death_watch: int
     told: int
 
 
@@ -150,7 +152,7 @@ def _help(plan: ShellPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
         cgroup.enter()
         ready, ready_told = os.pipe()
         go, go_told = os.pipe()
-        own = {ends.leash, ends.told, ready, ready_told, go, go_told, plan.zygote_fd, plan.template}
+        own = {ends.death_watch, ends.told, ready, ready_told, go, go_told, plan.zygote_fd, plan.template}
         syscalls.close_all_but(own)
         lift_shared_rlimits()
         proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -215,7 +217,7 @@ def _become_init(plan: ShellPlan, ends: _Ends) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the session are reaped by the kernel
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(ends.leash, 0)
+        os.dup2(ends.death_watch, 0)
         os.dup2(null, 1)
         os.dup2(null, 2)
         syscalls.close_all_but({ends.told})
@@ -272,5 +274,5 @@ def _die_with(launcher: int) -> None:
 
 def _fail(told: int, where: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
-        os.write(told, shortage.told(error, f"no namespaces for a fork: {where}"))
+        os.write(told, shortage.encode_failure(error, f"no namespaces for a fork: {where}"))
     os._exit(126)

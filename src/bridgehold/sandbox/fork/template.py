@@ -58,7 +58,7 @@ class Template:
         try:
             heard = os.read(self._report, _MAX_REPORT)
             if heard != _READY:
-                raise shortage.heard(heard.removeprefix(_READY), "no mounts for forks: no answer")
+                raise shortage.decode_failure(heard.removeprefix(_READY), "no mounts for forks: no answer")
             if self._taken < 0:
                 self._taken = os.open(f"/proc/{self._helper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
                 os.write(self._go, _READY)
@@ -99,5 +99,5 @@ def _help(zygote_fd: int, ends: _Ends) -> None:
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
         with contextlib.suppress(OSError):
-            os.write(ends.told, shortage.told(error, "no mounts for forks"))
+            os.write(ends.told, shortage.encode_failure(error, "no mounts for forks"))
         os._exit(126)
