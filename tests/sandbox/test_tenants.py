@@ -11,11 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from bridgehold.errors import BridgeholdError, BusyError
+from bridgehold.errors import BridgeholdError, BusyError, TenantFullError
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup, files, tenants
 from bridgehold.sandbox.cgroups.admission import Capacity
+from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.values import TenantShare
 from sandbox import test_cgroups
+from sandbox.fork_support import Nursery
+from sandbox.launcher_support import Machine, close, python_spec, resources
 from sandbox.test_cgroups import MIB, SMALL, Place, child, ended, finish, take, wait_until
 
 place = test_cgroups.place
@@ -175,6 +178,39 @@ def test_a_tenant_whose_folder_can_not_be_made_leaves_nothing_and_is_typed(place
         return [codes, owned_folders(parent)]
 
     assert place.run(act) == [["usage", "usage"], []]
+
+
+def test_idle_sessions_of_one_tenant_leave_room_for_another_s_first_in_both_starts(box: Machine) -> None:
+    """The act of taking all admission, at a real launcher: large promises, so that a few sessions do it."""
+    code = "import time; print('up', flush=True); time.sleep(300)"
+
+    async def act(client: LauncherClient) -> None:
+        client.share_of = lambda _: TenantShare(tenants=2)
+        size = (await client.machine()).memory_bytes // 7
+        hog, other = Nursery(box, tenant="hog"), Nursery(box, tenant="other")
+        zygotes = [await nursery.zygote(client) for nursery in (hog, other)]
+        limits = {"memory_bytes": size}
+        held = []
+
+        async def take_all() -> None:
+            while len(held) < 8:
+                held.append(await client.launch(python_spec(code, tenant="hog", limits=limits)))
+
+        with pytest.raises(TenantFullError) as caught:
+            await take_all()
+        with pytest.raises(TenantFullError):
+            await client.fork(zygotes[0].launched.worker, hog.spec(resources=resources(**limits)))
+        assert len(held) in (4, 5)
+        assert "kept for 1 other tenants" in caught.value.message
+        assert (caught.value.retry, bool(caught.value.hint)) == ("later", True)
+        held.append(await client.fork(zygotes[1].launched.worker, other.spec(resources=resources(**limits))))
+        for launched, ends in held:
+            await client.kill(launched.worker)
+            close(ends)
+        for zygote in zygotes:
+            await zygote.end()
+
+    box.drive(act)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "host", "x" * 5000, "A", "cgroup.procs", "\0"])

@@ -26,6 +26,7 @@ from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Grant, Machine, Policy
+from bridgehold.sandbox.values import TenantShare
 
 _LOOK_SECONDS = 0.25
 _SETTLED_SECONDS = 2.0
@@ -76,6 +77,10 @@ class Registry:
         self.files.let_go(gone)
         self._own -= bridges  # one that is back meanwhile is missed again when it goes
         self._seen, self._look_again = None, 0.0
+
+    def share_of(self, tenant: str) -> TenantShare:
+        """What the tenant's sandboxes have together, and beside how many tenants."""
+        return TenantShare(tenants=self.files.count_with("tenant", tenant))
 
     def gone(self) -> tuple[Path, ...]:
         """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
