@@ -80,6 +80,10 @@ class CgroupParent(Protocol):
     @property
     def version(self) -> Literal["v2", "v1", "none"]: ...
 
+    @property
+    def weighs_io(self) -> bool:
+        """Whether storage is shared out by tenant too, beside processors."""
+
     def create(
         self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
     ) -> SessionCgroup:

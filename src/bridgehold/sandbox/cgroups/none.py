@@ -22,6 +22,7 @@ class Parent:
     """Nothing is made on the machine; only admission holds sessions together back."""
 
     version: Literal["none"] = "none"
+    weighs_io = False
 
     def __init__(self, *, reserve_bytes: int) -> None:
         self.capacity: Capacity = machine_capacity(

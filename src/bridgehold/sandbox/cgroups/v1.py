@@ -94,6 +94,8 @@ class Parent:
     """What all sessions of this instance share."""
 
     version: Literal["v1"] = "v1"
+    weighs_io = False
+    """What is written later than it was said is charged to nobody there."""
 
     def __init__(
         self, folders: dict[str, Path], mounted: dict[str, Hierarchy], *, locks: list[int], reserve_bytes: int

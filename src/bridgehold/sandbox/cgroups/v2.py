@@ -130,6 +130,10 @@ class Parent:
         files.remove(self._folder)
         self._locks.close()
 
+    @property
+    def weighs_io(self) -> bool:
+        return (self._folder / "io.weight").exists()
+
     def share_out(self, tenant: str, share: TenantShare) -> None:
         self._tenants.enter(tenant, share)
 

@@ -69,7 +69,8 @@ def memory(context: Context) -> Check:
         if parent.version == "none":
             return caution(
                 "cgroup",
-                "none, as the configuration says: memory is sampled by a watchdog, cpu is not limited",
+                "none, as the configuration says: memory is sampled by a watchdog, "
+                "cpu is neither limited nor shared out by tenant",
                 'Set `[host] cgroup = "auto"` on a machine with cgroups.',
             )
         status = os.waitstatus_to_exitcode(os.waitpid(enter_and(cgroup, bomb), 0)[1])
@@ -85,7 +86,8 @@ def memory(context: Context) -> Check:
             "cgroup",
             f"{parent.version}: a bomb of {format_size(_BOMB)} died at its cap of "
             f"{format_size(FREE.memory_bytes)}, and the kernel counted it; sessions may have "
-            f"{format_size(parent.capacity_bytes)} together",
+            f"{format_size(parent.capacity_bytes)} together; "
+            f"tenants have a share each of processors{' and storage' * parent.weighs_io}",
         )
 
 
