@@ -78,7 +78,7 @@ def test_one_tenant_s_sessions_never_take_all_places_of_the_host(tmp_path: Path)
             refusal = sessions._no_place(tenant, [])
             if refusal is not None:
                 return number, refusal
-            sessions._admitted.add(SessionKey(tenant, "python", f"s-{number}"))
+            sessions._admitted[SessionKey(tenant, "python", f"s-{number}")] = 0
         raise AssertionError("more than there are")
 
     taken, refusal = fill("hog")

@@ -106,7 +106,7 @@ def test_one_tenant_s_idle_sessions_take_all_admission_no_more() -> None:
     with pytest.raises(TenantFullError) as caught:
         admit(one, held, limits, tenant="hog", share=TenantShare(tenants=2))
     assert caught.value.code == "tenant_full"
-    assert (caught.value.retry, caught.value.exit_status) == ("later", 23)
+    assert (caught.value.retry, caught.value.exit_status) == ("later", 24)
     assert "tenant hog is promised 16.5 GiB" in caught.value.message
     assert "5.5 GiB are kept for 1 other tenants" in caught.value.message
     assert "End sessions of this tenant" in caught.value.hint

@@ -19,13 +19,15 @@ import msgspec
 from bridgehold.audit.encodings import Encodings
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
-from bridgehold.keeper.index import Index, Reference, begin, read_index, stamp
+from bridgehold.keeper.files import locked
+from bridgehold.keeper.index import Index, Reference, begin, read_index, stamp, write_index
 from bridgehold.keeper.protocol import Marks
 from bridgehold.keeper.stores import SecretStore, check_value, open_store, wipe
 from bridgehold.keeper.values import KeeperConfig
 
 _SESSION_BOUND = 16_384
 """Session secrets in memory at once."""
+_REVOKED = "the tenant was revoked"
 
 
 class CachedSecret:
@@ -65,9 +67,11 @@ class CachedSecret:
 
     @property
     def in_use(self) -> bool:
+        """Whether a request is sending the value now."""
         return bool(self._users)
 
     def revoke(self, reason: str) -> None:
+        """Wipe the value and cancel the requests that use it; they end with `reason`."""
         self.revoked = reason
         for task in self._users:
             task.cancel()
@@ -84,6 +88,8 @@ class Vault:
         self._held: dict[tuple[str, str], CachedSecret] = {}
         self._fetching: dict[tuple[str, str], asyncio.Task[CachedSecret]] = {}
         self._session: dict[tuple[str, str], CachedSecret] = {}
+        self._forgotten: set[str] = set()
+        """Tenants whose secrets the store can't be rid of."""
         self._begins: dict[Reference, str] = {}
         self._index = Index()
         self._stamp = (-1, 0, 0)
@@ -160,9 +166,12 @@ class Vault:
         return [Reference(tenant=one, name=name, store="systemd") for one, name in listed if one == tenant]
 
     def _listed(self) -> tuple[tuple[str, str], ...]:
+        return self._opened().names() or ()
+
+    def _opened(self) -> SecretStore:
         if self._store is None:
             self._store = open_store(self._config.secrets)
-        return self._store.names() or ()
+        return self._store
 
     async def reveal(self, tenant: str, name: str) -> str:
         """A value stored with `allow_env`. Raises `DeniedError` for any other, there or not."""
@@ -176,6 +185,10 @@ class Vault:
         return bytes((await self._fetch(reference)).value).decode("ascii")
 
     def put_session(self, session: str, provider: str, value: str, tenant: str) -> None:
+        """Keep `value` for one session and provider.
+
+        Raises `SecretError` past the bound or without the provider.
+        """
         if len(self._session) >= _SESSION_BOUND:
             raise SecretError("too many keys of sessions are held", retry="later")
         if provider not in {entry.name for entry in self._config.providers}:
@@ -187,12 +200,52 @@ class Vault:
         self._session[(session, provider)] = CachedSecret(plain, None, tenant)
 
     def drop_session(self, session: str) -> None:
+        """Revoke every secret of one session."""
         for key in [key for key in self._session if key[0] == session]:
             self._session.pop(key).revoke("the session ended")
+
+    async def forget(self, tenant: str) -> int:
+        """Every value of the tenant's, from the index first: then it is worth nothing. How many there were.
+
+        The store follows on a thread of its own, since each of its accesses may take a second. What systemd
+        gave stays in its unit: it is not given out by this process any more.
+        """
+        loop = asyncio.get_running_loop()
+        gone: tuple[tuple[str, str], ...] = ()
+        if self._config.secrets.store == "systemd":
+            listed = await loop.run_in_executor(self._threads, self._listed)
+            gone = tuple(one for one in listed if one[0] == tenant)
+            self._forgotten.add(tenant)
+        else:
+            found = await loop.run_in_executor(self._threads, self._unlist, tenant)
+            gone = tuple((one.tenant, one.name) for one in found)
+            self.refresh()
+            self._threads.submit(self._remove, gone)
+        for key in [key for key, held in self._held.items() if held.tenant == tenant]:
+            self._held.pop(key).revoke(_REVOKED)
+        for key in [key for key, held in self._session.items() if held.tenant == tenant]:
+            self._session.pop(key).revoke(_REVOKED)
+        return len(gone)
+
+    def _unlist(self, tenant: str) -> tuple[Reference, ...]:
+        with locked(self._folder):
+            index = read_index(self._folder)
+            found = tuple(one for one in index.secrets if one.tenant == tenant)
+            if found:
+                write_index(self._folder, index.without_tenant(tenant))
+        return found
+
+    def _remove(self, gone: tuple[tuple[str, str], ...]) -> None:
+        for tenant, name in gone:
+            with contextlib.suppress(BridgeholdError), locked(self._folder):
+                if read_index(self._folder).find(tenant, name) is None:  # it wasn't set anew meanwhile
+                    self._opened().remove(tenant, name)
 
     def _bound(self, tenant: str, entry: ProviderEntry, secret: str) -> Reference:
         """The tenant's reference for `entry`, by our own table and index only."""
         self.refresh()
+        if tenant in self._forgotten:
+            raise SecretError(_REVOKED)
         name = secret or entry.secret_name
         reference = self._index.find(tenant, name)
         if reference is None and self._config.secrets.store == "systemd":
@@ -251,9 +304,7 @@ class Vault:
         return held
 
     def _read(self, reference: Reference) -> bytearray | None:
-        if self._store is None:
-            self._store = open_store(self._config.secrets)
-        return self._store.get(reference.tenant, reference.name)
+        return self._opened().get(reference.tenant, reference.name)
 
     def refresh(self) -> None:
         """Look at the index; let go of every value whose reference changed or went."""
@@ -278,7 +329,7 @@ class Vault:
 
     def _is_current(self, reference: Reference) -> bool:
         if reference.store == "systemd":
-            return True
+            return reference.tenant not in self._forgotten
         return self._index.find(reference.tenant, reference.name) == reference
 
     def expire(self, now: float) -> None:
@@ -295,6 +346,7 @@ class Vault:
             self.expire(time.monotonic())
 
     def close(self) -> None:
+        """Revoke and wipe everything; reads of the store that hang are left behind."""
         for held in (*self._held.values(), *self._session.values()):
             held.revoke("the keeper ends")
         self._threads.shutdown(wait=False, cancel_futures=True)

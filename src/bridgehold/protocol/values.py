@@ -6,8 +6,9 @@ from typing import Annotated
 
 import msgspec
 
-from bridgehold.errors import Output
+from bridgehold.errors import DeniedError, Output
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.policies.globs import matches
 
 QUEUE_BOUND = 64
 """Commands that the host holds for one session, with the one that runs; more are refused as busy."""
@@ -21,13 +22,37 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     operator: bool = False
     logs: bool = True
     """Whether it may read what its tenants' sessions write: logs, output, and tracebacks of their code."""
+    bridges: tuple[str, ...] = ()
+    """Of a token that has a scope: the only bridges it may use; empty: all."""
+    operations: tuple[str, ...] = ()
+    """Likewise: patterns of ``bridge:operation``."""
+    read_only: bool = False
+    """It may look, and neither run, open, end nor keep anything."""
 
     @property
     def may_read(self) -> bool:
+        """Whether it may read what guests print, and the tracebacks in their errors."""
         return self.logs or self.operator
 
     def may_act_for(self, tenant: str) -> bool:
+        """Whether `tenant` is among its tenants, or it may act for all (``*``)."""
         return "*" in self.tenants or tenant in self.tenants
+
+    def may_use(self, bridge: str) -> bool:
+        return not self.bridges or bridge in self.bridges
+
+    def demand_bridge(self, bridge: str) -> None:
+        """Raise `DeniedError` where `bridge` is out of its scope; empty: none is meant."""
+        if bridge and not self.may_use(bridge):
+            raise DeniedError(
+                f"{self.name} may not use the bridge {bridge[:64]!r}",
+                hint=f"It is for {', '.join(self.bridges)}: an operator makes a token for another.",
+            )
+
+    def may_run(self, bridge: str, operation: str) -> bool:
+        """`operation` is ``bridge:name``, or ``common:name`` of a session of `bridge`'s."""
+        allowed = not self.operations or any(matches(one, operation) for one in self.operations)
+        return self.may_use(bridge) and (allowed or operation.startswith("common:"))
 
     @property
     def account(self) -> str:
@@ -77,12 +102,16 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One stack of a profile, outermost call first, and its `share` (0 to 1) of all samples."""
+
     stack: Annotated[str, msgspec.Meta(max_length=20_000)]
     samples: Annotated[int, msgspec.Meta(ge=0)]
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class LineShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of code (``file:line``) that was running, and its `share` (0 to 1) of all samples."""
+
     line: Annotated[str, msgspec.Meta(max_length=1_000)]
     samples: Annotated[int, msgspec.Meta(ge=0)]
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -30,7 +30,7 @@ import msgspec
 from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
-from bridgehold.host.startup import ANOTHER, CHECK_SECONDS, GO, LONGEST_REASON, READY
+from bridgehold.host.startup import ANOTHER, CHECK_SECONDS, GO, LONGEST_FILE, LONGEST_REASON, READY, WRITE
 from bridgehold.sandbox import syscalls
 from bridgehold.supervisor import plans
 
@@ -141,6 +141,10 @@ def host_listener(layout: Layout, given: Inherited) -> socket.socket:
 
 
 def listen_at(path: Path, mode: int) -> socket.socket:
+    """A listening unix socket at `path`, in place of an old one, with `mode` from its first moment.
+
+    Raises `OSError`.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path.unlink(missing_ok=True)
     before = os.umask(0o777 & ~mode)  # born with its mode; nobody connects before `listen`
@@ -180,11 +184,13 @@ class OriginalMounts:
         self._mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def enter(self) -> None:
+        """Put this process back among those mounts and into its first working folder. Raises `OSError`."""
         if os.getuid() == 0:
             syscalls.setns(self._mounts, syscalls.CLONE_NEWNS)
         os.fchdir(self._folder)
 
     def close(self) -> None:
+        """Let go of the two descriptors."""
         os.close(self._folder)
         os.close(self._mounts)
 
@@ -221,6 +227,7 @@ class Check:
         return "" if status == 0 else said or f"status {status}"
 
     def give_up(self) -> None:
+        """End the version that is being tried, and read what it said."""
         self._process.kill()
         self.reason()
 
@@ -254,8 +261,10 @@ class Replacing:
         *,
         ready: Callable[[], None] | None,
         leave: Callable[[], None],
+        write: Callable[[bytes], bytes],
     ) -> None:
-        """`ready`: called once the host listens; `leave`: as soon as it is to leave."""
+        """`ready`: called once the host listens; `leave`: as soon as it is to leave. `write`: a file that the
+        host asks for; its answer."""
         self.agreed = False
         """The host leaves, and another takes its place."""
         self._channel = channel
@@ -263,9 +272,11 @@ class Replacing:
         self._outside = outside
         self._ready = ready
         self._leave = leave
+        self._write = write
         self._check: Check | None = None
 
     def watch(self, poller: select.poll) -> None:
+        """Have `poller` tell when the host asks to be replaced."""
         poller.register(self._channel, select.POLLIN)
 
     def takes(self, descriptor: int, poller: select.poll) -> bool:
@@ -284,14 +295,18 @@ class Replacing:
         return True
 
     def close(self) -> None:
+        """End a check under way, and the channel to the host."""
         if self._check is not None:
             self._check.give_up()
         self._channel.close()
 
     def _hear(self, poller: select.poll) -> None:
-        said = self._channel.recv(64)
+        said = self._channel.recv(4 * LONGEST_FILE)
         if not said:
             poller.unregister(self._channel)
+        elif said.startswith(WRITE):
+            with contextlib.suppress(OSError):
+                self._channel.send(self._write(said.removeprefix(WRITE)))
         elif said == READY and self._ready is not None:
             self._ready()
         elif said == ANOTHER and not self._command:

@@ -32,7 +32,7 @@ from bridgehold.errors import ConfigError
 from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
-from bridgehold.supervisor import plans
+from bridgehold.supervisor import files, plans
 from bridgehold.supervisor.handover import (
     Inherited,
     OriginalMounts,
@@ -61,6 +61,7 @@ class Child:
         self.pidfd = os.pidfd_open(process.pid)
 
     def signal(self, number: int) -> None:
+        """Send a signal by pidfd; a process that has ended is no error."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
@@ -92,7 +93,14 @@ def run(
         listener = host_listener(layout, given)
         children, channel = _start(layout, config, listener, http, lasting=given.lasting)
         patience = config.host.drain_s + _END_SECONDS
-        replacing = Replacing(channel, command, outside, ready=ready, leave=lambda: _leave(children))
+        replacing = Replacing(
+            channel,
+            command,
+            outside,
+            ready=ready,
+            leave=lambda: _leave(children),
+            write=lambda said: files.answer(layout, said),
+        )
         again = False
         signals: list[int] = []
         try:
@@ -397,8 +405,10 @@ def _end(
 
 
 def encode(config: msgspec.Struct) -> bytes:
+    """A process's configuration as it goes through a descriptor: JSON."""
     return msgspec.json.encode(config)
 
 
 def state_folders(layout: Layout) -> tuple[Path, ...]:
+    """The folders that must be there, private to the user, before any process starts."""
     return (layout.config, layout.state, layout.run)

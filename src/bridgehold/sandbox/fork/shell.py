@@ -48,6 +48,8 @@ _OWN_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
 class ShellPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The namespaces that are made for one fork before it joins them."""
+
     spec: SandboxSpec
     uid: int
     """The session's."""

@@ -99,6 +99,7 @@ class Zygote:
 
     @property
     def settled(self) -> bool:
+        """Whether it stands and can be forked from."""
         return self.template >= 0
 
     def settle(self, pid: int) -> None:
@@ -265,6 +266,7 @@ class Zygote:
         self.forks += 1
 
     def close(self) -> None:
+        """Let go of its descriptors; it is ended by others."""
         self._give_up_template()
         self._socket.close()
         for descriptor in (self.pid_fd, self.template):
