@@ -82,8 +82,8 @@ class Registry:
     def share_of(self, tenant: str) -> TenantShare:
         """What the tenant's sandboxes have together, and beside how many tenants.
 
-        Its ceiling of memory is one of promises (`shares.ceilings`). A file that can't be read changes nothing
-        here: it refuses the grant.
+        Its ceiling of memory is one of promises (`shares.ceilings`). A file that can not be read changes
+        nothing here: it refuses the grant.
         """
         weight: int | None = None
         with contextlib.suppress(PolicyError):
