@@ -245,7 +245,8 @@ class HostProcess:
             peers.journal,
             demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
         )
-        self._budgets = spent_before(self._layout, Spending(shared.tenants.of))
+        prices = {name: section.price for name, section in self._config.providers.items()}
+        self._budgets = spent_before(self._layout, Spending(shared.tenants.of, prices))
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,

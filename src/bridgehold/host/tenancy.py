@@ -28,7 +28,7 @@ from bridgehold.ids import nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies import tokens
 from bridgehold.policies.tables import format_time
-from bridgehold.policies.tenants import State, Tenant, limited, shown
+from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
 from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.tenants import (
@@ -109,7 +109,7 @@ class Tenancy:
         def edit(tenant: Tenant) -> Tenant:
             if tenant.declared:
                 raise UsageError(f"there is a tenant {name!r} already", where=tenant.source)
-            made = msgspec.structs.replace(tenant, limits=limited(tenant.limits, dict(params.limits)))
+            made = msgspec.structs.replace(tenant, limits=limited(tenant.limits, params.limits))
             return _signed(made, principal)
 
         async def act() -> TenantInfo:
@@ -128,7 +128,7 @@ class Tenancy:
         name = self._require(params.name)
 
         def edit(tenant: Tenant) -> Tenant:
-            limits = limited(tenant.limits, dict(params.limits))
+            limits = limited(tenant.limits, params.limits)
             return _signed(msgspec.structs.replace(tenant, limits=limits), principal)
 
         async def act() -> TenantInfo:
@@ -386,7 +386,10 @@ class Tenancy:
             at=tenant.at,
             declared=tenant.declared,
             limits=shown(tenant.limits),
-            used=msgspec.structs.asdict(self._spending.used(tenant.name)),
+            used={
+                key: amount(key, value)
+                for key, value in msgspec.structs.asdict(self._spending.used(tenant.name)).items()
+            },
             sessions=self._open(tenant.name),
             tokens=self._tokens_of(tenant.name),
         )

@@ -225,6 +225,9 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests_per_month: int | None = None
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
+    money_per_day: int | None = None
+    """In millionths."""
+    money_per_month: int | None = None
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
