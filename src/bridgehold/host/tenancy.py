@@ -7,6 +7,7 @@ what came of it. Neither holds a token or a value of a key. Whoever asked may go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -102,6 +103,16 @@ class Tenancy:
             "token.revoke": Method(NameParams, self.revoke_token, operator=True),
         }
 
+    async def tell_journal(self) -> None:
+        """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed."""
+        for name in self._files.names():
+            with contextlib.suppress(PolicyError):  # what can't be read has nothing written for it
+                await self._bounded(self._files.of(name))
+
+    async def _bounded(self, tenant: Tenant) -> Tenant:
+        await self._journal.bound(tenant.name, tenant.limits.journal or 0)
+        return tenant
+
     async def create(self, principal: Principal, params: CreateTenantParams, _emit: Emit) -> TenantInfo:
         """Raises `UsageError` where there is one already. A ceiling's file that was there stays as it is."""
         name = parse_name(params.name, "tenant")
@@ -113,7 +124,7 @@ class Tenancy:
             return _signed(made, principal)
 
         async def act() -> TenantInfo:
-            return self._info(await self._files.change(name, edit))
+            return self._info(await self._bounded(await self._files.change(name, edit)))
 
         return await self._audited(principal, "tenant.create", name, params.limits, act)
 
@@ -132,7 +143,7 @@ class Tenancy:
             return _signed(msgspec.structs.replace(tenant, limits=limits), principal)
 
         async def act() -> TenantInfo:
-            return self._info(await self._files.change(name, edit))
+            return self._info(await self._bounded(await self._files.change(name, edit)))
 
         return await self._audited(principal, "tenant.limit", name, params.limits, act)
 

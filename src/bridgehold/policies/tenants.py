@@ -50,6 +50,12 @@ KEYS: tuple[Key, ...] = (
         "Bytes of arguments and results in a second; past it the next command is refused.",
     ),
     Key("artifacts", "size", "Bytes of artifacts and downloads that are kept."),
+    Key(
+        "journal",
+        "size",
+        "Bytes of the audit, of each life of the host; past it sessions end.",
+        least=1 << 16,
+    ),
     Key("requests_per_day", "count", "Requests to providers in a day (UTC)."),
     Key("requests_per_month", "count", "Requests to providers in a month (UTC)."),
     Key("tokens_per_day", "count", "Tokens at providers in a day (UTC), requests under way included."),
