@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -200,6 +201,7 @@ class HostProcess:
         """What is asked by all the rest."""
         settings = Settings(self._config)
         registry = Registry(self._layout, self._config, machine, peers.journal)
+        peers.launcher.share_of = registry.share_of
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
         tenants = TenantFiles(registry.files, self._layout.tenants, self._supervisor.write)
         quota = parse_size(self._config.host.artifacts)
@@ -236,6 +238,7 @@ class HostProcess:
             self._pool,
             peers.journal,
             bound=self._config.host.max_sessions,
+            tenants=functools.partial(shared.registry.files.count_with, "tenant"),
             recovery=recovery,
             metrics=shared.metrics,
         )
