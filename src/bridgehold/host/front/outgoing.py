@@ -35,6 +35,7 @@ class Events:
         self._send(event)
 
     def full(self, most: int = UNREAD_AT_EASE) -> bool:
+        """Whether more than `most` bytes of answers wait for the caller."""
         return self._out.unread > most
 
 
@@ -57,6 +58,7 @@ class Outgoing:
 
     @property
     def unread(self) -> int:
+        """Bytes that wait for the caller to read."""
         return self._writer.transport.get_write_buffer_size()
 
     def put(self, data: bytes, *, most: int | None = None) -> None:

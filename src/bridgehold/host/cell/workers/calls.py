@@ -45,7 +45,8 @@ class ToolHandler(Protocol):
     """Who answers the tool calls of one command."""
 
     @property
-    def facts(self) -> tuple[ToolFact, ...]: ...
+    def facts(self) -> tuple[ToolFact, ...]:
+        """The tools that the command may call."""
 
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin one. What was wrong with it; empty where nothing."""
