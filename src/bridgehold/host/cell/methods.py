@@ -86,7 +86,8 @@ def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
 class AskStop(Protocol):
     """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None:
+        """Begin to stop, for `reason`."""
 
 
 class _Watching:

@@ -56,6 +56,7 @@ class Refusal:
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
+        """Record the refusal; the error to raise, with its reference."""
         return await self._refusals.command(self._event(decision), kind, hint)
 
 

@@ -35,7 +35,8 @@ Stream = Callable[[ChunkFrame | ProgressFrame], None]
 class Watcher(Protocol):
     """Who is shown what a command says while it runs."""
 
-    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None: ...
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
+        """Take one piece."""
 
     def full(self) -> bool:
         """Whether it has not taken in what it was shown: output is left out then, and counted."""
