@@ -24,6 +24,8 @@ class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CreateParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.create` and `resource.configure`."""
+
     kind: str = ""
     arguments: dict[str, object] = {}
     session: str = ANONYMOUS_SESSION
@@ -32,6 +34,8 @@ class CreateParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ResourceParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.execute` and `resource.delete`: the resource by id, whichever session has it."""
+
     id: str
     kind: str = ""
     arguments: dict[str, object] = {}
@@ -41,12 +45,14 @@ class ResourceParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ListParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.list`."""
+
     kind: str = ""
     session: str = ""
 
 
 class DescribeParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    """Of `describe`."""
 
 
 class Unified:
@@ -66,25 +72,30 @@ class Unified:
         self._resources = resources
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "resource.create": Method(CreateParams, self.create),
             "resource.configure": Method(CreateParams, self.configure),
             "resource.execute": Method(ResourceParams, self.execute),
             "resource.delete": Method(ResourceParams, self.delete),
-            "resource.list": Method(ListParams, self.list),
-            "describe": Method(DescribeParams, self.describe),
+            "resource.list": Method(ListParams, self.list, reads=True),
+            "describe": Method(DescribeParams, self.describe, reads=True),
         }
 
     async def create(self, principal: Principal, params: CreateParams, _emit: Emit) -> Reply:
+        """Create a resource by the bridge's operation for its kind."""
         return await self._new(principal, params, "create")
 
     async def configure(self, principal: Principal, params: CreateParams, _emit: Emit) -> Reply:
+        """Run the bridge's `configure` operation for a kind."""
         return await self._new(principal, params, "configure")
 
     async def execute(self, principal: Principal, params: ResourceParams, _emit: Emit) -> Reply:
+        """Run a resource by the bridge's operation for its kind."""
         return await self._on(principal, params, "execute")
 
     async def delete(self, principal: Principal, params: ResourceParams, _emit: Emit) -> Reply:
+        """Delete a resource by the bridge's operation for its kind."""
         return await self._on(principal, params, "delete")
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[ResourceRef]:
@@ -98,11 +109,16 @@ class Unified:
             )
         ]
         grants = {one.bridge: await self._registry.grant(params.tenant, one.bridge) for one in found}
-        return [one for one in found if decide_resource(grants[one.bridge], one.kind).allowed]
+        return [
+            one
+            for one in found
+            if principal.may_use(one.bridge) and decide_resource(grants[one.bridge], one.kind).allowed
+        ]
 
-    async def describe(self, _principal: Principal, params: DescribeParams, _emit: Emit) -> object:
+    async def describe(self, principal: Principal, params: DescribeParams, _emit: Emit) -> object:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
+        principal.demand_bridge(bridge)
         manifest = self._registry.manifest(bridge, params.tenant)
         grant = await self._registry.grant(params.tenant, bridge)
         return {

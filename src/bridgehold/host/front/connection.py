@@ -78,13 +78,20 @@ class ServerContext(Protocol):
     tokens_only: bool
     leaving: bool
 
-    def known(self, uid: int) -> Principal | None: ...
+    def known(self, uid: int) -> Principal | None:
+        """The principal of a uid, where that alone decides; None where a token is needed."""
 
-    async def principal_of(self, uid: int, token: str) -> Principal: ...
+    async def principal_of(self, uid: int, token: str) -> Principal:
+        """Who `uid` and `token` are. Raises `DeniedError`."""
 
-    def gives(self, name: str) -> int: ...
+    def gives(self, name: str) -> int:
+        """How many connections the principal `name` may have."""
 
-    def method(self, name: str) -> Method: ...
+    def method(self, name: str) -> Method:
+        """The method of that name. Raises `UsageError`."""
+
+    def demand(self, tenant: str | None) -> None:
+        """Raise the typed refusal where `tenant` may not ask now."""
 
 
 class Connection:
@@ -298,6 +305,8 @@ class Connection:
         principal, params = self._principal, _decode(request, method.params)
         try:
             _check(principal, request.method, method, params)
+            if not (method.decides or principal.operator):
+                self._server.demand(getattr(params, "tenant", None))
             emit = Events(lambda event: self._emit(request.id, event), self._out)
             return await method.handler(principal, params, emit)
         except (DeniedError, NotFoundError) as error:
@@ -319,6 +328,12 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
             f"{name} is for operators",
             hint="An operator can set `operator = true` for your principal in config.toml.",
         )
+    if principal.read_only and not method.reads:
+        raise DeniedError(
+            f"{principal.name} may only read, and {name} does more",
+            hint="An operator makes one that may with `bridgehold token create`, without --read-only.",
+        )
+    principal.demand_bridge(getattr(params, "bridge", "") or "")
     tenant = getattr(params, "tenant", None)
     if tenant is not None and not method.decides and not principal.may_act_for(tenant):
         raise DeniedError(

@@ -38,14 +38,18 @@ class SocketServer:
         callers: Callers | None = None,
         tokens_only: bool = False,
         left: Callable[[object], None] = lambda _: None,
+        active: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`callers`: one for all of a host's sockets. `left`: told of each connection that is gone.
+
+        `active`: raises where nothing begins for a tenant.
 
         `tokens_only`: whose process connects says nothing; only a token makes a principal.
         """
         self.tokens_only = tokens_only
         self.leaving = False
         self._left = left
+        self._active = active
         self.callers = callers or Callers(CallerLimits())
         self._listener = listener
         self._principals = principals
@@ -56,6 +60,7 @@ class SocketServer:
         self._live: set[Connection] = set()
 
     async def start(self) -> None:
+        """Accept connections."""
         self._server = await asyncio.start_unix_server(
             self._accept, sock=self._listener, backlog=BACKLOG, limit=_READ_AHEAD, **_KEEP_PATH
         )
@@ -67,6 +72,7 @@ class SocketServer:
             self._server.close()
 
     async def close(self) -> None:
+        """Accept nobody more, and end every connection."""
         if self._server is not None:
             self._server.close()
         for task in list(self._connections):
@@ -110,12 +116,18 @@ class SocketServer:
         except DeniedError:
             return None
 
+    def demand(self, tenant: str | None) -> None:
+        """Raise what a request for `tenant` is refused with while it is suspended."""
+        if tenant is not None:
+            self._active(tenant)
+
     def gives(self, name: str) -> int:
         """What an answer of method `name` takes; little where there is none of that name."""
         method = self._methods.get(name)
         return method.gives if method is not None else SMALL
 
     def method(self, name: str) -> Method:
+        """The method of that name. Raises `UsageError`."""
         method = self._methods.get(name)
         if method is None:
             raise UsageError(f"no method {name[:80]!r}", hint="docs/reference/host-protocol.md lists them.")

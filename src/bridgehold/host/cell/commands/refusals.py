@@ -7,7 +7,7 @@ from bridgehold.audit.events import (
     CommandRefused,
 )
 from bridgehold.audit.redact import preview
-from bridgehold.errors import BridgeholdError, PolicyError
+from bridgehold.errors import BridgeholdError, PolicyError, SuspendedError
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
 from bridgehold.ids import is_name
 from bridgehold.policies.model import Decision, Grant
@@ -56,10 +56,12 @@ class Refusal:
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
+        """Record the refusal; the error to raise, with its reference."""
         return await self._refusals.command(self._event(decision), kind, hint)
 
 
 def no_tenant(principal: Principal, tenant: str) -> Decision:
+    """`principal` may not act for `tenant`."""
     return Decision(
         allowed=False,
         rule=f"principals.{principal.name}.tenants",
@@ -68,7 +70,23 @@ def no_tenant(principal: Principal, tenant: str) -> Decision:
     )
 
 
+def out_of_scope(principal: Principal, operation: str) -> Decision:
+    """The token's scope does not include `operation`."""
+    return Decision(
+        allowed=False,
+        rule=f"{principal.name}.scope",
+        reason=f"{principal.name} may not run {operation[:128]}",
+        source=f"tokens/{principal.name.partition(':')[2]}.toml",
+    )
+
+
+def suspended(error: SuspendedError) -> Decision:
+    """The tenant is suspended."""
+    return Decision(allowed=False, rule="tenant.state", reason=error.message, source=error.where)
+
+
 def unknown(bridge: str, operation: str) -> Decision:
+    """There is no such operation, or none that the caller may know of."""
     return Decision(
         allowed=False,
         rule="default-deny",
@@ -85,6 +103,7 @@ def no_policy(error: PolicyError) -> Decision:
 
 
 def foreign(bridge: str) -> Decision:
+    """The bridge runs user scripts, which have no operations."""
     return Decision(
         allowed=False,
         rule="foreign",
@@ -93,7 +112,21 @@ def foreign(bridge: str) -> Decision:
     )
 
 
+def past(rule: str, grant: Grant) -> Decision:
+    """`rule`: a rate of the policy's, or a ceiling of the tenant's."""
+    if rule == "rate.commands_per_minute":
+        return over_rate(grant)
+    key = rule.rpartition(".")[2]
+    return Decision(
+        allowed=False,
+        rule=rule,
+        reason=f"tenant {grant.tenant} has more than {getattr(grant.ceilings, key)} {key.replace('_', ' ')}",
+        source=f"tenants/{grant.tenant}.toml",
+    )
+
+
 def over_rate(grant: Grant) -> Decision:
+    """The tenant has asked for more commands in a minute than its policy grants."""
     return Decision(
         allowed=False,
         rule="rate.commands_per_minute",

@@ -48,6 +48,8 @@ class SerialChanges:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def take(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Do `change` when the tenant's changes before it are done. A cancelled caller does not cancel it."""
+
         async def alone() -> T:
             async with self._locks.setdefault(tenant, asyncio.Lock()):
                 return await change()
@@ -61,8 +63,12 @@ class SerialChanges:
 class ArtifactStore:
     """All tenants' artifacts below one folder. Its methods block: call them from a thread."""
 
-    def __init__(self, folder: Path, quota_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, quota_bytes: int, ceiling: Callable[[str], int | None] = lambda _: None
+    ) -> None:
+        """`ceiling`: a tenant's own, below the quota that each has; None: it has none."""
         self._folder = folder
+        self._ceiling = ceiling
         self.quota = quota_bytes
 
     def begin(self, tenant: str) -> str:
@@ -87,11 +93,14 @@ class ArtifactStore:
         if len(data) > PART_BYTES:
             path.unlink(missing_ok=True)
             raise LimitError(f"a part has at most {format_size(PART_BYTES)}")
-        if self.used(tenant) + len(data) > self.quota:
+        own = self._ceiling(tenant)
+        most = self.quota if own is None else min(own, self.quota)
+        if self.used(tenant) + len(data) > most:
             path.unlink(missing_ok=True)
+            place = "`[host] artifacts` in config.toml" if own is None else "the tenant's ceiling `artifacts`"
             raise BudgetError(
-                f"the artifacts of {tenant} would take more than {format_size(self.quota)}",
-                hint="Remove some (`bridgehold artifacts`), or raise `[host] artifacts` in config.toml.",
+                f"the artifacts of {tenant} would take more than {format_size(most)}",
+                hint=f"Remove some (`bridgehold artifacts`), or raise {place}.",
             )
         with writes.append(path) as file:
             file.write(data)
@@ -142,6 +151,7 @@ class ArtifactStore:
             return file.read(length)
 
     def stat(self, tenant: str, digest: str) -> Artifact:
+        """What is known of an artifact. Raises `NotFoundError`."""
         path = self._kept(tenant, digest)
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode(path.with_suffix(_META).read_bytes(), type=Artifact)
@@ -155,6 +165,7 @@ class ArtifactStore:
         return sorted(found, key=lambda one: (one.created, one.digest))
 
     def remove(self, tenant: str, digest: str) -> Artifact:
+        """Remove an artifact; what it was. Raises `NotFoundError`."""
         found = self.stat(tenant, digest)
         path = self._kept(tenant, digest)
         path.unlink(missing_ok=True)
