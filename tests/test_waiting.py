@@ -77,6 +77,7 @@ PAUSES = {
     "legacy/test_stdio.py": {
         "test_a_caller_that_reads_nothing_does_not_hold_a_signal_up": "how long nobody reads"
     },
+    "sandbox/dawdling_launcher.py": {"install": "a helper that is kept"},
     "sandbox/test_fork_hostile.py": {
         "test_a_dawdler_costs_its_own_tenant_and_the_launcher_answers_others": "the pace of looks at a launcher",
         "test_a_zygote_that_is_held_does_not_wake_itself": "how long nothing may happen",

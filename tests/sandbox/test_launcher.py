@@ -88,11 +88,11 @@ def test_sigkill_of_the_launcher_leaves_nothing_and_the_next_one_sweeps(kind: st
 
         uids, cgroup = box.drive(act)
         assert all(gone(uid) for uid in uids)
-        parent = Path(cgroup).parent
+        parent = Path(cgroup).parent.parent
         again, control = start(box.config, account() if kind == "user" else None)
         second = Machine(kind, box.folder, box.config, again, control)
         second.drive(lambda client: client.machine())
-        assert not parent.exists()
+        until(lambda: not parent.exists())  # another host's launcher may be sweeping it
         control.close()
         assert again.wait(10) == 0
 
@@ -116,7 +116,7 @@ def test_eof_on_the_control_socket_ends_everything_in_order(kind: str) -> None:
         assert box.process.wait(15) == 0
         assert all(alive(uid) == [] for uid in uids)
         assert not Path(cgroup).exists()
-        assert not Path(cgroup).parent.exists()
+        assert not Path(cgroup).parent.parent.exists()
 
 
 @pytest.mark.hostile

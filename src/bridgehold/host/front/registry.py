@@ -27,6 +27,7 @@ from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Grant, Machine, Policy
 from bridgehold.policies.tenants import parse as parse_tenant
+from bridgehold.sandbox.values import TenantShare
 
 _LOOK_SECONDS = 0.25
 _SETTLED_SECONDS = 2.0
@@ -78,6 +79,18 @@ class Registry:
         self._own -= bridges  # one that is back meanwhile is missed again when it goes
         self._seen, self._look_again = None, 0.0
 
+    def share_of(self, tenant: str) -> TenantShare:
+        """What the tenant's sandboxes have together, and beside how many tenants.
+
+        Its ceiling of memory is one of promises (`shares.ceilings`). A file that can not be read changes
+        nothing here: it refuses the grant.
+        """
+        weight: int | None = None
+        with contextlib.suppress(PolicyError):
+            own = self.files.read("tenant", tenant)
+            weight = parse_tenant(tenant, own.text, own.file).limits.cpu_share if own is not None else None
+        return TenantShare(tenants=self.files.count_with("tenant", tenant), cpu_weight=weight or 100)
+
     def gone(self) -> tuple[Path, ...]:
         """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
         self._refresh()
@@ -110,10 +123,12 @@ class Registry:
 
     @property
     def config(self) -> Config:
+        """The configuration that holds now."""
         return self._config
 
     @property
     def default_bridge(self) -> str:
+        """The bridge that a request without one means; empty: there is none."""
         return self._config.default_bridge
 
     def visible(self, may_act_for: Callable[[str], bool]) -> list[Entry]:
@@ -204,6 +219,7 @@ class Registry:
         return msgspec.structs.replace(grant, ceilings=ceilings)
 
     def policy(self, name: str) -> Policy:
+        """The policy file `name`, with what it extends. Raises `PolicyError`."""
         return compose(name, Readings(self.files).policy)
 
     def policy_name(self, bridge: str) -> str:

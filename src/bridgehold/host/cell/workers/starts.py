@@ -62,7 +62,8 @@ _MOST_VIOLATIONS = 20
 class GatewayHandle(Protocol):
     """What a worker needs of its gateway: nothing but its end."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close the session's gateway and every connection through it."""
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +132,7 @@ class LiveWorker:
 
     @property
     def name(self) -> str:
+        """The launcher's name for it."""
         return self.launched.worker
 
     def renew_deadline(self) -> None:
@@ -180,6 +182,7 @@ class LiveWorker:
         aside: bool = False,
         stop: asyncio.Event | None = None,
     ) -> ResultFrame | FaultFrame:
+        """Send a command to the guest and wait for its frame; see `GuestCalls.call`."""
         return await self.calls.call(
             self._live_pipes(),
             command,
@@ -197,6 +200,7 @@ class LiveWorker:
         self._live_pipes().become_raw(reader, on_body, full)
 
     async def send_raw(self, data: bytes) -> None:
+        """Bytes for a user script's standard input."""
         await self._live_pipes().send_raw(data)
 
     def charge(self, size: int) -> None:
@@ -204,6 +208,7 @@ class LiveWorker:
         self._live_pipes().charge(size)
 
     def finish_input(self) -> None:
+        """The end of a user script's standard input; nothing happens to one that has ended."""
         if not self.ended.is_set():
             self._live_pipes().finish_input()
 
@@ -371,14 +376,20 @@ async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
         raise
 
 
-def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
+def bubblewrap_shortage(log: SessionLog) -> ShortageError | None:
     """The shortage that kept bubblewrap from starting the guest, as it says itself: its only line of log.
 
     A guest could write that line too, and be started again some times: that is all it would gain.
     """
-    said = worker.log.text().strip() if len(worker.log) <= _LINE else ""
+    said = log.text().strip() if len(log) <= _LINE else ""
     number = named(said) if said.startswith(_BUBBLEWRAP) and "\n" not in said else 0
-    if not number or worker.launched.zygote:  # bubblewrap has no part in a fork
+    return short_of(number, said) if number else None
+
+
+def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
+    """`bubblewrap_shortage`, where that is what a worker's start failed of."""
+    failure = bubblewrap_shortage(worker.log)
+    if failure is None or worker.launched.zygote:  # bubblewrap has no part in a fork
         return None
     ready = worker.calls.ready
     if (ready.done() and not ready.cancelled() and ready.exception() is None) or worker.report is None:
@@ -386,7 +397,7 @@ def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
     if worker.report.cause != "exited":
         return None
     worker.booted = False
-    return short_of(number, said)
+    return failure
 
 
 async def patiently(act: Callable[[], Awaitable[T]], delays: Sequence[float] = SHORTAGE_DELAYS_S) -> T:
