@@ -186,12 +186,13 @@ def test_who_may_act_for_anybody_fills_no_memory_with_names(probed: Stage) -> No
     for number in range(1_500):
         with pytest.raises(BridgeholdError):
             probed.client.run("nobody:anything", {}, tenant=f"made-up-{number}")
+    alone = 60 + 2 * (time.monotonic() - begun)  # so many are written one by one, in the time that it took
 
     def told() -> list[Any]:
         found = [event for event in probed.events("events.folded")[before:] if event["principal"] == "tester"]
         return [event["folded"].get("command.refused", 0) for event in found]  # type: ignore[attr-defined]
 
-    until(lambda: sum(told()) >= 1_400)
+    until(lambda: sum(told()) >= 1_500 - alone)
     assert len(told()) <= 65 * ((time.monotonic() - begun) // 5 + 2)
 
 
