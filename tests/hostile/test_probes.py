@@ -197,12 +197,14 @@ def test_who_may_act_for_anybody_fills_no_memory_with_names(probed: Stage) -> No
 
 
 def test_a_flood_is_folded_and_nobody_else_pays(probed: Stage) -> None:
+    begun = time.monotonic()
     with SyncClient.connect(probed.layout.socket, token=TOKENS["flood"]) as acme:
         for number in range(300):
             with pytest.raises(BridgeholdError):
                 acme.run(f"{probed.plain}:act", {"code": "1"}, tenant=f"victim{number}")
             with pytest.raises(BridgeholdError):
                 acme.request("grant", {"bridge": probed.plain, "tenant": f"victim{number}"})
+    alone = 60 + 2 * (time.monotonic() - begun)  # so many are written one by one, in the time that it took
 
     def told() -> int:
         folded: list[Any] = [
@@ -210,7 +212,7 @@ def test_a_flood_is_folded_and_nobody_else_pays(probed: Stage) -> None:
         ]
         return sum(sum(one.values()) for one in folded)
 
-    until(lambda: told() >= 400)
+    until(lambda: told() >= 600 - alone)
     written = [event for event in refusals(probed) if event["principal"] != "tester"]
-    assert len(written) < 200
+    assert len(written) < 140 + alone
     assert {event["tenant"] for event in written} == {"acme"}

@@ -185,7 +185,7 @@ def test_a_second_host_on_one_layout_is_refused(layout: Layout) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
             cwd="/",
         )

@@ -491,10 +491,11 @@ def test_a_caller_that_reads_nothing_ends_its_command_and_fills_no_memory(face: 
 
         def over() -> bool:
             sizes.append(process.memory_info().rss)
-            outcome = face.stage.events("command.outcome")[-1]
-            return outcome["code"] == "cancelled" and "count" in str(
-                [e for e in face.stage.events("command.intent") if e["ref"] == outcome["intent"]]
-            )
+            cancelled = [
+                one["intent"] for one in face.stage.events("command.outcome") if one["code"] == "cancelled"
+            ]
+            intents = [one for one in face.stage.events("command.intent") if one["ref"] in cancelled[-1:]]
+            return "count" in str(intents)
 
         until(over)
         assert max(sizes) < before + (80 << 20)
