@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
-from bridgehold.host.front.callers import SMALL
+from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.shares.refusals import Refusals
 from bridgehold.protocol.values import Principal
 
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
@@ -24,3 +25,19 @@ class Method(msgspec.Struct, frozen=True):
     """Bytes that its answer takes while it is made; counted before it begins."""
     decides: bool = False
     """It decides by itself for which tenant it is asked, and writes its own refusals."""
+
+
+class Door(Protocol):
+    """What a connection asks of the server that took it."""
+
+    callers: Callers
+    refusals: Refusals
+    tokens_only: bool
+    leaving: bool
+
+    def known(self, uid: int) -> Principal | None: ...
+
+    async def principal_of(self, uid: int, token: str) -> Principal: ...
+
+    @property
+    def methods(self) -> Mapping[str, Method]: ...
