@@ -546,14 +546,17 @@ def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_writt
             async with asyncio.timeout(10):
                 while client._waiting:
                     await asyncio.sleep(0.02)
-            arrived, moment = client.received, [asyncio.ensure_future(client.append(e)) for e in announced]
+            arrived, moment = (
+                client.data_received,
+                [asyncio.ensure_future(client.append(e)) for e in announced],
+            )
 
-            def received(answers: list[wire.Answer]) -> None:
+            def received(data: bytes) -> None:
                 for one in moment:  # none of them runs before the answers are here
                     one.cancel()
-                arrived(answers)
+                arrived(data)
 
-            client.received = received  # type: ignore[method-assign]  # the moment is the act
+            client.data_received = received  # type: ignore[method-assign]  # the moment is the act
             said = await asyncio.gather(*moment, return_exceptions=True)
             assert [type(one).__name__ for one in said] == ["CancelledError"] * 3
         async with asyncio.timeout(10):

@@ -7,7 +7,10 @@ import re
 import msgspec
 
 from bridgehold.audit.redact import (
+    BEGINS,
     MASK,
+    NO_LETTERS,
+    SAYS,
     is_key_name,
     is_shape,
     is_token_name,
@@ -45,6 +48,8 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
     kept: dict[str, object]
     keys: tuple[tuple[tuple[str, ...], str], ...] = ()
+    clean: bool = False
+    """They were looked through, and nothing in them is a key."""
 
     def __repr__(self) -> str:
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
@@ -61,7 +66,7 @@ def split_keys(arguments: dict[str, object]) -> Arguments:
     search = _Search()
     kept = search.walk(arguments, (), least=0)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
-    return Arguments(kept=kept, keys=tuple(search.found))
+    return Arguments(kept=kept, keys=tuple(search.found), clean=not search.found)
 
 
 class _Search:
@@ -140,6 +145,14 @@ class _Search:
                 self.found.append(((*path, "…"), key.strip()))
                 continue
             name = said if said and key.lower() in _VALUES else key
+            if (
+                least == 0
+                and isinstance(item, str)
+                and BEGINS.search(item) is None
+                and SAYS.search(NO_LETTERS.sub("", name.lower())) is None
+            ):
+                kept[key] = item
+                continue
             walked = self.walk(item, (*path, name), least=least or _least(name))
             if walked is not _GONE:
                 kept[key] = walked
@@ -158,11 +171,13 @@ def without_keys(arguments: dict[str, object]) -> dict[str, object]:
     return kept
 
 
-def preview_of(arguments: dict[str, object], cap_bytes: int) -> tuple[Digest, int, str]:
+def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
     """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure)."""
-    digest, size, text = preview(arguments, cap_bytes=cap_bytes)
-    clean = without_keys(arguments)
-    return digest, size, text if clean == arguments else preview(clean, cap_bytes=cap_bytes)[2]
+    digest, size, text = preview(arguments.kept, cap_bytes=cap_bytes)
+    if arguments.clean:
+        return digest, size, text
+    clean = without_keys(arguments.kept)
+    return digest, size, text if clean == arguments.kept else preview(clean, cap_bytes=cap_bytes)[2]
 
 
 def _replaced(kept: object, value: str) -> object:

@@ -37,9 +37,11 @@ _HINTS = {
 }
 
 
-class JournalClient:
-    """One per host. Every method raises `AuditError` when the journal is gone, full, failed or late,
-    and `BudgetError` when the event's tenant has used up its share.
+class JournalClient(asyncio.Protocol):
+    """One per host, and the receiving end of its socket.
+
+    Every method raises `AuditError` when the journal is gone, full, failed or late, and `BudgetError` when
+    the event's tenant has used up its share.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -53,6 +55,7 @@ class JournalClient:
         self.gone = asyncio.Event()
         """Set once the journal is gone: nothing may run without it."""
         self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
         self._later: set[asyncio.Future[None]] = set()
         self.redact: Callable[[Event], Event | Awaitable[Event]] | None = None
         """What every event passes before it is sent: it takes out what no journal may hold."""
@@ -66,8 +69,7 @@ class JournalClient:
         client = cls(deadline_s)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(lambda: _Protocol(client), sock=sock)
-        client._transport = transport
+        client._transport, _ = await loop.create_connection(lambda: client, sock=sock)
         await client.head()
         return client
 
@@ -156,7 +158,7 @@ class JournalClient:
         return answer
 
     def _given_up(self, event: Event | None, future: asyncio.Future[wire.Answer]) -> None:
-        """Its caller went away when the answer had come already; `received` sees to one that is to come."""
+        """Its caller went away when the answer had come already; one that is to come finds nobody."""
         if future.done() and not future.cancelled() and future.exception() is None:
             self._close(event, future.result())
 
@@ -175,8 +177,16 @@ class JournalClient:
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
-    def received(self, answers: list[wire.Answer]) -> None:
+    def data_received(self, data: bytes) -> None:
         """Answers to waiting calls; one whose caller has gone finds nobody."""
+        self._received += data
+        try:
+            answers = wire.take_answers(self._received)
+        except BridgeholdError as error:
+            self._lost(error.message)
+            if self._transport is not None:
+                self._transport.close()
+            return
         for answer in answers:
             future, event = self._waiting.pop(answer.id, (None, None))
             if future is not None and not future.done():
@@ -184,7 +194,10 @@ class JournalClient:
             elif future is not None:  # cancelled, though its caller may not have run since
                 self._close(event, answer)
 
-    def lost(self, reason: str) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(type(exc).__name__ if exc else "its end of the socket closed")
+
+    def _lost(self, reason: str) -> None:
         """The connection ended: every waiting and every later call fails."""
         self._gone = reason
         self.gone.set()
@@ -199,28 +212,6 @@ class JournalClient:
             hint="Restart the host; `bridgehold audit verify` shows what was written.",
             where="journal:gone",
         )
-
-
-class _Protocol(asyncio.Protocol):
-    def __init__(self, client: JournalClient) -> None:
-        self._client = client
-        self._buffer = bytearray()
-        self._transport: asyncio.BaseTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        try:
-            self._client.received(wire.take_answers(self._buffer))
-        except BridgeholdError as error:
-            self._client.lost(error.message)
-            if self._transport is not None:
-                self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client.lost(type(exc).__name__ if exc else "its end of the socket closed")
 
 
 def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) -> Event:
@@ -283,6 +274,21 @@ def with_texts(event: Event, change: Callable[[str, str], str]) -> Event:
 
     fields: dict[str, Any] = {name: walk(getattr(event, name), name) for name in event.__struct_fields__}
     return type(event)(**fields)
+
+
+def texts_of(event: Event) -> list[str]:
+    """Every text of `event`, in the order of `with_texts`."""
+    found: list[str] = []
+    left: list[object] = [*reversed(msgspec.structs.astuple(event))]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict):
+            left += [one for pair in reversed(value.items()) for one in reversed(pair)]
+        elif isinstance(value, (list, tuple)):
+            left += reversed(value)
+    return found
 
 
 def _escaped(text: str, _field: str) -> str:

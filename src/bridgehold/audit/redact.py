@@ -25,6 +25,8 @@ MASK = "[redacted]"
 _MARGIN = 4096
 _PARTIAL = 128
 _DEPTH = 32
+_LONGEST_NAME = 64
+"""Characters of what may name a key beside it."""
 
 KEY_NAMES = frozenset(
     {
@@ -105,7 +107,11 @@ _SHAPES = (
 )
 """Each is tried once in a run of its characters, so that no text makes it slow; a group before it stays."""
 _COMPILED = tuple((name, marks, re.compile(pattern, re.DOTALL)) for name, marks, pattern in _SHAPES)
-_BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
+BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
+"""What a text without any known shape of a key does not hold."""
+NO_LETTERS = re.compile(r"[^a-z]+")
+SAYS = re.compile("key|token|secret|pass|pwd|cred|cookie|bearer|auth|jwt|pat|sig")
+"""What the letters of a name, in lower case, do not hold where no name of keys is it: found by one look."""
 
 
 def find_shape(text: str) -> bool:
@@ -126,6 +132,8 @@ def mask_shapes(text: str) -> str:
 
 
 _HINT = re.compile(r"key|token|secret|pass|pwd|cred|auth|bearer|cookie|jwt|sig|://", re.IGNORECASE)
+_LOUD = re.compile(f"(?i:{_HINT.pattern})|{BEGINS.pattern}")
+"""What a text does not hold that `mask_shapes` and `mask_named` leave as it is."""
 _SAID = re.compile(
     r"(?<![A-Za-z0-9_])(?:(--?)|([A-Za-z]{1,16}) )?([A-Za-z][A-Za-z0-9_.-]{1,63})"
     r"(?:(?:\\{0,8}[\"'])?\s{0,3}(?::=|=>|[:=])\s{0,3}|\sis\s|(?(1)\s|(?!)))(\\{0,8}[\"'])?"
@@ -302,7 +310,7 @@ def is_some_key_name(name: str) -> bool:
 
 def is_shape(text: str) -> bool:
     """Whether `text` is a well-known key and nothing else, but for a header's scheme before it."""
-    return _BEGINS.search(text) is not None and _ONLY_SHAPE.fullmatch(mask_shapes(text.strip())) is not None
+    return BEGINS.search(text) is not None and _ONLY_SHAPE.fullmatch(mask_shapes(text.strip())) is not None
 
 
 def preview(
@@ -314,10 +322,41 @@ def preview(
     text is cut at a whole character and a cut is marked with ``…``; it is never read back as JSON.
     """
     encoded = _encode(arguments)
+    if not secrets and len(encoded) <= min(cap_bytes, _MARGIN) and _is_quiet(arguments):
+        return digest_bytes(encoded), len(encoded), encoded.decode("utf-8")
     redactor = Redactor(secrets)
     budget = [cap_bytes + redactor.longest + _MARGIN]
     shown = _encode(_mask(arguments, redactor, budget, 0)).decode("utf-8")
     return digest_bytes(encoded), len(encoded), cut(shown, cap_bytes)
+
+
+def _is_quiet(arguments: object) -> bool:
+    """Whether `_mask` surely changes nothing, within its budget: one look, as most arguments are so."""
+    left, depth = [arguments], 0
+    while left and depth <= _DEPTH:
+        names: list[object] = []
+        below: list[object] = []
+        for value in left:
+            if isinstance(value, dict):
+                names += value.keys()
+                below += value.values()
+            elif isinstance(value, (list, tuple)):
+                below += value
+            elif isinstance(value, str):
+                if _LOUD.search(value) or value in _LOGINS:
+                    return False
+                names += [value] if len(value) <= _LONGEST_NAME else []
+            elif value is not None and not isinstance(value, (int, float)):
+                return False
+        for name in names:
+            if (
+                not isinstance(name, str)
+                or SAYS.search(NO_LETTERS.sub("", name.lower()))
+                or _LOUD.search(name)
+            ):
+                return False
+        left, depth = below, depth + 1
+    return not left
 
 
 def cut(text: str, cap_bytes: int) -> str:
@@ -370,7 +409,7 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, n
 def _names_keys(values: Iterable[object]) -> bool:
     """Whether one of `values`, or of a list among them, is a name of keys: another may be its value."""
     return any(
-        len(one) <= 64 and is_key_name(one) and one.strip("-").lower() not in _WORDS
+        len(one) <= _LONGEST_NAME and is_key_name(one) and one.strip("-").lower() not in _WORDS
         if isinstance(one, str)
         else isinstance(one, list) and _names_keys(item for item in one[:64] if isinstance(item, str))
         for one in itertools.islice(values, 256)

@@ -291,7 +291,7 @@ class Dispatch:
         )
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
-        digest, size, text = preview_of(plan.arguments.kept, _PREVIEW_BYTES)
+        digest, size, text = preview_of(plan.arguments, _PREVIEW_BYTES)
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from bridgehold.audit.arguments import preview_of
+from bridgehold.audit.arguments import Arguments, preview_of
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ToolIntent, ToolOutcome, ToolRefused
 from bridgehold.audit.redact import preview
@@ -116,7 +116,7 @@ class ToolCalls:
 
     async def _run(self, frame: ToolCallFrame) -> object:
         tool, source, decision = await self._decided(frame)
-        digest, size, text = preview_of(frame.arguments, _PREVIEW_BYTES)
+        digest, size, text = preview_of(Arguments(kept=frame.arguments), _PREVIEW_BYTES)
         intent = ToolIntent(
             tenant=self._context.tenant,
             principal=self._context.principal,
