@@ -364,10 +364,9 @@ class Methods:
         return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
-        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
-        grant = await self._registry.grant(params.tenant, manifest.name)
-        built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
-        return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+        found = await self._registry.granted(params.tenant, parse_name(params.bridge, "bridge"))
+        built = await self._environments.ensure(found.manifest, emit, grant=found.grant, anew=params.anew)
+        return {"bridge": found.manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
         if params.bridge:

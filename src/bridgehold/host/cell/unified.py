@@ -103,8 +103,8 @@ class Unified:
     async def describe(self, _principal: Principal, params: DescribeParams, _emit: Emit) -> object:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
-        manifest = self._registry.manifest(bridge, params.tenant)
-        grant = await self._registry.grant(params.tenant, bridge)
+        found = await self._registry.granted(params.tenant, bridge)
+        manifest, grant = found.manifest, found.grant
         return {
             "name": bridge,
             "version": manifest.version,

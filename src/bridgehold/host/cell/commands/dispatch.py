@@ -222,12 +222,12 @@ class Dispatch:
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
         try:
-            manifest = self._registry.manifest(target, request.tenant)
-            grant = await self._registry.grant(request.tenant, target)
+            granted = await self._registry.granted(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
         except PolicyError as error:
             raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
+        manifest, grant = granted.manifest, granted.grant
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
