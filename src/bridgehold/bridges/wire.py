@@ -137,13 +137,10 @@ class FrameReader:
         self._highest = -1
         self._ready = False
         self._broken = False
+        self.buffered = 0
+        """Bytes held of a frame that is not complete: what the host's budget is charged with."""
         self.frames = 0
         """Frames read so far, strays included, for the session's rate."""
-
-    @property
-    def buffered(self) -> int:
-        """Bytes held of a frame that is not complete: what the host's budget is charged with."""
-        return len(self._buffer)
 
     def expect(self, call_id: int) -> None:
         """A call with this id has been sent."""
@@ -174,19 +171,19 @@ class FrameReader:
                 start += HEADER_BYTES + length
                 frames.append(self._frame(body))
         except WireError:
-            self._broken = True
+            self._broken, self.buffered = True, 0
             self._buffer.clear()
             raise
         del self._buffer[:start]
+        self.buffered = len(self._buffer)
         self.frames += len(frames)
         return frames
 
     def end(self) -> None:
         """The stream ended. Raises `WireError` where it ended inside a frame."""
-        if self._buffer:
-            held = len(self._buffer)
+        if held := self.buffered:
             self._buffer.clear()
-            self._broken = True
+            self._broken, self.buffered = True, 0
             raise WireError("unexpected_end", f"the stream ended {held} bytes into a frame")
 
     def _frame(self, body: bytes) -> GuestFrame | StrayFrame:

@@ -176,7 +176,8 @@ class Session:
         stream: Stream | None,
         tools: ToolHandler | None,
     ) -> ResultFrame | FaultFrame:
-        stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
+        stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        grace_ms = self.order.grant.limits.grace_ms
         work = asyncio.ensure_future(
             self.worker.call(
                 operation,
@@ -190,7 +191,7 @@ class Session:
         try:
             done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
             if not done:
-                stop.set()
+                stop.set_result(None)
                 done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
         except asyncio.CancelledError:
             await unbroken(self._cancel(work))
@@ -207,7 +208,7 @@ class Session:
                 raise exit_error(report, self.order.grant.limits)
             raise error
         frame = work.result()
-        if stop.is_set():
+        if stop.done():
             error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
             if isinstance(frame, FaultFrame):
                 error.tell_traceback(fault_error(frame).traceback)

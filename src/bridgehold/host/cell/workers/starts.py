@@ -114,6 +114,8 @@ class LiveWorker:
         self.start_cpu_us = 0
         """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
+        self.gone = False
+        """Nothing more comes from it: it has ended, or is being ended."""
         self._failure: BridgeholdError | None = None
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,11 +125,6 @@ class LiveWorker:
     def failure(self) -> BridgeholdError | None:
         """Why the host ended it, if it did."""
         return self._failure
-
-    @property
-    def gone(self) -> bool:
-        """Nothing more comes from it: it has ended, or is being ended."""
-        return self._failure is not None or self.report is not None or self.ended.is_set()
 
     @property
     def name(self) -> str:
@@ -162,7 +159,8 @@ class LiveWorker:
         if self.log.tap is not None:
             yield
             return
-        self._live_pipes().drain_output()
+        pipes = self.pipes or self._live_pipes()
+        pipes.drain_output()
         self.log.tap = output.write
         try:
             yield
@@ -178,10 +176,10 @@ class LiveWorker:
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
         aside: bool = False,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
     ) -> ResultFrame | FaultFrame:
         return await self.calls.call(
-            self._live_pipes(),
+            self.pipes or self._live_pipes(),
             command,
             args,
             deadline_ms=deadline_ms,
@@ -240,9 +238,9 @@ class LiveWorker:
 
     async def end(self, failure: BridgeholdError | None = None) -> ExitReport:
         """Kill the whole namespace, wait until it is empty, and give the kernel's report."""
-        if self._failure is None:
-            self._failure = failure
         if failure is not None:
+            self._failure = self._failure or failure
+            self.gone = True
             self.fail_calls(failure)
         with contextlib.suppress(BridgeholdError):
             await self._services.launcher.kill(self.name)
@@ -267,6 +265,7 @@ class LiveWorker:
     async def _watch_exit(self) -> None:
         try:
             self.report = await self._services.launcher.exited(self.name)
+            self.gone = True
         except BridgeholdError as error:
             self.fail_calls(error)
         else:
@@ -274,7 +273,7 @@ class LiveWorker:
             await self._record_exit(self.report)
         finally:
             async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
-                last.callback(self.ended.set)
+                last.callback(self._note_end)
                 last.callback(self.account.close)
                 last.push_async_callback(self.events.close)
                 last.callback(self.calls.fail, CrashError("the worker has ended"))
@@ -282,6 +281,10 @@ class LiveWorker:
                     last.push_async_callback(self.gateway.close)
                 if self.pipes is not None:
                     last.callback(self.pipes.close)
+
+    def _note_end(self) -> None:
+        self.gone = True
+        self.ended.set()
 
     async def _record_exit(self, report: ExitReport) -> None:
         event = WorkerExited(
