@@ -114,8 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def check_arguments(self, operation: str, arguments: dict[str, object]) -> None:
         """Raises `UsageError` that names every place where `arguments` do not fit; never a value."""
         declared = self.operation(operation)
-        found = schema.problems(declared.arguments, arguments)
-        if found:
+        if found := schema.problems(declared.arguments, arguments):
             required = declared.arguments.get("required", [])
             properties = declared.arguments.get("properties", {})
             names = list(properties) if isinstance(properties, dict) else []

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
 INPUT_CLOSED = "its caller closed its input"
 """Why a foreign script's session ended, where it stayed after the end of its input."""
@@ -102,12 +103,17 @@ class OfferedTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """JSON Schema of what it gives; anything if empty."""
 
 
-class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CommandRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``run``: one command as a caller sent it; nothing of it has been believed yet."""
+
     operation: str
+    """``bridge:operation``."""
     arguments: dict[str, object] = {}
-    tenant: str = "local"
-    session: str = "anonymous"
+    tenant: str = LOCAL_TENANT
+    session: str = ANONYMOUS_SESSION
+    """A session's name, or its id."""
     deadline_ms: int = 0
+    """A caller may only shorten what the policy and the manifest give; 0: theirs."""
     stream: bool = False
     progress: bool = False
     """Events of type ``building`` while an environment is built for it."""
@@ -167,7 +173,7 @@ class StopParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str
     progress: bool = False
-    """As of `RunParams`."""
+    """As of `CommandRequest`."""
     name: str = ""
     tenant: str = "local"
     stays: bool = False

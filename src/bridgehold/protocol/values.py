@@ -7,7 +7,6 @@ from typing import Annotated
 import msgspec
 
 from bridgehold.errors import Output
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
 QUEUE_BOUND = 64
 """Commands that the host holds for one session, with the one that runs; more are refused as busy."""
@@ -33,21 +32,6 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def account(self) -> str:
         """Whose share of the audit its refusals take: its one tenant; the host's own where it has several."""
         return self.tenants[0] if len(self.tenants) == 1 and "*" not in self.tenants else ""
-
-
-class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One command as a caller sent it; nothing of it has been believed yet."""
-
-    operation: str
-    """``bridge:operation``."""
-    arguments: dict[str, object] = {}
-    tenant: str = LOCAL_TENANT
-    session: str = ANONYMOUS_SESSION
-    """A session's name, or its id."""
-    deadline_ms: int = 0
-    """A caller may only shorten what the policy and the manifest give; 0: theirs."""
-    parent: str = ""
-    """The command whose tool runs this one, if one does."""
 
 
 class CommandUsage(msgspec.Struct, frozen=True, kw_only=True):

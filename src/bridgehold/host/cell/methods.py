@@ -41,6 +41,7 @@ from bridgehold.ids import parse_name, random_id
 from bridgehold.protocol.frames import (
     BridgeParams,
     BuildParams,
+    CommandRequest,
     DrainParams,
     FindParams,
     ForeignEofParams,
@@ -51,12 +52,11 @@ from bridgehold.protocol.frames import (
     OpenParams,
     ProfileParams,
     ResumeParams,
-    RunParams,
     SessionParams,
     SessionsParams,
     StopParams,
 )
-from bridgehold.protocol.values import CommandRequest, Principal, Profile, Reply, SessionInfo
+from bridgehold.protocol.values import Principal, Profile, Reply, SessionInfo
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
@@ -77,10 +77,9 @@ def _require_reader(principal: Principal) -> None:
         )
 
 
-def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
+def _tell_builds(bridge: str, emit: Emit) -> None:
     """Events of the build that this request waits for, if there is one."""
-    if wanted:
-        LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
+    LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
 
 
 class AskStop(Protocol):
@@ -142,7 +141,7 @@ class Methods:
     def table(self) -> dict[str, Method]:
         return {
             "ping": Method(NoParams, self.ping),
-            "run": Method(RunParams, self.run, decides=True),
+            "run": Method(CommandRequest, self.run, decides=True),
             "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
@@ -171,30 +170,15 @@ class Methods:
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
-    async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
-        request = CommandRequest(
-            operation=params.operation,
-            arguments=params.arguments,
-            tenant=params.tenant,
-            session=params.session,
-            deadline_ms=params.deadline_ms,
-            parent=params.parent,
-        )
-        _tell_builds(params.progress, params.operation.partition(":")[0], emit)
-        watcher = _Watching(emit) if params.stream else None
+    async def run(self, principal: Principal, request: CommandRequest, emit: Emit) -> Reply:
+        if request.progress:
+            _tell_builds(request.operation.partition(":")[0], emit)
+        watcher = _Watching(emit) if request.stream else None
         callers: CallersOffer | None = None
-        if params.tools:
-            specs = tuple(
-                ToolSpec(
-                    name=tool.name,
-                    description=tool.description,
-                    parameters=tool.parameters,
-                    result=tool.result,
-                )
-                for tool in params.tools
-            )
+        if request.tools:
+            specs = tuple(ToolSpec(**msgspec.structs.asdict(tool)) for tool in request.tools)
             callers = CallersOffer(specs, self._tools.source(emit))
-        self._nameless.use(params.session, principal.may_act_for)
+        self._nameless.use(request.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
@@ -203,7 +187,8 @@ class Methods:
 
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         key = self._key(params)
-        _tell_builds(params.progress, params.bridge, emit)
+        if params.progress:
+            _tell_builds(params.bridge, emit)
         opening = self._open(key, principal)
         if not params.name and not params.stays:
             opening = self._nameless.opened(asyncio.ensure_future(opening))
@@ -220,7 +205,8 @@ class Methods:
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
         key = self._key(params)
-        _tell_builds(params.progress, params.bridge, emit)
+        if params.progress:
+            _tell_builds(params.bridge, emit)
         return await held(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:

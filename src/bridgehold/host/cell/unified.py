@@ -14,7 +14,8 @@ from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_name
 from bridgehold.policies.decide import decide_operation, decide_resource
-from bridgehold.protocol.values import CommandRequest, Principal, Reply, ResourceRef
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import Principal, Reply, ResourceRef
 
 
 class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

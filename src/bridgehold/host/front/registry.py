@@ -25,7 +25,7 @@ from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
-from bridgehold.policies.model import Grant, Machine, Policy
+from bridgehold.policies.model import Decision, Grant, Machine, Policy
 
 _LOOK_SECONDS = 0.25
 _SETTLED_SECONDS = 2.0
@@ -44,6 +44,8 @@ class Granted(msgspec.Struct, frozen=True):
     catalogue: Catalogue
     bridges: tuple[str, ...]
     readings: Readings
+    decisions: dict[tuple[str, tuple[str, ...]], Decision]
+    """What was decided under this grant, by operation and kinds of resources: of declared ones alone."""
 
 
 class Registry:
@@ -188,7 +190,7 @@ class Registry:
         bridges = self._bridge_names(tenant)
         if (known.manifest.digest, known.bridges) != (manifest.digest, bridges):
             return None
-        return Granted(manifest, known.grant, self._catalogue, bridges, known.readings)
+        return Granted(manifest, known.grant, self._catalogue, bridges, known.readings, {})
 
     async def _granted_anew(self, tenant: str, bridge: str) -> Granted:
         manifest = self.manifest(bridge, tenant)
@@ -196,7 +198,7 @@ class Registry:
         readings = Readings(self.files)
         grant = self._resolve(tenant, manifest, readings)
         await self._write_once(grant, readings)
-        return Granted(manifest, grant, catalogue, bridges, readings)
+        return Granted(manifest, grant, catalogue, bridges, readings, {})
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
         """The grant, resolved from the files as they are now; writes nothing."""

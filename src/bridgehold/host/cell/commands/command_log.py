@@ -18,11 +18,13 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
-from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
 from bridgehold.host.cell.workers.translate import fault_error, middle
+from bridgehold.host.shares.logs import CommandOutput
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import Decision, Grant
-from bridgehold.protocol.values import CommandRequest, CommandUsage, Principal
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import CommandUsage, Principal
 
 _TRACEBACK = 4_000
 """Characters of it in the audit."""
@@ -118,28 +120,38 @@ class GoneError(CancelledError):
     """The caller went away: its outcome is written, and nobody is told."""
 
 
+class Came(msgspec.Struct, frozen=True):
+    """How a command ended: what the guest answered, and how it failed, if it did."""
+
+    frame: ResultFrame | FaultFrame | None
+    failure: BridgeholdError | None = None
+    written: Output = Output()
+    """What it wrote to its standard output and error meanwhile."""
+
+
 async def came_of(
-    call: Awaitable[ResultFrame | FaultFrame], operation: str
-) -> tuple[ResultFrame | FaultFrame | None, BridgeholdError | None]:
-    """What the guest answered, and how it failed, if it did."""
+    call: Awaitable[ResultFrame | FaultFrame], operation: str, output: CommandOutput | None = None
+) -> Came:
+    """What comes of `call`; `output` takes what is written until then."""
     try:
         frame = await call
     except BridgeholdError as error:
-        return None, error
+        came = Came(None, error)
     except asyncio.CancelledError:
-        return None, GoneError("the caller went away")
-    return frame, fault_error(frame, where=operation) if isinstance(frame, FaultFrame) else None
+        came = Came(None, GoneError("the caller went away"))
+    else:
+        fault = fault_error(frame, where=operation) if isinstance(frame, FaultFrame) else None
+        came = Came(frame, fault)
+    return msgspec.structs.replace(came, written=output.finish()) if output is not None else came
 
 
-def outcome_of(
-    plan: Plan,
-    session: str,
-    intent: str,
-    frame: ResultFrame | FaultFrame | None,
-    failure: BridgeholdError | None,
-    usage: CommandUsage,
-) -> CommandOutcome:
-    result = msgspec.json.encode(frame.result) if isinstance(frame, ResultFrame) else b""
+def outcome_of(plan: Plan, session: str, intent: str, came: Came, usage: CommandUsage) -> CommandOutcome:
+    """The event of a command's end. Of its result it says the digest, and whether it tells of an error."""
+    frame, failure = came.frame, came.failure
+    value = frame.result if isinstance(frame, ResultFrame) else None
+    result = msgspec.json.encode(value) if isinstance(frame, ResultFrame) else b""
+    # DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart.
+    wrong = isinstance(value, dict) and ("error" in value or value.get("status") == "error")
     return CommandOutcome(
         tenant=plan.grant.tenant,
         principal=plan.principal.name,
@@ -147,7 +159,7 @@ def outcome_of(
         command=plan.command,
         intent=intent,
         transport_ok=frame is not None,
-        application_ok=isinstance(frame, ResultFrame) and not _says_error(frame.result),
+        application_ok=isinstance(frame, ResultFrame) and not wrong,
         code=failure.code if failure else "",
         reason=failure.message[:500] if failure else "",
         cpu_us=usage.cpu_us,
@@ -159,6 +171,11 @@ def outcome_of(
     )
 
 
-def _says_error(result: object) -> bool:
-    """DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart."""
-    return isinstance(result, dict) and ("error" in result or result.get("status") == "error")
+def with_output(frame: ResultFrame, written: Output) -> ResultFrame:
+    """With what its command wrote in the result; as it is, where that is no object."""
+    if not isinstance(frame.result, dict):
+        return frame
+    cut = bool(written.stdout_cut or written.stderr_cut)
+    shown = {"stdout": written.stdout, "stderr": written.stderr}
+    truncated = {"truncated": True} if cut else {}
+    return msgspec.structs.replace(frame, result={**shown, **frame.result, **shown, **truncated})

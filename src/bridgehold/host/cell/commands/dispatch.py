@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
 from bridgehold.audit.arguments import preview_of
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent
-from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
+from bridgehold.bridges.frames import ChunkFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import check_common
 from bridgehold.errors import (
     BridgeholdError,
@@ -29,6 +30,7 @@ from bridgehold.errors import (
 )
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.commands.command_log import (
+    Came,
     CommandLog,
     GoneError,
     Plan,
@@ -36,6 +38,7 @@ from bridgehold.host.cell.commands.command_log import (
     deadline_of,
     outcome_of,
     used,
+    with_output,
 )
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
@@ -56,10 +59,13 @@ from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import is_name, new_command_id, parse_command
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision
-from bridgehold.protocol.values import CommandRequest, CommandUsage, Principal, Reply, ResourceRef
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceRef
 
 _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
+_FEW = 2
+"""Kinds in one command whose decision is not kept: a caller could name them in any order."""
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
@@ -123,7 +129,12 @@ class Dispatch:
         `callers`: tools that the caller runs itself while the command runs.
         """
         try:
-            return await self._run(principal, request, watcher, callers)
+            plan = await self._plan(new_command_id(), principal, request)
+            offered = self._offers.of(request.tenant, plan.bridge, callers)
+            session = await self._session(plan)
+            if session.key in self._recovery.lost or session.id in self._recovery.under_way:
+                await self._recovery.restored(session, partial(self._again, principal))
+            return await self._run_in(session, plan, offered, watcher)
         except BridgeholdError as error:
             if error.traceback:
                 error.traceback = await self._redact(request.tenant, error.traceback)
@@ -135,23 +146,6 @@ class Dispatch:
         """An error is shown, and written down, in more places than a reply."""
         texts = [await self._redact(tenant, text) for text in (output.stdout, output.stderr)]
         return msgspec.structs.replace(output, stdout=texts[0], stderr=texts[1])
-
-    async def _run(
-        self,
-        principal: Principal,
-        request: CommandRequest,
-        watcher: Watcher | None,
-        callers: CallersOffer | None,
-    ) -> Reply:
-        plan = await self._plan(new_command_id(), principal, request)
-        offered = self._offers.of(request.tenant, plan.bridge, callers)
-        session = await self._session(plan)
-
-        async def again(session: Session, step: Step) -> object:
-            return await self._again(principal, session, step)
-
-        await self._recovery.restored(session, again)
-        return await self._run_in(session, plan, offered, watcher)
 
     async def _again(self, principal: Principal, session: Session, step: Step) -> object:
         """Repeat a lost session's command in `session`: it is decided and audited as the first time."""
@@ -168,15 +162,21 @@ class Dispatch:
     async def _run_in(self, session: Session, plan: Plan, offered: Offered, watcher: Watcher | None) -> Reply:
         if plan.operation is None and plan.request.operation in _BESIDE:
             return await self._beside(session, plan)
-        parent, waiting = self._parent(plan, session)
+        parent, waiting = self._parent(plan, session) if plan.request.parent else ("", ())
         async with session.turn(plan.command, plan.principal.name, nested=bool(parent)):
-            arguments = await self._keys.capture(session, plan.arguments)
+            if plan.arguments.keys:
+                await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session, parent)
             if not offered:
-                return await self._call(plan, session, intent, arguments, watcher)
+                return await self._call(plan, session, intent, watcher)
             tools = ToolCalls(
                 grant=plan.grant,
-                context=_context(plan, session),
+                context=ToolContext(
+                    tenant=plan.grant.tenant,
+                    principal=plan.principal.name,
+                    session=session.id,
+                    command=plan.command,
+                ),
                 offered=offered,
                 journal=self._journal,
                 metrics=self._metrics,
@@ -185,10 +185,11 @@ class Dispatch:
             )
             self._chains[plan.command] = _Chain(plan.grant.tenant, (*waiting, session.id))
             try:
-                return await self._call(plan, session, intent, arguments, watcher, tools)
+                return await self._call(plan, session, intent, watcher, tools)
             finally:
                 del self._chains[plan.command]
-                await tools.close()
+                if tools.running:
+                    await tools.close()
 
     def _parent(self, plan: Plan, session: Session) -> tuple[str, tuple[str, ...]]:
         """The command whose tool runs this one (empty where that is only said), and the sessions that wait.
@@ -217,7 +218,7 @@ class Dispatch:
     ) -> Plan:
         """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
         bridge, operation = parse_command(request.operation)
-        refuse = refusals.Refusal(self._refusals, command, principal, request, bridge, operation)
+        refuse = refusals.Refusal(self._refusals, command, principal, request)
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
@@ -232,7 +233,11 @@ class Dispatch:
             raise await refuse(refusals.foreign(target), DeniedError)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
         kinds = kinds_of(manifest, declared, request.arguments) if declared is not None else ()
-        decision = decide_operation(grant, bridge, operation, kinds)
+        decision = granted.decisions.get((request.operation, kinds))
+        if decision is None:
+            decision = decide_operation(grant, bridge, operation, kinds)
+            if declared is not None and len(kinds) < _FEW:
+                granted.decisions[request.operation, kinds] = decision
         if not decision.allowed or (declared is None and bridge != _COMMON):
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
@@ -315,83 +320,62 @@ class Dispatch:
         plan: Plan,
         session: Session,
         intent: str,
-        arguments: dict[str, object],
         watcher: Watcher | None,
         tools: ToolCalls | None = None,
     ) -> Reply:
         started = time.monotonic()
         session.called_out = False
-        output = _output_of(plan, watcher)
-        frame, failure = await came_of(
-            session.call(
-                plan.request.operation,
-                arguments,
-                deadline_ms=plan.deadline_ms,
-                stream=_in_order(output, watcher) if watcher else None,
-                tools=tools,
-                output=output,
-            ),
+        arguments, output = plan.arguments.kept, _output_of(plan, watcher)
+        call = session.call(
             plan.request.operation,
+            arguments,
+            deadline_ms=plan.deadline_ms,
+            stream=_in_order(output, watcher) if watcher else None,
+            tools=tools,
+            output=output,
         )
-        written = output.finish()
-        reply = await unbroken(self._ended(plan, session, intent, frame, failure, started, written))
-        if plan.operation is not None and session.alive:
-            self._resources.note(plan.operation, _place(plan, session), arguments, reply.value)
+        came = await came_of(call, plan.request.operation, output)
+        reply = await unbroken(self._conclude(plan, session, intent, came, started))
+        operation = plan.operation
+        if operation is not None and operation.effect not in ("run", "read") and session.alive:
+            self._resources.note(operation, _place(plan, session), arguments, reply.value)
             happened = Happened(
                 command=plan.command,
                 bridge=plan.bridge,
                 arguments=arguments,
                 result=reply.value,
                 had_key=bool(plan.arguments.keys),
-                called_out=session.may_have_called or (tools is not None and tools.asked),
+                called_out=session.may_have_called or (tools is not None and tools.asked > 0),
             )
-            self._recovery.note(session, session.order.manifest, plan.operation, happened)
+            self._recovery.note(session, session.order.manifest, operation, happened)
         return reply
-
-    async def _ended(
-        self,
-        plan: Plan,
-        session: Session,
-        intent: str,
-        frame: ResultFrame | FaultFrame | None,
-        failure: BridgeholdError | None,
-        started: float,
-        written: Output,
-    ) -> Reply:
-        usage = await used(session, started)
-        if plan.operation is not None:
-            code = failure.code if failure is not None else ""
-            seconds = time.monotonic() - started
-            self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
-        return await self._conclude(plan, session, intent, frame, failure, usage, written)
 
     async def _beside(self, session: Session, plan: Plan) -> Reply:
         """What is answered while a command runs; the kernel's account is that command's."""
         started = time.monotonic()
         intent = await self._intend(plan, session, plan.request.parent if self._waits(plan) else "")
         operation = plan.request.operation
-        frame, failure = await came_of(
-            session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms), operation
-        )
-        usage = CommandUsage(ms=int((time.monotonic() - started) * 1000))
-        return await self._conclude(plan, session, intent, frame, failure, usage, Output())
+        call = session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms)
+        came = await came_of(call, operation)
+        return await unbroken(self._conclude(plan, session, intent, came, started, alone=False))
 
     async def _conclude(
-        self,
-        plan: Plan,
-        session: Session,
-        intent: str,
-        frame: ResultFrame | FaultFrame | None,
-        failure: BridgeholdError | None,
-        usage: CommandUsage,
-        written: Output,
+        self, plan: Plan, session: Session, intent: str, came: Came, started: float, *, alone: bool = True
     ) -> Reply:
-        """Write the outcome, and give the reply or raise `failure`, with what the command wrote."""
+        """Write the outcome, and give the reply or raise what failed, with what the command wrote.
+
+        `alone`: nothing else ran in its session meanwhile, and what the kernel charged is the command's.
+        """
+        seconds = time.monotonic() - started
+        usage = await used(session, started) if alone else CommandUsage(ms=int(seconds * 1000))
+        failure, written = came.failure, came.written
+        if plan.operation is not None:
+            code = failure.code if failure is not None else ""
+            self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
         inside = plan.operation is not None and plan.operation.output
-        if inside and isinstance(frame, ResultFrame):
-            frame = _with_output(frame, written)
-        outcome = outcome_of(plan, session.id, intent, frame, failure, usage)
-        receipt = await unbroken(self._log.record(outcome))
+        if inside and isinstance(came.frame, ResultFrame):
+            came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
+        receipt = await self._log.record(outcome_of(plan, session.id, intent, came, usage))
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         told = "" if plan.replays else session.tell_anew()
@@ -402,9 +386,9 @@ class Dispatch:
             began = f"The session had begun anew: {told}." if told else ""
             failure.hint = f"{failure.hint} {session.outlook} {began}".strip()
             raise failure
-        assert isinstance(frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
+        assert isinstance(came.frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
         return Reply(
-            value=frame.result,
+            value=came.frame.result,
             session=session.id,
             usage=usage,
             receipt=receipt,
@@ -418,7 +402,7 @@ class Dispatch:
 def _output_of(plan: Plan, watcher: Watcher | None) -> CommandOutput:
     """What sessions write is shown to who may read it, or where it is the operation's own result."""
     most = min(OUTPUT_BYTES, plan.grant.limits.response_bytes // 4)  # two streams, and a value beside them
-    shown = plan.principal.may_read or (plan.operation is not None and plan.operation.output)
+    shown = (plan.operation is not None and plan.operation.output) or plan.principal.may_read
     return CommandOutput(most, watcher, watcher.full) if watcher and shown else CommandOutput(most)
 
 
@@ -430,22 +414,6 @@ def _in_order(output: CommandOutput, watcher: Watcher) -> Stream:
         watcher(frame)
 
     return stream
-
-
-def _with_output(frame: ResultFrame, written: Output) -> ResultFrame:
-    """With what its command wrote in the result; as it is, where that is no object."""
-    if not isinstance(frame.result, dict):
-        return frame
-    cut = bool(written.stdout_cut or written.stderr_cut)
-    shown = {"stdout": written.stdout, "stderr": written.stderr}
-    truncated = {"truncated": True} if cut else {}
-    return msgspec.structs.replace(frame, result={**shown, **frame.result, **shown, **truncated})
-
-
-def _context(plan: Plan, session: Session) -> ToolContext:
-    return ToolContext(
-        tenant=plan.grant.tenant, principal=plan.principal.name, session=session.id, command=plan.command
-    )
 
 
 def _place(plan: Plan, session: Session) -> ResourceRef:

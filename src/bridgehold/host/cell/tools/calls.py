@@ -15,7 +15,7 @@ from bridgehold.audit.arguments import Arguments, preview_of
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ToolIntent, ToolOutcome, ToolRefused
 from bridgehold.audit.redact import preview
-from bridgehold.bridges.frames import ToolCallFrame, ToolFact, ToolFault, ToolReplyFrame
+from bridgehold.bridges.frames import ToolCallFrame, ToolFault, ToolReplyFrame
 from bridgehold.bridges.schema import problems
 from bridgehold.errors import (
     ApplicationError,
@@ -64,39 +64,29 @@ class ToolCalls:
         self._context = context
         self._offered = offered
         self._journal = journal
-        self._running: set[asyncio.Task[None]] = set()
-        self._asked = 0
-
-    @property
-    def facts(self) -> tuple[ToolFact, ...]:
+        self.running: set[asyncio.Task[None]] = set()
+        self.asked = 0
+        """How many the bridge has asked for."""
+        told = offered.items() if grant.tools.allow else ()
+        self.facts = tuple(tool.fact for name, (tool, _) in told if decide_tool(grant, name).allowed)
         """What the bridge is told of: what it is granted."""
-        if not self._grant.tools.allow:
-            return ()
-        return tuple(
-            tool.fact for name, (tool, _) in self._offered.items() if decide_tool(self._grant, name).allowed
-        )
-
-    @property
-    def asked(self) -> bool:
-        """Whether the bridge has asked for any."""
-        return self._asked > 0
 
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin the call that `frame` asks for. What it says was wrong with it; empty where nothing."""
-        self._asked += 1
-        if self._asked > MOST_PER_COMMAND or len(self._running) >= 2 * MOST_AT_ONCE:
+        self.asked += 1
+        if self.asked > MOST_PER_COMMAND or len(self.running) >= 2 * MOST_AT_ONCE:
             return "more tool calls than a command may make"
-        task = asyncio.create_task(self._serve(frame, pipes, busy=len(self._running) >= MOST_AT_ONCE))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task = asyncio.create_task(self._serve(frame, pipes, busy=len(self.running) >= MOST_AT_ONCE))
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
         return ""
 
     async def close(self) -> None:
         """The command has ended: so does every call that is still under way."""
-        for task in self._running:
+        for task in self.running:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        if self.running:
+            await asyncio.wait(self.running)
 
     async def _serve(self, frame: ToolCallFrame, pipes: GuestPipes, *, busy: bool) -> None:
         reply = await self._answered(frame, busy=busy)

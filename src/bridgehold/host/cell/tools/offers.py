@@ -12,6 +12,8 @@ from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.tools.values import Offered, ToolSource, ToolSpec, check_tools
 
+_MOST_FOUND = 1_024
+
 
 class CallersOffer(msgspec.Struct, frozen=True):
     """What a caller brought with its command, and how it is asked."""
@@ -35,6 +37,9 @@ class Offers:
         self._sources = {"http": http, "process": process}
         self._own = {tool.name: (tool, host[1]) for tool in host[0]}
         self._specs: dict[str, ToolSpec] = {}
+        self._found: dict[tuple[str, str], Offered] = {}
+        """What was found for a tenant and a bridge, under the configuration that was."""
+        self._under: object = None
         self.replace(self.specs(settings.now.tools))
 
     def specs(self, sections: Mapping[str, ToolSection]) -> dict[str, ToolSpec]:
@@ -47,31 +52,38 @@ class Offers:
 
     def replace(self, specs: dict[str, ToolSpec]) -> None:
         """From now on these are offered."""
-        self._specs = specs
+        self._specs, self._under = specs, None
 
     def of(self, tenant: str, bridge: str, callers: CallersOffer | None) -> Offered:
         """All that a command of `tenant` with `bridge` may call. Raises `UsageError` for the caller's."""
+        if self._under is not self._settings.now or len(self._found) > _MOST_FOUND:
+            self._under = self._settings.now
+            self._found.clear()
+        offered = self._found.get((tenant, bridge))
+        if offered is None:
+            offered = self._found[tenant, bridge] = self._operators(tenant, bridge)
+        return offered if callers is None else self._joined(tenant, offered, callers)
+
+    def _operators(self, tenant: str, bridge: str) -> Offered:
+        """What the operator and the host itself offer."""
         features = self._settings.features
         if not features.on("tools", tenant):
-            if callers is not None:
-                features.demand("tools", tenant)
             return {}
         sections = self._settings.now.tools
-        offered: dict[str, tuple[ToolSpec, ToolSource]] = {
+        offered = {
             name: (spec, self._sources[spec.how])
             for name, spec in self._specs.items()
             if _for(sections[name].tenants, tenant) and _for(sections[name].bridges, bridge)
         }
-        if features.on("artifacts", tenant):
-            offered |= self._own
-        if callers is None:
-            return offered
+        return offered | self._own if features.on("artifacts", tenant) else offered
+
+    def _joined(self, tenant: str, operators: Offered, callers: CallersOffer) -> Offered:
+        self._settings.features.demand("tools", tenant)
         check_tools(callers.tools)
         for tool in callers.tools:
-            if tool.name in offered:
+            if tool.name in operators:
                 raise UsageError(f"the operator already has a tool {tool.name!r}", where="tools")
-            offered[tool.name] = (tool, callers.source)
-        return offered
+        return {**operators, **{tool.name: (tool, callers.source) for tool in callers.tools}}
 
 
 def spec_of(name: str, section: ToolSection) -> ToolSpec:

@@ -44,8 +44,7 @@ class Watcher(Protocol):
 class ToolHandler(Protocol):
     """Who answers the tool calls of one command."""
 
-    @property
-    def facts(self) -> tuple[ToolFact, ...]: ...
+    facts: tuple[ToolFact, ...]
 
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin one. What was wrong with it; empty where nothing."""
