@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from bridgehold.audit.encodings import SHORTEST
 from bridgehold.audit.redact import (
     BEGINS,
     MASK,
@@ -18,7 +19,6 @@ from bridgehold.audit.redact import (
     looks_secret,
     preview,
 )
-from bridgehold.audit.spellings import SHORTEST
 from bridgehold.errors import UsageError
 from bridgehold.ids import Digest
 

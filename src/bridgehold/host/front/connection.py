@@ -31,7 +31,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.front.callers import SMALL
-from bridgehold.host.front.method import Door, Method
+from bridgehold.host.front.method import Method, ServerContext
 from bridgehold.host.front.outgoing import Events, Outgoing
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
@@ -55,7 +55,7 @@ _MAX_REQUESTS = 256
 """Requests in flight on one connection; the connection is not read beyond that."""
 _NEVER_LATE = ("hello", "tool.reply")
 """What a command, or all that follows, may be waiting for: where it is small, it always has room."""
-_STRANGERS_FRAME = 4 * 1024
+_UNIDENTIFIED_FRAME = 4 * 1024
 _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
 _AROUND = 2
@@ -70,7 +70,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Connection:
     """One caller's, from its first byte to its last. `serve` once."""
 
-    def __init__(self, server: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, server: ServerContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._server = server
         self._callers = server.callers
         self._limits = server.callers.limits
@@ -166,8 +168,8 @@ class Connection:
     def _place(self, principal: Principal | None) -> Share:
         """An empty place among the connections of whoever it is."""
         if principal is None:
-            strangers = self._callers.presented if self._server.tokens_only else self._callers.strangers
-            return strangers.of(f"uid {self._uid}")
+            unidentified = self._callers.presented if self._server.tokens_only else self._callers.unidentified
+            return unidentified.of(f"uid {self._uid}")
         return self._callers.connections.of(principal.name)
 
     def _sit(self, seat: Share) -> None:
@@ -186,7 +188,7 @@ class Connection:
 
     async def _make_room(self, length: int) -> None:
         """For a frame's body, before it is read. Raises `BusyError` where none comes free in time."""
-        if self._principal is None and length > _STRANGERS_FRAME:
+        if self._principal is None and length > _UNIDENTIFIED_FRAME:
             raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=_SAY_WHO)
         if length > SMALL and not await self._bytes.wait(length, self._limits.frame_s):
             raise self._full()
@@ -254,7 +256,7 @@ class Connection:
             answer = await self._answered(request, failure)
         except BridgeholdError as error:
             refused = self._principal is None
-            answer = pack(AnswerFrame(id=request.id, error=_told(error, self._principal)))
+            answer = pack(AnswerFrame(id=request.id, error=_visible_info(error, self._principal)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
@@ -323,7 +325,7 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
         )
 
 
-def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
+def _visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     """What `principal` may know of it: who may not read a session's log reads none of it here either."""
     info = error.info()
     if principal is not None and principal.may_read:

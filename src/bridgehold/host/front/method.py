@@ -27,7 +27,7 @@ class Method(msgspec.Struct, frozen=True):
     """It decides by itself for which tenant it is asked, and writes its own refusals."""
 
 
-class Door(Protocol):
+class ServerContext(Protocol):
     """What a connection asks of the server that took it."""
 
     callers: Callers

@@ -42,7 +42,7 @@ from bridgehold.host.cell.commands.command_log import (
 )
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
-from bridgehold.host.cell.commands.replays import Happened, Step
+from bridgehold.host.cell.commands.replays import CompletedCommand, Step
 from bridgehold.host.cell.commands.resources import Resources, kinds_of
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -339,7 +339,7 @@ class Dispatch:
         operation = plan.operation
         if operation is not None and operation.effect not in ("run", "read") and session.alive:
             self._resources.note(operation, _place(plan, session), arguments, reply.value)
-            happened = Happened(
+            completed = CompletedCommand(
                 command=plan.command,
                 bridge=plan.bridge,
                 arguments=arguments,
@@ -347,7 +347,7 @@ class Dispatch:
                 had_key=bool(plan.arguments.keys),
                 called_out=session.may_have_called or (tools is not None and tools.asked > 0),
             )
-            self._recovery.note(session, session.order.manifest, operation, happened)
+            self._recovery.note(session, session.order.manifest, operation, completed)
         return reply
 
     async def _beside(self, session: Session, plan: Plan) -> Reply:
