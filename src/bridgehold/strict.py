@@ -56,8 +56,14 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALU
         raise StrictError("json", f"not JSON: {error}") from None
     except RecursionError:
         raise StrictError("depth", f"nested deeper than {max_depth}") from None
-    if text.count(b":") > 1 and not _same_keys(data, text, value):
-        raise StrictError("duplicate_key", "an object has the same key twice")
+    if text.count(b":") > 1:  # writing it gives as many: a repeated key loses at least one
+        again = _encode(value)
+        if b"\\" not in data:  # strings are written verbatim, and may be counted along
+            same = data.count(b":") == again.count(b":")
+        else:
+            same = text.count(b":") == _STRING.sub(b"", again).count(b":")
+        if not same:
+            raise StrictError("duplicate_key", "an object has the same key twice")
     return value
 
 
@@ -83,17 +89,6 @@ def _check_utf8(data: bytes) -> None:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise StrictError("utf8", f"not UTF-8: {error.reason} at byte {error.start}") from None
-
-
-def _same_keys(data: bytes, text: bytes, value: object) -> bool:
-    """Whether writing `value` gives as many colons: a repeated key loses at least one.
-
-    Without a backslash in `data`, its strings are written verbatim and may be counted along.
-    """
-    again = _encode(value)
-    if b"\\" not in data:
-        return data.count(b":") == again.count(b":")
-    return text.count(b":") == _STRING.sub(b"", again).count(b":")
 
 
 def _check_size(skeleton: bytes, max_depth: int, max_values: int) -> None:

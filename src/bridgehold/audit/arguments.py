@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import msgspec
 
 from bridgehold.audit.encodings import SHORTEST
 from bridgehold.audit.redact import (
-    BEGINS,
     MASK,
-    NO_LETTERS,
-    SAYS,
     is_key_name,
+    is_quiet,
     is_shape,
     is_token_name,
     looks_random,
@@ -20,9 +19,11 @@ from bridgehold.audit.redact import (
     preview,
 )
 from bridgehold.errors import UsageError
-from bridgehold.ids import Digest
+from bridgehold.ids import Digest, digest_bytes
 
 _DEEPEST = 128
+_SHOWN_WHOLE = 4_096
+"""Bytes of arguments within which `preview` surely cuts nothing."""
 _LONGEST = 8 * 1024
 """Of a key; a longer text is looked for none."""
 _PLACEHOLDER = re.compile(r"sk-bh-[A-Za-z0-9_-]{1,200}")
@@ -48,8 +49,8 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
     kept: dict[str, object]
     keys: tuple[tuple[tuple[str, ...], str], ...] = ()
-    clean: bool = False
-    """They were looked through, and nothing in them is a key."""
+    quiet: bool = False
+    """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
 
     def __repr__(self) -> str:
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
@@ -63,10 +64,12 @@ def split_keys(arguments: dict[str, object]) -> Arguments:
     a longer text stays there: taken out, the text is another. `UsageError` where they nest deeper than is
     looked at.
     """
+    if is_quiet(arguments, _NAMING):
+        return Arguments(kept=arguments, quiet=True)
     search = _Search()
     kept = search.walk(arguments, (), least=0)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
-    return Arguments(kept=kept, keys=tuple(search.found), clean=not search.found)
+    return Arguments(kept=kept, keys=tuple(search.found))
 
 
 class _Search:
@@ -145,14 +148,6 @@ class _Search:
                 self.found.append(((*path, "…"), key.strip()))
                 continue
             name = said if said and key.lower() in _VALUES else key
-            if (
-                least == 0
-                and isinstance(item, str)
-                and BEGINS.search(item) is None
-                and SAYS.search(NO_LETTERS.sub("", name.lower())) is None
-            ):
-                kept[key] = item
-                continue
             walked = self.walk(item, (*path, name), least=least or _least(name))
             if walked is not _GONE:
                 kept[key] = walked
@@ -173,8 +168,13 @@ def without_keys(arguments: dict[str, object]) -> dict[str, object]:
 
 def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
     """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure)."""
+    if arguments.quiet:
+        with contextlib.suppress(UnicodeEncodeError):  # lone surrogates
+            encoded = msgspec.json.encode(arguments.kept, order="sorted")
+            if len(encoded) <= min(cap_bytes, _SHOWN_WHOLE):
+                return digest_bytes(encoded), len(encoded), encoded.decode()
     digest, size, text = preview(arguments.kept, cap_bytes=cap_bytes)
-    if arguments.clean:
+    if arguments.quiet:
         return digest, size, text
     clean = without_keys(arguments.kept)
     return digest, size, text if clean == arguments.kept else preview(clean, cap_bytes=cap_bytes)[2]

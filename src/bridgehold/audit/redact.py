@@ -19,7 +19,7 @@ from bridgehold.audit.encodings import Encodings, mask, merged
 from bridgehold.ids import Digest, digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 MASK = "[redacted]"
 _MARGIN = 4096
@@ -107,8 +107,7 @@ _SHAPES = (
 )
 """Each is tried once in a run of its characters, so that no text makes it slow; a group before it stays."""
 _COMPILED = tuple((name, marks, re.compile(pattern, re.DOTALL)) for name, marks, pattern in _SHAPES)
-BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
-"""What a text without any known shape of a key does not hold."""
+_BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
 NO_LETTERS = re.compile(r"[^a-z]+")
 SAYS = re.compile("key|token|secret|pass|pwd|cred|cookie|bearer|auth|jwt|pat|sig")
 """What the letters of a name, in lower case, do not hold where no name of keys is it: found by one look."""
@@ -132,7 +131,7 @@ def mask_shapes(text: str) -> str:
 
 
 _HINT = re.compile(r"key|token|secret|pass|pwd|cred|auth|bearer|cookie|jwt|sig|://", re.IGNORECASE)
-_LOUD = re.compile(f"(?i:{_HINT.pattern})|{BEGINS.pattern}")
+_LOUD = re.compile(f"(?i:{_HINT.pattern})|{_BEGINS.pattern}")
 """What a text does not hold that `mask_shapes` and `mask_named` leave as it is."""
 _SAID = re.compile(
     r"(?<![A-Za-z0-9_])(?:(--?)|([A-Za-z]{1,16}) )?([A-Za-z][A-Za-z0-9_.-]{1,63})"
@@ -310,7 +309,7 @@ def is_some_key_name(name: str) -> bool:
 
 def is_shape(text: str) -> bool:
     """Whether `text` is a well-known key and nothing else, but for a header's scheme before it."""
-    return BEGINS.search(text) is not None and _ONLY_SHAPE.fullmatch(mask_shapes(text.strip())) is not None
+    return _BEGINS.search(text) is not None and _ONLY_SHAPE.fullmatch(mask_shapes(text.strip())) is not None
 
 
 def preview(
@@ -322,16 +321,18 @@ def preview(
     text is cut at a whole character and a cut is marked with ``…``; it is never read back as JSON.
     """
     encoded = _encode(arguments)
-    if not secrets and len(encoded) <= min(cap_bytes, _MARGIN) and _is_quiet(arguments):
-        return digest_bytes(encoded), len(encoded), encoded.decode("utf-8")
     redactor = Redactor(secrets)
     budget = [cap_bytes + redactor.longest + _MARGIN]
     shown = _encode(_mask(arguments, redactor, budget, 0)).decode("utf-8")
     return digest_bytes(encoded), len(encoded), cut(shown, cap_bytes)
 
 
-def _is_quiet(arguments: object) -> bool:
-    """Whether `_mask` surely changes nothing, within its budget: one look, as most arguments are so."""
+def is_quiet(arguments: object, telling: Collection[str] = ()) -> bool:
+    """Whether it is plain JSON in which nothing stands that could be a key, or the name of one.
+
+    One look, as most arguments are so: `preview` then shows them as they are. What stands in a list, or
+    under a key of `telling`, may be a name however long it is.
+    """
     left, depth = [arguments], 0
     while left and depth <= _DEPTH:
         names: list[object] = []
@@ -340,12 +341,17 @@ def _is_quiet(arguments: object) -> bool:
             if isinstance(value, dict):
                 names += value.keys()
                 below += value.values()
+                names += [
+                    item
+                    for key, item in value.items()
+                    if isinstance(item, str) and (len(item) <= _LONGEST_NAME or str(key).lower() in telling)
+                ]
             elif isinstance(value, (list, tuple)):
                 below += value
+                names += [item for item in value if isinstance(item, str)]
             elif isinstance(value, str):
                 if _LOUD.search(value) or value in _LOGINS:
                     return False
-                names += [value] if len(value) <= _LONGEST_NAME else []
             elif value is not None and not isinstance(value, (int, float)):
                 return False
         for name in names:

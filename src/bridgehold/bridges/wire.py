@@ -213,9 +213,9 @@ class FrameReader:
             frame = msgspec.convert({**value, **error}, FaultFrame)
             if not self._ready and frame.id == BOOT_ID:
                 return frame
-        known = self._within(frame, "result" if success else "fault")
-        self._live.pop(frame.id, None)
-        return known
+        if self._ready and self._live.pop(frame.id, None) is not None:
+            return frame
+        return self._within(frame, "result" if success else "fault")
 
     def _said(self, value: dict[str, object]) -> GuestFrame | StrayFrame:
         """What comes before a call's end, or before all calls."""

@@ -35,6 +35,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.server import stream_event
+from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.logs import OutputPiece
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import parse_name, random_id
@@ -178,7 +179,9 @@ class Methods:
         if request.tools:
             specs = tuple(ToolSpec(**msgspec.structs.asdict(tool)) for tool in request.tools)
             callers = CallersOffer(specs, self._tools.source(emit))
-        self._unnamed.use(request.session, principal.may_act_for)
+        _, holders = self._unnamed.holders.get(request.session, (None, None))
+        if holders is not None and CALLER.get() not in holders:
+            self._unnamed.use(request.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:

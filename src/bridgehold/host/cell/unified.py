@@ -8,7 +8,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.host.cell.commands.dispatch import Dispatch
-from bridgehold.host.cell.commands.resources import Act, Resources, choose, kinds_of
+from bridgehold.host.cell.commands.resources import Act, Resources, choose
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
@@ -118,7 +118,7 @@ class Unified:
                 {
                     **msgspec.to_builtins(operation),
                     "granted": decide_operation(
-                        grant, bridge, operation.name, kinds_of(manifest, operation, {})
+                        grant, bridge, operation.name, manifest.kinds_of(operation, {})
                     ).allowed,
                 }
                 for operation in manifest.operations.values()

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bridgehold import strict
 from bridgehold.bridges.legacy.bodies import plain_json
 from bridgehold.errors import (
     BridgeholdError,
@@ -47,7 +48,7 @@ from bridgehold.protocol.frames import (
     read_frame,
     weight,
 )
-from bridgehold.protocol.plain import LOOKED_AT, loads
+from bridgehold.protocol.plain import LOOKED_AT, MAX_DEPTH, loads
 from bridgehold.protocol.values import Principal
 
 _CREDENTIALS = struct.Struct("3i")
@@ -273,7 +274,8 @@ class Connection:
     async def _answered(self, request: _Request, failure: BridgeholdError | None) -> bytes:
         if failure is not None:
             raise failure
-        answer = pack(AnswerFrame(id=request.id, result=_raw(await self._handle(request))))
+        result = msgspec.Raw(msgspec.json.encode(await self._handle(request)))
+        answer = pack(AnswerFrame(id=request.id, result=result))
         if len(answer) > MAX_FRAME:
             raise LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
         return answer
@@ -307,7 +309,10 @@ class Connection:
 
     def _emit(self, request_id: int, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
-        self._out.put(pack(AnswerFrame(id=request_id, event=_raw(event))), most=self._limits.unread_events)
+        self._out.put(
+            pack(AnswerFrame(id=request_id, event=msgspec.Raw(msgspec.json.encode(event)))),
+            most=self._limits.unread_events,
+        )
 
 
 def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:
@@ -384,13 +389,12 @@ def _decode(request: _Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
     try:
-        return msgspec.convert(loads(bytes(request.params), above=1), type=kind)
+        return msgspec.convert(strict.loads(bytes(request.params), max_depth=MAX_DEPTH + 1), type=kind)
+    except strict.StrictError:
+        loads(bytes(request.params), above=1)  # raises what its caller is told
+        raise
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from bridgehold.host.shares.fair import Share
 
 UNREAD_AT_EASE = 64 * 1024
@@ -24,18 +26,17 @@ class Emit(Protocol):
         """Whether more than `most` bytes wait for the caller: what can be left out, or can wait, should."""
 
 
-class Events:
+class Events(msgspec.Struct, frozen=True):
     """`Emit` of one request."""
 
-    def __init__(self, send: Callable[[object], None], out: Outgoing) -> None:
-        self._send = send
-        self._out = out
+    send: Callable[[object], None]
+    out: Outgoing
 
     def __call__(self, event: object, /) -> None:
-        self._send(event)
+        self.send(event)
 
     def full(self, most: int = UNREAD_AT_EASE) -> bool:
-        return self._out.unread > most
+        return self.out.unread > most
 
 
 class Outgoing:

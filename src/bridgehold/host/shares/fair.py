@@ -40,7 +40,7 @@ class Shares:
 
         `owed`: there always is. Less than nothing is given back.
         """
-        if not owed and not self.fits(who, amount):
+        if amount > 0 and not owed and not self.fits(who, amount):
             return False
         self.taken += amount
         left = self._held.get(who, 0) + amount

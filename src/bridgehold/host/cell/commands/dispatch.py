@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import msgspec
 
-from bridgehold.audit.arguments import preview_of
+from bridgehold.audit.arguments import preview_of, split_keys
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent
 from bridgehold.bridges.frames import ChunkFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import check_common
+from bridgehold.bridges.schema import problems
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -43,7 +44,7 @@ from bridgehold.host.cell.commands.command_log import (
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.replays import CompletedCommand, Step
-from bridgehold.host.cell.commands.resources import Resources, kinds_of
+from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.tools.calls import ToolCalls
@@ -51,7 +52,7 @@ from bridgehold.host.cell.tools.offers import CallersOffer, Offers
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Stream, Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.registry import Granted, Registry
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.shares.observe import Metrics
@@ -69,6 +70,9 @@ _FEW = 2
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
+
+_may_act_for = lru_cache(4_096)(Principal.may_act_for)
+"""Of tenants' names alone, which are short."""
 
 OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
 """(tenant, bridge, session id, session name, principal) → what to start."""
@@ -219,7 +223,7 @@ class Dispatch:
         """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
         bridge, operation = parse_command(request.operation)
         refuse = refusals.Refusal(self._refusals, command, principal, request)
-        if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
+        if not is_name(request.tenant) or not _may_act_for(principal, request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
         try:
@@ -232,12 +236,10 @@ class Dispatch:
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
-        kinds = kinds_of(manifest, declared, request.arguments) if declared is not None else ()
-        decision = granted.decisions.get((request.operation, kinds))
-        if decision is None:
-            decision = decide_operation(grant, bridge, operation, kinds)
-            if declared is not None and len(kinds) < _FEW:
-                granted.decisions[request.operation, kinds] = decision
+        kinds = manifest.kinds_of(declared, request.arguments) if declared is not None else ()
+        decision = granted.decisions.get((request.operation, kinds)) or _decide(
+            granted, bridge, operation, kinds
+        )
         if not decision.allowed or (declared is None and bridge != _COMMON):
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
@@ -245,9 +247,12 @@ class Dispatch:
         if not replays and not self._rates.take(grant, time.monotonic()):
             raise await refuse(refusals.over_rate(grant), BudgetError)
         try:
-            arguments = take_inline_keys(request.arguments, grant)
+            arguments = split_keys(request.arguments)
+            if arguments.keys:
+                arguments = take_inline_keys(request.arguments, grant)
             if declared is not None:
-                manifest.check_arguments(operation, arguments.kept)
+                if wrong := problems(declared.arguments, arguments.kept):
+                    raise manifest.misfit(declared, wrong)
             else:
                 check_common(operation, arguments.kept)
         except BridgeholdError as error:
@@ -378,7 +383,7 @@ class Dispatch:
         receipt = await self._log.record(outcome_of(plan, session.id, intent, came, usage))
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
-        told = "" if plan.replays else session.tell_anew()
+        told = session.tell_anew() if session.anew and not plan.replays else ""
         if failure is not None:
             failure.event = receipt or intent
             failure.output = written
@@ -397,6 +402,14 @@ class Dispatch:
             anew=told,
             output=Output() if inside or not plan.principal.may_read else written,
         )
+
+
+def _decide(granted: Granted, bridge: str, operation: str, kinds: tuple[str, ...]) -> Decision:
+    """Decided once under a grant, but for what a caller could name in any number."""
+    decision = decide_operation(granted.grant, bridge, operation, kinds)
+    if operation in granted.manifest.operations and len(kinds) < _FEW:
+        granted.decisions[f"{bridge}:{operation}", kinds] = decision
+    return decision
 
 
 def _output_of(plan: Plan, watcher: Watcher | None) -> CommandOutput:

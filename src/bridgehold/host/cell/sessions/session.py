@@ -196,8 +196,8 @@ class Session:
         except asyncio.CancelledError:
             await unbroken(self._cancel(work))
             raise
-        late = f"{operation} did not end within {format_ms(deadline_ms)}"
         if not done:
+            late = f"{operation} did not end within {format_ms(deadline_ms)}"
             error = CommandTimeoutError(
                 f"{late}, nor within {format_ms(grace_ms)} of being interrupted; its session was ended",
                 hint=_MORE_TIME,
@@ -209,6 +209,7 @@ class Session:
             raise error
         frame = work.result()
         if stop.done():
+            late = f"{operation} did not end within {format_ms(deadline_ms)}"
             error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
             if isinstance(frame, FaultFrame):
                 error.tell_traceback(fault_error(frame).traceback)

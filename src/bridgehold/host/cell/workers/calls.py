@@ -171,7 +171,7 @@ class GuestCalls:
         finally:
             self._streams.pop(call_id, None)
             self._tools.pop(call_id, None)
-            if future.done():
+            if future.done() and call_id in self._waiting:
                 self._forget(call_id)
 
     def _forget(self, call_id: int) -> None:
