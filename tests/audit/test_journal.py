@@ -20,7 +20,7 @@ from audit_support import Filler, LiveJournal, connected, intent, lines_of, outc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bridgehold.audit import anchors, wire
-from bridgehold.audit.client import JournalClient
+from bridgehold.audit.client import JournalClient, request
 from bridgehold.audit.events import (
     CommandRefused,
     EgressIntent,
@@ -470,7 +470,7 @@ def test_a_client_that_reads_nothing_bounds_itself(live: Live) -> None:
     """The journal stops reading from it; its memory does not grow with what is sent."""
     journal = live()
     payload = b'{"kind":"host.stopped","reason":"x"}'
-    frame = wire.request(wire.APPEND_BUFFERED, 1, payload)
+    frame = request(wire.APPEND_BUFFERED, 1, payload)
     journal.socket.setblocking(False)
     sent, still = 0, 0
     deadline = time.monotonic() + 20

@@ -9,9 +9,13 @@ import msgspec
 
 from bridgehold.audit.encodings import SHORTEST
 from bridgehold.audit.redact import (
+    LOGINS,
+    LONGEST_NAME,
+    LOUD,
     MASK,
+    NO_LETTERS,
+    SAYS,
     is_key_name,
-    is_quiet,
     is_shape,
     is_token_name,
     looks_random,
@@ -22,8 +26,8 @@ from bridgehold.errors import UsageError
 from bridgehold.ids import Digest, digest_bytes
 
 _DEEPEST = 128
-_SHOWN_WHOLE = 4_096
-"""Bytes of arguments within which `preview` surely cuts nothing."""
+_SHOWN_WHOLE, _SHOWN_DEEP = 4_096, 32
+"""Bytes of arguments, and levels, within which `preview` surely cuts nothing."""
 _LONGEST = 8 * 1024
 """Of a key; a longer text is looked for none."""
 _PLACEHOLDER = re.compile(r"sk-bh-[A-Za-z0-9_-]{1,200}")
@@ -64,12 +68,50 @@ def split_keys(arguments: dict[str, object]) -> Arguments:
     a longer text stays there: taken out, the text is another. `UsageError` where they nest deeper than is
     looked at.
     """
-    if is_quiet(arguments, _NAMING):
+    if is_quiet(arguments):
         return Arguments(kept=arguments, quiet=True)
     search = _Search()
     kept = search.walk(arguments, (), least=0)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
     return Arguments(kept=kept, keys=tuple(search.found))
+
+
+def is_quiet(arguments: object) -> bool:
+    """Whether it is plain JSON in which nothing stands that could be a key, or the name of one.
+
+    One look, as most arguments are so: `preview` then shows them as they are. What stands in a list, or
+    under a key of `_NAMING`, may be a name however long it is.
+    """
+    left, depth = [arguments], 0
+    while left and depth <= _SHOWN_DEEP:
+        names: list[object] = []
+        below: list[object] = []
+        for value in left:
+            if isinstance(value, dict):
+                names += value.keys()
+                below += value.values()
+                names += [
+                    item
+                    for key, item in value.items()
+                    if isinstance(item, str) and (len(item) <= LONGEST_NAME or str(key).lower() in _NAMING)
+                ]
+            elif isinstance(value, (list, tuple)):
+                below += value
+                names += [item for item in value if isinstance(item, str)]
+            elif isinstance(value, str):
+                if LOUD.search(value) or value in LOGINS:
+                    return False
+            elif value is not None and not isinstance(value, (int, float)):
+                return False
+        for name in names:
+            if (
+                not isinstance(name, str)
+                or SAYS.search(NO_LETTERS.sub("", name.lower()))
+                or LOUD.search(name)
+            ):
+                return False
+        left, depth = below, depth + 1
+    return not left
 
 
 class _Search:

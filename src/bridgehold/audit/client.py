@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CLIP = 4096
 _UNDONE = "its caller went away, or the journal was too slow, before it was begun"
 _MOST_PENDING = 20_000
+_ANSWERS = msgspec.json.Decoder(list[wire.Answer])
 _HINTS = {
     "full": "Free space on the audit's disk; the journal goes on by itself.",
     "failed": "The audit's disk failed a write. Check it, then restart the host: a new instance begins.",
@@ -83,7 +84,13 @@ class JournalClient(asyncio.Protocol):
         if not isinstance(shown, Event):
             shown = await self._redacted(event, asyncio.ensure_future(shown), durable=durable)
         operation = wire.APPEND if durable else wire.APPEND_BUFFERED
-        answer = await self._ask(operation, encode(shown), shown)
+        try:
+            payload = msgspec.json.encode(shown)
+        except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+            payload = encode(shown)
+        if len(payload) > MAX_EVENT:
+            payload = encode(shown)
+        answer = await self._ask(operation, payload, shown)
         return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
 
     async def _redacted(self, event: Event, work: asyncio.Future[Event], *, durable: bool) -> Event:
@@ -131,7 +138,7 @@ class JournalClient(asyncio.Protocol):
         identity = self._next
         loop = asyncio.get_running_loop()
         future: asyncio.Future[wire.Answer] = loop.create_future()
-        frame = wire.request(operation, identity, payload)
+        frame = request(operation, identity, payload)
         self._waiting[identity] = (future, event)
         if not self._unsent:
             loop.call_soon(self._flush)
@@ -170,7 +177,7 @@ class JournalClient(asyncio.Protocol):
         payload = encode(undone(intent, reference(self.instance, answer.seq)))
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(wire.request(wire.APPEND_BUFFERED, self._next, payload))
+        self._unsent.append(request(wire.APPEND_BUFFERED, self._next, payload))
 
     def _flush(self) -> None:
         if self._unsent and self._transport is not None and not self._transport.is_closing():
@@ -179,20 +186,33 @@ class JournalClient(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers to waiting calls; one whose caller has gone finds nobody."""
-        self._received += data
-        try:
-            answers = wire.take_answers(self._received)
-        except BridgeholdError as error:
-            self._lost(error.message)
-            if self._transport is not None:
-                self._transport.close()
-            return
+        received = self._received
+        received += data
+        answers: list[wire.Answer] = []
+        while len(received) >= 4:
+            length = int.from_bytes(received[:4], "big")
+            if length > wire.MAX_ANSWERS:
+                self._break(f"the journal sent a frame of {length} bytes")
+                return
+            if len(received) < 4 + length:
+                break
+            try:
+                answers += _ANSWERS.decode(bytes(received[4 : 4 + length]))
+            except msgspec.DecodeError as error:
+                self._break(f"the journal sent nonsense: {error}")
+                return
+            del received[: 4 + length]
         for answer in answers:
             future, event = self._waiting.pop(answer.id, (None, None))
             if future is not None and not future.done():
                 future.set_result(answer)
             elif future is not None:  # cancelled, though its caller may not have run since
                 self._close(event, answer)
+
+    def _break(self, reason: str) -> None:
+        self._lost(reason)
+        if self._transport is not None:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(type(exc).__name__ if exc else "its end of the socket closed")
@@ -212,6 +232,13 @@ class JournalClient(asyncio.Protocol):
             hint="Restart the host; `bridgehold audit verify` shows what was written.",
             where="journal:gone",
         )
+
+
+def request(operation: int, identity: int, payload: bytes = b"") -> bytes:
+    """One request frame. Raises `AuditError` past `MAX_EVENT`."""
+    if len(payload) > MAX_EVENT:
+        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
+    return wire.HEADER.pack(len(payload) + wire.BODY, operation, identity) + payload
 
 
 def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) -> Event:

@@ -19,13 +19,13 @@ from bridgehold.audit.encodings import Encodings, mask, merged
 from bridgehold.ids import Digest, digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 MASK = "[redacted]"
 _MARGIN = 4096
 _PARTIAL = 128
 _DEPTH = 32
-_LONGEST_NAME = 64
+LONGEST_NAME = 64
 """Characters of what may name a key beside it."""
 
 KEY_NAMES = frozenset(
@@ -131,7 +131,7 @@ def mask_shapes(text: str) -> str:
 
 
 _HINT = re.compile(r"key|token|secret|pass|pwd|cred|auth|bearer|cookie|jwt|sig|://", re.IGNORECASE)
-_LOUD = re.compile(f"(?i:{_HINT.pattern})|{_BEGINS.pattern}")
+LOUD = re.compile(f"(?i:{_HINT.pattern})|{_BEGINS.pattern}")
 """What a text does not hold that `mask_shapes` and `mask_named` leave as it is."""
 _SAID = re.compile(
     r"(?<![A-Za-z0-9_])(?:(--?)|([A-Za-z]{1,16}) )?([A-Za-z][A-Za-z0-9_.-]{1,63})"
@@ -152,7 +152,7 @@ _NEARBY = 64
 """Characters after a name of keys in which what looks random is its value, whatever stands between."""
 _RANDOM = re.compile(r"[A-Za-z0-9_+/.~-]{16,8192}={0,2}")
 _LOGIN = re.compile(r"(?<![^\s\"'])(?:-u|--user)[ =][\"']?[^\s:\"']{1,256}:([^\s\"']{1,1024})")
-_LOGINS = ("-u", "--user")
+LOGINS = ("-u", "--user")
 _USER = re.compile(r"(?<=://)([^\s/@:\"'?#\\]{0,256})(:[^\s/@\"'?#\\]{0,1024})?@")
 
 
@@ -327,44 +327,6 @@ def preview(
     return digest_bytes(encoded), len(encoded), cut(shown, cap_bytes)
 
 
-def is_quiet(arguments: object, telling: Collection[str] = ()) -> bool:
-    """Whether it is plain JSON in which nothing stands that could be a key, or the name of one.
-
-    One look, as most arguments are so: `preview` then shows them as they are. What stands in a list, or
-    under a key of `telling`, may be a name however long it is.
-    """
-    left, depth = [arguments], 0
-    while left and depth <= _DEPTH:
-        names: list[object] = []
-        below: list[object] = []
-        for value in left:
-            if isinstance(value, dict):
-                names += value.keys()
-                below += value.values()
-                names += [
-                    item
-                    for key, item in value.items()
-                    if isinstance(item, str) and (len(item) <= _LONGEST_NAME or str(key).lower() in telling)
-                ]
-            elif isinstance(value, (list, tuple)):
-                below += value
-                names += [item for item in value if isinstance(item, str)]
-            elif isinstance(value, str):
-                if _LOUD.search(value) or value in _LOGINS:
-                    return False
-            elif value is not None and not isinstance(value, (int, float)):
-                return False
-        for name in names:
-            if (
-                not isinstance(name, str)
-                or SAYS.search(NO_LETTERS.sub("", name.lower()))
-                or _LOUD.search(name)
-            ):
-                return False
-        left, depth = below, depth + 1
-    return not left
-
-
 def cut(text: str, cap_bytes: int) -> str:
     """`text` in at most `cap_bytes` of UTF-8, with ``…`` where something is missing."""
     raw = text.encode("utf-8", "backslashreplace")
@@ -406,7 +368,7 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, n
     for item in value:
         if budget[0] <= 0:
             break
-        login = before in _LOGINS and isinstance(item, str) and ":" in item
+        login = before in LOGINS and isinstance(item, str) and ":" in item
         items.append(MASK if login else _mask(item, redactor, budget, depth + 1, near=near))
         before = item if isinstance(item, str) else ""
     return items
@@ -415,7 +377,7 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, n
 def _names_keys(values: Iterable[object]) -> bool:
     """Whether one of `values`, or of a list among them, is a name of keys: another may be its value."""
     return any(
-        len(one) <= _LONGEST_NAME and is_key_name(one) and one.strip("-").lower() not in _WORDS
+        len(one) <= LONGEST_NAME and is_key_name(one) and one.strip("-").lower() not in _WORDS
         if isinstance(one, str)
         else isinstance(one, list) and _names_keys(item for item in one[:64] if isinstance(item, str))
         for one in itertools.islice(values, 256)

@@ -115,9 +115,12 @@ class PolicyFiles:
                 yield f"{error.where}: {error.message}"
 
     def _listed(self, kind: Kind) -> list[str]:
-        folder = self._open(kind)
-        if folder is None:
+        try:
+            folder = os.open(self._folders[kind], _FLAGS | os.O_DIRECTORY)
+        except OSError as error:
+            self._check_absent(kind, error)
             return []
+        self._seen.add(kind)
         try:
             listed = os.listdir(folder)  # noqa: PTH208 - of an open folder, so that it is the one that was opened
         except OSError as error:
@@ -133,29 +136,26 @@ class PolicyFiles:
         if time.time_ns() - max(stamp) > _TICK_NS:
             self._stamps[kind] = stamp
 
-    def _open(self, kind: Kind) -> int | None:
-        """The folder; None where there surely is none, and never was."""
+    def _check_absent(self, kind: Kind, error: OSError) -> None:
+        """Of a folder that can't be opened: raises `PolicyError`, but where there surely never was one."""
         path = self._folders[kind]
-        try:
-            opened = os.open(path, _FLAGS | os.O_DIRECTORY)
-        except OSError as error:
-            gone = error.errno == errno.ENOENT and not path.is_symlink()
-            if not gone or kind in self._seen:
-                raise _unreadable(path, error, _FOLDER_GONE) from error
-            return None
-        self._seen.add(kind)
-        return opened
+        gone = error.errno == errno.ENOENT and not path.is_symlink()
+        if not gone or kind in self._seen:
+            raise _unreadable(path, error, _FOLDER_GONE) from error
 
     def own(self, kind: Kind, names: Iterable[str]) -> list[Text | None]:
         """The operator's own files of these names; None for each that there is none of.
 
         Raises `PolicyError` where that can't be told, or one can't be read.
         """
-        folder = self._open(kind)
-        if folder is None:
-            return [None for _ in names]
-        found: list[Text | None] = []
         path = self._folders[kind]
+        try:
+            folder = os.open(path, _FLAGS | os.O_DIRECTORY)
+        except OSError as error:
+            self._check_absent(kind, error)
+            return [None for _ in names]
+        self._seen.add(kind)
+        found: list[Text | None] = []
         try:
             facts = os.fstat(folder)
             stamp = (facts.st_mtime_ns, facts.st_ctime_ns)

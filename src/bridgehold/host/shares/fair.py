@@ -40,10 +40,10 @@ class Shares:
 
         `owed`: there always is. Less than nothing is given back.
         """
-        if amount > 0 and not owed and not self.fits(who, amount):
+        left = self._held.get(who, 0) + amount
+        if amount > 0 and not owed and left * self._part > self.total - self.taken - amount:
             return False
         self.taken += amount
-        left = self._held.get(who, 0) + amount
         if left:
             self._held[who] = left
         else:

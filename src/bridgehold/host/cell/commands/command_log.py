@@ -21,6 +21,7 @@ from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
 from bridgehold.host.cell.workers.translate import fault_error, middle
 from bridgehold.host.shares.logs import CommandOutput
+from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.frames import CommandRequest
@@ -68,11 +69,22 @@ class _Session(Protocol):
     async def end(self, reason: str, error: BridgeholdError | None = None) -> object: ...
 
 
-class CommandLog:
-    """Writes both. `on_degraded`: an outcome couldn't be written, or the journal is gone."""
+class Counted(msgspec.Struct, frozen=True):
+    """A command as metrics tell of it."""
 
-    def __init__(self, journal: JournalClient, on_degraded: Callable[[str], None]) -> None:
+    bridge: str
+    operation: str
+    code: str
+    """Empty: it went well."""
+    seconds: float
+
+
+class CommandLog:
+    """Writes both, and counts. `on_degraded`: an outcome couldn't be written, or the journal is gone."""
+
+    def __init__(self, journal: JournalClient, metrics: Metrics, on_degraded: Callable[[str], None]) -> None:
         self._journal = journal
+        self._metrics = metrics
         self._on_degraded = on_degraded
 
     async def intend(self, event: CommandIntent, session: _Session) -> str:
@@ -89,8 +101,16 @@ class CommandLog:
                 hint=error.hint,
             ) from error
 
-    async def record(self, event: CommandOutcome) -> str:
-        """Its reference; empty where it could not be written. Written, and synced with its group."""
+    async def record(self, event: CommandOutcome, counted: Counted | None) -> str:
+        """Its reference; empty where it could not be written. Written, and synced with its group.
+
+        `counted`: as what the metrics know it; None: not at all.
+        """
+        if counted is not None:
+            labels = counted.bridge, counted.operation
+            self._metrics.commands.labels(*labels, counted.code or "ok").inc()
+            self._metrics.seconds.labels(*labels).observe(counted.seconds)
+            self._metrics.cpu.labels(*labels).inc(event.cpu_us / 1_000_000)
         try:
             return (await self._journal.append(event, durable=False)).ref
         except BudgetError:  # its tenant's matter alone, whose session ends with its next intent

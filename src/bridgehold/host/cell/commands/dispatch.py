@@ -33,6 +33,7 @@ from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.commands.command_log import (
     Came,
     CommandLog,
+    Counted,
     GoneError,
     Plan,
     came_of,
@@ -47,7 +48,7 @@ from bridgehold.host.cell.commands.replays import CompletedCommand, Step
 from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.tools.calls import ToolCalls
+from bridgehold.host.cell.tools.calls import ToolCalls, told
 from bridgehold.host.cell.tools.offers import CallersOffer, Offers
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Stream, Watcher, unbroken
@@ -65,14 +66,12 @@ from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceR
 
 _PREVIEW_BYTES = 2_000
 _MOST_NESTED = 8
+_LONGEST_NAME = 63
 _FEW = 2
 """Kinds in one command whose decision is not kept: a caller could name them in any order."""
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
-
-_may_act_for = lru_cache(4_096)(Principal.may_act_for)
-"""Of tenants' names alone, which are short."""
 
 OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
 """(tenant, bridge, session id, session name, principal) → what to start."""
@@ -118,7 +117,7 @@ class Dispatch:
         self._keys = keys
         self._make_order = make_order
         self._on_degraded = on_degraded
-        self._log = CommandLog(journal, on_degraded)
+        self._log = CommandLog(journal, metrics, on_degraded)
         self._rates = CommandRates()
 
     async def run(
@@ -134,7 +133,9 @@ class Dispatch:
         """
         try:
             plan = await self._plan(new_command_id(), principal, request)
-            offered = self._offers.of(request.tenant, plan.bridge, callers)
+            offered = self._offers.known.get((request.tenant, plan.bridge))
+            if offered is None or callers is not None:
+                offered = self._offers.of(request.tenant, plan.bridge, callers)
             session = await self._session(plan)
             if session.key in self._recovery.lost or session.id in self._recovery.under_way:
                 await self._recovery.restored(session, partial(self._again, principal))
@@ -182,6 +183,7 @@ class Dispatch:
                     command=plan.command,
                 ),
                 offered=offered,
+                facts=told(plan.grant, offered) if plan.grant.tools.allow else (),
                 journal=self._journal,
                 metrics=self._metrics,
                 events=session.worker.events,
@@ -223,7 +225,7 @@ class Dispatch:
         """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
         bridge, operation = parse_command(request.operation)
         refuse = refusals.Refusal(self._refusals, command, principal, request)
-        if not is_name(request.tenant) or not _may_act_for(principal, request.tenant):
+        if len(request.tenant) > _LONGEST_NAME or not _may_act_for(principal, request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
         try:
@@ -374,21 +376,22 @@ class Dispatch:
         seconds = time.monotonic() - started
         usage = await used(session, started) if alone else CommandUsage(ms=int(seconds * 1000))
         failure, written = came.failure, came.written
+        counted = None
         if plan.operation is not None:
             code = failure.code if failure is not None else ""
-            self._metrics.command(plan.bridge, plan.operation.name, code, seconds, usage.cpu_us)
+            counted = Counted(plan.bridge, plan.operation.name, code, seconds)
         inside = plan.operation is not None and plan.operation.output
         if inside and isinstance(came.frame, ResultFrame):
             came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        receipt = await self._log.record(outcome_of(plan, session.id, intent, came, usage))
+        receipt = await self._log.record(outcome_of(plan, session.id, intent, came, usage), counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
-        told = session.tell_anew() if session.anew and not plan.replays else ""
+        anew = session.tell_anew() if session.anew and not plan.replays else ""
         if failure is not None:
             failure.event = receipt or intent
             failure.output = written
             self._sessions.settle(session)
-            began = f"The session had begun anew: {told}." if told else ""
+            began = f"The session had begun anew: {anew}." if anew else ""
             failure.hint = f"{failure.hint} {session.outlook} {began}".strip()
             raise failure
         assert isinstance(came.frame, ResultFrame)  # noqa: S101 - the two other cases have been raised
@@ -399,9 +402,15 @@ class Dispatch:
             receipt=receipt,
             degraded=not receipt,
             cold_start=session.worker.cold_reason if session.commands == 1 else "",
-            anew=told,
+            anew=anew,
             output=Output() if inside or not plan.principal.may_read else written,
         )
+
+
+@lru_cache(4_096)
+def _may_act_for(principal: Principal, tenant: str) -> bool:
+    """`tenant`: of at most `_LONGEST_NAME` characters, as every name."""
+    return is_name(tenant) and principal.may_act_for(tenant)
 
 
 def _decide(granted: Granted, bridge: str, operation: str, kinds: tuple[str, ...]) -> Decision:

@@ -12,7 +12,7 @@ from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.tools.values import Offered, ToolSource, ToolSpec, check_tools
 
-_MOST_FOUND = 1_024
+_MOST_KNOWN = 1_024
 
 
 class CallersOffer(msgspec.Struct, frozen=True):
@@ -37,9 +37,8 @@ class Offers:
         self._sources = {"http": http, "process": process}
         self._own = {tool.name: (tool, host[1]) for tool in host[0]}
         self._specs: dict[str, ToolSpec] = {}
-        self._found: dict[tuple[str, str], Offered] = {}
-        """What was found for a tenant and a bridge, under the configuration that was."""
-        self._under: object = None
+        self.known: dict[tuple[str, str], Offered] = {}
+        """What is offered to a tenant with a bridge, beside its callers' own, under this configuration."""
         self.replace(self.specs(settings.now.tools))
 
     def specs(self, sections: Mapping[str, ToolSection]) -> dict[str, ToolSpec]:
@@ -51,17 +50,17 @@ class Offers:
         return found
 
     def replace(self, specs: dict[str, ToolSpec]) -> None:
-        """From now on these are offered."""
-        self._specs, self._under = specs, None
+        """From now on these are offered, under the configuration that holds now."""
+        self._specs = specs
+        self.known.clear()
 
     def of(self, tenant: str, bridge: str, callers: CallersOffer | None) -> Offered:
         """All that a command of `tenant` with `bridge` may call. Raises `UsageError` for the caller's."""
-        if self._under is not self._settings.now or len(self._found) > _MOST_FOUND:
-            self._under = self._settings.now
-            self._found.clear()
-        offered = self._found.get((tenant, bridge))
+        offered = self.known.get((tenant, bridge))
         if offered is None:
-            offered = self._found[tenant, bridge] = self._operators(tenant, bridge)
+            if len(self.known) >= _MOST_KNOWN:
+                self.known.clear()
+            offered = self.known[tenant, bridge] = self._operators(tenant, bridge)
         return offered if callers is None else self._joined(tenant, offered, callers)
 
     def _operators(self, tenant: str, bridge: str) -> Offered:
