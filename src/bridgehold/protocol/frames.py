@@ -55,12 +55,13 @@ async def read_frame(
     limit: int = MAX_FRAME,
     *,
     room: Callable[[int], Awaitable[None]] | None = None,
+    small: int = 0,
     patience_s: float | None = None,
 ) -> bytes | None:
     """One frame's body, or None at a clean end. Raises `ProtocolError` beyond `limit`.
 
-    `room`: asked with the length before a byte of the body is read. `patience_s`: from a frame's first byte
-    to its last, and a second more for each MiB; a frame that takes longer is a `ProtocolError`.
+    `room`: asked with a length beyond `small` before a byte of the body is read. `patience_s`: from a
+    frame's first byte to its last, and a second more for each MiB; a longer one is a `ProtocolError`.
     """
     try:
         header = await reader.read(_HEADER.size)
@@ -77,7 +78,7 @@ async def read_frame(
     (length,) = _HEADER.unpack(header)
     if length > limit:
         raise ProtocolError(f"a frame of {length} bytes; at most {limit} are taken")
-    if room is not None:
+    if room is not None and length > small:
         await room(length)
     try:
         async with asyncio.timeout(None if patience_s is None else patience_s + length / _PACE):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 import sys
 import traceback
 from functools import partial
@@ -31,7 +29,7 @@ from bridgehold.errors import (
     ProtocolError,
     UsageError,
 )
-from bridgehold.host.front.callers import SMALL
+from bridgehold.host.front.callers import SMALL, peer_uid
 from bridgehold.host.front.method import Method, ServerContext
 from bridgehold.host.front.outgoing import Events, Outgoing
 from bridgehold.host.shares.callers import CALLER, LEAVING
@@ -51,7 +49,6 @@ from bridgehold.protocol.frames import (
 from bridgehold.protocol.plain import LOOKED_AT, MAX_DEPTH, loads
 from bridgehold.protocol.values import Principal
 
-_CREDENTIALS = struct.Struct("3i")
 _MAX_REQUESTS = 256
 """Requests in flight on one connection; the connection is not read beyond that."""
 _NEVER_LATE = ("hello", "tool.reply")
@@ -83,7 +80,7 @@ class Connection:
         """Of requests in flight: for whom each is counted, and the bytes that it takes."""
         self._room = asyncio.Semaphore(_MAX_REQUESTS)
         self._token = ""
-        self._uid = _peer_uid(writer)
+        self._uid = peer_uid(writer)
         self._principal: Principal | None = server.known(self._uid)
         self._seat = self._place(self._principal)
         self._bytes = self._callers.bytes.of(self._seat.who)
@@ -147,7 +144,12 @@ class Connection:
             while True:
                 await self._room.acquire()
                 await self._out.at_ease.wait()  # who leaves its answers unread is not read either
-                body = await read_frame(self._reader, room=self._make_room, patience_s=self._limits.frame_s)
+                body = await read_frame(
+                    self._reader,
+                    room=self._make_room,
+                    small=_UNIDENTIFIED_FRAME,
+                    patience_s=self._limits.frame_s,
+                )
                 if body is None:
                     return
                 request = _request(body)
@@ -188,8 +190,8 @@ class Connection:
             self._out.charge(self._callers.bytes.of(seat.who))
 
     async def _make_room(self, length: int) -> None:
-        """For a frame's body, before it is read. Raises `BusyError` where none comes free in time."""
-        if self._principal is None and length > _UNIDENTIFIED_FRAME:
+        """For the body of a frame that is not small. Raises `BusyError` where none comes free in time."""
+        if self._principal is None:
             raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=_SAY_WHO)
         if length > SMALL and not await self._bytes.wait(length, self._limits.frame_s):
             raise self._full()
@@ -254,7 +256,11 @@ class Connection:
     async def _answer(self, request: _Request, failure: BridgeholdError | None) -> None:
         refused = False
         try:
-            answer = await self._answered(request, failure)
+            result = msgspec.Raw(msgspec.json.encode(await self._handle(request, failure)))
+            answer = pack(AnswerFrame(id=request.id, result=result))
+            if len(answer) > MAX_FRAME:
+                large = LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
+                answer = pack(AnswerFrame(id=request.id, error=large.info()))
         except BridgeholdError as error:
             refused = self._principal is None
             answer = pack(AnswerFrame(id=request.id, error=_visible_info(error, self._principal)))
@@ -271,16 +277,9 @@ class Connection:
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
-    async def _answered(self, request: _Request, failure: BridgeholdError | None) -> bytes:
+    async def _handle(self, request: _Request, failure: BridgeholdError | None) -> object:
         if failure is not None:
             raise failure
-        result = msgspec.Raw(msgspec.json.encode(await self._handle(request)))
-        answer = pack(AnswerFrame(id=request.id, result=result))
-        if len(answer) > MAX_FRAME:
-            raise LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
-        return answer
-
-    async def _handle(self, request: _Request) -> object:
         if request.method == "hello":
             token = _decode(request, HelloParams).token
             self._token, self._principal = token, None
@@ -395,9 +394,3 @@ def _decode(request: _Request, kind: type[T]) -> T:
         raise
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
-
-
-def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    peer = writer.get_extra_info("socket")
-    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])

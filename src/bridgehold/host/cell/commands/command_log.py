@@ -16,11 +16,12 @@ import msgspec
 from bridgehold.audit.arguments import Arguments
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
-from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
+from bridgehold.host.cell.workers.calls import Stream, Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
-from bridgehold.host.shares.logs import CommandOutput
+from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import Decision, Grant
@@ -199,3 +200,20 @@ def with_output(frame: ResultFrame, written: Output) -> ResultFrame:
     shown = {"stdout": written.stdout, "stderr": written.stderr}
     truncated = {"truncated": True} if cut else {}
     return msgspec.structs.replace(frame, result={**shown, **frame.result, **shown, **truncated})
+
+
+def output_of(plan: Plan, watcher: Watcher | None) -> CommandOutput:
+    """What sessions write is shown to who may read it, or where it is the operation's own result."""
+    most = min(OUTPUT_BYTES, plan.grant.limits.response_bytes // 4)  # two streams, and a value beside them
+    shown = (plan.operation is not None and plan.operation.output) or plan.principal.may_read
+    return CommandOutput(most, watcher, watcher.full) if watcher and shown else CommandOutput(most)
+
+
+def in_order(output: CommandOutput, watcher: Watcher) -> Stream:
+    """Frames to `watcher`, each after what was written before it."""
+
+    def stream(frame: ChunkFrame | ProgressFrame) -> None:
+        output.flush()
+        watcher(frame)
+
+    return stream

@@ -16,13 +16,12 @@ import msgspec
 from bridgehold.audit.arguments import preview_of, split_keys
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent
-from bridgehold.bridges.frames import ChunkFrame, ProgressFrame, ResultFrame
+from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import check_common
 from bridgehold.bridges.schema import problems
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
-    BusyError,
     DeniedError,
     NotFoundError,
     Output,
@@ -30,6 +29,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
+from bridgehold.host.cell.commands.chains import Chain, Chains
 from bridgehold.host.cell.commands.command_log import (
     Came,
     CommandLog,
@@ -38,7 +38,9 @@ from bridgehold.host.cell.commands.command_log import (
     Plan,
     came_of,
     deadline_of,
+    in_order,
     outcome_of,
+    output_of,
     used,
     with_output,
 )
@@ -51,11 +53,10 @@ from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.tools.calls import ToolCalls, told
 from bridgehold.host.cell.tools.offers import CallersOffer, Offers
 from bridgehold.host.cell.tools.values import Offered, ToolContext
-from bridgehold.host.cell.workers.calls import Stream, Watcher, unbroken
+from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.registry import Granted, Registry
 from bridgehold.host.shares.buckets import CommandRates
-from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import is_name, new_command_id, parse_command
@@ -65,7 +66,6 @@ from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceRef
 
 _PREVIEW_BYTES = 2_000
-_MOST_NESTED = 8
 _LONGEST_NAME = 63
 _FEW = 2
 """Kinds in one command whose decision is not kept: a caller could name them in any order."""
@@ -75,13 +75,6 @@ _BESIDE = ("common:ping", "common:health")
 
 OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
 """(tenant, bridge, session id, session name, principal) → what to start."""
-
-
-class _Chain(msgspec.Struct, frozen=True):
-    """A running command that has tools: for whom, and the sessions whose commands wait for it."""
-
-    tenant: str
-    sessions: tuple[str, ...] = ()
 
 
 class Dispatch:
@@ -110,7 +103,7 @@ class Dispatch:
         self._recovery = recovery
         self._metrics = metrics
         self._offers = offers
-        self._chains: dict[str, _Chain] = {}
+        self._chains = Chains()
         self._registry = registry
         self._sessions = sessions
         self._journal = journal
@@ -167,7 +160,7 @@ class Dispatch:
     async def _run_in(self, session: Session, plan: Plan, offered: Offered, watcher: Watcher | None) -> Reply:
         if plan.operation is None and plan.request.operation in _BESIDE:
             return await self._beside(session, plan)
-        parent, waiting = self._parent(plan, session) if plan.request.parent else ("", ())
+        parent, waiting = self._chains.parent(plan, session.id) if plan.request.parent else ("", ())
         async with session.turn(plan.command, plan.principal.name, nested=bool(parent)):
             if plan.arguments.keys:
                 await self._keys.capture(session, plan.arguments)
@@ -189,35 +182,13 @@ class Dispatch:
                 events=session.worker.events,
                 on_degraded=self._on_degraded,
             )
-            self._chains[plan.command] = _Chain(plan.grant.tenant, (*waiting, session.id))
+            self._chains[plan.command] = Chain(plan.grant.tenant, (*waiting, session.id))
             try:
                 return await self._call(plan, session, intent, watcher, tools)
             finally:
                 del self._chains[plan.command]
                 if tools.running:
                     await tools.close()
-
-    def _parent(self, plan: Plan, session: Session) -> tuple[str, tuple[str, ...]]:
-        """The command whose tool runs this one (empty where that is only said), and the sessions that wait.
-
-        Raises `BusyError` where it could never end.
-        """
-        known = self._waits(plan)
-        if known is None:
-            return "", ()
-        if session.id in known.sessions:
-            raise BusyError(
-                f"session {session.id} waits for the very tool that asks it",
-                hint="A tool may use another session, never the one that called it.",
-            )
-        if len(known.sessions) >= _MOST_NESTED:
-            raise BusyError(f"tools that run commands nest {_MOST_NESTED} deep at most")
-        return plan.request.parent, known.sessions
-
-    def _waits(self, plan: Plan) -> _Chain | None:
-        """The command that `plan` says it is for, where that runs with tools and may be seen."""
-        known = self._chains.get(plan.request.parent)
-        return known if known is not None and plan.principal.may_act_for(known.tenant) else None
 
     async def _plan(
         self, command: str, principal: Principal, request: CommandRequest, *, replays: str = ""
@@ -299,7 +270,7 @@ class Dispatch:
                 key.tenant, key.bridge, session_id, key.name, plan.principal.name
             ),
             plan.principal.name,
-            nested=self._waits(plan) is not None,
+            nested=self._chains.waiting(plan) is not None,
         )
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
@@ -332,12 +303,12 @@ class Dispatch:
     ) -> Reply:
         started = time.monotonic()
         session.called_out = False
-        arguments, output = plan.arguments.kept, _output_of(plan, watcher)
+        arguments, output = plan.arguments.kept, output_of(plan, watcher)
         call = session.call(
             plan.request.operation,
             arguments,
             deadline_ms=plan.deadline_ms,
-            stream=_in_order(output, watcher) if watcher else None,
+            stream=in_order(output, watcher) if watcher else None,
             tools=tools,
             output=output,
         )
@@ -360,7 +331,7 @@ class Dispatch:
     async def _beside(self, session: Session, plan: Plan) -> Reply:
         """What is answered while a command runs; the kernel's account is that command's."""
         started = time.monotonic()
-        intent = await self._intend(plan, session, plan.request.parent if self._waits(plan) else "")
+        intent = await self._intend(plan, session, plan.request.parent if self._chains.waiting(plan) else "")
         operation = plan.request.operation
         call = session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms)
         came = await came_of(call, operation)
@@ -419,23 +390,6 @@ def _decide(granted: Granted, bridge: str, operation: str, kinds: tuple[str, ...
     if operation in granted.manifest.operations and len(kinds) < _FEW:
         granted.decisions[f"{bridge}:{operation}", kinds] = decision
     return decision
-
-
-def _output_of(plan: Plan, watcher: Watcher | None) -> CommandOutput:
-    """What sessions write is shown to who may read it, or where it is the operation's own result."""
-    most = min(OUTPUT_BYTES, plan.grant.limits.response_bytes // 4)  # two streams, and a value beside them
-    shown = (plan.operation is not None and plan.operation.output) or plan.principal.may_read
-    return CommandOutput(most, watcher, watcher.full) if watcher and shown else CommandOutput(most)
-
-
-def _in_order(output: CommandOutput, watcher: Watcher) -> Stream:
-    """Frames to `watcher`, each after what was written before it."""
-
-    def stream(frame: ChunkFrame | ProgressFrame) -> None:
-        output.flush()
-        watcher(frame)
-
-    return stream
 
 
 def _place(plan: Plan, session: Session) -> ResourceRef:

@@ -162,12 +162,12 @@ class GuestPipes:
         os.dup2(null, self._to_guest, inheritable=False)
         os.close(null)
 
-    async def send(self, frame: HostFrame) -> None:
-        """Queue `frame` and wait until the guest has taken it. The caller bounds the time."""
-        await self.send_raw(encode(frame, max_bytes=self._request_bytes))
+    async def send(self, said: HostFrame | bytes) -> None:
+        """Queue a frame, or a script's bytes as they are, and wait until the guest has taken it.
 
-    async def send_raw(self, data: bytes) -> None:
-        """As `send`, of bytes as they are."""
+        The caller bounds the time.
+        """
+        data = said if isinstance(said, bytes) else encode(said, max_bytes=self._request_bytes)
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
         self._pending += data

@@ -195,7 +195,7 @@ class LiveWorker:
         self._live_pipes().become_raw(reader, on_body, full)
 
     async def send_raw(self, data: bytes) -> None:
-        await self._live_pipes().send_raw(data)
+        await self._live_pipes().send(data)
 
     def charge(self, size: int) -> None:
         """Its frames were as much work as `size` more bytes: it is read from so much the later."""
