@@ -128,6 +128,8 @@ class ToolCallFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ToolFault(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a tool's call failed, as the guest gets it."""
+
     code: str
     """One of the error codes: ``denied``, ``usage``, ``timeout``, ``application``, …"""
     message: str
@@ -153,7 +155,7 @@ class ReadyFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ResultFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Guest to host: what call `id` gave."""
+    """Guest to host: its answer to the command `id`."""
 
     id: Id
     result: object
@@ -171,7 +173,7 @@ class FaultFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Guest to host, while call `id` runs: how far it is."""
+    """Guest to host: how far the command `id` is: `done` of `total`, in the bridge's own units."""
 
     id: Id
     done: Count
@@ -180,7 +182,7 @@ class ProgressFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ChunkFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Guest to host, while call `id` runs: one piece of its result, counted from 0."""
+    """Guest to host: one piece of the stream of the command `id`; `seq` counts from 0 without a gap."""
 
     id: Id
     seq: Count
