@@ -316,7 +316,15 @@ class Dispatch:
         reply = await unbroken(self._conclude(plan, session, intent, came, started))
         operation = plan.operation
         if operation is not None and operation.effect not in ("run", "read") and session.alive:
-            self._resources.note(operation, _place(plan, session), arguments, reply.value)
+            place = ResourceRef(
+                id="",
+                kind="",
+                bridge=plan.bridge,
+                session=session.id,
+                session_name=session.key.name,
+                tenant=session.key.tenant,
+            )
+            self._resources.note(operation, place, arguments, reply.value)
             completed = CompletedCommand(
                 command=plan.command,
                 bridge=plan.bridge,
@@ -390,14 +398,3 @@ def _decide(granted: Granted, bridge: str, operation: str, kinds: tuple[str, ...
     if operation in granted.manifest.operations and len(kinds) < _FEW:
         granted.decisions[f"{bridge}:{operation}", kinds] = decision
     return decision
-
-
-def _place(plan: Plan, session: Session) -> ResourceRef:
-    return ResourceRef(
-        id="",
-        kind="",
-        bridge=plan.bridge,
-        session=session.id,
-        session_name=session.key.name,
-        tenant=session.key.tenant,
-    )
