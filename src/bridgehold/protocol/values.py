@@ -44,8 +44,8 @@ class CommandUsage(msgspec.Struct, frozen=True, kw_only=True):
     ms: int = 0
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command gives back. `receipt` is the audit reference of its outcome."""
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command gives back. `receipt` is the audit's reference of its outcome."""
 
     value: object
     session: str
@@ -54,12 +54,17 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
     degraded: bool = False
     """The outcome could not be written to the audit although the command ran."""
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
+
+
+class Reply(Answer, frozen=True, kw_only=True):
+    """What a command gives back, and what else it wrote. `receipt` is the reference of its outcome."""
+
     cold_start: str = ""
     """Of a session's first command: why the session started cold, though its policy says fork."""
     output: Output = Output()
     """What the command wrote to its standard output and error, where its value doesn't hold it."""
-    anew: str = ""
-    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,23 +92,33 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lines: Annotated[list[LineShare], msgspec.Meta(max_length=1_000)]
 
 
-class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of `bridgehold sessions`."""
+class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was opened."""
 
     id: str
     name: str
-    tenant: str
     bridge: str
+    tenant: str
+
+
+class SessionFacts(OpenedSession, frozen=True, kw_only=True):
+    """A session and what it has used; times in milliseconds, memory in bytes."""
+
     state: str
     start: str
-    cold_start: str = ""
-    """Why it started cold, though its policy says fork."""
     commands: int
     age_ms: int
     idle_ms: int
+    memory_bytes: int
+
+
+class SessionInfo(SessionFacts, frozen=True, kw_only=True):
+    """One line of `bridgehold sessions`: also what only the machine's own people are shown."""
+
+    cold_start: str = ""
+    """Why it started cold, though its policy says fork."""
     pid: int
     uid: int
-    memory_bytes: int
     grant: str
 
 

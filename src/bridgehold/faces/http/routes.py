@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bridgehold.faces.http import artifacts, bodies, commands, documents, resources, sessions
 from bridgehold.faces.http.calls import Call
-from bridgehold.protocol.values import Artifact, ResourceRef
+from bridgehold.protocol.values import Answer, Artifact, OpenedSession, ResourceRef, SessionFacts
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
@@ -77,7 +77,7 @@ ROUTES: tuple[Route, ...] = (
         handler=sessions.open_session,
         summary="Open a session",
         body=bodies.OpenSession,
-        gives=bodies.OpenedSession,
+        gives=OpenedSession,
         status=201,
     ),
     Route(
@@ -85,7 +85,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/sessions",
         handler=sessions.list_sessions,
         summary="The sessions that you may see",
-        gives=list[bodies.SessionFacts],
+        gives=list[SessionFacts],
         query=("tenant",),
     ),
     Route(
@@ -93,7 +93,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/sessions/{session}",
         handler=sessions.session,
         summary="A session as it stands",
-        gives=bodies.SessionFacts,
+        gives=SessionFacts,
     ),
     Route(
         method="DELETE",
@@ -115,7 +115,7 @@ ROUTES: tuple[Route, ...] = (
         handler=commands.run_in_session,
         summary="Run a command in a session",
         body=bodies.Command,
-        gives=bodies.Answer,
+        gives=Answer,
         streams=True,
     ),
     Route(
@@ -124,7 +124,7 @@ ROUTES: tuple[Route, ...] = (
         handler=commands.run,
         summary="Run a command in the session `anonymous`, or one that is named",
         body=bodies.Run,
-        gives=bodies.Answer,
+        gives=Answer,
         streams=True,
     ),
     Route(
@@ -133,7 +133,7 @@ ROUTES: tuple[Route, ...] = (
         handler=commands.run_operation,
         summary="The same, the operation being named in the path",
         body=bodies.RunOperation,
-        gives=bodies.Answer,
+        gives=Answer,
         streams=True,
     ),
     Route(
@@ -176,7 +176,7 @@ ROUTES: tuple[Route, ...] = (
         handler=resources.create,
         summary="Make a resource by the bridge's own operation",
         body=bodies.CreateResource,
-        gives=bodies.Answer,
+        gives=Answer,
         status=201,
     ),
     Route(
@@ -193,14 +193,14 @@ ROUTES: tuple[Route, ...] = (
         handler=resources.execute,
         summary="Run a resource, wherever it lives",
         body=bodies.ExecuteResource,
-        gives=bodies.Answer,
+        gives=Answer,
     ),
     Route(
         method="DELETE",
         path="/v1/resources/{resource}",
         handler=resources.delete,
         summary="Delete a resource",
-        gives=bodies.Answer,
+        gives=Answer,
         query=("tenant", "bridge", "kind", "session", "operation"),
     ),
     Route(
@@ -209,7 +209,7 @@ ROUTES: tuple[Route, ...] = (
         handler=resources.configure,
         summary="Run the bridge's configuring operation: its language model, most often",
         body=bodies.CreateResource,
-        gives=bodies.Answer,
+        gives=Answer,
     ),
     Route(
         method="PUT",
