@@ -144,9 +144,10 @@ def counted(layout: Layout, rounds: int) -> list[dict[tuple[str, str], int]]:
 
 
 def usual(rounds: list[dict[tuple[str, str], int]]) -> dict[tuple[str, str], int]:
-    """The round in the middle: what a timer adds to one is in no other."""
-    middle = statistics.median_low([sum(one.values()) for one in rounds])
-    return next(one for one in rounds if sum(one.values()) == middle)
+    """Of each function what it is in the middle of all rounds: what a timer adds to one is in few others."""
+    names = {name for one in rounds for name in one}
+    middle = {name: statistics.median_low([one.get(name, 0) for one in rounds]) for name in names}
+    return {name: count for name, count in middle.items() if count}
 
 
 def report(calls: dict[tuple[str, str], int], *, names: bool) -> None:

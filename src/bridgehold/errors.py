@@ -148,6 +148,14 @@ class DeniedError(BridgeholdError):
     default_hint = "Run the `bridgehold why` command of this refusal to see the rule."
 
 
+class SuspendedError(DeniedError):
+    """An operator has suspended or revoked the tenant: nothing begins for it."""
+
+    code = "suspended"
+    exit_status = 23
+    default_hint = "An operator lets it go on with `bridgehold tenant resume NAME`."
+
+
 class UnsupportedError(BridgeholdError):
     """A barrier that the grant demands can't be given by this machine."""
 

@@ -116,10 +116,12 @@ class PolicyFiles:
                 yield f"{error.where}: {error.message}"
 
     def _listed(self, kind: Kind) -> list[str]:
+        path = self._folders[kind]
         try:
-            folder = os.open(self._folders[kind], _FLAGS | os.O_DIRECTORY)
+            folder = os.open(path, _FLAGS | os.O_DIRECTORY)
         except OSError as error:
-            self._check_absent(kind, error)
+            if error.errno != errno.ENOENT or kind in self._seen or path.is_symlink():
+                raise _unreadable(path, error, _FOLDER_GONE) from error
             return []
         self._seen.add(kind)
         try:
@@ -137,13 +139,6 @@ class PolicyFiles:
         if time.time_ns() - max(stamp) > _TICK_NS:
             self._stamps[kind] = stamp
 
-    def _check_absent(self, kind: Kind, error: OSError) -> None:
-        """Of a folder that can't be opened: raises `PolicyError`, but where there surely never was one."""
-        path = self._folders[kind]
-        gone = error.errno == errno.ENOENT and not path.is_symlink()
-        if not gone or kind in self._seen:
-            raise _unreadable(path, error, _FOLDER_GONE) from error
-
     def own(self, kind: Kind, names: Iterable[str]) -> list[Text | None]:
         """The operator's own files of these names; None for each that there is none of.
 
@@ -153,7 +148,8 @@ class PolicyFiles:
         try:
             folder = os.open(path, _FLAGS | os.O_DIRECTORY)
         except OSError as error:
-            self._check_absent(kind, error)
+            if error.errno != errno.ENOENT or kind in self._seen or path.is_symlink():
+                raise _unreadable(path, error, _FOLDER_GONE) from error
             return [None for _ in names]
         self._seen.add(kind)
         found: list[Text | None] = []

@@ -23,6 +23,8 @@ class Method(msgspec.Struct, frozen=True):
     operator: bool = False
     gives: int = SMALL
     """Bytes that its answer takes while it is made; counted before it begins."""
+    reads: bool = False
+    """It changes nothing and runs nothing: also for a principal that may only read."""
     decides: bool = False
     """It decides by itself for which tenant it is asked, and writes its own refusals."""
 
@@ -38,6 +40,8 @@ class ServerContext(Protocol):
     def known(self, uid: int) -> Principal | None: ...
 
     async def principal_of(self, uid: int, token: str) -> Principal: ...
+
+    def demand(self, tenant: str | None) -> None: ...
 
     @property
     def methods(self) -> Mapping[str, Method]: ...

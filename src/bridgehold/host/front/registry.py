@@ -25,7 +25,8 @@ from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
-from bridgehold.policies.model import Decision, Grant, Machine, Policy
+from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
+from bridgehold.policies.tenants import parse as parse_tenant
 
 _LOOK_SECONDS = 0.25
 _SETTLED_SECONDS = 2.0
@@ -167,8 +168,8 @@ class Registry:
         return (await self.granted(tenant, bridge)).grant
 
     async def granted(self, tenant: str, bridge: str) -> Granted:
-        """The bridge with the grant as the files say it now. Raises as `manifest` does, and `PolicyError`,
-        also where the files can't be read.
+        """The bridge with the grant as the files say it now. Raises as `manifest` does, `PolicyError`,
+        also where the files can't be read, and `SuspendedError` for a tenant that is.
 
         Resolved anew only where something that it rests on differs.
         """
@@ -196,6 +197,7 @@ class Registry:
         manifest = self.manifest(bridge, tenant)
         catalogue, bridges = self._catalogue, self._bridge_names(tenant)
         readings = Readings(self.files)
+        _demand(tenant, readings)
         grant = self._resolve(tenant, manifest, readings)
         await self._write_once(grant, readings)
         return Granted(manifest, grant, catalogue, bridges, readings, {})
@@ -205,7 +207,7 @@ class Registry:
         return self._resolve(tenant, manifest, Readings(self.files))
 
     def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
-        return resolve(
+        grant = resolve(
             manifest.needs,
             compose(self._policy_name(manifest.name, readings), readings.policy),
             self._ceiling(tenant, manifest.name, readings),
@@ -215,6 +217,9 @@ class Registry:
             version=manifest.version,
             private_providers=[name for name, entry in self._config.providers.items() if entry.private],
         )
+        own = readings.read("tenant", tenant)
+        ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
+        return msgspec.structs.replace(grant, ceilings=ceilings)
 
     def policy(self, name: str) -> Policy:
         return compose(name, Readings(self.files).policy)
@@ -236,6 +241,7 @@ class Registry:
         found = readings.read("tenant", tenant)
         if found is None:
             return None
+        parse_tenant(tenant, found.text, found.file)
         known = self._bridge_names(tenant)
         return compose_tenant(tenant, found.text, found.file, bridge, readings.policy, known=known)
 
@@ -292,6 +298,13 @@ class Registry:
             settled = time.time() - newest / 1e9 > _SETTLED_SECONDS
             self._seen = stamp if settled else None
         self._look_again = now + _LOOK_SECONDS
+
+
+def _demand(tenant: str, readings: Readings) -> None:
+    """Raise `SuspendedError` unless the tenant is active."""
+    found = readings.read("tenant", tenant)
+    if found is not None:
+        parse_tenant(tenant, found.text, found.file).demand()
 
 
 def _of_all(entry: Entry) -> bool:

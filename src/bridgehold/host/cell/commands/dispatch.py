@@ -26,6 +26,7 @@ from bridgehold.errors import (
     NotFoundError,
     Output,
     PolicyError,
+    SuspendedError,
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
@@ -93,6 +94,7 @@ class Dispatch:
         recovery: Recovery,
         metrics: Metrics,
         refused: Refusals,
+        rates: CommandRates,
         on_degraded: Callable[[str], None],
         redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
@@ -111,7 +113,7 @@ class Dispatch:
         self._make_order = make_order
         self._on_degraded = on_degraded
         self._log = CommandLog(journal, metrics, on_degraded)
-        self._rates = CommandRates()
+        self._rates = rates
 
     async def run(
         self,
@@ -199,10 +201,14 @@ class Dispatch:
         if len(request.tenant) > _LONGEST_NAME or not _may_act_for(principal, request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
+        if not _may_run(principal, target, request.operation):
+            raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             granted = await self._registry.granted(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
+        except SuspendedError as error:
+            raise await refuse(refusals.suspended(error), SuspendedError, hint=error.hint) from None
         except PolicyError as error:
             raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
         manifest, grant = granted.manifest, granted.grant
@@ -217,17 +223,16 @@ class Dispatch:
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
             )
-        if not replays and not self._rates.take(grant, time.monotonic()):
-            raise await refuse(refusals.over_rate(grant), BudgetError)
+        if not replays and (rule := self._rates.over(grant, time.monotonic())):
+            raise await refuse(refusals.past(rule, grant), BudgetError)
         try:
             arguments = split_keys(request.arguments)
             if arguments.keys:
                 arguments = take_inline_keys(request.arguments, grant)
-            if declared is not None:
-                if wrong := problems(declared.arguments, arguments.kept):
-                    raise manifest.misfit(declared, wrong)
-            else:
+            if declared is None:
                 check_common(operation, arguments.kept)
+            elif wrong := problems(declared.arguments, arguments.kept):
+                raise manifest.misfit(declared, wrong)
         except BridgeholdError as error:
             reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
             raise await refuse(reason, type(error), hint=error.hint) from None
@@ -275,6 +280,8 @@ class Dispatch:
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
         digest, size, text = preview_of(plan.arguments, _PREVIEW_BYTES)
+        if plan.grant.ceilings.bytes_per_second:
+            self._rates.charge(plan.grant, size, time.monotonic())
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,
@@ -362,7 +369,10 @@ class Dispatch:
         inside = plan.operation is not None and plan.operation.output
         if inside and isinstance(came.frame, ResultFrame):
             came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        receipt = await self._log.record(outcome_of(plan, session.id, intent, came, usage), counted)
+        outcome = outcome_of(plan, session.id, intent, came, usage)
+        if plan.grant.ceilings.bytes_per_second:
+            self._rates.charge(plan.grant, outcome.result_bytes, time.monotonic())
+        receipt = await self._log.record(outcome, counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         anew = session.tell_anew() if session.anew and not plan.replays else ""
@@ -384,6 +394,10 @@ class Dispatch:
             anew=anew,
             output=Output() if inside or not plan.principal.may_read else written,
         )
+
+
+_may_run = lru_cache(4_096)(Principal.may_run)
+"""Of parsed commands alone, which are short."""
 
 
 @lru_cache(4_096)

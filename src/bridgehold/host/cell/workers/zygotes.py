@@ -202,6 +202,16 @@ class Zygotes:
             await asyncio.gather(*(self._end(zygote, "evicted") for zygote in idle))
             return await start()
 
+    async def end_all(self, tenant: str, reason: str) -> int:
+        """End the tenant's zygotes with their sessions, warm or not yet; how many there were."""
+        warming = [task for key, task in self._warming.items() if key.tenant == tenant]
+        for task in warming:
+            task.cancel()
+        await asyncio.gather(*warming, return_exceptions=True)
+        count = sum(zygote.key.tenant == tenant for zygote in self._all.values())
+        await self.drain(lambda key: key.tenant == tenant, reason)
+        return len(warming) + count
+
     async def drain(self, doomed: Callable[[ZygoteKey], bool], reason: str) -> None:
         """End the zygotes of these keys, sessions and all."""
         leaving = [zygote for zygote in self._all.values() if doomed(zygote.key)]
