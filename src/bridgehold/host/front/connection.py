@@ -21,7 +21,6 @@ from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     DeniedError,
-    ErrorInfo,
     HostLeavingError,
     InternalError,
     LimitError,
@@ -30,11 +29,10 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.front.callers import SMALL, peer_uid
-from bridgehold.host.front.method import Method, ServerContext
+from bridgehold.host.front.method import Method, ServerContext, visible_info
 from bridgehold.host.front.outgoing import Events, Outgoing
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
-from bridgehold.host.shares.logs import LAST_OUTPUT
 from bridgehold.protocol.frames import (
     MAX_FRAME,
     WHOLE_CONNECTION,
@@ -263,7 +261,7 @@ class Connection:
                 answer = pack(AnswerFrame(id=request.id, error=large.info()))
         except BridgeholdError as error:
             refused = self._principal is None
-            answer = pack(AnswerFrame(id=request.id, error=_visible_info(error, self._principal)))
+            answer = pack(AnswerFrame(id=request.id, error=visible_info(error, self._principal)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
@@ -336,15 +334,6 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
             f"{principal.name} may not act for tenant {tenant[:64]!r}",
             hint="An operator can add the tenant to your principal in config.toml.",
         )
-
-
-def _visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
-    """What `principal` may know of it: who may not read a session's log reads none of it here either."""
-    info = error.info()
-    if principal is not None and principal.may_read:
-        return info
-    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
-    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bridgehold.errors import BridgeholdError, ErrorInfo
 from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.shares.logs import LAST_OUTPUT
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.protocol.values import Principal
 
@@ -45,3 +47,12 @@ class ServerContext(Protocol):
 
     @property
     def methods(self) -> Mapping[str, Method]: ...
+
+
+def visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
+    """What `principal` may know of it: who may not read a session's log reads none of it here either."""
+    info = error.info()
+    if principal is not None and principal.may_read:
+        return info
+    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
+    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import msgspec
 
@@ -45,6 +45,7 @@ from bridgehold.host.cell.commands.command_log import (
     used,
     with_output,
 )
+from bridgehold.host.cell.commands.decided import LONGEST_NAME, decided, may_act_for, may_run
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.replays import CompletedCommand, Step
@@ -56,20 +57,16 @@ from bridgehold.host.cell.tools.offers import CallersOffer, Offers
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.front.registry import Granted, Registry
+from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import is_name, new_command_id, parse_command
-from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceRef
 
 _PREVIEW_BYTES = 2_000
-_LONGEST_NAME = 63
-_FEW = 2
-"""Kinds in one command whose decision is not kept: a caller could name them in any order."""
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
@@ -198,10 +195,10 @@ class Dispatch:
         """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
         bridge, operation = parse_command(request.operation)
         refuse = refusals.Refusal(self._refusals, command, principal, request)
-        if len(request.tenant) > _LONGEST_NAME or not _may_act_for(principal, request.tenant):
+        if len(request.tenant) > LONGEST_NAME or not may_act_for(principal, request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
-        if not _may_run(principal, target, request.operation):
+        if not may_run(principal, target, request.operation):
             raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             granted = await self._registry.granted(request.tenant, target)
@@ -216,7 +213,7 @@ class Dispatch:
             raise await refuse(refusals.foreign(target), DeniedError)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
         kinds = manifest.kinds_of(declared, request.arguments) if declared is not None else ()
-        decision = granted.decisions.get((request.operation, kinds)) or _decide(
+        decision = granted.decisions.get((request.operation, kinds)) or decided(
             granted, bridge, operation, kinds
         )
         if not decision.allowed or (declared is None and bridge != _COMMON):
@@ -394,21 +391,3 @@ class Dispatch:
             anew=anew,
             output=Output() if inside or not plan.principal.may_read else written,
         )
-
-
-_may_run = lru_cache(4_096)(Principal.may_run)
-"""Of parsed commands alone, which are short."""
-
-
-@lru_cache(4_096)
-def _may_act_for(principal: Principal, tenant: str) -> bool:
-    """`tenant`: of at most `_LONGEST_NAME` characters, as every name."""
-    return is_name(tenant) and principal.may_act_for(tenant)
-
-
-def _decide(granted: Granted, bridge: str, operation: str, kinds: tuple[str, ...]) -> Decision:
-    """Decided once under a grant, but for what a caller could name in any number."""
-    decision = decide_operation(granted.grant, bridge, operation, kinds)
-    if operation in granted.manifest.operations and len(kinds) < _FEW:
-        granted.decisions[f"{bridge}:{operation}", kinds] = decision
-    return decision
