@@ -201,6 +201,14 @@ class BusyError(BridgeholdError):
     default_retry = "later"
 
 
+class TenantFullError(BusyError):
+    """Admission refused: the tenant has its part, and what is left is kept for others."""
+
+    code = "tenant_full"
+    exit_status = 24
+    default_hint = "End sessions of this tenant, or lower what each may have (`[limits]` in the policy)."
+
+
 class ShortageError(BridgeholdError):
     """The machine is short of what a start needs (memory, processes, files, room); nobody's fault."""
 

@@ -501,3 +501,23 @@ def test_what_is_kept_for_a_tenant_is_within_its_own_ceiling(host: Stage) -> Non
             caller.put(b"y" * 60_000, tenant="small")
         assert caught.value.code == "budget"
         neighbour.put(b"y" * 600_000, tenant="large")
+
+
+def test_a_tenants_share_of_the_processors_is_its_weight_in_the_kernel(host: Stage) -> None:
+    """One folder for all that it has, in every hierarchy; a share that changed is there with the next start."""
+    name = f"heavy{os.getpid()}"
+    secret = made(host, name, cpu_share=300)
+
+    def weight() -> list[int]:
+        top = Path("/sys/fs/cgroup")
+        found = [path for kind in ("shares", "weight") for path in top.rglob(f"tenant-{name}/cpu.{kind}")]
+        return [int(path.read_text()) * (1 if path.name == "cpu.weight" else 100) for path in found]
+
+    with client(host, secret) as caller:
+        caller.run(f"{host.plain}:report", tenant=name)
+        assert weight() in ([300 * 1024], [300])
+        host.client.request("tenant.limit", {"name": name, "limits": {"cpu_share": 50}})
+        with caller.session(host.plain, name="second", tenant=name):
+            assert weight() in ([50 * 1024], [50])
+    host.client.request("tenant.revoke", {"name": name})
+    until(lambda: not weight())  # the folders go with the last of it

@@ -7,6 +7,7 @@ what came of it. Neither holds a token or a value of a key. Whoever asked may go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,7 +29,7 @@ from bridgehold.ids import nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies import tokens
 from bridgehold.policies.tables import format_time
-from bridgehold.policies.tenants import State, Tenant, limited, shown
+from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
 from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.tenants import (
@@ -102,6 +103,16 @@ class Tenancy:
             "token.revoke": Method(NameParams, self.revoke_token, operator=True),
         }
 
+    async def tell_journal(self) -> None:
+        """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed."""
+        for name in self._files.names():
+            with contextlib.suppress(PolicyError):  # what can't be read has nothing written for it
+                await self._bounded(self._files.of(name))
+
+    async def _bounded(self, tenant: Tenant) -> Tenant:
+        await self._journal.bound(tenant.name, tenant.limits.journal or 0)
+        return tenant
+
     async def create(self, principal: Principal, params: CreateTenantParams, _emit: Emit) -> TenantInfo:
         """Raises `UsageError` where there is one already. A ceiling's file that was there stays as it is."""
         name = parse_name(params.name, "tenant")
@@ -109,11 +120,11 @@ class Tenancy:
         def edit(tenant: Tenant) -> Tenant:
             if tenant.declared:
                 raise UsageError(f"there is a tenant {name!r} already", where=tenant.source)
-            made = msgspec.structs.replace(tenant, limits=limited(tenant.limits, dict(params.limits)))
+            made = msgspec.structs.replace(tenant, limits=limited(tenant.limits, params.limits))
             return _signed(made, principal)
 
         async def act() -> TenantInfo:
-            return self._info(await self._files.change(name, edit))
+            return self._info(await self._bounded(await self._files.change(name, edit)))
 
         return await self._audited(principal, "tenant.create", name, params.limits, act)
 
@@ -128,11 +139,11 @@ class Tenancy:
         name = self._require(params.name)
 
         def edit(tenant: Tenant) -> Tenant:
-            limits = limited(tenant.limits, dict(params.limits))
+            limits = limited(tenant.limits, params.limits)
             return _signed(msgspec.structs.replace(tenant, limits=limits), principal)
 
         async def act() -> TenantInfo:
-            return self._info(await self._files.change(name, edit))
+            return self._info(await self._bounded(await self._files.change(name, edit)))
 
         return await self._audited(principal, "tenant.limit", name, params.limits, act)
 
@@ -386,7 +397,10 @@ class Tenancy:
             at=tenant.at,
             declared=tenant.declared,
             limits=shown(tenant.limits),
-            used=msgspec.structs.asdict(self._spending.used(tenant.name)),
+            used={
+                key: amount(key, value)
+                for key, value in msgspec.structs.asdict(self._spending.used(tenant.name)).items()
+            },
             sessions=self._open(tenant.name),
             tokens=self._tokens_of(tenant.name),
         )

@@ -9,7 +9,7 @@ import msgspec
 from bridgehold.policies.tenants import State
 
 Text = Annotated[str, msgspec.Meta(max_length=300)]
-Ceiling = str | int | None
+Ceiling = str | int | float | None
 """As the file has it; None takes it away."""
 
 
@@ -60,9 +60,9 @@ class TenantInfo(msgspec.Struct, frozen=True, kw_only=True):
     at: str = ""
     declared: bool = False
     """Whether its file has a table ``[tenant]``."""
-    limits: dict[str, str | int] = {}
-    used: dict[str, int] = {}
-    """Requests and tokens at providers, today and this month, by the key of the ceiling beside them."""
+    limits: dict[str, str | int | float] = {}
+    used: dict[str, int | float] = {}
+    """Requests, tokens and money at providers, today and this month, by their ceiling's key."""
     sessions: int = 0
     tokens: tuple[str, ...] = ()
 

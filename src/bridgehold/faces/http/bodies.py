@@ -99,13 +99,13 @@ class NewTenant(_Sent, frozen=True, kw_only=True):
     """A tenant to be made, with its ceilings."""
 
     name: Name
-    limits: dict[str, str | int | None] = {}
+    limits: dict[str, str | int | float | None] = {}
 
 
 class TenantLimits(_Sent, frozen=True, kw_only=True):
     """Ceilings by key, as `tenants/NAME.toml` has them; null takes one away, what is left out stays."""
 
-    limits: dict[str, str | int | None]
+    limits: dict[str, str | int | float | None]
 
 
 class Reason(_Sent, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.tenants import parse as parse_tenant
+from bridgehold.sandbox.values import TenantShare
 
 _LOOK_SECONDS = 0.25
 _SETTLED_SECONDS = 2.0
@@ -80,6 +81,18 @@ class Registry:
         self.files.let_go(gone)
         self._own -= bridges  # one that is back meanwhile is missed again when it goes
         self._seen, self._look_again = None, 0.0
+
+    def share_of(self, tenant: str) -> TenantShare:
+        """What the tenant's sandboxes have together, and beside how many tenants.
+
+        Its ceiling of memory is one of promises (`shares.ceilings`). A file that can not be read changes
+        nothing here: it refuses the grant.
+        """
+        weight: int | None = None
+        with contextlib.suppress(PolicyError):
+            own = self.files.read("tenant", tenant)
+            weight = parse_tenant(tenant, own.text, own.file).limits.cpu_share if own is not None else None
+        return TenantShare(tenants=self.files.count_with("tenant", tenant), cpu_weight=weight or 100)
 
     def gone(self) -> tuple[Path, ...]:
         """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""

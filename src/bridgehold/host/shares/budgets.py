@@ -103,7 +103,7 @@ class Budgets:
         requests use beyond their charge.
         """
         key = (owner[0], provider)
-        self.spending.demand(owner[0])
+        self.spending.demand(owner[0], provider, tokens)
         most = rate.provider_requests_total
         if most is not None and self._requests.get(key, 0) >= most:
             raise _used_up("rate.provider_requests_total", f"{most} requests")
@@ -121,7 +121,7 @@ class Budgets:
 
     def add(self, key: Key, requests: int, tokens: int, day: str = "") -> None:
         """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
-        self.spending.add(key[0], requests, tokens, day)
+        self.spending.add(*key, requests, tokens, day)
         self._requests[key] = max(0, self._requests.get(key, 0) + requests)
         self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Protocol
 
 from bridgehold.audit.client import JournalClient
@@ -18,6 +19,7 @@ from bridgehold.errors import (
     HostLeavingError,
     NotFoundError,
     SessionEndedError,
+    TenantFullError,
 )
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.sessions.bound import why_ended
@@ -30,6 +32,7 @@ from bridgehold.host.shares.ceilings import past_ceiling
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
+from bridgehold.sandbox.cgroups.admission import kept_for_others
 
 _LOOK_SECONDS = 0.02
 _GONE_SECONDS = 30.0
@@ -57,14 +60,17 @@ class Sessions:
         journal: JournalClient,
         *,
         bound: int,
+        tenants: Callable[[str], int],
         recovery: RecoveryTracker,
         metrics: Metrics,
     ) -> None:
+        """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included."""
         self._metrics = metrics
         self._recovery = recovery
         self._starter = starter
         self._journal = journal
         self.bound = bound
+        self._tenants = tenants
         self._open: dict[SessionKey, Session] = {}
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
         self._admitted: dict[SessionKey, int] = {}
@@ -188,11 +194,10 @@ class Sessions:
                         hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
                     ),
                 )
-            elif len(counted) + len(self._admitted) >= self.bound:
-                full = BusyError(
-                    f"this host already has {self.bound} sessions",
-                    hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-                )
+            elif (refusal := self._no_place(key.tenant, counted)) is not None:
+                full = refusal
+                if isinstance(full, TenantFullError):
+                    counted = own
             else:
                 break
             leaving = next((one for one in counted if not one.alive), None)
@@ -200,6 +205,25 @@ class Sessions:
                 raise full
             await _gone(leaving, full)
         self._admitted[key] = order.grant.limits.memory_bytes
+
+    def _no_place(self, tenant: str, counted: Iterable[Session]) -> BusyError | None:
+        """Why the host has no place left for the tenant; None: it has."""
+        held = Counter(one.key.tenant for one in counted)
+        held.update(key.tenant for key in self._admitted)
+        left = self.bound - held.total()
+        if left <= 0:
+            return BusyError(
+                f"this host already has {self.bound} sessions",
+                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
+            )
+        kept = kept_for_others(held, tenant, self._tenants(tenant), whole=self.bound, need=1)
+        if left > kept:
+            return None
+        return TenantFullError(
+            f"{tenant} has {held[tenant]} of this host's {self.bound} sessions, and the {left} that are left "
+            "are kept for other tenants",
+            hint="End some of them (`bridgehold sessions`), or raise `[host] max_sessions`.",
+        )
 
     async def _watch(self, session: Session) -> None:
         """End `session` at its idle or session time, and forget it when its worker ends."""
