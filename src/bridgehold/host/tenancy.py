@@ -88,6 +88,7 @@ class Tenancy:
         self._look_up_again = look_up_again
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "tenant.create": Method(CreateTenantParams, self.create, operator=True),
             "tenant.list": Method(NoParams, self.list_tenants, operator=True),
@@ -129,9 +130,11 @@ class Tenancy:
         return await self._audited(principal, "tenant.create", name, params.limits, act)
 
     async def list_tenants(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TenantInfo]:
+        """All tenants, with state and use."""
         return [self._shown(name) for name in self._known()]
 
     async def show(self, _principal: Principal, params: NameParams, _emit: Emit) -> TenantInfo:
+        """One tenant. Raises `NotFoundError`."""
         return self._shown(self._require(params.name))
 
     async def limit(self, principal: Principal, params: LimitParams, _emit: Emit) -> TenantInfo:
@@ -152,6 +155,7 @@ class Tenancy:
         return await self._set(principal, "tenant.suspend", params, "suspended")
 
     async def resume(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
+        """Let a suspended tenant ask again."""
         return await self._set(principal, "tenant.resume", params, "active")
 
     async def revoke(self, principal: Principal, params: StateParams, _emit: Emit) -> Revoked:

@@ -77,6 +77,7 @@ class Spending:
                 ]
 
     def used(self, tenant: str) -> Used:
+        """What `tenant` has used today and this month."""
         day = self.today()
         of_day = self._counts.get((tenant, day), _NOTHING)
         of_month = self._counts.get((tenant, day[:_MONTH]), _NOTHING)
