@@ -219,6 +219,7 @@ class JournalClient(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone: so is the journal, for whoever waits and whoever asks from now on."""
         self._lost(type(exc).__name__ if exc else "its end of the socket closed")
 
     def _lost(self, reason: str) -> None:

@@ -496,6 +496,7 @@ def _socket(descriptor: int) -> socket.socket:
 
 
 def main() -> int:
+    """Run the host process on descriptors of the supervisor's. Returns the exit status."""
     parser = argparse.ArgumentParser()
     names = ("launcher", "keeper", "journal", "listener", "parent", "config")
     for name in names:

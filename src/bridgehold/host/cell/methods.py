@@ -86,7 +86,8 @@ def _tell_builds(bridge: str, emit: Emit) -> None:
 class AskStop(Protocol):
     """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None:
+        """Begin to stop, for `reason`."""
 
 
 class _Watching:
@@ -140,6 +141,7 @@ class Methods:
         self._unnamed.left(caller)
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "ping": Method(NoParams, self.ping, reads=True),
             "run": Method(CommandRequest, self.run, decides=True),
@@ -169,9 +171,11 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """That the host answers, with its version and how many sessions it has."""
         return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
     async def run(self, principal: Principal, request: CommandRequest, emit: Emit) -> Reply:
+        """Run a command."""
         if request.progress:
             _tell_builds(request.operation.partition(":")[0], emit)
         watcher = _Watching(emit) if request.stream else None
@@ -185,10 +189,12 @@ class Methods:
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
+        """The answer of a caller's tool."""
         self._tools.settle(principal.name, params)
         return {"status": "taken"}
 
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
+        """Open a session, or find the one of that name."""
         key = self._key(params)
         if params.progress:
             _tell_builds(params.bridge, emit)
@@ -213,12 +219,15 @@ class Methods:
         return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def script_open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
+        """Open a session whose worker is a user script; answered when it ends."""
         return await self._scripts.open(principal, params, emit)
 
     async def script_send(self, principal: Principal, params: ScriptSendParams, _emit: Emit) -> object:
+        """Bytes for a user script's standard input."""
         return await self._scripts.send(principal, params)
 
     async def script_eof(self, principal: Principal, params: ScriptEofParams, _emit: Emit) -> object:
+        """The end of a user script's standard input."""
         return await self._scripts.end_input(principal, params)
 
     def _key(self, params: OpenParams) -> SessionKey:
@@ -247,6 +256,7 @@ class Methods:
             raise
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """Close a session, and wait until its processes are gone."""
         try:
             session = self._find(principal, params.session)
         except (NotFoundError, SessionEndedError):
@@ -307,12 +317,15 @@ class Methods:
         return {"resumed": self._sessions.uncordon(params.tenant, params.bridge)}
 
     async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """All metrics in Prometheus' text format."""
         return {"text": self._metrics.text()}
 
     async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """The figures of `bridgehold status`."""
         return self._metrics.figures()
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
+        """The id of a session, by id or name."""
         session = self._find(principal, params.session)
         self._unnamed.use(session.id, principal.may_act_for)
         key = session.key
@@ -321,6 +334,7 @@ class Methods:
     async def list_sessions(
         self, principal: Principal, params: SessionsParams, _emit: Emit
     ) -> list[SessionInfo]:
+        """The sessions that the caller may see, with the memory that each uses now."""
         return [
             session.info(await self._memory(session))
             for session in self._sessions
@@ -347,21 +361,25 @@ class Methods:
             return 0
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """The end of what a session's guest wrote. Raises `DeniedError` for who may not read it."""
         _require_reader(principal)
         key, session, text = self._sessions.log(principal.may_act_for, params.session)
         principal.demand_bridge(key.bridge)
         return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """The bridges that the caller may use."""
         seen = self._registry.visible(principal.may_act_for)
         return [self._registry.describe(entry) for entry in seen if principal.may_use(entry.name)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
+        """Build a bridge's environment now."""
         found = await self._registry.granted(params.tenant, parse_name(params.bridge, "bridge"))
         built = await self._environments.ensure(found.manifest, emit, grant=found.grant, anew=params.anew)
         return {"bridge": found.manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        """Read every byte of environments, and compare it with what was sealed."""
         if params.bridge:
             return await self._environments.verify(
                 [self._registry.manifest(params.bridge, params.tenant or "")]
@@ -369,9 +387,11 @@ class Methods:
         return await self._environments.verify(self._registry.manifests(), others=True)
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """Remove environments that no bridge needs."""
         return {"removed": await self._environments.collect(self._registry.manifests())}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
+        """What a tenant is granted for a bridge, and by which rules."""
         tenant = parse_name(params.tenant, "tenant")
         return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
 

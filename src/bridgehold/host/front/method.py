@@ -39,14 +39,18 @@ class ServerContext(Protocol):
     tokens_only: bool
     leaving: bool
 
-    def known(self, uid: int) -> Principal | None: ...
+    def known(self, uid: int) -> Principal | None:
+        """The principal of a uid, where that alone decides; None where a token is needed."""
 
-    async def principal_of(self, uid: int, token: str) -> Principal: ...
+    async def principal_of(self, uid: int, token: str) -> Principal:
+        """Who `uid` and `token` are. Raises `DeniedError`."""
 
-    def demand(self, tenant: str | None) -> None: ...
+    def demand(self, tenant: str | None) -> None:
+        """Raise the typed refusal where `tenant` may not ask now."""
 
     @property
-    def methods(self) -> Mapping[str, Method]: ...
+    def methods(self) -> Mapping[str, Method]:
+        """All of them, by name."""
 
 
 def visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
