@@ -61,7 +61,7 @@ def wait_gone(processes: list[psutil.Process], seconds: float = 30) -> list[psut
 
 def cgroups(launcher: int) -> list[str]:
     """Sessions' cgroups of the host with this launcher, dead or alive (others' run beside it)."""
-    return [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/bridgehold-{launcher}-*/w-*")]
+    return [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/bridgehold-{launcher}-*/**/w-*")]
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in-mid-command"])
