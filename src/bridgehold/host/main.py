@@ -226,6 +226,7 @@ class HostProcess:
             bound=self._config.host.max_sessions,
             losses=recovery,
             metrics=shared.metrics,
+            on_degraded=self._degraded,
         )
         downloads = Downloads(
             shared.store,

@@ -20,6 +20,7 @@ from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError
 from bridgehold.host.cell.workers.translate import fault_error, middle
+from bridgehold.host.shares.closings import Closings
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.values import CommandRequest, CommandUsage, Principal
@@ -72,6 +73,7 @@ class CommandLog:
     def __init__(self, journal: JournalClient, on_degraded: Callable[[str], None]) -> None:
         self._journal = journal
         self._on_degraded = on_degraded
+        self._closings = Closings(journal, on_degraded)
 
     async def intend(self, event: CommandIntent, session: _Session) -> str:
         """Its reference, once it is durable. A tenant without room for it loses the session."""
@@ -89,13 +91,7 @@ class CommandLog:
 
     async def record(self, event: CommandOutcome) -> str:
         """Its reference; empty where it could not be written. Written, and synced with its group."""
-        try:
-            return (await self._journal.append(event, durable=False)).ref
-        except BudgetError:  # its tenant's matter alone, whose session ends with its next intent
-            return ""
-        except BridgeholdError as error:
-            self._on_degraded(f"an outcome could not be written: {error.message}")
-            return ""
+        return await self._closings.write(event, durable=False)
 
     def _judge(self, error: AuditError) -> None:
         """A full disk refuses commands until there is room; a journal that is gone or failed ends all."""
@@ -108,7 +104,7 @@ async def used(session: _Session, started: float) -> CommandUsage:
     ms = int((time.monotonic() - started) * 1000)
     try:
         cpu_us, peak = await session.worker.cpu_and_peak()
-    except BridgeholdError:
+    except Exception:  # noqa: BLE001 - an account that can't be read keeps no outcome from being written
         return CommandUsage(ms=ms)
     before, session.cpu_us = session.cpu_us, cpu_us
     return CommandUsage(cpu_us=max(0, cpu_us - before), memory_peak_bytes=peak, ms=ms)

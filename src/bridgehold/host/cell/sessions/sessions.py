@@ -18,14 +18,17 @@ from bridgehold.errors import (
     HostLeavingError,
     NotFoundError,
     SessionEndedError,
+    from_info,
 )
 from bridgehold.host.cell.gateway.values import Asker
 from bridgehold.host.cell.sessions.ended import Over, anew, over
 from bridgehold.host.cell.sessions.held import why_ended
 from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
+from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.cell.workers.starts import Starter
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
+from bridgehold.host.shares.closings import Closings
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
@@ -58,7 +61,10 @@ class Sessions:
         bound: int,
         losses: Losses,
         metrics: Metrics,
+        on_degraded: Callable[[str], None],
     ) -> None:
+        """`on_degraded`: an event that must be in the audit can't be written."""
+        self._closings = Closings(journal, on_degraded)
         self._metrics = metrics
         self._losses = losses
         self._starter = starter
@@ -109,13 +115,18 @@ class Sessions:
                 raise self._closed_door()
             opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
-            opening.add_done_callback(lambda _: self._opening.pop(key, None))
+            opening.add_done_callback(lambda done: self._opened(key, done))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             if opening.cancelled() and self._stopping:
                 raise self._closed_door() from None
             raise
+
+    def _opened(self, key: SessionKey, opening: asyncio.Future[Session]) -> None:
+        """Where it failed, whoever asked may have left."""
+        self._opening.pop(key, None)
+        opening.cancelled() or opening.exception()
 
     def _closed_door(self) -> BridgeholdError:
         return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
@@ -134,7 +145,7 @@ class Sessions:
         wanted = await make_order(new_session_id())
         await self._admit(key, wanted)
         recovers = self._losses.lost_before(key)
-        entry = _Entry(key, recovers, principal, self._journal)
+        entry = _Entry(key, recovers, principal, self._journal, self._closings)
 
         def begin(order: StartOrder) -> Awaitable[object]:
             self._starting[order.session] = principal
@@ -143,13 +154,13 @@ class Sessions:
         try:
             worker = await self._starter.start(wanted, begin)
         except BaseException as error:
-            await entry.take_back(error)
+            await unbroken(entry.take_back(error))
             raise
         finally:
             self._admitted.discard(key)
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
-        self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        self._open[key] = session = Session(key, order, worker, principal, self._closings)
         session.draining, session.leaving = self._stopping, self._leaving
         session.anew = anew(self._over.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
@@ -278,8 +289,8 @@ class Sessions:
         for session in self:
             named = reference in (session.id, session.key.name)
             if named and not session.alive and may_see(session.key.tenant):
-                ending = session.ending or SessionEndedError(WORKER_ENDED)
-                return over(session.id, why_ended(session, ending))
+                ending = session.ending or SessionEndedError(WORKER_ENDED).fact()
+                return over(session.id, why_ended(session, from_info(ending)))
         ended = self._over.find(may_see, reference)
         return ended.error if ended is not None else _unknown(reference)
 
@@ -353,7 +364,10 @@ class Sessions:
 class _Entry:
     """A session's opening in the audit, and its closing where no session came of it."""
 
-    def __init__(self, key: SessionKey, recovers: str, principal: str, journal: JournalClient) -> None:
+    def __init__(
+        self, key: SessionKey, recovers: str, principal: str, journal: JournalClient, closings: Closings
+    ) -> None:
+        self._closings = closings
         self._key = key
         self._recovers = recovers
         self._principal = principal
@@ -384,10 +398,7 @@ class _Entry:
         return durable
 
     async def take_back(self, error: BaseException) -> None:
-        """The session never came to be: its opening, if it was written, gets its closing."""
-        await asyncio.shield(asyncio.ensure_future(self._close(error)))
-
-    async def _close(self, error: BaseException) -> None:
+        """The session never came to be: its opening, if it may have been written, gets its closing."""
         if self._order is None or self._written is None:
             return
         told = error if isinstance(error, BridgeholdError) else CrashError("the start was given up")
@@ -398,9 +409,12 @@ class _Entry:
             reason=f"it did not start: {told.message}"[:500],
             code=told.code,
         )
-        with contextlib.suppress(BridgeholdError):
+        try:
             await self._written
-            await self._journal.append(closed)
+        except BridgeholdError as refusal:
+            if refusal.retry != "later":  # late is not refused: the journal may write it yet
+                return
+        await self._closings.write(closed)
 
 
 async def _gone(session: Session, late: BusyError) -> None:

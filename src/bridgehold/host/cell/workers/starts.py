@@ -24,12 +24,14 @@ from bridgehold.errors import (
     BridgeholdError,
     CommandTimeoutError,
     CrashError,
+    ErrorInfo,
     NotFoundError,
     ProtocolError,
     ShortageError,
+    from_info,
 )
 from bridgehold.host.cell.gateway.values import Asker
-from bridgehold.host.cell.workers.calls import GuestCalls, Stream, ToolHandler
+from bridgehold.host.cell.workers.calls import GuestCalls, Stream, ToolHandler, unbroken
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front.boots import (
@@ -39,6 +41,7 @@ from bridgehold.host.front.boots import (
     boot_frame,
     new_placeholder,
 )
+from bridgehold.host.shares.closings import Closings
 from bridgehold.host.shares.logs import LAST_OUTPUT, CommandOutput, SessionLog
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.policies.units import format_ms
@@ -114,20 +117,18 @@ class LiveWorker:
         self.start_cpu_us = 0
         """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
-        self._failure: BridgeholdError | None = None
+        self.failure: ErrorInfo | None = None
+        """Why the host ended it, if it did."""
+        self._closings = Closings(services.journal, services.on_degraded)
+        self._killing: asyncio.Task[None] | None = None
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
         self._proof: asyncio.Task[object] | None = None
 
     @property
-    def failure(self) -> BridgeholdError | None:
-        """Why the host ended it, if it did."""
-        return self._failure
-
-    @property
     def gone(self) -> bool:
         """Nothing more comes from it: it has ended, or is being ended."""
-        return self._failure is not None or self.report is not None or self.ended.is_set()
+        return self._killing is not None or self.report is not None or self.ended.is_set()
 
     @property
     def name(self) -> str:
@@ -239,14 +240,19 @@ class LiveWorker:
         return self.pipes
 
     async def end(self, failure: BridgeholdError | None = None) -> ExitReport:
-        """Kill the whole namespace, wait until it is empty, and give the kernel's report."""
-        if self._failure is None:
-            self._failure = failure
+        """Kill the whole namespace, wait until it is empty, and give the kernel's report.
+
+        Once begun it goes on, whether or not somebody still waits for it.
+        """
+        if failure is not None:
+            self.failure = self.failure or failure.fact()
+        if self._killing is None:
+            self._killing = asyncio.create_task(
+                until_gone(lambda: self._services.launcher.kill(self.name), self.ended)
+            )
         if failure is not None:
             self.fail_calls(failure)
-        with contextlib.suppress(BridgeholdError):
-            await self._services.launcher.kill(self.name)
-        await self.ended.wait()
+        await asyncio.shield(self._killing)
         if self.report is None:
             raise CrashError("the launcher went away before it reported the worker's end")
         return self.report
@@ -270,7 +276,8 @@ class LiveWorker:
         except BridgeholdError as error:
             self.fail_calls(error)
         else:
-            self.fail_calls(self._failure or exit_error(self.report, self.order.grant.limits))
+            failure = from_info(self.failure) if self.failure is not None else None
+            self.fail_calls(failure or exit_error(self.report, self.order.grant.limits))
             await self._record_exit(self.report)
         finally:
             async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
@@ -295,8 +302,7 @@ class LiveWorker:
             oom_kills=report.usage.oom_kills,
             emptied_ms=report.emptied_ms,
         )
-        with contextlib.suppress(BridgeholdError):
-            await self._services.journal.append(event, durable=False)
+        await self._closings.write(event, durable=False)
 
     def violation(self, reason: str) -> None:
         """Write down that the guest broke a rule of its wire."""
@@ -357,17 +363,17 @@ async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
             f"the bridge was not ready within its start-up time of {format_ms(budget)}",
             hint="Raise `[limits] startup` in the policy, or make the bridge's imports lighter.",
         )
-        await worker.end(refusal)
+        await unbroken(worker.end(refusal))
         raise _with_log(refusal, log) from error
     except BridgeholdError as error:
-        await worker.end(error)
+        await unbroken(worker.end(error))
         raise _with_log(_unstarted(worker) or error, log) from error
     except OSError as error:
         failure = typed(error) if shortage(error) else CrashError(f"the start failed: {error.strerror}")
-        await worker.end(failure)
+        await unbroken(worker.end(failure))
         raise failure from error
     except BaseException:
-        await worker.end(CrashError("the start was given up"))
+        await unbroken(worker.end(CrashError("the start was given up")))
         raise
 
 
@@ -387,6 +393,16 @@ def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
         return None
     worker.booted = False
     return short_of(number, said)
+
+
+async def until_gone(kill: Callable[[], Awaitable[object]], gone: asyncio.Event) -> None:
+    """`kill` until `gone` is set, however often that fails: nothing else ends what it is for."""
+    delays = iter(SHORTAGE_DELAYS_S)
+    while not gone.is_set():
+        with contextlib.suppress(Exception):
+            await kill()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gone.wait(), next(delays, SHORTAGE_DELAYS_S[-1]))
 
 
 async def patiently(act: Callable[[], Awaitable[T]], delays: Sequence[float] = SHORTAGE_DELAYS_S) -> T:

@@ -27,8 +27,9 @@ from bridgehold.errors import (
     UnsupportedError,
 )
 from bridgehold.host.cell.workers import zygote_rules as rules
+from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.cell.workers.pipes import GuestPipes
-from bridgehold.host.cell.workers.starts import LiveWorker, Services
+from bridgehold.host.cell.workers.starts import LiveWorker, Services, until_gone
 from bridgehold.host.cell.workers.warm_gateway import WarmGateway
 from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.shares.logs import SessionLog
@@ -89,6 +90,7 @@ class Zygote:
         self.began = self.used = time.monotonic()
         self.why_ended = ""
         self.ended = asyncio.Event()
+        self.killing: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
         self._on_free: Callable[[Zygote], None] = lambda _: None
 
@@ -218,8 +220,10 @@ class Zygotes:
     async def stop(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
-        for warming in self._warming.values():
-            warming.cancel()
+        warming = list(self._warming.values())
+        for task in warming:
+            task.cancel()
+        await asyncio.gather(*warming, return_exceptions=True)
         await self.drain(lambda _: True, "the host is stopping")
 
     async def _get(self, order: StartOrder) -> Zygote:
@@ -294,7 +298,7 @@ class Zygotes:
             await self._begin_use(zygote, warmed)
         except BaseException as error:
             reason = "it was not warm in time" if isinstance(error, TimeoutError) else str(error)
-            await self._end(zygote, reason[:300])
+            await unbroken(self._end(zygote, reason[:300]))
             if isinstance(error, TimeoutError):
                 raise CrashError(f"a zygote was not warm within {self._limits.warm_s:g} s") from error
             if isinstance(error, AttestationError):
@@ -395,9 +399,11 @@ class Zygotes:
     async def _end(self, zygote: Zygote, reason: str) -> None:
         zygote.why_ended = zygote.why_ended or reason
         zygote.state = "leaving"
-        with contextlib.suppress(BridgeholdError):
-            await self._services.launcher.kill(zygote.name)
-        await zygote.ended.wait()
+        if zygote.killing is None:
+            zygote.killing = asyncio.create_task(
+                until_gone(lambda: self._services.launcher.kill(zygote.name), zygote.ended)
+            )
+        await asyncio.shield(zygote.killing)  # who asked may go away: the end goes on without him
 
     async def _look(self) -> None:
         """From time to time: what has grown or aged is replaced, and leaves once its sessions have ended."""
