@@ -46,6 +46,8 @@ class Guest:
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self.calls: list[str] = []
+        self._script = False
+        """Its pipes are a user script's from its opening on; one more byte lets that run."""
         self.left: Callable[[int], None] = lambda _status: None
         """Told of its own exit."""
         self.alive = True
@@ -74,9 +76,14 @@ class Guest:
 
     def _read(self) -> None:
         try:
-            self._buffer += os.read(self._input, 65_536)
+            data = os.read(self._input, 65_536)
         except BlockingIOError:
             return
+        if not data:  # a script without input goes on until it is ended
+            self._loop.remove_reader(self._input)
+        self._buffer += data
+        if self._script and self._buffer[:1] == b"\n":
+            self._buffer = self._buffer[1:]
         while len(self._buffer) >= HEADER_BYTES:
             size = HEADER_BYTES + int.from_bytes(self._buffer[:HEADER_BYTES], "big")
             if len(self._buffer) < size:
@@ -104,6 +111,7 @@ class Guest:
             said = {name: frame[name] for name in ("bridge", "version")}
             return {"type": "ready", **said, "operations": list(self._operations), "python": "3.11.2"}
         self.calls.append(frame["command"])
+        self._script = self._script or "script" in frame["args"]
         result = self._behaviour(self, frame["command"], frame["args"])
         if result is SILENT:
             return None

@@ -18,11 +18,16 @@ class Steps:
         self._delay = delay
         self._at = 0
         self._act: Act | None = None
+        self._always: Act | None = None
 
     def plan(self, at: int, act: Act) -> None:
         """Do `act` at the step that is the `at`-th from now, counted from 1; what was planned before is not done."""
         self.names.clear()
         self._at, self._act = at, act
+
+    def every(self, act: Act | None) -> None:
+        """From now on do `act` at each step; None: nothing."""
+        self._always = act
 
     @property
     def reached(self) -> bool:
@@ -32,5 +37,7 @@ class Steps:
     async def take(self, name: str) -> None:
         """One step. Raises what was planned for it."""
         self.names.append(name)
+        if self._always is not None:
+            self._always(name)
         seconds = self._act(name) if self._act is not None and len(self.names) == self._at else None
         await asyncio.sleep(self._delay(name) if seconds is None else seconds)
