@@ -18,8 +18,8 @@ from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.workers.forks import ForkStart
-from bridgehold.host.cell.workers.parked import ParkedStart
 from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.starts import Services
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
@@ -151,15 +151,15 @@ class House:
             budget_bytes=MIB, memory_bytes=MIB, max_age_s=1e6, growth=2.0, warm_s=60.0, check_s=1e6
         )
         self.zygotes = Zygotes(self.services, limits)
-        self.parked = ParkedStart(
+        self.warm = WarmPool(
             self.services, ForkStart(self.services, self.zygotes), lambda _tenant, _bridge: self.pool
         )
         self.recovery = Recovery(Resources(), METRICS, lambda _tenant, _bridge: True)
         self.sessions = Sessions(
-            self.parked,
+            self.warm,
             self.journal,
             bound=bound,
-            losses=self.recovery,
+            recovery=self.recovery,
             metrics=METRICS,  # type: ignore[arg-type]
             on_degraded=self.degraded.append,
         )
@@ -210,13 +210,13 @@ class House:
     async def stop(self) -> None:
         """As the host's process ends."""
         await self.sessions.stop("the host stops")
-        await self.parked.stop()
+        await self.warm.stop()
         await self.zygotes.stop()
 
     def check(self) -> None:
         """What holds whenever nothing is under way. `AssertionError` names what does not."""
         live = {session.worker.name for session in self.sessions if session.alive}
-        ready = {one.name for pool in self.parked._pools.values() for one in pool.ready}
+        ready = {one.name for pool in self.warm._pools.values() for one in pool.ready}
         assert self.launcher.workers() == live | ready, "a worker without a session, or the other way round"
         ids = {session.id for session in self.sessions if session.alive}
         if not self.degraded:  # otherwise the journal failed the host, which ends and says so
@@ -225,7 +225,7 @@ class House:
             assert self.journal.open_commands() == set(), "an intent without an outcome"
             assert self.journal.open_zygotes() == self.launcher.zygotes(), "a zygote that one side knows"
         assert len(list(self.sessions)) == len(ids) == len(self.sessions), "a place that nobody has"
-        for (tenant, bridge), number in self.parked.parked().items():
+        for (tenant, bridge), number in self.warm.counts().items():
             assert number <= self.pool.size, (tenant, bridge)
 
     def check_empty(self) -> None:

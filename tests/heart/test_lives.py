@@ -50,7 +50,7 @@ class Lives(RuleBasedStateMachine):
         async def make() -> House:
             steps = Steps(lambda _name: chance.choice((0.0, 0.0, 0.001, 0.03, 0.5)))
             house = House(start=start, pool=pool, concurrency=CONCURRENCY, bound=BOUND, steps=steps)
-            self.watch = asyncio.ensure_future(house.parked.watch(house.order, _no_secrets))
+            self.watch = asyncio.ensure_future(house.warm.watch(house.order, _no_secrets))
             return house
 
         self.house = self.loop.run_until_complete(make())
@@ -99,7 +99,7 @@ class Lives(RuleBasedStateMachine):
         if alive:
             self.house.launcher.places[alive[number % len(alive)]].replaced = True
 
-    @precondition(lambda self: self.house.parked.parked())
+    @precondition(lambda self: self.house.warm.counts())
     @rule(pool=st.integers(0, 2), start=st.sampled_from(["cold", "fork"]))
     def reloads(self, pool: int, start: str) -> None:
         self.house.registry.generation += 1
@@ -110,7 +110,7 @@ class Lives(RuleBasedStateMachine):
     def environment_is_retired(self) -> None:
         async def act() -> None:
             self.house.zygotes.retire("sha256:0", "another one")
-            self.house.parked.retire("sha256:0", "another one")
+            self.house.warm.retire("sha256:0", "another one")
 
         self.loop.run_until_complete(act())
 
@@ -134,9 +134,9 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def every_worker_is_somebodys(self) -> None:
         owned = {one.worker.name for one in self.house.sessions}
-        pools = list(self.house.parked._pools.values())
+        pools = list(self.house.warm._pools.values())
         owned |= {one.name for pool in pools for one in pool.ready}
-        begun = len(self.house.sessions._opening) + len(self.house.parked._tasks)
+        begun = len(self.house.sessions._opening) + len(self.house.warm._tasks)
         assert len(self.house.launcher.workers() - owned) <= begun
 
     @invariant()

@@ -76,16 +76,16 @@ def test_what_dies_in_the_warm_pool_is_not_counted_nor_given_to_anybody() -> Non
     async def act(house: House) -> None:
         first = await house.open()
         await house.settle(60.0)
-        assert house.parked.parked() == {("acme", "first"): 2}
+        assert house.warm.counts() == {("acme", "first"): 2}
         zygote = first.worker.launched.zygote
         house.launcher.end(zygote, "signal", 9)  # its forks end with it
         await house.settle(1.0)
         assert house.launcher.workers() == set()
-        assert house.parked.parked() == {("acme", "first"): 0}
+        assert house.warm.counts() == {("acme", "first"): 0}
         session = await house.open("two")
         await house.settle(60.0)
         assert session.worker.launched.zygote != zygote
-        assert house.parked.parked() == {("acme", "first"): 2}
+        assert house.warm.counts() == {("acme", "first"): 2}
 
     played(act, pool=2)
 
@@ -104,7 +104,7 @@ def test_nothing_stands_in_the_warm_pool_whose_proof_the_audit_does_not_have() -
         await house.settle(60.0)
         house.steps.every(None)
         assert house.launcher.workers() == standing, proofs
-        assert house.parked.parked() == {("acme", "first"): 0}
+        assert house.warm.counts() == {("acme", "first"): 0}
 
     played(act, pool=2)
 
@@ -241,7 +241,7 @@ def test_a_lost_session_is_made_again_once_and_a_recovery_that_fails_ends_it() -
     played(act, behaviour=makes)
 
 
-class Heard(list[dict[str, object]]):
+class ToldCaller(list[dict[str, object]]):
     """What a caller of a script is told."""
 
     def __call__(self, item: dict[str, object]) -> None:
@@ -254,7 +254,7 @@ class Heard(list[dict[str, object]]):
 SCRIPT = Script(kind="script", text="/bridge/script.py")
 
 
-async def relayed(house: House, emit: Heard) -> Relay:
+async def relayed(house: House, emit: ToldCaller) -> Relay:
     key = SessionKey("acme", "first", "script")
 
     async def order(session: str) -> Any:
@@ -298,7 +298,7 @@ def test_each_command_of_a_script_has_an_outcome_however_it_ends(end: str) -> No
         )
 
     async def act(house: House) -> None:
-        emit = Heard()
+        emit = ToldCaller()
         relay = await relayed(house, emit)
         await relay.send(asked(1))
         await relay.send(asked(2))
@@ -319,7 +319,7 @@ def test_each_command_of_a_script_has_an_outcome_however_it_ends(end: str) -> No
 
 def test_a_script_is_refused_by_the_rules_that_hold_now_and_an_intent_that_fails_sends_nothing() -> None:
     async def act(house: House) -> None:
-        emit = Heard()
+        emit = ToldCaller()
         relay = await relayed(house, emit)
         with pytest.raises(BridgeholdError, match="not a command's name"):
             await relay.send(asked(1, "a b"))

@@ -16,7 +16,7 @@ from rich.table import Table
 from bridgehold.audit.entries import printable_json
 from bridgehold.config.layout import Layout, unread
 from bridgehold.errors import BridgeholdError, harmless
-from bridgehold.host.cold_starts import said
+from bridgehold.host.cold_starts import describe
 
 _PIPE_WIDTH = 100_000
 """Where nobody looks no line is folded: an id that is cut in two is none."""
@@ -120,4 +120,4 @@ STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
 def print_cold(reason: str) -> None:
     """On standard error, where a session started cold though its policy says fork."""
     if reason:
-        err.print(f"[yellow]{escape(harmless(said(reason)))}[/]", soft_wrap=True)
+        err.print(f"[yellow]{escape(harmless(describe(reason)))}[/]", soft_wrap=True)

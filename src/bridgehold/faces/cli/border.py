@@ -32,14 +32,14 @@ def guarded(command: Callable[[], object]) -> int:
             err.print("stopped")
         return status if isinstance(status, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _told(lambda: err.print("stopped"), _INTERRUPTED)
+        return _report(lambda: err.print("stopped"), _INTERRUPTED)
     except BrokenPipeError:
         _drop_output()
         return _BROKEN_PIPE
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # asked for by leaving all out
             text = f"{error.format_message()}\n"
-            return _told(lambda: sys.stderr.write(text), error.exit_code)
+            return _report(lambda: sys.stderr.write(text), error.exit_code)
         return _failed(_usage(error), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback
         return _failed(_ours(error), as_json=as_json)
@@ -83,10 +83,10 @@ def _ours(error: Exception) -> BridgeholdError:
 
 
 def _failed(error: BridgeholdError, *, as_json: bool) -> int:
-    return _told(lambda: print_error(error, as_json=as_json), error.exit_status)
+    return _report(lambda: print_error(error, as_json=as_json), error.exit_status)
 
 
-def _told(tell: Callable[[], object], status: int) -> int:
+def _report(tell: Callable[[], object], status: int) -> int:
     """`status`, once it was told to whoever listens."""
     try:
         tell()

@@ -149,7 +149,7 @@ def building(host: Client | SyncClient) -> Iterator[None]:
         bars: Progress | None = None
         tasks: dict[str, Any] = {}
 
-        def told(event: dict[str, Any]) -> None:
+        def on_build(event: dict[str, Any]) -> None:
             nonlocal bars
             bridge = str(event.get("bridge"))
             if bars is None:
@@ -159,7 +159,7 @@ def building(host: Client | SyncClient) -> Iterator[None]:
                 tasks[bridge] = bars.add_task(bridge, total=None, note="")
             show_progress(bars, tasks[bridge], bridge, event)
 
-        host.on_build = told
+        host.on_build = on_build
         try:
             yield
         finally:
