@@ -225,6 +225,8 @@ class Zygotes:
             task.cancel()
         await asyncio.gather(*warming, return_exceptions=True)
         await self.drain(lambda _: True, "the host is stopping")
+        while self._tasks:  # those that had begun to end before: their ends are in the audit, too
+            await asyncio.wait(self._tasks)
 
     async def _get(self, order: StartOrder) -> Zygote:
         spec = self._spec(order)
