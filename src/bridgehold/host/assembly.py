@@ -1,0 +1,343 @@
+"""The host's parts, joined: each is whole before another one is given it, and nothing is started yet."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.entries import printable
+from bridgehold.audit.read import read_kind
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.config.settings import Settings
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
+from bridgehold.host.cell.commands.dispatch import Dispatch
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper
+from bridgehold.host.cell.commands.recovery import Recovery
+from bridgehold.host.cell.commands.resources import Resources
+from bridgehold.host.cell.gateway.opener import GatewayOpener
+from bridgehold.host.cell.gateway.values import Attribution
+from bridgehold.host.cell.methods import Methods
+from bridgehold.host.cell.scripts.user_scripts import UserScripts
+from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.cell.tools.http import HttpTools
+from bridgehold.host.cell.tools.offers import Offers
+from bridgehold.host.cell.tools.process import ProcessTools
+from bridgehold.host.cell.unified import Unified
+from bridgehold.host.cell.workers.forks import ForkStart
+from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.pool import WarmPool
+from bridgehold.host.cell.workers.starts import GatewayHandle, Services
+from bridgehold.host.cell.workers.zygotes import Zygotes
+from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.callers import Callers, limits, open_descriptors
+from bridgehold.host.front.environments import Environments
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.orders import Orders
+from bridgehold.host.front.principals import Principals
+from bridgehold.host.front.redaction import Redaction
+from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.server import SocketServer
+from bridgehold.host.lifetime import Lifetime
+from bridgehold.host.reloading import Reloaded, Reloading
+from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.observe import Metrics
+from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.host.startup import Ends, HostConfig
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.policies.model import Machine
+from bridgehold.policies.units import parse_size
+from bridgehold.sandbox.launcher.control import LauncherClient
+
+
+class Peers(msgspec.Struct, frozen=True, kw_only=True):
+    """The three other processes, as the host talks to them."""
+
+    journal: JournalClient
+    launcher: LauncherClient
+    keeper: KeeperClient
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parts are made of."""
+
+    host: HostConfig
+    config: Config
+    layout: Layout
+    ends: Ends
+    peers: Peers
+    machine: Machine
+    redaction: Redaction
+    lifetime: Lifetime
+
+
+class Shared(msgspec.Struct, frozen=True, kw_only=True):
+    """What most parts of the host ask for something."""
+
+    settings: Settings
+    registry: Registry
+    environments: Environments
+    orders: Orders
+    store: ArtifactStore
+    changes: SerialChanges
+    resources: Resources
+    metrics: Metrics
+
+
+class Working(msgspec.Struct, frozen=True, kw_only=True):
+    """Sessions, and how their workers start."""
+
+    sessions: Sessions
+    zygotes: Zygotes
+    pool: WarmPool
+    recovery: Recovery
+
+
+class Answering(msgspec.Struct, frozen=True, kw_only=True):
+    """What the methods rest on."""
+
+    refusals: Refusals
+    artifacts: Artifacts
+    http_tools: HttpTools
+    process_tools: ProcessTools
+    offers: Offers
+    dispatch: Dispatch
+    methods: Methods
+
+
+class House(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole host, to be started and ended by `main`."""
+
+    shared: Shared
+    working: Working
+    answering: Answering
+    servers: tuple[SocketServer, ...]
+
+    async def prestart(self) -> None:
+        """Have zygotes warm before anybody asks. What fails is tried again by the first session."""
+        await prestart(self.shared, self.working)
+
+    async def sweep(self) -> None:
+        """Remove what crashes left of builds, and environments that nobody has used for long."""
+        await self.shared.environments.sweep(self.shared.registry.manifests())
+
+
+def assemble(given: Given) -> House:
+    """Join the parts. Raises what the configuration's faults are."""
+    shared = _share(given)
+    working = _work(given, shared)
+    shared.environments.when_changed(working.zygotes.retire, working.pool.retire)
+    shared.metrics.watch(working.sessions.__len__, lambda: len(working.zygotes.infos()))
+    answering = _answer(given, shared, working)
+    return House(
+        shared=shared,
+        working=working,
+        answering=answering,
+        servers=_serve(given, shared, working, answering),
+    )
+
+
+def _share(given: Given) -> Shared:
+    config, layout, peers = given.config, given.layout, given.peers
+    settings = Settings(config)
+    registry = Registry(layout, config, given.machine, peers.journal)
+    environments = Environments(layout, config, peers.launcher, peers.journal)
+    return Shared(
+        settings=settings,
+        registry=registry,
+        environments=environments,
+        orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
+        store=ArtifactStore(layout.artifacts, parse_size(config.host.artifacts)),
+        changes=SerialChanges(),
+        resources=Resources(),
+        metrics=Metrics(),
+    )
+
+
+def _work(given: Given, shared: Shared) -> Working:
+    config, peers, degraded = given.config, given.peers, given.lifetime.degraded
+
+    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
+        return sessions.attribute(session)
+
+    def calling_out(session: str) -> Attribution:
+        return sessions.calling_out(session)
+
+    gateways = GatewayOpener(
+        config,
+        keeper=peers.keeper,
+        audit=peers.journal,
+        budgets=spent_before(given.layout),
+        downloads=_downloads(given, shared),
+        attribution=calling_out,
+        on_degraded=degraded,
+    )
+
+    async def open_gateway(
+        listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents
+    ) -> GatewayHandle:
+        return await gateways.open(listener, order.grant, order.session, placeholders, events=events)
+
+    services = Services(
+        launcher=peers.launcher,
+        journal=peers.journal,
+        frames=FrameBudget(parse_size(config.host.buffered_bytes)),
+        open_gateway=open_gateway,
+        on_degraded=degraded,
+        attribute=attribute,
+    )
+    zygotes = Zygotes(services, shared.settings.zygotes())
+    pool = WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)
+    recovery = Recovery(shared.resources, shared.metrics, shared.settings.recovers)
+    sessions = Sessions(
+        pool,
+        peers.journal,
+        bound=config.host.max_sessions,
+        recovery=recovery,
+        metrics=shared.metrics,
+        on_degraded=degraded,
+    )
+    return Working(sessions=sessions, zygotes=zygotes, pool=pool, recovery=recovery)
+
+
+def _downloads(given: Given, shared: Shared) -> Downloads:
+    return Downloads(
+        shared.store,
+        shared.changes,
+        given.layout.artifacts,
+        given.peers.journal,
+        demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
+    )
+
+
+def _answer(given: Given, shared: Shared, working: Working) -> Answering:
+    peers, redaction = given.peers, given.redaction
+    refusals = Refusals(peers.journal, shared.metrics)
+    artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.changes)
+    http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(given.layout.config / "tools")
+    offers = Offers(shared.settings, http_tools, process_tools, (inside_tools(), artifacts))
+    dispatch = Dispatch(
+        registry=shared.registry,
+        sessions=working.sessions,
+        journal=peers.journal,
+        keys=KeyKeeper(peers.keeper, peers.journal, redaction.forget),
+        make_order=shared.orders.make,
+        offers=offers,
+        resources=shared.resources,
+        recovery=working.recovery,
+        metrics=shared.metrics,
+        refused=refusals,
+        on_degraded=given.lifetime.degraded,
+        redact=redaction.text,
+    )
+    return Answering(
+        refusals=refusals,
+        artifacts=artifacts,
+        http_tools=http_tools,
+        process_tools=process_tools,
+        offers=offers,
+        dispatch=dispatch,
+        methods=Methods(
+            dispatch=dispatch,
+            sessions=working.sessions,
+            registry=shared.registry,
+            environments=shared.environments,
+            launcher=peers.launcher,
+            make_order=shared.orders.make,
+            zygotes=working.zygotes.infos,
+            metrics=shared.metrics,
+            pool_counts=working.pool.counts,
+            stop=given.lifetime.ask_stop,
+            scripts=_scripts(given, shared, working, refusals),
+            redact=redaction.text,
+        ),
+    )
+
+
+def _scripts(given: Given, shared: Shared, working: Working, refusals: Refusals) -> UserScripts:
+    sections = given.config.bridges.items()
+    return UserScripts(
+        registry=shared.registry,
+        sessions=working.sessions,
+        journal=given.peers.journal,
+        make_order=shared.orders.make,
+        scripts={name: os.path.realpath(section.scripts) for name, section in sections if section.scripts},
+        settings=shared.settings,
+        metrics=shared.metrics,
+        refusals=refusals,
+        on_degraded=given.lifetime.degraded,
+    )
+
+
+def _serve(given: Given, shared: Shared, working: Working, answering: Answering) -> tuple[SocketServer, ...]:
+    host, ends = given.config.host, given.ends
+    principals = Principals(given.config.principals, given.host.owner_uid, given.host.face_uid)
+    reloading = _reloading(given, shared, working, answering, principals)
+    table = _table(shared, working, answering, reloading)
+    callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
+    refusals, left = answering.refusals, answering.methods.left
+    listener = socket.socket(fileno=ends.listener)
+    servers = [SocketServer(listener, principals, table, refusals, callers=callers, left=left)]
+    if ends.tokens >= 0:
+        face = socket.socket(fileno=ends.tokens)
+        servers.append(SocketServer(face, principals, table, refusals, callers=callers, tokens_only=True))
+    reloading.serve_with(*servers)
+    return tuple(servers)
+
+
+def _reloading(
+    given: Given, shared: Shared, working: Working, answering: Answering, principals: Principals
+) -> Reloading:
+    def warm_again() -> None:
+        """The configuration has changed: there may be more to have warm."""
+        given.lifetime.begin(prestart(shared, working))
+
+    parts = Reloaded(
+        registry=shared.registry,
+        sessions=working.sessions,
+        zygotes=working.zygotes,
+        store=shared.store,
+        offers=answering.offers,
+        http_tools=answering.http_tools,
+        process_tools=answering.process_tools,
+        principals=principals,
+    )
+    file, overrides = given.layout.config_file, given.host.overrides
+    return Reloading(shared.settings, file, overrides, parts, given.peers.journal, warm_again)
+
+
+def _table(shared: Shared, working: Working, answering: Answering, reloading: Reloading) -> dict[str, Method]:
+    unified = Unified(answering.dispatch, shared.registry, shared.resources, working.sessions.why_missing)
+    return {
+        **answering.methods.table(),
+        **unified.table(),
+        **answering.artifacts.table(),
+        **reloading.table(),
+    }
+
+
+async def prestart(shared: Shared, working: Working) -> None:
+    """As `House.prestart`."""
+    for bridge, section in shared.settings.now.bridges.items():
+        for tenant in section.prestart:
+            try:
+                await working.zygotes.warm(await shared.orders.make(tenant, bridge, "", "", ""))
+            except BridgeholdError as error:
+                line = printable(f"{bridge} is not warm for {tenant}: {error.message}")
+                sys.stderr.write(f"bridgehold: {line}\n")
+
+
+def spent_before(layout: Layout) -> Budgets:
+    """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
+    budgets = Budgets()
+    if layout.audit.is_dir():
+        budgets.fold(read_kind(layout.audit, "egress"))
+    return budgets
