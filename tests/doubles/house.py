@@ -18,9 +18,9 @@ from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.workers.forks import ForkStart
+from bridgehold.host.cell.workers.live import Services
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
-from bridgehold.host.cell.workers.starts import Services
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.observe import Metrics

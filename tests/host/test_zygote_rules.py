@@ -8,7 +8,8 @@ import contextlib
 import pytest
 
 from bridgehold.host.cell.workers import zygote_rules as rules
-from bridgehold.host.cell.workers.zygotes import Zygote, ZygoteKey, Zygotes
+from bridgehold.host.cell.workers.zygote import Zygote, ZygoteKey
+from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.sandbox.values import Launched
 

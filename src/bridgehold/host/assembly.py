@@ -32,9 +32,9 @@ from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.tools.process import ProcessTools
 from bridgehold.host.cell.unified import Unified
 from bridgehold.host.cell.workers.forks import ForkStart
+from bridgehold.host.cell.workers.live import GatewayHandle, Services
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
-from bridgehold.host.cell.workers.starts import GatewayHandle, Services
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.callers import Callers, limits, open_descriptors
@@ -66,7 +66,7 @@ class Peers(msgspec.Struct, frozen=True, kw_only=True):
     keeper: KeeperClient
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class Foundation(msgspec.Struct, frozen=True, kw_only=True):
     """What the parts are made of."""
 
     host: HostConfig
@@ -113,7 +113,7 @@ class Answering(msgspec.Struct, frozen=True, kw_only=True):
     methods: Methods
 
 
-class House(msgspec.Struct, frozen=True, kw_only=True):
+class HostParts(msgspec.Struct, frozen=True, kw_only=True):
     """A whole host, to be started and ended by `main`."""
 
     shared: Shared
@@ -130,14 +130,14 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
         await self.shared.environments.sweep(self.shared.registry.manifests())
 
 
-def assemble(given: Given) -> House:
+def assemble(given: Foundation) -> HostParts:
     """Join the parts. Raises what the configuration's faults are."""
     shared = _share(given)
     working = _work(given, shared)
     shared.environments.when_changed(working.zygotes.retire, working.pool.retire)
     shared.metrics.watch(working.sessions.__len__, lambda: len(working.zygotes.infos()))
     answering = _answer(given, shared, working)
-    return House(
+    return HostParts(
         shared=shared,
         working=working,
         answering=answering,
@@ -145,7 +145,7 @@ def assemble(given: Given) -> House:
     )
 
 
-def _share(given: Given) -> Shared:
+def _share(given: Foundation) -> Shared:
     config, layout, peers = given.config, given.layout, given.peers
     settings = Settings(config)
     registry = Registry(layout, config, given.machine, peers.journal)
@@ -162,7 +162,7 @@ def _share(given: Given) -> Shared:
     )
 
 
-def _work(given: Given, shared: Shared) -> Working:
+def _work(given: Foundation, shared: Shared) -> Working:
     config, peers, degraded = given.config, given.peers, given.lifetime.degraded
 
     def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
@@ -208,7 +208,7 @@ def _work(given: Given, shared: Shared) -> Working:
     return Working(sessions=sessions, zygotes=zygotes, pool=pool, recovery=recovery)
 
 
-def _downloads(given: Given, shared: Shared) -> Downloads:
+def _downloads(given: Foundation, shared: Shared) -> Downloads:
     return Downloads(
         shared.store,
         shared.changes,
@@ -218,7 +218,7 @@ def _downloads(given: Given, shared: Shared) -> Downloads:
     )
 
 
-def _answer(given: Given, shared: Shared, working: Working) -> Answering:
+def _answer(given: Foundation, shared: Shared, working: Working) -> Answering:
     peers, redaction = given.peers, given.redaction
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.changes)
@@ -262,7 +262,7 @@ def _answer(given: Given, shared: Shared, working: Working) -> Answering:
     )
 
 
-def _scripts(given: Given, shared: Shared, working: Working, refusals: Refusals) -> UserScripts:
+def _scripts(given: Foundation, shared: Shared, working: Working, refusals: Refusals) -> UserScripts:
     sections = given.config.bridges.items()
     return UserScripts(
         registry=shared.registry,
@@ -277,7 +277,9 @@ def _scripts(given: Given, shared: Shared, working: Working, refusals: Refusals)
     )
 
 
-def _serve(given: Given, shared: Shared, working: Working, answering: Answering) -> tuple[SocketServer, ...]:
+def _serve(
+    given: Foundation, shared: Shared, working: Working, answering: Answering
+) -> tuple[SocketServer, ...]:
     host, ends = given.config.host, given.ends
     principals = Principals(given.config.principals, given.host.owner_uid, given.host.face_uid)
     reloading = _reloading(given, shared, working, answering, principals)
@@ -294,7 +296,7 @@ def _serve(given: Given, shared: Shared, working: Working, answering: Answering)
 
 
 def _reloading(
-    given: Given, shared: Shared, working: Working, answering: Answering, principals: Principals
+    given: Foundation, shared: Shared, working: Working, answering: Answering, principals: Principals
 ) -> Reloading:
     def warm_again() -> None:
         """The configuration has changed: there may be more to have warm."""
@@ -325,7 +327,7 @@ def _table(shared: Shared, working: Working, answering: Answering, reloading: Re
 
 
 async def prestart(shared: Shared, working: Working) -> None:
-    """As `House.prestart`."""
+    """As `HostParts.prestart`."""
     for bridge, section in shared.settings.now.bridges.items():
         for tenant in section.prestart:
             try:

@@ -24,7 +24,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import BridgeholdError, to_log_text
 from bridgehold.hardening import harden
-from bridgehold.host.assembly import Given, House, Peers, assemble
+from bridgehold.host.assembly import Foundation, HostParts, Peers, assemble
 from bridgehold.host.front.anchoring import Anchoring
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.secret_events import SecretEvents
@@ -62,8 +62,8 @@ class HostProcess:
         await peers.journal.append(self._started(machine))
         anchoring = Anchoring(peers.journal, peers.keeper)
         await anchoring.publish_key(self._layout.anchors / "anchor.pub")
-        house = assemble(
-            Given(
+        parts = assemble(
+            Foundation(
                 host=self._given,
                 config=self._config,
                 layout=self._layout,
@@ -74,49 +74,49 @@ class HostProcess:
                 lifetime=lifetime,
             )
         )
-        for server in house.servers:
+        for server in parts.servers:
             await server.start()
         self._supervisor.say_ready()
-        self._stand(house, peers, anchoring)
+        self._stand(parts, peers, anchoring)
         await lifetime.stop.wait()
-        await self._end(house, peers)
+        await self._end(parts, peers)
         await self._say_stopped(peers, anchoring)
         await lifetime.end()
         peers.launcher.close()
         await peers.journal.close()
         return lifetime.status
 
-    def _stand(self, house: House, peers: Peers, anchoring: Anchoring) -> None:
+    def _stand(self, parts: HostParts, peers: Peers, anchoring: Anchoring) -> None:
         """What goes on for as long as the host runs."""
-        lifetime, shared = self._lifetime, house.shared
+        lifetime, shared = self._lifetime, parts.shared
         lifetime.need("launcher", peers.launcher.lost.wait())
         lifetime.need("keeper", peers.keeper.gone())
         lifetime.need("journal", peers.journal.gone.wait())
         lifetime.stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit))
         lifetime.stand("anchors", anchoring.run(self._config.host.anchor_every_s))
-        lifetime.stand("the warm pool", house.working.pool.watch(shared.orders.make, peers.keeper.versions))
-        lifetime.begin(house.prestart())
-        lifetime.begin(house.sweep())
+        lifetime.stand("the warm pool", parts.working.pool.watch(shared.orders.make, peers.keeper.versions))
+        lifetime.begin(parts.prestart())
+        lifetime.begin(parts.sweep())
 
-    async def _end(self, house: House, peers: Peers) -> None:
+    async def _end(self, parts: HostParts, peers: Peers) -> None:
         """What runs, from the outside in."""
-        lifetime, working = self._lifetime, house.working
+        lifetime, working = self._lifetime, parts.working
         if lifetime.status:
             with contextlib.suppress(BridgeholdError):
                 await peers.journal.append(HostDegraded(reason=lifetime.reason))
         else:
-            for server in house.servers if lifetime.leaving else ():
+            for server in parts.servers if lifetime.leaving else ():
                 server.leave()
             drain_s = self._config.host.drain_s
             await working.sessions.finish(drain_s, lifetime.hurry, leaving=lifetime.leaving)
         await working.sessions.stop(lifetime.reason)
         await working.pool.stop()
-        await house.answering.process_tools.stop()
+        await parts.answering.process_tools.stop()
         await working.zygotes.stop()
-        for server in house.servers:
+        for server in parts.servers:
             await server.close()
-        await house.answering.refusals.close()
-        house.shared.environments.close()
+        await parts.answering.refusals.close()
+        parts.shared.environments.close()
 
     async def _say_stopped(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):

@@ -25,7 +25,7 @@ from bridgehold.errors import (
     from_info,
 )
 from bridgehold.host.cell.workers.calls import Stream, ToolHandler, unbroken
-from bridgehold.host.cell.workers.starts import LiveWorker
+from bridgehold.host.cell.workers.live import LiveWorker
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING

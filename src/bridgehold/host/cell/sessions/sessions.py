@@ -9,12 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import SessionClosed, SessionOpened
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     CommandTimeoutError,
-    CrashError,
     HostLeavingError,
     NotFoundError,
     SessionEndedError,
@@ -23,6 +21,7 @@ from bridgehold.errors import (
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.ended import EndedSessions, anew, ended_error
+from bridgehold.host.cell.sessions.opening import Opening
 from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
 from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.cell.workers.starts import Starter
@@ -145,7 +144,7 @@ class Sessions:
         wanted = await make_order(new_session_id())
         await self._admit(key, wanted)
         recovers = self._recovery.lost_before(key)
-        entry = _Entry(key, recovers, principal, self._journal, self._closings)
+        entry = Opening(key, recovers, principal, self._journal, self._closings)
 
         def begin(order: StartOrder) -> Awaitable[object]:
             self._starting[order.session] = principal
@@ -359,62 +358,6 @@ class Sessions:
         await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
-
-
-class _Entry:
-    """A session's opening in the audit, and its closing where no session came of it."""
-
-    def __init__(
-        self, key: SessionKey, recovers: str, principal: str, journal: JournalClient, closings: Closings
-    ) -> None:
-        self._closings = closings
-        self._key = key
-        self._recovers = recovers
-        self._principal = principal
-        self._journal = journal
-        self._order: StartOrder | None = None
-        self._written: asyncio.Task[object] | None = None
-
-    @property
-    def session(self) -> str:
-        """Its id; empty before `open`."""
-        return self._order.session if self._order is not None else ""
-
-    def open(self, order: StartOrder) -> Awaitable[object]:
-        """Begin to write it; what is given ends when it is durable."""
-        opened = SessionOpened(
-            tenant=self._key.tenant,
-            principal=self._principal,
-            session=order.session,
-            bridge=self._key.bridge,
-            grant=order.grant.digest,
-            start=order.grant.sandbox.start,
-            name=self._key.name,
-            recovers=self._recovers,
-        )
-        self._order, self._written = order, asyncio.create_task(self._journal.append(opened))
-        durable = asyncio.shield(self._written)
-        durable.add_done_callback(lambda done: done.cancelled() or done.exception())  # a start may never ask
-        return durable
-
-    async def take_back(self, error: BaseException) -> None:
-        """The session never came to be: its opening, if it may have been written, gets its closing."""
-        if self._order is None or self._written is None:
-            return
-        told = error if isinstance(error, BridgeholdError) else CrashError("the start was given up")
-        closed = SessionClosed(
-            tenant=self._key.tenant,
-            principal=self._principal,
-            session=self._order.session,
-            reason=f"it did not start: {told.message}"[:500],
-            code=told.code,
-        )
-        try:
-            await self._written
-        except BridgeholdError as refusal:
-            if refusal.retry != "later":  # late is not refused: the journal may write it yet
-                return
-        await self._closings.write(closed)
 
 
 async def _gone(session: Session, late: BusyError) -> None:

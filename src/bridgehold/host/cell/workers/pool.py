@@ -18,7 +18,8 @@ import msgspec
 
 from bridgehold.config.settings import PoolLimits
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, ReplacedError
-from bridgehold.host.cell.workers.starts import LiveWorker, Record, Services, guarded, open_session
+from bridgehold.host.cell.workers.live import LiveWorker, Services
+from bridgehold.host.cell.workers.starts import Record, guarded, open_session
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
