@@ -11,6 +11,7 @@ from bridgehold.policies.units import format_size
 
 
 def build_progress() -> Progress:
+    """A bar for each environment that is built, on standard error; gone when it is done."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
         console=err, transient=True,

@@ -52,6 +52,7 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(value: Any) -> None:
+    """Print `value` as one line of JSON, at once."""
     _write(msgspec.json.encode(value))
     sys.stdout.flush()
 
@@ -106,6 +107,7 @@ def _within(text: str) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table without boxes on standard output; columns wrap and are never cut."""
     view = Table(title=title or None, title_justify="left", header_style="bold", expand=False)
     for column in columns:
         view.add_column(column, overflow="fold")
