@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import MIB, Grant, Limits, Machine, Rate, Rules, SandboxRules
 from bridgehold.protocol.values import CommandRequest, Principal, Reply
 from bridgehold.sandbox.spec import Paths, worker_spec
+from bridgehold.sandbox.values import SandboxSpec
 from doubles.guest import Behaviour, obedient
 from doubles.journal import DoubleJournal
 from doubles.launcher import DoubleLauncher
@@ -49,8 +51,17 @@ _PATHS = Paths(
 )
 
 
+@functools.cache
+def granted(
+    tenant: str, bridge: str, start: str, concurrency: int, generation: int
+) -> tuple[Grant, SandboxSpec]:
+    """A grant and its sandbox; `generation`: of the policy, another one is another grant."""
+    grant = grant_of(tenant, bridge, start=start, concurrency=concurrency, generation=generation)
+    return grant, worker_spec(grant, _PATHS, gateway_port=0, start=grant.sandbox.start)
+
+
 def grant_of(tenant: str, bridge: str, *, start: str, concurrency: int, generation: int) -> Grant:
-    """`generation`: of the policy; another one is another grant."""
+    """Of a policy that allows everything."""
     made = Grant(
         tenant=tenant,
         bridge=bridge,
@@ -74,6 +85,7 @@ def grant_of(tenant: str, bridge: str, *, start: str, concurrency: int, generati
     return msgspec.structs.replace(made, digest=digest_bytes(msgspec.json.encode(made)))
 
 
+@functools.cache
 def manifest_of(bridge: str) -> Manifest:
     operations = {
         "make": Operation(name="make", summary="", effect="create", resource="thing", id_field="id"),
@@ -105,9 +117,10 @@ class DoubleRegistry:
         return manifest_of(bridge)
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
-        return grant_of(
-            tenant, bridge, start=self.start, concurrency=self.concurrency, generation=self.generation
-        )
+        return self.granted(tenant, bridge)[0]
+
+    def granted(self, tenant: str, bridge: str) -> tuple[Grant, SandboxSpec]:
+        return granted(tenant, bridge, self.start, self.concurrency, self.generation)
 
 
 class _NoTools:
@@ -181,13 +194,13 @@ class House:
     async def order(self, tenant: str, bridge: str, session: str, name: str, _principal: str) -> StartOrder:
         """As `Orders.make`."""
         await self.steps.take("order")
-        grant = await self.registry.grant(tenant, bridge)
+        grant, spec = self.registry.granted(tenant, bridge)
         return StartOrder(
             session=session,
             session_name=name,
             manifest=manifest_of(bridge),
             grant=grant,
-            spec=worker_spec(grant, _PATHS, gateway_port=0, start=grant.sandbox.start),
+            spec=spec,
             environment_digest="sha256:0",
             bridge_folder=Path("/bridge"),
         )
@@ -213,25 +226,27 @@ class House:
         await self.warm.stop()
         await self.zygotes.stop()
 
-    def check(self) -> None:
-        """What holds whenever nothing is under way. `AssertionError` names what does not."""
+    def check(self, when: str = "") -> None:
+        """What holds whenever nothing is under way. `AssertionError` names what does not, and `when`."""
         live = {session.worker.name for session in self.sessions if session.alive}
         ready = {one.name for pool in self.warm._pools.values() for one in pool.ready}
-        assert self.launcher.workers() == live | ready, "a worker without a session, or the other way round"
         ids = {session.id for session in self.sessions if session.alive}
-        if not self.degraded:  # otherwise the journal failed the host, which ends and says so
-            assert self.journal.open_workers() == self.launcher.workers(), "attested, and not exited"
-            assert self.journal.open_sessions() == ids, "opened, and not closed"
-            assert self.journal.open_commands() == set(), "an intent without an outcome"
-            assert self.journal.open_zygotes() == self.launcher.zygotes(), "a zygote that one side knows"
-        assert len(list(self.sessions)) == len(ids) == len(self.sessions), "a place that nobody has"
-        for (tenant, bridge), number in self.warm.counts().items():
-            assert number <= self.pool.size, (tenant, bridge)
+        assert self.launcher.workers() == live | ready, f"{when}: whose worker is it?"
+        assert len(list(self.sessions)) == len(ids) == len(self.sessions), f"{when}: whose place is it?"
+        assert not self.sessions._admitted, f"{when}: who was admitted?"
+        assert not self.sessions._starting, f"{when}: who starts?"
+        assert max([0, *self.warm.counts().values()]) <= self.pool.size, f"{when}: more than the pool holds"
+        if self.degraded:  # the journal failed the host, which ends and says so
+            return
+        assert self.journal.open_workers() == self.launcher.workers(), f"{when}: attested, and not exited"
+        assert self.journal.open_sessions() == ids, f"{when}: opened, and not closed"
+        assert self.journal.open_commands() == set(), f"{when}: an intent without an outcome"
+        assert self.journal.open_zygotes() == self.launcher.zygotes(), f"{when}: whose zygote is it?"
 
-    def check_empty(self) -> None:
-        """After `stop`."""
-        self.check()
-        assert self.launcher.places == {}
+    def check_empty(self, when: str = "") -> None:
+        """As `check`, after `stop`."""
+        self.check(when)
+        assert self.launcher.places == {}, f"{when}: what still lives?"
 
 
 async def _no_gateway(*_: object) -> object:
