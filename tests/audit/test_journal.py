@@ -371,6 +371,32 @@ def test_a_tenant_past_its_quota_is_refused_others_go_on_and_its_ends_are_still_
     assert verify_audit(audit).integrity.ok
 
 
+def test_a_tenants_own_quota_is_below_the_others_and_never_above(live: Live, audit: Path) -> None:
+    async def act() -> None:
+        async with connected(live(limits=Limits(tenant_quota_bytes=40_000))) as client:
+
+            async def written(tenant: str) -> int:
+                for count in range(200):
+                    try:
+                        await client.append(intent(tenant=tenant))
+                    except BudgetError:
+                        return count
+                return 200
+
+            await client.bound("small", 10_000)
+            await client.bound("wide", 10**12)
+            small, wide, plain = [await written(one) for one in ("small", "wide", "plain")]
+            assert 0 < 2 * small < plain
+            assert abs(wide - plain) <= 2, "no word of the host's makes a quota larger"
+            await client.bound("small", 0)
+            assert abs(small + await written("small") - plain) <= 2
+            with pytest.raises(AuditError):
+                await client._ask(wire.QUOTA, b'{"tenant": "small"}')
+
+    asyncio.run(act())
+    assert verify_audit(audit).integrity.ok
+
+
 def test_an_anchor_is_stored_and_written_and_only_of_this_audit(
     live: Live, audit: Path, tmp_path: Path
 ) -> None:

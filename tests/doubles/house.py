@@ -24,6 +24,7 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import digest_bytes
@@ -172,6 +173,7 @@ class House:
             self.warm,
             self.journal,
             bound=bound,
+            tenants=lambda _tenant: 1,
             recovery=self.recovery,
             metrics=METRICS,  # type: ignore[arg-type]
             on_degraded=self.degraded.append,
@@ -187,6 +189,7 @@ class House:
             recovery=self.recovery,
             metrics=METRICS,
             refused=Refusals(self.journal, METRICS),  # type: ignore[arg-type]
+            rates=CommandRates(),
             on_degraded=self.degraded.append,
             redact=_as_it_is,
         )
@@ -233,7 +236,7 @@ class House:
         ids = {session.id for session in self.sessions if session.alive}
         assert self.launcher.workers() == live | ready, f"{when}: whose worker is it?"
         assert len(list(self.sessions)) == len(ids) == len(self.sessions), f"{when}: whose place is it?"
-        assert not self.sessions._admitted, f"{when}: who was admitted?"
+        assert not list(self.sessions.admission), f"{when}: who was admitted?"
         assert not self.sessions._starting, f"{when}: who starts?"
         assert max([0, *self.warm.counts().values()]) <= self.pool.size, f"{when}: more than the pool holds"
         if self.degraded:  # the journal failed the host, which ends and says so

@@ -123,7 +123,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def nobody_has_more_than_is_allowed(self) -> None:
         sessions = [one for one in self.house.sessions if not one.over]
-        admitted = self.house.sessions._admitted
+        admitted = list(self.house.sessions.admission)
         counted = Counter((one.key.tenant, one.key.bridge) for one in sessions)
         counted += Counter((key.tenant, key.bridge) for key in admitted)
         assert all(number <= CONCURRENCY for number in counted.values()), counted

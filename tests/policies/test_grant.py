@@ -17,6 +17,7 @@ from bridgehold.policies.decide import decide_connect, decide_egress, decide_ope
 from bridgehold.policies.model import (
     GIB,
     MIB,
+    Ceilings,
     Connect,
     Endpoint,
     Grant,
@@ -234,11 +235,12 @@ def test_the_digest_covers_what_is_granted_and_not_why(grant_of: Make) -> None:
     seen = {grant.digest}
     for field in grant.__struct_fields__:
         value = getattr(grant, field)
-        if field in ("sources", "overruled", "digest"):
+        if field in ("sources", "overruled", "ceilings", "digest"):
             continue
         changed = (*value, "x") if isinstance(value, tuple) else f"{value}x"
         seen.add(grants.digest(msgspec.structs.replace(grant, **{field: changed})))
-    assert len(seen) == len(grant.__struct_fields__) - 3 + 1
+    assert len(seen) == len(grant.__struct_fields__) - 4 + 1
+    assert grants.digest(msgspec.structs.replace(grant, ceilings=Ceilings(sessions=1))) == grant.digest
 
 
 @pytest.mark.parametrize("bridge", ["dspy", "langchain", "python", "custom", "pandas", "transformers"])

@@ -108,6 +108,10 @@ class JournalClient:
         self.instance = answer.instance
         return Head(answer.instance, answer.seq, answer.hash)
 
+    async def bound(self, tenant: str, most: int) -> None:
+        """From now on the tenant has `most` bytes of the journal, never more than each; 0: as each."""
+        await self._ask(wire.QUOTA, msgspec.json.encode(wire.Quota(tenant, most)))
+
     async def anchor(self, signed: SignedAnchor) -> Receipt:
         """Store a signed anchor beside the audit and write `anchor.signed`."""
         answer = await self._ask(wire.ANCHOR, render(signed).encode("ascii"))

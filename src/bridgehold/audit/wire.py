@@ -17,7 +17,7 @@ from bridgehold.errors import AuditError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-APPEND, APPEND_BUFFERED, HEAD, ANCHOR = range(1, 5)
+APPEND, APPEND_BUFFERED, HEAD, ANCHOR, QUOTA = range(1, 6)
 _HEADER = struct.Struct(">IBQ")
 _BODY = _HEADER.size - 4
 MAX_FRAME = MAX_EVENT + _BODY
@@ -30,6 +30,13 @@ class Request(NamedTuple):
     operation: int
     id: int
     payload: bytes
+
+
+class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Journal bytes that one tenant may have, below those that each has; 0: as many as each."""
+
+    tenant: str
+    bytes: int
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
-import sys
 
-import msgspec
-
-from bridgehold.audit.client import JournalClient
-from bridgehold.audit.entries import printable
 from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
-from bridgehold.config.load import Config
 from bridgehold.config.settings import Settings
-from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.commands.dispatch import Dispatch
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
@@ -39,95 +33,21 @@ from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.callers import Callers, limits, open_descriptors
 from bridgehold.host.front.environments import Environments
-from bridgehold.host.front.method import Method
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
-from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.server import SocketServer
-from bridgehold.host.lifetime import Lifetime
+from bridgehold.host.front.tenants import TenantFiles, TokenFiles
+from bridgehold.host.parts import Answering, Foundation, HostParts, Shared, Working, look_up_again, prestart
 from bridgehold.host.reloading import Reloaded, Reloading
+from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
-from bridgehold.host.startup import Ends, HostConfig
-from bridgehold.keeper.client import KeeperClient
-from bridgehold.policies.model import Machine
+from bridgehold.host.shares.spending import Spending
+from bridgehold.host.tenancy import Ending, Tenancy
 from bridgehold.policies.units import parse_size
-from bridgehold.sandbox.launcher.control import LauncherClient
-
-
-class Peers(msgspec.Struct, frozen=True, kw_only=True):
-    """The three other processes, as the host talks to them."""
-
-    journal: JournalClient
-    launcher: LauncherClient
-    keeper: KeeperClient
-
-
-class Foundation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parts are made of."""
-
-    host: HostConfig
-    config: Config
-    layout: Layout
-    ends: Ends
-    peers: Peers
-    machine: Machine
-    redaction: Redaction
-    lifetime: Lifetime
-
-
-class Shared(msgspec.Struct, frozen=True, kw_only=True):
-    """What most parts of the host ask for something."""
-
-    settings: Settings
-    registry: Registry
-    environments: Environments
-    orders: Orders
-    store: ArtifactStore
-    changes: SerialChanges
-    resources: Resources
-    metrics: Metrics
-
-
-class Working(msgspec.Struct, frozen=True, kw_only=True):
-    """Sessions, and how their workers start."""
-
-    sessions: Sessions
-    zygotes: Zygotes
-    pool: WarmPool
-    recovery: Recovery
-
-
-class Answering(msgspec.Struct, frozen=True, kw_only=True):
-    """What the methods rest on."""
-
-    refusals: Refusals
-    artifacts: Artifacts
-    http_tools: HttpTools
-    process_tools: ProcessTools
-    offers: Offers
-    dispatch: Dispatch
-    methods: Methods
-
-
-class HostParts(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole host, to be started and ended by `main`."""
-
-    shared: Shared
-    working: Working
-    answering: Answering
-    servers: tuple[SocketServer, ...]
-
-    async def prestart(self) -> None:
-        """Have zygotes warm before anybody asks. What fails is tried again by the first session."""
-        await prestart(self.shared, self.working)
-
-    async def sweep(self) -> None:
-        """Remove what crashes left of builds, and environments that nobody has used for long."""
-        await self.shared.environments.sweep(self.shared.registry.manifests())
 
 
 def assemble(given: Foundation) -> HostParts:
@@ -137,11 +57,17 @@ def assemble(given: Foundation) -> HostParts:
     shared.environments.when_changed(working.zygotes.retire, working.pool.retire)
     shared.metrics.watch(working.sessions.__len__, lambda: len(working.zygotes.infos()))
     answering = _answer(given, shared, working)
+    tokens = TokenFiles(given.layout.tokens, given.supervisor.write)
+    servers: list[SocketServer] = []
+    tenancy = _tenancy(given, shared, working, tokens, servers)
+    _serve(given, shared, working, answering, tokens, tenancy, servers)
     return HostParts(
         shared=shared,
         working=working,
         answering=answering,
-        servers=_serve(given, shared, working, answering),
+        tokens=tokens,
+        tenancy=tenancy,
+        servers=servers,
     )
 
 
@@ -149,13 +75,17 @@ def _share(given: Foundation) -> Shared:
     config, layout, peers = given.config, given.layout, given.peers
     settings = Settings(config)
     registry = Registry(layout, config, given.machine, peers.journal)
+    peers.launcher.share_of = registry.share_of
+    tenants = TenantFiles(registry.files, layout.tenants, given.supervisor.write)
     environments = Environments(layout, config, peers.launcher, peers.journal)
     return Shared(
         settings=settings,
+        tenants=tenants,
+        rates=CommandRates(),
         registry=registry,
         environments=environments,
         orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
-        store=ArtifactStore(layout.artifacts, parse_size(config.host.artifacts)),
+        store=ArtifactStore(layout.artifacts, parse_size(config.host.artifacts), tenants.artifacts),
         changes=SerialChanges(),
         resources=Resources(),
         metrics=Metrics(),
@@ -171,11 +101,13 @@ def _work(given: Foundation, shared: Shared) -> Working:
     def calling_out(session: str) -> Attribution:
         return sessions.calling_out(session)
 
+    prices = {name: section.price for name, section in config.providers.items()}
+    budgets = spent_before(given.layout, Spending(shared.tenants.of, prices))
     gateways = GatewayOpener(
         config,
         keeper=peers.keeper,
         audit=peers.journal,
-        budgets=spent_before(given.layout),
+        budgets=budgets,
         downloads=_downloads(given, shared),
         attribution=calling_out,
         on_degraded=degraded,
@@ -201,11 +133,12 @@ def _work(given: Foundation, shared: Shared) -> Working:
         pool,
         peers.journal,
         bound=config.host.max_sessions,
+        tenants=functools.partial(shared.registry.files.count_with, "tenant"),
         recovery=recovery,
         metrics=shared.metrics,
         on_degraded=degraded,
     )
-    return Working(sessions=sessions, zygotes=zygotes, pool=pool, recovery=recovery)
+    return Working(sessions=sessions, zygotes=zygotes, pool=pool, recovery=recovery, budgets=budgets)
 
 
 def _downloads(given: Foundation, shared: Shared) -> Downloads:
@@ -235,6 +168,7 @@ def _answer(given: Foundation, shared: Shared, working: Working) -> Answering:
         recovery=working.recovery,
         metrics=shared.metrics,
         refused=refusals,
+        rates=shared.rates,
         on_degraded=given.lifetime.degraded,
         redact=redaction.text,
     )
@@ -273,34 +207,75 @@ def _scripts(given: Foundation, shared: Shared, working: Working, refusals: Refu
         settings=shared.settings,
         metrics=shared.metrics,
         refusals=refusals,
+        rates=shared.rates,
         on_degraded=given.lifetime.degraded,
     )
 
 
+def _tenancy(
+    given: Foundation, shared: Shared, working: Working, tokens: TokenFiles, servers: list[SocketServer]
+) -> Tenancy:
+    """`servers`: those that are there once somebody asks for anything."""
+    ending = Ending(
+        sessions=working.sessions.end_all,
+        zygotes=working.zygotes.end_all,
+        warm_pool=working.pool.end_all,
+    )
+    return Tenancy(
+        shared.tenants,
+        tokens,
+        working.sessions,
+        shared.settings,
+        working.budgets.spending,
+        ending,
+        given.peers.keeper,
+        given.peers.journal,
+        functools.partial(look_up_again, servers),
+    )
+
+
 def _serve(
-    given: Foundation, shared: Shared, working: Working, answering: Answering
-) -> tuple[SocketServer, ...]:
+    given: Foundation,
+    shared: Shared,
+    working: Working,
+    answering: Answering,
+    tokens: TokenFiles,
+    tenancy: Tenancy,
+    servers: list[SocketServer],
+) -> None:
+    """Add to `servers` one for each socket."""
     host, ends = given.config.host, given.ends
-    principals = Principals(given.config.principals, given.host.owner_uid, given.host.face_uid)
-    reloading = _reloading(given, shared, working, answering, principals)
-    table = _table(shared, working, answering, reloading)
-    callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
-    refusals, left = answering.refusals, answering.methods.left
-    listener = socket.socket(fileno=ends.listener)
-    servers = [SocketServer(listener, principals, table, refusals, callers=callers, left=left)]
+    principals = Principals(given.config.principals, given.host.owner_uid, given.host.face_uid, tokens)
+    reloading = _reloading(given, shared, working, answering, tenancy, principals)
+    unified = Unified(answering.dispatch, shared.registry, shared.resources, working.sessions.why_missing)
+    tables = (answering.methods, unified, answering.artifacts, reloading, tenancy)
+    table = {name: method for part in tables for name, method in part.table().items()}
+    make = functools.partial(
+        SocketServer,
+        principals=principals,
+        methods=table,
+        refusals=answering.refusals,
+        callers=Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors())),
+        active=shared.tenants.demand,
+    )
+    servers.append(make(socket.socket(fileno=ends.listener), left=answering.methods.left))
     if ends.tokens >= 0:
-        face = socket.socket(fileno=ends.tokens)
-        servers.append(SocketServer(face, principals, table, refusals, callers=callers, tokens_only=True))
+        servers.append(make(socket.socket(fileno=ends.tokens), tokens_only=True))
     reloading.serve_with(*servers)
-    return tuple(servers)
 
 
 def _reloading(
-    given: Foundation, shared: Shared, working: Working, answering: Answering, principals: Principals
+    given: Foundation,
+    shared: Shared,
+    working: Working,
+    answering: Answering,
+    tenancy: Tenancy,
+    principals: Principals,
 ) -> Reloading:
-    def warm_again() -> None:
-        """The configuration has changed: there may be more to have warm."""
+    def follow() -> None:
+        """The configuration has changed: there may be more to have warm, and other ceilings."""
         given.lifetime.begin(prestart(shared, working))
+        given.lifetime.begin(tenancy.tell_journal())
 
     parts = Reloaded(
         registry=shared.registry,
@@ -313,33 +288,12 @@ def _reloading(
         principals=principals,
     )
     file, overrides = given.layout.config_file, given.host.overrides
-    return Reloading(shared.settings, file, overrides, parts, given.peers.journal, warm_again)
+    return Reloading(shared.settings, file, overrides, parts, given.peers.journal, follow)
 
 
-def _table(shared: Shared, working: Working, answering: Answering, reloading: Reloading) -> dict[str, Method]:
-    unified = Unified(answering.dispatch, shared.registry, shared.resources, working.sessions.why_missing)
-    return {
-        **answering.methods.table(),
-        **unified.table(),
-        **answering.artifacts.table(),
-        **reloading.table(),
-    }
-
-
-async def prestart(shared: Shared, working: Working) -> None:
-    """As `HostParts.prestart`."""
-    for bridge, section in shared.settings.now.bridges.items():
-        for tenant in section.prestart:
-            try:
-                await working.zygotes.warm(await shared.orders.make(tenant, bridge, "", "", ""))
-            except BridgeholdError as error:
-                line = printable(f"{bridge} is not warm for {tenant}: {error.message}")
-                sys.stderr.write(f"bridgehold: {line}\n")
-
-
-def spent_before(layout: Layout) -> Budgets:
+def spent_before(layout: Layout, spending: Spending) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
-    budgets = Budgets()
+    budgets = Budgets(spending)
     if layout.audit.is_dir():
         budgets.fold(read_kind(layout.audit, "egress"))
     return budgets

@@ -24,11 +24,12 @@ from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import BridgeholdError, to_log_text
 from bridgehold.hardening import harden
-from bridgehold.host.assembly import Foundation, HostParts, Peers, assemble
+from bridgehold.host.assembly import assemble
 from bridgehold.host.front.anchoring import Anchoring
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.lifetime import Lifetime
+from bridgehold.host.parts import Foundation, HostParts, Peers
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
@@ -71,6 +72,7 @@ class HostProcess:
                 peers=peers,
                 machine=machine,
                 redaction=redaction,
+                supervisor=self._supervisor,
                 lifetime=lifetime,
             )
         )
@@ -94,6 +96,8 @@ class HostProcess:
         lifetime.need("journal", peers.journal.gone.wait())
         lifetime.stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit))
         lifetime.stand("anchors", anchoring.run(self._config.host.anchor_every_s))
+        lifetime.stand("tokens", parts.tokens.watch(parts.look_up_again))
+        lifetime.stand("quotas", parts.tenancy.tell_journal())
         lifetime.stand("the warm pool", parts.working.pool.watch(shared.orders.make, peers.keeper.versions))
         lifetime.begin(parts.prestart())
         lifetime.begin(parts.sweep())

@@ -1,7 +1,7 @@
 """The parent of the host's processes: starts them, joins them by sockets, ends all when one ends.
 
-It reads a word of the host's (`handover`), and no byte that anyone else sends. As root the host, the
-keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
+It reads what the host asks it (`handover`, `files`), and no byte that anyone else sends. As root the host,
+the keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
 over one gives nothing of another; the launcher stays privileged.
 """
 
@@ -32,7 +32,7 @@ from bridgehold.errors import ConfigError
 from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
-from bridgehold.supervisor import plans
+from bridgehold.supervisor import files, plans
 from bridgehold.supervisor.handover import (
     Inherited,
     OriginalMounts,
@@ -93,7 +93,14 @@ def run(
         listener = host_listener(layout, given)
         children, channel = _start(layout, config, listener, http, lasting=given.lasting)
         patience = config.host.drain_s + _END_SECONDS
-        replacing = Replacing(channel, command, outside, ready=ready, leave=lambda: _leave(children))
+        replacing = Replacing(
+            channel,
+            command,
+            outside,
+            ready=ready,
+            leave=lambda: _leave(children),
+            write=lambda said: files.answer(layout, said),
+        )
         again = False
         signals: list[int] = []
         try:

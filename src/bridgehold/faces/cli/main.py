@@ -26,6 +26,7 @@ from bridgehold.faces.cli import (
     shell,
     shim,
     stdio,
+    tenants,
     usage,
 )
 from bridgehold.faces.cli.border import guarded
@@ -63,6 +64,8 @@ app.command("why")(audit.why)
 app.add_typer(bridges.app, name="bridge")
 app.add_typer(policy.app, name="policy")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(tenants.tenant, name="tenant")
+app.add_typer(tenants.token, name="token")
 app.add_typer(audit.app, name="audit")
 app.add_typer(artifacts.app, name="artifacts")
 

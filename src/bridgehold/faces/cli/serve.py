@@ -87,10 +87,9 @@ def serve(
         err.print(f"listening on {layout.socket}", markup=False, soft_wrap=True)
         if listener is not None:
             err.print(f"listening on {url_of(listener)}")
-            if not any(section.tokens for section in config.principals.values()):
-                err.print(
-                    "nobody has a token yet: add its digest to a [principals.NAME] section", markup=False
-                )
+            said = any(section.tokens for section in config.principals.values())
+            if not said and not any(layout.tokens.glob("*.toml")):
+                err.print("nobody has a token yet: `bridgehold token create` makes one", markup=False)
 
     raise typer.Exit(run(layout, ready=ready, http=listener, given=given, command=command))
 

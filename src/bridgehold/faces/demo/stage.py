@@ -12,14 +12,18 @@ from rich.table import Table
 
 
 class Stage:
+    """Prints the demo, scene by scene."""
+
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
 
     def scene(self, number: int, title: str) -> None:
+        """Begin a scene with a numbered title."""
         self.console.print()
         self.console.print(Rule(f"[bold]{number}. {escape(title)}[/]", align="left"))
 
     def say(self, text: str) -> None:
+        """Print `text`, wrapped by the terminal alone."""
         self.console.print(text, soft_wrap=True)
 
     def panels(self, left: tuple[str, str, str], right: tuple[str, str, str]) -> None:
@@ -36,6 +40,7 @@ class Stage:
         self.console.print(grid)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table; long cells are folded."""
         view = Table(header_style="bold")
         for column in columns:
             view.add_column(column, overflow="fold")

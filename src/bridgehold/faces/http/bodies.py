@@ -95,7 +95,49 @@ class ExecuteResource(_Sent, frozen=True, kw_only=True):
     deadline_ms: Milliseconds = 0
 
 
+class NewTenant(_Sent, frozen=True, kw_only=True):
+    """A tenant to be made, with its ceilings."""
+
+    name: Name
+    limits: dict[str, str | int | float | None] = {}
+
+
+class TenantLimits(_Sent, frozen=True, kw_only=True):
+    """Ceilings by key, as `tenants/NAME.toml` has them; null takes one away, what is left out stays."""
+
+    limits: dict[str, str | int | float | None]
+
+
+class Reason(_Sent, frozen=True, kw_only=True):
+    """Why; the tenant's callers are told."""
+
+    reason: Name = ""
+
+
+class NewTokenAsked(_Sent, frozen=True, kw_only=True):
+    """A token to be made. `bridges`, `operations` (patterns of `bridge:operation`): empty is all.
+
+    `read_only`: it looks, and runs nothing. `expires_s`: from now on; 0: until it is revoked.
+    """
+
+    name: Name
+    tenants: tuple[Name, ...]
+    bridges: tuple[Name, ...] = ()
+    operations: tuple[Name, ...] = ()
+    read_only: bool = False
+    logs: bool = True
+    expires_s: float = 0.0
+
+
+class Rotation(_Sent, frozen=True, kw_only=True):
+    """`grace_s`: how long the secret before is taken as well."""
+
+    grace_s: float = 0.0
+
+
 class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was opened."""
+
     id: str
     name: str
     bridge: str
@@ -103,6 +145,8 @@ class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionFacts(OpenedSession, frozen=True, kw_only=True):
+    """A session and what it has used; times in milliseconds, memory in bytes."""
+
     state: str
     start: str
     commands: int
@@ -136,20 +180,28 @@ class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a session's log."""
+
     session: str
     text: str
 
 
 class ClosedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was closed; `emptied_ms`: from the kill to an empty cgroup."""
+
     id: str
     emptied_ms: int = 0
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer for a tool's call was taken."""
+
     status: str
 
 
 class BridgeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge, and the operations that the caller's tenant may run."""
+
     name: str
     tenant: str
     """Whose alone it is; empty: everybody's."""

@@ -33,10 +33,11 @@ def bearer(values: Sequence[str]) -> str:
 
 
 def unauthorised(reason: str) -> Refused:
+    """A 401 with `reason`, and what to send instead."""
     error = DeniedError(
         reason,
         where="Authorization",
-        hint="Send `Authorization: Bearer TOKEN`; an operator adds its digest to [principals.NAME].",
+        hint="Send `Authorization: Bearer TOKEN`; an operator makes one: `bridgehold token create`.",
     )
     return Refused(401, error, {"WWW-Authenticate": 'Bearer realm="bridgehold"'})
 

@@ -15,13 +15,14 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.limits.watchdog import Tree, Watchdog
-from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 
 class Parent:
     """Nothing is made on the machine; only admission holds sessions together back."""
 
     version: Literal["none"] = "none"
+    weighs_io = False
 
     def __init__(self, *, reserve_bytes: int) -> None:
         self.capacity: Capacity = machine_capacity(
@@ -30,17 +31,28 @@ class Parent:
         self.capacity_bytes = self.capacity.memory_bytes
         self._leaves: list[Leaf] = []
 
-    def create(self, name: str, resources: Resources) -> Leaf:
+    def create(
+        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
+    ) -> Leaf:
+        """A leaf without a cgroup: its processes are found and counted by a watchdog. `tenant` and `share`
+        are admission's alone: nothing here adds up what a tenant's sessions use."""
         self._leaves = [leaf for leaf in self._leaves if not leaf.removed]
         leaf = Leaf(owned.leaf_name(name), resources)
         self._leaves.append(leaf)
         return leaf
+
+    def share_out(self, tenant: str, share: TenantShare) -> None:
+        """As `create` says."""
+
+    def tidy(self) -> None:
+        """Nothing is made, so nothing stays."""
 
     def sweep(self) -> list[str]:
         """Nothing outlives its launcher here but processes, which die with their parent."""
         return []
 
     def close(self) -> None:
+        """Let go of every leaf."""
         for leaf in self._leaves:
             if not leaf.removed:
                 leaf.kill()
@@ -61,15 +73,19 @@ class Leaf:
         os.write(self._entry, f"{os.getpid()}\n".encode())
 
     def entries(self, uid: int) -> list[int]:
+        """None: there is no cgroup to enter."""
         return []
 
     def take(self, pid: int) -> None:
+        """Always raises `UnsupportedError`."""
         raise UnsupportedError("without a cgroup nothing can be forked from a zygote")
 
     def limit_processes(self, count: int) -> None:
+        """Always raises `UnsupportedError`."""
         raise UnsupportedError("without a cgroup no zygote can be watched")
 
     def holds(self, pid: int) -> bool:
+        """Whether the watchdog sees `pid` in the session's tree."""
         return pid in self.processes()
 
     def oom_fd(self) -> int | None:
@@ -82,9 +98,11 @@ class Leaf:
         return self._watchdog.over()
 
     def account(self) -> list[int]:
+        """None: the kernel counts nothing here."""
         return []
 
     def usage(self) -> Usage:
+        """As `SessionCgroup.usage`, by the watchdog's samples."""
         self._meet()
         return self._watchdog.usage()
 
@@ -92,14 +110,17 @@ class Leaf:
         """No quota to lift."""
 
     def kill(self) -> None:
+        """As `SessionCgroup.kill`, process by process."""
         self._meet()
         self._watchdog.tree.kill()
 
     def processes(self) -> list[int]:
+        """The pids that the watchdog sees now."""
         self._meet()
         return self._watchdog.tree.pids()
 
     def remove(self) -> None:
+        """Stop watching."""
         if not self.removed:
             self.removed = True
             os.close(self._entered)

@@ -84,10 +84,12 @@ class Locks:
         self._owner = os.getpid()
 
     def drop_in_child(self) -> None:
+        """Close the locks in a forked child, where they would outlive this process."""
         if os.getpid() != self._owner:
             self.close()
 
     def close(self) -> None:
+        """Let go of every lock."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -107,6 +109,7 @@ def find(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder`; none where it is gone."""
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -146,13 +149,19 @@ def sweep(keyed: Iterable[Path], all_roots: Iterable[Path], own: str) -> list[st
 
 def _clear(folders: list[Path]) -> bool:
     """End what is in `folders` and below, and remove them; whether all are gone."""
-    trees = [[*subfolders(folder), folder] for folder in folders]
+    trees = [[*_below(folder), folder] for folder in folders]
     for tree in trees:
         for folder in tree:
             let_die(folder)
     files.kill_all(folder / "cgroup.procs" for tree in trees for folder in tree)
     removed = [files.remove(folder) for tree in trees for folder in tree]
     return all(removed)
+
+
+def _below(folder: Path) -> list[Path]:
+    """Sessions', and then the tenants' that they lie in."""
+    tenants = subfolders(folder)
+    return [*(session for tenant in tenants for session in subfolders(tenant)), *tenants]
 
 
 def open_for(path: Path, uid: int) -> int:

@@ -3,7 +3,8 @@
 BASE                      delegated (Delegate=yes), or the machine's root
 ├── host                  our own processes
 └── bridgehold-….sessions memory.max = what there is, less the reserve; the owner's lock
-    └── WORKER            memory.max, swap 0, oom.group, pids.max, cpu.max
+    └── tenant-NAME       memory.max, pids.max, cpu.weight, io.weight: of all that a tenant has
+        └── WORKER        memory.max, swap 0, oom.group, pids.max, cpu.max
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Literal
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.cgroups import delegation, files, inotify, owned
+from bridgehold.sandbox.cgroups import delegation, files, inotify, owned, tenants
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
-from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 _PERIOD_US = 100_000
 _SESSIONS_WEIGHT = 25
@@ -66,6 +67,7 @@ class Parent:
         self._hierarchy = hierarchy
         self._leaves: list[Leaf] = []
         self._folder = base / owned.folder_name(instance)
+        self._tenants = tenants.Tenants([self._folder], self._limit_tenant)
         try:
             self._locks = owned.Locks([owned.claim(self._folder)])
         except OSError as error:
@@ -81,10 +83,16 @@ class Parent:
             self.close()
             raise
 
-    def create(self, name: str, resources: Resources) -> Leaf:
+    def create(
+        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
+    ) -> Leaf:
         """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
-        self._retry_leftovers()
-        folder = self._folder / owned.leaf_name(name)
+        self.tidy()
+        leaf_name = owned.leaf_name(name)
+        try:
+            folder = self._folder / self._tenants.enter(tenant, share) / leaf_name
+        except OSError as error:
+            raise UnsupportedError(f"no cgroup for {name}: {error}", where=str(self._folder)) from error
         leaf = Leaf(folder, self._hierarchy.name(folder), self._locks)
         try:
             leaf.make(resources)
@@ -95,6 +103,16 @@ class Parent:
             raise
         self._leaves.append(leaf)
         return leaf
+
+    def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
+        folder, wanted = self._folder / name, tenants.limits(share, self.capacity)
+        tenants.check_room(int(procfs.read(folder / "memory.current")), wanted, tenant)
+        _limit_memory(folder, wanted.memory_bytes)
+        files.limit(folder / "pids.max", wanted.processes)
+        files.limit(folder / "cpu.weight", wanted.cpu_weight)
+        if (folder / "io.weight").exists():  # where the io controller was delegated, and weighs
+            files.write(folder / "io.weight", f"default {wanted.io_weight}")
+        delegation.enable(folder)
 
     def sweep(self) -> list[str]:
         """What instances that are gone left anywhere below the mount, ended and removed."""
@@ -108,14 +126,23 @@ class Parent:
                 leaf.lift()
                 leaf.kill()
                 leaf.remove(seconds=0.5)
+        self._tenants.keep(set())
         files.remove(self._folder)
         self._locks.close()
 
-    def _retry_leftovers(self) -> None:
+    @property
+    def weighs_io(self) -> bool:
+        return (self._folder / "io.weight").exists()
+
+    def share_out(self, tenant: str, share: TenantShare) -> None:
+        self._tenants.enter(tenant, share)
+
+    def tidy(self) -> None:
         for leaf in self._leaves:
             if leaf.left_over:
                 leaf.remove()
         self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
+        self._tenants.keep({Path(leaf.path).parent.name for leaf in self._leaves})
 
 
 def _limit_memory(folder: Path, count: int) -> None:
@@ -138,13 +165,16 @@ class Leaf:
 
     @property
     def gone(self) -> bool:
+        """Whether it was removed and its folder is not there any more."""
         return self._removing and not (self._made and self._folder.exists())
 
     @property
     def left_over(self) -> bool:
+        """Whether it was to be removed and its folder is still there."""
         return self._removing and not self.gone
 
     def make(self, resources: Resources) -> None:
+        """Make its folder, with the limits of `resources`. Raises `OSError`."""
         folder = self._folder
         folder.mkdir(mode=0o700)
         self._made = True
@@ -155,6 +185,7 @@ class Leaf:
         self._watch = inotify.watch(folder / "memory.events")
 
     def enter(self) -> None:
+        """As `SessionCgroup.enter`."""
         self._locks.drop_in_child()
         files.write(self._folder / "cgroup.procs", "0")
 
@@ -163,12 +194,15 @@ class Leaf:
         return []
 
     def take(self, pid: int) -> None:
+        """As `SessionCgroup.take`."""
         files.write(self._folder / "cgroup.procs", str(pid))
 
     def limit_processes(self, count: int) -> None:
+        """As `SessionCgroup.limit_processes`."""
         files.limit(self._folder / "pids.max", count)
 
     def holds(self, pid: int) -> bool:
+        """As `SessionCgroup.holds`."""
         try:
             seen = own_cgroups(procfs.read(f"/proc/{pid}/cgroup"))
         except (FileNotFoundError, ProcessLookupError):
@@ -176,9 +210,11 @@ class Leaf:
         return seen.get("") == self._name
 
     def oom_fd(self) -> int | None:
+        """A descriptor that is readable when ``memory.events`` changes."""
         return self._watch
 
     def usage(self) -> Usage:
+        """As `SessionCgroup.usage`."""
         folder = self._folder
         cpu = files.table(folder / "cpu.stat")
         current = files.number(folder / "memory.current")
@@ -194,14 +230,17 @@ class Leaf:
         )
 
     def account(self) -> list[int]:
+        """Descriptors of the files that count processor time and memory, for the caller to close."""
         return files.open_all(self._folder / "cpu.stat", self._folder / "memory.peak")
 
     def lift(self) -> None:
+        """As `SessionCgroup.lift`: it is thawed too."""
         for name, value in (("cpu.max", "max"), ("cgroup.freeze", "0")):
             with contextlib.suppress(OSError):
                 files.write(self._folder / name, value)
 
     def kill(self) -> None:
+        """As `SessionCgroup.kill`, by ``cgroup.kill`` where the kernel has it."""
         owned.let_die(self._folder)
         try:
             files.write(self._folder / "cgroup.kill", "1")
@@ -209,6 +248,7 @@ class Leaf:
             files.kill_all([self._folder / "cgroup.procs"])
 
     def processes(self) -> list[int]:
+        """As `SessionCgroup.processes`."""
         return files.pids(self._folder / "cgroup.procs")
 
     def remove(self, seconds: float = 0.0) -> None:

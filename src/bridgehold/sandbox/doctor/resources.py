@@ -30,7 +30,7 @@ def session(context: Context, resources: Resources) -> Iterator[tuple[CgroupPare
     """A session cgroup of the kind that the host would make, ended and removed after."""
     parent = open_parent(context.cgroup, reserve_bytes=context.reserve_bytes, instance=random_id("doctor", 8))
     try:
-        yield parent, parent.create("probe", resources)
+        yield parent, parent.create("probe", resources, tenant="local")
     finally:
         parent.close()
 
@@ -48,6 +48,7 @@ def _needs_cgroup(check: Callable[[Context], Check], name: str) -> Callable[[Con
 
 
 def enter_and(cgroup: SessionCgroup, act: Callable[[], None]) -> int:
+    """Do `act` in a child within `cgroup`; the child's wait status."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -60,6 +61,8 @@ def enter_and(cgroup: SessionCgroup, act: Callable[[], None]) -> int:
 
 
 def memory(context: Context) -> Check:
+    """Whether the memory limit kills what goes past it; by going past it."""
+
     def bomb() -> None:
         area = mmap.mmap(-1, _BOMB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for at in range(0, _BOMB, mmap.PAGESIZE):
@@ -69,7 +72,8 @@ def memory(context: Context) -> Check:
         if parent.version == "none":
             return caution(
                 "cgroup",
-                "none, as the configuration says: memory is sampled by a watchdog, cpu is not limited",
+                "none, as the configuration says: memory is sampled by a watchdog, "
+                "cpu is neither limited nor shared out by tenant",
                 'Set `[host] cgroup = "auto"` on a machine with cgroups.',
             )
         status = os.waitstatus_to_exitcode(os.waitpid(enter_and(cgroup, bomb), 0)[1])
@@ -85,11 +89,13 @@ def memory(context: Context) -> Check:
             "cgroup",
             f"{parent.version}: a bomb of {format_size(_BOMB)} died at its cap of "
             f"{format_size(FREE.memory_bytes)}, and the kernel counted it; sessions may have "
-            f"{format_size(parent.capacity_bytes)} together",
+            f"{format_size(parent.capacity_bytes)} together; "
+            f"tenants have a share each of processors{' and storage' * parent.weighs_io}",
         )
 
 
 def pids(context: Context) -> Check:
+    """Whether the process limit refuses one more; by forking one more."""
     read, write = os.pipe()
 
     def bomb() -> None:
@@ -134,6 +140,8 @@ def _reap() -> None:
 
 
 def cpu(context: Context) -> Check:
+    """Whether the processor quota throttles a loop; by running one."""
+
     def spin() -> None:
         while True:
             pass

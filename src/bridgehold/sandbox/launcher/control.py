@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +16,15 @@ from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.limits.shortage import short_of, shortage, typed
-from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, SealReport, Usage
+from bridgehold.sandbox.values import (
+    Attestation,
+    ExitReport,
+    Launched,
+    SandboxSpec,
+    SealReport,
+    TenantShare,
+    Usage,
+)
 
 T = TypeVar("T")
 _MAX_DESCRIPTORS = 8
@@ -35,25 +44,30 @@ class LauncherClient:
         self._waiting: dict[int, asyncio.Future[tuple[requests.Answer, list[int]]]] = {}
         self._exits: dict[str, asyncio.Future[ExitReport]] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # the loop holds its tasks only weakly
+        self.share_of: Callable[[str], TenantShare | None] = _no_share
+        """A tenant's share, sent along with each start; None: as it was."""
         self.lost = asyncio.Event()
         """Set once the launcher is gone; every request fails from then on."""
         self._loop.add_reader(sock, self._read)
 
     @classmethod
     async def connect(cls, sock: socket.socket) -> LauncherClient:
+        """A client on the socket that the supervisor gave."""
         return cls(sock)
 
     async def machine(self) -> Machine:
+        """What this machine offers to sandboxes. Raises `HostUnavailableError`."""
         answer, _ = await self._ask(requests.MachineRequest(self._id()))
         return _expect(answer.machine)
 
     async def launch(self, spec: SandboxSpec) -> tuple[Launched, list[int]]:
         """Start a sandbox; its descriptors are the caller's to close."""
-        return await self._started(requests.LaunchRequest(self._id(), spec))
+        return await self._started(requests.LaunchRequest(self._id(), spec, self.share_of(spec.tenant)))
 
     async def fork(self, zygote: str, spec: SandboxSpec) -> tuple[Launched, list[int]]:
         """A worker from an attested zygote; as `launch`. `ZygoteError` where the zygote can't or is gone."""
-        return await self._started(requests.ForkRequest(self._id(), zygote, spec))
+        share = self.share_of(spec.tenant)
+        return await self._started(requests.ForkRequest(self._id(), zygote, spec, share))
 
     async def _started(
         self, request: requests.LaunchRequest | requests.ForkRequest
@@ -72,6 +86,7 @@ class LauncherClient:
         return _expect(answer.attestation)
 
     async def usage(self, worker: str) -> Usage:
+        """What a worker has used so far, by the kernel's count. Raises `NotFoundError`."""
         answer, _ = await self._ask(requests.UsageRequest(self._id(), worker))
         return _expect(answer.usage)
 
@@ -102,6 +117,7 @@ class LauncherClient:
         return await asyncio.shield(self._exits.setdefault(worker, self._loop.create_future()))
 
     async def seal(self, path: str) -> SealReport:
+        """Make a finished environment unchangeable. Raises `EnvironmentBuildError`."""
         answer, _ = await self._ask(requests.SealRequest(self._id(), path))
         return _expect(answer.sealed)
 
@@ -111,6 +127,7 @@ class LauncherClient:
         return _expect(answer.sealed).files
 
     def close(self) -> None:
+        """End the channel; the launcher ends every worker with it."""
         self._lose()
         self._socket.close()
 
@@ -208,6 +225,10 @@ class LauncherClient:
             _fail(future, error)
         for ended in self._exits.values():
             _fail(ended, error)
+
+
+def _no_share(_: str) -> None:
+    return None
 
 
 def _fail(future: asyncio.Future[Any], error: HostUnavailableError) -> None:

@@ -19,7 +19,7 @@ from bridgehold.sandbox.launcher.begin import begin_fork, check_current
 from bridgehold.sandbox.launcher.reap import By
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
-from bridgehold.sandbox.values import SandboxSpec
+from bridgehold.sandbox.values import SandboxSpec, TenantShare
 
 _SPARE_SECONDS = 0.02
 """After a session's attestation: its first command is not to share the processor with the next's sandbox."""
@@ -34,11 +34,20 @@ class Owner(Protocol):
     parts: Parts
     workers: dict[str, Worker]
 
-    def add(self, worker: Worker) -> None: ...
-    def admit(self, spec: SandboxSpec) -> None: ...
-    def watch(self, worker: Worker, *wanted: int | None) -> None: ...
-    def fail(self, worker: Worker, error: Exception) -> None: ...
-    def end(self, worker: Worker, *, by: By, reason: str = "") -> None: ...
+    def add(self, worker: Worker) -> None:
+        """See `Launcher.add`."""
+
+    def admit(self, spec: SandboxSpec, share: TenantShare | None) -> None:
+        """See `Launcher.admit`."""
+
+    def watch(self, worker: Worker, *wanted: int | None) -> None:
+        """Have the loop visit `worker` when one of these descriptors is readable."""
+
+    def fail(self, worker: Worker, error: Exception) -> None:
+        """The start of `worker` has failed with `error`: answer, and end what stands of it."""
+
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
+        """See `Launcher.end`."""
 
 
 class Forking:
@@ -59,8 +68,10 @@ class Forking:
             raise ZygoteError("the zygote has ended")  # one that never was looks alike
         if not parent.running or parent.zygote is None or not parent.zygote.settled:
             raise ZygoteError("there is no such zygote to fork from")
-        self._owner.admit(request.spec)
+        self._owner.admit(request.spec, request.share)
         check_current(parent, self._owner.parts)
+        if request.share is not None:
+            self._owner.parts.parent.share_out(request.spec.tenant, request.share)
         worker = self._take_spare(parent.zygote, request.spec)
         if worker is None:
             worker = self._begin(request.spec, parent, parent.zygote)
@@ -119,7 +130,7 @@ class Forking:
         for name in worker.zygote.sessions if worker.zygote else ():
             session = self._owner.workers[name]
             if session.failure is None:
-                session.failure = ZygoteError(reason)
+                session.failure = ZygoteError(reason).fact()
             self._owner.end(session, by="zygote", reason=reason)
 
     @property

@@ -33,13 +33,25 @@ class Owner(Protocol):
     """What `Proving` needs of the launcher's loop."""
 
     parts: Parts
+    left: set[int]
 
-    def find(self, name: str) -> Worker: ...
-    def add(self, worker: Worker) -> None: ...
-    def watch_running(self, worker: Worker) -> None: ...
-    def answer(self, answer: requests.Answer) -> None: ...
-    def attested(self, worker: Worker) -> None: ...
-    def end(self, worker: Worker, *, by: By, reason: str = "") -> None: ...
+    def find(self, name: str) -> Worker:
+        """See `Launcher.find`."""
+
+    def add(self, worker: Worker) -> None:
+        """See `Launcher.add`."""
+
+    def watch_running(self, worker: Worker) -> None:
+        """See `Launcher.watch_running`."""
+
+    def answer(self, answer: requests.Answer) -> None:
+        """See `Launcher.answer`."""
+
+    def attested(self, worker: Worker) -> None:
+        """See `Launcher.attested`."""
+
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
+        """See `Launcher.end`."""
 
 
 class Proving:
@@ -50,6 +62,7 @@ class Proving:
         self._own = attest.namespaces("self")
 
     def attest(self, request: requests.AttestRequest) -> None:
+        """Compare a worker with its spec, and answer with what was seen; one that differs is ended."""
         worker = self._owner.find(request.worker)
         if worker.ending is not None:
             raise NotFoundError(f"worker {worker.name} has ended")
@@ -83,13 +96,14 @@ class Proving:
         """A zygote that was proved, on its way to stand for the first time."""
         failure: BridgeholdError | None = None
         try:
-            if not zygote.stands:
+            if not zygote.stands or not zygote.settle_in():
                 return
-            zygote.settle_in()
         except FAULTS as error:
             failure = typed(error)
             if isinstance(failure, ZygoteError):
                 failure = AttestationError(failure.message)
+        self._owner.left |= zygote.left
+        zygote.left.clear()
         request, proof = worker.proof_wanted, worker.settling
         worker.proof_wanted = worker.settling = None
         if request is not None:

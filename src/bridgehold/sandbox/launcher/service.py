@@ -26,7 +26,7 @@ from bridgehold.errors import (
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
-from bridgehold.sandbox.cgroups.admission import admit
+from bridgehold.sandbox.cgroups.admission import Held, admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
@@ -44,7 +44,7 @@ from bridgehold.sandbox.limits.bounds import check
 from bridgehold.sandbox.limits.rlimits import core_handler
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.spec import spec_digest
-from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
+from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec, TenantShare
 
 _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
@@ -66,6 +66,8 @@ class Launcher:
         self._forking = Forking(self)
         self._uncounted = Watch()
         self._seals: dict[int, tuple[int, SealJob]] = {}
+        self.left: set[int] = set()
+        """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
@@ -94,6 +96,7 @@ class Launcher:
             self._visit(worker, now)
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
+        self._reap_left()
         self._forking.make_spares()
 
     def _end_uncounted(self, now: float) -> None:
@@ -203,12 +206,15 @@ class Launcher:
         return None
 
     def answer(self, answer: requests.Answer) -> None:
+        """Queue an answer for the host."""
         self._channel.send(answer)
 
     def attested(self, worker: Worker) -> None:
+        """A worker has passed: a fork's zygote may be forked again."""
         self._forking.attested(worker)
 
     def find(self, name: str) -> Worker:
+        """The started worker of that name. Raises `NotFoundError`."""
         worker = self.workers.get(name)
         if worker is None or not worker.started:
             raise NotFoundError(f"no worker {name[:40]}")
@@ -228,7 +234,7 @@ class Launcher:
         )
 
     def _launch(self, request: requests.LaunchRequest) -> None:
-        self.admit(request.spec)
+        self.admit(request.spec, request.share)
         worker = begin_launch(self.parts, request)
         self.add(worker)
         try:
@@ -237,15 +243,25 @@ class Launcher:
             self.fail(worker, error)
 
     def add(self, worker: Worker) -> None:
+        """Take `worker` into the loop, from its first step on."""
         self.workers[worker.name] = worker
         self._restless.add(worker)
 
-    def admit(self, spec: SandboxSpec) -> None:
+    def admit(self, spec: SandboxSpec, share: TenantShare | None) -> None:
+        """Raise the typed refusal where `spec` goes beyond this launcher's bounds, its capacity, or its
+        tenant's part."""
         parts = self.parts
         check(spec, parts.bounds)
-        promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
+        held = Held.of((w.spec.tenant, w.spec.resources) for w in self.workers.values() if w.request)
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
-        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
+        admit(
+            spec.resources,
+            held,
+            parts.parent.capacity,
+            tenant=spec.tenant,
+            share=share,
+            overcommit=overcommit,
+        )
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else."""
@@ -309,6 +325,7 @@ class Launcher:
         self._forking.over(worker)
 
     def watch_running(self, worker: Worker) -> None:
+        """Watch for the end of a worker that has started, and for its running out of memory."""
         running = worker.start.running
         first = running.first_fd if running.first_fd >= 0 else None
         held = worker.zygote.pid_fd if worker.zygote and running.hold and not running.hold.gone else None
@@ -330,12 +347,13 @@ class Launcher:
         zygote = worker.parent.zygote if worker.parent is not None else None
         if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
             failure = ZygoteError("the zygote has ended")  # whatever it led to
-        worker.failure = failure
+        worker.failure = failure.fact()
         if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")
 
     def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
+        """Begin to end `worker`; the first call's `by` and `reason` go into its report."""
         if worker.ending is not None:
             return
         self.watch(worker)
@@ -368,6 +386,13 @@ class Launcher:
                 self._channel.send(requests.Answer(id=request, error=stuck.info()))
             worker.killers = []
 
+    def _reap_left(self) -> None:
+        for pid in list(self.left):
+            with contextlib.suppress(ChildProcessError):
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+            self.left.discard(pid)
+
     def _reap_orphans(self) -> None:
         """What was killed while it made namespaces leaves children, which keep others from ending."""
         starts = [worker.start for worker in self.workers.values()]
@@ -393,18 +418,20 @@ class Launcher:
             self.parts.stage.discard(worker.staged)
         if worker.zygote is not None:
             worker.zygote.close()
+            self.left |= worker.zygote.left
         if worker.parent is not None and worker.parent.zygote is not None:
             worker.parent.zygote.sessions.discard(worker.name)
         for uid in (worker.uid, worker.root_uid):
             if uid is not None:
                 self.parts.uids.give_back(uid)
+        self.parts.parent.tidy()
 
     def _report(self, worker: Worker, report: ExitReport) -> None:
         if not worker.request:
             return  # made ahead, and never wanted
         if not worker.started:
-            error = worker.failure or UnsupportedError("the launcher ended before the sandbox had started")
-            self._channel.send(requests.Answer(id=worker.request, error=error.info()))
+            early = UnsupportedError("the launcher ended before the sandbox had started")
+            self._channel.send(requests.Answer(id=worker.request, error=worker.failure or early.fact()))
             return
         self._channel.send(requests.Answer(id=0, exited=report))
         for request in worker.killers:
@@ -417,12 +444,18 @@ class Launcher:
         self._selector.register(job.descriptor, selectors.EVENT_READ, self._sealed)
 
     def _sealed(self, descriptor: int, _: int) -> None:
-        self._selector.unregister(descriptor)
-        request, job = self._seals.pop(descriptor)
+        request, job = self._seals[descriptor]
         try:
-            answer = requests.Answer(id=request, sealed=job.finish())
+            report = job.advance()
+            if report is None:
+                return
+            answer = requests.Answer(id=request, sealed=report)
         except BridgeholdError as error:
             answer = requests.Answer(id=request, error=error.info())
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+        del self._seals[descriptor]
+        self.left.add(job.child)
         self._channel.send(answer)
 
     def _end_all(self) -> None:

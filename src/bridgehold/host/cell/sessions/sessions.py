@@ -19,6 +19,7 @@ from bridgehold.errors import (
     from_info,
 )
 from bridgehold.host.cell.gateway.values import Attribution
+from bridgehold.host.cell.sessions.admission import Admission, gone
 from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.ended import EndedSessions, anew, ended_error
 from bridgehold.host.cell.sessions.opening import Opening
@@ -33,8 +34,6 @@ from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 
 _LOOK_SECONDS = 0.02
-_GONE_SECONDS = 30.0
-"""How long an opening waits for the end of a session whose place or name it takes."""
 
 
 class RecoveryTracker(Protocol):
@@ -58,21 +57,22 @@ class Sessions:
         journal: JournalClient,
         *,
         bound: int,
+        tenants: Callable[[str], int],
         recovery: RecoveryTracker,
         metrics: Metrics,
         on_degraded: Callable[[str], None],
     ) -> None:
-        """`on_degraded`: an event that must be in the audit can't be written."""
+        """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included.
+        `on_degraded`: an event that must be in the audit can't be written.
+        """
         self._closings = Closings(journal, on_degraded)
         self._metrics = metrics
         self._recovery = recovery
         self._starter = starter
         self._journal = journal
-        self.bound = bound
+        self.admission = Admission(self, bound, tenants)
         self._open: dict[SessionKey, Session] = {}
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
-        self._admitted: set[SessionKey] = set()
-        """Those of them that have been counted."""
         self._starting: dict[str, str] = {}
         """For whom, by the id of the session to be."""
         self._ending: dict[SessionKey, Session] = {}
@@ -118,7 +118,7 @@ class Sessions:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            if opening.cancelled() and self._stopping:
+            if opening.cancelled():
                 raise self._no_opening() from None
             raise
 
@@ -128,6 +128,8 @@ class Sessions:
         opening.cancelled() or opening.exception()
 
     def _no_opening(self) -> BridgeholdError:
+        if not self._stopping:
+            return SessionEndedError("the session was ended while it was opened")
         return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
 
     async def _start(
@@ -136,13 +138,11 @@ class Sessions:
         self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
             ending = self._ending[key]
-            await _gone(
-                ending, BusyError("the session that had this name has not ended yet", where=ending.id)
-            )
+            await gone(ending, BusyError("the session that had this name has not ended yet", where=ending.id))
             await self._remember(ending)
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
-        await self._admit(key, wanted)
+        await self.admission.admit(key, wanted)
         recovers = self._recovery.lost_before(key)
         entry = Opening(key, recovers, principal, self._journal, self._closings)
 
@@ -156,7 +156,7 @@ class Sessions:
             await unbroken(entry.take_back(error))
             raise
         finally:
-            self._admitted.discard(key)
+            self.admission.settled(key)
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._closings)
@@ -169,36 +169,6 @@ class Sessions:
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return session
-
-    async def _admit(self, key: SessionKey, order: StartOrder) -> None:
-        """Count one more, before anything is taken for it. Raises `BusyError`.
-
-        What is ending has its memory until it is over, and counts as long: it is waited for.
-        """
-        while True:
-            counted = [one for one in self if not one.over]
-            beside = [one for one in counted if _same_place(one.key, key)]
-            starting = sum(_same_place(one, key) for one in self._admitted)
-            if len(beside) + starting >= order.grant.rate.concurrency:
-                counted, full = (
-                    beside,
-                    BusyError(
-                        f"{key.tenant} already has {len(beside) + starting} sessions with {key.bridge} open",
-                        hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
-                    ),
-                )
-            elif len(counted) + len(self._admitted) >= self.bound:
-                full = BusyError(
-                    f"this host already has {self.bound} sessions",
-                    hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-                )
-            else:
-                break
-            leaving = next((one for one in counted if not one.alive), None)
-            if leaving is None:
-                raise full
-            await _gone(leaving, full)
-        self._admitted.add(key)
 
     async def _watch(self, session: Session) -> None:
         """End `session` at its idle or session time, and forget it when its worker ends."""
@@ -349,6 +319,16 @@ class Sessions:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hurry.wait(), min(left, _LOOK_SECONDS))
 
+    async def end_all(self, tenant: str, reason: str) -> int:
+        """End each session of the tenant, those that are being opened too; how many there were."""
+        openings = [opening for key, opening in self._opening.items() if key.tenant == tenant]
+        for opening in openings:
+            opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
+        chosen = [session for session in self if session.key.tenant == tenant]
+        await asyncio.gather(*(session.end(reason) for session in chosen), return_exceptions=True)
+        return len(openings) + len(chosen)
+
     async def stop(self, reason: str) -> None:
         """End every session; no new one opens."""
         self._stopping = True
@@ -358,19 +338,6 @@ class Sessions:
         await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
-
-
-async def _gone(session: Session, late: BusyError) -> None:
-    """Until it has ended and the audit says so. Raises `late` where that takes too long."""
-    try:
-        async with asyncio.timeout(_GONE_SECONDS):
-            await session.wait_ended()
-    except TimeoutError:
-        raise late from None
-
-
-def _same_place(one: SessionKey, other: SessionKey) -> bool:
-    return (one.tenant, one.bridge) == (other.tenant, other.bridge)
 
 
 def _unknown(reference: str) -> NotFoundError:
