@@ -151,6 +151,7 @@ class HostProcess:
 
 
 def main() -> int:
+    """Run the host process on descriptors of the supervisor's. Returns the exit status."""
     parser = argparse.ArgumentParser()
     names = ("launcher", "keeper", "journal", "listener", "parent", "config")
     for name in names:

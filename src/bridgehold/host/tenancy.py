@@ -25,7 +25,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.shares.spending import Spending
-from bridgehold.ids import nearest, parse_name
+from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies import tokens
 from bridgehold.policies.tables import format_time
@@ -88,6 +88,7 @@ class Tenancy:
         self._look_up_again = look_up_again
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "tenant.create": Method(CreateTenantParams, self.create, operator=True),
             "tenant.list": Method(NoParams, self.list_tenants, operator=True),
@@ -129,9 +130,11 @@ class Tenancy:
         return await self._audited(principal, "tenant.create", name, params.limits, act)
 
     async def list_tenants(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TenantInfo]:
+        """All tenants, with state and use."""
         return [self._shown(name) for name in self._known()]
 
     async def show(self, _principal: Principal, params: NameParams, _emit: Emit) -> TenantInfo:
+        """One tenant. Raises `NotFoundError`."""
         return self._shown(self._require(params.name))
 
     async def limit(self, principal: Principal, params: LimitParams, _emit: Emit) -> TenantInfo:
@@ -152,6 +155,7 @@ class Tenancy:
         return await self._set(principal, "tenant.suspend", params, "suspended")
 
     async def resume(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
+        """Let a suspended tenant ask again."""
         return await self._set(principal, "tenant.resume", params, "active")
 
     async def revoke(self, principal: Principal, params: StateParams, _emit: Emit) -> Revoked:
@@ -360,14 +364,14 @@ class Tenancy:
             )
 
     def _known(self) -> tuple[str, ...]:
-        """Everybody of whom a file, the configuration, a token or a session says something."""
+        """Everybody of whom a file, the configuration, a token or a session says something, and `local`."""
         found = set(self._files.names())
         for section in self._settings.now.principals.values():
             found.update(section.tenants)
         for name in self._tokens.names():
             found.update(self._token(name).tenants)
         found.update(session.key.tenant for session in self._sessions)
-        return tuple(sorted(found - {"*"}))
+        return tuple(sorted({*found, LOCAL_TENANT} - {"*"}))
 
     def _require(self, name: str) -> str:
         """`name`, if there is such a tenant. Raises `UsageError`, `NotFoundError`."""

@@ -39,6 +39,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return "*" in self.tenants or tenant in self.tenants
 
     def may_use(self, bridge: str) -> bool:
+        """Whether `bridge` is among its bridges; without a list, each is."""
         return not self.bridges or bridge in self.bridges
 
     def demand_bridge(self, bridge: str) -> None:

@@ -86,7 +86,8 @@ def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
 class AskStop(Protocol):
     """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None:
+        """Begin to stop, for `reason`."""
 
 
 class _Watching:
@@ -140,6 +141,7 @@ class Methods:
         self._unnamed.left(caller)
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "ping": Method(NoParams, self.ping, reads=True),
             "run": Method(RunParams, self.run, decides=True),
@@ -169,9 +171,11 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """That the host answers, with its version and how many sessions it has."""
         return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
     async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
+        """Run a command."""
         request = CommandRequest(
             operation=params.operation,
             arguments=params.arguments,
@@ -198,10 +202,12 @@ class Methods:
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
+        """The answer of a caller's tool."""
         self._tools.settle(principal.name, params)
         return {"status": "taken"}
 
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
+        """Open a session, or find the one of that name."""
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
         opening = self._open(key, principal)
@@ -224,12 +230,15 @@ class Methods:
         return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def script_open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
+        """Open a session whose worker is a user script; answered when it ends."""
         return await self._scripts.open(principal, params, emit)
 
     async def script_send(self, principal: Principal, params: ScriptSendParams, _emit: Emit) -> object:
+        """Bytes for a user script's standard input."""
         return await self._scripts.send(principal, params)
 
     async def script_eof(self, principal: Principal, params: ScriptEofParams, _emit: Emit) -> object:
+        """The end of a user script's standard input."""
         return await self._scripts.end_input(principal, params)
 
     def _key(self, params: OpenParams) -> SessionKey:
@@ -258,6 +267,7 @@ class Methods:
             raise
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """Close a session, and wait until its processes are gone."""
         try:
             session = self._find(principal, params.session)
         except (NotFoundError, SessionEndedError):
@@ -318,12 +328,15 @@ class Methods:
         return {"resumed": self._sessions.uncordon(params.tenant, params.bridge)}
 
     async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """All metrics in Prometheus' text format."""
         return {"text": self._metrics.text()}
 
     async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """The figures of `bridgehold status`."""
         return self._metrics.figures()
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
+        """The id of a session, by id or name."""
         session = self._find(principal, params.session)
         self._unnamed.use(session.id, principal.may_act_for)
         key = session.key
@@ -332,6 +345,7 @@ class Methods:
     async def list_sessions(
         self, principal: Principal, params: SessionsParams, _emit: Emit
     ) -> list[SessionInfo]:
+        """The sessions that the caller may see, with the memory that each uses now."""
         return [
             session.info(await self._memory(session))
             for session in self._sessions
@@ -358,22 +372,26 @@ class Methods:
             return 0
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """The end of what a session's guest wrote. Raises `DeniedError` for who may not read it."""
         _require_reader(principal)
         key, session, text = self._sessions.log(principal.may_act_for, params.session)
         principal.demand_bridge(key.bridge)
         return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """The bridges that the caller may use."""
         seen = self._registry.visible(principal.may_act_for)
         return [self._registry.describe(entry) for entry in seen if principal.may_use(entry.name)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
+        """Build a bridge's environment now."""
         manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
         grant = await self._registry.grant(params.tenant, manifest.name)
         built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
         return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        """Read every byte of environments, and compare it with what was sealed."""
         if params.bridge:
             return await self._environments.verify(
                 [self._registry.manifest(params.bridge, params.tenant or "")]
@@ -381,9 +399,11 @@ class Methods:
         return await self._environments.verify(self._registry.manifests(), others=True)
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """Remove environments that no bridge needs."""
         return {"removed": await self._environments.collect(self._registry.manifests())}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
+        """What a tenant is granted for a bridge, and by which rules."""
         tenant = parse_name(params.tenant, "tenant")
         return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
 

@@ -24,6 +24,8 @@ class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CreateParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.create` and `resource.configure`."""
+
     kind: str = ""
     arguments: dict[str, object] = {}
     session: str = ANONYMOUS_SESSION
@@ -32,6 +34,8 @@ class CreateParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ResourceParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.execute` and `resource.delete`: the resource by id, whichever session has it."""
+
     id: str
     kind: str = ""
     arguments: dict[str, object] = {}
@@ -41,12 +45,14 @@ class ResourceParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ListParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.list`."""
+
     kind: str = ""
     session: str = ""
 
 
 class DescribeParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    """Of `describe`."""
 
 
 class Unified:
@@ -66,6 +72,7 @@ class Unified:
         self._resources = resources
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "resource.create": Method(CreateParams, self.create),
             "resource.configure": Method(CreateParams, self.configure),
@@ -76,15 +83,19 @@ class Unified:
         }
 
     async def create(self, principal: Principal, params: CreateParams, _emit: Emit) -> Reply:
+        """Create a resource by the bridge's operation for its kind."""
         return await self._new(principal, params, "create")
 
     async def configure(self, principal: Principal, params: CreateParams, _emit: Emit) -> Reply:
+        """Run the bridge's `configure` operation for a kind."""
         return await self._new(principal, params, "configure")
 
     async def execute(self, principal: Principal, params: ResourceParams, _emit: Emit) -> Reply:
+        """Run a resource by the bridge's operation for its kind."""
         return await self._on(principal, params, "execute")
 
     async def delete(self, principal: Principal, params: ResourceParams, _emit: Emit) -> Reply:
+        """Delete a resource by the bridge's operation for its kind."""
         return await self._on(principal, params, "delete")
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[ResourceRef]:

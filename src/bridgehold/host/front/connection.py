@@ -78,15 +78,20 @@ class ServerContext(Protocol):
     tokens_only: bool
     leaving: bool
 
-    def known(self, uid: int) -> Principal | None: ...
+    def known(self, uid: int) -> Principal | None:
+        """The principal of a uid, where that alone decides; None where a token is needed."""
 
-    async def principal_of(self, uid: int, token: str) -> Principal: ...
+    async def principal_of(self, uid: int, token: str) -> Principal:
+        """Who `uid` and `token` are. Raises `DeniedError`."""
 
-    def gives(self, name: str) -> int: ...
+    def gives(self, name: str) -> int:
+        """How many connections the principal `name` may have."""
 
-    def method(self, name: str) -> Method: ...
+    def method(self, name: str) -> Method:
+        """The method of that name. Raises `UsageError`."""
 
-    def demand(self, tenant: str | None) -> None: ...
+    def demand(self, tenant: str | None) -> None:
+        """Raise the typed refusal where `tenant` may not ask now."""
 
 
 class Connection:

@@ -18,7 +18,8 @@ _SLOWEST = 64 * 1024
 class Emit(Protocol):
     """Sends one event of a request to its caller."""
 
-    def __call__(self, event: object, /) -> None: ...
+    def __call__(self, event: object, /) -> None:
+        """Send `event`."""
 
     def full(self, most: int = ...) -> bool:
         """Whether more than `most` bytes wait for the caller: what can be left out, or can wait, should."""
@@ -32,9 +33,11 @@ class Events:
         self._out = out
 
     def __call__(self, event: object, /) -> None:
+        """Send `event`."""
         self._send(event)
 
     def full(self, most: int = UNREAD_AT_EASE) -> bool:
+        """Whether more than `most` bytes of answers wait for the caller."""
         return self._out.unread > most
 
 
@@ -57,6 +60,7 @@ class Outgoing:
 
     @property
     def unread(self) -> int:
+        """Bytes that wait for the caller to read."""
         return self._writer.transport.get_write_buffer_size()
 
     def put(self, data: bytes, *, most: int | None = None) -> None:

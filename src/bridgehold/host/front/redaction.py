@@ -51,9 +51,13 @@ _NAMES = frozenset(
 
 
 class Keeper(Protocol):
-    async def marks(self, tenant: str) -> Marks: ...
+    """What redaction asks of the keeper."""
 
-    async def redact(self, tenant: str, texts: list[str]) -> list[str]: ...
+    async def marks(self, tenant: str) -> Marks:
+        """See `KeeperClient.marks`."""
+
+    async def redact(self, tenant: str, texts: list[str]) -> list[str]:
+        """See `KeeperClient.redact`."""
 
 
 class _Known:

@@ -123,10 +123,12 @@ class Registry:
 
     @property
     def config(self) -> Config:
+        """The configuration that holds now."""
         return self._config
 
     @property
     def default_bridge(self) -> str:
+        """The bridge that a request without one means; empty: there is none."""
         return self._config.default_bridge
 
     def visible(self, may_act_for: Callable[[str], bool]) -> list[Entry]:
@@ -217,6 +219,7 @@ class Registry:
         return msgspec.structs.replace(grant, ceilings=ceilings)
 
     def policy(self, name: str) -> Policy:
+        """The policy file `name`, with what it extends. Raises `PolicyError`."""
         return compose(name, Readings(self.files).policy)
 
     def policy_name(self, bridge: str) -> str:

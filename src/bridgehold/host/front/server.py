@@ -60,6 +60,7 @@ class SocketServer:
         self._live: set[Connection] = set()
 
     async def start(self) -> None:
+        """Accept connections."""
         self._server = await asyncio.start_unix_server(
             self._accept, sock=self._listener, backlog=BACKLOG, limit=_READ_AHEAD, **_KEEP_PATH
         )
@@ -71,6 +72,7 @@ class SocketServer:
             self._server.close()
 
     async def close(self) -> None:
+        """Accept nobody more, and end every connection."""
         if self._server is not None:
             self._server.close()
         for task in list(self._connections):
@@ -125,6 +127,7 @@ class SocketServer:
         return method.gives if method is not None else SMALL
 
     def method(self, name: str) -> Method:
+        """The method of that name. Raises `UsageError`."""
         method = self._methods.get(name)
         if method is None:
             raise UsageError(f"no method {name[:80]!r}", hint="docs/reference/host-protocol.md lists them.")

@@ -53,6 +53,7 @@ class Reservation:
         self._open = True
 
     def settle(self, tokens: int) -> None:
+        """The request has ended and cost `tokens`; a second call changes nothing."""
         if self._open:
             self._open = False
             self._budgets.add(self._key, 0, tokens - self.tokens, self._day)
@@ -90,6 +91,7 @@ class Budgets:
                 self.add(first, 0, _settled(entry) - tokens, day)
 
     def spent(self, tenant: str, provider: str) -> Spent:
+        """What a tenant has used of a provider, requests under way included."""
         key = (tenant, provider)
         return Spent(self._requests.get(key, 0), self._tokens.get(key, 0))
 
@@ -193,6 +195,7 @@ class Buffers:
 
     @property
     def held(self) -> int:
+        """Bytes that are held now, for all."""
         return self._tenants.taken
 
     @contextlib.asynccontextmanager
@@ -231,6 +234,7 @@ class Buffers:
         return self._tenants.fits(owner[0], size) and self._held.get(owner, 0) + size <= self._each
 
     def give(self, owner: Owner, size: int) -> None:
+        """Give `size` bytes back."""
         self._tenants.move(owner[0], -size)
         left = self._held.get(owner, 0) - size
         if left > 0:

@@ -12,7 +12,8 @@ from bridgehold.errors import BridgeholdError, BudgetError
 class Journal(Protocol):
     """What is needed of it."""
 
-    async def append(self, event: Event, *, durable: bool = True) -> Receipt: ...
+    async def append(self, event: Event, *, durable: bool = True) -> Receipt:
+        """Write it. Raises `AuditError` or `BudgetError`."""
 
 
 class Closings:

@@ -31,9 +31,11 @@ class Shares:
         return Share(self, who)
 
     def held_by(self, who: str) -> int:
+        """How much `who` holds now."""
         return self._held.get(who, 0)
 
     def fits(self, who: str, amount: int) -> bool:
+        """Whether `who` may take `amount` more: a part of what stays free."""
         return (
             amount <= 0 or (self._held.get(who, 0) + amount) * self._part <= self.total - self.taken - amount
         )

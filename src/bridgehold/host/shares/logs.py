@@ -68,6 +68,7 @@ class SessionLog:
         self.write(b"")
 
     def write(self, data: bytes, stream: Stream = "stderr") -> None:
+        """Keep what the guest wrote, within its rate; the rest is counted."""
         if self.tap is not None:
             self.tap(stream, data)
         kept = self._within_rate(data)
@@ -159,6 +160,7 @@ class CommandOutput:
         self._over = False
 
     def write(self, stream: Stream, data: bytes) -> None:
+        """Pass on what the guest wrote while the command runs."""
         if self._over:
             return
         if stream not in self._kept:

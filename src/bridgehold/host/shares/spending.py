@@ -77,6 +77,7 @@ class Spending:
                 ]
 
     def used(self, tenant: str) -> Used:
+        """What `tenant` has used today and this month."""
         day = self.today()
         of_day = self._counts.get((tenant, day), _NOTHING)
         of_month = self._counts.get((tenant, day[:_MONTH]), _NOTHING)
@@ -88,6 +89,10 @@ class Spending:
             money_per_day=of_day[2],
             money_per_month=of_month[2],
         )
+
+    def demand_active(self, tenant: str) -> None:
+        """Raise `SuspendedError` where nothing begins for the tenant."""
+        self._tenant_of(tenant).demand()
 
     def demand(self, tenant: str, provider: str, tokens: int) -> None:
         """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.

@@ -135,6 +135,7 @@ def outcome_of(
     failure: BridgeholdError | None,
     usage: CommandUsage,
 ) -> CommandOutcome:
+    """The event that ends a command: by the guest's `frame`, or by the host's `failure`."""
     result = msgspec.json.encode(frame.result) if isinstance(frame, ResultFrame) else b""
     return CommandOutcome(
         tenant=plan.grant.tenant,

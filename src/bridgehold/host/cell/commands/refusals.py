@@ -56,10 +56,12 @@ class Refusal:
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
+        """Record the refusal; the error to raise, with its reference."""
         return await self._refusals.command(self._event(decision), kind, hint)
 
 
 def no_tenant(principal: Principal, tenant: str) -> Decision:
+    """`principal` may not act for `tenant`."""
     return Decision(
         allowed=False,
         rule=f"principals.{principal.name}.tenants",
@@ -69,6 +71,7 @@ def no_tenant(principal: Principal, tenant: str) -> Decision:
 
 
 def out_of_scope(principal: Principal, operation: str) -> Decision:
+    """The token's scope does not include `operation`."""
     return Decision(
         allowed=False,
         rule=f"{principal.name}.scope",
@@ -78,10 +81,12 @@ def out_of_scope(principal: Principal, operation: str) -> Decision:
 
 
 def suspended(error: SuspendedError) -> Decision:
+    """The tenant is suspended."""
     return Decision(allowed=False, rule="tenant.state", reason=error.message, source=error.where)
 
 
 def unknown(bridge: str, operation: str) -> Decision:
+    """There is no such operation, or none that the caller may know of."""
     return Decision(
         allowed=False,
         rule="default-deny",
@@ -98,6 +103,7 @@ def no_policy(error: PolicyError) -> Decision:
 
 
 def foreign(bridge: str) -> Decision:
+    """The bridge runs user scripts, which have no operations."""
     return Decision(
         allowed=False,
         rule="foreign",
@@ -120,6 +126,7 @@ def past(rule: str, grant: Grant) -> Decision:
 
 
 def over_rate(grant: Grant) -> Decision:
+    """The tenant has asked for more commands in a minute than its policy grants."""
     return Decision(
         allowed=False,
         rule="rate.commands_per_minute",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import h11
 
 from bridgehold.audit.events import EgressOutcome
-from bridgehold.errors import BridgeholdError, BusyError, DeniedError
+from bridgehold.errors import BridgeholdError, BusyError, DeniedError, SuspendedError
 from bridgehold.host.cell.gateway.clienthello import NotTls, server_name
 from bridgehold.host.cell.gateway.credentials import holds_placeholder
 from bridgehold.host.cell.gateway.parse import Target, declared
@@ -29,6 +29,8 @@ from bridgehold.policies.decide import decide_address, decide_connect
 from bridgehold.policies.names import normalise_host
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bridgehold.host.cell.gateway.served import Served, Slow
 
 _CHUNK = 64 * 1024
@@ -48,9 +50,18 @@ class Places:
 class Outbound:
     """One allowed way out at a time, and its accounting."""
 
-    def __init__(self, served: Served, places: Places, slow: Slow, wire: Wire, target: Target) -> None:
-        """`slow`: before each refusal."""
+    def __init__(
+        self,
+        served: Served,
+        places: Places,
+        slow: Slow,
+        wire: Wire,
+        target: Target,
+        active: Callable[[str], None],
+    ) -> None:
+        """`slow`: before each refusal. `active`: raises where nothing begins for a tenant."""
         self._served = served
+        self._active = active
         self._places = places
         self._slow = slow
         self._wire = wire
@@ -66,6 +77,7 @@ class Outbound:
         refusal = self._check(request)
         if refusal is None:
             try:
+                self._active(self._served.facts.tenant)
                 address, rule = await self._address()
                 intent, command = await self._served.records.intent(
                     provider="",
@@ -75,6 +87,8 @@ class Outbound:
                     rule=rule,
                     how="connect" if self._target.kind == "tunnel" else "proxy",
                 )
+            except SuspendedError as error:
+                refusal = Refusal(status=403, rule="tenant.state", reason=error.message, hint=error.hint)
             except DeniedError as error:
                 refusal = Refusal(status=403, rule=error.where, reason=error.message, hint=error.hint)
             except BridgeholdError as error:

@@ -117,6 +117,7 @@ class Records:
 
     @property
     def facts(self) -> SessionFacts:
+        """Whose session it is."""
         return self._facts
 
     async def read(self) -> None:
@@ -124,6 +125,7 @@ class Records:
         await self._events.wait(1)
 
     async def close(self) -> None:
+        """Write what is counted and not written yet."""
         await self._events.close()
 
     def _degraded(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether one more session may open: by its tenant's ceilings, the policy's concurrency, the host's places."""
+"""Whether one more session may open: by its tenant's ceilings, its policy's bound, the host's places."""
 
 from __future__ import annotations
 

@@ -43,6 +43,8 @@ _LOOK_SECONDS = 0.02
 
 
 class SessionKey(msgspec.Struct, frozen=True, order=True):
+    """What makes two requests mean the same session."""
+
     tenant: str
     bridge: str
     name: str
@@ -95,6 +97,7 @@ class Session:
 
     @property
     def busy(self) -> bool:
+        """Whether a command runs or waits."""
         return self._queued > 0 or bool(self.current_command)
 
     @property
@@ -109,6 +112,7 @@ class Session:
 
     @property
     def alive(self) -> bool:
+        """Whether its worker runs and nobody has begun to end it."""
         return self.ending is None and not self.worker.gone
 
     @property
@@ -344,6 +348,7 @@ class Session:
         await self._closings.write(event)
 
     def info(self, memory_bytes: int = 0) -> SessionInfo:
+        """How it stands, for who lists sessions."""
         now = time.monotonic()
         return SessionInfo(
             id=self.id,

@@ -39,13 +39,17 @@ _LOOK_SECONDS = 0.02
 class RecoveryTracker(Protocol):
     """Receives session-ended events and tracks which sessions to recover."""
 
-    def ended(self, session: Session) -> None: ...
+    def ended(self, session: Session) -> None:
+        """A session is over; whether it was lost decides if it is recovered."""
 
-    def lost_before(self, key: SessionKey) -> str: ...
+    def lost_before(self, key: SessionKey) -> str:
+        """The lost session whose resources the next one of `key` makes again; empty: none."""
 
-    def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None: ...
+    def key_of(self, may_see: Callable[[str], bool], session_id: str) -> SessionKey | None:
+        """The key of a lost session that has not been made again yet, or None."""
 
-    def drop(self, key: SessionKey) -> None: ...
+    def drop(self, key: SessionKey) -> None:
+        """It was closed on purpose: nothing of it is made again."""
 
 
 class Sessions:

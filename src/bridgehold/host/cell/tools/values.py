@@ -54,7 +54,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
 class ToolSource(Protocol):
     """Runs tools of one kind. Raises `BridgeholdError`; the caller bounds the time by cancelling."""
 
-    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object: ...
+    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        """Run `tool`; its result as plain JSON values. Raises `BridgeholdError`."""
 
 
 Offered = Mapping[str, tuple[ToolSpec, ToolSource]]

@@ -35,7 +35,8 @@ Stream = Callable[[ChunkFrame | ProgressFrame], None]
 class Watcher(Protocol):
     """Who is shown what a command says while it runs."""
 
-    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None: ...
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
+        """Take one piece."""
 
     def full(self) -> bool:
         """Whether it has not taken in what it was shown: output is left out then, and counted."""
@@ -45,7 +46,8 @@ class ToolHandler(Protocol):
     """Who answers the tool calls of one command."""
 
     @property
-    def facts(self) -> tuple[ToolFact, ...]: ...
+    def facts(self) -> tuple[ToolFact, ...]:
+        """The tools that the command may call."""
 
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin one. What was wrong with it; empty where nothing."""

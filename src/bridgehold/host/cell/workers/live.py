@@ -47,7 +47,8 @@ _MOST_VIOLATIONS = 20
 class GatewayHandle(Protocol):
     """What a worker needs of its gateway: nothing but its end."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close the session's gateway and every connection through it."""
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,7 @@ class LiveWorker:
 
     @property
     def name(self) -> str:
+        """The launcher's name for it."""
         return self.launched.worker
 
     def renew_deadline(self) -> None:
@@ -163,6 +165,7 @@ class LiveWorker:
         aside: bool = False,
         stop: asyncio.Event | None = None,
     ) -> ResultFrame | FaultFrame:
+        """Send a command to the guest and wait for its frame; see `GuestCalls.call`."""
         return await self.calls.call(
             self._live_pipes(),
             command,
@@ -180,6 +183,7 @@ class LiveWorker:
         self._live_pipes().become_raw(reader, on_body, full)
 
     async def send_raw(self, data: bytes) -> None:
+        """Bytes for a user script's standard input."""
         await self._live_pipes().send_raw(data)
 
     def charge(self, size: int) -> None:
@@ -187,6 +191,7 @@ class LiveWorker:
         self._live_pipes().charge(size)
 
     def finish_input(self) -> None:
+        """The end of a user script's standard input; nothing happens to one that has ended."""
         if not self.ended.is_set():
             self._live_pipes().finish_input()
 

@@ -53,6 +53,7 @@ class FrameBudget:
 
     @property
     def spent(self) -> bool:
+        """Whether no more frames are taken in this second."""
         return self._sum >= self._total
 
 
@@ -62,9 +63,11 @@ class RawReader(Protocol):
     frames: int
 
     @property
-    def buffered(self) -> int: ...
+    def buffered(self) -> int:
+        """Bytes that are read and belong to no whole frame yet."""
 
-    def feed(self, data: bytes) -> list[bytes]: ...
+    def feed(self, data: bytes) -> list[bytes]:
+        """The whole frames that `data` completes. Raises `ProtocolError`."""
 
 
 class PlainBytes:
@@ -75,6 +78,7 @@ class PlainBytes:
         self.buffered = 0
 
     def feed(self, data: bytes) -> list[bytes]:
+        """`data` itself, as one piece."""
         self.frames += 1
         return [data]
 
@@ -177,6 +181,7 @@ class GuestPipes:
             raise CrashError("the worker ended while a frame was being sent")
 
     def close(self) -> None:
+        """Close both pipes; what waits on them fails."""
         if self._closed:
             return
         self._closed = True

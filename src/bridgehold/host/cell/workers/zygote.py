@@ -30,6 +30,8 @@ class ZygoteInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ZygoteKey(msgspec.Struct, frozen=True, order=True):
+    """What makes one zygote do for two starts."""
+
     tenant: str
     bridge: str
     spec: str
@@ -79,6 +81,7 @@ class Zygote:
         self.sessions.add(name)
 
     def release(self, name: str) -> None:
+        """A session of it has ended."""
         self.sessions.discard(name)
         if not self.sessions:
             self._on_free(self)
@@ -88,6 +91,7 @@ class Zygote:
         self._on_free = act
 
     def facts(self) -> rules.ZygoteFacts:
+        """What the rules decide by."""
         now = time.monotonic()
         return rules.ZygoteFacts(
             name=self.name,
@@ -99,6 +103,7 @@ class Zygote:
         )
 
     def info(self) -> ZygoteInfo:
+        """How it stands, for who lists zygotes."""
         return ZygoteInfo(
             name=self.name,
             tenant=self.key.tenant,

@@ -68,6 +68,7 @@ class Zygotes:
         self._limits = limits
 
     def infos(self) -> list[ZygoteInfo]:
+        """All zygotes."""
         return [zygote.info() for zygote in self._all.values()]
 
     @contextlib.asynccontextmanager
@@ -138,6 +139,7 @@ class Zygotes:
             self._retire(zygote, reason)
 
     async def stop(self) -> None:
+        """End every zygote, and every start of one."""
         if self._looking is not None:
             self._looking.cancel()
         warming = list(self._warming.values())
