@@ -7,17 +7,21 @@ import functools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 
 from bridgehold.bridges.manifest import Manifest, Operation, Resource
-from bridgehold.config.settings import PoolLimits, ZygoteLimits
+from bridgehold.config.load import Config
+from bridgehold.config.settings import PoolLimits, Settings, ZygoteLimits
 from bridgehold.host.cell.commands.dispatch import Dispatch
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.workers.forks import ForkStart
 from bridgehold.host.cell.workers.live import Services
 from bridgehold.host.cell.workers.pipes import FrameBudget
@@ -29,7 +33,8 @@ from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import MIB, Grant, Limits, Machine, Rate, Rules, SandboxRules
-from bridgehold.protocol.values import CommandRequest, Principal, Reply
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import Principal, Reply
 from bridgehold.sandbox.spec import Paths, worker_spec
 from bridgehold.sandbox.values import SandboxSpec
 from doubles.guest import Behaviour, obedient
@@ -118,15 +123,15 @@ class DoubleRegistry:
         return manifest_of(bridge)
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
-        return self.granted(tenant, bridge)[0]
+        return self.stands(tenant, bridge)[0]
 
-    def granted(self, tenant: str, bridge: str) -> tuple[Grant, SandboxSpec]:
+    async def granted(self, tenant: str, bridge: str) -> Any:
+        return SimpleNamespace(
+            manifest=manifest_of(bridge), grant=self.stands(tenant, bridge)[0], decisions={}
+        )
+
+    def stands(self, tenant: str, bridge: str) -> tuple[Grant, SandboxSpec]:
         return granted(tenant, bridge, self.start, self.concurrency, self.generation)
-
-
-class _NoTools:
-    def of(self, *_: object) -> dict[str, object]:
-        return {}
 
 
 class _NoKeys:
@@ -184,7 +189,7 @@ class House:
             journal=self.journal,  # type: ignore[arg-type]
             keys=KeyKeeper(_NoKeys(), self.journal),  # type: ignore[arg-type]
             make_order=self.order,
-            offers=_NoTools(),  # type: ignore[arg-type]
+            offers=_no_tools(),
             resources=Resources(),
             recovery=self.recovery,
             metrics=METRICS,
@@ -197,7 +202,7 @@ class House:
     async def order(self, tenant: str, bridge: str, session: str, name: str, _principal: str) -> StartOrder:
         """As `Orders.make`."""
         await self.steps.take("order")
-        grant, spec = self.registry.granted(tenant, bridge)
+        grant, spec = self.registry.stands(tenant, bridge)
         return StartOrder(
             session=session,
             session_name=name,
@@ -250,6 +255,11 @@ class House:
         """As `check`, after `stop`."""
         self.check(when)
         assert self.launcher.places == {}, f"{when}: what still lives?"
+
+
+def _no_tools() -> Offers:
+    none: Any = None
+    return Offers(Settings(Config()), none, none, ((), none))
 
 
 async def _no_gateway(*_: object) -> object:

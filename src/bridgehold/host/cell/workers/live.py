@@ -100,6 +100,8 @@ class LiveWorker:
         self.start_cpu_us = 0
         """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
+        self.gone = False
+        """Nothing more comes from it: it has ended, or is being ended."""
         self.failure: ErrorInfo | None = None
         """Why the host ended it, if it did."""
         self._closings = Closings(services.journal, services.on_degraded)
@@ -107,11 +109,6 @@ class LiveWorker:
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
         self._proof: asyncio.Task[object] | None = None
-
-    @property
-    def gone(self) -> bool:
-        """Nothing more comes from it: it has ended, or is being ended."""
-        return self._killing is not None or self.report is not None or self.ended.is_set()
 
     @property
     def name(self) -> str:
@@ -147,7 +144,8 @@ class LiveWorker:
         if self.log.tap is not None:
             yield
             return
-        self._live_pipes().drain_output()
+        pipes = self.pipes or self._live_pipes()
+        pipes.drain_output()
         self.log.tap = output.write
         try:
             yield
@@ -163,11 +161,11 @@ class LiveWorker:
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
         aside: bool = False,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
     ) -> ResultFrame | FaultFrame:
         """Send a command to the guest and wait for its frame; see `GuestCalls.call`."""
         return await self.calls.call(
-            self._live_pipes(),
+            self.pipes or self._live_pipes(),
             command,
             args,
             deadline_ms=deadline_ms,
@@ -184,7 +182,7 @@ class LiveWorker:
 
     async def send_raw(self, data: bytes) -> None:
         """Bytes for a user script's standard input."""
-        await self._live_pipes().send_raw(data)
+        await self._live_pipes().send(data)
 
     def charge(self, size: int) -> None:
         """Its frames were as much work as `size` more bytes: it is read from so much the later."""
@@ -233,6 +231,7 @@ class LiveWorker:
         """
         if failure is not None:
             self.failure = self.failure or failure.fact()
+        self.gone = True
         if self._killing is None:
             self._killing = asyncio.create_task(
                 until_gone(lambda: self._services.launcher.kill(self.name), self.ended)
@@ -260,6 +259,7 @@ class LiveWorker:
     async def _watch_exit(self) -> None:
         try:
             self.report = await self._services.launcher.exited(self.name)
+            self.gone = True
         except BridgeholdError as error:
             self.fail_calls(error)
         else:
@@ -268,7 +268,7 @@ class LiveWorker:
             await self._record_exit(self.report)
         finally:
             async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
-                last.callback(self.ended.set)
+                last.callback(self._note_end)
                 last.callback(self.account.close)
                 last.push_async_callback(self.events.close)
                 last.callback(self.calls.fail, CrashError("the worker has ended"))
@@ -276,6 +276,10 @@ class LiveWorker:
                     last.push_async_callback(self.gateway.close)
                 if self.pipes is not None:
                     last.callback(self.pipes.close)
+
+    def _note_end(self) -> None:
+        self.gone = True
+        self.ended.set()
 
     async def _record_exit(self, report: ExitReport) -> None:
         event = WorkerExited(
