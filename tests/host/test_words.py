@@ -23,7 +23,7 @@ from bridgehold.config.load import parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import ConfigError, UsageError
 from bridgehold.faces.cli.border import guarded
-from bridgehold.faces.cli.main import app
+from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import configuration_probe

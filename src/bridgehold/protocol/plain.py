@@ -24,8 +24,7 @@ import msgspec
 from bridgehold import strict
 from bridgehold.errors import BridgeholdError, UsageError
 
-MAX_DEPTH = 60
-"""Containers inside one another; the wire's own bound lies a little above."""
+MAX_DEPTH = strict.CALLERS_DEPTH
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 _AS_IT_IS = (bool, type(None))
 LOOKED_AT = 32 * 1024

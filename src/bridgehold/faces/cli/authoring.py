@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
@@ -22,7 +21,10 @@ from bridgehold.faces.authoring.scripts import read_script
 from bridgehold.faces.authoring.templates import bridge_from, new_bridge
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
-from bridgehold.faces.render import err, out, print_error, print_json, table
+from bridgehold.faces.layout import Column
+from bridgehold.faces.progress import waiting
+from bridgehold.faces.render import STATUS_STYLE, print_error, print_json, table
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 
 Name = Annotated[str, typer.Argument(help="The bridge.")]
@@ -64,9 +66,9 @@ def new(
         where = str(error.filename or folder)
         raise ConfigError(f"can't be written: {error.strerror}", where=where) from error
     for path in (*sorted(folder.iterdir()), policy):
-        out.print(str(path), markup=False, soft_wrap=True)
+        out.say(str(path), whole=True)
     follow = "check" if "requirements.in" not in files else "lock"
-    err.print(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
+    err.say(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
 
 
 def _source(script: str) -> str:
@@ -85,9 +87,9 @@ def lock_bridge(
 
     registry = offline_registry()
     manifest = registry.manifest(name, tenant)
-    with err.status(f"resolving {name}{f' for Python {python}' if python else ''}"):
+    with waiting(f"resolving {name}{f' for Python {python}' if python else ''}"):
         count = lock(manifest, python, registry.config.host.index)
-    out.print(f"{count} packages in {manifest.lock_path}", markup=False, soft_wrap=True)
+    out.say(f"{count} packages in {manifest.lock_path}", whole=True)
 
 
 def check_bridge(
@@ -102,7 +104,10 @@ def check_bridge(
     if json_output:
         print_json(found)
     else:
-        table("", ("", "what", "detail"), [(one.status, one.name, one.detail) for one in found])
+        table(
+            (Column("", styles=STATUS_STYLE), "what", "detail"),
+            [(one.status, one.name, one.detail) for one in found],
+        )
     if any(one.status == "FAIL" for one in found):
         raise typer.Exit(1)
 
@@ -169,7 +174,8 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 async def _run_once(host: Client, operation: str, arguments: dict[str, Any], tenant: str) -> None:
     begun = time.perf_counter()
-    err.rule(time.strftime("%H:%M:%S"))
+    err.say()
+    err.say((time.strftime("%H:%M:%S"), "bold"))
     try:
         async with host.session(operation.partition(":")[0], tenant=tenant) as session:
             try:
@@ -181,5 +187,5 @@ async def _run_once(host: Client, operation: str, arguments: dict[str, Any], ten
         print_error(error, as_json=False)
         return
     if log:
-        err.print(escape(log.rstrip()), style="dim", soft_wrap=True)
-    err.print(f"{(time.perf_counter() - begun) * 1000:.0f} ms in a sandbox of its own; waiting for a save")
+        err.say((log.rstrip(), "dim"), whole=True)
+    err.say(f"{(time.perf_counter() - begun) * 1000:.0f} ms in a sandbox of its own; waiting for a save")
