@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bridgehold.audit.entries import printable_json
-from bridgehold.config.layout import Layout, unread
+from bridgehold.config.layout import Layout, default_layout, unread
 from bridgehold.errors import BridgeholdError, harmless
 from bridgehold.faces import layout
 from bridgehold.faces.layout import Column, Row
@@ -67,7 +67,12 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
 def print_traceback(text: str, screen: Screen) -> None:
     """A guest's, if there is one: set apart, so that no line of it looks like one of ours."""
     for line in text.rstrip().split("\n") if text else ():
-        screen.say((f"{_WITHIN}{line}", "dim"), whole=True)
+        screen.say((f"{_WITHIN}{line}", "dim"), under=_WITHIN)
+
+
+def short(text: str) -> str:
+    """`text` with this layout's own files named from their folder on: ``policies/python.toml:3``."""
+    return text.replace(f"{default_layout().config}/", "")
 
 
 def tell_unread(layout: Layout) -> None:

@@ -25,7 +25,7 @@ from bridgehold.audit.why import story
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
 from bridgehold.faces.layout import dim
-from bridgehold.faces.render import print_json, print_json_line, print_traceback, table
+from bridgehold.faces.render import print_json, print_json_line, print_traceback, short, table
 from bridgehold.faces.screen import err, out
 from bridgehold.ids import nearest
 
@@ -143,7 +143,9 @@ def why(
         asked = entry.ref == found.event.ref
         mark = ("→ ", "bold") if asked else "  "
         when = entry.time[11:23] if entry.time.startswith(day) else entry.time
-        out.say(mark, (f"{when}  ", "dim"), (printable(sentence), "bold" if asked else ""), under=" " * 16)
+        out.say(
+            mark, (f"{when}  ", "dim"), (printable(short(sentence)), "bold" if asked else ""), under=" " * 16
+        )
     out.say()
     facts = [
         ("rule", f"{found.rule}{f' ({found.source})' if found.source else ''}" if found.rule else ""),
@@ -153,13 +155,13 @@ def why(
     ]
     for name, value in facts:
         if value:
-            out.say((f"{name:<7}", "bold"), printable(value), under=" " * 7)
+            out.say((f"{name:<7}", "bold"), printable(short(value)), under=" " * 7)
     print_traceback(found.traceback, out)
     if found.related:
         out.say()
         rows = [_row(entry)[1:] for entry in found.related[:_MOST_ROWS]]
-        short = [(ref, kind, _DIGEST.sub(r"\1…", what)) for ref, kind, what in rows]
-        table((dim("event"), "kind", "what"), short, title="related")
+        cut = [(ref, kind, _DIGEST.sub(r"\1…", what)) for ref, kind, what in rows]
+        table((dim("event"), "kind", "what"), cut, title="related")
 
 
 def audit_folder(given: Path | None) -> Path:

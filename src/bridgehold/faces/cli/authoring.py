@@ -89,7 +89,7 @@ def lock_bridge(
     manifest = registry.manifest(name, tenant)
     with waiting(f"resolving {name}{f' for Python {python}' if python else ''}"):
         count = lock(manifest, python, registry.config.host.index)
-    out.say(f"{count} packages in {manifest.lock_path}", whole=True)
+    out.say(f"{count} packages in {manifest.lock_path}")
 
 
 def check_bridge(

@@ -79,7 +79,7 @@ def build(
     if json_output:
         print_json(result)
     else:
-        out.say(f"{result['packages']} packages, {result['digest']}", whole=True)
+        out.say(f"{result['packages']} packages, {result['digest']}")
         print_cold(result["cold_start"])
 
 

@@ -64,7 +64,7 @@ class LazyGroup(TyperGroup):
         return _unvalidated(super().get_params(ctx))
 
     def get_help(self, ctx: Any) -> str:
-        return page() if self.tree is TREE else super().get_help(ctx)
+        return page().rstrip() if self.tree is TREE else super().get_help(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(len(entry.name) for entries in self.tree.values() for entry in entries)

@@ -13,7 +13,7 @@ from bridgehold.config.layout import default_layout
 from bridgehold.errors import PolicyError
 from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
 from bridgehold.faces.layout import dim, grouped
-from bridgehold.faces.render import print_json, table
+from bridgehold.faces.render import print_json, short, table
 from bridgehold.faces.screen import err, out
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, parse_name
@@ -74,11 +74,9 @@ def explain(
     if json_output:
         print_json(msgspec.to_builtins(grant))
         return
-    out.say(
-        "grant of ", (bridge, "bold"), " for ", (tenant, "bold"), (f", {grant.digest}", "dim"), whole=True
-    )
+    out.say("grant of ", (bridge, "bold"), " for ", (tenant, "bold"), (f", {grant.digest}", "dim"))
     rows = [
-        (row.key, row.value, "; ".join((row.source, *(f"instead of {lost}" for lost in row.losing))))
+        (row.key, row.value, short("; ".join((row.source, *(f"instead of {lost}" for lost in row.losing)))))
         for row in explain_grant(grant)
     ]
     table(("key", "value", dim("set by")), grouped(rows))
