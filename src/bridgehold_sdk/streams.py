@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import threading
+import types
 from typing import NoReturn
 
 from bridgehold_sdk.faults import shown_from
@@ -35,6 +36,14 @@ def flush() -> bool:
     return done
 
 
+def note_last(error: BaseException) -> types.TracebackType | None:
+    """Leave `error` where a debugger and exit hooks look, as an interpreter does; the frames of its own."""
+    trace = shown_from(error.__traceback__)
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    sys.last_exc = error  # type: ignore[attr-defined]  # its only name from Python 3.12 on
+    return trace
+
+
 def exit_status(error: BaseException | None) -> int:
     """As the interpreter would end with `error`, which it prints as its own last act."""
     if error is None:
@@ -44,7 +53,7 @@ def exit_status(error: BaseException | None) -> int:
             return (error.code or 0) & 0xFF
         print(error.code, file=getattr(sys, "stderr", None) or sys.__stderr__)
         return 1
-    trace = shown_from(error.__traceback__)
+    trace = note_last(error)
     if sys.excepthook is sys.__excepthook__:
         import traceback  # it knows the source of code that is in no file
 

@@ -35,7 +35,7 @@ def dump():
         "flags as a sequence": len(sys.flags) == sys.flags.n_sequence_fields and sys.flags[0] == sys.flags.debug,
         "-X": sorted(sys._xoptions),
         "-W": sys.warnoptions,
-        "main": sorted((k, str(v)) for k, v in vars(main).items() if k.startswith("__") and k != "__builtins__"),
+        "main": sorted((k, str(v).partition(" at 0x")[0]) for k, v in vars(main).items() if k.startswith("__") and k != "__builtins__"),
         "main is this": main.__dict__ is globals(),
         "futures": annotated.__annotations__["y"] is int,
         "builtins": sorted(vars(builtins)),
@@ -80,11 +80,54 @@ class Difference(msgspec.Struct, frozen=True):
     """Of a text: what stands inside for what stands outside."""
 
 
-def outside() -> dict[str, Any]:
+REASONS = {
+    "-X": Difference(reason="UTF-8 whatever locales the machine has", only_inside=("utf8",)),
+    "flags": Difference(
+        reason="UTF-8, and no packages but the lock's (PYTHONNOUSERSITE)",
+        changed=(("no_user_site=0", "no_user_site=1"), ("utf8_mode=0", "utf8_mode=1")),
+    ),
+    "argv": Difference(reason="a worker has no command line, as a prompt has none", inside=[""]),
+    "linecache": Difference(reason="the code of commands, for tracebacks", only_inside=("<execute ",)),
+    "main is this": Difference(reason="a module's own names, where a bridge runs code in one", inside=False),
+    "real-time signals": Difference(reason="a cancel comes as one", only_inside=("40",)),
+    "threads": Difference(reason="reads what the host sends", only_inside=("bridgehold-reader",)),
+    "core files": Difference(reason="barrier: no core file, and no core handler of the machine's", inside=1),
+    "descriptors": Difference(
+        reason="the wire, where no child inherits it",
+        only_inside=tuple(f"{number}=pipe" for number in range(16, 40)),
+    ),
+    "finders": Difference(
+        reason="a bridge's sources are compiled once in the zygote; a machine's own site hooks are not inside",
+        only_inside=("<function use.<locals>.only", "<function FileFinder"),
+        only_outside=("<_distutils_hack", "<function FileFinder"),
+    ),
+    "environment": Difference(
+        reason="barrier: an allow-list; the caches' places, and what libraries read the session's limits from",
+        only_inside=(
+            *("DSPY_CACHEDIR", "HF_HOME", "LC_ALL", "LITELLM_LOCAL_MODEL_COST_MAP", "NO_PROXY", "PWD"),
+            *("LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT", "RAYON_NUM_THREADS"),
+            *("LOGNAME", "USER", "JE_ARROW_MALLOC_CONF"),
+            *("PYTHONNOUSERSITE", "PYTHONPATH", "TMPDIR", "TZ", "XDG_CACHE_HOME"),
+        ),
+    ),
+    "modules": Difference(
+        reason="the SDK and its runner, with the part of the standard library that they need; the bridge's own",
+        only_inside=(
+            *("bridgehold_sdk", "bridgehold_inner", "python_bridge", "hostile"),
+            *(sorted({*sys.stdlib_module_names, "re._", "typing."})),
+        ),
+        only_outside=("_distutils_hack", "sitecustomize", "apport", "usercustomize", "_virtualenv"),
+    ),
+}
+
+
+PRINTED = f"{DUMP}\nimport json\nprint(json.dumps(dump()))"
+
+
+def outside(*arguments: str) -> dict[str, Any]:
     """The same of this machine's interpreter, as a user without settings of their own starts it."""
-    code = f"{DUMP}\nimport json\nprint(json.dumps(dump()))"
     done = subprocess.run(
-        ["/usr/bin/env", "--default-signal", sys.executable, "-c", code],
+        ["/usr/bin/env", "--default-signal", sys.executable, *(arguments or ("-c", PRINTED))],
         env={"HOME": "/", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
         capture_output=True,
         check=True,

@@ -20,49 +20,9 @@ from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.client.sync import SyncSession
 from bridgehold.errors import ApplicationError, LimitError, UsageError
 from bridgehold.host.cold_starts import remedy
-from hostile.at_home import DUMP, Difference, outside, unexplained
+from hostile.at_home import DUMP, REASONS, outside, unexplained
 from hostile.stage import KINDS_OF_HOSTS, MANIFEST, Stage, stage
 
-REASONS = {
-    "-X": Difference(reason="UTF-8 whatever locales the machine has", only_inside=("utf8",)),
-    "flags": Difference(
-        reason="UTF-8, and no packages but the lock's (PYTHONNOUSERSITE)",
-        changed=(("no_user_site=0", "no_user_site=1"), ("utf8_mode=0", "utf8_mode=1")),
-    ),
-    "argv": Difference(reason="a worker has no command line, as a prompt has none", inside=[""]),
-    "linecache": Difference(reason="the code of commands, for tracebacks", only_inside=("<execute ",)),
-    "main is this": Difference(reason="a module's own names, where a bridge runs code in one", inside=False),
-    "real-time signals": Difference(reason="a cancel comes as one", only_inside=("40",)),
-    "threads": Difference(reason="reads what the host sends", only_inside=("bridgehold-reader",)),
-    "core files": Difference(reason="barrier: no core file, and no core handler of the machine's", inside=1),
-    "descriptors": Difference(
-        reason="the wire, where no child inherits it",
-        only_inside=tuple(f"{number}=pipe" for number in range(16, 40)),
-    ),
-    "finders": Difference(
-        reason="a bridge's sources are compiled once in the zygote; a machine's own site hooks are not inside",
-        only_inside=("<function use.<locals>.only", "<function FileFinder"),
-        only_outside=("<_distutils_hack", "<function FileFinder"),
-    ),
-    "environment": Difference(
-        reason="barrier: an allow-list; the caches' places, and what libraries read the session's limits from",
-        only_inside=(
-            *("DSPY_CACHEDIR", "HF_HOME", "LC_ALL", "LITELLM_LOCAL_MODEL_COST_MAP", "NO_PROXY", "PWD"),
-            *("MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
-            *("LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT", "RAYON_NUM_THREADS"),
-            *("LOGNAME", "USER", "JE_ARROW_MALLOC_CONF"),
-            *("PYTHONNOUSERSITE", "PYTHONPATH", "TMPDIR", "TZ", "XDG_CACHE_HOME"),
-        ),
-    ),
-    "modules": Difference(
-        reason="the SDK and its runner, with the part of the standard library that they need; the bridge's own",
-        only_inside=(
-            *("bridgehold_sdk", "bridgehold_inner", "python_bridge", "hostile"),
-            *(sorted({*sys.stdlib_module_names, "re._", "typing."})),
-        ),
-        only_outside=("_distutils_hack", "sitecustomize", "apport", "usercustomize", "_virtualenv"),
-    ),
-}
 NO_MODULES = (
     "asyncio",
     "logging",
@@ -163,6 +123,41 @@ for method in ("spawn", "forkserver", "fork"):
     assert (found["arguments"], found["file"]) == ({}, None)
     for method in ("spawn", "forkserver", "fork"):
         assert found[method] == [[1.0, 2.0, 3.0], 0, {"a": 1, "b": 2}]
+
+
+def test_a_child_finds_what_its_worker_finds_in_the_same_order(host: Stage) -> None:
+    """The standard library first: a file of the bridge's with such a name is found by neither."""
+    code = """
+import multiprocessing, os, runpy, subprocess, sys
+ask = "import sys, queue, helper, bridgehold_sdk; print([sys.path[1:], queue.__file__, helper.__file__, bridgehold_sdk.__file__])"
+open("/tmp/ask.py", "w").write(ask)
+import queue, helper, bridgehold_sdk
+result["worker"] = str([sys.path, queue.__file__, helper.__file__, bridgehold_sdk.__file__])
+for name, argv in (("code", ["-c", ask]), ("file", ["/tmp/ask.py"]), ("options", ["-B", "-W", "ignore", "-c", ask])):
+    result[name] = subprocess.run([sys.executable, *argv], capture_output=True, text=True).stdout.strip()
+more = {**os.environ, "PYTHONPATH": "/tmp/mine:" + os.environ["PYTHONPATH"]}
+result["first"] = eval(subprocess.check_output([sys.executable, "-c", ask], env=more, text=True))[0][0]
+from helper import told
+for method in ("spawn", "forkserver"):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        result[method] = pool.apply(told)
+"""
+    bridge = host.bridge()
+    folder = host.layout.bridges / bridge
+    (folder / "queue.py").write_text("raise ImportError('of the bridge')\n")
+    (folder / "helper.py").write_text(
+        "import queue, sys, bridgehold_sdk\n"
+        "def told():\n    return str([sys.path, queue.__file__, __file__, bridgehold_sdk.__file__])\n"
+    )
+    policy = host.layout.policies / f"{bridge}.toml"
+    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "60s"'))
+    with host.session(bridge) as session:
+        found = session.run("act", {"code": "result = {}" + code})
+    assert isinstance(found, dict)
+    assert found.pop("first") == "/tmp/mine"
+    assert found["worker"].endswith("'/bridge/helper.py', '/opt/bridgehold/sdk/bridgehold_sdk/__init__.py']")
+    assert found == dict.fromkeys(found, found["worker"])
+    assert len(found) == 6
 
 
 def test_an_interrupt_is_a_keyboard_interrupt_and_never_the_end(host: Stage) -> None:
@@ -269,6 +264,58 @@ def test_the_uid_that_the_kernel_knows_is_each_sessions_own(host: Stage) -> None
             assert session.run("act", {"code": "result = {}\n" + code}) == {}
 
 
+IDS = """
+import ctypes, errno, os, shutil, subprocess, tarfile
+libc = ctypes.CDLL(None, use_errno=True)
+def says(act, *numbers):
+    try:
+        act(*numbers)
+        return "done"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+file = "/scratch/owned"
+folder = os.open("/scratch", os.O_RDONLY)
+opened = os.open(file, os.O_CREAT | os.O_RDWR)
+chowns = [lambda u, g: os.chown(file, u, g), lambda u, g: os.lchown(file, u, g), lambda u, g: os.fchown(opened, u, g),
+          lambda u, g: os.chown("owned", u, g, dir_fd=folder), lambda u, g: os.chown("owned", u, g, dir_fd=folder, follow_symlinks=False)]
+sets = [os.setuid, os.setgid, os.seteuid, os.setegid, lambda n: os.setreuid(n, -1), lambda n: os.setreuid(-1, n),
+        lambda n: os.setregid(n, -1), lambda n: os.setregid(-1, n), lambda n: os.setresuid(n, -1, -1),
+        lambda n: os.setresuid(-1, n, -1), lambda n: os.setresuid(-1, -1, n), lambda n: os.setresgid(n, -1, -1),
+        lambda n: os.setresgid(-1, n, -1), lambda n: os.setresgid(-1, -1, n), lambda n: os.setgroups([n])]
+result["others'"] = sorted({says(act, *ids) for other in (0, 1, 999, 1001, 65534, 100_000, 2**31, 2**32 - 2)
+                            for ids in ((other, -1), (-1, other), (1000, other), (other, 1000)) for act in chowns}
+                           | {says(act, other) for other in (0, 1, 999, 1001, 65534, 100_000, 2**31, 2**32 - 2) for act in sets})
+result["own"] = sorted({says(act, *ids) for ids in ((1000, 1000), (-1, -1), (1000, -1), (-1, 1000)) for act in chowns}
+                       | {says(act, 1000) for act in sets[:-1]})
+ctypes.set_errno(0)
+result["raw"] = [libc.chown(file.encode(), ctypes.c_long(-1), ctypes.c_long(1000)), libc.syscall(92, file.encode(), ctypes.c_long((1 << 32) | 1001), -1),
+                 errno.errorcode[ctypes.get_errno()]] if os.uname().machine == "x86_64" else [0, -1, "EPERM"]
+result["still"] = [*os.getresuid(), *os.getresgid(), os.stat(file).st_uid, os.stat(file).st_gid]
+with tarfile.open("/scratch/other.tar", "w") as tar:
+    member = tar.gettarinfo(file)
+    member.uid = member.gid = 4242
+    tar.addfile(member)
+os.mkdir("/scratch/out")
+result["programs"] = [subprocess.run(argv, stderr=subprocess.DEVNULL).returncode for argv in (
+    ["cp", "--preserve=all", "/etc/passwd", "/scratch/copy"], ["tar", "-C", "/scratch/out", "-xf", "/scratch/other.tar"])]
+try:
+    shutil.chown(file, 4242)
+except PermissionError as error:
+    result["library"] = str(error)
+"""
+
+
+def test_ids_that_are_not_the_guests_are_refused_as_at_home(host: Stage) -> None:
+    assert host.act(IDS) == {
+        "others'": ["EPERM"],
+        "own": ["done"],
+        "raw": [0, -1, "EPERM"],
+        "still": [1000] * 8,
+        "programs": [0, 0],
+        "library": "[Errno 1] Operation not permitted: '/scratch/owned'",
+    }
+
+
 LIMITS = """
 import multiprocessing, os, shutil, subprocess, sys
 page = dict(line.split(":") for line in open("/proc/meminfo"))
@@ -279,11 +326,28 @@ result["memory"] = [int(page["MemTotal"].split()[0]) * 1024, int(text("/sys/fs/c
 result["processors"] = [os.cpu_count(), multiprocessing.cpu_count(), text("/proc/cpuinfo").count("processor\t"),
                         int(os.environ["LOKY_MAX_CPU_COUNT"]), int(os.environ["RAYON_NUM_THREADS"]),
                         int(os.environ["POLARS_MAX_THREADS"]), int(os.environ["PYTHON_CPU_COUNT"]),
+                        len(os.sched_getaffinity(0)), int(subprocess.check_output([sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"])),
                         int(text("/sys/fs/cgroup/cpu.max").split()[0]) // int(text("/sys/fs/cgroup/cpu.max").split()[1])]
 result["lscpu"] = [l.split()[-1] for l in subprocess.check_output(["lscpu"], text=True).splitlines() if l.startswith(("CPU(s):", "Socket(s):"))]
 import gc
 limits = next(one for one in gc.get_objects() if type(one).__name__ == "Hostile").session.limits
 result["told"] = [limits.memory_bytes, limits.processors, limits.processes, limits.command_ms]
+import ctypes, inspect
+read = ctypes.CDLL(None).getenv
+read.restype = ctypes.c_char_p
+pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+ask = "import ctypes, os\\nread = ctypes.CDLL(None).getenv\\nread.restype = ctypes.c_char_p\\nprint(read(b'OMP_NUM_THREADS'), os.environ.get('OMP_NUM_THREADS'))"
+def child(**more):
+    return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, env={**os.environ, **more} if more else None).stdout.strip()
+result["threads"] = [[read(name.encode()).decode() for name in pools], [name for name in pools if name in os.environ],
+                     subprocess.check_output("echo $OMP_NUM_THREADS", shell=True, text=True).strip(),
+                     child(), child(OTHER="1"), child(OMP_NUM_THREADS="3"), str(inspect.signature(os.sched_getaffinity))]
+whole = os.sched_getaffinity.__wrapped__(0)
+os.sched_setaffinity(0, {max(whole)})
+result["threads"].append(os.sched_getaffinity(0) == {max(whole)})
+os.sched_setaffinity(0, whole)
+os.environ["OMP_NUM_THREADS"] = "2"
+result["threads"].append(child())
 import errno, psutil
 result["psutil"] = [psutil.virtual_memory().total, psutil.swap_memory().total, psutil.cpu_count(),
                     psutil.cpu_count(logical=False), psutil.sensors_temperatures(), psutil.sensors_fans(),
@@ -312,7 +376,11 @@ def test_libraries_can_see_the_sessions_limits(host: Stage) -> None:
     assert found["psutil"] == [256 << 20, 0, 1, 1, {}, {}, None, ["lo"]]
     assert found["interfaces"] == "EAFNOSUPPORT"
     assert found["memory"] == [256 << 20] * 3
-    assert found["processors"] == [1] * 8
+    assert found["processors"] == [1] * 10
+    assert found["threads"] == [
+        *(["1"] * 4, [], "1", "b'1' None", "b'1' None", "b'3' 3"),
+        *("(pid, /)", True, "b'2' 2"),
+    ]
     assert found["lscpu"] == ["1", "1"]
     assert found["told"] == [256 << 20, 1, 64, 8_000]
     assert found["refused"] == []
@@ -379,6 +447,7 @@ os.kill(resource_tracker._resource_tracker._pid, 0)
 used = os.statvfs("/dev/shm")
 result["left"] = (used.f_blocks - used.f_bfree) * used.f_frsize >> 20
 result["processors"] = joblib.cpu_count()
+result["each"] = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2))
 """
     with stage(KINDS_OF_HOSTS[0], start, environments=True) as host:
         bridge = host.bridge(manifest='lock = "requirements.lock"\n' + MANIFEST)
@@ -386,10 +455,12 @@ result["processors"] = joblib.cpu_count()
         shutil.copy(shipped, host.layout.bridges / bridge)
         policy = host.layout.policies / f"{bridge}.toml"
         text = policy.read_text().replace('command = "8s"', 'command = "60s"').replace('"32MiB"', '"64MiB"')
+        text = text.replace("cpu = 1.0", "cpu = 2.0")
         policy.write_text(text.replace('"256MiB"', '"512MiB"').replace('startup = "6s"', 'startup = "30s"'))
         with host.session(bridge) as session:
             found = session.run("act", {"code": "result = {}" + code})
         assert isinstance(found, dict)
         assert found["sums"] == [[5_000_000.0] * 2] * 3
         assert found["left"] < 60, "two calls' arrays"
-        assert found["processors"] == 1
+        assert found["processors"] == 2
+        assert found["each"] == ["1", "1"], "the two share the session's processors"

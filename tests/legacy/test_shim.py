@@ -18,12 +18,27 @@ import pytest
 
 from bridgehold.faces.legacy.folder import write_shim
 from bridgehold.faces.legacy.values import ShimFile
+from hostile.at_home import PRINTED, REASONS, Difference, outside, unexplained
 from hostile.stage import Stage, make_home
 from legacy.conftest import FRAMES_ONLY, MANIFEST, POLICY, PROFILES, SCRIPTS, make_shim
 from legacy.peer import Peer
 
 POOL = ("--mode", "pool-worker", "--worker-id", "worker_1_5")
 Start = Callable[..., Peer]
+SCRIPTS_DIFFER = {
+    name: reason for name, reason in REASONS.items() if name not in ("argv", "main is this")
+} | {
+    "linecache": Difference(reason="the code of -c, for tracebacks", only_inside=("<string>",)),
+    "descriptors": Difference(
+        reason="standard input is the caller's; the protocol of a script, where no child inherits it",
+        only_inside=("0=pipe", *(f"{number}=pipe" for number in range(16, 40))),
+        only_outside=("0=/dev/null",),
+    ),
+    "environment": Difference(
+        reason="a provider's address, and a key that is worth nothing, besides what each worker has",
+        only_inside=(*REASONS["environment"].only_inside, "OPENAI_"),
+    ),
+}
 
 
 @pytest.fixture(params=list(PROFILES))
@@ -705,6 +720,29 @@ def test_streams_names_and_children_of_plain_code_are_as_at_home(
         "del sys.stdout",
     ):
         assert (python("-c", f"import sys; {gone}; sys.exit(3)").returncode) == 3, gone
+
+
+@pytest.mark.parametrize("profile", PROFILES.values())
+def test_nothing_of_ours_leaks_into_a_script(host: Stage, tmp_path: Path, profile: str) -> None:
+    """What it sees of its interpreter, as code and as a file; and where an exception is left for its exit hooks."""
+    program = make_shim(host, tmp_path / "venv", profile)
+    file = host.log / "dumps.py"
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        done = subprocess.run([str(program), *arguments], capture_output=True, check=False, timeout=60)
+        return done.returncode, (done.stdout + done.stderr).decode().splitlines()  # a file's text is its log
+
+    file.write_text(PRINTED)
+    for arguments in (("-c", PRINTED), (str(file),)):
+        here = msgspec.json.encode(outside(*arguments)).replace(str(file).encode(), b"/bridge/dumps.py")
+        status, (there,) = run(*arguments)
+        assert (status, unexplained(json.loads(here), json.loads(there), SCRIPTS_DIFFER)) == (0, [])
+    left = "import atexit, sys\natexit.register(lambda: print(repr(sys.last_exc), sys.last_value is sys.last_exc, sys.last_traceback.tb_frame.f_code.co_name))\n1 / 0"
+    file.write_text(left)
+    for arguments in (("-c", left), (str(file),)):
+        status, lines = run(*arguments)
+        assert status == 1
+        assert "ZeroDivisionError('division by zero') True <module>" in lines
 
 
 def test_what_is_printed_faster_than_the_log_takes_it_comes_whole(

@@ -30,7 +30,7 @@ Weakening = Literal[
     "shared_uid",  # no uid of its own per session
     "overcommit",  # admission may promise more memory than there is
     "no_seccomp",  # reserved: never granted by a shipped policy
-    "pth",  # wheels with .pth files may be installed (they never run in a worker's boot)
+    "pth",  # wheels with .pth files may be installed, without those files
 ]
 
 

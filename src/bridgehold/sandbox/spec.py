@@ -65,6 +65,7 @@ def worker_spec(
         Mount(kind="ro_bind", source=paths.environment, target=ENVIRONMENT),
         Mount(kind="ro_bind", source=paths.inner, target=INNER),
         Mount(kind="ro_bind", source=paths.sdk, target=SDK + "/bridgehold_sdk"),
+        Mount(kind="symlink", source="bridgehold_inner/child.py", target=SDK + "/sitecustomize.py"),
         Mount(kind="ro_bind", source=paths.bridge, target=BRIDGE),
         *(Mount(kind="ro_bind", source=source, target=f"/data/{i}") for i, source in enumerate(grant.read)),
         *(Mount(kind="device", source=name, target=name) for name in grant.devices),
@@ -120,7 +121,8 @@ def resources(grant: Grant) -> Resources:
 def worker_environment(grant: Grant) -> dict[str, str]:
     """The whole environment: an allow-list of constants, with thread counts from the cpu limit.
 
-    PYTHONPATH is for the interpreters that a guest starts: they find what its own does.
+    PYTHONPATH is for the interpreters that a guest starts: they find what its own does, and first of all
+    the `sitecustomize` that puts it in the worker's order (`inner/child.py`).
     """
     threads = str(guest_files.processors(grant.limits.cpu_millis))
     return {

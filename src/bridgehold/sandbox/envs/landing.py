@@ -108,8 +108,9 @@ def _in_site(name: str, path: str, layout: WheelLayout, *, allow_pth: bool) -> L
         if not rest or top != layout.dist_info or path != name:
             rule, detail = "metadata", "metadata of another distribution"
     elif not rest and top.lower().endswith(_AUTORUN):
-        if not allow_pth:
-            rule, detail = "pth", "runs code at every start of an interpreter"
+        if allow_pth:
+            return Landing(path="")  # or a worker's children would run it, and the worker doesn't
+        rule, detail = "pth", "runs code at every start of an interpreter"
     elif module in _CUSTOMIZE:
         rule, detail = "sitecustomize", "runs code at every start of an interpreter"
     elif not rest and top.casefold() == "pyvenv.cfg":

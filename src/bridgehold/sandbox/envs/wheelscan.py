@@ -86,8 +86,8 @@ def refuse_findings(reports: Sequence[ScanReport]) -> None:
         where=bad[0].wheel,
         hint="Nothing of it ran. Pin another version, and tell its authors"
         + (
-            ", or, if you have read the file, put `pth` among the `weakenings` of the bridge's policy: it is "
-            "installed then, and runs in no session's start."
+            ", or, if you have read the file, put `pth` among the `weakenings` of the bridge's policy: the "
+            "wheel is installed without it then."
             if pth
             else "."
         ),

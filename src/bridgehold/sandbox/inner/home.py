@@ -15,6 +15,8 @@ from collections import namedtuple
 from importlib.machinery import BuiltinImporter
 from typing import Any
 
+from . import child
+
 _AS_AT_HOME = {
     "isolated": 0,
     "ignore_environment": 0,
@@ -26,12 +28,13 @@ _AS_AT_HOME = {
 
 
 def set_up() -> types.ModuleType:
-    """Arguments, builtins, flags, and a ``__main__`` of its own, which is given. May be done again."""
+    """Arguments, builtins, flags, processors; and a ``__main__``, which is given. May be done again."""
     sys.argv[:] = [""]
     sys.orig_argv[:] = [sys.executable]
     sys.dont_write_bytecode = False
     add_builtins()
     show_flags()
+    child.share_processors()
     return fresh_main()
 
 

@@ -1,5 +1,6 @@
 """The seccomp filter, compiled by libseccomp from reviewable data. Default: allow; what is named is refused.
 
+Ids are compared by a few instructions of ours before libseccomp's: it has no test for "neither of two".
 bubblewrap loads it just before the guest's first instruction, so it never hinders the set-up.
 `docs/reference/seccomp.md` is generated from `RULES`.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
+import sys
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.launch.seccomp_rules import JOIN, JOIN_TRACED, SURFACE, Argument, Rule
@@ -83,7 +86,7 @@ def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
             "architecture",
         )
         for rule in rules:
-            for call in rule.calls:
+            for call in () if _is_of_ids(rule) else rule.calls:
                 _add(library, context, rule, _number(library, call))
         future = Rule(calls=(), why="newer than this list", answer=errno.ENOSYS)
         for number in UNREVIEWED:
@@ -92,7 +95,7 @@ def compile_filter(rules: tuple[Rule, ...] = RULES) -> bytes:
         try:
             _must(library.seccomp_export_bpf(ctypes.c_void_p(context), descriptor), "export")
             size = os.lseek(descriptor, 0, os.SEEK_END)
-            return os.pread(descriptor, size, 0)
+            return _ids(library, [rule for rule in rules if _is_of_ids(rule)]) + os.pread(descriptor, size, 0)
         finally:
             os.close(descriptor)
     finally:
@@ -117,6 +120,7 @@ def _library() -> ctypes.CDLL:
         ) from error
     library.seccomp_init.restype = ctypes.c_void_p
     library.seccomp_init.argtypes = [ctypes.c_uint32]
+    library.seccomp_arch_native.restype = ctypes.c_uint32
     return library
 
 
@@ -148,6 +152,46 @@ def _compare(test: Argument) -> _ArgCompare:
     if test.op == "masked_eq":
         return _ArgCompare(test.index, _COMPARE[test.op], test.mask, test.value)
     return _ArgCompare(test.index, _COMPARE[test.op], test.value, 0)
+
+
+_LOAD, _JUMP, _JUMP_EQUAL, _RETURN = 0x20, 0x05, 0x15, 0x06
+"""Of classic BPF: a word of the call's data, go on, compare, answer."""
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
+_LOW_HALF = 0 if sys.byteorder == "little" else 4
+
+
+def _is_of_ids(rule: Rule) -> bool:
+    return any(test.op == "other_id" for test in rule.when)
+
+
+def _ids(library: ctypes.CDLL, rules: list[Rule]) -> bytes:
+    """Instructions that answer where one of `rules` holds, and otherwise end where the next program begins.
+
+    A call of another architecture, or of none that is named, is for that one to judge.
+    """
+    arguments: dict[int, list[tuple[Argument, int]]] = {}
+    for rule in rules:
+        (test,) = rule.when
+        for number in (_number(library, call) for call in rule.calls):
+            if number >= 0:
+                arguments.setdefault(number, []).append((test, rule.answer))
+    code = [(_LOAD, 0, 0, _NUMBER_AT)]
+    left = sum(2 + 4 * len(tests) for tests in arguments.values())
+    for number, tests in arguments.items():
+        size = 1 + 4 * len(tests)
+        left -= size + 1
+        code.append((_JUMP_EQUAL, 0, size, number))
+        for test, answer in tests:
+            code += [
+                (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * test.index + _LOW_HALF),
+                (_JUMP_EQUAL, 2, 0, test.value),
+                (_JUMP_EQUAL, 1, 0, 0xFFFFFFFF),
+                (_RETURN, 0, 0, _ERRNO | answer),
+            ]
+        code.append((_JUMP, 0, 0, left))
+    native = library.seccomp_arch_native()
+    code = [(_LOAD, 0, 0, _ARCHITECTURE_AT), (_JUMP_EQUAL, 0, len(code), native), *code]
+    return b"".join(struct.pack("=HBBI", *one) for one in code)
 
 
 def _must(result: int, what: str) -> None:
@@ -188,5 +232,7 @@ def reference() -> str:
 def _shown(test: Argument) -> str:
     if test.op == "masked_eq":
         return f"argument {test.index} & {test.mask:#x} = {test.value:#x}"
+    if test.op == "other_id":
+        return f"argument {test.index} is neither {test.value} nor -1"
     words = {"lt": "<", "eq": "=", "ne": "≠", "gt": ">", "ge": "≥"}
     return f"argument {test.index} {words[test.op]} {test.value}"

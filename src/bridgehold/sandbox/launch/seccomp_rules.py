@@ -12,12 +12,15 @@ import msgspec
 
 from bridgehold.sandbox.values import GUEST_UID
 
-Compare = Literal["ne", "lt", "eq", "masked_eq", "ge", "gt"]
+Compare = Literal["ne", "lt", "eq", "masked_eq", "ge", "gt", "other_id"]
 _SOCK_TYPE_MASK = 0xF
 
 
 class Argument(msgspec.Struct, frozen=True):
-    """A test on one argument: ``arg[index] OP value`` (``masked_eq``: ``arg & mask == value``)."""
+    """A test on one argument: ``arg[index] OP value`` (``masked_eq``: ``arg & mask == value``).
+
+    ``other_id``: as 32 bits, neither `value` nor -1, by which a call leaves an id as it is.
+    """
 
     index: int
     op: Compare
@@ -112,7 +115,14 @@ def _protocols() -> tuple[Rule, ...]:
     )
 
 
-_OTHERS: tuple[tuple[str, Compare, int], ...] = (("the system's", "lt", GUEST_UID), ("nobody's", "eq", 65534))
+_IDS = (
+    (("chown", "lchown", "fchown"), (1, 2)),
+    (("fchownat",), (2, 3)),
+    (("setuid", "setgid"), (0,)),
+    (("setreuid", "setregid"), (0, 1)),
+    (("setresuid", "setresgid"), (0, 1, 2)),
+)
+"""Calls that take uids and gids, and where."""
 
 
 def _personalities() -> tuple[Rule, ...]:
@@ -148,11 +158,13 @@ SURFACE: tuple[Rule, ...] = (
             "fsmount",
             "fspick",
             "mount_setattr",
-            "statmount",
-            "listmount",
-            "open_tree_attr",
         ),
         why="the mount interface, old and new",
+    ),
+    Rule(
+        calls=("statmount", "listmount", "open_tree_attr"),
+        why="the mount interface, newest: programs read /proc/self/mountinfo where it is missing",
+        answer=errno.ENOSYS,
     ),
     Rule(calls=("unshare",), why="other namespaces"),
     Rule(calls=("clone3",), why="its flags are in memory; libc falls back to clone", answer=errno.ENOSYS),
@@ -202,41 +214,43 @@ SURFACE: tuple[Rule, ...] = (
             "quotactl_fd",
             "syslog",
             "vhangup",
-            "nfsservctl",
             "iopl",
             "ioperm",
             "settimeofday",
             "clock_settime",
             "clock_adjtime",
             "adjtimex",
-            "lookup_dcookie",
-            "move_pages",
-            "migrate_pages",
             "fanotify_init",
-            "modify_ldt",
-            "uselib",
             "ustat",
             "sysfs",
-            "_sysctl",
-            "create_module",
-            "get_kernel_syms",
-            "query_module",
             "sethostname",
             "setdomainname",
         ),
         why="the machine's administration",
     ),
-    *_personalities(),
-    *(
-        Rule(calls=calls, why=f"a uid or gid that is no guest's: {name}", when=(Argument(index, op, value),))
-        for calls, indexes in ((("chown", "lchown", "fchown"), (1, 2)), (("fchownat",), (2, 3)))
-        for index in indexes
-        for name, op, value in _OTHERS
+    Rule(
+        calls=(
+            *("nfsservctl", "lookup_dcookie", "uselib", "_sysctl", "create_module", "get_kernel_syms"),
+            *("query_module", "modify_ldt"),
+        ),
+        why="what kernels have given up, or are built without",
+        answer=errno.ENOSYS,
     ),
     Rule(
-        calls=("setuid", "setgid"),
-        why="a uid or gid of the system's: not there, and refused as at home",
-        when=(Argument(0, "lt", GUEST_UID),),
+        calls=("move_pages", "migrate_pages"),
+        why="where memory lies: no NUMA, as for the memory policies",
+        answer=errno.ENOSYS,
+    ),
+    *_personalities(),
+    *(
+        Rule(
+            calls=calls,
+            why="a uid or gid that is not the guest's: as at home, where the kernel would say EINVAL of what "
+            "the user namespace lacks",
+            when=(Argument(index, "other_id", GUEST_UID),),
+        )
+        for calls, indexes in _IDS
+        for index in indexes
     ),
     *(
         Rule(calls=("ioctl",), why=why, when=(Argument(1, "masked_eq", request, 0xFFFFFFFF),))

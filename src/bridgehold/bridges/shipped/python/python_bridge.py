@@ -17,8 +17,9 @@ from importlib.machinery import BuiltinImporter
 from typing import Any, NamedTuple, NoReturn
 
 from bridgehold_sdk import Bridge, Session, operation
-from bridgehold_sdk.faults import class_name, shown_from
+from bridgehold_sdk.faults import class_name
 from bridgehold_sdk.plain import clean_text, to_plain
+from bridgehold_sdk.streams import note_last
 
 REPR_CHARACTERS = 16 * 1024
 SOURCES_KEPT = 100
@@ -131,13 +132,6 @@ class PythonBridge(Bridge):
             if self.interrupted:
                 raise
             return Shown(kind, text, None, cut)
-
-
-def note_last(error: BaseException) -> None:
-    """Where a debugger looks, as at a prompt."""
-    trace = shown_from(error.__traceback__)
-    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
-    sys.last_exc = error  # type: ignore[attr-defined]  # its only name from Python 3.12 on
 
 
 class Shown(NamedTuple):
