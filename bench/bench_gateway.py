@@ -27,8 +27,8 @@ from bridgehold.audit.journal import JournalConfig
 from bridgehold.config.load import Config, ProviderSection
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.host.cell.gateway.opener import GatewayOpener
-from bridgehold.host.cell.gateway.values import Asker
-from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.gateway.values import Attribution
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.keeper.client import KeeperClient
@@ -168,8 +168,8 @@ async def measure(folder: Path) -> list[Row]:
             keeper=await KeeperClient.connect(keeper_socket),
             audit=journal,
             budgets=Budgets(),
-            downloads=Downloads(ArtifactStore(folder, 1 << 30), Turns(), folder, journal),
-            asker=lambda session: Asker(command="c-bench"),
+            downloads=Downloads(ArtifactStore(folder, 1 << 30), SerialChanges(), folder, journal),
+            attribution=lambda session: Attribution(command="c-bench"),
         )
         listener = socket.create_server(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/explanation/architecture.md"
 SOURCE = ROOT / "src/bridgehold"
-LINKS = re.findall(r"\[`([^`]+)`\]\(\.\./\.\./(src/[^)]+)\)", PAGE.read_text(encoding="utf-8"))
+GLOSSARY = ROOT / "docs/explanation/glossary.md"
+LINKS = [
+    found
+    for page in (PAGE, GLOSSARY)
+    for found in re.findall(r"\[`([^`]+)`\]\(\.\./\.\./(src/[^)]+)\)", page.read_text(encoding="utf-8"))
+]
 
 
 @pytest.mark.parametrize(("name", "file"), LINKS, ids=[name for name, _ in LINKS])
@@ -57,3 +64,27 @@ def test_the_index_leads_to_every_page() -> None:
         if path.parent.name != "adr"
     }
     assert linked == pages
+
+
+def words_of(identifier: str) -> set[str]:
+    """`identifier` itself without leading underscores, and the words that it is made of, in lower case."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", identifier)
+    return {identifier.lstrip("_"), *(part.lower() for part in parts)}
+
+
+def test_words_that_the_glossary_has_replaced_are_in_no_identifier() -> None:
+    _, _, table = GLOSSARY.read_text(encoding="utf-8").partition("## Words that the code no longer has")
+    old = {
+        word
+        for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+        for word in re.findall(r"`(\w+)`", row)
+    }
+    assert {"Said", "strangers", "foreigners", "parked", "leash"} <= old
+    found = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        names = {path.stem}
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+            if token.type == tokenize.NAME:
+                names.add(token.string)
+        found |= {f"{path.relative_to(ROOT)}: {name}" for name in names if words_of(name) & old}
+    assert not found

@@ -253,7 +253,7 @@ class AttestationError(BridgeholdError):
 
 
 class ZygoteError(BridgeholdError):
-    """A zygote can't be forked from: it is gone, was ended for a surprise, or is no zygote."""
+    """A zygote can't be forked from: it is gone, was ended because it had changed, or is no zygote."""
 
     code = "zygote"
     exit_status = 38
@@ -357,15 +357,15 @@ class TranscriptError(BridgeholdError):
 _REMEDY = "  remedy "
 
 
-def told(error: BridgeholdError) -> str:
+def to_log_text(error: BridgeholdError) -> str:
     """An error as lines for a log: what, where, and the remedy (pure)."""
     where = f" ({error.where})" if error.where else ""
     remedy = f"{_REMEDY}{error.hint}\n" if error.hint else ""
     return f"bridgehold: {error.message}{where}\n{remedy}"
 
 
-def heard(text: str) -> tuple[str, str]:
-    """(what, remedy) of lines that hold what `told` says, among others (pure)."""
+def from_log_text(text: str) -> tuple[str, str]:
+    """(what, remedy) of lines that hold what `to_log_text` says, among others (pure)."""
     lines = text.splitlines()
     remedy = next((line.removeprefix(_REMEDY) for line in lines if line.startswith(_REMEDY)), "")
     kept = [line.removeprefix("bridgehold: ") for line in lines if not line.startswith(_REMEDY)]

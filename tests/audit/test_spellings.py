@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridgehold.audit.encodings import MARK, Encodings, beginnings, mask
 from bridgehold.audit.redact import Redactor
-from bridgehold.audit.spellings import MARK, Spellings, beginnings, mask
 from bridgehold.keeper.scrub import Scrubber
 from spelt import spellings
 
 KEYS = ("sk-real/with+signs%41-0123456789", "sk-proj-" + "aB3dE5gH7jK9_" * 12, "Zk3vQ9pL")
-SPELT = {key: Spellings(key.encode()) for key in KEYS}
+SPELT = {key: Encodings(key.encode()) for key in KEYS}
 CORPUS = [(key, name) for key in KEYS for name in spellings(key)]
 
 
@@ -82,7 +82,7 @@ def test_no_answer_takes_long_to_look_through(hostile: bytes) -> None:
 def test_long_values_are_masked_whole_and_made_in_bounded_time(size: int) -> None:
     key = base64.urlsafe_b64encode(random.Random(size).randbytes(size)).decode()[:size]
     began = time.process_time()
-    spelt = Spellings(key.encode())
+    spelt = Encodings(key.encode())
     assert time.process_time() - began < 5
     text = f'{{"a": "{key}", "b": 1}}'.encode()
     for step in (1_000, len(text)):

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
-from bridgehold.policies.content import Asked, body_facts
+from bridgehold.policies.content import ParsedRequest, body_facts
 
 
 def check_inference(requests: Iterable[dict[str, Any]]) -> None:
@@ -15,7 +15,7 @@ def check_inference(requests: Iterable[dict[str, Any]]) -> None:
     for request in requests:
         place, _, query = request["path"].partition("?")
         _, shape, rest = place.split("/", 2)
-        asked = Asked(
+        asked = ParsedRequest(
             path=f"/{rest}",
             body=request["body"],
             query=tuple(pair for pair in parse_qsl(query) if pair[0].lower() not in AUTH_QUERY),

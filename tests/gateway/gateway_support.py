@@ -23,8 +23,8 @@ from bridgehold.bridges.kit.provider import Provider
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import AuditError
 from bridgehold.host.cell.gateway.gateway import Gateway
-from bridgehold.host.cell.gateway.values import Asker, GatewayLimits, ProviderFacts, SessionFacts
-from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers
 from bridgehold.keeper.client import KeeperClient
@@ -155,7 +155,7 @@ class Stand:
             buffers=self.buffers,
             providers=self.providers,
             downloads=self.downloads,
-            asker=lambda: Asker(self.command, "tester"),
+            attribution=lambda: Attribution(self.command, "tester"),
             limits=limits,
             lookup=lookup,
             on_degraded=self.degraded.append,
@@ -322,7 +322,7 @@ def on_stand(
 
 
 def make_downloads(folder: Path, audit: Recorder, quota: int = 1 << 30) -> Downloads:
-    return Downloads(ArtifactStore(folder, quota), Turns(), folder, audit)
+    return Downloads(ArtifactStore(folder, quota), SerialChanges(), folder, audit)
 
 
 def connects(*hosts: tuple[str, int, bool]) -> tuple[Connect, ...]:

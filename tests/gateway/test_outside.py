@@ -13,7 +13,7 @@ from typing import Any
 from gateway_support import CHAT, KEYS, PLACEHOLDER, Stand, connects, make_grant, on_stand, parse
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
-from bridgehold.bridges.kit.thief import Thief
+from bridgehold.bridges.kit.sink import ExfiltrationSink
 from bridgehold.host.cell.gateway.values import GatewayLimits
 
 FAST = GatewayLimits(refusals_per_second=500)
@@ -244,20 +244,20 @@ def test_a_tunnel_never_leads_to_a_provider(tmp_path: Path) -> None:
 
 def test_plain_proxying_goes_to_granted_hosts_only_and_carries_no_placeholder(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
-        async with Thief.open() as thief:
-            granted = connects(("localhost", thief.port, True))
+        async with ExfiltrationSink.open() as sink:
+            granted = connects(("localhost", sink.port, True))
             await stand.open(make_grant(connects=granted))
-            place = f"localhost:{thief.port}"
-            loot = json.dumps({"key": thief.decoy}).encode()
+            place = f"localhost:{sink.port}"
+            captured = json.dumps({"key": sink.decoy}).encode()
 
             def post(path: str = "/drop", **headers: str) -> bytes:
                 lines = [f"POST http://{place}{path} HTTP/1.1", f"Host: {place}"]
                 lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-                lines += [f"Content-Length: {len(loot)}", "", ""]
-                return "\r\n".join(lines).encode() + loot
+                lines += [f"Content-Length: {len(captured)}", "", ""]
+                return "\r\n".join(lines).encode() + captured
 
             assert parse(await stand.raw(post(), timeout=5)).json == {"status": "thanks"}
-            assert thief.stolen()
+            assert sink.stolen()
             for attempt in (
                 post(Authorization=f"Bearer {PLACEHOLDER}"),
                 post(X_Note=PLACEHOLDER),
@@ -266,8 +266,8 @@ def test_plain_proxying_goes_to_granted_hosts_only_and_carries_no_placeholder(tm
                 reply = parse(await stand.raw(attempt, timeout=5))
                 assert reply.json["error"]["code"] == "placeholder.host"
             assert all(e.severity == "high" for e in stand.audit.of(EgressRefused))
-            assert len(thief.loot) == 1
-            assert not thief.stolen(KEYS["acme"])
+            assert len(sink.captured) == 1
+            assert not sink.stolen(KEYS["acme"])
 
     on_stand(tmp_path, act)
 
@@ -294,9 +294,9 @@ def test_what_is_refused_is_refused_before_its_body(tmp_path: Path) -> None:
 
 def test_what_is_granted_waits_for_room_before_its_body(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
-        async with Thief.open() as thief, contextlib.AsyncExitStack() as stack:
-            place = f"localhost:{thief.port}"
-            grant = make_grant(connects=connects(("localhost", thief.port, True)))
+        async with ExfiltrationSink.open() as sink, contextlib.AsyncExitStack() as stack:
+            place = f"localhost:{sink.port}"
+            grant = make_grant(connects=connects(("localhost", sink.port, True)))
             await stand.open(grant)
             size = grant.limits.request_bytes
             for number in range(16):  # all that one tenant may have, but for a head
@@ -305,7 +305,7 @@ def test_what_is_granted_waits_for_room_before_its_body(tmp_path: Path) -> None:
             head = f"POST http://{place}/drop HTTP/1.1\r\nHost: {place}\r\n"
             full = (head + f"Content-Length: {size}\r\n\r\n").encode() + b"x" * 1_000
             assert parse(await stand.raw(full, timeout=20)).status == 503
-            assert not thief.loot
+            assert not sink.captured
             await stack.aclose()
             assert parse(await stand.raw(head.encode() + b"Content-Length: 2\r\n\r\n{}")).status == 200
         assert stand.buffers.held == 0
@@ -334,7 +334,7 @@ def test_a_client_that_proxies_its_own_gateway_gets_there(tmp_path: Path) -> Non
 
 
 def test_a_slow_client_hello_does_not_hold_the_tunnel(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("bridgehold.host.cell.gateway.outside._HELLO_SECONDS", 0.3)
+    monkeypatch.setattr("bridgehold.host.cell.gateway.outbound._HELLO_SECONDS", 0.3)
 
     async def act(stand: Stand) -> None:
         async with echo() as (port, seen):

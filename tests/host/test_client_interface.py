@@ -23,7 +23,7 @@ from bridgehold import BridgeholdError, Client, Host, SyncClient, connect
 from bridgehold.client.session import ClientSession
 from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import Layout
-from bridgehold.host.cell.sessions.held import LEFT_SECONDS
+from bridgehold.host.cell.sessions.bound import LEFT_SECONDS
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host, stop_host
 
 OWN = {"aclose"}

@@ -11,25 +11,25 @@ import pytest
 from bridgehold.errors import CrashError, Output
 from bridgehold.faces.http.running import KEPT_BYTES, Running
 from bridgehold.host.cell.sessions import ended
-from bridgehold.host.cell.sessions.ended import Over
+from bridgehold.host.cell.sessions.ended import EndedSessions
 from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.shares.logs import SessionLog
 
 
-def add(over: Over, tenant: str, number: int, size: int = 0, name: str = "work") -> str:
+def add(over: EndedSessions, tenant: str, number: int, size: int = 0, name: str = "work") -> str:
     log = SessionLog(1 << 20)
     log.write(b"x" * size + b"end")
     over.add(f"s-{number}", SessionKey(tenant, "python", name), CrashError(f"crash {number}"), log)
     return f"s-{number}"
 
 
-def log_bytes(over: Over, tenant: str, numbers: range) -> int:
+def log_bytes(over: EndedSessions, tenant: str, numbers: range) -> int:
     found = (over.find(lambda one: one == tenant, f"s-{number}") for number in numbers)
     return sum(one.log_bytes for one in found if one is not None)
 
 
 def test_a_session_is_found_by_id_or_as_the_last_of_its_name_by_who_may_see_it() -> None:
-    over = Over()
+    over = EndedSessions()
     add(over, "acme", 1)
     add(over, "acme", 2)
     add(over, "acme", 2, size=50)  # told twice
@@ -48,7 +48,7 @@ def test_a_session_is_found_by_id_or_as_the_last_of_its_name_by_who_may_see_it()
 
 
 def test_what_is_kept_has_its_bounds_and_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    over = Over()
+    over = EndedSessions()
     numbers = range(1, 301)
     for number in numbers:
         add(over, "acme", number, size=100_000)
@@ -67,7 +67,7 @@ def test_what_is_kept_has_its_bounds_and_the_oldest_make_room(monkeypatch: pytes
     kept = log_bytes(over, "rival", range(1000, 1002))
     assert kept == 2 * ended.LOG_BYTES, "who keeps the most makes room"
     assert log_bytes(over, "acme", numbers) + kept <= ended.ALL_LOG_BYTES
-    monkeypatch.setattr(ended, "OVER_SECONDS", -1.0)
+    monkeypatch.setattr(ended, "ENDED_SECONDS", -1.0)
     assert over.find(lambda _: True, "s-1001") is None
 
 
@@ -82,7 +82,7 @@ def fail(_request: Request, output: Output) -> None:
 
 
 def test_no_error_that_is_kept_holds_what_its_command_had_in_hand() -> None:
-    over = Over()
+    over = EndedSessions()
 
     async def run(request: Request) -> Running:
         running = Running("one")

@@ -104,7 +104,7 @@ def test_the_demo_lives_on_the_machine_as_its_user_has_set_it_up(fresh: Layout) 
         provider="http://127.0.0.1:9/v1",
         private=True,
         store="file",
-        thief_port=9,
+        sink_port=9,
         host=own_host_section(fresh),
     )
     host = load_config(demo.config_file).host
@@ -122,11 +122,11 @@ def test_a_stored_key_is_left_alone_unless_the_demo_is_told(
     fresh.secrets.chmod(0o700)
     SecretAdmin.open_file(fresh.secrets).set("local", "openai", b"sk-real-0123456789abcdef")
     provider = SimpleNamespace(base_url="http://127.0.0.1:9/v1", key="sk-played-0123456789")
-    thief = SimpleNamespace(port=9, decoy="sk-decoy-0123456789")
+    sink = SimpleNamespace(port=9, decoy="sk-decoy-0123456789")
     bases = {}
     for real in (False, True):
         home = fresh.config.parent / f"demo-{real}"
-        layout = Story(home, Stage(), real_key=real)._prepare(provider, thief)  # type: ignore[arg-type]
+        layout = Story(home, Stage(), real_key=real)._prepare(provider, sink)  # type: ignore[arg-type]
         bases[real] = load_config(layout.config_file).providers["openai"].base_url
     assert bases == {False: "http://127.0.0.1:9/v1", True: "https://paid.example/v1"}
     assert "is left alone; --real-key" in capsys.readouterr().out

@@ -441,8 +441,8 @@ with supervise._signals(signals):
     pass
 if sys.argv[1] == "before":
     os.kill(os.getpid(), signal.SIGTERM)
-    sys.exit(7 if supervise._asked_last(signals) else 8)
-assert not supervise._asked_last(signals)
+    sys.exit(7 if supervise._end_requested(signals) else 8)
+assert not supervise._end_requested(signals)
 os.kill(os.getpid(), signal.SIGTERM)
 """
 
@@ -455,7 +455,7 @@ def test_a_signal_in_the_last_step_before_the_next_version_is_heard(moment: str,
 
 def test_what_is_handed_over_is_read_once_and_by_whom_it_is_meant_for() -> None:
     said = {"LISTEN_PID": "7", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
-    assert handover.take(said, 8) == handover.Given()
+    assert handover.take(said, 8) == handover.Inherited()
     assert said == {"HOME": "/"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         number = os.dup(other.fileno())
@@ -465,7 +465,7 @@ def test_what_is_handed_over_is_read_once_and_by_whom_it_is_meant_for() -> None:
 
 def test_a_private_host_is_no_host_to_be_replaced() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    asked = handover.Replacing(ours, (), handover.Outside(), ready=None, leave=lambda: None)
+    asked = handover.Replacing(ours, (), handover.OriginalMounts(), ready=None, leave=lambda: None)
     poller = select.poll()
     with theirs:
         theirs.send(handover.ANOTHER)

@@ -12,7 +12,7 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.host.cell.commands.recovery import MOST_BYTES as MOST_HELD
 from bridgehold.host.cell.commands.recovery import MOST_LOST, TENANT_BYTES, TENANT_LOST, Recovery
-from bridgehold.host.cell.commands.replays import MOST_STEPS, Happened, Record, Step, noted
+from bridgehold.host.cell.commands.replays import MOST_STEPS, CompletedCommand, Record, Step, noted
 from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.shares.observe import Metrics
@@ -78,7 +78,7 @@ def note(
     out: bool = False,
     **arguments: object,
 ) -> Record:
-    happened = Happened(
+    completed = CompletedCommand(
         command="c-1",
         bridge="toy",
         arguments=arguments,
@@ -86,7 +86,7 @@ def note(
         had_key=key,
         called_out=out,
     )
-    return noted(record, toy, toy.operations[operation], happened)
+    return noted(record, toy, toy.operations[operation], completed)
 
 
 def steps(record: Record) -> list[tuple[str, str]]:
@@ -167,7 +167,7 @@ def test_what_one_tenants_live_sessions_keep_costs_nobody_else_his_recovery(toy:
     def made(tenant: str, number: int, size_bytes: int) -> Session:
         name = f"s-{tenant}{number}"
         session = SimpleNamespace(id=name, key=SessionKey(tenant, "toy", name), lost=True, outlook="")
-        happened = Happened(
+        completed = CompletedCommand(
             command="c-1",
             bridge="toy",
             arguments={"id": "a", "text": "x" * size_bytes},
@@ -175,7 +175,7 @@ def test_what_one_tenants_live_sessions_keep_costs_nobody_else_his_recovery(toy:
             had_key=False,
             called_out=False,
         )
-        recovery.note(cast("Session", session), toy, toy.operations["create_program"], happened)
+        recovery.note(cast("Session", session), toy, toy.operations["create_program"], completed)
         return cast("Session", session)
 
     evil = [made("evil", number, 1_000_000) for number in range(2 * MOST_HELD // 1_000_000)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgehold.config.effective import said
+from bridgehold.config.effective import effective_settings
 from bridgehold.config.load import Config, load_config, overrides, parse_config
 from bridgehold.config.required import unmet
 from bridgehold.config.sections import BridgeSection
@@ -135,7 +135,7 @@ def test_who_said_what_is_shown(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("[host]\nmax_sessions = 5\n[bridges.x.environment]\nA = '1'\n")
     environ = {"BRIDGEHOLD__HOST__OVERCOMMIT": "true"}
-    found = {one.key: (one.value, one.by) for one in said(file, environ)}
+    found = {one.key: (one.value, one.by) for one in effective_settings(file, environ)}
     assert found["host.max_sessions"] == (5, "config.toml")
     assert found["host.overcommit"] == (True, "BRIDGEHOLD__HOST__OVERCOMMIT")
     assert found["host.cgroup"] == ("auto", "default")

@@ -12,8 +12,8 @@ from bridgehold.audit.events import Event
 from bridgehold.config.load import Config
 from bridgehold.errors import BusyError
 from bridgehold.host.front.secret_events import SecretEvents
-from bridgehold.host.given import HostConfig
 from bridgehold.host.main import Ends, HostProcess
+from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.index import Reference
 
 
@@ -67,7 +67,7 @@ def test_a_defect_in_what_stands_ends_the_host(tmp_path: Path, capsys: pytest.Ca
 
     async def stand() -> HostProcess:
         process = HostProcess(given, Config(), ends)
-        cancelled = process._stand("parked", asyncio.sleep(3_600))
+        cancelled = process._stand("the warm pool", asyncio.sleep(3_600))
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.wait({cancelled})

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bridgehold import BridgeholdError
-from bridgehold.audit.spellings import Spellings
+from bridgehold.audit.encodings import Encodings
 from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import POLICY, Stage, stage
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.hostile
 
 KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
 KEY = "sk-proj-aB3/dE5+gH7%41jK9_mN1pQ2rS4tU6"
-SPELT = Spellings(KEY.encode())
+SPELT = Encodings(KEY.encode())
 MANIFEST = """
 name = "leaky"
 version = "1.0.0"

@@ -121,8 +121,8 @@ def test_keys_are_masked_by_name_by_shape_and_by_value() -> None:
     token = "given-by-a-tool"
     assert masker.answer({"result": ({"token": token},), "call": 1}) == {"result": [{"token": "[redacted]"}]}
     assert masker.value(f"it said {token}") == "it said [redacted]"
-    masker.said({"event": {"token": "the", "secret": "made-inside-the-sandbox"}})
-    assert masker.said(["the word", "made-inside-the-sandbox"]) == ["the word", "[redacted]"]
+    masker.masked({"event": {"token": "the", "secret": "made-inside-the-sandbox"}})
+    assert masker.masked(["the word", "made-inside-the-sandbox"]) == ["the word", "[redacted]"]
     data = base64.b64encode(f"a file with {key}".encode()).decode()
     starred = masker.result("artifact.get", {"data": data, "size_bytes": 3})
     assert set(base64.b64decode(starred["data"])) == {ord("*")}

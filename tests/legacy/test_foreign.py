@@ -16,7 +16,7 @@ from bridgehold.errors import ConfigError, DeniedError, ManifestError, ProtocolE
 from bridgehold.faces.legacy.folder import first_line, write_shim
 from bridgehold.faces.legacy.python_argv import VERSION_CODE, parse
 from bridgehold.faces.legacy.values import ShimFile
-from bridgehold.host.cell.scripts.foreign import formats_of, judge, judge_plain, script_inside
+from bridgehold.host.cell.scripts.rules import decide_frame, decide_plain, formats_of, script_inside
 from bridgehold.host.front.boots import Script
 from bridgehold.host.shares.buckets import MOST_RATES, CommandRates
 from bridgehold.policies.compose import compose
@@ -106,10 +106,10 @@ def test_a_bridge_that_is_not_foreign_still_needs_operations() -> None:
 )
 def test_the_policy_alone_decides_on_undeclared_commands(allow: str, command: str, allowed: bool) -> None:
     grant = granted(POLICY.replace('["mine:*"]', allow))
-    judged = judge(body(command), grant, ("json", "msgpack"))
-    assert judged is not None
-    assert judged.decision.allowed is allowed
-    assert judged.decision.rule
+    decided = decide_frame(body(command), grant, ("json", "msgpack"))
+    assert decided is not None
+    assert decided.decision.allowed is allowed
+    assert decided.decision.rule
 
 
 @pytest.mark.parametrize(
@@ -127,38 +127,38 @@ def test_a_key_among_the_arguments_does_not_pass(
     inline_keys: str, args: dict[str, object], allowed: bool
 ) -> None:
     grant = granted(f'inline_keys = "{inline_keys}"\n' + POLICY)
-    judged = judge(body("configure_lm", model="m", **args), grant, ("json",))
-    assert judged is not None
-    assert judged.decision.allowed is allowed
-    assert "a-real-key" not in repr(judged.arguments.kept) + repr(judged.decision)
+    decided = decide_frame(body("configure_lm", model="m", **args), grant, ("json",))
+    assert decided is not None
+    assert decided.decision.allowed is allowed
+    assert "a-real-key" not in repr(decided.arguments.kept) + repr(decided.decision)
 
 
 def test_a_key_that_may_pass_is_still_not_among_what_is_written_down() -> None:
     grant = granted('inline_keys = "pass"\nweakenings = ["inline_keys_pass"]\n' + POLICY)
-    judged = judge(body("configure_lm", api_key="a-real-key"), grant, ("json",))
-    assert judged is not None
-    assert judged.decision.allowed
-    assert judged.arguments.kept == {}
+    decided = decide_frame(body("configure_lm", api_key="a-real-key"), grant, ("json",))
+    assert decided is not None
+    assert decided.decision.allowed
+    assert decided.arguments.kept == {}
 
 
 def test_a_format_that_the_profile_does_not_take_is_refused() -> None:
     frame = msgspec.msgpack.encode({"id": 1, "command": "echo", "args": {}})
-    assert judge(frame, granted(), formats_of("auto")) is not None
-    assert judge(frame, granted(), formats_of("msgpack")) is not None
+    assert decide_frame(frame, granted(), formats_of("auto")) is not None
+    assert decide_frame(frame, granted(), formats_of("msgpack")) is not None
     with pytest.raises(UsageError, match="msgpack"):
-        judge(frame, granted(), formats_of("json"))
+        decide_frame(frame, granted(), formats_of("json"))
     with pytest.raises(ProtocolError):
-        judge(b"[]", granted(), formats_of("auto"))
+        decide_frame(b"[]", granted(), formats_of("auto"))
 
 
 def test_a_negotiation_passes_without_a_decision() -> None:
-    assert judge(b'{"type": "protocol_negotiation", "supported": []}', granted(), ("json",)) is None
+    assert decide_frame(b'{"type": "protocol_negotiation", "supported": []}', granted(), ("json",)) is None
 
 
 def test_plain_code_is_an_operation_of_its_own() -> None:
     script = Script(kind="code", text="print(1)", protocol=False)
-    assert judge_plain(script, granted())[0].allowed
-    assert not judge_plain(script, granted(POLICY.replace("mine:call", "mine:python")))[0].allowed
+    assert decide_plain(script, granted())[0].allowed
+    assert not decide_plain(script, granted(POLICY.replace("mine:call", "mine:python")))[0].allowed
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bridgehold.policies import fields, shipped
 from bridgehold.policies.compose import compose
-from bridgehold.policies.content import MAX_DEPTH, MAX_VALUES, Asked, BodyFacts, body_facts
+from bridgehold.policies.content import MAX_DEPTH, MAX_VALUES, BodyFacts, ParsedRequest, body_facts
 
 CHAT, RESPONSES, MESSAGES = "/chat/completions", "/responses", "/messages"
 GENERATE = "/models/gemini-3-pro:generateContent"
@@ -42,7 +42,7 @@ def generate(*parts: Any, **more: Any) -> Case:
 
 def facts(case: Case, *granted: str, host: str = "", **more: Any) -> BodyFacts:
     shape, path, body = case
-    return body_facts(shape, Asked(path=path, body=body, host=host, **more), granted)
+    return body_facts(shape, ParsedRequest(path=path, body=body, host=host, **more), granted)
 
 
 SCHEMA = {
@@ -257,7 +257,7 @@ def test_queries_and_headers_are_fields_too() -> None:
 
 
 def test_a_path_that_the_shape_does_not_have_takes_no_body() -> None:
-    assert body_facts("openai", Asked(path="/files")).first == ""
+    assert body_facts("openai", ParsedRequest(path="/files")).first == ""
     assert facts(("openai", "/files", {"purpose": "x"})).first == "no field that is known: purpose"
     assert facts(("openai", "/models", {"a": 1})).finding is not None
     for path in ("/chat/completions/x", "/chat", "/v1/v1/chat/completions"):
@@ -359,9 +359,9 @@ def test_every_type_of_the_tables_is_used(shape: str) -> None:
     ],
 )
 def test_a_request_whose_body_says_nothing_is_judged_too(path: str, body: Any, place: str) -> None:
-    found = body_facts("openai", Asked(path=path, body=body))
+    found = body_facts("openai", ParsedRequest(path=path, body=body))
     assert place in str(found)
-    assert place not in str(body_facts("openai", Asked(path=path, body=body), (place,)))
+    assert place not in str(body_facts("openai", ParsedRequest(path=path, body=body), (place,)))
     text = f'extends = "dspy"\n[network.endpoints.openai]\nfields = ["{place}"]\n'
     own = compose("own", lambda name: (text, "own.toml") if name == "own" else shipped.read(name))
     assert own is not None, "the grant can be written"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridgehold.errors import DeniedError, PolicyError
 from bridgehold.policies.compose import narrow
-from bridgehold.policies.downloads import decide_download, normalise_repo_pattern, parse_wanted
+from bridgehold.policies.downloads import decide_download, normalise_repo_pattern, parse_hub_item
 from bridgehold.policies.model import GIB, MIB, Grant, Policy
 
 HUB = """
@@ -34,7 +34,7 @@ def test_the_patterns_mean_repos_and_revisions(grant_of: Make) -> None:
         "/api/models/gpt2": "repos[1]",
     }
     for path, rule in allowed.items():
-        decision = decide_download(grant, "openai", parse_wanted(path))
+        decision = decide_download(grant, "openai", parse_hub_item(path))
         assert (decision.allowed, decision.rule) == (True, f"network.endpoints.openai.{rule}"), path
         assert decision.source == "own.toml:3"
     for path in (
@@ -42,23 +42,23 @@ def test_the_patterns_mean_repos_and_revisions(grant_of: Make) -> None:
         "/acme/resolve/main/config.json",
         "/x/tiny/resolve/main/a.json",
     ):
-        decision = decide_download(grant, "openai", parse_wanted(path))
+        decision = decide_download(grant, "openai", parse_hub_item(path))
         assert (decision.allowed, decision.rule) == (False, "default-deny"), path
-    assert decide_download(grant, "other", parse_wanted("/gpt2/resolve/main/a.json")).allowed is False
+    assert decide_download(grant, "other", parse_hub_item("/gpt2/resolve/main/a.json")).allowed is False
 
 
 @pytest.mark.parametrize(
     "file", ["pytorch_model.bin", "modeling.py", "x.pt", "x.pkl", "x.ckpt", "x.npy", "x.h5"]
 )
 def test_no_policy_lets_in_what_runs_code(grant_of: Make, file: str) -> None:
-    decision = decide_download(grant_of(HUB), "openai", parse_wanted(f"/acme/tiny/resolve/main/{file}"))
+    decision = decide_download(grant_of(HUB), "openai", parse_hub_item(f"/acme/tiny/resolve/main/{file}"))
     assert (decision.allowed, decision.rule) == (False, "hub.kind")
 
 
 @given(st.text(alphabet="/.%2feE5c\\@ab-resolvapimdn", max_size=40))
 def test_any_path_is_a_wanted_file_or_refused(path: str) -> None:
     try:
-        wanted = parse_wanted(path)
+        wanted = parse_hub_item(path)
     except DeniedError:
         return
     for part in (*wanted.repo.split("/"), wanted.revision, *wanted.file.split("/")):

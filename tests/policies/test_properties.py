@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bridgehold.errors import PolicyError, UnsupportedError
 from bridgehold.policies import globs
 from bridgehold.policies.compose import compose, compose_tenant
-from bridgehold.policies.content import NO_BODY, Asked, BodyFacts, Finding, body_facts
+from bridgehold.policies.content import NO_BODY, BodyFacts, Finding, ParsedRequest, body_facts
 from bridgehold.policies.decide import (
     decide_connect,
     decide_egress,
@@ -19,7 +19,7 @@ from bridgehold.policies.decide import (
     decide_secret,
     decide_tool,
 )
-from bridgehold.policies.downloads import Wanted, decide_digest, decide_download, decide_size, hub_of
+from bridgehold.policies.downloads import HubItem, decide_digest, decide_download, decide_size, hub_of
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.limits_table import LIMITS, Unit
 from bridgehold.policies.model import Connect, Endpoint, Grant, Machine, Needs, Policy, SecretGrant
@@ -235,11 +235,12 @@ def allowed(grant: Grant) -> set[tuple[object, ...]]:
 def _fields(grant: Grant) -> set[tuple[object, ...]]:
     """What requests may hold, by the gateway's own judgement of one that has it."""
     asked = {
-        "?a": Asked(path="/chat/completions", query=(("a", "1"),)),
+        "?a": ParsedRequest(path="/chat/completions", query=(("a", "1"),)),
         **{
-            kind: Asked(path="/responses", body={"tools": [{"type": kind}]}) for kind in ("mcp", "web_search")
+            kind: ParsedRequest(path="/responses", body={"tools": [{"type": kind}]})
+            for kind in ("mcp", "web_search")
         },
-        "new": Asked(path="/responses", body={"new": 1}),
+        "new": ParsedRequest(path="/responses", body={"new": 1}),
     }
     return {
         ("field", endpoint.provider, name)
@@ -258,7 +259,7 @@ def _downloads(grant: Grant) -> set[tuple[object, ...]]:
     hub = hub_of(grant, "hub")
     for repo in ("acme/tiny", "acme/other", "umbra/x"):
         for file in ("config.json", "other.json", "words.txt", "weights.bin"):
-            wanted = Wanted(repo=repo, revision="main", file=file)
+            wanted = HubItem(repo=repo, revision="main", file=file)
             if hub is None or not decide_download(grant, "hub", wanted).allowed:
                 continue
             pins = [pin for pin in (PIN, OTHER, "c" * 64) if decide_digest(grant, hub, pin) is None]

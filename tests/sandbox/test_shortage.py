@@ -233,11 +233,15 @@ def test_a_shortage_is_known_by_its_number_wherever_it_stands() -> None:
         error = LimitError("a step failed")
         error.__cause__ = OSError(number, os.strerror(number))
         assert isinstance(shortage.typed(error), ShortageError)
-        assert isinstance(shortage.heard(shortage.told(error, "a helper"), "?"), ShortageError)
+        assert isinstance(
+            shortage.decode_failure(shortage.encode_failure(error, "a helper"), "?"), ShortageError
+        )
         assert shortage.named(f"bwrap: Creating new namespace failed: {os.strerror(number)}\n") == number
     assert isinstance(shortage.typed(MemoryError()), ShortageError)
     for other in (PermissionError(1, "no"), FileNotFoundError(2, "no"), ValueError("no"), RuntimeError("no")):
         assert not isinstance(shortage.typed(other), ShortageError)
-        assert not isinstance(shortage.heard(shortage.told(other, "a helper"), "?"), ShortageError)
+        assert not isinstance(
+            shortage.decode_failure(shortage.encode_failure(other, "a helper"), "?"), ShortageError
+        )
     assert shortage.named("bwrap: Can't find source path: No such file or directory") == 0
-    assert shortage.heard(b"rubbish", "it died").message == "it died"
+    assert shortage.decode_failure(b"rubbish", "it died").message == "it died"

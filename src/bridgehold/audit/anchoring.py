@@ -14,7 +14,7 @@ from bridgehold.audit.verdicts import Anchoring, AnchoringStatus, Finding, Range
 _MOST = 100
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to judge by. `beside` is None where nobody says what lies beside the audit.
 
     `keys` (id to raw public key) are those that may sign; without any, signatures are unchecked.
@@ -36,7 +36,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
         return [*self.outside, *(self.beside or ())]
 
 
-def judge(checks: Sequence[InstanceCheck], given: Given) -> Anchoring:
+def judge(checks: Sequence[InstanceCheck], given: Evidence) -> Anchoring:
     """The verdict over `checks`, which are in the order of their instances."""
     order = {check.instance: index for index, check in enumerate(checks)}
     findings: list[Finding] = []
@@ -71,7 +71,7 @@ def judge(checks: Sequence[InstanceCheck], given: Given) -> Anchoring:
     )
 
 
-def _stale(given: Given, best: SignedAnchor | None, age: float | None) -> Finding:
+def _stale(given: Evidence, best: SignedAnchor | None, age: float | None) -> Finding:
     where = next((name for name, signed in given.outside if signed is best), "anchors")
     said = "no anchor of a known age was given" if age is None else f"the newest anchor is {int(age)} s old"
     return Finding(kind="anchor_stale", place=where, reason=f"{said}; {given.fresh_s} s were asked for")
@@ -121,7 +121,7 @@ def _against(
     )
 
 
-def _missing(checks: Sequence[InstanceCheck], given: Given) -> list[Finding]:
+def _missing(checks: Sequence[InstanceCheck], given: Evidence) -> list[Finding]:
     """Anchors that the audit says were stored beside it, and that aren't there."""
     if given.stored is None:
         return []

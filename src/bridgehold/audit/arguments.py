@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from bridgehold.audit.encodings import SHORTEST
 from bridgehold.audit.redact import (
     MASK,
     is_key_name,
@@ -15,7 +16,6 @@ from bridgehold.audit.redact import (
     looks_secret,
     preview,
 )
-from bridgehold.audit.spellings import SHORTEST
 from bridgehold.errors import UsageError
 from bridgehold.ids import Digest
 

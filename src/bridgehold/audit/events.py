@@ -126,7 +126,7 @@ class ZygoteEnded(Event, frozen=True, kw_only=True, tag="zygote.ended"):
     bridge: str
     zygote: str
     cause: str
-    """``exited``, ``signal``, ``memory``, ``killed`` (replaced, evicted, drained), ``zygote``: surprise."""
+    """``exited``, ``signal``, ``memory``, ``killed`` (replaced, evicted, drained), ``zygote`` (changed)."""
     reason: str
     forks: int
 

@@ -1,4 +1,4 @@
-"""Removal of secrets, pure: by value, in every plain spelling (`spellings`), by shape, and by name.
+"""Removal of secrets, pure: by value, in every plain spelling (`encodings`), by shape, and by name.
 
 By shape: what providers' keys look like. By name: what stands under ``api_key`` and the like, in a table or
 in a text (``api_key=…``, ``"token": "…"``, ``--password …``, a URL's query), and who a URL is fetched as.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridgehold.audit.spellings import Spellings, mask, merged
+from bridgehold.audit.encodings import Encodings, mask, merged
 from bridgehold.ids import Digest, digest_bytes
 
 if TYPE_CHECKING:
@@ -252,8 +252,8 @@ def looks_random(value: str) -> bool:
 class Redactor:
     """Removes the values of `secrets` (text, bytes, or their spellings) from texts."""
 
-    def __init__(self, secrets: Iterable[str | bytes | Spellings]) -> None:
-        self._values = tuple(one if isinstance(one, Spellings) else Spellings(_bytes(one)) for one in secrets)
+    def __init__(self, secrets: Iterable[str | bytes | Encodings]) -> None:
+        self._values = tuple(one if isinstance(one, Encodings) else Encodings(_bytes(one)) for one in secrets)
         self.longest = max((one.longest for one in self._values), default=0)
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ import msgspec
 
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit import chain
-from bridgehold.audit.anchoring import Given, judge
+from bridgehold.audit.anchoring import Evidence, judge
 from bridgehold.audit.anchors import NamedAnchor
 from bridgehold.audit.check import Closed, InstanceCheck, Opened
 from bridgehold.audit.entries import printable, printable_json
@@ -45,7 +45,7 @@ def verify_audit(
 
     `outside` anchors were kept elsewhere; those in the folder `beside` lie where the audit's owner could
     reach them: they can only contradict it, and all that it tells of must be there. For the rest see
-    `anchoring.Given`.
+    `anchoring.Evidence`.
     """
     folders, strays = look(audit)
     if not folders and not strays:
@@ -64,7 +64,7 @@ def verify_audit(
         )
         for name in strays
     ]
-    given = Given(
+    given = Evidence(
         outside=outside,
         beside=local,
         stored=anchor_files.load_folder(beside) if beside is not None else None,

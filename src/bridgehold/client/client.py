@@ -132,14 +132,14 @@ class Client:
             return msgspec.convert(await self.request("run", params, on_event), type=Reply)
         tasks: set[asyncio.Task[None]] = set()
 
-        def heard(event: dict[str, Any]) -> None:
+        def handle_event(event: dict[str, Any]) -> None:
             if event.get("type") == "tool_call":
                 tasks.add(asyncio.create_task(self._run_tool(offered, event)))
             elif on_event is not None:
                 on_event(event)
 
         try:
-            return msgspec.convert(await self.request("run", params, heard), type=Reply)
+            return msgspec.convert(await self.request("run", params, handle_event), type=Reply)
         finally:
             for task in tasks:
                 task.cancel()
@@ -317,13 +317,13 @@ _MAY_BUILD = ("run", "session.open", "session.hold")
 
 
 def _sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
-    def heard(event: dict[str, Any]) -> None:
+    def handle_event(event: dict[str, Any]) -> None:
         if event.get("type") == "building":
             on_build(event)
         elif on_event is not None:
             on_event(event)
 
-    return heard
+    return handle_event
 
 
 def _encode_params(params: dict[str, Any]) -> bytes:

@@ -230,14 +230,14 @@ class Reach:
             return await connection.request(method, sent, on_event)
         called: set[str] = set()
 
-        def heard(event: dict[str, Any]) -> None:
+        def handle_event(event: dict[str, Any]) -> None:
             if event.get("type") == "tool_call":
                 called.add(event["command"])
                 self._calling[event["command"]] = connection
             on_event(event)
 
         try:
-            return await connection.request(method, sent, heard)
+            return await connection.request(method, sent, handle_event)
         finally:
             for command in called:
                 del self._calling[command]

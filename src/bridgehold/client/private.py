@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from bridgehold.config.layout import HOME_VARIABLE, Layout
-from bridgehold.errors import HostUnavailableError, heard
+from bridgehold.errors import HostUnavailableError, from_log_text
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 20.0
@@ -85,7 +85,7 @@ def _start_failure(process: subprocess.Popen[bytes], *, late: bool) -> HostUnava
             hint="The machine is busy or slow: try again, or run `bridgehold serve` and wait for its line.",
             retry="later",
         )
-    what, remedy = heard(said)
+    what, remedy = from_log_text(said)
     return HostUnavailableError(
         f"a private host could not start: {what or f'status {process.returncode}'}",
         hint=remedy or "`bridgehold doctor` shows what this machine lacks.",

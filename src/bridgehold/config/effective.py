@@ -1,4 +1,4 @@
-"""What holds of the configuration, key by key, and who said so: the environment, the file or a default."""
+"""The effective settings, key by key, and where each comes from: the environment, the file or a default."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bridgehold.errors import ConfigError
 _DEPTH = 3
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """One key. `by`: a variable's name, ``config.toml`` or ``default``."""
+class EffectiveSetting(msgspec.Struct, frozen=True, kw_only=True):
+    """One key's value. `by`, its source: a variable's name, ``config.toml`` or ``default``."""
 
     key: str
     value: object
     by: str
 
 
-def said(path: Path, environ: Mapping[str, str]) -> list[Said]:
-    """Every key of the configuration at `path`. Raises `ConfigError`."""
+def effective_settings(path: Path, environ: Mapping[str, str]) -> list[EffectiveSetting]:
+    """Every key of the configuration at `path`, sorted. Raises `ConfigError`."""
     config = load_config(path, environ)
     in_file = _flat(
         "", reads.parse_toml(reads.read_text(path, ConfigError, or_none=True), ConfigError, str(path))
@@ -37,7 +37,7 @@ def said(path: Path, environ: Mapping[str, str]) -> list[Said]:
             return found[-1]
         return "config.toml" if any(f"{key}.".startswith(f"{place}.") for place in in_file) else "default"
 
-    return [Said(key=key, value=value, by=by(key)) for key, value in sorted(flat(config).items())]
+    return [EffectiveSetting(key=key, value=value, by=by(key)) for key, value in sorted(flat(config).items())]
 
 
 def flat(config: Config) -> dict[str, object]:

@@ -155,7 +155,7 @@ def overrides(environ: Mapping[str, str]) -> tuple[Override, ...]:
     )
 
 
-def said_by(environ: Mapping[str, str]) -> dict[str, str]:
+def own_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Those variables of `environ` alone: for a process that gets nothing else of it."""
     return {name: value for name, value in environ.items() if name.startswith(PREFIX)}
 

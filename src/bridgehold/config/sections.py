@@ -122,9 +122,9 @@ class BridgeSection(Strict):
     prestart: tuple[Name, ...] = ()
     """Tenants for whom its zygote is warm from the host's start on."""
     pool_size: Annotated[int, Field(ge=0, le=1_000)] = 0
-    """Sandboxes that stand parked for each tenant that has used it: attested, and used once."""
+    """The warm pool of each tenant that has used it: attested sandboxes that stand ready, used once."""
     overflow: Annotated[int, Field(ge=1, le=1_000)] = 4
-    """With a pool: starts beyond the parked ones that may be under way at once."""
+    """With a pool: starts beyond the pooled ones that may be under way at once."""
     checkout_timeout_s: Annotated[float, Field(gt=0)] = 10
     """With a pool: the longest wait for a sandbox before the session is refused as busy."""
     scripts: Annotated[str, Field(pattern=r"^(/.*)?$")] = ""
@@ -269,7 +269,7 @@ class FeaturesSection(Strict):
     fork: Switch = True
     """Sessions are forked from warm processes, where their policy says so; otherwise they start cold."""
     pools: Switch = True
-    """Sandboxes stand parked, where ``pool_size`` says so."""
+    """Sandboxes stand ready in a warm pool, where ``pool_size`` says so."""
     recovery: Switch = True
     """Sessions that lost their worker are made again."""
     tools: Switch = True

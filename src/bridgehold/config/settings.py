@@ -40,7 +40,7 @@ class Settings:
         return self.features.on("recovery", tenant) and self.bridge(bridge).recovery
 
     def pool(self, tenant: str, bridge: str) -> PoolLimits:
-        """What stands parked for a tenant."""
+        """The warm pool of one tenant and bridge."""
         section = self.bridge(bridge)
         return PoolLimits(
             size=section.pool_size if self.features.on("pools", tenant) else 0,
@@ -65,9 +65,9 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of one bridge: the pool of the seeds, in sandboxes that are used once."""
 
     size: int = 0
-    """Parked for each tenant; 0: none, and starts are not counted."""
+    """Sandboxes in the warm pool of each tenant; 0: no pool, and starts are not counted."""
     overflow: int = 4
-    """Starts beyond the parked ones that may be under way at once."""
+    """Starts beyond the pooled ones that may be under way at once."""
     checkout_s: float = 10.0
     """The longest wait for one or the other."""
 

@@ -110,6 +110,6 @@ STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
 def print_cold(reason: str) -> None:
     """On standard error, where a session started cold though its policy says fork."""
     if reason:
-        from bridgehold.host.cold_starts import said
+        from bridgehold.host.cold_starts import describe
 
-        err.say((said(reason), "yellow"))
+        err.say((describe(reason), "yellow"))

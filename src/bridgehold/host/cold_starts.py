@@ -25,6 +25,6 @@ def remedy(reason: str) -> str:
     return next((what for sign, what in _REMEDIES if sign in reason), _PAGE)
 
 
-def said(reason: str) -> str:
+def describe(reason: str) -> str:
     """One sentence for who reads a terminal."""
     return f"started cold, though its policy says fork: {reason}. {remedy(reason)}"

@@ -27,7 +27,7 @@ from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.config.settings import Settings
-from bridgehold.errors import BridgeholdError, told
+from bridgehold.errors import BridgeholdError, to_log_text
 from bridgehold.hardening import harden
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.commands.dispatch import Dispatch
@@ -35,19 +35,19 @@ from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
 from bridgehold.host.cell.gateway.opener import GatewayOpener
-from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
-from bridgehold.host.cell.scripts.foreigners import Foreigners
+from bridgehold.host.cell.scripts.user_scripts import UserScripts
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.cell.tools.http import HttpTools
 from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.tools.process import ProcessTools
 from bridgehold.host.cell.unified import Unified
 from bridgehold.host.cell.workers.forks import ForkStart
-from bridgehold.host.cell.workers.parked import ParkedStart
 from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.starts import GatewayHandle, Services
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.anchoring import Anchoring
@@ -60,12 +60,12 @@ from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.front.server import SocketServer
-from bridgehold.host.given import HostConfig, Parent
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.host.startup import HostConfig, SupervisorLink
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
@@ -101,7 +101,7 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     environments: Environments
     orders: Orders
     store: ArtifactStore
-    turns: Turns
+    changes: SerialChanges
     resources: Resources
     metrics: Metrics
 
@@ -117,7 +117,7 @@ class HostProcess:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         """Commands that still run are waited for no longer."""
-        self._parent = Parent(_socket(ends.parent))
+        self._supervisor = SupervisorLink(_socket(ends.parent))
         self._leaving = given.lasting
         """What is refused here is taken by the host that comes."""
         self._reason = "asked by a signal"
@@ -143,14 +143,14 @@ class HostProcess:
         sessions, servers = self._assemble(peers, machine)
         for server in servers:
             await server.start()
-        self._parent.say_ready()
+        self._supervisor.say_ready()
         watchers = [
             asyncio.create_task(self._watch("launcher", peers.launcher.lost.wait())),
             asyncio.create_task(self._watch("keeper", peers.keeper.gone())),
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             self._stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
-            self._stand("parked", self._parked.watch(self._make_order, peers.keeper.versions)),
+            self._stand("the warm pool", self._pool.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
         ]
@@ -163,7 +163,7 @@ class HostProcess:
                 server.leave()
             await sessions.finish(self._config.host.drain_s, self._hurry, leaving=self._leaving)
         await sessions.stop(self._reason)
-        await self._parked.stop()
+        await self._pool.stop()
         await self._tools.stop()
         await self._zygotes.stop()
         for server in servers:
@@ -184,7 +184,7 @@ class HostProcess:
         self._environments, self._registry = shared.environments, shared.registry
         recovery = Recovery(shared.resources, shared.metrics, shared.settings.recovers)
         sessions = self._open_with(shared, peers, recovery)
-        shared.environments.when_changed(self._zygotes.retire, self._parked.retire)
+        shared.environments.when_changed(self._zygotes.retire, self._pool.retire)
         shared.metrics.watch(sessions.__len__, lambda: len(self._zygotes.infos()))
         return sessions, self._serve_with(shared, peers, sessions, recovery)
 
@@ -199,7 +199,7 @@ class HostProcess:
             environments=environments,
             orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
             store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
-            turns=Turns(),
+            changes=SerialChanges(),
             resources=Resources(),
             metrics=Metrics(),
         )
@@ -207,8 +207,8 @@ class HostProcess:
     def _open_with(self, shared: Shared, peers: Peers, recovery: Recovery) -> Sessions:
         """Sessions, how they start, and their gateways."""
 
-        def whose(session: str) -> Asker:
-            return sessions.whose(session)
+        def attribute(session: str) -> Attribution:
+            return sessions.attribute(session)
 
         services = Services(
             launcher=peers.launcher,
@@ -216,20 +216,20 @@ class HostProcess:
             frames=FrameBudget(parse_size(self._config.host.buffered_bytes)),
             open_gateway=self._open_gateway,
             on_degraded=self._degraded,
-            whose=whose,
+            attribute=attribute,
         )
         self._zygotes = Zygotes(services, shared.settings.zygotes())
-        self._parked = ParkedStart(services, ForkStart(services, self._zygotes), shared.settings.pool)
+        self._pool = WarmPool(services, ForkStart(services, self._zygotes), shared.settings.pool)
         sessions = Sessions(
-            self._parked,
+            self._pool,
             peers.journal,
             bound=self._config.host.max_sessions,
-            losses=recovery,
+            recovery=recovery,
             metrics=shared.metrics,
         )
         downloads = Downloads(
             shared.store,
-            shared.turns,
+            shared.changes,
             self._layout.artifacts,
             peers.journal,
             demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
@@ -240,7 +240,7 @@ class HostProcess:
             audit=peers.journal,
             budgets=spent_before(self._layout),
             downloads=downloads,
-            asker=sessions.calling_out,
+            attribution=sessions.calling_out,
             on_degraded=self._degraded,
         )
         return sessions
@@ -250,7 +250,7 @@ class HostProcess:
     ) -> list[SocketServer]:
         """The methods, and the sockets that they are served on."""
         self._refusals = Refusals(peers.journal, shared.metrics)
-        artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.turns)
+        artifacts = Artifacts(shared.store, peers.journal, shared.settings, shared.changes)
         http_tools, self._tools = HttpTools(peers.keeper), ProcessTools(self._layout.config / "tools")
         offers = Offers(shared.settings, http_tools, self._tools, (inside_tools(), artifacts))
         dispatch = Dispatch(
@@ -267,7 +267,7 @@ class HostProcess:
             on_degraded=self._degraded,
             redact=self._redaction.text,
         )
-        foreigners = Foreigners(
+        scripts = UserScripts(
             registry=shared.registry,
             sessions=sessions,
             journal=peers.journal,
@@ -287,9 +287,9 @@ class HostProcess:
             make_order=shared.orders.make,
             zygotes=self._zygotes.infos,
             metrics=shared.metrics,
-            parked=self._parked.parked,
+            pool_counts=self._pool.counts,
             stop=self._ask_stop,
-            foreigners=foreigners,
+            scripts=scripts,
             redact=self._redaction.text,
         )
         principals = Principals(self._config.principals, self._given.owner_uid, self._given.face_uid)
@@ -381,7 +381,7 @@ class HostProcess:
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     async def _ask_for_another(self) -> None:
-        await self._parent.ask_for_another()
+        await self._supervisor.ask_for_another()
         self._leaving = True
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
@@ -460,7 +460,7 @@ def main() -> int:
         config = load_config(Path(given.config) / "config.toml", given.overrides)
         return asyncio.run(HostProcess(given, config, ends).run())
     except BridgeholdError as error:
-        sys.stderr.write(told(error))
+        sys.stderr.write(to_log_text(error))
         return error.exit_status
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit.spellings import MARK
+from bridgehold.audit.encodings import MARK
 from bridgehold.errors import SecretError
 from bridgehold.keeper.files import read_private, write_private
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
+from bridgehold.audit.encodings import Encodings
 from bridgehold.audit.redact import Redactor
-from bridgehold.audit.spellings import Spellings
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, InternalError, LimitError, SecretError
 from bridgehold.hardening import harden
@@ -29,14 +29,14 @@ from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
 from bridgehold.keeper.values import KeeperConfig, parse_config
-from bridgehold.keeper.vault import Held, Vault
+from bridgehold.keeper.vault import CachedSecret, Vault
 
 _REFERENCES = 200
 """In one answer: each is a few hundred bytes at most."""
 _CONFIG_BOUND = 4 * 1024 * 1024
 _TEXTS_BOUND = 16 * 1024 * 1024
 _PIECE = 1024 * 1024
-_NOBODYS = Spellings(b"")
+_NOBODYS = Encodings(b"")
 """Of what the guest brought itself, or of no key at all."""
 
 
@@ -111,21 +111,21 @@ class Keeper:
             raise LimitError(f"texts to redact have at most {_TEXTS_BOUND} bytes together")
         body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
         texts = protocol.decode_texts(body)
-        redactor = Redactor(await self._vault.spellings(ask.tenant))
+        redactor = Redactor(await self._vault.encodings(ask.tenant))
         for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
             await stream.send(said[at : at + _PIECE])
         await stream.end()
 
     async def _with_key(
-        self, stream: Stream, ask: protocol.UpstreamRequest, entry: ProviderEntry, held: Held
+        self, stream: Stream, ask: protocol.UpstreamRequest, entry: ProviderEntry, held: CachedSecret
     ) -> None:
         try:
             with held.use() as key:
-                spelt = await held.spellings()
+                encodings = await held.encodings()
                 try:
-                    await self._upstream.answer(stream, ask, entry, key, spelt)
+                    await self._upstream.answer(stream, ask, entry, key, encodings)
                 except BridgeholdError as error:  # its text may say what the provider said
-                    error.message, error.hint = map(Redactor([spelt]).text, (error.message, error.hint))
+                    error.message, error.hint = map(Redactor([encodings]).text, (error.message, error.hint))
                     raise
         except asyncio.CancelledError:
             if not held.revoked:
@@ -150,7 +150,7 @@ class Keeper:
             case protocol.AskReveal() | protocol.AskMarks():
                 return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():
-                return self._told_of(ask)
+                return self._answer_for(ask)
             case _:
                 return msgspec.json.encode(self._status())
         return b""
@@ -160,7 +160,7 @@ class Keeper:
             return msgspec.json.encode(await self._vault.marks(ask.tenant))
         return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")
 
-    def _told_of(self, ask: protocol.AskMissing | protocol.AskVersions | protocol.AskReferences) -> bytes:
+    def _answer_for(self, ask: protocol.AskMissing | protocol.AskVersions | protocol.AskReferences) -> bytes:
         if isinstance(ask, protocol.AskReferences):
             return msgspec.json.encode(self._vault.references(ask.first, _REFERENCES))
         if isinstance(ask, protocol.AskMissing):

@@ -7,15 +7,15 @@ the key on purpose.
 
 from __future__ import annotations
 
-from bridgehold.audit.spellings import Spellings, mask
+from bridgehold.audit.encodings import Encodings, mask
 
 
 class Scrubber:
     """For one answer. `count` says how often the value was masked so far."""
 
-    def __init__(self, value: Spellings | bytes) -> None:
+    def __init__(self, value: Encodings | bytes) -> None:
         """`value` may be empty: then nothing is masked."""
-        self._spellings = value if isinstance(value, Spellings) else Spellings(value)
+        self._encodings = value if isinstance(value, Encodings) else Encodings(value)
         self._held = b""
         self.count = 0
 
@@ -25,7 +25,7 @@ class Scrubber:
     def text(self, text: str) -> str:
         """A header's value, whole."""
         data = text.encode("latin-1", "replace")
-        spans, _ = self._spellings.find(data)
+        spans, _ = self._encodings.find(data)
         self.count += len(spans)
         return mask(data, spans).decode("latin-1")
 
@@ -38,7 +38,7 @@ class Scrubber:
 
     def _pass(self, data: bytes, *, last: bool) -> bytes:
         data = self._held + data
-        spans, hold = self._spellings.find(data, last=last)
+        spans, hold = self._encodings.find(data, last=last)
         self.count += len(spans)
         self._held = data[hold:]
         return mask(data[:hold], spans)

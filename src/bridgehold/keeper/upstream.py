@@ -21,7 +21,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from bridgehold.audit.spellings import Spellings
+from bridgehold.audit.encodings import Encodings
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.keeper.channel import Stream
@@ -32,7 +32,7 @@ from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
 from bridgehold.keeper.stores import check_value
 from bridgehold.keeper.values import UpstreamLimits
-from bridgehold.policies.downloads import parse_wanted
+from bridgehold.policies.downloads import parse_hub_item
 from bridgehold.policies.names import normalise_path
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"})
@@ -96,27 +96,28 @@ class Upstream:
             await pool.close()
 
     async def answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, spelt: Spellings
+        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
     ) -> None:
-        """Send `request` with `key`, and stream the answer without `spelt`. Its typed errors hold no key."""
+        """Send `request` with `key`, and stream the answer without it in any of its `encodings`. Raises typed
+        errors that hold no key."""
         if entry.keyed:
             check_value(key)
         try:
             async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
-                await self._answer(stream, request, entry, key, spelt)
+                await self._answer(stream, request, entry, key, encodings)
         except TimeoutError:
             raise ProviderError(f"{entry.name} did not answer in time", where=entry.host) from None
         except aiohttp.ClientError as error:
             raise _explain(error, entry) from None
 
     async def _answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, spelt: Spellings
+        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
     ) -> None:
         headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
         url = make_url(entry, request, query)
         await self._vet_literal(entry, entry.host)
         if entry.shape == "hub":
-            await self._download(stream, request, entry, spelt, (url, headers))
+            await self._download(stream, request, entry, encodings, (url, headers))
             return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
@@ -125,20 +126,20 @@ class Upstream:
         async with pool.request(
             request.method, url, headers=headers, data=body, allow_redirects=False
         ) as response:
-            await self._pass_on(stream, request, response, Scrubber(spelt), entry)
+            await self._pass_on(stream, request, response, Scrubber(encodings), entry)
 
     async def _download(
         self,
         stream: Stream,
         request: UpstreamRequest,
         entry: ProviderEntry,
-        spelt: Spellings,
+        encodings: Encodings,
         first: tuple[URL, dict[str, str]],
     ) -> None:
         """A hub is only read; its redirects are followed, the key stays at its own origin."""
         if request.method != "GET" or request.body_bytes:
             raise DeniedError("a hub is only read", where="method")
-        parse_wanted(request.path)  # a host that was taken over reads models too, and no accounts
+        parse_hub_item(request.path)  # a host that was taken over reads models too, and no accounts
         hop = Hop(url=str(first[0]), host=entry.host, keyed=True)
         told: dict[str, str] = {}
         for _ in range(MOST_HOPS + 1):
@@ -152,7 +153,7 @@ class Upstream:
                 if response.status not in REDIRECTS:
                     if not hop.keyed:
                         told[FOLLOWED] = hop.host
-                    scrubber = Scrubber(spelt if hop.keyed else b"")
+                    scrubber = Scrubber(encodings if hop.keyed else b"")
                     await self._pass_on(stream, request, response, scrubber, entry, told=told)
                     return
                 hop = next_hop(entry, hop, response.headers.get("Location", ""))

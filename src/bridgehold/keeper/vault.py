@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit.spellings import Spellings
+from bridgehold.audit.encodings import Encodings
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
 from bridgehold.keeper.index import Index, Reference, begin, read_index, stamp
@@ -28,7 +28,7 @@ _SESSION_BOUND = 16_384
 """Session secrets in memory at once."""
 
 
-class Held:
+class CachedSecret:
     """One value in memory and the tasks that use it now."""
 
     def __init__(self, value: bytearray, reference: Reference | None, tenant: str) -> None:
@@ -38,10 +38,10 @@ class Held:
         self.used_at = time.monotonic()
         self.revoked = ""
         self._users: set[asyncio.Task[object]] = set()
-        self._spelt: asyncio.Future[Spellings] | None = None
+        self._encodings: asyncio.Future[Encodings] | None = None
 
     def __repr__(self) -> str:
-        return f"Held({self.reference})"
+        return f"CachedSecret({self.reference})"
 
     @contextlib.contextmanager
     def use(self) -> Iterator[bytes]:
@@ -57,11 +57,11 @@ class Held:
             self._users.discard(task)
             self.used_at = time.monotonic()
 
-    async def spellings(self) -> Spellings:
+    async def encodings(self) -> Encodings:
         """How the value may be written. Making them takes longer than a turn of the loop may."""
-        if self._spelt is None:
-            self._spelt = asyncio.ensure_future(asyncio.to_thread(Spellings, bytes(self.value)))
-        return await asyncio.shield(self._spelt)
+        if self._encodings is None:
+            self._encodings = asyncio.ensure_future(asyncio.to_thread(Encodings, bytes(self.value)))
+        return await asyncio.shield(self._encodings)
 
     @property
     def in_use(self) -> bool:
@@ -71,7 +71,7 @@ class Held:
         self.revoked = reason
         for task in self._users:
             task.cancel()
-        self._spelt = None
+        self._encodings = None
         wipe(self.value)
 
 
@@ -81,9 +81,9 @@ class Vault:
     def __init__(self, config: KeeperConfig) -> None:
         self._config = config
         self._folder = Path(config.secrets.folder)
-        self._held: dict[tuple[str, str], Held] = {}
-        self._fetching: dict[tuple[str, str], asyncio.Task[Held]] = {}
-        self._session: dict[tuple[str, str], Held] = {}
+        self._held: dict[tuple[str, str], CachedSecret] = {}
+        self._fetching: dict[tuple[str, str], asyncio.Task[CachedSecret]] = {}
+        self._session: dict[tuple[str, str], CachedSecret] = {}
         self._begins: dict[Reference, str] = {}
         self._index = Index()
         self._stamp = (-1, 0, 0)
@@ -124,7 +124,7 @@ class Vault:
             value[:] = bytes(len(value))
         return found
 
-    async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> Held:
+    async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> CachedSecret:
         """The value for this request: the session's own one, or the tenant's bound to `entry`."""
         own = self._session.get((session, entry.name)) if session else None
         if own is not None:
@@ -144,12 +144,12 @@ class Vault:
             found.append(said)
         return Marks(begins=tuple(sorted(set(found) - {""})), always="" in found)
 
-    async def spellings(self, tenant: str) -> list[Spellings]:
+    async def encodings(self, tenant: str) -> list[Encodings]:
         """Of each of the tenant's values. Raises `SecretError`."""
         fetched = await asyncio.gather(*[self._fetch(one) for one in await self._references(tenant)])
-        return [await held.spellings() for held in (*self._own(tenant), *fetched)]
+        return [await held.encodings() for held in (*self._own(tenant), *fetched)]
 
-    def _own(self, tenant: str) -> list[Held]:
+    def _own(self, tenant: str) -> list[CachedSecret]:
         return [held for held in self._session.values() if held.tenant == tenant]
 
     async def _references(self, tenant: str) -> list[Reference]:
@@ -184,7 +184,7 @@ class Vault:
         older = self._session.pop((session, provider), None)
         if older is not None:
             older.revoke("the session's key was replaced")
-        self._session[(session, provider)] = Held(plain, None, tenant)
+        self._session[(session, provider)] = CachedSecret(plain, None, tenant)
 
     def drop_session(self, session: str) -> None:
         for key in [key for key in self._session if key[0] == session]:
@@ -211,7 +211,7 @@ class Vault:
             )
         return reference
 
-    async def _fetch(self, reference: Reference) -> Held:
+    async def _fetch(self, reference: Reference) -> CachedSecret:
         key = (reference.tenant, reference.name)
         held = self._held.get(key)
         if held is not None and held.reference == reference:
@@ -227,7 +227,7 @@ class Vault:
             raise SecretError(held.revoked, retry="later")
         return held
 
-    async def _fetch_now(self, reference: Reference) -> Held:
+    async def _fetch_now(self, reference: Reference) -> CachedSecret:
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._threads, self._read, reference)
         try:
@@ -239,7 +239,7 @@ class Vault:
                 f"the store lacks {reference.tenant}'s secret {reference.name!r}, which the index names",
                 hint="Set it anew; the passphrase or the keyring may have changed.",
             )
-        held = Held(value, reference, reference.tenant)
+        held = CachedSecret(value, reference, reference.tenant)
         older = self._held.pop((reference.tenant, reference.name), None)
         if older is not None:
             older.revoke("the secret was replaced")

@@ -84,7 +84,7 @@ NO_BODY = BodyFacts()
 UNREADABLE = BodyFacts(unreadable="not a JSON object")
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request as the gateway has read it. `body` is the parsed JSON, or None where there is none."""
 
     path: str
@@ -97,7 +97,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
-def body_facts(shape: str, asked: Asked, granted: Iterable[str] = ()) -> BodyFacts:
+def body_facts(shape: str, asked: ParsedRequest, granted: Iterable[str] = ()) -> BodyFacts:
     """The facts of a request. Never raises; what can't be judged is `unreadable`.
 
     `granted`: the endpoint's ``fields``; each lets in the place that it names and all below.
@@ -120,7 +120,7 @@ def body_facts(shape: str, asked: Asked, granted: Iterable[str] = ()) -> BodyFac
     return facts
 
 
-def _forced(row: Row, asked: Asked, grants: frozenset[str]) -> tuple[tuple[str, object], ...]:
+def _forced(row: Row, asked: ParsedRequest, grants: frozenset[str]) -> tuple[tuple[str, object], ...]:
     body = asked.body or {}
     silent = fields.forced(row, asked.host).items()
     return tuple(
@@ -146,7 +146,7 @@ class _Findings:
         self._stack: list[tuple[str, Node, object, int]] = []
 
     def of(
-        self, row: Row | None, model: str, asked: Asked, switches: dict[str, tuple[str, ...]]
+        self, row: Row | None, model: str, asked: ParsedRequest, switches: dict[str, tuple[str, ...]]
     ) -> Iterator[Finding]:
         """Those that aren't granted, in the order of headers, query, path, body."""
         named = model if row is not None and row.body is not None else ""
@@ -162,7 +162,7 @@ class _Findings:
                 if not found.granted(self._grants):
                     yield found
 
-    def _query(self, row: Row | None, asked: Asked) -> Iterator[Finding]:
+    def _query(self, row: Row | None, asked: ParsedRequest) -> Iterator[Finding]:
         known = row.query if row is not None else {}
         for name, value in asked.query:
             node = known.get(name)
@@ -249,7 +249,7 @@ class _Findings:
         yield _wrong(_below(place, union.by), f"{shown[:60]!r} is none of {known}", shown[:80])
 
 
-def _headers(asked: Asked, switches: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
+def _headers(asked: ParsedRequest, switches: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
     """Of a header that switches something on, each of its values is looked at."""
     for name, value in asked.headers:
         if name in PASSING:

@@ -25,7 +25,7 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class HubItem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing of a hub. Without `file`: which files a revision has."""
 
     repo: str
@@ -38,7 +38,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.repo}@{self.revision}{'/' if self.file else ''}{self.file}"
 
 
-def parse_wanted(path: str) -> Wanted:
+def parse_hub_item(path: str) -> HubItem:
     """Of a hub's path: ``/api/models/REPO[/revision/REVISION]``, ``/REPO/resolve/REVISION/FILE``.
 
     The path is normalised here. Raises `DeniedError` for any other path: a hub's accounts, tokens,
@@ -57,11 +57,11 @@ def parse_wanted(path: str) -> Wanted:
     raise _no_path(path)
 
 
-def _checked(path: str, repo: list[str], revision: str, file: str) -> Wanted:
+def _checked(path: str, repo: list[str], revision: str, file: str) -> HubItem:
     plain = all(_PART.fullmatch(part) for part in (*repo, revision))
     if len(repo) not in (1, 2) or repo[0] in _RESERVED or not plain:
         raise _no_path(path)
-    return Wanted(repo="/".join(repo), revision=revision, file=file)
+    return HubItem(repo="/".join(repo), revision=revision, file=file)
 
 
 def _no_path(path: str) -> DeniedError:
@@ -108,7 +108,7 @@ def hub_of(grant: Grant, provider: str) -> Endpoint | None:
     return found if found is not None and found.repos is not None else None
 
 
-def decide_download(grant: Grant, provider: str, wanted: Wanted) -> Decision:
+def decide_download(grant: Grant, provider: str, wanted: HubItem) -> Decision:
     """Whether `wanted` may come in. Sizes and digests are known later: `decide_size`, `decide_digest`."""
     endpoint = hub_of(grant, provider)
     key = f"network.endpoints.{provider}"

@@ -16,7 +16,7 @@ from bridgehold.ids import Digest, digest_bytes
 from bridgehold.policies import rules
 from bridgehold.policies.complete import problems_of
 from bridgehold.policies.limits_table import BY_FIELD, show
-from bridgehold.policies.meet import Meeting
+from bridgehold.policies.meet import Intersection
 from bridgehold.policies.model import Grant, Limits, Machine, Needs, Overruled, Policy, Source, Weakening
 from bridgehold.policies.narrow import narrow, source_of
 from bridgehold.policies.problems import policy_error
@@ -64,8 +64,8 @@ def resolve(
     overruled = dict(bounded.overruled)
     limits = _limits(bounded, machine, sources, overruled)
     _check_minimum(needs, limits, sources, bridge)
-    meeting = Meeting(needs, bounded, sources, private_providers)
-    endpoints = meeting.endpoints()
+    intersection = Intersection(needs, bounded, sources, private_providers)
+    endpoints = intersection.endpoints()
     grant = Grant(
         tenant=tenant,
         bridge=bridge,
@@ -73,11 +73,11 @@ def resolve(
         policy=bounded.name,
         limits=limits,
         endpoints=endpoints,
-        connects=meeting.connects(),
-        secrets=meeting.secrets(endpoints),
-        operations=meeting.rules("operations", needs.operations),
+        connects=intersection.connects(),
+        secrets=intersection.secrets(endpoints),
+        operations=intersection.rules("operations", needs.operations),
         tools=bounded.tools,
-        resources=meeting.rules("resources", needs.resources),
+        resources=intersection.rules("resources", needs.resources),
         read=bounded.read,
         devices=bounded.devices if "devices" in bounded.weakenings else (),
         rate=bounded.rate,
@@ -85,8 +85,8 @@ def resolve(
         sandbox=bounded.sandbox,
         weakenings=(),
         machine=machine,
-        sources=meeting.sources,
-        withheld=tuple(meeting.withheld),
+        sources=intersection.sources,
+        withheld=tuple(intersection.withheld),
         overruled=overruled,
     )
     used = _used(grant, bounded, private_providers)

@@ -20,7 +20,7 @@ from bridgehold.policies.names import (
 from bridgehold.policies.narrow import source_of
 
 
-class Meeting:
+class Intersection:
     """One resolution. `sources` follows the items of every list that is made; `withheld` grows."""
 
     def __init__(

@@ -179,7 +179,7 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Without a name too: otherwise such a session ends soon after the connections that used it."""
 
 
-class ForeignParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OpenScriptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bridge: str
     kind: Literal["script", "code", "module", "stdin"]
     text: str = ""
@@ -188,12 +188,12 @@ class ForeignParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tenant: str = "local"
 
 
-class ForeignSendParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ScriptSendParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session: str
     data: bytes
 
 
-class ForeignEofParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ScriptEofParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session: str
 
 

@@ -96,7 +96,7 @@ class ExitReport(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     cause: Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
     """``killed``: by our own `kill`; ``memory``: the cgroup's (or watchdog's) cap; ``zygote``: its
-    zygote ended, or was ended for a surprise (`reason`)."""
+    zygote ended, or was ended because it had changed (`reason`)."""
     status: int
     """Exit status, or signal number."""
     usage: Usage
@@ -104,7 +104,7 @@ class ExitReport(msgspec.Struct, frozen=True, kw_only=True):
     """From the kill to an empty cgroup."""
     uid: int
     reason: str = ""
-    """Of a zygote that was killed for a surprise, and of its sessions: what was seen."""
+    """Of a zygote that was killed because it had changed, and of its sessions: what was seen."""
 
 
 class Launched(msgspec.Struct, frozen=True, kw_only=True):

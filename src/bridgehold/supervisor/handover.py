@@ -30,7 +30,7 @@ import msgspec
 from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
-from bridgehold.host.given import ANOTHER, CHECK_SECONDS, GO, LONGEST_REASON, READY
+from bridgehold.host.startup import ANOTHER, CHECK_SECONDS, GO, LONGEST_REASON, READY
 from bridgehold.sandbox import syscalls
 from bridgehold.supervisor import plans
 
@@ -44,8 +44,8 @@ _OURS, _LOCK = "bridgehold", "bridgehold-lock"
 """Names of descriptors that a supervisor gives to the next; systemd's have others."""
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor was started with."""
+class Inherited(msgspec.Struct, frozen=True, kw_only=True):
+    """The sockets and the lock that a supervisor inherits from systemd or from the supervisor before it."""
 
     host: socket.socket | None = None
     http: socket.socket | None = None
@@ -54,14 +54,14 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody else holds the sockets too: they stay when this one ends for good."""
 
 
-def take(environ: MutableMapping[str, str], pid: int, first: int = _FIRST_DESCRIPTOR) -> Given:
+def take(environ: MutableMapping[str, str], pid: int, first: int = _FIRST_DESCRIPTOR) -> Inherited:
     """The descriptors that `environ` says `pid` was given, from `first` on; it says so no longer.
 
     Raises `ConfigError` for a socket that is none of ours.
     """
     said = [environ.pop(name, "") for name in _NAMES]
     if said[0] != str(pid) or not said[1].isdecimal():
-        return Given()
+        return Inherited()
     names = said[2].split(":")
     host: socket.socket | None = None
     http: socket.socket | None = None
@@ -82,7 +82,7 @@ def take(environ: MutableMapping[str, str], pid: int, first: int = _FIRST_DESCRI
             host = found
         else:
             http = found
-    return Given(host=host, http=http, lock=lock, lasting=lasting)
+    return Inherited(host=host, http=http, lock=lock, lasting=lasting)
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def _take(lock: int) -> None:
         time.sleep(0.02)
 
 
-def host_listener(layout: Layout, given: Given) -> socket.socket:
+def host_listener(layout: Layout, given: Inherited) -> socket.socket:
     """The host's: as it was given, if it is the layout's, or made. It stays open here for as long as this."""
     if given.host is not None:
         if given.host.getsockname() == str(layout.socket):
@@ -172,7 +172,7 @@ def command_line(argv: Sequence[str], original: Sequence[str], executable: str) 
     return [executable, *original[1:]]
 
 
-class Outside:
+class OriginalMounts:
     """The mounts that the supervisor was started among; as root it hides folders from itself later."""
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class Outside:
 class Check:
     """The version that is installed now, asked whether it could start. Watch `pidfd`, then ask `reason`."""
 
-    def __init__(self, command: Sequence[str], outside: Outside) -> None:
+    def __init__(self, command: Sequence[str], outside: OriginalMounts) -> None:
         def begin() -> None:
             signal.alarm(CHECK_SECONDS)
             outside.enter()
@@ -225,7 +225,7 @@ class Check:
         self.reason()
 
 
-def become(command: Sequence[str], given: Given, outside: Outside) -> NoReturn:
+def become(command: Sequence[str], given: Inherited, outside: OriginalMounts) -> NoReturn:
     """Run `command` in this process's place, with the sockets and the lock. Raises `OSError`."""
     theirs = "" if given.lasting else _OURS
     kept = [(given.lock, _LOCK)]
@@ -244,13 +244,13 @@ def become(command: Sequence[str], given: Given, outside: Outside) -> NoReturn:
 
 
 class Replacing:
-    """The supervisor's side of `Parent`: one question at a time, asked of `command`."""
+    """The supervisor's side of `SupervisorLink`: one question at a time, asked of `command`."""
 
     def __init__(
         self,
         channel: socket.socket,
         command: Sequence[str],
-        outside: Outside,
+        outside: OriginalMounts,
         *,
         ready: Callable[[], None] | None,
         leave: Callable[[], None],

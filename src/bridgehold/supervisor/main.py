@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bridgehold.config.layout import Layout
-from bridgehold.errors import BridgeholdError, from_os, told
+from bridgehold.errors import BridgeholdError, from_os, to_log_text
 from bridgehold.supervisor.supervise import run
 
 
@@ -30,7 +30,7 @@ def main() -> int:
         return run(layout, ready=ready, lifeline=arguments.lifeline)
     except (BridgeholdError, OSError) as raised:
         error = from_os(raised) if isinstance(raised, OSError) else raised
-        sys.stderr.write(told(error))
+        sys.stderr.write(to_log_text(error))
         return error.exit_status
 
 

@@ -12,9 +12,9 @@ from bridgehold.audit.journal import JournalConfig
 from bridgehold.audit.writer import Limits
 from bridgehold.config.http import HttpConfig
 from bridgehold.config.layout import Layout
-from bridgehold.config.load import Config, said_by
+from bridgehold.config.load import Config, own_variables
 from bridgehold.config.machine import package_folder
-from bridgehold.host.given import HostConfig
+from bridgehold.host.startup import HostConfig
 from bridgehold.keeper.values import keeper_config
 from bridgehold.policies.units import parse_size
 from bridgehold.sandbox.launcher.main import LauncherConfig
@@ -105,7 +105,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "", lasting: bool
                     owner_uid=os.getuid(),
                     supervisor=os.getpid(),
                     face_uid=who.http if who.http != who.host else None,
-                    overrides=said_by(os.environ),
+                    overrides=own_variables(os.environ),
                     lasting=lasting,
                 )
             ),

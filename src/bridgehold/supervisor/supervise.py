@@ -29,13 +29,13 @@ from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import ConfigError
-from bridgehold.host.given import LEAVE
+from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
 from bridgehold.supervisor import plans
 from bridgehold.supervisor.handover import (
-    Given,
-    Outside,
+    Inherited,
+    OriginalMounts,
     Replacing,
     become,
     held_lock,
@@ -71,7 +71,7 @@ def run(
     ready: Callable[[], None] | None = None,
     lifeline: int = -1,
     http: socket.socket | None = None,
-    given: Given | None = None,
+    given: Inherited | None = None,
     command: Sequence[str] = (),
 ) -> int:
     """Start all and watch them until one ends, a signal comes, or `lifeline` reaches EOF.
@@ -80,8 +80,8 @@ def run(
     what this process was started with. `command`: what starts the next version; without it there is none.
     Returns the exit status: 0 after an asked-for end. Where the host is replaced it doesn't return.
     """
-    given = given or Given()
-    outside = Outside()
+    given = given or Inherited()
+    outside = OriginalMounts()
     config = load_config(layout.config_file)
     prepare_folders(layout, config)
     if os.getuid() == 0:
@@ -103,13 +103,13 @@ def run(
             kept_open = given.lasting or again
             rest = _END_SECONDS if again else patience  # a host that is replaced has had its own time
             _end(children, rest, signals, leaving=kept_open, listener=None if kept_open else listener)
-            again = again and not _asked_last(signals)
+            again = again and not _end_requested(signals)
             if not (given.lasting or again):
                 layout.socket.unlink(missing_ok=True)
             layout.tokens_socket.unlink(missing_ok=True)
             shutil.rmtree(layout.run / "credentials", ignore_errors=True)
         if again:
-            kept = Given(host=listener, http=http, lock=lock, lasting=given.lasting)
+            kept = Inherited(host=listener, http=http, lock=lock, lasting=given.lasting)
             try:
                 become(command, kept, outside)
             finally:  # it did not
@@ -345,7 +345,7 @@ def _explain_end(ended: Child, host: Child, patience: float) -> int:
     return 70
 
 
-def _asked_last(signals: list[int]) -> bool:
+def _end_requested(signals: list[int]) -> bool:
     """Whether a signal asked for the end; from now on one ends this process, whatever it runs."""
     ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)  # whoever came earlier is in `signals` now

@@ -38,7 +38,7 @@ def fingerprint(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""
 
 
-class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+class _Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """A request, and what is to be said to it: `refusal`, or the text and calls of a model."""
 
     request: web.Request
@@ -58,7 +58,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     def stream(self) -> bool:
         return self.body.get("stream") is True
 
-    def refused(self, response: web.StreamResponse) -> _Asked:
+    def refused(self, response: web.StreamResponse) -> _Exchange:
         return msgspec.structs.replace(self, refusal=response)
 
 
@@ -187,7 +187,7 @@ class Provider:
         asked = await self._admit(request)
         return asked.refusal or self._refuse(request, "not_found")
 
-    async def _admit(self, request: web.Request, read: _Read | None = None) -> _Asked:
+    async def _admit(self, request: web.Request, read: _Read | None = None) -> _Exchange:
         """Log a request, and decide what it gets. `read`: into the form of chat completions, if any."""
         raw = await request.read()
         key = _key_of(request)
@@ -218,8 +218,8 @@ class Provider:
             await asyncio.sleep(self.behaviour.latency_ms / 1000)
         refused = self._unusual(request, authorised, value) or await self._struck(request, fault)
         if refused is None and read is not None:
-            return await self._said(request, body, read(body), fault)
-        return _Asked(request=request, body=body, refusal=refused, fault=fault)
+            return await self._answered(request, body, read(body), fault)
+        return _Exchange(request=request, body=body, refusal=refused, fault=fault)
 
     def _unusual(self, request: web.Request, authorised: bool, value: object) -> web.StreamResponse | None:
         behaviour = self.behaviour
@@ -248,14 +248,14 @@ class Provider:
             return self._refuse(request, fault.kind)
         return None
 
-    async def _said(
+    async def _answered(
         self, request: web.Request, body: dict[str, Any], chat: Mapping[str, Any], fault: Fault | None
-    ) -> _Asked:
+    ) -> _Exchange:
         """What is said to a request in the form of chat completions: as scripted, else as ever."""
         messages = chat.get("messages")
         listed = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
         tokens = sum(tokens_of(text_of(message.get("content"))) for message in listed)
-        asked = _Asked(request=request, body=body, fault=fault, tokens=tokens)
+        asked = _Exchange(request=request, body=body, fault=fault, tokens=tokens)
         most = self.behaviour.context_tokens
         if most and tokens > most:
             return asked.refused(self._refuse(request, "context_length", most=most, came=tokens))
@@ -284,14 +284,14 @@ class Provider:
         refused = refusal(kind, shape, status=status, retry_after_s=wait, most=most, came=came)
         return web.json_response(refused.document, status=refused.status, headers=refused.headers)
 
-    async def _document(self, asked: _Asked, value: object) -> web.StreamResponse:
+    async def _document(self, asked: _Exchange, value: object) -> web.StreamResponse:
         headers = {"x-request-id": "sim-" + secrets.token_hex(4)}
         if self.behaviour.echo_key == "header":
             headers["x-debug-authorization"] = asked.request.headers.get("Authorization", "")
         body = msgspec.json.encode(value)
         return await sending.send_document(asked.request, body, headers, self.behaviour, asked.fault)
 
-    async def _events(self, asked: _Asked, events: list[bytes]) -> web.StreamResponse:
+    async def _events(self, asked: _Exchange, events: list[bytes]) -> web.StreamResponse:
         behaviour = self.behaviour
         if behaviour.error and behaviour.error_after >= 0:
             shape = shape_of(asked.request.path)

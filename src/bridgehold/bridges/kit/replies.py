@@ -28,7 +28,7 @@ def chat(
         "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
     }
     if usage:
-        document["usage"] = _usage(said(text, calls), prompt_tokens)
+        document["usage"] = _usage(written(text, calls), prompt_tokens)
     return document
 
 
@@ -37,7 +37,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def said(text: str, calls: Sequence[ToolCall]) -> str:
+def written(text: str, calls: Sequence[ToolCall]) -> str:
     """All that the model wrote, for counting."""
     return " ".join([text, *(f"{call.name} {call.arguments}" for call in calls)])
 
@@ -81,7 +81,7 @@ def chat_events(
         ]
     events.append(chunk({}, "tool_calls" if calls else "stop"))
     if usage:
-        spent = _usage(said(text, calls), prompt_tokens)
+        spent = _usage(written(text, calls), prompt_tokens)
         events.append(event({**base, "choices": [], "usage": spent}))
     return [*events, b"data: [DONE]\n\n"]
 

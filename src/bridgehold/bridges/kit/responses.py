@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bridgehold.bridges.kit.answers import text_of, tokens_of
-from bridgehold.bridges.kit.replies import event, said, words
+from bridgehold.bridges.kit.replies import event, words, written
 from bridgehold.bridges.kit.tool_calls import ToolCall
 
 
@@ -59,7 +59,7 @@ def response(
     status: str = "completed",
 ) -> dict[str, Any]:
     """A response that says `text`, or makes `calls`."""
-    spoken = said(text, calls)
+    spoken = written(text, calls)
     output_tokens = tokens_of(spoken) if spoken else 0
     return {
         "id": "resp_sim",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bridgehold.bridges.kit.answers import text_of, tokens_of
-from bridgehold.bridges.kit.replies import event, said, words
+from bridgehold.bridges.kit.replies import event, words, written
 from bridgehold.bridges.kit.tool_calls import ToolCall
 
 
@@ -51,7 +51,7 @@ def anthropic_message(
         "content": content,
         "stop_reason": "tool_use" if calls else "end_turn",
         "stop_sequence": None,
-        "usage": {"input_tokens": prompt_tokens, "output_tokens": tokens_of(said(text, calls))},
+        "usage": {"input_tokens": prompt_tokens, "output_tokens": tokens_of(written(text, calls))},
     }
 
 
@@ -124,7 +124,7 @@ def gemini_content(
     candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": 0}
     if not last:
         return {"candidates": [candidate], "modelVersion": model}
-    spent = tokens_of(said(text, calls))
+    spent = tokens_of(written(text, calls))
     usage = {
         "promptTokenCount": prompt_tokens,
         "candidatesTokenCount": spent,

@@ -12,7 +12,7 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.client.client import Client
 from bridgehold.client.session import ClientSession
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.cold_starts import said
+from bridgehold.host.cold_starts import describe
 
 _STRANGE = {"__bridgehold_check__": 1}
 
@@ -55,7 +55,7 @@ async def _as_its_policy_says(client: Client, session: ClientSession) -> Verdict
     return Verdict(
         name="starts as its policy says",
         status="CAUTION" if found.cold_start else "PASS",
-        detail=said(found.cold_start) if found.cold_start else found.start,
+        detail=describe(found.cold_start) if found.cold_start else found.start,
     )
 
 

@@ -1,4 +1,4 @@
-"""How long a session takes to begin, on this machine: cold, forked and parked, each on a host of its own.
+"""How long a session takes to begin, on this machine: cold, forked, from the warm pool; each on its own host.
 
 Every session is new and in a sandbox that nobody has used. "First reply" is the worker's answer to
 `open`: by then the sandbox has its cgroup, its uid, its gateway and its proof, and the audit has both

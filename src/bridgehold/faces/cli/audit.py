@@ -182,7 +182,7 @@ def print_entry(entry: Entry, *, as_json: bool) -> None:
 
 def _row(entry: Entry) -> tuple[str, str, str, str]:
     shown = [
-        f"{key}={_told(value)}"
+        f"{key}={_quoted(value)}"
         for key, value in entry.fields.items()
         if value not in ("", 0, [], {}, False)
         and key not in ("grant", "machine", "namespaces", "capabilities", "traceback")
@@ -191,6 +191,6 @@ def _row(entry: Entry) -> tuple[str, str, str, str]:
     return entry.time, entry.ref, entry.kind, printable(f"{ties} {' '.join(shown)}")[:300]
 
 
-def _told(value: object) -> str:
+def _quoted(value: object) -> str:
     """A value whose end is seen: none that a guest chose looks like the fields behind it."""
     return str(value) if re.fullmatch(r'[^\s"=]+', str(value)) else json.dumps(value, ensure_ascii=False)

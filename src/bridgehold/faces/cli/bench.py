@@ -17,7 +17,7 @@ def bench(
     count: Annotated[int, typer.Option(min=5, max=10_000, help="Sessions for each figure.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {name, value, unit, …}.")] = False,
 ) -> None:
-    """Cold, forked and parked sessions, one by one: to the first reply, memory, sessions per second."""
+    """Time sessions that start cold, forked or from the warm pool: first reply, memory, sessions a second."""
     from bridgehold.faces.bench.starts import measure
 
     figures = asyncio.run(measure(bridge, count, lambda text: err.say((f"… {text}", "dim"))))

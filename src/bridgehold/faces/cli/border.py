@@ -29,7 +29,7 @@ def guarded(command: Callable[[], object]) -> int:
             _say_stopped()
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
-        return _told(_say_stopped, _INTERRUPTED)
+        return _report(_say_stopped, _INTERRUPTED)
     except BrokenPipeError:
         _drop_output()
         return _BROKEN_PIPE
@@ -43,12 +43,12 @@ def _ended(error: Exception, *, as_json: bool) -> int:
     from typer.exceptions import TyperException
 
     if isinstance(error, typer.Abort):
-        return _told(_say_stopped, _INTERRUPTED)
+        return _report(_say_stopped, _INTERRUPTED)
     if not isinstance(error, TyperException):
         return _failed(_ours(error), as_json=as_json)
     if type(error).__name__ == "NoArgsIsHelpError":  # asked for by leaving all out
         text = f"{error.format_message()}\n"
-        return _told(lambda: sys.stderr.write(text), error.exit_code)
+        return _report(lambda: sys.stderr.write(text), error.exit_code)
     return _failed(_usage(error), as_json=as_json)
 
 
@@ -104,10 +104,10 @@ def _ours(error: Exception) -> BridgeholdError:
 def _failed(error: BridgeholdError, *, as_json: bool) -> int:
     from bridgehold.faces.render import print_error
 
-    return _told(lambda: print_error(error, as_json=as_json), error.exit_status)
+    return _report(lambda: print_error(error, as_json=as_json), error.exit_status)
 
 
-def _told(tell: Callable[[], object], status: int) -> int:
+def _report(tell: Callable[[], object], status: int) -> int:
     """`status`, once it was told to whoever listens."""
     try:
         tell()

@@ -34,7 +34,7 @@ _ZYGOTES = (
     Column("bridge"),
     Column("state"),
     number("sessions"),
-    number("parked"),
+    number("warm"),
     number("forks", extra=True),
     number("age"),
     number("memory"),
@@ -79,12 +79,12 @@ async def _sessions(end: str) -> list[SessionInfo]:
 
 
 def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the warm processes that sessions are forked from, and the sandboxes that are parked."""
+    """List zygotes, which sessions are forked from, and how many sandboxes stand ready in warm pools."""
     found = asyncio.run(_zygotes())
     if json_output:
         print_json(found)
         return
-    parked = {(place["tenant"], place["bridge"]): place["count"] for place in found["parked"]}
+    waiting = {(place["tenant"], place["bridge"]): place["count"] for place in found["parked"]}
     rows = [
         (
             one["name"],
@@ -92,7 +92,7 @@ def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON
             one["bridge"],
             one["state"],
             str(one["sessions"]),
-            str(parked.get((one["tenant"], one["bridge"]), 0)),
+            str(waiting.get((one["tenant"], one["bridge"]), 0)),
             str(one["forks"]),
             format_ms(one["age_s"] * 1000),
             format_size(one["memory_bytes"]),

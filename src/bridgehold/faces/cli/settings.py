@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from bridgehold.client.client import connect
-from bridgehold.config.effective import said
+from bridgehold.config.effective import effective_settings
 from bridgehold.config.layout import find_layout
 from bridgehold.config.settings import Reload
 from bridgehold.faces.layout import dim, grouped
@@ -25,7 +25,9 @@ def config(
     """Check the configuration, and show what it says and who said it. Every fault is named at once."""
     layout = find_layout(os.environ, os.getuid())
     tell_unread(layout)
-    found = [one for one in said(layout.config_file, os.environ) if everything or one.by != "default"]
+    found = [
+        one for one in effective_settings(layout.config_file, os.environ) if everything or one.by != "default"
+    ]
     if json_output:
         print_json(found)
         return

@@ -130,7 +130,7 @@ def own_host_section(user: Layout) -> str:
 
 
 def prepare(
-    home: Path, *, provider: str, private: bool, store: str, thief_port: int, host: str = ""
+    home: Path, *, provider: str, private: bool, store: str, sink_port: int, host: str = ""
 ) -> Layout:
     """Write the demo's configuration anew, and clear its audit. Environments stay. `host`: more of [host]."""
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
@@ -145,11 +145,11 @@ def prepare(
     dspy = _LOCAL_PROVIDER_POLICY if private else 'extends = "dspy"\n'
     writes.replace(layout.policies / "demo-dspy.toml", dspy)
     writes.replace(layout.policies / "stealer.toml", _DEFAULT_POLICY)
-    writes.replace(layout.policies / "stealer-open.toml", _OPEN_POLICY.format(port=thief_port))
-    drop = f"http://127.0.0.1:{thief_port}/drop"
+    writes.replace(layout.policies / "stealer-open.toml", _OPEN_POLICY.format(port=sink_port))
+    drop = f"http://127.0.0.1:{sink_port}/drop"
     poisoned = write_wheel(home / "wheels" / "poisoned", drop=drop, with_pth=True)
     plain = write_wheel(home / "wheels" / "plain", drop=drop, with_pth=False)
-    _bridge(layout, "stealer-open", poisoned, _OPEN_NEEDS.format(port=thief_port))
+    _bridge(layout, "stealer-open", poisoned, _OPEN_NEEDS.format(port=sink_port))
     _bridge(layout, "stealer", plain, "")
     _bridge(layout, "stealer-pth", poisoned, "")
     return layout

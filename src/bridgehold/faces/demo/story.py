@@ -18,7 +18,7 @@ from bridgehold import writes
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.verify import verify_audit
 from bridgehold.bridges.kit.provider import Provider
-from bridgehold.bridges.kit.thief import Thief
+from bridgehold.bridges.kit.sink import ExfiltrationSink
 from bridgehold.client.client import Client, Host
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.config.load import load_config
@@ -58,10 +58,10 @@ class Story:
 
     async def play(self) -> int:
         started = time.monotonic()
-        async with Provider.open() as provider, Thief.open() as thief:
-            layout = self._prepare(provider, thief)
+        async with Provider.open() as provider, ExfiltrationSink.open() as sink:
+            layout = self._prepare(provider, sink)
             async with Host.open(layout) as host:
-                theft = asyncio.ensure_future(self._theft(host, thief, started))
+                theft = asyncio.ensure_future(self._theft(host, sink, started))
                 await asyncio.wait({theft}, timeout=_HEAD_START)
                 builds = asyncio.ensure_future(self._build(host))
                 try:
@@ -84,7 +84,7 @@ class Story:
         if not held:
             self._faults.append(what)
 
-    def _prepare(self, provider: Provider, thief: Thief) -> Layout:
+    def _prepare(self, provider: Provider, sink: ExfiltrationSink) -> Layout:
         user = default_layout()
         own = find_own_key(user)
         if self._real_key and own is None:
@@ -103,13 +103,13 @@ class Story:
             private=own.private if own else True,
             store=own.config.secrets.store if own else "file",
             host=demo_home.own_host_section(user),
-            thief_port=thief.port,
+            sink_port=sink.port,
         )
         if own is not None:
             lend(own, layout)
         wheels = self._home / "wheels"
         os.environ["UV_FIND_LINKS"] = f"{wheels / 'poisoned'},{wheels / 'plain'}"
-        decoy = thief.decoy
+        decoy = sink.decoy
         self._values += [provider.key.encode(), decoy.encode()]
         admin = SecretAdmin.for_layout(layout, load_config(layout.config_file))
         if own is None:
@@ -131,7 +131,7 @@ class Story:
                 )
             )
 
-    async def _theft(self, host: Client, thief: Thief, started: float) -> None:
+    async def _theft(self, host: Client, sink: ExfiltrationSink, started: float) -> None:
         stage = self._stage
         stage.scene(1, "A poisoned dependency (the shape of litellm 1.82.8), twice")
         stage.say(
@@ -142,10 +142,10 @@ class Story:
             host.run("stealer-open:report", tenant="decoy"), host.run("stealer:report")
         )
         pth = await self._refused(host, "stealer-pth:report")
-        stolen = thief.stolen()
+        stolen = sink.stolen()
         stage.side_by_side(
-            ("keys inside, egress open", _loot(left) + f"\n\nthe thief has the decoy: {stolen}"),
-            ("the default", _loot(right) + f"\n\nthe wheel with its .pth:\n  {pth}"),
+            ("keys inside, egress open", _captured(left) + f"\n\nthe thief has the decoy: {stolen}"),
+            ("the default", _captured(right) + f"\n\nthe wheel with its .pth:\n  {pth}"),
         )
         self._must(stolen, "left: the decoy should have been stolen")
         self._must(right["keys"] == [] and right["files"] == [], f"right: something was there: {right}")
@@ -252,7 +252,7 @@ class Story:
         return any(value in data for value in self._values)
 
 
-def _loot(report: dict[str, Any]) -> str:
+def _captured(report: dict[str, Any]) -> str:
     lines = [
         f"keys in the environment: {', '.join(report['keys']) or 'none'}",
         f"credential files: {', '.join(report['files']) or 'none'}",

@@ -17,7 +17,7 @@ _PTH_CODE = "import litelike\n"
 
 
 def write_wheel(folder: Path, *, drop: str, with_pth: bool) -> Path:
-    """The wheel file below `folder`, its thief told to send to `drop`. The kinds differ by their hashes."""
+    """The wheel file below `folder`, its code told to send to `drop`. The kinds differ by their hashes."""
     code = (files("bridgehold.faces.demo") / "assets" / "litelike.py").read_text(encoding="utf-8")
     info = f"{NAME}-{VERSION}.dist-info"
     members = {

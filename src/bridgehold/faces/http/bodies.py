@@ -27,7 +27,7 @@ class OpenSession(_Sent, frozen=True, kw_only=True):
     tenant: Name = ""
 
 
-class _Asked(_Sent, frozen=True, kw_only=True):
+class _CommandFields(_Sent, frozen=True, kw_only=True):
     arguments: dict[str, object] = {}
     deadline_ms: Milliseconds = 0
     tools: tuple[OfferedTool, ...] = ()
@@ -36,7 +36,7 @@ class _Asked(_Sent, frozen=True, kw_only=True):
     resumable: bool = False
 
 
-class Command(_Asked, frozen=True, kw_only=True):
+class Command(_CommandFields, frozen=True, kw_only=True):
     """A command of a session's own bridge, whose name may be left out of `operation`.
 
     `deadline_ms` may only shorten what policy and manifest give; 0: theirs. `tools`: functions of the
@@ -49,7 +49,7 @@ class Command(_Asked, frozen=True, kw_only=True):
     operation: Name
 
 
-class Run(_Asked, frozen=True, kw_only=True):
+class Run(_CommandFields, frozen=True, kw_only=True):
     """The same with `operation` as `bridge:operation`, in `anonymous`, or in a session that is named."""
 
     operation: Name
@@ -57,7 +57,7 @@ class Run(_Asked, frozen=True, kw_only=True):
     tenant: Name = ""
 
 
-class RunOperation(_Asked, frozen=True, kw_only=True):
+class RunOperation(_CommandFields, frozen=True, kw_only=True):
     """As `Run`, the operation being named in the path."""
 
     session: Name = ANONYMOUS_SESSION

@@ -81,7 +81,7 @@ class Border:
             response = await self._handled(request)
             status = response.status
         except (BridgeholdError, Refused) as error:
-            response = _told(request, error)
+            response = _respond(request, error)
             status = response.status
         except (ConnectionError, RequestPayloadError):
             raise ConnectionError("the caller went away") from None
@@ -91,7 +91,7 @@ class Border:
             status = 500
             trace = "".join(traceback.format_tb(error.__traceback__))
             sys.stderr.write(f"bridgehold http: {type(error).__name__} in {_label(request)}\n{trace}")
-            response = _told(request, InternalError(f"{type(error).__name__} in {_label(request)}"))
+            response = _respond(request, InternalError(f"{type(error).__name__} in {_label(request)}"))
         finally:
             self._face.metrics.requests.labels(_label(request), _method(request), str(status)).inc()
         return response
@@ -158,7 +158,7 @@ def _hold(call: Call, response: web.StreamResponse) -> None:
     response[_HELD] = share
 
 
-def _told(request: web.Request, error: BridgeholdError | Refused) -> web.StreamResponse:
+def _respond(request: web.Request, error: BridgeholdError | Refused) -> web.StreamResponse:
     """The failure as a response. Raises `ConnectionError` where one has begun: it is cut off instead."""
     if request.writer.output_size > 0:
         raise ConnectionError("a part of the response has been sent")

@@ -127,8 +127,8 @@ async def _begun(call: Call, running: Running, params: dict[str, Any]) -> web.St
             async with face.links.of(token) as link:
                 if running.cancelled:  # before there was anything to cancel at the host
                     raise CancelledError("the command was cancelled by its caller")
-                heard = _listener(running, log.add)
-                running.work = asyncio.ensure_future(link.client.request("run", params, heard))
+                handle_event = _listener(running, log.add)
+                running.work = asyncio.ensure_future(link.client.request("run", params, handle_event))
                 try:
                     log.add("result", await running.result(running.work))
                 finally:
@@ -163,7 +163,7 @@ def _listener(
     """Takes what the host tells of a command, and gives it on by kind; no output while it is `crowded`."""
     left_out: Counter[str] = Counter()
 
-    def heard(said: dict[str, Any]) -> None:
+    def handle_event(said: dict[str, Any]) -> None:
         kind = said.pop("type")
         if kind == "output":
             stream = said["stream"]
@@ -178,7 +178,7 @@ def _listener(
             running.calls.add(said["call"])
         put(kind, said)
 
-    return heard
+    return handle_event
 
 
 def _over(work: asyncio.Future[Any] | None) -> bool:
@@ -201,8 +201,10 @@ async def _streamed(call: Call, running: Running, params: dict[str, Any]) -> web
             done.exception()  # it is told to the caller; where that one is gone, to nobody
         outbox.close()
 
-    heard = _listener(running, lambda kind, said: outbox.put(sse.event(kind, said)), lambda: outbox.crowded)
-    work = running.work = asyncio.ensure_future(call.link.client.request("run", params, heard))
+    handle_event = _listener(
+        running, lambda kind, said: outbox.put(sse.event(kind, said)), lambda: outbox.crowded
+    )
+    work = running.work = asyncio.ensure_future(call.link.client.request("run", params, handle_event))
     outbox = sse.Outbox(call.share(), call.face.config.beat_s, work.cancel)
     work.add_done_callback(over)
     try:

@@ -24,7 +24,7 @@ from bridgehold.faces.http.calls import Face
 from bridgehold.faces.http.guard import BoundedServer, Runner
 from bridgehold.faces.http.openapi import document
 from bridgehold.hardening import harden
-from bridgehold.host.given import LEAVE
+from bridgehold.host.startup import LEAVE
 
 _PR_SET_NO_NEW_PRIVS = 38
 _BESIDE_CONNECTIONS = 1_024

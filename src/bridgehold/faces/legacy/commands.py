@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.front.boots import FOREIGN_PLACEHOLDER
+from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER
 
 Own = Literal["ping", "fresh", "clean_session", "session_data", "shutdown"]
 """What the face does itself: answer, begin a new session, forget what one of the caller's own sessions
@@ -78,7 +78,7 @@ def _for_dspy(args: dict[str, object]) -> dict[str, object]:
 
     The placeholder of `bridgehold shim` is no key here: each session has one of its own.
     """
-    args = {key: value for key, value in args.items() if value != FOREIGN_PLACEHOLDER}
+    args = {key: value for key, value in args.items() if value != SCRIPT_PLACEHOLDER}
     provider, model = args.get("provider"), args.get("model")
     unsaid = provider is None and isinstance(model, str) and model.startswith("gemini-")
     return {**args, "provider": "gemini"} if unsaid or provider == "google" else args

@@ -16,8 +16,8 @@ from bridgehold.bridges.legacy.bodies import Format, format_of
 from bridgehold.bridges.legacy.frames import pack
 from bridgehold.client.client import Client
 from bridgehold.errors import BridgeholdError
+from bridgehold.faces.legacy.bound import BoundSession, End
 from bridgehold.faces.legacy.commands import error_text
-from bridgehold.faces.legacy.held import End, HeldSession
 from bridgehold.faces.legacy.pipes import PipeOut
 from bridgehold.faces.legacy.python_argv import Invocation
 from bridgehold.faces.legacy.values import Outcome
@@ -57,7 +57,7 @@ class Shim:
             "args": invocation.args,
             "path": path,
         }
-        self._held = HeldSession(client, "foreign.open", params, self._on_event)
+        self._held = BoundSession(client, "foreign.open", params, self._on_event)
         self._held.ended.add_done_callback(lambda ended: self._on_end(ended.result()))
 
     @property

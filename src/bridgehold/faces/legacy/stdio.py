@@ -18,10 +18,10 @@ from bridgehold.bridges.legacy.bodies import FORMATS, Format, format_of
 from bridgehold.bridges.legacy.frames import pack
 from bridgehold.client.client import Client
 from bridgehold.errors import BridgeholdError, BusyError, CancelledError, SessionEndedError, UsageError
+from bridgehold.faces.legacy.bound import BoundSession
 from bridgehold.faces.legacy.callbacks import Callbacks
 from bridgehold.faces.legacy.callers import CallerSessions
 from bridgehold.faces.legacy.commands import Step, error_text, fresh_answer, recreation, translate
-from bridgehold.faces.legacy.held import HeldSession
 from bridgehold.faces.legacy.pipes import PipeOut
 from bridgehold.faces.legacy.values import Outcome
 from bridgehold.protocol import plain
@@ -40,13 +40,13 @@ def _say_building() -> Callable[[dict[str, Any]], None]:
     """One line on standard error for each phase of a build that the worker's session waits for."""
     said: set[str] = set()
 
-    def told(event: dict[str, Any]) -> None:
+    def show_progress(event: dict[str, Any]) -> None:
         phase = str(event.get("phase"))
         if phase not in said:
             said.add(phase)
             sys.stderr.write(f"bridgehold: building the environment of {event.get('bridge')}: {phase}\n")
 
-    return told
+    return show_progress
 
 
 class Worker:
@@ -117,9 +117,9 @@ class Worker:
         if not self.ended.done():
             self.ended.set_result(Outcome(status=status, message=message))
 
-    def _open(self) -> HeldSession:
+    def _open(self) -> BoundSession:
         """Requests that come before it is open wait for it; when it ends by itself, so do we."""
-        session = HeldSession(self._client, "session.hold", {"bridge": self._bridge, "tenant": self._tenant})
+        session = BoundSession(self._client, "session.hold", {"bridge": self._bridge, "tenant": self._tenant})
         session.ended.add_done_callback(
             lambda ended: self.end(ended.result().status, f"the session ended: {ended.result().reason}")
         )
@@ -212,8 +212,8 @@ class Worker:
             self._worker_id = str(args["worker_id"])[:200]
         if not self._framework and len(self._running) == 1:
             with contextlib.suppress(BridgeholdError):
-                told = await self._call(Step(operation="common:ping"), session)
-                self._framework = dict(told.get("framework") or {})
+                answer = await self._call(Step(operation="common:ping"), session)
+                self._framework = dict(answer.get("framework") or {})
         if not self._session.alive:
             raise SessionEndedError("the session has ended")
         now = time.time()

@@ -14,7 +14,15 @@ from bridgehold.client.connection import Progress
 from bridgehold.errors import BridgeholdError, TranscriptError, from_info
 from bridgehold.faces.testing.masking import Masker
 from bridgehold.faces.testing.script import Order, Script, difference
-from bridgehold.faces.testing.transcript import Answered, Ended, Exchange, Failed, Heard, Stopped, load
+from bridgehold.faces.testing.transcript import (
+    Answered,
+    Ended,
+    Exchange,
+    Failed,
+    ReceivedEvent,
+    Stopped,
+    load,
+)
 
 _Answer = asyncio.Future[dict[str, Any]]
 
@@ -79,7 +87,7 @@ class FakeHost(Client):
         for step in exchange.steps:
             await asyncio.sleep(max(0, step.ms - at) / 1000 * self._pace)
             at = step.ms
-            if isinstance(step, Heard):
+            if isinstance(step, ReceivedEvent):
                 command = str(step.event.get("command", command))
                 if on_event is not None:
                     on_event(msgspec.json.decode(msgspec.json.encode(step.event)))

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from bridgehold.audit.arguments import split_keys
+from bridgehold.audit.encodings import SHORTEST, Encodings
 from bridgehold.audit.redact import MASK, Redactor, find_shape, is_key_name
-from bridgehold.audit.spellings import SHORTEST, Spellings
 from bridgehold.errors import TranscriptError, UsageError
 from bridgehold.faces.testing.transcript import DEEPEST
 from bridgehold.ids import digest_bytes
@@ -26,7 +26,7 @@ class Masker:
     """Remembers every key that it was shown, and takes it out of all that comes later."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Spellings] = {}
+        self._known: dict[str, Encodings] = {}
         self._redactor = Redactor(())
 
     def params(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -50,10 +50,10 @@ class Masker:
         plain = msgspec.json.decode(msgspec.json.encode(value))
         if method == "artifact.get" and isinstance(plain, dict) and isinstance(plain.get("data"), str):
             data = plain.pop("data")
-            return {**self.said(plain), "data": self._bytes(data)}
-        return self.said(plain)
+            return {**self.masked(plain), "data": self._bytes(data)}
+        return self.masked(plain)
 
-    def said(self, value: object) -> Any:
+    def masked(self, value: object) -> Any:
         """What the host's side said. Of it only what is as long as keys are is looked for later: a short
         word that stands under ``token`` may well be one of a text's."""
         plain = msgspec.json.decode(msgspec.json.encode(value))
@@ -75,7 +75,7 @@ class Masker:
     def _learn(self, values: Any) -> None:
         fresh = {value for value in values if len(value) >= SHORTEST and value != MASK} - self._known.keys()
         if fresh:
-            self._known |= {value: Spellings(value.encode("utf-8", "surrogatepass")) for value in fresh}
+            self._known |= {value: Encodings(value.encode("utf-8", "surrogatepass")) for value in fresh}
             self._redactor = Redactor(self._known.values())
 
     def _bytes(self, data: str) -> str:

@@ -26,7 +26,7 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.client.client import Client
 from bridgehold.client.private import PrivateHost
 from bridgehold.config.layout import Layout, default_layout
-from bridgehold.config.load import Config, load_config, overridden, overrides, said_by
+from bridgehold.config.load import Config, load_config, overridden, overrides, own_variables
 from bridgehold.config.sections import ProviderSection
 from bridgehold.errors import ConfigError, UsageError
 from bridgehold.host.front.registry import Registry
@@ -81,7 +81,7 @@ async def playground(
 @contextlib.asynccontextmanager
 async def hosted(ground: Playground) -> AsyncIterator[tuple[Client, PrivateHost]]:
     """A private host on a playground, and its client."""
-    said = said_by(os.environ)  # overrides of the user's own are in the configuration already
+    said = own_variables(os.environ)  # overrides of the user's own are in the configuration already
     environ = {name: value for name, value in os.environ.items() if name not in said}
     environ["CREDENTIALS_DIRECTORY"] = str(_credentials(ground.layout))
     private = await asyncio.to_thread(PrivateHost.start, ground.layout, environ)

@@ -26,8 +26,8 @@ from bridgehold.faces.testing.transcript import (
     Ended,
     Failed,
     Header,
-    Heard,
     Line,
+    ReceivedEvent,
     Stopped,
     encode_line,
 )
@@ -63,15 +63,15 @@ class Recorder(Client):
         call, begun = self._calls, time.monotonic()
         self._write(Called(call=call, method=method, params=shown))
 
-        def heard(event: dict[str, Any]) -> None:
+        def handle_event(event: dict[str, Any]) -> None:
             if event.get("type") == "tool_call":
                 self._commands[str(event.get("command"))] = (call, begun)
-            self._write(Heard(call=call, event=self._masker.said(event), ms=_since(begun)))
+            self._write(ReceivedEvent(call=call, event=self._masker.masked(event), ms=_since(begun)))
             if on_event is not None:
                 on_event(event)
 
         try:
-            value = await self._client.request(method, params, heard if on_event is not None else None)
+            value = await self._client.request(method, params, handle_event if on_event is not None else None)
         except BridgeholdError as error:
             info = msgspec.convert(
                 self._masker.value(msgspec.to_builtins(error.info())), type=type(error.info())

@@ -38,7 +38,7 @@ class Script:
             if self._is(came, exchange.called):
                 self._left.remove(exchange)
                 return exchange
-        raise self._surprise(came)
+        raise self._unexpected(came)
 
     def unused(self) -> TranscriptError | None:
         """What to say of recorded calls that nobody made."""
@@ -71,7 +71,7 @@ class Script:
         self._bound[given] = meant
         return True
 
-    def _surprise(self, came: Called) -> TranscriptError:
+    def _unexpected(self, came: Called) -> TranscriptError:
         nearest = self._nearest(came)
         if nearest is None:
             return TranscriptError(

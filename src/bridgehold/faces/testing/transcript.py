@@ -51,7 +51,7 @@ class Called(Line, frozen=True, kw_only=True, tag="call"):
         return operation if isinstance(operation, str) else self.method
 
 
-class Heard(Line, frozen=True, kw_only=True, tag="event"):
+class ReceivedEvent(Line, frozen=True, kw_only=True, tag="event"):
     """A chunk, progress, or a call of one of the caller's tools."""
 
     call: int
@@ -89,7 +89,7 @@ class Stopped(Line, frozen=True, kw_only=True, tag="cancelled"):
     ms: int = 0
 
 
-Step = Heard | Answered | Ended | Failed | Stopped
+Step = ReceivedEvent | Answered | Ended | Failed | Stopped
 _DECODER: msgspec.json.Decoder[Header | Called | Step] = msgspec.json.Decoder(Header | Called | Step)
 
 

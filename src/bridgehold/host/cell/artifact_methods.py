@@ -12,7 +12,7 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
-from bridgehold.host.cell.store.artifacts import PART_BYTES, ArtifactStore, Turns
+from bridgehold.host.cell.store.artifacts import PART_BYTES, ArtifactStore, SerialChanges
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
@@ -55,12 +55,16 @@ class Artifacts:
     """Puts, gets and lists, each for one tenant, each in the audit."""
 
     def __init__(
-        self, store: ArtifactStore, journal: JournalClient, settings: Settings, turns: Turns | None = None
+        self,
+        store: ArtifactStore,
+        journal: JournalClient,
+        settings: Settings,
+        changes: SerialChanges | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._journal = journal
-        self._turns = turns or Turns()
+        self._changes = changes or SerialChanges()
 
     def table(self) -> dict[str, Method]:
         return {
@@ -81,7 +85,7 @@ class Artifacts:
             await asyncio.to_thread(self._store.drop, tenant, params.upload)
             return {"upload": params.upload}
 
-        return await self._turns.take(tenant, drop)
+        return await self._changes.take(tenant, drop)
 
     async def get(self, principal: Principal, params: GetParams, _emit: Emit) -> dict[str, object]:
         return await self._get(self._for(params.tenant), principal.name, params)
@@ -97,7 +101,7 @@ class Artifacts:
             await self._changed(tenant, principal.name, "removed", found)
             return found
 
-        return await self._turns.take(tenant, remove)
+        return await self._changes.take(tenant, remove)
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
         """As a tool's source: for the session's own tenant only."""
@@ -127,7 +131,7 @@ class Artifacts:
             said: dict[str, object] = msgspec.to_builtins(made)
             return said
 
-        return await self._turns.take(tenant, put)
+        return await self._changes.take(tenant, put)
 
     async def _get(self, tenant: str, principal: str, params: GetParams) -> dict[str, object]:
         found = await asyncio.to_thread(self._store.stat, tenant, params.digest)

@@ -21,8 +21,8 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
-from bridgehold.host.cell.scripts.foreigners import Foreigners
-from bridgehold.host.cell.sessions.held import Nameless, held
+from bridgehold.host.cell.scripts.user_scripts import UserScripts
+from bridgehold.host.cell.sessions.bound import UnnamedSessions, bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.tools.caller import CallerTools, ToolReplyParams
@@ -43,15 +43,15 @@ from bridgehold.protocol.frames import (
     BuildParams,
     DrainParams,
     FindParams,
-    ForeignEofParams,
-    ForeignParams,
-    ForeignSendParams,
     NamedBridgeParams,
     NoParams,
     OpenParams,
+    OpenScriptParams,
     ProfileParams,
     ResumeParams,
     RunParams,
+    ScriptEofParams,
+    ScriptSendParams,
     SessionParams,
     SessionsParams,
     StopParams,
@@ -63,7 +63,7 @@ _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
 """Seconds."""
 
 
-def _asked(principal: Principal, reason: str) -> str:
+def _end_reason(principal: Principal, reason: str) -> str:
     """Why a session ends that somebody ends: by whom, and never in the host's own words."""
     return f"by {principal.name}: {reason[:200]}"
 
@@ -114,19 +114,19 @@ class Methods:
         make_order: OrderMaker,
         metrics: Metrics,
         zygotes: Callable[[], list[ZygoteInfo]],
-        parked: Callable[[], dict[tuple[str, str], int]],
+        pool_counts: Callable[[], dict[tuple[str, str], int]],
         stop: AskStop,
-        foreigners: Foreigners,
+        scripts: UserScripts,
         redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
         """`redact`: (tenant, text) without the values of the tenant's secrets."""
         self._redact = redact
-        self._nameless = Nameless()
+        self._unnamed = UnnamedSessions()
         self._tools = CallerTools()
         self._metrics = metrics
-        self._foreigners = foreigners
+        self._scripts = scripts
         self._zygotes = zygotes
-        self._parked = parked
+        self._pool_counts = pool_counts
         self._dispatch = dispatch
         self._sessions = sessions
         self._registry = registry
@@ -136,8 +136,8 @@ class Methods:
         self._stop = stop
 
     def left(self, caller: object) -> None:
-        """A connection is gone: see `Nameless`."""
-        self._nameless.left(caller)
+        """A connection is gone: see `UnnamedSessions`."""
+        self._unnamed.left(caller)
 
     def table(self) -> dict[str, Method]:
         return {
@@ -147,9 +147,9 @@ class Methods:
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
             "session.close": Method(SessionParams, self.session_close),
-            "foreign.open": Method(ForeignParams, self.foreign_open),
-            "foreign.send": Method(ForeignSendParams, self.foreign_send),
-            "foreign.eof": Method(ForeignEofParams, self.foreign_eof),
+            "foreign.open": Method(OpenScriptParams, self.script_open),
+            "foreign.send": Method(ScriptSendParams, self.script_send),
+            "foreign.eof": Method(ScriptEofParams, self.script_eof),
             "sessions": Method(SessionsParams, self.list_sessions),
             "session.find": Method(FindParams, self.session_find),
             "zygotes": Method(NoParams, self.list_zygotes),
@@ -194,7 +194,7 @@ class Methods:
                 for tool in params.tools
             )
             callers = CallersOffer(specs, self._tools.source(emit))
-        self._nameless.use(params.session, principal.may_act_for)
+        self._unnamed.use(params.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
@@ -206,7 +206,7 @@ class Methods:
         _tell_builds(params.progress, params.bridge, emit)
         opening = self._open(key, principal)
         if not params.name and not params.stays:
-            opening = self._nameless.opened(asyncio.ensure_future(opening))
+            opening = self._unnamed.opened(asyncio.ensure_future(opening))
         session = await opening
         opened = {
             "id": session.id,
@@ -221,16 +221,16 @@ class Methods:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
         key = self._key(params)
         _tell_builds(params.progress, params.bridge, emit)
-        return await held(asyncio.ensure_future(self._open(key, principal)), emit)
+        return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
 
-    async def foreign_open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
-        return await self._foreigners.open(principal, params, emit)
+    async def script_open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
+        return await self._scripts.open(principal, params, emit)
 
-    async def foreign_send(self, principal: Principal, params: ForeignSendParams, _emit: Emit) -> object:
-        return await self._foreigners.send(principal, params)
+    async def script_send(self, principal: Principal, params: ScriptSendParams, _emit: Emit) -> object:
+        return await self._scripts.send(principal, params)
 
-    async def foreign_eof(self, principal: Principal, params: ForeignEofParams, _emit: Emit) -> object:
-        return await self._foreigners.end_input(principal, params)
+    async def script_eof(self, principal: Principal, params: ScriptEofParams, _emit: Emit) -> object:
+        return await self._scripts.end_input(principal, params)
 
     def _key(self, params: OpenParams) -> SessionKey:
         tenant = parse_name(params.tenant, "tenant")
@@ -264,14 +264,14 @@ class Methods:
             if not self._sessions.give_up(principal.may_act_for, params.session):
                 raise
             return {"id": params.session, "emptied_ms": 0}
-        await session.close(_asked(principal, params.reason))
+        await session.close(_end_reason(principal, params.reason))
         report = session.worker.report
         return {"id": session.id, "emptied_ms": report.emptied_ms if report else 0}
 
     async def session_kill(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         """At once: nothing in flight is waited for, and the bridge's `close` isn't called."""
         session = self._find(principal, params.session)
-        await session.end(_asked(principal, params.reason))
+        await session.end(_end_reason(principal, params.reason))
         return {"id": session.id}
 
     async def session_profile(self, principal: Principal, params: ProfileParams, _emit: Emit) -> object:
@@ -309,7 +309,7 @@ class Methods:
             for session in self._sessions
             if params.bridge in ("", session.key.bridge) and params.tenant in ("", session.key.tenant)
         ]
-        reason = _asked(principal, "drained")
+        reason = _end_reason(principal, "drained")
         await asyncio.gather(*(session.drain(reason, params.seconds) for session in chosen))
         return {"ended": [session.id for session in chosen]}
 
@@ -325,7 +325,7 @@ class Methods:
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
         session = self._find(principal, params.session)
-        self._nameless.use(session.id, principal.may_act_for)
+        self._unnamed.use(session.id, principal.may_act_for)
         key = session.key
         return {"id": session.id, "name": key.name, "bridge": key.bridge, "tenant": key.tenant}
 
@@ -339,12 +339,12 @@ class Methods:
         ]
 
     async def list_zygotes(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """Of the tenants that the caller may act for: warm processes, and how many sandboxes are parked."""
+        """Of the tenants that the caller may act for: zygotes, and how many sandboxes their pools hold."""
         return {
             "zygotes": [info for info in self._zygotes() if principal.may_act_for(info.tenant)],
             "parked": [
                 {"tenant": tenant, "bridge": bridge, "count": count}
-                for (tenant, bridge), count in self._parked().items()
+                for (tenant, bridge), count in self._pool_counts().items()
                 if principal.may_act_for(tenant)
             ],
         }

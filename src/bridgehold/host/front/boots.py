@@ -22,7 +22,7 @@ TOLD_LIMITS = (
 )
 """What a guest is told of its limits: `bridgehold_sdk.Limits`."""
 
-FOREIGN_PLACEHOLDER = "sk-bh-foreign"
+SCRIPT_PLACEHOLDER = "sk-bh-foreign"
 """The key that callers of foreign scripts may pass in their arguments. It is worth nothing anywhere: a
 gateway serves one session, and puts that session's tenant's key in its place."""
 

@@ -21,7 +21,7 @@ class CallerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     connections: int = 4_096
     """Of callers that are known: each at most a quarter of those that stay free."""
-    strangers: int = 64
+    unidentified: int = 64
     """Connections that have not said yet who they are, beside those; by uid."""
     presented: int = 256
     """The same on the HTTP face's socket: all are that process's, which bounds its own callers."""
@@ -49,7 +49,7 @@ class Callers:
     def __init__(self, limits: CallerLimits) -> None:
         self.limits = limits
         self.connections = Shares(limits.connections, part=_PART)
-        self.strangers = Shares(limits.strangers, part=_PART)
+        self.unidentified = Shares(limits.unidentified, part=_PART)
         self.presented = Shares(limits.presented, part=0)
         self.requests = Shares(limits.requests, part=_PART)
         self.bytes = Shares(limits.caller_bytes)

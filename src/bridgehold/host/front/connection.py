@@ -58,7 +58,7 @@ _MAX_REQUESTS = 256
 """Requests in flight on one connection; the connection is not read beyond that."""
 _NEVER_LATE = ("hello", "tool.reply")
 """What a command, or all that follows, may be waiting for: where it is small, it always has room."""
-_STRANGERS_FRAME = 4 * 1024
+_UNIDENTIFIED_FRAME = 4 * 1024
 _LAST_ANSWERS_S = 2.0
 """Of a host that is replaced: what sessions' ends have answered is written in far less."""
 _AROUND = 2
@@ -70,7 +70,7 @@ _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Door(Protocol):
+class ServerContext(Protocol):
     """What a connection asks of the server that took it."""
 
     callers: Callers
@@ -90,7 +90,9 @@ class Door(Protocol):
 class Connection:
     """One caller's, from its first byte to its last. `serve` once."""
 
-    def __init__(self, server: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, server: ServerContext, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._server = server
         self._callers = server.callers
         self._limits = server.callers.limits
@@ -182,8 +184,8 @@ class Connection:
     def _place(self, principal: Principal | None) -> Share:
         """An empty place among the connections of whoever it is."""
         if principal is None:
-            strangers = self._callers.presented if self._server.tokens_only else self._callers.strangers
-            return strangers.of(f"uid {self._uid}")
+            unidentified = self._callers.presented if self._server.tokens_only else self._callers.unidentified
+            return unidentified.of(f"uid {self._uid}")
         return self._callers.connections.of(principal.name)
 
     def _sit(self, seat: Share) -> None:
@@ -202,7 +204,7 @@ class Connection:
 
     async def _make_room(self, length: int) -> None:
         """For a frame's body, before it is read. Raises `BusyError` where none comes free in time."""
-        if self._principal is None and length > _STRANGERS_FRAME:
+        if self._principal is None and length > _UNIDENTIFIED_FRAME:
             raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=_SAY_WHO)
         self._bytes.give_back()
         if length > SMALL and not await self._bytes.wait(length, self._limits.frame_s):
@@ -259,7 +261,7 @@ class Connection:
             answer = await self._answered(request, failure)
         except BridgeholdError as error:
             refused = self._principal is None
-            answer = pack(AnswerFrame(id=request.id, error=_told(error, self._principal)))
+            answer = pack(AnswerFrame(id=request.id, error=_visible_info(error, self._principal)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
@@ -325,7 +327,7 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
         )
 
 
-def _told(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
+def _visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
     """What `principal` may know of it: who may not read a session's log reads none of it here either."""
     info = error.info()
     if principal is not None and principal.may_read:

@@ -12,9 +12,9 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from bridgehold.audit.client import with_texts
+from bridgehold.audit.encodings import beginnings
 from bridgehold.audit.events import Event
 from bridgehold.audit.redact import MASK
-from bridgehold.audit.spellings import beginnings
 from bridgehold.errors import BridgeholdError
 from bridgehold.keeper.protocol import Marks
 

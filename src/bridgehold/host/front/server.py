@@ -98,7 +98,7 @@ class SocketServer:
                 return self._principals.by_token(token)
             return self._principals.by_uid(uid)
         except DeniedError as error:
-            await self.refusals.stranger(uid, error.message)
+            await self.refusals.rejected_peer(uid, error.message)
             raise
 
     def known(self, uid: int) -> Principal | None:

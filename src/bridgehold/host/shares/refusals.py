@@ -26,7 +26,7 @@ from bridgehold.protocol.values import Principal
 _TEXT, LONGEST_REASON = 80, 500
 _FOLD_SECONDS = 5.0
 _PER_SECOND, _BURST = 2.0, 50.0
-_MOST_ASKERS = 1_024
+_MOST_PRINCIPALS = 1_024
 _MOST_FOLDS = 64
 """Events that tell of many, at one time."""
 _OTHERS = "*"
@@ -34,7 +34,7 @@ _FOLDED = "There were many: the audit counts this one in an `events.folded`."
 
 
 class Refusals:
-    """Writes every refusal of callers: one by one within the asker's bucket, counted and folded past it.
+    """Writes every refusal of callers: one by one within the caller's bucket, counted and folded past it.
 
     Who asks needs no right to do so, and must not fill the journal: an event is charged to the tenant of
     the caller that was proven, never to one that was only named.
@@ -47,8 +47,8 @@ class Refusals:
         self._folded: dict[tuple[str, str], Counter[str]] = {}
         self._telling: asyncio.Task[None] | None = None
 
-    async def stranger(self, uid: int, reason: str) -> str:
-        """Who connected is nobody here."""
+    async def rejected_peer(self, uid: int, reason: str) -> str:
+        """Record a peer that was rejected: no principal has its uid."""
         return await self.record(PrincipalRefused(uid=uid, reason=reason[:LONGEST_REASON]))
 
     async def caller(self, principal: Principal, method: str, params: object, error: BridgeholdError) -> str:
@@ -89,10 +89,10 @@ class Refusals:
             self._telling = asyncio.create_task(self._tell())
         return ""
 
-    def _bucket(self, asker: str) -> TokenBucket:
-        """One for each principal, and one for all strangers together."""
-        known = asker in self._buckets or len(self._buckets) < _MOST_ASKERS
-        return self._buckets.setdefault(asker if known else _OTHERS, TokenBucket(_PER_SECOND, _BURST))
+    def _bucket(self, principal: str) -> TokenBucket:
+        """One for each principal, and one for all rejected peers together."""
+        known = principal in self._buckets or len(self._buckets) < _MOST_PRINCIPALS
+        return self._buckets.setdefault(principal if known else _OTHERS, TokenBucket(_PER_SECOND, _BURST))
 
     async def _tell(self) -> None:
         await asyncio.sleep(_FOLD_SECONDS)

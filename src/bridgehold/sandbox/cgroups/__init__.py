@@ -22,7 +22,7 @@ class SessionCgroup(Protocol):
     def enter(self) -> None:
         """In the forked child, before its uid changes: move itself in. Raises on any failure."""
 
-    def doors(self, uid: int) -> list[int]:
+    def entries(self, uid: int) -> list[int]:
         """Descriptors to which a single-threaded process of `uid` writes ``0`` to move itself in.
 
         Nobody else can be moved through them. Empty where `take` is the way. The caller closes them.

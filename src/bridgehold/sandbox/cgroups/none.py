@@ -60,7 +60,7 @@ class Leaf:
         """In the forked child: say which process this session begins with."""
         os.write(self._entry, f"{os.getpid()}\n".encode())
 
-    def doors(self, uid: int) -> list[int]:
+    def entries(self, uid: int) -> list[int]:
         return []
 
     def take(self, pid: int) -> None:

@@ -231,7 +231,7 @@ class Leaf:
         for folder in dict.fromkeys(self._folders.values()):
             files.write(folder / "cgroup.procs", str(pid))
 
-    def doors(self, uid: int) -> list[int]:
+    def entries(self, uid: int) -> list[int]:
         with contextlib.ExitStack() as stack:
             found = []
             for folder in dict.fromkeys(self._folders.values()):

@@ -158,7 +158,7 @@ class Leaf:
         self._locks.drop_in_child()
         files.write(self._folder / "cgroup.procs", "0")
 
-    def doors(self, uid: int) -> list[int]:
+    def entries(self, uid: int) -> list[int]:
         """None: on v2 only whole processes are moved, and who opened it could move any."""
         return []
 

@@ -26,7 +26,7 @@ from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest.observe import NAMESPACES, namespaces
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.fork.shell import Shell, ShellPlan, own_mounts
-from bridgehold.sandbox.fork.zygote import ForkOrder, SurpriseError, Zygote
+from bridgehold.sandbox.fork.zygote import ForkOrder, Zygote, ZygoteChangedError
 from bridgehold.sandbox.guest_files import processors
 from bridgehold.sandbox.launch import network
 from bridgehold.sandbox.launch.cold import Descriptors, Running
@@ -63,7 +63,7 @@ class Fork:
         self._report = -1
         self._gate = -1
         self._fork = self._fork_fd = -1
-        self._by_door = False
+        self._enters_itself = False
         self._permit: Permit | None = None
         self._steps = deque(
             (
@@ -123,17 +123,17 @@ class Fork:
         self._clock = time.perf_counter_ns()
 
     def ask(self) -> None:
-        """It is this fork's turn. Raises `SurpriseError`."""
+        """It is this fork's turn. Raises `ZygoteChangedError`."""
         self._mark("queue")
         self.deadline = time.monotonic() + _FORK_SECONDS  # waiting for other forks was not its fault
         self.zygote.look()
         self._ask()
 
     def advance(self) -> bool:
-        """One step; true once the worker has joined. `SurpriseError` where the zygote is to blame."""
+        """One step; true once the worker has joined. `ZygoteChangedError` where the zygote is to blame."""
         if self._shell is not None:
             if self._shell.advance():
-                self.running.leash = self._shell.keep_leash()
+                self.running.death_watch = self._shell.keep_death_watch()
                 self._shell = None
                 self._mark("shell")
                 self._meet_init()
@@ -151,13 +151,13 @@ class Fork:
             self._said = heard[1:]
             return False  # until it has let go of everything
         if not self._steps or heard != self._steps[0][0]:
-            raise SurpriseError("the fork reports what it was not asked")
+            raise ZygoteChangedError("the fork reports what it was not asked")
         _, _, step = self._steps.popleft()
         step()
         return False
 
     def proceed(self) -> bool:
-        """What is held back, if the zygote stands; whether it was done. `SurpriseError` as `advance`."""
+        """What is held back, if the zygote stands; whether it was done. `ZygoteChangedError` as `advance`."""
         if self._due is None or not self.zygote.stands:
             return False
         due, self._due = self._due, None
@@ -165,8 +165,8 @@ class Fork:
         return True
 
     def _failure(self) -> BridgeholdError:
-        """It ended too early. That is no surprise: the machine may have been short of something, and said so
-        to it or killed it."""
+        """It ended too early. The zygote is not to blame: the machine may have been short of something,
+        and said so to it or killed it."""
         number = int(self._said) if self._said.isdigit() else 0
         step = self._steps[0][1] if self._steps else "was limited"
         if number in shortage.SHORT_OF:
@@ -177,7 +177,7 @@ class Fork:
         if not self._asked:
             what = "its namespaces" if self._shell is not None else "its turn at the zygote"
             return UnsupportedError(f"a fork waited {_FORK_SECONDS:.0f} s for {what}", retry="later")
-        return SurpriseError(f"the zygote did not fork within {_FORK_SECONDS:.0f} s")
+        return ZygoteChangedError(f"the zygote did not fork within {_FORK_SECONDS:.0f} s")
 
     def abort(self) -> None:
         """Kill what there is; nothing of it was handed out."""
@@ -239,9 +239,9 @@ class Fork:
         # zygote's Landlock domain keeps its forks from using one.)
         folder = f"/proc/{self.running.init}/ns"
         inside += (fds.add(os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)) for name in NAMESPACES)
-        doors = [fds.add(descriptor) for descriptor in self._cgroup.doors(self.zygote.uid)]
-        self._by_door = bool(doors)
-        inside += doors
+        entries = [fds.add(descriptor) for descriptor in self._cgroup.entries(self.zygote.uid)]
+        self._enters_itself = bool(entries)
+        inside += entries
         self._asked = True
         self.zygote.ask(order, inside)
         fds.close(*inside)
@@ -268,14 +268,14 @@ class Fork:
             self.running.hold = self._permit = Permit(self._fork, len(NAMESPACES))
         except ProcessLookupError as error:
             raise ZygoteError("the fork ended before it was in its cgroup") from error
-        if not self._by_door:
+        if not self._enters_itself:
             self._cgroup.take(self._fork)
         os.write(self._gate, _RELEASE)
 
     def _see_moved(self) -> None:
         """It is in its cgroup: close the zygote's room again, and let it join."""
         if not self._cgroup.holds(self._fork):
-            raise SurpriseError("the fork is not in its cgroup")
+            raise ZygoteChangedError("the fork is not in its cgroup")
         self.zygote.moved()
         self._moved = True
         self._mark("move")
@@ -288,12 +288,12 @@ class Fork:
         """The first process of the fork is on its way out, the second is the worker."""
         running = self.running
         if self._permit is None or not self._permit.used:
-            raise SurpriseError("a fork did not join all that it was handed")
+            raise ZygoteChangedError("a fork did not join all that it was handed")
         found = [pid for pid in self._cgroup.processes() if pid not in (running.init, self._fork)]
         if not found:
             raise ZygoteError("the fork ended as soon as it had joined")
         if len(found) != 1:
-            raise SurpriseError(f"{len(found)} processes joined a fork's namespaces, not one")
+            raise ZygoteChangedError(f"{len(found)} processes joined a fork's namespaces, not one")
         running.worker = found[0]
         running.monitor_fd = os.pidfd_open(found[0])
         running.first_fd = self._fork_fd

@@ -67,13 +67,13 @@ class Shell:
         """Forks the helper. From here on a failure needs `abort`, and then the end of the cgroup.
 
         Raises `OSError` with nothing left."""
-        self.report = self.leash = -1
+        self.report = self.death_watch = -1
         self.helper = 0
         self._heard = b""
         launcher = os.getpid()
         self.report, told = os.pipe()
         try:
-            leash, self.leash = os.pipe()
+            death_watch, self.death_watch = os.pipe()
         except OSError:
             os.close(told)
             self.abort()
@@ -81,13 +81,13 @@ class Shell:
         try:
             self.helper = os.fork()
             if self.helper == 0:
-                _help(plan, cgroup, _Ends(launcher=launcher, leash=leash, told=told))
+                _help(plan, cgroup, _Ends(launcher=launcher, death_watch=death_watch, told=told))
         except OSError:
             self.abort()
             raise
         finally:
             os.close(told)
-            os.close(leash)
+            os.close(death_watch)
 
     def advance(self) -> bool:
         """Read the report; true once the shell stands. Raises what its helper told."""
@@ -100,13 +100,15 @@ class Shell:
         os.close(self.report)
         self.report = -1
         if self._heard != _DONE:
-            raise shortage.heard(self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died")
+            raise shortage.decode_failure(
+                self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died"
+            )
         return True
 
-    def keep_leash(self) -> int:
+    def keep_death_watch(self) -> int:
         """The descriptor on whose life the shell's init depends: the caller's from now on."""
-        leash, self.leash = self.leash, -1
-        return leash
+        death_watch, self.death_watch = self.death_watch, -1
+        return death_watch
 
     def abort(self) -> None:
         if self.helper:
@@ -114,15 +116,15 @@ class Shell:
                 os.kill(self.helper, signal.SIGKILL)
             os.waitpid(self.helper, 0)
             self.helper = 0
-        for descriptor in (self.report, self.leash):
+        for descriptor in (self.report, self.death_watch):
             if descriptor >= 0:
                 os.close(descriptor)
-        self.report = self.leash = -1
+        self.report = self.death_watch = -1
 
 
 class _Ends(msgspec.Struct, frozen=True, kw_only=True):
     launcher: int
-    leash: int
+    death_watch: int
     told: int
 
 
@@ -133,7 +135,7 @@ def _help(plan: ShellPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
         cgroup.enter()
         ready, ready_told = os.pipe()
         go, go_told = os.pipe()
-        own = {ends.leash, ends.told, ready, ready_told, go, go_told, plan.zygote_fd, plan.template}
+        own = {ends.death_watch, ends.told, ready, ready_told, go, go_told, plan.zygote_fd, plan.template}
         syscalls.close_all_but(own)
         lift_shared_rlimits()
         proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -198,7 +200,7 @@ def _become_init(plan: ShellPlan, ends: _Ends) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the session are reaped by the kernel
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(ends.leash, 0)
+        os.dup2(ends.death_watch, 0)
         os.dup2(null, 1)
         os.dup2(null, 2)
         syscalls.close_all_but({ends.told})
@@ -255,5 +257,5 @@ def _die_with(launcher: int) -> None:
 
 def _fail(told: int, where: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):
-        os.write(told, shortage.told(error, f"no namespaces for a fork: {where}"))
+        os.write(told, shortage.encode_failure(error, f"no namespaces for a fork: {where}"))
     os._exit(126)

@@ -65,7 +65,7 @@ def take_template(zygote_fd: int) -> int:
             os.close(template)
         if failure is not None:
             raise UnsupportedError(f"no mounts for forks: {failure}") from failure
-        raise shortage.heard(heard.removeprefix(_READY), "no mounts for forks: no answer")
+        raise shortage.decode_failure(heard.removeprefix(_READY), "no mounts for forks: no answer")
     return template
 
 
@@ -86,5 +86,5 @@ def _help(zygote_fd: int, ends: _Ends) -> None:
         os._exit(0)
     except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
         with contextlib.suppress(OSError):
-            os.write(ends.told, shortage.told(error, "no mounts for forks"))
+            os.write(ends.told, shortage.encode_failure(error, "no mounts for forks"))
         os._exit(126)

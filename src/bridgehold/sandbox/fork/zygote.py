@@ -5,8 +5,8 @@ process limit leaves no room for a helper or a thread (and for exactly one fork 
 it is held in between (`hold`: no timer, signal or child of its own wakes it while namespaces are made
 under its uid), and its /proc is covered, so that it can name no session (`template`). Before and after
 each fork its cgroup must hold exactly bubblewrap's two processes and one zygote with one thread, with
-the descriptors that the launcher gave it. Anything else is a `SurpriseError`, and the end of it and of its
-sessions. Nothing here waits for it: what is due once it stands is asked for again, until it is late.
+the descriptors that the launcher gave it. Anything else is a `ZygoteChangedError`, and the end of it and of
+its sessions. Nothing here waits for it: what is due once it stands is asked for again, until it is late.
 
 bubblewrap's init is out of its reach: a Landlock domain that it entered before its first import
 keeps it from opening the memory of what is outside (`inner.kernel.enter_own_domain`).
@@ -44,7 +44,7 @@ _MAX_MAPS_BYTES = 1024 * 1024
 """Some ten thousand mappings, which take the launcher some milliseconds to judge."""
 
 
-class SurpriseError(ZygoteError):
+class ZygoteChangedError(ZygoteError):
     """A zygote is not what it was when it was attested; it must end, and its sessions with it."""
 
 
@@ -99,7 +99,7 @@ class Zygote:
     def settle(self, pid: int) -> None:
         """After its attestation: know it, leave no room beside it, and have it stop. `settle_in` goes on.
 
-        Raises `OSError`, `SurpriseError`.
+        Raises `OSError`, `ZygoteChangedError`.
         """
         self.pid = pid
         self.pid_fd = os.pidfd_open(pid)
@@ -119,7 +119,7 @@ class Zygote:
         self.stop()
 
     def settle_in(self) -> None:
-        """It stands: take what its sessions begin with, and look. Raises `SurpriseError`."""
+        """It stands: take what its sessions begin with, and look. Raises `ZygoteChangedError`."""
         template = take_template(self.pid_fd)
         try:
             self.check()
@@ -136,7 +136,7 @@ class Zygote:
 
     @property
     def stands(self) -> bool:
-        """Whether it is held still. Raises `SurpriseError` where it should have been for a while."""
+        """Whether it is held still. Raises `ZygoteChangedError` where it should have been for a while."""
         for _ in range(_QUICK_LOOKS):
             if self._held.stands:
                 return True
@@ -144,7 +144,7 @@ class Zygote:
         if self._held.gone:
             raise ZygoteError("the zygote has ended")
         if time.monotonic() > self._late:
-            raise SurpriseError("the zygote does not stop")
+            raise ZygoteChangedError("the zygote does not stop")
         return False
 
     @property
@@ -164,7 +164,7 @@ class Zygote:
         """
         found = frozenset(self._cgroup.processes())
         if found - self._own:
-            raise SurpriseError(f"before a fork: {len(found)} processes in its cgroup")
+            raise ZygoteChangedError(f"before a fork: {len(found)} processes in its cgroup")
         try:
             state = procfs.stat(self.pid)[0]
         except (FileNotFoundError, ProcessLookupError):
@@ -173,22 +173,22 @@ class Zygote:
             raise ZygoteError("the zygote has ended")
 
     def check(self) -> None:
-        """After a fork: raise `SurpriseError` unless it is in everything what was attested."""
+        """After a fork: raise `ZygoteChangedError` unless it is in everything what was attested."""
         found = frozenset(self._cgroup.processes())
         if found != self._own:
-            raise SurpriseError(
+            raise ZygoteChangedError(
                 f"the zygote's cgroup holds {len(found)} processes, not its own {len(self._own)}"
             )
         if procfs.start_time(self.pid) != self._start:
-            raise SurpriseError("another process has the zygote's pid")
+            raise ZygoteChangedError("another process has the zygote's pid")
         threads = int(parse_status(procfs.read(f"/proc/{self.pid}/status"))["Threads"])
         if threads != 1:
-            raise SurpriseError(f"the zygote has {threads} threads")
+            raise ZygoteChangedError(f"the zygote has {threads} threads")
         if namespaces(self.pid) != self.namespaces:
-            raise SurpriseError("the zygote has joined other namespaces")
+            raise ZygoteChangedError("the zygote has joined other namespaces")
         strange = strange_descriptors(self.pid, self.running.given)
         if strange:
-            raise SurpriseError(
+            raise ZygoteChangedError(
                 f"the zygote holds descriptors that it was not given: {', '.join(strange)}"[:300]
             )
         self._check_memory()
@@ -203,7 +203,7 @@ class Zygote:
             socket.send_fds(self._socket, [msgspec.json.encode(order)], descriptors)
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED):
-                raise SurpriseError(f"the zygote takes no order: {error.strerror}") from error
+                raise ZygoteChangedError(f"the zygote takes no order: {error.strerror}") from error
             raise
         self._held.let_go()
 
@@ -211,17 +211,17 @@ class Zygote:
         """It stands: the pid of the one new process in its cgroup, a child of the zygote's."""
         new = [pid for pid in self._cgroup.processes() if pid not in self._own]
         if len(new) != 1:
-            raise SurpriseError(f"{len(new)} new processes in the zygote's cgroup after a fork, not one")
+            raise ZygoteChangedError(f"{len(new)} new processes in the zygote's cgroup after a fork, not one")
         if int(procfs.stat(new[0])[1]) != self.pid:
-            raise SurpriseError("the new process is no child of the zygote")
+            raise ZygoteChangedError("the new process is no child of the zygote")
         return new[0]
 
     def clear(self) -> bool:
-        """After a fork that failed: true once all is as before it. Raises `SurpriseError`, `OSError`."""
+        """After a fork that failed: true once all is as before it. Raises `ZygoteChangedError`, `OSError`."""
         if not self.stands:
             return False
-        strangers = [pid for pid in self._cgroup.processes() if pid not in self._own]
-        for pid in strangers:
+        unknown = [pid for pid in self._cgroup.processes() if pid not in self._own]
+        for pid in unknown:
             with contextlib.suppress(ProcessLookupError):
                 descriptor = os.pidfd_open(pid)
                 try:
@@ -229,16 +229,16 @@ class Zygote:
                         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 finally:
                     os.close(descriptor)
-        if strangers:
+        if unknown:
             if time.monotonic() > self._late:
-                raise SurpriseError(f"{len(strangers)} processes in the zygote's cgroup do not die")
+                raise ZygoteChangedError(f"{len(unknown)} processes in the zygote's cgroup do not die")
             return False
         self._cgroup.limit_processes(len(self._own))
         self.check()
         return True
 
     def moved(self) -> None:
-        """The fork is in its own cgroup: close the room again, and look. Raises `SurpriseError`."""
+        """The fork is in its own cgroup: close the room again, and look. Raises `ZygoteChangedError`."""
         self._cgroup.limit_processes(len(self._own))
         self.check()
         self.forks += 1
@@ -254,16 +254,16 @@ class Zygote:
         """Its folder must not be one that the cover hides: a path from there would still lead in."""
         folder = str(Path(f"/proc/{self.pid}/cwd").readlink())
         if folder != self.spec.working_directory:
-            raise SurpriseError(f"the zygote moved to another folder: {folder[:80]}")
+            raise ZygoteChangedError(f"the zygote moved to another folder: {folder[:80]}")
 
     def _check_memory(self) -> None:
         """No memory that it could go on sharing, for writing, with what is forked from it."""
         text = procfs.read(f"/proc/{self.pid}/maps", most=_MAX_MAPS_BYTES)
         if len(text) >= _MAX_MAPS_BYTES:
-            raise SurpriseError("the zygote has more mappings than can be judged")
+            raise ZygoteChangedError("the zygote has more mappings than can be judged")
         for line in text.splitlines():
             if line.split(" ", 2)[1] in _SHARED_WRITABLE:
-                raise SurpriseError("the zygote has shared memory, which its forks could all write")
+                raise ZygoteChangedError("the zygote has shared memory, which its forks could all write")
 
 
 def strange_descriptors(pid: int, given: frozenset[str]) -> list[str]:

@@ -43,8 +43,8 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, se
         os.close(parent)
         frames_in, frames_out, log, gate, report, output, *others = descriptors
         _pass(gate, report, _FORKED)
-        for door in others[NAMESPACES:]:
-            os.write(door, b"0")
+        for entry in others[NAMESPACES:]:
+            os.write(entry, b"0")
         _pass(gate, report, _MOVED)
         for namespace in others[:NAMESPACES]:
             kernel.setns(namespace, 0)  # each is the launcher's to allow, and no more than these

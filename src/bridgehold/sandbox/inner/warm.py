@@ -12,10 +12,10 @@ import os
 import time
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
-from . import calls, rest, threads, weights
+from . import calls, quiesce, threads, weights
 
 _MAX_TEXT = 300
-_REST_SECONDS = 1.0
+_QUIESCE_SECONDS = 1.0
 _LOOK_SECONDS = 0.01
 
 
@@ -33,10 +33,10 @@ def warm(frame: Dict[str, Any]) -> Dict[str, Any]:
             reason = f"{what} failed: {type(error).__name__}: {error}"
             break
         done.append(what)
-        if threads.count() > before and not _rest():
+        if threads.count() > before and not _quiesced():
             threaded.append(what)
     gc.collect()
-    if not _rest() and not reason:
+    if not _quiesced() and not reason:
         reason = f"{threads.count() - 1} threads are left by {', '.join(threaded) or 'what was loaded'}"
     if not reason and _children():
         reason = "a child process is left by what was loaded"
@@ -50,10 +50,10 @@ def warm(frame: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _rest() -> bool:
+def _quiesced() -> bool:
     """Whether the threads that a step made are gone after a moment, idle pools' included."""
-    rest.rest()
-    deadline = time.monotonic() + _REST_SECONDS
+    quiesce.quiesce()
+    deadline = time.monotonic() + _QUIESCE_SECONDS
     while threads.count() > 1 and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
     return threads.count() == 1

@@ -70,7 +70,7 @@ class Running(msgspec.Struct, kw_only=True):
     """Of a fork: the worker itself; `monitor_fd` is its pidfd then, and nobody of ours its parent."""
     first_fd: int = -1
     """Of a fork: a pidfd of its first process, until that is gone."""
-    leash: int = -1
+    death_watch: int = -1
     """Of a fork: its init ends when this is closed."""
     fork_socket: socket.socket | None = None
     """Of a zygote: where it is asked to fork."""
@@ -190,7 +190,7 @@ class Start:
         if not part or len(self._info) >= _MAX_INFO:
             said = _read_now(self._entered_read, _MAX_REPORT)
             if said:  # it did not even become bubblewrap
-                raise shortage.heard(said, _NOT_ENTERED)
+                raise shortage.decode_failure(said, _NOT_ENTERED)
             complaint = self._complaint()
             number = shortage.named(complaint)
             if number:
@@ -220,7 +220,7 @@ class Start:
     def _let_go(self) -> None:
         said = os.read(self._entered_read, _MAX_REPORT)
         if said != _RELEASE:
-            raise shortage.heard(said, _NOT_ENTERED)
+            raise shortage.decode_failure(said, _NOT_ENTERED)
         _verify_entered(self.running.monitor, self._plan.uid, self._cgroup)
         self._mark("enter")
         os.write(self._release, _RELEASE)
@@ -363,7 +363,7 @@ def _child(plan: LaunchPlan, cgroup: SessionCgroup, ends: _Ends) -> None:
         os.execve(plan.bwrap, argv, {})  # noqa: S606 - no shell is wanted
     except BaseException as error:  # noqa: BLE001 - a forked child must end here, whatever it was
         with contextlib.suppress(OSError):
-            os.write(ends.entered, shortage.told(error, _NOT_ENTERED))
+            os.write(ends.entered, shortage.encode_failure(error, _NOT_ENTERED))
         os._exit(126)
 
 

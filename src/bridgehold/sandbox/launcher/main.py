@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, UnsupportedError, told
+from bridgehold.errors import BridgeholdError, UnsupportedError, to_log_text
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
@@ -168,7 +168,7 @@ def main() -> int:
             channel.close()
             take_down(parts)
     except BridgeholdError as error:
-        sys.stderr.write(told(error))
+        sys.stderr.write(to_log_text(error))
         return error.exit_status
     return 0
 

@@ -2,7 +2,7 @@
 
 Nothing is left when the namespace's init is dead (the kernel lets it die only after every process
 in it was reaped), our own child is reaped, and the cgroup is empty. Only then is the uid free.
-A fork is nobody's child of ours: its pidfd tells its end, and its init's leash is let go as well.
+A fork is not our child: its pidfd tells its end, and its init's parent-death watch is closed as well.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Ending:
         left = self._cgroup.processes()
         if left and (self._passes == 0 or self._passes % 5 == 4):
             self._cgroup.lift()
-            with contextlib.suppress(PermissionError):  # a stranger's, put there by root: overdue, in the end
+            with contextlib.suppress(
+                PermissionError
+            ):  # another user's, put there by root: overdue, in the end
                 self._cgroup.kill()
             self._strike()
         self._passes += 1
@@ -128,9 +130,9 @@ class Ending:
 
     def _strike(self) -> None:
         """SIGKILL to the namespace's init, which takes all of it along, and to its monitor."""
-        if self._running.leash >= 0:
-            os.close(self._running.leash)
-            self._running.leash = -1
+        if self._running.death_watch >= 0:
+            os.close(self._running.death_watch)
+            self._running.death_watch = -1
         for descriptor in (self._running.init_fd, self._running.monitor_fd):
             if descriptor >= 0:
                 with contextlib.suppress(ProcessLookupError):

@@ -29,7 +29,7 @@ from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.cgroups.admission import admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
-from bridgehold.sandbox.fork.zygote import SurpriseError, Zygote
+from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
@@ -331,7 +331,7 @@ class Launcher:
         if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
             failure = ZygoteError("the zygote has ended")  # whatever it led to
         worker.failure = failure
-        if isinstance(failure, SurpriseError) and worker.parent is not None:
+        if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")
 

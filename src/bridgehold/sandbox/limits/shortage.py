@@ -62,15 +62,15 @@ def typed(error: BaseException) -> BridgeholdError:
     return UnsupportedError(f"the sandbox did not start: {error}"[:_MAX_TEXT])
 
 
-def told(error: BaseException, where: str) -> bytes:
+def encode_failure(error: BaseException, where: str) -> bytes:
     """`error` as a helper of ours tells it to the launcher through a pipe: one short piece."""
     info = typed(error).info()
     message = f"{where}: {info.message}"[:_MAX_TEXT]
     return msgspec.json.encode(msgspec.structs.replace(info, message=message))
 
 
-def heard(data: bytes, otherwise: str) -> BridgeholdError:
-    """What `told` told. Where it is nothing of that kind: `UnsupportedError` with `otherwise`."""
+def decode_failure(data: bytes, otherwise: str) -> BridgeholdError:
+    """What `encode_failure` told. Where it is nothing of that kind: `UnsupportedError` with `otherwise`."""
     try:
         return from_info(msgspec.json.decode(data, type=ErrorInfo))
     except msgspec.MsgspecError:

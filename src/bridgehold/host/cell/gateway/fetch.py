@@ -18,7 +18,7 @@ from bridgehold.policies.downloads import decide_digest, is_commit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from bridgehold.host.cell.gateway.asked import Asked
+    from bridgehold.host.cell.gateway.download import DownloadRequest
     from bridgehold.host.cell.gateway.served import Served, Upstream
     from bridgehold.keeper.client import UpstreamResponse
     from bridgehold.protocol.values import Artifact
@@ -32,7 +32,7 @@ _UNKNOWN, _DENIED = 404, (401, 403)
 class Fetch:
     """Used once. `received` is how many bytes have come."""
 
-    def __init__(self, served: Served, upstream: Upstream, asked: Asked) -> None:
+    def __init__(self, served: Served, upstream: Upstream, asked: DownloadRequest) -> None:
         self._served = served
         self._upstream = upstream
         self._asked = asked

@@ -17,13 +17,13 @@ from ipaddress import ip_address
 import h11
 
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.cell.gateway.outside import Outside, Places
+from bridgehold.host.cell.gateway.outbound import Outbound, Places
 from bridgehold.host.cell.gateway.parse import BadRequest, Target, check_head, parse_head
 from bridgehold.host.cell.gateway.records import Records
 from bridgehold.host.cell.gateway.replies import Refusal, raw_refusal
 from bridgehold.host.cell.gateway.reverse import ReverseProxy
 from bridgehold.host.cell.gateway.served import Keeper, Served, Upstream
-from bridgehold.host.cell.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
@@ -51,7 +51,7 @@ class Gateway:
         buffers: Buffers,
         providers: Mapping[str, ProviderFacts],
         downloads: Downloads,
-        asker: Callable[[], Asker],
+        attribution: Callable[[], Attribution],
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
         on_degraded: Callable[[str], None] | None = None,
@@ -65,7 +65,7 @@ class Gateway:
         records = Records(
             audit,
             facts,
-            asker,
+            attribution,
             events=events
             or SessionEvents(
                 audit,
@@ -185,7 +185,9 @@ class Gateway:
             if target.kind == "reverse":
                 await self._reverse.serve(wire, connection, request, target)
             else:
-                await Outside(self._served, self._places, self._slow, wire, target).serve(connection, request)
+                await Outbound(self._served, self._places, self._slow, wire, target).serve(
+                    connection, request
+                )
                 return False
         except BadRequest as error:
             await self._refuse_raw(wire, error, target)

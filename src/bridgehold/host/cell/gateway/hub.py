@@ -13,7 +13,7 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.gateway.admit import Refused
-from bridgehold.host.cell.gateway.asked import Asked, refused
+from bridgehold.host.cell.gateway.download import DownloadRequest, refused
 from bridgehold.host.cell.gateway.exchange import until_guest_leaves
 from bridgehold.host.cell.gateway.fetch import Fetch
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
@@ -44,7 +44,7 @@ class HubProxy:
         self._free = asyncio.Semaphore(_AT_ONCE)
         self._downloaded = 0
 
-    async def serve(self, wire: Wire, replies: Replies, asked: Asked) -> None:
+    async def serve(self, wire: Wire, replies: Replies, asked: DownloadRequest) -> None:
         """Raises `Refused` and typed errors before anything was answered, `GuestGone`."""
         listing = await until_guest_leaves(wire, self._listing(asked))
         if not asked.wanted.file:
@@ -62,7 +62,7 @@ class HubProxy:
         artifact = await until_guest_leaves(wire, self._artifact(asked, listing, fact))
         await self._send(replies, asked, listing, fact, artifact)
 
-    async def _listing(self, asked: Asked) -> Listing:
+    async def _listing(self, asked: DownloadRequest) -> Listing:
         wanted = asked.wanted
         tenant, name = self._served.facts.tenant, asked.hub.name
         async with self._upstream.downloads.alone(tenant, name, wanted.repo, wanted.revision):
@@ -75,7 +75,7 @@ class HubProxy:
             await self._upstream.downloads.keep_listing(tenant, made)
             return made
 
-    def _check(self, asked: Asked, fact: FileFact) -> None:
+    def _check(self, asked: DownloadRequest, fact: FileFact) -> None:
         """What the hub says of the file, against the policy, before anything is asked for."""
         grant = self._served.grant
         if fact.size >= 0 and (no := decide_size(grant, asked.endpoint, fact.size, 0)):
@@ -83,7 +83,7 @@ class HubProxy:
         if fact.sha256 and (no := decide_digest(grant, asked.endpoint, fact.sha256)):
             raise refused(no, severity="high")
 
-    async def _artifact(self, asked: Asked, listing: Listing, fact: FileFact) -> Artifact:
+    async def _artifact(self, asked: DownloadRequest, listing: Listing, fact: FileFact) -> Artifact:
         file = asked.wanted.file
         tenant = self._served.facts.tenant
         async with self._free, self._upstream.downloads.alone(tenant, listing.repo, listing.commit, file):
@@ -98,7 +98,7 @@ class HubProxy:
             raise refused(no, severity="high")
         return found
 
-    async def _download(self, asked: Asked, listing: Listing, fact: FileFact) -> Artifact:
+    async def _download(self, asked: DownloadRequest, listing: Listing, fact: FileFact) -> Artifact:
         """Bytes count from when they are asked for, so that several at once don't overdraw together."""
         room = asked.endpoint.total_bytes - self._downloaded
         expected = fact.size if fact.size >= 0 else min(asked.endpoint.file_bytes, max(0, room))
@@ -112,7 +112,7 @@ class HubProxy:
             self._downloaded += fetch.received - expected
 
     async def _send(
-        self, replies: Replies, asked: Asked, listing: Listing, fact: FileFact, artifact: Artifact
+        self, replies: Replies, asked: DownloadRequest, listing: Listing, fact: FileFact, artifact: Artifact
     ) -> None:
         size = artifact.size_bytes
         last = min(size, asked.last + 1 if asked.last is not None else size)
@@ -147,7 +147,7 @@ def _headers(listing: Listing, fact: FileFact, length: int) -> list[tuple[str, s
     return headers
 
 
-async def _describe(replies: Replies, asked: Asked, listing: Listing) -> None:
+async def _describe(replies: Replies, asked: DownloadRequest, listing: Listing) -> None:
     """The revision as the guest may see it: the files that it may ask for."""
     siblings = [
         {"rfilename": file, **({"size": fact.size} if asked.sizes and fact.size >= 0 else {})}

@@ -11,7 +11,7 @@ from bridgehold.config.load import Config
 from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.gateway import Gateway
 from bridgehold.host.cell.gateway.served import Keeper
-from bridgehold.host.cell.gateway.values import Asker, Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, Audit, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers
 from bridgehold.host.shares.session_events import SessionEvents
@@ -24,7 +24,7 @@ _VERSION = re.compile(r"v[0-9]{1,3}(?:(?:alpha|beta)[0-9]{0,3})?")
 
 
 class GatewayOpener:
-    """One per host. `asker` says for whom a session asks now."""
+    """One per host. `attribution` says for whom a session asks now."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class GatewayOpener:
         audit: Audit,
         budgets: Budgets,
         downloads: Downloads,
-        asker: Callable[[str], Asker],
+        attribution: Callable[[str], Attribution],
         on_degraded: Callable[[str], None] | None = None,
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
@@ -43,7 +43,7 @@ class GatewayOpener:
         self._audit = audit
         self._budgets = budgets
         self._downloads = downloads
-        self._asker = asker
+        self._attribution = attribution
         self._on_degraded = on_degraded
         self._limits = limits or GatewayLimits()
         self._lookup = lookup
@@ -75,7 +75,7 @@ class GatewayOpener:
             buffers=self._buffers,
             providers=self._providers,
             downloads=self._downloads,
-            asker=lambda: self._asker(session),
+            attribution=lambda: self._attribution(session),
             limits=self._limits,
             lookup=self._lookup,
             on_degraded=self._on_degraded,

@@ -8,7 +8,7 @@ import msgspec
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.errors import BridgeholdError, BudgetError
-from bridgehold.host.cell.gateway.values import Asker, Audit, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, Audit, SessionFacts
 from bridgehold.host.shares.session_events import SessionEvents
 
 _TEXT = 300
@@ -16,20 +16,20 @@ _PATH = 500
 
 
 class Records:
-    """One session's events, each in the name of who it is asked for. `asker` says who that is now."""
+    """One session's events, each in the name of who it is asked for. `attribution` says who that is now."""
 
     def __init__(
         self,
         audit: Audit,
         facts: SessionFacts,
-        asker: Callable[[], Asker],
+        attribution: Callable[[], Attribution],
         *,
         events: SessionEvents,
         on_degraded: Callable[[str], None] | None = None,
     ) -> None:
         self._audit = audit
         self._facts = facts
-        self._asker = asker
+        self._attribution = attribution
         self._askers: dict[str, str] = {}
         """Of each intent without an outcome, whose it is."""
         self._events = events
@@ -47,7 +47,7 @@ class Records:
         severity: str = "normal",
     ) -> str:
         """Write a refusal; its reference, or the empty string where it was folded or can't be written."""
-        command, principal = self._asker()
+        command, principal = self._attribution()
         if not self._events.room(f"egress.refused {severity} {rule}", principal):
             return ""
         event = EgressRefused(
@@ -81,7 +81,7 @@ class Records:
         Past the session's rate it waits, with room for the outcome.
         """
         await self._events.wait(2)
-        command, principal = self._asker()
+        command, principal = self._attribution()
         event = EgressIntent(
             tenant=self._facts.tenant,
             principal=principal,
@@ -113,7 +113,7 @@ class Records:
     @property
     def principal(self) -> str:
         """Who is asked for now."""
-        return self._asker().principal
+        return self._attribution().principal
 
     @property
     def facts(self) -> SessionFacts:

@@ -12,7 +12,7 @@ import h11
 
 from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.cell.gateway.admit import Admitted, Refused, admit, judge_head, parts_of
-from bridgehold.host.cell.gateway.asked import admit_download
+from bridgehold.host.cell.gateway.download import admit_download
 from bridgehold.host.cell.gateway.exchange import Exchange
 from bridgehold.host.cell.gateway.hub import HubProxy
 from bridgehold.host.cell.gateway.parse import Target, declared

@@ -26,7 +26,7 @@ class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):
         return f"SessionFacts({self.tenant}/{self.session})"
 
 
-class Asker(NamedTuple):
+class Attribution(NamedTuple):
     """For whom a session asks now: the command in flight, and who sent it or (without one) opened it."""
 
     command: str = ""

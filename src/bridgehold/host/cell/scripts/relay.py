@@ -28,9 +28,9 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
-from bridgehold.host.cell.scripts.foreign import PLAIN, Judged, judge, judge_plain
 from bridgehold.host.cell.scripts.ledger import Ledger, Pending
-from bridgehold.host.cell.sessions.held import why_ended
+from bridgehold.host.cell.scripts.rules import PLAIN, DecidedCommand, decide_frame, decide_plain
+from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.pipes import PlainBytes
 from bridgehold.host.front.boots import Script
@@ -106,7 +106,7 @@ class Relay:
             worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
         else:
             fault = await self._look_up_rules()
-            decision, told = judge_plain(script, self._grant)
+            decision, told = decide_plain(script, self._grant)
             if fault is not None:
                 raise await self._refuse_without_rules(PLAIN, told, fault)
             if not decision.allowed:
@@ -132,9 +132,9 @@ class Relay:
                     f"the request has {len(data)} bytes; {most} are allowed",
                     hint="Raise `limits.request` in the policy.",
                 )
-            judged = judge(data, self._grant, self._formats)
-            if judged is not None:
-                await self._admit(judged, fault)
+            decided = decide_frame(data, self._grant, self._formats)
+            if decided is not None:
+                await self._admit(decided, fault)
             elif self._negotiated:
                 raise UsageError("the format was negotiated already")
             else:
@@ -195,9 +195,9 @@ class Relay:
             operation, kept, refusals.no_policy(fault), PolicyError, hint=fault.hint
         )
 
-    async def _admit(self, judged: Judged, fault: Fault | None) -> None:
+    async def _admit(self, decided: DecidedCommand, fault: Fault | None) -> None:
         """The policy's word, the durable intent, and the place in the table, in this order."""
-        identity, operation, kept = judged.request.id, judged.request.command, judged.arguments.kept
+        identity, operation, kept = decided.request.id, decided.request.command, decided.arguments.kept
         if self.session.draining:
             raise self.session.refusal()
         if identity is None or identity in self._pending:
@@ -206,11 +206,11 @@ class Relay:
             raise BusyError(f"{MAX_PENDING} commands are in flight already")
         if fault is not None:
             raise await self._refuse_without_rules(operation, kept, fault)
-        if not judged.decision.allowed:
-            raise await self._ledger.refuse(operation, kept, judged.decision, DeniedError)
+        if not decided.decision.allowed:
+            raise await self._ledger.refuse(operation, kept, decided.decision, DeniedError)
         if not self._rates.take(self._grant, time.monotonic()):
             raise await self._ledger.refuse(operation, kept, refusals.over_rate(self._grant), BudgetError)
-        self._put(identity, await self._ledger.intend(self._grant, operation, kept, judged.decision.rule))
+        self._put(identity, await self._ledger.intend(self._grant, operation, kept, decided.decision.rule))
         self.session.commands += 1
 
     def _on_body(self, body: bytes) -> None:

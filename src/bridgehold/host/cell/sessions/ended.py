@@ -10,24 +10,24 @@ from bridgehold.errors import BridgeholdError, SessionEndedError
 from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.shares.logs import SessionLog
 
-OVER_SECONDS = 3_600.0
-OVER_BOUND, OVER_TENANTS = 256, 1_024
+ENDED_SECONDS = 3_600.0
+MOST_ENDED, MOST_TENANTS = 256, 1_024
 """Ended sessions that are remembered of one tenant; tenants."""
 LOG_BYTES, TENANT_LOG_BYTES, ALL_LOG_BYTES = 64 * 1024, 4 << 20, 64 << 20
 """Of logs: the last of one session, of a tenant's together, of all. The oldest make room."""
-_MOST_SAID = 600
+_MOST_TEXT = 600
 
 MaySee = Callable[[str], bool]
 """Of a tenant: whether the caller may see its sessions."""
 
 
-class Ended:
+class EndedSession:
     """One of them."""
 
     def __init__(self, session_id: str, key: SessionKey, why: BridgeholdError, log: SessionLog) -> None:
         self.id = session_id
         self.key = key
-        self.why = _said(why)[:_MOST_SAID]
+        self.why = _reason(why)[:_MOST_TEXT]
         """In words: an error that was raised holds its frames, and what its callers had in hand."""
         self.log: SessionLog | None = log
         self.at = time.monotonic()
@@ -39,18 +39,18 @@ class Ended:
 
     @property
     def known(self) -> bool:
-        return time.monotonic() - self.at <= OVER_SECONDS
+        return time.monotonic() - self.at <= ENDED_SECONDS
 
     @property
     def error(self) -> SessionEndedError:
-        return _over(self.id, self.why)
+        return _ended_error(self.id, self.why)
 
 
-class Over:
+class EndedSessions:
     """All of a host."""
 
     def __init__(self) -> None:
-        self._ended: dict[str, OrderedDict[str, Ended]] = {}
+        self._ended: dict[str, OrderedDict[str, EndedSession]] = {}
         self._bytes: dict[str, int] = {}
         """Of the logs that are kept, by tenant."""
 
@@ -59,11 +59,11 @@ class Over:
         kept = self._ended.setdefault(key.tenant, OrderedDict())
         if session_id in kept:
             return
-        kept[session_id] = one = Ended(session_id, key, why, log)
+        kept[session_id] = one = EndedSession(session_id, key, why, log)
         self._bytes[key.tenant] = self._bytes.get(key.tenant, 0) + one.log_bytes
-        while len(kept) > OVER_BOUND or not next(iter(kept.values())).known:
+        while len(kept) > MOST_ENDED or not next(iter(kept.values())).known:
             self._drop_log(kept.popitem(last=False)[1])
-        while len(self._ended) > OVER_TENANTS:
+        while len(self._ended) > MOST_TENANTS:
             tenant = next(iter(self._ended))
             del self._ended[tenant], self._bytes[tenant]
         self._drop_logs(key.tenant, TENANT_LOG_BYTES)
@@ -71,7 +71,7 @@ class Over:
             most = max(self._bytes, key=lambda tenant: self._bytes[tenant])
             self._drop_logs(most, self._bytes[most] - 1)
 
-    def find(self, may_see: MaySee, reference: str) -> Ended | None:
+    def find(self, may_see: MaySee, reference: str) -> EndedSession | None:
         """By id, or the last of a name."""
         theirs = (kept for tenant, kept in self._ended.items() if may_see(tenant))
         if reference.startswith("s-"):  # a session's id: looked up, however many there are
@@ -80,7 +80,7 @@ class Over:
         named = (one for kept in theirs for one in reversed(kept.values()))
         return next((one for one in named if one.key.name == reference and one.known), None)
 
-    def before(self, key: SessionKey) -> Ended | None:
+    def before(self, key: SessionKey) -> EndedSession | None:
         """The last one of `key`."""
         kept = self._ended.get(key.tenant, OrderedDict())
         return next((one for one in reversed(kept.values()) if one.key == key and one.known), None)
@@ -92,22 +92,22 @@ class Over:
                 return
             self._drop_log(one)
 
-    def _drop_log(self, one: Ended) -> None:
+    def _drop_log(self, one: EndedSession) -> None:
         self._bytes[one.key.tenant] -= one.log_bytes
         one.log = None
 
 
-def over(session_id: str, why: BridgeholdError) -> SessionEndedError:
+def ended_error(session_id: str, why: BridgeholdError) -> SessionEndedError:
     """What a command for an ended session gets, each time."""
-    return _over(session_id, _said(why))
+    return _ended_error(session_id, _reason(why))
 
 
-def _over(session_id: str, said: str) -> SessionEndedError:
-    message = f"session {session_id} has ended: {said}"[:_MOST_SAID]
+def _ended_error(session_id: str, reason: str) -> SessionEndedError:
+    message = f"session {session_id} has ended: {reason}"[:_MOST_TEXT]
     return SessionEndedError(message, where=session_id, hint="Open a new one.")
 
 
-def anew(before: Ended | None, *, recovers: bool) -> str:
+def anew(before: EndedSession | None, *, recovers: bool) -> str:
     """What the caller of a name is told whose session is not the one that it knew; empty: there was none."""
     if before is None:
         return ""
@@ -115,5 +115,5 @@ def anew(before: Ended | None, *, recovers: bool) -> str:
     return f"session {before.id} of this name has ended: {before.why}"[:500] + f"; {rest}"
 
 
-def _said(why: BridgeholdError) -> str:
+def _reason(why: BridgeholdError) -> str:
     return why.message if why.code == SessionEndedError.code else f"{why.code}: {why.message}"

@@ -19,9 +19,9 @@ from bridgehold.errors import (
     NotFoundError,
     SessionEndedError,
 )
-from bridgehold.host.cell.gateway.values import Asker
-from bridgehold.host.cell.sessions.ended import Over, anew, over
-from bridgehold.host.cell.sessions.held import why_ended
+from bridgehold.host.cell.gateway.values import Attribution
+from bridgehold.host.cell.sessions.bound import why_ended
+from bridgehold.host.cell.sessions.ended import EndedSessions, anew, ended_error
 from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
 from bridgehold.host.cell.workers.starts import Starter
 from bridgehold.host.front.boots import StartOrder
@@ -35,8 +35,8 @@ _GONE_SECONDS = 30.0
 """How long an opening waits for the end of a session whose place or name it takes."""
 
 
-class Losses(Protocol):
-    """Who is told of each session that is over, and knows which are to be made again."""
+class RecoveryTracker(Protocol):
+    """Receives session-ended events and tracks which sessions to recover."""
 
     def ended(self, session: Session) -> None: ...
 
@@ -56,11 +56,11 @@ class Sessions:
         journal: JournalClient,
         *,
         bound: int,
-        losses: Losses,
+        recovery: RecoveryTracker,
         metrics: Metrics,
     ) -> None:
         self._metrics = metrics
-        self._losses = losses
+        self._recovery = recovery
         self._starter = starter
         self._journal = journal
         self.bound = bound
@@ -76,7 +76,7 @@ class Sessions:
         self._stopping = False
         self._leaving = False
         """Another host takes over what is refused here."""
-        self._over = Over()
+        self._ended = EndedSessions()
         self._cordoned: set[tuple[str, str]] = set()
         """(tenant, bridge), each of them empty for any, that an operator has drained."""
 
@@ -106,7 +106,7 @@ class Sessions:
         opening = self._opening.get(key)
         if opening is None:
             if self._stopping and not nested:
-                raise self._closed_door()
+                raise self._no_opening()
             opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
@@ -114,10 +114,10 @@ class Sessions:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             if opening.cancelled() and self._stopping:
-                raise self._closed_door() from None
+                raise self._no_opening() from None
             raise
 
-    def _closed_door(self) -> BridgeholdError:
+    def _no_opening(self) -> BridgeholdError:
         return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
 
     async def _start(
@@ -133,7 +133,7 @@ class Sessions:
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
         await self._admit(key, wanted)
-        recovers = self._losses.lost_before(key)
+        recovers = self._recovery.lost_before(key)
         entry = _Entry(key, recovers, principal, self._journal)
 
         def begin(order: StartOrder) -> Awaitable[object]:
@@ -151,7 +151,7 @@ class Sessions:
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._journal)
         session.draining, session.leaving = self._stopping, self._leaving
-        session.anew = anew(self._over.before(key), recovers=bool(recovers))
+        session.anew = anew(self._ended.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
@@ -215,7 +215,7 @@ class Sessions:
     async def _remember(self, session: Session) -> None:
         """Once it has ended: why, and its log."""
         why = why_ended(session, await session.wait_ended())
-        self._over.add(session.id, session.key, why, session.worker.log)
+        self._ended.add(session.id, session.key, why, session.worker.log)
 
     def settle(self, session: Session) -> None:
         """Where `session` has lost its worker, let that be known now, before anybody asks again."""
@@ -227,24 +227,24 @@ class Sessions:
         if self._open.get(session.key) is session:
             del self._open[session.key]
             self._ending[session.key] = session
-            self._losses.ended(session)
+            self._recovery.ended(session)
 
-    def calling_out(self, session_id: str) -> Asker:
-        """As `whose`, of a request at the gateway: that there was one is noted with the session."""
+    def calling_out(self, session_id: str) -> Attribution:
+        """As `attribute`, of a request at the gateway: that there was one is noted with the session."""
         for session in self:
             if session.id == session_id:
                 session.called_out = session.reached_out = True
-        return self.whose(session_id)
+        return self.attribute(session_id)
 
-    def whose(self, session_id: str) -> Asker:
+    def attribute(self, session_id: str) -> Attribution:
         """For whom a session does what it does now.
 
         Between commands and at start-up for who opened it, and for no command.
         """
         found = next((one for one in self if one.id == session_id), None)
         if found is None:
-            return Asker("", self._starting.get(session_id, ""))
-        return Asker(found.current_command, found.current_principal)
+            return Attribution("", self._starting.get(session_id, ""))
+        return Attribution(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
         """The tenant's live session of that id, or the name under which a lost one opens again."""
@@ -253,10 +253,10 @@ class Sessions:
             return session
         if session is not None:
             self._bury(session)
-        key = self._losses.key_of(lambda one: one == tenant, session_id)
+        key = self._recovery.key_of(lambda one: one == tenant, session_id)
         if key is None:
             if session is not None:
-                raise over(session_id, why_ended(session, await session.wait_ended()))
+                raise ended_error(session_id, why_ended(session, await session.wait_ended()))
             raise self.why_missing(lambda one: one == tenant, session_id)
         return key
 
@@ -268,7 +268,7 @@ class Sessions:
         for session in self._open.values():
             if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
                 return session
-        key = self._losses.key_of(tenant_allowed, reference)
+        key = self._recovery.key_of(tenant_allowed, reference)
         if key in self._open:
             return self._open[key]
         raise self.why_missing(tenant_allowed, reference)
@@ -279,17 +279,17 @@ class Sessions:
             named = reference in (session.id, session.key.name)
             if named and not session.alive and may_see(session.key.tenant):
                 ending = session.ending or SessionEndedError(WORKER_ENDED)
-                return over(session.id, why_ended(session, ending))
-        ended = self._over.find(may_see, reference)
+                return ended_error(session.id, why_ended(session, ending))
+        ended = self._ended.find(may_see, reference)
         return ended.error if ended is not None else _unknown(reference)
 
     def log(self, tenant_allowed: Callable[[str], bool], reference: str) -> tuple[SessionKey, str, str]:
         """(key, id, text) of a session's log; once it has ended, while that is kept. Raises as `find`."""
-        ended = self._over.find(tenant_allowed, reference) if reference.startswith("s-") else None
+        ended = self._ended.find(tenant_allowed, reference) if reference.startswith("s-") else None
         for session in self if ended is None else ():
             if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
                 return session.key, session.id, session.worker.log.text()
-        ended = ended or self._over.find(tenant_allowed, reference)
+        ended = ended or self._ended.find(tenant_allowed, reference)
         if ended is None:
             raise _unknown(reference)
         if ended.log is None:
@@ -300,9 +300,9 @@ class Sessions:
 
     def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
         """Make a lost session no more: who had it wants it no longer. Whether there was one."""
-        key = self._losses.key_of(tenant_allowed, reference)
+        key = self._recovery.key_of(tenant_allowed, reference)
         if key is not None:
-            self._losses.drop(key)
+            self._recovery.drop(key)
         return key is not None
 
     def cordon(self, tenant: str, bridge: str) -> None:

@@ -2,7 +2,7 @@
 
 A file is written beside its place and renamed into it, so that what is there is whole; its name is what
 its bytes hash to. No other tenant's bytes are found, whatever digest is asked for. One change of a tenant's
-at a time is let in by who calls (`Turns`): a part that is appended while its upload is hashed
+at a time is let in by who calls (`SerialChanges`): a part that is appended while its upload is hashed
 would make a file that is not what its name says.
 """
 
@@ -40,7 +40,7 @@ _UPLOAD_BYTES = 12
 _UPLOAD = re.compile(rf"[0-9a-f]{{{_UPLOAD_BYTES * 2}}}")
 
 
-class Turns:
+class SerialChanges:
     """One change of a tenant's at a time, to its end, even where who asked is gone: a thread goes on."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ import msgspec
 from bridgehold import writes
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead, Event
 from bridgehold.errors import NotFoundError, ProviderError
-from bridgehold.host.cell.store.artifacts import ArtifactStore, Turns
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.ids import parse_name
 from bridgehold.protocol.values import Artifact
 
@@ -109,7 +109,7 @@ class Upload:
         async def write() -> None:
             await asyncio.to_thread(self._write, data)
 
-        await self._downloads.turns.take(self._tenant, write)
+        await self._downloads.changes.take(self._tenant, write)
         self.size += len(data)
 
     def _write(self, data: bytes) -> None:
@@ -135,7 +135,7 @@ class Upload:
             await self._downloads.audit.append(event)
             return made
 
-        return await self._downloads.turns.take(self._tenant, keep)
+        return await self._downloads.changes.take(self._tenant, keep)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,7 +145,7 @@ class Upload:
             with contextlib.suppress(NotFoundError):  # it was kept, or went with the quota
                 await asyncio.to_thread(self._downloads.store.drop, self._tenant, self._upload)
 
-        await self._downloads.turns.take(self._tenant, drop)
+        await self._downloads.changes.take(self._tenant, drop)
 
 
 class Downloads:
@@ -154,7 +154,7 @@ class Downloads:
     def __init__(
         self,
         store: ArtifactStore,
-        turns: Turns,
+        changes: SerialChanges,
         folder: Path,
         audit: Audit,
         *,
@@ -163,7 +163,7 @@ class Downloads:
         """`folder`: that of the store. `demand` raises where the tenant may keep nothing."""
         self._demand = demand
         self.store = store
-        self.turns = turns
+        self.changes = changes
         self.audit = audit
         self._folder = folder
         self._busy: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -178,7 +178,7 @@ class Downloads:
         async def keep() -> None:
             await asyncio.to_thread(_write, place, listing)
 
-        await self.turns.take(tenant, keep)
+        await self.changes.take(tenant, keep)
 
     async def find(self, tenant: str, listing: Listing, file: str) -> Artifact | None:
         """The artifact that is this file, if the tenant has it."""
@@ -197,7 +197,7 @@ class Downloads:
         async def begin() -> str:
             return await asyncio.to_thread(self.store.begin, tenant)
 
-        return Upload(self, tenant, await self.turns.take(tenant, begin), size)
+        return Upload(self, tenant, await self.changes.take(tenant, begin), size)
 
     async def note(self, tenant: str, listing: Listing, file: str, artifact: Artifact) -> None:
         """Remember which artifact the file is, where the listing does not say it."""

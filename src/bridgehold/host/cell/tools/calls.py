@@ -143,7 +143,7 @@ class ToolCalls:
         except asyncio.CancelledError:
             failure = CommandTimeoutError("its command ended first")
             raise
-        except Exception as error:  # whatever a tool's kind does, its asker hears of it
+        except Exception as error:  # whatever a tool's kind does, the caller gets its error
             failure = InternalError(f"{type(error).__name__} in the call of the tool {tool.name}")
             raise failure from error
         finally:

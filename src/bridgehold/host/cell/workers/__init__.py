@@ -1,1 +1,1 @@
-"""Starting guests and speaking with them: cold, forked, parked; pipes, calls, logs."""
+"""Starting guests and speaking with them: cold, forked, from the warm pool; pipes, calls, logs."""

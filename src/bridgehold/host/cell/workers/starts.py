@@ -1,6 +1,6 @@
 """How a worker starts, behind one small interface: order in, attested live worker out.
 
-`forks.ForkStart` forks a sandbox from a zygote, or launches a fresh one; `parked.ParkedStart` has some of
+`forks.ForkStart` forks a sandbox from a zygote, or launches a fresh one; `pool.WarmPool` has some of
 them ahead of demand. Whatever goes wrong, nothing is left running: the worker is killed, its pipes are
 closed, and the error says what the kernel or the guest said.
 """
@@ -28,12 +28,12 @@ from bridgehold.errors import (
     ProtocolError,
     ShortageError,
 )
-from bridgehold.host.cell.gateway.values import Asker
+from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.workers.calls import GuestCalls, Stream, ToolHandler
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, RawReader
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front.boots import (
-    FOREIGN_PLACEHOLDER,
+    SCRIPT_PLACEHOLDER,
     StartOrder,
     attested_event,
     boot_frame,
@@ -76,7 +76,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     ]
     on_degraded: Callable[[str], None]
     """An event that must be in the audit can't be written."""
-    whose: Callable[[str], Asker] = lambda _session: Asker()
+    attribute: Callable[[str], Attribution] = lambda _session: Attribution()
     """For which command, and for whom, a session's worker does what it does now."""
 
 
@@ -301,17 +301,17 @@ class LiveWorker:
     def violation(self, reason: str) -> None:
         """Write down that the guest broke a rule of its wire."""
         self.violations += 1
-        asker = self._services.whose(self.order.session)
+        attribution = self._services.attribute(self.order.session)
         if self.violations > _MOST_VIOLATIONS:
-            self.events.count("protocol.violation", asker.principal)
+            self.events.count("protocol.violation", attribution.principal)
             return
-        if not self.events.room("protocol.violation", asker.principal):
+        if not self.events.room("protocol.violation", attribution.principal):
             return
         event = ProtocolViolation(
             tenant=self.order.grant.tenant,
-            principal=asker.principal,
+            principal=attribution.principal,
             session=self.order.session,
-            command=asker.command,
+            command=attribution.command,
             worker=self.name,
             reason=reason[:300],
         )
@@ -433,7 +433,7 @@ async def _boot(services: Services, worker: LiveWorker, descriptors: list[int]) 
         on_end=worker.on_pipe_end,
         budget=services.frames,
     )
-    fixed = FOREIGN_PLACEHOLDER if order.manifest.foreign else ""
+    fixed = SCRIPT_PLACEHOLDER if order.manifest.foreign else ""
     placeholders = {endpoint.provider: fixed or new_placeholder() for endpoint in order.grant.endpoints}
     if len(descriptors) > _PIPES:
         listener = socket.socket(fileno=descriptors[_PIPES])

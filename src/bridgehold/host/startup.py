@@ -1,4 +1,4 @@
-"""What the host's process is told at its start, and how it talks to its supervisor."""
+"""The host process's start: its configuration, and its link to the supervisor."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ CHECK_SECONDS = 30
 """For the next version to say whether it could start."""
 
 
-class Parent:
-    """The supervisor, as the host talks to it."""
+class SupervisorLink:
+    """The host's channel to its supervisor."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel

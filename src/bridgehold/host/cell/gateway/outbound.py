@@ -45,7 +45,7 @@ class Places:
     addresses: frozenset[tuple[str, int]]
 
 
-class Outside:
+class Outbound:
     """One allowed way out at a time, and its accounting."""
 
     def __init__(self, served: Served, places: Places, slow: Slow, wire: Wire, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""What the first use of a library leaves behind, put to rest: idle pools of threads, and event loops.
+"""Quiesces what the first use of a library leaves behind: idle pools of threads, and event loops.
 
 A zygote may have neither: a thread can't be forked, and a loop holds descriptors that every fork would
 share. Each fork makes its own when it needs one.
@@ -14,12 +14,12 @@ from typing import Any, List
 _JOIN_SECONDS = 5.0
 
 
-def rest() -> None:
+def quiesce() -> None:
     """Both, of whatever is alive in this process: a module that nobody has imported has none."""
     alive = gc.get_objects()
     pools: Any = sys.modules.get("concurrent.futures.thread")
     for pool in _of(alive, pools.ThreadPoolExecutor) if pools else ():
-        _rest_pool(pool)
+        _quiesce_pool(pool)
     events: Any = sys.modules.get("asyncio.events")
     for loop in _of(alive, events.AbstractEventLoop) if events else ():
         if not loop.is_running() and not loop.is_closed():
@@ -34,7 +34,7 @@ def _of(objects: List[Any], kind: type) -> List[Any]:
     return [one for one in objects if issubclass(type(one), kind)]
 
 
-def _rest_pool(pool: Any) -> None:
+def _quiesce_pool(pool: Any) -> None:
     """End its idle threads, and leave it as if it had not been used yet: it makes new ones."""
     if not pool._threads or pool._shutdown:
         return

@@ -1,4 +1,4 @@
-"""Sessions that end with the request that opened them, or with their caller's connections."""
+"""Bound sessions: each ends with the request that opened it, or with its caller's connections."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ending: set[asyncio.Task[None]] = set()
 """Ends that nobody waits for any more; the loop alone would forget them."""
 
 
-async def held(
+async def bound_session(
     opening: asyncio.Future[Session],
     emit: Callable[[object], None],
     then: Callable[[Session], Awaitable[None]] | None = None,
 ) -> dict[str, object]:
-    """Do `then`, tell the session's id, wait for the session's end, and say how it came.
+    """Do `then`, emit the session's id, wait for the session's end, and return its cause.
 
     Cancelled, or failed in `then`: the session is ended.
     """
@@ -62,7 +62,7 @@ async def _end(opening: asyncio.Future[Session]) -> None:
     await session.close("its caller went away")
 
 
-class Nameless:
+class UnnamedSessions:
     """Sessions that nobody can name: one ends when no connection that has used it has been there for a while.
 
     A client that is killed closes nothing, and its session would count until its idle time.

@@ -1,4 +1,4 @@
-"""A loopback sink that plays the exfiltration host: it keeps what it is sent, within a bound."""
+"""A server on loopback that plays the exfiltration host: it keeps what it is sent, within a bound."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 from aiohttp import web
 
 _BODY_BOUND = 64 * 1024
-_LOOT_BOUND = 200
+_MOST_CAPTURED = 200
 
 
-class Loot(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that reached the thief."""
+class Captured(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that reached the sink."""
 
     method: str
     path: str
@@ -23,30 +23,30 @@ class Loot(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
-class Thief:
+class ExfiltrationSink:
     """Listens on loopback. `decoy` is a key that is worth nothing; `stolen` says whether it came."""
 
     def __init__(self) -> None:
         self.decoy = "sk-decoy-" + secrets.token_urlsafe(24)
-        self.loot: deque[Loot] = deque(maxlen=_LOOT_BOUND)
+        self.captured: deque[Captured] = deque(maxlen=_MOST_CAPTURED)
         self.port = 0
 
     def __repr__(self) -> str:
-        return f"Thief(port={self.port}, loot={len(self.loot)})"
+        return f"ExfiltrationSink(port={self.port}, captured={len(self.captured)})"
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, *, port: int = 0) -> AsyncIterator[Thief]:
-        thief = cls()
+    async def open(cls, *, port: int = 0) -> AsyncIterator[ExfiltrationSink]:
+        sink = cls()
         app = web.Application(client_max_size=_BODY_BOUND)
-        app.router.add_route("*", "/{tail:.*}", thief._take)
+        app.router.add_route("*", "/{tail:.*}", sink._take)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", port)
             await site.start()
-            thief.port = int(runner.addresses[0][1])
-            yield thief
+            sink.port = int(runner.addresses[0][1])
+            yield sink
         finally:
             await runner.cleanup()
 
@@ -61,13 +61,13 @@ class Thief:
             wanted in item.body
             or wanted in item.path.encode()
             or any(wanted in v.encode() for v in item.headers.values())
-            for item in self.loot
+            for item in self.captured
         )
 
     async def _take(self, request: web.Request) -> web.Response:
         body = await request.content.read(_BODY_BOUND)
-        self.loot.append(
-            Loot(
+        self.captured.append(
+            Captured(
                 method=request.method,
                 path=request.path_qs[:2_000],
                 headers={name: value[:2_000] for name, value in list(request.headers.items())[:50]},

@@ -1,4 +1,4 @@
-"""What the host judges of a foreign script's session (pure): which script, which command, whose key.
+"""The rules for a user script's session (pure): which script, which command, whose key.
 
 The script is the tenant's own and speaks DSPex's or Snakepit's wire; its commands are not declared
 anywhere, so that the policy's `[operations]` is all that can be asked.
@@ -17,7 +17,7 @@ from bridgehold.bridges.legacy.bodies import FORMATS, Format
 from bridgehold.bridges.legacy.messages import Negotiation, Request, read_request
 from bridgehold.bridges.manifest import Foreign
 from bridgehold.errors import ConfigError, DeniedError, UsageError
-from bridgehold.host.front.boots import FOREIGN_PLACEHOLDER, Script
+from bridgehold.host.front.boots import SCRIPT_PLACEHOLDER, Script
 from bridgehold.ids import is_operation
 from bridgehold.policies.decide import decide_operation
 from bridgehold.policies.model import Decision, Grant
@@ -30,7 +30,7 @@ MAX_TEXT = 256 * 1024
 """Of a script's code on the command line and its arguments together."""
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class DecidedCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A command that came, what was decided about it, and its arguments without any key."""
 
     request: Request
@@ -42,7 +42,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         return self.request.command
 
 
-def judge(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> Judged | None:
+def decide_frame(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> DecidedCommand | None:
     """One frame of the caller's; None: it negotiates the format, and no policy speaks of that.
 
     Raises `ProtocolError` where it is no frame, `UsageError` where it is in another format.
@@ -56,7 +56,7 @@ def judge(body: bytes, grant: Grant, formats: tuple[Format, ...]) -> Judged | No
             hint='`foreign = "auto"` in its bridge.toml takes both.',
         )
     arguments = split_keys(request.args)
-    return Judged(request=request, decision=_decide(request, arguments, grant), arguments=arguments)
+    return DecidedCommand(request=request, decision=_decide(request, arguments, grant), arguments=arguments)
 
 
 def _decide(request: Request, arguments: Arguments, grant: Grant) -> Decision:
@@ -71,13 +71,13 @@ def _decide(request: Request, arguments: Arguments, grant: Grant) -> Decision:
             allowed=False,
             rule="inline_keys",
             reason=f"the argument {where} holds a key, and a frame goes on as it is or not at all: "
-            f"leave it out or send {FOREIGN_PLACEHOLDER!r}, and the gateway puts the tenant's own key in",
+            f"leave it out or send {SCRIPT_PLACEHOLDER!r}, and the gateway puts the tenant's own key in",
             source=str(grant.sources.get("inline_keys", "")),
         )
     return decision
 
 
-def judge_plain(script: Script, grant: Grant) -> tuple[Decision, dict[str, object]]:
+def decide_plain(script: Script, grant: Grant) -> tuple[Decision, dict[str, object]]:
     """A run without a protocol is one command of the name `python`, from its start to its end."""
     told: dict[str, object] = {"kind": script.kind, "text": script.text, "args": list(script.args)}
     return decide_operation(grant, grant.bridge, PLAIN), told

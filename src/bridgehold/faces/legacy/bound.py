@@ -1,4 +1,4 @@
-"""A session that lasts as long as its holder: one request of the host's protocol, from open to end."""
+"""A bound session: it lives exactly as long as the process that opened it. One request, from open to end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     """Exit status, or signal number."""
 
 
-class HeldSession:
+class BoundSession:
     """Opened by `hold`; when this process ends, however it ends, the host ends the session too."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The socket's methods for foreign scripts: one request from open to end, frames and end of input beside."""
+"""The socket's methods for user scripts: one request from open to end, frames and end of input beside it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.commands.dispatch import OrderMaker
-from bridgehold.host.cell.scripts.foreign import formats_of, script_inside
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
-from bridgehold.host.cell.sessions.held import held
+from bridgehold.host.cell.scripts.rules import formats_of, script_inside
+from bridgehold.host.cell.sessions.bound import bound_session
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.front.boots import Script, StartOrder
@@ -25,12 +25,12 @@ from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.ids import parse_name, random_id
 from bridgehold.policies.model import Grant
-from bridgehold.protocol.frames import ForeignEofParams, ForeignParams, ForeignSendParams
+from bridgehold.protocol.frames import OpenScriptParams, ScriptEofParams, ScriptSendParams
 from bridgehold.protocol.values import Principal
 
 
-class Foreigners:
-    """Sessions whose worker is a script of the tenant's own, by session id."""
+class UserScripts:
+    """Sessions whose worker is a user script: one of the tenant's own, by session id."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Foreigners:
         self._relays: dict[str, Relay] = {}
         self._rates = CommandRates()
 
-    async def open(self, principal: Principal, params: ForeignParams, emit: Emit) -> object:
+    async def open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
         self._settings.features.demand("foreign", params.tenant)
         bridge = parse_name(params.bridge, "bridge")
@@ -105,7 +105,7 @@ class Foreigners:
 
         opening = asyncio.ensure_future(start())
         try:
-            told = await held(opening, emit, then=run)
+            told = await bound_session(opening, emit, then=run)
             relay = self._relays[opening.result().id]
             relay.say_last_words()
             if told["cause"] == "exited" and told["exit"] == -1:
@@ -119,11 +119,11 @@ class Foreigners:
         if not opening.cancelled() and opening.exception() is None:
             self._relays.pop(opening.result().id, None)
 
-    async def send(self, principal: Principal, params: ForeignSendParams) -> object:
+    async def send(self, principal: Principal, params: ScriptSendParams) -> object:
         await self._relay(principal, params.session).send(params.data)
         return {}
 
-    async def end_input(self, principal: Principal, params: ForeignEofParams) -> object:
+    async def end_input(self, principal: Principal, params: ScriptEofParams) -> object:
         self._relay(principal, params.session).finish_input()
         return {}
 

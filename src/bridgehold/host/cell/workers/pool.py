@@ -1,9 +1,9 @@
-"""Sandboxes ahead of demand: started, attested, told nothing, and used for one session each.
+"""The warm pool: pre-started, attested sandboxes without tenant data, each used for one session.
 
-What is parked is exactly what a session would get: the key holds the sandbox's digest, the grant's,
-the environment's and the preload's. When any of it changes, what was parked before it is ended. A
-parked worker has its session's id from the start (its gateway and its proof name it); whose session
-it becomes it learns when it is taken.
+A pooled sandbox is exactly what a session would get: the pool's key holds the digests of the sandbox, the
+grant, the environment and the preload. When one of them changes, the sandboxes of the old key are ended. A
+pooled worker has its session's id from the start (its gateway and its proof name it); it learns whose
+session it becomes when it is taken. The audit and the metrics call such a start `parked`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bridgehold.sandbox.spec import spec_digest
 
 
 class Preparer(Protocol):
-    """Order in, attested worker out that was told nothing of its session yet."""
+    """Order in, attested worker out that knows nothing of its session yet."""
 
     async def prepare(self, order: StartOrder) -> LiveWorker: ...
 
@@ -34,11 +34,11 @@ OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
 """(tenant, bridge, session's id, session's name, principal) → order."""
 _LOOK_SECONDS = 2.0
 _PAUSE_SECONDS = 0.02
-"""Before another is parked: the session that took the last is not to share the processor with it."""
+"""Before another is started: the session that took the last one should not share the processor with it."""
 
 
 class _Pool:
-    """What is parked for one tenant and bridge, all of one key."""
+    """The sandboxes that stand ready for one tenant and bridge, all of one key."""
 
     def __init__(self, key: str, limits: PoolLimits) -> None:
         self.key = key
@@ -54,8 +54,8 @@ LimitsOf = Callable[[str, str], PoolLimits]
 """(tenant, bridge) → its pool; of size 0: none."""
 
 
-class ParkedStart:
-    """A `Starter` that takes what is parked, and starts what is not."""
+class WarmPool:
+    """A `Starter` that takes a worker from the pool, or starts one where the pool has none."""
 
     def __init__(self, services: Services, preparer: Preparer, limits: LimitsOf) -> None:
         self._services = services
@@ -65,12 +65,12 @@ class ParkedStart:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    def parked(self) -> dict[tuple[str, str], int]:
+    def counts(self) -> dict[tuple[str, str], int]:
         """(tenant, bridge) → how many stand ready."""
         return {place: len(pool.ready) for place, pool in self._pools.items()}
 
     async def start(self, order: StartOrder, record: Record) -> LiveWorker:
-        """As `Starter`. Raises `BusyError` where neither a parked one nor a start is to be had in time."""
+        """As `Starter`. Raises `BusyError` where neither a pooled worker nor a start is to be had in time."""
         worker = self._take(order)
         while worker is not None and not await self._is_current(worker):
             worker = self._take(order)
@@ -82,7 +82,7 @@ class ParkedStart:
         return worker
 
     def _take(self, order: StartOrder) -> LiveWorker | None:
-        """A parked worker for `order`'s session, where one stands ready: the caller's to end from here on."""
+        """A pooled worker for `order`'s session, where one stands ready: the caller's to end from here on."""
         pool = self._pool(order)
         if pool is None:
             return None
@@ -133,7 +133,7 @@ class ParkedStart:
             if place in self._pools:
                 self._drain(self._pools.pop(place), "its pool was switched off")
             return None
-        key = park_key(order)
+        key = pool_key(order)
         pool = self._pools.get(place)
         if pool is None or pool.key != key or pool.limits != limits:
             if pool is not None:
@@ -144,11 +144,11 @@ class ParkedStart:
     def _fill(self, pool: _Pool, order: StartOrder) -> None:
         while len(pool.ready) + pool.under_way < pool.limits.size:
             pool.under_way += 1
-            task = asyncio.create_task(self._park(pool, order))
+            task = asyncio.create_task(self._add(pool, order))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _park(self, pool: _Pool, like: StartOrder) -> None:
+    async def _add(self, pool: _Pool, like: StartOrder) -> None:
         order = msgspec.structs.replace(like, session=new_session_id(), session_name="")
         try:
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -165,7 +165,7 @@ class ParkedStart:
     async def watch(self, make_order: OrderMaker, versions: Callable[[str], Awaitable[str]]) -> None:
         """From time to time: what a session would not be given any more is ended. Runs until cancelled.
 
-        `versions`: of a tenant's secrets. No parked sandbox holds one, and none outlives its change either.
+        `versions`: of a tenant's secrets. No pooled sandbox holds one, and none outlives its change either.
         """
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -179,12 +179,12 @@ class ParkedStart:
                     if changed:
                         self._drain(pool, "a secret of its tenant has changed")
                     if current is not None and (changed or current is not pool):
-                        self._fill(current, order)  # once: what fails to be parked is not tried for ever
+                        self._fill(current, order)  # once: a start that fails is not tried for ever
                 except BridgeholdError as error:
                     self._drain(pool, f"no session would be given it: {error.message}")
 
     def retire(self, environment: str, reason: str) -> None:
-        """End what is parked in this environment."""
+        """End the pooled sandboxes of this environment."""
         for place, pool in list(self._pools.items()):
             if environment in pool.key.split("\n"):
                 self._drain(self._pools.pop(place), reason)
@@ -196,7 +196,7 @@ class ParkedStart:
             task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """End everything that is parked, or on its way to be."""
+        """End every pooled sandbox, and those that are being started."""
         self._stopping = True
         for pool in self._pools.values():
             self._drain(pool, "the host is stopping")
@@ -209,8 +209,8 @@ async def _end(worker: LiveWorker, reason: str) -> None:
         await worker.end(BusyError(reason))
 
 
-def park_key(order: StartOrder) -> str:
-    """All that decides what a parked sandbox is, but for whose session it becomes (pure)."""
+def pool_key(order: StartOrder) -> str:
+    """All that decides what a pooled sandbox is, except whose session it becomes (pure)."""
     return "\n".join(
         (
             spec_digest(order.spec),

@@ -15,10 +15,10 @@ from bridgehold.host.cell.gateway.replies import Refusal
 from bridgehold.host.cell.gateway.values import ProviderFacts
 from bridgehold.policies.decide import secret_of
 from bridgehold.policies.downloads import (
-    Wanted,
+    HubItem,
     decide_download,
     hub_of,
-    parse_wanted,
+    parse_hub_item,
 )
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 _RANGE = re.compile(rb"bytes=([0-9]{1,15})-([0-9]{0,15})")
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request that may be served."""
 
-    wanted: Wanted
+    wanted: HubItem
     hub: ProviderFacts
     endpoint: Endpoint
     method: str
@@ -54,7 +54,7 @@ def admit_download(
     target: Target,
     hub: ProviderFacts,
     body: bytes,
-) -> Asked:
+) -> DownloadRequest:
     """Raises `Refused`, and `BadRequest` for a query that can be read in two ways."""
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
     query = parse_query(target.query)
@@ -67,7 +67,7 @@ def admit_download(
     if [pair for pair in query if pair != ("blobs", "true")]:
         raise Refused(Refusal(status=403, rule="gateway.query", reason="a hub takes no query but blobs=true"))
     try:
-        wanted = parse_wanted("/" + target.path.removeprefix("/").partition("/")[2])
+        wanted = parse_hub_item("/" + target.path.removeprefix("/").partition("/")[2])
     except DeniedError as error:
         rule = error.where if error.where.startswith("hub.") else "names.path"
         raise Refused(Refusal(status=403, rule=rule, reason=error.message, hint=error.hint)) from None
@@ -82,7 +82,7 @@ def admit_download(
             Refusal(status=403, rule="secrets", reason=f"no secret is granted for {hub.name}", hint=hint)
         )
     first, last, ranged = _range(request)
-    return Asked(
+    return DownloadRequest(
         wanted=wanted,
         hub=hub,
         endpoint=endpoint,

@@ -51,7 +51,7 @@ Element = tuple[str, str]
 """What may stand before it, and what it is."""
 
 
-class Spellings:
+class Encodings:
     """Of one value. Holds the value in its expressions: keep it no longer than the value."""
 
     def __init__(self, value: bytes) -> None:
@@ -63,7 +63,7 @@ class Spellings:
         re.purge()  # its cache would keep the value
 
     def __repr__(self) -> str:
-        return "Spellings()"
+        return "Encodings()"
 
     def find(self, data: bytes, *, last: bool = True, cut: bool = False) -> tuple[list[Span], int]:
         """(spans to mask, where to hold back from) of `data`; with `last` nothing is held back.
