@@ -245,5 +245,7 @@ def test_a_result_that_utf8_has_not_is_refused_with_its_place(host: Stage) -> No
     assert error.code == "application"
     assert "result.rows[1].x: text with a lone surrogate at character 2" in error.message
     assert "base64" in error.message
-    shown = host.act("print('\\udce9'); result['fine'] = 'é'")  # what is printed is for people, and spelled out
+    shown = host.act(
+        "print('\\udce9'); result['fine'] = 'é'"
+    )  # what is printed is for people, and spelled out
     assert shown == {"fine": "é"}

@@ -49,7 +49,8 @@ def new(
     layout = default_layout()
     place = layout.own_bridges(parse_name(tenant, "tenant")) if tenant else layout.bridges
     folder, policy = place / name, layout.policies / f"{name}.toml"
-    for path in (folder, policy):
+    shared = bool(tenant) and policy.exists()
+    for path in (folder,) if shared else (folder, policy):
         if path.exists():
             raise UsageError(f"{path} is there already", hint="Choose another name, or remove it.")
     if script:
@@ -59,14 +60,21 @@ def new(
     try:
         writes.make_folder(policy.parent)
         writes.make_folder(folder, new=True)
-        for path, text in ((policy, files.pop("policy")), *((folder / name, files[name]) for name in files)):
+        granted = files.pop("policy")
+        texts = [] if shared else [(policy, granted)]
+        for path, text in (*texts, *((folder / name, files[name]) for name in files)):
             with writes.create(path, mode=0o644) as file:
                 file.write(text.encode())
     except OSError as error:
         where = str(error.filename or folder)
         raise ConfigError(f"can't be written: {error.strerror}", where=where) from error
-    for path in (*sorted(folder.iterdir()), policy):
+    for path in (*sorted(folder.iterdir()), *([] if shared else [policy])):
         out.say(str(path), whole=True)
+    if shared:
+        narrow = f"{layout.tenants / tenant}.toml, [bridges.{name}], narrows it for {tenant} alone"
+        err.say(
+            f"{policy} is there already: every bridge named {name} runs under it, whosever it is; {narrow}"
+        )
     follow = "check" if "requirements.in" not in files else "lock"
     err.say(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
 

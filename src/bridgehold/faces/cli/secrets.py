@@ -63,8 +63,8 @@ def list_secrets(
     if json_output:
         print_json(found)
         return
-    rows = [(r.name, r.tenant, r.store, "yes" if r.allow_env else "", str(r.created)) for r in found]
-    table(("name", "tenant", "store", "allow-env", dim("since")), rows, empty="no key is stored")
+    rows = [(r.tenant, r.name, r.store, "yes" if r.allow_env else "", str(r.created)) for r in found]
+    table(("tenant", "name", "store", "allow-env", dim("since")), rows, empty="no key is stored")
 
 
 def remove_secret(name: Name, tenant: Tenant = LOCAL_TENANT) -> None:
