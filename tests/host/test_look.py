@@ -94,11 +94,9 @@ def show(scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
 
     def run(width: int, colour: bool, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(width))
-        monkeypatch.delenv("NO_COLOR", raising=False)
-        monkeypatch.delenv("FORCE_COLOR", raising=False)
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as for a terminal; NO_COLOR leaves the width alone
+        monkeypatch.setenv("NO_COLOR", "" if colour else "1")
         monkeypatch.setenv("TERM", "xterm-256color")
-        if colour:
-            monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setattr(sys, "argv", ["bridgehold", *arguments])
         status = guarded(lambda: app(prog_name="bridgehold", standalone_mode=False))
         captured = capfd.readouterr()

@@ -51,9 +51,13 @@ class Screen:
         return self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def say(self, *parts: Part, under: str = "", end: str = "\n", whole: bool = False) -> None:
-        """Write one paragraph. `under`: what its further lines begin with. `whole`: data, never wrapped."""
+        """Write one paragraph, wrapped where somebody looks. `under`: what further lines begin with.
+
+        `whole`: data, never wrapped.
+        """
         clean = [harmless(part) if isinstance(part, str) else (harmless(part[0]), part[1]) for part in parts]
-        lines = paragraph(clean, WIDE if whole else self.width, under=under)
+        width = self.width if self.is_terminal and not whole else WIDE
+        lines = paragraph(clean, width, under=under)
         self.write("\n".join(self.styled(line) for line in lines) + end)
 
     def lines(self, lines: list[Line]) -> None:

@@ -120,7 +120,7 @@ def _parts(data: bytes) -> tuple[list[str], list[msgspec.Raw]]:
         if data.lstrip()[:1] == b"[":
             return [], msgspec.json.decode(data, type=list[msgspec.Raw])
         members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return [], []
     return list(members), list(members.values())
 

@@ -56,7 +56,7 @@ def run(
     arguments = read_arguments(args)
     deadline = parse_deadline(timeout)
     shown = Live(frames=stream, output=not json_output) if stream or not (json_output or record) else None
-    asked = _Asked(operation, arguments, tenant, session, deadline)
+    asked = _Request(operation, arguments, tenant, session, deadline)
     reply = None if record else _of_running_host(asked, shown)
     if reply is None:
         import asyncio
@@ -116,7 +116,7 @@ def parse_deadline(text: str) -> int:
         raise UsageError(f"--timeout: {error}") from error
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     operation: str
     arguments: dict[str, Any]
     tenant: str
@@ -124,7 +124,7 @@ class _Asked(NamedTuple):
     deadline_ms: int
 
 
-def _of_running_host(asked: _Asked, shown: Live | None) -> Reply | None:
+def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
     """The reply of the host that runs; None where none does, or where it leaves and has not begun with it."""
     params = {**asked._asdict(), "stream": shown is not None, "progress": True}
     try:
@@ -148,7 +148,7 @@ def _of_running_host(asked: _Asked, shown: Live | None) -> Reply | None:
             raise
 
 
-async def _run(asked: _Asked, shown: Live | None, record: str) -> Reply:
+async def _run(asked: _Request, shown: Live | None, record: str) -> Reply:
     """The reply of a host that is started for it, or of any that is found, and recorded."""
     from bridgehold.client.client import Host
 
@@ -167,7 +167,7 @@ async def _run(asked: _Asked, shown: Live | None, record: str) -> Reply:
             raise
 
 
-def _meant(bridges: Iterable[dict[str, Any]], asked: _Asked) -> str:
+def _meant(bridges: Iterable[dict[str, Any]], asked: _Request) -> str:
     """The nearest operation of those that the tenant sees; empty where it is one of them, or none is near."""
     seen = (bridge for bridge in bridges if bridge["tenant"] in ("", asked.tenant))
     known = [str(name) for bridge in seen for name in bridge["operations"]]
