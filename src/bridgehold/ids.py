@@ -39,10 +39,12 @@ def parse_name(text: str, what: str = "name") -> str:
 
 
 def is_name(text: str) -> bool:
+    """Whether `text` can name a tenant, bridge, provider or session."""
     return _NAME.fullmatch(text) is not None
 
 
 def is_operation(text: str) -> bool:
+    """Whether `text` can name an operation."""
     return _OPERATION.fullmatch(text) is not None
 
 
@@ -63,6 +65,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def is_digest(text: str) -> bool:
+    """Whether `text` is ``sha256:`` and 64 hexadecimal digits."""
     return _DIGEST.fullmatch(text) is not None
 
 
@@ -73,20 +76,25 @@ def random_id(prefix: str, length: int = 16) -> str:
 
 
 def new_session_id() -> SessionId:
+    """A random id, ``s-…``."""
     return SessionId(random_id("s"))
 
 
 def new_command_id() -> CommandId:
+    """A random id, ``c-…``."""
     return CommandId(random_id("c"))
 
 
 def new_worker_id() -> WorkerId:
+    """A random id, ``w-…``."""
     return WorkerId(random_id("w"))
 
 
 def new_instance_id() -> str:
+    """A random id of a host instance, ``i-…``."""
     return random_id("i", 12)
 
 
 def digest_bytes(data: bytes) -> Digest:
+    """The SHA-256 of `data` as the code writes digests everywhere."""
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())

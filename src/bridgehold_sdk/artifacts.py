@@ -56,6 +56,7 @@ class Artifacts:
                 return
 
     def list(self) -> list[dict[str, Any]]:
+        """The tenant's artifacts: digest, name, media type, size in bytes. Raises `ToolError`."""
         found: list[dict[str, Any]] = self._call("artifact_list")
         return found
 

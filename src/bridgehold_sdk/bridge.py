@@ -65,6 +65,8 @@ class Limits(NamedTuple):
 
 
 class Session(NamedTuple):
+    """What a bridge is told of its session, once, in `open`."""
+
     id: str
     name: str
     tenant: str
@@ -86,23 +88,30 @@ class Context(Protocol):
     """What the runtime gives an instance once it is attached."""
 
     @property
-    def session(self) -> Session: ...
+    def session(self) -> Session:
+        """Whose session it is."""
 
     @property
-    def providers(self) -> Mapping[str, Provider]: ...
+    def providers(self) -> Mapping[str, Provider]:
+        """The granted model providers by name, with address and placeholder key."""
 
-    def progress(self, done: int, total: int, note: str) -> None: ...
-
-    @property
-    def tools(self) -> Mapping[str, Tool]: ...
-
-    @property
-    def result_bytes(self) -> int: ...
+    def progress(self, done: int, total: int, note: str) -> None:
+        """Tell the caller that `done` of `total` is done."""
 
     @property
-    def interrupted(self) -> bool: ...
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools that the current command may call, by name."""
 
-    def note_callers(self, error: BaseException) -> None: ...
+    @property
+    def result_bytes(self) -> int:
+        """How many bytes of JSON a result may have."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the command in flight was asked to stop."""
+
+    def note_callers(self, error: BaseException) -> None:
+        """Mark `error` as the caller's own: its traceback goes to the caller."""
 
 
 class CallersCode:
@@ -176,6 +185,7 @@ class Bridge:
 
     @property
     def session(self) -> Session:
+        """Whose session it is. Raises `RuntimeError` before `open`."""
         return self._attached().session
 
     def provider(self, name: str) -> Provider:

@@ -29,6 +29,7 @@ class Common:
         self.shutting_down = False
 
     def knows(self, name: str) -> bool:
+        """Whether `name` is a command that every bridge has."""
         return name in COMMANDS
 
     def run(self, name: str, args: dict[str, Any]) -> Any:
@@ -47,6 +48,7 @@ class Common:
         return handlers[name]()
 
     def require_open(self) -> None:
+        """Raise `InvalidInput` unless the session is open."""
         if not self._opened or self._closed:
             state = "is closed" if self._closed else "is not open yet"
             raise InvalidInput(f"the session {state}; common:open comes first, common:close last")

@@ -34,6 +34,7 @@ class DynamicCalls:
     callers_code: Callable[[], CallersCode]
 
     def begin_dynamic(self) -> None:
+        """Make the empty store; a bridge calls it in its own `open`."""
         self.stored: Store[Any] = Store("value")
 
     @operation(effect="run")
@@ -126,6 +127,7 @@ class DynamicCalls:
 
     @operation(effect="configure")
     def store(self, id: str, value: Any) -> dict[str, Any]:  # noqa: A002 - named as the command names it
+        """Keep `value` under `id`; references in it are filled in first."""
         self._keep(id, self._filled(value, 0))
         return {"status": "ok", "id": id, "stored": True}
 
@@ -147,6 +149,7 @@ class DynamicCalls:
 
     @operation(effect="read")
     def list_stored(self) -> dict[str, Any]:
+        """Name and type of everything that is kept."""
         return {
             "status": "ok",
             "stored": [{"id": name, "type": _type(value)} for name, value in self.stored.items()],
@@ -155,6 +158,7 @@ class DynamicCalls:
 
     @operation(effect="configure")
     def delete_stored(self, id: str) -> dict[str, Any]:  # noqa: A002 - named as the command names it
+        """Forget what is kept under `id`. Raises `ResourceNotFound`."""
         self.stored.delete(id)
         return {"status": "ok", "id": id, "deleted": True}
 

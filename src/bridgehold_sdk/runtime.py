@@ -226,6 +226,7 @@ class Runtime:
 
     @property
     def result_bytes(self) -> int:
+        """The bound of one frame, in bytes."""
         return self._writer.max_bytes
 
     def note_callers(self, error: BaseException) -> None:

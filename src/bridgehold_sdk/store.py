@@ -52,6 +52,7 @@ class Store(Generic[T]):
         return list(self._items)
 
     def items(self) -> list[tuple[str, T]]:
+        """Names and values, oldest first."""
         return list(self._items.items())
 
     def clear(self) -> int:

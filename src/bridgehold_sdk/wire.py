@@ -71,26 +71,32 @@ def encode_fault(call_id: int, error: Frame, max_bytes: int = MAX_FRAME_BYTES) -
 
 
 def result(call_id: int, value: object) -> Frame:
+    """The frame that ends command `call_id` with `value`."""
     return {"id": call_id, "success": True, "result": value, "timestamp": _now()}
 
 
 def fault(call_id: int, error: Frame) -> Frame:
+    """The frame that ends command `call_id` with `error` (code, message, …)."""
     return {"id": call_id, "success": False, "error": error, "timestamp": _now()}
 
 
 def progress(call_id: int, done: int, total: int, note: str) -> Frame:
+    """The frame that says how far command `call_id` is."""
     return {"type": "progress", "id": call_id, "done": done, "total": total, "note": note}
 
 
 def chunk(call_id: int, seq: int, data: object) -> Frame:
+    """The frame with piece `seq` of the stream of command `call_id`."""
     return {"type": "chunk", "id": call_id, "seq": seq, "data": data}
 
 
 def tool_call(call_id: int, number: int, tool: str, arguments: object) -> Frame:
+    """The frame that asks the host to run `tool` for command `call_id`; `number` comes back in the reply."""
     return {"type": "tool_call", "id": call_id, "call": number, "tool": tool, "arguments": arguments}
 
 
 def ready(bridge: str, version: str, operations: list[str], python: str, sdk: str) -> Frame:
+    """The frame that says that the bridge is loaded, and which operations its class has."""
     return {
         "type": "ready",
         "bridge": bridge,
@@ -140,6 +146,7 @@ class Writer:
         self.max_bytes = max_bytes
 
     def write(self, frame: Frame) -> None:
+        """Send `frame`. Raises `ResultTooLarge`, `NotPlain` before a byte is sent."""
         self.write_bytes(encode(frame, self.max_bytes))
 
     def write_bytes(self, data: bytes) -> None:

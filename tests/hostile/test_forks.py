@@ -134,14 +134,15 @@ def test_a_zygote_that_dies_takes_its_sessions_and_no_other_tenants(forks: Stage
             if event["bridge"] == bridge and event["tenant"] == "acme"
         )
         os.kill(zygote_process(str(zygote["zygote"])), signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        code = ""
-        while code != "zygote" and time.monotonic() < deadline:
+        deadline = time.monotonic() + 30
+        said = ""
+        while not said and time.monotonic() < deadline:
             try:
                 one.run("common:ping")
-            except BridgeholdError as error:
-                code = error.code
-        assert code == "zygote"
+            except BridgeholdError as error:  # of the command in flight, or of the session that is over
+                said = f"{error.code}: {error.message}"
+            time.sleep(0.01)
+        assert said.startswith(("zygote: ", f"session_ended: session {one.id} has ended: zygote: ")), said
         assert two.run("act", {"code": "result['alive'] = 1"}) == {"alive": 1}
     ended = [event for event in forks.events("zygote.ended") if event["zygote"] == zygote["zygote"]]
     assert len(ended) == 1
@@ -215,14 +216,19 @@ def test_a_guest_that_says_what_bubblewrap_says_gains_some_starts_of_its_own(
     policy = forks.layout.policies / f"{bridge}.toml"
     policy.write_text(policy.read_text().replace('start = "fork"', f'start = "{start}"'))
     before = len(forks.events("worker.exited"))
+
+    def ends() -> list[dict[str, object]]:
+        """Of those that never came as far as a proof; other bridges' sandboxes end meanwhile, too."""
+        proved = {event["worker"] for event in forks.events("worker.attested")}
+        return [one for one in forks.events("worker.exited")[before:] if one["worker"] not in proved]
+
     with pytest.raises(BridgeholdError) as caught, forks.session(bridge):
         pass
     assert caught.value.code == code
-    deadline = time.monotonic() + 10
-    while len(forks.events("worker.exited")) < before + tries and time.monotonic() < deadline:
+    deadline = time.monotonic() + 30
+    while len(ends()) < tries and time.monotonic() < deadline:
         time.sleep(0.05)
-    ends = forks.events("worker.exited")[before:]
-    assert [event["cause"] for event in ends] == ["exited"] * tries  # the audit has the kernel's word
+    assert [event["cause"] for event in ends()] == ["exited"] * tries  # the audit has the kernel's word
 
 
 def limit_files(pid: int, limits: str) -> int:

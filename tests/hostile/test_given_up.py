@@ -50,11 +50,12 @@ def workers(host: Stage) -> set[object]:
     return {event["worker"] for event in host.events("worker.attested")} - gone
 
 
-def until(true: Callable[[], bool], seconds: float = 10) -> None:
+def until(true: Callable[[], bool], seconds: float = 30, seen: Callable[[], object] = lambda: None) -> None:
+    """Wait for it; where it doesn't come, say what there was instead (`seen`)."""
     deadline = time.monotonic() + seconds
     while not true() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert true()
+    assert true(), seen()
 
 
 def parked(host: Stage) -> int:
@@ -100,7 +101,11 @@ def test_a_start_that_fails_leaves_no_worker_no_place_and_no_open_event(
     closed = host.events("session.closed")[-1]
     assert "did not start" in str(closed["reason"])
     assert closed["code"]
-    until(lambda: len(workers(host)) == parked(host))
+    until(
+        lambda: len(workers(host)) == parked(host),
+        30,
+        lambda: (workers(host), host.client.request("zygotes")),
+    )
     with host.session(bridge) as session:
         session.run("common:ping")
     until(lambda: not opened_and_not_closed(host))

@@ -33,6 +33,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def all(self) -> list[NamedAnchor]:
+        """Every anchor: those from outside first, then those that lie beside the audit."""
         return [*self.outside, *(self.beside or ())]
 
 

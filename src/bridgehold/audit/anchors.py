@@ -57,6 +57,8 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignedAnchor(msgspec.Struct, frozen=True, kw_only=True):
+    """An anchor and its signature by the keeper's key."""
+
     anchor: Anchor
     signature: str
     """Base64 of the 64-byte Ed25519 signature over `anchor_text`."""

@@ -19,6 +19,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
+    """A host has begun. `machine` is what the doctor sees of it; `weakenings` hold for the whole host."""
+
     version: str
     uid: int
     machine: dict[str, str | int | bool]
@@ -27,10 +29,14 @@ class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
 
 
 class HostStopped(Event, frozen=True, kw_only=True, tag="host.stopped"):
+    """A host ends in order; without it, it was killed."""
+
     reason: str
 
 
 class HostDegraded(Event, frozen=True, kw_only=True, tag="host.degraded"):
+    """The host can't do all of its work any more (the audit's disk, the keeper): `reason` says what."""
+
     reason: str
 
 
@@ -42,6 +48,8 @@ class GrantResolved(Event, frozen=True, kw_only=True, tag="grant.resolved"):
 
 
 class EnvironmentBuilt(Event, frozen=True, kw_only=True, tag="environment.built"):
+    """A bridge's environment was made from `lock` in `ms`; its tree hashes to `digest`."""
+
     bridge: str
     lock: str
     digest: str
@@ -51,6 +59,8 @@ class EnvironmentBuilt(Event, frozen=True, kw_only=True, tag="environment.built"
 
 
 class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refused"):
+    """An environment was not built or not used; `code` is the error's."""
+
     bridge: str
     code: str
     reason: str
@@ -74,6 +84,8 @@ class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
 
 
 class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
+    """A session is ready for its first command. `start`: ``cold``, ``fork`` or ``parked`` (warm pool)."""
+
     bridge: str
     grant: str
     start: str
@@ -83,6 +95,8 @@ class SessionOpened(Event, frozen=True, kw_only=True, tag="session.opened"):
 
 
 class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
+    """A session is over. Its worker's usage is the kernel's count; `emptied_ms` from kill to empty cgroup."""
+
     reason: str
     code: str = ""
     commands: int = 0
@@ -92,6 +106,8 @@ class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
 
 
 class WorkerAttested(Event, frozen=True, kw_only=True, tag="worker.attested"):
+    """A worker was compared with its spec by the kernel's view of it, and nothing differed."""
+
     worker: str
     spec: str
     pid: int
@@ -123,6 +139,8 @@ class ZygoteStarted(Event, frozen=True, kw_only=True, tag="zygote.started"):
 
 
 class ZygoteEnded(Event, frozen=True, kw_only=True, tag="zygote.ended"):
+    """A zygote is gone, and its sessions with it; `forks` counts those that it had made."""
+
     bridge: str
     zygote: str
     cause: str
@@ -139,11 +157,15 @@ class StartFellBack(Event, frozen=True, kw_only=True, tag="start.fell_back"):
 
 
 class WorkerRefused(Event, frozen=True, kw_only=True, tag="worker.refused"):
+    """A worker differed from its spec, and was killed before any tenant data went in."""
+
     worker: str
     differences: tuple[str, ...]
 
 
 class WorkerExited(Event, frozen=True, kw_only=True, tag="worker.exited"):
+    """A worker's process tree is gone. `status`: the exit status, or the signal's number."""
+
     worker: str
     cause: str
     status: int
@@ -189,6 +211,8 @@ class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
 
 
 class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
+    """A command was not let through. `arguments_preview` is short and holds no key."""
+
     bridge: str
     operation: str
     rule: str
@@ -284,6 +308,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
 
 
 class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
+    """A request is about to leave for `provider`; written before it does. `background`: for no command."""
+
     provider: str
     host: str
     method: str
@@ -296,6 +322,8 @@ class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
 
 
 class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):
+    """A guest's request was not let out. `severity` is ``high`` where a key or another tenant is involved."""
+
     host: str
     method: str
     path: str
@@ -308,11 +336,15 @@ class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):
 
 
 class ProtocolViolation(Event, frozen=True, kw_only=True, tag="protocol.violation"):
+    """A guest broke the rules of the wire; its session ends."""
+
     worker: str
     reason: str
 
 
 class PrincipalRefused(Event, frozen=True, kw_only=True, tag="principal.refused"):
+    """A peer was rejected: its uid or token belongs to no principal."""
+
     uid: int
     reason: str
 
@@ -404,6 +436,8 @@ class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
 
 
 class AnchorSigned(Event, frozen=True, kw_only=True, tag="anchor.signed"):
+    """The keeper signed the chain's state: `count` events, the last of which hashes to `head`."""
+
     count: int
     head: str
     key: str

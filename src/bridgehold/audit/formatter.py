@@ -43,6 +43,7 @@ class EventFormatter(MsgspecFormatter):
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
+        """Put the event's fields, and nothing else of `record`, into the line."""
         log_data.update(record.__dict__["fields"])
 
     def line(

@@ -314,6 +314,10 @@ def _answer_all(journal: Journal, clients: dict[int, _Client]) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the journal on the descriptors that `argv` names, until its clients are gone.
+
+    Returns the exit status.
+    """
     parser = argparse.ArgumentParser(prog="bridgehold.audit.journal", description=__doc__)
     parser.add_argument("--fd-config", type=int, required=True)
     parser.add_argument("--fd-journal", type=int, action="append", required=True)

@@ -29,6 +29,8 @@ TORN = ".torn"
 
 
 class Segment(NamedTuple):
+    """One file of an instance's journal."""
+
     number: int
     path: Path
 
@@ -37,6 +39,8 @@ _TORN = re.compile(r"[0-9]{8}\.jsonl\.torn")
 
 
 class InstanceFolder(NamedTuple):
+    """The journal of one host instance; `ordinal` orders instances by their start."""
+
     ordinal: int
     instance: str
     path: Path
@@ -80,10 +84,12 @@ def look(audit: Path) -> tuple[list[InstanceFolder], list[str]]:
 
 
 def folder_name(ordinal: int, instance: str) -> str:
+    """The name of an instance's folder: eight digits, so that names sort by age, and its id."""
     return f"{ordinal:08d}-{instance}"
 
 
 def segment_name(number: int) -> str:
+    """The name of a segment's file: eight digits, so that names sort by number."""
     return f"{number:08d}.jsonl"
 
 

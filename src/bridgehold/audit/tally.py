@@ -27,6 +27,7 @@ class Tally:
         return tuple(self.open)
 
     def begin(self) -> Changes:
+        """Counts for a group that is about to be written."""
         return Changes(self)
 
 
@@ -53,6 +54,7 @@ class Changes:
         return intent not in self._ended and (intent in self._opened or intent in self._tally.open)
 
     def add(self, event: Event, reference: str, size: int) -> None:
+        """Count `event`, written as `size` bytes: to its tenant's quota, and as an open or closed intent."""
         if event.tenant:
             bucket = self._tally.bucket(event.tenant)
             self._bytes[bucket] = self._bytes.get(bucket, 0) + size
@@ -63,6 +65,7 @@ class Changes:
             self._ended.append(str(getattr(event, "intent", "")))
 
     def keep(self) -> None:
+        """The group is written: its counts become the tally's."""
         tally = self._tally
         for bucket, size in self._bytes.items():
             tally.bytes[bucket] = tally.bytes.get(bucket, 0) + size

@@ -50,6 +50,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Integrity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether every line is whole, in order and hashed into the next one."""
+
     ok: bool
     findings: tuple[Finding, ...] = ()
     """In the order of the files, at most 100 of `count`; the first is the first bad line."""
@@ -85,6 +87,8 @@ AnchoringStatus = Literal["anchored", "unanchored", "contradicted"]
 
 
 class Anchoring(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the audit is covered by anchors that were kept elsewhere."""
+
     status: AnchoringStatus
     """``anchored``: an outside anchor covers all but what is younger than the set time."""
     anchored_to: str = ""

@@ -320,6 +320,7 @@ def render_report(report: Report) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command line ``python -m bridgehold.audit.verify``. Returns the exit status: 0, 2 or 50."""
     parser = argparse.ArgumentParser(
         prog="python -m bridgehold.audit.verify", description="Verify a folder of journals. Exit 0, 2 or 50."
     )

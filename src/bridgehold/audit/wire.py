@@ -25,6 +25,8 @@ MAX_ANSWERS = 64 * 1024 * 1024
 
 
 class Request(NamedTuple):
+    """One request to the journal: `id` comes back in its answer."""
+
     operation: int
     id: int
     payload: bytes
@@ -72,6 +74,7 @@ def take_requests(buffer: bytearray, most: int) -> Iterator[Request]:
 
 
 def answers(items: list[Answer]) -> bytes:
+    """The bytes of `items`: their length (4 bytes, big-endian), and their JSON."""
     payload = msgspec.json.encode(items)
     return len(payload).to_bytes(4, "big") + payload
 

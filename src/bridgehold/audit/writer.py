@@ -43,11 +43,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Written(msgspec.Struct, frozen=True):
+    """Where an event stands: its number in the instance's chain, and its line's hash."""
+
     seq: int
     hash: str
 
 
 class Refused(msgspec.Struct, frozen=True):
+    """An event that was not written, and why; the others of its group may have been."""
+
     code: RefusalCode
     message: str
 
@@ -95,6 +99,7 @@ class Writer:
 
     @property
     def full(self) -> bool:
+        """Whether the disk has no room left: the reserve has been given up."""
         return not self._reserve.held
 
     @property
@@ -275,6 +280,7 @@ class Reserve:
         self.take_again()
 
     def give_up(self) -> None:
+        """Free the blocks of the reserve, so that the last events can be written."""
         os.ftruncate(self._descriptor, 0)
         self.held = False
         self._tried = time.monotonic_ns()
@@ -303,6 +309,7 @@ def boot_id() -> str:
 
 
 def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

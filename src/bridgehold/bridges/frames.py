@@ -102,6 +102,8 @@ class ToolCallFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolFault(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a tool's call failed, as the guest gets it."""
+
     code: str
     """One of the error codes: ``denied``, ``usage``, ``timeout``, ``application``, …"""
     message: str
@@ -127,6 +129,8 @@ class ReadyFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest's answer to the command `id`."""
+
     id: int
     result: object
 
@@ -146,6 +150,8 @@ class FaultFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgressFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the command `id` is: `done` of `total`, in the bridge's own units."""
+
     id: int
     done: int
     total: int
@@ -153,6 +159,8 @@ class ProgressFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChunkFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of the stream of the command `id`; `seq` counts from 0 without a gap."""
+
     id: int
     seq: int
     data: object

@@ -37,6 +37,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a manifest declares of one operation. The host checks arguments and results by it."""
+
     name: str
     """Without the bridge's name."""
     summary: str
@@ -60,6 +62,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge.toml as the host uses it: checked, with defaults filled in, hashed as `digest`."""
+
     name: str
     version: str
     summary: str = ""
@@ -86,14 +90,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file(self) -> Path:
+        """Where it was read."""
         return self.folder / "bridge.toml"
 
     @property
     def lock_path(self) -> Path | None:
+        """The lock's file, or None for a bridge without dependencies."""
         return self.folder / self.lock if self.lock else None
 
     @property
     def requirements_path(self) -> Path | None:
+        """The file that the lock was made from, or None."""
         return self.folder / self.requirements if self.requirements else None
 
     @property

@@ -46,19 +46,24 @@ class Table:
             faults.add(path, "a table is expected")
 
     def place(self, key: str) -> str:
+        """The dotted path of `key`, as faults name it."""
         return f"{self.path}.{key}" if self.path else key
 
     def fault(self, key: str, message: str) -> None:
+        """Note a fault at `key`; reading goes on, so that all faults are told at once."""
         self.faults.add(self.place(key), message)
 
     def has(self, key: str) -> bool:
+        """Whether the file has `key`, of whatever type."""
         return key in self._data
 
     def raw(self, key: str) -> object:
+        """The value of `key` as TOML gave it, or None. A key that is never read is a fault in the end."""
         self._asked.add(key)
         return self._data.get(key)
 
     def text(self, key: str, *, default: str | None = None, longest: int = 500) -> str:
+        """A string of at most `longest` characters. Without `default` a missing key is a fault."""
         value = self.raw(key)
         if value is None:
             if default is None:
@@ -70,12 +75,14 @@ class Table:
         return value
 
     def flag(self, key: str) -> bool:
+        """True or false; false where the key is missing."""
         value = self.raw(key)
         if not isinstance(value, bool | None):
             self.fault(key, "true or false is expected")
         return value is True
 
     def texts(self, key: str, *, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """A list of strings; `default` where the key is missing."""
         value = self.raw(key)
         if value is None:
             return default
@@ -85,6 +92,7 @@ class Table:
         return tuple(value)
 
     def choice(self, key: str, known: Iterable[str], *, default: str | None = None) -> str:
+        """One of `known`. Without `default` a missing key is a fault."""
         value = self.text(key, default=default)
         listed = list(known)
         if value and value not in listed:
@@ -93,6 +101,7 @@ class Table:
         return value or listed[0]
 
     def table(self, key: str) -> Table:
+        """The table below `key`; an empty one where it is missing."""
         value = self.raw(key)
         return Table({} if value is None else value, self.place(key), self.faults)
 
@@ -112,6 +121,7 @@ class Table:
         return {name: Table(item, value.place(name), self.faults) for name, item in value.items()}
 
     def items(self) -> list[tuple[str, object]]:
+        """Keys and values as TOML gave them, in the file's order."""
         return list(self._data.items())
 
     def finish(self) -> None:

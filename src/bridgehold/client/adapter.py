@@ -13,7 +13,8 @@ class Runs(Protocol):
 
     async def run(
         self, operation: str, arguments: dict[str, Any] | None = None, *, session: str, tenant: str
-    ) -> Any: ...
+    ) -> Any:
+        """Run `operation` in `session` and return its value. Raises the command's typed error."""
 
 
 class Adapter:

@@ -61,6 +61,7 @@ class Connection:
         return cls(reader, writer)
 
     async def aclose(self) -> None:
+        """End the connection; requests that still wait get `HostUnavailableError`."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -179,9 +180,11 @@ class Reach:
 
     @property
     def alive(self) -> bool:
+        """Whether the newest connection is open. An older one may still finish its requests."""
         return not self._connection.over
 
     async def aclose(self) -> None:
+        """Close every connection, and open none again."""
         self._reopen = None
         for connection in (*self._left, self._connection):
             await connection.aclose()

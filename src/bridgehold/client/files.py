@@ -19,7 +19,8 @@ PART_BYTES = 4 * 1024 * 1024
 class Asks(Protocol):
     """What is needed of a client."""
 
-    async def request(self, method: str, params: dict[str, Any]) -> Any: ...
+    async def request(self, method: str, params: dict[str, Any]) -> Any:
+        """Send one request of the host's protocol and return its result. Raises the host's typed error."""
 
 
 async def put(

@@ -26,17 +26,22 @@ class Asks(Protocol):
         deadline_ms: int = 0,
         on_event: Progress | None = None,
         tools: Tools = (),
-    ) -> Reply: ...
+    ) -> Reply:
+        """Run a command; see `Client.call`."""
 
-    async def logs(self, session: str) -> str: ...
+    async def logs(self, session: str) -> str:
+        """The session's log; see `Client.logs`."""
 
     async def put(
         self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = ...
-    ) -> Artifact: ...
+    ) -> Artifact:
+        """Keep bytes or a file as an artifact; see `Client.put`."""
 
-    async def get(self, digest: str, *, tenant: str = ..., to: Path | None = None) -> bytes: ...
+    async def get(self, digest: str, *, tenant: str = ..., to: Path | None = None) -> bytes:
+        """An artifact's bytes; see `Client.get`."""
 
-    async def files(self, *, tenant: str = ...) -> list[Artifact]: ...
+    async def files(self, *, tenant: str = ...) -> list[Artifact]:
+        """The tenant's artifacts; see `Client.files`."""
 
 
 class ClientSession:

@@ -16,24 +16,30 @@ HOME_VARIABLE = "BRIDGEHOLD_HOME"
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a host's files lie: what the operator writes, what the host keeps, what is gone at its end."""
+
     config: Path
     state: Path
     run: Path
 
     @property
     def config_file(self) -> Path:
+        """The operator's settings."""
         return self.config / "config.toml"
 
     @property
     def policies(self) -> Path:
+        """One policy for each bridge: ``NAME.toml``."""
         return self.config / "policies"
 
     @property
     def tenants(self) -> Path:
+        """A folder for each tenant: its ceiling, policies and bridges of its own."""
         return self.config / "tenants"
 
     @property
     def bridges(self) -> Path:
+        """A folder for each bridge beside the shipped ones."""
         return self.config / "bridges"
 
     def own_bridges(self, tenant: str) -> Path:
@@ -42,6 +48,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def audit(self) -> Path:
+        """A folder of journals, one for each host instance."""
         return self.state / "audit"
 
     @property
@@ -51,14 +58,17 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wheels(self) -> Path:
+        """Downloaded wheels by digest: what environments are built from."""
         return self.state / "wheels"
 
     @property
     def secrets(self) -> Path:
+        """The secrets' index and, with the file store, their values."""
         return self.state / "secrets"
 
     @property
     def anchors(self) -> Path:
+        """Signed anchors of the audit, to be copied elsewhere."""
         return self.state / "anchors"
 
     @property
@@ -68,6 +78,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def socket(self) -> Path:
+        """The unix socket for callers that are known by their uid or a token."""
         return self.run / "host.sock"
 
     @property
@@ -77,6 +88,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def uids(self) -> Path:
+        """Locks on the kernel uids that sandboxes of this machine use."""
         return self.run / "uids"
 
 
@@ -107,4 +119,5 @@ def unread(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
 
 
 def default_layout() -> Layout:
+    """The layout that this process's environment variables and user id lead to."""
     return find_layout(os.environ, os.getuid())

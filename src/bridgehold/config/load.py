@@ -40,6 +40,8 @@ _HINT = "docs/reference/configuration.md lists every key with its type and defau
 
 
 class Config(Strict):
+    """All of ``config.toml``: a section for each of its tables, each with its defaults."""
+
     host: HostSection = HostSection()
     secrets: SecretsSection = SecretsSection()
     providers: dict[str, ProviderSection] = Field(default_factory=dict)
@@ -52,6 +54,7 @@ class Config(Strict):
     default_bridge: str = "dspy"
 
     def reserve_bytes(self) -> int:
+        """Memory that sandboxes never get, in bytes."""
         return parse_size(self.host.memory_reserve)
 
 

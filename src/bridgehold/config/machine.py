@@ -34,4 +34,5 @@ def system_paths(environment: Path = Path("/"), bridge: Path = Path("/")) -> Pat
 
 
 def package_folder(package: str) -> Path:
+    """The folder of an installed package."""
     return Path(str(importlib.resources.files(package)))

@@ -38,14 +38,17 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def keyed(self) -> bool:
+        """Whether the keeper puts a key into its requests."""
         return self.auth != "none"
 
     @property
     def secret_name(self) -> str:
+        """The secret's name: that of the provider, unless `secret` names another."""
         return self.secret or self.name
 
     @property
     def host(self) -> str:
+        """The host of its address, without the port; empty where the address has none."""
         return urlsplit(self.base_url).hostname or ""
 
 

@@ -20,6 +20,8 @@ DEFAULT_UID_BASE = 0x78000000
 
 
 class Strict(BaseModel):
+    """A section that refuses unknown keys, NaN and infinities, and never changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -280,6 +282,7 @@ class FeaturesSection(Strict):
     """Scripts of one's own run behind the shim."""
 
     def on(self, feature: str, tenant: str) -> bool:
+        """Whether `feature` is switched on for `tenant`: for everybody, or for those that are listed."""
         switch = getattr(self, feature)
         return switch if isinstance(switch, bool) else tenant in switch
 

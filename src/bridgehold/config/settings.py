@@ -30,9 +30,11 @@ class Settings:
 
     @property
     def features(self) -> FeaturesSection:
+        """The switches as the last reload left them."""
         return self.now.features
 
     def bridge(self, name: str) -> BridgeSection:
+        """The section of one bridge, or the defaults where it has none."""
         return self.now.bridges.get(name, _NO_SECTION)
 
     def recovers(self, tenant: str, bridge: str) -> bool:

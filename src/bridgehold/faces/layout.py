@@ -36,6 +36,7 @@ class Column(msgspec.Struct, frozen=True):
     styles: dict[str, str] = {}
 
     def styled(self, text: str) -> str:
+        """The style of a cell that holds `text`."""
         return self.styles.get(text, self.style)
 
 

@@ -33,6 +33,7 @@ def console(screen: Screen) -> Console:
 
 
 def build_progress() -> Progress:
+    """A bar for each environment that is built, on standard error; gone when it is done."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
         console=console(err), transient=True,

@@ -28,6 +28,7 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(value: Any) -> None:
+    """Print `value` as one line of JSON, at once."""
     _write(msgspec.json.encode(value))
     sys.stdout.flush()
 
@@ -88,7 +89,6 @@ def table(
     *,
     title: str = "",
     empty: str = "",
-    screen: Screen = out,
 ) -> None:
     """Rows under their columns; a row that is a text is the heading of those behind it.
 
@@ -96,7 +96,8 @@ def table(
     """
     shown = list(rows)
     if not shown:
-        err.say((empty, "dim")) if empty else None
+        if empty:
+            err.say((empty, "dim"))
         return
     if title:
         out.say((title, "bold"))

@@ -25,6 +25,7 @@ class Screen:
 
     @property
     def file(self) -> TextIO:
+        """The stream that takes what is written now."""
         return sys.stderr if self._stderr else sys.stdout
 
     @property
@@ -48,6 +49,7 @@ class Screen:
 
     @property
     def coloured(self) -> bool:
+        """Whether styles are written: for a terminal, unless ``NO_COLOR`` is set or it knows none."""
         return self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def say(self, *parts: Part, under: str = "", end: str = "\n", whole: bool = False) -> None:
@@ -76,6 +78,7 @@ class Screen:
         )
 
     def write(self, text: str) -> None:
+        """Write `text` as it is."""
         self.file.write(text)
 
 

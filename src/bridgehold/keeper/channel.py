@@ -70,6 +70,7 @@ class Stream:
         self.closed = False
 
     async def send_head(self, payload: bytes) -> None:
+        """Send the first frame of an answer. Raises `HostUnavailableError` where the channel is gone."""
         await self._channel.send(HEAD, self.number, payload)
 
     async def send(self, data: bytes) -> None:
@@ -87,6 +88,7 @@ class Stream:
             await self._channel.send(DATA, self.number, bytes(part))
 
     async def end(self, payload: bytes = b"") -> None:
+        """Say that nothing follows on this side; `payload` goes with it."""
         await self._channel.send(END, self.number, payload)
 
     async def fail(self, error: BridgeholdError) -> None:
@@ -95,6 +97,7 @@ class Stream:
             await self._channel.send(ERROR, self.number, _encode_error(error))
 
     async def cancel(self) -> None:
+        """Have the other side give up its work for this stream. Never raises for a channel that is gone."""
         with contextlib.suppress(BridgeholdError):
             await self._channel.send(CANCEL, self.number)
 
@@ -175,6 +178,7 @@ class Stream:
         self.stop(failure)
 
     def stop(self, failure: BridgeholdError) -> None:
+        """Fail what waits on this stream, now and later, with `failure`; a first failure stays."""
         if self._failure is None:
             self._failure = failure
             self._arrived.set()
@@ -216,6 +220,10 @@ class Channel:
         *,
         bound: int = STREAMS,
     ) -> Channel:
+        """A channel over `sock`.
+
+        `opened` gets each stream that the other side opens, and its first payload.
+        """
         sock.setblocking(False)
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=256 * 1024)
         return cls(reader, writer, opened, bound=bound)
@@ -224,6 +232,10 @@ class Channel:
         return len(self._streams)
 
     async def open(self, payload: bytes) -> Stream:
+        """A new stream whose first frame carries `payload`.
+
+        Raises `BusyError` when `bound` streams are open.
+        """
         if len(self._streams) >= self._bound:
             raise _too_many()
         self._last = next(n for n in _numbers_after(self._last) if n not in self._streams)
@@ -265,6 +277,7 @@ class Channel:
             self._writer.write(data)
 
     def forget(self, stream: Stream) -> None:
+        """Let go of a stream that has ended; frames for it that still come are dropped."""
         self._streams.pop(stream.number, None)
 
     def close(self) -> None:

@@ -66,6 +66,7 @@ class UpstreamResponse:
                 yield frame.payload
 
     async def close(self) -> None:
+        """Let go of the response; the keeper ends the provider's connection if it was not read to its end."""
         if self._upload is not None:
             self._upload.cancel()
             await asyncio.wait({self._upload})
@@ -103,6 +104,7 @@ class KeeperClient:
         await asyncio.wait({self._reading})
 
     async def close(self) -> None:
+        """End the channel to the keeper."""
         self._reading.cancel()
         await asyncio.wait({self._reading})
 
@@ -160,9 +162,11 @@ class KeeperClient:
         return found
 
     async def drop_session(self, session: str) -> None:
+        """Wipe the secrets that belong to `session` alone. Raises `SecretError`."""
         await self._ask(DropSession(session=session))
 
     async def status(self) -> KeeperStatus:
+        """What the keeper holds, counted. Raises `SecretError`, `HostUnavailableError`."""
         return _decode(await self._ask(AskStatus()), KeeperStatus)
 
     async def sign(self, data: bytes) -> bytes:

@@ -33,6 +33,8 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
+    """The names of all secrets, without a value: the file that the keeper and `bridgehold secrets` share."""
+
     v: int = 1
     generation: int = 0
     secrets: tuple[Reference, ...] = ()
@@ -44,6 +46,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
         return self.begins.get(_place(reference.tenant, reference.name) + str(reference.version))
 
     def find(self, tenant: str, name: str) -> Reference | None:
+        """The reference of that name, or None."""
         for reference in self.secrets:
             if (reference.tenant, reference.name) == (tenant, name):
                 return reference
@@ -92,6 +95,7 @@ def read_index(folder: Path) -> Index:
 
 
 def write_index(folder: Path, index: Index) -> None:
+    """Replace the index in `folder`, readable by its owner alone. Raises `SecretError`."""
     write_private(folder / FILE, msgspec.json.encode(index))
 
 

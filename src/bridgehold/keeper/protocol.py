@@ -83,20 +83,24 @@ class PutSessionSecret(msgspec.Struct, frozen=True, kw_only=True, tag="put_sessi
 
 
 class DropSession(msgspec.Struct, frozen=True, kw_only=True, tag="drop_session"):
+    """Wipe the secrets that belong to one session alone."""
+
     session: str
 
 
 class AskStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
-    pass
+    """Answered by `KeeperStatus`."""
 
 
 class AskSign(msgspec.Struct, frozen=True, kw_only=True, tag="sign"):
+    """Sign an anchor."""
+
     text: str
     """An anchor's text, and nothing else."""
 
 
 class AskPublicKey(msgspec.Struct, frozen=True, kw_only=True, tag="public_key"):
-    pass
+    """Answered by the raw 32 bytes of the Ed25519 key that signs anchors."""
 
 
 class AskReveal(msgspec.Struct, frozen=True, kw_only=True, tag="reveal"):
@@ -165,6 +169,8 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The status and the headers of a provider's answer, without the headers that end at the keeper."""
+
     status: int
     headers: tuple[tuple[str, str], ...]
 
@@ -178,6 +184,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeeperStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the keeper works with, counted; never a name of a secret."""
+
     store: str
     providers: tuple[str, ...]
     secrets: int
@@ -192,12 +200,15 @@ class KeeperStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
+    """One frame of the channel, either way."""
+
     kind: int
     stream: int
     payload: bytes
 
 
 def encode(kind: int, stream: int, payload: bytes = b"") -> bytes:
+    """The bytes of a frame: length, kind, stream, payload."""
     return HEADER.pack(len(payload), kind, stream) + payload
 
 
@@ -210,6 +221,7 @@ def decode_header(header: bytes) -> tuple[int, int, int]:
 
 
 def decode_ask(payload: bytes) -> Ask:
+    """The request in `payload`. Raises `ProtocolError` for any other bytes."""
     try:
         ask: Ask = msgspec.json.decode(payload, type=Ask)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -218,6 +230,7 @@ def decode_ask(payload: bytes) -> Ask:
 
 
 def decode_texts(body: bytes) -> list[str]:
+    """The texts of a request to redact. Raises `ProtocolError` for any other bytes."""
     try:
         return msgspec.json.decode(body, type=list[str])
     except (msgspec.DecodeError, ValueError) as error:

@@ -34,6 +34,7 @@ class Scrubber:
         return self._pass(data, last=False)
 
     def finish(self) -> bytes:
+        """What was held back for a value that might have gone on; call it once, at the end."""
         return self._pass(b"", last=True)
 
     def _pass(self, data: bytes, *, last: bool) -> bytes:

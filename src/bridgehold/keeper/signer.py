@@ -29,6 +29,7 @@ class Signer:
         return self._load().sign(text)
 
     def public_key(self) -> bytes:
+        """The raw 32 bytes of the key's public half. Raises `SecretError`."""
         return self._load().public_key().public_bytes_raw()
 
     def _load(self) -> Ed25519PrivateKey:

@@ -31,17 +31,20 @@ class FileStore:
         self._credentials_directory = credentials_directory
 
     def get(self, tenant: str, name: str) -> bytearray | None:
+        """As `SecretStore.get`; None too where there is no file yet."""
         if read_private(self._folder / FILE, _BOUND) is None:
             return None
         value = self._open(self._folder / FILE, create=False).get_password(SERVICE, f"{tenant}/{name}")
         return None if value is None else bytearray(value.encode("ascii", "replace"))
 
     def set(self, tenant: str, name: str, value: bytes) -> None:
+        """As `SecretStore.set`: the file is replaced as a whole."""
         with replacing(self._folder / FILE, self._current()) as partial:
             keyring = self._open(partial, create=True)
             keyring.set_password(SERVICE, f"{tenant}/{name}", value.decode("ascii"))
 
     def remove(self, tenant: str, name: str) -> None:
+        """As `SecretStore.remove`."""
         current = self._current()
         if not current:
             return
@@ -54,7 +57,8 @@ class FileStore:
                 return
 
     def names(self) -> None:
-        return None
+        """None: the file's entries can't be listed without the passphrase, so the index has the names."""
+        return
 
     def _current(self) -> bytes:
         return read_private(self._folder / FILE, _BOUND) or b""

@@ -38,6 +38,7 @@ class KeyringStore:
         return cls(SecretService.Keyring())  # type: ignore[no-untyped-call]  # keyring is half typed
 
     def get(self, tenant: str, name: str) -> bytearray | None:
+        """As `SecretStore.get`, from the desktop's keyring."""
         try:
             value = self._backend.get_password(SERVICE, f"{tenant}/{name}")
         except (KeyringError, RuntimeError, OSError) as error:
@@ -45,6 +46,7 @@ class KeyringStore:
         return None if value is None else bytearray(value.encode("ascii", "replace"))
 
     def set(self, tenant: str, name: str, value: bytes) -> None:
+        """As `SecretStore.set`; it is read back, since some keyrings take a value and keep none."""
         try:
             self._backend.set_password(SERVICE, f"{tenant}/{name}", value.decode("ascii"))
             kept = self._backend.get_password(SERVICE, f"{tenant}/{name}")
@@ -54,6 +56,7 @@ class KeyringStore:
             raise SecretError("the keyring took the secret and does not give it back", hint=_HINT)
 
     def remove(self, tenant: str, name: str) -> None:
+        """As `SecretStore.remove`."""
         try:
             self._backend.delete_password(SERVICE, f"{tenant}/{name}")
         except PasswordDeleteError:
@@ -62,7 +65,8 @@ class KeyringStore:
             raise _broken(error) from None
 
     def names(self) -> None:
-        return None
+        """None: a keyring can't list its entries, so the index has the names."""
+        return
 
 
 def _broken(error: Exception) -> SecretError:

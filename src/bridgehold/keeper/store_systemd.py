@@ -28,18 +28,22 @@ class CredentialStore:
         self._directory = directory
 
     def get(self, tenant: str, name: str) -> bytearray | None:
+        """As `SecretStore.get`, from the credential's file, without the line end that an editor adds."""
         for file in self._files(tenant, name):
             if (Path(self._directory) / file).is_file():
                 return bytearray(read_credential(self._directory, file).rstrip(b"\r\n"))
         return None
 
     def set(self, tenant: str, name: str, value: bytes) -> None:
+        """Always raises `SecretError`: systemd alone gives credentials."""
         raise SecretError("systemd credentials are read only", hint=_HINT)
 
     def remove(self, tenant: str, name: str) -> None:
+        """Always raises `SecretError`: systemd alone gives credentials."""
         raise SecretError("systemd credentials are read only", hint="Take it out of the unit and restart.")
 
     def names(self) -> tuple[tuple[str, str], ...]:
+        """(tenant, name) of each credential of the unit. Raises `SecretError`."""
         try:
             files = sorted(os.listdir(self._directory))  # noqa: PTH208 - names are all that is wanted
         except OSError as error:

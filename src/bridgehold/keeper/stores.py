@@ -21,11 +21,14 @@ class SecretStore(Protocol):
 
     kind: str
 
-    def get(self, tenant: str, name: str) -> bytearray | None: ...
+    def get(self, tenant: str, name: str) -> bytearray | None:
+        """The value, for the caller to wipe, or None where there is none. Raises `SecretError`."""
 
-    def set(self, tenant: str, name: str, value: bytes) -> None: ...
+    def set(self, tenant: str, name: str, value: bytes) -> None:
+        """Keep `value` (ASCII) in place of any before it. Raises `SecretError`."""
 
-    def remove(self, tenant: str, name: str) -> None: ...
+    def remove(self, tenant: str, name: str) -> None:
+        """Forget the value; one that isn't there is no error. Raises `SecretError`."""
 
     def names(self) -> tuple[tuple[str, str], ...] | None:
         """(tenant, name) of everything it holds, where the store itself is the list; otherwise None."""

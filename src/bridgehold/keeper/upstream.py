@@ -92,6 +92,7 @@ class Upstream:
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
     async def close(self) -> None:
+        """End every connection to providers."""
         for pool in self._pools.values():
             await pool.close()
 

@@ -46,6 +46,8 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the keeper process is started with."""
+
     secrets: StoreConfig
     providers: tuple[ProviderEntry, ...] = ()
     limits: UpstreamLimits = UpstreamLimits()

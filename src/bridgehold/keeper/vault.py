@@ -65,9 +65,11 @@ class CachedSecret:
 
     @property
     def in_use(self) -> bool:
+        """Whether a request is sending the value now."""
         return bool(self._users)
 
     def revoke(self, reason: str) -> None:
+        """Wipe the value and cancel the requests that use it; they end with `reason`."""
         self.revoked = reason
         for task in self._users:
             task.cancel()
@@ -176,6 +178,10 @@ class Vault:
         return bytes((await self._fetch(reference)).value).decode("ascii")
 
     def put_session(self, session: str, provider: str, value: str, tenant: str) -> None:
+        """Keep `value` for one session and provider.
+
+        Raises `SecretError` past the bound or without the provider.
+        """
         if len(self._session) >= _SESSION_BOUND:
             raise SecretError("too many keys of sessions are held", retry="later")
         if provider not in {entry.name for entry in self._config.providers}:
@@ -187,6 +193,7 @@ class Vault:
         self._session[(session, provider)] = CachedSecret(plain, None, tenant)
 
     def drop_session(self, session: str) -> None:
+        """Revoke every secret of one session."""
         for key in [key for key in self._session if key[0] == session]:
             self._session.pop(key).revoke("the session ended")
 
@@ -295,6 +302,7 @@ class Vault:
             self.expire(time.monotonic())
 
     def close(self) -> None:
+        """Revoke and wipe everything; reads of the store that hang are left behind."""
         for held in (*self._held.values(), *self._session.values()):
             held.revoke("the keeper ends")
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -73,12 +73,19 @@ class Node(msgspec.Struct, kw_only=True):
 
 
 class Table(msgspec.Struct, kw_only=True):
+    """A JSON object's known fields by name; `needed` ones must be there.
+
+    `camel`: names may be in camel case too.
+    """
+
     fields: dict[str, Node]
     needed: tuple[str, ...] = ()
     camel: bool = False
 
 
 class Union(msgspec.Struct, kw_only=True):
+    """An object whose field `by` says which of `variants` it is; without that field it is `default`."""
+
     by: str
     default: str
     variants: dict[str, Table]
@@ -100,6 +107,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the gateway knows of one provider's API: a row for each path, and the headers that matter."""
+
     rows: tuple[Row, ...]
     headers: dict[str, tuple[str, ...]]
     """Of the headers that switch something on: patterns of the values that may go on."""

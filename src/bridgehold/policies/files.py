@@ -44,6 +44,7 @@ class Text(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> Digest:
+        """SHA-256 of the text in UTF-8."""
         return digest_bytes(self.text.encode())
 
 
@@ -192,6 +193,7 @@ class Readings:
 
     @property
     def found(self) -> Mapping[tuple[Kind, str], Text | None]:
+        """What was read so far, by kind and name; None where there was no such file. Read-only."""
         return MappingProxyType(self._found)
 
     def still_true(self) -> bool:

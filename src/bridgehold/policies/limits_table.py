@@ -30,6 +30,7 @@ class LimitFact(msgspec.Struct, frozen=True):
 
     @property
     def default(self) -> str:
+        """The limit's default, as it is written in a policy: ``512MiB``, ``30s``."""
         return show(self.unit, getattr(Limits(), self.field))
 
 

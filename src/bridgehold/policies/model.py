@@ -131,6 +131,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a tenant may ask for: commands, sessions, provider requests and tokens."""
+
     commands_per_minute: int = 6_000
     concurrency: int = 8
     """Sessions of one tenant and bridge at once."""
@@ -144,6 +146,8 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SandboxRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How sandboxes of this policy start, and which barriers they must have."""
+
     start: Literal["cold", "fork"] = "cold"
     isolation: Literal["namespaces"] = "namespaces"
     seccomp: Literal["default"] = "default"

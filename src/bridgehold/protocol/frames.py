@@ -30,12 +30,16 @@ _VALUE_BYTES = 32
 
 
 class RequestFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A caller's frame. `id` is new on its connection; `method` decides the type of `params`."""
+
     id: int
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The host's frame for the request `id`: any number of events, then one result or one error."""
+
     id: int
     event: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -43,6 +47,7 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 def pack(frame: msgspec.Struct) -> bytes:
+    """The bytes of `frame`: its length (4 bytes, big-endian), and its JSON."""
     body = msgspec.json.encode(frame)
     return HEADER.pack(len(body)) + body
 
@@ -108,6 +113,11 @@ class OfferedTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `run`.
+
+    `arguments` are checked against the manifest's schema; `deadline_ms` 0 leaves the policy's.
+    """
+
     operation: str
     arguments: dict[str, object] = {}
     tenant: str = "local"
@@ -123,33 +133,47 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class HelloParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `hello`, the first request of a caller that is known by a token and not by its uid."""
+
     token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN)] = ""
 
 
 class CancelParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `cancel`. `id`: the request of this connection that should end."""
+
     id: int
 
 
 class SessionParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of methods that act on one session, given by id. `reason` goes into the audit."""
+
     session: str
     reason: str = "asked by the caller"
 
 
 class SessionsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `sessions`, which lists them."""
+
     tenant: str | None = None
     """Of this one only; of all that the caller may see, if left out."""
 
 
 class FindParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `session.find`. `session`: an id, or the name of one that the caller may see."""
+
     session: str
 
 
 class ProfileParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `session.profile`: sample the stacks of a session's guest for so many `seconds`."""
+
     session: str
     seconds: float = 5.0
 
 
 class DrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `drain`: end the sessions of a bridge and tenant (empty: any), within `seconds` if they are busy."""
+
     bridge: str = ""
     tenant: str = ""
     seconds: float = 30.0
@@ -158,11 +182,15 @@ class DrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ResumeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resume`: open sessions again where `drain` had stopped that. The fields must be the same."""
+
     bridge: str = ""
     tenant: str = ""
 
 
 class StopParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `stop`: end the host."""
+
     now: bool = False
     """Wait for nothing that runs."""
     again: bool = False
@@ -170,6 +198,8 @@ class StopParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `session.open` and `session.hold`. An empty `name` makes a session that only its id finds."""
+
     bridge: str
     progress: bool = False
     """As of `RunParams`."""
@@ -180,6 +210,8 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class OpenScriptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `foreign.open`: run a user script, code or a module in a session of `bridge`."""
+
     bridge: str
     kind: Literal["script", "code", "module", "stdin"]
     text: str = ""
@@ -189,20 +221,28 @@ class OpenScriptParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class ScriptSendParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `foreign.send`: `data` for the standard input of the script in `session`."""
+
     session: str
     data: bytes
 
 
 class ScriptEofParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `foreign.eof`: the end of that standard input."""
+
     session: str
 
 
 class BridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of methods that act on one bridge of one tenant."""
+
     bridge: str
     tenant: str = "local"
 
 
 class BuildParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `environments.build`: make the environment of a bridge now, not at its first session."""
+
     bridge: str
     tenant: str = "local"
     """Under whose policy: it decides on the weakening ``pth``."""
@@ -211,6 +251,8 @@ class BuildParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class NamedBridgeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of methods that list or verify environments, of one bridge or of all."""
+
     bridge: str = ""
     """Empty: all."""
     tenant: str | None = None

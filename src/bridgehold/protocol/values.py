@@ -24,9 +24,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def may_read(self) -> bool:
+        """Whether it may read what guests print, and the tracebacks in their errors."""
         return self.logs or self.operator
 
     def may_act_for(self, tenant: str) -> bool:
+        """Whether `tenant` is among its tenants, or it may act for all (``*``)."""
         return "*" in self.tenants or tenant in self.tenants
 
     @property
@@ -77,12 +79,16 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One stack of a profile, outermost call first, and its `share` (0 to 1) of all samples."""
+
     stack: Annotated[str, msgspec.Meta(max_length=20_000)]
     samples: Annotated[int, msgspec.Meta(ge=0)]
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class LineShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of code (``file:line``) that was running, and its `share` (0 to 1) of all samples."""
+
     line: Annotated[str, msgspec.Meta(max_length=1_000)]
     samples: Annotated[int, msgspec.Meta(ge=0)]
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]

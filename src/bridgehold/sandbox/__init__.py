@@ -1,0 +1,1 @@
+"""What can a process touch, and how much? Launcher, starts, attestation, limits, environments, doctor."""

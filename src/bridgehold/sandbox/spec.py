@@ -108,6 +108,7 @@ def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
 
 
 def resources(grant: Grant) -> Resources:
+    """A grant's limits as the kernel takes them (pure)."""
     limits = grant.limits
     return Resources(
         memory_bytes=limits.memory_bytes,

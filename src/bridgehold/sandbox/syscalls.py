@@ -75,10 +75,12 @@ class _OpenHow(ctypes.Structure):
 
 
 def unshare(flags: int) -> None:
+    """unshare(2). Raises `OSError`."""
     check(_libc.unshare(flags), f"unshare {flags:#x}")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2). Raises `OSError`."""
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),
@@ -90,6 +92,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
 
 
 def umount(target: str, flags: int = 0) -> None:
+    """umount2(2). Raises `OSError`."""
     check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
 
 
@@ -112,6 +115,7 @@ def mount_setattr(tree: int, attributes: int, propagation: int, userns: int = 0)
 
 
 def move_mount(tree: int, target: str) -> None:
+    """Attach the detached mount `tree` at `target`. Raises `OSError`."""
     result = _libc.syscall(
         _MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_FROM_EMPTY_PATH
     )
@@ -137,6 +141,7 @@ def raise_capabilities() -> None:
 
 
 def ptrace(request: int, pid: int, data: int = 0) -> None:
+    """ptrace(2) with address 0. Raises `OSError`."""
     result = _libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), ctypes.c_long(0), ctypes.c_long(data))
     check(result, f"ptrace {request:#x}")
 

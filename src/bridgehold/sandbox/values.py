@@ -28,6 +28,8 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one sandbox, in the kernel's units."""
+
     memory_bytes: int
     cpu_millis: int
     processes: int

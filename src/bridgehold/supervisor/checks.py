@@ -37,6 +37,8 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
 
 
 def configuration_probe(layout: Layout) -> Probe:
+    """A doctor's row: whether config.toml can be read, and which files would be read elsewhere."""
+
     def act(_: Context) -> Check:
         said = "is read" if layout.config_file.exists() else "would be read; there is none, so defaults hold"
         beside = [str(path) for path in unread(os.environ, os.getuid()) if path.is_file()]
@@ -94,6 +96,8 @@ def environments_probe(layout: Layout) -> Probe:
 
 
 def cold_starts_probe(layout: Layout) -> Probe:
+    """A doctor's row: which bridges were started cold although their policy says fork, and why."""
+
     def act(_: Context) -> Check:
         from bridgehold.audit.read import read_all
 

@@ -141,6 +141,10 @@ def host_listener(layout: Layout, given: Inherited) -> socket.socket:
 
 
 def listen_at(path: Path, mode: int) -> socket.socket:
+    """A listening unix socket at `path`, in place of an old one, with `mode` from its first moment.
+
+    Raises `OSError`.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path.unlink(missing_ok=True)
     before = os.umask(0o777 & ~mode)  # born with its mode; nobody connects before `listen`
@@ -180,11 +184,13 @@ class OriginalMounts:
         self._mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def enter(self) -> None:
+        """Put this process back among those mounts and into its first working folder. Raises `OSError`."""
         if os.getuid() == 0:
             syscalls.setns(self._mounts, syscalls.CLONE_NEWNS)
         os.fchdir(self._folder)
 
     def close(self) -> None:
+        """Let go of the two descriptors."""
         os.close(self._folder)
         os.close(self._mounts)
 
@@ -221,6 +227,7 @@ class Check:
         return "" if status == 0 else said or f"status {status}"
 
     def give_up(self) -> None:
+        """End the version that is being tried, and read what it said."""
         self._process.kill()
         self.reason()
 
@@ -266,6 +273,7 @@ class Replacing:
         self._check: Check | None = None
 
     def watch(self, poller: select.poll) -> None:
+        """Have `poller` tell when the host asks to be replaced."""
         poller.register(self._channel, select.POLLIN)
 
     def takes(self, descriptor: int, poller: select.poll) -> bool:
@@ -284,6 +292,7 @@ class Replacing:
         return True
 
     def close(self) -> None:
+        """End a check under way, and the channel to the host."""
         if self._check is not None:
             self._check.give_up()
         self._channel.close()

@@ -13,6 +13,7 @@ from bridgehold.supervisor.supervise import run
 
 
 def main() -> int:
+    """Run a host's supervisor for the folders of the command line, until it ends. Returns the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--state", type=Path, required=True)

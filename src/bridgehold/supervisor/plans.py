@@ -41,12 +41,16 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How one process is started: its module, its configuration on a descriptor, its whole environment."""
+
     module: str
     config: bytes
     environment: dict[str, str]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The processes of a host, and the uids that they run as."""
+
     roles: Roles
     launcher: ProcessPlan
     host: ProcessPlan
@@ -136,6 +140,7 @@ def plan(layout: Layout, config: Config, *, credentials: str = "", lasting: bool
 
 
 def http_config(layout: Layout, config: Config) -> HttpConfig:
+    """What the HTTP face is started with, from the operator's `[http]` section."""
     section = config.http
     return HttpConfig(
         socket=str(layout.tokens_socket),
@@ -153,6 +158,7 @@ def http_config(layout: Layout, config: Config) -> HttpConfig:
 
 
 def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
+    """What the launcher is started with: the folders that it may show, uids and limits."""
     return LauncherConfig(
         read_roots=tuple(
             dict.fromkeys(

@@ -61,6 +61,7 @@ class Child:
         self.pidfd = os.pidfd_open(process.pid)
 
     def signal(self, number: int) -> None:
+        """Send a signal by pidfd; a process that has ended is no error."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
@@ -397,8 +398,10 @@ def _end(
 
 
 def encode(config: msgspec.Struct) -> bytes:
+    """A process's configuration as it goes through a descriptor: JSON."""
     return msgspec.json.encode(config)
 
 
 def state_folders(layout: Layout) -> tuple[Path, ...]:
+    """The folders that must be there, private to the user, before any process starts."""
     return (layout.config, layout.state, layout.run)

@@ -147,5 +147,6 @@ def tokens_of(text: str) -> int:
 
 
 def embedding(text: str, size: int = 8) -> list[float]:
+    """A vector of `size` numbers from -0.5 to 0.5 that depends on `text` alone."""
     digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
     return [round(byte / 255 - 0.5, 4) for byte in digest[:size]]

@@ -39,6 +39,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(NamedTuple):
+    """One way in which an answer goes wrong."""
+
     kind: FaultKind
     at: float
     """Where in the answer it strikes, from 0 to 1."""

@@ -86,6 +86,7 @@ class Hub:
 
     @property
     def base_url(self) -> str:
+        """The hub's address for a ``[providers.NAME]`` section."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -94,6 +95,7 @@ class Hub:
         return f"127.0.0.1:{self.files_port}"
 
     def behave(self, behaviour: HubBehaviour) -> None:
+        """From now on answer as `behaviour` says."""
         self.behaviour = behaviour
 
     def commit(self, repo: str) -> str:
@@ -274,6 +276,7 @@ async def _serve(folder: Path, port: int, *, private: bool) -> None:
 
 
 def main() -> None:
+    """The command line ``python -m bridgehold.bridges.kit.hub``: serve a folder of models."""
     parser = argparse.ArgumentParser(description="A local hub of models.")
     parser.add_argument("folder", type=Path, help="holds OWNER/NAME/ with a model's files each")
     parser.add_argument("--port", type=int, default=0, help="0 (default) takes a free one; it is printed")

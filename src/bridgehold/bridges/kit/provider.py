@@ -35,6 +35,7 @@ _LOG_BOUND = 10_000
 
 
 def fingerprint(key: str) -> str:
+    """16 hexadecimal digits that tell keys apart without showing one; empty for no key."""
     return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""
 
 

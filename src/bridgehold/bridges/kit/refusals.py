@@ -13,6 +13,8 @@ ERRORS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 
 
 class Refusal(NamedTuple):
+    """A provider's error in its own shape: status, JSON body, headers."""
+
     status: int
     document: dict[str, Any]
     headers: dict[str, str]

@@ -87,6 +87,7 @@ def chat_events(
 
 
 def embeddings(model: str, vectors: list[list[float]], tokens: int) -> dict[str, Any]:
+    """OpenAI's answer with `vectors`, for a request of so many `tokens`."""
     return {
         "object": "list",
         "model": model,
@@ -98,6 +99,7 @@ def embeddings(model: str, vectors: list[list[float]], tokens: int) -> dict[str,
 
 
 def models() -> dict[str, Any]:
+    """OpenAI's list of models: three names."""
     names = ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small")
     return {
         "object": "list",

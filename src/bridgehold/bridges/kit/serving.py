@@ -32,6 +32,7 @@ async def serve(port: int, key_file: str, behaviour: Behaviour) -> None:
 
 
 def main() -> None:
+    """The command line ``python -m bridgehold.bridges.kit``: serve a simulated provider until interrupted."""
     parser = argparse.ArgumentParser(description="A local provider in the shapes of three paid ones.")
     parser.add_argument("--port", type=int, default=0, help="0 (default) takes a free one; it is printed")
     parser.add_argument("--key-file", default="", help="read the key here, or write a new one (0600)")

@@ -38,6 +38,7 @@ def read_anthropic(body: Mapping[str, Any]) -> dict[str, Any]:
 def anthropic_message(
     model: str, text: str, prompt_tokens: int, calls: Sequence[ToolCall] = ()
 ) -> dict[str, Any]:
+    """Anthropic's answer with `text` and `calls`."""
     content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text or not calls else []
     content += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}

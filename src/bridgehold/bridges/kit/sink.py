@@ -37,6 +37,7 @@ class ExfiltrationSink:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, *, port: int = 0) -> AsyncIterator[ExfiltrationSink]:
+        """Listen on loopback for as long as the block runs; `port` 0 takes a free one."""
         sink = cls()
         app = web.Application(client_max_size=_BODY_BOUND)
         app.router.add_route("*", "/{tail:.*}", sink._take)
@@ -52,6 +53,7 @@ class ExfiltrationSink:
 
     @property
     def url(self) -> str:
+        """Its address."""
         return f"http://localhost:{self.port}"
 
     def stolen(self, value: str = "") -> bool:

@@ -18,6 +18,8 @@ _MOST = 8
 
 
 class ToolCall(NamedTuple):
+    """One call of a tool by the simulated model."""
+
     id: str
     name: str
     arguments: str

@@ -207,10 +207,12 @@ def read_answer(body: bytes) -> Answer | None:
 
 
 def success(request_id: int | str | None, result: object, written_in: Format) -> bytes:
+    """The frame that answers request `request_id` with `result`, in the format of the request."""
     return encode({"id": request_id, "success": True, "result": result, "timestamp": _now()}, written_in)
 
 
 def failure(request_id: int | str | None, error: str, written_in: Format) -> bytes:
+    """The frame that answers request `request_id` with `error`, in the format of the request."""
     return encode({"id": request_id, "success": False, "error": error, "timestamp": _now()}, written_in)
 
 

@@ -28,6 +28,7 @@ _REMEDY = 'say which bridge: @pytest.mark.bridge("name")'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--bridgehold-record``."""
     parser.getgroup("bridgehold").addoption(
         "--bridgehold-record",
         action="store_true",
@@ -37,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers `bridge` and `transcript`."""
     bridge = "bridge(name, tenant='local', tools=(), provider=False): which bridge the fixtures open; with "
     config.addinivalue_line("markers", bridge + "`provider`, where a provider is played on this machine")
     transcript = "transcript(file, order='strict'): where the recorded fixtures keep what was said"
@@ -66,6 +68,7 @@ class Grounds:
         return found
 
     def close(self) -> None:
+        """End every host that a test has opened."""
         self._stack.close()
 
     def _start(self, bridge: str, tenant: str) -> tuple[SyncClient, Provider]:

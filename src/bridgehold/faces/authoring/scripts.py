@@ -34,6 +34,8 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScriptFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a script shows of itself without being run: its handlers, and what it imports."""
+
     handlers: tuple[Handler, ...]
     imports: tuple[str, ...]
     """Top-level packages that aren't the standard library's."""

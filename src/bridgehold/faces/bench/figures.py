@@ -36,6 +36,7 @@ def figure(
 
 
 def percentile(values: Sequence[float], part: float) -> float:
+    """The value below which `part` (0 to 1) of `values` lie; `values` must not be empty."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 

@@ -165,6 +165,7 @@ def why(
 
 
 def audit_folder(given: Path | None) -> Path:
+    """The folder given, or that of the default layout. Raises `AuditError` where there is none."""
     folder = given or default_layout().audit
     if not folder.is_dir():
         raise AuditError("there is no audit here", where=str(folder), hint="Name a folder with --audit.")
@@ -172,6 +173,7 @@ def audit_folder(given: Path | None) -> Path:
 
 
 def print_entry(entry: Entry, *, as_json: bool) -> None:
+    """Print one event: a line of JSON, or time, reference, kind and what happened."""
     if as_json:
         print_json_line(entry)
         return

@@ -110,6 +110,7 @@ def read_stdin() -> str:
 
 
 def parse_deadline(text: str) -> int:
+    """``30s`` in milliseconds; empty is 0, which leaves the policy's. Raises `UsageError`."""
     try:
         return parse_duration(text) if text else 0
     except ValueError as error:
@@ -257,6 +258,7 @@ class Live:
 
 
 def print_value(reply: Reply) -> None:
+    """Print a reply's value: text as it is, anything else as JSON."""
     value = reply.value
     if isinstance(value, str):
         print_text(value)

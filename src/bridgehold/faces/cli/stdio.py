@@ -13,6 +13,8 @@ from bridgehold.ids import LOCAL_TENANT
 
 
 class FormatChoice(StrEnum):
+    """How frames are written: the first frame decides, or one format only."""
+
     AUTO = "auto"
     JSON = "json"
     MSGPACK = "msgpack"

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
+    """One command: its name, where its function is, its line in a listing."""
+
     name: str
     place: str
     """``module:function`` of `bridgehold.faces.cli`."""
@@ -17,6 +19,8 @@ class Command(NamedTuple):
 
 
 class Group(NamedTuple):
+    """Commands below one name."""
+
     name: str
     line: str
     commands: tuple[Command, ...]

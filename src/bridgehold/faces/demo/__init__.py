@@ -1,0 +1,1 @@
+"""The demo: what a poisoned package takes where keys are inside, and what it gets here."""

@@ -10,11 +10,15 @@ from bridgehold.faces.screen import out
 
 
 class Stage:
+    """Prints the demo, scene by scene."""
+
     def scene(self, number: int, title: str) -> None:
+        """Begin a scene with a numbered title."""
         out.say()
         out.say((f"{number}. {title}", "bold"))
 
     def say(self, *parts: Part) -> None:
+        """Print one paragraph."""
         out.say(*parts, under="  ")
 
     def side_by_side(self, *ways: tuple[str, str]) -> None:
@@ -24,5 +28,6 @@ class Stage:
         out.say()
 
     def table(self, columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table; long cells are folded."""
         named = [Column(one) if isinstance(one, str) else one for one in columns]
         out.lines(layout.table(named, list(rows), out.width))

@@ -47,6 +47,8 @@ _MARKS = {"✓": "green", "✗": "red"}
 
 
 class Story:
+    """The demo's scenes, in order, on a private host below `home`."""
+
     def __init__(self, home: Path, stage: Stage, *, real_key: bool) -> None:
         self._home = home
         self._real_key = real_key
@@ -57,6 +59,7 @@ class Story:
         """Every key of this run, to look for in the audit at the end. Never printed."""
 
     async def play(self) -> int:
+        """Play all scenes. Returns the exit status: 0 where each went as the demo says, 1 otherwise."""
         started = time.monotonic()
         async with Provider.open() as provider, ExfiltrationSink.open() as sink:
             layout = self._prepare(provider, sink)

@@ -38,6 +38,7 @@ def write_wheel(folder: Path, *, drop: str, with_pth: bool) -> Path:
 
 
 def lock_of(wheel: Path) -> str:
+    """A lock of one line, with the hash of `wheel`."""
     return f"{NAME}=={VERSION} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 

@@ -97,10 +97,12 @@ async def get(call: Call) -> web.StreamResponse:
 
 
 async def listed(call: Call) -> web.StreamResponse:
+    """``GET``: the tenant's artifacts."""
     return answer(await call.ask("artifact.list", {"tenant": call.tenant}))
 
 
 async def remove(call: Call) -> web.StreamResponse:
+    """``DELETE``: remove an artifact of the tenant's."""
     return answer(await call.ask("artifact.remove", {"digest": call.path("digest"), "tenant": call.tenant}))
 
 

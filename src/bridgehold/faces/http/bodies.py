@@ -96,6 +96,8 @@ class ExecuteResource(_Sent, frozen=True, kw_only=True):
 
 
 class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was opened."""
+
     id: str
     name: str
     bridge: str
@@ -103,6 +105,8 @@ class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionFacts(OpenedSession, frozen=True, kw_only=True):
+    """A session and what it has used; times in milliseconds, memory in bytes."""
+
     state: str
     start: str
     commands: int
@@ -136,20 +140,28 @@ class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a session's log."""
+
     session: str
     text: str
 
 
 class ClosedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was closed; `emptied_ms`: from the kill to an empty cgroup."""
+
     id: str
     emptied_ms: int = 0
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer for a tool's call was taken."""
+
     status: str
 
 
 class BridgeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge, and the operations that the caller's tenant may run."""
+
     name: str
     tenant: str
     """Whose alone it is; empty: everybody's."""

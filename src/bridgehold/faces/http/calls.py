@@ -36,15 +36,18 @@ class Places:
         self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
 
     def note(self, principal: str, session: str, bridge: str, tenant: str) -> None:
+        """Remember where a session is; the oldest is forgotten past a bound."""
         self._known[principal, session] = (bridge, tenant)
         self._known.move_to_end((principal, session))
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
     def find(self, principal: str, session: str) -> tuple[str, str] | None:
+        """(bridge, tenant) of a session that `principal` opened here, or None."""
         return self._known.get((principal, session))
 
     def forget(self, principal: str, session: str) -> None:
+        """The session is over."""
         self._known.pop((principal, session), None)
 
 
@@ -77,6 +80,7 @@ class Call:
 
     @property
     def caller(self) -> Caller:
+        """Who asks."""
         return self.link.caller
 
     def share(self) -> Share:
@@ -84,12 +88,15 @@ class Call:
         return self.face.buffered.of(self.caller.principal)
 
     async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask the host over the caller's own connection. Raises the host's typed error."""
         return await self.link.ask(method, params)
 
     def path(self, name: str) -> str:
+        """A part of the URL's path, by the name that the route gives it."""
         return self.request.match_info[name]
 
     def query(self, name: str) -> str:
+        """A parameter of the URL; empty where it is missing."""
         return self.request.query.get(name, "")
 
     @property

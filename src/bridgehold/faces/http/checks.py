@@ -33,6 +33,7 @@ def bearer(values: Sequence[str]) -> str:
 
 
 def unauthorised(reason: str) -> Refused:
+    """A 401 with `reason`, and what to send instead."""
     error = DeniedError(
         reason,
         where="Authorization",

@@ -23,18 +23,21 @@ _STREAM = "text/event-stream"
 
 
 async def run(call: Call) -> web.StreamResponse:
+    """``POST /run``: any operation, named in the body."""
     asked = await call.body(Run)
     where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
     return await _run(call, asked, {"operation": asked.operation, **where})
 
 
 async def run_operation(call: Call) -> web.StreamResponse:
+    """``POST``: the operation that the path names."""
     asked = await call.body(RunOperation)
     where = {"session": asked.session, "tenant": call.caller.tenant(asked.tenant)}
     return await _run(call, asked, {"operation": f"{call.path('bridge')}:{call.path('operation')}", **where})
 
 
 async def run_in_session(call: Call) -> web.StreamResponse:
+    """``POST``: an operation in the session that the path names."""
     asked = await call.body(Command)
     session = call.session_id()
     bridge, tenant = await call.place(session)

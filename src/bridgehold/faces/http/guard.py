@@ -39,6 +39,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        """Answer bytes that are no HTTP with a JSON error, and end the connection."""
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the response has been sent")
         first = (message or "not a request").splitlines()[0]
@@ -60,6 +61,7 @@ class BoundedServer(web.Server):
         """Those that have a request under way; kept by who handles requests."""
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Take a connection; past the bound, one that is idle or slow makes room."""
         super().connection_made(handler, transport)
         self._live[handler] = None
         if len(self._live) > self._places:
@@ -75,6 +77,7 @@ class BoundedServer(web.Server):
         return next((one for one in idle if counts[_address(one)] == most), newest)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """A connection has ended; its place is free."""
         super().connection_lost(handler, exc)
         self._live.pop(handler, None)
         self.busy.discard(handler)
@@ -86,6 +89,7 @@ class BoundedServer(web.Server):
 
     @property
     def open_connections(self) -> int:
+        """How many connections are open now."""
         return len(self._live)
 
     def __call__(self) -> RequestHandler:

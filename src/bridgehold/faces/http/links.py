@@ -90,6 +90,7 @@ class Links:
             await self._close_older_than(time.monotonic() - _KEPT_SECONDS)
 
     async def close(self) -> None:
+        """End every connection to the host."""
         await self._close_older_than(float("inf"))
 
     async def _taken(self, key: bytes, token: str) -> Link:

@@ -88,5 +88,6 @@ def who_listens(port: int) -> str:
 
 
 def url_of(listener: socket.socket) -> str:
+    """The listener's address as a URL, for IPv4 and IPv6."""
     address, port = listener.getsockname()[:2]
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"

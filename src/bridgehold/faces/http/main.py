@@ -79,6 +79,7 @@ def confine(connections: int) -> None:
 
 
 def main() -> int:
+    """Run the HTTP face on descriptors of the supervisor's. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="bridgehold http")
     parser.add_argument("--fd-listener", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)

@@ -27,7 +27,9 @@ class HttpMetrics:
         )
 
     def watch(self, connections: Callable[[], int]) -> None:
+        """Have `connections` asked for the number of open connections at each scrape."""
         self.connections.set_function(connections)
 
     def text(self) -> str:
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry).decode("utf-8")

@@ -29,6 +29,7 @@ def headers(more: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def answer(value: object, status: int = 200) -> web.Response:
+    """`value` as JSON, with the headers that every answer has."""
     return web.Response(
         body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers()
     )
@@ -46,6 +47,7 @@ def refusal(status: int, error: BridgeholdError, more: dict[str, str] | None = N
 
 
 def refused(error: BridgeholdError | Refused) -> web.Response:
+    """`error` as JSON, with the status that belongs to its code."""
     if isinstance(error, Refused):
         return refusal(error.status, error.error, error.headers)
     return refusal(status_of(error.code), error)

@@ -13,25 +13,30 @@ from bridgehold.faces.http.replies import answer
 
 
 async def create(call: Call) -> web.StreamResponse:
+    """``POST``: create a resource of a kind, whichever bridge has it. Status 201."""
     return answer(await call.ask("resource.create", await _body(call, CreateResource)), 201)
 
 
 async def configure(call: Call) -> web.StreamResponse:
+    """``POST``: change a resource."""
     return answer(await call.ask("resource.configure", await _body(call, CreateResource)))
 
 
 async def execute(call: Call) -> web.StreamResponse:
+    """``POST``: run the resource that the path names."""
     params = await _body(call, ExecuteResource)
     return answer(await call.ask("resource.execute", {**params, "id": call.path("resource")}))
 
 
 async def delete(call: Call) -> web.StreamResponse:
+    """``DELETE``: delete the resource that the path names."""
     where = {name: call.query(name) for name in ("bridge", "kind", "session", "operation")}
     params = {**where, "tenant": call.tenant, "id": call.path("resource")}
     return answer(await call.ask("resource.delete", params))
 
 
 async def listed(call: Call) -> web.StreamResponse:
+    """``GET``: the tenant's resources, of a bridge, kind or session if the query names one."""
     where = {name: call.query(name) for name in ("bridge", "kind", "session")}
     return answer(await call.ask("resource.list", {**where, "tenant": call.tenant}))
 

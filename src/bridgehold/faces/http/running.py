@@ -49,6 +49,7 @@ class Running:
         self.expiry: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
+        """Cancel the command at the host."""
         self.cancelled = True
         if self.work is not None:
             self.work.cancel()
@@ -96,6 +97,7 @@ class Running:
             self._error = CancelledError("the command was cancelled by its caller").info()
 
     def forget(self) -> None:
+        """Nobody will ask for it again: free its events and its timer."""
         if self.expiry is not None:
             self.expiry.cancel()  # the loop would keep it until then
         if self.log is not None:

@@ -12,10 +12,12 @@ from bridgehold.faces.http.replies import answer
 
 
 async def bridges(call: Call) -> web.StreamResponse:
+    """``GET``: the bridges that the caller may use."""
     return answer(msgspec.convert(await call.ask("bridges", {}), type=list[BridgeFacts]))
 
 
 async def bridge(call: Call) -> web.StreamResponse:
+    """``GET``: one bridge's operations, and what its policy grants."""
     return answer(await call.ask("describe", {"bridge": call.path("bridge"), "tenant": call.tenant}))
 
 
@@ -46,6 +48,7 @@ async def session(call: Call) -> web.StreamResponse:
 
 
 async def close_session(call: Call) -> web.StreamResponse:
+    """``DELETE``: close a session, and wait until its processes are gone."""
     session = call.session_id()
     closed = await call.ask("session.close", {"session": session, "reason": "closed by its HTTP caller"})
     call.face.places.forget(call.caller.principal, session)
@@ -53,4 +56,5 @@ async def close_session(call: Call) -> web.StreamResponse:
 
 
 async def logs(call: Call) -> web.StreamResponse:
+    """``GET``: the end of a session's log."""
     return answer(await call.ask("logs", {"session": call.session_id()}))

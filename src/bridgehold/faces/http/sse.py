@@ -87,6 +87,7 @@ class EventLog:
         return b"".join(pieces), max(number, self.last)
 
     def forget(self) -> None:
+        """Free everything that is kept for readers who come back."""
         self._kept.clear()
         self._bytes = 0
         self._share.give_back()
@@ -112,6 +113,7 @@ class Outbox:
         return self._bytes > MOST_OUTPUT
 
     def put(self, piece: bytes) -> None:
+        """Queue `piece` for the reader; past the bound nothing is taken, and the command is cancelled."""
         if self.full:
             return
         self._bytes += len(piece)
@@ -148,6 +150,7 @@ class Outbox:
 
     @property
     def failure(self) -> LimitError:
+        """The error of a reader that is too slow."""
         return LimitError(
             "the caller left too many events unread, and the command was cancelled",
             hint="Read the stream as it comes.",

@@ -44,6 +44,7 @@ STATUSES: dict[str, int] = {
 
 
 def status_of(code: str) -> int:
+    """The HTTP status of an error's code; 500 for an unknown one."""
     return STATUSES.get(code, 500)
 
 
@@ -58,8 +59,10 @@ class Refused(Exception):  # noqa: N818 - it carries an error, and is none of th
 
 
 def too_large(limit: int) -> Refused:
+    """A 413: the body has more than `limit` bytes."""
     return Refused(413, LimitError(f"a body of more than {limit} bytes", where="body"))
 
 
 def too_slow(seconds: float) -> Refused:
+    """A 408: the body did not come within `seconds`."""
     return Refused(408, UsageError(f"the body did not come within {seconds:g} s", where="body", retry="same"))

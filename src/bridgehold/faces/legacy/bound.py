@@ -44,10 +44,12 @@ class BoundSession:
 
     @property
     def opened(self) -> bool:
+        """Whether it is open, or was; false too while it opens, and where it failed to."""
         return self._opened.done() and not self._opened.cancelled() and self._opened.exception() is None
 
     @property
     def alive(self) -> bool:
+        """Whether the host still answers the request that holds it."""
         return not self._task.done()
 
     async def close(self) -> None:

@@ -29,10 +29,12 @@ class CallerSessions:
 
     @property
     def count(self) -> int:
+        """How many of the caller's sessions have programs or data."""
         return len(self._programs.keys() | self._with_data)
 
     @property
     def programs(self) -> int:
+        """How many programs they have together."""
         return sum(map(len, self._programs.values()))
 
     def forget(self) -> None:

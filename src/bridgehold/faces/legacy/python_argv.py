@@ -17,6 +17,8 @@ VERSION_CODE = "import platform; print('Python', platform.python_version())"
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``python …`` was asked to run: `text` is a path, code or a module's name, by `kind`."""
+
     kind: Literal["script", "code", "module", "stdin"]
     text: str = ""
     args: tuple[str, ...] = ()

@@ -29,32 +29,40 @@ class Taker(Protocol):
     def last_words_seconds(self) -> float:
         """How long requests are still taken, and answered, after it ended by itself."""
 
-    async def take(self, body: bytes) -> None: ...
+    async def take(self, body: bytes) -> None:
+        """Take one frame of the caller's; it may wait until there is room."""
 
-    async def finish(self, seconds: float) -> None: ...
+    async def finish(self, seconds: float) -> None:
+        """The caller's input has ended: wait up to `seconds` for what is under way."""
 
-    def stop(self, number: int) -> None: ...
+    def stop(self, number: int) -> None:
+        """End, for the signal `number` that came."""
 
 
 class Reader(Protocol):
     """Cuts the input into what a `Taker` takes."""
 
-    def feed(self, data: bytes) -> list[bytes]: ...
+    def feed(self, data: bytes) -> list[bytes]:
+        """The whole frames that `data` completes. Raises `ProtocolError`."""
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """The input has ended. Raises `ProtocolError` in the middle of a frame."""
 
 
 class AsItComes:
     """A `Reader` of input that has no frames."""
 
     def feed(self, data: bytes) -> list[bytes]:
+        """`data` itself, as one piece."""
         return [data]
 
     def finish(self) -> None:
+        """Nothing can be missing."""
         return
 
 
 def frames() -> Reader:
+    """A reader of frames with a length in front, up to the wire's bound."""
     return Splitter(MAX_FRAME)
 
 

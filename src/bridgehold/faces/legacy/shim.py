@@ -66,6 +66,10 @@ class Shim:
         return 0.0 if self._held.opened else _LAST_WORDS_SECONDS
 
     async def take(self, body: bytes) -> None:
+        """Send one frame of the caller's to the script.
+
+        A request whose id is waited for already is answered at once.
+        """
         identity = messages.read_id(body) if self._protocol else None
         written_in = format_of(body)
         if identity is not None and identity not in self._waiting:
@@ -101,6 +105,7 @@ class Shim:
         self.end(128 + number)
 
     def end(self, status: int = 0, message: str = "") -> None:
+        """The first call decides how the shim ends; later ones change nothing."""
         if not self.ended.done():
             self.ended.set_result(Outcome(status=status, message=message))
 

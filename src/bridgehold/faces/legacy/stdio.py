@@ -114,6 +114,7 @@ class Worker:
         self.end()
 
     def end(self, status: int = 0, message: str = "") -> None:
+        """The first call decides how the worker ends; later ones change nothing."""
         if not self.ended.done():
             self.ended.set_result(Outcome(status=status, message=message))
 

@@ -14,6 +14,8 @@ _DEEPEST = 8
 
 
 class Command(NamedTuple):
+    """One command of a bridge's exercise."""
+
     operation: str
     arguments: dict[str, Any]
 

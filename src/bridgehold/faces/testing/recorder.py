@@ -48,6 +48,7 @@ class Recorder(Client):
 
     @property
     def alive(self) -> bool:
+        """Whether the client that it records still has a connection."""
         return self._client.alive
 
     async def aclose(self) -> None:

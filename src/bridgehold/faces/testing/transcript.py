@@ -32,6 +32,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Header(Line, frozen=True, kw_only=True, tag="transcript"):
+    """The first line of a transcript: its format's version, and what recorded it."""
+
     version: int
     bridgehold: str = ""
     """The version that recorded it."""
@@ -71,12 +73,16 @@ class Answered(Line, frozen=True, kw_only=True, tag="answer"):
 
 
 class Ended(Line, frozen=True, kw_only=True, tag="result"):
+    """The call `call` ended well with `value`, `ms` after it began."""
+
     call: int
     value: Any
     ms: int = 0
 
 
 class Failed(Line, frozen=True, kw_only=True, tag="error"):
+    """The call `call` ended with `error`, `ms` after it began."""
+
     call: int
     error: ErrorInfo
     ms: int = 0
@@ -103,6 +109,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_line(line: Line) -> bytes:
+    """One line of a transcript's file: JSON and a newline."""
     return msgspec.json.encode(line) + b"\n"
 
 

@@ -84,6 +84,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MountExpected(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount as it must be seen from outside."""
+
     writable: bool
     kind: str = ""
     """File system type; empty where any will do (binds)."""

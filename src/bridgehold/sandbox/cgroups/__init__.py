@@ -71,12 +71,15 @@ class SessionCgroup(Protocol):
 
 
 class CgroupParent(Protocol):
+    """The cgroup below which each session gets one: v2, v1, or none at all (a watchdog's place)."""
+
     capacity: Capacity
     """What sessions may use together; also the parent's own limits."""
     capacity_bytes: int
 
     @property
-    def version(self) -> Literal["v2", "v1", "none"]: ...
+    def version(self) -> Literal["v2", "v1", "none"]:
+        """Which kind it is."""
 
     def create(self, name: str, resources: Resources) -> SessionCgroup:
         """A leaf with its limits, each read back. `UnsupportedError` where one doesn't hold."""

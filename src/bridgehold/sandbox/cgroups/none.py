@@ -31,6 +31,7 @@ class Parent:
         self._leaves: list[Leaf] = []
 
     def create(self, name: str, resources: Resources) -> Leaf:
+        """A leaf without a cgroup: its processes are found and counted by a watchdog."""
         self._leaves = [leaf for leaf in self._leaves if not leaf.removed]
         leaf = Leaf(owned.leaf_name(name), resources)
         self._leaves.append(leaf)
@@ -41,6 +42,7 @@ class Parent:
         return []
 
     def close(self) -> None:
+        """Let go of every leaf."""
         for leaf in self._leaves:
             if not leaf.removed:
                 leaf.kill()
@@ -61,15 +63,19 @@ class Leaf:
         os.write(self._entry, f"{os.getpid()}\n".encode())
 
     def entries(self, uid: int) -> list[int]:
+        """None: there is no cgroup to enter."""
         return []
 
     def take(self, pid: int) -> None:
+        """Always raises `UnsupportedError`."""
         raise UnsupportedError("without a cgroup nothing can be forked from a zygote")
 
     def limit_processes(self, count: int) -> None:
+        """Always raises `UnsupportedError`."""
         raise UnsupportedError("without a cgroup no zygote can be watched")
 
     def holds(self, pid: int) -> bool:
+        """Whether the watchdog sees `pid` in the session's tree."""
         return pid in self.processes()
 
     def oom_fd(self) -> int | None:
@@ -82,9 +88,11 @@ class Leaf:
         return self._watchdog.over()
 
     def account(self) -> list[int]:
+        """None: the kernel counts nothing here."""
         return []
 
     def usage(self) -> Usage:
+        """As `SessionCgroup.usage`, by the watchdog's samples."""
         self._meet()
         return self._watchdog.usage()
 
@@ -92,14 +100,17 @@ class Leaf:
         """No quota to lift."""
 
     def kill(self) -> None:
+        """As `SessionCgroup.kill`, process by process."""
         self._meet()
         self._watchdog.tree.kill()
 
     def processes(self) -> list[int]:
+        """The pids that the watchdog sees now."""
         self._meet()
         return self._watchdog.tree.pids()
 
     def remove(self) -> None:
+        """Stop watching."""
         if not self.removed:
             self.removed = True
             os.close(self._entered)

@@ -84,10 +84,12 @@ class Locks:
         self._owner = os.getpid()
 
     def drop_in_child(self) -> None:
+        """Close the locks in a forked child, where they would outlive this process."""
         if os.getpid() != self._owner:
             self.close()
 
     def close(self) -> None:
+        """Let go of every lock."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -107,6 +109,7 @@ def find(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder`; none where it is gone."""
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]

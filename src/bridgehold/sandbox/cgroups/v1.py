@@ -190,13 +190,16 @@ class Leaf:
 
     @property
     def gone(self) -> bool:
+        """Whether it was removed and none of its folders is left."""
         return self._removing and not any(folder.exists() for folder in self._made)
 
     @property
     def left_over(self) -> bool:
+        """Whether it was to be removed and a folder is still there."""
         return self._removing and not self.gone
 
     def make(self, resources: Resources) -> None:
+        """Make its folder in each hierarchy, with the limits of `resources`. Raises `OSError`."""
         for folder in dict.fromkeys(self._folders.values()):
             folder.mkdir(mode=0o700)
             self._made.append(folder)
@@ -228,10 +231,12 @@ class Leaf:
             files.write(folder / "tasks", "0")
 
     def take(self, pid: int) -> None:
+        """As `SessionCgroup.take`, in each hierarchy."""
         for folder in dict.fromkeys(self._folders.values()):
             files.write(folder / "cgroup.procs", str(pid))
 
     def entries(self, uid: int) -> list[int]:
+        """As `SessionCgroup.entries`: one descriptor for each hierarchy."""
         with contextlib.ExitStack() as stack:
             found = []
             for folder in dict.fromkeys(self._folders.values()):
@@ -241,9 +246,11 @@ class Leaf:
             return found
 
     def limit_processes(self, count: int) -> None:
+        """As `SessionCgroup.limit_processes`."""
         files.limit(self._folders["pids"] / "pids.max", count)
 
     def holds(self, pid: int) -> bool:
+        """As `SessionCgroup.holds`: in each hierarchy."""
         try:
             seen = own_cgroups(procfs.read(f"/proc/{pid}/cgroup"))
         except (FileNotFoundError, ProcessLookupError):
@@ -251,9 +258,11 @@ class Leaf:
         return all(seen.get(controller) == name for controller, name in self._names.items())
 
     def oom_fd(self) -> int | None:
+        """An eventfd that is readable after the kernel has killed for want of memory."""
         return self._oom
 
     def usage(self) -> Usage:
+        """As `SessionCgroup.usage`."""
         memory, pids = self._folders["memory"], self._folders["pids"]
         return Usage(
             cpu_us=files.number(self._folders["cpuacct"] / "cpuacct.usage") // 1000,
@@ -266,20 +275,24 @@ class Leaf:
         )
 
     def account(self) -> list[int]:
+        """Descriptors of the files that count processor time and memory, for the caller to close."""
         return files.open_all(
             self._folders["cpuacct"] / "cpuacct.usage", self._folders["memory"] / "memory.max_usage_in_bytes"
         )
 
     def lift(self) -> None:
+        """As `SessionCgroup.lift`."""
         with contextlib.suppress(OSError):
             files.write(self._folders["cpu"] / "cpu.cfs_quota_us", "-1")
 
     def kill(self) -> None:
+        """As `SessionCgroup.kill`: v1 has no file for it, so each process is killed until none is left."""
         for folder in dict.fromkeys(self._folders.values()):
             owned.let_die(folder)
         files.kill_all(folder / "cgroup.procs" for folder in self._folders.values())
 
     def processes(self) -> list[int]:
+        """As `SessionCgroup.processes`."""
         found: set[int] = set()
         for folder in dict.fromkeys(self._folders.values()):
             found.update(files.pids(folder / "cgroup.procs"))

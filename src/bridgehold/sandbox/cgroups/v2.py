@@ -138,13 +138,16 @@ class Leaf:
 
     @property
     def gone(self) -> bool:
+        """Whether it was removed and its folder is not there any more."""
         return self._removing and not (self._made and self._folder.exists())
 
     @property
     def left_over(self) -> bool:
+        """Whether it was to be removed and its folder is still there."""
         return self._removing and not self.gone
 
     def make(self, resources: Resources) -> None:
+        """Make its folder, with the limits of `resources`. Raises `OSError`."""
         folder = self._folder
         folder.mkdir(mode=0o700)
         self._made = True
@@ -155,6 +158,7 @@ class Leaf:
         self._watch = inotify.watch(folder / "memory.events")
 
     def enter(self) -> None:
+        """As `SessionCgroup.enter`."""
         self._locks.drop_in_child()
         files.write(self._folder / "cgroup.procs", "0")
 
@@ -163,12 +167,15 @@ class Leaf:
         return []
 
     def take(self, pid: int) -> None:
+        """As `SessionCgroup.take`."""
         files.write(self._folder / "cgroup.procs", str(pid))
 
     def limit_processes(self, count: int) -> None:
+        """As `SessionCgroup.limit_processes`."""
         files.limit(self._folder / "pids.max", count)
 
     def holds(self, pid: int) -> bool:
+        """As `SessionCgroup.holds`."""
         try:
             seen = own_cgroups(procfs.read(f"/proc/{pid}/cgroup"))
         except (FileNotFoundError, ProcessLookupError):
@@ -176,9 +183,11 @@ class Leaf:
         return seen.get("") == self._name
 
     def oom_fd(self) -> int | None:
+        """A descriptor that is readable when ``memory.events`` changes."""
         return self._watch
 
     def usage(self) -> Usage:
+        """As `SessionCgroup.usage`."""
         folder = self._folder
         cpu = files.table(folder / "cpu.stat")
         current = files.number(folder / "memory.current")
@@ -194,14 +203,17 @@ class Leaf:
         )
 
     def account(self) -> list[int]:
+        """Descriptors of the files that count processor time and memory, for the caller to close."""
         return files.open_all(self._folder / "cpu.stat", self._folder / "memory.peak")
 
     def lift(self) -> None:
+        """As `SessionCgroup.lift`: it is thawed too."""
         for name, value in (("cpu.max", "max"), ("cgroup.freeze", "0")):
             with contextlib.suppress(OSError):
                 files.write(self._folder / name, value)
 
     def kill(self) -> None:
+        """As `SessionCgroup.kill`, by ``cgroup.kill`` where the kernel has it."""
         owned.let_die(self._folder)
         try:
             files.write(self._folder / "cgroup.kill", "1")
@@ -209,6 +221,7 @@ class Leaf:
             files.kill_all([self._folder / "cgroup.procs"])
 
     def processes(self) -> list[int]:
+        """As `SessionCgroup.processes`."""
         return files.pids(self._folder / "cgroup.procs")
 
     def remove(self, seconds: float = 0.0) -> None:

@@ -63,6 +63,7 @@ def session_uid(context: Context) -> tuple[int, str]:
 
 
 def find_bwrap() -> str:
+    """bubblewrap's path in the system's own folders. Raises `UnsupportedError` where it is missing."""
     found = shutil.which("bwrap", path=BWRAP_PATH)
     if found is None:
         raise UnsupportedError("bwrap is missing", hint=INSTALL_BWRAP)

@@ -164,6 +164,7 @@ _SETTINGS = (
 
 
 def shared_counts(context: Context) -> Check:
+    """What sessions of one uid share of the kernel's counts, and how many that allows."""
     numbers = {}
     for name in _SETTINGS:
         words = read(f"/proc/sys/{name.replace('.', '/')}").split()

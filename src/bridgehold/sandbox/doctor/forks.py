@@ -29,6 +29,7 @@ _RESOURCES = Resources(
 
 
 def fork_start(context: Context) -> Check:
+    """Whether a zygote can be started, forked and attested; by doing it."""
     try:
         proof, milliseconds = asyncio.run(_attempt(context))
     except (AttestationError, ZygoteError) as error:

@@ -29,6 +29,7 @@ def version_of(release: str) -> tuple[int, int]:
 
 
 def kernel(_: Context) -> Check:
+    """Whether the kernel has what sandboxes need."""
     release = platform.release()
     descriptor = os.pidfd_open(os.getpid())
     signal.pidfd_send_signal(descriptor, signal.SIGCONT)
@@ -46,6 +47,8 @@ def kernel(_: Context) -> Check:
 
 
 def user_namespaces(context: Context) -> Check:
+    """Whether user namespaces can be made; by making one."""
+
     def make(uid: int) -> int:
         become(uid)
         syscalls.unshare(syscalls.CLONE_NEWUSER)
@@ -65,6 +68,7 @@ def user_namespaces(context: Context) -> Check:
 
 
 def namespace_count(_: Context) -> Check:
+    """Whether the limit on namespaces leaves room for sessions."""
     text = read("/proc/sys/user/max_user_namespaces")
     if not text.isdigit():
         return failed("namespace-count", "user.max_user_namespaces can't be read", "Mount a whole /proc.")
@@ -82,6 +86,7 @@ def namespace_count(_: Context) -> Check:
 
 
 def apparmor(context: Context) -> Check:
+    """Whether AppArmor keeps an ordinary user from making namespaces."""
     text = read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
     if text in ("", "0"):
         why = "no such restriction" if text == "" else "kernel.apparmor_restrict_unprivileged_userns is 0"

@@ -18,6 +18,7 @@ _READ_FILE, _READ_DIR, _EXECUTE = 1 << 2, 1 << 3, 1 << 0
 
 
 def landlock(_: Context) -> Check:
+    """Whether the kernel has Landlock, and which version."""
     try:
         version = syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
     except OSError as error:

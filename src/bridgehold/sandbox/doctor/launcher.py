@@ -42,6 +42,7 @@ echo done
 
 
 def sandbox(context: Context) -> Check:
+    """Whether a whole sandbox can be started, attested and ended through a launcher; by doing it."""
     try:
         proof, said, report = asyncio.run(_attempt(context))
     except AttestationError as error:

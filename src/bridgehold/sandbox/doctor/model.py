@@ -43,14 +43,17 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def passed(name: str, detail: str) -> Check:
+    """A row of the doctor's: the barrier holds."""
     return Check(name=name, status="PASS", detail=detail)
 
 
 def caution(name: str, detail: str, remedy: str) -> Check:
+    """A row of the doctor's: it holds in part; `remedy` says what would complete it."""
     return Check(name=name, status="CAUTION", detail=detail, remedy=remedy)
 
 
 def failed(name: str, detail: str, remedy: str) -> Check:
+    """A row of the doctor's: it does not hold; `remedy` says what to do."""
     return Check(name=name, status="FAIL", detail=detail, remedy=remedy)
 
 

@@ -48,6 +48,7 @@ def _needs_cgroup(check: Callable[[Context], Check], name: str) -> Callable[[Con
 
 
 def enter_and(cgroup: SessionCgroup, act: Callable[[], None]) -> int:
+    """Do `act` in a child within `cgroup`; the child's wait status."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -60,6 +61,8 @@ def enter_and(cgroup: SessionCgroup, act: Callable[[], None]) -> int:
 
 
 def memory(context: Context) -> Check:
+    """Whether the memory limit kills what goes past it; by going past it."""
+
     def bomb() -> None:
         area = mmap.mmap(-1, _BOMB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for at in range(0, _BOMB, mmap.PAGESIZE):
@@ -90,6 +93,7 @@ def memory(context: Context) -> Check:
 
 
 def pids(context: Context) -> Check:
+    """Whether the process limit refuses one more; by forking one more."""
     read, write = os.pipe()
 
     def bomb() -> None:
@@ -134,6 +138,8 @@ def _reap() -> None:
 
 
 def cpu(context: Context) -> Check:
+    """Whether the processor quota throttles a loop; by running one."""
+
     def spin() -> None:
         while True:
             pass

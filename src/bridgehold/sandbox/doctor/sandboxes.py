@@ -79,6 +79,7 @@ def _has_owner(uid: int) -> bool:
 
 
 def bubblewrap(context: Context) -> Check:
+    """Whether bubblewrap is there, and new enough."""
     path = find_bwrap()
     version = bare_version(path)
     if version < _OLDEST_BWRAP:

@@ -178,6 +178,7 @@ TRIALS = (
 
 
 def service(_: Context) -> Check:
+    """Whether the systemd unit that this runs in delegates what the host needs."""
     unit = unit_name(read("/proc/self/cgroup"))
     where = f"unit {unit}" if unit else "not a systemd service"
     found: list[tuple[Status, str]] = [

@@ -13,6 +13,7 @@ _INSTALL = "Install Bridgehold again with its dependencies: pip install bridgeho
 
 
 def uv(_: Context) -> Check:
+    """Whether the package uv, which resolves locks, is installed."""
     if importlib.util.find_spec("uv") is None:
         return failed("uv", "the package uv is missing", _INSTALL)
     try:

@@ -66,6 +66,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_folder(self) -> bool:
+        """Whether the member is a folder and has no bytes."""
         return self.name.endswith("/")
 
 
@@ -119,6 +120,7 @@ class Archive:
             raise ArchiveFaultError(member.name, "its bytes are not as the size and checksum say")
 
     def read(self, member: Member) -> bytes:
+        """All bytes of a member. Raises `ArchiveFaultError` where they are not what the directory says."""
         return b"".join(self.blocks(member))
 
 

@@ -60,6 +60,8 @@ class CompileOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompileExit(msgspec.Struct, frozen=True, kw_only=True):
+    """How the compiling process ended; `status` is its exit status or the signal's number."""
+
     cause: Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
     status: int
 
@@ -84,6 +86,7 @@ class BuildRunner(Protocol):
 
 
 def compile_argv(interpreter: Interpreter) -> tuple[str, ...]:
+    """The command line of the compiler inside: isolated, and without the environment's own code."""
     return (interpreter.inside, "-S", "-s", "-P", "-B", "-X", "utf8", "-c", PROGRAM)
 
 
@@ -154,9 +157,11 @@ class Log:
         self._tail = b""
 
     def write(self, data: bytes) -> None:
+        """Keep the end of what the compiler wrote."""
         self._tail = (self._tail + data)[-_KEPT_LOG:]
 
     def last_lines(self) -> str:
+        """The last lines, short and printable, for an error's message."""
         return "\n".join(_clean(line[:400]) for line in self._tail.splitlines()[-_SHOWN_LINES:])
 
 

@@ -172,8 +172,10 @@ def folder_line(path: str) -> str:
 
 
 def link_line(path: str, text: str) -> str:
+    """What a symbolic link adds to the digest of a tree."""
     return f"l {path} {text}\0"
 
 
 def file_line(path: str, sha256: str, *, executable: bool) -> str:
+    """What a file adds to the digest of a tree."""
     return f"f {path} {int(executable)} {sha256}\0"

@@ -68,6 +68,7 @@ class Network:
             self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=2 * limits.threads))
 
     def page(self, index: str, project: str) -> ProjectPage:
+        """A project's page of an index. Raises `EnvironmentBuildError`."""
         try:
             return PyPISimple(index, session=self._session).get_project_page(project, timeout=self._timeout)
         except (requests.RequestException, HTTPError, OSError) as error:
@@ -80,6 +81,7 @@ class Network:
             ) from error
 
     def blocks(self, candidate: Candidate) -> Iterator[bytes]:
+        """The bytes of a candidate, as they come. Raises `EnvironmentBuildError`."""
         parts = urlsplit(candidate.url)
         if parts.scheme == "file":
             with Path(unquote(parts.path)).open("rb") as file:
@@ -111,6 +113,7 @@ class Fetcher:
         self._lock = threading.Lock()
 
     def run(self) -> FetchResult:
+        """Fetch every pin that is not here yet. Raises `DependencyError`, `EnvironmentBuildError`."""
         pins = self._request.pins
         self._report(BuildProgress(phase="resolve", total=len(pins)))
         with ThreadPoolExecutor(self._request.limits.threads) as pool:

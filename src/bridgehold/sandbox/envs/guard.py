@@ -124,6 +124,7 @@ class Guard:
             self._let_go(environment.digest)
 
     def close(self) -> None:
+        """Let go of every environment that is watched."""
         for digest in list(self._known):
             self._let_go(digest)
 

@@ -181,5 +181,6 @@ def _is_sdist_of(pin: Pin, filename: str) -> bool:
 
 
 def file_sha256(path: Path) -> str:
+    """64 hexadecimal digits. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,6 +38,7 @@ def host_interpreter() -> Interpreter:
 
 
 def below_usr(prefix: str) -> bool:
+    """Whether a Python of this prefix is the system's own, which every sandbox shows."""
     return prefix == "/usr" or prefix.startswith("/usr/")
 
 

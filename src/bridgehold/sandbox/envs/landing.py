@@ -53,6 +53,7 @@ class WheelLayout(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, dist_info: str, interpreter: Interpreter) -> WheelLayout:
+        """The folders of a wheel whose metadata lie in `dist_info`."""
         stem = dist_info.removesuffix(".dist-info")
         return cls(
             dist_info=dist_info,

@@ -36,6 +36,7 @@ class LauncherRunner:
         self._resources = resources
 
     async def run(self, order: CompileOrder, talk: Talk, log: Callable[[bytes], None]) -> CompileExit:
+        """Run the compiler in a sandbox, talk to it, and wait for its end. Raises `EnvironmentBuildError`."""
         spec = compiler_spec(
             msgspec.structs.replace(self._paths, python_prefix=order.interpreter_prefix),
             argv=order.argv,
@@ -63,6 +64,7 @@ class LauncherRunner:
         return CompileExit(cause=report.cause, status=report.status)
 
     async def seal(self, build: str) -> SealReport:
+        """Have the launcher make the tree below `build` unchangeable."""
         return await self._client.seal(build)
 
     async def discard(self, build: str) -> None:

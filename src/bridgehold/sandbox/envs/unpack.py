@@ -40,6 +40,7 @@ class Tree:
         return Digest("sha256:" + found.hexdigest())
 
     def path(self, name: str) -> Path:
+        """Where `name` lies in the tree that is built."""
         return self._build / name
 
     def folder(self, name: str) -> None:
@@ -51,6 +52,7 @@ class Tree:
                 self._lines[name] = folder_line(name)
 
     def link(self, name: str, text: str) -> None:
+        """Make a symbolic link `name` to `text`. Raises `OSError`."""
         self.folder(name.rpartition("/")[0])
         with writes.our_folder((self._build / name).parent, beneath=self._build) as folder:
             os.symlink(text, name.rpartition("/")[2], dir_fd=folder)
@@ -122,6 +124,7 @@ def clashes(reports: Sequence[ScanReport]) -> Iterator[str]:
 
 
 def refuse_clashes(reports: Sequence[ScanReport]) -> None:
+    """Raise `DependencyError` where two wheels bring the same file."""
     found = list(clashes(reports))
     if found:
         raise DependencyError(

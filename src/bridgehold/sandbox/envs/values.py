@@ -38,6 +38,8 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True):
+    """A lock file that was read: exact versions, each with its hashes."""
+
     file: str
     pins: tuple[Pin, ...]
     digest: Digest
@@ -82,6 +84,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on what is fetched for one environment; bytes and seconds."""
+
     wheel_bytes: int = 2 * GIB
     total_bytes: int = 8 * GIB
     threads: int = 6
@@ -100,6 +104,8 @@ class Wheel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the fetching process is asked for: pins, the tags that fit, where from, and where to."""
+
     pins: tuple[Pin, ...]
     tags: tuple[str, ...]
     sources: Sources
@@ -108,6 +114,8 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The wheels of a request, and how much of it was fetched now."""
+
     wheels: tuple[Wheel, ...]
     downloaded: int = 0
     """How many were not in the wheel folder before."""
@@ -150,6 +158,8 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
+    """One installed distribution, and the wheel it came from."""
+
     name: str
     version: str
     wheel: str = ""
@@ -175,6 +185,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TreeSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished tree: its digest and its size."""
+
     digest: Digest
     files: int
     """Files, folders and links."""

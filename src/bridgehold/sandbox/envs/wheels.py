@@ -32,6 +32,7 @@ class WheelFolder:
         self.root = root
 
     def path(self, wheel: Wheel) -> Path:
+        """Where a wheel lies, by its hash."""
         return self.root / wheel.sha256 / wheel.filename
 
     def cached(self, pin: Pin, tags: Sequence[str]) -> Wheel | None:
@@ -56,6 +57,7 @@ class WheelFolder:
         return _wheel(pin, candidate, size)
 
     def remember(self, pin: Pin, candidates: Iterable[Candidate]) -> None:
+        """Keep which files an index had for `pin`, so that it is not asked again."""
         data = msgspec.json.encode(list(candidates))
         writes.make_folder(self.root / _LISTINGS)
         writes.replace(self._listing(pin), data)

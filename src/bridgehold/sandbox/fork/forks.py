@@ -41,6 +41,8 @@ _FORK_SECONDS = 10.0
 
 
 class ForkPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one fork needs beside its zygote."""
+
     spec: SandboxSpec
     uid: int
     seccomp: bytes
@@ -174,6 +176,7 @@ class Fork:
         return ZygoteError(f"the fork ended before it {step}")
 
     def expire(self) -> BridgeholdError:
+        """It is late: the error that says at which step."""
         if not self._asked:
             what = "its namespaces" if self._shell is not None else "its turn at the zygote"
             return UnsupportedError(f"a fork waited {_FORK_SECONDS:.0f} s for {what}", retry="later")

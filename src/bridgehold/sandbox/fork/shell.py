@@ -48,6 +48,8 @@ _OWN_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 
 
 class ShellPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The namespaces that are made for one fork before it joins them."""
+
     spec: SandboxSpec
     uid: int
     """The session's."""
@@ -111,6 +113,7 @@ class Shell:
         return death_watch
 
     def abort(self) -> None:
+        """End the helper and close everything; what stands of the namespaces goes with it."""
         if self.helper:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.helper, signal.SIGKILL)

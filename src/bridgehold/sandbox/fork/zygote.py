@@ -94,6 +94,7 @@ class Zygote:
 
     @property
     def settled(self) -> bool:
+        """Whether it stands and can be forked from."""
         return self.template >= 0
 
     def settle(self, pid: int) -> None:
@@ -244,6 +245,7 @@ class Zygote:
         self.forks += 1
 
     def close(self) -> None:
+        """Let go of its descriptors; it is ended by others."""
         self._socket.close()
         for descriptor in (self.pid_fd, self.template):
             if descriptor >= 0:

@@ -130,6 +130,10 @@ def serve_script(boot: dict[str, Any], reader: Any, writer: Any, frames_in: int,
 
 
 def main() -> int:
+    """The first code inside a cold sandbox: take the wire, load the bridge, serve.
+
+    Returns the exit status.
+    """
     frames_in, frames_out = take_wire(*map(int, sys.argv[1:]))
     set_path()
     home = importlib.import_module(f"{PACKAGE}.home")

@@ -16,6 +16,7 @@ _SECONDS = 20
 
 
 def call_openai(gateway: str) -> None:
+    """One chat completion through the client `openai`, so that its lazy imports are done before a fork."""
     openai: Any = importlib.import_module("openai")
 
     with openai.OpenAI(base_url=f"{gateway}/v1", api_key=_KEY, max_retries=0, timeout=_SECONDS) as client:
@@ -23,6 +24,7 @@ def call_openai(gateway: str) -> None:
 
 
 def call_litellm(gateway: str) -> None:
+    """One chat completion through `litellm`, so that its lazy imports are done before a fork."""
     litellm: Any = importlib.import_module("litellm")
 
     litellm.completion(

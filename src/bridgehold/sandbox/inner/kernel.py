@@ -29,6 +29,7 @@ _python = ctypes.PyDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> int:
+    """`result`, or `OSError` with the C library's error number where it is negative."""
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -36,10 +37,12 @@ def check(result: int, what: str) -> int:
 
 
 def prctl(option: int, value: int) -> None:
+    """prctl(2). Raises `OSError`."""
     check(_libc.prctl(option, value, 0, 0, 0), f"prctl {option}")
 
 
 def setns(descriptor: int, kind: int) -> None:
+    """Join the namespace behind `descriptor`. Raises `OSError`."""
     check(_libc.setns(descriptor, kind), f"setns {kind:#x}")
 
 
@@ -63,14 +66,19 @@ def close_all_but(keep: set[int]) -> None:
 
 
 class CapabilityHead(ctypes.Structure):
+    """The kernel's ``__user_cap_header_struct``."""
+
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
     @classmethod
     def own(cls) -> CapabilityHead:
+        """Of the calling process."""
         return cls(_CAPABILITY_VERSION, 0)
 
 
 class CapabilityWord(ctypes.Structure):
+    """The kernel's ``__user_cap_data_struct``."""
+
     _fields_ = (
         ("effective", ctypes.c_uint32),
         ("permitted", ctypes.c_uint32),

@@ -43,6 +43,7 @@ class Output(io.TextIOWrapper):
 
     @property
     def buffer(self) -> Any:
+        """The stream of the protocol's bytes."""
         return self._protocol
 
     def fileno(self) -> int:
@@ -50,11 +51,13 @@ class Output(io.TextIOWrapper):
         return self._protocol.fileno()
 
     def flush(self) -> None:
+        """Write what waits, text and bytes."""
         super().flush()
         if not self._protocol.closed:
             self._protocol.flush()
 
     def close(self) -> None:
+        """Close both streams."""
         self._protocol.close()
         super().close()
 

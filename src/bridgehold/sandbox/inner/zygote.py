@@ -25,6 +25,10 @@ MAX_ORDER_BYTES = 128 * 1024
 
 
 def main(orders: int) -> int:
+    """The life of a zygote: warm up, say so, and fork for each order that comes.
+
+    A fork returns its exit status.
+    """
     frames_in, frames_out = boot.take_wire()
     kernel.close_all_but({orders, frames_in, frames_out})  # bubblewrap leaves one of its own
     boot.set_path()

@@ -40,6 +40,8 @@ _MOST_FILES = 500_000
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one cold start needs."""
+
     spec: SandboxSpec
     bwrap: str
     uid: int
@@ -178,6 +180,7 @@ class Start:
 
     @property
     def waits_for(self) -> int:
+        """The descriptor whose next byte takes the start a step further."""
         return self._info_read if self._entered else self._entered_read
 
     def advance(self) -> bool:
@@ -203,6 +206,7 @@ class Start:
         return True
 
     def expire(self) -> UnsupportedError:
+        """It is late: the error that says at which step."""
         where = "bubblewrap to start the sandbox" if self._entered else "the process to enter its cgroup"
         return UnsupportedError(f"waited {_START_SECONDS:.0f} s for {where}", retry="later")
 
@@ -276,11 +280,13 @@ class Descriptors:
         self._open: set[int] = set()
 
     def pipe(self) -> tuple[int, int]:
+        """A new pipe's ends: (read, write)."""
         ends = os.pipe()  # close-on-exec
         self._open.update(ends)
         return ends
 
     def file(self, name: str, content: bytes) -> int:
+        """A file in memory that holds `content`, positioned at its start."""
         descriptor = os.memfd_create(name)
         self._open.add(descriptor)
         view = memoryview(content)
@@ -290,19 +296,23 @@ class Descriptors:
         return descriptor
 
     def add(self, descriptor: int) -> int:
+        """Have `descriptor` closed with the others."""
         self._open.add(descriptor)
         return descriptor
 
     def close(self, *descriptors: int) -> None:
+        """Close those of `descriptors` that are still open here."""
         for descriptor in descriptors:
             if descriptor in self._open:
                 self._open.discard(descriptor)
                 os.close(descriptor)
 
     def keep(self, *descriptors: int) -> None:
+        """Leave these open: they are somebody else's now."""
         self._open.difference_update(descriptors)
 
     def close_all(self) -> None:
+        """Close everything that was not kept."""
         self.close(*self._open.copy())
 
 

@@ -90,6 +90,7 @@ class Hold(Traced):
 
     @property
     def stands(self) -> bool:
+        """Whether the process is stopped now, as was wanted."""
         self.attend()
         return self._stopped and self._wanted
 

@@ -319,6 +319,7 @@ class NoStage:
     """
 
     def prepare(self, name: str, spec: SandboxSpec, uid: int) -> Staged:
+        """Nothing is staged: a spec's sources are bound as they are."""
         return Staged(folder="", sources={}, identities={})
 
     def release(self, staged: Staged) -> None:

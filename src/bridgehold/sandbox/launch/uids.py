@@ -63,6 +63,7 @@ class UidPool:
             os.close(descriptor)
 
     def close(self) -> None:
+        """Give every uid back."""
         for uid in list(self._held):
             self.give_back(uid)
         os.close(self._folder)

@@ -31,14 +31,17 @@ class Channel:
         self._queue: deque[tuple[bytes, list[int]]] = deque()
 
     def fileno(self) -> int:
+        """The socket's descriptor, for a selector."""
         return self._socket.fileno()
 
     @property
     def unsent(self) -> bool:
+        """Whether something waits to be sent."""
         return bool(self._queue)
 
     @property
     def full(self) -> bool:
+        """Whether so much waits that the peer's requests are left unread."""
         return len(self._queue) >= _FULL
 
     def receive(self) -> requests.Request | None:
@@ -64,6 +67,7 @@ class Channel:
         self.flush()
 
     def flush(self) -> None:
+        """Send what waits, as far as the socket takes it. Raises `ChannelClosedError`."""
         while self._queue:
             data, descriptors = self._queue[0]
             try:
@@ -79,6 +83,7 @@ class Channel:
             _close(descriptors)
 
     def close(self) -> None:
+        """Close the socket, and the descriptors that were not sent."""
         while self._queue:
             _close(self._queue.popleft()[1])
         self._socket.close()

@@ -41,9 +41,11 @@ class LauncherClient:
 
     @classmethod
     async def connect(cls, sock: socket.socket) -> LauncherClient:
+        """A client on the socket that the supervisor gave."""
         return cls(sock)
 
     async def machine(self) -> Machine:
+        """What this machine offers to sandboxes. Raises `HostUnavailableError`."""
         answer, _ = await self._ask(requests.MachineRequest(self._id()))
         return _expect(answer.machine)
 
@@ -72,6 +74,7 @@ class LauncherClient:
         return _expect(answer.attestation)
 
     async def usage(self, worker: str) -> Usage:
+        """What a worker has used so far, by the kernel's count. Raises `NotFoundError`."""
         answer, _ = await self._ask(requests.UsageRequest(self._id(), worker))
         return _expect(answer.usage)
 
@@ -102,6 +105,7 @@ class LauncherClient:
         return await asyncio.shield(self._exits.setdefault(worker, self._loop.create_future()))
 
     async def seal(self, path: str) -> SealReport:
+        """Make a finished environment unchangeable. Raises `EnvironmentBuildError`."""
         answer, _ = await self._ask(requests.SealRequest(self._id(), path))
         return _expect(answer.sealed)
 
@@ -111,6 +115,7 @@ class LauncherClient:
         return _expect(answer.sealed).files
 
     def close(self) -> None:
+        """End the channel; the launcher ends every worker with it."""
         self._lose()
         self._socket.close()
 

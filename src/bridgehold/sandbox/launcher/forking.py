@@ -34,11 +34,20 @@ class Owner(Protocol):
     parts: Parts
     workers: dict[str, Worker]
 
-    def add(self, worker: Worker) -> None: ...
-    def admit(self, spec: SandboxSpec) -> None: ...
-    def watch(self, worker: Worker, *wanted: int | None) -> None: ...
-    def fail(self, worker: Worker, error: Exception) -> None: ...
-    def end(self, worker: Worker, *, by: By, reason: str = "") -> None: ...
+    def add(self, worker: Worker) -> None:
+        """See `Launcher.add`."""
+
+    def admit(self, spec: SandboxSpec) -> None:
+        """See `Launcher.admit`."""
+
+    def watch(self, worker: Worker, *wanted: int | None) -> None:
+        """Have the loop visit `worker` when one of these descriptors is readable."""
+
+    def fail(self, worker: Worker, error: Exception) -> None:
+        """The start of `worker` has failed with `error`: answer, and end what stands of it."""
+
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
+        """See `Launcher.end`."""
 
 
 class Forking:

@@ -38,6 +38,8 @@ _STANDARD = (0, 1, 2)
 
 
 class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the launcher is started with. The host can't change it."""
+
     read_roots: tuple[str, ...]
     build_root: str
     uid_folder: str

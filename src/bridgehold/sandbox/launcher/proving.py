@@ -34,12 +34,23 @@ class Owner(Protocol):
 
     parts: Parts
 
-    def find(self, name: str) -> Worker: ...
-    def add(self, worker: Worker) -> None: ...
-    def watch_running(self, worker: Worker) -> None: ...
-    def answer(self, answer: requests.Answer) -> None: ...
-    def attested(self, worker: Worker) -> None: ...
-    def end(self, worker: Worker, *, by: By, reason: str = "") -> None: ...
+    def find(self, name: str) -> Worker:
+        """See `Launcher.find`."""
+
+    def add(self, worker: Worker) -> None:
+        """See `Launcher.add`."""
+
+    def watch_running(self, worker: Worker) -> None:
+        """See `Launcher.watch_running`."""
+
+    def answer(self, answer: requests.Answer) -> None:
+        """See `Launcher.answer`."""
+
+    def attested(self, worker: Worker) -> None:
+        """See `Launcher.attested`."""
+
+    def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
+        """See `Launcher.end`."""
 
 
 class Proving:
@@ -50,6 +61,7 @@ class Proving:
         self._own = attest.namespaces("self")
 
     def attest(self, request: requests.AttestRequest) -> None:
+        """Compare a worker with its spec, and answer with what was seen; one that differs is ended."""
         worker = self._owner.find(request.worker)
         if worker.ending is not None:
             raise NotFoundError(f"worker {worker.name} has ended")

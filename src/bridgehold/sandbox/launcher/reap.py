@@ -151,6 +151,7 @@ def _gone(init_fd: int) -> bool:
 
 
 def ended(pidfd: int) -> bool:
+    """Whether the process behind `pidfd` has ended."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))

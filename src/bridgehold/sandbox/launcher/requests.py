@@ -12,10 +12,14 @@ MAX_DATAGRAM = 160 * 1024
 
 
 class MachineRequest(msgspec.Struct, frozen=True, tag="machine"):
+    """Answered by what the machine offers."""
+
     id: int
 
 
 class LaunchRequest(msgspec.Struct, frozen=True, tag="launch"):
+    """Start a sandbox cold."""
+
     id: int
     spec: SandboxSpec
 
@@ -29,11 +33,15 @@ class ForkRequest(msgspec.Struct, frozen=True, tag="fork"):
 
 
 class AttestRequest(msgspec.Struct, frozen=True, tag="attest"):
+    """Compare a worker with its spec."""
+
     id: int
     worker: str
 
 
 class UsageRequest(msgspec.Struct, frozen=True, tag="usage"):
+    """What a worker has used so far."""
+
     id: int
     worker: str
 
@@ -53,11 +61,15 @@ class CurrentRequest(msgspec.Struct, frozen=True, tag="current"):
 
 
 class KillRequest(msgspec.Struct, frozen=True, tag="kill"):
+    """End a worker; answered when nothing of it is left."""
+
     id: int
     worker: str
 
 
 class SealRequest(msgspec.Struct, frozen=True, tag="seal"):
+    """Make the tree at `path` unchangeable."""
+
     id: int
     path: str
     empty: bool = False

@@ -203,12 +203,15 @@ class Launcher:
         return None
 
     def answer(self, answer: requests.Answer) -> None:
+        """Queue an answer for the host."""
         self._channel.send(answer)
 
     def attested(self, worker: Worker) -> None:
+        """A worker has passed: a fork's zygote may be forked again."""
         self._forking.attested(worker)
 
     def find(self, name: str) -> Worker:
+        """The started worker of that name. Raises `NotFoundError`."""
         worker = self.workers.get(name)
         if worker is None or not worker.started:
             raise NotFoundError(f"no worker {name[:40]}")
@@ -237,10 +240,12 @@ class Launcher:
             self.fail(worker, error)
 
     def add(self, worker: Worker) -> None:
+        """Take `worker` into the loop, from its first step on."""
         self.workers[worker.name] = worker
         self._restless.add(worker)
 
     def admit(self, spec: SandboxSpec) -> None:
+        """Raise the typed refusal where `spec` goes beyond this launcher's bounds or its capacity."""
         parts = self.parts
         check(spec, parts.bounds)
         promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
@@ -309,6 +314,7 @@ class Launcher:
         self._forking.over(worker)
 
     def watch_running(self, worker: Worker) -> None:
+        """Watch for the end of a worker that has started, and for its running out of memory."""
         running = worker.start.running
         first = running.first_fd if running.first_fd >= 0 else None
         held = worker.zygote.pid_fd if worker.zygote and running.hold and not running.hold.gone else None
@@ -336,6 +342,7 @@ class Launcher:
         self.end(worker, by="killed")
 
     def end(self, worker: Worker, *, by: By, reason: str = "") -> None:
+        """Begin to end `worker`; the first call's `by` and `reason` go into its report."""
         if worker.ending is not None:
             return
         self.watch(worker)

@@ -82,6 +82,7 @@ class Worker:
 
     @property
     def running(self) -> bool:
+        """Whether it has started and nobody has begun to end it."""
         return self.started and self.ending is None
 
     @property

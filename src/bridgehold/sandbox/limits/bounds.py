@@ -38,6 +38,8 @@ _OWN_TARGETS = {"/proc": "proc", "/dev": "dev", "/dev/shm": "tmpfs"}  # noqa: S1
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What the launcher allows at most, whatever the host asks for."""
+
     read_roots: tuple[str, ...]
     """Host folders below which read-only binds may lie."""
     build_root: str

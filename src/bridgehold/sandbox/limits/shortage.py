@@ -49,6 +49,7 @@ def shortage(error: BaseException | None) -> int:
 
 
 def short_of(number: int, what: str, *, hint: str | None = None) -> ShortageError:
+    """The typed error for an error number that means that the machine ran out of something."""
     return ShortageError(f"the machine is short of {SHORT_OF[number]}: {what}"[:_MAX_TEXT], hint=hint)
 
 

@@ -42,6 +42,7 @@ class Tree:
         self._known: dict[int, psutil.Process] = {}
 
     def add(self, pid: int) -> None:
+        """A process that belongs to the tree by birth; one that has ended is no error."""
         with contextlib.suppress(psutil.Error):
             self._known[pid] = psutil.Process(pid)
 
@@ -56,6 +57,7 @@ class Tree:
         return [self._known[pid] for pid in sorted(self._known)]
 
     def pids(self) -> list[int]:
+        """The pids of the tree now."""
         return [one.pid for one in self.processes()]
 
     def kill(self) -> None:
