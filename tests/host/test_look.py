@@ -162,7 +162,7 @@ def test_every_command_reads_well_at_each_width(
         looks(out, width, data=argv[0] == "run")
         looks(err, width)
         plain = ANSI.sub("", out + err)
-        assert colour or plain == out + err
+        assert colour or not re.search(r"\x1b\[[0-9;]*m", out + err)
         assert not (colour and keys) or "\x1b[" in out + err, plain
         for key in keys:
             assert names.get(key.strip("{}"), key) in re.split(r"[\s,;]+", plain), f"{key} is cut: {plain}"
@@ -338,3 +338,66 @@ def test_keys_stand_under_their_table_and_numbers_end_together() -> None:
 def test_json_is_one_document_whatever_the_width(show: Show) -> None:
     _, out, _ = show(80, True, "sessions", "--json")
     assert json.loads(out)[0]["name"] == "a-session-with-a-long-name"
+
+
+HIDDEN = """
+mount --bind /dev/null "$(readlink -f "$(command -v bwrap)")"
+for one in "run python:execute" "shell" "stdio --bridge python" "serve" "serve --check" "bridge build python"; do
+    "$0" -m bridgehold $one < /dev/null > out 2> err; echo "$?|$one|$(tr '\\n' ' ' < out)|$(tr '\\n' ' ' < err)"
+done
+"""
+
+
+def test_a_machine_without_bubblewrap_is_told_so_by_whatever_needs_it(tmp_path: Path) -> None:
+    inside = (
+        ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    )
+    argv = [*inside, "bash", "-c", HIDDEN, sys.executable]
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)  # for the host's other processes
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(tmp_path / "home")}
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
+    told = [line.split("|") for line in done.stdout.splitlines() if line.count("|") >= 3]
+    assert len(told) == 6, done
+    for status, command, out, *err in told:
+        said = "|".join(err)
+        assert status == ("14" if command.startswith("serve") else "51"), (status, command, said)
+        assert "bubblewrap is missing" in said, (command, said)
+        assert "apt-get install bubblewrap" in said, (command, said)
+        assert "Traceback" not in out + said
+
+
+def test_anothers_host_is_closed_in_words_and_with_a_remedy(scene: Scene) -> None:
+    if os.getuid() != 0:  # only root can be another user; the suite runs as root too
+        return
+    other = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        sys.executable,
+        "-m",
+        "bridgehold",
+    ]
+    for arguments, status, said, where in (
+        (
+            ["run", "python:execute", "--args", '{"code": "1"}'],
+            13,
+            "local user 65534 is nobody here",
+            "principals",
+        ),
+        (["sessions"], 13, "local user 65534 is nobody here", "principals"),
+        (["stop"], 13, "local user 65534 is nobody here", "principals"),
+        (["stdio", "--bridge", "python"], 13, "local user 65534 is nobody here", "principals"),
+        (["why", "i-x.1"], 50, "can't read the audit's folder: Permission denied", "state/audit"),
+        (["audit", "tail"], 50, "can't read the audit's folder: Permission denied", "state/audit"),
+        (["bridge", "new", "poet"], 3, "can't be written: Permission denied", "config/bridges"),
+        (["secrets", "list"], 17, "can't be read: Permission denied", "state/secrets"),
+    ):
+        done = subprocess.run(
+            [*other, *arguments], input="", capture_output=True, text=True, check=False, cwd="/"
+        )
+        assert (done.returncode, said in done.stderr) == (status, True), (arguments, done)
+        lines = [line.split()[0] for line in done.stderr.splitlines()]
+        assert lines[1:3] == ["where", "remedy"], (arguments, done.stderr)
+        assert where in done.stderr

@@ -6,6 +6,7 @@ event loop for it, which costs as much to import as all else that a short comman
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,8 @@ class Once:
         self._last += 1
         body = msgspec.Raw(msgspec.json.encode(params))
         try:
-            self._socket.sendall(pack(RequestFrame(id=self._last, method=method, params=body)))
+            with contextlib.suppress(ConnectionError):  # why it closed the connection is still to be read
+                self._socket.sendall(pack(RequestFrame(id=self._last, method=method, params=body)))
             while True:
                 answer = self._read()
                 if answer.id not in (self._last, WHOLE_CONNECTION):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from importlib.metadata import version
@@ -169,6 +170,9 @@ def audit_folder(given: Path | None) -> Path:
     folder = given or default_layout().audit
     if not folder.is_dir():
         raise AuditError("there is no audit here", where=str(folder), hint="Name a folder with --audit.")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        hint = "Name the folder that holds the instances, and read it as a user who may."
+        raise AuditError("can't read the audit's folder: Permission denied", where=str(folder), hint=hint)
     return folder
 
 

@@ -67,7 +67,8 @@ def new(
                 file.write(text.encode())
     except OSError as error:
         where = str(error.filename or folder)
-        raise ConfigError(f"can't be written: {error.strerror}", where=where) from error
+        hint = "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own."
+        raise ConfigError(f"can't be written: {error.strerror}", where=where, hint=hint) from error
     for path in (*sorted(folder.iterdir()), *([] if shared else [policy])):
         out.say(str(path), whole=True)
     if shared:

@@ -120,7 +120,7 @@ async def _top(every: float, looks: int, as_json: bool) -> None:
                     print_json_line(row)
                 else:
                     lines = [*_sessions(sessions), [], *_operations(figures, before, every)]
-                    live.update(Text("\n").join(Text.assemble(*line) for line in lines), refresh=True)
+                    live.update(Text.from_ansi("\n".join(map(out.styled, lines))), refresh=True)
                 before = {one.operation: one for one in figures}
                 done += 1
                 if looks and done >= looks:

@@ -14,7 +14,7 @@ import typer
 from bridgehold import reads, strict
 from bridgehold.client.once import Once
 from bridgehold.config.layout import default_layout
-from bridgehold.errors import DeniedError, HostLeavingError, HostUnavailableError, UsageError
+from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError, UsageError
 from bridgehold.faces.render import print_cold, print_json, print_text
 from bridgehold.faces.screen import err, out
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
@@ -145,8 +145,9 @@ def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
         except HostLeavingError:
             return None
         except DeniedError as error:
-            error.hint = _meant(host.request("bridges", {}), asked) or error.hint
-            raise
+            with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
+                error.hint = _meant(host.request("bridges", {}), asked) or error.hint
+            raise error from None
 
 
 async def _run(asked: _Request, shown: Live | None, record: str) -> Reply:
@@ -163,9 +164,9 @@ async def _run(asked: _Request, shown: Live | None, record: str) -> Reply:
             with building(host), shown or contextlib.nullcontext():
                 return await host.call(**asked._asdict(), on_event=shown)
         except DeniedError as error:
-            if not record:
-                error.hint = _meant(await host.request("bridges", {}), asked) or error.hint
-            raise
+            with contextlib.suppress(BridgeholdError):
+                error.hint = (not record and _meant(await host.request("bridges", {}), asked)) or error.hint
+            raise error from None
 
 
 def _meant(bridges: Iterable[dict[str, Any]], asked: _Request) -> str:

@@ -172,6 +172,8 @@ def init(
         writes.replace(layout.config_file, _FIRST_CONFIG)
     except OSError as error:
         raise ConfigError(
-            f"can't be written: {error.strerror}", where=str(error.filename or layout.config_file)
+            f"can't be written: {error.strerror}",
+            where=str(error.filename or layout.config_file),
+            hint="Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own.",
         ) from error
     out.say(f"wrote {layout.config_file}")
