@@ -106,5 +106,7 @@ def names(found: Iterable[Difference], most: int = 4) -> list[str]:
 
 
 def module_of(test: str) -> str:
-    """``test.test_os.FileTests.test_access`` → ``test_os``."""
+    """``test.test_os.FileTests.test_access`` → ``test_os``; of a package's own, its file."""
+    if "/" in test:
+        return test.partition("::")[0]
     return next((part for part in test.replace("(", ".").split(".") if part.startswith("test_")), test)

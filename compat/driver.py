@@ -1,10 +1,11 @@
-"""Runs the tests of one of CPython's own test modules and writes what became of each, as JSON lines.
+"""Runs one of CPython's own test modules, or a package's own file of tests, and writes what became of each.
 
     python driver.py MODULE FILE
 
-The same file runs inside a sandbox and outside of it: standard library only. A line is ``[test, outcome]``;
-the outcome is ``passed``, ``skipped: why`` or ``failed: what``. The last line is ``["", "done"]``, so that a
-run that was cut off can be told from one that ended.
+MODULE with a slash is a file below site-packages, for pytest; for others it takes the standard library only.
+The same file runs inside a sandbox and outside of it. A line that it writes is JSON, ``[test, outcome]``; the
+outcome is ``passed``, ``skipped: why`` or ``failed: what``. The last line is ``["", "done"]``, so that a run
+that was cut off can be told from one that ended.
 """
 
 from __future__ import annotations
@@ -89,8 +90,53 @@ def run(module, path):
             os.chdir(before)
 
 
+class Reports:
+    """A plugin of pytest's that writes each test's outcome as soon as it is known."""
+
+    def __init__(self, out):
+        self._out = out
+
+    def _write(self, test, outcome):
+        self._out.write(json.dumps([test, outcome]) + "\n")
+        self._out.flush()
+
+    def pytest_collectreport(self, report):
+        if report.failed or report.skipped:
+            self._write(report.nodeid, self._bad(report))
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed or (report.skipped and not hasattr(report, "wasxfail")):
+            self._write(report.nodeid, self._bad(report))
+        elif report.when == "call":
+            self._write(report.nodeid, "passed")
+
+    def _bad(self, report):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if report.skipped:
+            said = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        else:
+            said = crash.message if crash else report.longrepr
+        lines = str(said).strip().splitlines() or [""]
+        return f"{'skipped' if report.skipped else 'failed'}: {lines[0]}"[:_WORDS]
+
+
+def run_file(file, path):
+    """Every test of `file`, by pytest, in a folder of its own."""
+    import sysconfig
+
+    import pytest
+
+    site = sysconfig.get_path("purelib")
+    with open(path, "w", encoding="ascii") as out, tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        options = ["-c", os.devnull, "--rootdir", site, "-p", "no:cacheprovider", "-W", "ignore", "-q"]
+        pytest.main([os.path.join(site, file), *options], plugins=[Reports(out)])
+        os.chdir("/")
+        out.write(json.dumps(["", "done"]) + "\n")
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     target, result = sys.argv[1:]
     sys.argv[1:] = []
-    run(target, result)
+    (run_file if "/" in target else run)(target, result)

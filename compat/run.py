@@ -1,11 +1,12 @@
-"""CPython's own regression tests, inside and outside: each difference has a barrier's name, or the run fails.
+"""Tests of CPython's own and of packages', inside and outside: a difference without a barrier's name fails.
 
     python compat/run.py [--part] [--write] [--json] [MODULE ...]
 
 Outside they run as an ordinary user, with the interpreter that the sandboxes use. Inside they run as a
-process in a cold session and in a forked one, and within `python:execute`. `--part`: the modules that the
-suite tries. `--write`: docs/reference/differences.md is written anew. The tests come from the distribution's
-own package.
+process in a cold session and in a forked one, and within `python:execute`. CPython's come from the
+distribution's own package. Those that ship in packages' wheels run as a process, by pytest, in the
+environment of `frameworks.lock`, which is built here. `--part`: the modules that the suite tries. `--write`:
+docs/reference/differences.md is written anew.
 """
 
 from __future__ import annotations
@@ -30,18 +31,22 @@ sys.path.insert(0, str(HERE))
 from compare import DONE, WAYS, Difference, Reason, differences, explained, read_reasons, table  # noqa: E402
 
 from bridgehold import BridgeholdError, SyncClient  # noqa: E402
+from bridgehold.bridges.catalogue import Catalogue  # noqa: E402
 from bridgehold.config.layout import Layout, find_layout  # noqa: E402
 
 PAGE = HERE.parent / "docs/reference/differences.md"
 DRIVER = (HERE / "driver.py").read_text(encoding="utf-8")
+BUILT = find_layout({"BRIDGEHOLD_HOME": str(HERE.parent / ".environments")}, os.getuid()).environments
 PYTHON = "/usr/bin/python3"
 USER = "nobody"
-SECONDS = 150
+SECONDS = 300
 AT_ONCE = 2
+PACKAGES = "frameworks"
+"""The bridge with the packages: the shipped `python` with a lock."""
 POLICY = f"""
 extends = "baseline"
 [operations]
-allow = ["python:*"]
+allow = ["{{bridge}}:*"]
 [sandbox]
 start = "{{start}}"
 [limits]
@@ -59,7 +64,7 @@ AS_A_PROCESS = """
 import subprocess, sys
 open("/tmp/driver.py", "w").write({driver!r})
 open("/tmp/out.jsonl", "w").close()
-argv = [sys.executable, "-I", "/tmp/driver.py", {module!r}, "/tmp/out.jsonl"]
+argv = [{python}, "-I", "/tmp/driver.py", {module!r}, "/tmp/out.jsonl"]
 try:
     none = subprocess.DEVNULL
     done = subprocess.run(argv, stdin=none, stdout=none, stderr=none, cwd="/tmp", timeout={seconds})
@@ -79,7 +84,8 @@ HEAD = """# What Python does otherwise inside
 CPython's own regression tests are run outside, as an ordinary user, and inside: as a process of a cold
 session, as one of a forked session, and within `python:execute` itself. Every test that does not end as
 outside stands in this table, with the barrier that makes the difference; a difference without one fails the
-run. `make compat` measures it anew and writes this page; a part of it is in `make test`.
+run. Tests that ship in packages' wheels are run the same way, as a process. `make compat` measures it anew
+and writes this page; a part of it is in `make test`.
 
 Seen with CPython {version}: {modules} modules, {tests} tests passed inside, in the three ways together.
 
@@ -103,7 +109,11 @@ def read(lines: str, ended: str) -> dict[str, str]:
     return found
 
 
-def outside(module: str) -> dict[str, str]:
+def is_packages(module: str) -> bool:
+    return "/" in module
+
+
+def outside(module: str, python: str = PYTHON) -> dict[str, str]:
     """As an ordinary user of this machine."""
     entry = pwd.getpwnam(USER)
     with tempfile.TemporaryDirectory(prefix="compat-") as name:
@@ -112,7 +122,7 @@ def outside(module: str) -> dict[str, str]:
         (folder / "driver.py").write_text(DRIVER, encoding="utf-8")
         home = folder / "home"
         home.mkdir()
-        argv = [PYTHON, "-I", str(folder / "driver.py"), module, str(home / "out.jsonl")]
+        argv = [python, "-I", str(folder / "driver.py"), module, str(home / "out.jsonl")]
         user: dict[str, object] = {}
         if os.getuid() == 0:
             os.chown(home, entry.pw_uid, entry.pw_gid)
@@ -143,10 +153,11 @@ def inside(client: SyncClient, module: str, way: str) -> dict[str, str]:
     code = (WITHIN if way == "execute" else AS_A_PROCESS).format(
         driver=DRIVER.partition("\nif __name__")[0] if way == "execute" else DRIVER,
         module=module,
+        python="sys.executable",
         seconds=SECONDS,
     )
     try:
-        with client.session("python") as session:
+        with client.session(PACKAGES if is_packages(module) else "python") as session:
             value = session.run("execute", {"code": code})["value"]
     except BridgeholdError as error:
         return {"": f"ended: {error.code}"}
@@ -159,8 +170,18 @@ def host() -> Iterator[tuple[SyncClient, Layout]]:
     home = Path(tempfile.mkdtemp(prefix="compat-host-"))
     home.chmod(0o755)
     layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, os.getuid())
-    for folder in (layout.config, layout.policies, layout.bridges, layout.tenants):
+    for folder in (layout.config, layout.policies, layout.bridges, layout.tenants, layout.state):
         folder.mkdir(parents=True)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    layout.environments.symlink_to(BUILT)
+    bridge = layout.bridges / PACKAGES
+    shipped = Catalogue.load().get("python").folder
+    shutil.copytree(shipped, bridge)
+    shutil.copy(HERE / "frameworks.lock", bridge / "requirements.lock")
+    manifest = (shipped / "bridge.toml").read_text(encoding="utf-8")
+    (bridge / "bridge.toml").write_text(
+        manifest.replace('name = "python"', f'name = "{PACKAGES}"\nlock = "requirements.lock"')
+    )
     try:
         with SyncClient.open(layout) as client:
             yield client, layout
@@ -168,19 +189,32 @@ def host() -> Iterator[tuple[SyncClient, Layout]]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+def environment(layout: Layout) -> str:
+    """The interpreter of the packages' environment, which is built if it isn't there."""
+    argv = [sys.executable, "-m", "bridgehold", "bridge", "build", PACKAGES, "--no-start", "--json"]
+    home = {**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent)}
+    built = json.loads(subprocess.run(argv, env=home, stdout=subprocess.PIPE, check=True).stdout)
+    return str(layout.environments / built["digest"].removeprefix("sha256:") / "bin/python")
+
+
 def measure(modules: list[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
     """(way, module, outcomes) for each of both, the runs outside first."""
     with ThreadPoolExecutor(AT_ONCE) as pool, host() as (client, layout):
+        packages = environment(layout) if any(map(is_packages, modules)) else ""
         for way in ("outside", *WAYS):
-            if way != "outside":
-                start = "cold" if way == "cold" else "fork"
-                (layout.policies / "python.toml").write_text(POLICY.format(start=start))
-            runs = pool.map(
-                outside if way == "outside" else lambda name, way=way: inside(client, name, way), modules
-            )
-            for done, (module, outcomes) in enumerate(zip(modules, runs, strict=True), 1):
+            chosen = [module for module in modules if way != "execute" or not is_packages(module)]
+            start = "cold" if way == "cold" else "fork"
+            for bridge in ("python", PACKAGES):
+                (layout.policies / f"{bridge}.toml").write_text(POLICY.format(start=start, bridge=bridge))
+
+            def one(module: str, way: str = way) -> dict[str, str]:
+                if way != "outside":
+                    return inside(client, module, way)
+                return outside(module, packages if is_packages(module) else PYTHON)
+
+            for done, (module, outcomes) in enumerate(zip(chosen, pool.map(one, chosen), strict=True), 1):
                 if sys.stderr.isatty():
-                    sys.stderr.write(f"\r{way:8} {done:4} of {len(modules)}  {module:32}")
+                    sys.stderr.write(f"\r{way:8} {done:4} of {len(chosen)}  {module:40}")
                 yield way, module, outcomes
     if sys.stderr.isatty():
         sys.stderr.write("\n")

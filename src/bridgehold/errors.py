@@ -148,6 +148,14 @@ class DeniedError(BridgeholdError):
     default_hint = "Run the `bridgehold why` command of this refusal to see the rule."
 
 
+class SuspendedError(DeniedError):
+    """An operator has suspended or revoked the tenant: nothing begins for it."""
+
+    code = "suspended"
+    exit_status = 23
+    default_hint = "An operator lets it go on with `bridgehold tenant resume NAME`."
+
+
 class UnsupportedError(BridgeholdError):
     """A barrier that the grant demands can't be given by this machine."""
 
@@ -191,6 +199,14 @@ class BusyError(BridgeholdError):
     code = "busy"
     exit_status = 20
     default_retry = "later"
+
+
+class TenantFullError(BusyError):
+    """Admission refused: the tenant has its part, and what is left is kept for others."""
+
+    code = "tenant_full"
+    exit_status = 24
+    default_hint = "End sessions of this tenant, or lower what each may have (`[limits]` in the policy)."
 
 
 class ShortageError(BridgeholdError):

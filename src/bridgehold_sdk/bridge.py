@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from bridgehold_sdk.errors import ProviderNotGranted
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Effect = Literal["create", "read", "run", "delete", "configure"]
 EFFECTS = ("create", "read", "run", "delete", "configure")
 _MARK = "__bridgehold_operation__"
 _COROUTINE = 0x80
@@ -131,7 +132,7 @@ class CallersCode:
 def operation(
     *,
     name: str = "",
-    effect: str = "run",
+    effect: Effect = "run",
     resource: str = "",
     id_field: str = "",
     stream: bool = False,

@@ -15,11 +15,15 @@ from hypothesis.stateful import (
 )
 
 from bridgehold.audit.entries import Entry
-from bridgehold.errors import BudgetError
+from bridgehold.errors import BudgetError, SuspendedError
 from bridgehold.host.cell.gateway.shapes import most_tokens
 from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
+from bridgehold.host.shares import spending as periods
 from bridgehold.host.shares.budgets import Budgets, Reservation
-from bridgehold.policies.model import Rate
+from bridgehold.host.shares.spending import Used
+from bridgehold.policies.model import Ceilings, Rate
+from bridgehold.policies.tables import parse_time
+from bridgehold.policies.tenants import Tenant
 
 OWNER, BUDGET, SLOTS, LARGEST = ("acme", "dspy"), 3_000, 3, 400
 
@@ -200,3 +204,65 @@ def test_no_order_of_requests_ends_and_restarts_overdraws() -> None:
     run_state_machine_as_test(
         Spending, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )
+
+
+class Clock:
+    """Seconds since the epoch, as a test has them pass."""
+
+    def __init__(self, text: str) -> None:
+        self.now = parse_time(text)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_days_and_months_are_counted_beside_the_tenants_ceilings_and_pass() -> None:
+    clock = Clock("2026-11-29T23:59:00Z")
+    ceilings = Ceilings(requests_per_day=2, tokens_per_month=100)
+    budgets = Budgets(periods.Spending(lambda name: Tenant(name=name, limits=ceilings), clock))
+
+    def ask(tokens: int) -> Reservation:
+        return budgets.reserve(OWNER, "openai", Rate(), tokens, 0.0)
+
+    first = ask(10)
+    budgets.reserve(OWNER, "anthropic", Rate(), 10, 0.0)
+    with pytest.raises(BudgetError) as caught:
+        ask(1)
+    assert (caught.value.where, caught.value.retry) == ("tenant.limits.requests_per_day", "later")
+    budgets.reserve(("other", "b"), "openai", Rate(), 10, 0.0)
+    clock.now = parse_time("2026-11-30T00:00:10Z")
+    first.settle(70)  # of a day that is over: its month still counts it
+    assert budgets.spending.used(OWNER[0]).tokens_per_day == 0
+    assert budgets.spending.used(OWNER[0]).tokens_per_month == 80
+    ask(20).settle(20)
+    with pytest.raises(BudgetError, match="tokens per month: 100"):
+        ask(1)
+    clock.now = parse_time("2026-12-01T00:00:00Z")
+    ask(1)
+    assert budgets.spending.used(OWNER[0]).requests_per_month == 1
+
+
+def test_a_restart_forgets_neither_day_nor_month() -> None:
+    clock = Clock("2026-11-29T12:00:00Z")
+    entries = [
+        at("2026-10-31", intent("i.1", 1_000)),
+        at("2026-11-02", intent("i.2", 50)),
+        at("2026-11-02", entry("egress.outcome", provider="openai", intent="i.2", charged=30)),
+        at("2026-11-29", intent("i.4", 7)),
+    ]
+    budgets = Budgets(periods.Spending(clock=clock))
+    budgets.fold(entries)
+    assert budgets.spending.used("acme") == Used(
+        requests_per_day=1, requests_per_month=2, tokens_per_day=7, tokens_per_month=37
+    )
+
+
+def test_nothing_is_spent_for_a_tenant_that_is_suspended() -> None:
+    budgets = Budgets(periods.Spending(lambda name: Tenant(name=name, state="suspended", reason="unpaid")))
+    with pytest.raises(SuspendedError, match="unpaid"):
+        budgets.reserve(OWNER, "openai", Rate(), 1, 0.0)
+    assert budgets.spending.used(OWNER[0]) == Used()
+
+
+def at(day: str, one: Entry) -> Entry:
+    return msgspec.structs.replace(one, time=f"{day}T10:00:00.000000Z")

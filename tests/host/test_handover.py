@@ -465,7 +465,9 @@ def test_what_is_handed_over_is_read_once_and_by_whom_it_is_meant_for() -> None:
 
 def test_a_private_host_is_no_host_to_be_replaced() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    asked = handover.Replacing(ours, (), handover.OriginalMounts(), ready=None, leave=lambda: None)
+    asked = handover.Replacing(
+        ours, (), handover.OriginalMounts(), ready=None, leave=lambda: None, write=lambda said: said
+    )
     poller = select.poll()
     with theirs:
         theirs.send(handover.ANOTHER)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridgehold.errors import TenantFullError
+from bridgehold.host.cell.sessions.session import SessionKey
+from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.shares.fair import Share, Shares
+from bridgehold.policies.files import PolicyFiles
 
 TOTAL = 1_000
 NAMES = ["a", "b", "c", "d"]
@@ -48,3 +54,36 @@ def test_who_waits_gets_it_once_others_give_back_and_not_before() -> None:
         assert not shares.of("b").take(1)
 
     asyncio.run(act())
+
+
+def test_one_tenant_s_sessions_never_take_all_places_of_the_host(tmp_path: Path) -> None:
+    """A tenant is known by its file, before it has ever asked for anything."""
+    tenants = tmp_path / "tenants"
+    tenants.mkdir()
+    for name in ("hog", "other"):
+        (tenants / f"{name}.toml").write_text("")
+    files = PolicyFiles(tmp_path / "policies", tenants)
+    assert [files.count_with("tenant", name) for name in ("hog", "local")] == [2, 3]
+    sessions = Sessions(
+        None,  # type: ignore[arg-type]  # nothing is started here
+        None,  # type: ignore[arg-type]  # nor recorded
+        bound=8,
+        tenants=partial(files.count_with, "tenant"),
+        recovery=None,  # type: ignore[arg-type]  # as above
+        metrics=None,  # type: ignore[arg-type]  # as above
+    )
+
+    def fill(tenant: str) -> tuple[int, object]:
+        for number in range(9):
+            refusal = sessions._no_place(tenant, [])
+            if refusal is not None:
+                return number, refusal
+            sessions._admitted[SessionKey(tenant, "python", f"s-{number}")] = 0
+        raise AssertionError("more than there are")
+
+    taken, refusal = fill("hog")
+    assert taken == 6
+    assert isinstance(refusal, TenantFullError)
+    assert "hog has 6 of this host's 8 sessions" in refusal.message
+    taken, refusal = fill("other")
+    assert (taken, type(refusal).__name__) == (2, "BusyError")

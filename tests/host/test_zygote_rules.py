@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from types import SimpleNamespace
 
 import pytest
 
 from bridgehold.host.cell.workers import zygote_rules as rules
-from bridgehold.host.cell.workers.zygotes import Zygote, ZygoteKey, Zygotes
+from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.zygotes import NoZygoteError, Zygote, ZygoteKey, Zygotes
 from bridgehold.host.shares.logs import SessionLog
-from bridgehold.sandbox.values import Launched
+from bridgehold.policies.model import Limits, Rate
+from bridgehold.sandbox.values import ExitReport, Launched, Usage
 
 LIMITS = rules.ZygoteLimits(
     budget_bytes=1000, memory_bytes=400, max_age_s=60, growth=1.5, warm_s=10, check_s=30
@@ -102,5 +106,63 @@ def test_each_fork_under_way_holds_its_zygote_and_the_last_lets_it_go(
             await second.__aexit__(ValueError, ValueError("the fork failed"), None)
         assert zygote.facts().sessions == 0
         assert free == [zygote]  # one that was to leave meanwhile leaves now
+
+    asyncio.run(act())
+
+
+class DyingLauncher:
+    """Whose zygotes end before they are warm, with `said` in their log."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+        self._killed = asyncio.Event()
+        self.launched = 0
+
+    async def launch(self, _spec: object) -> tuple[Launched, list[int]]:
+        self.launched += 1
+        self._killed.clear()
+        (read, to_guest), (from_guest, write), (log, told) = (os.pipe() for _ in range(3))
+        os.write(told, self._said)
+        for descriptor in (read, write, told):
+            os.close(descriptor)
+        launched = Launched(worker="w-1", pid=1, uid=1, spec_digest="", phases_us={}, descriptors=3)
+        return launched, [to_guest, from_guest, log]
+
+    async def kill(self, _worker: str) -> None:
+        self._killed.set()
+
+    async def exited(self, worker: str) -> ExitReport:
+        await self._killed.wait()
+        return ExitReport(worker=worker, cause="exited", status=1, usage=Usage(), emptied_ms=0, uid=1)
+
+
+@pytest.mark.parametrize(
+    ("said", "tries"), [(b"bwrap: prctl(PR_SET_SECCOMP): Unknown error 524\n", 5), (b"no module\n", 1)]
+)
+def test_a_filter_that_the_machine_has_no_memory_for_is_not_held_against_a_zygote_s_key(
+    said: bytes, tries: int
+) -> None:
+    """What bubblewrap meets once its launcher is done: the machine's failure, tried again at the next start."""
+
+    async def act() -> None:
+        async def append(_event: object) -> None:
+            return None
+
+        launcher = DyingLauncher(said)
+        services = SimpleNamespace(
+            launcher=launcher, journal=SimpleNamespace(append=append), frames=FrameBudget(1 << 20)
+        )
+        zygotes = Zygotes(services, LIMITS)  # type: ignore[arg-type]  # as much of them as is used
+        key = ZygoteKey("acme", "b", "", "", "")
+        order = SimpleNamespace(
+            grant=SimpleNamespace(limits=Limits(), rate=Rate()),
+            manifest=SimpleNamespace(preload=(), preload_calls=()),
+            weights=(),
+        )
+        for _ in range(5):
+            with pytest.raises(NoZygoteError):
+                await zygotes._start(key, None, order)  # type: ignore[arg-type]  # as above
+        assert launcher.launched == tries
+        assert bool(zygotes._failures) == (tries == 1)
 
     asyncio.run(act())

@@ -211,6 +211,7 @@ def live(stage: Stage) -> None:
     (stage.layout.bridges / broken / "lock.txt").write_text("demo-pkg==1.0\n")
     refused(lambda: client.run(f"{broken}:act", {}))
     client.request("reload")
+    client.request("tenant.create", {"name": "umbra"})
     (stage.layout.environments / f".build-{'0' * 64}-{'1' * 16}").mkdir()  # as a crash leaves one
     assert client.request("bridge.gc")["removed"]
     with SyncClient.connect(stage.layout.socket, token=TOKEN) as acme:
@@ -314,6 +315,8 @@ CASES: dict[str, dict[str, Any]] = {
     "command.intent": BY,
     "command.outcome": BY,
     "command.refused": {**BY, "operation": "all:nothing"},
+    "admin.intent": {"tenant": "", "principal": "tester", "action": "tenant.create", "subject": "umbra"},
+    "admin.outcome": {"tenant": "", "principal": "tester", "subject": "umbra", "ok": True},
     "tool.intent": {**BY, "tool": "double"},
     "tool.outcome": {**BY, "tool": "double", "ok": True},
     "tool.refused": {**BY, "tool": "double", "rule": "arguments"},

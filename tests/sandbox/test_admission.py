@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold.errors import BusyError, UnsupportedError
-from bridgehold.sandbox.cgroups.admission import Capacity, admit, capacity, machine_capacity
-from bridgehold.sandbox.values import Resources
+from bridgehold.errors import BusyError, TenantFullError, UnsupportedError
+from bridgehold.sandbox.cgroups import admission
+from bridgehold.sandbox.cgroups.admission import Capacity, Held, capacity, kept_for_others, machine_capacity
+from bridgehold.sandbox.values import Resources, TenantShare
 
 GIB = 1 << 30
 
@@ -18,6 +21,34 @@ def session(memory: int, processes: int = 10) -> Resources:
 
 
 LIMITS = Capacity(memory_bytes=4 * GIB, processes=100)
+
+
+def admit(
+    wanted: Resources,
+    held: list[Resources] | dict[str, list[Resources]],
+    limits: Capacity,
+    *,
+    tenant: str = "local",
+    share: TenantShare | None = None,
+    overcommit: bool = False,
+) -> None:
+    by_tenant = held if isinstance(held, dict) else {tenant: held}
+    promised = [(name, one) for name, ones in by_tenant.items() for one in ones]
+    admission.admit(wanted, Held.of(promised), limits, tenant=tenant, share=share, overcommit=overcommit)
+
+
+def fill(
+    tenant: str, held: dict[str, list[Resources]], one: Resources, limits: Capacity, tenants: int
+) -> int:
+    """As many sessions as `tenant` gets."""
+    count = 0
+    while True:
+        try:
+            admit(one, held, limits, tenant=tenant, share=TenantShare(tenants=tenants))
+        except BusyError:
+            return count
+        held.setdefault(tenant, []).append(one)
+        count += 1
 
 
 def test_the_last_session_that_fits_is_let_in_and_the_next_is_told_the_numbers() -> None:
@@ -64,6 +95,71 @@ def test_whatever_is_asked_the_promises_never_pass_the_capacity(asked: list[Reso
         held.append(one)
     assert sum(one.memory_bytes for one in held) <= LIMITS.memory_bytes
     assert sum(one.processes for one in held) <= LIMITS.processes
+
+
+def test_one_tenant_s_idle_sessions_take_all_admission_no_more() -> None:
+    """The act: 44 sessions of 512 MiB on 22 GiB, and then another tenant's first."""
+    limits, held = Capacity(memory_bytes=22 * GIB, processes=28_000), dict[str, list[Resources]]()
+    one = session(GIB // 2, 32)
+    assert fill("hog", dict(held), one, limits, 1) == 44  # alone, it has everything
+    assert fill("hog", held, one, limits, 2) == 33
+    with pytest.raises(TenantFullError) as caught:
+        admit(one, held, limits, tenant="hog", share=TenantShare(tenants=2))
+    assert caught.value.code == "tenant_full"
+    assert (caught.value.retry, caught.value.exit_status) == ("later", 24)
+    assert "tenant hog is promised 16.5 GiB" in caught.value.message
+    assert "5.5 GiB are kept for 1 other tenants" in caught.value.message
+    assert "End sessions of this tenant" in caught.value.hint
+    assert fill("other", held, one, limits, 2) == 11
+
+
+def test_however_many_tenants_there_are_a_hog_leaves_half_in_sessions_of_one_size() -> None:
+    limits, held = Capacity(memory_bytes=22 * GIB, processes=28_000), dict[str, list[Resources]]()
+    assert fill("hog", held, session(GIB // 2, 32), limits, 1000) == 22
+    firsts = [fill(f"t{n}", held, session(GIB // 2, 32), limits, 1000) for n in range(30)]
+    assert firsts == [1] * 22 + [0] * 8
+
+
+@given(
+    st.integers(2, 6),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 900), st.integers(1, 30)), max_size=60),
+)
+def test_whatever_others_took_a_tenant_gets_its_part(tenants: int, asked: list[tuple[int, int, int]]) -> None:
+    limits = Capacity(memory_bytes=12_000, processes=1_200)
+    part = Capacity(memory_bytes=12_000 // (2 * tenants), processes=1_200 // (2 * tenants))
+    held: dict[str, list[Resources]] = {}
+    for who, memory, processes in asked:
+        one = session(memory, processes)
+        small = memory <= part.memory_bytes and processes <= part.processes
+        if who % tenants and small:  # a larger session than the part may take from the parts of others
+            with contextlib.suppress(BusyError):
+                admit(one, held, limits, tenant=f"t{who % tenants}", share=TenantShare(tenants=tenants))
+                held.setdefault(f"t{who % tenants}", []).append(one)
+    mine = session(part.memory_bytes // 2, part.processes // 2)
+    assert fill("t0", held, mine, limits, tenants) >= 2
+
+
+def test_a_tenant_s_own_bound_is_its_bound_and_a_session_beyond_it_never_fits() -> None:
+    share = TenantShare(memory_bytes=GIB)
+    admit(session(GIB), [], LIMITS, share=share)
+    with pytest.raises(TenantFullError, match="it may have 1 GiB"):
+        admit(session(GIB), [session(1)], LIMITS, share=share)
+    with pytest.raises(
+        TenantFullError, match="never fits: all that tenant local has may have 1 GiB"
+    ) as caught:
+        admit(session(2 * GIB), [], LIMITS, share=share, overcommit=True)
+    assert caught.value.retry == "no"
+    with pytest.raises(TenantFullError, match="11 more processes do not fit"):
+        admit(session(1, 11), [session(1, 10)], LIMITS, share=TenantShare(processes=20))
+
+
+def test_what_others_hold_is_not_kept_for_them_twice() -> None:
+    held = {"one": 50, "two": 10}
+    assert kept_for_others(held, "one", 2, whole=100, need=10) == 15
+    assert kept_for_others({"one": 50, "two": 25}, "one", 2, whole=100, need=10) == 0
+    assert kept_for_others(held, "two", 2, whole=100, need=10) == 0
+    assert kept_for_others({"one": 50}, "one", 50, whole=100, need=10) == 50
+    assert kept_for_others({}, "one", 1, whole=100, need=10) == 0
 
 
 def test_capacity_is_the_smaller_of_machine_and_ceiling_less_the_reserve() -> None:

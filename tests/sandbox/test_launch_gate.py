@@ -27,7 +27,7 @@ NO_STAGE = Staged(folder="", sources={}, identities={})
 @pytest.fixture
 def cgroup() -> Iterator[SessionCgroup]:
     parent = open_parent("none", reserve_bytes=64 * MIB, instance="gate")
-    made = parent.create("w-gate", resources())
+    made = parent.create("w-gate", resources(), tenant="local")
     yield made
     made.kill()
     made.remove()
@@ -170,7 +170,7 @@ def test_a_later_launch_holds_no_gate_of_an_earlier_one_open(cgroup: SessionCgro
     first = begin(cgroup, bwrap)
     at_the_gate(first)
     parent = open_parent("none", reserve_bytes=64 * MIB, instance="gate2")
-    other = parent.create("w-other", resources())
+    other = parent.create("w-other", resources(), tenant="local")
     second = begin(other, bwrap)
     at_the_gate(second)
     first._fds.close(first._release)

@@ -51,7 +51,7 @@ def alive(uid: int) -> list[str]:
     return found
 
 
-def gone(uid: int, seconds: float = 5) -> bool:
+def gone(uid: int, seconds: float = 30) -> bool:
     deadline = time.monotonic() + seconds
     while alive(uid) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -91,10 +91,13 @@ def test_sigkill_of_the_launcher_leaves_nothing_and_the_next_one_sweeps(kind: st
 
         uids, cgroup = box.drive(act)
         assert all(gone(uid) for uid in uids)
-        parent = Path(cgroup).parent
+        parent = Path(cgroup).parent.parent
         again, control = start(box.config, account() if kind == "user" else None)
         second = Machine(kind, box.folder, box.config, again, control)
         second.drive(lambda client: client.machine())
+        deadline = time.monotonic() + 30
+        while parent.exists() and time.monotonic() < deadline:  # another host's launcher may be sweeping it
+            time.sleep(0.01)
         assert not parent.exists()
         control.close()
         assert again.wait(10) == 0
@@ -119,7 +122,7 @@ def test_eof_on_the_control_socket_ends_everything_in_order(kind: str) -> None:
         assert box.process.wait(15) == 0
         assert all(alive(uid) == [] for uid in uids)
         assert not Path(cgroup).exists()
-        assert not Path(cgroup).parent.exists()
+        assert not Path(cgroup).parent.parent.exists()
 
 
 @pytest.mark.hostile

@@ -25,7 +25,7 @@ SMALL = Resources(
 @pytest.fixture
 def leaf() -> Iterator[none.Leaf]:
     parent = open_parent("none", reserve_bytes=64 * MIB, instance="t-none")
-    made = parent.create("w-one", SMALL)
+    made = parent.create("w-one", SMALL, tenant="local")
     assert isinstance(made, none.Leaf)
     yield made
     made.kill()

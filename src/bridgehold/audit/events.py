@@ -385,6 +385,30 @@ class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
     """``FILE sha256:…`` of each that was read."""
 
 
+class AdminIntent(Event, frozen=True, kw_only=True, tag="admin.intent"):
+    """Durable before an operator changes a tenant or a token. Never a token, nor the value of a key."""
+
+    action: str
+    """``tenant.suspend``, ``token.create`` and so on: the method."""
+    subject: str
+    """The tenant's name, or the token's."""
+    details: dict[str, str] = {}
+
+
+class AdminOutcome(Event, frozen=True, kw_only=True, tag="admin.outcome"):
+    """`intent` is the event reference of the intent. Not `ok`: nothing was changed, or not all of it."""
+
+    intent: str
+    action: str
+    subject: str
+    ok: bool
+    code: str = ""
+    reason: str = ""
+    ms: int = 0
+    parts_ms: dict[str, int] = {}
+    """Of a revocation: how long each part of the tenant took to end."""
+
+
 class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
     """Events past a token bucket, counted instead of written one by one."""
 
@@ -463,9 +487,9 @@ def kind_of(event: Event | type[Event]) -> str:
     return str(event.__struct_config__.tag)
 
 
-INTENT_KINDS = frozenset({"command.intent", "egress.intent", "tool.intent"})
+INTENT_KINDS = frozenset({"admin.intent", "command.intent", "egress.intent", "tool.intent"})
 """Written before the act; `OUTCOME_KINDS` name them by their field `intent`."""
-OUTCOME_KINDS = frozenset({"command.outcome", "egress.outcome", "tool.outcome"})
+OUTCOME_KINDS = frozenset({"admin.outcome", "command.outcome", "egress.outcome", "tool.outcome"})
 CLOSING_KINDS = OUTCOME_KINDS | {
     "session.closed",
     "worker.exited",

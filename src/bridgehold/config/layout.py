@@ -38,6 +38,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.config / "tenants"
 
     @property
+    def tokens(self) -> Path:
+        """What each token may, by its name, and its digest."""
+        return self.config / "tokens"
+
+    @property
     def bridges(self) -> Path:
         """A folder for each bridge beside the shipped ones."""
         return self.config / "bridges"

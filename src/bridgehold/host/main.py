@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -60,12 +61,16 @@ from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.front.server import SocketServer
+from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.reloading import Reloaded, Reloading
+from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.host.shares.spending import Spending
 from bridgehold.host.startup import HostConfig, SupervisorLink
+from bridgehold.host.tenancy import Ending, Tenancy
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.policies.units import parse_size
@@ -97,6 +102,8 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     """What most parts of the host ask for something."""
 
     settings: Settings
+    tenants: TenantFiles
+    rates: CommandRates
     registry: Registry
     environments: Environments
     orders: Orders
@@ -150,6 +157,7 @@ class HostProcess:
             asyncio.create_task(self._watch("journal", peers.journal.gone.wait())),
             self._stand("secrets", SecretEvents(peers.keeper, peers.journal).run(self._layout.audit)),
             self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
+            self._stand("tokens", self._tokens.watch(self._look_up_again)),
             self._stand("the warm pool", self._pool.watch(self._make_order, peers.keeper.versions)),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
@@ -192,13 +200,18 @@ class HostProcess:
         """What is asked by all the rest."""
         settings = Settings(self._config)
         registry = Registry(self._layout, self._config, machine, peers.journal)
+        peers.launcher.share_of = registry.share_of
         environments = Environments(self._layout, self._config, peers.launcher, peers.journal)
+        tenants = TenantFiles(registry.files, self._layout.tenants, self._supervisor.write)
+        quota = parse_size(self._config.host.artifacts)
         return Shared(
             settings=settings,
+            tenants=tenants,
+            rates=CommandRates(),
             registry=registry,
             environments=environments,
             orders=Orders(registry, environments, peers.keeper, settings, peers.journal),
-            store=ArtifactStore(self._layout.artifacts, parse_size(self._config.host.artifacts)),
+            store=ArtifactStore(self._layout.artifacts, quota, tenants.artifacts),
             changes=SerialChanges(),
             resources=Resources(),
             metrics=Metrics(),
@@ -224,6 +237,7 @@ class HostProcess:
             self._pool,
             peers.journal,
             bound=self._config.host.max_sessions,
+            tenants=functools.partial(shared.registry.files.count_with, "tenant"),
             recovery=recovery,
             metrics=shared.metrics,
         )
@@ -234,11 +248,12 @@ class HostProcess:
             peers.journal,
             demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
         )
+        self._budgets = spent_before(self._layout, Spending(shared.tenants.of))
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,
             audit=peers.journal,
-            budgets=spent_before(self._layout),
+            budgets=self._budgets,
             downloads=downloads,
             attribution=sessions.calling_out,
             on_degraded=self._degraded,
@@ -264,6 +279,7 @@ class HostProcess:
             recovery=recovery,
             metrics=shared.metrics,
             refused=self._refusals,
+            rates=shared.rates,
             on_degraded=self._degraded,
             redact=self._redaction.text,
         )
@@ -276,6 +292,7 @@ class HostProcess:
             settings=shared.settings,
             metrics=shared.metrics,
             refusals=self._refusals,
+            rates=shared.rates,
             on_degraded=self._degraded,
         )
         methods = Methods(
@@ -292,7 +309,9 @@ class HostProcess:
             scripts=scripts,
             redact=self._redaction.text,
         )
-        principals = Principals(self._config.principals, self._given.owner_uid, self._given.face_uid)
+        self._tokens = TokenFiles(self._layout.tokens, self._supervisor.write)
+        given = self._given
+        principals = Principals(self._config.principals, given.owner_uid, given.face_uid, self._tokens)
         parts = Reloaded(
             registry=shared.registry,
             sessions=sessions,
@@ -306,7 +325,22 @@ class HostProcess:
         file, overrides = self._layout.config_file, self._given.overrides
         reloading = Reloading(shared.settings, file, overrides, parts, peers.journal, self._warm_again)
         unified = Unified(dispatch, shared.registry, shared.resources, sessions.why_missing)
+        ending = Ending(
+            sessions=sessions.end_all, zygotes=self._zygotes.end_all, warm_pool=self._pool.end_all
+        )
+        tenancy = Tenancy(
+            shared.tenants,
+            self._tokens,
+            sessions,
+            shared.settings,
+            self._budgets.spending,
+            ending,
+            peers.keeper,
+            peers.journal,
+            self._look_up_again,
+        )
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
+        table |= tenancy.table()
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
         servers = [
@@ -317,15 +351,30 @@ class HostProcess:
                 self._refusals,
                 callers=callers,
                 left=methods.left,
+                active=shared.tenants.demand,
             )
         ]
         if self._ends.tokens >= 0:
             face = _socket(self._ends.tokens)
             servers.append(
-                SocketServer(face, principals, table, self._refusals, callers=callers, tokens_only=True)
+                SocketServer(
+                    face,
+                    principals,
+                    table,
+                    self._refusals,
+                    callers=callers,
+                    tokens_only=True,
+                    active=shared.tenants.demand,
+                )
             )
         reloading.serve_with(*servers)
+        self._servers = servers
         return servers
+
+    async def _look_up_again(self) -> None:
+        """Tokens have changed: who is connected may be somebody else now, or nobody."""
+        for server in self._servers:
+            await server.look_up_again()
 
     async def _open_gateway(
         self, listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents
@@ -430,9 +479,9 @@ class HostProcess:
         self._stop.set()
 
 
-def spent_before(layout: Layout) -> Budgets:
+def spent_before(layout: Layout, spending: Spending) -> Budgets:
     """What tenants have spent at providers, as a fold of the audit: budgets survive a restart."""
-    budgets = Budgets()
+    budgets = Budgets(spending)
     if layout.audit.is_dir():
         budgets.fold(read_kind(layout.audit, "egress"))
     return budgets

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import signal
 import socket
+from typing import Literal
 
 import msgspec
 
-from bridgehold.errors import BusyError, HostUnavailableError, UnsupportedError
+from bridgehold.errors import BusyError, ErrorInfo, HostUnavailableError, UnsupportedError, from_info
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,12 +31,26 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 READY, ANOTHER, GO = b"ready", b"another", b"go"
 """What the host says to its supervisor, the first two; and what that answers, if it isn't a reason."""
+WRITE = b"write "
+"""Before a `FileChange`: have the supervisor, which owns the configuration, write one file of it."""
+LONGEST_FILE = 64 * 1024
 LEAVE = signal.SIGUSR1
 """To the HTTP face: accept nobody more, end each connection after what runs on it."""
 LONGEST_REASON = 4_000
 """Characters of why no other host can take over."""
 CHECK_SECONDS = 30
 """For the next version to say whether it could start."""
+
+
+class FileChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the configuration, as an operator wants it through the host."""
+
+    kind: Literal["tenants", "tokens"]
+    name: str
+    text: str | None
+    """None: it is to go."""
+    was: str
+    """The digest of what it replaces; empty: there is none. Another text there is nobody's to overwrite."""
 
 
 class SupervisorLink:
@@ -66,3 +81,17 @@ class SupervisorLink:
                         hint="This host goes on. `bridgehold serve --check` says what is to be mended.",
                     )
             raise HostUnavailableError("the supervisor does not answer", retry="no")
+
+    async def write(self, change: FileChange) -> None:
+        """Have the supervisor write it, durably. Raises its typed refusal: then nothing has changed."""
+        loop = asyncio.get_running_loop()
+        said = WRITE + msgspec.json.encode(change)
+        async with self._turn:
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await loop.sock_sendall(self._channel, said)
+                    answer = await loop.sock_recv(self._channel, LONGEST_FILE)
+            except (OSError, TimeoutError):
+                raise HostUnavailableError("the supervisor does not answer", retry="no") from None
+        if answer != GO:
+            raise from_info(msgspec.json.decode(answer, type=ErrorInfo))

@@ -31,6 +31,7 @@ from bridgehold.keeper.protocol import (
     AskVersions,
     Done,
     DropSession,
+    Forget,
     KeeperStatus,
     Marks,
     Prefetch,
@@ -164,6 +165,13 @@ class KeeperClient:
     async def drop_session(self, session: str) -> None:
         """Wipe the secrets that belong to `session` alone. Raises `SecretError`."""
         await self._ask(DropSession(session=session))
+
+    async def forget(self, tenant: str) -> int:
+        """Every secret of the tenant's is worth nothing from here on, streams that use one included.
+
+        How many there were. Raises `SecretError` where they can't be let go of.
+        """
+        return int(await self._ask(Forget(tenant=tenant)))
 
     async def status(self) -> KeeperStatus:
         """What the keeper holds, counted. Raises `SecretError`, `HostUnavailableError`."""

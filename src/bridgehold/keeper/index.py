@@ -71,6 +71,14 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
             begins={key: said for key, said in self.begins.items() if not key.startswith(place)},
         )
 
+    def without_tenant(self, tenant: str) -> Index:
+        """Without any reference of the tenant's (pure)."""
+        return Index(
+            generation=self.generation + 1,
+            secrets=tuple(one for one in self.secrets if one.tenant != tenant),
+            begins={key: said for key, said in self.begins.items() if not key.startswith(f"{tenant}/")},
+        )
+
 
 def begin(value: bytes) -> str:
     """What the host may know of a value: its first characters, and nothing of a short one (pure)."""

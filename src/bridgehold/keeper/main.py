@@ -147,7 +147,7 @@ class Keeper:
                 return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
                 return base64.b64encode(self._signer.public_key())
-            case protocol.AskReveal() | protocol.AskMarks():
+            case protocol.AskReveal() | protocol.AskMarks() | protocol.Forget():
                 return await self._of_values(ask)
             case protocol.AskMissing() | protocol.AskVersions() | protocol.AskReferences():
                 return self._answer_for(ask)
@@ -155,7 +155,9 @@ class Keeper:
                 return msgspec.json.encode(self._status())
         return b""
 
-    async def _of_values(self, ask: protocol.AskReveal | protocol.AskMarks) -> bytes:
+    async def _of_values(self, ask: protocol.AskReveal | protocol.AskMarks | protocol.Forget) -> bytes:
+        if isinstance(ask, protocol.Forget):
+            return str(await self._vault.forget(ask.tenant)).encode()
         if isinstance(ask, protocol.AskMarks):
             return msgspec.json.encode(await self._vault.marks(ask.tenant))
         return (await self._vault.reveal(ask.tenant, ask.name)).encode("ascii")

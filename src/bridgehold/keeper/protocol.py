@@ -88,6 +88,12 @@ class DropSession(msgspec.Struct, frozen=True, kw_only=True, tag="drop_session")
     session: str
 
 
+class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
+    """Let go of every secret of a tenant, its sessions' own ones too, for good; how many there were."""
+
+    tenant: str
+
+
 class AskStatus(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     """Answered by `KeeperStatus`."""
 
@@ -147,6 +153,7 @@ Ask = (
     | Prefetch
     | PutSessionSecret
     | DropSession
+    | Forget
     | AskStatus
     | AskSign
     | AskPublicKey

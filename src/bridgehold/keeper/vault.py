@@ -19,13 +19,15 @@ import msgspec
 from bridgehold.audit.encodings import Encodings
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
-from bridgehold.keeper.index import Index, Reference, begin, read_index, stamp
+from bridgehold.keeper.files import locked
+from bridgehold.keeper.index import Index, Reference, begin, read_index, stamp, write_index
 from bridgehold.keeper.protocol import Marks
 from bridgehold.keeper.stores import SecretStore, check_value, open_store, wipe
 from bridgehold.keeper.values import KeeperConfig
 
 _SESSION_BOUND = 16_384
 """Session secrets in memory at once."""
+_REVOKED = "the tenant was revoked"
 
 
 class CachedSecret:
@@ -86,6 +88,8 @@ class Vault:
         self._held: dict[tuple[str, str], CachedSecret] = {}
         self._fetching: dict[tuple[str, str], asyncio.Task[CachedSecret]] = {}
         self._session: dict[tuple[str, str], CachedSecret] = {}
+        self._forgotten: set[str] = set()
+        """Tenants whose secrets the store can't be rid of."""
         self._begins: dict[Reference, str] = {}
         self._index = Index()
         self._stamp = (-1, 0, 0)
@@ -162,9 +166,12 @@ class Vault:
         return [Reference(tenant=one, name=name, store="systemd") for one, name in listed if one == tenant]
 
     def _listed(self) -> tuple[tuple[str, str], ...]:
+        return self._opened().names() or ()
+
+    def _opened(self) -> SecretStore:
         if self._store is None:
             self._store = open_store(self._config.secrets)
-        return self._store.names() or ()
+        return self._store
 
     async def reveal(self, tenant: str, name: str) -> str:
         """A value stored with `allow_env`. Raises `DeniedError` for any other, there or not."""
@@ -197,9 +204,48 @@ class Vault:
         for key in [key for key in self._session if key[0] == session]:
             self._session.pop(key).revoke("the session ended")
 
+    async def forget(self, tenant: str) -> int:
+        """Every value of the tenant's, from the index first: then it is worth nothing. How many there were.
+
+        The store follows on a thread of its own, since each of its accesses may take a second. What systemd
+        gave stays in its unit: it is not given out by this process any more.
+        """
+        loop = asyncio.get_running_loop()
+        gone: tuple[tuple[str, str], ...] = ()
+        if self._config.secrets.store == "systemd":
+            listed = await loop.run_in_executor(self._threads, self._listed)
+            gone = tuple(one for one in listed if one[0] == tenant)
+            self._forgotten.add(tenant)
+        else:
+            found = await loop.run_in_executor(self._threads, self._unlist, tenant)
+            gone = tuple((one.tenant, one.name) for one in found)
+            self.refresh()
+            self._threads.submit(self._remove, gone)
+        for key in [key for key, held in self._held.items() if held.tenant == tenant]:
+            self._held.pop(key).revoke(_REVOKED)
+        for key in [key for key, held in self._session.items() if held.tenant == tenant]:
+            self._session.pop(key).revoke(_REVOKED)
+        return len(gone)
+
+    def _unlist(self, tenant: str) -> tuple[Reference, ...]:
+        with locked(self._folder):
+            index = read_index(self._folder)
+            found = tuple(one for one in index.secrets if one.tenant == tenant)
+            if found:
+                write_index(self._folder, index.without_tenant(tenant))
+        return found
+
+    def _remove(self, gone: tuple[tuple[str, str], ...]) -> None:
+        for tenant, name in gone:
+            with contextlib.suppress(BridgeholdError), locked(self._folder):
+                if read_index(self._folder).find(tenant, name) is None:  # it wasn't set anew meanwhile
+                    self._opened().remove(tenant, name)
+
     def _bound(self, tenant: str, entry: ProviderEntry, secret: str) -> Reference:
         """The tenant's reference for `entry`, by our own table and index only."""
         self.refresh()
+        if tenant in self._forgotten:
+            raise SecretError(_REVOKED)
         name = secret or entry.secret_name
         reference = self._index.find(tenant, name)
         if reference is None and self._config.secrets.store == "systemd":
@@ -258,9 +304,7 @@ class Vault:
         return held
 
     def _read(self, reference: Reference) -> bytearray | None:
-        if self._store is None:
-            self._store = open_store(self._config.secrets)
-        return self._store.get(reference.tenant, reference.name)
+        return self._opened().get(reference.tenant, reference.name)
 
     def refresh(self) -> None:
         """Look at the index; let go of every value whose reference changed or went."""
@@ -285,7 +329,7 @@ class Vault:
 
     def _is_current(self, reference: Reference) -> bool:
         if reference.store == "systemd":
-            return True
+            return reference.tenant not in self._forgotten
         return self._index.find(reference.tenant, reference.name) == reference
 
     def expire(self, now: float) -> None:

@@ -79,6 +79,10 @@ class PolicyFiles:
         listed = self._listed(kind)
         return tuple(sorted(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(name)))
 
+    def count_with(self, kind: Kind, name: str) -> int:
+        """How many there are, `name` included: as it was seen last, and without a look."""
+        return len(self._known[kind] | {name})
+
     def gone(self) -> tuple[Path, ...]:
         """Files that were seen and are not there, sorted; none of a folder that can't be listed."""
         found = []

@@ -21,7 +21,7 @@ from bridgehold.policies.model import Grant, Limits, Machine, Needs, Overruled, 
 from bridgehold.policies.narrow import narrow, source_of
 from bridgehold.policies.problems import policy_error
 
-_UNHASHED = frozenset({"sources", "overruled", "digest"})
+_UNHASHED = frozenset({"sources", "overruled", "ceilings", "digest"})
 _MACHINE = Source("machine")
 _REMEDIES: dict[Weakening, tuple[str, str]] = {
     "no_cgroup": (
@@ -97,7 +97,7 @@ def resolve(
 
 
 def digest(grant: Grant) -> Digest:
-    """``sha256:`` of the canonical JSON of everything but sources: what is granted, not why."""
+    """``sha256:`` of the canonical JSON of everything but sources and ceilings: what is granted, not why."""
     fields = {name: getattr(grant, name) for name in grant.__struct_fields__ if name not in _UNHASHED}
     return digest_bytes(msgspec.json.encode(fields, order="deterministic"))
 

@@ -49,9 +49,10 @@ def parse(text: str, file: str, *, below: str = "", tenant: bool = False) -> Dra
     `tenant`: tables ``[bridges.NAME]`` may stand beside; they are read by calls with `below`.
     Raises `Faulty` with every problem.
     """
-    data = _toml(text, file)
+    data = read_toml(text, file)
     if tenant and not below:
         data.pop("bridges", None)
+        data.pop("tenant", None)  # `policies.tenants` reads it
     reader = _Reader(file, locate(text), below)
     inner: object = data
     for part in below.split(".") if below else ():
@@ -72,7 +73,7 @@ def bridge_tables(text: str, file: str, known: Collection[str]) -> tuple[str, ..
     Raises `Faulty` for each that is no table, or whose bridge is none of `known`: what is misspelt
     would bound nobody.
     """
-    inner = _toml(text, file).get("bridges", {})
+    inner = read_toml(text, file).get("bridges", {})
     lines = locate(text)
     if not isinstance(inner, dict):
         raise Faulty([Problem(Source(file, lines.get("bridges", 0)), "bridges", "a table is expected")])
@@ -90,7 +91,8 @@ def bridge_tables(text: str, file: str, known: Collection[str]) -> tuple[str, ..
     return tuple(inner)
 
 
-def _toml(text: str, file: str) -> dict[str, object]:
+def read_toml(text: str, file: str) -> dict[str, object]:
+    """The tables of `text`. Raises `Faulty`, with the line."""
     if len(text) > MAX_BYTES:
         raise Faulty([Problem(Source(file), "", f"longer than {MAX_BYTES} characters")])
     try:

@@ -210,6 +210,23 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What a crash inside starts or reaches outside every limit of its session; empty: nothing."""
 
 
+class Ceilings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a tenant may have at the most, over all its bridges (`policies.tenants`); None: no ceiling of its
+    own. Sizes are bytes."""
+
+    sessions: int | None = None
+    bridge_sessions: int | None = None
+    memory: int | None = None
+    cpu_share: int | None = None
+    commands_per_second: int | None = None
+    bytes_per_second: int | None = None
+    artifacts: int | None = None
+    requests_per_day: int | None = None
+    requests_per_month: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """Manifest ∩ policy ∩ ceiling ∩ machine: resolved, frozen, hashed. Rooms pass this around."""
 
@@ -235,8 +252,10 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     withheld: tuple[str, ...] = ()
     """What the manifest asks for and the grant leaves out, each with the reason."""
     overruled: dict[str, tuple[Overruled, ...]] = {}
+    ceilings: Ceilings = Ceilings()
+    """The tenant's, as its file says them now: they bound it as a whole, and no sandbox differs by them."""
     digest: str = ""
-    """``sha256:`` of the canonical JSON of every other field but `sources` and `overruled`."""
+    """``sha256:`` of the canonical JSON of every other field but `sources`, `overruled` and `ceilings`."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

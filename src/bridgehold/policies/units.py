@@ -34,6 +34,12 @@ def format_size(count: int) -> str:
     return f"{count} B"
 
 
+def exact_size(count: int) -> str:
+    """As a file has it, and nothing lost: ``8GiB``, ``1500MiB``, ``37B``."""
+    unit = next((name for name in reversed(_SIZES) if count % _SIZES[name] == 0 and count), "B")
+    return f"{count // _SIZES[unit]}{unit}"
+
+
 def format_ms(ms: float) -> str:
     """``1.2 ms``, ``340 ms``, ``2.5 s``, ``3 min``."""
     if ms < 1000:

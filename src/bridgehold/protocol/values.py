@@ -6,8 +6,9 @@ from typing import Annotated
 
 import msgspec
 
-from bridgehold.errors import Output
+from bridgehold.errors import DeniedError, Output
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.policies.globs import matches
 
 QUEUE_BOUND = 64
 """Commands that the host holds for one session, with the one that runs; more are refused as busy."""
@@ -21,6 +22,12 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     operator: bool = False
     logs: bool = True
     """Whether it may read what its tenants' sessions write: logs, output, and tracebacks of their code."""
+    bridges: tuple[str, ...] = ()
+    """Of a token that has a scope: the only bridges it may use; empty: all."""
+    operations: tuple[str, ...] = ()
+    """Likewise: patterns of ``bridge:operation``."""
+    read_only: bool = False
+    """It may look, and neither run, open, end nor keep anything."""
 
     @property
     def may_read(self) -> bool:
@@ -30,6 +37,22 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def may_act_for(self, tenant: str) -> bool:
         """Whether `tenant` is among its tenants, or it may act for all (``*``)."""
         return "*" in self.tenants or tenant in self.tenants
+
+    def may_use(self, bridge: str) -> bool:
+        return not self.bridges or bridge in self.bridges
+
+    def demand_bridge(self, bridge: str) -> None:
+        """Raise `DeniedError` where `bridge` is out of its scope; empty: none is meant."""
+        if bridge and not self.may_use(bridge):
+            raise DeniedError(
+                f"{self.name} may not use the bridge {bridge[:64]!r}",
+                hint=f"It is for {', '.join(self.bridges)}: an operator makes a token for another.",
+            )
+
+    def may_run(self, bridge: str, operation: str) -> bool:
+        """`operation` is ``bridge:name``, or ``common:name`` of a session of `bridge`'s."""
+        allowed = not self.operations or any(matches(one, operation) for one in self.operations)
+        return self.may_use(bridge) and (allowed or operation.startswith("common:"))
 
     @property
     def account(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -35,6 +35,21 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
     open_files: int
     file_size_bytes: int
+
+
+class TenantShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tenant's sandboxes have together: the operator's numbers, and beside whom. It is no part of a
+    sandbox's spec; the newest start's holds for all that the tenant has."""
+
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """0: as much as all sessions together."""
+    processes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """0: as many as all sessions together."""
+    cpu_weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    """Its part of the processors under load, against the weights of other tenants."""
+    io_weight: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    tenants: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """How many tenants the host serves, this one included: what is kept for others depends on it."""
 
 
 class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):

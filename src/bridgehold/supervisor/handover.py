@@ -30,7 +30,7 @@ import msgspec
 from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
-from bridgehold.host.startup import ANOTHER, CHECK_SECONDS, GO, LONGEST_REASON, READY
+from bridgehold.host.startup import ANOTHER, CHECK_SECONDS, GO, LONGEST_FILE, LONGEST_REASON, READY, WRITE
 from bridgehold.sandbox import syscalls
 from bridgehold.supervisor import plans
 
@@ -261,8 +261,10 @@ class Replacing:
         *,
         ready: Callable[[], None] | None,
         leave: Callable[[], None],
+        write: Callable[[bytes], bytes],
     ) -> None:
-        """`ready`: called once the host listens; `leave`: as soon as it is to leave."""
+        """`ready`: called once the host listens; `leave`: as soon as it is to leave. `write`: a file that the
+        host asks for; its answer."""
         self.agreed = False
         """The host leaves, and another takes its place."""
         self._channel = channel
@@ -270,6 +272,7 @@ class Replacing:
         self._outside = outside
         self._ready = ready
         self._leave = leave
+        self._write = write
         self._check: Check | None = None
 
     def watch(self, poller: select.poll) -> None:
@@ -298,9 +301,12 @@ class Replacing:
         self._channel.close()
 
     def _hear(self, poller: select.poll) -> None:
-        said = self._channel.recv(64)
+        said = self._channel.recv(4 * LONGEST_FILE)
         if not said:
             poller.unregister(self._channel)
+        elif said.startswith(WRITE):
+            with contextlib.suppress(OSError):
+                self._channel.send(self._write(said.removeprefix(WRITE)))
         elif said == READY and self._ready is not None:
             self._ready()
         elif said == ANOTHER and not self._command:

@@ -32,7 +32,7 @@ from bridgehold.errors import ConfigError, InternalError, error_classes
 from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
-from bridgehold.supervisor import plans
+from bridgehold.supervisor import files, plans
 from bridgehold.supervisor.handover import (
     Inherited,
     OriginalMounts,
@@ -95,7 +95,14 @@ def run(
         listener = host_listener(layout, given)
         children, channel = _start(layout, config, listener, http, lasting=given.lasting)
         patience = config.host.drain_s + _END_SECONDS
-        replacing = Replacing(channel, command, outside, ready=ready, leave=lambda: _leave(children))
+        replacing = Replacing(
+            channel,
+            command,
+            outside,
+            ready=ready,
+            leave=lambda: _leave(children),
+            write=lambda said: files.answer(layout, said),
+        )
         again = False
         signals: list[int] = []
         try:

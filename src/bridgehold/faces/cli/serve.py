@@ -89,8 +89,9 @@ def serve(
         err.say(f"listening on {layout.socket}")
         if listener is not None:
             err.say(f"listening on {url_of(listener)}")
-            if not any(section.tokens for section in config.principals.values()):
-                err.say("nobody has a token yet: add its digest to a [principals.NAME] section")
+            said = any(section.tokens for section in config.principals.values())
+            if not said and not any(layout.tokens.glob("*.toml")):
+                err.say("nobody has a token yet: `bridgehold token create` makes one")
 
     raise typer.Exit(run(layout, ready=ready, http=listener, given=given, command=command))
 

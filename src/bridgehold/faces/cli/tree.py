@@ -53,6 +53,22 @@ _SECRETS = (
     Command("list", "secrets:list_secrets", "Names, tenants and stores; never a value."),
     Command("rm", "secrets:remove_secret", "Forget a key."),
 )
+_TENANT = (
+    Command("list", "tenants:list_tenants", "Every tenant, and how it stands."),
+    Command("show", "tenants:show", "One tenant: state, ceilings, who changed it last."),
+    Command("create", "tenants:create", "Make a tenant."),
+    Command("limit", "tenants:limit", "Set ceilings, or take some away."),
+    Command("suspend", "tenants:suspend", "Let nothing more begin for it."),
+    Command("resume", "tenants:resume", "Let a suspended tenant go on."),
+    Command("revoke", "tenants:revoke", "End all that it has, for good."),
+    Command("remove", "tenants:remove", "Remove the file of a revoked tenant."),
+)
+_TOKEN = (
+    Command("list", "tenants:list_tokens", "Tokens by name and scope; never a token."),
+    Command("create", "tenants:create_token", "Make a token and print it, once."),
+    Command("rotate", "tenants:rotate", "Give a token another secret."),
+    Command("revoke", "tenants:revoke_token", "Make a token worth nothing."),
+)
 _AUDIT = (
     Command("tail", "audit:tail", "The newest events."),
     Command("query", "audit:query", "Events by kind, tenant, session, command, time or text."),
@@ -90,6 +106,8 @@ TREE: Tree = {
         Command("restart", "serve:restart", "Replace it by the version that is installed now."),
         Command("config", "settings:config", "What the configuration says, and who said it."),
         Command("reload", "settings:reload", "Have it read its configuration again."),
+        Group("tenant", "Tenants: make, bound, suspend, revoke them.", _TENANT),
+        Group("token", "Tokens: who shows one acts for its tenants.", _TOKEN),
         Group("secrets", "Keys of tenants, for the keeper. Values are never printed.", _SECRETS),
     ),
     "Bridges and policies": (

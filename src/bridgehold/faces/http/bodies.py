@@ -95,6 +95,46 @@ class ExecuteResource(_Sent, frozen=True, kw_only=True):
     deadline_ms: Milliseconds = 0
 
 
+class NewTenant(_Sent, frozen=True, kw_only=True):
+    """A tenant to be made, with its ceilings."""
+
+    name: Name
+    limits: dict[str, str | int | None] = {}
+
+
+class TenantLimits(_Sent, frozen=True, kw_only=True):
+    """Ceilings by key, as `tenants/NAME.toml` has them; null takes one away, what is left out stays."""
+
+    limits: dict[str, str | int | None]
+
+
+class Reason(_Sent, frozen=True, kw_only=True):
+    """Why; the tenant's callers are told."""
+
+    reason: Name = ""
+
+
+class NewTokenAsked(_Sent, frozen=True, kw_only=True):
+    """A token to be made. `bridges`, `operations` (patterns of `bridge:operation`): empty is all.
+
+    `read_only`: it looks, and runs nothing. `expires_s`: from now on; 0: until it is revoked.
+    """
+
+    name: Name
+    tenants: tuple[Name, ...]
+    bridges: tuple[Name, ...] = ()
+    operations: tuple[Name, ...] = ()
+    read_only: bool = False
+    logs: bool = True
+    expires_s: float = 0.0
+
+
+class Rotation(_Sent, frozen=True, kw_only=True):
+    """`grace_s`: how long the secret before is taken as well."""
+
+    grace_s: float = 0.0
+
+
 class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
     """A session that was opened."""
 

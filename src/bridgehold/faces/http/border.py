@@ -183,4 +183,4 @@ def _label(request: web.Request) -> str:
 
 
 def _method(request: web.Request) -> str:
-    return request.method if request.method in {"GET", "HEAD", "POST", "PUT", "DELETE"} else "other"
+    return request.method if request.method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} else "other"

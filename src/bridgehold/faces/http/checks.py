@@ -37,7 +37,7 @@ def unauthorised(reason: str) -> Refused:
     error = DeniedError(
         reason,
         where="Authorization",
-        hint="Send `Authorization: Bearer TOKEN`; an operator adds its digest to [principals.NAME].",
+        hint="Send `Authorization: Bearer TOKEN`; an operator makes one: `bridgehold token create`.",
     )
     return Refused(401, error, {"WWW-Authenticate": 'Bearer realm="bridgehold"'})
 

@@ -23,6 +23,11 @@ _BODIES = (
     bodies.CreateResource,
     bodies.ExecuteResource,
     bodies.CommandFacts,
+    bodies.NewTenant,
+    bodies.TenantLimits,
+    bodies.Reason,
+    bodies.NewTokenAsked,
+    bodies.Rotation,
 )
 _EVENTS = (
     ("open", "`command`", "first, at once: what the command is called"),

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from bridgehold.faces.http import artifacts, bodies, commands, documents, resources, sessions
+from bridgehold.faces.http import artifacts, bodies, commands, documents, resources, sessions, tenants
 from bridgehold.faces.http.calls import Call
+from bridgehold.protocol.tenants import NewToken, Revoked, TenantInfo, TokenInfo
 from bridgehold.protocol.values import Artifact, ResourceRef
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -244,6 +245,101 @@ ROUTES: tuple[Route, ...] = (
         summary="Forget an artifact",
         gives=Artifact,
         query=("tenant",),
+    ),
+    Route(
+        method="GET",
+        path="/v1/tenants",
+        handler=tenants.listed,
+        summary="Every tenant; operators only, as all of tenants and tokens",
+        gives=list[TenantInfo],
+    ),
+    Route(
+        method="POST",
+        path="/v1/tenants",
+        handler=tenants.create,
+        summary="Make a tenant",
+        body=bodies.NewTenant,
+        gives=TenantInfo,
+        status=201,
+    ),
+    Route(
+        method="GET",
+        path="/v1/tenants/{tenant}",
+        handler=tenants.show,
+        summary="A tenant: state, ceilings, who changed it last",
+        gives=TenantInfo,
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/tenants/{tenant}",
+        handler=tenants.limit,
+        summary="Set ceilings, or take some away",
+        body=bodies.TenantLimits,
+        gives=TenantInfo,
+    ),
+    Route(
+        method="POST",
+        path="/v1/tenants/{tenant}/suspend",
+        handler=tenants.suspend,
+        summary="Let nothing more begin for a tenant",
+        body=bodies.Reason,
+        gives=TenantInfo,
+        uncounted=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/tenants/{tenant}/resume",
+        handler=tenants.resume,
+        summary="Let a suspended tenant go on",
+        body=bodies.Reason,
+        gives=TenantInfo,
+        uncounted=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/tenants/{tenant}/revoke",
+        handler=tenants.revoke,
+        summary="End a tenant's sessions, warm processes, tokens and keys for good",
+        body=bodies.Reason,
+        gives=Revoked,
+        uncounted=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/tenants/{tenant}",
+        handler=tenants.remove,
+        summary="Remove the file of a revoked tenant",
+    ),
+    Route(
+        method="GET",
+        path="/v1/tokens",
+        handler=tenants.list_tokens,
+        summary="Tokens by name and scope, never a token",
+        gives=list[TokenInfo],
+    ),
+    Route(
+        method="POST",
+        path="/v1/tokens",
+        handler=tenants.create_token,
+        summary="Make a token: this answer holds it, and nothing else does",
+        body=bodies.NewTokenAsked,
+        gives=NewToken,
+        status=201,
+    ),
+    Route(
+        method="POST",
+        path="/v1/tokens/{token}/rotate",
+        handler=tenants.rotate,
+        summary="Give a token another secret",
+        body=bodies.Rotation,
+        gives=NewToken,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/tokens/{token}",
+        handler=tenants.revoke_token,
+        summary="Make a token worth nothing",
+        uncounted=True,
     ),
 )
 """``GET /healthz`` beside these is the border's own: it alone needs no token."""

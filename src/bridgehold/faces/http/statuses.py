@@ -12,6 +12,7 @@ STATUSES: dict[str, int] = {
     "policy": 500,
     "not_found": 404,
     "denied": 403,
+    "suspended": 403,
     "unsupported": 501,
     "environment": 500,
     "environment_changed": 500,

@@ -70,8 +70,8 @@ class Artifacts:
         return {
             "artifact.put": Method(PutParams, self.put),
             "artifact.drop": Method(DropParams, self.drop),
-            "artifact.get": Method(GetParams, self.get, gives=4 * PART_BYTES),
-            "artifact.list": Method(ListParams, self.list),
+            "artifact.get": Method(GetParams, self.get, gives=4 * PART_BYTES, reads=True),
+            "artifact.list": Method(ListParams, self.list, reads=True),
             "artifact.remove": Method(GetParams, self.remove),
         }
 

@@ -141,7 +141,7 @@ class Methods:
 
     def table(self) -> dict[str, Method]:
         return {
-            "ping": Method(NoParams, self.ping),
+            "ping": Method(NoParams, self.ping, reads=True),
             "run": Method(RunParams, self.run, decides=True),
             "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
@@ -150,21 +150,21 @@ class Methods:
             "foreign.open": Method(OpenScriptParams, self.script_open),
             "foreign.send": Method(ScriptSendParams, self.script_send),
             "foreign.eof": Method(ScriptEofParams, self.script_eof),
-            "sessions": Method(SessionsParams, self.list_sessions),
-            "session.find": Method(FindParams, self.session_find),
-            "zygotes": Method(NoParams, self.list_zygotes),
+            "sessions": Method(SessionsParams, self.list_sessions, reads=True),
+            "session.find": Method(FindParams, self.session_find, reads=True),
+            "zygotes": Method(NoParams, self.list_zygotes, reads=True),
             "session.kill": Method(SessionParams, self.session_kill),
             "session.profile": Method(ProfileParams, self.session_profile),
             "drain": Method(DrainParams, self.drain, operator=True, decides=True),
             "resume": Method(ResumeParams, self.resume, operator=True, decides=True),
             "metrics": Method(NoParams, self.metrics, operator=True),
             "figures": Method(NoParams, self.figures, operator=True),
-            "logs": Method(SessionParams, self.logs, gives=1 << 20),
-            "bridges": Method(NoParams, self.bridges),
+            "logs": Method(SessionParams, self.logs, gives=1 << 20, reads=True),
+            "bridges": Method(NoParams, self.bridges, reads=True),
             "bridge.build": Method(BuildParams, self.build, operator=True),
             "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
             "bridge.gc": Method(NoParams, self.collect, operator=True),
-            "grant": Method(BridgeParams, self.grant),
+            "grant": Method(BridgeParams, self.grant, reads=True),
             "stop": Method(StopParams, self.stop, operator=True),
         }
 
@@ -335,7 +335,9 @@ class Methods:
         return [
             session.info(await self._memory(session))
             for session in self._sessions
-            if principal.may_act_for(session.key.tenant) and params.tenant in (None, session.key.tenant)
+            if principal.may_act_for(session.key.tenant)
+            and principal.may_use(session.key.bridge)
+            and params.tenant in (None, session.key.tenant)
         ]
 
     async def list_zygotes(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
@@ -358,10 +360,12 @@ class Methods:
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
         _require_reader(principal)
         key, session, text = self._sessions.log(principal.may_act_for, params.session)
+        principal.demand_bridge(key.bridge)
         return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        return [self._registry.describe(entry) for entry in self._registry.visible(principal.may_act_for)]
+        seen = self._registry.visible(principal.may_act_for)
+        return [self._registry.describe(entry) for entry in seen if principal.may_use(entry.name)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
         manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
@@ -390,4 +394,6 @@ class Methods:
         return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:
-        return self._sessions.find(principal.may_act_for, reference)
+        found = self._sessions.find(principal.may_act_for, reference)
+        principal.demand_bridge(found.key.bridge)
+        return found

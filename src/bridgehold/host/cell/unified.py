@@ -71,8 +71,8 @@ class Unified:
             "resource.configure": Method(CreateParams, self.configure),
             "resource.execute": Method(ResourceParams, self.execute),
             "resource.delete": Method(ResourceParams, self.delete),
-            "resource.list": Method(ListParams, self.list),
-            "describe": Method(DescribeParams, self.describe),
+            "resource.list": Method(ListParams, self.list, reads=True),
+            "describe": Method(DescribeParams, self.describe, reads=True),
         }
 
     async def create(self, principal: Principal, params: CreateParams, _emit: Emit) -> Reply:
@@ -98,11 +98,16 @@ class Unified:
             )
         ]
         grants = {one.bridge: await self._registry.grant(params.tenant, one.bridge) for one in found}
-        return [one for one in found if decide_resource(grants[one.bridge], one.kind).allowed]
+        return [
+            one
+            for one in found
+            if principal.may_use(one.bridge) and decide_resource(grants[one.bridge], one.kind).allowed
+        ]
 
-    async def describe(self, _principal: Principal, params: DescribeParams, _emit: Emit) -> object:
+    async def describe(self, principal: Principal, params: DescribeParams, _emit: Emit) -> object:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
+        principal.demand_bridge(bridge)
         manifest = self._registry.manifest(bridge, params.tenant)
         grant = await self._registry.grant(params.tenant, bridge)
         return {

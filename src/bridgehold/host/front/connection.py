@@ -86,6 +86,8 @@ class ServerContext(Protocol):
 
     def method(self, name: str) -> Method: ...
 
+    def demand(self, tenant: str | None) -> None: ...
+
 
 class Connection:
     """One caller's, from its first byte to its last. `serve` once."""
@@ -298,6 +300,8 @@ class Connection:
         principal, params = self._principal, _decode(request, method.params)
         try:
             _check(principal, request.method, method, params)
+            if not (method.decides or principal.operator):
+                self._server.demand(getattr(params, "tenant", None))
             emit = Events(lambda event: self._emit(request.id, event), self._out)
             return await method.handler(principal, params, emit)
         except (DeniedError, NotFoundError) as error:
@@ -319,6 +323,12 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
             f"{name} is for operators",
             hint="An operator can set `operator = true` for your principal in config.toml.",
         )
+    if principal.read_only and not method.reads:
+        raise DeniedError(
+            f"{principal.name} may only read, and {name} does more",
+            hint="An operator makes one that may with `bridgehold token create`, without --read-only.",
+        )
+    principal.demand_bridge(getattr(params, "bridge", "") or "")
     tenant = getattr(params, "tenant", None)
     if tenant is not None and not method.decides and not principal.may_act_for(tenant):
         raise DeniedError(

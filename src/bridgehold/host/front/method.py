@@ -22,5 +22,7 @@ class Method(msgspec.Struct, frozen=True):
     operator: bool = False
     gives: int = SMALL
     """Bytes that its answer takes while it is made; counted before it begins."""
+    reads: bool = False
+    """It changes nothing and runs nothing: also for a principal that may only read."""
     decides: bool = False
     """It decides by itself for which tenant it is asked, and writes its own refusals."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from collections.abc import Mapping
 
 from bridgehold.config.sections import PrincipalSection
 from bridgehold.errors import DeniedError
+from bridgehold.host.front.tenants import TokenFiles, unknown_token
 from bridgehold.protocol.values import Principal
 
 
@@ -19,9 +21,15 @@ class Principals:
     """The configured principals. Lookup by token compares digests in constant time."""
 
     def __init__(
-        self, sections: Mapping[str, PrincipalSection], owner_uid: int, face_uid: int | None = None
+        self,
+        sections: Mapping[str, PrincipalSection],
+        owner_uid: int,
+        face_uid: int | None = None,
+        tokens: TokenFiles | None = None,
     ) -> None:
-        """`face_uid`: the kernel uid of a process that speaks for others; it is nobody itself."""
+        """`face_uid`: the kernel uid of a process that speaks for others; it is nobody itself. `tokens`:
+        those with files of their own, beside the sections' digests."""
+        self._tokens = tokens
         self._sections = dict(sections)
         self._owner_uid = owner_uid
         self._face_uid = face_uid
@@ -55,8 +63,10 @@ class Principals:
             for known in section.tokens:
                 if hmac.compare_digest(known, digest):
                     found = _principal(name, section)
+        if found is None and self._tokens is not None:
+            found = self._tokens.principal(token, time.time())
         if found is None:
-            raise DeniedError("the token is not known here", hint="Ask the operator for a current token.")
+            raise unknown_token()
         return found
 
 

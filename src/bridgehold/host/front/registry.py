@@ -25,7 +25,9 @@ from bridgehold.ids import Digest, is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
-from bridgehold.policies.model import Grant, Machine, Policy
+from bridgehold.policies.model import Ceilings, Grant, Machine, Policy
+from bridgehold.policies.tenants import parse as parse_tenant
+from bridgehold.sandbox.values import TenantShare
 
 _LOOK_SECONDS = 0.25
 _SETTLED_SECONDS = 2.0
@@ -76,6 +78,18 @@ class Registry:
         self.files.let_go(gone)
         self._own -= bridges  # one that is back meanwhile is missed again when it goes
         self._seen, self._look_again = None, 0.0
+
+    def share_of(self, tenant: str) -> TenantShare:
+        """What the tenant's sandboxes have together, and beside how many tenants.
+
+        Its ceiling of memory is one of promises (`shares.ceilings`). A file that can not be read changes
+        nothing here: it refuses the grant.
+        """
+        weight: int | None = None
+        with contextlib.suppress(PolicyError):
+            own = self.files.read("tenant", tenant)
+            weight = parse_tenant(tenant, own.text, own.file).limits.cpu_share if own is not None else None
+        return TenantShare(tenants=self.files.count_with("tenant", tenant), cpu_weight=weight or 100)
 
     def gone(self) -> tuple[Path, ...]:
         """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
@@ -160,7 +174,8 @@ class Registry:
         }
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
-        """The grant as the files say it now. Raises `PolicyError`, also where they can't be read.
+        """The grant as the files say it now. Raises `PolicyError`, also where they can't be read, and
+        `SuspendedError` for a tenant that is.
 
         Resolved anew only where something that it rests on differs.
         """
@@ -173,6 +188,7 @@ class Registry:
             or not known.readings.still_true()
         ):
             readings = Readings(self.files)
+            _demand(tenant, readings)
             grant = self._resolve(tenant, manifest, readings)
             await self._write_once(grant, readings)
             known = _Resolved(grant, manifest.digest, bridges, readings)
@@ -186,7 +202,7 @@ class Registry:
         return self._resolve(tenant, manifest, Readings(self.files))
 
     def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
-        return resolve(
+        grant = resolve(
             manifest.needs,
             compose(self._policy_name(manifest.name, readings), readings.policy),
             self._ceiling(tenant, manifest.name, readings),
@@ -196,6 +212,9 @@ class Registry:
             version=manifest.version,
             private_providers=[name for name, entry in self._config.providers.items() if entry.private],
         )
+        own = readings.read("tenant", tenant)
+        ceilings = parse_tenant(tenant, own.text, own.file).limits if own is not None else Ceilings()
+        return msgspec.structs.replace(grant, ceilings=ceilings)
 
     def policy(self, name: str) -> Policy:
         return compose(name, Readings(self.files).policy)
@@ -217,6 +236,7 @@ class Registry:
         found = readings.read("tenant", tenant)
         if found is None:
             return None
+        parse_tenant(tenant, found.text, found.file)
         known = self._bridge_names(tenant)
         return compose_tenant(tenant, found.text, found.file, bridge, readings.policy, known=known)
 
@@ -273,6 +293,13 @@ class Registry:
             settled = time.time() - newest / 1e9 > _SETTLED_SECONDS
             self._seen = stamp if settled else None
         self._look_again = now + _LOOK_SECONDS
+
+
+def _demand(tenant: str, readings: Readings) -> None:
+    """Raise `SuspendedError` unless the tenant is active."""
+    found = readings.read("tenant", tenant)
+    if found is not None:
+        parse_tenant(tenant, found.text, found.file).demand()
 
 
 def _of_all(entry: Entry) -> bool:

@@ -38,14 +38,18 @@ class SocketServer:
         callers: Callers | None = None,
         tokens_only: bool = False,
         left: Callable[[object], None] = lambda _: None,
+        active: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`callers`: one for all of a host's sockets. `left`: told of each connection that is gone.
+
+        `active`: raises where nothing begins for a tenant.
 
         `tokens_only`: whose process connects says nothing; only a token makes a principal.
         """
         self.tokens_only = tokens_only
         self.leaving = False
         self._left = left
+        self._active = active
         self.callers = callers or Callers(CallerLimits())
         self._listener = listener
         self._principals = principals
@@ -109,6 +113,11 @@ class SocketServer:
             return self._principals.by_uid(uid)
         except DeniedError:
             return None
+
+    def demand(self, tenant: str | None) -> None:
+        """Raise what a request for `tenant` is refused with while it is suspended."""
+        if tenant is not None:
+            self._active(tenant)
 
     def gives(self, name: str) -> int:
         """What an answer of method `name` takes; little where there is none of that name."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bridgehold.policies.model import Grant
 
+_COMMANDS, _BYTES = "*commands", "*bytes"
+"""In a bridge's place: no bridge has such a name."""
 MOST_RATES = 4_096
 """Tenants and bridges whose rates are remembered; who may act for any tenant may name any number of them."""
 
@@ -62,20 +64,48 @@ class TokenBucket:
 
 
 class CommandRates:
-    """Commands a minute: one bucket for each tenant and bridge; beyond `MOST_RATES` the longest unused go."""
+    """Commands a minute of each tenant and bridge, and what a tenant may have a second with all its bridges;
+    beyond `MOST_RATES` buckets the longest unused go."""
 
     def __init__(self) -> None:
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
 
     def take(self, grant: Grant, now: float) -> bool:
         """Whether one more command is within `grant`'s rate, as it is now."""
-        key, per_second = (grant.tenant, grant.bridge), grant.rate.commands_per_minute / 60
+        return not self.over(grant, now)
+
+    def over(self, grant: Grant, now: float) -> str:
+        """The rate that one more command would be past, as it is now; empty: it is taken."""
+        per_second, own = grant.rate.commands_per_minute / 60, grant.ceilings
+        policy = self._bucket((grant.tenant, grant.bridge), per_second, per_second * 10, now)
+        commands = own.commands_per_second
+        tenant = self._bucket((grant.tenant, _COMMANDS), commands, commands, now) if commands else None
+        if own.bytes_per_second and self._bytes(grant, now).saved(now) <= 0:
+            return "tenant.limits.bytes_per_second"
+        if tenant is not None and tenant.saved(now) < 1:
+            return "tenant.limits.commands_per_second"
+        if not policy.try_take(1, now):
+            return "rate.commands_per_minute"
+        if tenant is not None:
+            tenant.take(1, now)
+        return ""
+
+    def charge(self, grant: Grant, size: int, now: float) -> None:
+        """Count so many bytes that a command brought, or gave: into debt, which the next one waits for."""
+        if grant.ceilings.bytes_per_second:
+            self._bytes(grant, now).take(size, now)
+
+    def _bytes(self, grant: Grant, now: float) -> TokenBucket:
+        most = grant.ceilings.bytes_per_second or 0
+        return self._bucket((grant.tenant, _BYTES), most, most, now)
+
+    def _bucket(self, key: tuple[str, str], per_second: float, burst: float, now: float) -> TokenBucket:
         bucket = self._buckets.pop(key, None) or TokenBucket()
         self._buckets[key] = bucket
         while len(self._buckets) > MOST_RATES:
             del self._buckets[next(iter(self._buckets))]
-        bucket.adjust(per_second, max(1.0, per_second * 10), now)
-        return bucket.try_take(1, now)
+        bucket.adjust(per_second, max(1.0, burst), now)
+        return bucket
 
     def __len__(self) -> int:
         return len(self._buckets)

@@ -20,6 +20,7 @@ from bridgehold.audit.events import EgressIntent, EgressOutcome, kind_of
 from bridgehold.errors import BudgetError, BusyError
 from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.host.shares.fair import Shares
+from bridgehold.host.shares.spending import Spending
 from bridgehold.policies.model import Rate
 
 __all__ = ["Budgets", "Buffers", "Reservation", "Spent", "TokenBucket"]
@@ -42,8 +43,10 @@ class Spent(msgspec.Struct, frozen=True):
 class Reservation:
     """The charge of a running request; `settle` it once with what it did use."""
 
-    def __init__(self, budgets: Budgets, key: Key, tokens: int) -> None:
+    def __init__(self, budgets: Budgets, key: Key, tokens: int, day: str = "") -> None:
         self._budgets = budgets
+        self._day = day
+        """When it was charged."""
         self._key = key
         self.tokens = tokens
         """What it is charged with until it is settled."""
@@ -52,37 +55,39 @@ class Reservation:
     def settle(self, tokens: int) -> None:
         if self._open:
             self._open = False
-            self._budgets.add(self._key, 0, tokens - self.tokens)
+            self._budgets.add(self._key, 0, tokens - self.tokens, self._day)
 
     def give_back(self) -> None:
         """The request was never sent, and no intent says that it might have been."""
         if self._open:
             self._open = False
-            self._budgets.add(self._key, -1, -self.tokens)
+            self._budgets.add(self._key, -1, -self.tokens, self._day)
 
 
 class Budgets:
     """One per host. What is spent is counted by tenant and provider, the pace by bridge as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, spending: Spending | None = None) -> None:
+        """`spending`: the same by day and month, beside the ceilings of tenants."""
+        self.spending = spending or Spending()
         self._requests: dict[Key, int] = {}
         self._tokens: dict[Key, int] = {}
         self._buckets: dict[tuple[str, str, str], TokenBucket] = {}
 
     def fold(self, entries: Iterable[Entry]) -> None:
         """Add what the audit's `entries` say was charged and settled, oldest first. Others are skipped."""
-        charged: dict[str, tuple[Key, int]] = {}
+        charged: dict[str, tuple[Key, int, str]] = {}
         for entry in entries:
             key = (entry.tenant, entry.text("provider"))
             if not key[1]:
                 continue
             if entry.kind == _INTENT:
                 tokens = _whole(entry, "reserved")
-                charged[entry.ref] = (key, tokens)
-                self.add(key, 1, tokens)
+                charged[entry.ref] = (key, tokens, entry.time[:10])
+                self.add(key, 1, tokens, entry.time[:10])
             elif entry.kind == _OUTCOME:
-                first, tokens = charged.pop(entry.text("intent"), (key, 0))
-                self.add(first, 0, _settled(entry) - tokens)
+                first, tokens, day = charged.pop(entry.text("intent"), (key, 0, entry.time[:10]))
+                self.add(first, 0, _settled(entry) - tokens, day)
 
     def spent(self, tenant: str, provider: str) -> Spent:
         key = (tenant, provider)
@@ -93,10 +98,12 @@ class Budgets:
     ) -> Reservation:
         """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge).
 
-        Raises `BudgetError` (where: the rule). A request goes out while anything of the budget is left,
-        so a tenant overdraws by one request at most, and by what requests use beyond their charge.
+        Raises `BudgetError` (where: the rule), `SuspendedError` where nothing begins. A request goes out as
+        long as anything of the budget is left, so a tenant overdraws by one request at most, and by what
+        requests use beyond their charge.
         """
         key = (owner[0], provider)
+        self.spending.demand(owner[0])
         most = rate.provider_requests_total
         if most is not None and self._requests.get(key, 0) >= most:
             raise _used_up("rate.provider_requests_total", f"{most} requests")
@@ -110,10 +117,11 @@ class Budgets:
                 hint="Slow down, or raise `[rate] provider_requests_per_minute` in the policy.",
             )
         self.add(key, 1, tokens)
-        return Reservation(self, key, tokens)
+        return Reservation(self, key, tokens, self.spending.today())
 
-    def add(self, key: Key, requests: int, tokens: int) -> None:
-        """Count more, or less where a charge is settled below it."""
+    def add(self, key: Key, requests: int, tokens: int, day: str = "") -> None:
+        """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
+        self.spending.add(key[0], requests, tokens, day)
         self._requests[key] = max(0, self._requests.get(key, 0) + requests)
         self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
 

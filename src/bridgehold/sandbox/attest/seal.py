@@ -33,6 +33,7 @@ _LINKS = {
 """The links that may stand in an environment, and what they may say."""
 _MAX_FILES = 300_000
 _MAX_DEPTH = 64
+_PIECE = 1 << 16
 _MAX_REMOVED_DEPTH = 500
 """Of descriptors held at once while a tree is removed."""
 Work = Callable[[int, str], SealReport]
@@ -44,11 +45,15 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 
 class SealJob:
-    """One tree being sealed, or emptied, by a child. `finish` once `descriptor` is readable."""
+    """One tree being sealed, or emptied, by a child. `advance` whenever `descriptor` is readable.
+
+    After that both are the caller's: to close, and to reap once it has ended.
+    """
 
     def __init__(self, top: int, path: str, work: Work) -> None:
         """`top`: the build folder, opened for reading; closed here. Forks."""
         self._path = path
+        self._data = b""
         launcher = os.getpid()
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, top)
@@ -62,16 +67,16 @@ class SealJob:
         os.close(answer)
         os.close(top)
 
-    def finish(self) -> SealReport:
-        """The report. Raises `DependencyError` naming the first entry that may not be there."""
-        data = b""
-        while part := os.read(self.descriptor, 65536):
-            data += part
-        os.close(self.descriptor)
-        _, status = os.waitpid(self.child, 0)
-        if status != 0 or not data:
+    def advance(self) -> SealReport | None:
+        """The report, once it is whole. Raises `DependencyError` naming the first entry that may not be
+        there."""
+        part = os.read(self.descriptor, _PIECE)
+        self._data += part
+        if part:
+            return None
+        if not self._data:
             raise InternalError("the child that seals ended without an answer", where=self._path)
-        outcome = msgspec.json.decode(data, type=_Outcome)
+        outcome = msgspec.json.decode(self._data, type=_Outcome)
         if outcome.error is not None:
             raise from_info(outcome.error)
         if outcome.report is None:

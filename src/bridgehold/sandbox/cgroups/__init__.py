@@ -1,7 +1,9 @@
-"""Control groups, v2 and v1, behind one interface: one parent for all sessions, one leaf for each.
+"""Control groups, v2 and v1, behind one interface: a parent for all, a folder for each tenant, a leaf for
+each session.
 
-The parent holds a reserve back for the host, so that sessions together can't starve it. Whatever is
-made is locked by its owner; `CgroupParent.sweep` ends and removes what owners that are gone left.
+The parent holds a reserve back for the host, so that sessions together can't starve it; a tenant's folder
+has one weight, so that many sessions of one have the processor share of one session of another. Whatever
+is made is locked by its owner; `CgroupParent.sweep` ends and removes what owners that are gone left.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Literal, Protocol
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups.admission import Capacity
-from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 
 class SessionCgroup(Protocol):
@@ -81,8 +83,24 @@ class CgroupParent(Protocol):
     def version(self) -> Literal["v2", "v1", "none"]:
         """Which kind it is."""
 
-    def create(self, name: str, resources: Resources) -> SessionCgroup:
-        """A leaf with its limits, each read back. `UnsupportedError` where one doesn't hold."""
+    @property
+    def weighs_io(self) -> bool:
+        """Whether storage is shared out by tenant too, beside processors."""
+
+    def create(
+        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
+    ) -> SessionCgroup:
+        """A leaf with its limits, each read back. `UnsupportedError` where one doesn't hold.
+
+        `share`: what the tenant's have together from now on; None: as before. `BusyError` where they hold
+        more memory than that.
+        """
+
+    def share_out(self, tenant: str, share: TenantShare) -> None:
+        """`share` for a tenant that has a session. Raises as `create`."""
+
+    def tidy(self) -> None:
+        """Remove what stayed busy when it was to be removed, and the folders of tenants without a leaf."""
 
     def sweep(self) -> list[str]:
         """End and remove what instances without an owner left; their names."""

@@ -1,16 +1,18 @@
-"""Admission (pure): what sessions may be promised together, and whether one more fits."""
+"""Admission (pure): what sessions may be promised together, what each tenant is sure of, and whether one
+more fits."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from bridgehold.errors import BusyError, UnsupportedError
+from bridgehold.errors import BusyError, TenantFullError, UnsupportedError
 from bridgehold.policies.units import format_size
-from bridgehold.sandbox.values import Resources
+from bridgehold.sandbox.values import Resources, TenantShare
 
 _PROCESS_RESERVE = 8
 """One eighth of the machine's processes is never given to sessions."""
@@ -71,41 +73,151 @@ def machine_capacity(
     )
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What is promised already."""
+
+    by_tenant: dict[str, Capacity]
+    sessions: int = 0
+
+    @classmethod
+    def of(cls, promised: Iterable[tuple[str, Resources]]) -> Held:
+        """The sums of (tenant, what one of its sessions was promised) (pure)."""
+        sums: dict[str, list[int]] = {}
+        count = 0
+        for count, (tenant, one) in enumerate(promised, 1):  # noqa: B007 - its last value is the number
+            mine = sums.setdefault(tenant, [0, 0])
+            mine[0] += one.memory_bytes
+            mine[1] += one.processes
+        return cls(
+            by_tenant={name: Capacity(memory_bytes=m, processes=p) for name, (m, p) in sums.items()},
+            sessions=count,
+        )
+
+
+class _Want(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of thing that a session is promised."""
+
+    what: Literal["memory", "processes"]
+    need: int
+    whole: int
+    most: int
+    """The tenant's own bound."""
+    held: dict[str, int]
+    """By each tenant."""
+
+    def show(self, count: int) -> str:
+        return format_size(count) if self.what == "memory" else str(count)
+
+
 def admit(
-    wanted: Resources, promised: Iterable[Resources], limits: Capacity, *, overcommit: bool = False
+    wanted: Resources,
+    held: Held,
+    limits: Capacity,
+    *,
+    tenant: str,
+    share: TenantShare | None = None,
+    overcommit: bool = False,
 ) -> None:
-    """Nothing, or `BusyError` that names the numbers (pure).
+    """Nothing, or `BusyError` that names the numbers; `TenantFullError` where the tenant has its part (pure).
+
+    Half of everything is kept for tenants that hold less than a part of it: equal parts, and none smaller
+    than the session that is asked for. What a tenant has of its part nobody can take; the rest goes to
+    who comes first. A tenant that is alone has everything.
 
     `overcommit` (a named weakening) admits sessions beyond the sum; the parent cgroup's cap stays,
     so the machine is safe and the sessions are not safe from each other. A session that is larger
     than the whole capacity is refused either way: its limit would be a lie.
     """
-    for what, need, whole, show in (
-        ("memory", wanted.memory_bytes, limits.memory_bytes, format_size),
-        ("processes", wanted.processes, limits.processes, str),
-    ):
-        if need > whole:
-            raise BusyError(
-                f"a session of {show(need)} {what} never fits: all sessions together have {show(whole)}",
-                hint=f"Lower `[limits] {what}` in the policy, or give the machine more.",
-                retry="no",
-            )
+    share = share or TenantShare()
+    wants = (
+        _Want(
+            what="memory",
+            need=wanted.memory_bytes,
+            whole=limits.memory_bytes,
+            most=min(share.memory_bytes or limits.memory_bytes, limits.memory_bytes),
+            held={name: one.memory_bytes for name, one in held.by_tenant.items()},
+        ),
+        _Want(
+            what="processes",
+            need=wanted.processes,
+            whole=limits.processes,
+            most=min(share.processes or limits.processes, limits.processes),
+            held={name: one.processes for name, one in held.by_tenant.items()},
+        ),
+    )
+    for want in wants:
+        _check_size(want, tenant)
     if overcommit:
         return
-    held = list(promised)
-    memory = sum(one.memory_bytes for one in held)
-    if memory + wanted.memory_bytes > limits.memory_bytes:
+    for want in wants:
+        _check_sum(want, held.sessions)
+        _check_share(want, tenant, max(share.tenants, len(held.by_tenant.keys() | {tenant})))
+
+
+def kept_for_others(held: dict[str, int], tenant: str, tenants: int, *, whole: int, need: int) -> int:
+    """How much of `whole` is not `tenant`'s to take, in a start of `need` (pure)."""
+    if tenants < 2:
+        return 0
+    part = max(whole // (2 * tenants), need)
+    if held.get(tenant, 0) + need <= part:
+        return 0
+    others = [count for name, count in held.items() if name != tenant]
+    absent = max(0, tenants - 1 - len(others))
+    return min(whole // 2, part * absent + sum(max(0, part - count) for count in others))
+
+
+def _check_size(want: _Want, tenant: str) -> None:
+    if want.need > want.whole:
         raise BusyError(
-            f"{format_size(wanted.memory_bytes)} of memory does not fit: {len(held)} sessions are promised "
-            f"{format_size(memory)} of {format_size(limits.memory_bytes)}",
-            hint="End sessions, lower `[limits] memory` or `[host] memory_reserve`, or name the weakening "
+            f"a session of {want.show(want.need)} {want.what} never fits: all sessions together have "
+            f"{want.show(want.whole)}",
+            hint=f"Lower `[limits] {want.what}` in the policy, or give the machine more.",
+            retry="no",
+        )
+    if want.need > want.most:
+        raise TenantFullError(
+            f"a session of {want.show(want.need)} {want.what} never fits: all that tenant {tenant[:80]} has "
+            f"may have {want.show(want.most)}",
+            hint=f"Lower `[limits] {want.what}` in the policy, or raise the tenant's.",
+            retry="no",
+        )
+
+
+_REMEDIES = {
+    "memory": "lower `[limits] memory` or `[host] memory_reserve`",
+    "processes": "lower `[limits] processes`, raise the sysctl kernel.pid_max or the service's TasksMax=",
+}
+
+
+def _check_sum(want: _Want, sessions: int) -> None:
+    promised = sum(want.held.values())
+    if promised + want.need > want.whole:
+        needed = (
+            f"{want.show(want.need)} of memory does" if want.what == "memory" else f"{want.need} processes do"
+        )
+        raise BusyError(
+            f"{needed} not fit: {sessions} sessions are promised "
+            f"{want.show(promised)} of {want.show(want.whole)}",
+            hint=f"End sessions, {_REMEDIES[want.what]}, or name the weakening "
             "`overcommit` in the policy, with `[host] overcommit = true`.",
         )
-    processes = sum(one.processes for one in held)
-    if processes + wanted.processes > limits.processes:
-        raise BusyError(
-            f"{wanted.processes} processes do not fit: {len(held)} sessions are promised {processes} of "
-            f"{limits.processes}",
-            hint="End sessions, lower `[limits] processes`, raise the sysctl kernel.pid_max or the service's "
-            "TasksMax=, or name the weakening `overcommit` in the policy, with `[host] overcommit = true`.",
-        )
+
+
+def _check_share(want: _Want, tenant: str, tenants: int) -> None:
+    own = want.held.get(tenant, 0)
+    left = want.whole - sum(want.held.values())
+    kept = kept_for_others(want.held, tenant, tenants, whole=want.whole, need=want.need)
+    if own + want.need <= want.most and want.need <= left - kept:
+        return
+    why = (
+        f"it may have {want.show(want.most)}"
+        if own + want.need > want.most
+        else f"of the {want.show(left)} that are left, {want.show(kept)} are kept for {tenants - 1} "
+        "other tenants"
+    )
+    raise TenantFullError(
+        f"{want.show(want.need)} more {want.what} do not fit: tenant {tenant[:80]} is promised "
+        f"{want.show(own)}, and {why}",
+        hint=f"End sessions of this tenant, lower `[limits] {want.what}` in its policy, or raise what the "
+        "tenant may have.",
+    )

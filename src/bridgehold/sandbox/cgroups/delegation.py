@@ -16,6 +16,8 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import files
 
 CONTROLLERS = ("cpu", "memory", "pids")
+_WELCOME = "io"
+"""Given on where it is there: systemd's Delegate=yes has it, and a user's own manager may not."""
 HOST_LEAF = "host"
 HINT = (
     "Run as a systemd service with Delegate=yes, or from a shell with "
@@ -97,6 +99,8 @@ def vacate(base: Path) -> None:
 def enable(folder: Path) -> None:
     """Give the controllers to the children of `folder`, and read that back."""
     control = folder / "cgroup.subtree_control"
+    with contextlib.suppress(OSError):
+        files.write(control, f"+{_WELCOME}")
     try:
         files.write(control, " ".join(f"+{name}" for name in CONTROLLERS))
         enabled = control.read_text(encoding="ascii").split()

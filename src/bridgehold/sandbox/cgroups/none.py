@@ -15,13 +15,14 @@ from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.limits.watchdog import Tree, Watchdog
-from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 
 class Parent:
     """Nothing is made on the machine; only admission holds sessions together back."""
 
     version: Literal["none"] = "none"
+    weighs_io = False
 
     def __init__(self, *, reserve_bytes: int) -> None:
         self.capacity: Capacity = machine_capacity(
@@ -30,12 +31,21 @@ class Parent:
         self.capacity_bytes = self.capacity.memory_bytes
         self._leaves: list[Leaf] = []
 
-    def create(self, name: str, resources: Resources) -> Leaf:
-        """A leaf without a cgroup: its processes are found and counted by a watchdog."""
+    def create(
+        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
+    ) -> Leaf:
+        """A leaf without a cgroup: its processes are found and counted by a watchdog. `tenant` and `share`
+        are admission's alone: nothing here adds up what a tenant's sessions use."""
         self._leaves = [leaf for leaf in self._leaves if not leaf.removed]
         leaf = Leaf(owned.leaf_name(name), resources)
         self._leaves.append(leaf)
         return leaf
+
+    def share_out(self, tenant: str, share: TenantShare) -> None:
+        """As `create` says."""
+
+    def tidy(self) -> None:
+        """Nothing is made, so nothing stays."""
 
     def sweep(self) -> list[str]:
         """Nothing outlives its launcher here but processes, which die with their parent."""

@@ -149,13 +149,19 @@ def sweep(keyed: Iterable[Path], all_roots: Iterable[Path], own: str) -> list[st
 
 def _clear(folders: list[Path]) -> bool:
     """End what is in `folders` and below, and remove them; whether all are gone."""
-    trees = [[*subfolders(folder), folder] for folder in folders]
+    trees = [[*_below(folder), folder] for folder in folders]
     for tree in trees:
         for folder in tree:
             let_die(folder)
     files.kill_all(folder / "cgroup.procs" for tree in trees for folder in tree)
     removed = [files.remove(folder) for tree in trees for folder in tree]
     return all(removed)
+
+
+def _below(folder: Path) -> list[Path]:
+    """Sessions', and then the tenants' that they lie in."""
+    tenants = subfolders(folder)
+    return [*(session for tenant in tenants for session in subfolders(tenant)), *tenants]
 
 
 def open_for(path: Path, uid: int) -> int:

@@ -1,4 +1,4 @@
-"""cgroup v1: a folder of the same name in each hierarchy that carries a limit.
+"""cgroup v1: a folder of the same name in each hierarchy that carries a limit, and in it a tenant's.
 
 The parent goes below the cgroup that this process is in, so that whatever the operator set there
 still holds, or at the hierarchy's root where that can't be. An ordinary user needs a sub-tree that
@@ -20,16 +20,18 @@ from typing import Literal
 from bridgehold.errors import UnsupportedError
 from bridgehold.policies.model import MIB
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.cgroups import files, owned
+from bridgehold.sandbox.cgroups import files, owned, tenants
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
-from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 """Each is needed. ``memory`` comes first: its folder carries the owner's lock."""
 _PERIOD_US = 100_000
 _TCP_MEM = Path("/proc/sys/net/ipv4/tcp_mem")
 _SOCKET_PART, _LEAST_SOCKETS, _MOST_SOCKETS = 8, 4 * MIB, 32 * MIB
+_TENANT_SOCKETS = 2
+"""One tenant may have this part of what all have, and no more: a second finds as much."""
 _HINT = (
     "Run as root, or as a service with Delegate=yes on cgroup v2, or let root make and chown one "
     "folder of the same name in the memory, pids, cpu and cpuacct hierarchies and name it: "
@@ -92,6 +94,8 @@ class Parent:
     """What all sessions of this instance share."""
 
     version: Literal["v1"] = "v1"
+    weighs_io = False
+    """What is written later than it was said is charged to nobody there."""
 
     def __init__(
         self, folders: dict[str, Path], mounted: dict[str, Hierarchy], *, locks: list[int], reserve_bytes: int
@@ -100,6 +104,7 @@ class Parent:
         self._mounted = mounted
         self._locks = owned.Locks(locks)
         self._leaves: list[Leaf] = []
+        self._tenants = tenants.Tenants(folders.values(), self._limit_tenant)
         memory, pids = folders["memory"], folders["pids"]
         self.capacity: Capacity = machine_capacity(
             reserve_bytes=reserve_bytes,
@@ -110,14 +115,23 @@ class Parent:
         if files.number(memory / "memory.use_hierarchy") != 1:
             files.limit(memory / "memory.use_hierarchy", 1)
         _limit_memory(memory, self.capacity_bytes)
-        _limit_sockets(memory, min(self.capacity_bytes, socket_share(files.numbers(_TCP_MEM))))
+        self._sockets = min(self.capacity_bytes, socket_share(files.numbers(_TCP_MEM)))
+        _limit_sockets(memory, self._sockets)
         files.limit(pids / "pids.max", self.capacity.processes)
         files.limit(folders["cpu"] / "cpu.shares", _SESSIONS_SHARES)
 
-    def create(self, name: str, resources: Resources) -> Leaf:
+    def create(
+        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
+    ) -> Leaf:
         """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
-        self._retry_leftovers()
-        folders = {c: folder / owned.leaf_name(name) for c, folder in self._folders.items()}
+        self.tidy()
+        leaf_name = owned.leaf_name(name)
+        try:
+            own = self._tenants.enter(tenant, share)
+        except OSError as error:
+            where = str(self._folders["memory"])
+            raise UnsupportedError(f"no cgroup for {name}: {error}", where=where) from error
+        folders = {c: folder / own / leaf_name for c, folder in self._folders.items()}
         leaf = Leaf(folders, {c: self._mounted[c].name(folder) for c, folder in folders.items()}, self._locks)
         try:
             leaf.make(resources)
@@ -141,22 +155,39 @@ class Parent:
                 leaf.lift()
                 leaf.kill()
                 leaf.remove(seconds=0.5)
+        self._tenants.keep(set())
         for folder in reversed(dict.fromkeys(self._folders.values())):  # the locked one last
             files.remove(folder)
         self._locks.close()
 
-    def _retry_leftovers(self) -> None:
+    def share_out(self, tenant: str, share: TenantShare) -> None:
+        self._tenants.enter(tenant, share)
+
+    def tidy(self) -> None:
         for leaf in self._leaves:
             if leaf.left_over:
                 leaf.remove()
         self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
+        self._tenants.keep({Path(leaf.path).parent.name for leaf in self._leaves})
+
+    def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
+        folders = {controller: folder / name for controller, folder in self._folders.items()}
+        wanted, memory = tenants.limits(share, self.capacity), folders["memory"]
+        tenants.check_room(int(procfs.read(memory / "memory.usage_in_bytes")), wanted, tenant)
+        _limit_memory(memory, wanted.memory_bytes)
+        _limit_sockets(memory, min(wanted.memory_bytes, self._sockets // _TENANT_SOCKETS))
+        files.limit(folders["pids"] / "pids.max", wanted.processes)
+        files.limit(folders["cpu"] / "cpu.shares", wanted.cpu_shares)
 
 
 def _limit_memory(folder: Path, count: int) -> None:
     """Memory and memory with swap at one value. The order matters: the second is never below the first."""
-    files.limit(folder / "memory.limit_in_bytes", files.pages(count))
+    names = ["memory.limit_in_bytes"]
     if (folder / "memory.memsw.limit_in_bytes").exists():
-        files.limit(folder / "memory.memsw.limit_in_bytes", files.pages(count))
+        raised = int(procfs.read(folder / "memory.memsw.limit_in_bytes")) < files.pages(count)
+        names.insert(0 if raised else 1, "memory.memsw.limit_in_bytes")
+    for name in names:
+        files.limit(folder / name, files.pages(count))
 
 
 def _limit_sockets(folder: Path, count: int) -> None:

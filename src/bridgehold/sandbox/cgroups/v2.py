@@ -3,7 +3,8 @@
 BASE                      delegated (Delegate=yes), or the machine's root
 ├── host                  our own processes
 └── bridgehold-….sessions memory.max = what there is, less the reserve; the owner's lock
-    └── WORKER            memory.max, swap 0, oom.group, pids.max, cpu.max
+    └── tenant-NAME       memory.max, pids.max, cpu.weight, io.weight: of all that a tenant has
+        └── WORKER        memory.max, swap 0, oom.group, pids.max, cpu.max
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Literal
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.cgroups import delegation, files, inotify, owned
+from bridgehold.sandbox.cgroups import delegation, files, inotify, owned, tenants
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.cgroups.places import Hierarchy, hierarchies, own_cgroups
-from bridgehold.sandbox.values import Resources, Usage
+from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
 _PERIOD_US = 100_000
 _SESSIONS_WEIGHT = 25
@@ -66,6 +67,7 @@ class Parent:
         self._hierarchy = hierarchy
         self._leaves: list[Leaf] = []
         self._folder = base / owned.folder_name(instance)
+        self._tenants = tenants.Tenants([self._folder], self._limit_tenant)
         try:
             self._locks = owned.Locks([owned.claim(self._folder)])
         except OSError as error:
@@ -81,10 +83,16 @@ class Parent:
             self.close()
             raise
 
-    def create(self, name: str, resources: Resources) -> Leaf:
+    def create(
+        self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
+    ) -> Leaf:
         """A leaf with its limits, read back. `UnsupportedError` where one does not hold."""
-        self._retry_leftovers()
-        folder = self._folder / owned.leaf_name(name)
+        self.tidy()
+        leaf_name = owned.leaf_name(name)
+        try:
+            folder = self._folder / self._tenants.enter(tenant, share) / leaf_name
+        except OSError as error:
+            raise UnsupportedError(f"no cgroup for {name}: {error}", where=str(self._folder)) from error
         leaf = Leaf(folder, self._hierarchy.name(folder), self._locks)
         try:
             leaf.make(resources)
@@ -95,6 +103,16 @@ class Parent:
             raise
         self._leaves.append(leaf)
         return leaf
+
+    def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
+        folder, wanted = self._folder / name, tenants.limits(share, self.capacity)
+        tenants.check_room(int(procfs.read(folder / "memory.current")), wanted, tenant)
+        _limit_memory(folder, wanted.memory_bytes)
+        files.limit(folder / "pids.max", wanted.processes)
+        files.limit(folder / "cpu.weight", wanted.cpu_weight)
+        if (folder / "io.weight").exists():  # where the io controller was delegated, and weighs
+            files.write(folder / "io.weight", f"default {wanted.io_weight}")
+        delegation.enable(folder)
 
     def sweep(self) -> list[str]:
         """What instances that are gone left anywhere below the mount, ended and removed."""
@@ -108,14 +126,23 @@ class Parent:
                 leaf.lift()
                 leaf.kill()
                 leaf.remove(seconds=0.5)
+        self._tenants.keep(set())
         files.remove(self._folder)
         self._locks.close()
 
-    def _retry_leftovers(self) -> None:
+    @property
+    def weighs_io(self) -> bool:
+        return (self._folder / "io.weight").exists()
+
+    def share_out(self, tenant: str, share: TenantShare) -> None:
+        self._tenants.enter(tenant, share)
+
+    def tidy(self) -> None:
         for leaf in self._leaves:
             if leaf.left_over:
                 leaf.remove()
         self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
+        self._tenants.keep({Path(leaf.path).parent.name for leaf in self._leaves})
 
 
 def _limit_memory(folder: Path, count: int) -> None:

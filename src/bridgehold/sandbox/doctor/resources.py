@@ -30,7 +30,7 @@ def session(context: Context, resources: Resources) -> Iterator[tuple[CgroupPare
     """A session cgroup of the kind that the host would make, ended and removed after."""
     parent = open_parent(context.cgroup, reserve_bytes=context.reserve_bytes, instance=random_id("doctor", 8))
     try:
-        yield parent, parent.create("probe", resources)
+        yield parent, parent.create("probe", resources, tenant="local")
     finally:
         parent.close()
 
@@ -72,7 +72,8 @@ def memory(context: Context) -> Check:
         if parent.version == "none":
             return caution(
                 "cgroup",
-                "none, as the configuration says: memory is sampled by a watchdog, cpu is not limited",
+                "none, as the configuration says: memory is sampled by a watchdog, "
+                "cpu is neither limited nor shared out by tenant",
                 'Set `[host] cgroup = "auto"` on a machine with cgroups.',
             )
         status = os.waitstatus_to_exitcode(os.waitpid(enter_and(cgroup, bomb), 0)[1])
@@ -88,7 +89,8 @@ def memory(context: Context) -> Check:
             "cgroup",
             f"{parent.version}: a bomb of {format_size(_BOMB)} died at its cap of "
             f"{format_size(FREE.memory_bytes)}, and the kernel counted it; sessions may have "
-            f"{format_size(parent.capacity_bytes)} together",
+            f"{format_size(parent.capacity_bytes)} together; "
+            f"tenants have a share each of processors{' and storage' * parent.weighs_io}",
         )
 
 

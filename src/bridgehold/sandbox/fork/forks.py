@@ -95,7 +95,7 @@ class Fork:
     def waits_for(self) -> int | None:
         """The descriptor that tells of the next step; None while it waits to be wanted, or for its turn."""
         if self._shell is not None:
-            return self._shell.report
+            return self._shell.waits_for
         return self._report if self._report >= 0 and self._due is None else None
 
     @property
@@ -185,7 +185,7 @@ class Fork:
     def abort(self) -> None:
         """Kill what there is; nothing of it was handed out."""
         if self._shell is not None:
-            self._shell.abort()
+            self.running.monitor, self.running.monitor_fd = self._shell.abort()
             self._shell = None
         for descriptor in (self.running.init_fd, self.running.monitor_fd):
             if descriptor >= 0:

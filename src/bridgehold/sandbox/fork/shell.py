@@ -63,44 +63,55 @@ class ShellPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shell:
-    """One set of namespaces under way. Readable `report` means `finish` is due."""
+    """One set of namespaces under way. Readable `waits_for` means `advance` is due."""
 
     def __init__(self, plan: ShellPlan, cgroup: SessionCgroup) -> None:
         """Forks the helper. From here on a failure needs `abort`, and then the end of the cgroup.
 
         Raises `OSError` with nothing left."""
-        self.report = self.death_watch = -1
+        self._report = self.death_watch = self._helper_fd = -1
         self.helper = 0
         self._heard = b""
         launcher = os.getpid()
-        self.report, told = os.pipe()
+        self._report, told = os.pipe()
         try:
             death_watch, self.death_watch = os.pipe()
         except OSError:
             os.close(told)
-            self.abort()
+            self._close()
             raise
         try:
             self.helper = os.fork()
             if self.helper == 0:
                 _help(plan, cgroup, _Ends(launcher=launcher, death_watch=death_watch, told=told))
+            self._helper_fd = os.pidfd_open(self.helper)
         except OSError:
-            self.abort()
+            if self.helper:  # ours, and not reaped yet: once it is dead, as an orphan
+                os.kill(self.helper, signal.SIGKILL)
+            self._close()
             raise
         finally:
             os.close(told)
             os.close(death_watch)
 
+    @property
+    def waits_for(self) -> int:
+        """The report, and after that the helper's end, for which the quota of its cgroup may have it wait."""
+        return self._report if self._report >= 0 else self._helper_fd
+
     def advance(self) -> bool:
-        """Read the report; true once the shell stands. Raises what its helper told."""
-        part = os.read(self.report, _MAX_REPORT)
-        self._heard += part
-        if part and len(self._heard) < _MAX_REPORT:
+        """One step; true once the shell stands and its helper is gone. Raises what that told."""
+        if self._report >= 0:
+            part = os.read(self._report, _MAX_REPORT)
+            self._heard += part
+            if not part or len(self._heard) >= _MAX_REPORT:
+                os.close(self._report)
+                self._report = -1
             return False
-        os.waitpid(self.helper, 0)
+        if not os.waitpid(self.helper, os.WNOHANG)[0]:
+            return False
         self.helper = 0
-        os.close(self.report)
-        self.report = -1
+        self._close(death_watch=False)
         if self._heard != _DONE:
             raise shortage.decode_failure(
                 self._heard.removeprefix(_DONE), "no namespaces for a fork: its helper died"
@@ -112,17 +123,22 @@ class Shell:
         death_watch, self.death_watch = self.death_watch, -1
         return death_watch
 
-    def abort(self) -> None:
-        """End the helper and close everything; what stands of the namespaces goes with it."""
-        if self.helper:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.helper, signal.SIGKILL)
-            os.waitpid(self.helper, 0)
-            self.helper = 0
-        for descriptor in (self.report, self.death_watch):
+    def abort(self) -> tuple[int, int]:
+        """Kill the helper. It (0: it is gone) and its pidfd are the caller's: to reap, and to close."""
+        helper, descriptor = self.helper, self._helper_fd
+        if helper:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            self._helper_fd = -1
+        self.helper = 0
+        self._close()
+        return (helper, descriptor) if helper else (0, -1)
+
+    def _close(self, *, death_watch: bool = True) -> None:
+        for descriptor in (self._report, self._helper_fd, self.death_watch if death_watch else -1):
             if descriptor >= 0:
                 os.close(descriptor)
-        self.report = self.death_watch = -1
+        self._report = self._helper_fd = -1
+        self.death_watch = -1 if death_watch else self.death_watch
 
 
 class _Ends(msgspec.Struct, frozen=True, kw_only=True):

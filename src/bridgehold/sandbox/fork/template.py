@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import time
 
 import msgspec
 
@@ -19,6 +21,7 @@ from bridgehold.sandbox.limits import shortage
 
 _READY = b"R"
 _MAX_REPORT = 4096
+_SECONDS = 10.0
 _COVER_FLAGS = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 
 
@@ -27,46 +30,56 @@ class _Ends(msgspec.Struct, frozen=True, kw_only=True):
     go: int
 
 
-def take_template(zygote_fd: int) -> int:
-    """A descriptor of the mount namespace that shells are made from. Raises `UnsupportedError`.
+class Template:
+    """A copy of a zygote's mount namespace under way, by a helper that runs nothing but this. `step` it."""
 
-    `zygote_fd`: a pidfd. The helper lives for a few milliseconds and runs nothing but this.
-    """
-    with contextlib.ExitStack() as stack:
-        report, told = os.pipe()
-        stack.callback(os.close, told)
-        stack.callback(os.close, report)
-        go, go_told = os.pipe()
-        stack.callback(os.close, go)
-        stack.callback(os.close, go_told)
-        helper = os.fork()
-        if helper == 0:
-            _help(zygote_fd, _Ends(told=told, go=go))
-        stack.pop_all()
-    os.close(told)
-    os.close(go)
-    template = -1
-    heard = b""
-    failure: OSError | None = None
-    try:
-        heard = os.read(report, _MAX_REPORT)
-        if heard == _READY:
-            template = os.open(f"/proc/{helper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            os.write(go_told, _READY)
-            heard = os.read(report, _MAX_REPORT)
-    except OSError as error:
-        failure = error
-    finally:
-        os.close(report)
-        os.close(go_told)
-        os.waitpid(helper, 0)
-    if heard != _READY or failure is not None:
-        if template >= 0:
-            os.close(template)
-        if failure is not None:
-            raise UnsupportedError(f"no mounts for forks: {failure}") from failure
-        raise shortage.decode_failure(heard.removeprefix(_READY), "no mounts for forks: no answer")
-    return template
+    def __init__(self, zygote_fd: int) -> None:
+        """`zygote_fd`: a pidfd. Forks; raises `OSError` with nothing left."""
+        self._deadline = time.monotonic() + _SECONDS
+        self._taken = -1
+        with contextlib.ExitStack() as stack:
+            self._report, told = os.pipe()
+            stack.callback(os.close, told)
+            stack.callback(os.close, self._report)
+            go, self._go = os.pipe()
+            stack.callback(os.close, go)
+            stack.callback(os.close, self._go)
+            os.set_blocking(self._report, False)
+            self._helper = os.fork()
+            if self._helper == 0:
+                _help(zygote_fd, _Ends(told=told, go=go))
+            stack.pop_all()
+        os.close(told)
+        os.close(go)
+
+    def step(self) -> int | None:
+        """The descriptor of the mount namespace that shells are made from, the caller's from then on; None:
+        not yet. Raises `UnsupportedError` as soon as there will be none."""
+        try:
+            heard = os.read(self._report, _MAX_REPORT)
+            if heard != _READY:
+                raise shortage.decode_failure(heard.removeprefix(_READY), "no mounts for forks: no answer")
+            if self._taken < 0:
+                self._taken = os.open(f"/proc/{self._helper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                os.write(self._go, _READY)
+                return None
+        except BlockingIOError:
+            if time.monotonic() > self._deadline:
+                raise UnsupportedError("no mounts for forks: not in time", retry="later") from None
+            return None
+        except OSError as error:
+            raise UnsupportedError(f"no mounts for forks: {error}") from error
+        taken, self._taken = self._taken, -1
+        return taken
+
+    def close(self) -> int:
+        """Whatever has come of it. Its helper, which dies now, is the caller's to reap."""
+        for descriptor in (self._report, self._go, self._taken):
+            if descriptor >= 0:
+                os.close(descriptor)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._helper, signal.SIGKILL)
+        return self._helper
 
 
 def _help(zygote_fd: int, ends: _Ends) -> None:

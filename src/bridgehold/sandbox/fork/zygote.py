@@ -29,14 +29,14 @@ from bridgehold.errors import UnsupportedError, ZygoteError
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest.observe import namespaces, parse_status
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.fork.template import take_template
+from bridgehold.sandbox.fork.template import Template
 from bridgehold.sandbox.launch.cold import Running
 from bridgehold.sandbox.launch.hold import Hold
 from bridgehold.sandbox.values import SandboxSpec
 
 _STOP_SECONDS = 2.0
 _QUICK_LOOKS, _QUICK_SECONDS = 8, 0.00005
-"""It stops within this, where nothing keeps it."""
+"""It stops within this, where nothing keeps it: looked for once, and then at each turn of the loop."""
 _HELD = "t"
 _MAX_DESCRIPTORS = 32
 _SHARED_WRITABLE = ("rw-s", "rwxs", "-w-s", "-wxs")
@@ -89,6 +89,11 @@ class Zygote:
         self._hold: Hold | None = None
         self._late = 0.0
         """When it must stand, once it was told to stop."""
+        self._quick = 0
+        """How many looks without a turn of the loop in between it may still have."""
+        self._taking: Template | None = None
+        self.left: set[int] = set()
+        """Children of ours that have nothing more to do for it, for the launcher to reap."""
         self._own: frozenset[int] = frozenset()
         self.namespaces: dict[str, int] = {}
 
@@ -119,9 +124,17 @@ class Zygote:
             ) from error
         self.stop()
 
-    def settle_in(self) -> None:
-        """It stands: take what its sessions begin with, and look. Raises `ZygoteChangedError`."""
-        template = take_template(self.pid_fd)
+    def settle_in(self) -> bool:
+        """It stands: take what its sessions begin with, step by step, and look; whether that is done.
+
+        Raises `ZygoteChangedError`, `UnsupportedError`.
+        """
+        if self._taking is None:
+            self._taking = Template(self.pid_fd)
+        template = self._taking.step()
+        if template is None:
+            return False
+        self._give_up_template()
         try:
             self.check()
             self._check_folders()
@@ -129,19 +142,27 @@ class Zygote:
             os.close(template)
             raise
         self.template = template
+        return True
+
+    def _give_up_template(self) -> None:
+        if self._taking is not None:
+            self.left.add(self._taking.close())
+            self._taking = None
 
     def stop(self) -> None:
         """Have it stop; `stands` tells when it does."""
         self._late = time.monotonic() + _STOP_SECONDS
+        self._quick = _QUICK_LOOKS
         self._held.stop()
 
     @property
     def stands(self) -> bool:
         """Whether it is held still. Raises `ZygoteChangedError` where it should have been for a while."""
-        for _ in range(_QUICK_LOOKS):
-            if self._held.stands:
-                return True
+        while not (stands := self._held.stands) and self._quick:
+            self._quick -= 1
             time.sleep(_QUICK_SECONDS)
+        if stands:
+            return True
         if self._held.gone:
             raise ZygoteError("the zygote has ended")
         if time.monotonic() > self._late:
@@ -246,6 +267,7 @@ class Zygote:
 
     def close(self) -> None:
         """Let go of its descriptors; it is ended by others."""
+        self._give_up_template()
         self._socket.close()
         for descriptor in (self.pid_fd, self.template):
             if descriptor >= 0:

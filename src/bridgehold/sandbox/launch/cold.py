@@ -65,7 +65,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Running(msgspec.Struct, kw_only=True):
-    """A sandbox from its fork on. `monitor` is our child (outer bwrap), `init` is pid 1 inside."""
+    """A sandbox from its fork on. `monitor` is our child (outer bwrap; of a fork that was given up, what was
+    making its namespaces), `init` is pid 1 inside."""
 
     monitor: int
     monitor_fd: int
@@ -164,8 +165,7 @@ class Start:
         try:
             self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
         except OSError:
-            os.kill(monitor, signal.SIGKILL)  # ours, at its gate, and not reaped yet
-            os.waitpid(monitor, 0)
+            os.kill(monitor, signal.SIGKILL)  # ours, and not reaped yet: once it is dead, as an orphan
             raise
         if zygote:
             self.running.fork_socket, self.running.given = zygote.socket, zygote.given

@@ -34,7 +34,9 @@ def begin_launch(parts: Parts, request: requests.LaunchRequest) -> Worker:
         if spec.kind == "zygote":
             worker.root_uid = parts.uids.take()
             undo.callback(parts.uids.give_back, worker.root_uid)
-        worker.cgroup = parts.parent.create(worker.name, spec.resources)
+        worker.cgroup = parts.parent.create(
+            worker.name, spec.resources, tenant=spec.tenant, share=request.share
+        )
         undo.callback(worker.cgroup.remove)
         made = time.perf_counter_ns()
         worker.staged = parts.stage.prepare(worker.name, spec, worker.uid)
@@ -69,15 +71,15 @@ def check_current(worker: Worker, parts: Parts) -> None:
         raise ReplacedError(f"{source} was replaced since the sandbox began", where=source)
 
 
-def begin_fork(parts: Parts, spec: SandboxSpec, parent: Worker, zygote: Zygote, request: int = 0) -> Worker:
+def begin_fork(parts: Parts, spec: SandboxSpec, parent: Worker, zygote: Zygote) -> Worker:
     """Uid and cgroup, and the namespaces that the fork will join."""
     check_fork(spec, parent.spec)
     begun = time.perf_counter_ns()
-    worker = Worker(new_worker_id(), spec, parts.uids.take(), request)
+    worker = Worker(new_worker_id(), spec, parts.uids.take(), 0)
     worker.parent = parent
     with contextlib.ExitStack() as undo:
         undo.callback(parts.uids.give_back, worker.uid)
-        worker.cgroup = parts.parent.create(worker.name, spec.resources)
+        worker.cgroup = parts.parent.create(worker.name, spec.resources, tenant=spec.tenant)
         undo.callback(worker.cgroup.remove)
         made = (time.perf_counter_ns() - begun) // 1000
         plan = ForkPlan(spec=spec, uid=worker.uid, seccomp=parts.seccomp, rlimits=parts.rlimits(spec))

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +16,15 @@ from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.limits.shortage import short_of, shortage, typed
-from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, SealReport, Usage
+from bridgehold.sandbox.values import (
+    Attestation,
+    ExitReport,
+    Launched,
+    SandboxSpec,
+    SealReport,
+    TenantShare,
+    Usage,
+)
 
 T = TypeVar("T")
 _MAX_DESCRIPTORS = 8
@@ -35,6 +44,8 @@ class LauncherClient:
         self._waiting: dict[int, asyncio.Future[tuple[requests.Answer, list[int]]]] = {}
         self._exits: dict[str, asyncio.Future[ExitReport]] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # the loop holds its tasks only weakly
+        self.share_of: Callable[[str], TenantShare | None] = _no_share
+        """A tenant's share, sent along with each start; None: as it was."""
         self.lost = asyncio.Event()
         """Set once the launcher is gone; every request fails from then on."""
         self._loop.add_reader(sock, self._read)
@@ -51,11 +62,12 @@ class LauncherClient:
 
     async def launch(self, spec: SandboxSpec) -> tuple[Launched, list[int]]:
         """Start a sandbox; its descriptors are the caller's to close."""
-        return await self._started(requests.LaunchRequest(self._id(), spec))
+        return await self._started(requests.LaunchRequest(self._id(), spec, self.share_of(spec.tenant)))
 
     async def fork(self, zygote: str, spec: SandboxSpec) -> tuple[Launched, list[int]]:
         """A worker from an attested zygote; as `launch`. `ZygoteError` where the zygote can't or is gone."""
-        return await self._started(requests.ForkRequest(self._id(), zygote, spec))
+        share = self.share_of(spec.tenant)
+        return await self._started(requests.ForkRequest(self._id(), zygote, spec, share))
 
     async def _started(
         self, request: requests.LaunchRequest | requests.ForkRequest
@@ -213,6 +225,10 @@ class LauncherClient:
             _fail(future, error)
         for ended in self._exits.values():
             _fail(ended, error)
+
+
+def _no_share(_: str) -> None:
+    return None
 
 
 def _fail(future: asyncio.Future[Any], error: HostUnavailableError) -> None:

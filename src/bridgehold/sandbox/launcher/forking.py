@@ -19,7 +19,7 @@ from bridgehold.sandbox.launcher.begin import begin_fork, check_current
 from bridgehold.sandbox.launcher.reap import By
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
-from bridgehold.sandbox.values import SandboxSpec
+from bridgehold.sandbox.values import SandboxSpec, TenantShare
 
 _SPARE_SECONDS = 0.02
 """After a session's attestation: its first command is not to share the processor with the next's sandbox."""
@@ -37,7 +37,7 @@ class Owner(Protocol):
     def add(self, worker: Worker) -> None:
         """See `Launcher.add`."""
 
-    def admit(self, spec: SandboxSpec) -> None:
+    def admit(self, spec: SandboxSpec, share: TenantShare | None) -> None:
         """See `Launcher.admit`."""
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
@@ -68,8 +68,10 @@ class Forking:
             raise ZygoteError("the zygote has ended")  # one that never was looks alike
         if not parent.running or parent.zygote is None or not parent.zygote.settled:
             raise ZygoteError("there is no such zygote to fork from")
-        self._owner.admit(request.spec)
+        self._owner.admit(request.spec, request.share)
         check_current(parent, self._owner.parts)
+        if request.share is not None:
+            self._owner.parts.parent.share_out(request.spec.tenant, request.share)
         worker = self._take_spare(parent.zygote, request.spec)
         if worker is None:
             worker = self._begin(request.spec, parent, parent.zygote)

@@ -33,6 +33,7 @@ class Owner(Protocol):
     """What `Proving` needs of the launcher's loop."""
 
     parts: Parts
+    left: set[int]
 
     def find(self, name: str) -> Worker:
         """See `Launcher.find`."""
@@ -95,13 +96,14 @@ class Proving:
         """A zygote that was proved, on its way to stand for the first time."""
         failure: BridgeholdError | None = None
         try:
-            if not zygote.stands:
+            if not zygote.stands or not zygote.settle_in():
                 return
-            zygote.settle_in()
         except FAULTS as error:
             failure = typed(error)
             if isinstance(failure, ZygoteError):
                 failure = AttestationError(failure.message)
+        self._owner.left |= zygote.left
+        zygote.left.clear()
         request, proof = worker.proof_wanted, worker.settling
         worker.proof_wanted = worker.settling = None
         if request is not None:

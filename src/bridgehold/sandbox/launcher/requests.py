@@ -6,7 +6,15 @@ import msgspec
 
 from bridgehold.errors import ErrorInfo
 from bridgehold.policies.model import Machine
-from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, SealReport, Usage
+from bridgehold.sandbox.values import (
+    Attestation,
+    ExitReport,
+    Launched,
+    SandboxSpec,
+    SealReport,
+    TenantShare,
+    Usage,
+)
 
 MAX_DATAGRAM = 160 * 1024
 
@@ -22,6 +30,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, tag="launch"):
 
     id: int
     spec: SandboxSpec
+    share: TenantShare | None = None
+    """Of the spec's tenant, from now on; None: as before."""
 
 
 class ForkRequest(msgspec.Struct, frozen=True, tag="fork"):
@@ -30,6 +40,8 @@ class ForkRequest(msgspec.Struct, frozen=True, tag="fork"):
     id: int
     zygote: str
     spec: SandboxSpec
+    share: TenantShare | None = None
+    """As `LaunchRequest`'s."""
 
 
 class AttestRequest(msgspec.Struct, frozen=True, tag="attest"):

@@ -26,7 +26,7 @@ from bridgehold.errors import (
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
-from bridgehold.sandbox.cgroups.admission import admit
+from bridgehold.sandbox.cgroups.admission import Held, admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
@@ -44,7 +44,7 @@ from bridgehold.sandbox.limits.bounds import check
 from bridgehold.sandbox.limits.rlimits import core_handler
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.spec import spec_digest
-from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec
+from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec, TenantShare
 
 _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
@@ -66,6 +66,8 @@ class Launcher:
         self._forking = Forking(self)
         self._uncounted = Watch()
         self._seals: dict[int, tuple[int, SealJob]] = {}
+        self.left: set[int] = set()
+        """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
@@ -94,6 +96,7 @@ class Launcher:
             self._visit(worker, now)
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
+        self._reap_left()
         self._forking.make_spares()
 
     def _end_uncounted(self, now: float) -> None:
@@ -231,7 +234,7 @@ class Launcher:
         )
 
     def _launch(self, request: requests.LaunchRequest) -> None:
-        self.admit(request.spec)
+        self.admit(request.spec, request.share)
         worker = begin_launch(self.parts, request)
         self.add(worker)
         try:
@@ -244,13 +247,21 @@ class Launcher:
         self.workers[worker.name] = worker
         self._restless.add(worker)
 
-    def admit(self, spec: SandboxSpec) -> None:
-        """Raise the typed refusal where `spec` goes beyond this launcher's bounds or its capacity."""
+    def admit(self, spec: SandboxSpec, share: TenantShare | None) -> None:
+        """Raise the typed refusal where `spec` goes beyond this launcher's bounds, its capacity, or its
+        tenant's part."""
         parts = self.parts
         check(spec, parts.bounds)
-        promised = [worker.spec.resources for worker in self.workers.values() if worker.request]
+        held = Held.of((w.spec.tenant, w.spec.resources) for w in self.workers.values() if w.request)
         overcommit = parts.overcommit and "overcommit" in spec.weakenings
-        admit(spec.resources, promised, parts.parent.capacity, overcommit=overcommit)
+        admit(
+            spec.resources,
+            held,
+            parts.parent.capacity,
+            tenant=spec.tenant,
+            share=share,
+            overcommit=overcommit,
+        )
 
     def watch(self, worker: Worker, *wanted: int | None) -> None:
         """Poll these for `worker`, and nothing else."""
@@ -375,6 +386,13 @@ class Launcher:
                 self._channel.send(requests.Answer(id=request, error=stuck.info()))
             worker.killers = []
 
+    def _reap_left(self) -> None:
+        for pid in list(self.left):
+            with contextlib.suppress(ChildProcessError):
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+            self.left.discard(pid)
+
     def _reap_orphans(self) -> None:
         """What was killed while it made namespaces leaves children, which keep others from ending."""
         starts = [worker.start for worker in self.workers.values()]
@@ -400,11 +418,13 @@ class Launcher:
             self.parts.stage.discard(worker.staged)
         if worker.zygote is not None:
             worker.zygote.close()
+            self.left |= worker.zygote.left
         if worker.parent is not None and worker.parent.zygote is not None:
             worker.parent.zygote.sessions.discard(worker.name)
         for uid in (worker.uid, worker.root_uid):
             if uid is not None:
                 self.parts.uids.give_back(uid)
+        self.parts.parent.tidy()
 
     def _report(self, worker: Worker, report: ExitReport) -> None:
         if not worker.request:
@@ -424,12 +444,18 @@ class Launcher:
         self._selector.register(job.descriptor, selectors.EVENT_READ, self._sealed)
 
     def _sealed(self, descriptor: int, _: int) -> None:
-        self._selector.unregister(descriptor)
-        request, job = self._seals.pop(descriptor)
+        request, job = self._seals[descriptor]
         try:
-            answer = requests.Answer(id=request, sealed=job.finish())
+            report = job.advance()
+            if report is None:
+                return
+            answer = requests.Answer(id=request, sealed=report)
         except BridgeholdError as error:
             answer = requests.Answer(id=request, error=error.info())
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+        del self._seals[descriptor]
+        self.left.add(job.child)
         self._channel.send(answer)
 
     def _end_all(self) -> None:

@@ -25,6 +25,7 @@ from bridgehold.errors import (
     NotFoundError,
     Output,
     PolicyError,
+    SuspendedError,
     UsageError,
 )
 from bridgehold.host.cell.commands import refusals
@@ -91,6 +92,7 @@ class Dispatch:
         recovery: Recovery,
         metrics: Metrics,
         refused: Refusals,
+        rates: CommandRates,
         on_degraded: Callable[[str], None],
         redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
@@ -109,7 +111,7 @@ class Dispatch:
         self._make_order = make_order
         self._on_degraded = on_degraded
         self._log = CommandLog(journal, on_degraded)
-        self._rates = CommandRates()
+        self._rates = rates
 
     async def run(
         self,
@@ -221,11 +223,15 @@ class Dispatch:
         if not is_name(request.tenant) or not principal.may_act_for(request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
+        if not principal.may_run(target, request.operation):
+            raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             manifest = self._registry.manifest(target, request.tenant)
             grant = await self._registry.grant(request.tenant, target)
         except NotFoundError:
             raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
+        except SuspendedError as error:
+            raise await refuse(refusals.suspended(error), SuspendedError, hint=error.hint) from None
         except PolicyError as error:
             raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
         if manifest.foreign:
@@ -237,8 +243,8 @@ class Dispatch:
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
             )
-        if not replays and not self._rates.take(grant, time.monotonic()):
-            raise await refuse(refusals.over_rate(grant), BudgetError)
+        if not replays and (rule := self._rates.over(grant, time.monotonic())):
+            raise await refuse(refusals.past(rule, grant), BudgetError)
         try:
             arguments = take_inline_keys(request.arguments, grant)
             if declared is not None:
@@ -292,6 +298,7 @@ class Dispatch:
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
         digest, size, text = preview_of(plan.arguments.kept, _PREVIEW_BYTES)
+        self._rates.charge(plan.grant, size, time.monotonic())
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,
@@ -391,6 +398,7 @@ class Dispatch:
         if inside and isinstance(frame, ResultFrame):
             frame = _with_output(frame, written)
         outcome = outcome_of(plan, session.id, intent, frame, failure, usage)
+        self._rates.charge(plan.grant, outcome.result_bytes, time.monotonic())
         receipt = await unbroken(self._log.record(outcome))
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError

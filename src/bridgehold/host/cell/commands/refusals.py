@@ -7,7 +7,7 @@ from bridgehold.audit.events import (
     CommandRefused,
 )
 from bridgehold.audit.redact import preview
-from bridgehold.errors import BridgeholdError, PolicyError
+from bridgehold.errors import BridgeholdError, PolicyError, SuspendedError
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
 from bridgehold.ids import is_name
 from bridgehold.policies.model import Decision, Grant
@@ -68,6 +68,19 @@ def no_tenant(principal: Principal, tenant: str) -> Decision:
     )
 
 
+def out_of_scope(principal: Principal, operation: str) -> Decision:
+    return Decision(
+        allowed=False,
+        rule=f"{principal.name}.scope",
+        reason=f"{principal.name} may not run {operation[:128]}",
+        source=f"tokens/{principal.name.partition(':')[2]}.toml",
+    )
+
+
+def suspended(error: SuspendedError) -> Decision:
+    return Decision(allowed=False, rule="tenant.state", reason=error.message, source=error.where)
+
+
 def unknown(bridge: str, operation: str) -> Decision:
     return Decision(
         allowed=False,
@@ -90,6 +103,19 @@ def foreign(bridge: str) -> Decision:
         rule="foreign",
         reason=f"{bridge} runs scripts of the operator's own, and only their own callers speak with them",
         source="bridge.toml",
+    )
+
+
+def past(rule: str, grant: Grant) -> Decision:
+    """`rule`: a rate of the policy's, or a ceiling of the tenant's."""
+    if rule == "rate.commands_per_minute":
+        return over_rate(grant)
+    key = rule.rpartition(".")[2]
+    return Decision(
+        allowed=False,
+        rule=rule,
+        reason=f"tenant {grant.tenant} has more than {getattr(grant.ceilings, key)} {key.replace('_', ' ')}",
+        source=f"tenants/{grant.tenant}.toml",
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from bridgehold.errors import BridgeholdError, BudgetError
+from bridgehold.errors import BridgeholdError, BudgetError, SuspendedError
 from bridgehold.host.cell.gateway.admit import Admitted, Refused, admit, judge_head, parts_of
 from bridgehold.host.cell.gateway.download import admit_download
 from bridgehold.host.cell.gateway.exchange import Exchange
@@ -74,6 +74,9 @@ class ReverseProxy:
                 await self._forward(wire, replies, admitted)
         except Refused as refused:
             await self._refuse(replies, refused.refusal, target, name, provider)
+        except SuspendedError as error:
+            refusal = Refusal(status=403, rule="tenant.state", reason=error.message, hint=error.hint)
+            await self._refuse(replies, refusal, target, name, provider)
         except BudgetError as error:
             refusal = Refusal(status=429, rule=error.where, reason=error.message, hint=error.hint)
             await self._refuse(replies, refusal, target, name, provider)

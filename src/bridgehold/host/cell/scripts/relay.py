@@ -208,8 +208,8 @@ class Relay:
             raise await self._refuse_without_rules(operation, kept, fault)
         if not decided.decision.allowed:
             raise await self._ledger.refuse(operation, kept, decided.decision, DeniedError)
-        if not self._rates.take(self._grant, time.monotonic()):
-            raise await self._ledger.refuse(operation, kept, refusals.over_rate(self._grant), BudgetError)
+        if rule := self._rates.over(self._grant, time.monotonic()):
+            raise await self._ledger.refuse(operation, kept, refusals.past(rule, self._grant), BudgetError)
         self._put(identity, await self._ledger.intend(self._grant, operation, kept, decided.decision.rule))
         self.session.commands += 1
 

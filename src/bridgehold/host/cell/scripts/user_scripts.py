@@ -43,6 +43,7 @@ class UserScripts:
         settings: Settings,
         metrics: Metrics,
         refusals: Refusals,
+        rates: CommandRates,
         on_degraded: Callable[[str], None],
     ) -> None:
         """`scripts`: by bridge, the one folder that its scripts lie in."""
@@ -56,7 +57,7 @@ class UserScripts:
         self._refusals = refusals
         self._on_degraded = on_degraded
         self._relays: dict[str, Relay] = {}
-        self._rates = CommandRates()
+        self._rates = rates
 
     async def open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
         """Run a script for as long as this request lasts; its frames are events."""
@@ -135,4 +136,5 @@ class UserScripts:
         relay = self._relays.get(session)
         if relay is None or not principal.may_act_for(relay.session.key.tenant):
             raise self._sessions.why_missing(principal.may_act_for, session)
+        principal.demand_bridge(relay.session.key.bridge)
         return relay

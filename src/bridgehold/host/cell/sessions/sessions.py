@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Protocol
 
 from bridgehold.audit.client import JournalClient
@@ -18,6 +19,7 @@ from bridgehold.errors import (
     HostLeavingError,
     NotFoundError,
     SessionEndedError,
+    TenantFullError,
 )
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.sessions.bound import why_ended
@@ -26,9 +28,11 @@ from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, Session
 from bridgehold.host.cell.workers.starts import Starter
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
+from bridgehold.host.shares.ceilings import past_ceiling
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
+from bridgehold.sandbox.cgroups.admission import kept_for_others
 
 _LOOK_SECONDS = 0.02
 _GONE_SECONDS = 30.0
@@ -56,18 +60,21 @@ class Sessions:
         journal: JournalClient,
         *,
         bound: int,
+        tenants: Callable[[str], int],
         recovery: RecoveryTracker,
         metrics: Metrics,
     ) -> None:
+        """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included."""
         self._metrics = metrics
         self._recovery = recovery
         self._starter = starter
         self._journal = journal
         self.bound = bound
+        self._tenants = tenants
         self._open: dict[SessionKey, Session] = {}
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
-        self._admitted: set[SessionKey] = set()
-        """Those of them that have been counted."""
+        self._admitted: dict[SessionKey, int] = {}
+        """Those of them that have been counted, and the memory that each may use."""
         self._starting: dict[str, str] = {}
         """For whom, by the id of the session to be."""
         self._ending: dict[SessionKey, Session] = {}
@@ -113,11 +120,13 @@ class Sessions:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            if opening.cancelled() and self._stopping:
+            if opening.cancelled():
                 raise self._no_opening() from None
             raise
 
     def _no_opening(self) -> BridgeholdError:
+        if not self._stopping:
+            return SessionEndedError("the session was ended while it was opened")
         return HostLeavingError(LEAVING) if self._leaving else SessionEndedError("the host is stopping")
 
     async def _start(
@@ -146,7 +155,7 @@ class Sessions:
             await entry.take_back(error)
             raise
         finally:
-            self._admitted.discard(key)
+            self._admitted.pop(key, None)
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._journal)
@@ -169,7 +178,12 @@ class Sessions:
             counted = [one for one in self if not one.over]
             beside = [one for one in counted if _same_place(one.key, key)]
             starting = sum(_same_place(one, key) for one in self._admitted)
-            if len(beside) + starting >= order.grant.rate.concurrency:
+            own = [one for one in counted if one.key.tenant == key.tenant]
+            caps = [one.order.grant.limits.memory_bytes for one in own]
+            caps += [memory for one, memory in self._admitted.items() if one.tenant == key.tenant]
+            if past := past_ceiling(order.grant, caps, len(beside) + starting):
+                counted, full = own, past
+            elif len(beside) + starting >= order.grant.rate.concurrency:
                 counted, full = (
                     beside,
                     BusyError(
@@ -177,18 +191,36 @@ class Sessions:
                         hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
                     ),
                 )
-            elif len(counted) + len(self._admitted) >= self.bound:
-                full = BusyError(
-                    f"this host already has {self.bound} sessions",
-                    hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-                )
+            elif (refusal := self._no_place(key.tenant, counted)) is not None:
+                full = refusal
+                if isinstance(full, TenantFullError):
+                    counted = own
             else:
                 break
             leaving = next((one for one in counted if not one.alive), None)
             if leaving is None:
                 raise full
             await _gone(leaving, full)
-        self._admitted.add(key)
+        self._admitted[key] = order.grant.limits.memory_bytes
+
+    def _no_place(self, tenant: str, counted: Iterable[Session]) -> BusyError | None:
+        """Why the host has no place left for the tenant; None: it has."""
+        held = Counter(one.key.tenant for one in counted)
+        held.update(key.tenant for key in self._admitted)
+        left = self.bound - held.total()
+        if left <= 0:
+            return BusyError(
+                f"this host already has {self.bound} sessions",
+                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
+            )
+        kept = kept_for_others(held, tenant, self._tenants(tenant), whole=self.bound, need=1)
+        if left > kept:
+            return None
+        return TenantFullError(
+            f"{tenant} has {held[tenant]} of this host's {self.bound} sessions, and the {left} that are left "
+            "are kept for other tenants",
+            hint="End some of them (`bridgehold sessions`), or raise `[host] max_sessions`.",
+        )
 
     async def _watch(self, session: Session) -> None:
         """End `session` at its idle or session time, and forget it when its worker ends."""
@@ -338,6 +370,16 @@ class Sessions:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hurry.wait(), min(left, _LOOK_SECONDS))
+
+    async def end_all(self, tenant: str, reason: str) -> int:
+        """End each session of the tenant, those that are being opened too; how many there were."""
+        openings = [opening for key, opening in self._opening.items() if key.tenant == tenant]
+        for opening in openings:
+            opening.cancel()
+        await asyncio.gather(*openings, return_exceptions=True)
+        chosen = [session for session in self if session.key.tenant == tenant]
+        await asyncio.gather(*(session.end(reason) for session in chosen), return_exceptions=True)
+        return len(openings) + len(chosen)
 
     async def stop(self, reason: str) -> None:
         """End every session; no new one opens."""

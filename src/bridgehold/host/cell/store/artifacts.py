@@ -61,8 +61,12 @@ class SerialChanges:
 class ArtifactStore:
     """All tenants' artifacts below one folder. Its methods block: call them from a thread."""
 
-    def __init__(self, folder: Path, quota_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, quota_bytes: int, ceiling: Callable[[str], int | None] = lambda _: None
+    ) -> None:
+        """`ceiling`: a tenant's own, below the quota that each has; None: it has none."""
         self._folder = folder
+        self._ceiling = ceiling
         self.quota = quota_bytes
 
     def begin(self, tenant: str) -> str:
@@ -87,11 +91,14 @@ class ArtifactStore:
         if len(data) > PART_BYTES:
             path.unlink(missing_ok=True)
             raise LimitError(f"a part has at most {format_size(PART_BYTES)}")
-        if self.used(tenant) + len(data) > self.quota:
+        own = self._ceiling(tenant)
+        most = self.quota if own is None else min(own, self.quota)
+        if self.used(tenant) + len(data) > most:
             path.unlink(missing_ok=True)
+            place = "`[host] artifacts` in config.toml" if own is None else "the tenant's ceiling `artifacts`"
             raise BudgetError(
-                f"the artifacts of {tenant} would take more than {format_size(self.quota)}",
-                hint="Remove some (`bridgehold artifacts`), or raise `[host] artifacts` in config.toml.",
+                f"the artifacts of {tenant} would take more than {format_size(most)}",
+                hint=f"Remove some (`bridgehold artifacts`), or raise {place}.",
             )
         with writes.append(path) as file:
             file.write(data)

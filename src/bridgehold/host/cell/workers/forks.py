@@ -77,7 +77,7 @@ class ForkStart:
             spec = msgspec.structs.replace(order.spec, start="fork")
             try:
                 launched, descriptors = await self._zygotes.making_room(
-                    lambda: self._services.launcher.fork(zygote.name, spec)
+                    spec.tenant, lambda: self._services.launcher.fork(zygote.name, spec)
                 )
             except ReplacedError as error:
                 self._zygotes.replaced(zygote, error.message)
@@ -97,7 +97,7 @@ class ForkStart:
             worker: LiveWorker | None = None
             try:
                 launched, descriptors = await self._zygotes.making_room(
-                    lambda: self._services.launcher.launch(spec)
+                    spec.tenant, lambda: self._services.launcher.launch(spec)
                 )
                 worker = begin(self._services, order, launched)
                 await guarded(worker, prepare(self._services, worker, descriptors))

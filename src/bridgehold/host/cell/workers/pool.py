@@ -189,11 +189,24 @@ class WarmPool:
             if environment in pool.key.split("\n"):
                 self._drain(self._pools.pop(place), reason)
 
-    def _drain(self, pool: _Pool, reason: str) -> None:
+    async def end_all(self, tenant: str, reason: str) -> int:
+        """End what stands ready for the tenant, or is on its way to; how many there were."""
+        pools = [self._pools.pop(place) for place in list(self._pools) if place[0] == tenant]
+        count = sum(len(pool.ready) + pool.under_way for pool in pools)
+        ending = [task for pool in pools for task in self._drain(pool, reason)]
+        await asyncio.gather(*ending, return_exceptions=True)
+        while any(pool.under_way for pool in pools):  # noqa: ASYNC110 - it ends as soon as it stands
+            await asyncio.sleep(_PAUSE_SECONDS)
+        return count
+
+    def _drain(self, pool: _Pool, reason: str) -> list[asyncio.Task[None]]:
+        ending = []
         while pool.ready:
             task = asyncio.create_task(_end(pool.ready.popleft(), reason))
+            ending.append(task)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        return ending
 
     async def stop(self) -> None:
         """End every pooled sandbox, and those that are being started."""

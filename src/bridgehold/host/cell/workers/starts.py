@@ -371,14 +371,20 @@ async def guarded(worker: LiveWorker, step: Awaitable[None]) -> None:
         raise
 
 
-def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
+def bubblewrap_shortage(log: SessionLog) -> ShortageError | None:
     """The shortage that kept bubblewrap from starting the guest, as it says itself: its only line of log.
 
     A guest could write that line too, and be started again some times: that is all it would gain.
     """
-    said = worker.log.text().strip() if len(worker.log) <= _LINE else ""
+    said = log.text().strip() if len(log) <= _LINE else ""
     number = named(said) if said.startswith(_BUBBLEWRAP) and "\n" not in said else 0
-    if not number or worker.launched.zygote:  # bubblewrap has no part in a fork
+    return short_of(number, said) if number else None
+
+
+def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
+    """`bubblewrap_shortage`, where that is what a worker's start failed of."""
+    failure = bubblewrap_shortage(worker.log)
+    if failure is None or worker.launched.zygote:  # bubblewrap has no part in a fork
         return None
     ready = worker.calls.ready
     if (ready.done() and not ready.cancelled() and ready.exception() is None) or worker.report is None:
@@ -386,7 +392,7 @@ def _unstarted(worker: LiveWorker) -> BridgeholdError | None:
     if worker.report.cause != "exited":
         return None
     worker.booted = False
-    return short_of(number, said)
+    return failure
 
 
 async def patiently(act: Callable[[], Awaitable[T]], delays: Sequence[float] = SHORTAGE_DELAYS_S) -> T:

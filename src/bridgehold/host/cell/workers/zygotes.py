@@ -24,11 +24,12 @@ from bridgehold.errors import (
     BusyError,
     CrashError,
     ShortageError,
+    TenantFullError,
     UnsupportedError,
 )
 from bridgehold.host.cell.workers import zygote_rules as rules
 from bridgehold.host.cell.workers.pipes import GuestPipes
-from bridgehold.host.cell.workers.starts import LiveWorker, Services
+from bridgehold.host.cell.workers.starts import LiveWorker, Services, bubblewrap_shortage
 from bridgehold.host.cell.workers.warm_gateway import WarmGateway
 from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.shares.logs import SessionLog
@@ -191,16 +192,32 @@ class Zygotes:
         if order.grant.sandbox.start == "fork":
             await self._get(order)
 
-    async def making_room(self, start: Callable[[], Awaitable[T]]) -> T:
-        """`start`; where admission refuses it, once more after every zygote without sessions has left."""
+    async def making_room(self, tenant: str, start: Callable[[], Awaitable[T]]) -> T:
+        """`start`; where admission refuses it, once more after every zygote without sessions has left: the
+        tenant's own, where it is its own part that is used up."""
         try:
             return await start()
-        except BusyError:
-            idle = [zygote for zygote in self._all.values() if zygote.state == "warm" and not zygote.sessions]
+        except BusyError as error:
+            own = isinstance(error, TenantFullError)
+            idle = [
+                zygote
+                for zygote in self._all.values()
+                if zygote.state == "warm" and not zygote.sessions and (not own or zygote.key.tenant == tenant)
+            ]
             if not idle:
                 raise
             await asyncio.gather(*(self._end(zygote, "evicted") for zygote in idle))
             return await start()
+
+    async def end_all(self, tenant: str, reason: str) -> int:
+        """End the tenant's zygotes with their sessions, warm or not yet; how many there were."""
+        warming = [task for key, task in self._warming.items() if key.tenant == tenant]
+        for task in warming:
+            task.cancel()
+        await asyncio.gather(*warming, return_exceptions=True)
+        count = sum(zygote.key.tenant == tenant for zygote in self._all.values())
+        await self.drain(lambda key: key.tenant == tenant, reason)
+        return len(warming) + count
 
     async def drain(self, doomed: Callable[[ZygoteKey], bool], reason: str) -> None:
         """End the zygotes of these keys, sessions and all."""
@@ -282,7 +299,9 @@ class Zygotes:
         await asyncio.gather(*(self._end(self._all[name], "evicted") for name in leaving))
 
     async def _warm(self, key: ZygoteKey, spec: SandboxSpec, order: StartOrder) -> Zygote:
-        launched, descriptors = await self.making_room(lambda: self._services.launcher.launch(spec))
+        launched, descriptors = await self.making_room(
+            key.tenant, lambda: self._services.launcher.launch(spec)
+        )
         zygote = Zygote(key, launched, SessionLog(_LOG_BYTES))
         self._all[zygote.name] = zygote
         self._spawn(self._watch(zygote))
@@ -295,6 +314,13 @@ class Zygotes:
         except BaseException as error:
             reason = "it was not warm in time" if isinstance(error, TimeoutError) else str(error)
             await self._end(zygote, reason[:300])
+            if zygote.pipes is not None:
+                zygote.pipes.close()  # its end may have been reported before they were there
+            failure = bubblewrap_shortage(zygote.log) if isinstance(error, CrashError) else None
+            if (
+                failure is not None
+            ):  # a filter that the machine had no memory for: no fault of the framework's
+                raise failure from error
             if isinstance(error, TimeoutError):
                 raise CrashError(f"a zygote was not warm within {self._limits.warm_s:g} s") from error
             if isinstance(error, AttestationError):

@@ -1,0 +1,214 @@
+"""Tenants and tokens as the files say them now: read for each question, changed one at a time.
+
+A file that can't be read, or says what nobody understands, is a refusal for its own tenant or token, and
+for nobody else. The files are written by the supervisor, whose they are (`supervisor.files`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from bridgehold import reads
+from bridgehold.errors import BridgeholdError, DeniedError, NotFoundError, PolicyError, UsageError
+from bridgehold.host.startup import LONGEST_FILE, FileChange
+from bridgehold.ids import digest_bytes, is_name, nearest
+from bridgehold.policies import tenants, tokens
+from bridgehold.policies.files import PolicyFiles
+from bridgehold.policies.tenants import Tenant
+from bridgehold.policies.tokens import Token
+from bridgehold.protocol.values import Principal
+
+Write = Callable[[FileChange], Awaitable[None]]
+_MOST_KEPT = 4_096
+_WATCH_SECONDS = 0.5
+T = TypeVar("T")
+
+
+class _Parsed(Generic[T]):
+    """What texts say, parsed once each; no text is kept in place of a file."""
+
+    def __init__(self, parse: Callable[[str, str, str], T]) -> None:
+        self._parse = parse
+        self._known: dict[str, tuple[str, T]] = {}
+
+    def of(self, name: str, text: str, file: str) -> T:
+        known = self._known.get(name)
+        if known is None or known[0] != text:
+            if len(self._known) >= _MOST_KEPT:
+                self._known.clear()
+            known = self._known[name] = (text, self._parse(name, text, file))
+        return known[1]
+
+
+class TenantFiles:
+    """Every tenant's file, read for each question."""
+
+    def __init__(self, files: PolicyFiles, folder: Path, write: Write) -> None:
+        """`files`: those that grants are made of, so that both see the same."""
+        self._files = files
+        self._folder = folder
+        self._write = write
+        self._parsed = _Parsed(tenants.parse)
+        self._turn = asyncio.Lock()
+
+    def of(self, name: str) -> Tenant:
+        """The tenant; one without ceilings where no file says anything of it. Raises `PolicyError`."""
+        found = self._files.read("tenant", name)
+        return Tenant(name=name) if found is None else self._parsed.of(name, found.text, found.file)
+
+    def demand(self, name: str) -> None:
+        """Raise `SuspendedError` unless the tenant is active, `PolicyError` where that can't be told."""
+        self.of(name).demand()
+
+    def artifacts(self, name: str) -> int | None:
+        """The tenant's ceiling for what is kept for it, also for other threads. Raises `PolicyError`."""
+        file = self._folder / f"{name}.toml"
+        text = reads.read_text(file, PolicyError, most=LONGEST_FILE, or_none=True)
+        return tenants.parse(name, text, str(file)).limits.artifacts if text else None
+
+    def names(self) -> tuple[str, ...]:
+        """Of those that have a file. Raises `PolicyError`."""
+        return self._files.names("tenant")
+
+    async def change(self, name: str, edit: Callable[[Tenant], Tenant]) -> Tenant:
+        """Write what `edit` makes of it, durably. Raises what `edit` does, `PolicyError`, `BusyError`."""
+        async with self._turn:
+            found = self._files.read("tenant", name)
+            before = found.text if found is not None else ""
+            file = str(self._folder / f"{name}.toml")
+            wanted = edit(self.of(name))
+            text = tenants.rewritten(before, wanted, file)
+            await self._write(FileChange(kind="tenants", name=name, text=text, was=_digest(before)))
+            return self.of(name)
+
+    async def remove(self, name: str) -> None:
+        """Only of one that is revoked. Raises `NotFoundError`, `UsageError`."""
+        async with self._turn:
+            found = self._files.read("tenant", name)
+            before = found.text if found is not None else ""
+            await self._write(FileChange(kind="tenants", name=name, text=None, was=_digest(before)))
+            self._files.let_go([self._folder / f"{name}.toml"])
+
+
+class TokenFiles:
+    """Every token's file, read whenever a token is shown."""
+
+    def __init__(self, folder: Path, write: Write) -> None:
+        self._folder = folder
+        self._write = write
+        self._parsed = _Parsed(tokens.parse)
+        self._turn = asyncio.Lock()
+        self._ends: set[float] = set()
+        """When tokens that were shown end."""
+
+    def principal(self, token: str, now: float) -> Principal | None:
+        """Whose `token` is, at `now` (seconds since the epoch); None: nobody's."""
+        name = tokens.name_in(token)
+        if not name:
+            return None
+        try:
+            found = self._read(name)
+        except BridgeholdError:  # a broken file makes nobody
+            found = None
+        if found is None or not found.takes(token, now):
+            return None
+        self._ends.update(found.ends())
+        scope = found.scope
+        return Principal(
+            name=f"token:{name}",
+            tenants=scope.tenants,
+            logs=scope.logs,
+            bridges=scope.bridges,
+            operations=scope.operations,
+            read_only=scope.read_only,
+        )
+
+    def of(self, name: str) -> Token:
+        """Raises `NotFoundError`, `PolicyError`."""
+        found = self._read(name)
+        if found is None:
+            raise NotFoundError(
+                f"there is no token {name[:80]!r}{nearest(name, self.names())}",
+                hint="`bridgehold token list` shows all. One of config.toml is changed there.",
+            )
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        with contextlib.suppress(FileNotFoundError):
+            listed = [path.stem for path in self._folder.iterdir() if path.suffix == ".toml"]
+            return tuple(sorted(name for name in listed if is_name(name)))
+        return ()
+
+    async def add(self, token: Token) -> None:
+        """Raises `UsageError` where there is one of that name."""
+        async with self._turn:
+            if token.name in self.names():
+                raise UsageError(
+                    f"there is a token {token.name!r} already",
+                    hint=f"`bridgehold token rotate {token.name}` gives it another secret.",
+                )
+            await self._put(token, "")
+
+    async def change(self, name: str, edit: Callable[[Token], Token]) -> Token:
+        async with self._turn:
+            wanted = edit(self.of(name))
+            await self._put(wanted, self._text(name))
+            return wanted
+
+    async def remove(self, name: str) -> None:
+        """Whether it can be read or not: it is worth nothing from here on. Raises `NotFoundError`."""
+        async with self._turn:
+            if name not in self.names():
+                self.of(name)
+            await self._write(FileChange(kind="tokens", name=name, text=None, was=_digest(self._text(name))))
+
+    async def watch(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Call `changed` soon after any file has, or a token that was shown has ended. For ever."""
+        seen = self._stamp()
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            found, now = self._stamp(), time.time()
+            over = {when for when in self._ends if when <= now}
+            if found != seen or over:
+                seen = found
+                self._ends -= over
+                await changed()
+
+    async def _put(self, token: Token, before: str) -> None:
+        text = tokens.render(token)
+        await self._write(FileChange(kind="tokens", name=token.name, text=text, was=_digest(before)))
+
+    def _read(self, name: str) -> Token | None:
+        text = self._text(name)
+        return self._parsed.of(name, text, str(self._path(name))) if text else None
+
+    def _text(self, name: str) -> str:
+        if not is_name(name):
+            raise NotFoundError(f"{name[:80]!r} is no token's name")
+        return reads.read_text(self._path(name), PolicyError, most=LONGEST_FILE, or_none=True)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.toml"
+
+    def _stamp(self) -> frozenset[tuple[str, int, int, int]]:
+        found = set()
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    facts = entry.stat()
+                    found.add((entry.name, facts.st_ino, facts.st_mtime_ns, facts.st_size))
+        return frozenset(found)
+
+
+def unknown_token() -> DeniedError:
+    return DeniedError("the token is not known here", hint="Ask the operator for a current token.")
+
+
+def _digest(text: str) -> str:
+    return digest_bytes(text.encode()) if text else ""

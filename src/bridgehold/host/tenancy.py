@@ -1,0 +1,466 @@
+"""``tenant.*`` and ``token.*``: what operators do to tenants and tokens while the host runs.
+
+Each act is in the audit twice: durably before it begins, by whom and on what, and when it has ended, with
+what came of it. Neither holds a token or a value of a key. Whoever asked may go away: the act is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import AdminIntent, AdminOutcome
+from bridgehold.config.settings import Settings
+from bridgehold.errors import BridgeholdError, NotFoundError, PolicyError, UsageError
+from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.cell.workers.calls import unbroken
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.tenants import TenantFiles, TokenFiles
+from bridgehold.host.shares.spending import Spending
+from bridgehold.ids import nearest, parse_name
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.policies import tokens
+from bridgehold.policies.tables import format_time
+from bridgehold.policies.tenants import State, Tenant, limited, shown
+from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
+from bridgehold.protocol.frames import NoParams
+from bridgehold.protocol.tenants import (
+    CreateTenantParams,
+    CreateTokenParams,
+    LimitParams,
+    NameParams,
+    NewToken,
+    Part,
+    Revoked,
+    RotateParams,
+    StateParams,
+    TenantInfo,
+    TokenInfo,
+)
+from bridgehold.protocol.values import Principal
+
+T = TypeVar("T")
+EndAll = Callable[[str, str], Awaitable[int]]
+"""(tenant, reason) → how many have ended, once they have."""
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """What ends with a tenant, in this order; each says how many there were."""
+
+    sessions: EndAll
+    zygotes: EndAll
+    warm_pool: EndAll
+    """Sandboxes that stand ready for it."""
+
+
+class Tenancy:
+    """The handlers. One per host."""
+
+    def __init__(
+        self,
+        files: TenantFiles,
+        tokens: TokenFiles,
+        sessions: Sessions,
+        settings: Settings,
+        spending: Spending,
+        ending: Ending,
+        keeper: KeeperClient,
+        journal: JournalClient,
+        look_up_again: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`look_up_again`: who is connected may be somebody else now, or nobody."""
+        self._files = files
+        self._tokens = tokens
+        self._sessions = sessions
+        self._settings = settings
+        self._spending = spending
+        self._ending = ending
+        self._keeper = keeper
+        self._journal = journal
+        self._look_up_again = look_up_again
+
+    def table(self) -> dict[str, Method]:
+        return {
+            "tenant.create": Method(CreateTenantParams, self.create, operator=True),
+            "tenant.list": Method(NoParams, self.list_tenants, operator=True),
+            "tenant.show": Method(NameParams, self.show, operator=True),
+            "tenant.limit": Method(LimitParams, self.limit, operator=True),
+            "tenant.suspend": Method(StateParams, self.suspend, operator=True),
+            "tenant.resume": Method(StateParams, self.resume, operator=True),
+            "tenant.revoke": Method(StateParams, self.revoke, operator=True),
+            "tenant.remove": Method(NameParams, self.remove, operator=True),
+            "token.create": Method(CreateTokenParams, self.create_token, operator=True),
+            "token.list": Method(NoParams, self.list_tokens, operator=True),
+            "token.rotate": Method(RotateParams, self.rotate, operator=True),
+            "token.revoke": Method(NameParams, self.revoke_token, operator=True),
+        }
+
+    async def create(self, principal: Principal, params: CreateTenantParams, _emit: Emit) -> TenantInfo:
+        """Raises `UsageError` where there is one already. A ceiling's file that was there stays as it is."""
+        name = parse_name(params.name, "tenant")
+
+        def edit(tenant: Tenant) -> Tenant:
+            if tenant.declared:
+                raise UsageError(f"there is a tenant {name!r} already", where=tenant.source)
+            made = msgspec.structs.replace(tenant, limits=limited(tenant.limits, dict(params.limits)))
+            return _signed(made, principal)
+
+        async def act() -> TenantInfo:
+            return self._info(await self._files.change(name, edit))
+
+        return await self._audited(principal, "tenant.create", name, params.limits, act)
+
+    async def list_tenants(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TenantInfo]:
+        return [self._shown(name) for name in self._known()]
+
+    async def show(self, _principal: Principal, params: NameParams, _emit: Emit) -> TenantInfo:
+        return self._shown(self._require(params.name))
+
+    async def limit(self, principal: Principal, params: LimitParams, _emit: Emit) -> TenantInfo:
+        """What is left out stays as it is."""
+        name = self._require(params.name)
+
+        def edit(tenant: Tenant) -> Tenant:
+            limits = limited(tenant.limits, dict(params.limits))
+            return _signed(msgspec.structs.replace(tenant, limits=limits), principal)
+
+        async def act() -> TenantInfo:
+            return self._info(await self._files.change(name, edit))
+
+        return await self._audited(principal, "tenant.limit", name, params.limits, act)
+
+    async def suspend(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
+        """Nothing begins from here on: no session, command, provider's call. What runs may end as it ends."""
+        return await self._set(principal, "tenant.suspend", params, "suspended")
+
+    async def resume(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
+        return await self._set(principal, "tenant.resume", params, "active")
+
+    async def revoke(self, principal: Principal, params: StateParams, _emit: Emit) -> Revoked:
+        """For good: refused from here on, then sessions, warm processes, tokens and keys end."""
+        name = self._require(params.name)
+
+        async def act() -> Revoked:
+            begun = time.monotonic()
+            fault: BridgeholdError | None = None
+            try:
+                await self._files.change(
+                    name, lambda one: _in_state(one, "revoked", params.reason, principal)
+                )
+            except PolicyError as error:  # what can't be read is refused already; what runs ends all the same
+                fault = error
+            parts = await self._end(name, f"by {principal.name}: the tenant was revoked")
+            if fault is not None:
+                fault.hint = "All of it has ended. Mend its file, and revoke it again."
+                raise fault
+            return Revoked(name=name, ms=_ms(begun), parts=parts)
+
+        return await self._audited(principal, "tenant.revoke", name, {"reason": params.reason}, act)
+
+    async def remove(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
+        """Its file, once it is revoked. Raises `UsageError` where the configuration still names it."""
+        name = parse_name(params.name, "tenant")
+        if not self._files.of(name).declared:
+            raise self._unknown(name)
+        owners = [one for one, section in self._settings.now.principals.items() if name in section.tenants]
+        if owners:
+            raise UsageError(
+                f"{', '.join(owners)} may still act for {name}",
+                where="config.toml",
+                hint="Take it out of `[principals.NAME] tenants`, and `bridgehold reload`.",
+            )
+
+        async def act() -> dict[str, str]:
+            await self._files.remove(name)
+            return {"name": name}
+
+        return await self._audited(principal, "tenant.remove", name, {}, act)
+
+    async def create_token(self, principal: Principal, params: CreateTokenParams, _emit: Emit) -> NewToken:
+        """The token itself is in this answer, and nowhere else."""
+        name = parse_name(params.name, "token")
+        scope = Scope(
+            tenants=params.tenants,
+            bridges=params.bridges,
+            operations=params.operations,
+            read_only=params.read_only,
+            logs=params.logs,
+        )
+        if faults := tokens.faults(scope):
+            raise UsageError("; ".join(f"{key}: {what}" for key, what in faults))
+        for tenant in scope.tenants:
+            self._files.of(self._require(tenant)).demand()
+        expires = time.time() + params.expires_s if params.expires_s else 0.0
+        secret = new_token(name)
+        token = Token(
+            name=name,
+            digest=digest_of(secret),
+            scope=scope,
+            expires=float(int(expires)),
+            by=principal.name,
+            at=_now(),
+        )
+
+        async def act() -> NewToken:
+            await self._tokens.add(token)
+            return _new(token, secret)
+
+        details = {**msgspec.to_builtins(scope), "expires": format_time(token.expires)}
+        return await self._audited(principal, "token.create", name, details, act)
+
+    async def list_tokens(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TokenInfo]:
+        """Those of files; a digest in `config.toml` has no name of its own."""
+        return [self._token(name) for name in self._tokens.names()]
+
+    async def rotate(self, principal: Principal, params: RotateParams, _emit: Emit) -> NewToken:
+        """Another secret; the one before is worth nothing from here on, or after `grace_s`."""
+        name = parse_name(params.name, "token")
+        secret, grace = new_token(name), params.grace_s
+
+        def edit(token: Token) -> Token:
+            return msgspec.structs.replace(
+                token,
+                digest=digest_of(secret),
+                previous=token.digest if grace else "",
+                previous_until=float(int(time.time() + grace)) if grace else 0.0,
+                by=principal.name,
+                at=_now(),
+            )
+
+        async def act() -> NewToken:
+            token = await self._tokens.change(name, edit)
+            await self._look_up_again()
+            return _new(token, secret)
+
+        return await self._audited(principal, "token.rotate", name, {"grace_s": grace}, act)
+
+    async def revoke_token(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
+        """Whoever is connected by it loses the connection, and what runs on it."""
+        name = parse_name(params.name, "token")
+
+        async def act() -> dict[str, str]:
+            await self._tokens.remove(name)
+            await self._look_up_again()
+            return {"name": name}
+
+        return await self._audited(principal, "token.revoke", name, {}, act)
+
+    async def _set(self, principal: Principal, action: str, params: StateParams, state: State) -> TenantInfo:
+        name = self._require(params.name)
+
+        async def act() -> TenantInfo:
+            changed = await self._files.change(
+                name, lambda one: _in_state(one, state, params.reason, principal)
+            )
+            return self._info(changed)
+
+        return await self._audited(principal, action, name, {"reason": params.reason}, act)
+
+    async def _end(self, tenant: str, reason: str) -> dict[str, Part]:
+        """Every part, also where one before it can't be ended; the first failure is raised then."""
+        acts: dict[str, Callable[[], Awaitable[int]]] = {
+            "sessions": lambda: self._ending.sessions(tenant, reason),
+            "zygotes": lambda: self._ending.zygotes(tenant, reason),
+            "warm_pool": lambda: self._ending.warm_pool(tenant, reason),
+            "tokens": lambda: self._end_tokens(tenant),
+            "keys": lambda: self._keeper.forget(tenant),
+        }
+
+        async def timed(act: Callable[[], Awaitable[int]]) -> Part:
+            begun = time.monotonic()
+            return Part(ended=await act(), ms=_ms(begun))
+
+        found = await asyncio.gather(*map(timed, acts.values()), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return dict(zip(acts, (one for one in found if isinstance(one, Part)), strict=True))
+
+    async def _end_tokens(self, tenant: str) -> int:
+        """Those of this tenant alone are removed; others lose it."""
+        ended = 0
+        for name in self._tokens.names():
+            try:
+                scope = self._tokens.of(name).scope
+            except BridgeholdError:  # it makes nobody
+                continue
+            if tenant not in scope.tenants:
+                continue
+            left = tuple(one for one in scope.tenants if one != tenant)
+            if left:
+                await self._tokens.change(name, _narrowed(left))
+            else:
+                await self._tokens.remove(name)
+            ended += 1
+        await self._look_up_again()
+        return ended
+
+    async def _audited(
+        self,
+        principal: Principal,
+        action: str,
+        subject: str,
+        details: Mapping[str, object],
+        act: Callable[[], Awaitable[T]],
+    ) -> T:
+        """`act`, between a durable intent and its outcome."""
+        return await unbroken(self._recorded(principal.name, action, subject, _texts(details), act))
+
+    async def _recorded(
+        self, by: str, action: str, subject: str, details: dict[str, str], act: Callable[[], Awaitable[T]]
+    ) -> T:
+        intent = await self._journal.append(
+            AdminIntent(principal=by, action=action, subject=subject, details=details)
+        )
+        begun = time.monotonic()
+        code = reason = ""
+        parts: dict[str, int] = {}
+        try:
+            done = await act()
+            if isinstance(done, Revoked):
+                parts = {name: part.ms for name, part in done.parts.items()}
+            return done
+        except BridgeholdError as error:
+            code, reason = error.code, error.message[:500]
+            raise
+        except BaseException:
+            code = "internal"
+            raise
+        finally:
+            await self._journal.append(
+                AdminOutcome(
+                    principal=by,
+                    intent=intent.ref,
+                    action=action,
+                    subject=subject,
+                    ok=not code,
+                    code=code,
+                    reason=reason,
+                    ms=_ms(begun),
+                    parts_ms=parts,
+                )
+            )
+
+    def _known(self) -> tuple[str, ...]:
+        """Everybody of whom a file, the configuration, a token or a session says something."""
+        found = set(self._files.names())
+        for section in self._settings.now.principals.values():
+            found.update(section.tenants)
+        for name in self._tokens.names():
+            found.update(self._token(name).tenants)
+        found.update(session.key.tenant for session in self._sessions)
+        return tuple(sorted(found - {"*"}))
+
+    def _require(self, name: str) -> str:
+        """`name`, if there is such a tenant. Raises `UsageError`, `NotFoundError`."""
+        if parse_name(name, "tenant") not in self._known():
+            raise self._unknown(name)
+        return name
+
+    def _unknown(self, name: str) -> NotFoundError:
+        return NotFoundError(
+            f"there is no tenant {name!r}{nearest(name, self._known())}",
+            hint=f"`bridgehold tenant create {name}` makes it.",
+        )
+
+    def _shown(self, name: str) -> TenantInfo:
+        try:
+            return self._info(self._files.of(name))
+        except PolicyError as error:
+            info = TenantInfo(name=name, state="broken", reason=error.message, declared=True)
+            return msgspec.structs.replace(info, sessions=self._open(name), tokens=self._tokens_of(name))
+
+    def _info(self, tenant: Tenant) -> TenantInfo:
+        return TenantInfo(
+            name=tenant.name,
+            state=tenant.state,
+            reason=tenant.reason,
+            by=tenant.by,
+            at=tenant.at,
+            declared=tenant.declared,
+            limits=shown(tenant.limits),
+            used=msgspec.structs.asdict(self._spending.used(tenant.name)),
+            sessions=self._open(tenant.name),
+            tokens=self._tokens_of(tenant.name),
+        )
+
+    def _open(self, tenant: str) -> int:
+        return Counter(session.key.tenant for session in self._sessions)[tenant]
+
+    def _tokens_of(self, tenant: str) -> tuple[str, ...]:
+        return tuple(name for name in self._tokens.names() if tenant in self._token(name).tenants)
+
+    def _token(self, name: str) -> TokenInfo:
+        try:
+            return _token_info(self._tokens.of(name))
+        except BridgeholdError as error:
+            return TokenInfo(name=name, state="broken", reason=error.message)
+
+
+def _in_state(tenant: Tenant, state: State, reason: str, principal: Principal) -> Tenant:
+    if tenant.state == "revoked" and state != "revoked":
+        raise UsageError(
+            f"{tenant.name} is revoked, for good",
+            hint=f"`bridgehold tenant remove {tenant.name}`, then create it anew.",
+        )
+    if not reason.isprintable():
+        raise UsageError("the reason is one line of plain text")
+    return _signed(msgspec.structs.replace(tenant, state=state, reason=reason), principal)
+
+
+def _signed(tenant: Tenant, principal: Principal) -> Tenant:
+    return msgspec.structs.replace(tenant, by=principal.name, at=_now(), declared=True)
+
+
+def _token_info(token: Token) -> TokenInfo:
+    over = bool(token.expires) and time.time() >= token.expires
+    return TokenInfo(
+        name=token.name,
+        state="expired" if over else "valid",
+        tenants=token.scope.tenants,
+        bridges=token.scope.bridges,
+        operations=token.scope.operations,
+        read_only=token.scope.read_only,
+        logs=token.scope.logs,
+        expires=format_time(token.expires),
+        by=token.by,
+        at=token.at,
+    )
+
+
+def _narrowed(tenants: tuple[str, ...]) -> Callable[[Token], Token]:
+    """The edit that leaves a token these."""
+
+    def edit(token: Token) -> Token:
+        return msgspec.structs.replace(token, scope=msgspec.structs.replace(token.scope, tenants=tenants))
+
+    return edit
+
+
+def _new(token: Token, secret: str) -> NewToken:
+    return NewToken(**msgspec.structs.asdict(_token_info(token)), token=secret)
+
+
+def _texts(details: Mapping[str, object]) -> dict[str, str]:
+    """For the audit: short, and nothing nested."""
+    shown = {
+        key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for key, value in details.items()
+        if value not in ("", (), [])
+    }
+    return {key[:80]: value[:300] for key, value in list(shown.items())[:32]}
+
+
+def _now() -> str:
+    return format_time(time.time())
+
+
+def _ms(begun: float) -> int:
+    return round((time.monotonic() - begun) * 1000)

@@ -1,0 +1,194 @@
+"""A tenant as a value: state and ceilings, as the table ``[tenant]`` of ``tenants/NAME.toml`` says (pure).
+
+The rest of that file is the ceiling over policies (`compose`). Who has no file, or none with this table, is
+a tenant without ceilings of its own. `bridgehold tenant` rewrites this table alone, and nothing beside it.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Literal, get_args
+
+import msgspec
+
+from bridgehold.errors import PolicyError, SuspendedError
+from bridgehold.ids import nearest
+from bridgehold.policies.model import Ceilings, Decision
+from bridgehold.policies.problems import Faulty, policy_error
+from bridgehold.policies.tables import Table, rendered
+from bridgehold.policies.units import exact_size
+from bridgehold.policies.values import read_value
+from bridgehold.policies.vocabulary import Key
+
+State = Literal["active", "suspended", "revoked"]
+STATES: tuple[str, ...] = get_args(State)
+TABLE = "tenant"
+_LIMITS = "limits"
+
+KEYS: tuple[Key, ...] = (
+    Key("sessions", "count", "Sessions at once, with whatever bridges."),
+    Key("bridge_sessions", "count", "Sessions at once with any one bridge."),
+    Key("memory", "size", "Memory of its sessions together, by their caps.", least=1 << 20),
+    Key(
+        "cpu_share",
+        "count",
+        "Its weight on the processors beside the other tenants, who have 100.",
+        least=1,
+        most=10_000,
+    ),
+    Key(
+        "commands_per_second",
+        "count",
+        "Commands in a second, with whatever bridges; so many at once.",
+        least=1,
+    ),
+    Key(
+        "bytes_per_second",
+        "size",
+        "Bytes of arguments and results in a second; past it the next command is refused.",
+    ),
+    Key("artifacts", "size", "Bytes of artifacts and downloads that are kept."),
+    Key("requests_per_day", "count", "Requests to providers in a day (UTC)."),
+    Key("requests_per_month", "count", "Requests to providers in a month (UTC)."),
+    Key("tokens_per_day", "count", "Tokens at providers in a day (UTC), requests under way included."),
+    Key("tokens_per_month", "count", "Tokens at providers in a month (UTC), likewise."),
+)
+_BY_NAME = {key.path: key for key in KEYS}
+
+
+def shown(limits: Ceilings) -> dict[str, str | int]:
+    """As the file has them: counts as numbers, sizes with their unit."""
+    said = {key: getattr(limits, key.path) for key in KEYS}
+    return {
+        key.path: exact_size(value) if key.kind == "size" else value
+        for key, value in said.items()
+        if value is not None
+    }
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant as its file says it now."""
+
+    name: str
+    state: State = "active"
+    reason: str = ""
+    """Why it is in that state, in the operator's words; its callers are told."""
+    by: str = ""
+    """The principal that changed it last; empty where somebody wrote the file by hand."""
+    at: str = ""
+    """When, in UTC."""
+    limits: Ceilings = Ceilings()
+    declared: bool = False
+    """Whether there is such a table at all."""
+    source: str = ""
+    """``file:line`` of it."""
+
+    @property
+    def decision(self) -> Decision:
+        """Whether anything may begin for it."""
+        if self.state == "active":
+            return Decision(allowed=True, rule="tenant.state", reason="active", source=self.source)
+        since = f" since {self.at}" if self.at else ""
+        why = f": {self.reason}" if self.reason else ""
+        return Decision(
+            allowed=False,
+            rule="tenant.state",
+            reason=f"tenant {self.name} is {self.state}{since}{why}",
+            source=self.source,
+        )
+
+    def demand(self) -> None:
+        """Raise `SuspendedError` unless it is active."""
+        decision = self.decision
+        if not decision.allowed:
+            raise suspended(decision)
+
+
+def suspended(decision: Decision) -> SuspendedError:
+    """The refusal that `Tenant.decision` is."""
+    return SuspendedError(decision.reason, where=decision.source)
+
+
+def parse(name: str, text: str, file: str) -> Tenant:
+    """The tenant as `text` says it. Raises `PolicyError` with every fault, its line and the nearest key."""
+    try:
+        table = Table(text, file, TABLE)
+        inner = Table(text, file, f"{TABLE}.{_LIMITS}")
+        table.inner(_LIMITS)
+        state = table.choice("state", STATES, "active")
+        found = {key.path: inner.typed(key) for key in KEYS}
+        tenant = Tenant(
+            name=name,
+            state=msgspec.convert(state, State),
+            reason=table.text("reason"),
+            by=table.text("by"),
+            at=table.text("at"),
+            limits=msgspec.convert(found, Ceilings),
+            declared=table.there,
+            source=str(table.source),
+        )
+        table.done(inner)
+    except Faulty as faulty:
+        raise policy_error(faulty.problems, hint="`bridgehold tenant limit --help` lists the keys.") from None
+    return tenant
+
+
+def limited(limits: Ceilings, changes: dict[str, str | int | None]) -> Ceilings:
+    """`limits` with `changes`: by key a value as the file has it, None takes the ceiling away.
+
+    Raises `PolicyError` for an unknown key or a value out of range.
+    """
+    found: dict[str, object] = {}
+    faults: list[str] = []
+    for name, value in changes.items():
+        key = _BY_NAME.get(name)
+        if key is None:
+            faults.append(f"{name[:80]}: unknown key{nearest(name, _BY_NAME)}")
+            continue
+        try:
+            given = int(value) if key.kind == "count" and isinstance(value, str) else value
+            found[name] = None if given is None else read_value(key, given)
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    if faults:
+        raise PolicyError("\n".join(faults), hint=f"Ceilings are: {', '.join(_BY_NAME)}.")
+    return msgspec.structs.replace(limits, **found)
+
+
+_HEADER = re.compile(r"[ \t]*\[\[?[ \t]*([A-Za-z0-9_\"'-]+)")
+
+
+def rewritten(text: str, tenant: Tenant, file: str) -> str:
+    """`text` with its table ``[tenant]`` saying what `tenant` is, at the end; all else as it was.
+
+    Raises `PolicyError` where that can't be done without touching something else.
+    """
+    kept: list[str] = []
+    ours = False
+    for line in text.splitlines(keepends=True):
+        header = _HEADER.match(line)
+        ours = header[1].strip("\"'") == TABLE if header else ours
+        if not ours:
+            kept.append(line)
+    before = "".join(kept).rstrip("\n")
+    facts = {"state": tenant.state, "reason": tenant.reason, "by": tenant.by, "at": tenant.at}
+    new = (f"{before}\n\n" if before.strip() else "") + rendered(TABLE, facts)
+    if tenant.limits != Ceilings():
+        new += rendered(f"{TABLE}.{_LIMITS}", shown(tenant.limits))
+    if beside(text) != beside(new) or parse(tenant.name, new, file).limits != tenant.limits:
+        raise PolicyError(
+            "the table [tenant] can't be told from what stands around it",
+            where=file,
+            hint="Write it as a table of its own, [tenant], with [tenant.limits] below it, and try again.",
+        )
+    return new
+
+
+def beside(text: str) -> dict[str, object]:
+    """All that isn't the tenant's own table. Raises `PolicyError`."""
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"not TOML: {str(error)[:200]}") from None
+    return {key: value for key, value in data.items() if key != TABLE}

@@ -1,0 +1,104 @@
+"""Tenants and tokens, as operators ask for them and as they are told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from bridgehold.policies.tenants import State
+
+Text = Annotated[str, msgspec.Meta(max_length=300)]
+Ceiling = str | int | None
+"""As the file has it; None takes it away."""
+
+
+class _Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Unknown fields are refused."""
+
+
+class NameParams(_Params, frozen=True, kw_only=True):
+    name: Text
+
+
+class CreateTenantParams(NameParams, frozen=True, kw_only=True):
+    limits: dict[str, Ceiling] = {}
+
+
+class LimitParams(NameParams, frozen=True, kw_only=True):
+    limits: dict[str, Ceiling]
+
+
+class StateParams(NameParams, frozen=True, kw_only=True):
+    reason: Text = ""
+    """For the tenant's callers, who are told, and for the audit."""
+
+
+class CreateTokenParams(NameParams, frozen=True, kw_only=True):
+    tenants: tuple[str, ...]
+    bridges: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    read_only: bool = False
+    logs: bool = True
+    expires_s: Annotated[float, msgspec.Meta(ge=0, le=10 * 366 * 86_400)] = 0.0
+    """From now on; 0: it stays until it is revoked."""
+
+
+class RotateParams(NameParams, frozen=True, kw_only=True):
+    grace_s: Annotated[float, msgspec.Meta(ge=0, le=31 * 86_400)] = 0.0
+    """How long the secret before is taken as well."""
+
+
+class TenantInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant, for operators."""
+
+    name: str
+    state: State | Literal["broken"]
+    """``broken``: its file can't be read as it is; everything of it is refused."""
+    reason: str = ""
+    by: str = ""
+    at: str = ""
+    declared: bool = False
+    """Whether its file has a table ``[tenant]``."""
+    limits: dict[str, str | int] = {}
+    used: dict[str, int] = {}
+    """Requests and tokens at providers, today and this month, by the key of the ceiling beside them."""
+    sessions: int = 0
+    tokens: tuple[str, ...] = ()
+
+
+class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One token, for operators; never the token."""
+
+    name: str
+    state: Literal["valid", "expired", "broken"]
+    reason: str = ""
+    tenants: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    read_only: bool = False
+    logs: bool = True
+    expires: str = ""
+    by: str = ""
+    at: str = ""
+
+
+class NewToken(TokenInfo, frozen=True, kw_only=True):
+    """What `token create` and `rotate` give, once."""
+
+    token: str
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a tenant has ended: how many, and how long that took."""
+
+    ended: int
+    ms: int
+
+
+class Revoked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a revocation ended, part by part."""
+
+    name: str
+    ms: int
+    parts: dict[str, Part]

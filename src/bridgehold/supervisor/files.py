@@ -1,0 +1,85 @@
+"""Files of the configuration that an operator changes through the host: who owns them writes them, here.
+
+The host has no right to the configuration, and as a service not even the uid. What it may ask for is this
+alone: the table ``[tenant]`` of a tenant's file, whose other rules stay as they are; a token's file, which
+makes no operator; and their end. Everything is read by its own strict parser before it is written, so that a
+host that was taken over can write no other file, and no rule that widens a policy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import msgspec
+
+from bridgehold import reads, writes
+from bridgehold.config.layout import Layout
+from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, PolicyError, UsageError, from_os
+from bridgehold.host.startup import GO, LONGEST_FILE, FileChange
+from bridgehold.ids import digest_bytes, parse_name
+from bridgehold.policies import tenants, tokens
+
+
+def answer(layout: Layout, said: bytes) -> bytes:
+    """What the host is answered: `GO`, or the error as JSON; then nothing has changed."""
+    try:
+        change(layout, said)
+    except OSError as error:
+        return msgspec.json.encode(_unwritable(error).info())
+    except BridgeholdError as error:
+        return msgspec.json.encode(error.info())
+    return GO
+
+
+def change(layout: Layout, said: bytes) -> None:
+    """Write, or remove, the file that `said` names. Raises the typed refusal, or `OSError`."""
+    try:
+        wanted = msgspec.json.decode(said, type=FileChange)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UsageError("this is no change of a file") from error
+    folder = layout.tenants if wanted.kind == "tenants" else layout.tokens
+    path = folder / f"{parse_name(wanted.name)}.toml"
+    before = reads.read_text(path, PolicyError, most=LONGEST_FILE, or_none=True)
+    if (digest_bytes(before.encode()) if before else "") != wanted.was:
+        raise BusyError("the file was changed by somebody else meanwhile", where=str(path), retry="same")
+    if wanted.text is None:
+        _remove(path, wanted, before)
+        return
+    _check(path, wanted.name, before, wanted.text, token=wanted.kind == "tokens")
+    writes.make_folder(folder)
+    writes.replace(path, wanted.text)
+
+
+def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> None:
+    if len(text.encode()) > LONGEST_FILE:
+        raise PolicyError(f"more than {LONGEST_FILE} bytes", where=str(path))
+    if token:
+        tokens.parse(name, text, str(path))
+        return
+    tenants.parse(name, text, str(path))
+    if tenants.beside(text) != tenants.beside(before):
+        raise PolicyError("only the table [tenant] is changed this way", where=str(path))
+
+
+def _remove(path: Path, wanted: FileChange, before: str) -> None:
+    if not before:
+        raise NotFoundError("there is no such file", where=str(path))
+    if wanted.kind == "tenants" and tenants.parse(wanted.name, before, str(path)).state != "revoked":
+        raise UsageError(
+            f"tenant {wanted.name} is not revoked", hint=f"`bridgehold tenant revoke {wanted.name}`."
+        )
+    with writes.our_folder(path.parent) as folder:
+        os.unlink(path.name, dir_fd=folder)
+        os.fsync(folder)
+
+
+def _unwritable(error: OSError) -> BridgeholdError:
+    found = from_os(error)
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        found.hint = (
+            "The host's owner writes tenants/ and tokens/ beside config.toml: as a service with "
+            "`ProtectSystem=`, name both folders in `ReadWritePaths=`."
+        )
+    return found

@@ -1,0 +1,135 @@
+"""What the host may have its supervisor write: two kinds of files, whole or not at all, and nothing wider."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bridgehold.config.layout import Layout, find_layout
+from bridgehold.errors import BridgeholdError, ErrorInfo
+from bridgehold.host.startup import GO, FileChange
+from bridgehold.ids import digest_bytes
+from bridgehold.policies import tokens
+from bridgehold.supervisor import files
+
+CEILING = '[limits]\ncommand = "20s"\n'
+SUSPENDED = CEILING + '\n[tenant]\nstate = "suspended"\n'
+REVOKED = CEILING + '\n[tenant]\nstate = "revoked"\n'
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    found = find_layout({"BRIDGEHOLD_HOME": str(tmp_path / "home")}, os.getuid())
+    found.tenants.mkdir(parents=True)
+    return found
+
+
+def ask(layout: Layout, kind: str, name: str, text: str | None, was: str | None = None) -> str:
+    """The error's code; empty: done."""
+    folder = layout.tenants if kind == "tenants" else layout.tokens
+    path = folder / f"{name}.toml"
+    if was is None:
+        was = path.read_text() if path.is_file() else ""
+    digest = digest_bytes(was.encode()) if was else ""
+    change = {"kind": kind, "name": name, "text": text, "was": digest}
+    said = files.answer(layout, msgspec.json.encode(change))
+    return "" if said == GO else msgspec.json.decode(said, type=ErrorInfo).code
+
+
+def token_text() -> str:
+    scope = tokens.Scope(tenants=("acme",))
+    return tokens.render(tokens.Token(name="app", digest=tokens.digest_of("x"), scope=scope))
+
+
+def test_the_table_of_a_tenant_is_written_and_its_other_rules_stay(layout: Layout) -> None:
+    path = layout.tenants / "acme.toml"
+    path.write_text(CEILING)
+    assert ask(layout, "tenants", "acme", SUSPENDED) == ""
+    assert path.read_text() == SUSPENDED
+    assert path.stat().st_mode & 0o777 == 0o644
+    wider = SUSPENDED.replace("20s", "20m")
+    assert ask(layout, "tenants", "acme", wider) == "policy", "a taken-over host widens no ceiling"
+    assert ask(layout, "tenants", "acme", SUSPENDED.partition("\n\n")[2]) == "policy"
+    assert ask(layout, "tenants", "acme", SUSPENDED + 'stat = "x"\n') == "policy"
+    assert ask(layout, "tenants", "acme", None) == "usage", "who removes a file lifts what it bounds"
+    assert path.read_text() == SUSPENDED
+    assert ask(layout, "tenants", "acme", REVOKED) == ""
+    assert ask(layout, "tenants", "acme", None) == ""
+    assert ask(layout, "tenants", "acme", None) == "not_found"
+    assert sorted(path.name for path in layout.tenants.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "", "a/b", "A", "config", "a.toml/../../x", "a\0", "x" * 64])
+def test_a_name_leads_nowhere_else(layout: Layout, name: str) -> None:
+    layout.config_file.write_text("default_bridge = 'python'\n")
+    before = sorted(layout.config.rglob("*"))
+    if name != "config":
+        for kind, text in (("tenants", "[tenant]\n"), ("tokens", token_text())):
+            change = {"kind": kind, "name": name, "text": text, "was": ""}
+            said = files.answer(layout, msgspec.json.encode(change))
+            assert msgspec.json.decode(said, type=ErrorInfo).code == "usage"
+        assert sorted(layout.config.rglob("*")) == before
+    for said in (b"", b"{}", b"{", b'{"kind":"policies","name":"a","text":"","was":""}', b"[" * 2_000):
+        assert msgspec.json.decode(files.answer(layout, said), type=ErrorInfo).code == "usage"
+    assert layout.config_file.read_text() == "default_bridge = 'python'\n"
+
+
+def test_no_file_of_a_token_makes_an_operator(layout: Layout) -> None:
+    assert ask(layout, "tokens", "app", token_text()) == ""
+    assert ask(layout, "tokens", "app", token_text() + "operator = true\n") == "policy"
+    assert ask(layout, "tokens", "app", token_text().replace('["acme"]', '["*"]')) == "policy"
+    assert ask(layout, "tokens", "app", None) == ""
+
+
+def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(layout: Layout) -> None:
+    path = layout.tenants / "acme.toml"
+    path.write_text(CEILING)
+    assert ask(layout, "tenants", "acme", SUSPENDED, was="") == "busy"
+    assert ask(layout, "tenants", "acme", SUSPENDED, was=CEILING + "#") == "busy"
+    assert path.read_text() == CEILING
+    link = layout.tenants / "linked.toml"
+    elsewhere = layout.config / "elsewhere.toml"
+    elsewhere.write_text(CEILING)
+    link.symlink_to(elsewhere)
+    assert ask(layout, "tenants", "linked", SUSPENDED) == ""
+    assert elsewhere.read_text() == CEILING, "the name is replaced, never what a link leads to"
+
+
+def test_whoever_reads_meanwhile_sees_one_text_or_the_other(layout: Layout) -> None:
+    path = layout.tenants / "acme.toml"
+    path.write_text(SUSPENDED)
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for _ in range(30):
+            assert ask(layout, "tenants", "acme", REVOKED) == ""
+            assert ask(layout, "tenants", "acme", SUSPENDED) == ""
+    finally:
+        stop.set()
+        reader.join()
+    assert seen <= {SUSPENDED, REVOKED}
+
+
+def test_a_folder_that_others_may_write_in_is_refused_and_says_the_remedy(layout: Layout) -> None:
+    layout.tenants.chmod(0o777)
+    with pytest.raises((BridgeholdError, OSError)):
+        files.change(
+            layout, msgspec.json.encode(FileChange(kind="tenants", name="a", text="[tenant]\n", was=""))
+        )
+    said = files.answer(
+        layout, msgspec.json.encode({"kind": "tenants", "name": "a", "text": "[tenant]\n", "was": ""})
+    )
+    info = msgspec.json.decode(said, type=ErrorInfo)
+    assert info.code == "config"
+    assert "ReadWritePaths" in info.hint

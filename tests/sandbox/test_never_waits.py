@@ -1,0 +1,144 @@
+"""The launcher waits for none of its helpers: another tenant's start goes on beside each that dawdles."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import tempfile
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bridgehold.sandbox.launcher.control import LauncherClient
+from sandbox import dawdling_launcher
+from sandbox.dawdling_launcher import LEAVING, PAGE, SHELL, TEMPLATE
+from sandbox.fork_support import Guest, Nursery
+from sandbox.launcher_support import KINDS, Machine, machine, python_spec, run_inside
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def slow(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, mmap.mmap]]:
+    with tempfile.TemporaryDirectory(prefix="bh-slow-") as place:
+        Path(place).chmod(0o755)
+        path = Path(place, "page")
+        path.write_bytes(bytes(PAGE))
+        path.chmod(0o666)
+        with path.open("r+b") as file:
+            page = mmap.mmap(file.fileno(), PAGE)
+        with machine(request.param, program=(str(dawdling_launcher.__file__), str(path))) as made:
+            yield made, page
+
+
+async def dawdling(page: mmap.mmap, kind: int) -> None:
+    """Until one of the kind does."""
+    while not page[kind]:
+        await asyncio.sleep(0.005)
+
+
+async def beside(client: LauncherClient, act: Awaitable[Any], page: mmap.mmap, kind: int) -> Any:
+    """What `act` comes to, after a helper of it was kept and another tenant's sandbox lived its whole life."""
+    page[kind], page[0] = 0, kind
+    begun = asyncio.ensure_future(act)
+    try:
+        await asyncio.wait_for(dawdling(page, kind), 30)
+        said, report = await asyncio.wait_for(
+            run_inside(client, python_spec("print('here')", tenant="other")), 30
+        )
+        assert (said.strip(), report.cause) == ("here", "exited")
+        assert kind == LEAVING or not begun.done()
+    finally:
+        page[0] = 0
+    return await begun
+
+
+@pytest.mark.parametrize("kind", [SHELL, LEAVING])
+def test_a_fork_whose_helper_dawdles_keeps_nobody_else_waiting(
+    slow: tuple[Machine, mmap.mmap], kind: int
+) -> None:
+    box, page = slow
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(box)
+        zygote = await nursery.zygote(client)
+        forked = client.fork(zygote.launched.worker, nursery.spec())
+        guest = Guest(*await beside(client, forked, page, kind), client)
+        await guest.end()
+        await zygote.end()
+        assert no_zombie(box)
+
+    box.drive(run)
+
+
+def test_a_fork_that_is_given_up_is_ended_without_a_wait_for_its_helper(
+    slow: tuple[Machine, mmap.mmap],
+) -> None:
+    box, page = slow
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(box)
+        zygote = await nursery.zygote(client)
+        page[SHELL], page[0] = 0, SHELL
+        begun = asyncio.ensure_future(client.fork(zygote.launched.worker, nursery.spec()))
+        try:
+            await asyncio.wait_for(dawdling(page, SHELL), 30)
+            await asyncio.wait_for(client.kill(zygote.launched.worker), 30)
+            failure = (await asyncio.gather(begun, return_exceptions=True))[0]
+        finally:
+            page[0] = 0
+        assert getattr(failure, "code", "") == "zygote"
+        zygote.close()
+        assert no_zombie(box)
+
+    box.drive(run)
+
+
+def test_a_zygote_whose_mounts_are_taken_slowly_keeps_nobody_else_waiting(
+    slow: tuple[Machine, mmap.mmap],
+) -> None:
+    box, page = slow
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(box)
+        zygote = await nursery.zygote(client, attest=False)
+        proof = await beside(client, zygote.attest(), page, TEMPLATE)
+        assert not proof.differences
+        guest = await nursery.fork(client, zygote)  # it can be forked from
+        assert await guest.python("value = 3") == 3
+        await guest.end()
+        await zygote.end()
+        doomed = await nursery.zygote(client, attest=False)
+        page[TEMPLATE], page[0] = 0, TEMPLATE
+        begun = asyncio.ensure_future(doomed.attest())
+        try:
+            await asyncio.wait_for(dawdling(page, TEMPLATE), 30)
+            await asyncio.wait_for(doomed.end(), 30)
+            assert isinstance((await asyncio.gather(begun, return_exceptions=True))[0], Exception)
+        finally:
+            page[0] = 0
+        assert no_zombie(box)
+
+    box.drive(run)
+
+
+def test_a_tree_that_is_sealed_keeps_nobody_waiting_for_who_did_it(slow: tuple[Machine, mmap.mmap]) -> None:
+    box, page = slow
+
+    async def run(client: LauncherClient) -> None:
+        tree = box.builds / "tree"
+        tree.mkdir(mode=0o755)
+        os.chown(tree, box.owner, box.owner)
+        report = await beside(client, client.seal(str(tree)), page, LEAVING)
+        assert report.files == 0
+        assert no_zombie(box)
+
+    box.drive(run)
+
+
+def no_zombie(box: Machine) -> bool:
+    """Whether everything that ended is reaped, in the end."""
+    children = psutil.Process(box.process.pid).children()
+    return psutil.wait_procs([child for child in children if child.status() == "zombie"], 30)[1] == []
