@@ -95,7 +95,7 @@ def _explained(data: bytes, error: strict.StrictError, below: str, name: str) ->
         except (ValueError, RecursionError):
             pass  # no JSON, whoever reads it
     hint = f"Nest at most {MAX_DEPTH} deep, keep integers within 64 bits and keys unique."
-    said = f"{name[:200]}: {error}" if name else str(error)
+    said = f"{name[:200]}: {error}" if name and error.reason not in ("json", "utf8") else str(error)
     return UsageError(said[:500], where=name[:200], hint=_HINTS.get(error.reason, hint))
 
 

@@ -115,7 +115,8 @@ def verify(
     if json_output:
         print_json({"ok": report.ok, **msgspec.to_builtins(report)})
     else:
-        out.say(render_report(report))
+        for line in render_report(report).splitlines():
+            out.say(line, under="    ")
     if not report.ok:
         raise typer.Exit(AuditError.exit_status)
 
