@@ -236,7 +236,7 @@ RUN = {
     "bridgehold.faces.cli.commands", "bridgehold.faces.cli.run", "bridgehold.faces.layout", "bridgehold.faces.render",
     "bridgehold.faces.screen", "bridgehold.client", "bridgehold.client.once", "bridgehold.config",
     "bridgehold.config.layout", "bridgehold.protocol", "bridgehold.protocol.frames", "bridgehold.protocol.values",
-    "bridgehold.policies", "bridgehold.policies.units", "bridgehold.audit", "bridgehold.audit.chain",
+    "bridgehold.policies", "bridgehold.policies.globs", "bridgehold.policies.units", "bridgehold.audit", "bridgehold.audit.chain",
     "bridgehold.audit.entries", "bridgehold.ids", "bridgehold.reads", "bridgehold.strict",
 }  # fmt: skip
 HEAVY = {
