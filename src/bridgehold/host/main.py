@@ -159,6 +159,7 @@ class HostProcess:
             self._stand("anchors", anchoring.run(self._config.host.anchor_every_s)),
             self._stand("tokens", self._tokens.watch(self._look_up_again)),
             self._stand("the warm pool", self._pool.watch(self._make_order, peers.keeper.versions)),
+            self._stand("quotas", self._tell_journal()),
             asyncio.create_task(self._prestart()),
             asyncio.create_task(self._sweep()),
         ]
@@ -248,7 +249,8 @@ class HostProcess:
             peers.journal,
             demand=lambda tenant: shared.settings.features.demand("artifacts", tenant),
         )
-        self._budgets = spent_before(self._layout, Spending(shared.tenants.of))
+        prices = {name: section.price for name, section in self._config.providers.items()}
+        self._budgets = spent_before(self._layout, Spending(shared.tenants.of, prices))
         self._gateways = GatewayOpener(
             self._config,
             keeper=peers.keeper,
@@ -341,6 +343,7 @@ class HostProcess:
         )
         table = {**methods.table(), **unified.table(), **artifacts.table(), **reloading.table()}
         table |= tenancy.table()
+        self._tell_journal = tenancy.tell_journal
         host = self._config.host
         callers = Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors()))
         servers = [
@@ -435,10 +438,11 @@ class HostProcess:
         asyncio.get_running_loop().call_later(0.05, self._stop.set)
 
     def _warm_again(self) -> None:
-        """The configuration has changed: there may be more to have warm."""
-        task = asyncio.create_task(self._prestart())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """The configuration has changed: there may be more to have warm, and other ceilings."""
+        for work in (self._prestart(), self._tell_journal()):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _prestart(self) -> None:
         """Zygotes that are to be warm before anybody asks. What fails is tried again by the first session."""
@@ -492,6 +496,7 @@ def _socket(descriptor: int) -> socket.socket:
 
 
 def main() -> int:
+    """Run the host process on descriptors of the supervisor's. Returns the exit status."""
     parser = argparse.ArgumentParser()
     names = ("launcher", "keeper", "journal", "listener", "parent", "config")
     for name in names:

@@ -73,9 +73,11 @@ class Reloading:
         self._rules = parts.registry.rules()
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {"reload": Method(NoParams, self.reload, operator=True)}
 
     def serve_with(self, *servers: SocketServer) -> None:
+        """The servers whose principals a reload changes."""
         self._servers = servers
 
     async def reload(self, principal: Principal, _params: NoParams, _emit: Emit) -> Reload:

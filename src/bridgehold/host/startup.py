@@ -61,6 +61,7 @@ class SupervisorLink:
         self._turn = asyncio.Lock()
 
     def say_ready(self) -> None:
+        """Tell the supervisor that the host serves."""
         self._channel.send(READY)
         self._channel.setblocking(False)
 

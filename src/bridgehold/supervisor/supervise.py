@@ -1,7 +1,7 @@
 """The parent of the host's processes: starts them, joins them by sockets, ends all when one ends.
 
-It reads a word of the host's (`handover`), and no byte that anyone else sends. As root the host, the
-keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
+It reads what the host asks it (`handover`, `files`), and no byte that anyone else sends. As root the host,
+the keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
 over one gives nothing of another; the launcher stays privileged.
 """
 

@@ -228,6 +228,7 @@ class Live:
         self._midline = False
 
     def __call__(self, event: dict[str, Any]) -> None:
+        """Show one event: output as it comes, progress as a bar."""
         kind = event.get("type")
         if kind == "output" and self._output:
             cut = f"[… {event['cut']} bytes not shown]\n" if event.get("cut") else ""

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class SessionSecrets(Protocol):
-    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None: ...
+    """Where a captured key goes: the keeper."""
+
+    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None:
+        """See `KeeperClient.put_session_secret`."""
 
 
 class _Holder(Protocol):

@@ -48,6 +48,8 @@ class SerialChanges:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def take(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Do `change` when the tenant's changes before it are done. A cancelled caller does not cancel it."""
+
         async def alone() -> T:
             async with self._locks.setdefault(tenant, asyncio.Lock()):
                 return await change()
@@ -149,6 +151,7 @@ class ArtifactStore:
             return file.read(length)
 
     def stat(self, tenant: str, digest: str) -> Artifact:
+        """What is known of an artifact. Raises `NotFoundError`."""
         path = self._kept(tenant, digest)
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode(path.with_suffix(_META).read_bytes(), type=Artifact)
@@ -162,6 +165,7 @@ class ArtifactStore:
         return sorted(found, key=lambda one: (one.created, one.digest))
 
     def remove(self, tenant: str, digest: str) -> Artifact:
+        """Remove an artifact; what it was. Raises `NotFoundError`."""
         found = self.stat(tenant, digest)
         path = self._kept(tenant, digest)
         path.unlink(missing_ok=True)

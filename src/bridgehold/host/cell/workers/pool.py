@@ -27,7 +27,8 @@ from bridgehold.sandbox.spec import spec_digest
 class Preparer(Protocol):
     """Order in, attested worker out that knows nothing of its session yet."""
 
-    async def prepare(self, order: StartOrder) -> LiveWorker: ...
+    async def prepare(self, order: StartOrder) -> LiveWorker:
+        """Start and attest a worker; raises what kept it from starting."""
 
 
 OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]

@@ -62,7 +62,8 @@ _MOST_VIOLATIONS = 20
 class GatewayHandle(Protocol):
     """What a worker needs of its gateway: nothing but its end."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close the session's gateway and every connection through it."""
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,8 @@ class LiveWorker:
         self.start_cpu_us = 0
         """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
+        self.gone = False
+        """Nothing more comes from it: it has ended, or is being ended."""
         self._failure: BridgeholdError | None = None
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,12 +128,8 @@ class LiveWorker:
         return self._failure
 
     @property
-    def gone(self) -> bool:
-        """Nothing more comes from it: it has ended, or is being ended."""
-        return self._failure is not None or self.report is not None or self.ended.is_set()
-
-    @property
     def name(self) -> str:
+        """The launcher's name for it."""
         return self.launched.worker
 
     def renew_deadline(self) -> None:
@@ -162,7 +161,8 @@ class LiveWorker:
         if self.log.tap is not None:
             yield
             return
-        self._live_pipes().drain_output()
+        pipes = self.pipes or self._live_pipes()
+        pipes.drain_output()
         self.log.tap = output.write
         try:
             yield
@@ -178,10 +178,11 @@ class LiveWorker:
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
         aside: bool = False,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
     ) -> ResultFrame | FaultFrame:
+        """Send a command to the guest and wait for its frame; see `GuestCalls.call`."""
         return await self.calls.call(
-            self._live_pipes(),
+            self.pipes or self._live_pipes(),
             command,
             args,
             deadline_ms=deadline_ms,
@@ -197,13 +198,15 @@ class LiveWorker:
         self._live_pipes().become_raw(reader, on_body, full)
 
     async def send_raw(self, data: bytes) -> None:
-        await self._live_pipes().send_raw(data)
+        """Bytes for a user script's standard input."""
+        await self._live_pipes().send(data)
 
     def charge(self, size: int) -> None:
         """Its frames were as much work as `size` more bytes: it is read from so much the later."""
         self._live_pipes().charge(size)
 
     def finish_input(self) -> None:
+        """The end of a user script's standard input; nothing happens to one that has ended."""
         if not self.ended.is_set():
             self._live_pipes().finish_input()
 
@@ -240,9 +243,9 @@ class LiveWorker:
 
     async def end(self, failure: BridgeholdError | None = None) -> ExitReport:
         """Kill the whole namespace, wait until it is empty, and give the kernel's report."""
-        if self._failure is None:
-            self._failure = failure
         if failure is not None:
+            self._failure = self._failure or failure
+            self.gone = True
             self.fail_calls(failure)
         with contextlib.suppress(BridgeholdError):
             await self._services.launcher.kill(self.name)
@@ -267,6 +270,7 @@ class LiveWorker:
     async def _watch_exit(self) -> None:
         try:
             self.report = await self._services.launcher.exited(self.name)
+            self.gone = True
         except BridgeholdError as error:
             self.fail_calls(error)
         else:
@@ -274,7 +278,7 @@ class LiveWorker:
             await self._record_exit(self.report)
         finally:
             async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
-                last.callback(self.ended.set)
+                last.callback(self._note_end)
                 last.callback(self.account.close)
                 last.push_async_callback(self.events.close)
                 last.callback(self.calls.fail, CrashError("the worker has ended"))
@@ -282,6 +286,10 @@ class LiveWorker:
                     last.push_async_callback(self.gateway.close)
                 if self.pipes is not None:
                     last.callback(self.pipes.close)
+
+    def _note_end(self) -> None:
+        self.gone = True
+        self.ended.set()
 
     async def _record_exit(self, report: ExitReport) -> None:
         event = WorkerExited(

@@ -64,6 +64,8 @@ class ZygoteInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ZygoteKey(msgspec.Struct, frozen=True, order=True):
+    """What makes one zygote do for two starts."""
+
     tenant: str
     bridge: str
     spec: str
@@ -112,6 +114,7 @@ class Zygote:
         self.sessions.add(name)
 
     def release(self, name: str) -> None:
+        """A session of it has ended."""
         self.sessions.discard(name)
         if not self.sessions:
             self._on_free(self)
@@ -121,6 +124,7 @@ class Zygote:
         self._on_free = act
 
     def facts(self) -> rules.ZygoteFacts:
+        """What the rules decide by."""
         now = time.monotonic()
         return rules.ZygoteFacts(
             name=self.name,
@@ -132,6 +136,7 @@ class Zygote:
         )
 
     def info(self) -> ZygoteInfo:
+        """How it stands, for who lists zygotes."""
         return ZygoteInfo(
             name=self.name,
             tenant=self.key.tenant,
@@ -163,6 +168,7 @@ class Zygotes:
         self._limits = limits
 
     def infos(self) -> list[ZygoteInfo]:
+        """All zygotes."""
         return [zygote.info() for zygote in self._all.values()]
 
     @contextlib.asynccontextmanager
@@ -233,6 +239,7 @@ class Zygotes:
             self._retire(zygote, reason)
 
     async def stop(self) -> None:
+        """End every zygote, and every start of one."""
         if self._looking is not None:
             self._looking.cancel()
         for warming in self._warming.values():
