@@ -61,12 +61,15 @@ class LazyGroup(TyperGroup):
     tree: Tree
 
     def get_params(self, ctx: Any) -> list[Any]:
+        """As typer has them, without validators for texts and flags."""
         return _unvalidated(super().get_params(ctx))
 
     def get_help(self, ctx: Any) -> str:
+        """The page of all commands, or the group's own."""
         return page().rstrip() if self.tree is TREE else super().get_help(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands of the group, under their headings."""
         width = max(len(entry.name) for entries in self.tree.values() for entry in entries)
         for heading, entries in self.tree.items():
             with formatter.section(heading):
