@@ -7,15 +7,27 @@ event loop for it, which costs as much to import as all else that a short comman
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from bridgehold.errors import HostUnavailableError, ProtocolError, from_info
-from bridgehold.protocol.frames import HEADER, MAX_FRAME, WHOLE_CONNECTION, AnswerFrame, RequestFrame, pack
+from bridgehold import reads
+from bridgehold.errors import ConfigError, HostUnavailableError, ProtocolError, from_info
+from bridgehold.protocol.frames import (
+    HEADER,
+    MAX_FRAME,
+    MAX_TOKEN,
+    WHOLE_CONNECTION,
+    AnswerFrame,
+    RequestFrame,
+    pack,
+)
+
+TOKEN_FILE = "BRIDGEHOLD_TOKEN_FILE"  # noqa: S105 - a variable's name
 
 
 class Once:
@@ -28,7 +40,8 @@ class Once:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises `HostUnavailableError` where nobody listens at `path`."""
+        """Raises `HostUnavailableError` where nobody listens at `path`; of tokens as `Client.connect`."""
+        token = token_of(os.environ)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(str(path))
@@ -37,7 +50,10 @@ class Once:
             raise HostUnavailableError(
                 f"no host answers: {error.strerror or error}", where=str(path)
             ) from error
-        return cls(connection)
+        made = cls(connection)
+        if token:
+            made.request("hello", {"token": token})
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -86,3 +102,18 @@ class Once:
 
 def _lost(message: str) -> HostUnavailableError:
     return HostUnavailableError(f"{message}; the request may have been begun", retry="same")
+
+
+def token_of(environ: Mapping[str, str]) -> str:
+    """What the file holds that `environ` names: a token is in no argument and no variable. Empty: none is.
+
+    Raises `ConfigError` for a file that others may read.
+    """
+    named = environ.get(TOKEN_FILE, "")
+    if not named:
+        return ""
+    path = Path(named)
+    text = reads.read_text(path, ConfigError, most=4 * MAX_TOKEN).strip()
+    if path.stat().st_mode & 0o077:
+        raise ConfigError("others may read this token", where=named, hint=f"chmod 600 {named}")
+    return text
