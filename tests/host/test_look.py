@@ -404,3 +404,18 @@ def test_anothers_host_is_closed_in_words_and_with_a_remedy(scene: Scene) -> Non
         lines = [line.split()[0] for line in done.stderr.splitlines()]
         assert lines[1:3] == ["where", "remedy"], (arguments, done.stderr)
         assert where in done.stderr
+
+
+def test_a_command_that_asks_once_acts_for_whom_its_token_says(scene: Scene, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("not-known-here\n")
+    file.chmod(0o600)
+    argv = [sys.executable, "-m", "bridgehold", "run", "python:execute", "--args", '{"code": "1"}']
+    environ = {**os.environ, "BRIDGEHOLD_TOKEN_FILE": str(file)}
+    for mode, status, said in (
+        (0o600, 13, "the token is not known here"),
+        (0o644, 3, "others may read this token"),
+    ):
+        file.chmod(mode)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environ)
+        assert (done.returncode, said in done.stderr) == (status, True), done
