@@ -25,7 +25,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.shares.spending import Spending
-from bridgehold.ids import nearest, parse_name
+from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies import tokens
 from bridgehold.policies.tables import format_time
@@ -364,14 +364,14 @@ class Tenancy:
             )
 
     def _known(self) -> tuple[str, ...]:
-        """Everybody of whom a file, the configuration, a token or a session says something."""
+        """Everybody of whom a file, the configuration, a token or a session says something, and `local`."""
         found = set(self._files.names())
         for section in self._settings.now.principals.values():
             found.update(section.tenants)
         for name in self._tokens.names():
             found.update(self._token(name).tenants)
         found.update(session.key.tenant for session in self._sessions)
-        return tuple(sorted(found - {"*"}))
+        return tuple(sorted({*found, LOCAL_TENANT} - {"*"}))
 
     def _require(self, name: str) -> str:
         """`name`, if there is such a tenant. Raises `UsageError`, `NotFoundError`."""

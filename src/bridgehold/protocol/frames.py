@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
 INPUT_CLOSED = "its caller closed its input"
 """Why a foreign script's session ended, where it stayed after the end of its input."""
@@ -59,12 +60,13 @@ async def read_frame(
     limit: int = MAX_FRAME,
     *,
     room: Callable[[int], Awaitable[None]] | None = None,
+    small: int = 0,
     patience_s: float | None = None,
 ) -> bytes | None:
     """One frame's body, or None at a clean end. Raises `ProtocolError` beyond `limit`.
 
-    `room`: asked with the length before a byte of the body is read. `patience_s`: from a frame's first byte
-    to its last, and a second more for each MiB; a frame that takes longer is a `ProtocolError`.
+    `room`: asked with a length beyond `small` before a byte of the body is read. `patience_s`: from a
+    frame's first byte to its last, and a second more for each MiB; a longer one is a `ProtocolError`.
     """
     try:
         header = await reader.read(_HEADER.size)
@@ -81,7 +83,7 @@ async def read_frame(
     (length,) = _HEADER.unpack(header)
     if length > limit:
         raise ProtocolError(f"a frame of {length} bytes; at most {limit} are taken")
-    if room is not None:
+    if room is not None and length > small:
         await room(length)
     try:
         async with asyncio.timeout(None if patience_s is None else patience_s + length / _PACE):
@@ -107,17 +109,17 @@ class OfferedTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """JSON Schema of what it gives; anything if empty."""
 
 
-class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of `run`.
-
-    `arguments` are checked against the manifest's schema; `deadline_ms` 0 leaves the policy's.
-    """
+class CommandRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``run``: one command as a caller sent it; nothing of it has been believed yet."""
 
     operation: str
+    """``bridge:operation``."""
     arguments: dict[str, object] = {}
-    tenant: str = "local"
-    session: str = "anonymous"
+    tenant: str = LOCAL_TENANT
+    session: str = ANONYMOUS_SESSION
+    """A session's name, or its id."""
     deadline_ms: int = 0
+    """A caller may only shorten what the policy and the manifest give; 0: theirs."""
     stream: bool = False
     progress: bool = False
     """Events of type ``building`` while an environment is built for it."""
@@ -197,7 +199,7 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     bridge: str
     progress: bool = False
-    """As of `RunParams`."""
+    """As of `CommandRequest`."""
     name: str = ""
     tenant: str = "local"
     stays: bool = False

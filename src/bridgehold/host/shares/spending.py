@@ -90,6 +90,10 @@ class Spending:
             money_per_month=of_month[2],
         )
 
+    def demand_active(self, tenant: str) -> None:
+        """Raise `SuspendedError` where nothing begins for the tenant."""
+        self._tenant_of(tenant).demand()
+
     def demand(self, tenant: str, provider: str, tokens: int) -> None:
         """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.
 

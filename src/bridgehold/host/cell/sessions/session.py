@@ -170,53 +170,45 @@ class Session:
         """
         self.commands += 1
         with self.worker.capturing(output):
-            return await self._call(operation, arguments, deadline_ms, stream, tools)
-
-    async def _call(
-        self,
-        operation: str,
-        arguments: dict[str, object],
-        deadline_ms: int,
-        stream: Stream | None,
-        tools: ToolHandler | None,
-    ) -> ResultFrame | FaultFrame:
-        stop, grace_ms = asyncio.Event(), self.order.grant.limits.grace_ms
-        work = asyncio.ensure_future(
-            self.worker.call(
-                operation,
-                arguments,
-                deadline_ms=deadline_ms,
-                stream=stream,
-                tools=tools,
-                stop=stop,
+            stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            grace_ms = self.order.grant.limits.grace_ms
+            work = asyncio.ensure_future(
+                self.worker.call(
+                    operation,
+                    arguments,
+                    deadline_ms=deadline_ms,
+                    stream=stream,
+                    tools=tools,
+                    stop=stop,
+                )
             )
-        )
-        try:
-            done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
+            try:
+                done, _ = await asyncio.wait({work}, timeout=deadline_ms / 1000)
+                if not done:
+                    stop.set_result(None)
+                    done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
+            except asyncio.CancelledError:
+                await unbroken(self._cancel(work))
+                raise
             if not done:
-                stop.set()
-                done, _ = await asyncio.wait({work}, timeout=grace_ms / 1000)
-        except asyncio.CancelledError:
-            await unbroken(self._cancel(work))
-            raise
-        late = f"{operation} did not end within {format_ms(deadline_ms)}"
-        if not done:
-            error = CommandTimeoutError(
-                f"{late}, nor within {format_ms(grace_ms)} of being interrupted; its session was ended",
-                hint=_MORE_TIME,
-            )
-            work.cancel()
-            report = await self.end(_DEADLINE, error)
-            if report is not None and report.cause == "memory":  # the kernel had ended it before we did
-                raise exit_error(report, self.order.grant.limits)
-            raise error
-        frame = work.result()
-        if stop.is_set():
-            error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
-            if isinstance(frame, FaultFrame):
-                error.tell_traceback(fault_error(frame).traceback)
-            raise error
-        return frame
+                late = f"{operation} did not end within {format_ms(deadline_ms)}"
+                error = CommandTimeoutError(
+                    f"{late}, nor within {format_ms(grace_ms)} of being interrupted; its session was ended",
+                    hint=_MORE_TIME,
+                )
+                work.cancel()
+                report = await self.end(_DEADLINE, error)
+                if report is not None and report.cause == "memory":  # the kernel had ended it before we did
+                    raise exit_error(report, self.order.grant.limits)
+                raise error
+            frame = work.result()
+            if stop.done():
+                late = f"{operation} did not end within {format_ms(deadline_ms)}"
+                error = CommandTimeoutError(f"{late} and was interrupted; its session lives", hint=_MORE_TIME)
+                if isinstance(frame, FaultFrame):
+                    error.tell_traceback(fault_error(frame).traceback)
+                raise error
+            return frame
 
     async def beside(
         self, operation: str, arguments: dict[str, object], *, deadline_ms: int

@@ -81,6 +81,8 @@ class Sessions:
         """Those of them that have been counted, and the memory that each may use."""
         self._starting: dict[str, str] = {}
         """For whom, by the id of the session to be."""
+        self._by_id: dict[str, Session] = {}
+        """All that are open or ending."""
         self._ending: dict[SessionKey, Session] = {}
         """Forgotten already, and not quite gone."""
         self._watchers: set[asyncio.Task[None]] = set()
@@ -163,6 +165,7 @@ class Sessions:
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        self._by_id[session.id] = session
         session.draining, session.leaving = self._stopping, self._leaving
         session.anew = anew(self._ended.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
@@ -245,6 +248,7 @@ class Sessions:
         await session.end(WORKER_ENDED)
         await self._remember(session)
         self._bury(session)
+        self._by_id.pop(session.id, None)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
 
@@ -267,9 +271,8 @@ class Sessions:
 
     def calling_out(self, session_id: str) -> Attribution:
         """As `attribute`, of a request at the gateway: that there was one is noted with the session."""
-        for session in self:
-            if session.id == session_id:
-                session.called_out = session.reached_out = True
+        if (session := self._by_id.get(session_id)) is not None:
+            session.called_out = session.reached_out = True
         return self.attribute(session_id)
 
     def attribute(self, session_id: str) -> Attribution:
@@ -277,14 +280,16 @@ class Sessions:
 
         Between commands and at start-up for who opened it, and for no command.
         """
-        found = next((one for one in self if one.id == session_id), None)
+        found = self._by_id.get(session_id)
         if found is None:
             return Attribution("", self._starting.get(session_id, ""))
         return Attribution(found.current_command, found.current_principal)
 
     async def by_id(self, tenant: str, session_id: str) -> Session | SessionKey:
         """The tenant's live session of that id, or the name under which a lost one opens again."""
-        session = next((s for s in self if (s.id, s.key.tenant) == (session_id, tenant)), None)
+        session = self._by_id.get(session_id)
+        if session is not None and session.key.tenant != tenant:
+            session = None
         if session is not None and session.alive:
             return session
         if session is not None:

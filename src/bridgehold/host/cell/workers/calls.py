@@ -45,9 +45,8 @@ class Watcher(Protocol):
 class ToolHandler(Protocol):
     """Who answers the tool calls of one command."""
 
-    @property
-    def facts(self) -> tuple[ToolFact, ...]:
-        """The tools that the command may call."""
+    facts: tuple[ToolFact, ...]
+    """The tools that the command may call."""
 
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin one. What was wrong with it; empty where nothing."""
@@ -131,10 +130,10 @@ class GuestCalls:
         stream: Stream | None,
         tools: ToolHandler | None = None,
         aside: bool = False,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
     ) -> ResultFrame | FaultFrame:
-        """Send one call and wait for its reply. Cancelled, or told to `stop`: the guest is asked to stop;
-        in the second case its reply is waited for all the same.
+        """Send one call and wait for its reply. Cancelled, or once `stop` is done: the guest is asked to
+        stop; in the second case its reply is waited for all the same.
 
         `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
         Raises `BusyError` where `QUEUE_BOUND` of these are unanswered.
@@ -159,8 +158,10 @@ class GuestCalls:
             await pipes.send(
                 CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
             )
-            if stop is not None and await _first(stop, future):
-                await pipes.send(CancelFrame(id=call_id))
+            if stop is not None:
+                await asyncio.wait((future, stop), return_when=asyncio.FIRST_COMPLETED)
+                if not future.done():
+                    await pipes.send(CancelFrame(id=call_id))
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             with contextlib.suppress(BridgeholdError, TimeoutError):
@@ -172,7 +173,7 @@ class GuestCalls:
         finally:
             self._streams.pop(call_id, None)
             self._tools.pop(call_id, None)
-            if future.done():
+            if future.done() and call_id in self._waiting:
                 self._forget(call_id)
 
     def _forget(self, call_id: int) -> None:
@@ -193,16 +194,6 @@ async def unbroken(work: Coroutine[Any, Any, T]) -> T:
         task.cancelled() or task.exception()  # nobody is left to be told
         raise asyncio.CancelledError
     return task.result()
-
-
-async def _first(stop: asyncio.Event, future: asyncio.Future[Any]) -> bool:
-    """Wait for either; whether `stop` came before `future`."""
-    told = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({told, future}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        told.cancel()
-    return not future.done()
 
 
 def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:

@@ -115,6 +115,8 @@ class LiveWorker:
         self.start_cpu_us = 0
         """Processor time of the start itself: no command's own."""
         self.ended = asyncio.Event()
+        self.gone = False
+        """Nothing more comes from it: it has ended, or is being ended."""
         self._failure: BridgeholdError | None = None
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,11 +126,6 @@ class LiveWorker:
     def failure(self) -> BridgeholdError | None:
         """Why the host ended it, if it did."""
         return self._failure
-
-    @property
-    def gone(self) -> bool:
-        """Nothing more comes from it: it has ended, or is being ended."""
-        return self._failure is not None or self.report is not None or self.ended.is_set()
 
     @property
     def name(self) -> str:
@@ -164,7 +161,8 @@ class LiveWorker:
         if self.log.tap is not None:
             yield
             return
-        self._live_pipes().drain_output()
+        pipes = self.pipes or self._live_pipes()
+        pipes.drain_output()
         self.log.tap = output.write
         try:
             yield
@@ -180,11 +178,11 @@ class LiveWorker:
         stream: Stream | None = None,
         tools: ToolHandler | None = None,
         aside: bool = False,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
     ) -> ResultFrame | FaultFrame:
         """Send a command to the guest and wait for its frame; see `GuestCalls.call`."""
         return await self.calls.call(
-            self._live_pipes(),
+            self.pipes or self._live_pipes(),
             command,
             args,
             deadline_ms=deadline_ms,
@@ -201,7 +199,7 @@ class LiveWorker:
 
     async def send_raw(self, data: bytes) -> None:
         """Bytes for a user script's standard input."""
-        await self._live_pipes().send_raw(data)
+        await self._live_pipes().send(data)
 
     def charge(self, size: int) -> None:
         """Its frames were as much work as `size` more bytes: it is read from so much the later."""
@@ -245,9 +243,9 @@ class LiveWorker:
 
     async def end(self, failure: BridgeholdError | None = None) -> ExitReport:
         """Kill the whole namespace, wait until it is empty, and give the kernel's report."""
-        if self._failure is None:
-            self._failure = failure
         if failure is not None:
+            self._failure = self._failure or failure
+            self.gone = True
             self.fail_calls(failure)
         with contextlib.suppress(BridgeholdError):
             await self._services.launcher.kill(self.name)
@@ -272,6 +270,7 @@ class LiveWorker:
     async def _watch_exit(self) -> None:
         try:
             self.report = await self._services.launcher.exited(self.name)
+            self.gone = True
         except BridgeholdError as error:
             self.fail_calls(error)
         else:
@@ -279,7 +278,7 @@ class LiveWorker:
             await self._record_exit(self.report)
         finally:
             async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
-                last.callback(self.ended.set)
+                last.callback(self._note_end)
                 last.callback(self.account.close)
                 last.push_async_callback(self.events.close)
                 last.callback(self.calls.fail, CrashError("the worker has ended"))
@@ -287,6 +286,10 @@ class LiveWorker:
                     last.push_async_callback(self.gateway.close)
                 if self.pipes is not None:
                     last.callback(self.pipes.close)
+
+    def _note_end(self) -> None:
+        self.gone = True
+        self.ended.set()
 
     async def _record_exit(self, report: ExitReport) -> None:
         event = WorkerExited(
