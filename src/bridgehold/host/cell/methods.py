@@ -321,7 +321,7 @@ class Methods:
         return {"text": self._metrics.text()}
 
     async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """The figures of `bridgehold status`."""
+        """Figures by bridge and operation, as `bridgehold top` shows them."""
         return self._metrics.figures()
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
