@@ -29,7 +29,7 @@ from bridgehold.host.cell.tools.caller import CallerTools, ToolReplyParams
 from bridgehold.host.cell.tools.offers import CallersOffer
 from bridgehold.host.cell.tools.values import ToolSpec
 from bridgehold.host.cell.workers.translate import fault_error
-from bridgehold.host.cell.workers.zygotes import ZygoteInfo
+from bridgehold.host.cell.workers.zygote import ZygoteInfo
 from bridgehold.host.front.environments import LISTENER, Environments
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
@@ -321,7 +321,7 @@ class Methods:
         return {"text": self._metrics.text()}
 
     async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """The figures of `bridgehold status`."""
+        """Figures by bridge and operation, as `bridgehold top` shows them."""
         return self._metrics.figures()
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
