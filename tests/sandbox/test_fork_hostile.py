@@ -230,7 +230,7 @@ def test_a_surprise_ends_the_zygote_and_its_sessions(swept: Machine, act: str) -
         with pytest.raises((ZygoteError, AttestationError, AssertionError)):
             await nursery.fork(client, zygote)
         for guest in (first, zygote):
-            report = await asyncio.wait_for(client.exited(guest.launched.worker), 10)
+            report = await asyncio.wait_for(client.exited(guest.launched.worker), 30)
             assert report.cause == "zygote"
             assert report.reason
             guest.close()
