@@ -18,6 +18,8 @@ import msgspec
 
 MAX_DEPTH = 64
 """Arrays and objects inside one another, the frame's own object included."""
+CALLERS_DEPTH = 60
+"""Those of what a caller sends; a frame's own lie around them."""
 MAX_VALUES = 1_000_000
 """Values in one frame: what a frame of three-byte values may make the host allocate is bounded."""
 

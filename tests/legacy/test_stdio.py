@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from hostile.stage import MANIFEST, POLICY, Stage
 from legacy.peer import Peer, stdio_command
+from waiting import until
 
 CODES = {"crash": 33, "protocol": 34, "session_ended": 37}
 
@@ -37,10 +39,7 @@ def start(host: Stage, tmp: Path, started: list[Peer], *more: str, bridge: str =
 
 
 def wait_gone(host: Stage, session: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while any(info.id == session for info in host.client.sessions()):
-        assert time.monotonic() < deadline, "the session outlived its worker"
-        time.sleep(0.05)
+    until(lambda: not any(info.id == session for info in host.client.sessions()))
 
 
 def test_the_handshake_and_commands_by_their_plain_names(peer: Peer) -> None:
@@ -120,7 +119,7 @@ def test_the_end_of_the_input_lets_commands_finish(host: Stage, peer: Peer) -> N
 def test_a_signal_answers_what_runs_and_ends_the_session(host: Stage, peer: Peer, number: int) -> None:
     session = peer.handshake()["result"]["session"]
     peer.send(1, "execute", {"code": "import time; time.sleep(60)"})
-    time.sleep(0.5)
+    until(lambda: host.busy(session))
     peer.process.send_signal(number)
     answer = peer.receive()
     assert answer["id"] == 1
@@ -133,7 +132,7 @@ def test_a_signal_answers_what_runs_and_ends_the_session(host: Stage, peer: Peer
 def test_a_killed_worker_leaves_no_session(host: Stage, peer: Peer) -> None:
     session = peer.handshake()["result"]["session"]
     peer.send(1, "execute", {"code": "import time; time.sleep(60)"})
-    time.sleep(0.3)
+    until(lambda: host.busy(session))
     peer.process.kill()
     wait_gone(host, session)
 
@@ -177,6 +176,28 @@ def test_a_bridge_that_does_not_exist_is_answered_and_ends(
     assert answer["success"] is False
     assert answer["error"].startswith("not_found: ")
     assert peer.end() == (6, b"")
+
+
+@pytest.mark.parametrize(
+    ("bridge", "tenant", "status", "said"),
+    [
+        ("nothing", "local", 6, "not_found: there is no bridge 'nothing'"),
+        ("python", "../x", 6, "no such tenant"),
+    ],
+)
+def test_what_can_never_answer_says_so_before_it_reads(
+    host: Stage, bridge: str, tenant: str, status: int, said: str
+) -> None:
+    done = subprocess.run(
+        stdio_command("--bridge", bridge, "--tenant", tenant),
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        input=b"",
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (status, b"")
+    assert said in done.stderr.decode()
+    assert done.stderr.count(b"\n") < 4
 
 
 def test_msgpack_is_negotiated_in_json_and_spoken_then(peer: Peer) -> None:
