@@ -292,17 +292,30 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
             return len(warm), sum(one["count"] for one in ready)
 
         until(lambda: standing() == (1, 2))
+        opened_beside: list[str] = []
+
+        def keep_opening() -> None:
+            params = {"bridge": host.plain, "tenant": "gone", "stays": True}
+            with SyncClient.connect(host.layout.socket) as operator:
+                while "suspended" not in opened_beside:
+                    opened_beside.append(code_of(lambda: operator.request("session.open", params)))
+
+        opener = threading.Thread(target=keep_opening)
+        opener.start()
+        until(lambda: opened_beside)
         begun = time.monotonic()
         done = host.client.request("tenant.revoke", {"name": "gone", "reason": "left"})
         assert time.monotonic() - begun < 5
         assert done["ms"] < 5_000
         ended = {part: one["ended"] for part, one in done["parts"].items()}
-        assert ended["sessions"] == 1
+        assert ended["sessions"] >= 1
         assert ended["zygotes"] == 1
-        assert ended["warm_pool"] == 2
+        assert ended["warm_pool"] >= 1
         assert ended["tokens"] == 2
         assert ended["keys"] == 1
         thread.join(30)
+        opener.join(30)
+        assert set(opened_beside) <= {"", "session_ended", "suspended"}, opened_beside
         assert told[0] in {"session_ended", "host_unavailable"}, told
         assert "gone" not in {one["tenant"] for one in host.client.request("sessions")}
         assert standing() == (0, 0)
@@ -448,7 +461,7 @@ def test_every_act_is_in_the_audit_before_and_after_with_who_asked(host: Stage) 
     outcomes = [one for one in host.events("admin.outcome") if one["subject"] == "told"]
     assert [one["action"] for one in intents.values()] == ["tenant.create", "token.create", "tenant.limit"]
     assert [one["intent"] for one in outcomes] == list(intents)
-    assert [(one["ok"], one["code"]) for one in outcomes] == [(True, ""), (True, ""), (False, "policy")]
+    assert [(one["ok"], one["code"]) for one in outcomes] == [(True, ""), (True, ""), (False, "usage")]
     assert {one["principal"] for one in outcomes} == {"owner"}
     assert {one["tenant"] for one in outcomes} == {""}, "no quota of a tenant's keeps an operator from it"
 
