@@ -13,7 +13,7 @@ from bridgehold.policies import grant as grants
 from bridgehold.policies import shipped
 from bridgehold.policies.compose import compose
 from bridgehold.policies.content import NO_BODY
-from bridgehold.policies.decide import decide_connect, decide_egress, decide_operation, decide_secret
+from bridgehold.policies.decide import decide_connect, decide_egress, decide_operation, secret_of
 from bridgehold.policies.model import (
     GIB,
     MIB,
@@ -88,7 +88,7 @@ def test_nothing_is_granted_by_an_empty_policy(grant_of: Make) -> None:
     )
     assert not decide_egress(grant, "openai", "POST", "/chat/completions", NO_BODY).allowed
     assert not decide_connect(grant, "api.openai.com", 443).allowed
-    assert not decide_secret(grant, "openai", provider="openai").allowed
+    assert secret_of(grant, "openai") is None
     assert not decide_operation(grant, "dspy", "create_program").allowed
     assert len(grant.withheld) == 9
 

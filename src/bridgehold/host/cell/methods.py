@@ -29,18 +29,20 @@ from bridgehold.host.cell.tools.caller import CallerTools, ToolReplyParams
 from bridgehold.host.cell.tools.offers import CallersOffer
 from bridgehold.host.cell.tools.values import ToolSpec
 from bridgehold.host.cell.workers.translate import fault_error
-from bridgehold.host.cell.workers.zygotes import ZygoteInfo
+from bridgehold.host.cell.workers.zygote import ZygoteInfo
 from bridgehold.host.front.environments import LISTENER, Environments
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.server import stream_event
+from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.logs import OutputPiece
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import parse_name, random_id
 from bridgehold.protocol.frames import (
     BridgeParams,
     BuildParams,
+    CommandRequest,
     DrainParams,
     FindParams,
     NamedBridgeParams,
@@ -49,14 +51,13 @@ from bridgehold.protocol.frames import (
     OpenScriptParams,
     ProfileParams,
     ResumeParams,
-    RunParams,
     ScriptEofParams,
     ScriptSendParams,
     SessionParams,
     SessionsParams,
     StopParams,
 )
-from bridgehold.protocol.values import CommandRequest, Principal, Profile, Reply, SessionInfo
+from bridgehold.protocol.values import Principal, Profile, Reply, SessionInfo
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
@@ -77,10 +78,9 @@ def _require_reader(principal: Principal) -> None:
         )
 
 
-def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
+def _tell_builds(bridge: str, emit: Emit) -> None:
     """Events of the build that this request waits for, if there is one."""
-    if wanted:
-        LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
+    LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
 
 
 class AskStop(Protocol):
@@ -144,7 +144,7 @@ class Methods:
         """The methods by name."""
         return {
             "ping": Method(NoParams, self.ping, reads=True),
-            "run": Method(RunParams, self.run, decides=True),
+            "run": Method(CommandRequest, self.run, decides=True),
             "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
@@ -174,31 +174,18 @@ class Methods:
         """That the host answers, with its version and how many sessions it has."""
         return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
-    async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
+    async def run(self, principal: Principal, request: CommandRequest, emit: Emit) -> Reply:
         """Run a command."""
-        request = CommandRequest(
-            operation=params.operation,
-            arguments=params.arguments,
-            tenant=params.tenant,
-            session=params.session,
-            deadline_ms=params.deadline_ms,
-            parent=params.parent,
-        )
-        _tell_builds(params.progress, params.operation.partition(":")[0], emit)
-        watcher = _Watching(emit) if params.stream else None
+        if request.progress:
+            _tell_builds(request.operation.partition(":")[0], emit)
+        watcher = _Watching(emit) if request.stream else None
         callers: CallersOffer | None = None
-        if params.tools:
-            specs = tuple(
-                ToolSpec(
-                    name=tool.name,
-                    description=tool.description,
-                    parameters=tool.parameters,
-                    result=tool.result,
-                )
-                for tool in params.tools
-            )
+        if request.tools:
+            specs = tuple(ToolSpec(**msgspec.structs.asdict(tool)) for tool in request.tools)
             callers = CallersOffer(specs, self._tools.source(emit))
-        self._unnamed.use(params.session, principal.may_act_for)
+        _, holders = self._unnamed.holders.get(request.session, (None, None))
+        if holders is not None and CALLER.get() not in holders:
+            self._unnamed.use(request.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
@@ -209,7 +196,8 @@ class Methods:
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """Open a session, or find the one of that name."""
         key = self._key(params)
-        _tell_builds(params.progress, params.bridge, emit)
+        if params.progress:
+            _tell_builds(params.bridge, emit)
         opening = self._open(key, principal)
         if not params.name and not params.stays:
             opening = self._unnamed.opened(asyncio.ensure_future(opening))
@@ -226,7 +214,8 @@ class Methods:
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
         key = self._key(params)
-        _tell_builds(params.progress, params.bridge, emit)
+        if params.progress:
+            _tell_builds(params.bridge, emit)
         return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def script_open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
@@ -332,7 +321,7 @@ class Methods:
         return {"text": self._metrics.text()}
 
     async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """The figures of `bridgehold status`."""
+        """Figures by bridge and operation, as `bridgehold top` shows them."""
         return self._metrics.figures()
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
@@ -385,10 +374,9 @@ class Methods:
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
         """Build a bridge's environment now."""
-        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
-        grant = await self._registry.grant(params.tenant, manifest.name)
-        built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
-        return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+        found = await self._registry.granted(params.tenant, parse_name(params.bridge, "bridge"))
+        built = await self._environments.ensure(found.manifest, emit, grant=found.grant, anew=params.anew)
+        return {"bridge": found.manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
         """Read every byte of environments, and compare it with what was sealed."""

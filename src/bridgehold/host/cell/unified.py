@@ -8,13 +8,14 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.host.cell.commands.dispatch import Dispatch
-from bridgehold.host.cell.commands.resources import Act, Resources, choose, kinds_of
+from bridgehold.host.cell.commands.resources import Act, Resources, choose
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_name
 from bridgehold.policies.decide import decide_operation, decide_resource
-from bridgehold.protocol.values import CommandRequest, Principal, Reply, ResourceRef
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import Principal, Reply, ResourceRef
 
 
 class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,8 +120,8 @@ class Unified:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
         principal.demand_bridge(bridge)
-        manifest = self._registry.manifest(bridge, params.tenant)
-        grant = await self._registry.grant(params.tenant, bridge)
+        found = await self._registry.granted(params.tenant, bridge)
+        manifest, grant = found.manifest, found.grant
         return {
             "name": bridge,
             "version": manifest.version,
@@ -133,7 +134,7 @@ class Unified:
                 {
                     **msgspec.to_builtins(operation),
                     "granted": decide_operation(
-                        grant, bridge, operation.name, kinds_of(manifest, operation, {})
+                        grant, bridge, operation.name, manifest.kinds_of(operation, {})
                     ).allowed,
                 }
                 for operation in manifest.operations.values()

@@ -227,7 +227,7 @@ class Buffers:
                             self._queue.remove(freed)
         except TimeoutError:
             raise BusyError("the host holds as many bytes for this tenant's sandboxes as it may") from None
-        self._tenants.move(owner[0], size)
+        self._tenants.take(owner[0], size, owed=True)
         self._held[owner] = self._held.get(owner, 0) + size
 
     def _fits(self, owner: Owner, size: int) -> bool:
@@ -235,7 +235,7 @@ class Buffers:
 
     def give(self, owner: Owner, size: int) -> None:
         """Give `size` bytes back."""
-        self._tenants.move(owner[0], -size)
+        self._tenants.take(owner[0], -size)
         left = self._held.get(owner, 0) - size
         if left > 0:
             self._held[owner] = left

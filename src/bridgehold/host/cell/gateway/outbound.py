@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from bridgehold.audit.events import EgressOutcome
 from bridgehold.errors import BridgeholdError, BusyError, DeniedError, SuspendedError
 from bridgehold.host.cell.gateway.clienthello import NotTls, server_name
 from bridgehold.host.cell.gateway.credentials import holds_placeholder
@@ -79,7 +78,7 @@ class Outbound:
             try:
                 self._active(self._served.facts.tenant)
                 address, rule = await self._address()
-                intent, command = await self._served.records.intent(
+                announced = await self._served.records.intent(
                     provider="",
                     host=self._place,
                     method=self._target.method,
@@ -100,12 +99,20 @@ class Outbound:
             return
         code = "cancelled"
         try:
-            code = await self._allowed(replies, connection, request, (address, intent))
+            code = await self._allowed(replies, connection, request, (address, announced.reference))
         except GuestGone:
             code = "guest_gone"
             raise
         finally:
-            await asyncio.shield(self._record(intent, command, code))
+            outcome = self._served.records.outcome(
+                announced,
+                started=self._started,
+                status=self._status,
+                request_bytes=self._sent,
+                response_bytes=self._received,
+                code=code,
+            )
+            await asyncio.shield(outcome)
 
     async def _allowed(
         self, replies: Replies, connection: h11.Connection, request: h11.Request, decided: tuple[str, str]
@@ -311,27 +318,6 @@ class Outbound:
             )
             await replies.refuse(refusal, "", close=True)
             return "provider"
-
-    async def _record(self, intent: str, command: str, code: str) -> None:
-        facts = self._served.facts
-        await self._served.records.outcome(
-            EgressOutcome(
-                tenant=facts.tenant,
-                session=facts.session,
-                command=command,
-                intent=intent,
-                provider="",
-                host=self._place,
-                method=self._target.method,
-                path=self._shown_path[:500],
-                status=self._status,
-                request_bytes=self._sent,
-                response_bytes=self._received,
-                ms=int((time.monotonic() - self._started) * 1000),
-                background=not command,
-                code=code,
-            )
-        )
 
 
 class _Bounded:

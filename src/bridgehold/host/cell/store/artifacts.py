@@ -187,7 +187,8 @@ class ArtifactStore:
             path = self._of(tenant) / digest.removeprefix("sha256:")
             if path.is_file():
                 return path
-        raise NotFoundError(f"no artifact {digest[:80]!r} here")
+        hint = "`bridgehold artifacts list` shows what a tenant keeps."
+        raise NotFoundError(f"no artifact {digest[:80]!r} here", hint=hint)
 
     def _part(self, tenant: str, upload: str) -> Path:
         if _UPLOAD.fullmatch(upload):
