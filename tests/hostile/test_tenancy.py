@@ -21,6 +21,7 @@ import pytest
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import Stage, stage
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 KIND = "root" if os.getuid() == 0 else "self"
@@ -60,13 +61,6 @@ def host() -> Iterator[Stage]:
         policy.write_text(policy.read_text().replace('command = "8s"', 'command = "120s"'))
         yield ready
         assert "Traceback" not in ready.layout.config.parent.joinpath("host.log").read_text()
-
-
-def until(done: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def made(host: Stage, name: str, **limits: object) -> str:
