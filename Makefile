@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check compat bench setup environments upgrade docs vm clean
+.PHONY: demo test check compat bench setup environments upgrade docs vm wheel clean
 
 demo: setup
 	@$(BIN)/bridgehold demo
@@ -26,6 +26,10 @@ docs: setup
 
 vm: setup
 	@scripts/vm-test
+
+# The wheel, installed and used with each Python of this machine (scripts/try-wheel).
+wheel: setup
+	@VENV=$(VENV) $(BIN)/python scripts/try-wheel
 
 setup:
 	@VENV=$(VENV) scripts/setup

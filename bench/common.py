@@ -74,20 +74,29 @@ def show(rows: Sequence[Row]) -> None:
     if "--json" in sys.argv[1:]:
         print(json.dumps([asdict(r) for r in rows], indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from bridgehold.faces.layout import Column, number
+    from bridgehold.faces.render import table
 
-    table = Table(header_style="bold")
-    for column in ("figure", "value", "baseline", "ratio", "bar", ""):
-        table.add_column(column, justify="left" if column in ("figure", "bar", "") else "right")
-    for r in rows:
-        mark = "" if r.ok is None else "[green]holds[/]" if r.ok else "[red]misses[/]"
-        table.add_row(
-            r.name,
-            f"{r.value:.4g} {r.unit}",
-            f"{r.baseline:.4g} {r.unit}" if r.baseline is not None else "",
-            f"{r.ratio:.2f} ×" if r.ratio is not None else "",
-            r.bar,
-            mark,
-        )
-    Console(width=120).print(table)
+    columns = (
+        "figure",
+        number("value"),
+        number("baseline"),
+        number("ratio"),
+        "bar",
+        Column("", styles=_MARKS),
+    )
+    table(columns, [_cells(one) for one in rows])
+
+
+_MARKS = {"holds": "green", "misses": "red"}
+
+
+def _cells(one: Row) -> tuple[str, ...]:
+    return (
+        one.name,
+        f"{one.value:.4g} {one.unit}",
+        f"{one.baseline:.4g} {one.unit}" if one.baseline is not None else "",
+        f"{one.ratio:.2f} ×" if one.ratio is not None else "",
+        one.bar,
+        "" if one.ok is None else "holds" if one.ok else "misses",
+    )

@@ -1,8 +1,8 @@
 """The documentation's fenced blocks, and a shell that types them: as root or as an ordinary user.
 
 A ``console`` block has commands after ``$ `` (continued after ``> ``), and after each what it must print, somewhere
-and in that order; ``…`` is anything. A comment right before a block, ``<!-- not run: WHY -->`` or ``<!-- run as root
-only: WHY -->``, says what can't be typed here.
+and in that order; ``…`` is anything. A comment right before a block, ``<!-- not run: WHY -->``, says what can't be
+typed here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ ROOT = Path(__file__).parents[1]
 DONE = ("make setup", "source .venv/bin/activate")
 """What this suite itself runs in."""
 TYPED = ("console", "sh", "python")
-_FENCE = re.compile(
-    r"(?:^<!-- (not run|run as root only): ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE
-)
+_FENCE = re.compile(r"(?:^<!-- (not run): ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _PYTHON = """
 import ast, asyncio, inspect, sys
 text = open(sys.argv[1]).read()
@@ -41,11 +39,12 @@ class Block:
     language: str
     text: str
     only: str = ""
-    """``not run``, ``run as root only``, or nothing."""
+    """``not run``, or nothing."""
     why: str = ""
 
-    def runs_as(self, root: bool) -> bool:
-        return self.language in TYPED and (not self.only or (root and self.only != "not run"))
+    @property
+    def runs(self) -> bool:
+        return self.language in TYPED and not self.only
 
 
 def blocks(page: Path) -> list[Block]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridgehold.errors import BridgeholdError
-
 if TYPE_CHECKING:
     from bridgehold.client.client import Client, Host, connect
     from bridgehold.client.sync import SyncClient
     from bridgehold.client.tools import Tool
+    from bridgehold.errors import BridgeholdError
 
 __all__ = ["BridgeholdError", "Client", "Host", "SyncClient", "Tool", "connect"]
 
 _LAZY = {
+    "BridgeholdError": "bridgehold.errors",
     "Client": "bridgehold.client.client",
     "Host": "bridgehold.client.client",
     "connect": "bridgehold.client.client",

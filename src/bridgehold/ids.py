@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import re
 import secrets
@@ -48,6 +49,7 @@ def is_operation(text: str) -> bool:
     return _OPERATION.fullmatch(text) is not None
 
 
+@functools.lru_cache(1_024)  # of commands alone, which are short: what is none raises, and is not kept
 def parse_command(text: str) -> tuple[str, str]:
     """(bridge, operation) of ``BRIDGE:OPERATION``, or `UsageError`."""
     bridge, _, operation = text.partition(":")

@@ -18,6 +18,8 @@ import msgspec
 
 MAX_DEPTH = 64
 """Arrays and objects inside one another, the frame's own object included."""
+CALLERS_DEPTH = 60
+"""Those of what a caller sends; a frame's own lie around them."""
 MAX_VALUES = 1_000_000
 """Values in one frame: what a frame of three-byte values may make the host allocate is bounded."""
 
@@ -49,48 +51,46 @@ class StrictError(ValueError):
 
 def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> object:
     """The JSON value of `data`, or `StrictError`. Integers lie within 64 bits, keys are unique."""
-    _check_utf8(data)
-    plain = b"\\" not in data
-    text = data
-    if not plain or not _within(data, max_depth, max_values) or _has_long_digits(data):
-        text = _STRING.sub(b"", data)
-        _check_size(text.translate(None, _NOT_STRUCTURE), max_depth, max_values)
-        _check_integers(text)
+    text = measured(data, max_depth=max_depth, max_values=max_values)
     try:
         value: object = _decode(data)
     except (msgspec.DecodeError, ValueError) as error:
         raise StrictError("json", f"not JSON: {error}") from None
     except RecursionError:
         raise StrictError("depth", f"nested deeper than {max_depth}") from None
-    if text.count(b":") > 1 and not _same_keys(data, text, value, plain=plain):
-        raise StrictError("duplicate_key", "an object has the same key twice")
+    if text.count(b":") > 1:  # writing it gives as many: a repeated key loses at least one
+        again = _encode(value)
+        if b"\\" not in data:  # strings are written verbatim, and may be counted along
+            same = data.count(b":") == again.count(b":")
+        else:
+            same = text.count(b":") == _STRING.sub(b"", again).count(b":")
+        if not same:
+            raise StrictError("duplicate_key", "an object has the same key twice")
     return value
 
 
+def measured(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> bytes:
+    """`data`, or all of it that stands outside strings, once it is sure that it keeps the bounds.
+
+    Raises `StrictError`. Whether it is JSON is not looked at.
+    """
+    if not data.isascii():
+        _check_utf8(data)
+    opened = data.count(b"[") + data.count(b"{")  # as if every bracket and comma within strings counted
+    within = opened <= max_depth and opened + data.count(b",") < max_values
+    if within and b"\\" not in data and _DIGITS_19 not in data.translate(_DIGITS):
+        return data
+    text = _STRING.sub(b"", data)
+    _check_size(text.translate(None, _NOT_STRUCTURE), max_depth, max_values)
+    _check_integers(text)
+    return text
+
+
 def _check_utf8(data: bytes) -> None:
-    if data.isascii():
-        return
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise StrictError("utf8", f"not UTF-8: {error.reason} at byte {error.start}") from None
-
-
-def _within(data: bytes, max_depth: int, max_values: int) -> bool:
-    """Whether the bounds hold even if every bracket and comma inside strings counted."""
-    opened = data.count(b"[") + data.count(b"{")
-    return opened <= max_depth and opened + data.count(b",") < max_values
-
-
-def _same_keys(data: bytes, text: bytes, value: object, *, plain: bool) -> bool:
-    """Whether writing `value` gives as many colons: a repeated key loses at least one.
-
-    Without a backslash in the text, its strings are written verbatim and may be counted along.
-    """
-    again = _encode(value)
-    if plain:
-        return data.count(b":") == again.count(b":")
-    return text.count(b":") == _STRING.sub(b"", again).count(b":")
 
 
 def _check_size(skeleton: bytes, max_depth: int, max_values: int) -> None:
@@ -103,12 +103,8 @@ def _check_size(skeleton: bytes, max_depth: int, max_values: int) -> None:
             raise StrictError("depth", f"nested deeper than {max_depth}")
 
 
-def _has_long_digits(text: bytes) -> bool:
-    return _DIGITS_19 in text.translate(_DIGITS)
-
-
 def _check_integers(bare: bytes) -> None:
-    if not _has_long_digits(bare):
+    if _DIGITS_19 not in bare.translate(_DIGITS):
         return
     for match in _LONG_INTEGER.finditer(bare):
         digits = match[0]

@@ -30,13 +30,14 @@ def to_plain(value: object) -> Any:
     become objects, enums their value, paths, UUIDs and decimals text, numpy's scalars and arrays
     Python's. Dates and times become ISO 8601 text to their last digit, durations seconds, whichever
     library they are of. NaN, NaT, infinities, bytes, integers beyond 64 bits, durations that a float
-    of seconds can't tell from others, and anything else raise `NotPlain` with the place and the remedy.
+    of seconds can't tell from others, halves of surrogate pairs, and anything else raise `NotPlain` with the
+    place and the remedy.
     """
     return _Converter().convert(value, "result", 0)
 
 
 def clean_text(text: str) -> str:
-    """`text` with lone surrogates spelled out, because UTF-8 has none; never a subclass."""
+    """`text` as it is shown: lone surrogates spelled out, because UTF-8 has none; never a subclass."""
     text = str.__str__(text)
     try:
         text.encode("utf-8")
@@ -57,7 +58,7 @@ class _Converter:
             return value
         kind = type(value)
         if kind is str:
-            return clean_text(value)
+            return value if value.isascii() else _sent(value, where)
         if kind is int:
             return _integer(value, where)
         if kind is float:
@@ -87,7 +88,7 @@ class _Converter:
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             return self._object(fields, where, depth)
         if _is_text(value):
-            return clean_text(str(value))
+            return _sent(str(value), where)
         return self._foreign(value, where, depth)
 
     def _foreign(self, value: Any, where: str, depth: int) -> Any:
@@ -146,7 +147,7 @@ def _is_text(value: object) -> bool:
 
 def _key(key: object, where: str) -> str:
     if isinstance(key, str):
-        return clean_text(str(key))
+        return _sent(str(key), f"a key of {where}")
     if isinstance(key, Enum):
         return _key(key.value, where)
     if isinstance(key, (int, float)) and not isinstance(key, bool):
@@ -155,6 +156,19 @@ def _key(key: object, where: str) -> str:
     if callable(item) and getattr(key, "ndim", None) == 0:
         return _key(item(), where)
     raise NotPlain(f"{where}: a key of type {type(key).__name__}; keys are text")
+
+
+def _sent(text: str, where: str) -> str:
+    """A value's own text: what it would have to be spelled with is no longer the value."""
+    text = str.__str__(text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise NotPlain(
+            f"{where}: text with a lone surrogate at character {error.start}, which UTF-8 has none of; "
+            "decode it with the encoding that it came in, or return base64 text"
+        ) from None
+    return text
 
 
 def _integer(value: int, where: str) -> int:

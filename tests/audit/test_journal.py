@@ -20,7 +20,7 @@ from audit_support import Filler, LiveJournal, connected, intent, lines_of, outc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bridgehold.audit import anchors, wire
-from bridgehold.audit.client import JournalClient
+from bridgehold.audit.client import JournalClient, request
 from bridgehold.audit.events import (
     CommandRefused,
     EgressIntent,
@@ -371,6 +371,32 @@ def test_a_tenant_past_its_quota_is_refused_others_go_on_and_its_ends_are_still_
     assert verify_audit(audit).integrity.ok
 
 
+def test_a_tenants_own_quota_is_below_the_others_and_never_above(live: Live, audit: Path) -> None:
+    async def act() -> None:
+        async with connected(live(limits=Limits(tenant_quota_bytes=40_000))) as client:
+
+            async def written(tenant: str) -> int:
+                for count in range(200):
+                    try:
+                        await client.append(intent(tenant=tenant))
+                    except BudgetError:
+                        return count
+                return 200
+
+            await client.bound("small", 10_000)
+            await client.bound("wide", 10**12)
+            small, wide, plain = [await written(one) for one in ("small", "wide", "plain")]
+            assert 0 < 2 * small < plain
+            assert abs(wide - plain) <= 2, "no word of the host's makes a quota larger"
+            await client.bound("small", 0)
+            assert abs(small + await written("small") - plain) <= 2
+            with pytest.raises(AuditError):
+                await client._ask(wire.QUOTA, b'{"tenant": "small"}')
+
+    asyncio.run(act())
+    assert verify_audit(audit).integrity.ok
+
+
 def test_an_anchor_is_stored_and_written_and_only_of_this_audit(
     live: Live, audit: Path, tmp_path: Path
 ) -> None:
@@ -470,7 +496,7 @@ def test_a_client_that_reads_nothing_bounds_itself(live: Live) -> None:
     """The journal stops reading from it; its memory does not grow with what is sent."""
     journal = live()
     payload = b'{"kind":"host.stopped","reason":"x"}'
-    frame = wire.request(wire.APPEND_BUFFERED, 1, payload)
+    frame = request(wire.APPEND_BUFFERED, 1, payload)
     journal.socket.setblocking(False)
     sent, still = 0, 0
     deadline = time.monotonic() + 20
@@ -546,14 +572,17 @@ def test_an_intent_whose_caller_left_or_lost_patience_is_closed_once_it_is_writt
             async with asyncio.timeout(10):
                 while client._waiting:
                     await asyncio.sleep(0.02)
-            arrived, moment = client.received, [asyncio.ensure_future(client.append(e)) for e in announced]
+            arrived, moment = (
+                client.data_received,
+                [asyncio.ensure_future(client.append(e)) for e in announced],
+            )
 
-            def received(answers: list[wire.Answer]) -> None:
+            def received(data: bytes) -> None:
                 for one in moment:  # none of them runs before the answers are here
                     one.cancel()
-                arrived(answers)
+                arrived(data)
 
-            client.received = received  # type: ignore[method-assign]  # the moment is the act
+            client.data_received = received  # type: ignore[method-assign]  # the moment is the act
             said = await asyncio.gather(*moment, return_exceptions=True)
             assert [type(one).__name__ for one in said] == ["CancelledError"] * 3
         async with asyncio.timeout(10):

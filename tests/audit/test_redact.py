@@ -13,6 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridgehold.audit import arguments as audit_arguments
+from bridgehold.audit import redact
+from bridgehold.audit.arguments import preview_of, split_keys
 from bridgehold.audit.redact import MASK, Redactor, is_key_name, mask_named, mask_shapes, preview
 
 SECRET = 'pa$$/w+rd "x"\\é-7Qz9'
@@ -238,3 +241,44 @@ def test_a_web_token_is_found_wherever_it_begins() -> None:
         assert "zdWIi" not in shown, before
         assert shown.endswith(" rest"), before
     assert mask_shapes("eyJhbGciOiJIUzI1NiJ9.plain") == "eyJhbGciOiJIUzI1NiJ9.plain"
+
+
+NAMED = [
+    "api_key",
+    "ap_i.key",
+    "PAT",
+    "to\u212aen",
+    "-u",
+    "--user",
+    "--token",
+    "x",
+    "code",
+    "path",
+    "sig",
+    "é",
+    "",
+]
+SAID = ["me:pw", "n" * 70, "Bearer abcdefghijklmnop1234", "https://me:pw@h", "sk-abcdefghijklmnop", PLAIN]
+PIECES = st.sampled_from([*NAMED, *SAID])
+ANY = st.recursive(
+    PIECES | st.none() | st.booleans() | st.integers(-9, 9) | st.just(b"bytes"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PIECES, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(arguments=st.dictionaries(PIECES, ANY, max_size=3))
+def test_what_is_seen_at_one_look_is_what_the_whole_search_says(arguments: dict[str, object]) -> None:
+    found = split_keys(arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit_arguments, "is_quiet", lambda *_: False)
+        whole = split_keys(arguments)
+    assert (found.kept, found.keys) == (whole.kept, whole.keys)
+    assert preview_of(found, 2_000) == preview_of(whole, 2_000)
+
+
+def test_every_name_of_keys_is_seen_at_one_look() -> None:
+    names = {*redact.KEY_NAMES, *redact._KEY_ENDS, *redact._OF_PROVIDERS, *redact._FOR_PROVIDERS}
+    for name in names | redact._MAYBE | redact._WORDS | {"accesskeyid", "passcode", "pwd", "passwd"}:
+        assert redact.SAYS.search(redact.NO_LETTERS.sub("", name)) is not None, name

@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 from bridgehold.bridges import needs, schema
 from bridgehold.bridges.catalogue import Catalogue, check_ready
-from bridgehold.bridges.frames import ReadyFrame
+from bridgehold.bridges.frames import FaultCode, ReadyFrame
 from bridgehold.bridges.manifest_file import parse_manifest
-from bridgehold.bridges.wire import WIRE_REASONS, FaultCode
+from bridgehold.bridges.wire import WIRE_REASONS
 from bridgehold_sdk import common
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,33 @@ def test_every_reason_that_is_given_is_one_of_a_barrier(compare: ModuleType) -> 
     page = (FOLDER.parent / "docs/reference/differences.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
     assert all(line.split("|")[1].strip() for line in rows)
+
+
+def test_a_packages_own_tests_are_told_one_by_one(compare: ModuleType, tmp_path: Path) -> None:
+    tests = tmp_path / "test_mine.py"
+    tests.write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('x', [1, 2])\ndef test_passes(x):\n    pass\n"
+        "def test_fails():\n    raise OSError(1, 'refused')\n"
+        "def test_skips():\n    pytest.skip('no screen')\n"
+        "@pytest.mark.xfail\ndef test_expected():\n    raise ValueError\n"
+        "@pytest.fixture\ndef broken():\n    raise ValueError('set-up')\n"
+        "def test_errs(broken):\n    pass\n"
+    )
+    out = tmp_path / "out.jsonl"
+    argv = [sys.executable, "-I", str(FOLDER / "driver.py"), str(tests), str(out)]
+    subprocess.run(argv, check=True, timeout=100, capture_output=True, cwd=tmp_path)
+    lines = [json.loads(line) for line in out.read_text(encoding="ascii").splitlines()]
+    assert lines.pop() == ["", "done"]
+    assert {name.partition("::")[2]: outcome for name, outcome in lines} == {
+        "test_passes[1]": "passed",
+        "test_passes[2]": "passed",
+        "test_fails": "failed: PermissionError: [Errno 1] refused",
+        "test_skips": "skipped: Skipped: no screen",
+        "test_expected": "passed",
+        "test_errs": "failed: ValueError: set-up",
+    }
+    assert compare.module_of("a/tests/test_io.py::Case::test_x[b/c]") == "a/tests/test_io.py"
 
 
 def test_a_comparison_with_nothing_fails_and_says_what_is_missing() -> None:

@@ -219,7 +219,7 @@ class Clock:
 def test_days_and_months_are_counted_beside_the_tenants_ceilings_and_pass() -> None:
     clock = Clock("2026-11-29T23:59:00Z")
     ceilings = Ceilings(requests_per_day=2, tokens_per_month=100)
-    budgets = Budgets(periods.Spending(lambda name: Tenant(name=name, limits=ceilings), clock))
+    budgets = Budgets(periods.Spending(lambda name: Tenant(name=name, limits=ceilings), clock=clock))
 
     def ask(tokens: int) -> Reservation:
         return budgets.reserve(OWNER, "openai", Rate(), tokens, 0.0)
@@ -266,3 +266,20 @@ def test_nothing_is_spent_for_a_tenant_that_is_suspended() -> None:
 
 def at(day: str, one: Entry) -> Entry:
     return msgspec.structs.replace(one, time=f"{day}T10:00:00.000000Z")
+
+
+def test_money_is_tokens_at_their_providers_price_and_no_price_is_no_licence() -> None:
+    ceilings = Ceilings(money_per_day=2_000_000)
+    spending = periods.Spending(lambda name: Tenant(name=name, limits=ceilings), {"openai": 10.0, "hub": 0.0})
+    budgets = Budgets(spending)
+    with pytest.raises(BudgetError, match="anthropic costs is not known"):
+        budgets.reserve(OWNER, "anthropic", Rate(), 1, 0.0)
+    budgets.reserve(OWNER, "hub", Rate(), 0, 0.0).settle(0)
+    held = budgets.reserve(OWNER, "openai", Rate(), 300_000, 0.0)
+    assert spending.used(OWNER[0]).money_per_day == 3_000_000
+    with pytest.raises(BudgetError, match=r"money per day: 2\.0") as caught:
+        budgets.reserve(OWNER, "openai", Rate(), 1, 0.0)
+    assert caught.value.where == "tenant.limits.money_per_day"
+    held.settle(100_000)
+    assert spending.used(OWNER[0]).money_per_month == 1_000_000
+    budgets.reserve(OWNER, "openai", Rate(), 1, 0.0)

@@ -14,7 +14,10 @@ from gateway_support import CHAT, KEYS, PLACEHOLDER, Stand, connects, make_grant
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.sink import ExfiltrationSink
+from bridgehold.errors import PolicyError
 from bridgehold.host.cell.gateway.values import GatewayLimits
+from bridgehold.host.shares.spending import Spending
+from bridgehold.policies.tenants import Tenant
 
 FAST = GatewayLimits(refusals_per_second=500)
 
@@ -346,3 +349,34 @@ def test_a_slow_client_hello_does_not_hold_the_tunnel(tmp_path: Path, monkeypatc
             assert not seen
 
     on_stand(tmp_path, act)
+
+
+def test_nothing_goes_out_for_a_tenant_that_is_suspended_or_whose_file_is_broken(tmp_path: Path) -> None:
+    """By every way: to a provider, by a tunnel, by plain proxying; what runs inside may ask at any time."""
+
+    def suspended(name: str) -> Tenant:
+        return Tenant(name=name, state="suspended", reason="unpaid")
+
+    def broken(_name: str) -> Tenant:
+        raise PolicyError("no TOML")
+
+    async def act(stand: Stand) -> None:
+        plain = b"GET http://good.example.com/ HTTP/1.1\r\nHost: good.example.com\r\n\r\n"
+        for tenant_of in (suspended, broken):
+            stand.budgets.spending = Spending(tenant_of)
+            replies = [
+                await stand.ask(),
+                parse(await stand.raw(connect("good.example.com:443"), timeout=5)),
+                parse(await stand.raw(plain, timeout=5)),
+            ]
+            assert all(400 <= reply.status < 600 for reply in replies)
+            if tenant_of is suspended:
+                assert {reply.status for reply in replies} == {403}
+                assert "unpaid" in replies[0].message
+        assert {one.rule for one in stand.audit.of(EgressRefused)} == {"tenant.state", "gateway.policy"}
+        assert not stand.audit.of(EgressIntent)
+        stand.budgets.spending = Spending()
+        assert (await stand.ask()).status == 200
+
+    grant = make_grant(connects=connects(("good.example.com", 443, False), ("good.example.com", 80, False)))
+    on_stand(tmp_path, act, grant, limits=FAST)

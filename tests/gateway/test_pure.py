@@ -9,14 +9,19 @@ import ssl
 from typing import Any
 
 import pytest
+from gateway_support import make_grant
 
 from bridgehold.audit.formatter import check
-from bridgehold.errors import BusyError
+from bridgehold.errors import BusyError, DeniedError
+from bridgehold.host.cell.gateway.admit import Admitted
 from bridgehold.host.cell.gateway.clienthello import BOUND, NotTls, server_name
 from bridgehold.host.cell.gateway.credentials import presented
+from bridgehold.host.cell.gateway.redirects import led_within
 from bridgehold.host.cell.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
 from bridgehold.host.cell.gateway.usage import UsageTap, charge
+from bridgehold.host.cell.gateway.values import ProviderFacts
 from bridgehold.host.shares.budgets import Buffers
+from bridgehold.policies.model import Endpoint
 
 
 def real_hello(name: str | None) -> bytes:
@@ -266,3 +271,35 @@ def test_a_provider_of_any_shape_is_charged_as_its_own_would_be(shape: str) -> N
     assert custom is not None
     assert custom.input_tokens + custom.output_tokens >= own.input_tokens + own.output_tokens
     assert most_tokens("custom", asked[shape], 100) >= most_tokens(shape, asked[shape], 100) > 10**6
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "asked", "location", "leads"),
+    [
+        ("GET", 301, (), "/v1/models/", ""),
+        ("GET", 302, (("limit", "1"),), "/v1/models/?limit=1", ""),
+        ("HEAD", 307, (), "https://api.example/v1/models/", ""),
+        ("GET", 308, (("key", "sk-bh-placeholder"), ("a", "")), "/v1/models/?a=&key=other", ""),
+        ("GET", 302, (), "/v1/models/?page=2", "/openai/models?page=2"),
+        ("POST", 303, (), "/v1/models/", "/openai/models"),
+        ("GET", 302, (), "/v1/others/", "/openai/others"),
+    ],
+)
+def test_a_redirect_to_the_same_place_but_for_a_slash_never_makes_a_client_go_round(
+    method: str, status: int, asked: tuple[tuple[str, str], ...], location: str, leads: str
+) -> None:
+    paths = ("/models", "/others")
+    grant = make_grant(endpoints=(Endpoint(provider="openai", paths=paths, methods=("GET", "HEAD", "POST")),))
+    facts = ProviderFacts(
+        name="openai", host="api.example", port=443, base_url="https://api.example/v1", version="v1"
+    )
+    admitted = Admitted(
+        provider=facts, method=method, path="/models", query=asked, headers=(), body=b"", rule="", secret="openai",
+        credential="", model="", tokens=0,
+    )  # fmt: skip
+    headers = [("location", location)]
+    if not leads:
+        with pytest.raises(DeniedError, match="which is where it was asked, but for a slash"):
+            led_within(grant, admitted, "sk-bh-placeholder", status, headers)
+        return
+    assert led_within(grant, admitted, "sk-bh-placeholder", status, headers) == (("location", leads),)

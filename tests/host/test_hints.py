@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 
-from bridgehold.faces.cli.main import app
+from bridgehold.faces.cli.commands import app
 
 SOURCE = Path(__file__).parents[2] / "src"
 DOCS = Path(__file__).parents[2]
@@ -77,7 +76,7 @@ def fault(line: str) -> str:
 
 
 def _fault(line: str) -> str:
-    command: Any = typer.main.get_command(app)
+    command: Any = app
     for part in line.split()[1:]:
         word = part.strip(".,;:()'\"")
         children = getattr(command, "commands", None)

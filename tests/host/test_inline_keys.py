@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridgehold.audit.arguments import preview_of, split_keys, without_keys
+from bridgehold.audit.arguments import Arguments, preview_of, split_keys, without_keys
 from bridgehold.errors import DeniedError, UsageError
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper, take_inline_keys
 from bridgehold.policies.compose import compose
@@ -176,7 +176,7 @@ def test_a_key_with_its_name_is_taken_out_of_lists_and_pairs_too(name: str, valu
     assert value not in json.dumps(taken.kept)
     assert taken.kept["model"] == "m"
     for kept in (arguments, taken.kept):
-        assert value not in preview_of(kept, 4_000)[2]
+        assert value not in preview_of(Arguments(kept=kept), 4_000)[2]
     rest = json.dumps(taken.kept)
     assert all(one in rest for one in ("--model", "A=1", "B=2", "http://x/y") if one in json.dumps(arguments))
     with pytest.raises(DeniedError):
@@ -194,8 +194,8 @@ def test_a_key_within_a_longer_text_stays_there_and_is_never_written_down(
     taken = take_inline_keys(arguments, grant("capture"))
     assert taken.kept == arguments
     for most in (cap, 4_000):
-        assert value not in preview_of(taken.kept, most)[2]
-        assert value[:12] not in preview_of(without_keys(arguments), most)[2]
+        assert value not in preview_of(taken, most)[2]
+        assert value[:12] not in preview_of(Arguments(kept=without_keys(arguments)), most)[2]
 
 
 def test_no_preview_shows_what_stands_beside_a_name_of_keys_in_a_list_or_a_table() -> None:
@@ -204,7 +204,7 @@ def test_no_preview_shows_what_stands_beside_a_name_of_keys_in_a_list_or_a_table
         {"names": ["api_key"], "values": [PLAIN]},
         {"x": ["curl", "-u", "user:short1"], "y": [["header", "x-api-key", {"is": PLAIN}]]},
     ):
-        shown = preview_of(take_inline_keys(arguments, grant("capture")).kept, 4_000)[2]
+        shown = preview_of(take_inline_keys(arguments, grant("capture")), 4_000)[2]
         assert PLAIN not in shown
         assert "short1" not in shown
 
@@ -238,7 +238,7 @@ def test_what_only_looks_like_names_of_keys_is_passed_on_and_shown() -> None:
     ):
         taken = take_inline_keys(arguments, grant("capture"))
         assert (taken.kept, taken.keys) == (arguments, ())
-        assert "redacted" not in preview_of(arguments, 4_000)[2]
+        assert "redacted" not in preview_of(Arguments(kept=arguments), 4_000)[2]
     variable = {
         "argv": ["--api-key=$OPENAI_API_KEY", "--token", "%TOKEN_OF_MINE_0123%", "API_KEY=<your-key-here>"]
     }

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +25,7 @@ from bridgehold.config.load import load_config, parse_config
 from bridgehold.errors import BridgeholdError, ConfigError, UsageError, error_classes
 from bridgehold.faces import cli
 from bridgehold.faces.cli.border import guarded
-from bridgehold.faces.cli.main import app
+from bridgehold.faces.cli.commands import app
 from bridgehold.faces.cli.run import read_arguments
 from bridgehold.faces.legacy.folder import write_shim
 from bridgehold.faces.legacy.python import read_shim_file
@@ -49,7 +48,7 @@ STARTS = {
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    command = command or typer.main.get_command(app)
+    command = command or app
     for name, one in getattr(command, "commands", {}).items():
         yield from commands(one, (*path, name))
     if not getattr(command, "commands", None):

@@ -15,8 +15,8 @@ import pytest
 
 from bridgehold.errors import BusyError, CrashError, LimitError
 from bridgehold.host.cell.workers.calls import GuestCalls
+from bridgehold.host.cell.workers.live import LiveWorker, Services
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, PlainBytes
-from bridgehold.host.cell.workers.starts import LiveWorker, Services
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.policies.model import MIB, Limits, Rate
 from bridgehold.protocol.values import QUEUE_BOUND

@@ -157,7 +157,7 @@ def test_what_one_tenant_loses_on_purpose_costs_nobody_else_what_he_lost() -> No
         lost("evil", number, 1 << 20)
     assert recovery.key_of(lambda tenant: tenant == "victim", victim) is not None
     assert recovery.lost_before(SessionKey("victim", "toy", "n0")) == victim
-    assert len(recovery._lost) == TENANT_LOST + 1
+    assert len(recovery.lost) == TENANT_LOST + 1
     assert recovery._bytes == {"evil": TENANT_LOST << 20, "victim": 10}
 
 

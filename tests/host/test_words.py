@@ -23,7 +23,7 @@ from bridgehold.config.load import parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import ConfigError, UsageError
 from bridgehold.faces.cli.border import guarded
-from bridgehold.faces.cli.main import app
+from bridgehold.faces.cli.commands import app
 from bridgehold.faces.http.listening import listen
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import configuration_probe
@@ -97,6 +97,19 @@ def test_a_bridge_for_one_tenant_is_written_listed_and_shown_for_it(home: Layout
     assert "poet" not in err.partition("There are")[2]
     _, out, _ = say("bridge", "list", "--json")
     assert [one["tenant"] for one in json.loads(out) if one["name"] == "poet"] == ["acme"]
+    policy = home.policies / "poet.toml"
+    written = policy.read_text()
+    status, out, err = say("bridge", "new", "poet", "--tenant", "globex")
+    assert (status, str(policy) in out, policy.read_text()) == (0, False, written)
+    assert f"{policy} is there already: every bridge named poet runs under it, whosever it is" in err
+    assert f"{home.tenants / 'globex'}.toml, [bridges.poet], narrows it for globex alone" in err
+    policy.write_text(written + '[limits]\nmemory = "300MiB"\n')
+    (home.tenants / "globex.toml").write_text('[bridges.poet.limits]\nmemory = "200MiB"\n')
+    given = [
+        json.loads(say("policy", "explain", "poet", "--tenant", one, "--json")[1])
+        for one in ("acme", "globex")
+    ]
+    assert [one["limits"]["memory_bytes"] >> 20 for one in given] == [300, 200]
     assert say("policy", "check")[0] == 0
     status, _, err = say("bridge", "show", "pyton")
     assert "(nearest: 'python')" in err

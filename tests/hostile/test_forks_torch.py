@@ -90,7 +90,7 @@ matrix = torch.rand(600, 600)
 for _ in range(20):
     matrix = torch.nn.functional.softmax(matrix @ matrix, dim=-1)
 result["after"] = len(os.listdir("/proc/self/task"))
-result["environment"] = os.environ["OMP_NUM_THREADS"]
+result["environment"] = os.popen("echo $OMP_NUM_THREADS").read().strip()
 """
 
 LOOK = """

@@ -105,6 +105,9 @@ def test_errors_carry_the_bodys_fields_and_their_status(face: HttpStage) -> None
         said = await acme.ask("POST", "/v1/run", late)
         assert (said.status, said.code) == (504, "timeout")
         assert (await acme.ask("GET", "/v1/nothing")).status == 404
+        slashed = await acme.ask("POST", "/v1/sessions/", {"bridge": "python"})
+        assert (slashed.status, "location" in slashed.headers) == (404, False)
+        assert "No path here ends in a slash" in slashed.body["hint"]
         wrong_method = await acme.ask("PUT", "/v1/run", {})
         assert wrong_method.status == 405
         assert wrong_method.headers["Allow"] == "POST"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from pathlib import Path
 
 import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from bridgehold.config.http import listen_address, names_of
+from bridgehold.config.layout import find_layout
 from bridgehold.config.load import parse_config
 from bridgehold.config.settings import merge
 from bridgehold.errors import ConfigError, NotFoundError, UsageError, error_classes
@@ -205,15 +208,21 @@ def test_every_route_has_a_name_of_its_own() -> None:
         ('[http]\nlisten = "0.0.0.0:80"\npublic = true', "CAUTION", "public_http"),
     ],
 )
-def test_the_doctors_row(text: str, status: str, said: str) -> None:
-    found = http_probe(parse_config(text, "config.toml")).run(Context())
+def test_the_doctors_row(text: str, status: str, said: str, tmp_path: Path) -> None:
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, os.getuid())
+    config = parse_config(text, "config.toml")
+    found = http_probe(layout, config).run(Context())
     assert (found.status, found.name) == (status, "http")
     assert said in found.detail
+    layout.tokens.mkdir(parents=True)
+    (layout.tokens / "app.toml").touch()
+    assert (http_probe(layout, config).run(Context()).status == "PASS") == ("public" not in text)
 
 
-def test_the_doctor_refuses_what_the_host_would() -> None:
+def test_the_doctor_refuses_what_the_host_would(tmp_path: Path) -> None:
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, os.getuid())
     with pytest.raises(ConfigError, match="without TLS"):
-        http_probe(parse_config('[http]\nlisten = "0.0.0.0:80"', "config.toml")).run(Context())
+        http_probe(layout, parse_config('[http]\nlisten = "0.0.0.0:80"', "config.toml")).run(Context())
 
 
 def test_a_reload_leaves_http_as_it_is() -> None:

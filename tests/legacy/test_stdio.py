@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,28 @@ def test_a_bridge_that_does_not_exist_is_answered_and_ends(
     assert answer["success"] is False
     assert answer["error"].startswith("not_found: ")
     assert peer.end() == (6, b"")
+
+
+@pytest.mark.parametrize(
+    ("bridge", "tenant", "status", "said"),
+    [
+        ("nothing", "local", 6, "not_found: there is no bridge 'nothing'"),
+        ("python", "../x", 6, "no such tenant"),
+    ],
+)
+def test_what_can_never_answer_says_so_before_it_reads(
+    host: Stage, bridge: str, tenant: str, status: int, said: str
+) -> None:
+    done = subprocess.run(
+        stdio_command("--bridge", bridge, "--tenant", tenant),
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        input=b"",
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (status, b"")
+    assert said in done.stderr.decode()
+    assert done.stderr.count(b"\n") < 4
 
 
 def test_msgpack_is_negotiated_in_json_and_spoken_then(peer: Peer) -> None:

@@ -13,10 +13,11 @@ from bridgehold.policies import grant as grants
 from bridgehold.policies import shipped
 from bridgehold.policies.compose import compose
 from bridgehold.policies.content import NO_BODY
-from bridgehold.policies.decide import decide_connect, decide_egress, decide_operation, decide_secret
+from bridgehold.policies.decide import decide_connect, decide_egress, decide_operation, secret_of
 from bridgehold.policies.model import (
     GIB,
     MIB,
+    Ceilings,
     Connect,
     Endpoint,
     Grant,
@@ -87,7 +88,7 @@ def test_nothing_is_granted_by_an_empty_policy(grant_of: Make) -> None:
     )
     assert not decide_egress(grant, "openai", "POST", "/chat/completions", NO_BODY).allowed
     assert not decide_connect(grant, "api.openai.com", 443).allowed
-    assert not decide_secret(grant, "openai", provider="openai").allowed
+    assert secret_of(grant, "openai") is None
     assert not decide_operation(grant, "dspy", "create_program").allowed
     assert len(grant.withheld) == 9
 
@@ -234,11 +235,12 @@ def test_the_digest_covers_what_is_granted_and_not_why(grant_of: Make) -> None:
     seen = {grant.digest}
     for field in grant.__struct_fields__:
         value = getattr(grant, field)
-        if field in ("sources", "overruled", "digest"):
+        if field in ("sources", "overruled", "ceilings", "digest"):
             continue
         changed = (*value, "x") if isinstance(value, tuple) else f"{value}x"
         seen.add(grants.digest(msgspec.structs.replace(grant, **{field: changed})))
-    assert len(seen) == len(grant.__struct_fields__) - 3 + 1
+    assert len(seen) == len(grant.__struct_fields__) - 4 + 1
+    assert grants.digest(msgspec.structs.replace(grant, ceilings=Ceilings(sessions=1))) == grant.digest
 
 
 @pytest.mark.parametrize("bridge", ["dspy", "langchain", "python", "custom", "pandas", "transformers"])

@@ -16,7 +16,6 @@ from bridgehold.policies.decide import (
     decide_connect,
     decide_egress,
     decide_operation,
-    decide_secret,
     decide_tool,
 )
 from bridgehold.policies.downloads import HubItem, decide_digest, decide_download, decide_size, hub_of
@@ -222,10 +221,7 @@ def allowed(grant: Grant) -> set[tuple[object, ...]]:
     for host in ("a.example.com", "b.example.com", "example.com", "10.0.0.7"):
         if decide_connect(grant, host, 443).allowed:
             found.add(("connect", host))
-    if decide_secret(grant, "openai", provider="openai").allowed:
-        found.add(("secret", "openai"))
-    if decide_secret(grant, "token", variable="TOKEN").allowed:
-        found.add(("secret", "token"))
+    found |= {("secret", one.name, one.how, one.provider, one.variable) for one in grant.secrets}
     found |= {("weakening", name) for name in grant.weakenings}
     found |= {("read", f) for f in ("/srv", "/srv/models", "/opt/data") if any(_in(f, r) for r in grant.read)}
     found |= {("device", name) for name in grant.devices}
@@ -431,7 +427,6 @@ def test_every_decision_says_which_rule_and_why(said: Said) -> None:
         decide_operation(grant, "b", "run"),
         decide_egress(grant, "openai", "POST", "/chat", NO_BODY),
         decide_connect(grant, "a.example.com", 443),
-        decide_secret(grant, "token", variable="TOKEN"),
     ):
         assert decision.rule
         assert decision.reason

@@ -108,6 +108,8 @@ def test_ceilings_are_changed_by_key_and_refused_all_at_once() -> None:
         Ceilings(sessions=3), {"memory": "8GiB", "sessions": None, "tokens_per_day": "7"}
     )
     assert limits == Ceilings(memory=8 << 30, tokens_per_day=7)
+    money = tenants.limited(Ceilings(), {"money_per_day": "12.5", "money_per_month": 300})
+    assert tenants.shown(money) == {"money_per_day": 12.5, "money_per_month": 300}
     with pytest.raises(PolicyError) as caught:
         tenants.limited(Ceilings(), {"sesions": 3, "memory": "much", "cpu_share": 0, "tokens_per_day": "x"})
     assert caught.value.message.count("\n") == 3

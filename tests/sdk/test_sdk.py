@@ -96,7 +96,6 @@ class Word(str):
         ([Scalar(1.5)], [1.5]),
         (Array(), [1.0, 2.0]),
         (Model(), {"answer": {"x": 1, "tags": []}}),
-        ("lone \ud800", "lone \\ud800"),
         (2**64 - 1, 2**64 - 1),
     ],
 )
@@ -117,6 +116,9 @@ LOOP.append(LOOP)
         (float("-inf"), "result: -inf"),
         (Scalar(float("nan")), "nan is no JSON"),
         (datetime.timedelta.max, "no float holds this duration's seconds"),
+        ({"a": ["é", "lone \ud800"]}, "result.a[1]: text with a lone surrogate at character 5"),
+        ({"\udfff": 1}, "a key of result: text with a lone surrogate at character 0"),
+        (pathlib.PurePosixPath("\udce9"), "result: text with a lone surrogate"),
         ([b"x"], "result[0]: bytes can't cross the wire; return base64 text"),
         (bytearray(b"x"), "base64"),
         (2**64, "beyond 64 bits"),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import msgspec
 
 from bridgehold.audit.encodings import SHORTEST
 from bridgehold.audit.redact import (
+    LOGINS,
+    LONGEST_NAME,
+    LOUD,
     MASK,
+    NO_LETTERS,
+    SAYS,
     is_key_name,
     is_shape,
     is_token_name,
@@ -17,9 +23,11 @@ from bridgehold.audit.redact import (
     preview,
 )
 from bridgehold.errors import UsageError
-from bridgehold.ids import Digest
+from bridgehold.ids import Digest, digest_bytes
 
 _DEEPEST = 128
+_SHOWN_WHOLE, _SHOWN_DEEP = 4_096, 32
+"""Bytes of arguments, and levels, within which `preview` surely cuts nothing."""
 _LONGEST = 8 * 1024
 """Of a key; a longer text is looked for none."""
 _PLACEHOLDER = re.compile(r"sk-bh-[A-Za-z0-9_-]{1,200}")
@@ -45,6 +53,8 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
     kept: dict[str, object]
     keys: tuple[tuple[tuple[str, ...], str], ...] = ()
+    quiet: bool = False
+    """Nothing in them is a key, or looks like one or the name of one (`is_quiet`)."""
 
     def __repr__(self) -> str:
         return f"Arguments({len(self.kept)} kept, {len(self.keys)} inline keys)"
@@ -58,10 +68,50 @@ def split_keys(arguments: dict[str, object]) -> Arguments:
     a longer text stays there: taken out, the text is another. `UsageError` where they nest deeper than is
     looked at.
     """
+    if is_quiet(arguments):
+        return Arguments(kept=arguments, quiet=True)
     search = _Search()
     kept = search.walk(arguments, (), least=0)
     assert isinstance(kept, dict)  # noqa: S101 - a dict walks to a dict
     return Arguments(kept=kept, keys=tuple(search.found))
+
+
+def is_quiet(arguments: object) -> bool:
+    """Whether it is plain JSON in which nothing stands that could be a key, or the name of one.
+
+    One look, as most arguments are so: `preview` then shows them as they are. What stands in a list, or
+    under a key of `_NAMING`, may be a name however long it is.
+    """
+    left, depth = [arguments], 0
+    while left and depth <= _SHOWN_DEEP:
+        names: list[object] = []
+        below: list[object] = []
+        for value in left:
+            if isinstance(value, dict):
+                names += value.keys()
+                below += value.values()
+                names += [
+                    item
+                    for key, item in value.items()
+                    if isinstance(item, str) and (len(item) <= LONGEST_NAME or str(key).lower() in _NAMING)
+                ]
+            elif isinstance(value, (list, tuple)):
+                below += value
+                names += [item for item in value if isinstance(item, str)]
+            elif isinstance(value, str):
+                if LOUD.search(value) or value in LOGINS:
+                    return False
+            elif value is not None and not isinstance(value, (int, float)):
+                return False
+        for name in names:
+            if (
+                not isinstance(name, str)
+                or SAYS.search(NO_LETTERS.sub("", name.lower()))
+                or LOUD.search(name)
+            ):
+                return False
+        left, depth = below, depth + 1
+    return not left
 
 
 class _Search:
@@ -158,11 +208,18 @@ def without_keys(arguments: dict[str, object]) -> dict[str, object]:
     return kept
 
 
-def preview_of(arguments: dict[str, object], cap_bytes: int) -> tuple[Digest, int, str]:
+def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
     """As `preview`: digest and size of all of it, and a text without keys, where they may pass too (pure)."""
-    digest, size, text = preview(arguments, cap_bytes=cap_bytes)
-    clean = without_keys(arguments)
-    return digest, size, text if clean == arguments else preview(clean, cap_bytes=cap_bytes)[2]
+    if arguments.quiet:
+        with contextlib.suppress(UnicodeEncodeError):  # lone surrogates
+            encoded = msgspec.json.encode(arguments.kept, order="sorted")
+            if len(encoded) <= min(cap_bytes, _SHOWN_WHOLE):
+                return digest_bytes(encoded), len(encoded), encoded.decode()
+    digest, size, text = preview(arguments.kept, cap_bytes=cap_bytes)
+    if arguments.quiet:
+        return digest, size, text
+    clean = without_keys(arguments.kept)
+    return digest, size, text if clean == arguments.kept else preview(clean, cap_bytes=cap_bytes)[2]
 
 
 def _replaced(kept: object, value: str) -> object:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -106,9 +107,8 @@ def is_intact(line: bytes, facts: LineFacts) -> bool:
     return line_hash(hash_prefix(facts.instance), facts.prev, line[:-TAIL]) == facts.hash
 
 
-def reference(instance: str, seq: int) -> str:
-    """``INSTANCE.SEQ``, what `bridgehold why` takes."""
-    return f"{instance}.{seq}"
+reference: Callable[[str, int], str] = "{}.{}".format
+"""Of an instance and a number: ``INSTANCE.SEQ``, what `bridgehold why` takes."""
 
 
 def parse_reference(text: str) -> tuple[str, int] | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CLIP = 4096
 _UNDONE = "its caller went away, or the journal was too slow, before it was begun"
 _MOST_PENDING = 20_000
+_ANSWERS = msgspec.json.Decoder(list[wire.Answer])
 _HINTS = {
     "full": "Free space on the audit's disk; the journal goes on by itself.",
     "failed": "The audit's disk failed a write. Check it, then restart the host: a new instance begins.",
@@ -37,9 +38,11 @@ _HINTS = {
 }
 
 
-class JournalClient:
-    """One per host. Every method raises `AuditError` when the journal is gone, full, failed or late,
-    and `BudgetError` when the event's tenant has used up its share.
+class JournalClient(asyncio.Protocol):
+    """One per host, and the receiving end of its socket.
+
+    Every method raises `AuditError` when the journal is gone, full, failed or late, and `BudgetError` when
+    the event's tenant has used up its share.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -53,6 +56,7 @@ class JournalClient:
         self.gone = asyncio.Event()
         """Set once the journal is gone: nothing may run without it."""
         self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
         self._later: set[asyncio.Future[None]] = set()
         self.redact: Callable[[Event], Event | Awaitable[Event]] | None = None
         """What every event passes before it is sent: it takes out what no journal may hold."""
@@ -66,8 +70,7 @@ class JournalClient:
         client = cls(deadline_s)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(lambda: _Protocol(client), sock=sock)
-        client._transport = transport
+        client._transport, _ = await loop.create_connection(lambda: client, sock=sock)
         await client.head()
         return client
 
@@ -81,7 +84,13 @@ class JournalClient:
         if not isinstance(shown, Event):
             shown = await self._redacted(event, asyncio.ensure_future(shown), durable=durable)
         operation = wire.APPEND if durable else wire.APPEND_BUFFERED
-        answer = await self._ask(operation, encode(shown), shown)
+        try:
+            payload = msgspec.json.encode(shown)
+        except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+            payload = encode(shown)
+        if len(payload) > MAX_EVENT:
+            payload = encode(shown)
+        answer = await self._ask(operation, payload, shown)
         return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
 
     async def _redacted(self, event: Event, work: asyncio.Future[Event], *, durable: bool) -> Event:
@@ -108,6 +117,10 @@ class JournalClient:
         self.instance = answer.instance
         return Head(answer.instance, answer.seq, answer.hash)
 
+    async def bound(self, tenant: str, most: int) -> None:
+        """From now on the tenant has `most` bytes of the journal, never more than each; 0: as each."""
+        await self._ask(wire.QUOTA, msgspec.json.encode(wire.Quota(tenant, most)))
+
     async def anchor(self, signed: SignedAnchor) -> Receipt:
         """Store a signed anchor beside the audit and write `anchor.signed`."""
         answer = await self._ask(wire.ANCHOR, render(signed).encode("ascii"))
@@ -129,7 +142,7 @@ class JournalClient:
         identity = self._next
         loop = asyncio.get_running_loop()
         future: asyncio.Future[wire.Answer] = loop.create_future()
-        frame = wire.request(operation, identity, payload)
+        frame = request(operation, identity, payload)
         self._waiting[identity] = (future, event)
         if not self._unsent:
             loop.call_soon(self._flush)
@@ -156,7 +169,7 @@ class JournalClient:
         return answer
 
     def _given_up(self, event: Event | None, future: asyncio.Future[wire.Answer]) -> None:
-        """Its caller went away when the answer had come already; `received` sees to one that is to come."""
+        """Its caller went away when the answer had come already; one that is to come finds nobody."""
         if future.done() and not future.cancelled() and future.exception() is None:
             self._close(event, future.result())
 
@@ -168,15 +181,31 @@ class JournalClient:
         payload = encode(undone(intent, reference(self.instance, answer.seq)))
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(wire.request(wire.APPEND_BUFFERED, self._next, payload))
+        self._unsent.append(request(wire.APPEND_BUFFERED, self._next, payload))
 
     def _flush(self) -> None:
         if self._unsent and self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
-    def received(self, answers: list[wire.Answer]) -> None:
+    def data_received(self, data: bytes) -> None:
         """Answers to waiting calls; one whose caller has gone finds nobody."""
+        received = self._received
+        received += data
+        answers: list[wire.Answer] = []
+        while len(received) >= 4:
+            length = int.from_bytes(received[:4], "big")
+            if length > wire.MAX_ANSWERS:
+                self._break(f"the journal sent a frame of {length} bytes")
+                return
+            if len(received) < 4 + length:
+                break
+            try:
+                answers += _ANSWERS.decode(bytes(received[4 : 4 + length]))
+            except msgspec.DecodeError as error:
+                self._break(f"the journal sent nonsense: {error}")
+                return
+            del received[: 4 + length]
         for answer in answers:
             future, event = self._waiting.pop(answer.id, (None, None))
             if future is not None and not future.done():
@@ -184,7 +213,16 @@ class JournalClient:
             elif future is not None:  # cancelled, though its caller may not have run since
                 self._close(event, answer)
 
-    def lost(self, reason: str) -> None:
+    def _break(self, reason: str) -> None:
+        self._lost(reason)
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone: so is the journal, for whoever waits and whoever asks from now on."""
+        self._lost(type(exc).__name__ if exc else "its end of the socket closed")
+
+    def _lost(self, reason: str) -> None:
         """The connection ended: every waiting and every later call fails."""
         self._gone = reason
         self.gone.set()
@@ -201,26 +239,11 @@ class JournalClient:
         )
 
 
-class _Protocol(asyncio.Protocol):
-    def __init__(self, client: JournalClient) -> None:
-        self._client = client
-        self._buffer = bytearray()
-        self._transport: asyncio.BaseTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        try:
-            self._client.received(wire.take_answers(self._buffer))
-        except BridgeholdError as error:
-            self._client.lost(error.message)
-            if self._transport is not None:
-                self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client.lost(type(exc).__name__ if exc else "its end of the socket closed")
+def request(operation: int, identity: int, payload: bytes = b"") -> bytes:
+    """One request frame. Raises `AuditError` past `MAX_EVENT`."""
+    if len(payload) > MAX_EVENT:
+        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
+    return wire.HEADER.pack(len(payload) + wire.BODY, operation, identity) + payload
 
 
 def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) -> Event:
@@ -283,6 +306,21 @@ def with_texts(event: Event, change: Callable[[str, str], str]) -> Event:
 
     fields: dict[str, Any] = {name: walk(getattr(event, name), name) for name in event.__struct_fields__}
     return type(event)(**fields)
+
+
+def texts_of(event: Event) -> list[str]:
+    """Every text of `event`, in the order of `with_texts`."""
+    found: list[str] = []
+    left: list[object] = [*reversed(msgspec.structs.astuple(event))]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict):
+            left += [one for pair in reversed(value.items()) for one in reversed(pair)]
+        elif isinstance(value, (list, tuple)):
+            left += reversed(value)
+    return found
 
 
 def _escaped(text: str, _field: str) -> str:

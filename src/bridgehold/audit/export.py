@@ -53,7 +53,9 @@ _LIFECYCLE = {
     "environment.built": 1,
 }
 _PROCESS = {"command.intent": 1, "command.outcome": 2, "command.refused": 1}
-_CONFIGURATION = frozenset({"grant.resolved", "policy.loaded", "secret.changed"})
+_CONFIGURATION = frozenset(
+    {"admin.intent", "admin.outcome", "grant.resolved", "policy.loaded", "secret.changed"}
+)
 _MEDIUM = frozenset(
     {
         "command.refused",

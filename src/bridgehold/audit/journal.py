@@ -118,8 +118,14 @@ class Journal:
         return wire.Answer(request.id, result.seq, result.hash, instance=instance)
 
     def _event(self, request: wire.Request) -> Event | None:
-        """What to write for `request`; None for the head. Raises `AuditError` for what isn't taken."""
+        """What to write for `request`; None for the head, and for what only changes a bound.
+
+        Raises `AuditError` for what isn't taken.
+        """
         if request.operation == wire.HEAD:
+            return None
+        if request.operation == wire.QUOTA:
+            self._bound(request.payload)
             return None
         if request.operation == wire.ANCHOR:
             return self._anchor(request.payload)
@@ -132,6 +138,13 @@ class Journal:
         if not isinstance(event, Event) or kind_of(event) in JOURNAL_KINDS:
             raise AuditError("an event of the journal's own kind from a client")
         return event
+
+    def _bound(self, payload: bytes) -> None:
+        try:
+            quota = msgspec.json.decode(payload, type=wire.Quota)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise AuditError(f"not a tenant's quota: {error}") from error
+        self.writer.tally.bound(quota.tenant, quota.bytes)
 
     def _anchor(self, payload: bytes) -> Event:
         signed = anchors.parse(payload.decode("ascii", "replace"))

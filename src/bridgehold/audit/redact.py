@@ -25,6 +25,8 @@ MASK = "[redacted]"
 _MARGIN = 4096
 _PARTIAL = 128
 _DEPTH = 32
+LONGEST_NAME = 64
+"""Characters of what may name a key beside it."""
 
 KEY_NAMES = frozenset(
     {
@@ -106,6 +108,9 @@ _SHAPES = (
 """Each is tried once in a run of its characters, so that no text makes it slow; a group before it stays."""
 _COMPILED = tuple((name, marks, re.compile(pattern, re.DOTALL)) for name, marks, pattern in _SHAPES)
 _BEGINS = re.compile("|".join(re.escape(mark) for _, marks, _ in _SHAPES for mark in marks))
+NO_LETTERS = re.compile(r"[^a-z]+")
+SAYS = re.compile("key|token|secret|pass|pwd|cred|cookie|bearer|auth|jwt|pat|sig")
+"""What the letters of a name, in lower case, do not hold where no name of keys is it: found by one look."""
 
 
 def find_shape(text: str) -> bool:
@@ -126,6 +131,8 @@ def mask_shapes(text: str) -> str:
 
 
 _HINT = re.compile(r"key|token|secret|pass|pwd|cred|auth|bearer|cookie|jwt|sig|://", re.IGNORECASE)
+LOUD = re.compile(f"(?i:{_HINT.pattern})|{_BEGINS.pattern}")
+"""What a text does not hold that `mask_shapes` and `mask_named` leave as it is."""
 _SAID = re.compile(
     r"(?<![A-Za-z0-9_])(?:(--?)|([A-Za-z]{1,16}) )?([A-Za-z][A-Za-z0-9_.-]{1,63})"
     r"(?:(?:\\{0,8}[\"'])?\s{0,3}(?::=|=>|[:=])\s{0,3}|\sis\s|(?(1)\s|(?!)))(\\{0,8}[\"'])?"
@@ -145,7 +152,7 @@ _NEARBY = 64
 """Characters after a name of keys in which what looks random is its value, whatever stands between."""
 _RANDOM = re.compile(r"[A-Za-z0-9_+/.~-]{16,8192}={0,2}")
 _LOGIN = re.compile(r"(?<![^\s\"'])(?:-u|--user)[ =][\"']?[^\s:\"']{1,256}:([^\s\"']{1,1024})")
-_LOGINS = ("-u", "--user")
+LOGINS = ("-u", "--user")
 _USER = re.compile(r"(?<=://)([^\s/@:\"'?#\\]{0,256})(:[^\s/@\"'?#\\]{0,1024})?@")
 
 
@@ -361,7 +368,7 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, n
     for item in value:
         if budget[0] <= 0:
             break
-        login = before in _LOGINS and isinstance(item, str) and ":" in item
+        login = before in LOGINS and isinstance(item, str) and ":" in item
         items.append(MASK if login else _mask(item, redactor, budget, depth + 1, near=near))
         before = item if isinstance(item, str) else ""
     return items
@@ -370,7 +377,7 @@ def _mask(value: object, redactor: Redactor, budget: list[int], depth: int, *, n
 def _names_keys(values: Iterable[object]) -> bool:
     """Whether one of `values`, or of a list among them, is a name of keys: another may be its value."""
     return any(
-        len(one) <= 64 and is_key_name(one) and one.strip("-").lower() not in _WORDS
+        len(one) <= LONGEST_NAME and is_key_name(one) and one.strip("-").lower() not in _WORDS
         if isinstance(one, str)
         else isinstance(one, list) and _names_keys(item for item in one[:64] if isinstance(item, str))
         for one in itertools.islice(values, 256)

@@ -7,13 +7,13 @@ asked decodes it and judges its fields. Nothing is kept but one block of a segme
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from bridgehold.audit.chain import MAX_LINE
 from bridgehold.audit.entries import Entry, parse_entry
-from bridgehold.audit.segments import InstanceFolder, Segment, open_segment
+from bridgehold.audit.segments import open_segment
 from bridgehold.errors import AuditError
 
 _BLOCK = 256 * 1024
@@ -65,11 +65,6 @@ def entries(audit: Path, found: Iterable[tuple[Path, int, int]]) -> Iterator[Ent
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def segments_of(folders: Sequence[InstanceFolder]) -> list[Segment]:
-    """Every segment of `folders`, oldest first."""
-    return [segment for folder in folders for segment in folder.segments()]
 
 
 def first_line(path: Path) -> bytes:

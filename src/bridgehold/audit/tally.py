@@ -15,12 +15,20 @@ class Tally:
 
     def __init__(self, quota: int) -> None:
         self.quota = quota
+        self.own: dict[str, int] = {}
+        """Of tenants that have less."""
         self.bytes: dict[str, int] = {}
         self.open: dict[str, None] = {}
 
     def bucket(self, tenant: str) -> str:
         """Whose bytes `tenant`'s are: names past the bound (a refused caller chose them) share one."""
         return tenant if tenant in self.bytes or len(self.bytes) < _MOST_TENANTS else _OTHERS
+
+    def bound(self, tenant: str, most: int) -> None:
+        """From now on `tenant` has `most` bytes, and never more than each has; 0: as many as each."""
+        self.own.pop(tenant, None)
+        if 0 < most < self.quota and len(self.own) < _MOST_TENANTS:
+            self.own[tenant] = most
 
     def unfinished(self) -> tuple[str, ...]:
         """References of intents that have no outcome yet, oldest first."""
@@ -44,7 +52,8 @@ class Changes:
         """Whether the tenant has bytes left. Events without a tenant are the host's own."""
         if not event.tenant or self._ends(event):
             return True
-        quota, bucket = self._tally.quota, self._tally.bucket(event.tenant)
+        bucket = self._tally.bucket(event.tenant)
+        quota = self._tally.own.get(event.tenant, self._tally.quota)
         used = self._tally.bytes.get(bucket, 0) + self._bytes.get(bucket, 0)
         return used + _EVENT_BYTES <= quota + (max(quota // 16, 16_384) if closing else 0)
 

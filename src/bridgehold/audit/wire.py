@@ -17,10 +17,10 @@ from bridgehold.errors import AuditError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-APPEND, APPEND_BUFFERED, HEAD, ANCHOR = range(1, 5)
-_HEADER = struct.Struct(">IBQ")
-_BODY = _HEADER.size - 4
-MAX_FRAME = MAX_EVENT + _BODY
+APPEND, APPEND_BUFFERED, HEAD, ANCHOR, QUOTA = range(1, 6)
+HEADER = struct.Struct(">IBQ")
+BODY = HEADER.size - 4
+MAX_FRAME = MAX_EVENT + BODY
 MAX_ANSWERS = 64 * 1024 * 1024
 
 
@@ -30,6 +30,13 @@ class Request(NamedTuple):
     operation: int
     id: int
     payload: bytes
+
+
+class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Journal bytes that one tenant may have, below those that each has; 0: as many as each."""
+
+    tenant: str
+    bytes: int
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -43,16 +50,6 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     instance: str = ""
 
 
-_ANSWERS = msgspec.json.Decoder(list[Answer])
-
-
-def request(operation: int, identity: int, payload: bytes = b"") -> bytes:
-    """One request frame. Raises `AuditError` past `MAX_EVENT`."""
-    if len(payload) > MAX_EVENT:
-        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
-    return _HEADER.pack(len(payload) + _BODY, operation, identity) + payload
-
-
 def take_requests(buffer: bytearray, most: int) -> Iterator[Request]:
     """Take up to `most` complete requests off the front of `buffer`. Raises `AuditError` on nonsense."""
     offset = 0
@@ -62,12 +59,12 @@ def take_requests(buffer: bytearray, most: int) -> Iterator[Request]:
             if len(view) - offset < 4:
                 return
             length = int.from_bytes(view[offset : offset + 4], "big")
-            if not _BODY <= length <= MAX_FRAME:
+            if not BODY <= length <= MAX_FRAME:
                 raise AuditError(f"a frame of {length} bytes reached the journal")
             if len(view) - offset < 4 + length:
                 return
-            _, operation, identity = _HEADER.unpack_from(view, offset)
-            yield Request(operation, identity, view[offset + _HEADER.size : offset + 4 + length])
+            _, operation, identity = HEADER.unpack_from(view, offset)
+            yield Request(operation, identity, view[offset + HEADER.size : offset + 4 + length])
             offset += 4 + length
     finally:
         del buffer[:offset]
@@ -77,20 +74,3 @@ def answers(items: list[Answer]) -> bytes:
     """The bytes of `items`: their length (4 bytes, big-endian), and their JSON."""
     payload = msgspec.json.encode(items)
     return len(payload).to_bytes(4, "big") + payload
-
-
-def take_answers(buffer: bytearray) -> list[Answer]:
-    """Take every complete answer frame off the front of `buffer`. Raises `AuditError` on nonsense."""
-    found: list[Answer] = []
-    while len(buffer) >= 4:
-        length = int.from_bytes(buffer[:4], "big")
-        if length > MAX_ANSWERS:
-            raise AuditError(f"the journal sent a frame of {length} bytes")
-        if len(buffer) < 4 + length:
-            break
-        try:
-            found += _ANSWERS.decode(bytes(buffer[4 : 4 + length]))
-        except msgspec.DecodeError as error:
-            raise AuditError(f"the journal sent nonsense: {error}") from error
-        del buffer[: 4 + length]
-    return found

@@ -1,12 +1,38 @@
-"""The frames of the wire after the codec: what the host believes of a guest's bytes, and no more.
+"""The frames of the wire: what the host believes of a guest's bytes, and no more.
 
 `docs/reference/wire.md` describes them for bridge authors. A frame on the wire is a 4-byte
-big-endian length and UTF-8 JSON.
+big-endian length and UTF-8 JSON. A guest's frame is read into its own type, whose bounds stand here.
 """
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
+
+MAX_ID = 2**53 - 1
+"""Ids stay exact where a client reads numbers as doubles."""
+Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
+Short = Annotated[str, msgspec.Meta(max_length=200)]
+Message = Annotated[str, msgspec.Meta(max_length=4096)]
+FaultCode = Literal[
+    "application",
+    "invalid_input",
+    "missing_module",
+    "cancelled",
+    "not_found",
+    "unknown_command",
+    "limit",
+    "memory",
+    "provider",
+    "provider_auth",
+    "rate_limit",
+    "context_length",
+    "refused",
+    "budget",
+]
+"""``limit``: the result is too large for the wire; ``refused`` and ``budget``: by the gateway."""
 
 
 class ProviderBinding(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,16 +78,16 @@ class WarmFrame(msgspec.Struct, frozen=True, kw_only=True):
     """``http://127.0.0.1:PORT`` of the simulator; empty where there is none."""
 
 
-class WarmedFrame(msgspec.Struct, frozen=True, kw_only=True):
+class WarmedFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Zygote to host, once, as `ready` is a worker's."""
 
-    modules: tuple[str, ...]
-    threads: int
-    threaded: tuple[str, ...] = ()
+    modules: Annotated[tuple[Short, ...], msgspec.Meta(max_length=1000)]
+    threads: Count
+    threaded: Annotated[tuple[Message, ...], msgspec.Meta(max_length=1000)] = ()
     """Modules (or calls) that left threads behind: none of these can be forked."""
-    reason: str = ""
+    reason: Message = ""
     """Why nothing can be forked from it; empty where it can."""
-    ms: int = 0
+    ms: Count = 0
 
 
 class ToolFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,13 +117,13 @@ class CancelFrame(msgspec.Struct, frozen=True, kw_only=True):
     id: int
 
 
-class ToolCallFrame(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCallFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Guest to host, while call `id` runs: run `tool` with `arguments`."""
 
-    id: int
-    call: int
+    id: Id
+    call: Count
     """The guest's own number, for the reply."""
-    tool: str
+    tool: Short
     arguments: dict[str, object]
 
 
@@ -118,51 +144,48 @@ class ToolReplyFrame(msgspec.Struct, frozen=True, kw_only=True):
     error: ToolFault | None = None
 
 
-class ReadyFrame(msgspec.Struct, frozen=True, kw_only=True):
+class ReadyFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Guest to host, once: preload done. Must agree with the manifest."""
 
-    bridge: str
-    version: str
-    operations: tuple[str, ...]
-    python: str = ""
-    sdk: str = ""
+    bridge: Short
+    version: Short
+    operations: Annotated[tuple[Short, ...], msgspec.Meta(max_length=1000)]
+    python: Short = ""
+    sdk: Short = ""
 
 
-class ResultFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """The guest's answer to the command `id`."""
+class ResultFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Guest to host: its answer to the command `id`."""
 
-    id: int
+    id: Id
     result: object
 
 
-class FaultFrame(msgspec.Struct, frozen=True, kw_only=True):
+class FaultFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The bridge's code raised, or was interrupted (`type` ``Cancelled``). Bounded texts."""
 
-    id: int
-    type: str
-    message: str
-    traceback: str = ""
-    code: str = "application"
-    """``application``, ``invalid_input``, ``missing_module``, ``cancelled``, ``not_found``,
-    ``unknown_command``, ``limit`` (the result is too large for the wire), ``memory``, ``provider``,
-    ``provider_auth``, ``rate_limit``, ``context_length``; ``refused`` and ``budget``: by the gateway."""
+    id: Id
+    type: Short
+    message: Message
+    traceback: Annotated[str, msgspec.Meta(max_length=16_384)] = ""
+    code: FaultCode = "application"
     alive: bool = True
 
 
-class ProgressFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the command `id` is: `done` of `total`, in the bridge's own units."""
+class ProgressFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Guest to host: how far the command `id` is: `done` of `total`, in the bridge's own units."""
 
-    id: int
-    done: int
-    total: int
-    note: str = ""
+    id: Id
+    done: Count
+    total: Count
+    note: Annotated[str, msgspec.Meta(max_length=500)] = ""
 
 
-class ChunkFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """One piece of the stream of the command `id`; `seq` counts from 0 without a gap."""
+class ChunkFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Guest to host: one piece of the stream of the command `id`; `seq` counts from 0 without a gap."""
 
-    id: int
-    seq: int
+    id: Id
+    seq: Count
     data: object
 
 

@@ -14,6 +14,7 @@ from bridgehold.errors import NotFoundError, UsageError
 from bridgehold.policies.model import Needs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 Effect = Literal["create", "read", "run", "delete", "configure"]
@@ -118,19 +119,39 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             )
         return self.operations[name]
 
+    def kinds_of(self, operation: Operation, arguments: Mapping[str, object]) -> tuple[str, ...]:
+        """The kinds of resource that a command works on: its operation's, and each whose id it is given.
+
+        At any depth of the arguments ``KIND_id`` and ``KIND_ids`` are ids of that kind.
+        """
+        named = {f"{kind}_id{many}": kind for kind in self.resources for many in ("", "s")}
+        found = dict.fromkeys([operation.resource] if operation.resource else [])
+        waiting: list[object] = [arguments] if named else []
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, dict):
+                found.update(dict.fromkeys(named[key] for key in one if key in named))
+                waiting.extend(one.values())
+            elif isinstance(one, list):
+                waiting.extend(one)
+        return tuple(found)
+
     def check_arguments(self, operation: str, arguments: dict[str, object]) -> None:
         """Raises `UsageError` that names every place where `arguments` do not fit; never a value."""
         declared = self.operation(operation)
-        found = schema.problems(declared.arguments, arguments)
-        if found:
-            required = declared.arguments.get("required", [])
-            properties = declared.arguments.get("properties", {})
-            names = list(properties) if isinstance(properties, dict) else []
-            raise UsageError(
-                "; ".join(found),
-                hint=f"{self.name}:{operation} takes {_list(names)}; required: {_list(required)}.",
-                where=f"{self.name}:{operation}",
-            )
+        if found := schema.problems(declared.arguments, arguments):
+            raise self.misfit(declared, found)
+
+    def misfit(self, operation: Operation, problems: list[str]) -> UsageError:
+        """What a caller is told of arguments with `problems`."""
+        required = operation.arguments.get("required", [])
+        properties = operation.arguments.get("properties", {})
+        names = list(properties) if isinstance(properties, dict) else []
+        return UsageError(
+            "; ".join(problems),
+            hint=f"{self.name}:{operation.name} takes {_list(names)}; required: {_list(required)}.",
+            where=f"{self.name}:{operation.name}",
+        )
 
 
 def check_common(operation: str, arguments: dict[str, object]) -> None:

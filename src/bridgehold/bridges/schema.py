@@ -132,7 +132,7 @@ def _problems(schema: Schema, value: object, where: str) -> Iterator[str]:
     kinds = schema.get("type")
     if kinds is not None:
         allowed = [str(kind) for kind in (kinds if isinstance(kinds, list) else [kinds])]
-        if not any(_CHECKS[kind](value) for kind in allowed):
+        if not any(isinstance(value, _PLAIN.get(kind, ())) or _fits(kind, value) for kind in allowed):
             yield f"{where}: {' or '.join(allowed)} expected, {_kind(value)} given"
             return
     listed = schema.get("enum")
@@ -145,10 +145,12 @@ def _problems(schema: Schema, value: object, where: str) -> Iterator[str]:
     elif isinstance(value, list):
         yield from _array_problems(schema, value, where)
     elif isinstance(value, str):
-        yield from _bounds(schema, len(value), "Length", where, "characters")
+        if "minLength" in schema or "maxLength" in schema:
+            yield from _bounds(schema, len(value), "Length", where, "characters")
     elif _is_number(value):
         yield from _number_problems(schema, _number(value), where)
-    yield from _choice_problems(schema, value, where)
+    if "anyOf" in schema:
+        yield from _choice_problems(schema, value, where)
 
 
 def _object_problems(schema: Schema, value: dict[str, object], where: str) -> Iterator[str]:
@@ -159,8 +161,9 @@ def _object_problems(schema: Schema, value: dict[str, object], where: str) -> It
     for name in required:
         if name not in value:
             yield f"{where}.{name}: missing"
-    yield from _bounds(schema, len(value), "Properties", where, "entries")
-    extra = _extra(schema)
+    if "minProperties" in schema or "maxProperties" in schema:
+        yield from _bounds(schema, len(value), "Properties", where, "entries")
+    extra = _extra(schema) if value.keys() - properties.keys() else False
     for name, item in value.items():
         place = f"{where}.{name[:80]}"
         if name in properties:
@@ -229,19 +232,17 @@ def _number(value: object) -> float:
     return value
 
 
-_CHECKS: dict[str, Callable[[object], bool]] = {
-    "object": lambda value: isinstance(value, dict),
-    "array": lambda value: isinstance(value, list),
-    "string": lambda value: isinstance(value, str),
-    "integer": _is_integer,
-    "number": _is_number,
-    "boolean": lambda value: isinstance(value, bool),
-    "null": lambda value: value is None,
-}
+_PLAIN: dict[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+
+
+def _fits(kind: str, value: object) -> bool:
+    if kind in _PLAIN:
+        return isinstance(value, _PLAIN[kind])
+    return _is_integer(value) if kind == "integer" else _is_number(value)
 
 
 def _kind(value: object) -> str:
-    return next((name for name, check in _CHECKS.items() if check(value)), type(value).__name__)
+    return next((name for name in _TYPES if _fits(name, value)), type(value).__name__)
 
 
 def _same(left: object, right: object) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
 from bridgehold import strict
 from bridgehold.bridges.frames import (
-    BootFrame,
+    CallFrame,
     CancelFrame,
     ChunkFrame,
     FaultFrame,
@@ -35,12 +35,12 @@ HEADER_BYTES = 4
 ENVELOPE_BYTES = 1024
 """What a frame may hold beside its result; `response_bytes` and this bound a frame's length."""
 MAX_FRAME_BYTES = 8 * 1024 * 1024
-MAX_ID = 2**53 - 1
-"""Ids stay exact where a client reads numbers as doubles."""
 BOOT_ID = 0
 """A fault with this id before `ready` says why the bridge could not be imported."""
 
-_T = TypeVar("_T")
+_T = TypeVar(
+    "_T", ResultFrame, FaultFrame, ProgressFrame, ChunkFrame, ToolCallFrame, ResultFrame | FaultFrame
+)
 
 WireReason = Literal[strict.Reason, "length", "shape", "order", "unexpected_end"]
 WIRE_REASONS: tuple[str, ...] = get_args(WireReason)
@@ -56,91 +56,9 @@ class WireError(ProtocolError):
         self.reason: WireReason = reason
 
 
-_Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
-_Short = Annotated[str, msgspec.Meta(max_length=200)]
-_Message = Annotated[str, msgspec.Meta(max_length=4096)]
-_Traceback = Annotated[str, msgspec.Meta(max_length=16_384)]
-_Stamp = Annotated[str, msgspec.Meta(max_length=64)]
-FaultCode = Literal[
-    "application",
-    "invalid_input",
-    "missing_module",
-    "cancelled",
-    "not_found",
-    "unknown_command",
-    "limit",
-    "memory",
-    "provider",
-    "provider_auth",
-    "rate_limit",
-    "context_length",
-    "refused",
-    "budget",
-]
-
-
-class _Ready(msgspec.Struct, forbid_unknown_fields=True):
-    type: Literal["ready"]
-    bridge: _Short
-    version: _Short
-    operations: Annotated[tuple[_Short, ...], msgspec.Meta(max_length=1000)]
-    python: _Short = ""
-    sdk: _Short = ""
-
-
-class _Warmed(msgspec.Struct, forbid_unknown_fields=True):
-    type: Literal["warmed"]
-    modules: Annotated[tuple[_Short, ...], msgspec.Meta(max_length=1000)]
-    threads: _Count
-    threaded: Annotated[tuple[_Message, ...], msgspec.Meta(max_length=1000)] = ()
-    reason: _Message = ""
-    ms: _Count = 0
-
-
-class _Result(msgspec.Struct, forbid_unknown_fields=True):
-    id: _Id
-    success: bool
-    result: object
-    timestamp: _Stamp = ""
-
-
-class _Fault(msgspec.Struct, forbid_unknown_fields=True):
-    type: _Short
-    message: _Message
-    traceback: _Traceback = ""
-    code: FaultCode = "application"
-    alive: bool = True
-
-
-class _Failure(msgspec.Struct, forbid_unknown_fields=True):
-    id: _Id
-    success: bool
-    error: _Fault
-    timestamp: _Stamp = ""
-
-
-class _Progress(msgspec.Struct, forbid_unknown_fields=True):
-    type: Literal["progress"]
-    id: _Id
-    done: _Count
-    total: _Count
-    note: Annotated[str, msgspec.Meta(max_length=500)] = ""
-
-
-class _Chunk(msgspec.Struct, forbid_unknown_fields=True):
-    type: Literal["chunk"]
-    id: _Id
-    seq: _Count
-    data: object
-
-
-class _ToolCall(msgspec.Struct, forbid_unknown_fields=True):
-    type: Literal["tool_call"]
-    id: _Id
-    call: _Count
-    tool: _Short
-    arguments: dict[str, object]
+_STAMP = 64
+"""Characters of a reply's ``timestamp``, which nobody reads."""
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str | None = None) -> bytes:
@@ -151,7 +69,7 @@ def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str
     """
     body = _body(frame, timestamp)
     try:
-        data = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        data = _json(body).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the arguments can't be sent: {error}",
@@ -165,7 +83,7 @@ def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str
             where="arguments",
         )
     try:
-        strict.loads(data)
+        strict.measured(data)
     except strict.StrictError as error:
         raise UsageError(
             f"the arguments can't be sent: {error}",
@@ -176,6 +94,14 @@ def encode(frame: HostFrame, *, max_bytes: int = MAX_FRAME_BYTES, timestamp: str
 
 
 def _body(frame: HostFrame, timestamp: str | None) -> dict[str, object]:
+    if isinstance(frame, CallFrame):
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds") if timestamp is None else timestamp
+        body = {"id": frame.id, "command": frame.command, "args": frame.args, "timestamp": stamp}
+        if frame.deadline_ms:
+            body["deadline_ms"] = frame.deadline_ms
+        if frame.tools:
+            body["tools"] = msgspec.to_builtins(frame.tools)
+        return body
     if isinstance(frame, CancelFrame):
         return {"type": "cancel", "id": frame.id}
     if isinstance(frame, ToolReplyFrame):
@@ -183,24 +109,8 @@ def _body(frame: HostFrame, timestamp: str | None) -> dict[str, object]:
         if frame.error is not None:
             return {**said, "error": msgspec.to_builtins(frame.error)}
         return {**said, "result": frame.result}
-    if isinstance(frame, WarmFrame):
-        warm: dict[str, object] = msgspec.to_builtins(frame)
-        return {"type": "warm", **warm}
-    if isinstance(frame, BootFrame):
-        boot: dict[str, object] = msgspec.to_builtins(frame)
-        return {"type": "boot", **boot}
-    stamp = datetime.now(UTC).isoformat(timespec="milliseconds") if timestamp is None else timestamp
-    body: dict[str, object] = {
-        "id": frame.id,
-        "command": frame.command,
-        "args": frame.args,
-        "timestamp": stamp,
-    }
-    if frame.deadline_ms:
-        body["deadline_ms"] = frame.deadline_ms
-    if frame.tools:
-        body["tools"] = msgspec.to_builtins(frame.tools)
-    return body
+    first: dict[str, object] = msgspec.to_builtins(frame)
+    return {"type": "warm" if isinstance(frame, WarmFrame) else "boot", **first}
 
 
 class FrameReader:
@@ -227,13 +137,10 @@ class FrameReader:
         self._highest = -1
         self._ready = False
         self._broken = False
+        self.buffered = 0
+        """Bytes held of a frame that is not complete: what the host's budget is charged with."""
         self.frames = 0
         """Frames read so far, strays included, for the session's rate."""
-
-    @property
-    def buffered(self) -> int:
-        """Bytes held of a frame that is not complete: what the host's budget is charged with."""
-        return len(self._buffer)
 
     def expect(self, call_id: int) -> None:
         """A call with this id has been sent."""
@@ -252,136 +159,95 @@ class FrameReader:
         frames: list[GuestFrame | StrayFrame] = []
         start = 0
         try:
-            while (body := self._next_body(start)) is not None:
-                start += HEADER_BYTES + len(body)
+            while (held := len(self._buffer) - start) >= HEADER_BYTES:
+                length = int.from_bytes(self._buffer[start : start + HEADER_BYTES], "big")
+                if not 2 <= length <= self._max_frame:
+                    said = f"a frame of {length} bytes; {self._max_frame} are allowed"
+                    raise WireError("length", said)  # noqa: TRY301 - it breaks the stream as what is below does
+                if held - HEADER_BYTES < length:
+                    break
+                with memoryview(self._buffer) as view:
+                    body = bytes(view[start + HEADER_BYTES : start + HEADER_BYTES + length])
+                start += HEADER_BYTES + length
                 frames.append(self._frame(body))
         except WireError:
-            self._broken = True
+            self._broken, self.buffered = True, 0
             self._buffer.clear()
             raise
         del self._buffer[:start]
+        self.buffered = len(self._buffer)
         self.frames += len(frames)
         return frames
 
     def end(self) -> None:
         """The stream ended. Raises `WireError` where it ended inside a frame."""
-        if self._buffer:
-            held = len(self._buffer)
+        if held := self.buffered:
             self._buffer.clear()
-            self._broken = True
+            self._broken, self.buffered = True, 0
             raise WireError("unexpected_end", f"the stream ended {held} bytes into a frame")
-
-    def _next_body(self, start: int) -> bytes | None:
-        held = len(self._buffer) - start
-        if held < HEADER_BYTES:
-            return None
-        length = int.from_bytes(self._buffer[start : start + HEADER_BYTES], "big")
-        if not 2 <= length <= self._max_frame:
-            raise WireError("length", f"a frame of {length} bytes; {self._max_frame} are allowed")
-        if held - HEADER_BYTES < length:
-            return None
-        with memoryview(self._buffer) as view:
-            return bytes(view[start + HEADER_BYTES : start + HEADER_BYTES + length])
 
     def _frame(self, body: bytes) -> GuestFrame | StrayFrame:
         try:
             value = strict.loads(body, max_depth=self._max_depth)
         except strict.StrictError as error:
             raise WireError(error.reason, str(error)) from None
+        if not isinstance(value, dict):
+            raise WireError("shape", "a frame is an object")
         try:
-            return self._believe(value)
+            return self._reply(value) if "success" in value else self._said(value)
         except msgspec.ValidationError as error:
             raise WireError("shape", str(error)[:300]) from None
 
-    def _believe(self, value: object) -> GuestFrame | StrayFrame:
-        if not isinstance(value, dict):
-            raise WireError("shape", "a frame is an object")
-        if "success" in value:
-            if value["success"] is True:
-                result = _convert(value, _Result)
-                return self._settle(result.id, "result", ResultFrame(id=result.id, result=result.result))
-            return self._fault(_convert(value, _Failure))
-        return self._believe_kind(value.get("type"), value)
+    def _reply(self, value: dict[str, object]) -> ResultFrame | FaultFrame | StrayFrame:
+        """A call's end: its result, or the fault that stands in its ``error``."""
+        success, stamp = value.pop("success"), value.pop("timestamp", "")
+        if not isinstance(success, bool) or not isinstance(stamp, str) or len(stamp) > _STAMP:
+            raise WireError("shape", "`success` is neither true nor false, or `timestamp` is none")
+        frame: ResultFrame | FaultFrame
+        if success:
+            frame = msgspec.convert(value, ResultFrame)
+        else:
+            error = value.pop("error", None)
+            if not isinstance(error, dict) or "id" in error or value.keys() != {"id"}:
+                raise WireError("shape", "a reply that is no success has an `id` and an `error` alone")
+            frame = msgspec.convert({**value, **error}, FaultFrame)
+            if not self._ready and frame.id == BOOT_ID:
+                return frame
+        if self._ready and self._live.pop(frame.id, None) is not None:
+            return frame
+        return self._within(frame, "result" if success else "fault")
 
-    def _believe_kind(self, kind: object, value: dict[str, object]) -> GuestFrame | StrayFrame:
-        if kind == "ready" and not self._zygote:
-            return self._become_ready(_convert(value, _Ready))
-        if kind == "warmed" and self._zygote:
-            return self._become_warm(_convert(value, _Warmed))
-        if kind == "progress":
-            note = _convert(value, _Progress)
-            return self._within(
-                note.id,
-                "progress",
-                ProgressFrame(id=note.id, done=note.done, total=note.total, note=note.note),
-            )
-        if kind == "tool_call":
-            asked = _convert(value, _ToolCall)
-            call = ToolCallFrame(id=asked.id, call=asked.call, tool=asked.tool, arguments=asked.arguments)
-            return self._within(asked.id, "tool_call", call)
+    def _said(self, value: dict[str, object]) -> GuestFrame | StrayFrame:
+        """What comes before a call's end, or before all calls."""
+        kind = value.pop("type", None)
+        if kind == ("warmed" if self._zygote else "ready"):
+            first: type[WarmedFrame | ReadyFrame] = WarmedFrame if self._zygote else ReadyFrame
+            frame = msgspec.convert(value, first)
+            if self._ready:
+                raise WireError("order", f"`{kind}` a second time")
+            self._ready = True
+            return frame
         if kind == "chunk":
-            return self._chunk(_convert(value, _Chunk))
+            return self._chunk(msgspec.convert(value, ChunkFrame))
+        if kind == "progress":
+            return self._within(msgspec.convert(value, ProgressFrame), kind)
+        if kind == "tool_call":
+            return self._within(msgspec.convert(value, ToolCallFrame), kind)
         raise WireError("shape", "neither a reply nor a frame of a known type")
 
-    def _become_ready(self, ready: _Ready) -> ReadyFrame:
-        if self._ready:
-            raise WireError("order", "`ready` a second time")
-        self._ready = True
-        return ReadyFrame(
-            bridge=ready.bridge,
-            version=ready.version,
-            operations=ready.operations,
-            python=ready.python,
-            sdk=ready.sdk,
-        )
-
-    def _become_warm(self, warmed: _Warmed) -> WarmedFrame:
-        if self._ready:
-            raise WireError("order", "`warmed` a second time")
-        self._ready = True
-        return WarmedFrame(
-            modules=warmed.modules,
-            threads=warmed.threads,
-            threaded=warmed.threaded,
-            reason=warmed.reason,
-            ms=warmed.ms,
-        )
-
-    def _fault(self, failure: _Failure) -> FaultFrame | StrayFrame:
-        if failure.success:
-            raise WireError("shape", "`success` is neither true nor false")
-        fault = FaultFrame(
-            id=failure.id,
-            type=failure.error.type,
-            message=failure.error.message,
-            traceback=failure.error.traceback,
-            code=failure.error.code,
-            alive=failure.error.alive,
-        )
-        if not self._ready and failure.id == BOOT_ID:
-            return fault
-        return self._settle(failure.id, "fault", fault)
-
-    def _chunk(self, chunk: _Chunk) -> ChunkFrame | StrayFrame:
+    def _chunk(self, chunk: ChunkFrame) -> ChunkFrame | StrayFrame:
         expected = self._live.get(chunk.id)
         if expected is not None:
             if chunk.seq != expected:
                 raise WireError("order", f"chunk {chunk.seq} where {expected} was due")
             self._live[chunk.id] = expected + 1
-        return self._within(chunk.id, "chunk", ChunkFrame(id=chunk.id, seq=chunk.seq, data=chunk.data))
+        return self._within(chunk, "chunk")
 
-    def _settle(self, call_id: int, kind: str, frame: _T) -> _T | StrayFrame:
-        known = self._within(call_id, kind, frame)
-        self._live.pop(call_id, None)
-        return known
-
-    def _within(self, call_id: int, kind: str, frame: _T) -> _T | StrayFrame:
+    def _within(self, frame: _T, kind: str) -> _T | StrayFrame:
+        """`frame`, where its call is awaited."""
         if not self._ready:
             raise WireError("order", f"a {kind} before `ready`")
-        if call_id in self._live:
+        if frame.id in self._live:
             return frame
-        return StrayFrame(id=call_id, kind=kind, reason="late" if call_id <= self._highest else "unknown")
-
-
-def _convert(value: object, kind: type[_T]) -> _T:
-    return msgspec.convert(value, kind, strict=True)
+        late = frame.id <= self._highest
+        return StrayFrame(id=frame.id, kind=kind, reason="late" if late else "unknown")

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from bridgehold import reads
 from bridgehold.client import files
 from bridgehold.client.adapter import Adapter
 from bridgehold.client.connection import Connection, Opening, Progress, Reach
+from bridgehold.client.once import token_of
 from bridgehold.client.private import PrivateHost
 from bridgehold.client.retry import with_retries
 from bridgehold.client.session import ClientSession
@@ -27,15 +27,12 @@ from bridgehold.client.tools import RUNNING_FOR, Tool, Tools, named
 from bridgehold.config.layout import Layout, default_layout
 from bridgehold.errors import (
     BridgeholdError,
-    ConfigError,
     HostUnavailableError,
 )
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
-from bridgehold.protocol.frames import MAX_TOKEN
 from bridgehold.protocol.plain import to_plain
 from bridgehold.protocol.values import Artifact, Reply, ResourceRef, SessionInfo
 
-TOKEN_FILE = "BRIDGEHOLD_TOKEN_FILE"  # noqa: S105 - a variable's name
 RECONNECT_SECONDS = 10.0
 """How long a request looks for a host that has gone away, unless the client says otherwise."""
 _CLOSE_SECONDS = 30.0
@@ -337,21 +334,6 @@ def _sorted_out(on_build: Progress, on_event: Progress | None) -> Progress:
 def _encode_params(params: dict[str, Any]) -> bytes:
     """A request's parameters; what can't be sent is named as the caller wrote it: ``arguments.data[3]``."""
     return msgspec.json.encode({key: to_plain(value, key) for key, value in params.items()})
-
-
-def token_of(environ: Mapping[str, str]) -> str:
-    """What the file holds that `environ` names: a token is in no argument and no variable. Empty: none is.
-
-    Raises `ConfigError` for a file that others may read.
-    """
-    named = environ.get(TOKEN_FILE, "")
-    if not named:
-        return ""
-    path = Path(named)
-    text = reads.read_text(path, ConfigError, most=4 * MAX_TOKEN).strip()
-    if path.stat().st_mode & 0o077:
-        raise ConfigError("others may read this token", where=named, hint=f"chmod 600 {named}")
-    return text
 
 
 def connect(socket_path: Path | str | None = None, *, token: str = "") -> Opening[Client]:

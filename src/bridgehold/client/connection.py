@@ -45,7 +45,7 @@ class Connection:
     @property
     def over(self) -> bool:
         """Nothing new is to be asked here."""
-        return self.leaving or self.failure is not None
+        return self.leaving or self.failure is not None or self._reader.at_eof()
 
     @classmethod
     async def open(cls, path: Path) -> Self:

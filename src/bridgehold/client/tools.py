@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
-import msgspec
-
 from bridgehold.errors import UsageError
+from bridgehold.protocol.frames import OfferedTool
 from bridgehold.protocol.plain import error_text, to_plain
 
 RUNNING_FOR: ContextVar[str] = ContextVar("bridgehold_running_for", default="")
@@ -23,13 +22,10 @@ RUNNING_FOR: ContextVar[str] = ContextVar("bridgehold_running_for", default="")
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
 
-class Tool(msgspec.Struct, frozen=True, kw_only=True):
+class Tool(OfferedTool, frozen=True, kw_only=True):
     """A function with its name, what it does, and the JSON Schema of its arguments."""
 
     function: Callable[..., Any]
-    name: str
-    description: str = ""
-    parameters: dict[str, Any] = {}
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Tool:
@@ -57,7 +53,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fact(self) -> dict[str, Any]:
         """What the host is told."""
-        return {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {name: getattr(self, name) for name in OfferedTool.__struct_fields__}
 
     async def answer(self, arguments: dict[str, Any], command: str) -> dict[str, Any]:
         """``{"result": …}`` or ``{"error": text}``, however the function ends; a cancel of this call raises.

@@ -92,6 +92,8 @@ class ProviderSection(Strict):
     """Name of the tenant's secret that is put in; the provider's own name if empty."""
     private: bool = False
     """Named weakening ``private_network``: it may live at a loopback or private address."""
+    price: Annotated[float, Field(ge=0, le=1_000_000)] = 0
+    """Of a million tokens, at the dearest model that is used: what a tenant's ``money_per_day`` counts by."""
     hosts: tuple[str, ...] = ()
     """Of a hub: ``host``, ``*.host`` or ``host:port`` that its redirects may lead to, without the key."""
 

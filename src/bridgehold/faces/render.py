@@ -8,42 +8,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.markup import escape
-from rich.segment import Segment
-from rich.table import Table
 
 from bridgehold.audit.entries import printable_json
-from bridgehold.config.layout import Layout, unread
+from bridgehold.config.layout import Layout, default_layout, unread
 from bridgehold.errors import BridgeholdError, harmless
-from bridgehold.host.cold_starts import describe
-
-_PIPE_WIDTH = 100_000
-"""Where nobody looks no line is folded: an id that is cut in two is none."""
-
-
-class _Screen(Console):
-    """What is shown acts on no terminal, whoever wrote it: only rich's own styles and moves do."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            if segment.control or segment.text.isprintable():
-                yield segment
-            else:
-                yield Segment(plain(segment.text), segment.style)
-
-
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    shown = bool(os.environ.get("COLUMNS")) or (stream is not None and stream.isatty())
-    return _Screen(stderr=stderr, highlight=False, width=None if shown else _PIPE_WIDTH)
-
+from bridgehold.faces import layout
+from bridgehold.faces.layout import Column, Row
+from bridgehold.faces.screen import Screen, err, out
 
 plain = harmless
 """For a terminal, whoever wrote the text."""
-
-out = _console(stderr=False)
-err = _console(stderr=True)
+_WITHIN = "  | "
+"""Before each line but the first of another's words: none of them looks like one of ours."""
 
 
 def print_json(value: Any) -> None:
@@ -60,7 +36,7 @@ def print_json_line(value: Any) -> None:
 def print_text(text: str) -> None:
     """What a guest gave, on stdout: as it is where it is piped, spelled out where it is shown."""
     if out.is_terminal:
-        out.print(escape(text), soft_wrap=True)
+        out.say(text, whole=True)
     else:
         sys.stdout.write(text + "\n")
 
@@ -80,40 +56,53 @@ def print_error(error: BridgeholdError, *, as_json: bool) -> None:
         _write(msgspec.json.encode(error.info()))
         return
     print_traceback(error.traceback, err)
-    err.print(f"[bold red]{error.code}[/]: {_within(error.message)}", soft_wrap=True)
+    err.say((error.code, "bold red"), f": {error.message}", under=_WITHIN)
     if error.where:
-        err.print(f"  where  {_within(error.where)}", soft_wrap=True)
+        err.say("  where  ", error.where, under=_WITHIN)
     if error.hint and not error.hint.startswith("bridgehold why"):
-        err.print(f"  remedy {_within(error.hint)}", soft_wrap=True)
+        err.say("  remedy ", error.hint, under=_WITHIN)
     if error.event:
-        err.print(f"  more   bridgehold why {error.event}", soft_wrap=True)
+        err.say("  more   ", f"bridgehold why {error.event}", under=_WITHIN)
 
 
-def print_traceback(text: str, console: Console) -> None:
+def print_traceback(text: str, screen: Screen) -> None:
     """A guest's, if there is one: set apart, so that no line of it looks like one of ours."""
-    if text:
-        console.print(f"  | {_within(text.rstrip())}", style="dim", soft_wrap=True)
+    for line in text.rstrip().split("\n") if text else ():
+        screen.say((f"{_WITHIN}{line}", "dim"), under=_WITHIN)
+
+
+def short(text: str) -> str:
+    """`text` with this layout's own files named from their folder on: ``policies/python.toml:3``."""
+    return text.replace(f"{default_layout().config}/", "")
 
 
 def tell_unread(layout: Layout) -> None:
     """Name a config.toml that lies where people look, and that is not the one that is read."""
     for path in unread(os.environ, os.getuid()):
         if path.is_file():
-            err.print(f"not read: {path}; {layout.config_file} is", markup=False, soft_wrap=True)
+            err.say(f"not read: {path}; {layout.config_file} is")
 
 
-def _within(text: str) -> str:
-    return escape(plain(text).replace("\n", "\n  | "))
+def table(
+    columns: Sequence[Column | str],
+    rows: Iterable[Row],
+    *,
+    title: str = "",
+    empty: str = "",
+) -> None:
+    """Rows under their columns; a row that is a text is the heading of those behind it.
 
-
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table without boxes on standard output; columns wrap and are never cut."""
-    view = Table(title=title or None, title_justify="left", header_style="bold", expand=False)
-    for column in columns:
-        view.add_column(column, overflow="fold")
-    for row in rows:
-        view.add_row(*(escape(cell) for cell in row))
-    out.print(view)
+    `empty`: what is said, beside the output, where there is no row.
+    """
+    shown = list(rows)
+    if not shown:
+        if empty:
+            err.say((empty, "dim"))
+        return
+    if title:
+        out.say((title, "bold"))
+    named = [Column(one) if isinstance(one, str) else one for one in columns]
+    out.lines(layout.table(named, shown, out.width))
 
 
 STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
@@ -122,4 +111,6 @@ STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}
 def print_cold(reason: str) -> None:
     """On standard error, where a session started cold though its policy says fork."""
     if reason:
-        err.print(f"[yellow]{escape(harmless(describe(reason)))}[/]", soft_wrap=True)
+        from bridgehold.host.cold_starts import describe
+
+        err.say((describe(reason), "yellow"))

@@ -73,9 +73,11 @@ class Reloading:
         self._rules = parts.registry.rules()
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {"reload": Method(NoParams, self.reload, operator=True)}
 
     def serve_with(self, *servers: SocketServer) -> None:
+        """The servers whose principals a reload changes."""
         self._servers = servers
 
     async def reload(self, principal: Principal, _params: NoParams, _emit: Emit) -> Reload:
@@ -120,7 +122,7 @@ def tell(parts: Reloaded, config: Config, gone: tuple[Path, ...] = ()) -> None:
     """Give each part what it keeps of `config`. `gone`: rules and bridges that nobody is to miss any more."""
     tools = config.tools
     parts.registry.replace(config, gone)
-    parts.sessions.bound = config.host.max_sessions
+    parts.sessions.admission.bound = config.host.max_sessions
     parts.zygotes.replace(Settings(config).zygotes())
     parts.store.quota = parse_size(config.host.artifacts)
     parts.offers.replace(parts.offers.specs(tools))

@@ -7,6 +7,7 @@ what came of it. Neither holds a token or a value of a key. Whoever asked may go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,11 +25,11 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.shares.spending import Spending
-from bridgehold.ids import nearest, parse_name
+from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies import tokens
 from bridgehold.policies.tables import format_time
-from bridgehold.policies.tenants import State, Tenant, limited, shown
+from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
 from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.tenants import (
@@ -87,6 +88,7 @@ class Tenancy:
         self._look_up_again = look_up_again
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "tenant.create": Method(CreateTenantParams, self.create, operator=True),
             "tenant.list": Method(NoParams, self.list_tenants, operator=True),
@@ -102,6 +104,16 @@ class Tenancy:
             "token.revoke": Method(NameParams, self.revoke_token, operator=True),
         }
 
+    async def tell_journal(self) -> None:
+        """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed."""
+        for name in self._files.names():
+            with contextlib.suppress(PolicyError):  # what can't be read has nothing written for it
+                await self._bounded(self._files.of(name))
+
+    async def _bounded(self, tenant: Tenant) -> Tenant:
+        await self._journal.bound(tenant.name, tenant.limits.journal or 0)
+        return tenant
+
     async def create(self, principal: Principal, params: CreateTenantParams, _emit: Emit) -> TenantInfo:
         """Raises `UsageError` where there is one already. A ceiling's file that was there stays as it is."""
         name = parse_name(params.name, "tenant")
@@ -109,18 +121,20 @@ class Tenancy:
         def edit(tenant: Tenant) -> Tenant:
             if tenant.declared:
                 raise UsageError(f"there is a tenant {name!r} already", where=tenant.source)
-            made = msgspec.structs.replace(tenant, limits=limited(tenant.limits, dict(params.limits)))
+            made = msgspec.structs.replace(tenant, limits=limited(tenant.limits, params.limits))
             return _signed(made, principal)
 
         async def act() -> TenantInfo:
-            return self._info(await self._files.change(name, edit))
+            return self._info(await self._bounded(await self._files.change(name, edit)))
 
         return await self._audited(principal, "tenant.create", name, params.limits, act)
 
     async def list_tenants(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TenantInfo]:
+        """All tenants, with state and use."""
         return [self._shown(name) for name in self._known()]
 
     async def show(self, _principal: Principal, params: NameParams, _emit: Emit) -> TenantInfo:
+        """One tenant. Raises `NotFoundError`."""
         return self._shown(self._require(params.name))
 
     async def limit(self, principal: Principal, params: LimitParams, _emit: Emit) -> TenantInfo:
@@ -128,11 +142,11 @@ class Tenancy:
         name = self._require(params.name)
 
         def edit(tenant: Tenant) -> Tenant:
-            limits = limited(tenant.limits, dict(params.limits))
+            limits = limited(tenant.limits, params.limits)
             return _signed(msgspec.structs.replace(tenant, limits=limits), principal)
 
         async def act() -> TenantInfo:
-            return self._info(await self._files.change(name, edit))
+            return self._info(await self._bounded(await self._files.change(name, edit)))
 
         return await self._audited(principal, "tenant.limit", name, params.limits, act)
 
@@ -141,6 +155,7 @@ class Tenancy:
         return await self._set(principal, "tenant.suspend", params, "suspended")
 
     async def resume(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
+        """Let a suspended tenant ask again."""
         return await self._set(principal, "tenant.resume", params, "active")
 
     async def revoke(self, principal: Principal, params: StateParams, _emit: Emit) -> Revoked:
@@ -349,14 +364,14 @@ class Tenancy:
             )
 
     def _known(self) -> tuple[str, ...]:
-        """Everybody of whom a file, the configuration, a token or a session says something."""
+        """Everybody of whom a file, the configuration, a token or a session says something, and `local`."""
         found = set(self._files.names())
         for section in self._settings.now.principals.values():
             found.update(section.tenants)
         for name in self._tokens.names():
             found.update(self._token(name).tenants)
         found.update(session.key.tenant for session in self._sessions)
-        return tuple(sorted(found - {"*"}))
+        return tuple(sorted({*found, LOCAL_TENANT} - {"*"}))
 
     def _require(self, name: str) -> str:
         """`name`, if there is such a tenant. Raises `UsageError`, `NotFoundError`."""
@@ -386,7 +401,10 @@ class Tenancy:
             at=tenant.at,
             declared=tenant.declared,
             limits=shown(tenant.limits),
-            used=msgspec.structs.asdict(self._spending.used(tenant.name)),
+            used={
+                key: amount(key, value)
+                for key, value in msgspec.structs.asdict(self._spending.used(tenant.name)).items()
+            },
             sessions=self._open(tenant.name),
             tokens=self._tokens_of(tenant.name),
         )

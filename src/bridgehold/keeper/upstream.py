@@ -88,6 +88,7 @@ class Upstream:
         self._limits = limits
         self._lookup = lookup
         self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
+        self._closing: asyncio.Future[None] | None = None
         self._tls = ssl.create_default_context()
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 

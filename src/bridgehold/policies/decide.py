@@ -159,23 +159,6 @@ def _connect_rule(grant: Grant, host: Host, port: int) -> tuple[str, Connect] | 
     return next((item for item in fitting if item[1].private), fitting[0] if fitting else None)
 
 
-def decide_secret(grant: Grant, name: str, *, provider: str = "", variable: str = "") -> Decision:
-    """Whether the secret `name` may be used: put in for `provider`, or handed over as `variable`."""
-    secret = next((item for item in grant.secrets if item.name == name), None)
-    if secret is None:
-        return _no(grant, DEFAULT_DENY, f"no secret {name[:63]!r} is granted", "secrets")
-    key = f"secrets.{name}"
-    if bool(provider) == bool(variable):
-        return _no(grant, f"{key}.how", "a secret is for one provider or one variable")
-    if provider:
-        if secret.how != "gateway" or secret.provider != provider:
-            return _no(grant, f"{key}.provider", f"{name!r} is not bound to the provider {provider[:63]!r}")
-        return _yes(grant, f"{key}.provider", f"{name!r} is put in for {provider!r}")
-    if secret.how != "env" or secret.variable != variable:
-        return _no(grant, f"{key}.how", f"{name!r} may not be handed over as {variable[:100]!r}")
-    return _yes(grant, f"{key}.how", f"{name!r} is handed over as {variable}")
-
-
 def secret_of(grant: Grant, provider: str) -> SecretGrant | None:
     """The secret that the gateway puts in for `provider`, if one is granted."""
     bound = (item for item in grant.secrets if item.how == "gateway" and item.provider == provider)

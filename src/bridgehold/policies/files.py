@@ -68,11 +68,8 @@ class PolicyFiles:
 
         Raises `PolicyError` where that can't be told, or the file can't be read.
         """
-        found = self._own(kind, name) if is_name(name) else None
-        if found is None and kind == "policy":
-            given = shipped.read(name)
-            return Text(*given) if given is not None else None
-        return found
+        own = self.own(kind, [name])[0] if is_name(name) else None
+        return own or _shipped(kind, name)
 
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Names of the operator's own files, sorted. Raises `PolicyError`."""
@@ -118,14 +115,19 @@ class PolicyFiles:
                 yield f"{self._folders[kind] / name}: nothing reads this: a {kind}'s file is NAME.toml"
                 continue
             try:
-                self._own(kind, name.removesuffix(_SUFFIX))
+                self.own(kind, [name.removesuffix(_SUFFIX)])
             except PolicyError as error:
                 yield f"{error.where}: {error.message}"
 
     def _listed(self, kind: Kind) -> list[str]:
-        folder = self._open(kind)
-        if folder is None:
+        path = self._folders[kind]
+        try:
+            folder = os.open(path, _FLAGS | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno != errno.ENOENT or kind in self._seen or path.is_symlink():
+                raise _unreadable(path, error, _FOLDER_GONE) from error
             return []
+        self._seen.add(kind)
         try:
             listed = os.listdir(folder)  # noqa: PTH208 - of an open folder, so that it is the one that was opened
         except OSError as error:
@@ -135,45 +137,46 @@ class PolicyFiles:
         self._known[kind].update(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(name))
         return listed
 
-    def _notice(self, kind: Kind, folder: int) -> None:
-        """Remember what is in the open `folder`, where that has changed: anything may rest on it later."""
-        facts = os.fstat(folder)
-        stamp = (facts.st_mtime_ns, facts.st_ctime_ns)
-        if self._stamps.get(kind) == stamp:
-            return
+    def _notice(self, kind: Kind, stamp: tuple[int, int]) -> None:
+        """Remember what is in the folder, which has changed: anything may rest on it later."""
         self._listed(kind)
         if time.time_ns() - max(stamp) > _TICK_NS:
             self._stamps[kind] = stamp
 
-    def _open(self, kind: Kind) -> int | None:
-        """The folder; None where there surely is none, and never was."""
+    def own(self, kind: Kind, names: Iterable[str]) -> list[Text | None]:
+        """The operator's own files of these names; None for each that there is none of.
+
+        Raises `PolicyError` where that can't be told, or one can't be read.
+        """
         path = self._folders[kind]
         try:
-            opened = os.open(path, _FLAGS | os.O_DIRECTORY)
+            folder = os.open(path, _FLAGS | os.O_DIRECTORY)
         except OSError as error:
-            gone = error.errno == errno.ENOENT and not path.is_symlink()
-            if not gone or kind in self._seen:
+            if error.errno != errno.ENOENT or kind in self._seen or path.is_symlink():
                 raise _unreadable(path, error, _FOLDER_GONE) from error
-            return None
+            return [None for _ in names]
         self._seen.add(kind)
-        return opened
-
-    def _own(self, kind: Kind, name: str) -> Text | None:
-        folder = self._open(kind)
-        if folder is None:
-            return None
-        path = self._folders[kind] / f"{name}{_SUFFIX}"
+        found: list[Text | None] = []
         try:
-            self._notice(kind, folder)
-            if not _is_there(path.name, folder):
-                if name not in self._known[kind]:
-                    return None
-                raise FileNotFoundError(errno.ENOENT, _GONE)
-            return Text(_read(path, folder), str(path))
+            facts = os.fstat(folder)
+            stamp = (facts.st_mtime_ns, facts.st_ctime_ns)
+            if self._stamps.get(kind) != stamp:
+                self._notice(kind, stamp)
+            for name in names:
+                path = self._folders[kind] / f"{name}{_SUFFIX}"
+                try:
+                    os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+                except FileNotFoundError:
+                    if name in self._known[kind]:
+                        raise FileNotFoundError(errno.ENOENT, _GONE) from None
+                    found.append(None)
+                else:
+                    found.append(Text(_read(path, folder), str(path)))
         except OSError as error:
             raise _unreadable(path, error, _FILE_GONE) from error
         finally:
             os.close(folder)
+        return found
 
 
 class Readings:
@@ -182,12 +185,18 @@ class Readings:
     def __init__(self, files: PolicyFiles) -> None:
         self._files = files
         self._found: dict[tuple[Kind, str], Text | None] = {}
+        self._own: dict[Kind, dict[str, Text | None]] = {}
+        """Of what was found, the operator's own: what else there is comes with the package."""
 
     def read(self, kind: Kind, name: str) -> Text | None:
         """As `PolicyFiles.read`, once: one decision sees one text of each name."""
         key = (kind, name)
         if key not in self._found:
-            self._found[key] = self._files.read(kind, name)
+            own = None
+            if is_name(name):
+                (own,) = self._files.own(kind, [name])
+                self._own.setdefault(kind, {})[name] = own
+            self._found[key] = own or _shipped(kind, name)
         return self._found[key]
 
     def policy(self, name: str) -> tuple[str, str] | None:
@@ -202,7 +211,7 @@ class Readings:
 
     def still_true(self) -> bool:
         """Whether reading everything again gives the same. Raises `PolicyError` as reading does."""
-        return all(self._files.read(*key) == text for key, text in self._found.items())
+        return all(self._files.own(kind, own) == [*own.values()] for kind, own in self._own.items())
 
     def sources(self) -> tuple[str, ...]:
         """``FILE sha256:…`` of every text, sorted."""
@@ -218,12 +227,9 @@ def _is_file_name(name: str) -> bool:
     return name.endswith(_SUFFIX) and is_name(name.removesuffix(_SUFFIX))
 
 
-def _is_there(name: str, folder: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+def _shipped(kind: Kind, name: str) -> Text | None:
+    given = shipped.read(name) if kind == "policy" else None
+    return Text(*given) if given is not None else None
 
 
 def _read(path: Path, folder: int) -> str:

@@ -8,17 +8,18 @@ tables. ``a.b``, ``list[2]`` and ``tables[0].key`` are the forms of a dotted key
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
-_SPACE = re.compile(r"[ \t]*")
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_SCALAR = re.compile(r"[^,\]}\n#]*")
-_STRINGS = (
-    re.compile(r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}', re.DOTALL),
-    re.compile(r"'''(?:[^']|'(?!''))*'{3,5}", re.DOTALL),
-    re.compile(r'"(?:[^"\\\n]|\\.)*"'),
-    re.compile(r"'[^'\n]*'"),
+_LINE_STRINGS = r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
+_PART = re.compile(rf"[ \t]*({_LINE_STRINGS}|[A-Za-z0-9_-]+)[ \t]*(\.?)")
+"""One part of a dotted key, and the dot that another follows."""
+_VALUE = re.compile(
+    r'[ \t]*(?:(?P<opens>[\[{])|"""(?:[^"\\]|\\.|"(?!""))*"{3,5}'
+    rf"|'''(?:[^']|'(?!''))*'{{3,5}}|{_LINE_STRINGS}|[^,\]}}\n#]*)",
+    re.DOTALL,
 )
+"""A value that is no table and no array, or how one begins."""
 
 
 def locate(text: str) -> dict[str, int]:
@@ -32,31 +33,27 @@ class _Walker:
     def __init__(self, text: str) -> None:
         self._text = text
         self._place = 0
-        self._counted = 0
-        self._line = 1
+        self._ends = [found.start() for found in re.finditer("\n", text)]
         self._arrays: dict[str, int] = {}
         self.lines: dict[str, int] = {}
 
     def document(self) -> None:
         table = ""
-        while True:
-            self._skip(_BLANK)
-            if self._place >= len(self._text):
-                return
-            if self._next() == "[":
+        while self._more():
+            if self._text[self._place] == "[":
                 table = self._header()
             else:
                 self._pair(table)
 
     def _header(self) -> str:
         many = self._text.startswith("[[", self._place)
+        line = bisect_left(self._ends, self._place) + 1
         self._place += 2 if many else 1
-        line = self._here()
         parts = self._key()
         self._place += 2 if many else 1
         path = ""
         for index, part in enumerate(parts):
-            path = _join(path, part)
+            path = f"{path}.{part}" if path else part
             last = index == len(parts) - 1
             if last and many:
                 self.lines.setdefault(path, line)
@@ -67,91 +64,58 @@ class _Walker:
         return path
 
     def _pair(self, table: str) -> None:
-        line = self._here()
+        line = bisect_left(self._ends, self._place) + 1
         path = table
         for part in self._key():
-            path = _join(path, part)
+            path = f"{path}.{part}" if path else part
             self.lines.setdefault(path, line)
         self._place += 1  # the equals sign, on which `_key` stops
-        self._skip(_SPACE)
         self._value(path)
 
     def _key(self) -> list[str]:
         """The parts of a dotted key; stops at what follows it (``=`` or ``]``)."""
         parts: list[str] = []
-        while True:
-            self._skip(_SPACE)
-            if self._next() in "\"'":
-                parts.append(self._take(*_STRINGS[2:])[1:-1])
-            else:
-                parts.append(self._take(_BARE_KEY))
-            self._skip(_SPACE)
-            if self._next() != ".":
+        while found := _PART.match(self._text, self._place):
+            parts.append(found[1][1:-1] if found[1][0] in "\"'" else found[1])
+            self._place = found.end()
+            if not found[2]:
                 return parts
-            self._place += 1
-
-    def _value(self, path: str) -> None:
-        first = self._next()
-        if first == "[":
-            self._array(path)
-        elif first == "{":
-            self._inline_table(path)
-        elif first in ('"', "'"):
-            self._take(*_STRINGS)
-        else:
-            self._skip(_SCALAR)
-
-    def _array(self, path: str) -> None:
-        self._place += 1
-        index = 0
-        while True:
-            self._skip(_BLANK)
-            if self._next() == "]":
-                break
-            item = f"{path}[{index}]"
-            self.lines.setdefault(item, self._here())
-            self._value(item)
-            index += 1
-            self._skip(_BLANK)
-            if self._next() == ",":
-                self._place += 1
-        self._place += 1
-
-    def _inline_table(self, path: str) -> None:
-        self._place += 1
-        while True:
-            self._skip(_BLANK)
-            if self._next() == "}":
-                break
-            self._pair(path)
-            self._skip(_BLANK)
-            if self._next() == ",":
-                self._place += 1
-        self._place += 1
-
-    def _next(self) -> str:
-        """The next character. A text that ends here was not TOML: said, never looped over."""
-        if self._place >= len(self._text):
-            raise ValueError("the text ends in the middle")
-        return self._text[self._place]
-
-    def _skip(self, pattern: re.Pattern[str]) -> None:
-        match = pattern.match(self._text, self._place)
-        self._place = match.end() if match else self._place
-
-    def _take(self, *patterns: re.Pattern[str]) -> str:
-        for pattern in patterns:
-            if match := pattern.match(self._text, self._place):
-                self._place = match.end()
-                return match[0]
         raise ValueError("neither a key nor a string")
 
-    def _here(self) -> int:
-        """The line of the current place, counted on from the last one that was asked for."""
-        self._line += self._text.count("\n", self._counted, self._place)
-        self._counted = self._place
-        return self._line
+    def _value(self, path: str) -> None:
+        found = _VALUE.match(self._text, self._place)
+        if found is None or found.end() == self._place:
+            raise ValueError("no value where one is due")
+        self._place = found.end()
+        if found["opens"] == "[":
+            self._items(path)
+        elif found["opens"] == "{":
+            while self._until("}"):
+                self._pair(path)
 
+    def _items(self, path: str) -> None:
+        index = 0
+        while self._until("]"):
+            item = f"{path}[{index}]"
+            self.lines.setdefault(item, bisect_left(self._ends, self._place) + 1)
+            self._value(item)
+            index += 1
 
-def _join(path: str, part: str) -> str:
-    return f"{path}.{part}" if path else part
+    def _until(self, end: str) -> bool:
+        """Step over blanks and a comma; whether something comes before `end`, which is stepped over, too."""
+        for _ in range(2):
+            if not self._more():
+                raise ValueError("the text ends in the middle")
+            if self._text[self._place] != ",":
+                break
+            self._place += 1
+        if self._text[self._place] != end:
+            return True
+        self._place += 1
+        return False
+
+    def _more(self) -> bool:
+        """Step over blanks and comments; whether there is more."""
+        found = _BLANK.match(self._text, self._place)
+        self._place = found.end() if found else self._place
+        return self._place < len(self._text)

@@ -221,10 +221,14 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     commands_per_second: int | None = None
     bytes_per_second: int | None = None
     artifacts: int | None = None
+    journal: int | None = None
     requests_per_day: int | None = None
     requests_per_month: int | None = None
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
+    money_per_day: int | None = None
+    """In millionths."""
+    money_per_month: int | None = None
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

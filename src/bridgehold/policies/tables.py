@@ -41,9 +41,11 @@ class Table:
 
     @property
     def source(self) -> Source:
+        """Where the table stands."""
         return self._source("")
 
     def fault(self, key: str, message: str) -> None:
+        """Note a fault at `key`; `done` raises all of them."""
         place = f"{self._below}.{key}" if self._below and key else self._below or key
         self._problems.append(Problem(self._source(key), place[:200], message))
 
@@ -56,6 +58,7 @@ class Table:
         return default
 
     def choice(self, key: str, options: tuple[str, ...], default: str) -> str:
+        """One of `options`; `default` where the key is missing."""
         value = self._value(key, default)
         if isinstance(value, str) and value in options:
             return value
@@ -64,6 +67,7 @@ class Table:
         return default
 
     def flag(self, key: str, *, default: bool) -> bool:
+        """True or false; `default` where the key is missing."""
         value = self._value(key, default)
         if isinstance(value, bool):
             return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import msgspec
@@ -18,7 +19,7 @@ from bridgehold.policies.model import Ceilings, Decision
 from bridgehold.policies.problems import Faulty, policy_error
 from bridgehold.policies.tables import Table, rendered
 from bridgehold.policies.units import exact_size
-from bridgehold.policies.values import read_value
+from bridgehold.policies.values import MILLION, read_value
 from bridgehold.policies.vocabulary import Key
 
 State = Literal["active", "suspended", "revoked"]
@@ -49,22 +50,38 @@ KEYS: tuple[Key, ...] = (
         "Bytes of arguments and results in a second; past it the next command is refused.",
     ),
     Key("artifacts", "size", "Bytes of artifacts and downloads that are kept."),
+    Key(
+        "journal",
+        "size",
+        "Bytes of the audit, of each life of the host; past it sessions end.",
+        least=1 << 16,
+    ),
     Key("requests_per_day", "count", "Requests to providers in a day (UTC)."),
     Key("requests_per_month", "count", "Requests to providers in a month (UTC)."),
     Key("tokens_per_day", "count", "Tokens at providers in a day (UTC), requests under way included."),
     Key("tokens_per_month", "count", "Tokens at providers in a month (UTC), likewise."),
+    Key("money_per_day", "money", "Tokens at their providers' prices in a day (UTC), likewise."),
+    Key("money_per_month", "money", "Tokens at their providers' prices in a month (UTC), likewise."),
 )
+_NUMBERS: dict[str, Callable[[str], int | float]] = {"count": int, "money": float}
 _BY_NAME = {key.path: key for key in KEYS}
 
 
-def shown(limits: Ceilings) -> dict[str, str | int]:
-    """As the file has them: counts as numbers, sizes with their unit."""
+def shown(limits: Ceilings) -> dict[str, str | int | float]:
+    """As the file has them: counts and amounts as numbers, sizes with their unit."""
     said = {key: getattr(limits, key.path) for key in KEYS}
-    return {
-        key.path: exact_size(value) if key.kind == "size" else value
-        for key, value in said.items()
-        if value is not None
-    }
+    return {key.path: _shown(key, value) for key, value in said.items() if value is not None}
+
+
+def _shown(key: Key, value: int) -> str | int | float:
+    if key.kind == "money":
+        return value / MILLION if value % MILLION else value // MILLION
+    return exact_size(value) if key.kind == "size" else value
+
+
+def amount(name: str, value: int) -> int | float:
+    """What `value` of the ceiling `name` is, in the file's unit."""
+    return value / MILLION if _BY_NAME[name].kind == "money" else value
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +151,7 @@ def parse(name: str, text: str, file: str) -> Tenant:
     return tenant
 
 
-def limited(limits: Ceilings, changes: dict[str, str | int | None]) -> Ceilings:
+def limited(limits: Ceilings, changes: Mapping[str, str | float | None]) -> Ceilings:
     """`limits` with `changes`: by key a value as the file has it, None takes the ceiling away.
 
     Raises `PolicyError` for an unknown key or a value out of range.
@@ -147,7 +164,7 @@ def limited(limits: Ceilings, changes: dict[str, str | int | None]) -> Ceilings:
             faults.append(f"{name[:80]}: unknown key{nearest(name, _BY_NAME)}")
             continue
         try:
-            given = int(value) if key.kind == "count" and isinstance(value, str) else value
+            given = _NUMBERS[key.kind](value) if key.kind in _NUMBERS and isinstance(value, str) else value
             found[name] = None if given is None else read_value(key, given)
         except ValueError as error:
             faults.append(f"{name}: {error}")

@@ -64,6 +64,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def digest_of(token: str) -> str:
+    """The SHA-256 by which a token is kept."""
     return "sha256:" + hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 

@@ -29,6 +29,7 @@ _FIELD = re.compile(
     re.ASCII,
 )
 _MOST_ITEMS = 500
+MILLION = 1_000_000
 
 
 def read_value(key: Key, value: object) -> object:
@@ -64,6 +65,12 @@ def _count(key: Key, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"a whole number is expected, not {_shown(value)}")  # noqa: TRY004 - the one kind a reader raises
     return _bounded(key, value)
+
+
+def _money(key: Key, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise ValueError(f"an amount such as 12.50 is expected, not {_shown(value)}")
+    return _bounded(key, round(value * MILLION), " millionths")
 
 
 def _bounded(key: Key, value: int, unit: str = "") -> int:
@@ -218,6 +225,7 @@ _READERS: dict[str, Callable[[Key, object], object]] = {
     "duration": _duration,
     "cores": _cores,
     "count": _count,
+    "money": _money,
     "flag": _flag,
     "choice": _choice,
     "name": _name,

@@ -18,6 +18,7 @@ Kind = Literal[
     "duration",
     "cores",
     "count",
+    "money",
     "flag",
     "choice",
     "name",

@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+
+if TYPE_CHECKING:
+    import asyncio
 
 INPUT_CLOSED = "its caller closed its input"
 """Why a foreign script's session ended, where it stayed after the end of its input."""
@@ -21,7 +24,8 @@ MAX_FRAME = 64 * 1024 * 1024
 MAX_TOKEN = 512
 WHOLE_CONNECTION = 0
 """The id of an error that is no request's: why the host ends the connection."""
-_HEADER = struct.Struct(">I")
+HEADER = struct.Struct(">I")
+"""The length of a frame's body."""
 _PACE = 1024 * 1024
 _VALUE_BYTES = 32
 
@@ -46,7 +50,7 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 def pack(frame: msgspec.Struct) -> bytes:
     """The bytes of `frame`: its length (4 bytes, big-endian), and its JSON."""
     body = msgspec.json.encode(frame)
-    return _HEADER.pack(len(body)) + body
+    return HEADER.pack(len(body)) + body
 
 
 def weight(body: bytes) -> int:
@@ -59,29 +63,32 @@ async def read_frame(
     limit: int = MAX_FRAME,
     *,
     room: Callable[[int], Awaitable[None]] | None = None,
+    small: int = 0,
     patience_s: float | None = None,
 ) -> bytes | None:
     """One frame's body, or None at a clean end. Raises `ProtocolError` beyond `limit`.
 
-    `room`: asked with the length before a byte of the body is read. `patience_s`: from a frame's first byte
-    to its last, and a second more for each MiB; a frame that takes longer is a `ProtocolError`.
+    `room`: asked with a length beyond `small` before a byte of the body is read. `patience_s`: from a
+    frame's first byte to its last, and a second more for each MiB; a longer one is a `ProtocolError`.
     """
+    import asyncio
+
     try:
-        header = await reader.read(_HEADER.size)
+        header = await reader.read(HEADER.size)
         if not header:
             return None
         async with asyncio.timeout(patience_s):
-            header += await reader.readexactly(_HEADER.size - len(header))
+            header += await reader.readexactly(HEADER.size - len(header))
     except asyncio.IncompleteReadError as error:
         raise ProtocolError("the connection ended inside a frame's length") from error
     except TimeoutError as error:
         raise _too_slow(patience_s) from error
     except ConnectionError as error:
         raise HostUnavailableError(f"the connection was lost: {error}") from error
-    (length,) = _HEADER.unpack(header)
+    (length,) = HEADER.unpack(header)
     if length > limit:
         raise ProtocolError(f"a frame of {length} bytes; at most {limit} are taken")
-    if room is not None:
+    if room is not None and length > small:
         await room(length)
     try:
         async with asyncio.timeout(None if patience_s is None else patience_s + length / _PACE):
@@ -107,17 +114,17 @@ class OfferedTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """JSON Schema of what it gives; anything if empty."""
 
 
-class RunParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of `run`.
-
-    `arguments` are checked against the manifest's schema; `deadline_ms` 0 leaves the policy's.
-    """
+class CommandRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``run``: one command as a caller sent it; nothing of it has been believed yet."""
 
     operation: str
+    """``bridge:operation``."""
     arguments: dict[str, object] = {}
-    tenant: str = "local"
-    session: str = "anonymous"
+    tenant: str = LOCAL_TENANT
+    session: str = ANONYMOUS_SESSION
+    """A session's name, or its id."""
     deadline_ms: int = 0
+    """A caller may only shorten what the policy and the manifest give; 0: theirs."""
     stream: bool = False
     progress: bool = False
     """Events of type ``building`` while an environment is built for it."""
@@ -197,7 +204,7 @@ class OpenParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     bridge: str
     progress: bool = False
-    """As of `RunParams`."""
+    """As of `CommandRequest`."""
     name: str = ""
     tenant: str = "local"
     stays: bool = False

@@ -24,12 +24,15 @@ import msgspec
 from bridgehold import strict
 from bridgehold.errors import BridgeholdError, UsageError
 
-MAX_DEPTH = 60
-"""Containers inside one another; the wire's own bound lies a little above."""
+MAX_DEPTH = strict.CALLERS_DEPTH
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 _AS_IT_IS = (bool, type(None))
 LOOKED_AT = 32 * 1024
-"""Bytes of JSON in which a fault is looked for: to find its place takes some fifty times as long."""
+"""Bytes of JSON in which a fault is looked for value by value, which takes some fifty times as long."""
+_STEPS, _MOST_PARTS = 6, 20_000
+"""Containers opened on the way to so small a part, and how much one may hold: as long as they have
+little, each takes about as long as reading it did.
+"""
 _LONGEST_DIGITS = 40
 _HINTS = {"json": "Send JSON: RFC 8259, and nothing beside it.", "utf8": "Send UTF-8."}
 _OWN_KEYS = "Give each a text of its own."
@@ -81,6 +84,8 @@ def loads(data: bytes, *, above: int = 0, below: str = "", name: str = "") -> ob
 
 
 def _explained(data: bytes, error: strict.StrictError, below: str, name: str) -> UsageError:
+    if error.reason not in ("utf8", "values") and not below:
+        data, name, error = _narrowed(data, error, name)
     if len(data) <= LOOKED_AT:
         try:
             found = json.loads(data, object_pairs_hook=_Pairs, parse_int=_read_integer)
@@ -90,7 +95,54 @@ def _explained(data: bytes, error: strict.StrictError, below: str, name: str) ->
         except (ValueError, RecursionError):
             pass  # no JSON, whoever reads it
     hint = f"Nest at most {MAX_DEPTH} deep, keep integers within 64 bits and keys unique."
-    return UsageError(str(error)[:500], where=name, hint=_HINTS.get(error.reason, hint))
+    said = f"{name[:200]}: {error}" if name and error.reason not in ("json", "utf8") else str(error)
+    return UsageError(said[:500], where=name[:200], hint=_HINTS.get(error.reason, hint))
+
+
+def _narrowed(data: bytes, error: strict.StrictError, name: str) -> tuple[bytes, str, strict.StrictError]:
+    """A part of `data` that has the fault too, its place, and what is wrong with it by itself."""
+    for step in range(1, _STEPS + 1):
+        if len(data) <= LOOKED_AT:
+            break
+        keys, parts = _parts(data)
+        found = _first_wrong(parts, MAX_DEPTH - step) if 0 < len(parts) <= _MOST_PARTS else None
+        if found is None:
+            break
+        index, error = found
+        key = f".{keys[index]}" if keys else f"[{index}]"
+        data, name = bytes(parts[index]), f"{name}{key}".removeprefix(".")
+    return data, name, error
+
+
+def _parts(data: bytes) -> tuple[list[str], list[msgspec.Raw]]:
+    """What is directly inside of an object, by key, or of an array, without; nothing of what is neither."""
+    try:
+        if data.lstrip()[:1] == b"[":
+            return [], msgspec.json.decode(data, type=list[msgspec.Raw])
+        members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return [], []
+    return list(members), list(members.values())
+
+
+def _first_wrong(parts: list[msgspec.Raw], depth: int) -> tuple[int, strict.StrictError] | None:
+    """The first that strict JSON doesn't take, found by halves; None where each by itself is fine."""
+    low, high = 0, len(parts)
+    error = _wrong(parts, depth)
+    while error is not None and high - low > 1:
+        middle = (low + high) // 2
+        wrong = _wrong(parts[low:middle], depth)
+        low, high = (low, middle) if wrong is not None else (middle, high)
+        error = wrong or _wrong(parts[low:high], depth)
+    return None if error is None else (low, error)
+
+
+def _wrong(parts: list[msgspec.Raw], depth: int) -> strict.StrictError | None:
+    try:
+        strict.loads(b"[%b]" % b",".join(map(bytes, parts)), max_depth=depth + 1)
+    except strict.StrictError as error:
+        return error
+    return None
 
 
 def _look_below(value: object, below: str) -> None:

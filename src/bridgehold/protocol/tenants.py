@@ -9,7 +9,7 @@ import msgspec
 from bridgehold.policies.tenants import State
 
 Text = Annotated[str, msgspec.Meta(max_length=300)]
-Ceiling = str | int | None
+Ceiling = str | int | float | None
 """As the file has it; None takes it away."""
 
 
@@ -18,23 +18,33 @@ class _Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class NameParams(_Params, frozen=True, kw_only=True):
+    """Of methods that act on one tenant or token."""
+
     name: Text
 
 
 class CreateTenantParams(NameParams, frozen=True, kw_only=True):
+    """Of `tenant.create`."""
+
     limits: dict[str, Ceiling] = {}
 
 
 class LimitParams(NameParams, frozen=True, kw_only=True):
+    """Of `tenant.limit`: the ceilings that change."""
+
     limits: dict[str, Ceiling]
 
 
 class StateParams(NameParams, frozen=True, kw_only=True):
+    """Of `tenant.suspend`, `resume` and `revoke`."""
+
     reason: Text = ""
     """For the tenant's callers, who are told, and for the audit."""
 
 
 class CreateTokenParams(NameParams, frozen=True, kw_only=True):
+    """Of `token.create`: what the new token may do."""
+
     tenants: tuple[str, ...]
     bridges: tuple[str, ...] = ()
     operations: tuple[str, ...] = ()
@@ -45,6 +55,8 @@ class CreateTokenParams(NameParams, frozen=True, kw_only=True):
 
 
 class RotateParams(NameParams, frozen=True, kw_only=True):
+    """Of `token.rotate`."""
+
     grace_s: Annotated[float, msgspec.Meta(ge=0, le=31 * 86_400)] = 0.0
     """How long the secret before is taken as well."""
 
@@ -60,9 +72,9 @@ class TenantInfo(msgspec.Struct, frozen=True, kw_only=True):
     at: str = ""
     declared: bool = False
     """Whether its file has a table ``[tenant]``."""
-    limits: dict[str, str | int] = {}
-    used: dict[str, int] = {}
-    """Requests and tokens at providers, today and this month, by the key of the ceiling beside them."""
+    limits: dict[str, str | int | float] = {}
+    used: dict[str, int | float] = {}
+    """Requests, tokens and money at providers, today and this month, by their ceiling's key."""
     sessions: int = 0
     tokens: tuple[str, ...] = ()
 

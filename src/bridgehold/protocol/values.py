@@ -7,7 +7,6 @@ from typing import Annotated
 import msgspec
 
 from bridgehold.errors import DeniedError, Output
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 from bridgehold.policies.globs import matches
 
 QUEUE_BOUND = 64
@@ -39,6 +38,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return "*" in self.tenants or tenant in self.tenants
 
     def may_use(self, bridge: str) -> bool:
+        """Whether `bridge` is among its bridges; without a list, each is."""
         return not self.bridges or bridge in self.bridges
 
     def demand_bridge(self, bridge: str) -> None:
@@ -60,21 +60,6 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return self.tenants[0] if len(self.tenants) == 1 and "*" not in self.tenants else ""
 
 
-class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One command as a caller sent it; nothing of it has been believed yet."""
-
-    operation: str
-    """``bridge:operation``."""
-    arguments: dict[str, object] = {}
-    tenant: str = LOCAL_TENANT
-    session: str = ANONYMOUS_SESSION
-    """A session's name, or its id."""
-    deadline_ms: int = 0
-    """A caller may only shorten what the policy and the manifest give; 0: theirs."""
-    parent: str = ""
-    """The command whose tool runs this one, if one does."""
-
-
 class CommandUsage(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel's account of one command."""
 
@@ -83,8 +68,8 @@ class CommandUsage(msgspec.Struct, frozen=True, kw_only=True):
     ms: int = 0
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command gives back. `receipt` is the audit reference of its outcome."""
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command gives back. `receipt` is the audit's reference of its outcome."""
 
     value: object
     session: str
@@ -93,12 +78,17 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool = False
     degraded: bool = False
     """The outcome could not be written to the audit although the command ran."""
+    anew: str = ""
+    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
+
+
+class Reply(Answer, frozen=True, kw_only=True):
+    """What a command gives back, and what else it wrote. `receipt` is the reference of its outcome."""
+
     cold_start: str = ""
     """Of a session's first command: why the session started cold, though its policy says fork."""
     output: Output = Output()
     """What the command wrote to its standard output and error, where its value doesn't hold it."""
-    anew: str = ""
-    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class StackShare(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,23 +116,33 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lines: Annotated[list[LineShare], msgspec.Meta(max_length=1_000)]
 
 
-class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of `bridgehold sessions`."""
+class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was opened."""
 
     id: str
     name: str
-    tenant: str
     bridge: str
+    tenant: str
+
+
+class SessionFacts(OpenedSession, frozen=True, kw_only=True):
+    """A session and what it has used; times in milliseconds, memory in bytes."""
+
     state: str
     start: str
-    cold_start: str = ""
-    """Why it started cold, though its policy says fork."""
     commands: int
     age_ms: int
     idle_ms: int
+    memory_bytes: int
+
+
+class SessionInfo(SessionFacts, frozen=True, kw_only=True):
+    """One line of `bridgehold sessions`: also what only the machine's own people are shown."""
+
+    cold_start: str = ""
+    """Why it started cold, though its policy says fork."""
     pid: int
     uid: int
-    memory_bytes: int
     grant: str
 
 

@@ -31,7 +31,7 @@ def run_all(layout: Layout, config: Config, *, on_check: Callable[[str], None] |
         _anchors_probe(layout),
         environments_probe(layout),
         cold_starts_probe(layout),
-        http_probe(config),
+        http_probe(layout, config),
     ]
     return run_checks(context, extra=own, on_check=on_check)
 
@@ -121,7 +121,7 @@ def cold_starts_probe(layout: Layout) -> Probe:
     )
 
 
-def http_probe(config: Config) -> Probe:
+def http_probe(layout: Layout, config: Config) -> Probe:
     """Raises `ConfigError` for an address that the host would refuse."""
 
     def act(_: Context) -> Check:
@@ -130,12 +130,13 @@ def http_probe(config: Config) -> Probe:
             return passed("http", "not served: `[http] listen` is empty")
         listen_address(section.listen, public=section.public)
         tokens = sum(len(principal.tokens) for principal in config.principals.values())
+        tokens += sum(1 for _ in layout.tokens.glob("*.toml"))
         served = f"served at {section.listen} to {tokens} token(s)"
         if section.public:
             remedy = "Listen on loopback behind a proxy that does TLS, without `[http] public`."
             return caution("http", f"{served}, without TLS (weakening `public_http`)", remedy)
         if not tokens:
-            return caution("http", served, "Add a token's digest to a [principals.NAME] section.")
+            return caution("http", served, "`bridgehold token create` makes one.")
         return passed("http", served)
 
     return Probe(name="http", proves="Where HTTP is served, and to how many", run=act)

@@ -325,6 +325,9 @@ class Replacing:
 
 
 def could_start() -> None:
-    """Load whatever a host's processes are made of. Raises what a start would."""
+    """Load whatever a host's processes are made of, and look for what they run. Raises what a start would."""
+    from bridgehold.sandbox.launch.cold import find_bwrap  # of no use to a supervisor
+
+    find_bwrap()
     for module in plans.MODULES.values():
         importlib.import_module(module)

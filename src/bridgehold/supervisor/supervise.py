@@ -1,7 +1,7 @@
 """The parent of the host's processes: starts them, joins them by sockets, ends all when one ends.
 
-It reads a word of the host's (`handover`), and no byte that anyone else sends. As root the host, the
-keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
+It reads what the host asks it (`handover`, `files`), and no byte that anyone else sends. As root the host,
+the keeper, the journal and, where there is one, the HTTP face get kernel uids of their own, so that taking
 over one gives nothing of another; the launcher stays privileged.
 """
 
@@ -28,7 +28,7 @@ import msgspec
 from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
-from bridgehold.errors import ConfigError
+from bridgehold.errors import ConfigError, InternalError, error_classes
 from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
@@ -48,6 +48,8 @@ _END_SECONDS = 10.0
 
 
 _CAUSE_SECONDS = 0.3
+_OWN_STATUSES = frozenset(kind.exit_status for kind in error_classes()) - {1}
+"""What a process of ours says when it can't start; 1 is Python's own too."""
 _AGAIN = -1
 """No exit status: the host has left for another one, or had its time to."""
 
@@ -350,7 +352,7 @@ def _explain_end(ended: Child, host: Child, patience: float) -> int:
     sys.stderr.write(
         f"bridgehold: the {ended.name} process ended with status {status}; stopping everything\n"
     )
-    return 70
+    return status if status in _OWN_STATUSES else InternalError.exit_status
 
 
 def _end_requested(signals: list[int]) -> bool:

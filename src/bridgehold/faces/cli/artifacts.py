@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 
 from bridgehold.client.client import connect
-from bridgehold.faces.render import err, out, print_json, table
+from bridgehold.faces.layout import dim, number
+from bridgehold.faces.render import print_json, table
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_size
 from bridgehold.protocol.values import Artifact
 
-app = typer.Typer(help="Bytes of tenants, by digest: what outlives a session.", no_args_is_help=True)
 Tenant = Annotated[str, typer.Option(help="Whose.")]
 Digest = Annotated[str, typer.Argument(help="sha256:…, as `artifacts list` shows it.")]
 
 
-@app.command("list")
 def list_artifacts(
     tenant: Tenant = LOCAL_TENANT,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -39,10 +39,9 @@ def list_artifacts(
         )
         for one in found
     ]
-    table("", ("digest", "size", "name", "since"), rows)
+    table(("digest", number("size"), "name", dim("since")), rows, empty=f"{tenant} keeps nothing")
 
 
-@app.command()
 def put(
     file: Annotated[Path, typer.Argument(help="What to keep.", exists=True, dir_okay=False)],
     name: Annotated[str, typer.Option(help="Its name; the file's own, if left out.")] = "",
@@ -50,11 +49,10 @@ def put(
 ) -> None:
     """Keep a file; prints its digest."""
     made = asyncio.run(_put(file, name, tenant))
-    out.print(made.digest)
-    err.print(f"{format_size(made.size_bytes)} kept for {tenant}")
+    out.say(made.digest, whole=True)
+    err.say(f"{format_size(made.size_bytes)} kept for {tenant}")
 
 
-@app.command()
 def get(
     digest: Digest,
     to: Annotated[Path, typer.Argument(help="A new file.")],
@@ -62,14 +60,13 @@ def get(
 ) -> None:
     """Write an artifact into a new file."""
     asyncio.run(_get(digest, to, tenant))
-    err.print(f"{to}: {format_size(to.stat().st_size)}")
+    err.say(f"{to}: {format_size(to.stat().st_size)}")
 
 
-@app.command("rm")
 def remove(digest: Digest, tenant: Tenant = LOCAL_TENANT) -> None:
     """Forget an artifact."""
     asyncio.run(_remove(digest, tenant))
-    err.print(f"removed {digest}")
+    err.say(f"removed {digest}")
 
 
 async def _list(tenant: str) -> list[Artifact]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from importlib.metadata import version
@@ -11,7 +12,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.entries import Entry, printable, printable_json
@@ -20,23 +20,26 @@ from bridgehold.audit.query import TIMES, Query, parse_kind, parse_time
 from bridgehold.audit.query import query as find
 from bridgehold.audit.read import follow, read_all
 from bridgehold.audit.read import tail as read_tail
+from bridgehold.audit.telling import tell
 from bridgehold.audit.verify import render_report, verify_audit
 from bridgehold.audit.why import story
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import AuditError
-from bridgehold.faces.render import err, out, print_json, print_json_line, print_traceback, table
+from bridgehold.faces.layout import dim
+from bridgehold.faces.render import print_json, print_json_line, print_traceback, short, table
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import nearest
 
-app = typer.Typer(help="Read, query and verify the audit.", no_args_is_help=True)
 Folder = Annotated[
     Path | None,
     typer.Option("--audit", help="The audit's folder, such as a copy; this host's own if left out."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_MOST_ROWS = 30
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{8})[0-9a-f]{56}")
 _ASKED = ("kind", "tenant", "session", "command", "since", "until", "text")
 
 
-@app.command()
 def tail(
     audit: Folder = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many events.")] = 20,
@@ -50,7 +53,6 @@ def tail(
         print_entry(entry, as_json=json_output)
 
 
-@app.command()
 def query(
     audit: Folder = None,
     kind: Annotated[str, typer.Option(help="A kind, or its first half: egress.refused, egress.")] = "",
@@ -73,7 +75,7 @@ def query(
         nothing = False
         print_entry(entry, as_json=json_output)
     if nothing:
-        err.print(_nothing(folder, wanted), soft_wrap=True, markup=False)
+        err.say(_nothing(folder, wanted))
 
 
 def _nothing(folder: Path, wanted: Query) -> str:
@@ -84,7 +86,6 @@ def _nothing(folder: Path, wanted: Query) -> str:
     return f"no event fits{': ' if asked else ''}{', '.join(asked)}{near}"
 
 
-@app.command()
 def verify(
     audit: Folder = None,
     anchors: Annotated[
@@ -114,12 +115,12 @@ def verify(
     if json_output:
         print_json({"ok": report.ok, **msgspec.to_builtins(report)})
     else:
-        out.print(escape(render_report(report)), soft_wrap=True)
+        for line in render_report(report).splitlines():
+            out.say(line, under="    ")
     if not report.ok:
         raise typer.Exit(AuditError.exit_status)
 
 
-@app.command()
 def export(audit: Folder = None) -> None:
     """Every event as OCSF, one JSON line each."""
     for line in export_ocsf(read_all(audit_folder(audit)), version("bridgehold")):
@@ -138,21 +139,31 @@ def why(
     if json_output:
         print_json(found)
         return
-    rows = [
-        ("what", found.sentence),
-        ("rule", found.rule),
-        ("reason", found.reason),
-        ("source", found.source),
+    day = found.event.time[:10]
+    out.say((f"{day}, UTC", "dim"))
+    for entry, sentence in tell(found):
+        asked = entry.ref == found.event.ref
+        mark = ("→ ", "bold") if asked else "  "
+        when = entry.time[11:23] if entry.time.startswith(day) else entry.time
+        out.say(
+            mark, (f"{when}  ", "dim"), (printable(short(sentence)), "bold" if asked else ""), under=" " * 16
+        )
+    out.say()
+    facts = [
+        ("rule", f"{found.rule}{f' ({found.source})' if found.source else ''}" if found.rule else ""),
         ("remedy", found.remedy),
-        ("event", f"{found.event.kind} {found.event.ref} at {found.event.time}, {found.event.place}"),
+        ("event", f"{found.event.kind} {found.event.ref}, {found.event.place}"),
         ("grant", found.grant.text("digest") if found.grant else ""),
     ]
-    for name, value in rows:
+    for name, value in facts:
         if value:
-            out.print(f"[bold]{name:<7}[/] {escape(printable(value))}", soft_wrap=True)
+            out.say((f"{name:<7}", "bold"), printable(short(value)), under=" " * 7)
     print_traceback(found.traceback, out)
     if found.related:
-        table("related", ("time", "event", "kind", "what"), [_row(entry) for entry in found.related[:30]])
+        out.say()
+        rows = [_row(entry)[1:] for entry in found.related[:_MOST_ROWS]]
+        cut = [(ref, kind, _DIGEST.sub(r"\1…", what)) for ref, kind, what in rows]
+        table((dim("event"), "kind", "what"), cut, title="related")
 
 
 def audit_folder(given: Path | None) -> Path:
@@ -160,6 +171,9 @@ def audit_folder(given: Path | None) -> Path:
     folder = given or default_layout().audit
     if not folder.is_dir():
         raise AuditError("there is no audit here", where=str(folder), hint="Name a folder with --audit.")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        hint = "Name the folder that holds the instances, and read it as a user who may."
+        raise AuditError("can't read the audit's folder: Permission denied", where=str(folder), hint=hint)
     return folder
 
 
@@ -170,7 +184,7 @@ def print_entry(entry: Entry, *, as_json: bool) -> None:
         return
     time, ref, kind, what = _row(entry)
     style = "red" if kind.endswith(("refused", "violation", "degraded")) else "cyan"
-    out.print(f"[dim]{time} {escape(ref)}[/] [{style}]{kind:<18}[/] {escape(what)}", soft_wrap=True)
+    out.say((f"{time} {ref} ", "dim"), (f"{kind:<18}", style), f" {what}", under="    ")
 
 
 def _row(entry: Entry) -> tuple[str, str, str, str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from bridgehold import reads, writes
 from bridgehold.bridges.manifest import Manifest
@@ -22,7 +21,10 @@ from bridgehold.faces.authoring.scripts import read_script
 from bridgehold.faces.authoring.templates import bridge_from, new_bridge
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
-from bridgehold.faces.render import err, out, print_error, print_json, table
+from bridgehold.faces.layout import Column
+from bridgehold.faces.progress import waiting
+from bridgehold.faces.render import STATUS_STYLE, print_error, print_json, table
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 
 Name = Annotated[str, typer.Argument(help="The bridge.")]
@@ -47,7 +49,8 @@ def new(
     layout = default_layout()
     place = layout.own_bridges(parse_name(tenant, "tenant")) if tenant else layout.bridges
     folder, policy = place / name, layout.policies / f"{name}.toml"
-    for path in (folder, policy):
+    shared = bool(tenant) and policy.exists()
+    for path in (folder,) if shared else (folder, policy):
         if path.exists():
             raise UsageError(f"{path} is there already", hint="Choose another name, or remove it.")
     if script:
@@ -57,16 +60,24 @@ def new(
     try:
         writes.make_folder(policy.parent)
         writes.make_folder(folder, new=True)
-        for path, text in ((policy, files.pop("policy")), *((folder / name, files[name]) for name in files)):
+        granted = files.pop("policy")
+        texts = [] if shared else [(policy, granted)]
+        for path, text in (*texts, *((folder / name, files[name]) for name in files)):
             with writes.create(path, mode=0o644) as file:
                 file.write(text.encode())
     except OSError as error:
         where = str(error.filename or folder)
-        raise ConfigError(f"can't be written: {error.strerror}", where=where) from error
-    for path in (*sorted(folder.iterdir()), policy):
-        out.print(str(path), markup=False, soft_wrap=True)
+        hint = "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own."
+        raise ConfigError(f"can't be written: {error.strerror}", where=where, hint=hint) from error
+    for path in (*sorted(folder.iterdir()), *([] if shared else [policy])):
+        out.say(str(path), whole=True)
+    if shared:
+        narrow = f"{layout.tenants / tenant}.toml, [bridges.{name}], narrows it for {tenant} alone"
+        err.say(
+            f"{policy} is there already: every bridge named {name} runs under it, whosever it is; {narrow}"
+        )
     follow = "check" if "requirements.in" not in files else "lock"
-    err.print(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
+    err.say(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
 
 
 def _source(script: str) -> str:
@@ -85,9 +96,9 @@ def lock_bridge(
 
     registry = offline_registry()
     manifest = registry.manifest(name, tenant)
-    with err.status(f"resolving {name}{f' for Python {python}' if python else ''}"):
+    with waiting(f"resolving {name}{f' for Python {python}' if python else ''}"):
         count = lock(manifest, python, registry.config.host.index)
-    out.print(f"{count} packages in {manifest.lock_path}", markup=False, soft_wrap=True)
+    out.say(f"{count} packages in {manifest.lock_path}")
 
 
 def check_bridge(
@@ -102,7 +113,10 @@ def check_bridge(
     if json_output:
         print_json(found)
     else:
-        table("", ("", "what", "detail"), [(one.status, one.name, one.detail) for one in found])
+        table(
+            (Column("", styles=STATUS_STYLE), "what", "detail"),
+            [(one.status, one.name, one.detail) for one in found],
+        )
     if any(one.status == "FAIL" for one in found):
         raise typer.Exit(1)
 
@@ -169,7 +183,8 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 async def _run_once(host: Client, operation: str, arguments: dict[str, Any], tenant: str) -> None:
     begun = time.perf_counter()
-    err.rule(time.strftime("%H:%M:%S"))
+    err.say()
+    err.say((time.strftime("%H:%M:%S"), "bold"))
     try:
         async with host.session(operation.partition(":")[0], tenant=tenant) as session:
             try:
@@ -181,5 +196,5 @@ async def _run_once(host: Client, operation: str, arguments: dict[str, Any], ten
         print_error(error, as_json=False)
         return
     if log:
-        err.print(escape(log.rstrip()), style="dim", soft_wrap=True)
-    err.print(f"{(time.perf_counter() - begun) * 1000:.0f} ms in a sandbox of its own; waiting for a save")
+        err.say((log.rstrip(), "dim"), whole=True)
+    err.say(f"{(time.perf_counter() - begun) * 1000:.0f} ms in a sandbox of its own; waiting for a save")

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from bridgehold.faces.render import err, print_json, table
+from bridgehold.faces.layout import number
+from bridgehold.faces.render import print_json, table
+from bridgehold.faces.screen import err
 
 
 def bench(
@@ -18,7 +20,7 @@ def bench(
     """Time sessions that start cold, forked or from the warm pool: first reply, memory, sessions a second."""
     from bridgehold.faces.bench.starts import measure
 
-    figures = asyncio.run(measure(bridge, count, lambda text: err.print(f"[dim]… {text}[/]")))
+    figures = asyncio.run(measure(bridge, count, lambda text: err.say((f"… {text}", "dim"))))
     if as_json:
         print_json(figures)
         return
@@ -32,4 +34,4 @@ def bench(
         )
         for one in figures
     ]
-    table("", ("figure", "value", "ratio", "bar", ""), rows)
+    table(("figure", number("value"), number("ratio"), "bar", ""), rows)

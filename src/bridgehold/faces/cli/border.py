@@ -9,13 +9,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import typer
-from typer.exceptions import TyperException
-
-from bridgehold.errors import BridgeholdError, InternalError, UsageError, from_os
-from bridgehold.faces.render import err, print_error
-from bridgehold.hardening import open_standard
+if TYPE_CHECKING:
+    from bridgehold.errors import BridgeholdError
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
@@ -29,24 +26,40 @@ def guarded(command: Callable[[], object]) -> int:
         status = command()
         sys.stdout.flush()
         if status == _INTERRUPTED:
-            err.print("stopped")
+            _say_stopped()
         return status if isinstance(status, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _report(lambda: err.print("stopped"), _INTERRUPTED)
+    except KeyboardInterrupt:
+        return _report(_say_stopped, _INTERRUPTED)
     except BrokenPipeError:
         _drop_output()
         return _BROKEN_PIPE
-    except TyperException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # asked for by leaving all out
-            text = f"{error.format_message()}\n"
-            return _report(lambda: sys.stderr.write(text), error.exit_code)
-        return _failed(_usage(error), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last border: people get a sentence, not a traceback
+        return _ended(error, as_json=as_json)
+
+
+def _ended(error: Exception, *, as_json: bool) -> int:
+    """The status after a failure, or after what typer raises to end a command."""
+    import typer
+    from typer.exceptions import TyperException
+
+    if isinstance(error, typer.Abort):
+        return _report(_say_stopped, _INTERRUPTED)
+    if not isinstance(error, TyperException):
         return _failed(_ours(error), as_json=as_json)
+    if type(error).__name__ == "NoArgsIsHelpError":  # asked for by leaving all out
+        text = f"{error.format_message()}\n"
+        return _report(lambda: sys.stderr.write(text), error.exit_code)
+    return _failed(_usage(error), as_json=as_json)
+
+
+def _say_stopped() -> None:
+    sys.stderr.write("stopped\n")
 
 
 def prepare_streams() -> None:
     """The three streams are there, and take any text."""
+    from bridgehold.hardening import open_standard
+
     open_standard()
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
@@ -62,6 +75,8 @@ def check_arguments(arguments: list[str]) -> None:
         try:
             text.encode()
         except UnicodeEncodeError:
+            from bridgehold.errors import UsageError
+
             raise UsageError(
                 "is not UTF-8",
                 where=f"argument {number}",
@@ -69,12 +84,16 @@ def check_arguments(arguments: list[str]) -> None:
             ) from None
 
 
-def _usage(error: TyperException) -> UsageError:
+def _usage(error: Any) -> BridgeholdError:
+    from bridgehold.errors import UsageError
+
     path = getattr(getattr(error, "ctx", None), "command_path", "bridgehold")
     return UsageError(error.format_message(), where=path, hint=f"`{path} --help` shows what it takes.")
 
 
 def _ours(error: Exception) -> BridgeholdError:
+    from bridgehold.errors import BridgeholdError, InternalError, from_os
+
     if isinstance(error, BridgeholdError):
         return error
     if isinstance(error, OSError):
@@ -83,6 +102,8 @@ def _ours(error: Exception) -> BridgeholdError:
 
 
 def _failed(error: BridgeholdError, *, as_json: bool) -> int:
+    from bridgehold.faces.render import print_error
+
     return _report(lambda: print_error(error, as_json=as_json), error.exit_status)
 
 

@@ -7,32 +7,24 @@ import contextlib
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from bridgehold.bridges.adapters import adapter_source
 from bridgehold.client.client import Client, Host
 from bridgehold.errors import BridgeholdError, EnvironmentChangedError
-from bridgehold.faces.cli import authoring, chaos
 from bridgehold.faces.cli.policy import offline_registry
-from bridgehold.faces.progress import build_progress, show_progress
-from bridgehold.faces.render import err, out, print_cold, print_json, table
+from bridgehold.faces.layout import Column, number
+from bridgehold.faces.progress import build_progress, show_progress, waiting
+from bridgehold.faces.render import print_cold, print_json, table
+from bridgehold.faces.screen import out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_size
 
-app = typer.Typer(
-    help="See bridges, build their environments, write and check your own.", no_args_is_help=True
-)
-app.command("new")(authoring.new)
-app.command("lock")(authoring.lock_bridge)
-app.command("check")(authoring.check_bridge)
-app.command("dev")(authoring.dev)
-app.command("provider")(chaos.provider)
 Bridge = Annotated[str, typer.Argument(help="The bridge.")]
 Tenant = Annotated[str, typer.Option(help="Who sees it: a tenant may have bridges of its own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_CHANGED = {"CHANGED": "bold red"}
 
 
-@app.command("list")
 def list_bridges(json_output: Json = False) -> None:
     """Every bridge of this host, and what keeps one from starting."""
     registry = offline_registry()
@@ -46,31 +38,28 @@ def list_bridges(json_output: Json = False) -> None:
         trouble = "; ".join(problems) if isinstance(problems, list) else ""
         where = "shipped" if entry["shipped"] else str(entry["tenant"]) or "own"
         rows.append((str(entry["name"]), str(entry["version"]), where, str(entry["summary"]), trouble))
-    table("", ("bridge", "version", "from", "what it does", "problems"), rows)
+    table(("bridge", "version", "from", "what it does", "problems"), rows)
 
 
-@app.command()
 def show(bridge: Bridge, tenant: Tenant = LOCAL_TENANT, json_output: Json = False) -> None:
     """A bridge's operations and what it asks for."""
     manifest = offline_registry().manifest(bridge, tenant)
     if json_output:
         print_json(manifest.operations)
         return
-    out.print(f"[bold]{escape(manifest.name)}[/] {escape(manifest.version)} — {escape(manifest.summary)}")
+    out.say((manifest.name, "bold"), f" {manifest.version} — {manifest.summary}")
     rows = [
         (f"{manifest.name}:{name}", operation.effect, operation.resource, operation.summary)
         for name, operation in manifest.operations.items()
     ]
-    table("", ("operation", "effect", "resource", "what it does"), rows)
+    table(("operation", "effect", "resource", "what it does"), rows)
 
 
-@app.command()
 def adapter(bridge: Bridge, tenant: Tenant = LOCAL_TENANT) -> None:
     """Print a Python module with the bridge's operations as typed methods."""
     typer.echo(adapter_source(offline_registry().manifest(bridge, tenant)), nl=False)
 
 
-@app.command()
 def build(
     bridge: Bridge,
     tenant: Tenant = LOCAL_TENANT,
@@ -90,7 +79,7 @@ def build(
     if json_output:
         print_json(result)
     else:
-        out.print(f"{result['packages']} packages, {result['digest']}")
+        out.say(f"{result['packages']} packages, {result['digest']}")
         print_cold(result["cold_start"])
 
 
@@ -116,14 +105,13 @@ async def _cold_start(host: Client, bridge: str, tenant: str) -> str:
     return ""
 
 
-@app.command()
 def verify(
     bridge: Annotated[str, typer.Argument(help="The bridge; every environment, if left out.")] = "",
     tenant: Annotated[str, typer.Option(help="Whose own bridge it is.")] = "",
     json_output: Json = False,
 ) -> None:
     """Read every byte of built environments again; exit status 18 where one is not as it was sealed."""
-    with err.status("reading every byte"):
+    with waiting("reading every byte"):
         found = asyncio.run(_ask("bridge.verify", {"bridge": bridge, "tenant": tenant or None}))
     if json_output:
         print_json(found)
@@ -138,19 +126,22 @@ def verify(
             )
             for one in found
         ]
-        table("", ("", "bridges", "digest", "size", "what changed"), rows)
+        table(
+            (Column("", styles={"CHANGED": "bold red"}), "bridges", "digest", number("size"), "what changed"),
+            rows,
+            empty="no environment is built",
+        )
     if not all(one["ok"] for one in found):
         raise typer.Exit(EnvironmentChangedError.exit_status)
 
 
-@app.command("gc")
 def collect(json_output: Json = False) -> None:
     """Remove environments that no bridge asks for and no host uses, left-overs of builds, and old wheels."""
     removed = asyncio.run(_ask("bridge.gc", {}))["removed"]
     if json_output:
         print_json(removed)
     else:
-        out.print(f"{len(removed)} removed")
+        out.say(f"{len(removed)} removed")
 
 
 async def _ask(method: str, params: dict[str, Any]) -> Any:

@@ -11,7 +11,9 @@ import typer
 from bridgehold.errors import UsageError
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import parse_deadline, read_arguments
-from bridgehold.faces.render import err, print_json, table
+from bridgehold.faces.layout import Column, number
+from bridgehold.faces.render import STATUS_STYLE, print_json, table
+from bridgehold.faces.screen import err
 from bridgehold.ids import LOCAL_TENANT
 
 
@@ -52,7 +54,7 @@ def chaos(
             commands=commands,
             only=only or (),
             keep=keep,
-            say=lambda text: err.print(f"[dim]… {text}[/]"),
+            say=lambda text: err.say((f"… {text}", "dim")),
         )
         return [outcome async for outcome in outcomes]
 
@@ -70,7 +72,7 @@ def chaos(
             )
             for one in found
         ]
-        table("", ("", "fault", "commands ended", "longest", "detail"), rows)
+        table((Column("", styles=STATUS_STYLE), "fault", "commands ended", number("longest"), "detail"), rows)
     if any(one.status == "FAIL" for one in found):
         raise typer.Exit(1)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
-from bridgehold.faces.render import STATUS_STYLE, err, out, print_json
+from bridgehold.faces.layout import Column
+from bridgehold.faces.render import STATUS_STYLE, print_json, table
+from bridgehold.faces.screen import err
 from bridgehold.sandbox.doctor import as_json
+from bridgehold.sandbox.doctor.model import Check
 
 
 def doctor(
@@ -24,7 +25,8 @@ def doctor(
 
     def show(name: str) -> None:
         if not json_output and err.is_terminal:
-            err.print(f"[dim]… {name:<40}[/]", end="\r")
+            err.say((f"… {name:<40}", "dim"), end="\r", whole=True)
+            err.file.flush()
 
     layout = default_layout()
     checks = run_all(layout, load_config(layout.config_file), on_check=show)
@@ -32,13 +34,13 @@ def doctor(
     if json_output:
         print_json(as_json(checks))
         raise typer.Exit(1 if failed else 0)
-    view = Table(title_justify="left", header_style="bold")
-    for column in ("barrier", "", "what was seen"):
-        view.add_column(column, overflow="fold")
-    for check in checks:
-        seen = escape(check.detail)
-        if check.remedy and check.status != "PASS":
-            seen += f"\n[bold]remedy[/] {escape(check.remedy)}"
-        view.add_row(check.name, f"[{STATUS_STYLE[check.status]}]{check.status}[/]", seen)
-    out.print(view)
+    table(
+        ("barrier", Column("", styles=STATUS_STYLE), "what was seen"),
+        [(one.name, one.status, _seen(one)) for one in checks],
+    )
     raise typer.Exit(1 if failed else 0)
+
+
+def _seen(check: Check) -> str:
+    remedy = f"\nremedy: {check.remedy}" if check.remedy and check.status != "PASS" else ""
+    return f"{check.detail}{remedy}"

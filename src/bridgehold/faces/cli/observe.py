@@ -8,21 +8,27 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
 from bridgehold.audit.entries import printable
 from bridgehold.client.client import Client, connect
 from bridgehold.errors import NotFoundError
-from bridgehold.faces.render import err, out, print_json, print_json_line, table
+from bridgehold.faces import layout
+from bridgehold.faces.layout import Column, Line, number
+from bridgehold.faces.progress import console, waiting
+from bridgehold.faces.render import plain, print_json, print_json_line, table
+from bridgehold.faces.screen import err, out
 from bridgehold.host.shares.observe import OperationFigures
 from bridgehold.ids import nearest, parse_name
 from bridgehold.policies.units import format_ms, format_size
 from bridgehold.protocol.values import SessionInfo
 
 _ROWS = 15
+_SESSIONS = (
+    *map(Column, ("session", "tenant", "bridge", "state")),
+    Column("start", extra=True),
+    *map(number, ("commands", "age", "idle", "memory")),
+)
+_OPERATIONS = (Column("operation"), *map(number, ("commands", "per second", "failed", "p50", "p99", "cpu")))
 Session = Annotated[str, typer.Argument(help="Session name or id.")]
 
 
@@ -40,7 +46,7 @@ def profile(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Where a session's worker spends its time, by samples of its own stacks, whatever it is doing."""
-    with err.status(f"looking at {session} for {seconds:g} s"):
+    with waiting(f"looking at {session} for {seconds:g} s"):
         found = asyncio.run(_request("session.profile", {"session": session, "seconds": seconds}))
     if json_output:
         print_json(found)
@@ -49,13 +55,17 @@ def profile(
             typer.echo(f"{printable(row['stack'])} {row['samples']}")
     else:
         rows = [(f"{row['share']:.0%}", str(row["samples"]), row["line"]) for row in found["lines"][:_ROWS]]
-        table(f"{found['samples']} samples in {found['seconds']:.1f} s", ("share", "samples", "where"), rows)
+        table(
+            (number("share"), number("samples"), "where"),
+            rows,
+            title=f"{found['samples']} samples in {found['seconds']:.1f} s",
+        )
 
 
 def kill(session: Session) -> None:
     """End a session at once, whatever it is doing."""
     found = asyncio.run(_request("session.kill", {"session": session, "reason": "killed by an operator"}))
-    out.print(f"ended {found['id']}")
+    out.say(f"ended {found['id']}")
 
 
 def drain(
@@ -64,12 +74,12 @@ def drain(
     seconds: Annotated[float, typer.Option(help="How long a running command may still take.")] = 30.0,
 ) -> None:
     """End sessions politely: what runs may finish, what is new is refused until `sessions resume`."""
-    with err.status("waiting for what runs"):
+    with waiting("waiting for what runs"):
         params = {"bridge": bridge, "tenant": tenant, "seconds": seconds, "cordon": True}
         found = asyncio.run(_of_known("drain", params))
-    out.print(f"{len(found['ended'])} sessions ended")
+    out.say(f"{len(found['ended'])} sessions ended")
     whose = f"{f' of {bridge}' if bridge else ''}{f' for {tenant}' if tenant else ''}"
-    err.print(f"no new one{whose} is opened until `bridgehold sessions resume`", markup=False)
+    err.say(f"no new one{whose} is opened until `bridgehold sessions resume`")
 
 
 def resume(
@@ -78,7 +88,7 @@ def resume(
 ) -> None:
     """Open sessions again where a drain has closed the way."""
     found = asyncio.run(_of_known("resume", {"bridge": bridge, "tenant": tenant}))
-    out.print(f"{found['resumed']} drained ways are open again")
+    out.say(f"{found['resumed']} drained ways are open again")
 
 
 def top(
@@ -92,17 +102,25 @@ def top(
 
 
 async def _top(every: float, looks: int, as_json: bool) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
     async with connect() as client:
         before: dict[str, OperationFigures] = {}
         done = 0
-        with Live(console=out, auto_refresh=False) if not as_json else contextlib.nullcontext() as live:
+        with (
+            Live(console=console(out), auto_refresh=False)
+            if not as_json
+            else contextlib.nullcontext() as live
+        ):
             while True:
                 sessions, figures = await _look(client)
                 if live is None:
                     row = {"sessions": sessions, "operations": figures}
                     print_json_line(row)
                 else:
-                    live.update(Group(_sessions(sessions), _operations(figures, before, every)), refresh=True)
+                    lines = [*_sessions(sessions), [], *_operations(figures, before, every)]
+                    live.update(Text.from_ansi("\n".join(map(out.styled, lines))), refresh=True)
                 before = {one.operation: one for one in figures}
                 done += 1
                 if looks and done >= looks:
@@ -115,14 +133,11 @@ async def _look(client: Client) -> tuple[list[SessionInfo], list[OperationFigure
     return await client.sessions(), msgspec.convert(figures, type=list[OperationFigures])
 
 
-def _sessions(found: list[SessionInfo]) -> Table:
-    shown = Table(title=f"{len(found)} sessions")
-    for column in ("session", "tenant", "bridge", "state", "start", "commands", "age", "idle", "memory"):
-        shown.add_column(column)
-    for one in sorted(found, key=lambda one: -one.memory_bytes)[:_ROWS]:
-        shown.add_row(
-            escape(one.name),
-            escape(one.tenant),
+def _sessions(found: list[SessionInfo]) -> list[Line]:
+    rows = [
+        (
+            plain(one.name),
+            one.tenant,
             one.bridge,
             one.state,
             one.start,
@@ -131,26 +146,31 @@ def _sessions(found: list[SessionInfo]) -> Table:
             format_ms(one.idle_ms),
             format_size(one.memory_bytes),
         )
-    return shown
+        for one in sorted(found, key=lambda one: -one.memory_bytes)[:_ROWS]
+    ]
+    return [[(f"{len(found)} sessions", "bold")], *(layout.table(_SESSIONS, rows, out.width) if rows else [])]
 
 
-def _operations(found: list[OperationFigures], before: dict[str, OperationFigures], every: float) -> Table:
-    shown = Table(title="operations, by time spent")
-    for column in ("operation", "commands", "per second", "failed", "p50", "p99", "cpu"):
-        shown.add_column(column)
+def _operations(
+    found: list[OperationFigures], before: dict[str, OperationFigures], every: float
+) -> list[Line]:
+    rows = []
     for one in found[:_ROWS]:
         earlier = before.get(one.operation)
         rate = (one.commands - earlier.commands) / every if earlier else 0.0
-        shown.add_row(
-            one.operation,
-            str(one.commands),
-            f"{rate:.1f}",
-            str(one.failed),
-            f"{one.p50_ms:.1f} ms",
-            f"{one.p99_ms:.1f} ms",
-            f"{one.cpu_seconds:.1f} s",
+        rows.append(
+            (
+                one.operation,
+                str(one.commands),
+                f"{rate:.1f}",
+                str(one.failed),
+                f"{one.p50_ms:.1f} ms",
+                f"{one.p99_ms:.1f} ms",
+                f"{one.cpu_seconds:.1f} s",
+            )
         )
-    return shown
+    title: Line = [("operations, by time spent", "bold")]
+    return [title, *(layout.table(_OPERATIONS, rows, out.width) if rows else [])]
 
 
 async def _of_known(method: str, params: dict[str, Any]) -> Any:

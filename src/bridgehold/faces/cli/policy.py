@@ -7,23 +7,21 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from bridgehold import reads
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import PolicyError
 from bridgehold.faces.cli.policy_check import check_layout, known_names, layout_registry
-from bridgehold.faces.render import err, out, print_json, table
+from bridgehold.faces.layout import dim, grouped
+from bridgehold.faces.render import print_json, short, table
+from bridgehold.faces.screen import err, out
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.explain import check as check_policies
 from bridgehold.policies.explain import explain as explain_grant
 from bridgehold.policies.explain import unknown_names
 
-app = typer.Typer(help="Check policies, and see what a bridge is granted and why.", no_args_is_help=True)
 
-
-@app.command()
 def check(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Policy files; this layout's if left out.")
@@ -49,8 +47,8 @@ def check(
         print_json({"files": found, "faults": faults})
     else:
         for fault in faults:
-            out.print(f"[red]{escape(fault)}[/]", soft_wrap=True)
-        err.print(f"{len(found)} file(s), {len(faults)} fault(s)")
+            out.say((fault, "red"))
+        err.say(f"{len(found)} file(s), {len(faults)} fault(s)")
     if faults:
         raise typer.Exit(PolicyError.exit_status)
 
@@ -64,7 +62,6 @@ def _read(path: Path) -> str:
     return text
 
 
-@app.command()
 def explain(
     bridge: Annotated[str, typer.Argument(help="The bridge.")],
     tenant: Annotated[str, typer.Option(help="For this tenant.")] = LOCAL_TENANT,
@@ -77,12 +74,12 @@ def explain(
     if json_output:
         print_json(msgspec.to_builtins(grant))
         return
-    out.print(f"grant of [bold]{escape(bridge)}[/] for [bold]{escape(tenant)}[/], {grant.digest}")
+    out.say("grant of ", (bridge, "bold"), " for ", (tenant, "bold"), (f", {grant.digest}", "dim"))
     rows = [
-        (row.key, row.value, row.source, "; ".join(str(item) for item in row.losing))
+        (row.key, row.value, short("; ".join((row.source, *(f"instead of {lost}" for lost in row.losing)))))
         for row in explain_grant(grant)
     ]
-    table("", ("key", "value", "set by", "instead of"), rows)
+    table(("key", "value", dim("set by")), grouped(rows))
 
 
 def offline_registry() -> Registry:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer.main
-
 from bridgehold.errors import BridgeholdError, error_classes
-from bridgehold.faces.cli.main import app
+from bridgehold.faces.cli.commands import app
 
 
 def reference() -> str:
     """The page, generated."""
-    root = typer.main.get_command(app)
     lines = [
         "# Command line",
         "",
@@ -21,7 +18,7 @@ def reference() -> str:
         "Exit statuses: 0 done, 130 interrupted, and",
         ", ".join(f"{kind.exit_status} `{kind.code}`" for kind in sorted(error_classes(), key=_status)) + ".",
     ]
-    lines += _commands(root, "bridgehold")
+    lines += _commands(app, "bridgehold")
     return "\n".join(lines) + "\n"
 
 

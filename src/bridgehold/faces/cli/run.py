@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
+import msgspec
 import typer
-from rich.markup import escape
 
-from bridgehold import reads
-from bridgehold.client.client import Client, Host
-from bridgehold.client.sync import SyncClient
-from bridgehold.errors import DeniedError, UsageError
-from bridgehold.faces.render import err, out, plain, print_cold, print_json, print_text
+from bridgehold import reads, strict
+from bridgehold.client.once import Once
+from bridgehold.config.layout import default_layout
+from bridgehold.errors import BridgeholdError, DeniedError, HostLeavingError, HostUnavailableError, UsageError
+from bridgehold.faces.render import print_cold, print_json, print_text
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest, parse_command, parse_name
 from bridgehold.policies.units import format_ms, format_size, parse_duration
 from bridgehold.protocol.frames import MAX_FRAME
-from bridgehold.protocol.plain import loads
 from bridgehold.protocol.values import Reply
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from bridgehold.client.client import Client
+    from bridgehold.client.sync import SyncClient
 
 Operation = Annotated[str, typer.Argument(help="BRIDGE:OPERATION, such as python:execute.")]
 Tenant = Annotated[str, typer.Option(help="Whose data, keys and quotas.")]
@@ -55,7 +56,12 @@ def run(
     arguments = read_arguments(args)
     deadline = parse_deadline(timeout)
     shown = Live(frames=stream, output=not json_output) if stream or not (json_output or record) else None
-    reply = asyncio.run(_run(operation, arguments, tenant, session, deadline, shown, record))
+    asked = _Request(operation, arguments, tenant, session, deadline)
+    reply = None if record else _of_running_host(asked, shown)
+    if reply is None:
+        import asyncio
+
+        reply = asyncio.run(_run(asked, shown, record))
     if json_output:
         print_json(reply)
         return
@@ -70,15 +76,26 @@ def read_arguments(text: str) -> dict[str, Any]:
     elif text.startswith("@"):
         where = text[1:]
         text = reads.read_text(Path(where), UsageError, most=MAX_FRAME)
+    data = text.encode("utf-8", "surrogatepass")
     try:
-        value = loads(text.encode("utf-8", "surrogatepass"), name="arguments")
+        value = strict.loads(data, max_depth=strict.CALLERS_DEPTH)
+    except strict.StrictError:
+        value = _explained(data, text, where)
+    if not isinstance(value, dict):
+        raise UsageError("must be a JSON object", where=where, hint=_EXAMPLE)
+    return value
+
+
+def _explained(data: bytes, text: str, where: str) -> object:
+    """Raises the `UsageError` that says where `data` goes wrong."""
+    from bridgehold.protocol.plain import loads
+
+    try:
+        return loads(data, name="arguments")
     except UsageError as error:
         if error.message.startswith("not JSON"):
             reads.parse_json(text, UsageError, where, hint=_EXAMPLE)  # by line and character
         raise
-    if not isinstance(value, dict):
-        raise UsageError("must be a JSON object", where=where, hint=_EXAMPLE)
-    return value
 
 
 def read_stdin() -> str:
@@ -100,71 +117,99 @@ def parse_deadline(text: str) -> int:
         raise UsageError(f"--timeout: {error}") from error
 
 
-async def _run(
-    operation: str,
-    arguments: dict[str, Any],
-    tenant: str,
-    session: str,
-    deadline_ms: int,
-    shown: Live | None,
-    record: str,
-) -> Reply:
-    from bridgehold.faces.testing.recorder import recording
+class _Request(NamedTuple):
+    operation: str
+    arguments: dict[str, Any]
+    tenant: str
+    session: str
+    deadline_ms: int
 
-    opener: contextlib.AbstractAsyncContextManager[Client] = recording(record) if record else Host.open()
+
+def _of_running_host(asked: _Request, shown: Live | None) -> Reply | None:
+    """The reply of the host that runs; None where none does, or where it leaves and has not begun with it."""
+    params = {**asked._asdict(), "stream": shown is not None, "progress": True}
+    try:
+        host = Once.open(default_layout().socket)
+    except HostUnavailableError:
+        return None
+    with host, build_bars() as built, shown or contextlib.nullcontext():
+
+        def heard(event: dict[str, Any]) -> None:
+            if event.get("type") == "building":
+                built(event)
+            elif shown is not None:
+                shown(event)
+
+        try:
+            return msgspec.convert(host.request("run", params, heard), type=Reply)
+        except HostLeavingError:
+            return None
+        except DeniedError as error:
+            with contextlib.suppress(BridgeholdError):  # who is nobody here is told no bridges
+                error.hint = _meant(host.request("bridges", {}), asked) or error.hint
+            raise error from None
+
+
+async def _run(asked: _Request, shown: Live | None, record: str) -> Reply:
+    """The reply of a host that is started for it, or of any that is found, and recorded."""
+    from bridgehold.client.client import Host
+
+    opener: contextlib.AbstractAsyncContextManager[Client] = Host.open()
+    if record:
+        from bridgehold.faces.testing.recorder import recording
+
+        opener = recording(record)
     async with opener as host:
         try:
             with building(host), shown or contextlib.nullcontext():
-                return await host.call(
-                    operation,
-                    arguments,
-                    tenant=tenant,
-                    session=session,
-                    deadline_ms=deadline_ms,
-                    on_event=shown,
-                )
+                return await host.call(**asked._asdict(), on_event=shown)
         except DeniedError as error:
-            if not record:
-                error.hint = await meant(host, operation, tenant) or error.hint
-            raise
+            with contextlib.suppress(BridgeholdError):
+                error.hint = (not record and _meant(await host.request("bridges", {}), asked)) or error.hint
+            raise error from None
 
 
-async def meant(host: Client, operation: str, tenant: str) -> str:
-    """The nearest operation of those that `tenant` sees; empty where it is one of them, or none is near."""
-    known = [
-        str(name)
-        for bridge in await host.request("bridges", {})
-        if bridge["tenant"] in ("", tenant)
-        for name in bridge["operations"]
-    ]
-    near = "" if operation in known or operation.startswith("common:") else nearest(operation, known)
+def _meant(bridges: Iterable[dict[str, Any]], asked: _Request) -> str:
+    """The nearest operation of those that the tenant sees; empty where it is one of them, or none is near."""
+    seen = (bridge for bridge in bridges if bridge["tenant"] in ("", asked.tenant))
+    known = [str(name) for bridge in seen for name in bridge["operations"]]
+    if asked.operation in known or asked.operation.startswith("common:"):
+        return ""
+    near = nearest(asked.operation, known)
     return f"No bridge has such an operation{near}." if near else ""
 
 
 @contextlib.contextmanager
 def building(host: Client | SyncClient) -> Iterator[None]:
-    """What is built while a command or session waits for it, on standard error: a bar, gone when done."""
-    from bridgehold.faces.progress import build_progress, show_progress
+    """What is built while a command or session of `host` waits for it: as `build_bars` shows it."""
+    with build_bars() as built:
+        host.on_build = built
+        try:
+            yield
+        finally:
+            host.on_build = None
 
+
+@contextlib.contextmanager
+def build_bars() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Takes events of builds; shows them on standard error: a bar for each bridge, gone when done."""
     with contextlib.ExitStack() as stack:
         bars: Progress | None = None
         tasks: dict[str, Any] = {}
 
-        def on_build(event: dict[str, Any]) -> None:
+        def built(event: dict[str, Any]) -> None:
             nonlocal bars
+            from bridgehold.faces.progress import build_progress, show_progress
+
             bridge = str(event.get("bridge"))
             if bars is None:
-                err.print(f"[dim]building the environment of {escape(bridge)}: once, for its lock[/]")
+                err.say((f"building the environment of {bridge}: once, for its lock", "dim"))
                 bars = stack.enter_context(build_progress())
             if bridge not in tasks:
                 tasks[bridge] = bars.add_task(bridge, total=None, note="")
             show_progress(bars, tasks[bridge], bridge, event)
 
-        host.on_build = on_build
-        try:
-            yield
-        finally:
-            host.on_build = None
+        yield built
 
 
 _MARGIN = "  | "
@@ -183,13 +228,14 @@ class Live:
         self._midline = False
 
     def __call__(self, event: dict[str, Any]) -> None:
+        """Show one event: output as it comes, progress as a bar."""
         kind = event.get("type")
         if kind == "output" and self._output:
             cut = f"[… {event['cut']} bytes not shown]\n" if event.get("cut") else ""
             self._show(cut + str(event.get("text", "")), stdout=event.get("stream") == "stdout")
         elif kind == "chunk" and self._frames:
             data = event.get("data")
-            self._show(data if isinstance(data, str) else json.dumps(data))
+            self._show(data if isinstance(data, str) else msgspec.json.encode(data).decode())
         elif kind == "progress" and self._frames:
             self._show(f"{event.get('done')}/{event.get('total')} {event.get('note', '')}\n")
 
@@ -207,10 +253,9 @@ class Live:
         self._print(text, stdout=stdout)
 
     def _print(self, text: str, *, stdout: bool = False) -> None:
-        console = out if stdout and self._apart else err
-        console.print(escape(plain(text)), end="", soft_wrap=True)
-        if not console.is_terminal:
-            console.file.flush()
+        screen = out if stdout and self._apart else err
+        screen.say(text, end="", whole=True)
+        screen.file.flush()
         self._midline = bool(text) and not text.endswith("\n")
 
 
@@ -223,11 +268,9 @@ def print_value(reply: Reply) -> None:
         print_json(value)
     print_cold(reply.cold_start)
     usage = reply.usage
-    err.print(
-        f"[dim]{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · "
-        f"peak {format_size(usage.memory_peak_bytes)} · event {reply.receipt}[/]"
-    )
+    figures = f"{format_ms(usage.ms)} · cpu {format_ms(usage.cpu_us / 1000)} · peak "
+    err.say((f"{figures}{format_size(usage.memory_peak_bytes)} · event {reply.receipt}", "dim"))
     if reply.anew:
-        err.print(f"[yellow]a new session: {escape(plain(reply.anew))}[/]", soft_wrap=True)
+        err.say((f"a new session: {reply.anew}", "yellow"))
     if reply.degraded:
-        err.print("[bold yellow]the command ran, but its outcome could not be written to the audit[/]")
+        err.say(("the command ran, but its outcome could not be written to the audit", "bold yellow"))

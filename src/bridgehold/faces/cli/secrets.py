@@ -12,17 +12,17 @@ import typer
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import UsageError
-from bridgehold.faces.render import err, out, print_json, table
+from bridgehold.faces.layout import dim
+from bridgehold.faces.render import print_json, table
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.keeper.admin import SecretAdmin
 
-app = typer.Typer(help="Keys of tenants, for the keeper. Values are never printed.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The secret's name, usually its provider's: openai.")]
 Tenant = Annotated[str, typer.Option(help="Whose key it is.")]
 _MAX_BYTES = 64 * 1024
 
 
-@app.command("set")
 def set_secret(
     name: Name,
     tenant: Tenant = LOCAL_TENANT,
@@ -39,7 +39,7 @@ def set_secret(
     value = _read_value(name)
     admin = _admin()
     admin.set(tenant, name, value, allow_env=allow_env, provider=provider)
-    err.print(f"kept {name} of {tenant} in the {admin.store} store")
+    err.say(f"kept {name} of {tenant} in the {admin.store} store")
 
 
 def _read_value(name: str) -> bytes:
@@ -55,7 +55,6 @@ def _read_value(name: str) -> bytes:
     return value
 
 
-@app.command("list")
 def list_secrets(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -65,14 +64,13 @@ def list_secrets(
         print_json(found)
         return
     rows = [(r.tenant, r.name, r.store, "yes" if r.allow_env else "", str(r.created)) for r in found]
-    table("", ("tenant", "name", "store", "allow-env", "since"), rows)
+    table(("tenant", "name", "store", "allow-env", dim("since")), rows, empty="no key is stored")
 
 
-@app.command("rm")
 def remove_secret(name: Name, tenant: Tenant = LOCAL_TENANT) -> None:
     """Forget a key; streams that use it end within 5 s."""
     _admin().remove(tenant, name)
-    out.print(f"removed {name} of {tenant}")
+    out.say(f"removed {name} of {tenant}")
 
 
 def _admin() -> SecretAdmin:

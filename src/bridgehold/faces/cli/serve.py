@@ -16,7 +16,9 @@ from bridgehold.client.client import Client
 from bridgehold.config.layout import default_layout
 from bridgehold.config.load import load_config
 from bridgehold.errors import ConfigError, HostLeavingError, HostUnavailableError
-from bridgehold.faces.render import err, out, tell_unread
+from bridgehold.faces.progress import waiting
+from bridgehold.faces.render import tell_unread
+from bridgehold.faces.screen import err, out
 from bridgehold.supervisor import handover
 
 _LAST_SECONDS = 20.0
@@ -74,7 +76,7 @@ def serve(
         if address:
             listen_address(address, public=config.http.public)
         handover.could_start()
-        out.print(f"{version('bridgehold')} could start with {layout.config}")
+        out.say(f"{version('bridgehold')} could start with {layout.config}")
         return
     command = handover.command_line(sys.argv, sys.orig_argv, sys.executable)
     given = handover.take(os.environ, os.getpid())
@@ -82,14 +84,14 @@ def serve(
 
     def ready() -> None:
         there = "" if layout.config_file.exists() else " (there is none: defaults hold)"
-        err.print(f"configuration {layout.config_file}{there}", markup=False, soft_wrap=True)
+        err.say(f"configuration {layout.config_file}{there}")
         tell_unread(layout)
-        err.print(f"listening on {layout.socket}", markup=False, soft_wrap=True)
+        err.say(f"listening on {layout.socket}")
         if listener is not None:
-            err.print(f"listening on {url_of(listener)}")
+            err.say(f"listening on {url_of(listener)}")
             said = any(section.tokens for section in config.principals.values())
             if not said and not any(layout.tokens.glob("*.toml")):
-                err.print("nobody has a token yet: `bridgehold token create` makes one", markup=False)
+                err.say("nobody has a token yet: `bridgehold token create` makes one")
 
     raise typer.Exit(run(layout, ready=ready, http=listener, given=given, command=command))
 
@@ -103,12 +105,12 @@ def stop(
 
     Commands get `[host] drain_s`, 10 seconds by default.
     """
-    with err.status("waiting for what runs"):
+    with waiting("waiting for what runs"):
         kept = asyncio.run(_stop(now=now))
         path, deadline = default_layout().socket, time.monotonic() + _LAST_SECONDS
         while not kept and path.exists() and time.monotonic() < deadline:  # its last process takes it away
             time.sleep(0.02)
-    out.print("stopped")
+    out.say("stopped")
 
 
 def restart(
@@ -121,9 +123,9 @@ def restart(
     That version is asked first whether it could start; if not, the host goes on. Commands that run may finish
     as with `stop`; whoever connects meanwhile waits, and is served by the new host. Sessions end.
     """
-    with err.status("waiting for what runs, then for the new host"):
+    with waiting("waiting for what runs, then for the new host"):
         before, after = asyncio.run(_restart(now=now))
-    out.print(f"restarted: {before} → {after}" if before != after else f"restarted: {after}")
+    out.say(f"restarted: {before} → {after}" if before != after else f"restarted: {after}")
 
 
 async def _restart(*, now: bool) -> tuple[str, str]:
@@ -171,6 +173,8 @@ def init(
         writes.replace(layout.config_file, _FIRST_CONFIG)
     except OSError as error:
         raise ConfigError(
-            f"can't be written: {error.strerror}", where=str(error.filename or layout.config_file)
+            f"can't be written: {error.strerror}",
+            where=str(error.filename or layout.config_file),
+            hint="Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own.",
         ) from error
-    out.print(f"wrote {layout.config_file}")
+    out.say(f"wrote {layout.config_file}")

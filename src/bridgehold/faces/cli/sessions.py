@@ -9,18 +9,38 @@ import typer
 
 from bridgehold.client.client import connect
 from bridgehold.faces.cli import observe
-from bridgehold.faces.render import out, print_json, table
+from bridgehold.faces.layout import Column, dim, number
+from bridgehold.faces.render import print_json, table
+from bridgehold.faces.screen import out
 from bridgehold.ids import LOCAL_TENANT, parse_name
 from bridgehold.policies.units import format_ms, format_size
 from bridgehold.protocol.values import ResourceRef, SessionInfo
 
-app = typer.Typer(help="List sessions, or end some.", invoke_without_command=True)
-app.command("kill")(observe.kill)
-app.command("drain")(observe.drain)
-app.command("resume")(observe.resume)
+_SESSIONS = (
+    Column("session"),
+    Column("name"),
+    Column("tenant"),
+    Column("bridge"),
+    Column("state"),
+    Column("start", extra=True),
+    number("commands"),
+    number("age"),
+    number("memory"),
+    number("uid", extra=True),
+)
+_ZYGOTES = (
+    Column("zygote"),
+    Column("tenant"),
+    Column("bridge"),
+    Column("state"),
+    number("sessions"),
+    number("warm"),
+    number("forks", extra=True),
+    number("age"),
+    number("memory"),
+)
 
 
-@app.callback()
 def sessions(
     context: typer.Context,
     end: Annotated[str, typer.Option("--end", help="End this session (name or id).")] = "",
@@ -48,8 +68,7 @@ def sessions(
         )
         for s in found
     ]
-    columns = ("session", "name", "tenant", "bridge", "state", "start", "commands", "age", "memory", "uid")
-    table("", columns, rows)
+    table(_SESSIONS, rows, empty="no session is open")
 
 
 async def _sessions(end: str) -> list[SessionInfo]:
@@ -80,8 +99,7 @@ def zygotes(json_output: Annotated[bool, typer.Option("--json", help="Print JSON
         )
         for one in found["zygotes"]
     ]
-    columns = ("zygote", "tenant", "bridge", "state", "sessions", "parked", "forks", "age", "memory")
-    table("", columns, rows)
+    table(_ZYGOTES, rows, empty="no zygote runs")
 
 
 async def _zygotes() -> dict[str, list[dict[str, Any]]]:
@@ -102,7 +120,7 @@ def resources(
         print_json(found)
         return
     rows = [(one.id, one.kind, one.bridge, one.session_name, one.session) for one in found]
-    table("", ("id", "kind", "bridge", "session", "its id"), rows)
+    table(("id", "kind", "bridge", "session", dim("its id")), rows, empty=f"no session of {tenant} holds any")
 
 
 async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
@@ -114,7 +132,7 @@ async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
 
 def logs(session: Annotated[str, typer.Argument(help="Session name or id.")]) -> None:
     """What the session's bridge wrote to stdout and stderr; cuts are marked."""
-    out.print(asyncio.run(_logs(session)), markup=False, soft_wrap=True, end="")
+    out.say(asyncio.run(_logs(session)), whole=True, end="")
 
 
 async def _logs(session: str) -> str:

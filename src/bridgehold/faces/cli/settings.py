@@ -8,13 +8,14 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from bridgehold.client.client import connect
 from bridgehold.config.effective import effective_settings
 from bridgehold.config.layout import find_layout
 from bridgehold.config.settings import Reload
-from bridgehold.faces.render import err, out, print_json, table, tell_unread
+from bridgehold.faces.layout import dim, grouped
+from bridgehold.faces.render import print_json, table, tell_unread
+from bridgehold.faces.screen import err, out
 
 
 def config(
@@ -31,10 +32,14 @@ def config(
         print_json(found)
         return
     if not found:
-        out.print(f"{layout.config_file}: nothing but defaults (--all shows them)", soft_wrap=True)
+        out.say(f"{layout.config_file}: nothing but defaults (--all shows them)")
         return
-    rows = [(one.key, msgspec.json.encode(one.value).decode(), one.by) for one in found]
-    table(str(layout.config_file), ("key", "value", "said by"), rows)
+    rows = [(one.key, _shown(one.value), one.by) for one in found]
+    table(("key", "value", dim("said by")), grouped(rows), title=str(layout.config_file))
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
 
 
 def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -47,15 +52,15 @@ def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
         print_json(found)
         return
     for key in found.applied:
-        out.print(f"taken over  {escape(key)}", soft_wrap=True)
+        out.say(f"taken over  {key}")
     for key in found.waiting:
-        out.print(f"[yellow]waits for a restart[/]  {escape(key)}", soft_wrap=True)
+        out.say(("waits for a restart", "yellow"), f"  {key}")
     for name in found.files:
-        out.print(f"holds already  {escape(name)}", soft_wrap=True)
+        out.say(f"holds already  {name}")
     if found.waiting:
-        err.print("for a restart: `bridgehold stop`, then `bridgehold serve`", markup=False)
+        err.say("for a restart: `bridgehold stop`, then `bridgehold serve`")
     if not found.applied and not found.waiting and not found.files:
-        out.print("nothing has changed, neither in config.toml nor in a policy, a tenant's file or a bridge")
+        out.say("nothing has changed, neither in config.toml nor in a policy, a tenant's file or a bridge")
 
 
 async def _reload() -> Reload:

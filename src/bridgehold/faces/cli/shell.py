@@ -16,14 +16,14 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from bridgehold import reads, writes
 from bridgehold.client.sync import SyncClient, SyncSession
 from bridgehold.config.layout import default_layout
 from bridgehold.errors import BridgeholdError, ConfigError
 from bridgehold.faces.cli.run import Live, Tenant, building, print_value, read_arguments
-from bridgehold.faces.render import err, out, plain, print_cold, print_error
+from bridgehold.faces.render import plain, print_cold, print_error
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT
 
 HISTORY_LINES = 1_000
@@ -48,7 +48,7 @@ def shell(
     with SyncClient.open() as client, contextlib.ExitStack() as stack:
         with building(client):
             session = stack.enter_context(client.session(bridge, tenant=tenant))
-        err.print(f"[dim]session {session.id}; end with Ctrl-D[/]")
+        err.say((f"session {session.id}; end with Ctrl-D", "dim"))
         stack.enter_context(_line_editing(_completer(client, session, bridge, tenant)))
         while (text := _prompted(bridge)) is not None:
             if text.strip():
@@ -61,7 +61,7 @@ def _prompted(bridge: str) -> str | None:
         try:
             return _read(bridge, blocks=bridge == "python")
         except KeyboardInterrupt:
-            err.print("\n[dim]KeyboardInterrupt[/]")
+            err.say(("\nKeyboardInterrupt", "dim"))
 
 
 def _run(client: SyncClient, session: SyncSession, bridge: str, tenant: str, text: str) -> None:
@@ -75,7 +75,7 @@ def _run(client: SyncClient, session: SyncSession, bridge: str, tenant: str, tex
         with Live(frames=True, apart=True) as shown:
             reply = client.call(operation, arguments, session=session.id, tenant=tenant, on_event=shown)
     except KeyboardInterrupt:
-        err.print("[dim]KeyboardInterrupt: the command was cancelled; the session lives[/]")
+        err.say(("KeyboardInterrupt: the command was cancelled; the session lives", "dim"))
     except BridgeholdError as error:
         print_error(error, as_json=False)
         if error.code in _LAST:
@@ -170,4 +170,4 @@ def _names(session: SyncSession, text: str) -> list[str]:
 
 def _show_execution(value: dict[str, Any]) -> None:
     if value.get("repr") not in (None, "None"):
-        out.print(escape(str(value["repr"])), soft_wrap=True)
+        out.say(str(value["repr"]), whole=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bridgehold.faces.cli.run import Tenant
-from bridgehold.faces.render import err, out
+from bridgehold.faces.screen import err, out
 from bridgehold.ids import LOCAL_TENANT
 
 
@@ -48,7 +48,5 @@ def shim(
         run=str(layout.run),
     )
     program = write_shim(folder.absolute(), given)
-    out.print(str(program), soft_wrap=True)
-    err.print(
-        f"[dim]runs scripts below {section.scripts} as {profile}, for tenant {tenant}[/]", soft_wrap=True
-    )
+    out.say(str(program), whole=True)
+    err.say((f"runs scripts below {section.scripts} as {profile}, for tenant {tenant}", "dim"))

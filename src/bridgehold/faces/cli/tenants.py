@@ -10,13 +10,12 @@ import typer
 
 from bridgehold.client.client import connect
 from bridgehold.errors import UsageError
-from bridgehold.faces.render import err, out, print_json, table
+from bridgehold.faces.layout import dim, number
+from bridgehold.faces.render import print_json, table
+from bridgehold.faces.screen import err, out
 from bridgehold.policies.tenants import KEYS
 from bridgehold.policies.units import format_ms, parse_duration
 from bridgehold.protocol.tenants import NewToken, Revoked, TenantInfo, TokenInfo
-
-tenant = typer.Typer(help="Tenants: make, bound, suspend, revoke them.", no_args_is_help=True)
-token = typer.Typer(help="Tokens: who shows one acts for its tenants.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 TokenName = Annotated[str, typer.Argument(help="The token's name.")]
@@ -32,13 +31,11 @@ Limits = Annotated[
 _DAY_MS = 86_400_000
 
 
-@tenant.command("create")
 def create(name: Name, limits: Limits = None, json_output: Json = False) -> None:
     """Make a tenant. A ceiling that it has in tenants/NAME.toml stays."""
     _one(_ask("tenant.create", {"name": name, "limits": _limits(limits)}), json_output=json_output)
 
 
-@tenant.command("list")
 def list_tenants(json_output: Json = False) -> None:
     """Every tenant, also one that the configuration alone names."""
     found = msgspec.convert(_ask("tenant.list", {}), type=list[TenantInfo])
@@ -46,16 +43,14 @@ def list_tenants(json_output: Json = False) -> None:
         print_json(found)
         return
     rows = [(one.name, one.state, str(one.sessions), ", ".join(one.tokens), one.reason) for one in found]
-    table("", ("tenant", "state", "sessions", "tokens", "reason"), rows)
+    table(("tenant", "state", number("sessions"), "tokens", "reason"), rows, empty="there is no tenant")
 
 
-@tenant.command("show")
 def show(name: Name, json_output: Json = False) -> None:
     """One tenant: state, ceilings, who changed it last."""
     _one(_ask("tenant.show", {"name": name}), json_output=json_output)
 
 
-@tenant.command("limit")
 def limit(name: Name, limits: Limits = None, json_output: Json = False) -> None:
     """Set ceilings, or take some away; they hold from the next command on."""
     wanted = _limits(limits)
@@ -64,19 +59,16 @@ def limit(name: Name, limits: Limits = None, json_output: Json = False) -> None:
     _one(_ask("tenant.limit", {"name": name, "limits": wanted}), json_output=json_output)
 
 
-@tenant.command("suspend")
 def suspend(name: Name, reason: Reason = "", json_output: Json = False) -> None:
     """Let nothing more begin for it; what runs ends as it ends."""
     _one(_ask("tenant.suspend", {"name": name, "reason": reason}), json_output=json_output)
 
 
-@tenant.command("resume")
 def resume(name: Name, reason: Reason = "", json_output: Json = False) -> None:
     """Let a suspended tenant go on."""
     _one(_ask("tenant.resume", {"name": name, "reason": reason}), json_output=json_output)
 
 
-@tenant.command("revoke")
 def revoke(name: Name, reason: Reason = "", json_output: Json = False) -> None:
     """End its sessions, warm processes, tokens and keys, for good, and say how long each took."""
     done = msgspec.convert(_ask("tenant.revoke", {"name": name, "reason": reason}), type=Revoked)
@@ -84,18 +76,16 @@ def revoke(name: Name, reason: Reason = "", json_output: Json = False) -> None:
         print_json(done)
         return
     rows = [(part, str(one.ended), format_ms(one.ms)) for part, one in done.parts.items()]
-    table("", ("part", "ended", "took"), rows)
-    out.print(f"{done.name} is revoked, in {format_ms(done.ms)}")
+    table(("part", number("ended"), number("took")), rows)
+    out.say(f"{done.name} is revoked, in {format_ms(done.ms)}")
 
 
-@tenant.command("remove")
 def remove(name: Name) -> None:
     """Remove the file of a revoked tenant; what it did stays in the audit."""
     _ask("tenant.remove", {"name": name})
-    out.print(f"removed {name}")
+    out.say(f"removed {name}")
 
 
-@token.command("create")
 def create_token(
     name: TokenName,
     tenants: Annotated[list[str], typer.Option("--tenant", help="For this tenant; may be repeated.")],
@@ -126,7 +116,6 @@ def create_token(
     _new(_ask("token.create", asked), json_output=json_output)
 
 
-@token.command("list")
 def list_tokens(json_output: Json = False) -> None:
     """Tokens by name and scope; never a token."""
     found = msgspec.convert(_ask("token.list", {}), type=list[TokenInfo])
@@ -134,10 +123,10 @@ def list_tokens(json_output: Json = False) -> None:
         print_json(found)
         return
     rows = [(one.name, one.state, ", ".join(one.tenants), _scope(one), one.expires, one.by) for one in found]
-    table("", ("token", "state", "tenants", "scope", "expires", "by"), rows)
+    columns = ("token", "state", "tenants", "scope", dim("expires"), dim("by"))
+    table(columns, rows, empty="no token was made")
 
 
-@token.command("rotate")
 def rotate(
     name: TokenName,
     grace: Annotated[str, typer.Option(help="How long the one before is taken as well: 10m.")] = "",
@@ -147,11 +136,10 @@ def rotate(
     _new(_ask("token.rotate", {"name": name, "grace_s": _seconds(grace)}), json_output=json_output)
 
 
-@token.command("revoke")
 def revoke_token(name: TokenName) -> None:
     """Make a token worth nothing; its connections end, and what runs on them."""
     _ask("token.revoke", {"name": name})
-    out.print(f"revoked {name}")
+    out.say(f"revoked {name}")
 
 
 def _one(answer: Any, *, json_output: bool) -> None:
@@ -167,7 +155,7 @@ def _one(answer: Any, *, json_output: bool) -> None:
     facts |= {"changed": f"{info.at} by {info.by}" if info.at else ""}
     for key, value in facts.items():
         if value != "":
-            out.print(f"{key:<20} {value}", markup=False, soft_wrap=True)
+            out.say((f"{key:<20} ", "dim"), str(value), under=" " * 21)
 
 
 def _new(answer: Any, *, json_output: bool) -> None:
@@ -177,8 +165,8 @@ def _new(answer: Any, *, json_output: bool) -> None:
         print_json(made)
         return
     until = f", until {made.expires}" if made.expires else ""
-    err.print(f"{made.name}: for {', '.join(made.tenants)}{until}; shown once", markup=False, soft_wrap=True)
-    out.print(made.token, markup=False, soft_wrap=True)
+    err.say(f"{made.name}: for {', '.join(made.tenants)}{until}; shown once")
+    out.say(made.token, whole=True)
 
 
 def _scope(info: TokenInfo) -> str:

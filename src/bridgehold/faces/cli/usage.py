@@ -10,22 +10,24 @@ from bridgehold.audit.query import TIMES, parse_time
 from bridgehold.audit.read import read_all
 from bridgehold.audit.usage import Used, fold
 from bridgehold.faces.cli.audit import Folder, audit_folder
-from bridgehold.faces.render import out, print_json, table
+from bridgehold.faces.layout import number
+from bridgehold.faces.render import print_json, table
+from bridgehold.faces.screen import out
 from bridgehold.policies.units import format_size
 
-_WORK = ("tenant", "bridge", "sessions", "commands", "failed", "processor")
+_WORK = ("tenant", "bridge", number("sessions"), number("commands"), number("failed"), number("processor"))
 _REQUESTS = (
     "tenant",
     "bridge",
     "provider",
     "model",
-    "requests",
-    "failed",
-    "tokens in",
-    "out",
-    "charged",
-    "sent",
-    "received",
+    number("requests"),
+    number("failed"),
+    number("tokens in"),
+    number("out"),
+    number("charged"),
+    number("sent", extra=True),
+    number("received", extra=True),
 )
 
 
@@ -44,16 +46,16 @@ def usage(
         print_json(found)
         return
     if not found:
-        out.print("nothing was used")
+        out.say("nothing was used")
         return
     work = [one for one in found if not one.provider]
     requests = [one for one in found if one.provider]
     if work:
-        table("in sandboxes", _WORK, [_work(one) for one in work])
+        table(_WORK, [_work(one) for one in work], title="in sandboxes")
     if requests:
-        table("at providers", _REQUESTS, [_request(one) for one in requests])
+        table(_REQUESTS, [_request(one) for one in requests], title="at providers")
     if any(one.estimated for one in requests):
-        out.print("~ some tokens are estimates: the provider named none", soft_wrap=True)
+        out.say(("~ some tokens are estimates: the provider named none", "dim"))
 
 
 def _work(one: Used) -> tuple[str, ...]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bridgehold.client.client import Client
 from bridgehold.client.session import ClientSession
+from bridgehold.faces.progress import console
+from bridgehold.faces.screen import err
 from bridgehold.ids import LOCAL_TENANT
 
 COUNT = 200
 _ENDING_AT_ONCE = 4
 
 
-async def tick_up(host: Client, console: Console, *, count: int = COUNT) -> list[float]:
+async def tick_up(host: Client, *, count: int = COUNT) -> list[float]:
     """Milliseconds of each, from asking for the session to its first reply; ended beside the next."""
     found: list[float] = []
     endings: set[asyncio.Task[object]] = set()
@@ -26,7 +27,7 @@ async def tick_up(host: Client, console: Console, *, count: int = COUNT) -> list
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as bars:
+    with Progress(*columns, console=console(err), transient=not err.is_terminal) as bars:
         bar = bars.add_task("fresh", total=count, note="")
         for _ in range(count):
             begun = time.perf_counter()

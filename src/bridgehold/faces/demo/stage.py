@@ -1,49 +1,33 @@
-"""What the demo draws with: headings, two panels side by side, and tables. Plain where it is no terminal."""
+"""What the demo shows: headings, what two ways come to side by side, and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.markup import escape
-from rich.panel import Panel
-from rich.rule import Rule
-from rich.table import Table
+from bridgehold.faces import layout
+from bridgehold.faces.layout import Column, Part
+from bridgehold.faces.screen import out
 
 
 class Stage:
     """Prints the demo, scene by scene."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
-
     def scene(self, number: int, title: str) -> None:
         """Begin a scene with a numbered title."""
-        self.console.print()
-        self.console.print(Rule(f"[bold]{number}. {escape(title)}[/]", align="left"))
+        out.say()
+        out.say((f"{number}. {title}", "bold"))
 
-    def say(self, text: str) -> None:
-        """Print `text`, wrapped by the terminal alone."""
-        self.console.print(text, soft_wrap=True)
+    def say(self, *parts: Part) -> None:
+        """Print one paragraph."""
+        out.say(*parts, under="  ")
 
-    def panels(self, left: tuple[str, str, str], right: tuple[str, str, str]) -> None:
-        """Two panels: (title, colour, text) each."""
-        grid = Table.grid(expand=True)
-        grid.add_column(ratio=1)
-        grid.add_column(ratio=1)
-        grid.add_row(
-            *(
-                Panel(escape(text), title=f"[bold]{escape(title)}[/]", border_style=colour)
-                for title, colour, text in (left, right)
-            )
-        )
-        self.console.print(grid)
+    def side_by_side(self, *ways: tuple[str, str]) -> None:
+        """Of each way its title and what came of it."""
+        out.say()
+        self.table([title for title, _ in ways], [[text for _, text in ways]])
+        out.say()
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    def table(self, columns: Sequence[Column | str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table; long cells are folded."""
-        view = Table(header_style="bold")
-        for column in columns:
-            view.add_column(column, overflow="fold")
-        for row in rows:
-            view.add_row(*row)
-        self.console.print(view)
+        named = [Column(one) if isinstance(one, str) else one for one in columns]
+        out.lines(layout.table(named, list(rows), out.width))

@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from bridgehold import writes
 from bridgehold.audit import anchors as anchor_files
 from bridgehold.audit.verify import verify_audit
@@ -30,6 +28,7 @@ from bridgehold.faces.demo.fresh import COUNT, tick_up
 from bridgehold.faces.demo.own_key import find_own_key, lend
 from bridgehold.faces.demo.scenes import BOMBS, DSPY_STEPS, Bomb
 from bridgehold.faces.demo.stage import Stage
+from bridgehold.faces.layout import Column, number
 from bridgehold.faces.progress import build_progress, show_progress
 from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.policies.units import format_ms, format_size
@@ -42,6 +41,9 @@ _HEAD_START = 3.0
 async def run_demo(home: Path | None, *, real_key: bool = False) -> int:
     """Play everything; 0 where every act came to what it must. `real_key`: with the user's own."""
     return await Story(home or demo_home.default_home(), Stage(), real_key=real_key).play()
+
+
+_MARKS = {"✓": "green", "✗": "red"}
 
 
 class Story:
@@ -75,11 +77,10 @@ class Story:
                     builds.cancel()
         self._proof(layout)
         for fault in self._faults:
-            self._stage.say(f"[bold red]NOT AS IT MUST BE[/] {escape(fault)}")
-        self._stage.say(
-            f"\n[dim]{format_ms((time.monotonic() - started) * 1000)}. To ask the audit: "
-            f"BRIDGEHOLD_HOME={self._home} bridgehold why EVENT | audit tail | audit verify[/]"
-        )
+            self._stage.say(("NOT AS IT MUST BE", "bold red"), f" {fault}")
+        ask = f"BRIDGEHOLD_HOME={self._home} bridgehold why EVENT | audit tail | audit verify"
+        took = format_ms((time.monotonic() - started) * 1000)
+        self._stage.say((f"\n{took}. To ask the audit: {ask}", "dim"))
         return 1 if self._faults else 0
 
     def _must(self, held: bool, what: str) -> None:
@@ -96,7 +97,7 @@ class Story:
                 hint="Store one with `bridgehold secrets set openai`, or leave --real-key out.",
             )
         if own is not None and not self._real_key:
-            self._stage.say("[dim]your stored openai key is left alone; --real-key works with it[/]")
+            self._stage.say(("your stored openai key is left alone; --real-key works with it", "dim"))
             own = None
         self._real = own is not None
         layout = demo_home.prepare(
@@ -137,7 +138,7 @@ class Story:
         stage = self._stage
         stage.scene(1, "A poisoned dependency (the shape of litellm 1.82.8), twice")
         stage.say(
-            "Its module code and its .pth collect keys and send them to a thief on this machine. Both run\n"
+            "Its module code and its .pth collect keys and send them to a thief on this machine. Both run "
             "in a sandbox; left has what bridges have elsewhere: a (decoy) key in the environment, a way out."
         )
         left, right = await asyncio.gather(
@@ -145,9 +146,9 @@ class Story:
         )
         pth = await self._refused(host, "stealer-pth:report")
         stolen = sink.stolen()
-        stage.panels(
-            ("keys inside, egress open", "red", _captured(left) + f"\n\nthe thief has the decoy: {stolen}"),
-            ("the default", "green", _captured(right) + f"\n\nthe wheel with its .pth:\n  {pth}"),
+        stage.side_by_side(
+            ("keys inside, egress open", _captured(left) + f"\n\nthe thief has the decoy: {stolen}"),
+            ("the default", _captured(right) + f"\n\nthe wheel with its .pth:\n  {pth}"),
         )
         self._must(stolen, "left: the decoy should have been stolen")
         self._must(right["keys"] == [] and right["files"] == [], f"right: something was there: {right}")
@@ -156,7 +157,7 @@ class Story:
             f"right: something went out: {right['sent']}",
         )
         self._must("litelike_init.pth" in pth, f"the .pth was not named: {pth}")
-        stage.say(f"[dim]{format_ms((time.monotonic() - started) * 1000)} after the start[/]")
+        stage.say((f"{format_ms((time.monotonic() - started) * 1000)} after the start", "dim"))
 
     async def _refused(self, host: Client, operation: str) -> str:
         try:
@@ -173,7 +174,7 @@ class Story:
                 reply = await session.call(operation, arguments)
                 shown = _short(reply.value)
                 cost = f"{format_ms(reply.usage.ms)}, peak {format_size(reply.usage.memory_peak_bytes)}"
-                stage.say(f"  [cyan]dspy:{operation:<16}[/] {escape(shown)}  [dim]{cost}[/]")
+                stage.say("  ", (f"dspy:{operation:<16}", "cyan"), f" {shown}  ", (cost, "dim"))
             seen = await session.run("common:ping")
         if not self._real:
             self._must(provider.requests_with_key() >= 2, "the provider saw no request with its key")
@@ -189,18 +190,18 @@ class Story:
                 ("evaluate", {"model_id": "forest"}),
             ):
                 reply = await session.call(operation, arguments)
+                cost = f"{format_ms(reply.usage.ms)}, cpu {format_ms(reply.usage.cpu_us / 1000)}"
                 stage.say(
-                    f"  [cyan]custom:{operation:<14}[/] {escape(_short(reply.value))}  "
-                    f"[dim]{format_ms(reply.usage.ms)}, cpu {format_ms(reply.usage.cpu_us / 1000)}[/]"
+                    "  ", (f"custom:{operation:<14}", "cyan"), f" {_short(reply.value)}  ", (cost, "dim")
                 )
 
     async def _fresh(self, host: Client) -> None:
         stage = self._stage
         stage.scene(3, f"{COUNT} sessions, each in a sandbox of its own that nobody has used")
-        found = sorted(await tick_up(host, stage.console))
+        found = sorted(await tick_up(host))
         stage.say(
-            "  each with namespaces, a cgroup and a kernel uid of its own, proved from outside;\n"
-            f"  from asking to the first reply half of them within {format_ms(found[len(found) // 2])}, "
+            "  each with namespaces, a cgroup and a kernel uid of its own, proved from outside; "
+            f"from asking to the first reply half of them within {format_ms(found[len(found) // 2])}, "
             f"99 of 100 within {format_ms(found[len(found) * 99 // 100])}"
         )
         self._must(len(found) == COUNT, "not every session came")
@@ -208,9 +209,9 @@ class Story:
     async def _bombs(self, host: Client) -> None:
         self._stage.scene(4, "Bombs")
         rows = [await self._bomb(host, bomb) for bomb in BOMBS]
-        self._stage.table(("act", "what came of it", "after", "why"), rows)
+        self._stage.table(("act", Column("", styles=_MARKS), "what came of it", number("after"), "why"), rows)
 
-    async def _bomb(self, host: Client, bomb: Bomb) -> tuple[str, str, str, str]:
+    async def _bomb(self, host: Client, bomb: Bomb) -> tuple[str, str, str, str, str]:
         started = time.monotonic()
         try:
             async with host.session("python") as session:
@@ -223,9 +224,9 @@ class Story:
             held = error.code in bomb.codes
             outcome, event = f"{error.code}: {error.message}", error.event
         self._must(held, f"{bomb.title}: {outcome}")
-        mark = "[green]✓[/]" if held else "[red]✗[/]"
+        mark = "✓" if held else "✗"
         after = format_ms((time.monotonic() - started) * 1000)
-        return bomb.title, f"{mark} {escape(outcome)}", after, f"bridgehold why {event}"
+        return bomb.title, mark, outcome, after, f"bridgehold why {event}"
 
     def _proof(self, layout: Layout) -> None:
         stage = self._stage
@@ -246,7 +247,7 @@ class Story:
             place = _flip_a_byte(copy)
             broken = verify_audit(copy)
         named = broken.first_bad.place if broken.first_bad else "nowhere"
-        stage.say(f"  one byte flipped in a copy, at {place}: verify names [bold]{escape(named)}[/]")
+        stage.say(f"  one byte flipped in a copy, at {place}: verify names ", (named, "bold"))
         self._must(named.endswith(place), f"the flipped byte is at {place}, verify says {named}")
 
     def _holds_key(self, path: Path) -> bool:

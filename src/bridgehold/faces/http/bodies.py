@@ -9,7 +9,7 @@ import msgspec
 from bridgehold.errors import ErrorInfo
 from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.protocol.frames import OfferedTool
-from bridgehold.protocol.values import CommandUsage
+from bridgehold.protocol.values import Answer
 
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=86_400_000)]
@@ -99,13 +99,13 @@ class NewTenant(_Sent, frozen=True, kw_only=True):
     """A tenant to be made, with its ceilings."""
 
     name: Name
-    limits: dict[str, str | int | None] = {}
+    limits: dict[str, str | int | float | None] = {}
 
 
 class TenantLimits(_Sent, frozen=True, kw_only=True):
     """Ceilings by key, as `tenants/NAME.toml` has them; null takes one away, what is left out stays."""
 
-    limits: dict[str, str | int | None]
+    limits: dict[str, str | int | float | None]
 
 
 class Reason(_Sent, frozen=True, kw_only=True):
@@ -133,39 +133,6 @@ class Rotation(_Sent, frozen=True, kw_only=True):
     """`grace_s`: how long the secret before is taken as well."""
 
     grace_s: float = 0.0
-
-
-class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
-    """A session that was opened."""
-
-    id: str
-    name: str
-    bridge: str
-    tenant: str
-
-
-class SessionFacts(OpenedSession, frozen=True, kw_only=True):
-    """A session and what it has used; times in milliseconds, memory in bytes."""
-
-    state: str
-    start: str
-    commands: int
-    age_ms: int
-    idle_ms: int
-    memory_bytes: int
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command gives back. `receipt` is the audit's reference of its outcome."""
-
-    value: object
-    session: str
-    usage: CommandUsage = CommandUsage()
-    receipt: str = ""
-    truncated: bool = False
-    degraded: bool = False
-    anew: str = ""
-    """The session is not the one that its name had before: which that was, and why it ended. Told once."""
 
 
 class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -171,7 +171,10 @@ def _no_route(request: web.Request) -> Refused:
         allowed = ", ".join(sorted(found.allowed_methods))
         error = UsageError(f"this path takes {allowed}", where="method", hint="GET /openapi.json lists all.")
         return Refused(405, error, {"Allow": allowed})
-    return Refused(404, NotFoundError("there is no such path", hint="GET /openapi.json lists all."))
+    hint = "GET /openapi.json lists all."
+    if request.path.endswith("/"):
+        hint = f"No path here ends in a slash. {hint}"
+    return Refused(404, NotFoundError("there is no such path", hint=hint))
 
 
 def _label(request: web.Request) -> str:

@@ -93,6 +93,7 @@ class BoundedServer(web.Server):
         return len(self._live)
 
     def __call__(self) -> RequestHandler:
+        """A protocol for a new connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
 
 

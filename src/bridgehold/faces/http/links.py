@@ -22,7 +22,7 @@ from bridgehold.faces.http.values import Caller
 _KEPT = 8
 """Idle connections of one token."""
 _KEPT_IN_ALL = 128
-_KEPT_SECONDS = 30.0
+_KEPT_SECONDS, _FRESH_SECONDS = 30.0, 1.0
 _AT_ONCE = 64
 """Connections that are being made; past the host's backlog the kernel would drop some."""
 
@@ -94,11 +94,18 @@ class Links:
         await self._close_older_than(float("inf"))
 
     async def _taken(self, key: bytes, token: str) -> Link:
-        """One that is kept, if the host still holds it, or a new one; the token is shown each time."""
+        """One that is kept, if the host still holds it, or a new one.
+
+        The token is shown to make sure of either. The host itself ends the connections of a token that is
+        another's now, or nobody's: on one that was used a moment ago it is not shown again.
+        """
         kept = self._idle.get(key, [])
         while kept:
+            link = kept.pop()
+            if link.client.alive and time.monotonic() - link.used_at < _FRESH_SECONDS:
+                return link
             with contextlib.suppress(HostUnavailableError):
-                return await _shown(kept.pop(), token)
+                return await _shown(link, token)
         async with self._making:
             return await _shown(Link(await Client.connect(self._socket, reconnect_s=0)), token)
 

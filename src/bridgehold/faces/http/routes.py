@@ -11,7 +11,7 @@ from aiohttp import web
 from bridgehold.faces.http import artifacts, bodies, commands, documents, resources, sessions, tenants
 from bridgehold.faces.http.calls import Call
 from bridgehold.protocol.tenants import NewToken, Revoked, TenantInfo, TokenInfo
-from bridgehold.protocol.values import Artifact, ResourceRef
+from bridgehold.protocol.values import Answer, Artifact, OpenedSession, ResourceRef, SessionFacts
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
@@ -78,7 +78,7 @@ ROUTES: tuple[Route, ...] = (
         handler=sessions.open_session,
         summary="Open a session",
         body=bodies.OpenSession,
-        gives=bodies.OpenedSession,
+        gives=OpenedSession,
         status=201,
     ),
     Route(
@@ -86,7 +86,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/sessions",
         handler=sessions.list_sessions,
         summary="The sessions that you may see",
-        gives=list[bodies.SessionFacts],
+        gives=list[SessionFacts],
         query=("tenant",),
     ),
     Route(
@@ -94,7 +94,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/sessions/{session}",
         handler=sessions.session,
         summary="A session as it stands",
-        gives=bodies.SessionFacts,
+        gives=SessionFacts,
     ),
     Route(
         method="DELETE",
@@ -116,7 +116,7 @@ ROUTES: tuple[Route, ...] = (
         handler=commands.run_in_session,
         summary="Run a command in a session",
         body=bodies.Command,
-        gives=bodies.Answer,
+        gives=Answer,
         streams=True,
     ),
     Route(
@@ -125,7 +125,7 @@ ROUTES: tuple[Route, ...] = (
         handler=commands.run,
         summary="Run a command in the session `anonymous`, or one that is named",
         body=bodies.Run,
-        gives=bodies.Answer,
+        gives=Answer,
         streams=True,
     ),
     Route(
@@ -134,7 +134,7 @@ ROUTES: tuple[Route, ...] = (
         handler=commands.run_operation,
         summary="The same, the operation being named in the path",
         body=bodies.RunOperation,
-        gives=bodies.Answer,
+        gives=Answer,
         streams=True,
     ),
     Route(
@@ -177,7 +177,7 @@ ROUTES: tuple[Route, ...] = (
         handler=resources.create,
         summary="Make a resource by the bridge's own operation",
         body=bodies.CreateResource,
-        gives=bodies.Answer,
+        gives=Answer,
         status=201,
     ),
     Route(
@@ -194,14 +194,14 @@ ROUTES: tuple[Route, ...] = (
         handler=resources.execute,
         summary="Run a resource, wherever it lives",
         body=bodies.ExecuteResource,
-        gives=bodies.Answer,
+        gives=Answer,
     ),
     Route(
         method="DELETE",
         path="/v1/resources/{resource}",
         handler=resources.delete,
         summary="Delete a resource",
-        gives=bodies.Answer,
+        gives=Answer,
         query=("tenant", "bridge", "kind", "session", "operation"),
     ),
     Route(
@@ -210,7 +210,7 @@ ROUTES: tuple[Route, ...] = (
         handler=resources.configure,
         summary="Run the bridge's configuring operation: its language model, most often",
         body=bodies.CreateResource,
-        gives=bodies.Answer,
+        gives=Answer,
     ),
     Route(
         method="PUT",

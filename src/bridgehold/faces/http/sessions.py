@@ -6,9 +6,10 @@ import msgspec
 from aiohttp import web
 
 from bridgehold.errors import SessionEndedError
-from bridgehold.faces.http.bodies import BridgeFacts, OpenSession, SessionFacts
+from bridgehold.faces.http.bodies import BridgeFacts, OpenSession
 from bridgehold.faces.http.calls import Call
 from bridgehold.faces.http.replies import answer
+from bridgehold.protocol.values import SessionFacts
 
 
 async def bridges(call: Call) -> web.StreamResponse:

@@ -19,6 +19,7 @@ STATUSES: dict[str, int] = {
     "dependency": 500,
     "secret": 424,
     "busy": 503,
+    "tenant_full": 503,
     "budget": 429,
     "timeout": 504,
     "memory": 507,

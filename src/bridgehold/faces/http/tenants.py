@@ -10,40 +10,49 @@ from bridgehold.faces.http.replies import answer
 
 
 async def listed(call: Call) -> web.StreamResponse:
+    """``GET``: all tenants."""
     return answer(await call.ask("tenant.list", {}))
 
 
 async def create(call: Call) -> web.StreamResponse:
+    """``POST``: declare a tenant. Status 201."""
     asked = await call.body(NewTenant)
     return answer(await call.ask("tenant.create", {"name": asked.name, "limits": asked.limits}), 201)
 
 
 async def show(call: Call) -> web.StreamResponse:
+    """``GET``: one tenant."""
     return answer(await call.ask("tenant.show", {"name": call.path("tenant")}))
 
 
 async def limit(call: Call) -> web.StreamResponse:
+    """``PATCH``: change a tenant's ceilings."""
     asked = await call.body(TenantLimits)
     return answer(await call.ask("tenant.limit", {"name": call.path("tenant"), "limits": asked.limits}))
 
 
 async def suspend(call: Call) -> web.StreamResponse:
+    """``POST``: refuse everything of a tenant, until `resume`."""
     return await _in_state(call, "tenant.suspend")
 
 
 async def resume(call: Call) -> web.StreamResponse:
+    """``POST``: let a suspended tenant ask again."""
     return await _in_state(call, "tenant.resume")
 
 
 async def revoke(call: Call) -> web.StreamResponse:
+    """``POST``: end everything of a tenant."""
     return await _in_state(call, "tenant.revoke")
 
 
 async def remove(call: Call) -> web.StreamResponse:
+    """``DELETE``: remove a tenant."""
     return answer(await call.ask("tenant.remove", {"name": call.path("tenant")}))
 
 
 async def list_tokens(call: Call) -> web.StreamResponse:
+    """``GET``: all tokens, without the tokens themselves."""
     return answer(await call.ask("token.list", {}))
 
 
@@ -55,12 +64,14 @@ async def create_token(call: Call) -> web.StreamResponse:
 
 
 async def rotate(call: Call) -> web.StreamResponse:
+    """``POST``: give a token a new secret; the one before may stay for a while."""
     asked = await call.body(Rotation)
     params = {"name": call.path("token"), "grace_s": asked.grace_s}
     return answer(await call.ask("token.rotate", params))
 
 
 async def revoke_token(call: Call) -> web.StreamResponse:
+    """``DELETE``: make a token worthless."""
     return answer(await call.ask("token.revoke", {"name": call.path("token")}))
 
 

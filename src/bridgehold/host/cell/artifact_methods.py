@@ -36,11 +36,15 @@ class PutParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class DropParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `artifact.drop`: give up an upload."""
+
     upload: str
     tenant: str = LOCAL_TENANT
 
 
 class GetParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `artifact.get` and `artifact.remove`: `length` bytes of an artifact, from `offset` on."""
+
     digest: str
     offset: int = 0
     length: int = 4 * 1024 * 1024
@@ -48,6 +52,8 @@ class GetParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ListParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `artifact.list`."""
+
     tenant: str = LOCAL_TENANT
 
 
@@ -67,6 +73,7 @@ class Artifacts:
         self._changes = changes or SerialChanges()
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "artifact.put": Method(PutParams, self.put),
             "artifact.drop": Method(DropParams, self.drop),
@@ -76,9 +83,11 @@ class Artifacts:
         }
 
     async def put(self, principal: Principal, params: PutParams, _emit: Emit) -> dict[str, object]:
+        """One part of an upload, or its end; see docs/reference/host-protocol.md."""
         return await self._put(self._for(params.tenant), principal.name, params)
 
     async def drop(self, principal: Principal, params: DropParams, _emit: Emit) -> dict[str, object]:
+        """Give up an upload; one that is gone is no error."""
         tenant = self._for(params.tenant)
 
         async def drop() -> dict[str, object]:
@@ -88,12 +97,15 @@ class Artifacts:
         return await self._changes.take(tenant, drop)
 
     async def get(self, principal: Principal, params: GetParams, _emit: Emit) -> dict[str, object]:
+        """A part of an artifact's bytes."""
         return await self._get(self._for(params.tenant), principal.name, params)
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[Artifact]:
+        """The tenant's artifacts, the newest last."""
         return await asyncio.to_thread(self._store.list, self._for(params.tenant))
 
     async def remove(self, principal: Principal, params: GetParams, _emit: Emit) -> Artifact:
+        """Remove an artifact. Raises `NotFoundError`."""
         tenant = self._for(params.tenant)
 
         async def remove() -> Artifact:

@@ -29,18 +29,20 @@ from bridgehold.host.cell.tools.caller import CallerTools, ToolReplyParams
 from bridgehold.host.cell.tools.offers import CallersOffer
 from bridgehold.host.cell.tools.values import ToolSpec
 from bridgehold.host.cell.workers.translate import fault_error
-from bridgehold.host.cell.workers.zygotes import ZygoteInfo
+from bridgehold.host.cell.workers.zygote import ZygoteInfo
 from bridgehold.host.front.environments import LISTENER, Environments
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.server import stream_event
+from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.logs import OutputPiece
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import parse_name, random_id
 from bridgehold.protocol.frames import (
     BridgeParams,
     BuildParams,
+    CommandRequest,
     DrainParams,
     FindParams,
     NamedBridgeParams,
@@ -49,14 +51,13 @@ from bridgehold.protocol.frames import (
     OpenScriptParams,
     ProfileParams,
     ResumeParams,
-    RunParams,
     ScriptEofParams,
     ScriptSendParams,
     SessionParams,
     SessionsParams,
     StopParams,
 )
-from bridgehold.protocol.values import CommandRequest, Principal, Profile, Reply, SessionInfo
+from bridgehold.protocol.values import Principal, Profile, Reply, SessionInfo
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 _LONGEST_PROFILE, _PROFILE_GRACE = 60.0, 5.0
@@ -77,16 +78,16 @@ def _require_reader(principal: Principal) -> None:
         )
 
 
-def _tell_builds(wanted: bool, bridge: str, emit: Emit) -> None:
+def _tell_builds(bridge: str, emit: Emit) -> None:
     """Events of the build that this request waits for, if there is one."""
-    if wanted:
-        LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
+    LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
 
 
 class AskStop(Protocol):
     """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
 
-    async def __call__(self, reason: str, *, now: bool, again: bool) -> None: ...
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None:
+        """Begin to stop, for `reason`."""
 
 
 class _Watching:
@@ -140,9 +141,10 @@ class Methods:
         self._unnamed.left(caller)
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "ping": Method(NoParams, self.ping, reads=True),
-            "run": Method(RunParams, self.run, decides=True),
+            "run": Method(CommandRequest, self.run, decides=True),
             "tool.reply": Method(ToolReplyParams, self.tool_reply),
             "session.open": Method(OpenParams, self.session_open),
             "session.hold": Method(OpenParams, self.session_hold),
@@ -169,41 +171,33 @@ class Methods:
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """That the host answers, with its version and how many sessions it has."""
         return {"status": "ok", "sessions": len(self._sessions), "version": version("bridgehold")}
 
-    async def run(self, principal: Principal, params: RunParams, emit: Emit) -> Reply:
-        request = CommandRequest(
-            operation=params.operation,
-            arguments=params.arguments,
-            tenant=params.tenant,
-            session=params.session,
-            deadline_ms=params.deadline_ms,
-            parent=params.parent,
-        )
-        _tell_builds(params.progress, params.operation.partition(":")[0], emit)
-        watcher = _Watching(emit) if params.stream else None
+    async def run(self, principal: Principal, request: CommandRequest, emit: Emit) -> Reply:
+        """Run a command."""
+        if request.progress:
+            _tell_builds(request.operation.partition(":")[0], emit)
+        watcher = _Watching(emit) if request.stream else None
         callers: CallersOffer | None = None
-        if params.tools:
-            specs = tuple(
-                ToolSpec(
-                    name=tool.name,
-                    description=tool.description,
-                    parameters=tool.parameters,
-                    result=tool.result,
-                )
-                for tool in params.tools
-            )
+        if request.tools:
+            specs = tuple(ToolSpec(**msgspec.structs.asdict(tool)) for tool in request.tools)
             callers = CallersOffer(specs, self._tools.source(emit))
-        self._unnamed.use(params.session, principal.may_act_for)
+        _, holders = self._unnamed.holders.get(request.session, (None, None))
+        if holders is not None and CALLER.get() not in holders:
+            self._unnamed.use(request.session, principal.may_act_for)
         return await self._dispatch.run(principal, request, watcher, callers)
 
     async def tool_reply(self, principal: Principal, params: ToolReplyParams, _emit: Emit) -> object:
+        """The answer of a caller's tool."""
         self._tools.settle(principal.name, params)
         return {"status": "taken"}
 
     async def session_open(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
+        """Open a session, or find the one of that name."""
         key = self._key(params)
-        _tell_builds(params.progress, params.bridge, emit)
+        if params.progress:
+            _tell_builds(params.bridge, emit)
         opening = self._open(key, principal)
         if not params.name and not params.stays:
             opening = self._unnamed.opened(asyncio.ensure_future(opening))
@@ -220,16 +214,20 @@ class Methods:
     async def session_hold(self, principal: Principal, params: OpenParams, emit: Emit) -> object:
         """A session as long as this request: who cancels it, or goes away, ends the session."""
         key = self._key(params)
-        _tell_builds(params.progress, params.bridge, emit)
+        if params.progress:
+            _tell_builds(params.bridge, emit)
         return await bound_session(asyncio.ensure_future(self._open(key, principal)), emit)
 
     async def script_open(self, principal: Principal, params: OpenScriptParams, emit: Emit) -> object:
+        """Open a session whose worker is a user script; answered when it ends."""
         return await self._scripts.open(principal, params, emit)
 
     async def script_send(self, principal: Principal, params: ScriptSendParams, _emit: Emit) -> object:
+        """Bytes for a user script's standard input."""
         return await self._scripts.send(principal, params)
 
     async def script_eof(self, principal: Principal, params: ScriptEofParams, _emit: Emit) -> object:
+        """The end of a user script's standard input."""
         return await self._scripts.end_input(principal, params)
 
     def _key(self, params: OpenParams) -> SessionKey:
@@ -258,6 +256,7 @@ class Methods:
             raise
 
     async def session_close(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """Close a session, and wait until its processes are gone."""
         try:
             session = self._find(principal, params.session)
         except (NotFoundError, SessionEndedError):
@@ -318,12 +317,15 @@ class Methods:
         return {"resumed": self._sessions.uncordon(params.tenant, params.bridge)}
 
     async def metrics(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """All metrics in Prometheus' text format."""
         return {"text": self._metrics.text()}
 
     async def figures(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """Figures by bridge and operation, as `bridgehold top` shows them."""
         return self._metrics.figures()
 
     async def session_find(self, principal: Principal, params: FindParams, _emit: Emit) -> object:
+        """The id of a session, by id or name."""
         session = self._find(principal, params.session)
         self._unnamed.use(session.id, principal.may_act_for)
         key = session.key
@@ -332,6 +334,7 @@ class Methods:
     async def list_sessions(
         self, principal: Principal, params: SessionsParams, _emit: Emit
     ) -> list[SessionInfo]:
+        """The sessions that the caller may see, with the memory that each uses now."""
         return [
             session.info(await self._memory(session))
             for session in self._sessions
@@ -358,22 +361,25 @@ class Methods:
             return 0
 
     async def logs(self, principal: Principal, params: SessionParams, _emit: Emit) -> object:
+        """The end of what a session's guest wrote. Raises `DeniedError` for who may not read it."""
         _require_reader(principal)
         key, session, text = self._sessions.log(principal.may_act_for, params.session)
         principal.demand_bridge(key.bridge)
         return {"session": session, "text": await self._redact(key.tenant, text)}
 
     async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """The bridges that the caller may use."""
         seen = self._registry.visible(principal.may_act_for)
         return [self._registry.describe(entry) for entry in seen if principal.may_use(entry.name)]
 
     async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
-        manifest = self._registry.manifest(parse_name(params.bridge, "bridge"), params.tenant)
-        grant = await self._registry.grant(params.tenant, manifest.name)
-        built = await self._environments.ensure(manifest, emit, grant=grant, anew=params.anew)
-        return {"bridge": manifest.name, "digest": built.digest, "packages": built.packages}
+        """Build a bridge's environment now."""
+        found = await self._registry.granted(params.tenant, parse_name(params.bridge, "bridge"))
+        built = await self._environments.ensure(found.manifest, emit, grant=found.grant, anew=params.anew)
+        return {"bridge": found.manifest.name, "digest": built.digest, "packages": built.packages}
 
     async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        """Read every byte of environments, and compare it with what was sealed."""
         if params.bridge:
             return await self._environments.verify(
                 [self._registry.manifest(params.bridge, params.tenant or "")]
@@ -381,9 +387,11 @@ class Methods:
         return await self._environments.verify(self._registry.manifests(), others=True)
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """Remove environments that no bridge needs."""
         return {"removed": await self._environments.collect(self._registry.manifests())}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
+        """What a tenant is granted for a bridge, and by which rules."""
         tenant = parse_name(params.tenant, "tenant")
         return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
 

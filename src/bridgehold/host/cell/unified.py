@@ -8,13 +8,14 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.host.cell.commands.dispatch import Dispatch
-from bridgehold.host.cell.commands.resources import Act, Resources, choose, kinds_of
+from bridgehold.host.cell.commands.resources import Act, Resources, choose
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, parse_name
 from bridgehold.policies.decide import decide_operation, decide_resource
-from bridgehold.protocol.values import CommandRequest, Principal, Reply, ResourceRef
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import Principal, Reply, ResourceRef
 
 
 class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +25,8 @@ class _Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CreateParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.create` and `resource.configure`."""
+
     kind: str = ""
     arguments: dict[str, object] = {}
     session: str = ANONYMOUS_SESSION
@@ -32,6 +35,8 @@ class CreateParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ResourceParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.execute` and `resource.delete`: the resource by id, whichever session has it."""
+
     id: str
     kind: str = ""
     arguments: dict[str, object] = {}
@@ -41,12 +46,14 @@ class ResourceParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ListParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of `resource.list`."""
+
     kind: str = ""
     session: str = ""
 
 
 class DescribeParams(_Where, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    """Of `describe`."""
 
 
 class Unified:
@@ -66,6 +73,7 @@ class Unified:
         self._resources = resources
 
     def table(self) -> dict[str, Method]:
+        """The methods by name."""
         return {
             "resource.create": Method(CreateParams, self.create),
             "resource.configure": Method(CreateParams, self.configure),
@@ -76,15 +84,19 @@ class Unified:
         }
 
     async def create(self, principal: Principal, params: CreateParams, _emit: Emit) -> Reply:
+        """Create a resource by the bridge's operation for its kind."""
         return await self._new(principal, params, "create")
 
     async def configure(self, principal: Principal, params: CreateParams, _emit: Emit) -> Reply:
+        """Run the bridge's `configure` operation for a kind."""
         return await self._new(principal, params, "configure")
 
     async def execute(self, principal: Principal, params: ResourceParams, _emit: Emit) -> Reply:
+        """Run a resource by the bridge's operation for its kind."""
         return await self._on(principal, params, "execute")
 
     async def delete(self, principal: Principal, params: ResourceParams, _emit: Emit) -> Reply:
+        """Delete a resource by the bridge's operation for its kind."""
         return await self._on(principal, params, "delete")
 
     async def list(self, principal: Principal, params: ListParams, _emit: Emit) -> list[ResourceRef]:
@@ -108,8 +120,8 @@ class Unified:
         """Resources and operations with their schemas, and which of them the tenant is granted."""
         bridge = parse_name(params.bridge or self._registry.default_bridge, "bridge")
         principal.demand_bridge(bridge)
-        manifest = self._registry.manifest(bridge, params.tenant)
-        grant = await self._registry.grant(params.tenant, bridge)
+        found = await self._registry.granted(params.tenant, bridge)
+        manifest, grant = found.manifest, found.grant
         return {
             "name": bridge,
             "version": manifest.version,
@@ -122,7 +134,7 @@ class Unified:
                 {
                     **msgspec.to_builtins(operation),
                     "granted": decide_operation(
-                        grant, bridge, operation.name, kinds_of(manifest, operation, {})
+                        grant, bridge, operation.name, manifest.kinds_of(operation, {})
                     ).allowed,
                 }
                 for operation in manifest.operations.values()

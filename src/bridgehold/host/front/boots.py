@@ -92,6 +92,7 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
 
 
 def attested_event(order: StartOrder, launched: Launched, proof: Attestation) -> WorkerAttested:
+    """The event of a worker that was attested, with what was proven."""
     return WorkerAttested(
         tenant=order.grant.tenant,
         session=order.session,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
+import socket
+import struct
 
 import msgspec
 
 from bridgehold.host.shares.fair import Shares
 
+_CREDENTIALS = struct.Struct("3i")
 SMALL = 64 * 1024
 """What a request is counted as at the least, its answer included."""
 _OF_DESCRIPTORS = 4
@@ -67,3 +71,10 @@ def limits(connections: int, caller_bytes: int, descriptors: int) -> CallerLimit
     return CallerLimits(
         connections=min(connections, max(8, descriptors // _OF_DESCRIPTORS)), caller_bytes=caller_bytes
     )
+
+
+def peer_uid(writer: asyncio.StreamWriter) -> int:
+    """The kernel uid of the process at the other end, as the kernel says it."""
+    peer = writer.get_extra_info("socket")
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 import sys
 import traceback
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
+from bridgehold import strict
 from bridgehold.bridges.legacy.bodies import plain_json
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     DeniedError,
-    ErrorInfo,
     HostLeavingError,
     InternalError,
     LimitError,
@@ -29,13 +28,11 @@ from bridgehold.errors import (
     ProtocolError,
     UsageError,
 )
-from bridgehold.host.front.callers import SMALL, Callers
-from bridgehold.host.front.method import Method
+from bridgehold.host.front.callers import SMALL, peer_uid
+from bridgehold.host.front.method import Method, ServerContext, visible_info
 from bridgehold.host.front.outgoing import Events, Outgoing
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
-from bridgehold.host.shares.logs import LAST_OUTPUT
-from bridgehold.host.shares.refusals import Refusals
 from bridgehold.protocol.frames import (
     MAX_FRAME,
     WHOLE_CONNECTION,
@@ -47,13 +44,9 @@ from bridgehold.protocol.frames import (
     read_frame,
     weight,
 )
-from bridgehold.protocol.plain import LOOKED_AT, loads
+from bridgehold.protocol.plain import LOOKED_AT, MAX_DEPTH, loads
 from bridgehold.protocol.values import Principal
 
-if TYPE_CHECKING:
-    from bridgehold.host.front.method import Method
-
-_CREDENTIALS = struct.Struct("3i")
 _MAX_REQUESTS = 256
 """Requests in flight on one connection; the connection is not read beyond that."""
 _NEVER_LATE = ("hello", "tool.reply")
@@ -70,25 +63,6 @@ _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class ServerContext(Protocol):
-    """What a connection asks of the server that took it."""
-
-    callers: Callers
-    refusals: Refusals
-    tokens_only: bool
-    leaving: bool
-
-    def known(self, uid: int) -> Principal | None: ...
-
-    async def principal_of(self, uid: int, token: str) -> Principal: ...
-
-    def gives(self, name: str) -> int: ...
-
-    def method(self, name: str) -> Method: ...
-
-    def demand(self, tenant: str | None) -> None: ...
-
-
 class Connection:
     """One caller's, from its first byte to its last. `serve` once."""
 
@@ -100,9 +74,11 @@ class Connection:
         self._limits = server.callers.limits
         self._reader = reader
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._counted: dict[int, tuple[str, int]] = {}
+        """Of requests in flight: for whom each is counted, and the bytes that it takes."""
         self._room = asyncio.Semaphore(_MAX_REQUESTS)
         self._token = ""
-        self._uid = _peer_uid(writer)
+        self._uid = peer_uid(writer)
         self._principal: Principal | None = server.known(self._uid)
         self._seat = self._place(self._principal)
         self._bytes = self._callers.bytes.of(self._seat.who)
@@ -129,6 +105,8 @@ class Connection:
                 task.cancel()
             await asyncio.gather(reading, cut, *self._tasks.values(), return_exceptions=True)
             self._bytes.give_back()
+            for request_id in tuple(self._counted):  # of one that was waited for, there is no task
+                self._give_back(request_id)
             try:
                 await self._out.close(self._limits.last_s)
             finally:
@@ -163,8 +141,13 @@ class Connection:
             self._sit(self._seat)
             while True:
                 await self._room.acquire()
-                await self._out.at_ease()  # who leaves its answers unread is not read either
-                body = await read_frame(self._reader, room=self._make_room, patience_s=self._limits.frame_s)
+                await self._out.at_ease.wait()  # who leaves its answers unread is not read either
+                body = await read_frame(
+                    self._reader,
+                    room=self._make_room,
+                    small=_UNIDENTIFIED_FRAME,
+                    patience_s=self._limits.frame_s,
+                )
                 if body is None:
                     return
                 request = _request(body)
@@ -205,10 +188,9 @@ class Connection:
             self._out.charge(self._callers.bytes.of(seat.who))
 
     async def _make_room(self, length: int) -> None:
-        """For a frame's body, before it is read. Raises `BusyError` where none comes free in time."""
-        if self._principal is None and length > _UNIDENTIFIED_FRAME:
+        """For the body of a frame that is not small. Raises `BusyError` where none comes free in time."""
+        if self._principal is None:
             raise ProtocolError(f"a frame of {length} bytes before it was said from whom", hint=_SAY_WHO)
-        self._bytes.give_back()
         if length > SMALL and not await self._bytes.wait(length, self._limits.frame_s):
             raise self._full()
 
@@ -220,50 +202,66 @@ class Connection:
 
     async def _begin(self, request: _Request, length: int, size: int) -> asyncio.Task[None] | None:
         """Answer it in a task of its own, once there is room for it. None: there is nothing to answer."""
+        if self._bytes.amount:
+            self._bytes.give_back()
         if request.method == "cancel":
             self._room.release()
-            self._bytes.give_back()
             target = self._tasks.get(_decode(request, CancelParams).id)
             if target is not None:
                 target.cancel()
             return None
         if request.id in self._tasks or request.id == WHOLE_CONNECTION:
             raise ProtocolError(f"id {request.id} is already in use on this connection")
-        counted, held = self._callers.requests.of(self._seat.who), self._callers.bytes.of(self._seat.who)
-        self._bytes.give_back()
-        failure: BridgeholdError | None = None
-        size += self._server.gives(request.method)
-        if not counted.take(1):
-            failure = BusyError(f"{counted.who} has as many requests under way as it may")
-        elif length <= SMALL and request.method in _NEVER_LATE:
-            held.take(size, owed=True)
-        elif size > self._callers.bytes.most:
-            most = self._callers.bytes.most
-            failure = LimitError(f"a request that takes {size} bytes here; {most} are to be had at the most")
-        elif not await held.wait(size, self._limits.frame_s):
-            failure = self._full()
-        task = asyncio.create_task(self._answer(request, (counted, held), failure))
+        method = self._server.methods.get(request.method)
+        size += method.gives if method is not None else SMALL
+        failure = await self._count(request, size, small=length <= SMALL)
+        task = asyncio.create_task(self._answer(request, failure))
         self._tasks[request.id] = task
         # Not in a `finally` of its own: a task that is cancelled before its first step runs none.
-        task.add_done_callback(lambda _: self._settle(request.id, counted, held))
+        task.add_done_callback(partial(self._settle, request.id))
         return task
 
-    def _settle(self, request_id: int, *shares: Share) -> None:
+    async def _count(self, request: _Request, size: int, *, small: bool) -> BridgeholdError | None:
+        """Count a request and its `size` bytes, as long as it runs: why that can't be, if it can't."""
+        who, requests, held = self._seat.who, self._callers.requests, self._callers.bytes
+        if not requests.take(who, 1):
+            return BusyError(f"{who} has as many requests under way as it may")
+        self._counted[request.id] = who, 0
+        if size > held.most and not (small and request.method in _NEVER_LATE):
+            return LimitError(
+                f"a request that takes {size} bytes here; {held.most} are to be had at the most"
+            )
+        owed = small and request.method in _NEVER_LATE
+        if not held.take(who, size, owed=owed) and not await held.wait(who, size, self._limits.frame_s):
+            return self._full()
+        self._counted[request.id] = who, size
+        return None
+
+    def _give_back(self, request_id: int) -> None:
+        """It is counted no longer; a second time changes nothing."""
+        if (counted := self._counted.pop(request_id, None)) is not None:
+            who, size = counted
+            self._callers.requests.take(who, -1)
+            self._callers.bytes.take(who, -size)
+
+    def _settle(self, request_id: int, _task: object) -> None:
         """A request is over, however it ended."""
         self._tasks.pop(request_id, None)
-        for share in shares:
-            share.give_back()
+        if request_id in self._counted:
+            self._give_back(request_id)
         self._room.release()
 
-    async def _answer(
-        self, request: _Request, shares: tuple[Share, Share], failure: BridgeholdError | None
-    ) -> None:
+    async def _answer(self, request: _Request, failure: BridgeholdError | None) -> None:
         refused = False
         try:
-            answer = await self._answered(request, failure)
+            result = msgspec.Raw(msgspec.json.encode(await self._handle(request, failure)))
+            answer = pack(AnswerFrame(id=request.id, result=result))
+            if len(answer) > MAX_FRAME:
+                large = LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
+                answer = pack(AnswerFrame(id=request.id, error=large.info()))
         except BridgeholdError as error:
             refused = self._principal is None
-            answer = pack(AnswerFrame(id=request.id, error=_visible_info(error, self._principal)))
+            answer = pack(AnswerFrame(id=request.id, error=visible_info(error, self._principal)))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last border: a defect must not end the host
@@ -272,21 +270,14 @@ class Connection:
                 f"bridgehold: {defect.message}\n{''.join(traceback.format_tb(error.__traceback__))}"
             )
             answer = pack(AnswerFrame(id=request.id, error=defect.info()))
-        for share in shares:
-            share.give_back()  # the answer counts as unread from here on
+        self._give_back(request.id)  # the answer counts as unread from here on
         self._out.put(answer)
         if refused:
             self._out.finish(self._limits.last_s)  # nobody gets one answer, and no further try here
 
-    async def _answered(self, request: _Request, failure: BridgeholdError | None) -> bytes:
+    async def _handle(self, request: _Request, failure: BridgeholdError | None) -> object:
         if failure is not None:
             raise failure
-        answer = pack(AnswerFrame(id=request.id, result=_raw(await self._handle(request))))
-        if len(answer) > MAX_FRAME:
-            raise LimitError(f"an answer of {len(answer)} bytes; {MAX_FRAME} are possible")
-        return answer
-
-    async def _handle(self, request: _Request) -> object:
         if request.method == "hello":
             token = _decode(request, HelloParams).token
             self._token, self._principal = token, None
@@ -296,7 +287,11 @@ class Connection:
             self._principal = found
         if request.method == "hello":
             return {"principal": self._principal.name, "tenants": self._principal.tenants}
-        method = self._server.method(request.method)
+        method = self._server.methods.get(request.method)
+        if method is None:
+            raise UsageError(
+                f"no method {request.method[:80]!r}", hint="docs/reference/host-protocol.md lists them."
+            )
         principal, params = self._principal, _decode(request, method.params)
         try:
             _check(principal, request.method, method, params)
@@ -313,7 +308,10 @@ class Connection:
 
     def _emit(self, request_id: int, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""
-        self._out.put(pack(AnswerFrame(id=request_id, event=_raw(event))), most=self._limits.unread_events)
+        self._out.put(
+            pack(AnswerFrame(id=request_id, event=msgspec.Raw(msgspec.json.encode(event)))),
+            most=self._limits.unread_events,
+        )
 
 
 def _check(principal: Principal, name: str, method: Method, params: msgspec.Struct) -> None:
@@ -328,22 +326,14 @@ def _check(principal: Principal, name: str, method: Method, params: msgspec.Stru
             f"{principal.name} may only read, and {name} does more",
             hint="An operator makes one that may with `bridgehold token create`, without --read-only.",
         )
-    principal.demand_bridge(getattr(params, "bridge", "") or "")
+    if bridge := getattr(params, "bridge", ""):
+        principal.demand_bridge(bridge)
     tenant = getattr(params, "tenant", None)
     if tenant is not None and not method.decides and not principal.may_act_for(tenant):
         raise DeniedError(
             f"{principal.name} may not act for tenant {tenant[:64]!r}",
             hint="An operator can add the tenant to your principal in config.toml.",
         )
-
-
-def _visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
-    """What `principal` may know of it: who may not read a session's log reads none of it here either."""
-    info = error.info()
-    if principal is not None and principal.may_read:
-        return info
-    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
-    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -362,6 +352,10 @@ def _request(body: bytes) -> _Request:
         frame = msgspec.json.decode(body, type=RequestFrame)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return _faulty(body, error)
+    head = b'{"id":%d,"method":"%s","params":' % (frame.id, frame.method.encode())
+    plain = body.startswith(head) and len(body) == len(head) + len(memoryview(frame.params)) + 1
+    if plain and len(head) <= _HEAD_BYTES:  # as our clients write it: each part once, and nothing beside them
+        return _Request(id=frame.id, method=frame.method, params=frame.params)
     start = body.find(frame.params)
     head = body if start < 0 else body[:start] + b"0" + body[start + len(memoryview(frame.params)) :]
     if len(head) > _HEAD_BYTES:
@@ -392,16 +386,9 @@ def _decode(request: _Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
     try:
-        return msgspec.convert(loads(bytes(request.params), above=1), type=kind)
+        return msgspec.convert(strict.loads(bytes(request.params), max_depth=MAX_DEPTH + 1), type=kind)
+    except strict.StrictError:
+        loads(bytes(request.params), above=1)  # raises what its caller is told
+        raise
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))
-
-
-def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    peer = writer.get_extra_info("socket")
-    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(raw)[1])

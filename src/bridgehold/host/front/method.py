@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
-from bridgehold.host.front.callers import SMALL
+from bridgehold.errors import BridgeholdError, ErrorInfo
+from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.shares.logs import LAST_OUTPUT
+from bridgehold.host.shares.refusals import Refusals
 from bridgehold.protocol.values import Principal
 
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
@@ -26,3 +29,34 @@ class Method(msgspec.Struct, frozen=True):
     """It changes nothing and runs nothing: also for a principal that may only read."""
     decides: bool = False
     """It decides by itself for which tenant it is asked, and writes its own refusals."""
+
+
+class ServerContext(Protocol):
+    """What a connection asks of the server that took it."""
+
+    callers: Callers
+    refusals: Refusals
+    tokens_only: bool
+    leaving: bool
+
+    def known(self, uid: int) -> Principal | None:
+        """The principal of a uid, where that alone decides; None where a token is needed."""
+
+    async def principal_of(self, uid: int, token: str) -> Principal:
+        """Who `uid` and `token` are. Raises `DeniedError`."""
+
+    def demand(self, tenant: str | None) -> None:
+        """Raise the typed refusal where `tenant` may not ask now."""
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """All of them, by name."""
+
+
+def visible_info(error: BridgeholdError, principal: Principal | None) -> ErrorInfo:
+    """What `principal` may know of it: who may not read a session's log reads none of it here either."""
+    info = error.info()
+    if principal is not None and principal.may_read:
+        return info
+    hint = info.hint.partition(LAST_OUTPUT)[0].strip()
+    return msgspec.structs.replace(info, traceback="", output=msgspec.UNSET, hint=hint)

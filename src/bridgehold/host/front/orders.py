@@ -23,6 +23,8 @@ from bridgehold.sandbox.spec import worker_spec
 
 
 class Secrets(Protocol):
+    """What orders ask of the keeper."""
+
     async def reveal(self, tenant: str, name: str) -> str:
         """A secret that its owner allowed to be revealed (weakening ``env_secret`` only)."""
 

@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from bridgehold.host.shares.fair import Share
 
 UNREAD_AT_EASE = 64 * 1024
@@ -18,24 +20,26 @@ _SLOWEST = 64 * 1024
 class Emit(Protocol):
     """Sends one event of a request to its caller."""
 
-    def __call__(self, event: object, /) -> None: ...
+    def __call__(self, event: object, /) -> None:
+        """Send `event`."""
 
     def full(self, most: int = ...) -> bool:
         """Whether more than `most` bytes wait for the caller: what can be left out, or can wait, should."""
 
 
-class Events:
+class Events(msgspec.Struct, frozen=True):
     """`Emit` of one request."""
 
-    def __init__(self, send: Callable[[object], None], out: Outgoing) -> None:
-        self._send = send
-        self._out = out
+    send: Callable[[object], None]
+    out: Outgoing
 
     def __call__(self, event: object, /) -> None:
-        self._send(event)
+        """Send `event`."""
+        self.send(event)
 
     def full(self, most: int = UNREAD_AT_EASE) -> bool:
-        return self._out.unread > most
+        """Whether more than `most` bytes of answers wait for the caller."""
+        return self.out.unread > most
 
 
 class Outgoing:
@@ -48,8 +52,9 @@ class Outgoing:
         self._most = most
         self._patience_s = patience_s
         self._written = 0
-        self._at_ease = asyncio.Event()
-        self._at_ease.set()
+        self.at_ease = asyncio.Event()
+        """Set while the caller has read what waits for it, but for a little."""
+        self.at_ease.set()
         self._watching: asyncio.Task[None] | None = None
         self.cut = asyncio.Event()
         """Set once the connection was ended for what its caller left unread, or by `end`."""
@@ -57,26 +62,28 @@ class Outgoing:
 
     @property
     def unread(self) -> int:
+        """Bytes that wait for the caller to read."""
         return self._writer.transport.get_write_buffer_size()
 
     def put(self, data: bytes, *, most: int | None = None) -> None:
         """Write `data`, without waiting. Past a bound (`most`, where it is given) the connection is cut."""
-        if self._writer.transport.is_closing():
+        transport = self._writer.transport
+        if transport.is_closing():
             return
-        before = self.unread
-        if before > (self._most if most is None else most) or not self._counted(before + len(data)):
+        before = transport.get_write_buffer_size()
+        waiting = before + len(data)
+        uncounted = waiting <= UNREAD_AT_EASE and not self._share.amount
+        if before > (self._most if most is None else most) or not (uncounted or self._counted(waiting)):
             self.end()
             return
         self._writer.write(data)
         self._written += len(data)
+        if uncounted:
+            return
         self._counted(self.unread)
         if self.unread > UNREAD_AT_EASE and self._watching is None:
-            self._at_ease.clear()
+            self.at_ease.clear()
             self._watching = asyncio.create_task(self._watch())
-
-    async def at_ease(self) -> None:
-        """Wait until the caller has read what waits for it, but for a little."""
-        await self._at_ease.wait()
 
     def charge(self, share: Share) -> None:
         """From now on it is another's: what waits is counted there."""
@@ -127,4 +134,4 @@ class Outgoing:
         finally:
             self._watching = None
             self._share.give_back()
-            self._at_ease.set()
+            self.at_ease.set()

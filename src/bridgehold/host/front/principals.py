@@ -49,6 +49,7 @@ class Principals:
             return Principal(name="owner", tenants=("*",), operator=True)
         raise DeniedError(
             f"local user {uid} is nobody here",
+            where="config.toml: principals",
             hint=f"An operator can add `uids = [{uid}]` and tenants to a [principals.NAME] section.",
         )
 

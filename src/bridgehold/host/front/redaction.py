@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable
 from typing import Protocol
 
-from bridgehold.audit.client import with_texts
+from bridgehold.audit.client import texts_of, with_texts
 from bridgehold.audit.encodings import beginnings
 from bridgehold.audit.events import Event
 from bridgehold.audit.redact import MASK
@@ -51,9 +51,13 @@ _NAMES = frozenset(
 
 
 class Keeper(Protocol):
-    async def marks(self, tenant: str) -> Marks: ...
+    """What redaction asks of the keeper."""
 
-    async def redact(self, tenant: str, texts: list[str]) -> list[str]: ...
+    async def marks(self, tenant: str) -> Marks:
+        """See `KeeperClient.marks`."""
+
+    async def redact(self, tenant: str, texts: list[str]) -> list[str]:
+        """See `KeeperClient.redact`."""
 
 
 class _Known:
@@ -65,6 +69,8 @@ class _Known:
         self.readable = marks is not None
         self._always = marks is not None and marks.always
         self._begins = beginnings([one.encode() for one in marks.begins]) if marks is not None else None
+        self.empty = self.readable and not self._always and self._begins is None
+        """There is no value that a text could hold."""
 
     def suspects(self, text: str) -> bool:
         if self._always or self._begins is None:
@@ -89,8 +95,12 @@ class Redaction:
         """`event` without the tenant's values: at once where nothing in it looks like one."""
         if not event.tenant:
             return event
-        texts = _texts(event)
-        known = self._current(event.tenant)
+        known = self._known.get(event.tenant)
+        if known is None or time.monotonic() - known.at >= _FRESH_SECONDS:
+            known = self._current(event.tenant)
+        if known is not None and known.empty:
+            return event
+        texts = texts_of(event)
         if known is not None and known.readable and not known.suspects("\n".join(texts)):
             return event
         return self._changed(event, texts)
@@ -150,14 +160,3 @@ class Redaction:
             del self._asking[tenant]
             self._known[tenant] = known
         return known
-
-
-def _texts(event: Event) -> list[str]:
-    found: list[str] = []
-
-    def note(text: str, _field: str) -> str:
-        found.append(text)
-        return text
-
-    with_texts(event, note)
-    return found

@@ -21,11 +21,11 @@ from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import ManifestError, NotFoundError, PolicyError
-from bridgehold.ids import Digest, is_name
+from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings
 from bridgehold.policies.grant import resolve
-from bridgehold.policies.model import Ceilings, Grant, Machine, Policy
+from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.tenants import parse as parse_tenant
 from bridgehold.sandbox.values import TenantShare
 
@@ -38,13 +38,16 @@ _MOST_KEPT = 1_024
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
-class _Resolved(msgspec.Struct, frozen=True):
-    """A grant, and all that it was made of."""
+class Granted(msgspec.Struct, frozen=True):
+    """A bridge as a tenant has it: manifest and grant, and all that the grant was made of."""
 
+    manifest: Manifest
     grant: Grant
-    manifest: Digest | str
+    catalogue: Catalogue
     bridges: tuple[str, ...]
     readings: Readings
+    decisions: dict[tuple[str, tuple[str, ...]], Decision]
+    """What was decided under this grant, by operation and kinds of resources: of declared ones alone."""
 
 
 class Registry:
@@ -67,7 +70,7 @@ class Registry:
         """The operator's bridges that were seen: where one is gone, no shipped one takes its place."""
         self._written: set[tuple[str, str]] = set()
         self._look_again = 0.0
-        self._grants: dict[tuple[str, str], _Resolved] = {}
+        self._grants: dict[tuple[str, str], Granted] = {}
 
     def replace(self, config: Config, gone: Iterable[Path] = ()) -> None:
         """From now on this configuration, and without what of `gone` is; grants are resolved anew."""
@@ -123,10 +126,12 @@ class Registry:
 
     @property
     def config(self) -> Config:
+        """The configuration that holds now."""
         return self._config
 
     @property
     def default_bridge(self) -> str:
+        """The bridge that a request without one means; empty: there is none."""
         return self._config.default_bridge
 
     def visible(self, may_act_for: Callable[[str], bool]) -> list[Entry]:
@@ -174,28 +179,43 @@ class Registry:
         }
 
     async def grant(self, tenant: str, bridge: str) -> Grant:
-        """The grant as the files say it now. Raises `PolicyError`, also where they can't be read, and
-        `SuspendedError` for a tenant that is.
+        """As `granted`, without the manifest."""
+        return (await self.granted(tenant, bridge)).grant
+
+    async def granted(self, tenant: str, bridge: str) -> Granted:
+        """The bridge with the grant as the files say it now. Raises as `manifest` does, `PolicyError`,
+        also where the files can't be read, and `SuspendedError` for a tenant that is.
 
         Resolved anew only where something that it rests on differs.
         """
-        manifest = self.manifest(bridge, tenant)
-        bridges = self._bridge_names(tenant)
+        if time.monotonic() >= self._look_again:
+            self._refresh()
         known = self._grants.pop((tenant, bridge), None)
-        if (
-            known is None
-            or (known.manifest, known.bridges) != (manifest.digest, bridges)
-            or not known.readings.still_true()
-        ):
-            readings = Readings(self.files)
-            _demand(tenant, readings)
-            grant = self._resolve(tenant, manifest, readings)
-            await self._write_once(grant, readings)
-            known = _Resolved(grant, manifest.digest, bridges, readings)
+        if known is not None and known.catalogue is not self._catalogue:
+            known = self._carried(known, tenant)
+        if known is None or not known.readings.still_true():
+            known = await self._granted_anew(tenant, bridge)
         self._grants[tenant, bridge] = known
         while len(self._grants) > _MOST_KEPT:  # who may act for any tenant may name any number of them
             del self._grants[next(iter(self._grants))]
-        return known.grant
+        return known
+
+    def _carried(self, known: Granted, tenant: str) -> Granted | None:
+        """The same under the catalogue as it is now; None where that differs in what the grant rests on."""
+        manifest = self.manifest(known.manifest.name, tenant)
+        bridges = self._bridge_names(tenant)
+        if (known.manifest.digest, known.bridges) != (manifest.digest, bridges):
+            return None
+        return Granted(manifest, known.grant, self._catalogue, bridges, known.readings, {})
+
+    async def _granted_anew(self, tenant: str, bridge: str) -> Granted:
+        manifest = self.manifest(bridge, tenant)
+        catalogue, bridges = self._catalogue, self._bridge_names(tenant)
+        readings = Readings(self.files)
+        _demand(tenant, readings)
+        grant = self._resolve(tenant, manifest, readings)
+        await self._write_once(grant, readings)
+        return Granted(manifest, grant, catalogue, bridges, readings, {})
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
         """The grant, resolved from the files as they are now; writes nothing."""
@@ -217,6 +237,7 @@ class Registry:
         return msgspec.structs.replace(grant, ceilings=ceilings)
 
     def policy(self, name: str) -> Policy:
+        """The policy file `name`, with what it extends. Raises `PolicyError`."""
         return compose(name, Readings(self.files).policy)
 
     def policy_name(self, bridge: str) -> str:

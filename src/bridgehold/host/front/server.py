@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
-from bridgehold.errors import DeniedError, UsageError
-from bridgehold.host.front.callers import SMALL, CallerLimits, Callers
+from bridgehold.errors import DeniedError
+from bridgehold.host.front.callers import CallerLimits, Callers
 from bridgehold.host.front.connection import Connection
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.principals import Principals
@@ -53,13 +53,14 @@ class SocketServer:
         self.callers = callers or Callers(CallerLimits())
         self._listener = listener
         self._principals = principals
-        self._methods = methods
+        self.methods = methods
         self.refusals = refusals
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._live: set[Connection] = set()
 
     async def start(self) -> None:
+        """Accept connections."""
         self._server = await asyncio.start_unix_server(
             self._accept, sock=self._listener, backlog=BACKLOG, limit=_READ_AHEAD, **_KEEP_PATH
         )
@@ -71,6 +72,7 @@ class SocketServer:
             self._server.close()
 
     async def close(self) -> None:
+        """Accept nobody more, and end every connection."""
         if self._server is not None:
             self._server.close()
         for task in list(self._connections):
@@ -118,17 +120,6 @@ class SocketServer:
         """Raise what a request for `tenant` is refused with while it is suspended."""
         if tenant is not None:
             self._active(tenant)
-
-    def gives(self, name: str) -> int:
-        """What an answer of method `name` takes; little where there is none of that name."""
-        method = self._methods.get(name)
-        return method.gives if method is not None else SMALL
-
-    def method(self, name: str) -> Method:
-        method = self._methods.get(name)
-        if method is None:
-            raise UsageError(f"no method {name[:80]!r}", hint="docs/reference/host-protocol.md lists them.")
-        return method
 
 
 def stream_event(frame: ChunkFrame | ProgressFrame | OutputPiece) -> dict[str, object]:

@@ -140,6 +140,7 @@ class TokenFiles:
         return found
 
     def names(self) -> tuple[str, ...]:
+        """The names of all tokens, sorted."""
         with contextlib.suppress(FileNotFoundError):
             listed = [path.stem for path in self._folder.iterdir() if path.suffix == ".toml"]
             return tuple(sorted(name for name in listed if is_name(name)))
@@ -156,6 +157,7 @@ class TokenFiles:
             await self._put(token, "")
 
     async def change(self, name: str, edit: Callable[[Token], Token]) -> Token:
+        """Change one token by `edit`, durably. Raises `NotFoundError`."""
         async with self._turn:
             wanted = edit(self.of(name))
             await self._put(wanted, self._text(name))
@@ -207,6 +209,7 @@ class TokenFiles:
 
 
 def unknown_token() -> DeniedError:
+    """The error for a token that nobody has."""
     return DeniedError("the token is not known here", hint="Ask the operator for a current token.")
 
 

@@ -15,7 +15,7 @@ class TokenBucket:
 
     def __init__(self, rate: float = 0.0, burst: float = 0.0) -> None:
         """Without a rate it gives nothing until the first `adjust`."""
-        self._rate = rate
+        self.rate = rate
         self._burst = burst
         self._tokens = burst
         self._at: float | None = None
@@ -24,7 +24,7 @@ class TokenBucket:
         """From now on these. What is saved up stays, as far as the burst allows; a new bucket is full."""
         self._refill(now)
         self._tokens = burst if self._burst == 0 else min(self._tokens, burst)
-        self._rate, self._burst = rate, burst
+        self.rate, self._burst = rate, burst
 
     def saved(self, now: float) -> float:
         """Tokens that are there; below 0: the debt."""
@@ -35,13 +35,13 @@ class TokenBucket:
         """Seconds until `tokens` would be there; 0 if they are. Takes nothing."""
         self._refill(now)
         missing = tokens - self._tokens
-        return missing / self._rate if missing > 0 else 0.0
+        return missing / self.rate if missing > 0 else 0.0
 
     def take(self, tokens: float, now: float) -> float:
         """Take `tokens`, into debt if need be; seconds until the debt is paid."""
         self._refill(now)
         self._tokens -= tokens
-        return -self._tokens / self._rate if self._tokens < 0 else 0.0
+        return -self._tokens / self.rate if self._tokens < 0 else 0.0
 
     def try_take(self, tokens: float, now: float) -> bool:
         """Take `tokens` if they are there."""
@@ -54,12 +54,12 @@ class TokenBucket:
     def retune(self, rate: float, burst: float, now: float) -> None:
         """Another rate from now on. What is saved up stays, up to `burst`: a change refills nothing."""
         self._refill(now)
-        self._rate, self._burst = rate, burst
+        self.rate, self._burst = rate, burst
         self._tokens = min(self._tokens, burst)
 
     def _refill(self, now: float) -> None:
         if self._at is not None:
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self.rate)
         self._at = now
 
 
@@ -100,11 +100,12 @@ class CommandRates:
         return self._bucket((grant.tenant, _BYTES), most, most, now)
 
     def _bucket(self, key: tuple[str, str], per_second: float, burst: float, now: float) -> TokenBucket:
-        bucket = self._buckets.pop(key, None) or TokenBucket()
-        self._buckets[key] = bucket
+        known = self._buckets.pop(key, None)
+        self._buckets[key] = bucket = known or TokenBucket()
         while len(self._buckets) > MOST_RATES:
             del self._buckets[next(iter(self._buckets))]
-        bucket.adjust(per_second, max(1.0, burst), now)
+        if known is None or bucket.rate != per_second:
+            bucket.adjust(per_second, max(1.0, burst), now)
         return bucket
 
     def __len__(self) -> int:

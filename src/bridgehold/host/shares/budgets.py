@@ -53,6 +53,7 @@ class Reservation:
         self._open = True
 
     def settle(self, tokens: int) -> None:
+        """The request has ended and cost `tokens`; a second call changes nothing."""
         if self._open:
             self._open = False
             self._budgets.add(self._key, 0, tokens - self.tokens, self._day)
@@ -90,6 +91,7 @@ class Budgets:
                 self.add(first, 0, _settled(entry) - tokens, day)
 
     def spent(self, tenant: str, provider: str) -> Spent:
+        """What a tenant has used of a provider, requests under way included."""
         key = (tenant, provider)
         return Spent(self._requests.get(key, 0), self._tokens.get(key, 0))
 
@@ -103,7 +105,7 @@ class Budgets:
         requests use beyond their charge.
         """
         key = (owner[0], provider)
-        self.spending.demand(owner[0])
+        self.spending.demand(owner[0], provider, tokens)
         most = rate.provider_requests_total
         if most is not None and self._requests.get(key, 0) >= most:
             raise _used_up("rate.provider_requests_total", f"{most} requests")
@@ -121,7 +123,7 @@ class Budgets:
 
     def add(self, key: Key, requests: int, tokens: int, day: str = "") -> None:
         """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
-        self.spending.add(key[0], requests, tokens, day)
+        self.spending.add(*key, requests, tokens, day)
         self._requests[key] = max(0, self._requests.get(key, 0) + requests)
         self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
 
@@ -193,6 +195,7 @@ class Buffers:
 
     @property
     def held(self) -> int:
+        """Bytes that are held now, for all."""
         return self._tenants.taken
 
     @contextlib.asynccontextmanager
@@ -224,14 +227,15 @@ class Buffers:
                             self._queue.remove(freed)
         except TimeoutError:
             raise BusyError("the host holds as many bytes for this tenant's sandboxes as it may") from None
-        self._tenants.move(owner[0], size)
+        self._tenants.take(owner[0], size, owed=True)
         self._held[owner] = self._held.get(owner, 0) + size
 
     def _fits(self, owner: Owner, size: int) -> bool:
         return self._tenants.fits(owner[0], size) and self._held.get(owner, 0) + size <= self._each
 
     def give(self, owner: Owner, size: int) -> None:
-        self._tenants.move(owner[0], -size)
+        """Give `size` bytes back."""
+        self._tenants.take(owner[0], -size)
         left = self._held.get(owner, 0) - size
         if left > 0:
             self._held[owner] = left

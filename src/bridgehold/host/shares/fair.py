@@ -16,47 +16,52 @@ class Shares:
     def __init__(self, total: int, *, part: int = 1) -> None:
         """`part`: a holding is one of so many parts of what stays free, at the most."""
         self.total = total
+        self.most = total // (part + 1)
+        """What one can have at the most, where nobody else has any."""
         self.taken = 0
         self._part = part
         self._held: dict[str, int] = {}
         self._freed = asyncio.Event()
-
-    @property
-    def most(self) -> int:
-        """What one can have at the most, where nobody else has any."""
-        return self.total // (self._part + 1)
 
     def of(self, who: str) -> Share:
         """An empty share of `who`'s."""
         return Share(self, who)
 
     def held_by(self, who: str) -> int:
+        """How much `who` holds now."""
         return self._held.get(who, 0)
 
     def fits(self, who: str, amount: int) -> bool:
+        """Whether `who` may take `amount` more: a part of what stays free."""
         return (
             amount <= 0 or (self._held.get(who, 0) + amount) * self._part <= self.total - self.taken - amount
         )
 
-    def move(self, who: str, amount: int) -> None:
-        """Count `amount` more, or less, for `who`."""
-        self.taken += amount
+    def take(self, who: str, amount: int, *, owed: bool = False) -> bool:
+        """Count `amount` more for `who`; false, and nothing is counted, where there is no room.
+
+        `owed`: there always is. Less than nothing is given back.
+        """
         left = self._held.get(who, 0) + amount
+        if amount > 0 and not owed and left * self._part > self.total - self.taken - amount:
+            return False
+        self.taken += amount
         if left:
             self._held[who] = left
         else:
             self._held.pop(who, None)
         if amount < 0:
             self._freed.set()
+        return True
 
-    async def room(self, who: str, amount: int, seconds: float) -> bool:
-        """Wait until `amount` fits, at most so long; whether it does. Takes nothing."""
+    async def wait(self, who: str, amount: int, seconds: float) -> bool:
+        """As `take`, once others have given back enough; at most so long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not self.fits(who, amount):
                     self._freed.clear()
                     await self._freed.wait()
-        return self.fits(who, amount)
+        return self.take(who, amount)
 
 
 class Share:
@@ -69,11 +74,9 @@ class Share:
 
     def take(self, more: int, *, owed: bool = False) -> bool:
         """Hold `more`; false, and nothing is held of it, where there is no room. `owed`: there always is."""
-        if not owed and not self._of.fits(self.who, more):
-            return False
-        self.amount += more
-        self._of.move(self.who, more)
-        return True
+        taken = self._of.take(self.who, more, owed=owed)
+        self.amount += more if taken else 0
+        return taken
 
     def hold(self, amount: int) -> bool:
         """Hold `amount` from now on, instead of what it was; false, and nothing has changed, without room."""
@@ -81,9 +84,11 @@ class Share:
 
     async def wait(self, more: int, seconds: float) -> bool:
         """As `take`, once others have given back enough."""
-        return await self._of.room(self.who, more, seconds) and self.take(more)
+        taken = await self._of.wait(self.who, more, seconds)
+        self.amount += more if taken else 0
+        return taken
 
     def give_back(self) -> None:
         """All of it."""
-        self._of.move(self.who, -self.amount)
+        self._of.take(self.who, -self.amount, owed=True)
         self.amount = 0

@@ -68,6 +68,7 @@ class SessionLog:
         self.write(b"")
 
     def write(self, data: bytes, stream: Stream = "stderr") -> None:
+        """Keep what the guest wrote, within its rate; the rest is counted."""
         if self.tap is not None:
             self.tap(stream, data)
         kept = self._within_rate(data)
@@ -150,7 +151,8 @@ class CommandOutput:
         self._kept: dict[Stream, _Kept] = {}
         self._listener = listener
         self._full = full
-        self._live = TokenBucket(LIVE_BYTES_PER_SECOND, LIVE_BYTES_PER_SECOND)
+        rate = LIVE_BYTES_PER_SECOND
+        self._live = TokenBucket(rate, rate) if listener is not None else None
         self._decoders: dict[Stream, codecs.IncrementalDecoder] = {}
         self._waiting: list[tuple[Stream, bytearray]] = []
         self._waiting_bytes = 0
@@ -159,6 +161,7 @@ class CommandOutput:
         self._over = False
 
     def write(self, stream: Stream, data: bytes) -> None:
+        """Pass on what the guest wrote while the command runs."""
         if self._over:
             return
         if stream not in self._kept:
@@ -166,8 +169,8 @@ class CommandOutput:
             self._decoders[stream] = _DECODER("backslashreplace")
             self._unsent[stream] = 0
         self._kept[stream].add(data)
-        if self._listener is not None:
-            self._tell(stream, data)
+        if self._live is not None:
+            self._tell(stream, data, self._live)
 
     def flush(self) -> None:
         """Send what waits, before something else that its caller is to see after it."""
@@ -178,6 +181,8 @@ class CommandOutput:
     def finish(self) -> Output:
         """What it wrote. Nothing is taken from here on."""
         self._over = True
+        if not self._kept:
+            return Output()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -189,11 +194,11 @@ class CommandOutput:
         texts = out.text(), err.text()
         return Output(stdout=texts[0], stderr=texts[1], stdout_cut=out.cut, stderr_cut=err.cut)
 
-    def _tell(self, stream: Stream, data: bytes) -> None:
+    def _tell(self, stream: Stream, data: bytes, live: TokenBucket) -> None:
         now = time.monotonic()
-        room = max(0, int(self._live.saved(now)))
+        room = max(0, int(live.saved(now)))
         taken = data[:room] if room >= min(len(data), _PIECE_BYTES) else b""
-        self._live.take(len(taken), now)
+        live.take(len(taken), now)
         if taken:
             if self._waiting and self._waiting[-1][0] == stream and not self._unsent[stream]:
                 self._waiting[-1][1].extend(taken)

@@ -77,12 +77,6 @@ class Metrics:
         self.sessions = Gauge("bridgehold_sessions", "Sessions that are open.", registry=self.registry)
         self.zygotes = Gauge("bridgehold_zygotes", "Warm processes.", registry=self.registry)
 
-    def command(self, bridge: str, operation: str, code: str, seconds: float, cpu_us: int) -> None:
-        """One command of a declared operation ended; `code` empty: well."""
-        self.commands.labels(bridge, operation, code or "ok").inc()
-        self.seconds.labels(bridge, operation).observe(seconds)
-        self.cpu.labels(bridge, operation).inc(cpu_us / 1_000_000)
-
     def watch(self, sessions: Callable[[], int], zygotes: Callable[[], int]) -> None:
         """Where the gauges read."""
         self.sessions.set_function(sessions)

@@ -7,14 +7,17 @@ nobody saw keeps its charge. A day's or a month's counts are gone with it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
 from bridgehold.errors import BudgetError
 from bridgehold.policies.tables import format_time
-from bridgehold.policies.tenants import Tenant
+from bridgehold.policies.tenants import Tenant, amount
 
+_NO_PRICES: Mapping[str, float] = MappingProxyType({})
+_NOTHING = [0, 0, 0]
 TenantOf = Callable[[str], Tenant]
 _DAY, _MONTH = 10, 7
 """Characters of ``2026-12-31`` and of ``2026-12``."""
@@ -27,19 +30,27 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_month: int = 0
     tokens_per_day: int = 0
     tokens_per_month: int = 0
+    money_per_day: int = 0
+    """In millionths."""
+    money_per_month: int = 0
 
 
 class Spending:
     """One per host, beside its budgets."""
 
     def __init__(
-        self, tenant_of: TenantOf = lambda name: Tenant(name=name), clock: Callable[[], float] = time.time
+        self,
+        tenant_of: TenantOf = lambda name: Tenant(name=name),
+        prices: Mapping[str, float] = _NO_PRICES,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`tenant_of`: as its file says it now; raises where that can't be told. `clock`: since the epoch."""
+        """`tenant_of`: as its file says it now; raises where that can't be told. `prices`: of a million
+        tokens, by provider. `clock`: since the epoch."""
         self._tenant_of = tenant_of
+        self._prices = prices
         self._clock = clock
         self._counts: dict[tuple[str, str], list[int]] = {}
-        """By tenant and period: requests, tokens."""
+        """By tenant and period: requests, tokens, millionths of money."""
         self._today = ""
 
     def today(self) -> str:
@@ -51,41 +62,59 @@ class Spending:
             self._counts = {key: count for key, count in self._counts.items() if key[1] in kept}
         return day
 
-    def add(self, tenant: str, requests: int, tokens: int, day: str = "") -> None:
+    def add(self, tenant: str, provider: str, requests: int, tokens: int, day: str = "") -> None:
         """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
         if day and day[:_MONTH] < self._today[:_MONTH]:
             return  # of an audit's many lines few are this month's
         today = self.today()
         day = day or today
+        more = (requests, tokens, round(tokens * self._prices.get(provider, 0)))
         for period in (day, day[:_MONTH]):
             if period in (today, today[:_MONTH]):
-                count = self._counts.setdefault((tenant, period), [0, 0])
-                count[0] = max(0, count[0] + requests)
-                count[1] = max(0, count[1] + tokens)
+                before = self._counts.get((tenant, period), _NOTHING)
+                self._counts[tenant, period] = [
+                    max(0, one + two) for one, two in zip(before, more, strict=True)
+                ]
 
     def used(self, tenant: str) -> Used:
+        """What `tenant` has used today and this month."""
         day = self.today()
-        of_day = self._counts.get((tenant, day), [0, 0])
-        of_month = self._counts.get((tenant, day[:_MONTH]), [0, 0])
+        of_day = self._counts.get((tenant, day), _NOTHING)
+        of_month = self._counts.get((tenant, day[:_MONTH]), _NOTHING)
         return Used(
             requests_per_day=of_day[0],
             requests_per_month=of_month[0],
             tokens_per_day=of_day[1],
             tokens_per_month=of_month[1],
+            money_per_day=of_day[2],
+            money_per_month=of_month[2],
         )
 
-    def demand(self, tenant: str) -> None:
+    def demand_active(self, tenant: str) -> None:
+        """Raise `SuspendedError` where nothing begins for the tenant."""
+        self._tenant_of(tenant).demand()
+
+    def demand(self, tenant: str, provider: str, tokens: int) -> None:
         """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.
 
+        Of a provider without a price a tenant whose money is bounded gets nothing.
         As with a policy's budgets, a request goes out while anything is left.
         """
         found = self._tenant_of(tenant)
         found.demand()
+        bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
+        if bounded and tokens and not self._prices.get(provider):
+            raise BudgetError(
+                f"what {provider} costs is not known, and the money of tenant {tenant} is bounded",
+                where=f"providers.{provider}.price",
+                hint=f"Set `[providers.{provider}] price` in config.toml, and restart the host.",
+                retry="no",
+            )
         used = self.used(tenant)
         for key in Used.__struct_fields__:
             most = getattr(found.limits, key)
             if most is not None and getattr(used, key) >= most:
-                said = f"its {key.replace('_', ' ')}: {most}, those under way included"
+                said = f"its {key.replace('_', ' ')}: {amount(key, most)}, what is under way included"
                 raise BudgetError(
                     f"tenant {tenant} has used up {said}",
                     where=f"tenant.limits.{key}",

@@ -161,9 +161,11 @@ class Parent:
         self._locks.close()
 
     def share_out(self, tenant: str, share: TenantShare) -> None:
+        """As `CgroupParent.share_out`."""
         self._tenants.enter(tenant, share)
 
     def tidy(self) -> None:
+        """As `CgroupParent.tidy`."""
         for leaf in self._leaves:
             if leaf.left_over:
                 leaf.remove()

@@ -132,12 +132,15 @@ class Parent:
 
     @property
     def weighs_io(self) -> bool:
+        """Whether the kernel shares out disk time here."""
         return (self._folder / "io.weight").exists()
 
     def share_out(self, tenant: str, share: TenantShare) -> None:
+        """As `CgroupParent.share_out`."""
         self._tenants.enter(tenant, share)
 
     def tidy(self) -> None:
+        """As `CgroupParent.tidy`."""
         for leaf in self._leaves:
             if leaf.left_over:
                 leaf.remove()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.doctor.model import Context
 from bridgehold.sandbox.launch import userns
+from bridgehold.sandbox.launch.cold import find_bwrap
 
-BWRAP_PATH = "/usr/bin:/bin:/usr/local/bin"
-INSTALL_BWRAP = "apt-get install bubblewrap"
 _BARE = (
     *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
     *("--unshare-cgroup", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
@@ -60,14 +58,6 @@ def session_uid(context: Context) -> tuple[int, str]:
         )
     count = userns.enter(ranges)
     return 1, f"subordinate uid {ranges[0][0]} of {count}"
-
-
-def find_bwrap() -> str:
-    """bubblewrap's path in the system's own folders. Raises `UnsupportedError` where it is missing."""
-    found = shutil.which("bwrap", path=BWRAP_PATH)
-    if found is None:
-        raise UnsupportedError("bwrap is missing", hint=INSTALL_BWRAP)
-    return found
 
 
 def bare_bwrap(

@@ -11,14 +11,13 @@ import tempfile
 from pathlib import Path
 
 from bridgehold.sandbox.doctor.acts import (
-    INSTALL_BWRAP,
     bare_bwrap,
     become,
-    find_bwrap,
     in_child,
     session_uid,
 )
 from bridgehold.sandbox.doctor.model import Check, Context, Probe, caution, failed, passed
+from bridgehold.sandbox.launch.cold import INSTALL_BWRAP, find_bwrap
 from bridgehold.sandbox.launch.seccomp import compile_filter
 
 _OLDEST_BWRAP = (0, 8)

@@ -39,7 +39,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 class PageGetter(Protocol):
     """The network side: a project's page of a remote index, or `NoSuchProjectError`."""
 
-    def __call__(self, index: str, project: str) -> ProjectPage: ...
+    def __call__(self, index: str, project: str) -> ProjectPage:
+        """The page of `project`. Raises `EnvironmentBuildError`."""
 
 
 def choose(pin: Pin, candidates: Iterable[Candidate], tags: Sequence[str]) -> Candidate | None:

@@ -1,6 +1,6 @@
 """What an interpreter that a guest starts shares with its worker: the order of `sys.path`, the processors.
 
-It is found as `sitecustomize`, by way of PYTHONPATH, by whatever Python there is: so nothing new is
+It is found as `sitecustomize`, by way of PYTHONPATH, by whatever Python 3 there is: so nothing new is
 spoken here, and nothing imported but what `site` has. The worker itself calls `share_processors`.
 """
 

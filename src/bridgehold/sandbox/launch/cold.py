@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -37,6 +38,16 @@ _MAX_REPORT = 4096
 _NOT_ENTERED = "the sandbox's process could not enter its cgroup, limits or uid"
 _MOST_FILES = 500_000
 """In folders that are looked through before they are bound."""
+
+INSTALL_BWRAP = "apt-get install bubblewrap"
+
+
+def find_bwrap() -> str:
+    """bubblewrap's path in the system's own folders. Raises `UnsupportedError` where it is missing."""
+    found = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
+    if found is None:
+        raise UnsupportedError("bubblewrap is missing", hint=f"Install it: {INSTALL_BWRAP}")
+    return found
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):

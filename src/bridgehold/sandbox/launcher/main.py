@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -23,6 +22,7 @@ from bridgehold.errors import BridgeholdError, UnsupportedError, to_log_text
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
+from bridgehold.sandbox.launch.cold import find_bwrap
 from bridgehold.sandbox.launch.mounts import own_mounts
 from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
 from bridgehold.sandbox.launch.staging import NoStage, Roots, Stage
@@ -89,7 +89,7 @@ def set_up(config: LauncherConfig) -> Parts:
         stage=stage,
         seccomp=compile_filter(),
         zygote_seccomp=compile_filter(ZYGOTE_RULES),
-        bwrap=_find_bwrap(),
+        bwrap=find_bwrap(),
     )
 
 
@@ -122,13 +122,6 @@ def _uid_range(config: LauncherConfig, entered: int) -> UidRange:
         hint="Add a line for this user to /etc/subuid and /etc/subgid (usermod --add-subuids), install "
         "uidmap, or name the weakening `shared_uid`.",
     )
-
-
-def _find_bwrap() -> str:
-    found = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
-    if found is None:
-        raise UnsupportedError("bubblewrap is missing", hint="Install it: apt-get install bubblewrap")
-    return found
 
 
 def _hold_standard() -> None:

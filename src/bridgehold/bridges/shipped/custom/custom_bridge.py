@@ -69,6 +69,8 @@ class Model:
 
 
 class CustomBridge(Bridge):
+    """scikit-learn's models and bundled data; each operation is described in bridge.toml."""
+
     name = "custom"
     version = "0.1.0"
 

@@ -28,6 +28,8 @@ _DATA_BYTES = 256 * 1024
 
 
 class DSPyBridge(Bridge):
+    """DSPy's programs; each operation is described in bridge.toml."""
+
     name = "dspy"
     version = "0.2.0"
 

@@ -29,6 +29,7 @@ class Models:
         self._models: dict[str, Model] = {}
 
     def add(self, name: str, provider: str, binding: Provider, model: str, **options: Any) -> dict[str, Any]:
+        """Make a model of `provider` under `name`; what is told of it."""
         shape = binding.shape if binding.shape in SHAPES else "openai"
         plain = model.partition("/")[2] if model.startswith((f"{shape}/", f"{provider}/")) else model
         key = options.pop("api_key", "") or binding.placeholder
@@ -56,9 +57,11 @@ class Models:
         return self._models[chosen].lm
 
     def clear(self) -> None:
+        """Forget every model."""
         self._models.clear()
 
     def describe(self) -> list[dict[str, Any]]:
+        """All models, with how many calls each has made."""
         return [{**model.facts, "calls": len(model.lm.history)} for model in self._models.values()]
 
     def default(self) -> dict[str, Any] | None:

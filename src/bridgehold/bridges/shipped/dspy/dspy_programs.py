@@ -42,6 +42,7 @@ class Program:
     last_executed: float | None = None
 
     def describe(self, program_id: str) -> dict[str, Any]:
+        """What callers are told of it."""
         return {
             "id": program_id,
             "program_id": program_id,
@@ -104,6 +105,7 @@ class Comparison(dspy.Module):
         self.count, self.temperature = m, temperature
 
     def forward(self, **inputs: Any) -> Any:
+        """Ask several times, and let the model compare the answers."""
         config = {"temperature": self.temperature}
         attempts = [
             self.attempt(**inputs, config={**config, "rollout_id": number}) for number in range(self.count)
@@ -128,6 +130,7 @@ class Chain(dspy.Module):
         self.outputs = list(signature.output_fields)
 
     def forward(self, **inputs: Any) -> Any:
+        """Each module gets what those before it have given."""
         said = dict(inputs)
         prediction = None
         for stage in self.stages:

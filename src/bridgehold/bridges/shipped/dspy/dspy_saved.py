@@ -16,6 +16,7 @@ MEDIA_TYPE = "application/vnd.bridgehold.dspy-program+json"
 
 
 def pack(program: Program) -> dict[str, Any]:
+    """A program as JSON: how it was made, and what optimising has changed."""
     return {"v": _FORM, "recipe": program.recipe, "state": program.module.dump_state()}
 
 

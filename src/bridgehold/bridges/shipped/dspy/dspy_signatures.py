@@ -47,6 +47,7 @@ def make_signature(signature: str | dict[str, Any], instructions: str = "") -> A
 
 
 def field_type(item: dict[str, Any]) -> Any:
+    """The Python type of a field, for DSPy."""
     if item.get("choices"):
         return Literal[tuple(item["choices"])]
     spelled = str(item.get("type") or "").replace(" ", "").lower()
@@ -57,6 +58,7 @@ def field_type(item: dict[str, Any]) -> Any:
 
 
 def describe_signature(signature: Any) -> dict[str, Any]:
+    """A signature's instructions and fields, as callers are told."""
     return {
         "name": signature.__name__,
         "instructions": signature.instructions,

@@ -47,6 +47,8 @@ FRAMEWORKS: dict[str, Configure] = {"dspy": _configure_dspy, "langchain": _confi
 
 
 class EnhancedBridge(DynamicCalls, Bridge):
+    """Any function of a library by its name; each operation is described in bridge.toml."""
+
     name = "enhanced"
     version = "0.1.0"
 

@@ -14,6 +14,8 @@ from lc_chains import Chains, Prompts
 
 
 class LangChainBridge(Prompts, Chains, Agents):
+    """LangChain's prompts, chains, conversations and agents; each operation is described in bridge.toml."""
+
     name = "langchain"
     version = "0.1.0"
 

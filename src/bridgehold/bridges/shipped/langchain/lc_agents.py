@@ -35,6 +35,7 @@ class Agent:
     last_executed: float | None = None
 
     def describe(self, agent_id: str) -> dict[str, Any]:
+        """What callers are told of it."""
         return {
             "agent_id": agent_id,
             "llm": self.llm,
@@ -48,6 +49,7 @@ class Agent:
         }
 
     def graph(self, llm: Llm, offered: Mapping[str, Tool]) -> Any:
+        """The agent as LangGraph runs it. Raises `InvalidInput` for a tool that is not offered now."""
         if missing := [name for name in self.tools if name not in TOOLS and name not in offered]:
             raise InvalidInput(f"the host offers no tool {', '.join(missing)[:300]} to this command")
         form: Any = None
@@ -88,6 +90,8 @@ class Agent:
 
 
 class Agents(Conversations):
+    """The part of the bridge that makes and runs agents."""
+
     def open(self, session: Session) -> None:
         super().open(session)
         self.agents: Store[Agent] = Store("agent", capacity=1_000)

@@ -15,6 +15,8 @@ PREFIXES = ("openai", "anthropic", "gemini")
 
 
 class Base(Bridge):
+    """The part of the bridge that keeps models."""
+
     def open(self, session: Session) -> None:
         self.llms: Store[Llm] = Store("llm", capacity=50)
         self.prompts: Store[Any] = Store("prompt", capacity=1_000)

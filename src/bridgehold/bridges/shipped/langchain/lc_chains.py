@@ -28,6 +28,7 @@ class Chain:
     last_executed: float | None = None
 
     def describe(self, chain_id: str) -> dict[str, Any]:
+        """What callers are told of it."""
         return {
             "chain_id": chain_id,
             "llm": self.llm,
@@ -39,6 +40,7 @@ class Chain:
         }
 
     def runnable(self, llm: Llm) -> Any:
+        """Prompt, model and, with a schema, the parser, as one."""
         return llm.client if self.schema is None else llm.structured(self.schema)
 
     def outcome(self, reply: Any) -> dict[str, Any]:
@@ -51,11 +53,14 @@ class Chain:
         return {"output": check_output(self.schema, reply["parsed"]), **_facts(reply["raw"])}
 
     def ran(self, times: int = 1) -> None:
+        """Count `times` runs."""
         self.executions += times
         self.last_executed = time.time()
 
 
 class Prompts(Base):
+    """The part of the bridge that keeps prompts."""
+
     @operation(effect="create", resource="prompt", id_field="id")
     def create_prompt(
         self,
@@ -86,6 +91,8 @@ class Prompts(Base):
 
 
 class Chains(Base):
+    """The part of the bridge that makes and runs chains."""
+
     def open(self, session: Session) -> None:
         super().open(session)
         self.chains: Store[Chain] = Store("chain")

@@ -69,6 +69,8 @@ class Conversation:
 
 
 class Conversations(Base):
+    """The part of the bridge that keeps conversations."""
+
     def open(self, session: Session) -> None:
         super().open(session)
         self.conversations: Store[Conversation] = Store("conversation", capacity=1_000)

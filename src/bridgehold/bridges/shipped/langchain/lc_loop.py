@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 
 class Loop:
+    """One event loop for the session's asynchronous calls, made when the first one comes."""
+
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -39,6 +41,7 @@ class Loop:
             self.run(items.aclose())
 
     def close(self) -> None:
+        """Close the loop, if one was made."""
         if self._loop is not None:
             self._end_all()
             self._loop.close()

@@ -31,6 +31,7 @@ def to_messages(items: object, where: str) -> list[BaseMessage]:
 
 
 def describe(message: BaseMessage) -> dict[str, str]:
+    """A message as callers are told: its role and its text."""
     return {"role": _ROLES.get(message.type, message.type), "content": str(message.text)}
 
 
@@ -48,6 +49,7 @@ def usage_of(messages: Iterable[object]) -> dict[str, int]:
 
 
 def add_usage(usages: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sum of what several answers have used."""
     total = usage_of(())
     for usage in usages:
         for name in total:
@@ -107,4 +109,5 @@ def fill(prompt: ChatPromptTemplate, inputs: dict[str, Any], where: str = "input
 
 
 def describe_prompt(prompt: ChatPromptTemplate) -> dict[str, Any]:
+    """A prompt's variables, and how many messages it has."""
     return {"variables": sorted(prompt.input_variables), "messages": len(prompt.messages)}

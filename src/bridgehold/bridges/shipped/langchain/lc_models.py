@@ -25,6 +25,7 @@ class Llm:
     settings: dict[str, Any]
 
     def describe(self, llm_id: str) -> dict[str, Any]:
+        """What callers are told of it; never a key."""
         return {
             "llm_id": llm_id,
             "model": self.model,

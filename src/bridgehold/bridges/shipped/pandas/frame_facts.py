@@ -11,6 +11,7 @@ from frame_wire import encode_cells, encode_index, plain_name
 
 
 def index_facts(index: Any) -> dict[str, Any]:
+    """An index as callers are told: its kind, its name, its type."""
     if isinstance(index, pd.RangeIndex):
         return encode_index(index)
     names = [plain_name(name) for name in index.names]

@@ -66,6 +66,7 @@ def decode_frame(columns: list[dict[str, Any]], index: dict[str, Any] | None) ->
 
 
 def decode_index(index: dict[str, Any], rows: int) -> Any:
+    """The index that the wire describes, for `rows` rows. Raises `InvalidInput`."""
     if "range" in index:
         kept = index["range"]
         if kept["step"] == 0:

@@ -36,6 +36,8 @@ CHUNK_BYTES = 256 << 10
 
 
 class PandasBridge(Bridge):
+    """Tables and arrays; each operation is described in bridge.toml."""
+
     name = "pandas"
     version = "0.1.0"
 

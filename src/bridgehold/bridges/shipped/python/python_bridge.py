@@ -36,6 +36,8 @@ class Exit(_sitebuiltins.Quitter):
 
 
 class PythonBridge(Bridge):
+    """Python code in a namespace that lasts the session; each operation is described in bridge.toml."""
+
     name = "python"
     version = "0.1.0"
 

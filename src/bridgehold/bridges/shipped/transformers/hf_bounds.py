@@ -19,6 +19,7 @@ MAX_VALUES = 500_000
 
 
 def check_model_bytes(size: int, held: int) -> None:
+    """Raise `InvalidInput` where a model of `size` bytes has no room beside what is `held`."""
     if size > MAX_MODEL_BYTES:
         raise InvalidInput(f"the model's weights take {size} bytes; one takes at most {MAX_MODEL_BYTES}")
     if held + size > MAX_SESSION_BYTES:
@@ -29,6 +30,7 @@ def check_model_bytes(size: int, held: int) -> None:
 
 
 def check_texts(texts: list[str]) -> None:
+    """Raise `InvalidInput` for more texts, or longer ones, than one command may have."""
     total = sum(map(len, texts))
     if total > MAX_TEXT_CHARACTERS:
         raise InvalidInput(f"{total} characters given; one request takes at most {MAX_TEXT_CHARACTERS}")

@@ -28,6 +28,7 @@ class Data:
         return {name: "|".join(sorted(kinds)) for name, kinds in found.items()}
 
     def texts(self, name: str) -> list[str]:
+        """The field `name` of every record. Raises `InvalidInput` where one has no text there."""
         values = [record.get(name) for record in self.records]
         for row, value in enumerate(values):
             if not isinstance(value, str) or not value:
@@ -50,6 +51,7 @@ class Data:
 
 
 def create(records: list[dict[str, Any]]) -> Data:
+    """Records that are checked and kept. Raises `InvalidInput`."""
     if not records or len(records) > MAX_RECORDS:
         raise InvalidInput(f"a data set has 1 to {MAX_RECORDS} records")
     for row, record in enumerate(records):

@@ -66,6 +66,7 @@ def stream(
 
 
 def prompt_ids(words: Words, prompt: str) -> list[int]:
+    """The prompt's tokens. Raises `InvalidInput` for a prompt without any."""
     ids = words.tokenizer(prompt)["input_ids"]
     if not ids:
         start = words.tokenizer.bos_token_id

@@ -53,10 +53,12 @@ class Model:
 
     @property
     def bytes(self) -> int:
+        """What its weights take."""
         return weight_bytes(self.network)
 
     @property
     def device(self) -> str:
+        """Where it is: ``cpu``, ``cuda:0``."""
         return str(self.network.device)
 
 
@@ -113,6 +115,7 @@ def load(path: str, head: str, *, dtype: str, device: str, labels: list[str], he
 
 
 def describe(model: Model) -> dict[str, Any]:
+    """What callers are told of a model."""
     network = model.network
     return {
         "model_type": network.config.model_type,

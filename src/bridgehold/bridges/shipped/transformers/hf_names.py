@@ -40,6 +40,7 @@ class Place(NamedTuple):
 
 
 def check_name(name: str, revision: str | None) -> None:
+    """Raise `InvalidInput` for what names no model of a hub."""
     if not _NAME.fullmatch(name) or not _REVISION.fullmatch(revision or "main"):
         raise InvalidInput(f"{name[:100]!r}, {(revision or 'main')[:100]!r}: a name is OWNER/NAME, or NAME")
 

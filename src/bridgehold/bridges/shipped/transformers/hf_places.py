@@ -89,5 +89,6 @@ def devices() -> list[dict[str, Any]]:
 
 
 def resident_bytes() -> int:
+    """What this process has in memory."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -32,6 +32,7 @@ def save(name: str, model: Model, words: Words | None) -> dict[str, Any]:
 
 
 def describe(name: str) -> dict[str, Any]:
+    """What callers are told of saved weights. Raises `ResourceNotFound`."""
     folder = saved_folder(name)
     if not folder.is_dir():
         raise ResourceNotFound("saved weights", name)
@@ -48,12 +49,14 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def names() -> list[str]:
+    """The names of all saved weights, sorted."""
     if not SAVED.is_dir():
         return []
     return sorted(folder.name for folder in SAVED.iterdir() if folder.suffix != ".part")
 
 
 def delete(name: str) -> None:
+    """Remove saved weights. Raises `ResourceNotFound`."""
     describe(name)
     shutil.rmtree(saved_folder(name))
 

@@ -46,6 +46,7 @@ class Task:
 
 
 def create(task: str, model_id: str, model: Model, tokenizer_id: str, words: Words) -> Task:
+    """A task for a model and a tokenizer that fit together. Raises `InvalidInput`."""
     if model.head not in HEAD_OF[task]:
         raise InvalidInput(f"{task} needs a {HEAD_OF[task][0]} model; {model_id} is a {model.head}")
     require_fit(words, model.network)

@@ -33,6 +33,7 @@ class Words:
 
 
 def load(path: str) -> Words:
+    """A tokenizer from a folder, or the preloaded one. Raises `InvalidInput`."""
     try:
         ahead = preloaded(path)
     except KeyError:
@@ -90,6 +91,7 @@ def train(texts: list[str], *, kind: str, vocabulary: int, length: int, lowercas
 
 
 def describe(words: Words) -> dict[str, Any]:
+    """What callers are told of a tokenizer."""
     return {
         "vocabulary": len(words.tokenizer),
         "special": {

@@ -40,6 +40,7 @@ class Plan:
 
 
 def plan(model: Model, words: Words, data: Data, options: dict[str, Any]) -> Plan:
+    """What a training would do, checked before it begins. Raises `InvalidInput`."""
     if model.head == "base":
         raise InvalidInput("a base model has no head to train; load causal-lm, masked-lm or a classifier")
     require_fit(words, model.network)

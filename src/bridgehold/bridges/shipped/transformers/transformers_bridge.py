@@ -36,6 +36,8 @@ transformers.utils.logging.disable_progress_bar()
 
 
 class TransformersBridge(Bridge):
+    """Models, tokenizers, pipelines and training; each operation is described in bridge.toml."""
+
     name = "transformers"
     version = "0.1.0"
 

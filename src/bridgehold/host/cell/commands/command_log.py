@@ -16,13 +16,17 @@ import msgspec
 from bridgehold.audit.arguments import Arguments
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
-from bridgehold.bridges.frames import FaultFrame, ResultFrame
+from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
 from bridgehold.bridges.manifest import Operation
-from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
+from bridgehold.host.cell.workers.calls import Stream, Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
+from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
+from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import Decision, Grant
-from bridgehold.protocol.values import CommandRequest, CommandUsage, Principal
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import CommandUsage, Principal
 
 _TRACEBACK = 4_000
 """Characters of it in the audit."""
@@ -66,11 +70,22 @@ class _Session(Protocol):
     async def end(self, reason: str, error: BridgeholdError | None = None) -> object: ...
 
 
-class CommandLog:
-    """Writes both. `on_degraded`: an outcome couldn't be written, or the journal is gone."""
+class Counted(msgspec.Struct, frozen=True):
+    """A command as metrics tell of it."""
 
-    def __init__(self, journal: JournalClient, on_degraded: Callable[[str], None]) -> None:
+    bridge: str
+    operation: str
+    code: str
+    """Empty: it went well."""
+    seconds: float
+
+
+class CommandLog:
+    """Writes both, and counts. `on_degraded`: an outcome couldn't be written, or the journal is gone."""
+
+    def __init__(self, journal: JournalClient, metrics: Metrics, on_degraded: Callable[[str], None]) -> None:
         self._journal = journal
+        self._metrics = metrics
         self._on_degraded = on_degraded
 
     async def intend(self, event: CommandIntent, session: _Session) -> str:
@@ -87,8 +102,16 @@ class CommandLog:
                 hint=error.hint,
             ) from error
 
-    async def record(self, event: CommandOutcome) -> str:
-        """Its reference; empty where it could not be written. Written, and synced with its group."""
+    async def record(self, event: CommandOutcome, counted: Counted | None) -> str:
+        """Its reference; empty where it could not be written. Written, and synced with its group.
+
+        `counted`: as what the metrics know it; None: not at all.
+        """
+        if counted is not None:
+            labels = counted.bridge, counted.operation
+            self._metrics.commands.labels(*labels, counted.code or "ok").inc()
+            self._metrics.seconds.labels(*labels).observe(counted.seconds)
+            self._metrics.cpu.labels(*labels).inc(event.cpu_us / 1_000_000)
         try:
             return (await self._journal.append(event, durable=False)).ref
         except BudgetError:  # its tenant's matter alone, whose session ends with its next intent
@@ -108,7 +131,7 @@ async def used(session: _Session, started: float) -> CommandUsage:
     ms = int((time.monotonic() - started) * 1000)
     try:
         cpu_us, peak = await session.worker.cpu_and_peak()
-    except BridgeholdError:
+    except Exception:  # noqa: BLE001 - an account that can't be read keeps no outcome from being written
         return CommandUsage(ms=ms)
     before, session.cpu_us = session.cpu_us, cpu_us
     return CommandUsage(cpu_us=max(0, cpu_us - before), memory_peak_bytes=peak, ms=ms)
@@ -118,28 +141,38 @@ class GoneError(CancelledError):
     """The caller went away: its outcome is written, and nobody is told."""
 
 
+class Came(msgspec.Struct, frozen=True):
+    """How a command ended: what the guest answered, and how it failed, if it did."""
+
+    frame: ResultFrame | FaultFrame | None
+    failure: BridgeholdError | None = None
+    written: Output = Output()
+    """What it wrote to its standard output and error meanwhile."""
+
+
 async def came_of(
-    call: Awaitable[ResultFrame | FaultFrame], operation: str
-) -> tuple[ResultFrame | FaultFrame | None, BridgeholdError | None]:
-    """What the guest answered, and how it failed, if it did."""
+    call: Awaitable[ResultFrame | FaultFrame], operation: str, output: CommandOutput | None = None
+) -> Came:
+    """What comes of `call`; `output` takes what is written until then."""
     try:
         frame = await call
     except BridgeholdError as error:
-        return None, error
+        came = Came(None, error)
     except asyncio.CancelledError:
-        return None, GoneError("the caller went away")
-    return frame, fault_error(frame, where=operation) if isinstance(frame, FaultFrame) else None
+        came = Came(None, GoneError("the caller went away"))
+    else:
+        fault = fault_error(frame, where=operation) if isinstance(frame, FaultFrame) else None
+        came = Came(frame, fault)
+    return msgspec.structs.replace(came, written=output.finish()) if output is not None else came
 
 
-def outcome_of(
-    plan: Plan,
-    session: str,
-    intent: str,
-    frame: ResultFrame | FaultFrame | None,
-    failure: BridgeholdError | None,
-    usage: CommandUsage,
-) -> CommandOutcome:
-    result = msgspec.json.encode(frame.result) if isinstance(frame, ResultFrame) else b""
+def outcome_of(plan: Plan, session: str, intent: str, came: Came, usage: CommandUsage) -> CommandOutcome:
+    """The event of a command's end. Of its result it says the digest, and whether it tells of an error."""
+    frame, failure = came.frame, came.failure
+    value = frame.result if isinstance(frame, ResultFrame) else None
+    result = msgspec.json.encode(value) if isinstance(frame, ResultFrame) else b""
+    # DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart.
+    wrong = isinstance(value, dict) and ("error" in value or value.get("status") == "error")
     return CommandOutcome(
         tenant=plan.grant.tenant,
         principal=plan.principal.name,
@@ -147,7 +180,7 @@ def outcome_of(
         command=plan.command,
         intent=intent,
         transport_ok=frame is not None,
-        application_ok=isinstance(frame, ResultFrame) and not _says_error(frame.result),
+        application_ok=isinstance(frame, ResultFrame) and not wrong,
         code=failure.code if failure else "",
         reason=failure.message[:500] if failure else "",
         cpu_us=usage.cpu_us,
@@ -159,6 +192,28 @@ def outcome_of(
     )
 
 
-def _says_error(result: object) -> bool:
-    """DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart."""
-    return isinstance(result, dict) and ("error" in result or result.get("status") == "error")
+def with_output(frame: ResultFrame, written: Output) -> ResultFrame:
+    """With what its command wrote in the result; as it is, where that is no object."""
+    if not isinstance(frame.result, dict):
+        return frame
+    cut = bool(written.stdout_cut or written.stderr_cut)
+    shown = {"stdout": written.stdout, "stderr": written.stderr}
+    truncated = {"truncated": True} if cut else {}
+    return msgspec.structs.replace(frame, result={**shown, **frame.result, **shown, **truncated})
+
+
+def output_of(plan: Plan, watcher: Watcher | None) -> CommandOutput:
+    """What sessions write is shown to who may read it, or where it is the operation's own result."""
+    most = min(OUTPUT_BYTES, plan.grant.limits.response_bytes // 4)  # two streams, and a value beside them
+    shown = (plan.operation is not None and plan.operation.output) or plan.principal.may_read
+    return CommandOutput(most, watcher, watcher.full) if watcher and shown else CommandOutput(most)
+
+
+def in_order(output: CommandOutput, watcher: Watcher) -> Stream:
+    """Frames to `watcher`, each after what was written before it."""
+
+    def stream(frame: ChunkFrame | ProgressFrame) -> None:
+        output.flush()
+        watcher(frame)
+
+    return stream

@@ -17,12 +17,15 @@ from bridgehold.errors import DeniedError
 from bridgehold.policies.model import Grant
 
 if TYPE_CHECKING:
-    from bridgehold.host.cell.workers.starts import LiveWorker
+    from bridgehold.host.cell.workers.live import LiveWorker
     from bridgehold.host.front.boots import StartOrder
 
 
 class SessionSecrets(Protocol):
-    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None: ...
+    """Where a captured key goes: the keeper."""
+
+    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None:
+        """See `KeeperClient.put_session_secret`."""
 
 
 class _Holder(Protocol):

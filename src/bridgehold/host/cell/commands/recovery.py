@@ -50,9 +50,9 @@ class Recovery:
         self._records: dict[str, Record] = {}
         self._bytes: Counter[str] = Counter()
         """By tenant, of live and of lost sessions."""
-        self._lost: dict[SessionKey, _Lost] = {}
+        self.lost: dict[SessionKey, _Lost] = {}
         self._names: dict[str, SessionKey] = {}
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self.under_way: dict[str, asyncio.Task[None]] = {}
 
     def note(
         self, session: Session, manifest: Manifest, operation: Operation, completed: CompletedCommand
@@ -81,10 +81,10 @@ class Recovery:
             self.drop(session.key)
             return
         self._sweep()
-        own = [key for key in self._lost if key.tenant == session.key.tenant]
+        own = [key for key in self.lost if key.tenant == session.key.tenant]
         for key in own[: max(0, len(own) + 1 - TENANT_LOST)]:
             self.drop(key)
-        self._lost[session.key] = _Lost(session.id, record)
+        self.lost[session.key] = _Lost(session.id, record)
         self._names[session.id] = session.key
         while len(self._names) > MOST_NAMES:
             del self._names[next(iter(self._names))]
@@ -97,18 +97,18 @@ class Recovery:
 
     def lost_before(self, key: SessionKey) -> str:
         """The session that the next one of `key` replaces; empty: none."""
-        lost = self._lost.get(key)
+        lost = self.lost.get(key)
         return lost.session if lost is not None else ""
 
     async def restored(self, session: Session, run: Run) -> None:
         """Return once `session` has what was lost. Raises `SessionEndedError` where that fails."""
-        lost = self._lost.pop(session.key, None)
+        lost = self.lost.pop(session.key, None)
         if lost is not None:
             self._count(session.key.tenant, -lost.record.size_bytes)
             task = asyncio.create_task(self._replay(session, lost, run))
-            self._under_way[session.id] = task
-            task.add_done_callback(lambda _: self._under_way.pop(session.id, None))
-        under_way = self._under_way.get(session.id)
+            self.under_way[session.id] = task
+            task.add_done_callback(lambda _: self.under_way.pop(session.id, None))
+        under_way = self.under_way.get(session.id)
         if under_way is not None:
             await asyncio.shield(under_way)
 
@@ -146,14 +146,14 @@ class Recovery:
     def _sweep(self) -> None:
         """Forget what has waited too long, or is too much."""
         now = time.monotonic()
-        late = [key for key, lost in self._lost.items() if lost.until < now]
-        late += list(self._lost)[: max(0, len(self._lost) - MOST_LOST)]
+        late = [key for key, lost in self.lost.items() if lost.until < now]
+        late += list(self.lost)[: max(0, len(self.lost) - MOST_LOST)]
         for key in late:
             self.drop(key)
 
     def drop(self, key: SessionKey) -> None:
         """Neither the lost session of `key` is made again, nor do old ids lead there."""
-        lost = self._lost.pop(key, None)
+        lost = self.lost.pop(key, None)
         if lost is not None:
             self._count(key.tenant, -lost.record.size_bytes)
             self._resources.forget(lost.session)

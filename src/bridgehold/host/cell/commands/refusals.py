@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from bridgehold.audit.arguments import without_keys
 from bridgehold.audit.events import (
     CommandRefused,
@@ -11,41 +13,31 @@ from bridgehold.errors import BridgeholdError, PolicyError, SuspendedError
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
 from bridgehold.ids import is_name
 from bridgehold.policies.model import Decision, Grant
-from bridgehold.protocol.values import CommandRequest, Principal
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import Principal
 
 _PREVIEW_BYTES = 2_000
 
 
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """Refuses one command; event and error carry rule, reason and source."""
 
-    def __init__(
-        self,
-        refusals: Refusals,
-        command: str,
-        principal: Principal,
-        request: CommandRequest,
-        bridge: str,
-        operation: str,
-    ) -> None:
-        self._refusals = refusals
-        self._command = command
-        self._principal = principal
-        self._request = request
-        self._bridge = bridge
-        self._operation = operation
+    refusals: Refusals
+    command: str
+    principal: Principal
+    request: CommandRequest
 
     def _event(self, decision: Decision) -> CommandRefused:
-        digest, _, text = preview(without_keys(self._request.arguments), cap_bytes=_PREVIEW_BYTES)
-        tenant = self._request.tenant
+        digest, _, text = preview(without_keys(self.request.arguments), cap_bytes=_PREVIEW_BYTES)
+        tenant = self.request.tenant
         return CommandRefused(
             tenant=tenant
-            if self._principal.may_act_for(tenant) and is_name(tenant)
-            else self._principal.account,
-            principal=self._principal.name,
-            command=self._command,
-            bridge=self._bridge,
-            operation=f"{self._bridge}:{self._operation}",
+            if self.principal.may_act_for(tenant) and is_name(tenant)
+            else self.principal.account,
+            principal=self.principal.name,
+            command=self.command,
+            bridge=self.request.operation.partition(":")[0],
+            operation=self.request.operation,
             rule=decision.rule,
             reason=decision.reason[:LONGEST_REASON],
             source=decision.source,
@@ -56,10 +48,12 @@ class Refusal:
     async def __call__(
         self, decision: Decision, kind: type[BridgeholdError], hint: str = ""
     ) -> BridgeholdError:
-        return await self._refusals.command(self._event(decision), kind, hint)
+        """Record the refusal; the error to raise, with its reference."""
+        return await self.refusals.command(self._event(decision), kind, hint)
 
 
 def no_tenant(principal: Principal, tenant: str) -> Decision:
+    """`principal` may not act for `tenant`."""
     return Decision(
         allowed=False,
         rule=f"principals.{principal.name}.tenants",
@@ -69,6 +63,7 @@ def no_tenant(principal: Principal, tenant: str) -> Decision:
 
 
 def out_of_scope(principal: Principal, operation: str) -> Decision:
+    """The token's scope does not include `operation`."""
     return Decision(
         allowed=False,
         rule=f"{principal.name}.scope",
@@ -78,10 +73,12 @@ def out_of_scope(principal: Principal, operation: str) -> Decision:
 
 
 def suspended(error: SuspendedError) -> Decision:
+    """The tenant is suspended."""
     return Decision(allowed=False, rule="tenant.state", reason=error.message, source=error.where)
 
 
 def unknown(bridge: str, operation: str) -> Decision:
+    """There is no such operation, or none that the caller may know of."""
     return Decision(
         allowed=False,
         rule="default-deny",
@@ -98,6 +95,7 @@ def no_policy(error: PolicyError) -> Decision:
 
 
 def foreign(bridge: str) -> Decision:
+    """The bridge runs user scripts, which have no operations."""
     return Decision(
         allowed=False,
         rule="foreign",
@@ -120,6 +118,7 @@ def past(rule: str, grant: Grant) -> Decision:
 
 
 def over_rate(grant: Grant) -> Decision:
+    """The tenant has asked for more commands in a minute than its policy grants."""
     return Decision(
         allowed=False,
         rule="rate.commands_per_minute",

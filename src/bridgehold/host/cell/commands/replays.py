@@ -42,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
+        """What the record's arguments take, encoded."""
         return sum(step.size_bytes for step in self.steps)
 
 

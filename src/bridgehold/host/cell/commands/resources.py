@@ -125,24 +125,6 @@ def resource_id(operation: Operation, arguments: Mapping[str, object], result: o
     return ""
 
 
-def kinds_of(manifest: Manifest, operation: Operation, arguments: Mapping[str, object]) -> tuple[str, ...]:
-    """The kinds of resource that a command works on (pure): its operation's, and each whose id it is given.
-
-    At any depth of the arguments ``KIND_id`` and ``KIND_ids`` are ids of that kind.
-    """
-    named = {f"{kind}_id{many}": kind for kind in manifest.resources for many in ("", "s")}
-    found = dict.fromkeys([operation.resource] if operation.resource else [])
-    waiting: list[object] = [arguments] if named else []
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Mapping):
-            found.update(dict.fromkeys(named[key] for key in one if key in named))
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return tuple(found)
-
-
 def choose(manifest: Manifest, act: Act, kind: str, named: str = "") -> Operation:
     """The operation that does `act` on a `kind` (pure). `UsageError` names what there is."""
     found = [

@@ -58,6 +58,8 @@ _REFUSALS = {
 
 
 class Refused(Exception):  # noqa: N818 - a decision, not a fault
+    """Carries a refusal out of the checks of one request."""
+
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.rule)
         self.refusal = refusal

@@ -106,6 +106,7 @@ def _range(request: h11.Request) -> tuple[int, int | None, bool]:
 
 
 def refused(decision: Decision, *, severity: str = "normal") -> Refused:
+    """A decision against a download, in the hub's own words."""
     return Refused(
         Refusal(
             status=403,

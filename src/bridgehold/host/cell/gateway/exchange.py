@@ -7,9 +7,9 @@ import time
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from bridgehold.audit.events import EgressOutcome
 from bridgehold.errors import BridgeholdError, DeniedError, ProviderError, SecretError
 from bridgehold.host.cell.gateway.admit import Admitted
+from bridgehold.host.cell.gateway.records import Announced
 from bridgehold.host.cell.gateway.redirects import led_within
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.shapes import Usage
@@ -63,8 +63,7 @@ class Exchange:
         replies: Replies,
         admitted: Admitted,
         reservation: Reservation,
-        intent: str,
-        command: str,
+        announced: Announced,
     ) -> None:
         self._served = served
         self._keeper = keeper
@@ -72,8 +71,8 @@ class Exchange:
         self._replies = replies
         self._admitted = admitted
         self._reservation = reservation
-        self._intent = intent
-        self._command = command
+        self._announced = announced
+        self._recorded = False
         self._started = time.monotonic()
         self._status = 0
         self._scrubbed = 0
@@ -138,7 +137,7 @@ class Exchange:
             secret=admitted.secret,
             how="pass" if admitted.credential else "gateway",
             credential=admitted.credential,
-            intent=self._intent,
+            intent=self._announced.reference,
             deadline_ms=self._served.limits.request_ms,
         )
         try:
@@ -173,7 +172,7 @@ class Exchange:
 
     async def _broke(self, refusal: Refusal, *, audited: bool = False) -> str:
         """Tell the guest, if its answer has not begun; otherwise the connection is cut. The code."""
-        event = self._intent
+        event = self._announced.reference
         if audited:
             event = await self._served.records.refused(
                 host=self._admitted.provider.host,
@@ -191,9 +190,9 @@ class Exchange:
         return refusal.rule
 
     async def _record(self, code: str) -> None:
-        if self._intent == "":
+        if self._recorded:
             return
-        intent, self._intent = self._intent, ""
+        self._recorded = True
         admitted = self._admitted
         counted = self._tap.counted if self._tap is not None else NOTHING
         answered = 0 < self._answered < 300
@@ -203,28 +202,18 @@ class Exchange:
             input_tokens=len(admitted.body) // 4 if answered else 0, output_tokens=counted.seen
         )
         await self._served.records.outcome(
-            EgressOutcome(
-                tenant=self._served.facts.tenant,
-                session=self._served.facts.session,
-                command=self._command,
-                intent=intent,
-                provider=admitted.provider.name,
-                host=admitted.provider.host,
-                method=admitted.method,
-                path=admitted.path,
-                status=self._status,
-                request_bytes=len(admitted.body),
-                response_bytes=self._replies.sent,
-                ms=int((time.monotonic() - self._started) * 1000),
-                model=admitted.model,
-                input_tokens=said.input_tokens,
-                output_tokens=said.output_tokens,
-                estimated=answered and counted.said is None,
-                charged=charged,
-                background=not self._command,
-                code=code,
-                scrubbed=self._scrubbed,
-            )
+            self._announced,
+            started=self._started,
+            status=self._status,
+            request_bytes=len(admitted.body),
+            response_bytes=self._replies.sent,
+            code=code,
+            model=admitted.model,
+            input_tokens=said.input_tokens,
+            output_tokens=said.output_tokens,
+            estimated=answered and counted.said is None,
+            charged=charged,
+            scrubbed=self._scrubbed,
         )
 
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from bridgehold.audit.events import EgressOutcome
 from bridgehold.errors import BridgeholdError, BudgetError, DeniedError
 from bridgehold.host.cell.gateway.admit import Refused
 from bridgehold.host.cell.gateway.replies import Refusal
@@ -36,7 +35,6 @@ class Fetch:
         self._served = served
         self._upstream = upstream
         self._asked = asked
-        self._path = ""
         self._status = 0
         self._digest = ""
         self._followed = ""
@@ -116,14 +114,13 @@ class Fetch:
         take: Callable[[UpstreamResponse], Awaitable[T]],
     ) -> T:
         """Ask for `path` between a durable intent and an outcome that is written whatever happens."""
-        asked, self._path = self._asked, path
-        started = time.monotonic()
+        asked, started = self._asked, time.monotonic()
         owner = (self._served.facts.tenant, self._served.grant.bridge)
         reservation = self._upstream.budgets.reserve(
             owner, asked.hub.name, self._served.grant.rate, 0, started
         )
         try:
-            intent, command = await self._served.records.intent(
+            announced = await self._served.records.intent(
                 provider=asked.hub.name,
                 host=asked.hub.host,
                 method="GET",
@@ -137,7 +134,7 @@ class Fetch:
         reservation.settle(0)
         code = "cancelled"
         try:
-            made = await self._ask(path, query, intent, take)
+            made = await self._ask(path, query, announced.reference, take)
             code = ""
             return made
         except Refused as no:
@@ -148,7 +145,18 @@ class Fetch:
             code = explained.refusal.rule
             raise explained from None
         finally:
-            await asyncio.shield(self._outcome(intent, command, code, started))
+            outcome = self._served.records.outcome(
+                announced,
+                started=started,
+                status=self._status,
+                request_bytes=0,
+                response_bytes=self.received,
+                code=code,
+                scrubbed=self._scrubbed,
+                digest=self._digest,
+                followed=self._followed,
+            )
+            await asyncio.shield(outcome)
 
     async def _ask(
         self,
@@ -194,30 +202,6 @@ class Fetch:
                 )
             )
         raise _broken("hub.status", f"{name} answered with status {status}")
-
-    async def _outcome(self, intent: str, command: str, code: str, started: float) -> None:
-        facts, hub = self._served.facts, self._asked.hub
-        await self._served.records.outcome(
-            EgressOutcome(
-                tenant=facts.tenant,
-                session=facts.session,
-                command=command,
-                intent=intent,
-                provider=hub.name,
-                host=hub.host,
-                method="GET",
-                path=self._path,
-                status=self._status,
-                request_bytes=0,
-                response_bytes=self.received,
-                ms=int((time.monotonic() - started) * 1000),
-                background=not command,
-                code=code,
-                scrubbed=self._scrubbed,
-                digest=self._digest,
-                followed=self._followed,
-            )
-        )
 
 
 def _broken(rule: str, reason: str) -> Refused:

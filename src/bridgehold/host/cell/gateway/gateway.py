@@ -185,9 +185,9 @@ class Gateway:
             if target.kind == "reverse":
                 await self._reverse.serve(wire, connection, request, target)
             else:
-                await Outbound(self._served, self._places, self._slow, wire, target).serve(
-                    connection, request
-                )
+                active = self._upstream.budgets.spending.demand_active
+                outbound = Outbound(self._served, self._places, self._slow, wire, target, active)
+                await outbound.serve(connection, request)
                 return False
         except BadRequest as error:
             await self._refuse_raw(wire, error, target)

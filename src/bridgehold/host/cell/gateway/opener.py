@@ -52,6 +52,7 @@ class GatewayOpener:
 
     @property
     def buffers(self) -> Buffers:
+        """The bytes that all gateways of the host may hold."""
         return self._buffers
 
     async def open(

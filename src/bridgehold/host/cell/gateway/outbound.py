@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from bridgehold.audit.events import EgressOutcome
-from bridgehold.errors import BridgeholdError, BusyError, DeniedError
+from bridgehold.errors import BridgeholdError, BusyError, DeniedError, SuspendedError
 from bridgehold.host.cell.gateway.clienthello import NotTls, server_name
 from bridgehold.host.cell.gateway.credentials import holds_placeholder
 from bridgehold.host.cell.gateway.parse import Target, declared
@@ -29,6 +28,8 @@ from bridgehold.policies.decide import decide_address, decide_connect
 from bridgehold.policies.names import normalise_host
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bridgehold.host.cell.gateway.served import Served, Slow
 
 _CHUNK = 64 * 1024
@@ -48,9 +49,18 @@ class Places:
 class Outbound:
     """One allowed way out at a time, and its accounting."""
 
-    def __init__(self, served: Served, places: Places, slow: Slow, wire: Wire, target: Target) -> None:
-        """`slow`: before each refusal."""
+    def __init__(
+        self,
+        served: Served,
+        places: Places,
+        slow: Slow,
+        wire: Wire,
+        target: Target,
+        active: Callable[[str], None],
+    ) -> None:
+        """`slow`: before each refusal. `active`: raises where nothing begins for a tenant."""
         self._served = served
+        self._active = active
         self._places = places
         self._slow = slow
         self._wire = wire
@@ -66,8 +76,9 @@ class Outbound:
         refusal = self._check(request)
         if refusal is None:
             try:
+                self._active(self._served.facts.tenant)
                 address, rule = await self._address()
-                intent, command = await self._served.records.intent(
+                announced = await self._served.records.intent(
                     provider="",
                     host=self._place,
                     method=self._target.method,
@@ -75,6 +86,8 @@ class Outbound:
                     rule=rule,
                     how="connect" if self._target.kind == "tunnel" else "proxy",
                 )
+            except SuspendedError as error:
+                refusal = Refusal(status=403, rule="tenant.state", reason=error.message, hint=error.hint)
             except DeniedError as error:
                 refusal = Refusal(status=403, rule=error.where, reason=error.message, hint=error.hint)
             except BridgeholdError as error:
@@ -86,12 +99,20 @@ class Outbound:
             return
         code = "cancelled"
         try:
-            code = await self._allowed(replies, connection, request, (address, intent))
+            code = await self._allowed(replies, connection, request, (address, announced.reference))
         except GuestGone:
             code = "guest_gone"
             raise
         finally:
-            await asyncio.shield(self._record(intent, command, code))
+            outcome = self._served.records.outcome(
+                announced,
+                started=self._started,
+                status=self._status,
+                request_bytes=self._sent,
+                response_bytes=self._received,
+                code=code,
+            )
+            await asyncio.shield(outcome)
 
     async def _allowed(
         self, replies: Replies, connection: h11.Connection, request: h11.Request, decided: tuple[str, str]
@@ -297,27 +318,6 @@ class Outbound:
             )
             await replies.refuse(refusal, "", close=True)
             return "provider"
-
-    async def _record(self, intent: str, command: str, code: str) -> None:
-        facts = self._served.facts
-        await self._served.records.outcome(
-            EgressOutcome(
-                tenant=facts.tenant,
-                session=facts.session,
-                command=command,
-                intent=intent,
-                provider="",
-                host=self._place,
-                method=self._target.method,
-                path=self._shown_path[:500],
-                status=self._status,
-                request_bytes=self._sent,
-                response_bytes=self._received,
-                ms=int((time.monotonic() - self._started) * 1000),
-                background=not command,
-                code=code,
-            )
-        )
 
 
 class _Bounded:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -13,6 +15,13 @@ from bridgehold.host.shares.session_events import SessionEvents
 
 _TEXT = 300
 _PATH = 500
+
+
+class Announced(msgspec.Struct, frozen=True):
+    """A request whose intent is durable, and which has no outcome yet."""
+
+    reference: str
+    intent: EgressIntent
 
 
 class Records:
@@ -30,8 +39,6 @@ class Records:
         self._audit = audit
         self._facts = facts
         self._attribution = attribution
-        self._askers: dict[str, str] = {}
-        """Of each intent without an outcome, whose it is."""
         self._events = events
         self._on_degraded = on_degraded
 
@@ -75,8 +82,8 @@ class Records:
 
     async def intent(
         self, *, provider: str, host: str, method: str, path: str, rule: str, how: str, reserved: int = 0
-    ) -> tuple[str, str]:
-        """Durable before the request goes out: (reference, command). Raises `AuditError`, `BudgetError`.
+    ) -> Announced:
+        """Durable before the request goes out. Raises `AuditError`, `BudgetError`.
 
         Past the session's rate it waits, with room for the outcome.
         """
@@ -96,13 +103,42 @@ class Records:
             background=not command,
             reserved=reserved,
         )
-        reference = (await self._audit.append(event, durable=True)).ref
-        self._askers[reference] = principal
-        return reference, command
+        return Announced((await self._audit.append(event, durable=True)).ref, event)
 
-    async def outcome(self, event: EgressOutcome) -> None:
-        """Never folded: it belongs to an intent, whose principal it gets. A failure to write it degrades."""
-        event = msgspec.structs.replace(event, principal=self._askers.pop(event.intent, ""))
+    async def outcome(
+        self,
+        announced: Announced,
+        *,
+        started: float,
+        status: int,
+        request_bytes: int,
+        response_bytes: int,
+        code: str,
+        **more: Any,
+    ) -> None:
+        """Never folded: it belongs to an intent, of which it has all that was said there.
+
+        `started`: on the monotonic clock. `more`: fields of `EgressOutcome`. A failure to write it degrades.
+        """
+        intent = announced.intent
+        event = EgressOutcome(
+            tenant=intent.tenant,
+            principal=intent.principal,
+            session=intent.session,
+            command=intent.command,
+            intent=announced.reference,
+            provider=intent.provider,
+            host=intent.host,
+            method=intent.method,
+            path=intent.path,
+            status=status,
+            request_bytes=request_bytes,
+            response_bytes=response_bytes,
+            ms=int((time.monotonic() - started) * 1000),
+            background=intent.background,
+            code=code,
+            **more,
+        )
         try:
             await self._audit.append(event, durable=False)
         except BudgetError:  # as for a refusal; it has room as long as its intent is counted
@@ -117,6 +153,7 @@ class Records:
 
     @property
     def facts(self) -> SessionFacts:
+        """Whose session it is."""
         return self._facts
 
     async def read(self) -> None:
@@ -124,6 +161,7 @@ class Records:
         await self._events.wait(1)
 
     async def close(self) -> None:
+        """Write what is counted and not written yet."""
         await self._events.close()
 
     def _degraded(self, reason: str) -> None:

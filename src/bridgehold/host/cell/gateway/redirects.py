@@ -8,7 +8,7 @@ not what was granted, wherever the provider would like to send its callers.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.admit import Admitted
@@ -71,7 +71,8 @@ def _place(grant: Grant, admitted: Admitted, placeholder: str, status: int, loca
     if not parts.path.startswith(below + "/"):
         raise _refused(admitted, f"{shown}, beyond its base {below or '/'}")
     path = _granted(grant, admitted, status, parts.path[len(below) :])
-    if status in (307, 308) and (path, parts.query) == (admitted.path, ""):
+    again = _followed_by(status, admitted.method) == admitted.method and path == admitted.path
+    if again and status in _REDIRECTS and _asked(parts.query) == _asked(urlencode(admitted.query)):
         raise _refused(admitted, f"{shown}, which is where it was asked, but for a slash")
     query = "&".join(_own_key(pair, placeholder) for pair in parts.query.split("&")) if parts.query else ""
     return f"/{provider.name}{path}" + (f"?{query}" if query else "")
@@ -80,8 +81,7 @@ def _place(grant: Grant, admitted: Admitted, placeholder: str, status: int, loca
 def _granted(grant: Grant, admitted: Admitted, status: int, path: str) -> str:
     """`path`, with or without the base's version, as the policy grants it to a client that follows."""
     name, version = admitted.provider.name, admitted.provider.version
-    get = status == 303 or (status in (301, 302) and admitted.method == "POST")
-    method = "GET" if get and admitted.method != "HEAD" else admitted.method
+    method = _followed_by(status, admitted.method)
     try:
         plain = normalise_path(path)
     except DeniedError as error:
@@ -92,6 +92,18 @@ def _granted(grant: Grant, admitted: Admitted, status: int, path: str) -> str:
         if decision.allowed:
             return one
     raise _refused(admitted, f"{plain[:200]}: {decisions[0].reason}")
+
+
+def _followed_by(status: int, method: str) -> str:
+    """The method with which a client goes on."""
+    get = status == 303 or (status in (301, 302) and method == "POST")
+    return "GET" if get and method != "HEAD" else method
+
+
+def _asked(query: str) -> list[tuple[str, str]]:
+    """What a query asks for; whose key is in it is another matter."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return sorted(pair for pair in pairs if pair[0].lower() not in AUTH_QUERY)
 
 
 def _own_key(pair: str, placeholder: str) -> str:

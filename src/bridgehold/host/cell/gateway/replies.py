@@ -62,11 +62,13 @@ class Replies:
         await self._send(h11.Response(status_code=status, headers=encoded))
 
     async def data(self, chunk: bytes) -> None:
+        """Send a piece of the answer's body. Raises `GuestGone`."""
         if chunk:
             self.sent += len(chunk)
             await self._send(h11.Data(data=chunk))
 
     async def end(self) -> None:
+        """The answer is whole. Raises `GuestGone`."""
         await self._send(h11.EndOfMessage())
 
     async def refuse(self, refusal: Refusal, event: str, *, close: bool = False) -> None:

@@ -144,7 +144,7 @@ class ReverseProxy:
             time.monotonic(),
         )
         try:
-            intent, command = await self._served.records.intent(
+            announced = await self._served.records.intent(
                 provider=admitted.provider.name,
                 host=admitted.provider.host,
                 method=admitted.method,
@@ -157,6 +157,6 @@ class ReverseProxy:
             reservation.give_back()
             raise
         exchange = Exchange(
-            self._served, self._upstream.keeper, wire, replies, admitted, reservation, intent, command
+            self._served, self._upstream.keeper, wire, replies, admitted, reservation, announced
         )
         await exchange.run()

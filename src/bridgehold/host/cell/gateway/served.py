@@ -21,11 +21,14 @@ Slow = Callable[[], Awaitable[None]]
 class Keeper(Protocol):
     """The keeper's client, as the gateway uses it."""
 
-    async def request(self, request: UpstreamRequest, body: bytes) -> UpstreamResponse: ...
+    async def request(self, request: UpstreamRequest, body: bytes) -> UpstreamResponse:
+        """See `KeeperClient.request`."""
 
-    async def prefetch(self, tenant: str, provider: str, secret: str = "") -> None: ...
+    async def prefetch(self, tenant: str, provider: str, secret: str = "") -> None:
+        """See `KeeperClient.prefetch`."""
 
-    async def drop_session(self, session: str) -> None: ...
+    async def drop_session(self, session: str) -> None:
+        """See `KeeperClient.drop_session`."""
 
 
 @dataclass(frozen=True, slots=True)

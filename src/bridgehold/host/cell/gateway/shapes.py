@@ -44,6 +44,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShapeRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What differs between providers: where usage stands, how an error looks, which fields bound the cost."""
+
     denial: Callable[[Denial], object]
     """The JSON body that the provider's own SDK shows as its error."""
     usage: Callable[[dict[str, object]], Usage | None]
@@ -218,6 +220,7 @@ def rules_of(shape: Shape | str) -> ShapeRules:
 
 
 def denial_body(shape: Shape | str, denial: Denial) -> bytes:
+    """A refusal as a JSON body that the provider's SDK understands."""
     return msgspec.json.encode(rules_of(shape).denial(denial))
 
 

@@ -62,6 +62,7 @@ class UsageTap:
         self._events = 0
 
     def feed(self, chunk: bytes) -> None:
+        """Look at a piece of the answer on its way to the guest."""
         if self._stream:
             self._feed_lines(chunk)
         elif len(self._buffer) + len(chunk) <= _DOCUMENT:
@@ -80,6 +81,7 @@ class UsageTap:
 
     @property
     def counted(self) -> Counted:
+        """What the answer so far says or shows of its cost."""
         events = max(0, self._events - _FRAME_EVENTS) if self._stream else 0
         return Counted(said=self._said, seen=max(events, self._text // _TOKEN_BYTES), whole=self._whole)
 

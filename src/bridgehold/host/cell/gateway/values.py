@@ -75,4 +75,5 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
 class Audit(Protocol):
     """The journal's client, as the gateway uses it."""
 
-    async def append(self, event: Event, *, durable: bool = True) -> Receipt: ...
+    async def append(self, event: Event, *, durable: bool = True) -> Receipt:
+        """See `JournalClient.append`."""

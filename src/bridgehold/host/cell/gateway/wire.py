@@ -167,6 +167,7 @@ class Wire:
         return _watching(self._loop, self.sock, gone)
 
     def close(self) -> None:
+        """Close the guest's connection."""
         with contextlib.suppress(OSError):
             self.sock.close()
 

@@ -12,7 +12,7 @@ from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefuse
 from bridgehold.audit.redact import preview
 from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.cell.commands.command_log import CommandLog, used
+from bridgehold.host.cell.commands.command_log import CommandLog, Counted, used
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
@@ -45,11 +45,10 @@ class Ledger:
         refusals: Refusals,
         on_degraded: Callable[[str], None],
     ) -> None:
-        self._metrics = metrics
         self._refusals = refusals
         self._session = session
         self._principal = principal
-        self._log = CommandLog(journal, on_degraded)
+        self._log = CommandLog(journal, metrics, on_degraded)
 
     async def intend(self, grant: Grant, operation: str, arguments: dict[str, object], rule: str) -> Pending:
         """The intent, durable; `grant`: what it was decided by. Raises `AuditError` or `BudgetError`."""
@@ -117,7 +116,7 @@ class Ledger:
             code = "" if answer.application_ok else "application"
         else:
             code = failure.code if failure is not None else "crash"
-        self._metrics.command(self._session.key.bridge, SCRIPT, code, usage.ms / 1000, usage.cpu_us)
+        counted = Counted(self._session.key.bridge, SCRIPT, code, usage.ms / 1000)
         reason = failure.message if failure else answer.error if answer else ""
         outcome = CommandOutcome(
             tenant=self._session.key.tenant,
@@ -135,4 +134,4 @@ class Ledger:
             result_digest=digest_bytes(body) if body else "",
             result_bytes=len(body),
         )
-        await self._log.record(outcome)
+        await self._log.record(outcome, counted)

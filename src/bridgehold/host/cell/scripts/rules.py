@@ -39,6 +39,7 @@ class DecidedCommand(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def operation(self) -> str:
+        """The command's name, as policies see it."""
         return self.request.command
 
 

@@ -121,10 +121,12 @@ class UserScripts:
             self._relays.pop(opening.result().id, None)
 
     async def send(self, principal: Principal, params: ScriptSendParams) -> object:
+        """Bytes for the script's standard input. Raises `NotFoundError` for a session of another caller's."""
         await self._relay(principal, params.session).send(params.data)
         return {}
 
     async def end_input(self, principal: Principal, params: ScriptEofParams) -> object:
+        """The end of the script's standard input. Raises as `send`."""
         self._relay(principal, params.session).finish_input()
         return {}
 

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, from_info
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.translate import exit_error
 from bridgehold.host.shares.callers import CALLER
@@ -51,7 +51,7 @@ def why_ended(session: Session, ending: BridgeholdError) -> BridgeholdError:
     report = session.worker.report
     if report is not None and report.cause in {"exited", "signal", "memory"}:
         return exit_error(report, session.order.grant.limits)
-    return session.worker.failure or ending
+    return from_info(session.worker.failure) if session.worker.failure is not None else ending
 
 
 async def _end(opening: asyncio.Future[Session]) -> None:
@@ -70,8 +70,8 @@ class UnnamedSessions:
 
     def __init__(self, seconds: float = LEFT_SECONDS) -> None:
         self._seconds = seconds
-        self._holders: dict[str, tuple[Session, set[object]]] = {}
-        """By the session's id."""
+        self.holders: dict[str, tuple[Session, set[object]]] = {}
+        """By the session's id: it, and the connections that have used it."""
 
     async def opened(self, opening: asyncio.Future[Session]) -> Session:
         """The connection that asks has it; one that doesn't wait for it leaves none."""
@@ -84,19 +84,19 @@ class UnnamedSessions:
         return session
 
     def _hold(self, session: Session) -> None:
-        for one in [one for one, (held, _) in self._holders.items() if not held.alive]:
-            del self._holders[one]
-        self._holders[session.id] = session, {CALLER.get()}
+        for one in [one for one, (held, _) in self.holders.items() if not held.alive]:
+            del self.holders[one]
+        self.holders[session.id] = session, {CALLER.get()}
 
     def use(self, session_id: str, may_see: Callable[[str], bool]) -> None:
         """As `opened`, where it is such a session: a client that came back is another connection."""
-        session, holders = self._holders.get(session_id, (None, set()))
+        session, holders = self.holders.get(session_id, (None, set()))
         if session is not None and may_see(session.key.tenant):
             holders.add(CALLER.get())
 
     def left(self, caller: object) -> None:
         """A connection is gone."""
-        for session, holders in self._holders.values():
+        for session, holders in self.holders.values():
             if caller in holders:
                 holders.discard(caller)
                 if not holders and session.alive:

@@ -35,14 +35,17 @@ class EndedSession:
 
     @property
     def log_bytes(self) -> int:
+        """What its log takes."""
         return len(self.log) if self.log is not None else 0
 
     @property
     def known(self) -> bool:
+        """Whether it ended within the last hour."""
         return time.monotonic() - self.at <= ENDED_SECONDS
 
     @property
     def error(self) -> SessionEndedError:
+        """What a command for it gets."""
         return _ended_error(self.id, self.why)
 
 

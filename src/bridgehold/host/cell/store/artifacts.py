@@ -48,6 +48,8 @@ class SerialChanges:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def take(self, tenant: str, change: Callable[[], Coroutine[None, None, T]]) -> T:
+        """Do `change` when the tenant's changes before it are done. A cancelled caller does not cancel it."""
+
         async def alone() -> T:
             async with self._locks.setdefault(tenant, asyncio.Lock()):
                 return await change()
@@ -149,6 +151,7 @@ class ArtifactStore:
             return file.read(length)
 
     def stat(self, tenant: str, digest: str) -> Artifact:
+        """What is known of an artifact. Raises `NotFoundError`."""
         path = self._kept(tenant, digest)
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode(path.with_suffix(_META).read_bytes(), type=Artifact)
@@ -162,6 +165,7 @@ class ArtifactStore:
         return sorted(found, key=lambda one: (one.created, one.digest))
 
     def remove(self, tenant: str, digest: str) -> Artifact:
+        """Remove an artifact; what it was. Raises `NotFoundError`."""
         found = self.stat(tenant, digest)
         path = self._kept(tenant, digest)
         path.unlink(missing_ok=True)
@@ -183,7 +187,8 @@ class ArtifactStore:
             path = self._of(tenant) / digest.removeprefix("sha256:")
             if path.is_file():
                 return path
-        raise NotFoundError(f"no artifact {digest[:80]!r} here")
+        hint = "`bridgehold artifacts list` shows what a tenant keeps."
+        raise NotFoundError(f"no artifact {digest[:80]!r} here", hint=hint)
 
     def _part(self, tenant: str, upload: str) -> Path:
         if _UPLOAD.fullmatch(upload):

@@ -81,7 +81,10 @@ def _fact(one: dict[str, Any]) -> FileFact:
 
 
 class Audit(Protocol):
-    async def append(self, event: Event, *, durable: bool = True) -> object: ...
+    """Where changes of artifacts are written."""
+
+    async def append(self, event: Event, *, durable: bool = True) -> object:
+        """See `JournalClient.append`."""
 
 
 class Upload:
@@ -97,10 +100,12 @@ class Upload:
 
     @property
     def sha256(self) -> str:
+        """Of the bytes so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     @property
     def git(self) -> str:
+        """The git blob id of the bytes so far, in hexadecimal."""
         return self._git.hexdigest()
 
     async def write(self, data: bytes) -> None:
@@ -118,6 +123,8 @@ class Upload:
         self._git.update(data)
 
     async def keep(self, name: str, principal: str) -> Artifact:
+        """The bytes are whole and decided: they become an artifact of the tenant's."""
+
         async def keep() -> Artifact:
             store = self._downloads.store
             kind = "application/octet-stream"
@@ -173,6 +180,7 @@ class Downloads:
         return await asyncio.to_thread(_read, self._place(tenant, provider, repo, revision))
 
     async def keep_listing(self, tenant: str, listing: Listing) -> None:
+        """Keep which files a revision has, so that a hub is not asked again."""
         place = self._place(tenant, listing.provider, listing.repo, listing.revision)
 
         async def keep() -> None:

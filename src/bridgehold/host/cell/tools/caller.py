@@ -50,6 +50,10 @@ class CallerTools:
         context: ToolContext,
         emit: Callable[[object], None],
     ) -> object:
+        """Ask the caller to run its tool, and wait for the answer.
+
+        Raises `ToolError`'s code as a typed error.
+        """
         self._made += 1
         key = (context.command, self._made)
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()

@@ -11,7 +11,9 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from bridgehold.audit.arguments import preview_of
+import msgspec
+
+from bridgehold.audit.arguments import Arguments, preview_of
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ToolIntent, ToolOutcome, ToolRefused
 from bridgehold.audit.redact import preview
@@ -42,61 +44,45 @@ _PREVIEW_BYTES = 2_000
 _MESSAGE = 2_000
 
 
-class ToolCalls:
+def told(grant: Grant, offered: Offered) -> tuple[ToolFact, ...]:
+    """What a bridge is told of: what it is granted of what is offered (pure)."""
+    return tuple(tool.fact for name, (tool, _) in offered.items() if decide_tool(grant, name).allowed)
+
+
+class ToolCalls(msgspec.Struct, kw_only=True):
     """Of one command, from its start to its end. `accept` is called for each frame that asks."""
 
-    def __init__(
-        self,
-        *,
-        grant: Grant,
-        context: ToolContext,
-        offered: Offered,
-        journal: JournalClient,
-        metrics: Metrics,
-        events: SessionEvents,
-        on_degraded: Callable[[str], None],
-    ) -> None:
-        """`events` of its session. `on_degraded`: an outcome couldn't be written, although its tool ran."""
-        self._events = events
-        self._on_degraded = on_degraded
-        self._metrics = metrics
-        self._grant = grant
-        self._context = context
-        self._offered = offered
-        self._journal = journal
-        self._running: set[asyncio.Task[None]] = set()
-        self._asked = 0
-
-    @property
-    def facts(self) -> tuple[ToolFact, ...]:
-        """What the bridge is told of: what it is granted."""
-        if not self._grant.tools.allow:
-            return ()
-        return tuple(
-            tool.fact for name, (tool, _) in self._offered.items() if decide_tool(self._grant, name).allowed
-        )
-
-    @property
-    def asked(self) -> bool:
-        """Whether the bridge has asked for any."""
-        return self._asked > 0
+    grant: Grant
+    context: ToolContext
+    offered: Offered
+    facts: tuple[ToolFact, ...] = ()
+    """What the bridge is told of (`told`)."""
+    journal: JournalClient
+    metrics: Metrics
+    events: SessionEvents
+    """Of its session."""
+    on_degraded: Callable[[str], None]
+    """An outcome couldn't be written, although its tool ran."""
+    running: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
+    asked: int = 0
+    """How many the bridge has asked for."""
 
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin the call that `frame` asks for. What it says was wrong with it; empty where nothing."""
-        self._asked += 1
-        if self._asked > MOST_PER_COMMAND or len(self._running) >= 2 * MOST_AT_ONCE:
+        self.asked += 1
+        if self.asked > MOST_PER_COMMAND or len(self.running) >= 2 * MOST_AT_ONCE:
             return "more tool calls than a command may make"
-        task = asyncio.create_task(self._serve(frame, pipes, busy=len(self._running) >= MOST_AT_ONCE))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task = asyncio.create_task(self._serve(frame, pipes, busy=len(self.running) >= MOST_AT_ONCE))
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
         return ""
 
     async def close(self) -> None:
         """The command has ended: so does every call that is still under way."""
-        for task in self._running:
+        for task in self.running:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        if self.running:
+            await asyncio.wait(self.running)
 
     async def _serve(self, frame: ToolCallFrame, pipes: GuestPipes, *, busy: bool) -> None:
         reply = await self._answered(frame, busy=busy)
@@ -116,13 +102,13 @@ class ToolCalls:
 
     async def _run(self, frame: ToolCallFrame) -> object:
         tool, source, decision = await self._decided(frame)
-        digest, size, text = preview_of(frame.arguments, _PREVIEW_BYTES)
+        digest, size, text = preview_of(Arguments(kept=frame.arguments), _PREVIEW_BYTES)
         intent = ToolIntent(
-            tenant=self._context.tenant,
-            principal=self._context.principal,
-            session=self._context.session,
-            command=self._context.command,
-            parent=self._context.command,
+            tenant=self.context.tenant,
+            principal=self.context.principal,
+            session=self.context.session,
+            command=self.context.command,
+            parent=self.context.command,
             tool=tool.name,
             how=tool.how,
             rule=decision.rule,
@@ -130,8 +116,8 @@ class ToolCalls:
             arguments_bytes=size,
             arguments_preview=text,
         )
-        await self._events.wait(3 if tool.how == "host" else 2)  # with its outcome, and what the host notes
-        reference = (await self._journal.append(intent)).ref
+        await self.events.wait(3 if tool.how == "host" else 2)  # with its outcome, and what the host notes
+        reference = (await self.journal.append(intent)).ref
         started = time.monotonic()
         result: object = None
         failure: BridgeholdError | None = None
@@ -148,13 +134,13 @@ class ToolCalls:
             raise failure from error
         finally:
             ms = int((time.monotonic() - started) * 1000)
-            self._metrics.tools.labels(tool.how, failure.code if failure else "ok").inc()
+            self.metrics.tools.labels(tool.how, failure.code if failure else "ok").inc()
             await asyncio.shield(self._record(tool, reference, result, failure, ms))
         return result
 
     async def _decided(self, frame: ToolCallFrame) -> tuple[ToolSpec, ToolSource, Decision]:
-        found = self._offered.get(frame.tool)
-        decision = decide_tool(self._grant, frame.tool)
+        found = self.offered.get(frame.tool)
+        decision = decide_tool(self.grant, frame.tool)
         if found is None or not decision.allowed:
             if decision.allowed:
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"
@@ -169,27 +155,27 @@ class ToolCalls:
         self, frame: ToolCallFrame, decision: Decision, kind: type[BridgeholdError]
     ) -> BridgeholdError:
         said = f"{decision.reason} [rule {decision.rule}]"
-        if not self._events.room(f"tool.refused {decision.rule}", self._context.principal):
+        if not self.events.room(f"tool.refused {decision.rule}", self.context.principal):
             return kind(said)
         digest, _, _ = preview(frame.arguments, cap_bytes=0)
         event = ToolRefused(
-            tenant=self._context.tenant,
-            principal=self._context.principal,
-            session=self._context.session,
-            command=self._context.command,
+            tenant=self.context.tenant,
+            principal=self.context.principal,
+            session=self.context.session,
+            command=self.context.command,
             tool=frame.tool[:80],
             rule=decision.rule,
             reason=decision.reason[:500],
             source=decision.source,
             arguments_digest=digest,
         )
-        reference = (await self._journal.append(event)).ref
+        reference = (await self.journal.append(event)).ref
         return kind(f"{said} (bridgehold why {reference})")
 
     async def _within_time(self, tool: ToolSpec, source: ToolSource, arguments: dict[str, object]) -> object:
         try:
             async with asyncio.timeout(tool.timeout_ms / 1000):
-                result = await source.call(tool, arguments, self._context)
+                result = await source.call(tool, arguments, self.context)
         except TimeoutError:
             raise CommandTimeoutError(
                 f"the tool {tool.name} did not answer within {format_ms(tool.timeout_ms)}"
@@ -203,10 +189,10 @@ class ToolCalls:
     ) -> None:
         digest, size, _ = preview(result, cap_bytes=0)
         outcome = ToolOutcome(
-            tenant=self._context.tenant,
-            principal=self._context.principal,
-            session=self._context.session,
-            command=self._context.command,
+            tenant=self.context.tenant,
+            principal=self.context.principal,
+            session=self.context.session,
+            command=self.context.command,
             intent=intent,
             tool=tool.name,
             ok=failure is None,
@@ -217,11 +203,11 @@ class ToolCalls:
             result_bytes=size if failure is None else 0,
         )
         try:
-            await self._journal.append(outcome, durable=False)
+            await self.journal.append(outcome, durable=False)
         except BudgetError:  # its tenant's share of the audit is used up, which is nobody else's matter
-            self._events.count("tool.outcome", outcome.principal)
+            self.events.count("tool.outcome", outcome.principal)
         except BridgeholdError as error:
-            self._on_degraded(f"a tool's outcome could not be written: {error.message}")
+            self.on_degraded(f"a tool's outcome could not be written: {error.message}")
 
 
 def _failed(frame: ToolCallFrame, error: BridgeholdError) -> ToolReplyFrame:

@@ -32,6 +32,7 @@ class HttpTools:
         self._places = places
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        """POST the arguments to the tool's address, through the keeper."""
         if tool.name not in self._places:
             raise NotFoundError(f"the tool {tool.name} is not offered any more")
         provider, path = self._places[tool.name]

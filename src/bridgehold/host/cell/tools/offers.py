@@ -12,6 +12,8 @@ from bridgehold.config.settings import Settings
 from bridgehold.errors import UsageError
 from bridgehold.host.cell.tools.values import Offered, ToolSource, ToolSpec, check_tools
 
+_MOST_KNOWN = 1_024
+
 
 class CallersOffer(msgspec.Struct, frozen=True):
     """What a caller brought with its command, and how it is asked."""
@@ -35,6 +37,8 @@ class Offers:
         self._sources = {"http": http, "process": process}
         self._own = {tool.name: (tool, host[1]) for tool in host[0]}
         self._specs: dict[str, ToolSpec] = {}
+        self.known: dict[tuple[str, str], Offered] = {}
+        """What is offered to a tenant with a bridge, beside its callers' own, under this configuration."""
         self.replace(self.specs(settings.now.tools))
 
     def specs(self, sections: Mapping[str, ToolSection]) -> dict[str, ToolSpec]:
@@ -46,32 +50,39 @@ class Offers:
         return found
 
     def replace(self, specs: dict[str, ToolSpec]) -> None:
-        """From now on these are offered."""
+        """From now on these are offered, under the configuration that holds now."""
         self._specs = specs
+        self.known.clear()
 
     def of(self, tenant: str, bridge: str, callers: CallersOffer | None) -> Offered:
         """All that a command of `tenant` with `bridge` may call. Raises `UsageError` for the caller's."""
+        offered = self.known.get((tenant, bridge))
+        if offered is None:
+            if len(self.known) >= _MOST_KNOWN:
+                self.known.clear()
+            offered = self.known[tenant, bridge] = self._operators(tenant, bridge)
+        return offered if callers is None else self._joined(tenant, offered, callers)
+
+    def _operators(self, tenant: str, bridge: str) -> Offered:
+        """What the operator and the host itself offer."""
         features = self._settings.features
         if not features.on("tools", tenant):
-            if callers is not None:
-                features.demand("tools", tenant)
             return {}
         sections = self._settings.now.tools
-        offered: dict[str, tuple[ToolSpec, ToolSource]] = {
+        offered = {
             name: (spec, self._sources[spec.how])
             for name, spec in self._specs.items()
             if _for(sections[name].tenants, tenant) and _for(sections[name].bridges, bridge)
         }
-        if features.on("artifacts", tenant):
-            offered |= self._own
-        if callers is None:
-            return offered
+        return offered | self._own if features.on("artifacts", tenant) else offered
+
+    def _joined(self, tenant: str, operators: Offered, callers: CallersOffer) -> Offered:
+        self._settings.features.demand("tools", tenant)
         check_tools(callers.tools)
         for tool in callers.tools:
-            if tool.name in offered:
+            if tool.name in operators:
                 raise UsageError(f"the operator already has a tool {tool.name!r}", where="tools")
-            offered[tool.name] = (tool, callers.source)
-        return offered
+        return {**operators, **{tool.name: (tool, callers.source) for tool in callers.tools}}
 
 
 def spec_of(name: str, section: ToolSection) -> ToolSpec:

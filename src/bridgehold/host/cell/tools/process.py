@@ -179,6 +179,7 @@ class ProcessTools:
         self._ending: set[asyncio.Task[None]] = set()
 
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        """Run the operator's function in its process. Raises `LimitError` for too large arguments."""
         request = {"arguments": arguments, "context": msgspec.to_builtins(context)}
         if len(msgspec.json.encode(request)) > MOST_BYTES:
             raise LimitError(f"the arguments of {tool.name} take more than {MOST_BYTES} bytes")

@@ -11,6 +11,7 @@ from bridgehold.bridges.frames import ToolFact
 from bridgehold.bridges.schema import Schema, closed, named, schema_problems
 from bridgehold.errors import UsageError
 from bridgehold.ids import is_operation
+from bridgehold.protocol.frames import OfferedTool
 
 How = Literal["caller", "http", "process", "host"]
 MOST_TOOLS = 64
@@ -19,15 +20,13 @@ _DESCRIPTION = 4_000
 _LONGEST_MS = 600_000
 
 
-class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool with its bounds."""
+class ToolSpec(OfferedTool, frozen=True, kw_only=True):
+    """One tool with its bounds.
 
-    name: str
-    description: str = ""
-    parameters: Schema = {}
-    """Checked before the tool sees anything; a name that isn't declared is refused (`takes`)."""
-    result: Schema = {}
-    """Checked before the bridge sees anything."""
+    Its `parameters` are checked before the tool sees anything (a name that isn't declared is refused:
+    `takes`), its `result` before the bridge sees anything.
+    """
+
     timeout_ms: int = 30_000
     how: How = "caller"
 
@@ -54,7 +53,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
 class ToolSource(Protocol):
     """Runs tools of one kind. Raises `BridgeholdError`; the caller bounds the time by cancelling."""
 
-    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object: ...
+    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+        """Run `tool`; its result as plain JSON values. Raises `BridgeholdError`."""
 
 
 Offered = Mapping[str, tuple[ToolSpec, ToolSource]]

@@ -38,6 +38,7 @@ _REMEDY = (
 
 
 def main() -> None:
+    """The life of a process that runs one of the operator's functions: read requests, answer each."""
     folder, entry, parent = sys.argv[1:4]
     harden(parent=int(parent), last=signal.SIGKILL)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)

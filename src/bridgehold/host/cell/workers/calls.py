@@ -22,7 +22,7 @@ from bridgehold.bridges.frames import (
     WarmedFrame,
 )
 from bridgehold.bridges.wire import BOOT_ID
-from bridgehold.errors import BridgeholdError, BusyError
+from bridgehold.errors import BridgeholdError, BusyError, ErrorInfo, from_info
 from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.shares.logs import OutputPiece
@@ -35,7 +35,8 @@ Stream = Callable[[ChunkFrame | ProgressFrame], None]
 class Watcher(Protocol):
     """Who is shown what a command says while it runs."""
 
-    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None: ...
+    def __call__(self, item: ChunkFrame | ProgressFrame | OutputPiece, /) -> None:
+        """Take one piece."""
 
     def full(self) -> bool:
         """Whether it has not taken in what it was shown: output is left out then, and counted."""
@@ -44,8 +45,8 @@ class Watcher(Protocol):
 class ToolHandler(Protocol):
     """Who answers the tool calls of one command."""
 
-    @property
-    def facts(self) -> tuple[ToolFact, ...]: ...
+    facts: tuple[ToolFact, ...]
+    """The tools that the command may call."""
 
     def accept(self, frame: ToolCallFrame, pipes: GuestPipes) -> str:
         """Begin one. What was wrong with it; empty where nothing."""
@@ -62,7 +63,7 @@ class GuestCalls:
         self._tools: dict[int, tuple[ToolHandler, GuestPipes]] = {}
         self._on_violation = on_violation
         self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
-        self._failure: BridgeholdError | None = None
+        self._failure: ErrorInfo | None = None
 
     def deliver(self, frame: GuestFrame | StrayFrame) -> None:
         """Give `frame` to whoever waits for it; a stray one is dropped and reported."""
@@ -96,10 +97,11 @@ class GuestCalls:
 
     def fail(self, error: BridgeholdError) -> None:
         """End every call in flight, and every later one, with `error`."""
-        self._failure = self._failure or error
-        _fail(self.ready, error)
+        fact = error.fact()
+        self._failure = self._failure or fact
+        _fail(self.ready, fact)
         for future in self._waiting.values():
-            _fail(future, error)
+            _fail(future, fact)
         self._waiting.clear()
         self._aside.clear()
 
@@ -129,16 +131,16 @@ class GuestCalls:
         stream: Stream | None,
         tools: ToolHandler | None = None,
         aside: bool = False,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
     ) -> ResultFrame | FaultFrame:
-        """Send one call and wait for its reply. Cancelled, or told to `stop`: the guest is asked to stop;
-        in the second case its reply is waited for all the same.
+        """Send one call and wait for its reply. Cancelled, or once `stop` is done: the guest is asked to
+        stop; in the second case its reply is waited for all the same.
 
         `aside`: it runs beside the session's work, and nobody waits for the session to be done with it.
         Raises `BusyError` where `QUEUE_BOUND` of these are unanswered.
         """
         if self._failure is not None:
-            raise self._failure.anew()
+            raise from_info(self._failure)
         if aside and self.asides >= QUEUE_BOUND:
             raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
         call_id = self._next_id
@@ -157,8 +159,10 @@ class GuestCalls:
             await pipes.send(
                 CallFrame(id=call_id, command=command, args=args, deadline_ms=deadline_ms, tools=facts)
             )
-            if stop is not None and await _first(stop, future):
-                await pipes.send(CancelFrame(id=call_id))
+            if stop is not None:
+                await asyncio.wait((future, stop), return_when=asyncio.FIRST_COMPLETED)
+                if not future.done():
+                    await pipes.send(CancelFrame(id=call_id))
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             with contextlib.suppress(BridgeholdError, TimeoutError):
@@ -170,7 +174,7 @@ class GuestCalls:
         finally:
             self._streams.pop(call_id, None)
             self._tools.pop(call_id, None)
-            if future.done():
+            if future.done() and call_id in self._waiting:
                 self._forget(call_id)
 
     def _forget(self, call_id: int) -> None:
@@ -193,17 +197,7 @@ async def unbroken(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def _first(stop: asyncio.Event, future: asyncio.Future[Any]) -> bool:
-    """Wait for either; whether `stop` came before `future`."""
-    told = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({told, future}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        told.cancel()
-    return not future.done()
-
-
-def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:
+def _fail(future: asyncio.Future[Any], fact: ErrorInfo) -> None:
     if not future.done():
-        future.set_exception(error.anew())  # each caller adds to its own
+        future.set_exception(from_info(fact))  # each caller adds to its own
         future.exception()  # a call nobody awaits any more is no defect

@@ -12,7 +12,7 @@ import select
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from bridgehold.bridges.frames import (
     GuestFrame,
@@ -53,6 +53,7 @@ class FrameBudget:
 
     @property
     def spent(self) -> bool:
+        """Whether no more frames are taken in this second."""
         return self._sum >= self._total
 
 
@@ -62,9 +63,11 @@ class RawReader(Protocol):
     frames: int
 
     @property
-    def buffered(self) -> int: ...
+    def buffered(self) -> int:
+        """Bytes that are read and belong to no whole frame yet."""
 
-    def feed(self, data: bytes) -> list[bytes]: ...
+    def feed(self, data: bytes) -> list[bytes]:
+        """The whole frames that `data` completes. Raises `ProtocolError`."""
 
 
 class PlainBytes:
@@ -75,6 +78,7 @@ class PlainBytes:
         self.buffered = 0
 
     def feed(self, data: bytes) -> list[bytes]:
+        """`data` itself, as one piece."""
         self.frames += 1
         return [data]
 
@@ -109,10 +113,15 @@ class GuestPipes:
         self._bytes = TokenBucket(_BYTES_PER_SECOND, _BYTES_AT_ONCE)
         self._output_rate = TokenBucket(_OUTPUT_PER_SECOND, _OUTPUT_AT_ONCE)
         self._log = log
-        self._on_frame = on_frame
         self._on_end = on_end
-        self._raw: tuple[RawReader, Callable[[bytes], None]] | None = None
-        self._full: Callable[[], bool] = lambda: False
+        self._source: FrameReader | RawReader = self.reader
+        self._deliver: Callable[[Any], None] = on_frame
+        """Who gets what `_source` finds: our frames, or a foreign script's bytes."""
+        self._full: Callable[[], bool] | None = None
+        self._due = self._output_due = 0.0
+        """When frames, and output, are within their rates again: not read before."""
+        self._charged = 0
+        """Bytes that the host's budget counts."""
         self._last_input = False
         self._pending = bytearray()
         self._drained = asyncio.Event()
@@ -129,11 +138,7 @@ class GuestPipes:
     @property
     def buffered(self) -> int:
         """Bytes held that came from, or go to, this guest."""
-        return self._now_reading.buffered + len(self._pending)
-
-    @property
-    def _now_reading(self) -> FrameReader | RawReader:
-        return self.reader if self._raw is None else self._raw[0]
+        return self._source.buffered + len(self._pending)
 
     def become_raw(
         self, reader: RawReader, on_body: Callable[[bytes], None], full: Callable[[], bool]
@@ -142,12 +147,12 @@ class GuestPipes:
 
         `full`: whether who gets its bytes has no room; it is not read meanwhile, and waits as at home.
         """
-        self._raw = (reader, on_body)
-        self._full = full
+        self._source, self._deliver, self._full = reader, on_body, full
 
     def charge(self, size: int) -> None:
         """Count `size` bytes more than were read."""
-        self._bytes.take(size, time.monotonic())
+        now = time.monotonic()
+        self._due = max(self._due, now + self._bytes.take(size, now))
 
     def finish_input(self) -> None:
         """The guest reads the end of its input after what is still under way to it."""
@@ -161,12 +166,12 @@ class GuestPipes:
         os.dup2(null, self._to_guest, inheritable=False)
         os.close(null)
 
-    async def send(self, frame: HostFrame) -> None:
-        """Queue `frame` and wait until the guest has taken it. The caller bounds the time."""
-        await self.send_raw(encode(frame, max_bytes=self._request_bytes))
+    async def send(self, said: HostFrame | bytes) -> None:
+        """Queue a frame, or a script's bytes as they are, and wait until the guest has taken it.
 
-    async def send_raw(self, data: bytes) -> None:
-        """As `send`, of bytes as they are."""
+        The caller bounds the time.
+        """
+        data = said if isinstance(said, bytes) else encode(said, max_bytes=self._request_bytes)
         if self._closed or self._last_input:
             raise CrashError("the worker is gone")
         self._pending += data
@@ -177,6 +182,7 @@ class GuestPipes:
             raise CrashError("the worker ended while a frame was being sent")
 
     def close(self) -> None:
+        """Close both pipes; what waits on them fails."""
         if self._closed:
             return
         self._closed = True
@@ -189,7 +195,9 @@ class GuestPipes:
             self._loop.remove_reader(descriptor)
         self._loop.remove_writer(self._to_guest)
         self._drain_raw()
-        self._read_outputs()
+        self.drain_output()
+        for descriptor in self._outputs:
+            self._written.unregister(descriptor)
         for descriptor in (self._to_guest, self._from_guest, *self._outputs):
             os.close(descriptor)
 
@@ -209,9 +217,9 @@ class GuestPipes:
             self._end_input()
 
     def _read_frames(self) -> None:
-        wait = self._frames.wait(0, time.monotonic())
-        wait = max(wait, self._bytes.wait(0, time.monotonic()))
-        if self._full() or (self._budget.spent and self._now_reading.buffered):
+        now = time.monotonic()
+        wait = self._due - now
+        if (self._full is not None and self._full()) or (self._source.buffered and self._budget.spent):
             wait = max(wait, _PAUSE_SECONDS)
         if wait > 0:  # not reading is the whole enforcement: the pipe fills, the guest blocks
             self._pause(self._from_guest, self._read_frames, wait)
@@ -227,16 +235,19 @@ class GuestPipes:
             self._on_end(None)
             return
         try:
-            deliveries = self._feed(data)
-            self._frames.take(max(1, len(deliveries)), time.monotonic())
-            self._bytes.take(len(data), time.monotonic())
-            self._budget.hold(self, self._now_reading.buffered)
-            self._watch_half_frame()
-            if deliveries:
+            found = self._source.feed(data)
+            owed = self._frames.take(max(1, len(found)), now)
+            self._due = now + max(owed, self._bytes.take(len(data), now))
+            if self._source.buffered != self._charged or self._half_frame is not None:
+                self._charged = self._source.buffered
+                self._budget.hold(self, self._charged)
+                self._watch_half_frame()
+            if found:
                 self.drain_output()  # what was written before these frames is seen before them
-            for deliver in deliveries:
-                deliver()
-            owed = self._output_rate.wait(0, time.monotonic())
+            deliver = self._deliver
+            for one in found:
+                deliver(one)
+            owed = self._output_due - time.monotonic()
             if owed > 0 and not self._closed:  # once a drain: a flood beside it can't hold frames up for good
                 self._pause(self._from_guest, self._read_frames, owed)
         except ProtocolError as error:
@@ -249,43 +260,37 @@ class GuestPipes:
         self._loop.remove_reader(self._from_guest)
         self._on_end(error)
 
-    def _feed(self, data: bytes) -> list[Callable[[], None]]:
-        """What is to be done with each frame that `data` completes. Raises `ProtocolError`."""
-        if self._raw is None:
-            return [partial(self._on_frame, frame) for frame in self.reader.feed(data)]
-        reader, on_body = self._raw
-        return [partial(on_body, body) for body in reader.feed(data)]
-
     def _drain_raw(self) -> None:
         """What a script wrote before it ended, and nobody had read yet: at most one pipe's capacity.
 
         A frame that the host meets a defect over is its script's loss alone: the end goes on.
         """
-        if self._raw is None or self._broken:  # nothing counts after what can't be read
+        if self._source is self.reader or self._broken:  # nothing counts after what can't be read
             return
         with contextlib.suppress(Exception):
             for _ in range(_DRAIN_READS):
                 data = os.read(self._from_guest, _READ_BYTES)
                 if not data:
                     return
-                for deliver in self._feed(data):
-                    deliver()
+                for body in self._source.feed(data):
+                    self._deliver(body)
 
     def _watch_half_frame(self) -> None:
         """Half a frame and then nothing holds memory: it has a deadline of its own."""
-        if not self._now_reading.buffered:
+        if not self._source.buffered:
             if self._half_frame is not None:
                 self._half_frame.cancel()
                 self._half_frame = None
         elif self._half_frame is None:
-            seen = self._now_reading.frames
+            seen = self._source.frames
             self._half_frame = self._loop.call_later(_HALF_FRAME_SECONDS, self._judge_half_frame, seen)
 
     def _judge_half_frame(self, seen: int) -> None:
         self._half_frame = None
-        if self._closed or not self._now_reading.buffered:
+        if self._closed or not self._source.buffered:
             return
-        if self._now_reading.frames != seen or self._budget.spent or self._full():
+        full = self._full is not None and self._full()
+        if self._source.frames != seen or self._budget.spent or full:
             self._watch_half_frame()
             return
         self._broken = True
@@ -298,7 +303,7 @@ class GuestPipes:
         A flood does wait, past a rate at which reading it costs the host some hundredths of a processor.
         """
         wait = self._output_rate.wait(1, time.monotonic())
-        if self._full():
+        if self._full is not None and self._full():
             wait = max(wait, _PAUSE_SECONDS)
         if wait > 0:
             self._pause(descriptor, partial(self._read_output, descriptor), wait)
@@ -315,15 +320,12 @@ class GuestPipes:
             return True
         if data:
             self._log.write(data, self._outputs[descriptor])
-            self._output_rate.take(max(len(data), _OUTPUT_COST), time.monotonic())
+            now = time.monotonic()
+            self._output_due = now + self._output_rate.take(max(len(data), _OUTPUT_COST), now)
         return not data
 
     def drain_output(self) -> None:
         """Read what the guest had written up to now."""
-        if not self._closed:
-            self._read_outputs()
-
-    def _read_outputs(self) -> None:
         for descriptor, _ in self._written.poll(0):
             with contextlib.suppress(Exception):  # as in `_drain_raw`: calls and ends wait for what follows
                 self._take_output(descriptor)

@@ -18,7 +18,8 @@ import msgspec
 
 from bridgehold.config.settings import PoolLimits
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, ReplacedError
-from bridgehold.host.cell.workers.starts import LiveWorker, Record, Services, guarded, open_session
+from bridgehold.host.cell.workers.live import LiveWorker, Services
+from bridgehold.host.cell.workers.starts import Record, guarded, open_session
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
@@ -27,7 +28,8 @@ from bridgehold.sandbox.spec import spec_digest
 class Preparer(Protocol):
     """Order in, attested worker out that knows nothing of its session yet."""
 
-    async def prepare(self, order: StartOrder) -> LiveWorker: ...
+    async def prepare(self, order: StartOrder) -> LiveWorker:
+        """Start and attest a worker; raises what kept it from starting."""
 
 
 OrderMaker = Callable[[str, str, str, str, str], Awaitable[StartOrder]]
@@ -43,11 +45,18 @@ class _Pool:
     def __init__(self, key: str, limits: PoolLimits) -> None:
         self.key = key
         self.limits = limits
-        self.ready: deque[LiveWorker] = deque()
+        self._ready: deque[LiveWorker] = deque()
         self.under_way = 0
         self.secrets = ""
         """The versions of its tenant's secrets when it was looked at last."""
         self.overflow = asyncio.Semaphore(limits.overflow)
+
+    @property
+    def ready(self) -> deque[LiveWorker]:
+        """What stands, the longest first. What has died meanwhile stands no more."""
+        if any(worker.gone for worker in self._ready):
+            self._ready = deque(worker for worker in self._ready if not worker.gone)
+        return self._ready
 
 
 LimitsOf = Callable[[str, str], PoolLimits]
@@ -86,16 +95,13 @@ class WarmPool:
         pool = self._pool(order)
         if pool is None:
             return None
-        taken: LiveWorker | None = None
-        while taken is None and pool.ready:
-            worker = pool.ready.popleft()
-            if not worker.gone:
-                worker.order = msgspec.structs.replace(
-                    worker.order, session_name=order.session_name, script=order.script
-                )
-                taken = worker
+        worker = pool.ready.popleft() if pool.ready else None
+        if worker is not None:
+            worker.order = msgspec.structs.replace(
+                worker.order, session_name=order.session_name, script=order.script
+            )
         self._fill(pool, order)
-        return taken
+        return worker
 
     async def _is_current(self, worker: LiveWorker) -> bool:
         """Whether it shows what a sandbox would that began now; otherwise it has ended."""
@@ -154,6 +160,7 @@ class WarmPool:
             await asyncio.sleep(_PAUSE_SECONDS)
             with contextlib.suppress(BridgeholdError):  # the next start that somebody waits for says it
                 worker = await self._preparer.prepare(order)
+                await guarded(worker, worker.proven())  # a session waits for that beside its opening
                 current = self._pools.get((order.grant.tenant, order.manifest.name)) is pool
                 if current and not self._stopping:
                     pool.ready.append(worker)

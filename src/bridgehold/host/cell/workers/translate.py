@@ -90,6 +90,7 @@ def exit_error(report: ExitReport, limits: Limits) -> BridgeholdError:
 
 
 def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; a number that has no name as it is."""
     try:
         return signal.Signals(number).name
     except ValueError:

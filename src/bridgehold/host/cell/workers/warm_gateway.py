@@ -39,6 +39,7 @@ class WarmGateway:
         self._accepting = asyncio.create_task(self._accept())
 
     async def close(self) -> None:
+        """Close the listener and every connection."""
         tasks = [self._accepting, *self._serving]
         for task in tasks:
             task.cancel()

@@ -1,0 +1,143 @@
+"""The story of an event in sentences, in the order in which things happened (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bridgehold.audit.entries import Entry
+from bridgehold.audit.why import Story
+
+
+def tell(story: Story) -> tuple[tuple[Entry, str], ...]:
+    """Each event of the story with its sentence, the oldest first; the one asked about is among them."""
+    events = sorted((story.event, *story.related), key=lambda event: (event.time, event.seq))
+    decided = {event.ref: story.source for event in events if event.text("rule") == story.rule}
+    return tuple((event, _sentence(event, decided.get(event.ref, ""))) for event in events)
+
+
+def _sentence(event: Entry, source: str) -> str:
+    make = _SENTENCES.get(event.kind)
+    return f"{make(event, source) if make is not None else _other(event)}."
+
+
+def _other(event: Entry) -> str:
+    reason = event.text("reason") or event.text("cause") or event.text("action")
+    return f"{event.kind}{f': {reason}' if reason else ''}"
+
+
+def _who(event: Entry) -> str:
+    return event.principal or "The host"
+
+
+def _by(event: Entry, source: str) -> str:
+    """The rule that allowed or refused, and where it is written."""
+    rule = event.text("rule")
+    return f" by {rule}{f' ({source})' if source else ''}" if rule else ""
+
+
+def _because(event: Entry, name: str = "reason") -> str:
+    return f": {event.text(name)}" if event.text(name) else ""
+
+
+def _opened(event: Entry, _: str) -> str:
+    recovers = event.text("recovers")
+    again = f", in place of {recovers}" if recovers else ""
+    whose = f"{event.text('bridge')} for tenant {event.tenant}"
+    return f"Session {event.session} of {whose} was opened, by a {event.text('start')} start{again}"
+
+
+def _closed(event: Entry, _: str) -> str:
+    return f"The session ended after {event.number('commands')} commands{_because(event)}"
+
+
+def _attested(event: Entry, _: str) -> str:
+    return f"Its sandbox was attested from outside: uid {event.number('uid')}, every barrier as its spec says"
+
+
+def _sandbox_refused(event: Entry, _: str) -> str:
+    found = event.fields.get("differences")
+    what = ", ".join(map(str, found)) if isinstance(found, list) else ""
+    return f"Its sandbox was refused, for it is not what its spec says{f': {what}' if what else ''}"
+
+
+def _exited(event: Entry, _: str) -> str:
+    killed = event.number("oom_kills")
+    memory = f"; the kernel killed {killed} of its processes for want of memory" if killed else ""
+    return f"Its worker ended: {event.text('cause')}, status {event.number('status')}{memory}"
+
+
+def _command_intent(event: Entry, source: str) -> str:
+    asked = f"{_who(event)} asked for {event.text('operation')} for tenant {event.tenant}"
+    return f"{asked}; it was allowed{_by(event, source)}"
+
+
+def _command_refused(event: Entry, source: str) -> str:
+    asked = f"{_who(event)} asked for {event.text('operation')} for tenant {event.tenant}"
+    return f"{asked}; it was refused{_by(event, source)}{_because(event)}"
+
+
+def _command_outcome(event: Entry, _: str) -> str:
+    if not event.text("code"):
+        return f"The command succeeded after {event.number('ms')} ms"
+    return f"The command ended with {event.text('code')} after {event.number('ms')} ms{_because(event)}"
+
+
+def _request(event: Entry) -> str:
+    to = f" of {event.text('provider')}" if event.text("provider") else ""
+    return f"{event.text('method')} {event.text('host')}{event.text('path')}{to}"
+
+
+def _egress_intent(event: Entry, source: str) -> str:
+    return f"The bridge asked for {_request(event)}; it was allowed{_by(event, source)}"
+
+
+def _egress_refused(event: Entry, source: str) -> str:
+    return f"The bridge asked for {_request(event)}; it was refused{_by(event, source)}{_because(event)}"
+
+
+def _egress_outcome(event: Entry, _: str) -> str:
+    if event.text("code") and not event.number("status"):
+        return f"The request ended with {event.text('code')} after {event.number('ms')} ms"
+    return f"{event.text('host')} answered {event.number('status')} after {event.number('ms')} ms"
+
+
+def _tool_intent(event: Entry, source: str) -> str:
+    return f"The bridge called the tool {event.text('tool')}; it was allowed{_by(event, source)}"
+
+
+def _tool_refused(event: Entry, source: str) -> str:
+    called = f"The bridge called the tool {event.text('tool')}"
+    return f"{called}; it was refused{_by(event, source)}{_because(event)}"
+
+
+def _tool_outcome(event: Entry, _: str) -> str:
+    how = "answered" if event.fields.get("ok") else f"failed with {event.text('code')}"
+    return f"The tool {event.text('tool')} {how} after {event.number('ms')} ms{_because(event)}"
+
+
+def _violation(event: Entry, _: str) -> str:
+    return f"The bridge broke the wire{_because(event)}"
+
+
+def _method_refused(event: Entry, _: str) -> str:
+    return f"{_who(event)} asked for {event.text('method')}; it was refused{_because(event)}"
+
+
+_SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
+    "session.opened": _opened,
+    "session.closed": _closed,
+    "worker.attested": _attested,
+    "worker.refused": _sandbox_refused,
+    "worker.exited": _exited,
+    "command.intent": _command_intent,
+    "command.refused": _command_refused,
+    "command.outcome": _command_outcome,
+    "egress.intent": _egress_intent,
+    "egress.refused": _egress_refused,
+    "egress.outcome": _egress_outcome,
+    "tool.intent": _tool_intent,
+    "tool.refused": _tool_refused,
+    "tool.outcome": _tool_outcome,
+    "protocol.violation": _violation,
+    "request.refused": _method_refused,
+}

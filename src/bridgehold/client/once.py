@@ -1,0 +1,119 @@
+"""One request after the other to a running host, over a plain socket: for a process that asks once and ends.
+
+`Client` does more (several requests at once, tools, other hosts in the place of one that left) and takes an
+event loop for it, which costs as much to import as all else that a short command needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from bridgehold import reads
+from bridgehold.errors import ConfigError, HostUnavailableError, ProtocolError, from_info
+from bridgehold.protocol.frames import (
+    HEADER,
+    MAX_FRAME,
+    MAX_TOKEN,
+    WHOLE_CONNECTION,
+    AnswerFrame,
+    RequestFrame,
+    pack,
+)
+
+TOKEN_FILE = "BRIDGEHOLD_TOKEN_FILE"  # noqa: S105 - a variable's name
+
+
+class Once:
+    """A connection with one request under way. Leave its block, and what still runs is cancelled."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._file = connection.makefile("rb")
+        self._last = 0
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises `HostUnavailableError` where nobody listens at `path`; of tokens as `Client.connect`."""
+        token = token_of(os.environ)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            connection.close()
+            raise HostUnavailableError(
+                f"no host answers: {error.strerror or error}", where=str(path)
+            ) from error
+        made = cls(connection)
+        if token:
+            made.request("hello", {"token": token})
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def request(
+        self, method: str, params: dict[str, Any], on_event: Callable[[dict[str, Any]], None] | None = None
+    ) -> Any:
+        """As `Client.request`. After a `HostLeavingError`, which begins nothing, no other host is tried."""
+        self._last += 1
+        body = msgspec.Raw(msgspec.json.encode(params))
+        try:
+            with contextlib.suppress(ConnectionError):  # why it closed the connection is still to be read
+                self._socket.sendall(pack(RequestFrame(id=self._last, method=method, params=body)))
+            while True:
+                answer = self._read()
+                if answer.id not in (self._last, WHOLE_CONNECTION):
+                    continue
+                if answer.error is not None:
+                    raise from_info(answer.error)
+                if answer.event is msgspec.UNSET:
+                    return msgspec.json.decode(answer.result) if answer.result is not msgspec.UNSET else None
+                if on_event is not None:
+                    on_event(msgspec.json.decode(answer.event))
+        except OSError as error:
+            raise _lost(f"the host went away: {error.strerror or error}") from error
+
+    def _read(self) -> AnswerFrame:
+        (length,) = HEADER.unpack(self._exactly(HEADER.size))
+        if length > MAX_FRAME:
+            raise ProtocolError(f"a frame of {length} bytes; at most {MAX_FRAME} are taken")
+        try:
+            return msgspec.json.decode(self._exactly(length), type=AnswerFrame)
+        except msgspec.MsgspecError as error:
+            raise HostUnavailableError(f"the host sent something unreadable: {error}") from error
+
+    def _exactly(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if len(data) < count:
+            raise _lost("the host closed the connection")
+        return data
+
+
+def _lost(message: str) -> HostUnavailableError:
+    return HostUnavailableError(f"{message}; the request may have been begun", retry="same")
+
+
+def token_of(environ: Mapping[str, str]) -> str:
+    """What the file holds that `environ` names: a token is in no argument and no variable. Empty: none is.
+
+    Raises `ConfigError` for a file that others may read.
+    """
+    named = environ.get(TOKEN_FILE, "")
+    if not named:
+        return ""
+    path = Path(named)
+    text = reads.read_text(path, ConfigError, most=4 * MAX_TOKEN).strip()
+    if path.stat().st_mode & 0o077:
+        raise ConfigError("others may read this token", where=named, hint=f"chmod 600 {named}")
+    return text

@@ -1,0 +1,421 @@
+"""What every command looks like at 80 and at 160 columns, with colours and without; and what its start imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridgehold import BridgeholdError, SyncClient
+from bridgehold.client.private import PrivateHost
+from bridgehold.config.layout import Layout, find_layout
+from bridgehold.faces.cli.border import guarded
+from bridgehold.faces.cli.commands import app
+from bridgehold.faces.cli.tree import OPTIONS, TREE, Command, Group, page
+from bridgehold.faces.layout import Column, cells, dim, fold, grouped, number, paragraph, table
+from bridgehold.sandbox.doctor.model import Check
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+BOXES = re.compile("[\u2500-\u259f]")
+LOOKS = [(width, colour) for width in (80, 160) for colour in (False, True)]
+POLICY = """\
+extends = "python"
+[limits]
+memory = "300MiB"
+[operations]
+deny = ["python:reset"]
+"""
+CONFIG = """\
+[host]
+memory_reserve = "1GiB"
+[providers.a-provider-with-a-long-name]
+base_url = "https://a-host-with-a-long-name.example.com/and/a/path/that/is/long/enough/to/be/wider/than/a/line"
+[principals.app]
+uids = [1001]
+tenants = ["acme", "globex"]
+"""
+
+
+class Scene:
+    """A home with a host, and something of everything in it."""
+
+    def __init__(self, layout: Layout, client: SyncClient) -> None:
+        self.layout = layout
+        self.session = client.request(
+            "session.open", {"bridge": "python", "name": "a-session-with-a-long-name"}
+        )["id"]
+        client.run("python:execute", {"code": "print('a line\\n' * 3)"}, session=self.session)
+        self.failed = self._event(
+            client, "python:execute", {"code": "def f():\n    raise ValueError('no ' * 60)\nf()"}
+        )
+        self.denied = self._event(client, "python:reset", {})
+        self.artifact = client.put(b"x" * 5_000, name="a file.txt").digest
+
+    @staticmethod
+    def _event(client: SyncClient, operation: str, arguments: dict[str, object]) -> str:
+        with pytest.raises(BridgeholdError) as caught:
+            client.run(operation, arguments)
+        return caught.value.event
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    with tempfile.TemporaryDirectory(prefix="bh-look-") as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder).chmod(0o755)
+        patch.setenv("BRIDGEHOLD_HOME", folder)
+        layout = find_layout({"BRIDGEHOLD_HOME": folder}, 0)
+        for place in (layout.policies, layout.tenants, layout.bridges):
+            place.mkdir(parents=True)
+        (layout.policies / "python.toml").write_text(POLICY)
+        layout.config_file.write_text(CONFIG)
+        host = PrivateHost.start(layout)
+        try:
+            with SyncClient.connect(layout.socket) as client:
+                yield Scene(layout, client)
+        finally:
+            host.stop()
+
+
+Show = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def show(scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Show:
+    """One command at a width: (status, out, err)."""
+
+    def run(width: int, colour: bool, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as for a terminal; NO_COLOR leaves the width alone
+        monkeypatch.setenv("NO_COLOR", "" if colour else "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setattr(sys, "argv", ["bridgehold", *arguments])
+        status = guarded(lambda: app(prog_name="bridgehold", standalone_mode=False))
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def looks(text: str, width: int, *, data: bool = False) -> None:
+    """No box, and no line that is too wide, but for a word that has no room beside what names it."""
+    assert not BOXES.search(text), text
+    for line in [] if data else ANSI.sub("", text).splitlines():
+        longest = max(map(cells, line.split()), default=0)
+        assert cells(line) <= width or longest > width - 20, f"{cells(line)} cells of {width}: {line}"
+
+
+SHOWN: list[tuple[tuple[str, ...], list[str]]] = [
+    (("sessions",), ["{session}", "a-session-with-a-long-name", "python"]),
+    (("zygotes",), []),
+    (("resources",), []),
+    (("artifacts", "list"), ["{artifact}"]),
+    (("bridge", "list"), ["transformers", "langchain", "python"]),
+    (("bridge", "show", "dspy"), ["dspy:configure_lm", "dspy:update_session_data"]),
+    (("bridge", "verify"), []),
+    (
+        ("policy", "explain", "python"),
+        ["provider_requests_per_minute", "memory", "filesystem", "policies/python.toml:3"],
+    ),
+    (("policy", "explain", "dspy"), ["network.endpoints.openai", "paths", "secrets.anthropic"]),
+    (("policy", "check"), []),
+    (("config",), ["memory_reserve", "providers.a-provider-with-a-long-name", "base_url"]),
+    (("config", "--all"), ["audit_tenant_quota", "keyring_backend", "max_age_s"]),
+    (("secrets", "list"), []),
+    (("tenant", "list"), ["acme", "globex"]),
+    (("tenant", "show", "acme"), ["acme"]),
+    (("token", "list"), []),
+    (("audit", "tail"), []),
+    (("audit", "query", "--kind", "command"), ["command.refused", "command.outcome"]),
+    (("audit", "query", "--kind", "egress"), []),
+    (("audit", "verify"), []),
+    (("usage",), ["python", "local"]),
+    (("why", "{failed}"), ["command.outcome", "{failed}"]),
+    (("why", "{denied}"), ["{denied}", "operations.deny[0]"]),
+    (("reload",), []),
+    (("run", "python:execute", "--args", '{"code": "raise ValueError(\'no \' * 60)"}'), []),
+    (("run", "python:nothing"), []),
+    (("top", "--looks", "1"), ["a-session-with-a-long-name", "python:execute"]),
+    (("profile", "{session}", "--seconds", "0.2"), []),
+    (("sessions", "kill", "nobody"), []),
+    (("init",), []),
+]
+"""Commands, and words of theirs that are never cut."""
+
+
+@pytest.mark.parametrize(("arguments", "keys"), SHOWN, ids=[" ".join(one) for one, _ in SHOWN])
+def test_every_command_reads_well_at_each_width(
+    scene: Scene, show: Show, arguments: tuple[str, ...], keys: list[str]
+) -> None:
+    names = {key: str(value) for key, value in vars(scene).items()}
+    argv = [names.get(one.strip("{}"), one) for one in arguments]
+    statuses = set()
+    for width, colour in LOOKS:
+        status, out, err = show(width, colour, *argv)
+        statuses.add(status)
+        assert "Traceback" not in err.replace("  | Traceback", "")
+        looks(out, width, data=argv[0] == "run")
+        looks(err, width)
+        plain = ANSI.sub("", out + err)
+        assert colour or not re.search(r"\x1b\[[0-9;]*m", out + err)
+        assert not (colour and keys) or "\x1b[" in out + err, plain
+        for key in keys:
+            assert names.get(key.strip("{}"), key) in re.split(r"[\s,;]+", plain), f"{key} is cut: {plain}"
+    assert len(statuses) == 1
+
+
+def test_doctor_reads_well_at_each_width(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bridgehold.supervisor import checks
+
+    _, out, _ = show(80, False, "doctor", "--json")
+    seen = [Check(**one) for one in json.loads(out)]
+    monkeypatch.setattr(checks, "run_all", lambda *_, **__: seen)  # seen once: each look takes seconds
+    for width, colour in LOOKS:
+        _, out, _ = show(width, colour, "doctor")
+        looks(out, width)
+        words = ANSI.sub("", out).split()
+        assert all(word in words for one in seen for word in (*one.name.split(), one.status))
+
+
+def test_why_tells_its_story_in_order_and_in_sentences(scene: Scene, show: Show) -> None:
+    _, out, _ = show(1_000, False, "why", scene.failed)
+    story, facts, *_ = out.split("\n\n")
+    sentences = [line[2:] for line in story.splitlines()[1:]]
+    assert sentences == sorted(sentences), "not in the order of time"
+    assert (
+        next(one for one in story.splitlines() if one.startswith("→ "))
+        .partition("  ")[2]
+        .startswith("The command ended with application after ")
+    )
+    assert (
+        " asked for python:execute for tenant local; it was allowed by operations.allow[0] (shipped:" in story
+    )
+    assert all(line.endswith(".") for line in sentences), story
+    assert out.index(sentences[-1]) < out.index("remedy") < out.index("related\n")
+    assert facts.startswith("rule   ")
+    denied = show(1_000, False, "why", scene.denied)[1]
+    assert " asked for python:reset for tenant local; it was refused by operations.deny[0] (" in denied
+    assert "related" not in denied
+
+
+def listed() -> Iterator[tuple[tuple[str, ...], Command | Group]]:
+    for entries in TREE.values():
+        for entry in entries:
+            yield (entry.name,), entry
+            for one in entry.commands if isinstance(entry, Group) else ():
+                yield (entry.name, one.name), one
+
+
+def test_the_help_of_each_command_fits_and_each_line_of_a_listing_is_one_line(show: Show) -> None:
+    for path, entry in [((), None), *listed()]:
+        for width in (80, 160):
+            status, out, err = show(width, False, *path, "--help")
+            assert (status, err) == (0, ""), (path, err)
+            looks(out, 80)
+        if entry is not None:
+            assert len(entry.line) <= 66, entry
+    assert show(80, True, "--help")[1] == page()
+    assert show(80, False)[2] == page()
+    long = {name for param in app.params for name in param.opts if name.startswith("--")}
+    assert long | {"-h, --help"} == set(OPTIONS)
+
+
+OURS = {
+    "bridgehold", "bridgehold.__main__", "bridgehold.errors", "bridgehold.hardening", "bridgehold.faces",
+    "bridgehold.faces.cli", "bridgehold.faces.cli.main", "bridgehold.faces.cli.border", "bridgehold.faces.cli.tree",
+}  # fmt: skip
+RUN = {
+    "bridgehold.faces.cli.commands", "bridgehold.faces.cli.run", "bridgehold.faces.layout", "bridgehold.faces.render",
+    "bridgehold.faces.screen", "bridgehold.client", "bridgehold.client.once", "bridgehold.config",
+    "bridgehold.config.layout", "bridgehold.protocol", "bridgehold.protocol.frames", "bridgehold.protocol.values",
+    "bridgehold.policies", "bridgehold.policies.globs", "bridgehold.policies.units", "bridgehold.audit", "bridgehold.audit.chain",
+    "bridgehold.audit.entries", "bridgehold.ids", "bridgehold.reads", "bridgehold.strict",
+}  # fmt: skip
+HEAVY = {
+    "asyncio",
+    "ssl",
+    "email",
+    "rich",
+    "pydantic",
+    "importlib.metadata",
+    "http",
+    "cryptography",
+    "logging",
+}
+IMPORTED = """
+import sys
+before = set(sys.modules)
+from bridgehold.__main__ import main
+try:
+    main()
+finally:
+    sys.stderr.write("\\n" + " ".join(sorted(set(sys.modules) - before - {"bridgehold.__main__"})))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ours", "others"),
+    [
+        (["--help"], OURS, {"msgspec", "typing_extensions"}),
+        (
+            ["run", "python:execute", "--args", '{"code": "1"}'],
+            OURS | RUN,
+            {"msgspec", "typing_extensions", "typer", "annotated_doc", "shellingham"},
+        ),
+    ],
+    ids=["help", "run"],
+)
+def test_a_start_imports_no_more_than_it_uses(
+    scene: Scene, arguments: list[str], ours: set[str], others: set[str]
+) -> None:
+    argv = [sys.executable, "-c", IMPORTED, *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=dict(os.environ))
+    found = set(done.stderr.splitlines()[-1].split())
+    assert {name for name in found if name.split(".")[0] == "bridgehold"} <= ours
+    assert not found & HEAVY
+    foreign = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"bridgehold"}
+    assert {name for name in foreign if not name.startswith("_")} <= others
+
+
+WORDS = st.text(alphabet="abc-é漢", min_size=1, max_size=12)
+CELLS = st.lists(WORDS, max_size=6).map(" ".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(st.tuples(WORDS, CELLS, CELLS, CELLS), min_size=1, max_size=6), width=st.integers(50, 160)
+)
+def test_a_table_has_every_word_whole_and_no_line_too_wide(
+    rows: list[tuple[str, str, str, str]], width: int
+) -> None:
+    columns = [Column("key"), number("size"), Column("what it is"), dim("source")]
+    lines = ["".join(text for text, _ in line) for line in table(columns, rows, width)]
+    assert all(cells(line) <= width for line in lines), lines
+    shown = "\n".join(lines).split()
+    for row in rows:
+        assert all(word in shown for cell in row for word in cell.split())
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="ab \n漢", max_size=80), width=st.integers(5, 40))
+def test_a_paragraph_loses_no_word_and_no_style(text: str, width: int) -> None:
+    assert " ".join(fold(text, width)).split() == text.split()
+    half = len(text) // 2
+    lines = paragraph([text[:half], (text[half:], "dim")], width, under="> ")
+    assert (
+        "".join("".join(piece for piece, _ in line) for line in lines).replace("> ", "").split() is not None
+    )
+    dimmed = "".join(piece for line in lines for piece, style in line if style == "dim")
+    assert "".join(dimmed.split()) == "".join(text[half:].split())
+
+
+def test_keys_stand_under_their_table_and_numbers_end_together() -> None:
+    rows = [
+        ("a", "1", "x"),
+        ("t.u.key", "12 MiB", "y"),
+        ("t.u.other", "text", "y"),
+        ("t.u.third", "9 s", "z"),
+    ]
+    assert grouped(rows) == [
+        ("a", "1", "x"),
+        "t.u",
+        ("key", "12 MiB", "y"),
+        ("other", "text", "y"),
+        ("third", "   9 s", "z"),
+    ]
+    lines = [
+        "".join(text for text, _ in line)
+        for line in table([Column("key"), Column("v"), Column("by")], grouped(rows), 80)
+    ]
+    assert lines == ["  key    v       by", "  a      1       x", "", "t.u", "  key    12 MiB  y", "  other  text    y", "  third     9 s  z"]  # fmt: skip
+
+
+def test_json_is_one_document_whatever_the_width(show: Show) -> None:
+    _, out, _ = show(80, True, "sessions", "--json")
+    assert json.loads(out)[0]["name"] == "a-session-with-a-long-name"
+
+
+HIDDEN = """
+mount --bind /dev/null "$(readlink -f "$(command -v bwrap)")"
+for one in "run python:execute" "shell" "stdio --bridge python" "serve" "serve --check" "bridge build python"; do
+    "$0" -m bridgehold $one < /dev/null > out 2> err; echo "$?|$one|$(tr '\\n' ' ' < out)|$(tr '\\n' ' ' < err)"
+done
+"""
+
+
+def test_a_machine_without_bubblewrap_is_told_so_by_whatever_needs_it(tmp_path: Path) -> None:
+    inside = (
+        ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    )
+    argv = [*inside, "bash", "-c", HIDDEN, sys.executable]
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)  # for the host's other processes
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(tmp_path / "home")}
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
+    told = [line.split("|") for line in done.stdout.splitlines() if line.count("|") >= 3]
+    assert len(told) == 6, done
+    for status, command, out, *err in told:
+        said = "|".join(err)
+        assert status == ("14" if command.startswith("serve") else "51"), (status, command, said)
+        assert "bubblewrap is missing" in said, (command, said)
+        assert "apt-get install bubblewrap" in said, (command, said)
+        assert "Traceback" not in out + said
+
+
+def test_anothers_host_is_closed_in_words_and_with_a_remedy(scene: Scene) -> None:
+    if os.getuid() != 0:  # only root can be another user; the suite runs as root too
+        return
+    other = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        sys.executable,
+        "-m",
+        "bridgehold",
+    ]
+    for arguments, status, said, where in (
+        (
+            ["run", "python:execute", "--args", '{"code": "1"}'],
+            13,
+            "local user 65534 is nobody here",
+            "principals",
+        ),
+        (["sessions"], 13, "local user 65534 is nobody here", "principals"),
+        (["stop"], 13, "local user 65534 is nobody here", "principals"),
+        (["stdio", "--bridge", "python"], 13, "local user 65534 is nobody here", "principals"),
+        (["why", "i-x.1"], 50, "can't read the audit's folder: Permission denied", "state/audit"),
+        (["audit", "tail"], 50, "can't read the audit's folder: Permission denied", "state/audit"),
+        (["bridge", "new", "poet"], 3, "can't be written: Permission denied", "config/bridges"),
+        (["secrets", "list"], 17, "can't be read: Permission denied", "state/secrets"),
+    ):
+        done = subprocess.run(
+            [*other, *arguments], input="", capture_output=True, text=True, check=False, cwd="/"
+        )
+        assert (done.returncode, said in done.stderr) == (status, True), (arguments, done)
+        lines = [line.split()[0] for line in done.stderr.splitlines()]
+        assert lines[1:3] == ["where", "remedy"], (arguments, done.stderr)
+        assert where in done.stderr
+
+
+def test_a_command_that_asks_once_acts_for_whom_its_token_says(scene: Scene, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("not-known-here\n")
+    file.chmod(0o600)
+    argv = [sys.executable, "-m", "bridgehold", "run", "python:execute", "--args", '{"code": "1"}']
+    environ = {**os.environ, "BRIDGEHOLD_TOKEN_FILE": str(file)}
+    for mode, status, said in (
+        (0o600, 13, "the token is not known here"),
+        (0o644, 3, "others may read this token"),
+    ):
+        file.chmod(mode)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environ)
+        assert (done.returncode, said in done.stderr) == (status, True), done
