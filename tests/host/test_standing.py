@@ -14,6 +14,7 @@ from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.lifetime import Lifetime
 from bridgehold.host.startup import SupervisorLink
 from bridgehold.keeper.index import Reference
+from waiting import eventually
 
 
 class BusyKeeper:
@@ -46,9 +47,7 @@ def test_changed_secrets_are_told_although_the_keeper_was_busy_once(
 
     async def until_told() -> None:
         run = asyncio.create_task(events.run(tmp_path))
-        async with asyncio.timeout(10):
-            while not told.events:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: told.events)
         run.cancel()
 
     asyncio.run(until_told())

@@ -47,6 +47,8 @@ class _Pool:
         self.limits = limits
         self._ready: deque[LiveWorker] = deque()
         self.under_way = 0
+        self.starts: set[asyncio.Task[None]] = set()
+        """Those under way."""
         self.secrets = ""
         """The versions of its tenant's secrets when it was looked at last."""
         self.overflow = asyncio.Semaphore(limits.overflow)
@@ -151,8 +153,9 @@ class WarmPool:
         while len(pool.ready) + pool.under_way < pool.limits.size:
             pool.under_way += 1
             task = asyncio.create_task(self._add(pool, order))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            for tasks in (self._tasks, pool.starts):
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
 
     async def _add(self, pool: _Pool, like: StartOrder) -> None:
         order = msgspec.structs.replace(like, session=new_session_id(), session_name="")
@@ -200,10 +203,11 @@ class WarmPool:
         """End what stands ready for the tenant, or is on its way to; how many there were."""
         pools = [self._pools.pop(place) for place in list(self._pools) if place[0] == tenant]
         count = sum(len(pool.ready) + pool.under_way for pool in pools)
+        starts = [task for pool in pools for task in pool.starts]
+        for start in starts:
+            start.cancel()
         ending = [task for pool in pools for task in self._drain(pool, reason)]
-        await asyncio.gather(*ending, return_exceptions=True)
-        while any(pool.under_way for pool in pools):  # noqa: ASYNC110 - it ends as soon as it stands
-            await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.gather(*starts, *ending, return_exceptions=True)
         return count
 
     def _drain(self, pool: _Pool, reason: str) -> list[asyncio.Task[None]]:
