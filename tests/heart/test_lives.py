@@ -173,7 +173,7 @@ async def _no_secrets(_tenant: str) -> str:
 
 
 Lives.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

@@ -28,6 +28,7 @@ from bridgehold.host.shares.refusals import Refusals
 from doubles import clock
 from doubles.guest import SILENT, Guest, obedient
 from doubles.house import CALLER, METRICS, House
+from doubles.steps import Steps
 
 
 def played(act: Callable[[House], Awaitable[None]], **given: Any) -> None:
@@ -169,6 +170,27 @@ def test_a_kill_that_fails_is_tried_again_until_the_worker_is_gone() -> None:
         assert session.over
 
     played(act)
+
+
+def test_a_start_that_is_cancelled_again_and_again_is_not_over_before_its_worker_is() -> None:
+    def silent(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return SILENT if command == "common:open" else obedient(guest, command, arguments)
+
+    async def act(house: House) -> None:
+        order = await house.order("acme", "first", "s-1", "one", "caller")
+        starting = asyncio.ensure_future(house.warm.start(order, lambda _order: asyncio.sleep(0)))
+        await house.settle(1.0)
+        assert len(house.launcher.workers()) == 1
+        for _ in range(5):
+            starting.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert house.launcher.workers() == set()
+        assert house.journal.open_workers() == set()
+
+    steps = Steps(lambda name: 1.0 if name == "launcher kill" else 0.0)
+    played(act, behaviour=silent, start="cold", steps=steps)
 
 
 class Data:
