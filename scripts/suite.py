@@ -23,6 +23,23 @@ SMALL = [f"tests/sandbox/test_{name}.py" for name in ("watchdog", "limits", "lau
 """Acts that are forks of the test process itself count its size and its descriptors: it has to be small."""
 LAST = [f"tests/hostile/test_{name}.py" for name in ("acts", "import_floods", "processes", "sessions")]
 """What floods a machine, or counts what is on it."""
+FIRST = [
+    f"tests/{file}.py"
+    for file in (
+        *("host/test_handover", "test_guides", "sandbox/test_fork_hostile", "hostile/test_policy_keys"),
+        *("host/test_langchain_host", "hostile/test_forks", "legacy/test_shim", "hostile/test_forks_torch"),
+        *("hostile/test_egress", "hostile/test_policy_limits", "bridges/test_dspy_bridge"),
+        *("bridges/test_transformers_bridge", "sandbox/test_shortage", "hostile/test_tools", "test_demo"),
+        *("hostile/test_given_up", "bridges/test_langchain_agents", "hostile/test_authoring"),
+        *("legacy/test_stdio", "bridges/test_langchain_bridge", "host/test_manners", "hostile/test_at_home"),
+        *("legacy/test_hostile_script", "keeper/test_keeper", "bridges/test_pandas_values"),
+        *("sandbox/test_cgroups", "host/test_stopping", "kit/test_guide", "hostile/test_artifacts"),
+        *("hostile/test_keys_in_answers", "legacy/test_transcripts", "hostile/test_uncounted"),
+        *("kit/test_chaos", "http_face/test_http_processes", "host/test_first_use"),
+        *("bridges/test_pandas_bridge", "hostile/test_callers", "hostile/test_every_event"),
+    )
+]
+"""What takes more than 20 s each, the longest first: whoever begins one of them last, all others wait for."""
 HANGING = (
     *("-o", "faulthandler_timeout=240", "-o", "faulthandler_exit_on_timeout=true"),
     "--max-worker-restart=1",
@@ -62,8 +79,10 @@ def stages() -> tuple[Stage, ...]:
         report = f"--junitxml={REPORTS / name}.xml"
         return Stage(name, (sys.executable, "-m", "pytest", "-q", report, *arguments), tests=True)
 
-    apart = [f"--ignore={file}" for file in (*SMALL, *LAST)]
-    many = ("--dist", "loadfile", *HANGING)
+    named = {*SMALL, *FIRST, *LAST}
+    others = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+    others = [file for file in others if file not in named]
+    many = ("--dist", "loadfile", "--no-loadscope-reorder", *HANGING)
     return (
         Stage("lint", (str(BIN / "ruff"), "check", ".")),
         Stage("format", (str(BIN / "ruff"), "format", "--check", ".")),
@@ -71,8 +90,8 @@ def stages() -> tuple[Stage, ...]:
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
         Stage("differences", (sys.executable, "compat/run.py", "--part")),
-        pytest("main", "-n", "4", *many, *apart),  # they wait more than they work
-        pytest("floods", "-n", "2", *many, *LAST),
+        pytest("main", "-n", "4", *many, *FIRST, *others),  # they wait more than they work
+        pytest("floods", "-n", "3", *many, *LAST),
     )
 
 

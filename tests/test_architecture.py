@@ -88,3 +88,51 @@ def test_words_that_the_glossary_has_replaced_are_in_no_identifier() -> None:
                 names.add(token.string)
         found |= {f"{path.relative_to(ROOT)}: {name}" for name in names if words_of(name) & old}
     assert not found
+
+
+def _set_by(function: ast.AST) -> dict[str, int]:
+    """Attributes of `self` that a function sets, and where."""
+    return {
+        node.attr: node.lineno
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
+def late_attributes(source: str) -> list[str]:
+    """``Class.attribute:line`` of each attribute that appears after its object was made."""
+    found = []
+    for kind in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]:
+        functions = [node for node in kind.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        declared = {
+            target.id
+            for node in kind.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+        for function in functions:
+            if function.name in ("__init__", "__new__"):
+                declared |= _set_by(function).keys()
+        found += [
+            f"{kind.name}.{name}:{line}"
+            for function in functions
+            for name, line in _set_by(function).items()
+            if name not in declared
+        ]
+    return found
+
+
+def test_no_attribute_of_the_hosts_parts_appears_after_they_were_made() -> None:
+    late = {
+        str(path.relative_to(SOURCE)): late_attributes(path.read_text(encoding="utf-8"))
+        for path in SOURCE.rglob("*.py")
+        if path.relative_to(SOURCE).parts[0] not in ("bridges", "sandbox")
+    }
+    assert {name: found for name, found in late.items() if found} == {}
+    assert late_attributes(
+        "class A:\n def __init__(self):\n  self.a = 1\n def b(self):\n  self.b = self.a = 2\n"
+    ) == ["A.b:5"]

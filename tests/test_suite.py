@@ -59,7 +59,9 @@ def test_a_stage_that_ran_no_test_has_not_passed(
 
 
 def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:
-    for file in (*suite.SMALL, *suite.LAST):
+    named = [*suite.SMALL, *suite.FIRST, *suite.LAST]
+    assert len(named) == len(set(named))
+    for file in named:
         assert (ROOT / file).is_file(), file
     named = [stage.name for stage in suite.stages()]
     assert named == ["lint", "format", "types", "documents", "small", "differences", "main", "floods"]

@@ -15,9 +15,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from waiting import until
 
 ROOT = Path(__file__).parents[1]
 DONE = ("make setup", "source .venv/bin/activate")
@@ -81,12 +82,14 @@ def pattern(lines: list[str]) -> re.Pattern[str]:
 
 def until_listening(path: Path) -> None:
     """As a reader waits for the host's line."""
-    for _ in range(800):
+
+    def listens() -> bool:
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.connect(str(path))
-            return
-        time.sleep(0.05)
-    raise AssertionError("the host does not listen")
+            return True
+        return False
+
+    until(listens, 60)
 
 
 class Shell:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -85,12 +85,12 @@ class BridgeholdError(Exception):
             output=self.output or msgspec.UNSET,
         )
 
-    def anew(self) -> Self:
-        """The same failure for one more caller: nothing in it is shared with, or was told to, another."""
-        other = self.__new__(type(self), *self.args)
-        other.__dict__.update(self.__dict__, event="", output=Output(), traceback="")
-        other.__dict__.pop("__notes__", None)
-        return other
+    def fact(self) -> ErrorInfo:
+        """What may be kept of it, to be raised anew (`from_info`) for each who meets it.
+
+        Nothing in it was one caller's alone; an error that was raised holds its frames, and their data.
+        """
+        return msgspec.structs.replace(self.info(), event="", output=msgspec.UNSET, traceback="")
 
     def tell_traceback(self, text: str) -> None:
         """Keep the guest's traceback, and have Python show it wherever it shows the error."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from bridgehold.audit.read import follow, read_all, read_kind, tail
 from bridgehold.audit.why import story
 from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError
+from waiting import until
 
 
 def refusal(name: str, **changes: str) -> CommandRefused:
@@ -73,16 +73,16 @@ def test_follow_goes_on_through_rotation_and_a_new_instance(
 
     thread = threading.Thread(target=watch)
     thread.start()
-    time.sleep(0.1)
+    until(lambda: seen)  # the last that was there: it follows
     writer.pairs(10)
     writer.close()
     writer = filler()
     writer.pairs(2)
     writer.close()
-    time.sleep(0.3)
-    stop.set()
-    thread.join(10)
     expected = [(e.instance, e.seq) for e in read_all(audit)]
+    until(lambda: len(seen) >= len(expected) - 1)
+    stop.set()
+    thread.join(30)
     assert seen == expected[1:]
 
 
@@ -123,9 +123,9 @@ def test_times_that_a_rotation_tells_of_spare_the_segment_and_hide_no_event(
     everything = list(read_all(audit))
     times = sorted({e.time for e in everything})
     for since in times:
-        for until in (*times, ""):
-            wanted = Query(since=since, until=until, limit=10_000)
-            expected = [e.ref for e in everything if e.time >= since and (not until or e.time < until)]
+        for before in (*times, ""):
+            wanted = Query(since=since, until=before, limit=10_000)
+            expected = [e.ref for e in everything if e.time >= since and (not before or e.time < before)]
             assert [e.ref for e in query(audit, wanted)] == expected
     monkeypatch.setattr(query_module, "_fits", lambda *_: pytest.fail("a segment was read"))
     assert list(query(audit, Query(since="2031"))) == []

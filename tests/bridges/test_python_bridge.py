@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -99,7 +98,7 @@ def test_an_exception_is_a_fault_with_the_codes_own_traceback(python: Any) -> No
 def test_an_endless_loop_is_cancelled_and_its_names_stay(python: Any) -> None:
     call = python.start("python:execute", {"code": "n = 0\nprint('going', flush=True)\nwhile True: n += 1"})
     assert python.value("common:ping")["status"] == "ok"
-    time.sleep(1)  # ping is answered beside the handler; the loop must have begun before it is cancelled
+    python.settle_log(b"going")  # ping is answered beside the handler; the loop must have begun
     python.send(CancelFrame(id=call))
     assert python.reply(call).code == "cancelled"
     python.settle_log(b"going")

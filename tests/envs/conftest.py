@@ -55,7 +55,7 @@ def builder(tmp_path, store, runner, interpreter):
             store=store,
             wheels=tmp_path / "wheels",
             runner=options.pop("runner", runner),
-            sources=Sources(indexes=indexes, folders=folders),
+            sources=lambda: Sources(indexes=indexes, folders=folders),
             interpreter=options.pop("interpreter", interpreter),
             **options,
         )

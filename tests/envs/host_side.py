@@ -32,7 +32,7 @@ async def main(control: socket.socket, folder: Path, dist: Path) -> dict[str, ob
         store=store,
         wheels=folder / "home" / "wheels",
         runner=LauncherRunner(client, system_paths()),
-        sources=Sources(folders=(str(dist),)),
+        sources=lambda: Sources(folders=(str(dist),)),
         interpreter=host_interpreter(),
     )
     lock = make_lock(*sorted(dist.glob("*.whl")))

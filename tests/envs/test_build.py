@@ -20,6 +20,7 @@ from bridgehold.sandbox.envs.compile import CompileExit
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
 from bridgehold.sandbox.envs.wheelscan import scan_wheel
+from waiting import eventually
 
 pytestmark = pytest.mark.skipif(not have_bwrap(), reason="bubblewrap is missing")
 
@@ -420,8 +421,7 @@ def test_a_cancelled_build_leaves_nothing(builder, dist, tmp_path, store):
 
     async def run():
         task = asyncio.create_task(build.ensure(make_lock(wheel), bridge="x", on_progress=lambda _: None))
-        while not stuck.runs:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: stuck.runs)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -446,8 +446,7 @@ def test_a_build_that_ends_while_it_scans_holds_up_nobody(builder, dist, tmp_pat
 
     async def run():
         task = asyncio.create_task(build.ensure(make_lock(*wheels), bridge="x", on_progress=lambda _: None))
-        while len(begun) < 2:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: len(begun) >= 2)
         watchdog = threading.Timer(10, go_on.set)  # a loop that is blocked can't let it go on
         watchdog.start()
         task.cancel()

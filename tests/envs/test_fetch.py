@@ -181,12 +181,13 @@ def test_a_cancelled_fetch_leaves_no_process(dist, interpreter, tmp_path):
             pins=lock.pins, tags=interpreter.tags, sources=sources, folder=str(tmp_path / "w")
         )
         task = asyncio.create_task(fetch(request, lambda _: None))
-        await asyncio.sleep(1.0)
+        await asyncio.to_thread(silent.accept)  # it has come as far as the index
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
         asyncio.run(run(silent.getsockname()[1]))
     children = psutil.Process().children(recursive=True)
     assert not any("sandbox.envs.fetch" in " ".join(child.cmdline()) for child in children)

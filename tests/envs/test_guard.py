@@ -14,6 +14,7 @@ from envs_kit import have_bwrap, make_index, make_lock, make_wheel, writable
 from bridgehold.errors import EnvironmentChangedError, NotFoundError
 from bridgehold.sandbox.envs import guard as guard_module
 from bridgehold.sandbox.envs.guard import Guard
+from waiting import eventually
 
 pytestmark = pytest.mark.skipif(not have_bwrap(), reason="bubblewrap is missing")
 
@@ -109,14 +110,11 @@ def test_what_the_kernel_does_not_tell_of_is_seen_by_the_next_comparison(
             (outside / "name").write_text("Y = 1\n")
         monkeypatch.setattr(guard_module, "LOOK_SECONDS", 0.0)
 
-        async def until_seen():
-            deadline = time.monotonic() + 10
-            while time.monotonic() < deadline:
-                await guard.check(built)
-                await asyncio.sleep(0.01)
+        async def seen() -> None:  # raises once it is
+            await guard.check(built)
 
         with pytest.raises(EnvironmentChangedError, match=r"mod\.py"):
-            asyncio.run(until_seen())
+            asyncio.run(eventually(seen))
 
 
 def test_facts_that_are_lost_old_or_forged_only_cost_a_reading(built, store, guard, interpreter):

@@ -29,7 +29,7 @@ def test_what_uv_locks_is_fetched_scanned_and_installed(tmp_path, store, runner,
         store=store,
         wheels=tmp_path / "wheels",
         runner=runner,
-        sources=default_sources(),
+        sources=default_sources,
         interpreter=interpreter,
     )
     environment = asyncio.run(builder.ensure(lock, bridge="demo", on_progress=progress))

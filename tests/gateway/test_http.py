@@ -14,6 +14,7 @@ from bridgehold.audit.events import EgressRefused, EventsFolded
 from bridgehold.bridges.kit.provider import Behaviour
 from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.policies.model import Rate
+from waiting import eventually
 
 BODY = json.dumps(CHAT).encode()
 
@@ -167,14 +168,9 @@ def test_a_reader_that_never_reads_loses_its_connection_and_nobody_else_waits(tm
         )
         reader, writer = await asyncio.open_connection("127.0.0.1", stand.port, limit=1024)
         writer.write(request + payload)
-        while not stand.provider.log:
-            await asyncio.sleep(0.02)
+        await eventually(lambda: stand.provider.log)
         assert (await asyncio.wait_for(stand.ask(), 10)).status == 200
-        for _ in range(200):
-            if stand.buffers.held == 0:
-                break
-            await asyncio.sleep(0.05)
-        assert stand.buffers.held == 0, "the stalled answer is still held"
+        await eventually(lambda: stand.buffers.held == 0)  # the stalled answer is let go
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(reader.readexactly(100_000_000), 10)
         writer.close()
@@ -245,7 +241,6 @@ def test_refusals_past_the_bucket_are_folded_and_counted(tmp_path: Path) -> None
 def test_connections_past_the_bound_wait_outside(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         held = [await asyncio.open_connection("127.0.0.1", stand.port) for _ in range(4)]
-        await asyncio.sleep(0.1)
         waiting = asyncio.create_task(stand.ask())
         done, _ = await asyncio.wait({waiting}, timeout=0.3)
         assert not done
@@ -260,8 +255,7 @@ def test_closing_the_gateway_cuts_what_is_under_way(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         stand.provider.behave(Behaviour(latency_ms=10_000))
         asking = asyncio.create_task(stand.ask())
-        while not stand.provider.log:
-            await asyncio.sleep(0.02)
+        await eventually(lambda: stand.provider.log)
         await asyncio.wait_for(stand.gateways[0].close(), 5)
         assert (await asking).status == 0, "it was answered"
         assert stand.audit.events[-1].code == "cancelled"  # type: ignore[attr-defined]  # an outcome

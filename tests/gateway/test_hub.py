@@ -18,6 +18,7 @@ from bridgehold.errors import DeniedError
 from bridgehold.keeper.follow import Hop, next_hop
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.values import KeeperConfig, StoreConfig, check_config
+from waiting import eventually
 
 
 def test_a_model_comes_in_once_and_the_audit_says_what(tmp_path: Path) -> None:
@@ -349,10 +350,7 @@ def test_a_guest_that_leaves_ends_the_download(tmp_path: Path) -> None:
         stand.hub.behave(HubBehaviour(latency_ms=3000))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stand.file("model.safetensors"), 0.3)
-        for _ in range(50):
-            await asyncio.sleep(0.02)
-            if len(stand.audit.of(EgressOutcome)) == 2:
-                break
+        await eventually(lambda: len(stand.audit.of(EgressOutcome)) == 2)
         assert stand.audit.of(EgressOutcome)[-1].code == "cancelled"
         assert stand.kept == {}
 

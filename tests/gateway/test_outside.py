@@ -18,6 +18,7 @@ from bridgehold.errors import PolicyError
 from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.host.shares.spending import Spending
 from bridgehold.policies.tenants import Tenant
+from waiting import eventually
 
 FAST = GatewayLimits(refusals_per_second=500)
 
@@ -164,7 +165,7 @@ def test_a_provider_that_rebinds_to_a_private_address_gets_no_key(tmp_path: Path
         assert not stand.provider.log
         (refused,) = stand.audit.of(EgressRefused)
         assert refused.severity == "high"
-        await asyncio.sleep(0.05)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         assert stand.audit.of(EgressOutcome)[0].code == "keeper.address"
         assert seen == ["api.provider.example"]
 
@@ -219,7 +220,7 @@ def test_an_honest_tunnel_works_and_is_accounted(tmp_path: Path) -> None:
             writer.write(b"x" * 100_000)
             await asyncio.wait_for(reader.readexactly(100_000), 5)
             writer.close()
-            await asyncio.sleep(0.2)
+            await eventually(lambda: stand.audit.of(EgressOutcome))
             assert len(seen) == len(first) + 100_000
             (outcome,) = stand.audit.of(EgressOutcome)
             assert outcome.request_bytes == outcome.response_bytes == len(seen)

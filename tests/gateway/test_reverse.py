@@ -23,6 +23,7 @@ from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.provider import Behaviour, fingerprint
 from bridgehold.host.shares.budgets import Buffers
 from bridgehold.policies.model import Endpoint, Limits, Rate
+from waiting import eventually
 
 
 def test_a_call_gets_the_key_and_two_events(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_a_call_gets_the_key_and_two_events(tmp_path: Path) -> None:
         (seen,) = stand.provider.log
         assert seen.key_fingerprint == fingerprint(KEYS["acme"])
         assert PLACEHOLDER.encode() not in seen.body
-        await asyncio.sleep(0.05)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         (intent,), (outcome,) = stand.audit.of(EgressIntent), stand.audit.of(EgressOutcome)
         assert (intent.provider, intent.method, intent.path) == ("openai", "POST", "/chat/completions")
         assert stand.audit.durable[stand.audit.events.index(intent)]
@@ -111,7 +112,7 @@ def test_a_stream_arrives_event_by_event(tmp_path: Path) -> None:
             arrivals.append(loop.time())
         writer.close()
         assert len(arrivals) >= 5, "the events came in one piece"
-        await asyncio.sleep(0.2)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         (outcome,) = stand.audit.of(EgressOutcome)
         assert outcome.output_tokens == 4
         assert not outcome.estimated
@@ -123,7 +124,7 @@ def test_a_stream_without_usage_is_charged_with_its_bound(tmp_path: Path) -> Non
     async def act(stand: Stand) -> None:
         body = {**CHAT, "stream": True, "max_tokens": 300}
         await stand.ask(body=body)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         (outcome,) = stand.audit.of(EgressOutcome)
         (intent,) = stand.audit.of(EgressIntent)
         assert outcome.estimated
@@ -160,15 +161,13 @@ def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path,
             + body
         )
         if when in ("before its head", "its session ends"):
-            while not stand.provider.log:
-                await asyncio.sleep(0.02)
+            await eventually(lambda: stand.provider.log)
         else:
             await reader.readuntil(b"data:")
         if when == "its session ends":
             await stand.gateways[-1].close()
         writer.close()
-        while not stand.audit.of(EgressOutcome):
-            await asyncio.sleep(0.02)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         (outcome,) = stand.audit.of(EgressOutcome)
         (intent,) = stand.audit.of(EgressIntent)
         assert outcome.code == ("cancelled" if when == "its session ends" else "guest_gone")
@@ -207,8 +206,7 @@ def test_a_whole_honest_answer_is_charged_with_what_it_says_and_no_more(tmp_path
             before = len(stand.audit.of(EgressOutcome))
             reply = await stand.ask(f"/openai{path}", body)
             assert reply.status == 200, reply.body
-            while len(stand.audit.of(EgressOutcome)) == before:
-                await asyncio.sleep(0.01)
+            await eventually(lambda before=before: len(stand.audit.of(EgressOutcome)) > before)
             outcome = stand.audit.of(EgressOutcome)[-1]
             assert not outcome.estimated, path
             assert outcome.charged == outcome.input_tokens + outcome.output_tokens, (path, outcome)
@@ -225,7 +223,7 @@ def test_what_nobody_generated_is_not_charged(tmp_path: Path) -> None:
         assert (await stand.ask()).status == 503
         port = await stand.open(make_grant("nobody"), session="s-n")
         assert (await stand.ask(port=port)).status == 403
-        await asyncio.sleep(0.1)
+        await eventually(lambda: len(stand.audit.of(EgressOutcome)) == 2)
         assert [outcome.charged for outcome in stand.audit.of(EgressOutcome)] == [0, 0]
         assert all(intent.reserved > 8_192 for intent in stand.audit.of(EgressIntent))
 
@@ -570,7 +568,7 @@ def test_an_echo_of_the_key_is_scrubbed(tmp_path: Path, where: str) -> None:
         assert KEYS["acme"].encode() not in data
         assert KEYS["acme"][: len(KEYS["acme"]) * 3 // 4].encode() not in data
         assert b"*****" in data
-        await asyncio.sleep(0.1)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         assert stand.audit.of(EgressOutcome)[0].scrubbed >= 1
 
     on_stand(tmp_path, act, process=True)
@@ -602,7 +600,7 @@ def test_requests_past_the_budget_get_429(tmp_path: Path) -> None:
 def test_tokens_past_the_budget_get_429(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         assert (await stand.ask()).status == 200
-        await asyncio.sleep(0.1)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         reply = await stand.ask()
         assert reply.status == 429
         assert reply.json["error"]["code"] == "rate.provider_tokens_total"
@@ -657,7 +655,7 @@ def test_a_provider_that_breaks_off_is_not_taken_for_whole(tmp_path: Path) -> No
         data = await _ask_raw(stand, {**CHAT, "stream": True})
         assert b"one" in data
         assert not data.partition(b"\r\n\r\n")[2].endswith(b"0\r\n\r\n"), "the end was made up"
-        await asyncio.sleep(0.1)
+        await eventually(lambda: stand.audit.of(EgressOutcome))
         assert stand.audit.of(EgressOutcome)[0].code == "keeper.provider"
 
     on_stand(tmp_path, act)

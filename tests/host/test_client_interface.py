@@ -25,6 +25,7 @@ from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import Layout
 from bridgehold.host.cell.sessions.bound import LEFT_SECONDS
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host, stop_host
+from waiting import until
 
 OWN = {"aclose"}
 """A coroutine's way to close; the synchronous one's is `close`."""
@@ -119,10 +120,7 @@ def test_a_client_finds_its_restarted_host_and_its_sessions_end_typed(layout: La
 
 
 def until_busy(client: SyncClient) -> None:
-    deadline = time.monotonic() + 20
-    while not any(session.state == "busy" for session in client.sessions()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: any(session.state == "busy" for session in client.sessions()))
 
 
 def test_the_end_of_a_session_is_told_each_time_and_to_its_tenant_alone(layout: Layout) -> None:
@@ -270,10 +268,7 @@ def test_a_client_that_is_killed_leaves_no_session_that_nobody_can_name(layout: 
             assert {one.id for one in client.sessions()} == {alone, shared, named}
             killed.kill()
             killed.wait()
-            deadline = time.monotonic() + LEFT_SECONDS + 20
-            while alone in {one.id for one in client.sessions()}:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+            until(lambda: alone not in {one.id for one in client.sessions()}, seconds=LEFT_SECONDS + 20)
             assert {one.id for one in client.sessions()} == {shared, named}
             said = failure(lambda: client.call("plain:report", {}, session=alone))
             assert (said.code, "its caller went away" in said.message) == ("session_ended", True)
@@ -295,9 +290,6 @@ def test_who_leaves_while_a_nameless_session_opens_leaves_none(layout: Layout) -
                     deadline = time.monotonic() + 20
                     while client.request("ping")["sessions"] == 0:  # it has begun
                         assert time.monotonic() < deadline
-            deadline = time.monotonic() + LEFT_SECONDS + 20
-            while client.request("ping")["sessions"]:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            until(lambda: not client.request("ping")["sessions"], seconds=LEFT_SECONDS + 20)
     finally:
         stop_host(process)

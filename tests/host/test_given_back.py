@@ -23,6 +23,7 @@ from bridgehold.host.front.callers import CallerLimits, Callers
 from bridgehold.host.front.connection import Connection
 from bridgehold.host.shares.fair import Shares
 from bridgehold.protocol.values import Principal
+from waiting import eventually
 
 
 class Server:
@@ -60,9 +61,9 @@ def test_a_request_and_its_cancel_in_one_write_hold_nothing() -> None:
         await asyncio.get_running_loop().sock_sendall(theirs, pairs)
         theirs.close()
         await asyncio.wait_for(serving, 10)
-        async with asyncio.timeout(10):
-            while server.callers.requests.held_by("p") or server.callers.bytes.held_by("p"):
-                await asyncio.sleep(0.01)
+        await eventually(
+            lambda: not server.callers.requests.held_by("p") and (not server.callers.bytes.held_by("p"))
+        )
 
     asyncio.run(act())
 
@@ -149,9 +150,7 @@ def test_a_resumable_command_that_is_cancelled_before_it_reached_the_host_never_
         )
         await commands._begun(call, face.commands.begin("p", "x"), {})
         face.commands.find("p", "x").cancel()
-        async with asyncio.timeout(5):
-            while face.commands.tasks:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not face.commands.tasks)
         assert asked == []
         assert face.commands.look("p", "x").facts()["state"] == "cancelled"
 

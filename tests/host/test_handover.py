@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +33,7 @@ from bridgehold.errors import SessionEndedError
 from bridgehold.supervisor import handover
 from hostile.stage import KINDS_OF_HOSTS, ordinary_user
 from http_face.http_support import BRIDGE, MANIFEST, POLICY, TOKENS, principals
+from waiting import until
 
 NEW = "9.9.9"
 PROGRAM = """#!{python}
@@ -59,9 +59,7 @@ class Installed:
             (folder / "served.py").write_text(BRIDGE)
             self.layout.policies.mkdir(exist_ok=True)
             tools = '[tools]\nallow = ["lookup"]\n'
-            (self.layout.policies / f"{name}.toml").write_text(
-                POLICY.replace('command = "8s"', 'command = "60s"') + tools
-            )
+            (self.layout.policies / f"{name}.toml").write_text(POLICY + tools)
         self.layout.config_file.write_text(
             f'[host]\ncgroup = "{cgroup}"\ndrain_s = 20\n{principals()}[http]\nlisten = "127.0.0.1:0"\n{more}'
         )
@@ -143,13 +141,6 @@ class Installed:
 
     def events(self, kind: str) -> list[Any]:
         return [entry for entry in read_all(self.layout.audit) if entry.kind == kind]
-
-
-def until(holds: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from bridgehold.config.layout import Layout
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import BRIDGE, MANIFEST, Stage, make_home, start_host, stop_host
+from waiting import until
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 KIND = "root" if os.getuid() == 0 else "self"
@@ -314,11 +314,7 @@ def test_a_killed_workers_models_chains_and_agents_are_made_again_without_asking
         before = len(provider.log)
         info = next(one for one in stage.client.request("sessions", {}) if one["id"] == session.id)
         os.kill(info["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        closed = {one["session"] for one in stage.events("session.closed")}
-        while session.id not in closed and time.monotonic() < deadline:
-            time.sleep(0.05)
-            closed = {one["session"] for one in stage.events("session.closed")}
+        until(lambda: session.id in {one["session"] for one in stage.events("session.closed")})
         done = session.run("run_chain", {"chain_id": "c", "inputs": {"word": "two"}})
         assert done["output"] == "You said: Say two"
         assert len(provider.log) == before + 1

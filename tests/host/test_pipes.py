@@ -15,12 +15,13 @@ import pytest
 
 from bridgehold.errors import BusyError, CrashError, LimitError
 from bridgehold.host.cell.workers.calls import GuestCalls
+from bridgehold.host.cell.workers.live import LiveWorker, Services
 from bridgehold.host.cell.workers.pipes import FrameBudget, GuestPipes, PlainBytes
-from bridgehold.host.cell.workers.starts import LiveWorker, Services
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.policies.model import MIB, Limits, Rate
 from bridgehold.protocol.values import QUEUE_BOUND
 from bridgehold.sandbox.values import ExitReport, Usage
+from waiting import eventually
 
 
 class Ends:
@@ -165,8 +166,7 @@ def test_what_is_read_with_frames_counts_as_output_and_its_frames_wait_for_it(en
         await enough.wait()
         taken = time.monotonic() - begun
         stop.set()
-        while writer.is_alive():
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not writer.is_alive())
         pipes.close()
         return taken, frames
 

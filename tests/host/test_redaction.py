@@ -13,6 +13,7 @@ from bridgehold.errors import SecretError
 from bridgehold.host.front import redaction
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.keeper.protocol import Marks
+from waiting import eventually
 
 KEY = "sk-proj-0123456789abcdef"
 
@@ -82,8 +83,7 @@ def test_a_new_value_is_looked_for_when_it_was_told_of_and_after_a_while_anyway(
         keeper.values.append("another-value-0123456789")
         monkeypatch.setattr(redaction, "_FRESH_SECONDS", 0.0)
         await of(redacting, event("x"))
-        while keeper.asked.count("marks") < 3:
-            await asyncio.sleep(0)
+        await eventually(lambda: keeper.asked.count("marks") >= 3)
         assert await of(redacting, event("see another-value-0123456789")) == event(f"see {MASK}")
 
     asyncio.run(act())

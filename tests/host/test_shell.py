@@ -18,6 +18,7 @@ import pytest
 
 from bridgehold.faces.cli.shell import whole
 from hostile.stage import KINDS_OF_HOSTS, Stage, stage
+from waiting import until
 
 PATIENCE = 60.0
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
@@ -109,8 +110,7 @@ def test_blocks_history_completion_and_interrupts(host: Stage) -> None:
     terminal.until("python> ")
     terminal.type("print('waits', flush=True) or time.sleep(100)\r")
     terminal.until("\n")
-    while not any(session.state == "busy" for session in host.client.sessions()):
-        time.sleep(0.01)
+    until(lambda: any(session.state == "busy" for session in host.client.sessions()))
     terminal.type("\x03")
     terminal.until("KeyboardInterrupt")
     terminal.until("python> ")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bridgehold.audit.events import Event
-from bridgehold.config.load import Config
 from bridgehold.errors import BusyError
 from bridgehold.host.front.secret_events import SecretEvents
-from bridgehold.host.main import Ends, HostProcess
-from bridgehold.host.startup import HostConfig
+from bridgehold.host.lifetime import Lifetime
+from bridgehold.host.startup import SupervisorLink
 from bridgehold.keeper.index import Reference
+from waiting import eventually
 
 
 class BusyKeeper:
@@ -47,36 +47,31 @@ def test_changed_secrets_are_told_although_the_keeper_was_busy_once(
 
     async def until_told() -> None:
         run = asyncio.create_task(events.run(tmp_path))
-        async with asyncio.timeout(10):
-            while not told.events:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: told.events)
         run.cancel()
 
     asyncio.run(until_told())
     assert [event.tenant for event in told.events] == ["acme"]
 
 
-def test_a_defect_in_what_stands_ends_the_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(tmp_path)
-    given = HostConfig(config=folder, state=folder, run=folder, owner_uid=0, supervisor=0)
-    parent, supervisor = socket.socketpair()
-    ends = Ends(launcher=-1, keeper=-1, journal=-1, listener=-1, parent=parent.detach())
-
+def test_a_defect_in_what_stands_ends_the_host(capsys: pytest.CaptureFixture[str]) -> None:
     async def defective() -> None:
         raise LookupError
 
-    async def stand() -> HostProcess:
-        process = HostProcess(given, Config(), ends)
-        cancelled = process._stand("the warm pool", asyncio.sleep(3_600))
+    async def stand(ours: socket.socket) -> Lifetime:
+        lifetime = Lifetime(SupervisorLink(ours), leaving=False)
+        cancelled = lifetime.stand("the warm pool", asyncio.sleep(3_600))
         await asyncio.sleep(0)
         cancelled.cancel()
         await asyncio.wait({cancelled})
-        assert not process._stop.is_set()
-        await process._stand("anchors", defective())
-        assert process._stop.is_set()
-        return process
+        assert not lifetime.stop.is_set()
+        await lifetime.stand("anchors", defective())
+        assert lifetime.stop.is_set()
+        lifetime.degraded("a later reason")
+        return lifetime
 
-    with supervisor:
-        process = asyncio.run(stand())
-    assert (process._reason, process._status) == ("degraded: a defect in anchors: LookupError", 70)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        lifetime = asyncio.run(stand(ours))
+    assert (lifetime.reason, lifetime.status) == ("degraded: a defect in anchors: LookupError", 70)
     assert "in defective" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -19,6 +19,7 @@ from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.config.layout import Layout
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host
+from waiting import until
 
 SLEEP = "import time; time.sleep({}); result['done'] = 1"
 
@@ -31,7 +32,7 @@ def layout() -> Iterator[Layout]:
         folder.mkdir()
         (folder / "bridge.toml").write_text(MANIFEST.format(name=name))
         (folder / "hostile.py").write_text(BRIDGE.format(at_import=""))
-        (made.policies / f"{name}.toml").write_text(POLICY.replace('command = "8s"', 'command = "60s"'))
+        (made.policies / f"{name}.toml").write_text(POLICY)
     made.config_file.write_text("[host]\ndrain_s = 300\n")
     yield made
     shutil.rmtree(made.config.parent, ignore_errors=True)
@@ -54,13 +55,6 @@ def bridgehold(layout: Layout, *arguments: str) -> subprocess.CompletedProcess[s
         timeout=60,
         check=False,
     )
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def busy(client: SyncClient) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from bridgehold import BridgeholdError
 from bridgehold.errors import DeniedError
 from hostile.keyed import DEVICE, ENV_SECRET, Case, Keyed, sha256
+from waiting import until
 
 RULES: dict[str, Case] = {}
 CHAT = "result['all'] = [chat(keys['openai']) for _ in range({times})]"
@@ -277,9 +278,7 @@ def commands_per_minute(keyed: Keyed) -> None:
     name = keyed.bridge({"rate.commands_per_minute": 1})
     assert _commands(keyed, name, 4) == 1
     keyed.policy(name, {"rate.commands_per_minute": 60_000})
-    deadline = time.monotonic() + 5
-    while _commands(keyed, name, 1) == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: _commands(keyed, name, 1) != 0)
     assert _commands(keyed, name, 8) == 8
     keyed.policy(name, {"rate.commands_per_minute": 1})
     assert _commands(keyed, name, 4) <= 1
@@ -347,14 +346,14 @@ def audit_events_per_second(keyed: Keyed) -> None:
         mine = [event for event in keyed.stage.events() if event["session"] == session.id]
     assert found["s"] >= 2
     assert sum(event["kind"] in ("tool.refused", "egress.refused") for event in mine) < 20
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        folded = [event for event in keyed.stage.events("events.folded") if event["session"] == session.id]
-        counted = sum(sum(event["folded"].values()) for event in folded)  # type: ignore[attr-defined]  # a table
-        if counted >= 20:
-            return
-        time.sleep(0.1)
-    raise AssertionError("nothing was folded")
+
+    def folded() -> bool:
+        told: list[Any] = [
+            event["folded"] for event in keyed.stage.events("events.folded") if event["session"] == session.id
+        ]
+        return sum(sum(one.values()) for one in told) >= 20
+
+    until(folded)
 
 
 @case("sandbox.start", "sandbox.isolation", "sandbox.seccomp")

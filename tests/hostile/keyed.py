@@ -11,7 +11,6 @@ import shutil
 import stat
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from bridgehold.keeper.admin import SecretAdmin
 from envs.envs_kit import make_index, make_wheel
 from hostile.served import running_hub, running_provider
 from hostile.stage import Stage, make_home, ordinary_user, start_host, stop_host
+from waiting import until
 
 DEVICE = "/dev/nvidia239"
 ENV_SECRET = "hf_token_for_the_inside"
@@ -248,13 +248,10 @@ class Keyed:
 
     def closed(self, session: str) -> str:
         """Why the session was closed, once it is."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            for event in self.stage.events("session.closed"):
-                if event["session"] == session:
-                    return str(event["reason"])
-            time.sleep(0.1)
-        raise AssertionError(f"{session} is not closed")
+        closed = until(
+            lambda: [one for one in self.stage.events("session.closed") if one["session"] == session]
+        )
+        return str(closed[0]["reason"])
 
 
 class _Plain(http.server.BaseHTTPRequestHandler):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from bridgehold import BridgeholdError, SyncClient
 from bridgehold.audit.read import read_all
 from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import Layout, find_layout
+from waiting import until
 
 USER = f"bh-test-{os.getpid()}"
 """Of this run alone: two runs beside each other must not remove each other's account."""
@@ -45,8 +46,8 @@ shm = "32MiB"
 log_rate = "4MiB/s"
 log = "256KiB"
 response = "1MiB"
-startup = "6s"
-command = "8s"
+startup = "20s"
+command = "60s"
 grace = "500ms"
 [operations]
 allow = ["*"]
@@ -102,8 +103,8 @@ class Stage:
     made: int = 0
     log: Path = field(default_factory=Path)
 
-    def bridge(self, at_import: str = "", manifest: str = MANIFEST) -> str:
-        """Write a bridge whose module runs `at_import` when it is imported; its name."""
+    def bridge(self, at_import: str = "", manifest: str = MANIFEST, **limits: str) -> str:
+        """Write a bridge whose module runs `at_import` when it is imported, under other `limits`; its name."""
         self.made += 1
         name = f"hostile{self.made}"
         folder = self.layout.bridges / name
@@ -111,7 +112,11 @@ class Stage:
         folder.chmod(0o755)
         (folder / "bridge.toml").write_text(manifest.format(name=name))
         (folder / "hostile.py").write_text(BRIDGE.format(at_import=textwrap.dedent(at_import)))
-        (self.layout.policies / f"{name}.toml").write_text(POLICY + f'[sandbox]\nstart = "{self.start}"\n')
+        policy = POLICY
+        for key, value in limits.items():
+            policy, changed = re.subn(rf"(?m)^{key} = .*$", f'{key} = "{value}"', policy)
+            assert changed == 1, key
+        (self.layout.policies / f"{name}.toml").write_text(policy + f'[sandbox]\nstart = "{self.start}"\n')
         return name
 
     @contextlib.contextmanager
@@ -139,9 +144,11 @@ class Stage:
         with SyncClient.connect(self.layout.socket) as client, client.session(bridge) as session:
             return session.run("act", {"code": code})
 
-    def fails(self, code: str, *, where: str = "command", deadline_ms: int = 0) -> BridgeholdError:
-        """Run `code`, which must fail; the typed error."""
-        bridge = self.plain if where == "command" else self.bridge(code)
+    def fails(
+        self, code: str, *, where: str = "command", deadline_ms: int = 0, **limits: str
+    ) -> BridgeholdError:
+        """Run `code`, which must fail; the typed error. `limits`: where it runs at import."""
+        bridge = self.plain if where == "command" else self.bridge(code, **limits)
         with pytest.raises(BridgeholdError) as caught, self.session(bridge) as session:
             session.call(
                 "act" if where == "command" else "report",
@@ -149,6 +156,10 @@ class Stage:
                 deadline_ms=deadline_ms,
             )
         return caught.value
+
+    def busy(self, session: str) -> bool:
+        """Whether `session` has a command that runs."""
+        return any(one.id == session and one.state == "busy" for one in self.client.sessions())
 
     def events(self, kind: str = "") -> list[dict[str, object]]:
         return [
@@ -226,14 +237,20 @@ def start_host(layout: Layout, *, user: str = "") -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         argv, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/"
     )
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            pytest.fail(f"the host did not start: {Path(log.name).read_text()[-2000:]}")
         with contextlib.suppress(BridgeholdError), SyncClient.connect(layout.socket) as client:
-            client.request("ping")
-            return process
-        time.sleep(0.1)
-    process.kill()
-    pytest.fail(f"the host did not start: {Path(log.name).read_text()[-2000:]}")
+            return bool(client.request("ping"))
+        return False
+
+    try:
+        until(answers, 60)
+    except BaseException:
+        process.kill()
+        raise
+    return process
 
 
 def stop_host(process: subprocess.Popen[bytes]) -> int:

@@ -114,8 +114,6 @@ for method in ("spawn", "forkserver", "fork"):
         result[method] = [squares, one.exitcode, dict(shared)]
 """
     bridge = host.bridge()
-    policy = host.layout.policies / f"{bridge}.toml"
-    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "60s"'))
     with host.session(bridge) as session:
         found = session.run("act", {"code": "result = {}" + code})
     assert isinstance(found, dict)
@@ -149,8 +147,6 @@ for method in ("spawn", "forkserver"):
         "import queue, sys, bridgehold_sdk\n"
         "def told():\n    return str([sys.path, queue.__file__, __file__, bridgehold_sdk.__file__])\n"
     )
-    policy = host.layout.policies / f"{bridge}.toml"
-    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "60s"'))
     with host.session(bridge) as session:
         found = session.run("act", {"code": "result = {}" + code})
     assert isinstance(found, dict)
@@ -454,9 +450,9 @@ result["each"] = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_TH
         shipped = Catalogue.load().get("custom").folder / "requirements.lock"
         shutil.copy(shipped, host.layout.bridges / bridge)
         policy = host.layout.policies / f"{bridge}.toml"
-        text = policy.read_text().replace('command = "8s"', 'command = "60s"').replace('"32MiB"', '"64MiB"')
+        text = policy.read_text().replace('"32MiB"', '"64MiB"')
         text = text.replace("cpu = 1.0", "cpu = 2.0")
-        policy.write_text(text.replace('"256MiB"', '"512MiB"').replace('startup = "6s"', 'startup = "30s"'))
+        policy.write_text(text.replace('"256MiB"', '"512MiB"'))
         with host.session(bridge) as session:
             found = session.run("act", {"code": "result = {}" + code})
         assert isinstance(found, dict)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from bridgehold import BridgeholdError
 from bridgehold.config.layout import Layout
 from hostile.stage import KINDS_OF_HOSTS, POLICY, USER, Stage, stage
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 
@@ -255,12 +255,13 @@ def test_64_a_bridge_that_cannot_be_seen_is_not_replaced_by_a_shipped_one(place:
     own = layout.bridges / "python"
     _dangle(own)
     try:
-        for _ in range(20):  # a host looks at bridges four times a second
+
+        def seen() -> bool:  # a host looks at bridges four times a second
             with contextlib.suppress(BridgeholdError):
-                place.client.run("python:execute", {"code": "1"})
-                time.sleep(0.05)
-                continue
-            break
+                return not place.client.run("python:execute", {"code": "1"})
+            return True
+
+        until(seen)
         with pytest.raises(BridgeholdError, match="leads nowhere"):
             place.client.run("python:execute", {"code": "1"})
         status, faults = _check(place)
@@ -268,10 +269,7 @@ def test_64_a_bridge_that_cannot_be_seen_is_not_replaced_by_a_shipped_one(place:
         assert any("python" in fault and "leads nowhere" in fault for fault in faults), faults
     finally:
         own.unlink()
-    deadline = time.monotonic() + 5
-    while "leads nowhere" in _listed(place, "python")[1]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "leads nowhere" not in _listed(place, "python")[1])
     shipped, fault = _listed(place, "python")
     assert not shipped
     assert "was here and is gone" in fault

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from bridgehold.bridges.kit.provider import Behaviour, Provider
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, ordinary_user, start_host, stop_host
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 
@@ -398,16 +398,14 @@ def test_59_an_answer_that_is_left_is_paid_and_a_killed_host_forgets_none(kind: 
     with opened(kind, "provider_tokens_total = 2500") as net:
         net.provider.behave(Behaviour(chunk_ms=20_000))
         assert "HTTP/1.1 200" in net.act(leave)["answer"]
-        while not charged(net):
-            time.sleep(0.05)
+        until(lambda: charged(net))
         (intent,) = net.stage.events("egress.intent")
         assert charged(net) == [intent["reserved"]]
         assert 1_000 < int(str(intent["reserved"])) < 1_250
         net.provider.behave(Behaviour(latency_ms=60_000))
         with concurrent.futures.ThreadPoolExecutor() as pool:
             running = pool.submit(net.act, leave)
-            while len(net.provider.log) < 2:
-                time.sleep(0.05)
+            until(lambda: len(net.provider.log) >= 2)
             net.kill()
             assert running.exception(60) is not None
         net.start()

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from bridgehold.audit.read import read_all
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import environments_probe
 from hostile.stage import Stage, make_home, start_host, stop_host
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 
@@ -82,11 +82,7 @@ def test_what_a_crash_left_is_gone_after_the_next_start() -> None:
     try:
         process = start_host(layout)
         try:
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline and any(
-                (layout.environments / n).exists() for n in (build, nameless)
-            ):
-                time.sleep(0.05)
+            until(lambda: not any((layout.environments / n).exists() for n in (build, nameless)))
         finally:
             assert stop_host(process) == 0
         assert not any((layout.environments / name).exists() for name in (build, nameless))

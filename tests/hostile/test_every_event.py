@@ -32,6 +32,7 @@ from bridgehold.audit.writer import Limits
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, start_host, stop_host
+from waiting import until
 
 TOKEN = "of-acme-only"
 CONFIG = """
@@ -94,9 +95,7 @@ class All(Bridge):
 """
 POLICY_OF_ALL = (
     'weakenings = ["private_network"]\n'
-    + POLICY.strip()
-    .replace('command = "8s"', 'command = "40s"')
-    .replace("[operations]", '[tools]\nallow = ["double"]\n[operations]')
+    + POLICY.strip().replace("[operations]", '[tools]\nallow = ["double"]\n[operations]')
     + """
 [network.endpoints.openai]
 methods = ["POST"]
@@ -254,12 +253,7 @@ def tampered(stage: Stage) -> None:
 
 
 def wait_for(stage: Stage, kind: str, fits: Callable[[Entry], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if any(entry.kind == kind and fits(entry) for entry in read_all(stage.layout.audit)):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"no such {kind}")
+    until(lambda: any(entry.kind == kind and fits(entry) for entry in read_all(stage.layout.audit)))
 
 
 @pytest.fixture(scope="module")

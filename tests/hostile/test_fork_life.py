@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from hostile.stage import Stage, stage, zygote_process
+from waiting import until
 
 KIND = "root" if os.getuid() == 0 else "self"
 OPERATOR = '[principals.tester]\nuids = [{uid}]\ntenants = ["*"]\noperator = true\n'
@@ -37,13 +38,6 @@ def lasting() -> Iterator[Stage]:
 
 def zygotes(stage: Stage) -> dict[str, dict[str, object]]:
     return {one["name"]: one for one in stage.client.request("zygotes")["zygotes"]}
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert true()
 
 
 def reason(stage: Stage, zygote: str) -> str:
@@ -86,11 +80,13 @@ def crash(stage: Stage) -> None:
 
 def test_one_that_crashes_again_and_again_is_given_up_and_sessions_start_cold(lasting: Stage) -> None:
     for failures in range(3):
-        deadline = time.monotonic() + 15
-        while not zygotes(lasting) and time.monotonic() < deadline:  # the delay after the last crash
+
+        def begun() -> object:  # the delay after the last crash
             with lasting.session() as session:
                 assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
-            time.sleep(0.1)
+            return zygotes(lasting)
+
+        until(begun)
         assert len(lasting.events("zygote.started")) == failures + 1
         crash(lasting)
     time.sleep(2.5)  # longer than the delay after the first, and after the second

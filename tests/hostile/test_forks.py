@@ -19,6 +19,7 @@ from bridgehold.keeper.admin import SecretAdmin
 from bridgehold.sandbox.doctor import Context
 from bridgehold.supervisor.checks import cold_starts_probe
 from hostile.stage import Stage, stage, zygote_process
+from waiting import until
 
 KINDS = ["root", "user"] if os.getuid() == 0 else ["self"]
 POOL = """
@@ -53,28 +54,21 @@ def parked(stage: Stage) -> list[dict[str, object]]:
 
 
 def wait_for_parked(stage: Stage, count: int) -> list[dict[str, object]]:
-    deadline = time.monotonic() + 10
-    while len(parked(stage)) != count and time.monotonic() < deadline:
-        time.sleep(0.05)
-    found = parked(stage)
-    assert len(found) == count
-    return found
+    return (
+        until(lambda: found if len(found := parked(stage)) == count else None, seen=lambda: parked(stage))
+        or []
+    )
 
 
 def test_a_zygote_is_warm_with_the_host_where_that_is_asked_for(forks: Stage) -> None:
-    deadline = time.monotonic() + 20
-    found: list[dict[str, object]] = []
-    while not found and time.monotonic() < deadline:
-        listed = forks.client.request("zygotes")["zygotes"]
-        found = [one for one in listed if one["bridge"] == "python" and one["state"] == "warm"]
-        time.sleep(0.05)
+    def listed() -> list[dict[str, object]]:
+        return [one for one in forks.client.request("zygotes")["zygotes"] if one["bridge"] == "python"]
+
+    found = until(lambda: [one for one in listed() if one["state"] == "warm"], seen=listed)
     assert [(one["tenant"], one["sessions"]) for one in found] == [("local", 0)]
     with forks.session("python") as session:
         session.run("common:ping")
-        listed = forks.client.request("zygotes")["zygotes"]
-        assert [(one["name"], one["forks"]) for one in listed if one["bridge"] == "python"] == [
-            (found[0]["name"], 1)
-        ]
+        assert [(one["name"], one["forks"]) for one in listed()] == [(found[0]["name"], 1)]
 
 
 def test_parked_sandboxes_are_used_once_and_replaced(forks: Stage) -> None:
@@ -100,12 +94,10 @@ def test_a_changed_policy_drains_what_was_parked(forks: Stage) -> None:
         session.run("common:ping")
     before = {event["worker"] for event in wait_for_parked(forks, 2)}
     policy = forks.layout.policies / f"{forks.plain}.toml"
-    policy.write_text(policy.read_text().replace('command = "8s"', 'command = "7s"'))
-    deadline = time.monotonic() + 10
-    while before & {event["worker"] for event in parked(forks)} and time.monotonic() < deadline:
-        time.sleep(0.05)
+    policy.write_text(policy.read_text().replace('command = "60s"', 'command = "59s"'))
+    until(lambda: not before & {event["worker"] for event in parked(forks)})
     assert not before & {event["worker"] for event in parked(forks)}
-    policy.write_text(policy.read_text().replace('command = "7s"', 'command = "8s"'))
+    policy.write_text(policy.read_text().replace('command = "59s"', 'command = "60s"'))
 
 
 def test_a_changed_secret_drains_what_was_parked_for_its_tenant_and_others_are_parked(forks: Stage) -> None:
@@ -117,8 +109,9 @@ def test_a_changed_secret_drains_what_was_parked_for_its_tenant_and_others_are_p
     for tenant, drained in (("other", False), ("local", True)):
         admin.set(tenant, "openai", b"not-a-key-" + b"x" * 30)
         set_at = time.monotonic()
-        while first & {e["worker"] for e in parked(forks)} and time.monotonic() < set_at + 5:
-            time.sleep(0.05)
+        until(
+            lambda: time.monotonic() > set_at + 5 or not first & {event["worker"] for event in parked(forks)}  # noqa: B023
+        )
         assert bool(first & {event["worker"] for event in parked(forks)}) is not drained
     assert not first & {event["worker"] for event in wait_for_parked(forks, 2)}
 
@@ -134,14 +127,15 @@ def test_a_zygote_that_dies_takes_its_sessions_and_no_other_tenants(forks: Stage
             if event["bridge"] == bridge and event["tenant"] == "acme"
         )
         os.kill(zygote_process(str(zygote["zygote"])), signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        said = ""
-        while not said and time.monotonic() < deadline:
+
+        def ended() -> str:
             try:
                 one.run("common:ping")
             except BridgeholdError as error:  # of the command in flight, or of the session that is over
-                said = f"{error.code}: {error.message}"
-            time.sleep(0.01)
+                return f"{error.code}: {error.message}"
+            return ""
+
+        said = until(ended)
         assert said.startswith(("zygote: ", f"session_ended: session {one.id} has ended: zygote: ")), said
         assert two.run("act", {"code": "result['alive'] = 1"}) == {"alive": 1}
     ended = [event for event in forks.events("zygote.ended") if event["zygote"] == zygote["zygote"]]
@@ -180,7 +174,7 @@ def test_an_open_that_meets_a_zygote_which_is_gone_starts_all_the_same(forks: St
             os.kill(zygote_process(zygote_of(forks, bridge)), signal.SIGKILL)
         finally:
             os.kill(launcher, signal.SIGCONT)
-        assert opening.result(20) == {"x": 1}
+        assert opening.result(30) == {"x": 1}
     fell = forks.events("start.fell_back")[-1]
     assert (fell["bridge"], fell["reason"]) == (bridge, "the zygote has ended")
 
@@ -200,7 +194,7 @@ def test_a_shortage_of_the_machine_is_waited_out_and_ends_nothing(forks: Stage) 
             assert not any(one.done() for one in opening)
         finally:
             limit_files(launcher, f"{hard}:")
-        assert [one.result(20) for one in opening] == [{"x": 0}, {"x": 1}]
+        assert [one.result(30) for one in opening] == [{"x": 0}, {"x": 1}]
         assert living.run("act", {"code": "result['alive'] = 1"}) == {"alive": 1}
         assert forks.events("zygote.ended") == ended
 
@@ -225,9 +219,7 @@ def test_a_guest_that_says_what_bubblewrap_says_gains_some_starts_of_its_own(
     with pytest.raises(BridgeholdError) as caught, forks.session(bridge):
         pass
     assert caught.value.code == code
-    deadline = time.monotonic() + 30
-    while len(ends()) < tries and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(ends()) >= tries)
     assert [event["cause"] for event in ends()] == ["exited"] * tries  # the audit has the kernel's word
 
 
@@ -304,10 +296,9 @@ def test_a_bridge_that_is_deployed_anew_ends_no_session_and_the_next_has_it(fork
             listed = {one["name"]: one for one in forks.client.request("zygotes")["zygotes"]}
             assert f"{folder} was replaced" in listed[held[-1]]["reason"]
             assert first.run("act", report) == {"x": 1}
-        deadline = time.monotonic() + 10
-        while held[-1] not in {event["zygote"] for event in forks.events("zygote.ended")}:
-            assert time.monotonic() < deadline  # it leaves with its last session
-            time.sleep(0.05)
+        until(
+            lambda last=held[-1]: last in {event["zygote"] for event in forks.events("zygote.ended")}
+        )  # it leaves with its last session
         last = next(one for one in forks.events("zygote.ended") if one["zygote"] == held[-1])
         assert "was replaced" in str(last["reason"])
         started = [event for event in forks.events("zygote.started") if event["bridge"] == bridge]

@@ -175,8 +175,7 @@ def torch_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                     policy.read_text()
                     .replace("cpu = 1.0", "cpu = 2.0")
                     .replace('memory = "256MiB"', 'memory = "2GiB"')
-                    .replace('startup = "6s"', 'startup = "60s"')
-                    .replace('command = "8s"', 'command = "60s"')
+                    .replace('startup = "20s"', 'startup = "60s"')
                 )
                 read = f"[filesystem]\nread = [{json.dumps(name)}]\n" if number > 1 else ""
                 hubs = '[network.endpoints.hub]\nrepos = ["acme/*"]\n' if number == 1 else ""

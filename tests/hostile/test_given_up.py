@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from bridgehold import BridgeholdError, Client
 from hostile.stage import POLICY, Stage, stage
+from waiting import eventually, until
 
 KIND = "root" if os.getuid() == 0 else "self"
 POOL = """
@@ -38,7 +38,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
     with stage(KIND, request.param, POOL) as ready:
         for _ in range(2):
             name = ready.bridge(ACTS)
-            text = POLICY.replace("concurrency = 32", "concurrency = 1")
+            text = POLICY.replace("concurrency = 32", "concurrency = 1").replace('"20s"', '"8s"')
             policy = text + f'[sandbox]\nstart = "{request.param}"\n'
             (ready.layout.policies / f"{name}.toml").write_text(policy)
         yield ready
@@ -48,14 +48,6 @@ def workers(host: Stage) -> set[object]:
     """Those that live: attested or launched, and not gone."""
     gone = {event["worker"] for event in host.events("worker.exited")}
     return {event["worker"] for event in host.events("worker.attested")} - gone
-
-
-def until(true: Callable[[], bool], seconds: float = 30, seen: Callable[[], object] = lambda: None) -> None:
-    """Wait for it; where it doesn't come, say what there was instead (`seen`)."""
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert true(), seen()
 
 
 def parked(host: Stage) -> int:
@@ -133,8 +125,7 @@ def test_a_host_that_stops_within_a_start_ends_it_and_says_so(start: str) -> Non
             async with await Client.connect(ready.layout.socket) as client:
                 params = {"bridge": name, "name": "hangs"}
                 opening = asyncio.create_task(client.request("session.open", params))
-                while not ready.events("worker.attested"):
-                    await asyncio.sleep(0.05)
+                await eventually(lambda: ready.events("worker.attested"))
                 await client.request("stop", {})
                 with pytest.raises(BridgeholdError):
                     await opening

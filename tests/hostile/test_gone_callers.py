@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable
 
 import pytest
 
 from bridgehold import BridgeholdError, Client
 from hostile.stage import Stage
+from waiting import eventually, until
 
 pytestmark = pytest.mark.hostile
 
@@ -23,13 +22,6 @@ while True:
     except BaseException:
         pass
 """
-
-
-async def until(true: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        await asyncio.sleep(0.05)
-    assert true()
 
 
 async def given_up(work: asyncio.Task[object], after: float) -> None:
@@ -82,7 +74,7 @@ def test_every_intent_has_one_outcome_whenever_its_caller_goes_away(host: Stage)
         return set(intents) - set(outcomes)
 
     asyncio.run(act())
-    asyncio.run(until(lambda: not open_intents()))
+    until(lambda: not open_intents())
 
 
 def test_who_waited_for_a_session_that_ends_is_told_nothing_of_whose_command_ended_it(host: Stage) -> None:
@@ -92,7 +84,7 @@ def test_who_waited_for_a_session_that_ends_is_told_nothing_of_whose_command_end
             await of(client, bridge, "deaf", "result = 1")
             before = len(host.events("command.intent"))
             first = of(client, bridge, "deaf", DEAF, 700)
-            await until(lambda: len(host.events("command.intent")) > before)
+            await eventually(lambda: len(host.events("command.intent")) > before)
             waiting = [of(client, bridge, "deaf", "result = 2") for _ in range(2)]
             told = await asyncio.gather(first, *waiting, return_exceptions=True)
         assert all(isinstance(one, BridgeholdError) for one in told)

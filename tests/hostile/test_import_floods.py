@@ -65,7 +65,7 @@ ACTS = {
 @pytest.mark.parametrize("name", ACTS)
 def test_at_import_it_ends_typed_or_not_at_all_and_a_sibling_works(host: Stage, name: str) -> None:
     code, codes = ACTS[name]
-    bridge = host.bridge(code)
+    bridge = host.bridge(code, **({"startup": "2s"} if "timeout" in codes else {}))
     with host.session() as sibling:
         sibling.run("common:ping")
         try:

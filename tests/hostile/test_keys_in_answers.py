@@ -7,7 +7,6 @@ import http.server
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import POLICY, Stage, stage
 from spelt import spellings
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 
@@ -250,7 +250,4 @@ def test_a_key_that_is_set_is_looked_for_from_then_on(leaky: Stage) -> None:
             session.run("act", {"code": "", "told": f"see {newer}"})
             return str(leaky.events("command.intent")[-1]["arguments_preview"])
 
-        deadline = time.monotonic() + 60
-        while (found := shown()) != '{"code":"","told":"see [redacted]"}':
-            assert time.monotonic() < deadline, found
-            time.sleep(0.2)
+        until(lambda: shown() == '{"code":"","told":"see [redacted]"}', 60)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from bridgehold.audit.read import read_all
 from bridgehold.audit.verify import verify_audit
 from bridgehold.config.layout import Layout
 from hostile.stage import Stage, make_home, start_host, stop_host
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 NAMES = {
@@ -54,14 +54,14 @@ def process(supervisor: int, name: str) -> psutil.Process:
     pytest.fail(f"no {name} process")
 
 
-def wait_gone(processes: list[psutil.Process], seconds: float = 15) -> list[psutil.Process]:
+def wait_gone(processes: list[psutil.Process], seconds: float = 30) -> list[psutil.Process]:
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def cgroups(launcher: int) -> list[str]:
     """Sessions' cgroups of the host with this launcher, dead or alive (others' run beside it)."""
-    return [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/bridgehold-{launcher}-*/w-*")]
+    return [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/bridgehold-{launcher}-*/**/w-*")]
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in-mid-command"])
@@ -82,15 +82,15 @@ def test_the_end_of_one_process_ends_everything(layout: Layout, victim: str, bus
         if busy:
             thread = threading.Thread(target=run)
             thread.start()
-            time.sleep(0.4)
+            until(lambda: any(one.state == "busy" for one in client.sessions()))
         assert cgroups(launcher)
         below = tree(host.pid)
         pid = host.pid if victim == "supervisor" else process(host.pid, victim).pid
         os.kill(pid, signal.SIGKILL)
-        status = host.wait(20)
+        status = host.wait(30)
         assert wait_gone(below) == []
         if busy:
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive(), "the caller hangs"
             assert errors, "the caller got no typed error"
     assert status != 0
@@ -141,14 +141,12 @@ def test_an_operators_tool_ends_with_the_host_whatever_it_does(layout: Layout) -
         mark.unlink()
         thread = threading.Thread(target=run)
         thread.start()
-        deadline = time.monotonic() + 20
-        while not mark.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(mark.exists)
         tool = psutil.Process(int(mark.read_text()))
         below = tree(host.pid)
         assert tool in below
         os.kill(process(host.pid, "host").pid, signal.SIGKILL)
-        host.wait(20)
+        host.wait(30)
         assert wait_gone([tool, *below]) == []
         thread.join(10)
         assert not thread.is_alive()
@@ -187,7 +185,7 @@ def test_a_second_host_on_one_layout_is_refused(layout: Layout) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
             cwd="/",
         )

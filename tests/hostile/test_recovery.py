@@ -127,7 +127,7 @@ def lossy(request: pytest.FixtureRequest) -> Iterator[Stage]:
     with stage(request.param, "fork") as ready:
         name = ready.bridge(manifest=MANIFEST)
         (ready.layout.bridges / name / "hostile.py").write_text(BRIDGE)
-        policy = POLICY.replace('command = "8s"', 'command = "3s"')
+        policy = POLICY.replace('command = "60s"', 'command = "3s"')
         policy = policy.replace("[rate]", "[rate]\ncommands_per_minute = 6000")
         (ready.layout.policies / f"{name}.toml").write_text(
             policy + '[tools]\nallow = ["*"]\n[sandbox]\nstart = "fork"\n'

@@ -17,6 +17,7 @@ from bridgehold import BridgeholdError, Client
 from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import MANIFEST, POLICY, Stage, stage
+from waiting import eventually
 
 KIND = "root" if os.getuid() == 0 else "self"
 TOKEN = "somebody-of-acme"
@@ -170,7 +171,7 @@ def test_who_loses_a_tenant_loses_the_connection_at_once(host: Stage) -> None:
                     tenant="acme",
                 )
             )
-            await asyncio.sleep(1.0)
+            await eventually(lambda: any(one.state == "busy" for one in host.client.sessions()))
             with pytest.raises(BridgeholdError) as caught:
                 await client.request("reload", {})  # no operator
             assert caught.value.code == "denied"

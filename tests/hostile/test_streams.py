@@ -11,6 +11,7 @@ import pytest
 from bridgehold import BridgeholdError
 from bridgehold.client.sync import SyncSession
 from hostile.stage import POLICY, Stage
+from waiting import until
 
 MANIFEST = """
 name = "{name}"
@@ -186,10 +187,7 @@ def test_what_kept_the_streams_writes_to_the_command_that_runs_or_to_the_log(ses
     assert err.startswith("logged\n")
     assert "most recent call first" in err
     run(session, "def later():\n time.sleep(0.2); shout('between')\nthreading.Thread(target=later).start()")
-    deadline = time.monotonic() + 10
-    while "between" not in session.logs():
-        assert time.monotonic() < deadline, session.logs()
-        time.sleep(0.02)
+    until(lambda: "between" in session.logs())
     assert run(session, "shout('mine')") == ("mine\n", "")
     assert "shouted" in session.logs()  # the log has all, for who looks later
     reply = session.call("plain", {"code": "print('beside')\nvalue = 7"})

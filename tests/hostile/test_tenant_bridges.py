@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from bridgehold import BridgeholdError
 from bridgehold.faces.cli.policy_check import check_layout
 from hostile.stage import BRIDGE, KINDS_OF_HOSTS, MANIFEST, POLICY, Stage, stage
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 
@@ -121,8 +121,9 @@ def test_what_is_wrong_with_a_tenants_folder_is_wrong_for_this_tenant_alone(plac
             if act.__code__.co_names[-1] == "chmod":
                 _owned(place, folder)
             act()
-            while report(place, "broken", "acme") == "acme's":
-                time.sleep(0.05)  # files are looked at four times a second
+            until(
+                lambda: report(place, "broken", "acme") != "acme's"
+            )  # files are looked at four times a second
             assert report(place, "sound", "globex") == "globex's"
             mend()
             assert report(place, "broken", "acme") == "acme's"

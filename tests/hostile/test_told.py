@@ -16,6 +16,7 @@ from bridgehold import BridgeholdError
 from bridgehold.client.sync import SyncSession
 from bridgehold.protocol.values import Reply
 from hostile.stage import POLICY, Stage
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 
@@ -161,13 +162,13 @@ def test_ping_and_health_answer_while_a_command_runs(host: Stage, python: str) -
 
 def test_a_guest_that_answers_nothing_costs_a_ping_its_answer_and_the_session_nothing(host: Stage) -> None:
     code = (
-        "import ctypes, time\nlibc = ctypes.PyDLL(None)\n"  # the interpreter's lock is kept
+        "import ctypes, time\nlibc = ctypes.PyDLL(None)\nprint('begun', flush=True)\n"  # then the lock is kept
         "libc.usleep(900_000); libc.usleep(900_000)\nresult = {'done': True}"
     )
     with host.session() as session, ThreadPoolExecutor() as pool:
         session.run("report")
         work = pool.submit(session.run, "act", {"code": code})
-        time.sleep(0.3)
+        until(lambda: "begun" in session.logs())
         with pytest.raises(BridgeholdError) as caught:
             session.call("common:ping", deadline_ms=200)
         assert caught.value.code == "timeout"

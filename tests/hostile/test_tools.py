@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bridgehold.client.tools import Tool
 from bridgehold.config.load import load_config
 from bridgehold.keeper.admin import SecretAdmin
 from hostile.stage import MANIFEST, POLICY, Stage, stage
+from waiting import until
 
 KINDS = [("root", "fork"), ("user", "cold")] if os.getuid() == 0 else [("self", "fork"), ("self", "cold")]
 TOKEN = "another-principal-of-the-same-tenant"
@@ -402,35 +404,42 @@ def test_a_late_call_ends_its_own_tenants_process_and_no_others(asker: Stage) ->
             found["ours"] = session.run("act", {"code": "result['x'] = tools['tarry'](s=3)"})
 
     thread = threading.Thread(target=slowly)
+    before = len(asker.events("tool.intent"))
     thread.start()
-    time.sleep(1.0)
+    until(lambda: len(asker.events("tool.intent")) > before)
     with asker.session(tenant="other") as session:
         code = "try: tools['tarry'](s=30)\nexcept ToolError as error: result['code'] = error.code"
         assert session.run("act", {"code": code}) == {"code": "timeout"}
-    thread.join(20)
+    thread.join(30)
     assert found == {"ours": {"x": "done"}}
 
 
 def test_calls_from_many_threads_are_bounded_and_each_gets_its_own_answer(asker: Stage) -> None:
+    release = threading.Event()
+
     def slow(number: int) -> int:
-        time.sleep(0.3)
+        release.wait(60)
         return number
 
-    found = act(
-        asker,
+    code = (
         "said = {}\n"
         "def ask(n):\n"
         "    try: said[n] = tools['slow'](number=n)\n"
-        "    except ToolError as error: said[n] = error.code\n"
+        "    except ToolError as error: said[n] = error.code; print('too many', flush=True)\n"
         "threads = [threading.Thread(target=ask, args=(n,)) for n in range(30)]\n"
         "[t.start() for t in threads]; [t.join() for t in threads]\n"
-        "result['said'] = [said[n] for n in range(30)]\n",
-        slow,
+        "result['said'] = [said[n] for n in range(30)]\n"
     )
+    with asker.client.session(asker.plain, tools=[slow]) as session, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(session.run, "act", {"code": code})
+        try:
+            until(lambda: running.done() or session.logs().count("too many") == 14)
+        finally:
+            release.set()
+        found = running.result(60)
     served = [said for number, said in enumerate(found["said"]) if said == number]
-    assert len(served) >= 16
+    assert len(served) == 16
     assert all(said in (number, "busy") for number, said in enumerate(found["said"]))
-    assert "busy" in found["said"]
 
 
 def test_a_flood_of_raw_frames_is_bounded_and_the_host_goes_on(asker: Stage) -> None:  # ABUSE 34
@@ -465,9 +474,7 @@ def test_a_tool_that_never_answers_ends_with_its_command(asker: Stage) -> None: 
     release.set()
     assert caught.value.code == "timeout"
     assert time.monotonic() - begun < 10
-    deadline = time.monotonic() + 5
-    while asker.events("tool.outcome")[-1]["code"] != "timeout" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: asker.events("tool.outcome")[-1]["code"] == "timeout")
     assert asker.events("tool.outcome")[-1]["reason"] == "its command ended first"
 
 
@@ -612,7 +619,7 @@ def test_however_a_callers_function_ends_there_is_one_answer_at_once(asker: Stag
         expected["StopIteration"] = "RuntimeError"  # Python's own word: a coroutine can't raise it
     assert {name: text.split(": ")[1] for name, text in said.items()} == expected
     assert "lone \\ud800" in said["ValueError"]
-    assert time.monotonic() - began < 5  # far from the command's own 8 s: nobody waited for it
+    assert time.monotonic() - began < 40  # far from the command's own 60 s: nobody waited for it
     assert act(asker, "result['sum'] = tools['add'](a=1)", add) == {"sum": 2}  # the client lives
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import aiohttp
 
 from bridgehold.config.layout import Layout
 from hostile.stage import POLICY, Stage
+from waiting import until
 
 TOKENS = {name: f"token-of-{name}-0123456789" for name in ("acme", "helper", "rival", "boss", "deaf")}
 T = TypeVar("T")
@@ -148,13 +148,8 @@ def prepare(ready: Stage) -> str:
 
 def url_of(layout: Layout) -> str:
     """What the host said that it listens on."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        found = re.search(r"http://\S+", (layout.config.parent / "host.log").read_text())
-        if found:
-            return found[0]
-        time.sleep(0.05)
-    raise AssertionError("the host told no address")
+    log = layout.config.parent / "host.log"
+    return until(lambda: re.findall(r"http://\S+", log.read_text()))[0]
 
 
 @dataclass(frozen=True)

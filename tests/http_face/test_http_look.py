@@ -8,6 +8,7 @@ import os
 import subprocess
 import textwrap
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bridgehold.faces.http.openapi import document
 from bridgehold.faces.http.statuses import Refused
 from hostile.stage import ROOT
 from http_face.http_support import TOKENS, Caller, HttpStage, using
+from waiting import eventually
 
 STREAM = {"Accept": "text/event-stream"}
 CLIENT = ROOT / ".environments/client/bin"
@@ -47,14 +49,17 @@ async def read(
                 number, name, most = 0, "", most - 1
 
 
+async def answers(caller: Caller, path: str) -> bool:
+    return (await caller.ask("GET", path)).status == 200
+
+
 async def until_over(caller: Caller, name: str) -> Any:
-    async with asyncio.timeout(20):
-        while True:
-            said = await caller.ask("GET", f"/v1/commands/{name}")
-            assert said.status == 200, said
-            if said.body["state"] != "running":
-                return said.body
-            await asyncio.sleep(0.05)
+    async def over() -> Any:
+        said = await caller.ask("GET", f"/v1/commands/{name}")
+        assert said.status == 200, said
+        return said.body if said.body["state"] != "running" else None
+
+    return await eventually(over)
 
 
 def test_a_session_and_its_commands_can_be_looked_at(face: HttpStage) -> None:
@@ -66,9 +71,7 @@ def test_a_session_and_its_commands_can_be_looked_at(face: HttpStage) -> None:
         assert not {"pid", "uid", "grant"} & set(found.body)
         body = {"operation": "act", "arguments": {"code": "time.sleep(1); result = [1, 2]"}, "id": "looked"}
         work = asyncio.create_task(acme.ask("POST", f"{path}/commands", body))
-        async with asyncio.timeout(10):
-            while (await acme.ask("GET", "/v1/commands/looked")).status != 200:
-                await asyncio.sleep(0.02)
+        await eventually(partial(answers, acme, "/v1/commands/looked"))
         running = (await acme.ask("GET", "/v1/commands/looked")).body
         assert (running["state"], running["answer"], running["error"]) == ("running", None, None)
         whole = (await work).body
@@ -179,9 +182,7 @@ def test_resumable_commands_count_as_requests(face: HttpStage) -> None:
             if status == 200:
                 await helper.ask("DELETE", f"/v1/commands/r{number}")
                 await until_over(helper, f"r{number}")
-        async with asyncio.timeout(10):
-            while (await helper.ask("GET", "/v1/sessions")).status != 200:
-                await asyncio.sleep(0.05)
+        await eventually(partial(answers, helper, "/v1/sessions"))
 
     using(face, act, "helper")
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from bridgehold.audit.read import read_all
 from bridgehold.config.layout import Layout
 from hostile.stage import make_home, stage, start_host, stop_host
 from http_face.http_support import TOKENS, principals, raw_to, url_of
+from waiting import until
 
 pytestmark = pytest.mark.hostile
 FACE, HOST = "bridgehold.faces.http.main", "bridgehold.host.main"
@@ -76,8 +76,7 @@ def waiting(layout: Layout) -> tuple[list[bytes], threading.Thread]:
     thread = threading.Thread(target=lambda: answers.append(raw_to(port, request, 20)))
     thread.start()
     with SyncClient.connect(layout.socket) as client:
-        while thread.is_alive() and not any(one.state == "busy" for one in client.sessions()):
-            time.sleep(0.02)
+        until(lambda: not (thread.is_alive() and (not any(one.state == "busy" for one in client.sessions()))))
     return answers, thread
 
 

@@ -20,6 +20,7 @@ from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
 from bridgehold.keeper.values import KeeperConfig
+from waiting import eventually
 
 STATUS = b'{"type":"status"}'
 REQUEST = msgspec.json.encode(
@@ -168,8 +169,7 @@ def test_single_bytes_for_a_reader_that_does_not_read_stall_their_own_stream() -
             lazy = await ours.open(b"")
             other = await ours.open(b"")
             assert (await other.receive()).payload == b"fine"
-            while sent < protocol.WINDOW_BYTES:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: not sent < protocol.WINDOW_BYTES)
             later = await ours.open(b"")
             assert (await later.receive()).payload == b"fine"
             assert sent == protocol.WINDOW_BYTES, "the window is the bound"
@@ -277,9 +277,7 @@ def test_an_ask_that_is_cancelled_at_once_keeps_no_stream(tmp_path: Path) -> Non
         for at in range(0, len(pairs), 40):
             await loop.sock_sendall(ours, b"".join(pairs[at : at + 40]))
             await asyncio.sleep(0.01)
-        async with asyncio.timeout(10):
-            while len(keeper._channel) or keeper._tasks:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not len(keeper._channel) and (not keeper._tasks))
         ours.close()
         await asyncio.wait_for(serving, 10)
 
@@ -297,9 +295,7 @@ def test_a_redaction_that_is_given_up_leaves_nothing_at_the_keeper(tmp_path: Pat
             await asyncio.sleep(0.001)
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-        async with asyncio.timeout(10):
-            while len(keeper._channel) or keeper._tasks:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not len(keeper._channel) and (not keeper._tasks))
         assert await client.redact("acme", ["plain"]) == ["plain"]
         await client.close()
         await asyncio.wait_for(serving, 10)

@@ -26,6 +26,7 @@ from bridgehold.keeper.index import Index, Reference, write_index
 from bridgehold.keeper.resolve import resolve, system_lookup
 from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.values import KeeperConfig, StoreConfig
+from waiting import eventually
 
 Admin = Callable[[], SecretAdmin]
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -264,8 +265,11 @@ def test_leaving_early_cancels_upstream(tmp_path: Path) -> None:
                 streamed = json.dumps({"model": "m", "messages": [], "stream": True}).encode()
                 response = await keeper.request(ask(body_bytes=len(streamed)), streamed)
                 await response.close()
-                await asyncio.sleep(0.2)
-                assert (await keeper.status()).streams == 1
+
+                async def alone() -> bool:
+                    return (await keeper.status()).streams == 1
+
+                await eventually(alone)
 
     asyncio.run(act())
 

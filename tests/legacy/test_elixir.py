@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from hostile.stage import Stage
 from legacy.conftest import PROFILES, make_shim
 from legacy.peer import stdio_command
+from waiting import until
 
 CLIENT = Path(__file__).parent / "elixir/port_client.exs"
 POOL = ("--mode", "pool-worker", "--worker-id", "worker_1_5")
@@ -66,12 +66,12 @@ def talk(process: subprocess.Popen[str], tmp: Path) -> list[dict[str, Any]]:
 
 
 def wait_gone(host: Stage, pids: list[int], bridges: set[str], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) or any(
-        info.bridge in bridges for info in host.client.sessions()
-    ):
-        assert time.monotonic() < deadline, "a worker or its session outlived its port"
-        time.sleep(0.05)
+    until(
+        lambda: (
+            not any(Path(f"/proc/{pid}").exists() for pid in pids)
+            and (not any(info.bridge in bridges for info in host.client.sessions()))
+        )
+    )
 
 
 def test_a_port_talks_to_stdio_and_its_end_leaves_nothing(host: Stage, client: Any, tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bridgehold import SyncClient
 from bridgehold.faces.legacy.folder import write_shim
 from bridgehold.faces.legacy.values import ShimFile
 from hostile.at_home import PRINTED, REASONS, Difference, outside, unexplained
 from hostile.stage import Stage, make_home
 from legacy.conftest import FRAMES_ONLY, MANIFEST, POLICY, PROFILES, SCRIPTS, make_shim
 from legacy.peer import Peer
+from waiting import until
 
 POOL = ("--mode", "pool-worker", "--worker-id", "worker_1_5")
 Start = Callable[..., Peer]
@@ -70,16 +72,16 @@ def python(host: Stage, tmp_path: Path) -> Callable[..., subprocess.CompletedPro
 
 def commands(host: Stage, session: str) -> dict[str, list[dict[str, object]]]:
     """The session's events about commands, by kind, once the last outcome is there."""
-    deadline = time.monotonic() + 5
-    while True:
+
+    def whole() -> dict[str, list[dict[str, object]]] | None:
         events = [event for event in host.events("command.") if event["session"] == session]
         found = {
             kind: [e for e in events if e["kind"] == f"command.{kind}"]
             for kind in ("intent", "outcome", "refused")
         }
-        if len(found["intent"]) == len(found["outcome"]) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.05)
+        return found if len(found["intent"]) == len(found["outcome"]) else None
+
+    return until(whole) or {}
 
 
 def session_of(host: Stage) -> str:
@@ -89,10 +91,7 @@ def session_of(host: Stage) -> str:
 
 
 def wait_gone(host: Stage, session: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while any(info.id == session for info in host.client.sessions()):
-        assert time.monotonic() < deadline, "the session outlived its worker"
-        time.sleep(0.05)
+    until(lambda: not any(info.id == session for info in host.client.sessions()))
 
 
 def test_an_unmodified_script_answers_and_its_prints_go_to_the_log(host: Stage, start: Start) -> None:
@@ -381,7 +380,7 @@ def test_a_signal_answers_what_runs_and_leaves_nothing(host: Stage, start: Start
     peer.handshake()
     session = session_of(host)
     peer.send(1, "sleep", {"seconds": 60})
-    time.sleep(0.3)
+    until(lambda: host.busy(session))
     peer.process.send_signal(number)
     answer = peer.receive()
     assert (answer["id"], answer["success"]) == (1, False)
@@ -415,10 +414,13 @@ def test_forged_and_late_answers_reach_nobody(host: Stage, start: Start) -> None
     session = session_of(host)
     assert peer.ask(1, "forge")["result"] == {"mine": True}
     assert peer.ask(2, "background", {"id": 2})["result"] == {"first": True}
-    time.sleep(0.6)
+
+    def violations() -> int:
+        return sum(event["session"] == session for event in host.events("protocol.violation"))
+
+    until(lambda: violations() == 3)
     assert peer.ask(3, "echo", {"x": 1})["result"] == {"x": 1}
-    violations = [event for event in host.events("protocol.violation") if event["session"] == session]
-    assert len(violations) == 3
+    assert violations() == 3
 
 
 def test_text_where_a_frame_belongs_ends_the_session_typed(host: Stage, start: Start) -> None:
@@ -666,7 +668,8 @@ def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path,
             started[-1].handshake()
         owner, guest = started
         guest.send(1, "sleep", {"seconds": 60})
-        time.sleep(0.3)
+        with SyncClient.connect(home.socket) as client:
+            until(lambda: any(one.state == "busy" for one in client.sessions()))
         owner.process.kill()
         answer = guest.receive(30)
         assert (answer["id"], answer["success"]) == (1, False)
@@ -674,10 +677,11 @@ def test_without_a_host_a_private_one_serves_and_its_end_is_told(tmp_path: Path,
         status, rest = guest.end(30)
         assert (status in {37, 51}, rest) == (True, b"")
         assert "Traceback" not in guest.stderr
-        deadline = time.monotonic() + 15
-        while subprocess.run(["pgrep", "-f", str(home.run)], capture_output=True, check=False).stdout:
-            assert time.monotonic() < deadline, "the private host outlived its owner"
-            time.sleep(0.1)
+        until(
+            lambda: (
+                not subprocess.run(["pgrep", "-f", str(home.run)], capture_output=True, check=False).stdout
+            )
+        )
     finally:
         shutil.rmtree(home.config.parent, ignore_errors=True)
 

@@ -14,6 +14,7 @@ import pytest
 
 from hostile.stage import MANIFEST, POLICY, Stage
 from legacy.peer import Peer, stdio_command
+from waiting import until
 
 CODES = {"crash": 33, "protocol": 34, "session_ended": 37}
 
@@ -38,10 +39,7 @@ def start(host: Stage, tmp: Path, started: list[Peer], *more: str, bridge: str =
 
 
 def wait_gone(host: Stage, session: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while any(info.id == session for info in host.client.sessions()):
-        assert time.monotonic() < deadline, "the session outlived its worker"
-        time.sleep(0.05)
+    until(lambda: not any(info.id == session for info in host.client.sessions()))
 
 
 def test_the_handshake_and_commands_by_their_plain_names(peer: Peer) -> None:
@@ -121,7 +119,7 @@ def test_the_end_of_the_input_lets_commands_finish(host: Stage, peer: Peer) -> N
 def test_a_signal_answers_what_runs_and_ends_the_session(host: Stage, peer: Peer, number: int) -> None:
     session = peer.handshake()["result"]["session"]
     peer.send(1, "execute", {"code": "import time; time.sleep(60)"})
-    time.sleep(0.5)
+    until(lambda: host.busy(session))
     peer.process.send_signal(number)
     answer = peer.receive()
     assert answer["id"] == 1
@@ -134,7 +132,7 @@ def test_a_signal_answers_what_runs_and_ends_the_session(host: Stage, peer: Peer
 def test_a_killed_worker_leaves_no_session(host: Stage, peer: Peer) -> None:
     session = peer.handshake()["result"]["session"]
     peer.send(1, "execute", {"code": "import time; time.sleep(60)"})
-    time.sleep(0.3)
+    until(lambda: host.busy(session))
     peer.process.kill()
     wait_gone(host, session)
 

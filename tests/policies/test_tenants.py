@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold.errors import PolicyError, SuspendedError
+from bridgehold.errors import PolicyError, SuspendedError, UsageError
 from bridgehold.policies import tenants, tokens
 from bridgehold.policies.compose import compose_tenant
 from bridgehold.policies.model import Ceilings
@@ -110,7 +110,7 @@ def test_ceilings_are_changed_by_key_and_refused_all_at_once() -> None:
     assert limits == Ceilings(memory=8 << 30, tokens_per_day=7)
     money = tenants.limited(Ceilings(), {"money_per_day": "12.5", "money_per_month": 300})
     assert tenants.shown(money) == {"money_per_day": 12.5, "money_per_month": 300}
-    with pytest.raises(PolicyError) as caught:
+    with pytest.raises(UsageError) as caught:
         tenants.limited(Ceilings(), {"sesions": 3, "memory": "much", "cpu_share": 0, "tokens_per_day": "x"})
     assert caught.value.message.count("\n") == 3
     assert "(nearest: 'sessions')" in caught.value.message

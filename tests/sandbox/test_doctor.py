@@ -34,6 +34,7 @@ from bridgehold.sandbox.doctor.kernel import version_of
 from bridgehold.sandbox.doctor.model import passed
 from bridgehold.sandbox.doctor.service import judge_unit, mapped_uids, mounts_below, unit_name
 from bridgehold.sandbox.launch.seccomp import RULES, Rule, compile_filter
+from waiting import until
 
 CONTEXT = Context(reserve_bytes=256 << 20)
 DOCS = Path(__file__).parents[2] / "docs"
@@ -100,12 +101,12 @@ def test_a_check_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) ->
     assert row.status == "FAIL"
     assert "within 1 s" in row.detail
     grandchild = int((tmp_path / "pid").read_text())
-    for _ in range(200):
+
+    def gone() -> bool:
         state = acts.read(f"/proc/{grandchild}/stat").rpartition(")")[2].split()
-        if not state or state[0] == "Z":
-            return
-        time.sleep(0.01)
-    pytest.fail("the grandchild lives on")
+        return not state or state[0] == "Z"
+
+    until(gone)
 
 
 def test_a_check_that_dies_or_says_too_much_is_a_row() -> None:

@@ -19,6 +19,7 @@ from bridgehold.errors import AttestationError, BridgeholdError, ShortageError, 
 from bridgehold.sandbox.launcher.control import LauncherClient
 from sandbox.fork_support import Nursery
 from sandbox.launcher_support import Machine
+from waiting import eventually, until
 
 Act = Callable[[LauncherClient], Awaitable[None]]
 
@@ -328,8 +329,11 @@ def test_a_fork_that_fails_costs_its_own_start_and_nothing_else(swept: Machine, 
         assert await first.python("value = 1") == 1
         await first.attest()
         await first.end()
-        while (await client.usage(zygote.launched.worker)).processes != 3:  # what it left is killed
-            await asyncio.sleep(0.01)
+
+        async def alone() -> bool:  # what it left is killed
+            return (await client.usage(zygote.launched.worker)).processes == 3
+
+        await eventually(alone)
         await zygote.end()
 
     swept.drive(run)
@@ -831,10 +835,7 @@ def swept(box: Machine) -> Iterator[Machine]:
     """The launcher; after the test it has no child that it did not have before."""
     before = children(box.process.pid)
     yield box
-    deadline = time.monotonic() + 5
-    while not children(box.process.pid) <= before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert children(box.process.pid) <= before
+    until(lambda: children(box.process.pid) <= before)
 
 
 def children(pid: int) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from bridgehold.errors import BridgeholdError, DeniedError, ZygoteError
 from bridgehold.sandbox.launcher.control import LauncherClient
 from sandbox.fork_support import Guest, Nursery
 from sandbox.launcher_support import Machine, resources
+from waiting import eventually
 
 
 def test_a_fork_serves_in_namespaces_a_cgroup_and_a_uid_of_its_own(box: Machine) -> None:
@@ -65,14 +65,20 @@ def test_the_next_one_is_made_ahead_and_taken(box: Machine) -> None:
         zygote = await nursery.zygote(client)
         before = {pid for pid in descendants(box.process.pid) if command(pid) == "cat"}  # on their way out
         first = await nursery.fork(client, zygote)
-        inits: set[int] = set()
-        deadline = time.monotonic() + 10
-        while len(inits) < 2 and time.monotonic() < deadline:  # its own, and the one made ahead
-            await asyncio.sleep(0.05)
-            inits = {pid for pid in descendants(box.process.pid) if command(pid) == "cat"} - before
+
+        async def begun(count: int) -> set[int]:
+            """Theirs, and that of the one made ahead."""
+
+            def inits() -> set[int]:
+                return {pid for pid in descendants(box.process.pid) if command(pid) == "cat"} - before
+
+            await eventually(lambda: len(inits()) >= count)
+            return inits()
+
+        inits = await begun(2)
         second = await nursery.fork(client, zygote)
         assert second.launched.pid in inits
-        await asyncio.sleep(0.2)
+        inits = await begun(3)
         other = await nursery.fork(
             client, zygote, resources=resources(processes=20)
         )  # not what was made ahead
@@ -80,7 +86,8 @@ def test_the_next_one_is_made_ahead_and_taken(box: Machine) -> None:
         for guest in (first, second, other):
             await guest.end()
         await zygote.end()
-        assert not [pid for pid in descendants(box.process.pid) if command(pid) == "cat"]
+        cats = lambda: {pid for pid in descendants(box.process.pid) if command(pid) == "cat"}  # noqa: E731
+        await eventually(lambda: not cats() - before)
 
     box.drive(act)
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import msgspec
@@ -31,6 +30,7 @@ from sandbox.launcher_support import (
     run_inside,
     start,
 )
+from waiting import eventually, until
 
 WAIT = "import time; print('up', flush=True); time.sleep(120)"
 
@@ -51,11 +51,8 @@ def alive(uid: int) -> list[str]:
     return found
 
 
-def gone(uid: int, seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(uid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not alive(uid)
+def gone(uid: int) -> bool:
+    return until(lambda: not alive(uid))
 
 
 DAEMONS = """
@@ -95,10 +92,7 @@ def test_sigkill_of_the_launcher_leaves_nothing_and_the_next_one_sweeps(kind: st
         again, control = start(box.config, account() if kind == "user" else None)
         second = Machine(kind, box.folder, box.config, again, control)
         second.drive(lambda client: client.machine())
-        deadline = time.monotonic() + 30
-        while parent.exists() and time.monotonic() < deadline:  # another host's launcher may be sweeping it
-            time.sleep(0.01)
-        assert not parent.exists()
+        until(lambda: not parent.exists())  # another host's launcher may be sweeping it
         control.close()
         assert again.wait(10) == 0
 
@@ -233,11 +227,13 @@ def test_a_caller_that_goes_away_leaves_no_worker(box: Machine) -> None:
         # All of the machine's memory is free again: nothing is still promised to anybody.
         most = (await client.machine()).memory_bytes
         whole = python_spec("pass", limits={"memory_bytes": most // 4096 * 4096})
-        launched = None
-        while launched is None:  # for as long as their end takes; `drive` has a deadline
+
+        async def free() -> tuple[Launched, list[int]] | None:  # for as long as their end takes
             with contextlib.suppress(BusyError):
-                launched, ends = await client.launch(whole)
-            await asyncio.sleep(0.02)
+                return await client.launch(whole)
+            return None
+
+        launched, ends = await eventually(free) or pytest.fail("never")
         await client.exited(launched.worker)
         close(ends)
 

@@ -18,6 +18,7 @@ from sandbox import dawdling_launcher
 from sandbox.dawdling_launcher import LEAVING, PAGE, SHELL, TEMPLATE
 from sandbox.fork_support import Guest, Nursery
 from sandbox.launcher_support import KINDS, Machine, machine, python_spec, run_inside
+from waiting import eventually
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -35,8 +36,7 @@ def slow(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, mmap.mmap]]:
 
 async def dawdling(page: mmap.mmap, kind: int) -> None:
     """Until one of the kind does."""
-    while not page[kind]:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: page[kind])
 
 
 async def beside(client: LauncherClient, act: Awaitable[Any], page: mmap.mmap, kind: int) -> Any:

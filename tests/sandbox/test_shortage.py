@@ -8,6 +8,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from bridgehold.sandbox.limits import shortage
 from sandbox import faulty_launcher
 from sandbox.fork_support import Guest, Nursery
 from sandbox.launcher_support import KINDS, Machine, machine, python_spec, read_line
+from waiting import eventually
 
 STARTS = ["cold", "fork", "zygote"]
 MOST_STEPS = 600
@@ -110,8 +112,10 @@ class Scene:
         for number, guest in enumerate(self.guests):
             assert await guest.python(f"value = {number}") == number
         for zygote in self.zygotes:  # what a failed fork has left is cleared away
-            while (await self.client.usage(zygote.launched.worker)).processes != 3:
-                await asyncio.sleep(0.01)
+            await eventually(partial(self._is_alone, zygote))
+
+    async def _is_alone(self, zygote: Guest) -> bool:
+        return (await self.client.usage(zygote.launched.worker)).processes == 3
 
     async def close(self) -> None:
         for guest in (*self.guests, *self.zygotes):
@@ -203,8 +207,7 @@ def test_a_launcher_without_descriptors_ends_nothing(bare: Machine, start: str) 
                 break
         await scene.all_is_well()
         assert outcomes[-1] and not all(outcomes)  # noqa: PT018 - one statement about them
-        await asyncio.sleep(0.1)
-        assert len(os.listdir(f"/proc/{pid}/fd")) <= held + 8  # a spare's, perhaps
+        await eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= held + 8)  # a spare's, perhaps
         await scene.close()
 
     box.drive(act, 120)

@@ -15,6 +15,7 @@ import pytest
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import none, open_parent
 from bridgehold.sandbox.values import Resources
+from waiting import until
 
 MIB = 1 << 20
 SMALL = Resources(
@@ -54,13 +55,8 @@ def _reap() -> None:
             return
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if true():
-            return True
-        time.sleep(0.01)
-    return False
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> bool:
+    return until(true, seconds)
 
 
 def take(count: int) -> None:
@@ -111,9 +107,8 @@ def test_children_are_added_up_and_what_forks_share_is_counted_once(leaf: none.L
 
     child(leaf, share)
     assert wait_until(lambda: leaf.usage().processes == 5)
-    time.sleep(0.3)
-    resident = sum(psutil.Process(pid).memory_info().rss for pid in leaf.processes())
-    assert resident > SMALL.memory_bytes  # the naive sum would have killed an honest session
+    # the naive sum would have killed an honest session
+    until(lambda: sum(psutil.Process(pid).memory_info().rss for pid in leaf.processes()) > SMALL.memory_bytes)
     assert not leaf.over()
 
     def own() -> None:

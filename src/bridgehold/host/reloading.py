@@ -122,7 +122,7 @@ def tell(parts: Reloaded, config: Config, gone: tuple[Path, ...] = ()) -> None:
     """Give each part what it keeps of `config`. `gone`: rules and bridges that nobody is to miss any more."""
     tools = config.tools
     parts.registry.replace(config, gone)
-    parts.sessions.bound = config.host.max_sessions
+    parts.sessions.admission.bound = config.host.max_sessions
     parts.zygotes.replace(Settings(config).zygotes())
     parts.store.quota = parse_size(config.host.artifacts)
     parts.offers.replace(parts.offers.specs(tools))

@@ -29,6 +29,19 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Its listening sockets stay open after it: whoever comes then waits for the next host."""
 
 
+class Ends(msgspec.Struct, frozen=True, kw_only=True):
+    """The descriptors that the supervisor gave."""
+
+    launcher: int
+    keeper: int
+    journal: int
+    listener: int
+    parent: int
+    """The supervisor: it is told what stands below."""
+    tokens: int = -1
+    """Where the HTTP face connects, if there is one."""
+
+
 READY, ANOTHER, GO = b"ready", b"another", b"go"
 """What the host says to its supervisor, the first two; and what that answers, if it isn't a reason."""
 WRITE = b"write "

@@ -17,7 +17,7 @@ from bridgehold.policies.names import host_matches, normalise_host
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_HOPS = 3
-TOLD = ("x-repo-commit", "x-linked-etag", "x-linked-size")
+PASSED_ON = ("x-repo-commit", "x-linked-etag", "x-linked-size")
 """What only the hub itself may say of a file, never a host that it leads to."""
 _LONGEST = 8_190
 _DEFAULT_PORTS = {"https": 443, "http": 80}

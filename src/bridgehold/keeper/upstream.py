@@ -25,7 +25,7 @@ from bridgehold.audit.encodings import Encodings
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.keeper.channel import Stream
-from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, REDIRECTS, TOLD, Hop, next_hop
+from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
 from bridgehold.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.keeper.resolve import Lookup, resolve, system_lookup
 from bridgehold.keeper.scrub import Scrubber
@@ -88,6 +88,7 @@ class Upstream:
         self._limits = limits
         self._lookup = lookup
         self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
+        self._closing: asyncio.Future[None] | None = None
         self._tls = ssl.create_default_context()
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
@@ -150,7 +151,7 @@ class Upstream:
                 URL(hop.url, encoded=True), headers=headers, allow_redirects=False
             ) as response:
                 if hop.keyed:
-                    told |= {name: response.headers[name] for name in TOLD if name in response.headers}
+                    told |= {name: response.headers[name] for name in PASSED_ON if name in response.headers}
                 if response.status not in REDIRECTS:
                     if not hop.keyed:
                         told[FOLLOWED] = hop.host
@@ -195,7 +196,7 @@ class Upstream:
             raise ProviderError(f"{entry.name} wants to switch protocols", where=entry.host)
         headers = returned_headers(response.headers, scrubber)
         if told is not None:
-            kept = tuple(pair for pair in headers if pair[0] not in (*TOLD, FOLLOWED))
+            kept = tuple(pair for pair in headers if pair[0] not in (*PASSED_ON, FOLLOWED))
             headers = (*kept, *((name, scrubber.text(value)) for name, value in told.items()))
         head = UpstreamHead(status=response.status, headers=headers)
         await stream.send_head(msgspec.json.encode(head))

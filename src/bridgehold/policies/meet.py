@@ -1,4 +1,4 @@
-"""What a manifest asks for, met with what a policy grants; what falls out is named with the reason."""
+"""The intersection of a manifest's needs with a policy; each item left out is named with its reason."""
 
 from __future__ import annotations
 

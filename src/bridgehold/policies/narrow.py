@@ -1,4 +1,4 @@
-"""A policy under a tenant's ceiling: what the ceiling mentions bounds, and nothing widens.
+"""A policy narrowed by a tenant's ceiling: of two bounds the lower one holds, and nothing gets wider.
 
 A key is mentioned where the ceiling has a source for it. What a tenant's file says of all bridges is a
 ceiling over many policies: it may be above one of them, and what both allow holds. What it says of one

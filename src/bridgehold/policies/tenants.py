@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from bridgehold.errors import PolicyError, SuspendedError
+from bridgehold.errors import PolicyError, SuspendedError, UsageError
 from bridgehold.ids import nearest
 from bridgehold.policies.model import Ceilings, Decision
 from bridgehold.policies.problems import Faulty, policy_error
@@ -154,7 +154,7 @@ def parse(name: str, text: str, file: str) -> Tenant:
 def limited(limits: Ceilings, changes: Mapping[str, str | float | None]) -> Ceilings:
     """`limits` with `changes`: by key a value as the file has it, None takes the ceiling away.
 
-    Raises `PolicyError` for an unknown key or a value out of range.
+    Raises `UsageError` for an unknown key or a value out of range.
     """
     found: dict[str, object] = {}
     faults: list[str] = []
@@ -164,13 +164,22 @@ def limited(limits: Ceilings, changes: Mapping[str, str | float | None]) -> Ceil
             faults.append(f"{name[:80]}: unknown key{nearest(name, _BY_NAME)}")
             continue
         try:
-            given = _NUMBERS[key.kind](value) if key.kind in _NUMBERS and isinstance(value, str) else value
-            found[name] = None if given is None else read_value(key, given)
+            found[name] = None if value is None else read_value(key, _number(key, value))
         except ValueError as error:
             faults.append(f"{name}: {error}")
     if faults:
-        raise PolicyError("\n".join(faults), hint=f"Ceilings are: {', '.join(_BY_NAME)}.")
+        raise UsageError("\n".join(faults), hint=f"Ceilings are: {', '.join(_BY_NAME)}.")
     return msgspec.structs.replace(limits, **found)
+
+
+def _number(key: Key, value: str | float) -> str | float:
+    """A number may come as text. Raises `ValueError`."""
+    if key.kind not in _NUMBERS or not isinstance(value, str):
+        return value
+    try:
+        return _NUMBERS[key.kind](value)
+    except ValueError:
+        raise ValueError(f"{value[:40]!r} is no number") from None
 
 
 _HEADER = re.compile(r"[ \t]*\[\[?[ \t]*([A-Za-z0-9_\"'-]+)")

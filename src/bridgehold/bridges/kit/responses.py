@@ -112,7 +112,7 @@ def response_events(model: str, text: str, prompt_tokens: int, calls: Sequence[T
         {"type": "response.in_progress", "response": begun},
     ]
     for place, item in enumerate(done["output"]):
-        steps = _said(item, place) if item["type"] == "message" else _called(item, place)
+        steps = _message_events(item, place) if item["type"] == "message" else _called(item, place)
         listed += [*steps, {"type": "response.output_item.done", "output_index": place, "item": item}]
     listed.append({"type": "response.completed", "response": done})
     return [
@@ -121,7 +121,7 @@ def response_events(model: str, text: str, prompt_tokens: int, calls: Sequence[T
     ]
 
 
-def _said(item: dict[str, Any], place: int) -> Iterator[dict[str, Any]]:
+def _message_events(item: dict[str, Any], place: int) -> Iterator[dict[str, Any]]:
     where = {"item_id": item["id"], "output_index": place, "content_index": 0}
     part = item["content"][0]
     empty = {**item, "status": "in_progress", "content": []}

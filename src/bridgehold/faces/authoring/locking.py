@@ -116,7 +116,7 @@ def resolve(requirements: Path, python: str, index: str = "") -> str:
         ) from None
     if done.returncode:
         raise DependencyError(
-            f"the requirements can't be resolved: {_said(done.stderr)}",
+            f"the requirements can't be resolved: {_resolver_message(done.stderr)}",
             where=str(requirements),
             hint=next((hint for said, hint in _REMEDIES if re.search(said, done.stderr)), _WHEELS),
         )
@@ -140,7 +140,7 @@ _REMEDIES = (
 """What the resolver says, and what to do then: the first that fits."""
 
 
-def _said(text: str) -> str:
+def _resolver_message(text: str) -> str:
     """What the resolver said, without the words for its own options."""
     lines = [line.rstrip() for line in text.strip().splitlines() if line.strip()]
     first = lines[0].removeprefix("error: ") if lines else "no reason was given"

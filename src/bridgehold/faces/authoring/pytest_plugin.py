@@ -140,11 +140,11 @@ def recorded_host(request: pytest.FixtureRequest) -> Iterator[SyncClient]:
     if request.config.getoption(_RECORD):
         from bridgehold.faces.testing.recorder import record
 
-        yield from _told(request, _host(request).through(lambda client: record(client, file)))
+        yield from _recorded(request, _host(request).through(lambda client: record(client, file)))
         return
     if not file.exists():
         pytest.fail(f"nothing was recorded for this test: {file}; run pytest with --bridgehold-record")
-    yield from _told(request, SyncClient.of(FakeHost(file, order=order)))
+    yield from _recorded(request, SyncClient.of(FakeHost(file, order=order)))
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def recorded_bridge(request: pytest.FixtureRequest, recorded_host: SyncClient) -
         yield session
 
 
-def _told(
+def _recorded(
     request: pytest.FixtureRequest, manager: contextlib.AbstractContextManager[SyncClient]
 ) -> Iterator[SyncClient]:
     """A test that failed neither leaves a transcript nor is told what it did not call."""

@@ -57,7 +57,7 @@ _MIB = 1 << 20
 _SESSIONS_AT_ONCE = 4
 _RATE_SECONDS = 4.0
 
-Told = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def bench_home() -> Path:
@@ -93,7 +93,7 @@ def prepare(home: Path, bridge: str, way: Way, weights: Path | None = None) -> L
     return layout
 
 
-async def measure(bridge: str, count: int, tell: Told, home: Path | None = None) -> list[Figure]:
+async def measure(bridge: str, count: int, tell: Report, home: Path | None = None) -> list[Figure]:
     """Every figure of `bridge`, from `count` sessions each way (cold: a fifth). Minutes for a large one."""
     place = home or bench_home()
     found: list[Figure] = []
@@ -136,7 +136,7 @@ async def _one_by_one(host: Host, bridge: str, count: int) -> tuple[list[float],
     return opens, commands
 
 
-async def _memory(host: Host, bridge: str, count: int, tell: Told) -> list[Figure]:
+async def _memory(host: Host, bridge: str, count: int, tell: Report) -> list[Figure]:
     """What one more idle session costs the machine, kernel included: by MemAvailable."""
     tell(f"{bridge}: memory of {count} sessions")
     await asyncio.sleep(1)
@@ -149,7 +149,7 @@ async def _memory(host: Host, bridge: str, count: int, tell: Told) -> list[Figur
     return [figure(f"{bridge}: memory of one more idle session, of the machine", each, "MiB", most=most)]
 
 
-async def _rate(host: Host, bridge: str, tell: Told) -> list[Figure]:
+async def _rate(host: Host, bridge: str, tell: Report) -> list[Figure]:
     """Sessions begun, used once and ended in a second, by each core."""
     tell(f"{bridge}: sessions per second")
     until = time.perf_counter() + _RATE_SECONDS

@@ -1,4 +1,4 @@
-"""Every request's border: its name for us, its token, its share; and every failure as JSON, once."""
+"""HTTP middleware: a request's id, token and share of the bounds; every failure as JSON."""
 
 from __future__ import annotations
 

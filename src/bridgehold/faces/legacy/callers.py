@@ -1,4 +1,4 @@
-"""A caller's own sessions inside the one that it has here: whose programs, and whose data."""
+"""Legacy session ids of one caller, within its one session: whose programs, and whose data."""
 
 from __future__ import annotations
 

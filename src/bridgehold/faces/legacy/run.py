@@ -1,4 +1,4 @@
-"""From a process's standard streams and signals to a `Taker` of frames, and to an exit status."""
+"""Runs a worker on this process's standard streams and signals, up to its exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker's end looks like from outside, and what a shim's folder says."""
+"""How a worker ended, as its caller sees it; and the file that describes a shim."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _LEFT_SECONDS = 10.0
 NAMES = (*FAULTS, "mixed", *HOST_FAULTS)
 """Every fault: of the provider, then of the host."""
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ async def chaos(
     only: Collection[str] = (),
     layout: Layout | None = None,
     keep: str = "",
-    say: Say = lambda _: None,
+    say: Report = lambda _: None,
 ) -> AsyncIterator[Outcome]:
     """Every fault of the plan in turn, then the audit and what is left. `commands`: not the manifest's.
 

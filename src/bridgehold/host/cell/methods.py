@@ -29,7 +29,7 @@ from bridgehold.host.cell.tools.caller import CallerTools, ToolReplyParams
 from bridgehold.host.cell.tools.offers import CallersOffer
 from bridgehold.host.cell.tools.values import ToolSpec
 from bridgehold.host.cell.workers.translate import fault_error
-from bridgehold.host.cell.workers.zygotes import ZygoteInfo
+from bridgehold.host.cell.workers.zygote import ZygoteInfo
 from bridgehold.host.front.environments import LISTENER, Environments
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit

@@ -1,4 +1,4 @@
-"""Having the keeper sign, from time to time, where the audit stands."""
+"""Has the keeper sign the state of the audit from time to time."""
 
 from __future__ import annotations
 

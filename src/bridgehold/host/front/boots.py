@@ -16,7 +16,7 @@ from bridgehold.sandbox.values import Attestation, Launched, SandboxSpec
 
 GATEWAY_PORT = 8080
 """Where the gateway listens on each sandbox's own loopback."""
-TOLD_LIMITS = (
+GUEST_LIMITS = (
     *("memory_bytes", "cpu_millis", "processes", "open_files", "file_size_bytes"),
     *("scratch_bytes", "shm_bytes", "response_bytes", "request_bytes", "command_ms"),
 )
@@ -87,7 +87,7 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
         worker_id=order.session,
         response_bytes=grant.limits.response_bytes,
         request_bytes=grant.limits.request_bytes,
-        limits={name: getattr(grant.limits, name) for name in TOLD_LIMITS},
+        limits={name: getattr(grant.limits, name) for name in GUEST_LIMITS},
     )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -80,7 +81,7 @@ class Environments:
             store=self._store,
             wheels=layout.wheels,
             runner=LauncherRunner(launcher, system_paths()),
-            sources=default_sources(config.host.index),
+            sources=partial(default_sources, config.host.index),
             interpreter=self._interpreter,
         )
         self._guard = Guard(self._store)

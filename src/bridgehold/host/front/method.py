@@ -1,4 +1,4 @@
-"""One method of the protocol, as the door's servers know it."""
+"""One method of the protocol: the type of its parameters, its handler, who may call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thing that many take of: who has more of it gets less of what is left.
+"""Fair shares of one bounded resource: whoever holds more may take less of what is left.
 
 Nobody may hold more than what stays free (or a part of that). So the first gets half at the most, the next a
 quarter, and who comes late still finds something, however much the others took.

@@ -1,4 +1,4 @@
-"""The recorder of refusals, by every face and method: one by one within a bucket, counted past it."""
+"""The audit of refusals, by every face and method: rate-limited; excess events are aggregated."""
 
 from __future__ import annotations
 

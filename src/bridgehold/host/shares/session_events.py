@@ -1,4 +1,4 @@
-"""What one session may cause to be written in the audit: one bucket for its gateway, its tools and its wire.
+"""Audit events that one session causes, within one rate: its gateway, its tools and its wire.
 
 Past it, what only tells of the session (a refusal, a broken rule) is counted in one folded event. What must
 be in the audit before something runs is never folded: it waits, and the guest with it.

@@ -1,4 +1,4 @@
-"""What the host laid down becomes the launcher's own, read-only, with a digest: nothing of it is followed.
+"""Seals a finished tree: it becomes the launcher's own, read-only, with a digest; no link is followed.
 
 The tree was the host's to write, and the host is not trusted here, so every step goes by descriptor from
 the folder above, without following links. Links are allowed only where they are the interpreter's; hard

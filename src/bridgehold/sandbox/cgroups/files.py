@@ -109,7 +109,9 @@ def lowest(folder: Path, top: Path, name: str) -> int | None:
 def kill_all(procs: Iterable[Path]) -> None:
     """SIGKILL to every process of these ``cgroup.procs``, by pidfd, until a look finds none unkilled.
 
-    The caller has forbidden further forks, so the number of passes is small; it is bounded anyway.
+    The caller has forbidden further forks, so the number of passes is small; it is bounded anyway. A
+    fork that is under way while its parent is killed may show only after the last look: callers repeat this
+    until nobody is left.
     A pid is opened first and looked up again after that: a recycled number is never hit.
     """
     files = tuple(procs)

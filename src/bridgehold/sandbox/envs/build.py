@@ -54,7 +54,10 @@ _COMPILE_SECONDS = 600
 
 
 class EnvironmentBuilder:
-    """Builds environments of one interpreter into one store. Safe beside other builders."""
+    """Builds environments of one interpreter into one store. Safe beside other builders.
+
+    `sources` is asked at each build: what is configured then, for a host that builds nothing never.
+    """
 
     def __init__(
         self,
@@ -62,7 +65,7 @@ class EnvironmentBuilder:
         store: EnvironmentStore,
         wheels: Path,
         runner: BuildRunner,
-        sources: Sources,
+        sources: Callable[[], Sources],
         interpreter: Interpreter,
         fetch_limits: FetchLimits | None = None,
         scan_limits: ScanLimits | None = None,
@@ -217,7 +220,7 @@ class EnvironmentBuilder:
         return FetchRequest(
             pins=tuple(pins),
             tags=self._interpreter.tags,
-            sources=self._sources,
+            sources=self._sources(),
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )

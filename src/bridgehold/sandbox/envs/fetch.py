@@ -23,12 +23,13 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from bridgehold.errors import BridgeholdError, EnvironmentBuildError, ErrorInfo
+from bridgehold.errors import BridgeholdError, EnvironmentBuildError
 from bridgehold.sandbox.envs.index import Candidate, resolve
 from bridgehold.sandbox.envs.sources import shown
 from bridgehold.sandbox.envs.values import (
     BuildProgress,
     FetchLimits,
+    FetchLine,
     FetchRequest,
     FetchResult,
     Pin,
@@ -43,16 +44,6 @@ _BLOCK = 256 * 1024
 _TICK_SECONDS = 0.1
 T = TypeVar("T")
 Report = Callable[[BuildProgress], None]
-
-
-class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the fetcher's output."""
-
-    progress: BuildProgress | None = None
-    wheel: Wheel | None = None
-    """One that is there, as soon as it is."""
-    result: FetchResult | None = None
-    error: ErrorInfo | None = None
 
 
 class Network:
@@ -201,7 +192,7 @@ def main() -> int:
 
     turn = threading.Lock()
 
-    def write(line: Line) -> None:
+    def write(line: FetchLine) -> None:
         with turn:
             out.write(encoder.encode(line) + b"\n")
             out.flush()
@@ -210,11 +201,13 @@ def main() -> int:
         data = sys.stdin.buffer.read(MAX_REQUEST_BYTES + 1)
         request = msgspec.json.decode(data, type=FetchRequest)
         fetcher = Fetcher(
-            request, lambda progress: write(Line(progress=progress)), lambda wheel: write(Line(wheel=wheel))
+            request,
+            lambda progress: write(FetchLine(progress=progress)),
+            lambda wheel: write(FetchLine(wheel=wheel)),
         )
-        write(Line(result=fetcher.run()))
+        write(FetchLine(result=fetcher.run()))
     except BridgeholdError as error:
-        write(Line(error=error.info()))
+        write(FetchLine(error=error.info()))
         return error.exit_status
     except BrokenPipeError:
         return EnvironmentBuildError.exit_status  # whoever asked is gone

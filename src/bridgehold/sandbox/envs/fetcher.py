@@ -11,8 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from bridgehold.errors import EnvironmentBuildError, from_info
-from bridgehold.sandbox.envs.fetch import Line
-from bridgehold.sandbox.envs.values import BuildProgress, FetchRequest, FetchResult, Wheel
+from bridgehold.sandbox.envs.values import BuildProgress, FetchLine, FetchRequest, FetchResult, Wheel
 
 _PASSED = (
     "PYTHONPATH",
@@ -85,7 +84,7 @@ async def _read(
             data = await stdout.readline()
             if not data:
                 return None
-            line = msgspec.json.decode(data, type=Line)
+            line = msgspec.json.decode(data, type=FetchLine)
         except (ValueError, msgspec.MsgspecError) as error:
             raise EnvironmentBuildError("the fetcher broke its own protocol") from error
         if line.error is not None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from bridgehold.errors import ErrorInfo
 from bridgehold.ids import Digest
 
 MIB = 1024 * 1024
@@ -120,6 +121,16 @@ class FetchResult(msgspec.Struct, frozen=True, kw_only=True):
     downloaded: int = 0
     """How many were not in the wheel folder before."""
     downloaded_bytes: int = 0
+
+
+class FetchLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the fetcher's output."""
+
+    progress: BuildProgress | None = None
+    wheel: Wheel | None = None
+    """One that is there, as soon as it is."""
+    result: FetchResult | None = None
+    error: ErrorInfo | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

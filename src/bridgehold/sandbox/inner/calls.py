@@ -1,4 +1,4 @@
-"""One call of a provider's client to the host's simulator, so that each fork has its first call behind it.
+"""Calls a provider's client once, at the host's simulator, so that no fork pays for its first call.
 
 A first call loads tens of megabytes of a client's modules and tables. Whatever it opened is closed
 again: a zygote may hold no descriptor that it was not given.

@@ -1,4 +1,4 @@
-"""The contract after a fork: nothing that should be a session's own is its zygote's any more.
+"""After a fork: everything that must be the session's own, and not its zygote's, is renewed.
 
 Run in the fork, in its own namespaces, before any code of the bridge. `docs/reference/fork-start.md`
 lists what is renewed and what siblings go on sharing.

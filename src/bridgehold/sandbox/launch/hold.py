@@ -1,4 +1,4 @@
-"""What the launcher traces, and no call here waits: a zygote that is held still, a fork that is let join.
+"""ptrace without waiting: a zygote is held stopped, and a fork is let join its namespaces.
 
 Its main thread is the tracer, for every call here. When the launcher ends, the kernel kills what it
 traces. What it traces it reaps, before the parent inside is told.

@@ -1,4 +1,4 @@
-"""Mounts that stay what they were: copies of trees that nothing mounted later reaches, and nobody writes.
+"""Detached copies of mounts: no later mount reaches them, and nobody writes to them.
 
 A copy is made by ``open_tree``, changed while it stands nowhere, and put in its place whole. So it
 never was read-write, never took a mount of the machine's, and what it shows is settled before any

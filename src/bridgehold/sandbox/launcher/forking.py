@@ -130,7 +130,7 @@ class Forking:
         for name in worker.zygote.sessions if worker.zygote else ():
             session = self._owner.workers[name]
             if session.failure is None:
-                session.failure = ZygoteError(reason)
+                session.failure = ZygoteError(reason).fact()
             self._owner.end(session, by="zygote", reason=reason)
 
     @property

@@ -1,4 +1,4 @@
-"""Proofs as they are asked for: at once, or once what they need has come about. Of the launcher's loop."""
+"""Attestation requests, answered in the launcher's loop: at once, or as soon as they can be."""
 
 from __future__ import annotations
 

@@ -347,7 +347,7 @@ class Launcher:
         zygote = worker.parent.zygote if worker.parent is not None else None
         if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
             failure = ZygoteError("the zygote has ended")  # whatever it led to
-        worker.failure = failure
+        worker.failure = failure.fact()
         if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
             self.end(worker.parent, by="zygote", reason=failure.message)
         self.end(worker, by="killed")
@@ -430,8 +430,8 @@ class Launcher:
         if not worker.request:
             return  # made ahead, and never wanted
         if not worker.started:
-            error = worker.failure or UnsupportedError("the launcher ended before the sandbox had started")
-            self._channel.send(requests.Answer(id=worker.request, error=error.info()))
+            early = UnsupportedError("the launcher ended before the sandbox had started")
+            self._channel.send(requests.Answer(id=worker.request, error=worker.failure or early.fact()))
             return
         self._channel.send(requests.Answer(id=0, exited=report))
         for request in worker.killers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import ErrorInfo
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
@@ -67,7 +67,7 @@ class Worker:
         """Of a fork: its zygote's."""
         self.started = False
         self.ending: Ending | None = None
-        self.failure: BridgeholdError | None = None
+        self.failure: ErrorInfo | None = None
         self.killers: list[int] = []
         """Ids of `kill` requests that wait for its end."""
         self.proof_wanted: requests.AttestRequest | None = None

@@ -1,4 +1,4 @@
-"""What the launcher does for the host, and no more: it does not trust the host that asks (pure).
+"""The launcher's own bounds on what the host may ask for: it does not trust the host (pure).
 
 A host that hostile bytes took over can ask for sandboxes of bridges that exist; it can't ask for a
 bind of somebody's home, more memory than there is, or a sandbox without a filter.

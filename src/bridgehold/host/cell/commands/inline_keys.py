@@ -17,7 +17,7 @@ from bridgehold.errors import DeniedError
 from bridgehold.policies.model import Grant
 
 if TYPE_CHECKING:
-    from bridgehold.host.cell.workers.starts import LiveWorker
+    from bridgehold.host.cell.workers.live import LiveWorker
     from bridgehold.host.front.boots import StartOrder
 
 

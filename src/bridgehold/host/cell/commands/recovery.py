@@ -1,4 +1,4 @@
-"""Sessions that lost their worker, and the making of their resources anew in the worker that comes next.
+"""Recovery: the resources of a session whose worker was lost are rebuilt in its next worker.
 
 The next command for such a session, by its name or by its old id, opens a new one of that name; what its
 bridge lets be replayed is run there first, decided and audited as any command is. It happens once for each

@@ -1,4 +1,4 @@
-"""Refusals of callers, by every face and method: written to the audit, and then the error that says so."""
+"""Why a command is refused: the decision of each case, and its record as event and error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must run again to make a lost session's resources anew (pure): its constructive commands, in order.
+"""Replay log (pure): the commands that rebuild a lost session's resources, in order.
 
 Only commands that went well, of resources that their bridge declares with ``recovery = "replay"``. A
 command that called a provider or a tool costs again, and may say something else the second time: it is

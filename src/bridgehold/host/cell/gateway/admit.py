@@ -1,4 +1,4 @@
-"""From a request's head and body to one that may go out, or a refusal: no clock, no file (pure)."""
+"""Decides on a provider request by its head and body: it may go out, or is refused (pure)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer at a session's gateway needs: whose it is, what is granted, where it is written."""
+"""What every request at a session's gateway needs: its session, its grant, its audit."""
 
 from __future__ import annotations
 

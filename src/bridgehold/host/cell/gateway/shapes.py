@@ -109,7 +109,7 @@ def _openai_usage(value: dict[str, object]) -> Usage | None:
         return None
     given = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
     made = _count(usage.get("completion_tokens", usage.get("output_tokens")))
-    return _said(given, max(made, _count(usage.get("total_tokens")) - given))
+    return _usage_of(given, max(made, _count(usage.get("total_tokens")) - given))
 
 
 def _anthropic_usage(value: dict[str, object]) -> Usage | None:
@@ -121,7 +121,7 @@ def _anthropic_usage(value: dict[str, object]) -> Usage | None:
     rounds = usage.get("iterations")
     tables = [one for one in rounds if isinstance(one, dict)] if isinstance(rounds, list) else []
     counted = [usage, *(one for one in tables if one.get("type") == "compaction")]  # it has the others itself
-    return _said(
+    return _usage_of(
         sum(_ending(table, "input_tokens") for table in counted),
         sum(_ending(table, "output_tokens") for table in counted),
     )
@@ -135,18 +135,18 @@ def _gemini_usage(value: dict[str, object]) -> Usage | None:
     given = _count(usage.get("promptTokenCount")) + _count(usage.get("toolUsePromptTokenCount"))
     parts = _ending(usage, "TokenCount") - _count(usage.get("cachedContentTokenCount"))
     total = _count(usage.get("totalTokenCount"))
-    return _said(given, max(parts - total, total) - given)
+    return _usage_of(given, max(parts - total, total) - given)
 
 
-_MOST_SAID = 10**12
+_MOST_TOKENS = 10**12
 """Of a sum of a provider's numbers, which the audit has to hold: each alone may be that large."""
 
 
-def _said(given: int, made: int) -> Usage | None:
+def _usage_of(given: int, made: int) -> Usage | None:
     """Nothing at all was said where no number is one, or all are nought: no request is for nothing."""
     if given + made <= 0:
         return None
-    return Usage(input_tokens=min(given, _MOST_SAID), output_tokens=min(max(0, made), _MOST_SAID))
+    return Usage(input_tokens=min(given, _MOST_TOKENS), output_tokens=min(max(0, made), _MOST_TOKENS))
 
 
 def _ending(usage: dict[str, object], end: str) -> int:
@@ -238,12 +238,12 @@ def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
     rules = rules_of(shape)
     held = _folded(body).get(rules.inside) if rules.inside else body
     named = _folded(held) if isinstance(held, dict) else {}
-    bound = max(_asked(named.get(fold(name)), _LONGEST) for name in rules.most) or UNBOUND
-    answers = max(1, *(_asked(named.get(fold(name)), _ANSWERS) for name in rules.times))
+    bound = max(_bounded(named.get(fold(name)), _LONGEST) for name in rules.most) or UNBOUND
+    answers = max(1, *(_bounded(named.get(fold(name)), _ANSWERS) for name in rules.times))
     return body_bytes + bound * answers * _prompts(body.get("prompt"))
 
 
-def _asked(value: object, most: int) -> int:
+def _bounded(value: object, most: int) -> int:
     return max(0, min(value, most)) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 

@@ -1,4 +1,4 @@
-"""Reads token counts from an answer that flows by, and what is charged for it: bounded, never in its way."""
+"""Counts tokens in an answer that streams by, within a bound and without delaying it."""
 
 from __future__ import annotations
 

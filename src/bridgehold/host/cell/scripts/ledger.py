@@ -1,4 +1,4 @@
-"""A foreign session's commands in the audit: a durable intent before, an outcome after, or a refusal."""
+"""A user script's commands in the audit: a durable intent before, an outcome after, or a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A foreign script's session: frames pass as they came, and each command has an intent and an outcome.
+"""A user script's session: frames pass as they came, and each command has an intent and an outcome.
 
 The parsed copy feeds policy and audit and decides what passes; not one byte that passes is changed.
 Everything from inside is hostile: it is bounded before it is read, an answer that nobody waits for is

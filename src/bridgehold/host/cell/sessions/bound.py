@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, from_info
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.cell.workers.translate import exit_error
 from bridgehold.host.shares.callers import CALLER
@@ -51,7 +51,7 @@ def why_ended(session: Session, ending: BridgeholdError) -> BridgeholdError:
     report = session.worker.report
     if report is not None and report.cause in {"exited", "signal", "memory"}:
         return exit_error(report, session.order.grant.limits)
-    return session.worker.failure or ending
+    return from_info(session.worker.failure) if session.worker.failure is not None else ending
 
 
 async def _end(opening: asyncio.Future[Session]) -> None:

@@ -9,25 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 
 import msgspec
 
-from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import SessionClosed
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     CommandTimeoutError,
+    ErrorInfo,
     HostLeavingError,
     SessionEndedError,
+    from_info,
 )
 from bridgehold.host.cell.workers.calls import Stream, ToolHandler, unbroken
-from bridgehold.host.cell.workers.starts import LiveWorker
+from bridgehold.host.cell.workers.live import LiveWorker
 from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
+from bridgehold.host.shares.closings import Closings
 from bridgehold.host.shares.logs import CommandOutput
 from bridgehold.ids import ANONYMOUS_SESSION
 from bridgehold.policies.units import format_ms
@@ -55,7 +57,7 @@ class Session:
     """
 
     def __init__(
-        self, key: SessionKey, order: StartOrder, worker: LiveWorker, principal: str, journal: JournalClient
+        self, key: SessionKey, order: StartOrder, worker: LiveWorker, principal: str, closings: Closings
     ) -> None:
         """`principal`: who opened it."""
         self.key = key
@@ -71,7 +73,7 @@ class Session:
         self.current_command = ""
         self.current_principal = principal
         """Who sent the command that runs; between commands who opened the session."""
-        self.ending: BridgeholdError | None = None
+        self.ending: ErrorInfo | None = None
         self.end_reason = ""
         self.anew = ""
         """That it isn't the one which its name had before, and why; until its caller is told."""
@@ -84,10 +86,13 @@ class Session:
         """The command that runs asked the gateway for something."""
         self.reached_out = False
         """Some command did."""
-        self._journal = journal
+        self._closings = closings
         self._turn = asyncio.Lock()
         self._queued = 0
         self._end: asyncio.Task[ExitReport | None] | None = None
+        self._drained: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        """Whoever ends it waits for no polite end of its guest."""
         self._closed = asyncio.Event()
 
     @property
@@ -132,7 +137,7 @@ class Session:
         try:
             async with self._turn:
                 if self.ending is not None:
-                    raise self.refusal() if self.leaving else self.ending.anew()
+                    raise self.refusal() if self.leaving else from_info(self.ending)
                 self.current_command, self.current_principal = command, principal
                 try:
                     yield
@@ -215,7 +220,7 @@ class Session:
     ) -> ResultFrame | FaultFrame:
         """Ask what is answered whatever runs, without waiting for a turn."""
         if self.ending is not None:
-            raise self.ending.anew()
+            raise from_info(self.ending)
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 return await self.worker.call(operation, arguments, deadline_ms=deadline_ms, aside=True)
@@ -249,16 +254,28 @@ class Session:
 
     async def end(self, reason: str, error: BridgeholdError | None = None) -> ExitReport | None:
         """End the session once; later calls wait for the same end. Never raises."""
+        self._hurry.set()
+        return await self._ended(reason, error or SessionEndedError(f"the session was ended: {reason}"))
+
+    async def close(self, reason: str) -> None:
+        """End politely: the bridge's `close()` gets the grace, then the namespace is killed.
+
+        It is over for everybody from here on: nothing runs in a bridge that is closed.
+        """
+        await self._ended(reason, SessionEndedError(f"the session was ended: {reason}"))
+
+    async def _ended(self, reason: str, error: BridgeholdError) -> ExitReport | None:
         if self._end is None:
-            ending = error or SessionEndedError(f"the session was ended: {reason}")
-            self.ending = ending.anew()  # `error` is its own caller's, who adds to it
-            self.end_reason = reason
-            self._end = asyncio.create_task(self._finish_end(self.ending, reason))
+            polite = self.alive and (self.worker.relaying or not self.busy)
+            self.ending, self.end_reason = error.fact(), reason
+            self._end = asyncio.create_task(self._finish_end(error, reason, polite=polite))
         return await asyncio.shield(self._end)  # who asked may go away: the end goes on without him
 
-    async def _finish_end(self, error: BridgeholdError, reason: str) -> ExitReport | None:
+    async def _finish_end(self, error: BridgeholdError, reason: str, *, polite: bool) -> ExitReport | None:
         report: ExitReport | None = None
         try:
+            if polite and not self._hurry.is_set():
+                await self._part()
             with contextlib.suppress(BridgeholdError):
                 report = await self.worker.end(error)
             await self._record_end(reason, report)
@@ -266,19 +283,35 @@ class Session:
             self._closed.set()
         return report
 
-    async def close(self, reason: str) -> None:
-        """End politely: the bridge's `close()` gets the grace, then the namespace is killed."""
-        grace = self.order.grant.limits.grace_ms
-        if self.alive and self.worker.relaying:
-            await self.worker.finish(grace / 1000)
-        elif self.alive and not self.busy:
-            with contextlib.suppress(BridgeholdError, TimeoutError):
-                await asyncio.wait_for(self.worker.call("common:close", {}, deadline_ms=grace), grace / 1000)
-        await self.end(reason)
+    async def _part(self) -> None:
+        """Let the guest come to its own end within the grace, unless somebody is in a hurry."""
+        grace_ms = self.order.grant.limits.grace_ms
+        work: Coroutine[None, None, object] = (
+            self.worker.finish(grace_ms / 1000)
+            if self.worker.relaying
+            else self.worker.call("common:close", {}, deadline_ms=grace_ms)
+        )
+        parting, hurried = asyncio.ensure_future(work), asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait(
+                {parting, hurried}, timeout=grace_ms / 1000, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in (parting, hurried):  # neither is waited for: the guest's end ends its call
+                task.cancel()
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def drain(self, reason: str, seconds: float) -> None:
-        """Politely, once nothing runs; after `seconds` anyway. New commands are refused meanwhile."""
+        """Politely, once nothing runs; after `seconds` anyway. New commands are refused meanwhile.
+
+        Once begun it goes on, whether or not somebody still waits for it.
+        """
         self.draining = True
+        if self._drained is None:
+            self._drained = asyncio.create_task(self._drain(reason, seconds))
+        await asyncio.shield(self._drained)
+
+    async def _drain(self, reason: str, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.busy and self.alive:  # noqa: ASYNC110 - a script's commands wake nobody
@@ -288,7 +321,9 @@ class Session:
     async def wait_ended(self) -> BridgeholdError:
         """Until it has ended and the audit says so: why, as an error."""
         await self._closed.wait()
-        return self.ending or SessionEndedError("the session was ended")
+        return (
+            from_info(self.ending) if self.ending is not None else SessionEndedError("the session was ended")
+        )
 
     async def _record_end(self, reason: str, report: ExitReport | None) -> None:
         event = SessionClosed(
@@ -302,8 +337,7 @@ class Session:
             memory_peak_bytes=report.usage.memory_peak_bytes if report else 0,
             emptied_ms=report.emptied_ms if report else 0,
         )
-        with contextlib.suppress(BridgeholdError):
-            await self._journal.append(event)
+        await self._closings.write(event)
 
     def info(self, memory_bytes: int = 0) -> SessionInfo:
         """How it stands, for who lists sessions."""

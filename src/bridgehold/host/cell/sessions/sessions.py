@@ -5,38 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import SessionClosed, SessionOpened
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     CommandTimeoutError,
-    CrashError,
     HostLeavingError,
     NotFoundError,
     SessionEndedError,
-    TenantFullError,
+    from_info,
 )
 from bridgehold.host.cell.gateway.values import Attribution
+from bridgehold.host.cell.sessions.admission import Admission, gone
 from bridgehold.host.cell.sessions.bound import why_ended
 from bridgehold.host.cell.sessions.ended import EndedSessions, anew, ended_error
+from bridgehold.host.cell.sessions.opening import Opening
 from bridgehold.host.cell.sessions.session import WORKER_ENDED, Session, SessionKey
+from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.cell.workers.starts import Starter
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.callers import LEAVING
-from bridgehold.host.shares.ceilings import past_ceiling
+from bridgehold.host.shares.closings import Closings
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
-from bridgehold.sandbox.cgroups.admission import kept_for_others
 
 _LOOK_SECONDS = 0.02
-_GONE_SECONDS = 30.0
-"""How long an opening waits for the end of a session whose place or name it takes."""
 
 
 class RecoveryTracker(Protocol):
@@ -67,18 +64,19 @@ class Sessions:
         tenants: Callable[[str], int],
         recovery: RecoveryTracker,
         metrics: Metrics,
+        on_degraded: Callable[[str], None],
     ) -> None:
-        """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included."""
+        """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included.
+        `on_degraded`: an event that must be in the audit can't be written.
+        """
+        self._closings = Closings(journal, on_degraded)
         self._metrics = metrics
         self._recovery = recovery
         self._starter = starter
         self._journal = journal
-        self.bound = bound
-        self._tenants = tenants
+        self.admission = Admission(self, bound, tenants)
         self._open: dict[SessionKey, Session] = {}
         self._opening: dict[SessionKey, asyncio.Future[Session]] = {}
-        self._admitted: dict[SessionKey, int] = {}
-        """Those of them that have been counted, and the memory that each may use."""
         self._starting: dict[str, str] = {}
         """For whom, by the id of the session to be."""
         self._by_id: dict[str, Session] = {}
@@ -122,13 +120,18 @@ class Sessions:
                 raise self._no_opening()
             opening = asyncio.ensure_future(self._start(key, make_order, principal))
             self._opening[key] = opening
-            opening.add_done_callback(lambda _: self._opening.pop(key, None))
+            opening.add_done_callback(lambda done: self._opened(key, done))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             if opening.cancelled():
                 raise self._no_opening() from None
             raise
+
+    def _opened(self, key: SessionKey, opening: asyncio.Future[Session]) -> None:
+        """Where it failed, whoever asked may have left."""
+        self._opening.pop(key, None)
+        opening.cancelled() or opening.exception()
 
     def _no_opening(self) -> BridgeholdError:
         if not self._stopping:
@@ -141,15 +144,13 @@ class Sessions:
         self._require_open_way(key)
         if key in self._ending:  # its memory and its place are still taken
             ending = self._ending[key]
-            await _gone(
-                ending, BusyError("the session that had this name has not ended yet", where=ending.id)
-            )
+            await gone(ending, BusyError("the session that had this name has not ended yet", where=ending.id))
             await self._remember(ending)
         begun = time.monotonic()
         wanted = await make_order(new_session_id())
-        await self._admit(key, wanted)
+        await self.admission.admit(key, wanted)
         recovers = self._recovery.lost_before(key)
-        entry = _Entry(key, recovers, principal, self._journal)
+        entry = Opening(key, recovers, principal, self._journal, self._closings)
 
         def begin(order: StartOrder) -> Awaitable[object]:
             self._starting[order.session] = principal
@@ -158,13 +159,13 @@ class Sessions:
         try:
             worker = await self._starter.start(wanted, begin)
         except BaseException as error:
-            await entry.take_back(error)
+            await unbroken(entry.take_back(error))
             raise
         finally:
-            self._admitted.pop(key, None)
+            self.admission.settled(key)
             self._starting.pop(entry.session, None)
         order = worker.order  # no await from the start's end to here: a worker is never without its session
-        self._open[key] = session = Session(key, order, worker, principal, self._journal)
+        self._open[key] = session = Session(key, order, worker, principal, self._closings)
         self._by_id[session.id] = session
         session.draining, session.leaving = self._stopping, self._leaving
         session.anew = anew(self._ended.before(key), recovers=bool(recovers))
@@ -175,59 +176,6 @@ class Sessions:
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return session
-
-    async def _admit(self, key: SessionKey, order: StartOrder) -> None:
-        """Count one more, before anything is taken for it. Raises `BusyError`.
-
-        What is ending has its memory until it is over, and counts as long: it is waited for.
-        """
-        while True:
-            counted = [one for one in self if not one.over]
-            beside = [one for one in counted if _same_place(one.key, key)]
-            starting = sum(_same_place(one, key) for one in self._admitted)
-            own = [one for one in counted if one.key.tenant == key.tenant]
-            caps = [one.order.grant.limits.memory_bytes for one in own]
-            caps += [memory for one, memory in self._admitted.items() if one.tenant == key.tenant]
-            if past := past_ceiling(order.grant, caps, len(beside) + starting):
-                counted, full = own, past
-            elif len(beside) + starting >= order.grant.rate.concurrency:
-                counted, full = (
-                    beside,
-                    BusyError(
-                        f"{key.tenant} already has {len(beside) + starting} sessions with {key.bridge} open",
-                        hint="End one (`bridgehold sessions`), or raise `[rate] concurrency` in the policy.",
-                    ),
-                )
-            elif (refusal := self._no_place(key.tenant, counted)) is not None:
-                full = refusal
-                if isinstance(full, TenantFullError):
-                    counted = own
-            else:
-                break
-            leaving = next((one for one in counted if not one.alive), None)
-            if leaving is None:
-                raise full
-            await _gone(leaving, full)
-        self._admitted[key] = order.grant.limits.memory_bytes
-
-    def _no_place(self, tenant: str, counted: Iterable[Session]) -> BusyError | None:
-        """Why the host has no place left for the tenant; None: it has."""
-        held = Counter(one.key.tenant for one in counted)
-        held.update(key.tenant for key in self._admitted)
-        left = self.bound - held.total()
-        if left <= 0:
-            return BusyError(
-                f"this host already has {self.bound} sessions",
-                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-            )
-        kept = kept_for_others(held, tenant, self._tenants(tenant), whole=self.bound, need=1)
-        if left > kept:
-            return None
-        return TenantFullError(
-            f"{tenant} has {held[tenant]} of this host's {self.bound} sessions, and the {left} that are left "
-            "are kept for other tenants",
-            hint="End some of them (`bridgehold sessions`), or raise `[host] max_sessions`.",
-        )
 
     async def _watch(self, session: Session) -> None:
         """End `session` at its idle or session time, and forget it when its worker ends."""
@@ -319,8 +267,8 @@ class Sessions:
         for session in self:
             named = reference in (session.id, session.key.name)
             if named and not session.alive and may_see(session.key.tenant):
-                ending = session.ending or SessionEndedError(WORKER_ENDED)
-                return ended_error(session.id, why_ended(session, ending))
+                ending = session.ending or SessionEndedError(WORKER_ENDED).fact()
+                return ended_error(session.id, why_ended(session, from_info(ending)))
         ended = self._ended.find(may_see, reference)
         return ended.error if ended is not None else _unknown(reference)
 
@@ -399,72 +347,6 @@ class Sessions:
         await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
-
-
-class _Entry:
-    """A session's opening in the audit, and its closing where no session came of it."""
-
-    def __init__(self, key: SessionKey, recovers: str, principal: str, journal: JournalClient) -> None:
-        self._key = key
-        self._recovers = recovers
-        self._principal = principal
-        self._journal = journal
-        self._order: StartOrder | None = None
-        self._written: asyncio.Task[object] | None = None
-
-    @property
-    def session(self) -> str:
-        """Its id; empty before `open`."""
-        return self._order.session if self._order is not None else ""
-
-    def open(self, order: StartOrder) -> Awaitable[object]:
-        """Begin to write it; what is given ends when it is durable."""
-        opened = SessionOpened(
-            tenant=self._key.tenant,
-            principal=self._principal,
-            session=order.session,
-            bridge=self._key.bridge,
-            grant=order.grant.digest,
-            start=order.grant.sandbox.start,
-            name=self._key.name,
-            recovers=self._recovers,
-        )
-        self._order, self._written = order, asyncio.create_task(self._journal.append(opened))
-        durable = asyncio.shield(self._written)
-        durable.add_done_callback(lambda done: done.cancelled() or done.exception())  # a start may never ask
-        return durable
-
-    async def take_back(self, error: BaseException) -> None:
-        """The session never came to be: its opening, if it was written, gets its closing."""
-        await asyncio.shield(asyncio.ensure_future(self._close(error)))
-
-    async def _close(self, error: BaseException) -> None:
-        if self._order is None or self._written is None:
-            return
-        told = error if isinstance(error, BridgeholdError) else CrashError("the start was given up")
-        closed = SessionClosed(
-            tenant=self._key.tenant,
-            principal=self._principal,
-            session=self._order.session,
-            reason=f"it did not start: {told.message}"[:500],
-            code=told.code,
-        )
-        with contextlib.suppress(BridgeholdError):
-            await self._written
-            await self._journal.append(closed)
-
-
-async def _gone(session: Session, late: BusyError) -> None:
-    """Until it has ended and the audit says so. Raises `late` where that takes too long."""
-    try:
-        async with asyncio.timeout(_GONE_SECONDS):
-            await session.wait_ended()
-    except TimeoutError:
-        raise late from None
-
-
-def _same_place(one: SessionKey, other: SessionKey) -> bool:
-    return (one.tenant, one.bridge) == (other.tenant, other.bridge)
 
 
 def _unknown(reference: str) -> NotFoundError:

@@ -22,7 +22,7 @@ from bridgehold.bridges.frames import (
     WarmedFrame,
 )
 from bridgehold.bridges.wire import BOOT_ID
-from bridgehold.errors import BridgeholdError, BusyError
+from bridgehold.errors import BridgeholdError, BusyError, ErrorInfo, from_info
 from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.shares.logs import OutputPiece
@@ -63,7 +63,7 @@ class GuestCalls:
         self._tools: dict[int, tuple[ToolHandler, GuestPipes]] = {}
         self._on_violation = on_violation
         self.ready: asyncio.Future[ReadyFrame] = asyncio.get_running_loop().create_future()
-        self._failure: BridgeholdError | None = None
+        self._failure: ErrorInfo | None = None
 
     def deliver(self, frame: GuestFrame | StrayFrame) -> None:
         """Give `frame` to whoever waits for it; a stray one is dropped and reported."""
@@ -97,10 +97,11 @@ class GuestCalls:
 
     def fail(self, error: BridgeholdError) -> None:
         """End every call in flight, and every later one, with `error`."""
-        self._failure = self._failure or error
-        _fail(self.ready, error)
+        fact = error.fact()
+        self._failure = self._failure or fact
+        _fail(self.ready, fact)
         for future in self._waiting.values():
-            _fail(future, error)
+            _fail(future, fact)
         self._waiting.clear()
         self._aside.clear()
 
@@ -139,7 +140,7 @@ class GuestCalls:
         Raises `BusyError` where `QUEUE_BOUND` of these are unanswered.
         """
         if self._failure is not None:
-            raise self._failure.anew()
+            raise from_info(self._failure)
         if aside and self.asides >= QUEUE_BOUND:
             raise BusyError(f"{QUEUE_BOUND} requests already wait for this session's answer")
         call_id = self._next_id
@@ -196,7 +197,7 @@ async def unbroken(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def _fail(future: asyncio.Future[Any], error: BridgeholdError) -> None:
+def _fail(future: asyncio.Future[Any], fact: ErrorInfo) -> None:
     if not future.done():
-        future.set_exception(error.anew())  # each caller adds to its own
+        future.set_exception(from_info(fact))  # each caller adds to its own
         future.exception()  # a call nobody awaits any more is no defect

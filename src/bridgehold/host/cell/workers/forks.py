@@ -9,15 +9,8 @@ import msgspec
 
 from bridgehold.audit.events import StartFellBack
 from bridgehold.errors import ReplacedError, ShortageError, UnsupportedError, ZygoteError
-from bridgehold.host.cell.workers.starts import (
-    SHORTAGE_DELAYS_S,
-    LiveWorker,
-    Services,
-    begin,
-    guarded,
-    patiently,
-    prepare,
-)
+from bridgehold.host.cell.workers.live import LiveWorker, Services
+from bridgehold.host.cell.workers.starts import SHORTAGE_DELAYS_S, begin, guarded, patiently, prepare
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
 

@@ -18,7 +18,8 @@ import msgspec
 
 from bridgehold.config.settings import PoolLimits
 from bridgehold.errors import BridgeholdError, BusyError, NotFoundError, ReplacedError
-from bridgehold.host.cell.workers.starts import LiveWorker, Record, Services, guarded, open_session
+from bridgehold.host.cell.workers.live import LiveWorker, Services
+from bridgehold.host.cell.workers.starts import Record, guarded, open_session
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.ids import new_session_id
 from bridgehold.sandbox.spec import spec_digest
@@ -44,11 +45,20 @@ class _Pool:
     def __init__(self, key: str, limits: PoolLimits) -> None:
         self.key = key
         self.limits = limits
-        self.ready: deque[LiveWorker] = deque()
+        self._ready: deque[LiveWorker] = deque()
         self.under_way = 0
+        self.starts: set[asyncio.Task[None]] = set()
+        """Those under way."""
         self.secrets = ""
         """The versions of its tenant's secrets when it was looked at last."""
         self.overflow = asyncio.Semaphore(limits.overflow)
+
+    @property
+    def ready(self) -> deque[LiveWorker]:
+        """What stands, the longest first. What has died meanwhile stands no more."""
+        if any(worker.gone for worker in self._ready):
+            self._ready = deque(worker for worker in self._ready if not worker.gone)
+        return self._ready
 
 
 LimitsOf = Callable[[str, str], PoolLimits]
@@ -87,16 +97,13 @@ class WarmPool:
         pool = self._pool(order)
         if pool is None:
             return None
-        taken: LiveWorker | None = None
-        while taken is None and pool.ready:
-            worker = pool.ready.popleft()
-            if not worker.gone:
-                worker.order = msgspec.structs.replace(
-                    worker.order, session_name=order.session_name, script=order.script
-                )
-                taken = worker
+        worker = pool.ready.popleft() if pool.ready else None
+        if worker is not None:
+            worker.order = msgspec.structs.replace(
+                worker.order, session_name=order.session_name, script=order.script
+            )
         self._fill(pool, order)
-        return taken
+        return worker
 
     async def _is_current(self, worker: LiveWorker) -> bool:
         """Whether it shows what a sandbox would that began now; otherwise it has ended."""
@@ -146,8 +153,9 @@ class WarmPool:
         while len(pool.ready) + pool.under_way < pool.limits.size:
             pool.under_way += 1
             task = asyncio.create_task(self._add(pool, order))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            for tasks in (self._tasks, pool.starts):
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
 
     async def _add(self, pool: _Pool, like: StartOrder) -> None:
         order = msgspec.structs.replace(like, session=new_session_id(), session_name="")
@@ -155,6 +163,7 @@ class WarmPool:
             await asyncio.sleep(_PAUSE_SECONDS)
             with contextlib.suppress(BridgeholdError):  # the next start that somebody waits for says it
                 worker = await self._preparer.prepare(order)
+                await guarded(worker, worker.proven())  # a session waits for that beside its opening
                 current = self._pools.get((order.grant.tenant, order.manifest.name)) is pool
                 if current and not self._stopping:
                     pool.ready.append(worker)
@@ -194,10 +203,11 @@ class WarmPool:
         """End what stands ready for the tenant, or is on its way to; how many there were."""
         pools = [self._pools.pop(place) for place in list(self._pools) if place[0] == tenant]
         count = sum(len(pool.ready) + pool.under_way for pool in pools)
+        starts = [task for pool in pools for task in pool.starts]
+        for start in starts:
+            start.cancel()
         ending = [task for pool in pools for task in self._drain(pool, reason)]
-        await asyncio.gather(*ending, return_exceptions=True)
-        while any(pool.under_way for pool in pools):  # noqa: ASYNC110 - it ends as soon as it stands
-            await asyncio.sleep(_PAUSE_SECONDS)
+        await asyncio.gather(*starts, *ending, return_exceptions=True)
         return count
 
     def _drain(self, pool: _Pool, reason: str) -> list[asyncio.Task[None]]:

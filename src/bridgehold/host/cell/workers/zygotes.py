@@ -13,8 +13,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TypeVar
 
-import msgspec
-
 from bridgehold.audit.events import ZygoteEnded, ZygoteStarted
 from bridgehold.bridges.frames import GuestFrame, StrayFrame, WarmedFrame, WarmFrame
 from bridgehold.config.settings import ZygoteLimits
@@ -28,15 +26,18 @@ from bridgehold.errors import (
     UnsupportedError,
 )
 from bridgehold.host.cell.workers import zygote_rules as rules
+from bridgehold.host.cell.workers.calls import unbroken
+from bridgehold.host.cell.workers.live import Services, until_gone
 from bridgehold.host.cell.workers.pipes import GuestPipes
-from bridgehold.host.cell.workers.starts import LiveWorker, Services, bubblewrap_shortage
+from bridgehold.host.cell.workers.starts import bubblewrap_shortage
 from bridgehold.host.cell.workers.warm_gateway import WarmGateway
+from bridgehold.host.cell.workers.zygote import Zygote, ZygoteInfo, ZygoteKey
 from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.ids import random_id
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.spec import spec_digest, zygote_spec
-from bridgehold.sandbox.values import ExitReport, Launched, Resources, SandboxSpec
+from bridgehold.sandbox.values import ExitReport, Resources, SandboxSpec
 
 T = TypeVar("T")
 _PROCESSES = 64
@@ -47,107 +48,6 @@ _FAILED_FORKS = 8
 
 class NoZygoteError(UnsupportedError):
     """Nothing can be forked for this order now; the session starts cold."""
-
-
-class ZygoteInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One zygote, for people and programs."""
-
-    name: str
-    tenant: str
-    bridge: str
-    state: rules.State
-    sessions: int
-    forks: int
-    age_s: int
-    memory_bytes: int
-    reason: str = ""
-
-
-class ZygoteKey(msgspec.Struct, frozen=True, order=True):
-    """What makes one zygote do for two starts."""
-
-    tenant: str
-    bridge: str
-    spec: str
-    """Digest of the zygote's own sandbox."""
-    environment: str
-    warm: str
-    """What it loads, as text."""
-
-
-class Zygote:
-    """One warm process, as the host knows it."""
-
-    def __init__(self, key: ZygoteKey, launched: Launched, log: SessionLog) -> None:
-        self.key = key
-        self.name = launched.worker
-        self.launched = launched
-        self.log = log
-        self.pipes: GuestPipes | None = None
-        self.state: rules.State = "warming"
-        self.sessions: set[str] = set()
-        self.forks = self.failed = 0
-        """`failed`: forks in a row that did not come."""
-        self.memory_bytes = self.first_bytes = 0
-        self.began = self.used = time.monotonic()
-        self.why_ended = ""
-        self.ended = asyncio.Event()
-        self._watching: set[asyncio.Task[None]] = set()
-        self._on_free: Callable[[Zygote], None] = lambda _: None
-
-    def adopt(self, worker: LiveWorker) -> None:
-        """`worker` is a fork of it: it counts until it ends."""
-        self.forks += 1
-        self.failed = 0
-        self.used = time.monotonic()
-        self.hold(worker.name)
-        task = asyncio.create_task(self._let_go(worker))
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
-
-    async def _let_go(self, worker: LiveWorker) -> None:
-        await worker.ended.wait()
-        self.release(worker.name)
-
-    def hold(self, name: str) -> None:
-        """It is in use by `name`: a worker, or a fork under way."""
-        self.sessions.add(name)
-
-    def release(self, name: str) -> None:
-        """A session of it has ended."""
-        self.sessions.discard(name)
-        if not self.sessions:
-            self._on_free(self)
-
-    def when_free(self, act: Callable[[Zygote], None]) -> None:
-        """`act` each time its last session has ended."""
-        self._on_free = act
-
-    def facts(self) -> rules.ZygoteFacts:
-        """What the rules decide by."""
-        now = time.monotonic()
-        return rules.ZygoteFacts(
-            name=self.name,
-            memory_bytes=self.memory_bytes,
-            first_bytes=self.first_bytes,
-            age_s=now - self.began,
-            idle_s=now - self.used,
-            sessions=len(self.sessions),
-        )
-
-    def info(self) -> ZygoteInfo:
-        """How it stands, for who lists zygotes."""
-        return ZygoteInfo(
-            name=self.name,
-            tenant=self.key.tenant,
-            bridge=self.key.bridge,
-            state=self.state,
-            sessions=len(self.sessions),
-            forks=self.forks,
-            age_s=int(time.monotonic() - self.began),
-            memory_bytes=self.memory_bytes,
-            reason=self.why_ended,
-        )
 
 
 class Zygotes:
@@ -242,9 +142,13 @@ class Zygotes:
         """End every zygote, and every start of one."""
         if self._looking is not None:
             self._looking.cancel()
-        for warming in self._warming.values():
-            warming.cancel()
+        warming = list(self._warming.values())
+        for task in warming:
+            task.cancel()
+        await asyncio.gather(*warming, return_exceptions=True)
         await self.drain(lambda _: True, "the host is stopping")
+        while self._tasks:  # those that had begun to end before: their ends are in the audit, too
+            await asyncio.wait(self._tasks)
 
     async def _get(self, order: StartOrder) -> Zygote:
         spec = self._spec(order)
@@ -320,13 +224,11 @@ class Zygotes:
             await self._begin_use(zygote, warmed)
         except BaseException as error:
             reason = "it was not warm in time" if isinstance(error, TimeoutError) else str(error)
-            await self._end(zygote, reason[:300])
+            await unbroken(self._end(zygote, reason[:300]))
             if zygote.pipes is not None:
                 zygote.pipes.close()  # its end may have been reported before they were there
             failure = bubblewrap_shortage(zygote.log) if isinstance(error, CrashError) else None
-            if (
-                failure is not None
-            ):  # a filter that the machine had no memory for: no fault of the framework's
+            if failure is not None:  # no memory for a filter: no fault of the framework's
                 raise failure from error
             if isinstance(error, TimeoutError):
                 raise CrashError(f"a zygote was not warm within {self._limits.warm_s:g} s") from error
@@ -428,9 +330,11 @@ class Zygotes:
     async def _end(self, zygote: Zygote, reason: str) -> None:
         zygote.why_ended = zygote.why_ended or reason
         zygote.state = "leaving"
-        with contextlib.suppress(BridgeholdError):
-            await self._services.launcher.kill(zygote.name)
-        await zygote.ended.wait()
+        if zygote.killing is None:
+            zygote.killing = asyncio.create_task(
+                until_gone(lambda: self._services.launcher.kill(zygote.name), zygote.ended)
+            )
+        await asyncio.shield(zygote.killing)  # who asked may go away: the end goes on without him
 
     async def _look(self) -> None:
         """From time to time: what has grown or aged is replaced, and leaves once its sessions have ended."""

@@ -1,0 +1,381 @@
+"""What a session, a pool, a zygote, a recovery and a user script's relay do, each in the state that it is about."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused, SessionClosed
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CommandTimeoutError,
+    MemoryLimitError,
+    SessionEndedError,
+)
+from bridgehold.host.cell.scripts.ledger import Ledger
+from bridgehold.host.cell.scripts.relay import Relay
+from bridgehold.host.cell.sessions.session import Session, SessionKey
+from bridgehold.host.front.boots import Script
+from bridgehold.host.shares.buckets import CommandRates
+from bridgehold.host.shares.refusals import Refusals
+from doubles import clock
+from doubles.guest import SILENT, Guest, obedient
+from doubles.house import CALLER, METRICS, House
+from doubles.steps import Steps
+
+
+def played(act: Callable[[House], Awaitable[None]], **given: Any) -> None:
+    """`act` in a house that is empty afterwards."""
+
+    async def play() -> None:
+        house = House(**given)
+        await act(house)
+        await house.settle(60.0)
+        house.check()
+        await house.stop()
+        house.check_empty()
+
+    clock.run(play())
+
+
+def test_who_is_refused_for_concurrency_takes_nothing_from_the_warm_pool() -> None:
+    async def act(house: House) -> None:
+        await house.open()
+        await house.settle(60.0)
+        before, events = house.launcher.workers(), len(house.journal.events)
+        assert len(before) == 3
+        for _ in range(3):
+            with pytest.raises(BusyError, match="already has 1 sessions"):
+                await house.open("two")
+        await house.settle(60.0)
+        assert house.launcher.workers() == before
+        assert len(house.journal.events) == events
+
+    played(act, pool=2, concurrency=1)
+
+
+def test_who_is_refused_for_the_hosts_bound_takes_nothing_either() -> None:
+    async def act(house: House) -> None:
+        await house.open()
+        await house.settle(60.0)
+        before = house.launcher.workers()
+        with pytest.raises(BusyError, match="this host already has 1 sessions"):
+            await house.open(tenant="umbra")
+        assert house.launcher.workers() == before
+
+    played(act, pool=2, bound=1)
+
+
+def test_what_dies_in_the_warm_pool_is_not_counted_nor_given_to_anybody() -> None:
+    async def act(house: House) -> None:
+        first = await house.open()
+        await house.settle(60.0)
+        assert house.warm.counts() == {("acme", "first"): 2}
+        zygote = first.worker.launched.zygote
+        house.launcher.end(zygote, "signal", 9)  # its forks end with it
+        await house.settle(1.0)
+        assert house.launcher.workers() == set()
+        assert house.warm.counts() == {("acme", "first"): 0}
+        session = await house.open("two")
+        await house.settle(60.0)
+        assert session.worker.launched.zygote != zygote
+        assert house.warm.counts() == {("acme", "first"): 2}
+
+    played(act, pool=2)
+
+
+def test_nothing_stands_in_the_warm_pool_whose_proof_the_audit_does_not_have() -> None:
+    async def act(house: House) -> None:
+        await house.open()
+        standing = house.launcher.workers()
+        proofs = [event.worker for event in house.journal.events if getattr(event, "worker", "")]  # type: ignore[attr-defined]
+
+        def refuse(name: str) -> None:
+            if name == "journal WorkerAttested":
+                raise BridgeholdError("no room")
+
+        house.steps.every(refuse)
+        await house.settle(60.0)
+        house.steps.every(None)
+        assert house.launcher.workers() == standing, proofs
+        assert house.warm.counts() == {("acme", "first"): 0}
+
+    played(act, pool=2)
+
+
+@pytest.mark.parametrize("way", ["close", "drain"])
+def test_a_close_goes_on_though_who_asked_has_left_and_nothing_runs_in_a_closed_bridge(way: str) -> None:
+    async def act(house: House) -> None:
+        session = await house.open()
+        guest = house.launcher.guest(session.worker.name)
+        closing = asyncio.ensure_future(
+            session.drain("asked", 1.0) if way == "drain" else session.close("asked")
+        )
+        while "common:close" not in guest.calls:
+            await asyncio.sleep(0)
+        assert not session.alive
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        with pytest.raises(SessionEndedError):
+            async with session.turn("c-1", "caller"):
+                raise AssertionError("it runs in a bridge that is closed")
+        reply = await house.command()  # by its name: in the next one
+        assert reply.session != session.id
+        assert session.over
+        assert [one.reason for one in house.journal.of(SessionClosed)] == ["asked"]
+
+    played(act)
+
+
+def test_who_ends_a_session_waits_for_no_polite_end() -> None:
+    def silent(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return SILENT if command == "common:close" else obedient(guest, command, arguments)
+
+    async def act(house: House) -> None:
+        session = await house.open()
+        closing = asyncio.ensure_future(session.close("asked"))
+        await asyncio.sleep(0.5)
+        assert not session.over
+        begun = asyncio.get_running_loop().time()
+        await session.end("in a hurry")
+        await closing
+        assert asyncio.get_running_loop().time() - begun < 0.1
+        assert [one.reason for one in house.journal.of(SessionClosed)] == ["asked"]
+
+    played(act, behaviour=silent)
+
+
+def test_a_kill_that_fails_is_tried_again_until_the_worker_is_gone() -> None:
+    async def act(house: House) -> None:
+        session = await house.open()
+        tries = []
+
+        def refuse(name: str) -> None:
+            if name == "launcher kill" and len(tries) < 9:
+                tries.append(name)
+                raise BridgeholdError("the socket is full")
+
+        house.steps.every(refuse)
+        await session.end("asked")
+        assert len(tries) == 9
+        assert house.launcher.workers() == set()
+        assert session.over
+
+    played(act)
+
+
+def test_a_start_that_is_cancelled_again_and_again_is_not_over_before_its_worker_is() -> None:
+    def silent(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return SILENT if command == "common:open" else obedient(guest, command, arguments)
+
+    async def act(house: House) -> None:
+        order = await house.order("acme", "first", "s-1", "one", "caller")
+        starting = asyncio.ensure_future(house.warm.start(order, lambda _order: asyncio.sleep(0)))
+        await house.settle(1.0)
+        assert len(house.launcher.workers()) == 1
+        for _ in range(5):
+            starting.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert house.launcher.workers() == set()
+        assert house.journal.open_workers() == set()
+
+    steps = Steps(lambda name: 1.0 if name == "launcher kill" else 0.0)
+    played(act, behaviour=silent, start="cold", steps=steps)
+
+
+class Data:
+    """What a caller had in hand when something failed."""
+
+
+async def failed(house: House, kept: list[weakref.ref[Data]]) -> Session:
+    """A session that was ended by an error, whose frames held the caller's data."""
+    session = await house.open()
+
+    def fail() -> None:
+        data = Data()
+        kept.append(weakref.ref(data))
+        raise MemoryLimitError(f"too much {id(data)}")
+
+    try:
+        fail()
+    except MemoryLimitError as error:
+        await session.end("a fault", error)
+        error.hint = "for one caller alone"
+    return session
+
+
+def test_an_ended_session_keeps_facts_and_no_error_that_was_raised() -> None:
+    async def act(house: House) -> None:
+        kept: list[weakref.ref[Data]] = []
+        session = await failed(house, kept)
+        gc.collect()
+        assert kept[0]() is None
+        told = []
+        for _ in range(2):
+            with pytest.raises(MemoryLimitError) as caught:
+                async with session.turn("c-1", "caller"):
+                    raise AssertionError("it has ended")
+            told.append(caught.value)
+        assert told[0] is not told[1]
+        assert told[0].hint == MemoryLimitError.default_hint
+        assert all(isinstance(one, msgspec.Struct) for one in (session.ending, session.worker.failure))
+        with pytest.raises(MemoryLimitError):
+            await session.worker.call("first:act", {}, deadline_ms=1_000)
+
+    played(act)
+
+
+def test_a_lost_session_is_made_again_once_and_a_recovery_that_fails_ends_it() -> None:
+    def makes(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return {"id": arguments["id"]} if command == "first:make" else obedient(guest, command, arguments)
+
+    async def act(house: House) -> None:
+        before = (await house.command(operation="first:make", id="a")).session
+        worker = next(iter(house.sessions)).worker.name
+        house.launcher.end(worker, "signal", 9)
+        await house.settle(1.0)
+        reply = await house.command()
+        again = [one for one in house.journal.of(CommandIntent) if one.replays]
+        assert [one.operation for one in again] == ["first:make"]
+        assert before in reply.anew
+        house.launcher.end(next(iter(house.sessions)).worker.name, "signal", 9)
+        await house.settle(1.0)
+        house.launcher.behaviour = lambda _guest, command, _arguments: (
+            {"id": "b"} if command == "first:make" else {}
+        )
+        with pytest.raises(SessionEndedError, match="could not be made again"):
+            await house.command()
+        await house.settle(1.0)
+        house.launcher.behaviour = makes
+        assert "could not be made again" in (await house.command()).anew
+        assert len([one for one in house.journal.of(CommandIntent) if one.replays]) == 2
+
+    played(act, behaviour=makes)
+
+
+class ToldCaller(list[dict[str, object]]):
+    """What a caller of a script is told."""
+
+    def __call__(self, item: dict[str, object]) -> None:
+        self.append(item)
+
+    def full(self, _most: int) -> bool:
+        return False
+
+
+SCRIPT = Script(kind="script", text="/bridge/script.py")
+
+
+async def relayed(house: House, emit: ToldCaller) -> Relay:
+    key = SessionKey("acme", "first", "script")
+
+    async def order(session: str) -> Any:
+        made = await house.order(key.tenant, key.bridge, session, key.name, "caller")
+        return msgspec.structs.replace(made, script=SCRIPT)
+
+    session = await house.sessions.get_or_open(key, order, "caller")
+    ledger = Ledger(
+        session,
+        "caller",
+        house.journal,
+        METRICS,
+        Refusals(house.journal, METRICS),
+        house.degraded.append,  # type: ignore[arg-type]
+    )
+    relay = Relay(
+        session,
+        formats=("json",),
+        protocol=True,
+        ledger=ledger,
+        rules=lambda: house.registry.grant("acme", "first"),
+        rates=CommandRates(),
+        emit=emit,  # type: ignore[arg-type]
+        may_read=True,
+    )
+    await relay.start(SCRIPT)
+    return relay
+
+
+def asked(number: int, command: str = "act") -> bytes:
+    return msgspec.json.encode({"id": number, "command": command, "args": {}})
+
+
+@pytest.mark.parametrize("end", ["answers", "dies", "late", "leaves"])
+def test_each_command_of_a_script_has_an_outcome_however_it_ends(end: str) -> None:
+    def script(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return (
+            obedient(guest, command, arguments)
+            if command.startswith("common:") or end == "answers"
+            else SILENT
+        )
+
+    async def act(house: House) -> None:
+        emit = ToldCaller()
+        relay = await relayed(house, emit)
+        await relay.send(asked(1))
+        await relay.send(asked(2))
+        await house.settle(1.0)
+        if end == "dies":
+            house.launcher.end(relay.session.worker.name, "memory", 9)
+        elif end == "leaves":
+            relay.finish_input()
+        await house.settle(100.0)
+        outcomes = list(house.journal.of(CommandOutcome))
+        codes = {"answers": "", "dies": "memory", "late": "timeout", "leaves": "session_ended"}
+        assert [one.code for one in outcomes] == [codes[end]] * 2
+        assert len(emit) == (2 if end == "answers" else 0)
+        assert relay.session.alive == (end == "answers")
+
+    played(act, behaviour=script)
+
+
+def test_a_script_is_refused_by_the_rules_that_hold_now_and_an_intent_that_fails_sends_nothing() -> None:
+    async def act(house: House) -> None:
+        emit = ToldCaller()
+        relay = await relayed(house, emit)
+        with pytest.raises(BridgeholdError, match="not a command's name"):
+            await relay.send(asked(1, "a b"))
+        assert len(list(house.journal.of(CommandRefused))) == 1
+
+        def refuse(name: str) -> None:
+            if name == "journal CommandIntent":
+                raise BridgeholdError("no room")
+
+        house.steps.every(refuse)
+        with pytest.raises(BridgeholdError, match="no room"):
+            await relay.send(asked(2))
+        house.steps.every(None)
+        await house.settle(1.0)
+        assert emit == []
+        await relay.send(asked(2))
+        await house.settle(1.0)
+        assert [one["id"] for one in emit] == [2]
+
+    played(act)
+
+
+def test_a_command_past_its_deadline_ends_its_session_and_says_so_to_its_caller_alone() -> None:
+    def silent(guest: Guest, command: str, arguments: dict[str, Any]) -> object:
+        return SILENT if command == "first:act" else obedient(guest, command, arguments)
+
+    async def act(house: House) -> None:
+        with pytest.raises(CommandTimeoutError) as caught:
+            await house.command()
+        session = next(house.journal.of(CommandIntent)).session
+        await house.settle(1.0)
+        assert caught.value.event
+        with pytest.raises(SessionEndedError) as later:
+            house.sessions.find(CALLER.may_act_for, session)
+        assert later.value.event == ""
+
+    played(act, behaviour=silent)
