@@ -24,7 +24,7 @@ def synchronous() -> None:
         host.session("python").run("execute")  # refused: attr-defined
         data: str = host.get("sha256:0")  # refused: assignment
         print(data)
-    Tool(print, "print")  # refused: call-arg
+    Tool(function=print, name=5)  # refused: arg-type
     raise BridgeholdError(code="x")  # refused: call-arg
 
 
