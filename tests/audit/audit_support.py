@@ -72,13 +72,13 @@ class LiveJournal:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(30)
 
     def end(self) -> int:
         """Close our ends and give the exit status."""
         for ours in self.sockets:
             ours.close()
-        return self.process.wait(10)
+        return self.process.wait(30)
 
     def errors(self) -> str:
         assert self.process.stderr is not None

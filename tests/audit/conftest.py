@@ -40,7 +40,7 @@ def live(audit: Path) -> Iterator[Callable[..., LiveJournal]]:
         for ours in journal.sockets:
             ours.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            journal.process.wait(5)
+            journal.process.wait(30)
         journal.process.kill()
         journal.process.wait()
         if journal.process.stderr is not None:

@@ -138,7 +138,7 @@ def test_when_even_the_reserve_is_used_up_everything_is_refused_and_nothing_is_t
             out["expected"] = 1 + len(began) + len(ended)
         out["exit"] = journal.end()
         second = start()
-        out["second exit"] = second.process.wait(10)
+        out["second exit"] = second.process.wait(30)
         out["said"] = second.errors()
         out["folders"] = len(list(audit.glob("0*")))
         """,

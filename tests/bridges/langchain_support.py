@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import bridgehold
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.frames import ProviderBinding, ReadyFrame
@@ -96,6 +98,12 @@ class Probe(LangChainBridge):
     @operation(effect="configure")
     def script(self, texts):
         SCRIPT[:] = texts
+    @operation(effect="configure")
+    def anew(self):
+        super().close()
+        super().open(None)
+        del SEEN[:], SCRIPT[:]
+        BUSY[:] = 0, 0
 """
 
 
@@ -114,8 +122,27 @@ def begin(launch: Any, site_packages: Path, bridge_folder: Callable[[str], Path]
         providers=PROVIDERS,
     )
     assert isinstance(ready, ReadyFrame), ready
-    assert set(ready.operations) == {*MANIFEST.operations, "seen", "script"}
+    assert set(ready.operations) == {*MANIFEST.operations, "seen", "script", "anew"}
     guest.open()
+    return guest
+
+
+def kept(launch_once: Any, site_packages: Path, temporary: pytest.TempPathFactory) -> Any:
+    """The same for several tests, each of which begins with `anew`: what it imports takes its seconds once."""
+
+    def write(source: str) -> Path:
+        folder = temporary.mktemp("langchain")
+        (folder / "sample.py").write_text(source)
+        return folder
+
+    return begin(launch_once, site_packages, write)
+
+
+def anew(guest: Any) -> Any:
+    """`guest` as it is when it has just been opened."""
+    guest.drain()
+    guest.seen.clear()
+    guest.value("langchain:anew")
     return guest
 
 

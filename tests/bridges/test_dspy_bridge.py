@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,35 @@ def seen(dspy: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def dspy(launch: Any, environment: Callable[[str], Path], bridge_folder: Callable[[str], Path]) -> Any:
+    return begin(launch, environment("dspy"), bridge_folder(source()))
+
+
+@pytest.fixture(scope="module")
+def kept(
+    launch_once: Any, environment: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Any]:
+    """`kept(name)`: a worker of several tests' that leave nothing behind for each other."""
+
+    @cache
+    def one(name: str) -> Any:
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "sample.py").write_text(source())
+        return begin(launch_once, environment("dspy"), folder)
+
+    return one
+
+
+def source() -> str:
     refusal = Refusal(status=403, rule="network.endpoints.openai.paths", reason="the path is not granted")
     said = Denial(status=403, rule=refusal.rule, message=refusal.message("i-1.2"), event="i-1.2")
-    denial = repr(denial_body("openai", said).decode())
-    folder = bridge_folder(PROVIDER.replace("@DENIAL@", denial))
+    return PROVIDER.replace("@DENIAL@", repr(denial_body("openai", said).decode()))
+
+
+def begin(launch: Any, site_packages: Path, folder: Path) -> Any:
+    """The bridge, open, with the provider on its loopback."""
     for module in MANIFEST.folder.glob("dspy_*.py"):
         shutil.copy(module, folder)
-    guest = launch(folder, site_packages=environment("dspy"))
+    guest = launch(folder, site_packages=site_packages)
     ready = guest.boot(
         bridge="dspy",
         version=MANIFEST.version,
@@ -411,8 +434,9 @@ def test_text_for_a_prompt_and_the_sessions_own_data(dspy: Any) -> None:
     ],
 )
 def test_a_program_that_makes_no_sense_is_refused_before_any_call(
-    dspy: Any, name: str, args: dict[str, Any], text: str
+    kept: Callable[[str], Any], name: str, args: dict[str, Any], text: str
 ) -> None:
+    dspy = kept("nonsense")
     run(dspy, "configure_lm", model="gpt-4o-mini")
     fault = dspy.fault(f"dspy:{name}", args)
     assert (fault.code, text in fault.message) == ("invalid_input", True), fault
@@ -469,7 +493,10 @@ def test_a_tool_that_is_not_offered_makes_no_program(dspy: Any) -> None:
         ("denied", "refused"),
     ],
 )
-def test_what_a_provider_refuses_has_a_code_of_its_own(dspy: Any, model: str, code: str, engine: str) -> None:
+def test_what_a_provider_refuses_has_a_code_of_its_own(
+    kept: Callable[[str], Any], model: str, code: str, engine: str
+) -> None:
+    dspy = kept(engine)
     run(dspy, "configure_lm", model=model, num_retries=0, engine=engine)
     fault = dspy.fault(
         "dspy:execute_module", {"signature": "question -> answer", "inputs": {"question": "?"}}

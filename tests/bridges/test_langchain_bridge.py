@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridgehold.bridges.frames import CancelFrame
-from bridges.langchain_support import begin, refused, run, seen
+from bridges.langchain_support import anew, begin, kept, refused, run, seen
 
 pytestmark = pytest.mark.network
 CITY = {
@@ -19,9 +19,23 @@ CITY = {
 }
 
 
+@pytest.fixture(scope="module")
+def shared(
+    launch_once: Any, environment: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    return kept(launch_once, environment("langchain"), tmp_path_factory)
+
+
 @pytest.fixture
-def langchain(launch: Any, environment: Callable[[str], Path], bridge_folder: Callable[[str], Path]) -> Any:
-    return begin(launch, environment("langchain"), bridge_folder)
+def langchain(request: pytest.FixtureRequest) -> Any:
+    """One that is shared; where something hangs, one of the test's own."""
+    if "cancelled" in request.node.name:
+        needed = (request.getfixturevalue(name) for name in ("launch", "environment", "bridge_folder"))
+        launch, environment, bridge_folder = needed
+        guest = begin(launch, environment("langchain"), bridge_folder)
+    else:
+        guest = anew(request.getfixturevalue("shared"))
+    return guest
 
 
 def test_a_chain_from_creation_to_deletion(langchain: Any) -> None:

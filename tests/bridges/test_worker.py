@@ -217,7 +217,7 @@ def test_common_commands_have_the_shapes_that_dspex_knows(launch: Any, bridge_fo
         "worker_id": "worker_1",
         "mode": "worker",
     }
-    assert guest.process.wait(10) == 0
+    assert guest.process.wait(30) == 0
     guest.settle_log(b"closing s-1")
 
 
@@ -342,7 +342,7 @@ def test_faults_before_ready(launch: Any, bridge_folder: Make) -> None:
         assert isinstance(fault, FaultFrame), source
         assert (fault.id, fault.code, fault.alive) == (0, code, False), source
         assert text in fault.message
-        assert guest.process.wait(10) == 3
+        assert guest.process.wait(30) == 3
 
 
 def test_the_end_of_the_hosts_stream_ends_the_worker(launch: Any, bridge_folder: Make) -> None:
@@ -364,7 +364,7 @@ def test_a_host_frame_that_is_none_ends_the_worker(launch: Any, bridge_folder: M
     guest.boot(**BOOT)
     guest.open()
     guest.send_bytes((10).to_bytes(4, "big") + b'{"id":NaN}')
-    assert guest.process.wait(10) == 1
+    assert guest.process.wait(30) == 1
     guest.settle_log(b"NaN is no JSON")
 
 
@@ -385,4 +385,4 @@ def test_every_interpreter_of_this_machine(
         guest.send(CancelFrame(id=call))
         assert guest.reply(call, 10).code == "cancelled"
         assert guest.value("common:shutdown")["status"] == "shutting_down"
-        assert guest.process.wait(10) == 0, version
+        assert guest.process.wait(30) == 0, version

@@ -80,7 +80,7 @@ def made(request):
             yield Machine(kind=kind, folder=folder, config=config, process=process, control=control)
         finally:
             control.close()
-            process.wait(20)
+            process.wait(30)
 
 
 def test_a_host_without_privilege_gets_an_environment_it_can_not_change(made):

@@ -238,7 +238,7 @@ async def keeper_process(config: KeeperConfig) -> AsyncIterator[tuple[KeeperClie
     finally:
         await client.close()
         ours.close()
-        process.wait(10)
+        process.wait(30)
         assert process.stderr is not None
         process.stderr.close()
 

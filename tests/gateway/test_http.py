@@ -123,9 +123,9 @@ def test_chunked_bodies_and_100_continue_work(tmp_path: Path) -> None:
         assert stand.provider.log[0].body == BODY.replace(b": ", b":").replace(b", ", b",")
         reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
         writer.write(head(stand.port, f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
-        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 100")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 100")
         writer.write(BODY)
-        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 200")
         writer.close()
 
     on_stand(tmp_path, act)
@@ -169,10 +169,10 @@ def test_a_reader_that_never_reads_loses_its_connection_and_nobody_else_waits(tm
         reader, writer = await asyncio.open_connection("127.0.0.1", stand.port, limit=1024)
         writer.write(request + payload)
         await eventually(lambda: stand.provider.log)
-        assert (await asyncio.wait_for(stand.ask(), 10)).status == 200
+        assert (await asyncio.wait_for(stand.ask(), 30)).status == 200
         await eventually(lambda: stand.buffers.held == 0)  # the stalled answer is let go
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await asyncio.wait_for(reader.readexactly(100_000_000), 10)
+            await asyncio.wait_for(reader.readexactly(100_000_000), 30)
         writer.close()
 
     on_stand(tmp_path, act, limits=limits)
@@ -211,7 +211,7 @@ def test_pipelined_refusals_and_slow_heads_do_not_keep_another_tenant_waiting(tm
         attackers += [asyncio.create_task(dribble()) for _ in range(8)]
         await asyncio.sleep(0.5)
         for _ in range(10):
-            assert (await asyncio.wait_for(stand.ask(key=theirs, port=other), 10)).status in (200, 401)
+            assert (await asyncio.wait_for(stand.ask(key=theirs, port=other), 30)).status in (200, 401)
         ended.set()
         await asyncio.gather(*attackers, return_exceptions=True)
         refusals = len(stand.audit.of(EgressRefused))
@@ -246,7 +246,7 @@ def test_connections_past_the_bound_wait_outside(tmp_path: Path) -> None:
         assert not done
         for _, writer in held:
             writer.close()
-        assert (await asyncio.wait_for(waiting, 5)).status == 200
+        assert (await asyncio.wait_for(waiting, 30)).status == 200
 
     on_stand(tmp_path, act, limits=GatewayLimits(connections=4))
 
@@ -256,7 +256,7 @@ def test_closing_the_gateway_cuts_what_is_under_way(tmp_path: Path) -> None:
         stand.provider.behave(Behaviour(latency_ms=10_000))
         asking = asyncio.create_task(stand.ask())
         await eventually(lambda: stand.provider.log)
-        await asyncio.wait_for(stand.gateways[0].close(), 5)
+        await asyncio.wait_for(stand.gateways[0].close(), 30)
         assert (await asking).status == 0, "it was answered"
         assert stand.audit.events[-1].code == "cancelled"  # type: ignore[attr-defined]  # an outcome
 

@@ -211,14 +211,14 @@ def test_an_honest_tunnel_works_and_is_accounted(tmp_path: Path) -> None:
             await stand.open(make_grant(connects=granted), lookup=to_loopback)
             reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
             writer.write(connect(f"GOOD.example.com.:{port}"))
-            assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
             first = hello("good.example.com")
             writer.write(first[:40])
             await asyncio.sleep(0.05)
             writer.write(first[40:])
-            assert await asyncio.wait_for(reader.readexactly(len(first)), 5) == first
+            assert await asyncio.wait_for(reader.readexactly(len(first)), 30) == first
             writer.write(b"x" * 100_000)
-            await asyncio.wait_for(reader.readexactly(100_000), 5)
+            await asyncio.wait_for(reader.readexactly(100_000), 30)
             writer.close()
             await eventually(lambda: stand.audit.of(EgressOutcome))
             assert len(seen) == len(first) + 100_000
@@ -285,7 +285,7 @@ def test_what_is_refused_is_refused_before_its_body(tmp_path: Path) -> None:
             for _ in range(10):
                 reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
                 writer.write(head + more)
-                answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+                answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 30)
                 assert answer == b"HTTP/1.1 403 \r\n"
                 assert stand.buffers.held == 0
                 writer.close()

@@ -96,7 +96,7 @@ def test_a_client_finds_its_restarted_host_and_its_sessions_end_typed(layout: La
             thread.start()
             until_busy(client)
             stop_host(first)
-            thread.join(20)
+            thread.join(30)
             assert [error.code for error in under_way] in (["host_unavailable"], ["session_ended"])
             starting = threading.Thread(target=lambda: hosts.append(start_host(layout)))
             hosts: list[Any] = []
@@ -217,7 +217,7 @@ def test_nothing_that_goes_wrong_while_answers_are_read_leaves_anybody_waiting(
                     patched.setattr("bridgehold.client.connection.from_info", defect)
                     error = failure(session.run, "act", {"code": "1 / 0"})
                 assert (error.code, str(error.__cause__)) == ("internal", "of the client's own")
-                work.join(5)
+                work.join(30)
                 assert [one.code for one in waiting] == ["internal"]
             assert session.run("act", {"code": "result['x'] = 4"}) == {"x": 4}  # by another connection
     finally:

@@ -60,7 +60,7 @@ def test_a_request_and_its_cancel_in_one_write_hold_nothing() -> None:
         )
         await asyncio.get_running_loop().sock_sendall(theirs, pairs)
         theirs.close()
-        await asyncio.wait_for(serving, 10)
+        await asyncio.wait_for(serving, 30)
         await eventually(
             lambda: not server.callers.requests.held_by("p") and (not server.callers.bytes.held_by("p"))
         )

@@ -306,7 +306,7 @@ def test_callers_call_through_an_upgrade(running: tuple[Installed, subprocess.Po
             installed.install(NEW)
             said = installed.say("restart")
             assert (said.returncode, said.stdout.split()[-1]) == (0, NEW), said.stderr + installed.log
-            assert slow.result(10)["said"] == "the old host"
+            assert slow.result(30)["said"] == "the old host"
             before = Counter(callers.done)
             until(lambda: all(callers.done[kind] > before[kind] + 1 for kind in kinds))
         finally:

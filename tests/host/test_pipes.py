@@ -119,9 +119,9 @@ def test_whatever_fails_at_a_workers_end_it_has_ended_and_nothing_waits(ends: En
         worker.gateway = leaving
         worker.pipes = opened(ends, worker.log)
         call = asyncio.ensure_future(worker.call("act", {}, deadline_ms=1000))
-        await asyncio.wait_for(worker.ended.wait(), 10)
+        await asyncio.wait_for(worker.ended.wait(), 30)
         with pytest.raises(CrashError):
-            await asyncio.wait_for(call, 10)
+            await asyncio.wait_for(call, 30)
         with pytest.raises(ValueError, match="a defect of"):  # nor is it hidden
             await worker._watch
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.errors import TenantFullError
+from bridgehold.host.cell.sessions.admission import Admission
 from bridgehold.host.cell.sessions.session import SessionKey
-from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.shares.fair import Share, Shares
 from bridgehold.policies.files import PolicyFiles
 
@@ -64,21 +64,14 @@ def test_one_tenant_s_sessions_never_take_all_places_of_the_host(tmp_path: Path)
         (tenants / f"{name}.toml").write_text("")
     files = PolicyFiles(tmp_path / "policies", tenants)
     assert [files.count_with("tenant", name) for name in ("hog", "local")] == [2, 3]
-    sessions = Sessions(
-        None,  # type: ignore[arg-type]  # nothing is started here
-        None,  # type: ignore[arg-type]  # nor recorded
-        bound=8,
-        tenants=partial(files.count_with, "tenant"),
-        recovery=None,  # type: ignore[arg-type]  # as above
-        metrics=None,  # type: ignore[arg-type]  # as above
-    )
+    admission = Admission((), 8, partial(files.count_with, "tenant"))
 
     def fill(tenant: str) -> tuple[int, object]:
         for number in range(9):
-            refusal = sessions._no_place(tenant, [])
+            refusal = admission._no_place(tenant, [])
             if refusal is not None:
                 return number, refusal
-            sessions._admitted[SessionKey(tenant, "python", f"s-{number}")] = 0
+            admission._admitted[SessionKey(tenant, "python", f"s-{number}")] = 0
         raise AssertionError("more than there are")
 
     taken, refusal = fill("hog")

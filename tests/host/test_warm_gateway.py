@@ -85,7 +85,7 @@ async def _exchange(sent: bytes) -> bytes:
             reader, writer = await asyncio.open_connection(*address)
             writer.write(sent)
             writer.write_eof()
-            return await asyncio.wait_for(reader.read(1 << 20), 10)
+            return await asyncio.wait_for(reader.read(1 << 20), 30)
         except ConnectionResetError:
             return b"reset"
         finally:

@@ -34,12 +34,12 @@ def running(server: AbstractAsyncContextManager[T]) -> Iterator[T]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
-    opened, end = ready.result(10)
+    opened, end = ready.result(30)
     try:
         yield opened
     finally:
         loop.call_soon_threadsafe(end.set)
-        thread.join(5)
+        thread.join(30)
 
 
 def running_provider() -> contextlib.AbstractContextManager[Provider]:

@@ -49,7 +49,7 @@ def test_an_end_whose_asker_goes_away_is_an_end_all_the_same(host: Stage, method
                 await given_up(work, 0.002 + 0.004 * step)
                 with contextlib.suppress(BridgeholdError):  # it had ended, or the cancel came before it began
                     await client.request("session.kill", {"session": session})
-                await asyncio.wait_for(client.request("session.open", named), 15)
+                await asyncio.wait_for(client.request("session.open", named), 30)
                 ended = [one for one in host.events("session.closed") if one["session"] == session]
                 assert len(ended) == 1
                 await client.request("session.kill", {"session": "goes"})

@@ -148,7 +148,7 @@ def test_an_operators_tool_ends_with_the_host_whatever_it_does(layout: Layout) -
         os.kill(process(host.pid, "host").pid, signal.SIGKILL)
         host.wait(30)
         assert wait_gone([tool, *below]) == []
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
     assert stop_host(start_host(layout)) == 0
     report = verify_audit(layout.audit, beside=layout.anchors)
@@ -163,7 +163,7 @@ def test_36_a_torn_tail_is_quarantined_and_the_chain_goes_on(layout: Layout) -> 
     with SyncClient.connect(layout.socket) as client:
         client.run("python:execute", {"code": "1"})
         os.kill(process(host.pid, "journal").pid, signal.SIGKILL)
-    host.wait(20)
+    host.wait(30)
     newest = max(layout.audit.rglob("*.jsonl"), key=lambda path: path.stat().st_mtime)
     with newest.open("ab") as file:
         file.write(b'{"v":1,"instance":"torn')

@@ -256,7 +256,7 @@ def test_commands_that_come_together_wait_for_one_recovery(lossy: Stage) -> None
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(30)
         assert sorted(found) == [(number, number) for number in range(5)]
         opened = [e for e in lossy.events("session.opened") if e["recovers"] == session.id]
         assert len(opened) == 1

@@ -89,10 +89,10 @@ def test_the_end_of_the_face_or_of_the_host_ends_everything(
     below = tree(host.pid)
     assert set(below) > {FACE, HOST}
     os.kill(below[victim].pid, signal.SIGKILL)
-    assert host.wait(20) != 0
+    assert host.wait(30) != 0
     _, alive = psutil.wait_procs(list(below.values()), timeout=15)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
-    thread.join(5)
+    thread.join(30)
     assert answers
     if victim == HOST:
         assert b" 503 " in answers[0].splitlines()[0], "its caller is told, in JSON"
@@ -128,7 +128,7 @@ def test_what_the_face_may_do_and_how_it_stops(
     assert layout.tokens_socket.stat().st_mode & 0o777 == 0o600
     answers, thread = waiting(layout)
     assert stop_host(host) == 0
-    thread.join(5)
+    thread.join(30)
     told = json.loads(answers[0].partition(b"\r\n\r\n")[2])
     assert told["code"] == "session_ended", answers
     assert not layout.tokens_socket.exists()

@@ -50,7 +50,7 @@ async def keeper_at(folder: Path) -> AsyncIterator[tuple[socket.socket, asyncio.
             ours.shutdown(socket.SHUT_RDWR)
         ours.close()
         with contextlib.suppress(BridgeholdError):
-            await asyncio.wait_for(serving, 10)
+            await asyncio.wait_for(serving, 30)
 
 
 async def frames(sock: socket.socket) -> AsyncIterator[protocol.Frame]:
@@ -110,7 +110,7 @@ def test_what_is_no_frame_ends_the_connection(tmp_path: Path, attack: bytes) -> 
         async with keeper_at(tmp_path) as (ours, serving):
             await asyncio.get_running_loop().sock_sendall(ours, attack)
             with pytest.raises(ProtocolError):
-                await asyncio.wait_for(serving, 10)
+                await asyncio.wait_for(serving, 30)
 
     asyncio.run(act())
 
@@ -124,7 +124,7 @@ def test_a_host_that_floods_with_streams_and_reads_nothing_is_cut_off(tmp_path: 
                 while not serving.done():
                     await loop.sock_sendall(ours, opens)
             with pytest.raises(ProtocolError, match="reads no answer"):
-                await asyncio.wait_for(serving, 10)
+                await asyncio.wait_for(serving, 30)
 
     asyncio.run(asyncio.wait_for(act(), 60))
 
@@ -279,7 +279,7 @@ def test_an_ask_that_is_cancelled_at_once_keeps_no_stream(tmp_path: Path) -> Non
             await asyncio.sleep(0.01)
         await eventually(lambda: not len(keeper._channel) and (not keeper._tasks))
         ours.close()
-        await asyncio.wait_for(serving, 10)
+        await asyncio.wait_for(serving, 30)
 
     asyncio.run(act())
 
@@ -298,6 +298,6 @@ def test_a_redaction_that_is_given_up_leaves_nothing_at_the_keeper(tmp_path: Pat
         await eventually(lambda: not len(keeper._channel) and (not keeper._tasks))
         assert await client.redact("acme", ["plain"]) == ["plain"]
         await client.close()
-        await asyncio.wait_for(serving, 10)
+        await asyncio.wait_for(serving, 30)
 
     asyncio.run(act())

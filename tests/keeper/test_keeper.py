@@ -86,7 +86,7 @@ def test_rotation_and_revocation_take_effect_and_end_streams(
                 newer = "sk-newer-0123456789abcdef"
                 await asyncio.to_thread(admin().set, "acme", "openai", newer.encode())
                 with pytest.raises(SecretError, match="changed"):
-                    await asyncio.wait_for(_drain(body), 5)
+                    await asyncio.wait_for(_drain(body), 30)
             await call(keeper)
             assert provider.log[-1].key_fingerprint == fingerprint(newer)
             await asyncio.to_thread(admin().remove, "acme", "openai")
@@ -246,7 +246,7 @@ def test_a_slow_reader_stalls_only_itself(tmp_path: Path) -> None:
                 large = json.dumps({"model": "m", "input": ["x"] * 60_000}).encode()
                 stalled = await keeper.request(ask(path="/embeddings", body_bytes=len(large)), large)
                 for _ in range(5):
-                    assert (await asyncio.wait_for(call(keeper), 5))[0] == 200
+                    assert (await asyncio.wait_for(call(keeper), 30))[0] == 200
                 whole = b"".join([chunk async for chunk in stalled.body()])
                 assert len(json.loads(whole)["data"]) == 60_000
                 await stalled.close()

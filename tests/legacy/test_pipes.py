@@ -68,7 +68,7 @@ def test_who_leaves_its_answers_unread_counts_as_gone_and_the_worker_ends(
         reading = asyncio.ensure_future(peer(pipe[0]))
         sink = PipeOut(pipe[1], patience_s=PATIENCE)
         worker = Talker(sink, MIB)
-        outcome = await asyncio.wait_for(serve(worker, PipeIn(source), sink, frames()), 20)
+        outcome = await asyncio.wait_for(serve(worker, PipeIn(source), sink, frames()), 30)
         reading.cancel()
         os.close(ours)
         return outcome, worker.finished

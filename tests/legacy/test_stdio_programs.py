@@ -74,7 +74,7 @@ class Talk:
     async def ask(self, command: str, **args: object) -> dict[str, Any]:
         self.next_id += 1
         await self.worker.take(json.dumps({"id": self.next_id, "command": command, "args": args}).encode())
-        answer = await asyncio.wait_for(self.sink.answers.get(), 5)
+        answer = await asyncio.wait_for(self.sink.answers.get(), 30)
         assert answer["id"] == self.next_id
         return answer
 
@@ -136,7 +136,7 @@ def test_updates_of_data_at_the_same_time_lose_nothing() -> None:
             body = {"id": number, "command": "update_session_data", "args": args}
             await t.worker.take(json.dumps(body).encode())
         for _ in range(20):
-            assert (await asyncio.wait_for(t.sink.answers.get(), 5))["success"]
+            assert (await asyncio.wait_for(t.sink.answers.get(), 30))["success"]
         kept = (await t.ask("get_session_data", session_id="one"))["result"]["data"]
         assert kept == {f"k{number}": number for number in range(20)}
         assert (await t.ask("cleanup_session", session_id="one"))["result"]["programs_removed"] == 0

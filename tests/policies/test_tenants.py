@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgehold.errors import PolicyError, SuspendedError, UsageError
+from bridgehold.client.once import token_of
+from bridgehold.errors import ConfigError, PolicyError, SuspendedError, UsageError
 from bridgehold.policies import tenants, tokens
 from bridgehold.policies.compose import compose_tenant
 from bridgehold.policies.model import Ceilings
@@ -180,3 +182,17 @@ def test_a_tokens_file_that_says_something_else_is_refused(line: str, said: str)
 def test_times_go_both_ways() -> None:
     assert parse_time(format_time(2e9)) == 2e9
     assert format_time(0) == ""
+
+
+def test_a_clients_token_comes_from_a_file_that_nobody_else_may_read(tmp_path: Path) -> None:
+    assert token_of({}) == ""
+    file = tmp_path / "token"
+    file.write_text("bh_app_x\n")
+    file.chmod(0o600)
+    assert token_of({"BRIDGEHOLD_TOKEN_FILE": str(file)}) == "bh_app_x"
+    file.chmod(0o640)
+    with pytest.raises(ConfigError, match="others may read this token") as caught:
+        token_of({"BRIDGEHOLD_TOKEN_FILE": str(file)})
+    assert "chmod 600" in caught.value.hint
+    with pytest.raises(ConfigError):
+        token_of({"BRIDGEHOLD_TOKEN_FILE": str(tmp_path / "none")})

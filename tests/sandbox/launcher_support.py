@@ -173,7 +173,7 @@ def machine(kind: str, *, inside: int = 0, program: tuple[str, ...] = ()) -> Ite
         finally:
             made.control.close()
             try:
-                made.process.wait(20)
+                made.process.wait(30)
             except subprocess.TimeoutExpired:
                 made.process.kill()
                 made.process.wait()

@@ -151,9 +151,9 @@ def test_a_face_adds_checks_and_replaces_ours_by_name() -> None:
 
 
 def test_a_missing_bubblewrap_names_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(acts, "BWRAP_PATH", str(tmp_path))
+    monkeypatch.setattr("bridgehold.sandbox.launch.cold.shutil.which", lambda *_, **__: None)
     row = run_one(find("bubblewrap"), CONTEXT)
     assert row.status == "FAIL"
     assert "apt-get install bubblewrap" in row.remedy

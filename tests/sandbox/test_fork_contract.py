@@ -90,7 +90,7 @@ STATE = {
     "mask": "import signal; value = len(signal.pthread_sigmask(signal.SIG_BLOCK, ()))",
     "descriptors": "import os; value = sorted(os.readlink(f'/proc/self/fd/{n}').split(':')[0] for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}'))",
     "a lock": "value = framework.lock.acquire(timeout=1); framework.lock.release()",
-    "a pool": "value = framework.pool.submit(lambda: 41 + 1).result(5)",
+    "a pool": "value = framework.pool.submit(lambda: 41 + 1).result(30)",
     "an event loop": "import asyncio; value = asyncio.run(asyncio.sleep(0, 7))",
     "an event loop's policy": "import asyncio; value = type(asyncio.get_event_loop_policy()).__name__",
     "a child process": "import multiprocessing; p = multiprocessing.get_context('fork').Process(target=int); p.start(); p.join(); value = p.exitcode",

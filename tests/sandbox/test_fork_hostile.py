@@ -230,7 +230,7 @@ def test_a_surprise_ends_the_zygote_and_its_sessions(swept: Machine, act: str) -
         with pytest.raises((ZygoteError, AttestationError, AssertionError)):
             await nursery.fork(client, zygote)
         for guest in (first, zygote):
-            report = await asyncio.wait_for(client.exited(guest.launched.worker), 10)
+            report = await asyncio.wait_for(client.exited(guest.launched.worker), 30)
             assert report.cause == "zygote"
             assert report.reason
             guest.close()
@@ -422,6 +422,8 @@ DAWDLERS = {
     """,
 }
 """How it has the launcher wait for it, at each step of a fork."""
+UNRESOLVED = ("never forks", "stays at its gate", "stays in its cgroup")
+"""Those that last as long as a fork may: others start meanwhile, not after."""
 
 
 @pytest.mark.parametrize("act", DAWDLERS)
@@ -436,17 +438,18 @@ def test_a_dawdler_costs_its_own_tenant_and_the_launcher_answers_others(swept: M
         first = await nursery.fork(client, zygote)
         dawdling = asyncio.ensure_future(nursery.fork(client, zygote))
         waited, spent = [], psutil.Process(swept.process.pid).cpu_times()
-        until = time.monotonic() + 2.5
+        until = time.monotonic() + 1.5
         while time.monotonic() < until:
             began = time.monotonic()
             await client.usage(other.launched.worker)
             waited.append(time.monotonic() - began)
             await asyncio.sleep(0.005)
         bystander = await friend.fork(client, other)  # and starts go on
+        assert act not in UNRESOLVED or not dawdling.done()
         assert sorted(waited)[len(waited) // 2] < 0.05
-        assert max(waited) < 1.0  # on a machine that others use too
+        assert max(waited) < 1.9  # on a machine that others use too; the least that could hold it is 2 s
         now = psutil.Process(swept.process.pid).cpu_times()
-        assert now.user + now.system - spent.user - spent.system < 0.75  # of 2.5 s
+        assert now.user + now.system - spent.user - spent.system < 0.5  # of 1.5 s
         with contextlib.suppress(BridgeholdError):
             await zygote.end()
         with contextlib.suppress(BridgeholdError, AssertionError):

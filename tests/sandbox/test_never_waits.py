@@ -6,13 +6,14 @@ import asyncio
 import mmap
 import os
 import tempfile
+import time
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.launcher.control import LauncherClient
 from sandbox import dawdling_launcher
 from sandbox.dawdling_launcher import LEAVING, PAGE, SHELL, TEMPLATE
@@ -31,6 +32,7 @@ def slow(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, mmap.mmap]]:
         with path.open("r+b") as file:
             page = mmap.mmap(file.fileno(), PAGE)
         with machine(request.param, program=(str(dawdling_launcher.__file__), str(path))) as made:
+            made.drive(lambda client: client.machine())  # it may wait while it is being set up
             yield made, page
 
 
@@ -140,5 +142,16 @@ def test_a_tree_that_is_sealed_keeps_nobody_waiting_for_who_did_it(slow: tuple[M
 
 def no_zombie(box: Machine) -> bool:
     """Whether everything that ended is reaped, in the end."""
-    children = psutil.Process(box.process.pid).children()
-    return psutil.wait_procs([child for child in children if child.status() == "zombie"], 30)[1] == []
+    deadline = time.monotonic() + 30
+    while any(map(zombie, procfs.children(box.process.pid))):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def zombie(pid: int) -> bool:
+    try:
+        return procfs.stat(pid)[0] == "Z"
+    except OSError:  # it is gone
+        return False

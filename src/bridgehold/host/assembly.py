@@ -47,6 +47,7 @@ from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.host.shares.spending import Spending
 from bridgehold.host.tenancy import Ending, Tenancy
+from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies.units import parse_size
 
 
@@ -248,7 +249,8 @@ def _serve(
     principals = Principals(given.config.principals, given.host.owner_uid, given.host.face_uid, tokens)
     reloading = _reloading(given, shared, working, answering, tenancy, principals)
     unified = Unified(answering.dispatch, shared.registry, shared.resources, working.sessions.why_missing)
-    tables = (answering.methods, unified, answering.artifacts, reloading, tenancy)
+    token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, functools.partial(look_up_again, servers))
+    tables = (answering.methods, unified, answering.artifacts, reloading, tenancy, token_admin)
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,

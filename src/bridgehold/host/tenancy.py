@@ -1,8 +1,4 @@
-"""``tenant.*`` and ``token.*``: what operators do to tenants and tokens while the host runs.
-
-Each act is in the audit twice: durably before it begins, by whom and on what, and when it has ended, with
-what came of it. Neither holds a token or a value of a key. Whoever asked may go away: the act is finished.
-"""
+"""``tenant.*``: what operators do to tenants while the host runs."""
 
 from __future__ import annotations
 
@@ -10,44 +6,37 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import AdminIntent, AdminOutcome
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, NotFoundError, PolicyError, UsageError
+from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.workers.calls import unbroken
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.shares.spending import Spending
+from bridgehold.host.token_admin import info_of
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
-from bridgehold.policies import tokens
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
-from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
+from bridgehold.policies.tokens import Token
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.tenants import (
     CreateTenantParams,
-    CreateTokenParams,
     LimitParams,
     NameParams,
-    NewToken,
     Part,
     Revoked,
-    RotateParams,
     StateParams,
     TenantInfo,
-    TokenInfo,
 )
 from bridgehold.protocol.values import Principal
 
-T = TypeVar("T")
 EndAll = Callable[[str, str], Awaitable[int]]
 """(tenant, reason) → how many have ended, once they have."""
 
@@ -85,6 +74,7 @@ class Tenancy:
         self._ending = ending
         self._keeper = keeper
         self._journal = journal
+        self.log = AdminLog(journal)
         self._look_up_again = look_up_again
 
     def table(self) -> dict[str, Method]:
@@ -98,10 +88,6 @@ class Tenancy:
             "tenant.resume": Method(StateParams, self.resume, operator=True),
             "tenant.revoke": Method(StateParams, self.revoke, operator=True),
             "tenant.remove": Method(NameParams, self.remove, operator=True),
-            "token.create": Method(CreateTokenParams, self.create_token, operator=True),
-            "token.list": Method(NoParams, self.list_tokens, operator=True),
-            "token.rotate": Method(RotateParams, self.rotate, operator=True),
-            "token.revoke": Method(NameParams, self.revoke_token, operator=True),
         }
 
     async def tell_journal(self) -> None:
@@ -127,7 +113,7 @@ class Tenancy:
         async def act() -> TenantInfo:
             return self._info(await self._bounded(await self._files.change(name, edit)))
 
-        return await self._audited(principal, "tenant.create", name, params.limits, act)
+        return await self.log.audited(principal, "tenant.create", name, params.limits, act)
 
     async def list_tenants(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TenantInfo]:
         """All tenants, with state and use."""
@@ -148,7 +134,7 @@ class Tenancy:
         async def act() -> TenantInfo:
             return self._info(await self._bounded(await self._files.change(name, edit)))
 
-        return await self._audited(principal, "tenant.limit", name, params.limits, act)
+        return await self.log.audited(principal, "tenant.limit", name, params.limits, act)
 
     async def suspend(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
         """Nothing begins from here on: no session, command, provider's call. What runs may end as it ends."""
@@ -177,7 +163,7 @@ class Tenancy:
                 raise fault
             return Revoked(name=name, ms=_ms(begun), parts=parts)
 
-        return await self._audited(principal, "tenant.revoke", name, {"reason": params.reason}, act)
+        return await self.log.audited(principal, "tenant.revoke", name, {"reason": params.reason}, act)
 
     async def remove(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
         """Its file, once it is revoked. Raises `UsageError` where the configuration still names it."""
@@ -196,76 +182,7 @@ class Tenancy:
             await self._files.remove(name)
             return {"name": name}
 
-        return await self._audited(principal, "tenant.remove", name, {}, act)
-
-    async def create_token(self, principal: Principal, params: CreateTokenParams, _emit: Emit) -> NewToken:
-        """The token itself is in this answer, and nowhere else."""
-        name = parse_name(params.name, "token")
-        scope = Scope(
-            tenants=params.tenants,
-            bridges=params.bridges,
-            operations=params.operations,
-            read_only=params.read_only,
-            logs=params.logs,
-        )
-        if faults := tokens.faults(scope):
-            raise UsageError("; ".join(f"{key}: {what}" for key, what in faults))
-        for tenant in scope.tenants:
-            self._files.of(self._require(tenant)).demand()
-        expires = time.time() + params.expires_s if params.expires_s else 0.0
-        secret = new_token(name)
-        token = Token(
-            name=name,
-            digest=digest_of(secret),
-            scope=scope,
-            expires=float(int(expires)),
-            by=principal.name,
-            at=_now(),
-        )
-
-        async def act() -> NewToken:
-            await self._tokens.add(token)
-            return _new(token, secret)
-
-        details = {**msgspec.to_builtins(scope), "expires": format_time(token.expires)}
-        return await self._audited(principal, "token.create", name, details, act)
-
-    async def list_tokens(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TokenInfo]:
-        """Those of files; a digest in `config.toml` has no name of its own."""
-        return [self._token(name) for name in self._tokens.names()]
-
-    async def rotate(self, principal: Principal, params: RotateParams, _emit: Emit) -> NewToken:
-        """Another secret; the one before is worth nothing from here on, or after `grace_s`."""
-        name = parse_name(params.name, "token")
-        secret, grace = new_token(name), params.grace_s
-
-        def edit(token: Token) -> Token:
-            return msgspec.structs.replace(
-                token,
-                digest=digest_of(secret),
-                previous=token.digest if grace else "",
-                previous_until=float(int(time.time() + grace)) if grace else 0.0,
-                by=principal.name,
-                at=_now(),
-            )
-
-        async def act() -> NewToken:
-            token = await self._tokens.change(name, edit)
-            await self._look_up_again()
-            return _new(token, secret)
-
-        return await self._audited(principal, "token.rotate", name, {"grace_s": grace}, act)
-
-    async def revoke_token(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
-        """Whoever is connected by it loses the connection, and what runs on it."""
-        name = parse_name(params.name, "token")
-
-        async def act() -> dict[str, str]:
-            await self._tokens.remove(name)
-            await self._look_up_again()
-            return {"name": name}
-
-        return await self._audited(principal, "token.revoke", name, {}, act)
+        return await self.log.audited(principal, "tenant.remove", name, {}, act)
 
     async def _set(self, principal: Principal, action: str, params: StateParams, state: State) -> TenantInfo:
         name = self._require(params.name)
@@ -276,7 +193,7 @@ class Tenancy:
             )
             return self._info(changed)
 
-        return await self._audited(principal, action, name, {"reason": params.reason}, act)
+        return await self.log.audited(principal, action, name, {"reason": params.reason}, act)
 
     async def _end(self, tenant: str, reason: str) -> dict[str, Part]:
         """Every part, also where one before it can't be ended; the first failure is raised then."""
@@ -317,61 +234,19 @@ class Tenancy:
         await self._look_up_again()
         return ended
 
-    async def _audited(
-        self,
-        principal: Principal,
-        action: str,
-        subject: str,
-        details: Mapping[str, object],
-        act: Callable[[], Awaitable[T]],
-    ) -> T:
-        """`act`, between a durable intent and its outcome."""
-        return await unbroken(self._recorded(principal.name, action, subject, _texts(details), act))
-
-    async def _recorded(
-        self, by: str, action: str, subject: str, details: dict[str, str], act: Callable[[], Awaitable[T]]
-    ) -> T:
-        intent = await self._journal.append(
-            AdminIntent(principal=by, action=action, subject=subject, details=details)
-        )
-        begun = time.monotonic()
-        code = reason = ""
-        parts: dict[str, int] = {}
-        try:
-            done = await act()
-            if isinstance(done, Revoked):
-                parts = {name: part.ms for name, part in done.parts.items()}
-            return done
-        except BridgeholdError as error:
-            code, reason = error.code, error.message[:500]
-            raise
-        except BaseException:
-            code = "internal"
-            raise
-        finally:
-            await self._journal.append(
-                AdminOutcome(
-                    principal=by,
-                    intent=intent.ref,
-                    action=action,
-                    subject=subject,
-                    ok=not code,
-                    code=code,
-                    reason=reason,
-                    ms=_ms(begun),
-                    parts_ms=parts,
-                )
-            )
-
     def _known(self) -> tuple[str, ...]:
         """Everybody of whom a file, the configuration, a token or a session says something, and `local`."""
         found = set(self._files.names())
         for section in self._settings.now.principals.values():
             found.update(section.tenants)
         for name in self._tokens.names():
-            found.update(self._token(name).tenants)
+            found.update(info_of(self._tokens, name).tenants)
         found.update(session.key.tenant for session in self._sessions)
         return tuple(sorted({*found, LOCAL_TENANT} - {"*"}))
+
+    def demand(self, name: str) -> None:
+        """Raise unless there is such a tenant, and it is active."""
+        self._files.of(self._require(name)).demand()
 
     def _require(self, name: str) -> str:
         """`name`, if there is such a tenant. Raises `UsageError`, `NotFoundError`."""
@@ -413,13 +288,7 @@ class Tenancy:
         return Counter(session.key.tenant for session in self._sessions)[tenant]
 
     def _tokens_of(self, tenant: str) -> tuple[str, ...]:
-        return tuple(name for name in self._tokens.names() if tenant in self._token(name).tenants)
-
-    def _token(self, name: str) -> TokenInfo:
-        try:
-            return _token_info(self._tokens.of(name))
-        except BridgeholdError as error:
-            return TokenInfo(name=name, state="broken", reason=error.message)
+        return tuple(name for name in self._tokens.names() if tenant in info_of(self._tokens, name).tenants)
 
 
 def _in_state(tenant: Tenant, state: State, reason: str, principal: Principal) -> Tenant:
@@ -437,22 +306,6 @@ def _signed(tenant: Tenant, principal: Principal) -> Tenant:
     return msgspec.structs.replace(tenant, by=principal.name, at=_now(), declared=True)
 
 
-def _token_info(token: Token) -> TokenInfo:
-    over = bool(token.expires) and time.time() >= token.expires
-    return TokenInfo(
-        name=token.name,
-        state="expired" if over else "valid",
-        tenants=token.scope.tenants,
-        bridges=token.scope.bridges,
-        operations=token.scope.operations,
-        read_only=token.scope.read_only,
-        logs=token.scope.logs,
-        expires=format_time(token.expires),
-        by=token.by,
-        at=token.at,
-    )
-
-
 def _narrowed(tenants: tuple[str, ...]) -> Callable[[Token], Token]:
     """The edit that leaves a token these."""
 
@@ -460,20 +313,6 @@ def _narrowed(tenants: tuple[str, ...]) -> Callable[[Token], Token]:
         return msgspec.structs.replace(token, scope=msgspec.structs.replace(token.scope, tenants=tenants))
 
     return edit
-
-
-def _new(token: Token, secret: str) -> NewToken:
-    return NewToken(**msgspec.structs.asdict(_token_info(token)), token=secret)
-
-
-def _texts(details: Mapping[str, object]) -> dict[str, str]:
-    """For the audit: short, and nothing nested."""
-    shown = {
-        key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        for key, value in details.items()
-        if value not in ("", (), [])
-    }
-    return {key[:80]: value[:300] for key, value in list(shown.items())[:32]}
 
 
 def _now() -> str:

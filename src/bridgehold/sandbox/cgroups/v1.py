@@ -170,7 +170,7 @@ class Parent:
             if leaf.left_over:
                 leaf.remove()
         self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
-        self._tenants.keep({Path(leaf.path).parent.name for leaf in self._leaves})
+        self._tenants.keep({leaf.tenant for leaf in self._leaves})
 
     def _limit_tenant(self, name: str, tenant: str, share: TenantShare) -> None:
         folders = {controller: folder / name for controller, folder in self._folders.items()}
@@ -220,6 +220,8 @@ class Leaf:
         self._made: list[Path] = []
         self._removing = False
         self.path = str(folders["memory"])
+        self.tenant = folders["memory"].parent.name
+        """The name of its tenant's folder."""
 
     @property
     def gone(self) -> bool:

@@ -145,7 +145,7 @@ class Parent:
             if leaf.left_over:
                 leaf.remove()
         self._leaves = [leaf for leaf in self._leaves if not leaf.gone]
-        self._tenants.keep({Path(leaf.path).parent.name for leaf in self._leaves})
+        self._tenants.keep({leaf.tenant for leaf in self._leaves})
 
 
 def _limit_memory(folder: Path, count: int) -> None:
@@ -165,6 +165,8 @@ class Leaf:
         self._made = False
         self._removing = False
         self.path = str(folder)
+        self.tenant = folder.parent.name
+        """The name of its tenant's folder."""
 
     @property
     def gone(self) -> bool:

@@ -1,0 +1,82 @@
+"""What operators change, in the audit: durably before it begins, by whom and on what, and when it has ended.
+
+Neither event holds a token or a value of a key. Whoever asked may go away: what has begun is finished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import AdminIntent, AdminOutcome
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.cell.workers.calls import unbroken
+from bridgehold.protocol.tenants import Revoked
+from bridgehold.protocol.values import Principal
+
+T = TypeVar("T")
+
+
+class AdminLog:
+    """One per host."""
+
+    def __init__(self, journal: JournalClient) -> None:
+        self._journal = journal
+
+    async def audited(
+        self,
+        principal: Principal,
+        action: str,
+        subject: str,
+        details: Mapping[str, object],
+        act: Callable[[], Awaitable[T]],
+    ) -> T:
+        """`act`, between a durable intent and its outcome."""
+        return await unbroken(self._recorded(principal.name, action, subject, _texts(details), act))
+
+    async def _recorded(
+        self, by: str, action: str, subject: str, details: dict[str, str], act: Callable[[], Awaitable[T]]
+    ) -> T:
+        intent = await self._journal.append(
+            AdminIntent(principal=by, action=action, subject=subject, details=details)
+        )
+        begun = time.monotonic()
+        code = reason = ""
+        parts: dict[str, int] = {}
+        try:
+            done = await act()
+            if isinstance(done, Revoked):
+                parts = {name: part.ms for name, part in done.parts.items()}
+            return done
+        except BridgeholdError as error:
+            code, reason = error.code, error.message[:500]
+            raise
+        except BaseException:
+            code = "internal"
+            raise
+        finally:
+            await self._journal.append(
+                AdminOutcome(
+                    principal=by,
+                    intent=intent.ref,
+                    action=action,
+                    subject=subject,
+                    ok=not code,
+                    code=code,
+                    reason=reason,
+                    ms=round((time.monotonic() - begun) * 1000),
+                    parts_ms=parts,
+                )
+            )
+
+
+def _texts(details: Mapping[str, object]) -> dict[str, str]:
+    """For the audit: short, and nothing nested."""
+    shown = {
+        key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for key, value in details.items()
+        if value not in ("", (), [])
+    }
+    return {key[:80]: value[:300] for key, value in list(shown.items())[:32]}

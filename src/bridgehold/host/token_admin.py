@@ -1,0 +1,145 @@
+"""``token.*``: what operators do to tokens while the host runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.tenants import TokenFiles
+from bridgehold.ids import parse_name
+from bridgehold.policies import tokens
+from bridgehold.policies.tables import format_time
+from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
+from bridgehold.protocol.frames import NoParams
+from bridgehold.protocol.tenants import CreateTokenParams, NameParams, NewToken, RotateParams, TokenInfo
+from bridgehold.protocol.values import Principal
+
+
+class TokenAdmin:
+    """The handlers. One per host."""
+
+    def __init__(
+        self,
+        files: TokenFiles,
+        log: AdminLog,
+        demand_tenant: Callable[[str], None],
+        look_up_again: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`demand_tenant`: raises unless there is such a tenant, and it is active. `look_up_again`: who is
+        connected may be somebody else now, or nobody."""
+        self._tokens = files
+        self._log = log
+        self._demand_tenant = demand_tenant
+        self._look_up_again = look_up_again
+
+    def table(self) -> dict[str, Method]:
+        """The methods by name."""
+        return {
+            "token.create": Method(CreateTokenParams, self.create_token, operator=True),
+            "token.list": Method(NoParams, self.list_tokens, operator=True),
+            "token.rotate": Method(RotateParams, self.rotate, operator=True),
+            "token.revoke": Method(NameParams, self.revoke_token, operator=True),
+        }
+
+    async def create_token(self, principal: Principal, params: CreateTokenParams, _emit: Emit) -> NewToken:
+        """The token itself is in this answer, and nowhere else."""
+        name = parse_name(params.name, "token")
+        scope = Scope(
+            tenants=params.tenants,
+            bridges=params.bridges,
+            operations=params.operations,
+            read_only=params.read_only,
+            logs=params.logs,
+        )
+        if faults := tokens.faults(scope):
+            raise UsageError("; ".join(f"{key}: {what}" for key, what in faults))
+        for tenant in scope.tenants:
+            self._demand_tenant(tenant)
+        expires = time.time() + params.expires_s if params.expires_s else 0.0
+        secret = new_token(name)
+        token = Token(
+            name=name,
+            digest=digest_of(secret),
+            scope=scope,
+            expires=float(int(expires)),
+            by=principal.name,
+            at=format_time(time.time()),
+        )
+
+        async def act() -> NewToken:
+            await self._tokens.add(token)
+            return _new(token, secret)
+
+        details = {**msgspec.to_builtins(scope), "expires": format_time(token.expires)}
+        return await self._log.audited(principal, "token.create", name, details, act)
+
+    async def list_tokens(self, _principal: Principal, _params: NoParams, _emit: Emit) -> list[TokenInfo]:
+        """Those of files; a digest in `config.toml` has no name of its own."""
+        return [info_of(self._tokens, name) for name in self._tokens.names()]
+
+    async def rotate(self, principal: Principal, params: RotateParams, _emit: Emit) -> NewToken:
+        """Another secret; the one before is worth nothing from here on, or after `grace_s`."""
+        name = parse_name(params.name, "token")
+        secret, grace = new_token(name), params.grace_s
+
+        def edit(token: Token) -> Token:
+            return msgspec.structs.replace(
+                token,
+                digest=digest_of(secret),
+                previous=token.digest if grace else "",
+                previous_until=float(int(time.time() + grace)) if grace else 0.0,
+                by=principal.name,
+                at=format_time(time.time()),
+            )
+
+        async def act() -> NewToken:
+            token = await self._tokens.change(name, edit)
+            await self._look_up_again()
+            return _new(token, secret)
+
+        return await self._log.audited(principal, "token.rotate", name, {"grace_s": grace}, act)
+
+    async def revoke_token(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
+        """Whoever is connected by it loses the connection, and what runs on it."""
+        name = parse_name(params.name, "token")
+
+        async def act() -> dict[str, str]:
+            await self._tokens.remove(name)
+            await self._look_up_again()
+            return {"name": name}
+
+        return await self._log.audited(principal, "token.revoke", name, {}, act)
+
+
+def info_of(files: TokenFiles, name: str) -> TokenInfo:
+    """For operators: also of one whose file is broken."""
+    try:
+        return _token_info(files.of(name))
+    except BridgeholdError as error:
+        return TokenInfo(name=name, state="broken", reason=error.message)
+
+
+def _token_info(token: Token) -> TokenInfo:
+    over = bool(token.expires) and time.time() >= token.expires
+    return TokenInfo(
+        name=token.name,
+        state="expired" if over else "valid",
+        tenants=token.scope.tenants,
+        bridges=token.scope.bridges,
+        operations=token.scope.operations,
+        read_only=token.scope.read_only,
+        logs=token.scope.logs,
+        expires=format_time(token.expires),
+        by=token.by,
+        at=token.at,
+    )
+
+
+def _new(token: Token, secret: str) -> NewToken:
+    return NewToken(**msgspec.structs.asdict(_token_info(token)), token=secret)
