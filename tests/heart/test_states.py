@@ -178,7 +178,9 @@ def test_a_start_that_is_cancelled_again_and_again_is_not_over_before_its_worker
 
     async def act(house: House) -> None:
         order = await house.order("acme", "first", "s-1", "one", "caller")
-        starting = asyncio.ensure_future(house.warm.start(order, lambda _order: asyncio.sleep(0)))
+        starting = asyncio.ensure_future(
+            house.warm.start(order, lambda _order: asyncio.ensure_future(asyncio.sleep(0)))
+        )
         await house.settle(1.0)
         assert len(house.launcher.workers()) == 1
         for _ in range(5):
@@ -191,6 +193,44 @@ def test_a_start_that_is_cancelled_again_and_again_is_not_over_before_its_worker
 
     steps = Steps(lambda name: 1.0 if name == "launcher kill" else 0.0)
     played(act, behaviour=silent, start="cold", steps=steps)
+
+
+def test_a_zygote_that_makes_room_leaves_though_who_needed_the_room_has_left() -> None:
+    async def act(house: House) -> None:
+        await (await house.open()).close("asked")
+        assert len(house.launcher.zygotes()) == 1
+
+        def full(name: str) -> None:
+            if name == "launcher launch worker":
+                raise BusyError("no room")
+
+        house.steps.every(full)
+        house.registry.start = "cold"
+        order = await house.order("umbra", "first", "s-1", "one", "caller")
+        starting = asyncio.ensure_future(
+            house.warm.start(order, lambda _order: asyncio.ensure_future(asyncio.sleep(0)))
+        )
+        await asyncio.sleep(0.5)
+        starting.cancel()
+        await asyncio.wait({starting})
+        house.steps.every(None)
+        await house.settle(60.0)
+        assert house.launcher.zygotes() == set()
+
+    played(act, steps=Steps(lambda name: 1.0 if name == "launcher kill" else 0.0))
+
+
+def test_a_host_that_stops_waits_for_a_zygote_that_was_ending_already() -> None:
+    async def act(house: House) -> None:
+        await (await house.open()).close("asked")
+        house.zygotes.retire("sha256:0", "another environment")
+        while house.launcher.zygotes():
+            await asyncio.sleep(0.001)
+        assert len(house.journal.open_zygotes()) == 1
+        await house.stop()
+        assert house.journal.open_zygotes() == set()
+
+    played(act, steps=Steps(lambda name: 1.0 if name == "journal ZygoteEnded" else 0.0))
 
 
 class Data:

@@ -15,6 +15,8 @@ def reference() -> str:
         "",
         "`--json` prints one document (or JSON lines) on stdout and nothing else; an error is then",
         "`{code, message, hint, where, retry, event, traceback}`, with `output` of a command.",
+        "Tables leave out columns where a terminal is narrow (`--json` has all); `NO_COLOR` and",
+        "`FORCE_COLOR` are heeded.",
         "Exit statuses: 0 done, 130 interrupted, and",
         ", ".join(f"{kind.exit_status} `{kind.code}`" for kind in sorted(error_classes(), key=_status)) + ".",
     ]
