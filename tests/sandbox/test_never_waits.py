@@ -6,7 +6,6 @@ import asyncio
 import mmap
 import os
 import tempfile
-import time
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sandbox import dawdling_launcher
 from sandbox.dawdling_launcher import LEAVING, PAGE, SHELL, TEMPLATE
 from sandbox.fork_support import Guest, Nursery
 from sandbox.launcher_support import KINDS, Machine, machine, python_spec, run_inside
-from waiting import eventually
+from waiting import eventually, until
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -142,12 +141,7 @@ def test_a_tree_that_is_sealed_keeps_nobody_waiting_for_who_did_it(slow: tuple[M
 
 def no_zombie(box: Machine) -> bool:
     """Whether everything that ended is reaped, in the end."""
-    deadline = time.monotonic() + 30
-    while any(map(zombie, procfs.children(box.process.pid))):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
+    return until(lambda: not any(map(zombie, procfs.children(box.process.pid))))
 
 
 def zombie(pid: int) -> bool:
