@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterable
 
@@ -127,8 +128,7 @@ class HostParts(msgspec.Struct, frozen=True, kw_only=True):
 
 async def look_up_again(servers: Iterable[SocketServer]) -> None:
     """As `HostParts.look_up_again`."""
-    for server in servers:
-        await server.look_up_again()
+    await asyncio.gather(*(server.look_up_again() for server in servers))
 
 
 async def prestart(shared: Shared, working: Working) -> None:

@@ -98,8 +98,7 @@ class Reloading:
             await self._journal.append(event)
             self._settings.now = config
             tell(self._parts, config, gone)
-            for server in self._servers:
-                await server.look_up_again()
+            await asyncio.gather(*(server.look_up_again() for server in self._servers))
             self._after()
             before, self._rules = self._rules, self._parts.registry.rules()
             return msgspec.structs.replace(found, files=_changed(before, self._rules))

@@ -124,17 +124,21 @@ class Connection:
         if all(task.done() for task in self._tasks.values()):
             self._say_last(HostLeavingError(LEAVING))
 
-    async def look_up_again(self) -> None:
-        """The principals have changed: as who is another one now, or nobody, it ends."""
-        before = self._principal
+    def look_up_again(self) -> tuple[int, str] | None:
+        """The principals have changed: as who is another one now, or nobody, it ends.
+
+        Of who is nobody now, uid and reason: to be written, once all have ended.
+        """
+        before, refused = self._principal, None
         if before is None:
-            return
+            return None
         try:
-            self._principal = await self._server.principal_of(self._uid, self._token)
-        except DeniedError:
-            self._principal = None
+            self._principal = self._server.identify(self._uid, self._token)
+        except BridgeholdError as error:
+            self._principal, refused = None, (self._uid, error.message)
         if self._principal != before:
             self._out.end()
+        return refused
 
     async def _read(self) -> None:
         try:
@@ -279,20 +283,15 @@ class Connection:
         if failure is not None:
             raise failure
         if request.method == "hello":
-            token = _decode(request, HelloParams).token
-            self._token, self._principal = token, None
-        if self._principal is None:
-            found = await self._server.principal_of(self._uid, self._token)
-            self._sit(self._place(found))
-            self._principal = found
-        if request.method == "hello":
-            return {"principal": self._principal.name, "tenants": self._principal.tenants}
+            found = await self._become(request.id, _decode(request, HelloParams).token)
+            return {"principal": found.name, "tenants": found.tenants}
+        principal = self._principal or await self._become(request.id, self._token)
         method = self._server.methods.get(request.method)
         if method is None:
             raise UsageError(
                 f"no method {request.method[:80]!r}", hint="docs/reference/host-protocol.md lists them."
             )
-        principal, params = self._principal, _decode(request, method.params)
+        params = _decode(request, method.params)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
@@ -305,6 +304,25 @@ class Connection:
                 # What is not there and what is another's look alike, to the last letter.
                 error.event = written if isinstance(error, DeniedError) else ""
             raise
+
+    async def _become(self, request_id: int, token: str) -> Principal:
+        """Whose `token` is; that of the peer's uid without one. Raises `DeniedError`, `BusyError`.
+
+        `UsageError` while requests of another run here: they are to end with whom they were asked by.
+        """
+        try:
+            found = await self._server.principal_of(self._uid, token)
+            if self._principal in (None, found) or not self._tasks.keys() - {request_id}:
+                self._sit(self._place(found))
+                self._token, self._principal = token, found
+                return found
+        except BridgeholdError:
+            self._principal = None
+            raise
+        raise UsageError(
+            "`hello` says somebody else while requests run on this connection",
+            hint="Wait for their answers first, or open another connection.",
+        )
 
     def _emit(self, request_id: int, event: object) -> None:
         """Send one event. A client that doesn't read loses its connection, never our memory."""

@@ -43,7 +43,10 @@ class ServerContext(Protocol):
         """The principal of a uid, where that alone decides; None where a token is needed."""
 
     async def principal_of(self, uid: int, token: str) -> Principal:
-        """Who `uid` and `token` are. Raises `DeniedError`."""
+        """Who `uid` and `token` are. Raises `DeniedError`, which is written."""
+
+    def identify(self, uid: int, token: str) -> Principal:
+        """As `principal_of`; nothing is written."""
 
     def demand(self, tenant: str | None) -> None:
         """Raise the typed refusal where `tenant` may not ask now."""

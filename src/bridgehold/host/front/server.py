@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from bridgehold.bridges.frames import ChunkFrame, ProgressFrame
-from bridgehold.errors import DeniedError
+from bridgehold.errors import BridgeholdError, DeniedError
 from bridgehold.host.front.callers import CallerLimits, Callers
 from bridgehold.host.front.connection import Connection
 from bridgehold.host.front.method import Method
@@ -93,19 +94,28 @@ class SocketServer:
             self._left(connection)
 
     async def look_up_again(self) -> None:
-        """The principals have changed: who is another one now, or nobody, loses the connection."""
-        for connection in list(self._live):
-            await connection.look_up_again()
+        """The principals have changed: who is another one now, or nobody, loses the connection.
+
+        All of them before anything is written of it, which may take long, or fail.
+        """
+        refused = [connection.look_up_again() for connection in list(self._live)]
+        for uid, reason in filter(None, refused):
+            with contextlib.suppress(BridgeholdError):  # it has ended, written or not
+                await self.refusals.rejected_peer(uid, reason)
 
     async def principal_of(self, uid: int, token: str) -> Principal:
         """Raises `DeniedError` after writing the refusal."""
         try:
-            if token or self.tokens_only:
-                return self._principals.by_token(token)
-            return self._principals.by_uid(uid)
+            return self.identify(uid, token)
         except DeniedError as error:
             await self.refusals.rejected_peer(uid, error.message)
             raise
+
+    def identify(self, uid: int, token: str) -> Principal:
+        """As `principal_of`; a refusal is its caller's to write."""
+        if token or self.tokens_only:
+            return self._principals.by_token(token)
+        return self._principals.by_uid(uid)
 
     def known(self, uid: int) -> Principal | None:
         """Whom the peer's uid alone makes; nothing is written where it makes nobody."""
