@@ -260,7 +260,7 @@ class Methods:
         try:
             session = self._find(principal, params.session)
         except (NotFoundError, SessionEndedError):
-            if not self._sessions.give_up(principal.may_act_for, params.session):
+            if not self._sessions.give_up(principal.may_act_for, principal.may_use, params.session):
                 raise
             return {"id": params.session, "emptied_ms": 0}
         await session.close(_end_reason(principal, params.reason))
@@ -344,13 +344,17 @@ class Methods:
         ]
 
     async def list_zygotes(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """Of the tenants that the caller may act for: zygotes, and how many sandboxes their pools hold."""
+        """Of what the caller may act for and use: zygotes, and how many sandboxes their pools hold."""
         return {
-            "zygotes": [info for info in self._zygotes() if principal.may_act_for(info.tenant)],
+            "zygotes": [
+                info
+                for info in self._zygotes()
+                if principal.may_act_for(info.tenant) and principal.may_use(info.bridge)
+            ],
             "parked": [
                 {"tenant": tenant, "bridge": bridge, "count": count}
                 for (tenant, bridge), count in self._pool_counts().items()
-                if principal.may_act_for(tenant)
+                if principal.may_act_for(tenant) and principal.may_use(bridge)
             ],
         }
 

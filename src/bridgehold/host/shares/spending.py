@@ -54,8 +54,11 @@ class Spending:
         self._today = ""
 
     def today(self) -> str:
-        """``2026-12-31``, and from here on no other day counts but as part of its month."""
-        day = format_time(self._clock())[:_DAY]
+        """``2026-12-31``, and from here on no other day counts but as part of its month.
+
+        A clock that is set back over midnight begins no day anew: the later one goes on.
+        """
+        day = max(self._today, format_time(self._clock())[:_DAY])
         if day != self._today:
             self._today = day
             kept = (day, day[:_MONTH])

@@ -287,12 +287,15 @@ class Sessions:
             )
         return ended.key, ended.id, ended.log.text()
 
-    def give_up(self, tenant_allowed: Callable[[str], bool], reference: str) -> bool:
+    def give_up(
+        self, tenant_allowed: Callable[[str], bool], bridge_allowed: Callable[[str], bool], reference: str
+    ) -> bool:
         """Make a lost session no more: who had it wants it no longer. Whether there was one."""
         key = self._recovery.key_of(tenant_allowed, reference)
-        if key is not None:
-            self._recovery.drop(key)
-        return key is not None
+        if key is None or not bridge_allowed(key.bridge):
+            return False
+        self._recovery.drop(key)
+        return True
 
     def cordon(self, tenant: str, bridge: str) -> None:
         """Open no session of the tenant with the bridge; empty: of any."""
