@@ -242,6 +242,19 @@ def test_days_and_months_are_counted_beside_the_tenants_ceilings_and_pass() -> N
     assert budgets.spending.used(OWNER[0]).requests_per_month == 1
 
 
+def test_a_clock_that_is_set_back_over_midnight_gives_nothing_back() -> None:
+    clock = Clock("2026-11-30T23:59:59Z")
+    ceilings = Ceilings(requests_per_day=2, requests_per_month=2)
+    budgets = Budgets(periods.Spending(lambda name: Tenant(name=name, limits=ceilings), clock=clock))
+    for now in ("2026-12-01T00:00:01Z", "2026-11-30T23:59:58Z"):
+        clock.now = parse_time(now)
+        budgets.reserve(OWNER, "openai", Rate(), 1, 0.0)
+    for now in ("2026-11-30T23:59:59Z", "2026-12-01T00:00:02Z"):
+        clock.now = parse_time(now)
+        with pytest.raises(BudgetError):
+            budgets.reserve(OWNER, "openai", Rate(), 1, 0.0)
+
+
 def test_a_restart_forgets_neither_day_nor_month() -> None:
     clock = Clock("2026-11-29T12:00:00Z")
     entries = [

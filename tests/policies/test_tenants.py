@@ -85,13 +85,21 @@ def test_what_stands_beside_the_table_is_never_touched() -> None:
     [
         'tenant.state = "active"\n[limits]\n',
         'tenant = { state = "active" }\n',
+        '["\\u0074enant"]\nstate = "active"\n',
+        '[tenant]\n[bridges.dspy.filesystem]\nread = [\n["tenant"],\n]\n',
+        '[bridges.dspy.filesystem]\nread = [\n["tenant"],\n]\n',
         'note = """\n[tenant]\n"""\n',
         "[limits\n",
     ],
 )
-def test_a_file_that_cant_be_rewritten_safely_is_refused(text: str) -> None:
-    with pytest.raises(PolicyError):
-        tenants.rewritten(text, Tenant(name="acme", state="suspended"), FILE)
+def test_a_file_that_cant_be_rewritten_safely_is_refused_as_it_is_read(text: str) -> None:
+    """Else it would say "active" for good, whoever suspends or revokes the tenant."""
+    for act in (
+        lambda: tenants.parse("acme", text, FILE),
+        lambda: tenants.rewritten(text, Tenant(name="acme", state="suspended"), FILE),
+    ):
+        with pytest.raises(PolicyError):
+            act()
 
 
 @given(
@@ -110,6 +118,7 @@ def test_ceilings_are_changed_by_key_and_refused_all_at_once() -> None:
         Ceilings(sessions=3), {"memory": "8GiB", "sessions": None, "tokens_per_day": "7"}
     )
     assert limits == Ceilings(memory=8 << 30, tokens_per_day=7)
+    assert faults('[tenant.limits]\nbytes_per_second = "0 B"\n'), "no ceiling is none that is said"
     money = tenants.limited(Ceilings(), {"money_per_day": "12.5", "money_per_month": 300})
     assert tenants.shown(money) == {"money_per_day": 12.5, "money_per_month": 300}
     with pytest.raises(UsageError) as caught:

@@ -134,7 +134,7 @@ def _work(given: Foundation, shared: Shared) -> Working:
         pool,
         peers.journal,
         bound=config.host.max_sessions,
-        tenants=functools.partial(shared.registry.files.count_with, "tenant"),
+        tenants=shared.registry.tenants_with,
         recovery=recovery,
         metrics=shared.metrics,
         on_degraded=degraded,

@@ -22,7 +22,7 @@ from bridgehold.host.shares.spending import Spending
 from bridgehold.host.token_admin import info_of
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
-from bridgehold.policies.tables import format_time
+from bridgehold.policies.tables import LONGEST_TEXT, format_time
 from bridgehold.policies.tenants import State, Tenant, amount, limited, shown
 from bridgehold.policies.tokens import Token
 from bridgehold.protocol.frames import NoParams
@@ -37,6 +37,11 @@ from bridgehold.protocol.tenants import (
 )
 from bridgehold.protocol.values import Principal
 
+_FILE_BY_HAND = (
+    "It is refused until this host restarts, and all of it is ended. Before that revoke it again, or write "
+    '`state = "revoked"` under [tenant] of its file by hand.'
+)
+_BY_HAND_TOO = "It makes nobody until this host restarts. Before that remove it, or its file by hand."
 EndAll = Callable[[str, str], Awaitable[int]]
 """(tenant, reason) → how many have ended, once they have."""
 
@@ -92,7 +97,10 @@ class Tenancy:
 
     async def tell_journal(self) -> None:
         """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed."""
-        for name in self._files.names():
+        names: tuple[str, ...] = ()
+        with contextlib.suppress(PolicyError):  # a folder that can't be read refuses every tenant
+            names = self._files.names()
+        for name in names:
             with contextlib.suppress(PolicyError):  # what can't be read has nothing written for it
                 await self._bounded(self._files.of(name))
 
@@ -145,21 +153,32 @@ class Tenancy:
         return await self._set(principal, "tenant.resume", params, "active")
 
     async def revoke(self, principal: Principal, params: StateParams, _emit: Emit) -> Revoked:
-        """For good: refused from here on, then sessions, warm processes, tokens and keys end."""
+        """For good: refused from here on, then sessions, warm processes, tokens and keys end.
+
+        Raises why its file could not be made to say so; all of it is done then, until this host ends.
+        """
         name = self._require(params.name)
+        _one_line(params.reason)
+
+        def edit(tenant: Tenant) -> Tenant:
+            return _in_state(tenant, "revoked", params.reason, principal)
 
         async def act() -> Revoked:
             begun = time.monotonic()
             fault: BridgeholdError | None = None
+            parts: dict[str, Part] = {}
             try:
-                await self._files.change(
-                    name, lambda one: _in_state(one, "revoked", params.reason, principal)
-                )
-            except PolicyError as error:  # what can't be read is refused already; what runs ends all the same
+                await self._files.change(name, edit)
+            except BridgeholdError as error:
+                # What its file can't be made to say holds here, and what runs ends all the same.
+                self._files.hold(name, edit(Tenant(name=name)))
+                error.hint = _FILE_BY_HAND
                 fault = error
-            parts = await self._end(name, f"by {principal.name}: the tenant was revoked")
+            try:
+                parts = await self._end(name, f"by {principal.name}: the tenant was revoked")
+            except BridgeholdError as error:
+                fault = fault or error
             if fault is not None:
-                fault.hint = "All of it has ended. Mend its file, and revoke it again."
                 raise fault
             return Revoked(name=name, ms=_ms(begun), parts=parts)
 
@@ -218,7 +237,8 @@ class Tenancy:
     async def _end_tokens(self, tenant: str) -> int:
         """Those of this tenant alone are removed; others lose it."""
         ended = 0
-        for name in self._tokens.names():
+        fault: BridgeholdError | None = None
+        for name in await self._tokens.settled():
             try:
                 scope = self._tokens.of(name).scope
             except BridgeholdError:  # it makes nobody
@@ -226,12 +246,21 @@ class Tenancy:
             if tenant not in scope.tenants:
                 continue
             left = tuple(one for one in scope.tenants if one != tenant)
-            if left:
-                await self._tokens.change(name, _narrowed(left))
-            else:
-                await self._tokens.remove(name)
+            try:
+                if left:
+                    await self._tokens.change(name, _narrowed(left))
+                else:
+                    await self._tokens.remove(name)
+            except NotFoundError:
+                continue
+            except BridgeholdError as error:
+                self._tokens.hold(name)
+                error.hint = _BY_HAND_TOO
+                fault = fault or error
             ended += 1
         await self._look_up_again()
+        if fault is not None:
+            raise fault
         return ended
 
     def _known(self) -> tuple[str, ...]:
@@ -297,9 +326,13 @@ def _in_state(tenant: Tenant, state: State, reason: str, principal: Principal) -
             f"{tenant.name} is revoked, for good",
             hint=f"`bridgehold tenant remove {tenant.name}`, then create it anew.",
         )
-    if not reason.isprintable():
-        raise UsageError("the reason is one line of plain text")
+    _one_line(reason)
     return _signed(msgspec.structs.replace(tenant, state=state, reason=reason), principal)
+
+
+def _one_line(reason: str) -> None:
+    if not reason.isprintable() or len(reason) > LONGEST_TEXT:
+        raise UsageError(f"the reason is one line of plain text, of at most {LONGEST_TEXT} characters")
 
 
 def _signed(tenant: Tenant, principal: Principal) -> Tenant:

@@ -59,8 +59,12 @@ class TokenAdmin:
         )
         if faults := tokens.faults(scope):
             raise UsageError("; ".join(f"{key}: {what}" for key, what in faults))
-        for tenant in scope.tenants:
-            self._demand_tenant(tenant)
+
+        def demand() -> None:
+            for tenant in scope.tenants:
+                self._demand_tenant(tenant)
+
+        demand()
         expires = time.time() + params.expires_s if params.expires_s else 0.0
         secret = new_token(name)
         token = Token(
@@ -73,7 +77,7 @@ class TokenAdmin:
         )
 
         async def act() -> NewToken:
-            await self._tokens.add(token)
+            await self._tokens.add(token, demand)  # one of them may be revoked meanwhile
             return _new(token, secret)
 
         details = {**msgspec.to_builtins(scope), "expires": format_time(token.expires)}

@@ -59,6 +59,7 @@ class PolicyFiles:
         self._seen: set[Kind] = set()
         self._known: dict[Kind, set[str]] = {"policy": set(), "tenant": set()}
         self._stamps: dict[Kind, tuple[int, int]] = {}
+        self._instead: dict[tuple[Kind, str], str] = {}
         for kind in self._folders:
             with contextlib.suppress(PolicyError):  # whoever reads is told
                 self._listed(kind)
@@ -76,9 +77,16 @@ class PolicyFiles:
         listed = self._listed(kind)
         return tuple(sorted(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(name)))
 
-    def count_with(self, kind: Kind, name: str) -> int:
-        """How many there are, `name` included: as it was seen last, and without a look."""
-        return len(self._known[kind] | {name})
+    def count_with(self, kind: Kind, names: Iterable[str]) -> int:
+        """How many there are, `names` included: as it was seen last, and without a look."""
+        return len(self._known[kind].union(names))
+
+    def put_instead(self, kind: Kind, name: str, text: str) -> None:
+        """Every reader has `text` in place of the file, which can't be written; empty: no more of that."""
+        if text:
+            self._instead[kind, name] = text
+        else:
+            self._instead.pop((kind, name), None)
 
     def gone(self) -> tuple[Path, ...]:
         """Files that were seen and are not there, sorted; none of a folder that can't be listed."""
@@ -96,7 +104,10 @@ class PolicyFiles:
         """
         left = set(files).intersection(self.gone())
         for kind, folder in self._folders.items():
-            self._known[kind] -= {path.stem for path in left if path.parent == folder}
+            names = {path.stem for path in left if path.parent == folder}
+            self._known[kind] -= names
+            for name in names:
+                self.put_instead(kind, name, "")
             self._stamps.pop(kind, None)
 
     def faults(self, kind: Kind) -> Iterator[str]:
@@ -146,8 +157,17 @@ class PolicyFiles:
     def own(self, kind: Kind, names: Iterable[str]) -> list[Text | None]:
         """The operator's own files of these names; None for each that there is none of.
 
-        Raises `PolicyError` where that can't be told, or one can't be read.
+        Raises `PolicyError` where that can't be told, or one can't be read. From any thread.
         """
+        names = tuple(names)
+        found = self.on_disk(kind, names)
+        for place, name in enumerate(names):
+            if (instead := self._instead.get((kind, name))) is not None:
+                found[place] = Text(instead, str(self._folders[kind] / f"{name}{_SUFFIX}"))
+        return found
+
+    def on_disk(self, kind: Kind, names: Iterable[str]) -> list[Text | None]:
+        """As `own`, whatever was put in place of files."""
         path = self._folders[kind]
         try:
             folder = os.open(path, _FLAGS | os.O_DIRECTORY)

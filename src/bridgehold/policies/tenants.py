@@ -48,6 +48,7 @@ KEYS: tuple[Key, ...] = (
         "bytes_per_second",
         "size",
         "Bytes of arguments and results in a second; past it the next command is refused.",
+        least=1,
     ),
     Key("artifacts", "size", "Bytes of artifacts and downloads that are kept."),
     Key(
@@ -122,6 +123,13 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
             raise suspended(decision)
 
 
+def in_state_of(tenant: Tenant, other: Tenant) -> Tenant:
+    """`tenant` with its own ceilings, in `other`'s state."""
+    state, reason, by, at = other.state, other.reason, other.by, other.at
+    declared = other.declared
+    return msgspec.structs.replace(tenant, state=state, reason=reason, by=by, at=at, declared=declared)
+
+
 def suspended(decision: Decision) -> SuspendedError:
     """The refusal that `Tenant.decision` is."""
     return SuspendedError(decision.reason, where=decision.source)
@@ -145,6 +153,8 @@ def parse(name: str, text: str, file: str) -> Tenant:
             declared=table.there,
             source=str(table.source),
         )
+        if (table.there or TABLE in text) and not _separable(text):
+            table.fault("", _INSEPARABLE)
         table.done(inner)
     except Faulty as faulty:
         raise policy_error(faulty.problems, hint="`bridgehold tenant limit --help` lists the keys.") from None
@@ -182,6 +192,10 @@ def _number(key: Key, value: str | float) -> str | float:
         raise ValueError(f"{value[:40]!r} is no number") from None
 
 
+_INSEPARABLE = (
+    "the table [tenant] can't be told from what stands around it: write it as a table of its own, [tenant], "
+    "with [tenant.limits] below it, and no line of a list or text that looks so"
+)
 _HEADER = re.compile(r"[ \t]*\[\[?[ \t]*([A-Za-z0-9_\"'-]+)")
 
 
@@ -190,6 +204,26 @@ def rewritten(text: str, tenant: Tenant, file: str) -> str:
 
     Raises `PolicyError` where that can't be done without touching something else.
     """
+    before = _without(text).rstrip("\n")
+    facts = {"state": tenant.state, "reason": tenant.reason, "by": tenant.by, "at": tenant.at}
+    new = (f"{before}\n\n" if before.strip() else "") + rendered(TABLE, facts)
+    if tenant.limits != Ceilings():
+        new += rendered(f"{TABLE}.{_LIMITS}", shown(tenant.limits))
+    if beside(text) != beside(new) or parse(tenant.name, new, file).limits != tenant.limits:
+        raise PolicyError(_INSEPARABLE, where=file, hint="Mend it by hand, and try again.")
+    return new
+
+
+def _separable(text: str) -> bool:
+    """Whether what `rewritten` leaves is all but the table."""
+    try:
+        return tomllib.loads(_without(text)) == beside(text)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _without(text: str) -> str:
+    """`text` without its table, as far as lines tell; what is left may be no TOML."""
     kept: list[str] = []
     ours = False
     for line in text.splitlines(keepends=True):
@@ -197,18 +231,7 @@ def rewritten(text: str, tenant: Tenant, file: str) -> str:
         ours = header[1].strip("\"'") == TABLE if header else ours
         if not ours:
             kept.append(line)
-    before = "".join(kept).rstrip("\n")
-    facts = {"state": tenant.state, "reason": tenant.reason, "by": tenant.by, "at": tenant.at}
-    new = (f"{before}\n\n" if before.strip() else "") + rendered(TABLE, facts)
-    if tenant.limits != Ceilings():
-        new += rendered(f"{TABLE}.{_LIMITS}", shown(tenant.limits))
-    if beside(text) != beside(new) or parse(tenant.name, new, file).limits != tenant.limits:
-        raise PolicyError(
-            "the table [tenant] can't be told from what stands around it",
-            where=file,
-            hint="Write it as a table of its own, [tenant], with [tenant.limits] below it, and try again.",
-        )
-    return new
+    return "".join(kept)
 
 
 def beside(text: str) -> dict[str, object]:

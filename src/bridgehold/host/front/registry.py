@@ -60,7 +60,7 @@ class Registry:
         self, layout: Layout, config: Config, machine: Machine, journal: JournalClient | None
     ) -> None:
         self._layout = layout
-        self._config = config
+        self._config, self._configured = config, _tenants(config)
         self._machine = machine
         self._journal = journal
         self._catalogue = Catalogue.load([])
@@ -76,7 +76,7 @@ class Registry:
         """From now on this configuration, and without what of `gone` is; grants are resolved anew."""
         gone = tuple(gone)
         bridges = {path.name for path in gone if path.parent == self._layout.bridges and not path.is_dir()}
-        self._config = config
+        self._config, self._configured = config, _tenants(config)
         self._grants.clear()
         self.files.let_go(gone)
         self._own -= bridges  # one that is back meanwhile is missed again when it goes
@@ -92,7 +92,11 @@ class Registry:
         with contextlib.suppress(PolicyError):
             own = self.files.read("tenant", tenant)
             weight = parse_tenant(tenant, own.text, own.file).limits.cpu_share if own is not None else None
-        return TenantShare(tenants=self.files.count_with("tenant", tenant), cpu_weight=weight or 100)
+        return TenantShare(tenants=self.tenants_with(tenant), cpu_weight=weight or 100)
+
+    def tenants_with(self, tenant: str) -> int:
+        """How many tenants files and the configuration name, this one included."""
+        return self.files.count_with("tenant", {*self._configured, tenant})
 
     def gone(self) -> tuple[Path, ...]:
         """What of policies, ceilings and bridges was here and isn't any more: refused until it is let go."""
@@ -321,6 +325,11 @@ def _demand(tenant: str, readings: Readings) -> None:
     found = readings.read("tenant", tenant)
     if found is not None:
         parse_tenant(tenant, found.text, found.file).demand()
+
+
+def _tenants(config: Config) -> frozenset[str]:
+    """Those for whom somebody of the configuration may act."""
+    return frozenset(name for section in config.principals.values() for name in section.tenants) - {"*"}
 
 
 def _of_all(entry: Entry) -> bool:

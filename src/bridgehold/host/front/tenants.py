@@ -68,9 +68,7 @@ class TenantFiles:
 
     def artifacts(self, name: str) -> int | None:
         """The tenant's ceiling for what is kept for it, also for other threads. Raises `PolicyError`."""
-        file = self._folder / f"{name}.toml"
-        text = reads.read_text(file, PolicyError, most=LONGEST_FILE, or_none=True)
-        return tenants.parse(name, text, str(file)).limits.artifacts if text else None
+        return self.of(name).limits.artifacts
 
     def names(self) -> tuple[str, ...]:
         """Of those that have a file. Raises `PolicyError`."""
@@ -79,20 +77,28 @@ class TenantFiles:
     async def change(self, name: str, edit: Callable[[Tenant], Tenant]) -> Tenant:
         """Write what `edit` makes of it, durably. Raises what `edit` does, `PolicyError`, `BusyError`."""
         async with self._turn:
-            found = self._files.read("tenant", name)
-            before = found.text if found is not None else ""
+            before = self._on_disk(name)
             file = str(self._folder / f"{name}.toml")
-            wanted = edit(self.of(name))
-            text = tenants.rewritten(before, wanted, file)
+            known = tenants.parse(name, before, file) if before else Tenant(name=name)
+            text = tenants.rewritten(before, edit(tenants.in_state_of(known, self.of(name))), file)
             await self._write(FileChange(kind="tenants", name=name, text=text, was=_digest(before)))
+            self._files.put_instead("tenant", name, "")
             return self.of(name)
+
+    def hold(self, name: str, tenant: Tenant) -> None:
+        """`tenant` is what holds, as its file can't be made to say so: until it does, or a new host."""
+        self._files.put_instead("tenant", name, tenants.rewritten("", tenant, ""))
+
+    def _on_disk(self, name: str) -> str:
+        (found,) = self._files.on_disk("tenant", [name])
+        return found.text if found is not None else ""
 
     async def remove(self, name: str) -> None:
         """Only of one that is revoked. Raises `NotFoundError`, `UsageError`."""
         async with self._turn:
-            found = self._files.read("tenant", name)
-            before = found.text if found is not None else ""
+            before = self._on_disk(name)
             await self._write(FileChange(kind="tenants", name=name, text=None, was=_digest(before)))
+            self._files.put_instead("tenant", name, "")
             self._files.let_go([self._folder / f"{name}.toml"])
 
 
@@ -103,6 +109,7 @@ class TokenFiles:
         self._folder = folder
         self._write = write
         self._parsed = _Parsed(tokens.parse)
+        self._held: set[str] = set()
         self._turn = asyncio.Lock()
         self._ends: set[float] = set()
         """When tokens that were shown end."""
@@ -113,10 +120,11 @@ class TokenFiles:
         if not name:
             return None
         try:
-            found = self._read(name)
+            text = self._text(name)
+            found = self._parse(name, text) if text else None
         except BridgeholdError:  # a broken file makes nobody
             found = None
-        if found is None or not found.takes(token, now):
+        if found is None or name in self._held or not found.takes(token, now):
             return None
         self._ends.update(found.ends())
         scope = found.scope
@@ -131,13 +139,7 @@ class TokenFiles:
 
     def of(self, name: str) -> Token:
         """Raises `NotFoundError`, `PolicyError`."""
-        found = self._read(name)
-        if found is None:
-            raise NotFoundError(
-                f"there is no token {name[:80]!r}{nearest(name, self.names())}",
-                hint="`bridgehold token list` shows all. One of config.toml is changed there.",
-            )
-        return found
+        return self._parse(name, self._text(name))
 
     def names(self) -> tuple[str, ...]:
         """The names of all tokens, sorted."""
@@ -146,9 +148,20 @@ class TokenFiles:
             return tuple(sorted(name for name in listed if is_name(name)))
         return ()
 
-    async def add(self, token: Token) -> None:
-        """Raises `UsageError` where there is one of that name."""
+    async def settled(self) -> tuple[str, ...]:
+        """As `names`, once what is being written has been."""
         async with self._turn:
+            return self.names()
+
+    def hold(self, name: str) -> None:
+        """It makes nobody from here on, since its file could not be written: until it is, or a new host."""
+        self._held.add(name)
+
+    async def add(self, token: Token, demand: Callable[[], None]) -> None:
+        """Raises `UsageError` where there is one of that name, and what `demand` does, right before it is
+        written: who then waits for `settled` sees it."""
+        async with self._turn:
+            demand()
             if token.name in self.names():
                 raise UsageError(
                     f"there is a token {token.name!r} already",
@@ -159,8 +172,9 @@ class TokenFiles:
     async def change(self, name: str, edit: Callable[[Token], Token]) -> Token:
         """Change one token by `edit`, durably. Raises `NotFoundError`."""
         async with self._turn:
-            wanted = edit(self.of(name))
-            await self._put(wanted, self._text(name))
+            before = self._text(name)
+            wanted = edit(self._parse(name, before))
+            await self._put(wanted, before)
             return wanted
 
     async def remove(self, name: str) -> None:
@@ -169,6 +183,7 @@ class TokenFiles:
             if name not in self.names():
                 self.of(name)
             await self._write(FileChange(kind="tokens", name=name, text=None, was=_digest(self._text(name))))
+            self._held.discard(name)
 
     async def watch(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Call `changed` soon after any file has, or a token that was shown has ended. For ever."""
@@ -185,10 +200,15 @@ class TokenFiles:
     async def _put(self, token: Token, before: str) -> None:
         text = tokens.render(token)
         await self._write(FileChange(kind="tokens", name=token.name, text=text, was=_digest(before)))
+        self._held.discard(token.name)
 
-    def _read(self, name: str) -> Token | None:
-        text = self._text(name)
-        return self._parsed.of(name, text, str(self._path(name))) if text else None
+    def _parse(self, name: str, text: str) -> Token:
+        if not text:
+            raise NotFoundError(
+                f"there is no token {name[:80]!r}{nearest(name, self.names())}",
+                hint="`bridgehold token list` shows all. One of config.toml is changed there.",
+            )
+        return self._parsed.of(name, text, str(self._path(name)))
 
     def _text(self, name: str) -> str:
         if not is_name(name):
