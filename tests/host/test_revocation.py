@@ -136,9 +136,8 @@ class House:
     @contextlib.asynccontextmanager
     async def serving(self, path: Path) -> AsyncIterator[SocketServer]:
         async def follow(principal: Principal, _params: NoParams, emit: Callable[[object], None]) -> None:
-            while True:
-                emit({"as": principal.name})
-                await asyncio.sleep(0.01)
+            emit({"as": principal.name})
+            await asyncio.Event().wait()
 
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
@@ -235,7 +234,8 @@ def test_a_journal_that_takes_nothing_keeps_nobody_connected(tmp_path: Path) -> 
             await server.look_up_again()
             assert await callers[0].ended()
             assert await callers[1].ended()
-            assert await callers[2].answer(2)
+            callers[2].send(3, "hello", token=secrets[2])
+            assert "result" in await callers[2].answer(3)
 
     asyncio.run(act())
 
