@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -19,8 +20,19 @@ from bridgehold.errors import BridgeholdError
 MOST_BYTES = 16 * 1024 * 1024
 MOST_DEPTH = 64
 MOST_NUMBER = 2**63
+MOST_DOTS = 8
+"""In one key of TOML: who parses it holds every beginning of a key, so that long ones cost their square."""
+MOST_KEYS = 500
+"""Characters of the keys that lead to one value: each value is told by them."""
 _LOOK = "Look how its path is spelt; a plain file is expected."
 _PERMIT = "Let this user read it, or run this as the user whose it is."
+_OPAQUE = re.compile(
+    r'"""(?:[^"\\]++|\\.|"(?!""))*+(?:"{3,5}+)?|"(?:[^"\\\n]++|\\[^\n])*+"?'
+    r"|'''(?:[^']++|'(?!''))*+(?:'{3,5}+)?|'[^'\n]*+'?|#[^\n]*+",
+    re.DOTALL,
+)
+"""A string of TOML, whether it ends or not, or a comment."""
+_DOTTED = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]++[ \t]*+\.[ \t]*+){{{MOST_DOTS + 1}}}")
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -70,15 +82,48 @@ def decode(data: bytes, kind: type[BridgeholdError], where: str, *, hint: str = 
 def parse_toml(text: str, kind: type[BridgeholdError], where: str, *, hint: str = "") -> dict[str, object]:
     """The tables of `text` (pure). Raises a `kind`."""
     try:
-        data = tomllib.loads(text.replace("\r\n", "\n"))
-    except tomllib.TOMLDecodeError as error:
-        raise kind(f"not TOML: {str(error)[:200]}", where=where, hint=hint) from None
-    except ValueError:
-        raise kind("not TOML: a number of too many digits", where=where, hint=hint) from None
-    except RecursionError:
-        raise kind("not TOML: nested too deeply", where=where, hint=hint) from None
+        data = load_toml(text.replace("\r\n", "\n"))
+    except ValueError as error:
+        raise kind(f"not TOML: {error}", where=where, hint=hint) from None
     check_plain(data, kind, where, hint=hint)
     return data
+
+
+def load_toml(text: str) -> dict[str, object]:
+    """As `parse_toml`, for who tells faults otherwise. Raises `ValueError`, of one line.
+
+    It takes time and memory in proportion to `text`, and so does walking the tables with the keys that lead
+    to each value.
+    """
+    bare = _OPAQUE.sub(lambda found: "_" + "\n" * found[0].count("\n"), text)
+    if dotted := _DOTTED.search(bare):
+        line = bare.count("\n", 0, dotted.start()) + 1
+        raise ValueError(f"more than {MOST_DOTS} dots in a key (at line {line}, column 1)")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, found, place = str(error).rpartition(" (at ")
+        raise ValueError(f"{what[:150]}{found}{place}"[:200]) from None
+    except ValueError:
+        raise ValueError("a number of too many digits") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    _check_keys(data)
+    return data
+
+
+def _check_keys(data: dict[str, object]) -> None:
+    waiting: list[tuple[object, int, int]] = [(data, 0, 0)]
+    while waiting:
+        one, length, depth = waiting.pop()
+        if length > MOST_KEYS:
+            raise ValueError(f"more than {MOST_KEYS} characters of keys that lead to one value")
+        if depth > MOST_DEPTH:
+            raise ValueError(f"nested deeper than {MOST_DEPTH}")
+        if isinstance(one, dict):
+            waiting += [(below, length + len(key) + 1, depth + 1) for key, below in one.items()]
+        elif isinstance(one, list):
+            waiting += [(below, length, depth + 1) for below in one]
 
 
 def parse_json(text: str, kind: type[BridgeholdError], where: str, *, hint: str = "") -> object:

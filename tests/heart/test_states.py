@@ -6,28 +6,39 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused, SessionClosed
+from bridgehold.config.layout import find_layout
+from bridgehold.config.load import Config
 from bridgehold.errors import (
     BridgeholdError,
+    BudgetError,
     BusyError,
     CommandTimeoutError,
+    DeniedError,
     MemoryLimitError,
     SessionEndedError,
+    SuspendedError,
 )
+from bridgehold.host.cell.commands.chains import Chain
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.front.boots import Script
+from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.policies.model import Ceilings, Grant, Machine
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import Principal
 from doubles import clock
 from doubles.guest import SILENT, Guest, obedient
-from doubles.house import CALLER, METRICS, House
+from doubles.house import CALLER, METRICS, OPERATIONS, House
 from doubles.steps import Steps
 
 
@@ -316,12 +327,19 @@ class ToldCaller(list[dict[str, object]]):
 SCRIPT = Script(kind="script", text="/bridge/script.py")
 
 
-async def relayed(house: House, emit: ToldCaller) -> Relay:
+async def relayed(
+    house: House,
+    emit: ToldCaller,
+    script: Script = SCRIPT,
+    principal: Principal = CALLER,
+    ceilings: Ceilings | None = None,
+    rates: CommandRates | None = None,
+) -> Relay:
     key = SessionKey("acme", "first", "script")
 
     async def order(session: str) -> Any:
         made = await house.order(key.tenant, key.bridge, session, key.name, "caller")
-        return msgspec.structs.replace(made, script=SCRIPT)
+        return msgspec.structs.replace(made, script=script)
 
     session = await house.sessions.get_or_open(key, order, "caller")
     ledger = Ledger(
@@ -332,17 +350,23 @@ async def relayed(house: House, emit: ToldCaller) -> Relay:
         Refusals(house.journal, METRICS),
         house.degraded.append,  # type: ignore[arg-type]
     )
+
+    async def rules() -> Grant:
+        return msgspec.structs.replace(
+            await house.registry.grant("acme", "first"), ceilings=ceilings or Ceilings()
+        )
+
     relay = Relay(
         session,
         formats=("json",),
-        protocol=True,
+        protocol=script.protocol,
         ledger=ledger,
-        rules=lambda: house.registry.grant("acme", "first"),
-        rates=CommandRates(),
+        rules=rules,
+        rates=rates or CommandRates(),
         emit=emit,  # type: ignore[arg-type]
         may_read=True,
     )
-    await relay.start(SCRIPT)
+    await relay.start(script, principal)
     return relay
 
 
@@ -362,8 +386,8 @@ def test_each_command_of_a_script_has_an_outcome_however_it_ends(end: str) -> No
     async def act(house: House) -> None:
         emit = ToldCaller()
         relay = await relayed(house, emit)
-        await relay.send(asked(1))
-        await relay.send(asked(2))
+        await relay.send(asked(1), CALLER)
+        await relay.send(asked(2), CALLER)
         await house.settle(1.0)
         if end == "dies":
             house.launcher.end(relay.session.worker.name, "memory", 9)
@@ -384,7 +408,7 @@ def test_a_script_is_refused_by_the_rules_that_hold_now_and_an_intent_that_fails
         emit = ToldCaller()
         relay = await relayed(house, emit)
         with pytest.raises(BridgeholdError, match="not a command's name"):
-            await relay.send(asked(1, "a b"))
+            await relay.send(asked(1, "a b"), CALLER)
         assert len(list(house.journal.of(CommandRefused))) == 1
 
         def refuse(name: str) -> None:
@@ -393,15 +417,163 @@ def test_a_script_is_refused_by_the_rules_that_hold_now_and_an_intent_that_fails
 
         house.steps.every(refuse)
         with pytest.raises(BridgeholdError, match="no room"):
-            await relay.send(asked(2))
+            await relay.send(asked(2), CALLER)
         house.steps.every(None)
         await house.settle(1.0)
         assert emit == []
-        await relay.send(asked(2))
+        await relay.send(asked(2), CALLER)
         await house.settle(1.0)
         assert [one["id"] for one in emit] == [2]
 
     played(act)
+
+
+SCOPED = msgspec.structs.replace(CALLER, name="token:app", operations=("first:act",))
+
+
+def test_a_tokens_operations_bind_what_it_sends_a_script_whoever_opened_it() -> None:
+    async def act(house: House) -> None:
+        emit = ToldCaller()
+        relay = await relayed(house, emit)
+        with pytest.raises(DeniedError, match="may not run first:make"):
+            await relay.send(asked(1, "make"), SCOPED)
+        (refused,) = house.journal.of(CommandRefused)
+        assert (refused.rule, refused.principal) == ("token:app.scope", "token:app")
+        assert not list(house.journal.of(CommandIntent))
+        await relay.send(asked(1), SCOPED)
+        await relay.send(asked(2, "make"), CALLER)
+        await house.settle(1.0)
+        assert [one["id"] for one in emit] == [1, 2]
+        for kind in (CommandIntent, CommandOutcome):
+            assert [one.principal for one in house.journal.of(kind)] == ["token:app", "caller"]
+
+    played(act)
+
+
+@pytest.mark.parametrize("kind", ["code", "module", "stdin"])
+def test_code_of_ones_own_is_for_a_token_whose_operations_leave_out_none(kind: Any) -> None:
+    async def act(house: House) -> None:
+        code = Script(kind=kind, text="print(1)", protocol=False)
+        for operations in (("first:act",), ("first:python",), ("firs*:*",), ("second:*",)):
+            principal = msgspec.structs.replace(SCOPED, operations=operations)
+            with pytest.raises(DeniedError, match="may not run first:python"):
+                await relayed(house, ToldCaller(), code, principal)
+            await next(iter(house.sessions)).close("refused")
+        assert not list(house.journal.of(CommandIntent))
+        relay = await relayed(
+            house, ToldCaller(), code, msgspec.structs.replace(SCOPED, operations=("a:b", "first:*"))
+        )
+        assert len(list(house.journal.of(CommandIntent))) == 1
+        with pytest.raises(DeniedError, match="may not run first:python"):
+            await relay.send(b"print(2)\n", SCOPED)
+        await relay.session.close("asked")
+        rates, ceilings = CommandRates(), Ceilings(commands_per_second=1)
+        relay = await relayed(house, ToldCaller(), code, ceilings=ceilings, rates=rates)
+        await relay.session.close("asked")
+        rates.take(relay._grant, asyncio.get_running_loop().time())  # its close took longer than a second
+        with pytest.raises(BudgetError, match="commands_per_second"):
+            relay = await relayed(house, ToldCaller(), code, ceilings=ceilings, rates=rates)
+        await next(iter(house.sessions)).close("refused")
+        assert len(list(house.journal.of(CommandIntent))) == 2
+        await relay.session.close("asked")
+
+    played(act)
+
+
+def test_a_scripts_bytes_count_for_its_tenant_both_ways_and_what_is_past_the_ceiling_waits() -> None:
+    async def act(house: House) -> None:
+        emit, loop = ToldCaller(), asyncio.get_running_loop()
+        relay = await relayed(house, emit, ceilings=Ceilings(bytes_per_second=100))
+        guest = house.launcher.guest(relay.session.worker.name)
+        guest._say({"said": "x" * 1_000})
+        await asyncio.sleep(0.1)
+        guest._say({"said": "y"})
+        await asyncio.sleep(1.0)
+        assert len(emit) == 1
+        with pytest.raises(BudgetError, match="bytes_per_second"):
+            await relay.send(asked(1), CALLER)
+        assert not list(house.journal.of(CommandIntent))
+        await house.settle(20.0)
+        assert len(emit) == 2
+        await relay.send(asked(1)[:-1] + b" " * 2_000 + b"}", CALLER)
+        with pytest.raises(BudgetError, match="bytes_per_second"):
+            await relay.send(asked(2), CALLER)
+        await house.settle(1.0)
+        assert len(emit) == 2, "its answer waits"
+        await house.settle(30.0)
+        assert len(emit) == 3
+        await relay.session.close("asked")
+
+        code = Script(kind="stdin", text="", protocol=False)
+        relay = await relayed(house, emit, code, ceilings=Ceilings(bytes_per_second=100))
+        begun = loop.time()
+        for _ in range(3):
+            await relay.send(b"#" * 500, CALLER)
+        assert 9.0 < loop.time() - begun < 12.0
+        await relay.session.close("asked")
+
+    played(act)
+
+
+class Rules:
+    """A registry's files, of a tenant and a bridge that `House` has, and the real registry that reads them."""
+
+    def __init__(self, home: Path, house: House) -> None:
+        layout = find_layout({"BRIDGEHOLD_HOME": str(home)}, 0)
+        bridge = layout.bridges / "first"
+        for folder in (layout.policies, layout.tenants, bridge):
+            folder.mkdir(parents=True)
+        operations = "".join(f'[operations.{name}]\nsummary = "x"\neffect = "run"\n' for name in OPERATIONS)
+        (bridge / "bridge.toml").write_text(
+            f'name = "first"\nversion = "1.0.0"\nentry = "module:Class"\n{operations}'
+        )
+        self._policy, self._ceiling = layout.policies / "first.toml", layout.tenants / "acme.toml"
+        self.put("granted")
+        machine = Machine(cgroup="v2", uids="range", cpus=2)
+        journal: Any = house.journal
+        real: Any = Registry(layout, Config(), machine, journal)
+        house.dispatch._registry = real
+
+    def put(self, state: str) -> None:
+        deny = 'deny = ["first:act"]\n' if state == "denied" else ""
+        self._policy.write_text(f'extends = "baseline"\n[operations]\nallow = ["first:*"]\n{deny}')
+        self._ceiling.write_text('[tenant]\nstate = "suspended"\n' if state == "suspended" else "# active\n")
+
+
+@pytest.mark.parametrize("state", ["suspended", "denied"])
+@pytest.mark.parametrize("behind", ["a command", "its opening"])
+def test_a_command_that_waited_begins_by_the_rules_that_hold_when_it_begins(
+    tmp_path: Path, state: str, behind: str
+) -> None:
+    refused = SuspendedError if state == "suspended" else DeniedError
+
+    async def act(house: House) -> None:
+        rules = Rules(tmp_path, house)
+        begun = []
+        if behind == "a command":
+            begun = [asyncio.ensure_future(house.command())]
+            while not list(house.journal.of(CommandIntent)):
+                await asyncio.sleep(0)
+        house.dispatch._chains["c-tool"] = Chain("acme", ("s-other",))
+        nested = CommandRequest(
+            operation="first:act", arguments={}, tenant="acme", session="one", parent="c-tool"
+        )
+        waiting = [
+            *(asyncio.ensure_future(house.command()) for _ in range(3)),
+            asyncio.ensure_future(house.dispatch.run(CALLER, nested)),
+        ]
+        await asyncio.sleep(0.5)
+        rules.put(state)
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in answers] == [refused] * 4, answers
+        assert len(list(house.journal.of(CommandRefused))) == 4
+        assert len(list(house.journal.of(CommandIntent))) == len(begun)
+        await asyncio.gather(*begun)
+        rules.put("granted")
+        assert (await house.command()).value == {"command": "first:act"}
+
+    slow = "guest first:act" if behind == "a command" else "order"
+    played(act, steps=Steps(lambda name: 1.0 if name == slow else 0.0))
 
 
 def test_a_command_past_its_deadline_ends_its_session_and_says_so_to_its_caller_alone() -> None:

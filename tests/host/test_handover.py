@@ -461,9 +461,9 @@ def test_a_private_host_is_no_host_to_be_replaced() -> None:
     )
     poller = select.poll()
     with theirs:
-        theirs.send(handover.ANOTHER)
+        theirs.send(handover.ANOTHER + b" 1 ")
         assert asked.takes(ours.fileno(), poller)
-        assert theirs.recv(200).startswith(b"it is a private host")
+        assert theirs.recv(200).startswith(b"1 it is a private host")
         asked.close()
     assert not asked.agreed
 

@@ -14,6 +14,7 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import FaultFrame
 from bridgehold.config.layout import find_layout
 from bridgehold.config.load import Config
+from bridgehold.config.sections import BridgeSection
 from bridgehold.errors import (
     CrashError,
     DependencyError,
@@ -21,6 +22,7 @@ from bridgehold.errors import (
     NotFoundError,
     Output,
     PolicyError,
+    SuspendedError,
     harmless,
 )
 from bridgehold.host.cell.workers.pipes import FrameBudget
@@ -205,6 +207,56 @@ def test_made_up_tenants_leave_a_bounded_number_of_grants(
             assert len(written) == events > number
         assert len(found._grants) == 8
         assert len(found._written) <= 8
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize("meanwhile", ["reload", "narrowed", "suspended", "restless"])
+def test_what_changes_while_a_grant_is_being_written_down_holds_for_that_grant(
+    tmp_path: Path, meanwhile: str
+) -> None:
+    layout = find_layout({"BRIDGEHOLD_HOME": str(tmp_path)}, 0)
+    layout.policies.mkdir(parents=True)
+    layout.tenants.mkdir(parents=True)
+    for name, most in (("loose", 9_999), ("tight", 1)):
+        rate = f'extends = "baseline"\n[rate]\ncommands_per_minute = {most}\n'
+        (layout.policies / f"{name}.toml").write_text(rate)
+    loose, tight = (Config(bridges={"dspy": BridgeSection(policy=name)}) for name in ("loose", "tight"))
+
+    def change() -> None:
+        if meanwhile == "narrowed":
+            (layout.policies / "loose.toml").write_text((layout.policies / "tight.toml").read_text())
+        elif meanwhile == "suspended":
+            (layout.tenants / "acme.toml").write_text('[tenant]\nstate = "suspended"\n')
+        else:
+            found.replace(tight)
+
+    class Journal:
+        written = 0
+
+        async def append(self, event: object, *, durable: bool = True) -> None:
+            self.written += 1
+            if self.written == 1:
+                change()
+            elif meanwhile == "restless":
+                (layout.policies / "tight.toml").write_text(f'extends = "baseline"\n# {self.written}\n')
+
+    journal = Journal()
+    found = registry.Registry(
+        layout, loose, Machine(cgroup="v2", uids="range", cpus=2), cast("JournalClient", journal)
+    )
+
+    async def act() -> None:
+        if meanwhile == "suspended":
+            with pytest.raises(SuspendedError):
+                await found.grant("acme", "dspy")
+        elif meanwhile == "restless":
+            with pytest.raises(PolicyError, match="faster than it can be written"):
+                await found.grant("acme", "dspy")
+            assert journal.written <= 16
+        else:
+            for _ in range(2):
+                assert (await found.grant("acme", "dspy")).rate.commands_per_minute == 1
 
     asyncio.run(act())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -59,8 +60,54 @@ def test_the_table_of_a_tenant_is_written_and_its_other_rules_stay(layout: Layou
     assert path.read_text() == SUSPENDED
     assert ask(layout, "tenants", "acme", REVOKED) == ""
     assert ask(layout, "tenants", "acme", None) == ""
+    assert path.read_text() == CEILING, "nor lifts it together with whom it bounds"
+    assert ask(layout, "tenants", "acme", None) == "not_found"
+    assert path.read_text() == CEILING
+    path.write_text(REVOKED.removeprefix(CEILING))
+    assert ask(layout, "tenants", "acme", None) == ""
     assert ask(layout, "tenants", "acme", None) == "not_found"
     assert sorted(path.name for path in layout.tenants.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "ceiling",
+    [
+        "[bridges.python.rate]\nconcurrency = 2\n",
+        "[bridges]\n# ours\n",
+        'extends = "x"\n[rate]\nconcurrency = 2  # [tenant]\n',
+    ],
+)
+def test_no_revoked_tenant_takes_a_ceiling_with_it(layout: Layout, ceiling: str) -> None:
+    path = layout.tenants / "acme.toml"
+    revoked = '[tenant]\nstate = "revoked"\n[tenant.limits]\nsessions = 1\n'
+    for text in (f"{ceiling}\n{revoked}", *([] if "=" in ceiling[:9] else [f"{revoked}\n{ceiling}"])):
+        path.write_text(text)
+        assert ask(layout, "tenants", "acme", None) == ""
+        assert path.read_text() == ceiling
+    for entangled in ('tenant = { state = "revoked" }\n', 'tenant.state = "revoked"\n'):
+        path.write_text(entangled + ceiling)
+        assert ask(layout, "tenants", "acme", None) == "policy"
+        assert path.read_text() == entangled + ceiling
+
+
+@pytest.mark.parametrize("kind", ["tenants", "tokens"])
+def test_a_text_that_takes_its_square_to_read_is_refused_at_once(layout: Layout, kind: str) -> None:
+    most = 65_000
+    for text in (
+        ".".join("a" * (most // 2)) + " = 1",
+        f"[{' . '.join('a' * (most // 4))}]",
+        ".".join(['"a"'] * (most // 4)) + " = 1",
+        "a" * (most // 2) + f" = [{'1,' * (most // 4)}]",
+        f"[{'a' * (most // 2)}]\n" + "".join(f"{number} = 1\n" for number in range(3_500)),
+        "a = " + "{a = " * (most // 5),
+    ):
+        tracemalloc.start()
+        assert ask(layout, kind, "acme", text) == "policy"
+        _, most_held = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most_held < 16 << 20
+    assert not (layout.tokens / "acme.toml").exists()
+    assert not (layout.tenants / "acme.toml").exists()
 
 
 @pytest.mark.parametrize("name", ["../x", "..", "", "a/b", "A", "config", "a.toml/../../x", "a\0", "x" * 64])

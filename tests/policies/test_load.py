@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bridgehold
 from bridgehold.errors import PolicyError
 from bridgehold.policies.compose import compose
-from bridgehold.policies.load import MAX_BYTES
+from bridgehold.policies.load import MAX_BYTES, read_toml
 from bridgehold.policies.locate import locate
 from bridgehold.policies.model import Connect, Policy
+from bridgehold.policies.problems import Faulty
 
 ONE_OF_EACH = """\
 inline_keys = "refuse"
@@ -217,3 +220,46 @@ def test_the_locator_finds_every_key_of_whatever_toml_holds(blocks: list[tuple[s
     for index in range(len(blocks)):
         mine = [line for path, line in lines.items() if path.rpartition(".")[2] == f"k{index}"]
         assert [text.splitlines()[line - 1].split()[0] for line in mine] == [f"k{index}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("\n" + ".".join("a" * 10) + " = 1", 2),
+        ("x = '''\n\n'''\n[a.b.c.d.e.f.g.h.i.'j']", 4),
+        ('"a" . "b".c.d.e.f.g.h.i."." = 1', 1),
+        ("x = { a.b.c.d.e.f.g.h.i.j = 1 }", 1),
+        ('x = "\\""\na.b.c.d.e.f.g.h.i.j = 1', 2),
+        ("x = '\\'\na.b.c.d.e.f.g.h.i.j = 1", 2),
+        ('x = """a"""""\na.b.c.d.e.f.g.h.i.j = 1', 2),
+        ("x = ''''a'''''\n# '''\na.b.c.d.e.f.g.h.i.j = 1", 3),
+    ],
+)
+def test_a_key_of_many_dots_is_refused_with_its_line(text: str, line: int) -> None:
+    tomllib.loads(text)
+    with pytest.raises(Faulty, match=f"own.toml:{line}: not TOML: more than 8 dots in a key"):
+        read_toml(text, "own.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.b.c.d.e.f.g.h.i = 1",
+        f"[{'a.' * 8}b]\n{'a.' * 8}b = 1",
+        "names = " + str([f"acme.{number}.x.x.x.x.x.x.x.x.x.x" for number in range(500)]),
+        "names = [\n" + "  'a.b.c.d.e.f.g.h.i.j', # a.b.c.d.e.f.g.h.i.j\n" * 500 + "]",
+        '"a.b.c.d.e.f.g.h.i.j.k" = 1.5',
+        'x = """\na.b.c.d.e.f.g.h.i.j = 1\n"""',
+        "x = '''\n[a.b.c.d.e.f.g.h.i.j]'''",
+        "x = [1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 10.5]",
+        'x = "\\"a.b.c.d.e.f.g.h.i.j.k"',
+    ],
+)
+def test_dots_in_texts_and_long_lists_of_names_are_read(text: str) -> None:
+    assert read_toml(text, "own.toml") == tomllib.loads(text)
+
+
+def test_one_reader_alone_parses_toml() -> None:
+    package = Path(bridgehold.__file__).parent
+    found = [path.name for path in package.rglob("*.py") if "tomllib." in path.read_text()]
+    assert found == ["reads.py"]

@@ -52,6 +52,15 @@ AT_IMPORT = {
         kept = os.pipe()
     """,
     "a file": "kept = open('/tmp/kept', 'w+')",
+    "a file whose name is no text": r"""
+        import os
+        kept = os.open(b'/tmp/\xff\n\x1b[31m', os.O_CREAT | os.O_RDWR)
+    """,
+    "a folder whose name is no text": r"""
+        import os
+        os.mkdir(b'/tmp/\xff')
+        os.chdir(b'/tmp/\xff')
+    """,
     "a folder of /proc": """
         import os
         kept = os.open('/proc', os.O_RDONLY)
@@ -115,6 +124,15 @@ IN_THE_WINDOW = {
             os.write(got[1][4], b'F')
             return got
         socket.recv_fds = recv_fds
+        evil = real
+    """,
+    "keeps a file whose name is no text": r"""
+        import os
+        fork = sys.modules['bridgehold_inner.kernel'].bare_fork
+        def bare_fork():
+            os.open(b'/tmp/\xff', os.O_CREAT | os.O_RDWR)
+            return fork()
+        sys.modules['bridgehold_inner.kernel'].bare_fork = bare_fork
         evil = real
     """,
     "keeps the descriptors": """

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from bridgehold.errors import BusyError, HostUnavailableError
+from bridgehold.errors import AttestationError, BusyError, HostUnavailableError
 from bridgehold.sandbox.launch.staging import choose_place, inodes
 from bridgehold.sandbox.launch.uids import UidPool, UidRange, uid_map
 from bridgehold.sandbox.launch.userns import subordinate_range
@@ -159,6 +159,17 @@ def test_the_channel_queues_what_the_host_does_not_read_and_keeps_its_order() ->
     while len(seen) < number:
         seen.append(msgspec.json.decode(theirs.recv(4096), type=requests.Answer).id)
     assert seen == list(range(1, number + 1))
+    channel.close()
+
+
+def test_an_answer_that_is_no_text_is_said_all_the_same() -> None:
+    ours, theirs = pair()
+    channel = Channel(ours)
+    channel.send(requests.Answer(id=1, error=AttestationError("it holds /tmp/\udcff").info()))
+    answer = msgspec.json.decode(theirs.recv(4096), type=requests.Answer)
+    assert answer.id == 1
+    assert answer.error is not None
+    assert answer.error.message == "it holds /tmp/?"
     channel.close()
 
 

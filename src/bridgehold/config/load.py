@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -179,6 +178,6 @@ def overridden(data: dict[str, object], over: tuple[Override, ...]) -> dict[str,
 
 def _value(text: str) -> object:
     try:
-        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except (ValueError, RecursionError):
+        return reads.load_toml(f"value = {text}")["value"] if "\n" not in text else text
+    except ValueError:
         return text

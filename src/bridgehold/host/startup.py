@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import socket
 from typing import Literal
@@ -43,9 +44,12 @@ class Ends(msgspec.Struct, frozen=True, kw_only=True):
 
 
 READY, ANOTHER, GO = b"ready", b"another", b"go"
-"""What the host says to its supervisor, the first two; and what that answers, if it isn't a reason."""
-WRITE = b"write "
-"""Before a `FileChange`: have the supervisor, which owns the configuration, write one file of it."""
+"""What the host says to its supervisor, the first two; and what that answers, if it isn't a reason.
+
+A question is ``VERB NUMBER REST``, and its answer ``NUMBER REST``: one that comes late is no later one's.
+"""
+WRITE = b"write"
+"""With a `FileChange`: have the supervisor, which owns the configuration, write one file of it."""
 LONGEST_FILE = 64 * 1024
 LEAVE = signal.SIGUSR1
 """To the HTTP face: accept nobody more, end each connection after what runs on it."""
@@ -61,7 +65,7 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["tenants", "tokens"]
     name: str
     text: str | None
-    """None: it is to go."""
+    """None: it is to go; of a tenant's the table ``[tenant]`` alone, where something else is said there."""
     was: str
     """The digest of what it replaces; empty: there is none. Another text there is nobody's to overwrite."""
 
@@ -72,6 +76,7 @@ class SupervisorLink:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._turn = asyncio.Lock()
+        self._numbers = itertools.count(1)
 
     def say_ready(self) -> None:
         """Tell the supervisor that the host serves."""
@@ -82,30 +87,34 @@ class SupervisorLink:
         """Have the version that is installed now take this host's place. Raises the typed refusal."""
         if self._turn.locked():
             raise BusyError("the host has been asked already")
-        loop = asyncio.get_running_loop()
-        async with self._turn:
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(2 * CHECK_SECONDS):
-                    await loop.sock_sendall(self._channel, ANOTHER)
-                    said = await loop.sock_recv(self._channel, LONGEST_REASON + 64)
-                    if said == GO:
-                        return
-                    raise UnsupportedError(
-                        f"no other host can take over: {said.decode(errors='replace')}",
-                        hint="This host goes on. `bridgehold serve --check` says what is to be mended.",
-                    )
-            raise HostUnavailableError("the supervisor does not answer", retry="no")
+        said = await self._ask(ANOTHER, b"", 2 * CHECK_SECONDS)
+        if said != GO:
+            raise UnsupportedError(
+                f"no other host can take over: {said.decode(errors='replace')}",
+                hint="This host goes on. `bridgehold serve --check` says what is to be mended.",
+            )
 
     async def write(self, change: FileChange) -> None:
         """Have the supervisor write it, durably. Raises its typed refusal: then nothing has changed."""
+        answer = await self._ask(WRITE, msgspec.json.encode(change), CHECK_SECONDS)
+        if answer == GO:
+            return
+        try:
+            info = msgspec.json.decode(answer, type=ErrorInfo)
+        except (msgspec.MsgspecError, ValueError):
+            raise HostUnavailableError("the supervisor's answer can't be read", retry="no") from None
+        raise from_info(info)
+
+    async def _ask(self, verb: bytes, rest: bytes, seconds: float) -> bytes:
+        """The answer to this question; one to a question before it, whose asker has gone, is dropped."""
         loop = asyncio.get_running_loop()
-        said = WRITE + msgspec.json.encode(change)
         async with self._turn:
-            try:
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await loop.sock_sendall(self._channel, said)
-                    answer = await loop.sock_recv(self._channel, LONGEST_FILE)
-            except (OSError, TimeoutError):
-                raise HostUnavailableError("the supervisor does not answer", retry="no") from None
-        if answer != GO:
-            raise from_info(msgspec.json.decode(answer, type=ErrorInfo))
+            number = b"%d" % next(self._numbers)
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await loop.sock_sendall(self._channel, b"%b %b %b" % (verb, number, rest))
+                    while answer := await loop.sock_recv(self._channel, LONGEST_FILE):
+                        to, _, said = answer.partition(b" ")
+                        if to == number:
+                            return said
+        raise HostUnavailableError("the supervisor does not answer", retry="no")

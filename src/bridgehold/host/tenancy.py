@@ -185,7 +185,7 @@ class Tenancy:
         return await self.log.audited(principal, "tenant.revoke", name, {"reason": params.reason}, act)
 
     async def remove(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
-        """Its file, once it is revoked. Raises `UsageError` where the configuration still names it."""
+        """Once it is revoked; its ceiling stays. Raises `UsageError` where the configuration names it."""
         name = parse_name(params.name, "tenant")
         if not self._files.of(name).declared:
             raise self._unknown(name)

@@ -16,7 +16,6 @@ Null stands for a field that isn't there. A union chooses by the text under its 
 from __future__ import annotations
 
 import re
-import tomllib
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -24,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.policies.names import path_matches
 
 SHAPES = ("openai", "anthropic", "gemini")
@@ -199,7 +199,7 @@ def why_not_schema(value: object) -> str:
 def source(name: str) -> dict[str, Any]:
     """The file of a shape, or ``exits``, as it stands."""
     place = resources.files("bridgehold.policies").joinpath("inference", f"{name}.toml")
-    return tomllib.loads(place.read_text(encoding="utf-8"))
+    return reads.load_toml(place.read_text(encoding="utf-8"))
 
 
 class _Reader:

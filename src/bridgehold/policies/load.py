@@ -6,11 +6,11 @@ nearest key; all problems of a file are found in one reading.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.ids import is_name, nearest
 from bridgehold.policies.locate import locate
 from bridgehold.policies.model import Connect, Source
@@ -96,11 +96,9 @@ def read_toml(text: str, file: str) -> dict[str, object]:
     if len(text) > MAX_BYTES:
         raise Faulty([Problem(Source(file), "", f"longer than {MAX_BYTES} characters")])
     try:
-        return tomllib.loads(text)
-    except ValueError as error:  # what tomllib raises, and the interpreter for endless digits
+        return reads.load_toml(text)
+    except ValueError as error:
         raise Faulty([Problem(Source(file, _line_of(error)), "", f"not TOML: {error}")]) from None
-    except RecursionError:
-        raise Faulty([Problem(Source(file), "", "not TOML: nested too deeply")]) from None
 
 
 def _line_of(error: ValueError) -> int:

@@ -1,18 +1,19 @@
 """A tenant as a value: state and ceilings, as the table ``[tenant]`` of ``tenants/NAME.toml`` says (pure).
 
 The rest of that file is the ceiling over policies (`compose`). Who has no file, or none with this table, is
-a tenant without ceilings of its own. `bridgehold tenant` rewrites this table alone, and nothing beside it.
+a tenant without ceilings of its own. `bridgehold tenant` rewrites this table alone, and nothing beside it;
+`tenant remove` takes it away.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import msgspec
 
+from bridgehold import reads
 from bridgehold.errors import PolicyError, SuspendedError, UsageError
 from bridgehold.ids import nearest
 from bridgehold.policies.model import Ceilings, Decision
@@ -204,25 +205,39 @@ def rewritten(text: str, tenant: Tenant, file: str) -> str:
 
     Raises `PolicyError` where that can't be done without touching something else.
     """
-    before = _without(text).rstrip("\n")
+    before = _cut(text)
     facts = {"state": tenant.state, "reason": tenant.reason, "by": tenant.by, "at": tenant.at}
     new = (f"{before}\n\n" if before.strip() else "") + rendered(TABLE, facts)
     if tenant.limits != Ceilings():
         new += rendered(f"{TABLE}.{_LIMITS}", shown(tenant.limits))
     if beside(text) != beside(new) or parse(tenant.name, new, file).limits != tenant.limits:
-        raise PolicyError(_INSEPARABLE, where=file, hint="Mend it by hand, and try again.")
+        raise _entangled(file)
+    return new
+
+
+def without(name: str, text: str, file: str) -> str:
+    """`text` without its table ``[tenant]``, all else as it was; empty: nothing else is said there.
+
+    Raises `PolicyError` as `rewritten`.
+    """
+    others = beside(text)
+    if not others:
+        return ""
+    new = _cut(text) + "\n"
+    if others != beside(new) or parse(name, new, file).declared:
+        raise _entangled(file)
     return new
 
 
 def _separable(text: str) -> bool:
-    """Whether what `rewritten` leaves is all but the table."""
+    """Whether what `_cut` leaves is all but the table."""
     try:
-        return tomllib.loads(_without(text)) == beside(text)
-    except (ValueError, RecursionError):
+        return reads.load_toml(_cut(text)) == beside(text)
+    except ValueError:
         return False
 
 
-def _without(text: str) -> str:
+def _cut(text: str) -> str:
     """`text` without its table, as far as lines tell; what is left may be no TOML."""
     kept: list[str] = []
     ours = False
@@ -231,13 +246,17 @@ def _without(text: str) -> str:
         ours = header[1].strip("\"'") == TABLE if header else ours
         if not ours:
             kept.append(line)
-    return "".join(kept)
+    return "".join(kept).rstrip("\n")
+
+
+def _entangled(file: str) -> PolicyError:
+    return PolicyError(_INSEPARABLE, where=file, hint="Mend it by hand, and try again.")
 
 
 def beside(text: str) -> dict[str, object]:
     """All that isn't the tenant's own table. Raises `PolicyError`."""
     try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"not TOML: {str(error)[:200]}") from None
+        data = reads.load_toml(text)
+    except ValueError as error:
+        raise PolicyError(f"not TOML: {error}") from None
     return {key: value for key, value in data.items() if key != TABLE}

@@ -54,6 +54,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         allowed = not self.operations or any(matches(one, operation) for one in self.operations)
         return self.may_use(bridge) and (allowed or operation.startswith("common:"))
 
+    def may_run_all(self, bridge: str) -> bool:
+        """Whether its operations leave out none of `bridge`'s: code could do what any of them does."""
+        every = ("*", "*:*", f"{bridge}:*")
+        return self.may_use(bridge) and (not self.operations or any(one in every for one in self.operations))
+
     @property
     def account(self) -> str:
         """Whose share of the audit its refusals take: its one tenant; the host's own where it has several."""

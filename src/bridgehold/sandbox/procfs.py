@@ -20,6 +20,12 @@ def read(path: str | os.PathLike[str], *, most: int | None = None) -> str:
     return data.decode("utf-8", "replace")
 
 
+def link(path: str | os.PathLike[str]) -> str:
+    """Where a link of /proc leads, as text that can be shown: a guest may have named it. Raises `OSError`."""
+    text = os.readlink(os.fsencode(path)).decode("utf-8", "replace")  # noqa: PTH115 - bytes: not all are text
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
 def stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the third (the state) on: the name may hold anything."""
     text = read(f"/proc/{pid}/stat")

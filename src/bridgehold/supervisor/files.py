@@ -1,9 +1,9 @@
 """Files of the configuration that an operator changes through the host: who owns them writes them, here.
 
 The host has no right to the configuration, and as a service not even the uid. What it may ask for is this
-alone: the table ``[tenant]`` of a tenant's file, whose other rules stay as they are; a token's file, which
-makes no operator; and their end. Everything is read by its own strict parser before it is written, so that a
-host that was taken over can write no other file, and no rule that widens a policy.
+alone: the table ``[tenant]`` of a tenant's file, whose other rules stay as they are, also when it goes; a
+token's file, which makes no operator, and its end. Everything is read by its own strict parser before it is
+written, so that a host that was taken over can write no other file, and no rule that widens a policy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def answer(layout: Layout, said: bytes) -> bytes:
 
 
 def change(layout: Layout, said: bytes) -> None:
-    """Write, or remove, the file that `said` names. Raises the typed refusal, or `OSError`."""
+    """Write, or remove, what `said` names. Raises the typed refusal, or `OSError`."""
     try:
         wanted = msgspec.json.decode(said, type=FileChange)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -66,10 +66,17 @@ def _check(path: Path, name: str, before: str, text: str, *, token: bool) -> Non
 def _remove(path: Path, wanted: FileChange, before: str) -> None:
     if not before:
         raise NotFoundError("there is no such file", where=str(path))
-    if wanted.kind == "tenants" and tenants.parse(wanted.name, before, str(path)).state != "revoked":
-        raise UsageError(
-            f"tenant {wanted.name} is not revoked", hint=f"`bridgehold tenant revoke {wanted.name}`."
-        )
+    if wanted.kind == "tenants":
+        tenant = tenants.parse(wanted.name, before, str(path))
+        if not tenant.declared:
+            raise NotFoundError("there is no table [tenant] in it", where=str(path))
+        if tenant.state != "revoked":
+            raise UsageError(
+                f"tenant {wanted.name} is not revoked", hint=f"`bridgehold tenant revoke {wanted.name}`."
+            )
+        if left := tenants.without(wanted.name, before, str(path)):  # a ceiling outlives whom it bounds
+            writes.replace(path, left)
+            return
     with writes.our_folder(path.parent) as folder:
         os.unlink(path.name, dir_fd=folder)
         os.fsync(folder)

@@ -39,6 +39,7 @@ CHECK = "--check"
 _LAST_STEP_SECONDS = 0.5
 _FIRST_DESCRIPTOR = 3
 _OUT_OF_THE_WAY = 64
+_LONGEST_NUMBER = 20
 _NAMES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _OURS, _LOCK = "bridgehold", "bridgehold-lock"
 """Names of descriptors that a supervisor gives to the next; systemd's have others."""
@@ -274,6 +275,9 @@ class Replacing:
         self._leave = leave
         self._write = write
         self._check: Check | None = None
+        self._asked = b""
+        """The number of the question that is being checked."""
+        self._open = True
 
     def watch(self, poller: select.poll) -> None:
         """Have `poller` tell when the host asks to be replaced."""
@@ -282,11 +286,12 @@ class Replacing:
     def takes(self, descriptor: int, poller: select.poll) -> bool:
         """Whether it was one of ours that could be read; then it has been."""
         if descriptor == self._channel.fileno():
-            self._hear(poller)
+            if self._open:
+                self._hear(poller)
         elif self._check is not None and descriptor == self._check.pidfd:
             poller.unregister(descriptor)
             reason, self._check = self._check.reason(), None
-            self._answer(reason)
+            self._answer(self._asked, reason.encode() or GO, poller)
             if not reason:
                 self.agreed = True
                 self._leave()
@@ -301,27 +306,44 @@ class Replacing:
         self._channel.close()
 
     def _hear(self, poller: select.poll) -> None:
-        said = self._channel.recv(4 * LONGEST_FILE)
+        try:
+            said = self._channel.recv(4 * LONGEST_FILE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:  # it died with an answer unread
+            said = b""
+        verb, _, rest = said.partition(b" ")
+        number, _, rest = rest.partition(b" ")
         if not said:
-            poller.unregister(self._channel)
-        elif said.startswith(WRITE):
-            with contextlib.suppress(OSError):
-                self._channel.send(self._write(said.removeprefix(WRITE)))
-        elif said == READY and self._ready is not None:
+            self._lose(poller)
+        elif verb == WRITE:
+            self._answer(number, self._write(rest), poller)
+        elif verb == READY and self._ready is not None:
             self._ready()
-        elif said == ANOTHER and not self._command:
-            self._answer("it is a private host, and ends with whoever started it")
-        elif said == ANOTHER and self._check is None:
+        elif verb == ANOTHER and not self._command:
+            self._answer(number, b"it is a private host, and ends with whoever started it", poller)
+        elif verb == ANOTHER and self._check is None:
             try:
                 self._check = Check(self._command, self._outside)
             except UnsupportedError as error:
-                self._answer(error.message)
+                self._answer(number, error.message.encode(), poller)
                 return
+            self._asked = number
             poller.register(self._check.pidfd, select.POLLIN)
 
-    def _answer(self, reason: str) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.send(reason.encode() or GO)
+    def _answer(self, number: bytes, said: bytes, poller: select.poll) -> None:
+        """Without waiting: who leaves answers unread, so that none fits in, is heard no longer."""
+        try:
+            self._channel.send(b"%b %b" % (number[:_LONGEST_NUMBER], said), socket.MSG_DONTWAIT)
+        except OSError:
+            self._lose(poller)
+
+    def _lose(self, poller: select.poll) -> None:
+        if self._open:
+            self._open = False
+            poller.unregister(self._channel)
+            with contextlib.suppress(OSError):
+                self._channel.shutdown(socket.SHUT_RDWR)  # its number stays taken: `poller` may still tell it
 
 
 def could_start() -> None:

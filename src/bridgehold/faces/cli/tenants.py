@@ -81,7 +81,7 @@ def revoke(name: Name, reason: Reason = "", json_output: Json = False) -> None:
 
 
 def remove(name: Name) -> None:
-    """Remove the file of a revoked tenant; what it did stays in the audit."""
+    """Remove a revoked tenant. A ceiling in tenants/NAME.toml stays; what it did stays in the audit."""
     _ask("tenant.remove", {"name": name})
     out.say(f"removed {name}")
 

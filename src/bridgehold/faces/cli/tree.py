@@ -61,7 +61,7 @@ _TENANT = (
     Command("suspend", "tenants:suspend", "Let nothing more begin for it."),
     Command("resume", "tenants:resume", "Let a suspended tenant go on."),
     Command("revoke", "tenants:revoke", "End all that it has, for good."),
-    Command("remove", "tenants:remove", "Remove the file of a revoked tenant."),
+    Command("remove", "tenants:remove", "Remove a revoked tenant; a ceiling in its file stays."),
 )
 _TOKEN = (
     Command("list", "tenants:list_tokens", "Tokens by name and scope; never a token."),

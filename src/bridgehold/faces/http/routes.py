@@ -308,7 +308,7 @@ ROUTES: tuple[Route, ...] = (
         method="DELETE",
         path="/v1/tenants/{tenant}",
         handler=tenants.remove,
-        summary="Remove the file of a revoked tenant",
+        summary="Remove a revoked tenant; a ceiling in its file stays",
     ),
     Route(
         method="GET",

@@ -12,14 +12,13 @@ import json
 import os
 import shutil
 import tempfile
-import tomllib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bridgehold import writes
+from bridgehold import reads, writes
 from bridgehold.bridges.catalogue import Catalogue
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.bridges.manifest import Manifest
@@ -137,7 +136,7 @@ def _prepare(
 
 def _config(user: Layout, config: Config, manifest: Manifest, provider: Provider) -> str:
     try:
-        given = tomllib.loads(user.config_file.read_text(encoding="utf-8"))
+        given = reads.load_toml(user.config_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         given = {}
     except (OSError, ValueError) as error:

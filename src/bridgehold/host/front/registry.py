@@ -34,6 +34,8 @@ _SETTLED_SECONDS = 2.0
 """A file that changed within this time may change again under the same time stamp."""
 
 _MOST_KEPT = 1_024
+_MOST_TRIES = 8
+"""Grants resolved for one question; each of them was out of date by the time that the audit had it."""
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
@@ -45,6 +47,8 @@ class Granted(msgspec.Struct, frozen=True):
     grant: Grant
     catalogue: Catalogue
     bridges: tuple[str, ...]
+    generation: int
+    """Of configurations: which one it was resolved under."""
     readings: Readings
     decisions: dict[tuple[str, tuple[str, ...]], Decision]
     """What was decided under this grant, by operation and kinds of resources: of declared ones alone."""
@@ -71,12 +75,15 @@ class Registry:
         self._written: set[tuple[str, str]] = set()
         self._look_again = 0.0
         self._grants: dict[tuple[str, str], Granted] = {}
+        self._generation = 0
+        """Of configurations: a grant of an earlier one holds no more, whenever it comes to be known."""
 
     def replace(self, config: Config, gone: Iterable[Path] = ()) -> None:
         """From now on this configuration, and without what of `gone` is; grants are resolved anew."""
         gone = tuple(gone)
         bridges = {path.name for path in gone if path.parent == self._layout.bridges and not path.is_dir()}
         self._config, self._configured = config, _tenants(config)
+        self._generation += 1
         self._grants.clear()
         self.files.let_go(gone)
         self._own -= bridges  # one that is back meanwhile is missed again when it goes
@@ -190,19 +197,28 @@ class Registry:
         """The bridge with the grant as the files say it now. Raises as `manifest` does, `PolicyError`,
         also where the files can't be read, and `SuspendedError` for a tenant that is.
 
-        Resolved anew only where something that it rests on differs.
+        Resolved anew only where something that it rests on differs, also meanwhile: a grant waits for the
+        audit, and is judged after that as any that is known.
         """
         if time.monotonic() >= self._look_again:
             self._refresh()
-        known = self._grants.pop((tenant, bridge), None)
-        if known is not None and known.catalogue is not self._catalogue:
-            known = self._carried(known, tenant)
-        if known is None or not known.readings.still_true():
-            known = await self._granted_anew(tenant, bridge)
-        self._grants[tenant, bridge] = known
-        while len(self._grants) > _MOST_KEPT:  # who may act for any tenant may name any number of them
-            del self._grants[next(iter(self._grants))]
-        return known
+        for _ in range(_MOST_TRIES):
+            known = self._grants.pop((tenant, bridge), None)
+            if known is not None and known.generation != self._generation:
+                known = None
+            if known is not None and known.catalogue is not self._catalogue:
+                known = self._carried(known, tenant)
+            if known is not None and known.readings.still_true():
+                self._grants[tenant, bridge] = known
+                while len(self._grants) > _MOST_KEPT:  # who may act for any tenant may name many
+                    del self._grants[next(iter(self._grants))]
+                return known
+            self._grants[tenant, bridge] = await self._granted_anew(tenant, bridge)
+        raise PolicyError(
+            f"what {tenant} has of {bridge} changes faster than it can be written down",
+            where=str(self._layout.config),
+            hint="Ask again once configuration, policies and ceilings stay as they are.",
+        )
 
     def _carried(self, known: Granted, tenant: str) -> Granted | None:
         """The same under the catalogue as it is now; None where that differs in what the grant rests on."""
@@ -210,16 +226,16 @@ class Registry:
         bridges = self._bridge_names(tenant)
         if (known.manifest.digest, known.bridges) != (manifest.digest, bridges):
             return None
-        return Granted(manifest, known.grant, self._catalogue, bridges, known.readings, {})
+        return msgspec.structs.replace(known, manifest=manifest, catalogue=self._catalogue, decisions={})
 
     async def _granted_anew(self, tenant: str, bridge: str) -> Granted:
         manifest = self.manifest(bridge, tenant)
-        catalogue, bridges = self._catalogue, self._bridge_names(tenant)
+        catalogue, bridges, generation = self._catalogue, self._bridge_names(tenant), self._generation
         readings = Readings(self.files)
         _demand(tenant, readings)
         grant = self._resolve(tenant, manifest, readings)
         await self._write_once(grant, readings)
-        return Granted(manifest, grant, catalogue, bridges, readings, {})
+        return Granted(manifest, grant, catalogue, bridges, generation, readings, {})
 
     def resolve_grant(self, tenant: str, manifest: Manifest) -> Grant:
         """The grant, resolved from the files as they are now; writes nothing."""

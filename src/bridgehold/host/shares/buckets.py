@@ -95,6 +95,10 @@ class CommandRates:
         if grant.ceilings.bytes_per_second:
             self._bytes(grant, now).take(size, now)
 
+    def owed(self, grant: Grant, now: float) -> float:
+        """Seconds until the tenant's bytes are within their ceiling again; 0: they are, or it has none."""
+        return self._bytes(grant, now).wait(1, now) if grant.ceilings.bytes_per_second else 0.0
+
     def _bytes(self, grant: Grant, now: float) -> TokenBucket:
         most = grant.ceilings.bytes_per_second or 0
         return self._bucket((grant.tenant, _BYTES), most, most, now)

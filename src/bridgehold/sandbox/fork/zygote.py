@@ -21,7 +21,6 @@ import signal
 import socket
 import time
 from collections import deque
-from pathlib import Path
 
 import msgspec
 
@@ -277,7 +276,7 @@ class Zygote:
 
     def _check_folders(self) -> None:
         """Its folder must not be one that the cover hides: a path from there would still lead in."""
-        folder = str(Path(f"/proc/{self.pid}/cwd").readlink())
+        folder = procfs.link(f"/proc/{self.pid}/cwd")
         if folder != self.spec.working_directory:
             raise ZygoteChangedError(f"the zygote moved to another folder: {folder[:80]}")
 
@@ -299,7 +298,7 @@ def strange_descriptors(pid: int, given: frozenset[str]) -> list[str]:
             if count == _MAX_DESCRIPTORS:
                 return ["more than can be judged"]
             with contextlib.suppress(FileNotFoundError):
-                link = os.readlink(entry.path)  # noqa: PTH115 - one call
+                link = procfs.link(entry.path)
                 if link != "/dev/null" and link not in given:
                     found.append(link[:80])
     return found

@@ -63,7 +63,7 @@ class Channel:
 
     def send(self, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
         """Queue, and send what goes. Raises `ChannelClosedError`."""
-        self._queue.append((msgspec.json.encode(answer), descriptors or []))
+        self._queue.append((_encode(answer), descriptors or []))
         self.flush()
 
     def flush(self) -> None:
@@ -87,6 +87,22 @@ class Channel:
         while self._queue:
             _close(self._queue.popleft()[1])
         self._socket.close()
+
+
+def _encode(answer: requests.Answer) -> bytes:
+    """Whatever its texts are made of: one that can't be said as it is must not end the launcher."""
+    try:
+        return msgspec.json.encode(answer)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_sayable(msgspec.to_builtins(answer)))
+
+
+def _sayable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _sayable(item) for key, item in value.items()}
+    return [_sayable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _close(descriptors: list[int]) -> None:

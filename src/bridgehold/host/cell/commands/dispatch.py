@@ -7,6 +7,7 @@ can't be written, the reply says `degraded` and the host stops taking commands.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -129,9 +130,11 @@ class Dispatch:
             if offered is None or callers is not None:
                 offered = self._offers.of(request.tenant, plan.bridge, callers)
             session = await self._session(plan)
+            waited = session.commands == 0
             if session.key in self._recovery.lost or session.id in self._recovery.under_way:
                 await self._recovery.restored(session, partial(self._again, principal))
-            return await self._run_in(session, plan, offered, watcher)
+                waited = True
+            return await self._run_in(session, plan, offered, watcher, waited=waited)
         except BridgeholdError as error:
             if error.traceback:
                 error.traceback = await self._redact(request.tenant, error.traceback)
@@ -156,11 +159,22 @@ class Dispatch:
         offered = self._offers.of(request.tenant, plan.bridge, None)
         return (await self._run_in(session, plan, offered, None)).value
 
-    async def _run_in(self, session: Session, plan: Plan, offered: Offered, watcher: Watcher | None) -> Reply:
+    async def _run_in(
+        self,
+        session: Session,
+        plan: Plan,
+        offered: Offered,
+        watcher: Watcher | None,
+        *,
+        waited: bool = False,
+    ) -> Reply:
+        """`waited`: for its session, since it was decided. What counts is what holds when it begins."""
         if plan.operation is None and plan.request.operation in _BESIDE:
-            return await self._beside(session, plan)
+            return await self._beside(session, await self._still(plan) if waited else plan)
         parent, waiting = self._chains.parent(plan, session.id) if plan.request.parent else ("", ())
-        async with session.turn(plan.command, plan.principal.name, nested=bool(parent)):
+        async with session.turn(plan.command, plan.principal.name, nested=bool(parent)) as queued:
+            if waited or queued:
+                plan = await self._still(plan)
             if plan.arguments.keys:
                 await self._keys.capture(session, plan.arguments)
             intent = await self._intend(plan, session, parent)
@@ -189,15 +203,32 @@ class Dispatch:
                 if tools.running:
                     await tools.close()
 
+    async def _still(self, plan: Plan) -> Plan:
+        """`plan`, which had to wait, as it is decided now; a refusal is written and raised."""
+        with contextlib.suppress(BridgeholdError):  # what refuses it now is told as of any other
+            if (await self._registry.granted(plan.grant.tenant, plan.bridge)).grant is plan.grant:
+                return plan
+        return await self._plan(plan.command, plan.principal, plan.request, replays=plan.replays, before=plan)
+
     async def _plan(
-        self, command: str, principal: Principal, request: CommandRequest, *, replays: str = ""
+        self,
+        command: str,
+        principal: Principal,
+        request: CommandRequest,
+        *,
+        replays: str = "",
+        before: Plan | None = None,
     ) -> Plan:
-        """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats."""
+        """Decide; a refusal is written and raised. `replays`: the lost command that this one repeats.
+
+        `before`: how it was decided under an earlier grant; no rate counts it twice.
+        """
         bridge, operation = parse_command(request.operation)
         refuse = refusals.Refusal(self._refusals, command, principal, request)
         if len(request.tenant) > LONGEST_NAME or not may_act_for(principal, request.tenant):
             raise await refuse(refusals.no_tenant(principal, request.tenant), DeniedError)
         target = self._default_bridge(request) if bridge == _COMMON else bridge
+        target = before.bridge if before is not None else target
         if not may_run(principal, target, request.operation):
             raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
@@ -220,7 +251,7 @@ class Dispatch:
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
             )
-        if not replays and (rule := self._rates.over(grant, time.monotonic())):
+        if not replays and before is None and (rule := self._rates.over(grant, time.monotonic())):
             raise await refuse(refusals.past(rule, grant), BudgetError)
         try:
             arguments = split_keys(request.arguments)

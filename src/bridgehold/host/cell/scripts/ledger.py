@@ -28,6 +28,7 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     """A command whose intent is written."""
 
     command: str
+    principal: str
     intent: str
     started: float
     deadline_ms: int
@@ -47,7 +48,8 @@ class Ledger:
     ) -> None:
         self._refusals = refusals
         self._session = session
-        self._principal = principal
+        self.principal = principal
+        """Who asks now: of what one has opened, another of its tenant's may ask, too."""
         self._log = CommandLog(journal, metrics, on_degraded)
 
     async def intend(self, grant: Grant, operation: str, arguments: dict[str, object], rule: str) -> Pending:
@@ -56,7 +58,7 @@ class Ledger:
         digest, size, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
         event = CommandIntent(
             tenant=grant.tenant,
-            principal=self._principal,
+            principal=self.principal,
             session=self._session.id,
             command=command,
             bridge=grant.bridge,
@@ -71,6 +73,7 @@ class Ledger:
         reference = await self._log.intend(event, self._session)
         return Pending(
             command=command,
+            principal=event.principal,
             intent=reference,
             started=time.monotonic(),
             deadline_ms=grant.limits.command_ms,
@@ -89,7 +92,7 @@ class Ledger:
         digest, _, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
         event = CommandRefused(
             tenant=key.tenant,
-            principal=self._principal,
+            principal=self.principal,
             session=self._session.id,
             command=new_command_id(),
             bridge=key.bridge,
@@ -120,7 +123,7 @@ class Ledger:
         reason = failure.message if failure else answer.error if answer else ""
         outcome = CommandOutcome(
             tenant=self._session.key.tenant,
-            principal=self._principal,
+            principal=pending.principal,
             session=self._session.id,
             command=pending.command,
             intent=pending.intent,

@@ -40,12 +40,14 @@ from bridgehold.host.shares.logs import Stream
 from bridgehold.policies.model import MIB, Decision, Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
+from bridgehold.protocol.values import Principal
 
 MAX_PENDING = 256
 _DRAIN_SECONDS = 5.0
 """What commands in flight get when the caller's input has ended, before the grace."""
 
 _MOST_UNREAD = 4 * MIB
+_LOOK_SECONDS = 0.05
 _LAST_WORDS = 16_384
 _WITHHELD = b"bridgehold: the script's standard error is in its log, which you may not read\n"
 _ODD_COST = 8
@@ -99,18 +101,24 @@ class Relay:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, script: Script) -> None:
-        """Give the pipes to the script. One that speaks no protocol is one command, from here to its end."""
+    async def start(self, script: Script, principal: Principal) -> None:
+        """Give the pipes to the script. One that speaks no protocol is one command, from here to its end.
+
+        `principal`: who opened it.
+        """
         worker = self.session.worker
-        if self._protocol:
+        fault = await self._look_up_rules()
+        if self._protocol:  # without rules each of its commands is refused
             worker.relay(Splitter(self._grant.limits.response_bytes), self._on_body, self._full)
         else:
-            fault = await self._look_up_rules()
             decision, told = decide_plain(script, self._grant)
             if fault is not None:
                 raise await self._refuse_without_rules(PLAIN, told, fault)
             if not decision.allowed:
                 raise await self._ledger.refuse(PLAIN, told, decision, DeniedError)
+            if not principal.may_run_all(self.session.key.bridge):
+                raise await self._refuse_out_of_scope(PLAIN, told, principal)
+            await self._demand_rate(PLAIN, told)
             self._put(None, await self._ledger.intend(self._grant, PLAIN, told, decision.rule))
             if self._may_read:
                 worker.log.tap = self._on_log
@@ -118,11 +126,19 @@ class Relay:
         self._spawn(self._settle())
         await worker.send_raw(b"\n")
 
-    async def send(self, data: bytes) -> None:
-        """One frame's body, or a piece of plain input, from the caller. Raises why it does not pass."""
+    async def send(self, data: bytes, principal: Principal) -> None:
+        """One frame's body, or a piece of plain input, from `principal`. Raises why it does not pass.
+
+        Plain input waits until its tenant's bytes are within their ceiling.
+        """
         async with self._turn:
+            self._ledger.principal = principal.name
             self.session.used_at = time.monotonic()
             if not self._protocol:
+                if not principal.may_run_all(self.session.key.bridge):
+                    raise await self._refuse_out_of_scope(PLAIN, {}, principal)
+                await self._wait_for_ceiling()
+                self._charge(data)
                 await self.session.worker.send_raw(data)
                 return
             fault = await self._look_up_rules()
@@ -134,11 +150,12 @@ class Relay:
                 )
             decided = decide_frame(data, self._grant, self._formats)
             if decided is not None:
-                await self._admit(decided, fault)
+                await self._admit(decided, fault, principal)
             elif self._negotiated:
                 raise UsageError("the format was negotiated already")
             else:
                 self._negotiated = True
+            self._charge(data)
             await self.session.worker.send_raw(pack(data))
 
     def say_last_words(self) -> None:
@@ -182,6 +199,24 @@ class Relay:
             return error
         return None
 
+    async def _wait_for_ceiling(self) -> None:
+        while self.session.alive and self._rates.owed(self._grant, time.monotonic()) > 0:  # noqa: ASYNC110 - time pays
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _charge(self, data: bytes) -> None:
+        self._rates.charge(self._grant, len(data), time.monotonic())
+
+    async def _demand_rate(self, operation: str, kept: dict[str, object]) -> None:
+        """Count one more command, or refuse it."""
+        if rule := self._rates.over(self._grant, time.monotonic()):
+            raise await self._ledger.refuse(operation, kept, refusals.past(rule, self._grant), BudgetError)
+
+    async def _refuse_out_of_scope(
+        self, operation: str, kept: dict[str, object], principal: Principal
+    ) -> BridgeholdError:
+        decision = refusals.out_of_scope(principal, f"{self.session.key.bridge}:{operation}")
+        return await self._ledger.refuse(operation, kept, decision, DeniedError)
+
     async def _refuse_without_rules(
         self, operation: str, kept: dict[str, object], fault: Fault
     ) -> BridgeholdError:
@@ -195,8 +230,8 @@ class Relay:
             operation, kept, refusals.no_policy(fault), PolicyError, hint=fault.hint
         )
 
-    async def _admit(self, decided: DecidedCommand, fault: Fault | None) -> None:
-        """The policy's word, the durable intent, and the place in the table, in this order."""
+    async def _admit(self, decided: DecidedCommand, fault: Fault | None, principal: Principal) -> None:
+        """The word of policy and scope, the durable intent, and the place in the table, in this order."""
         identity, operation, kept = decided.request.id, decided.request.command, decided.arguments.kept
         if self.session.draining:
             raise self.session.refusal()
@@ -208,8 +243,10 @@ class Relay:
             raise await self._refuse_without_rules(operation, kept, fault)
         if not decided.decision.allowed:
             raise await self._ledger.refuse(operation, kept, decided.decision, DeniedError)
-        if rule := self._rates.over(self._grant, time.monotonic()):
-            raise await self._ledger.refuse(operation, kept, refusals.past(rule, self._grant), BudgetError)
+        bridge = self.session.key.bridge
+        if not principal.may_run(bridge, f"{bridge}:{operation}"):
+            raise await self._refuse_out_of_scope(operation, kept, principal)
+        await self._demand_rate(operation, kept)
         self._put(identity, await self._ledger.intend(self._grant, operation, kept, decided.decision.rule))
         self.session.commands += 1
 
@@ -220,6 +257,7 @@ class Relay:
             self.exit_status = status
             return
         self._spoke = True
+        self._charge(body)
         if is_odd(body):
             self.session.worker.charge(_ODD_COST * len(body))
         answer = read_answer(body)
@@ -236,13 +274,18 @@ class Relay:
         self._spawn(self._ledger.record(pending, answer, body=body))
 
     def _full(self) -> bool:
-        """Whether its caller leaves so much unread that the script has to wait, as it would at home."""
-        return self._emit.full(_MOST_UNREAD)
+        """Whether its caller leaves so much unread that the script has to wait, as it would at home.
+
+        It waits, too, while its tenant's bytes are past their ceiling.
+        """
+        return self._emit.full(_MOST_UNREAD) or self._rates.owed(self._grant, time.monotonic()) > 0
 
     def _on_output(self, data: bytes) -> None:
+        self._charge(data)
         self._emit({"type": "out", "data": data})
 
     def _on_log(self, _stream: Stream, data: bytes) -> None:
+        self._charge(data)
         self._emit({"type": "err", "data": data})
 
     def _put(self, identity: int | str | None, pending: Pending) -> None:

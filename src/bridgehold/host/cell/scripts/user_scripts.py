@@ -102,7 +102,7 @@ class UserScripts:
             return session
 
         async def run(session: Session) -> None:
-            await self._relays[session.id].start(script)
+            await self._relays[session.id].start(script, principal)
 
         opening = asyncio.ensure_future(start())
         try:
@@ -122,7 +122,7 @@ class UserScripts:
 
     async def send(self, principal: Principal, params: ScriptSendParams) -> object:
         """Bytes for the script's standard input. Raises `NotFoundError` for a session of another caller's."""
-        await self._relay(principal, params.session).send(params.data)
+        await self._relay(principal, params.session).send(params.data, principal)
         return {}
 
     async def end_input(self, principal: Principal, params: ScriptEofParams) -> object:

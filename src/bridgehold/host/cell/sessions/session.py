@@ -121,10 +121,10 @@ class Session:
         return self._closed.is_set()
 
     @contextlib.asynccontextmanager
-    async def turn(self, command: str, principal: str, *, nested: bool = False) -> AsyncIterator[None]:
+    async def turn(self, command: str, principal: str, *, nested: bool = False) -> AsyncIterator[bool]:
         """Wait for this session's turn; from then on its requests are of `command`, for `principal`.
 
-        `nested`: a command that runs waits for this one.
+        `nested`: a command that runs waits for this one. Gives whether it had to wait for another.
         """
         if self.draining and not nested:
             raise self.refusal()
@@ -133,6 +133,7 @@ class Session:
                 f"{QUEUE_BOUND} commands already wait for this session",
                 hint="Open another session, or wait for the earlier commands.",
             )
+        waited = self._queued > 0
         self._queued += 1
         try:
             async with self._turn:
@@ -140,7 +141,7 @@ class Session:
                     raise self.refusal() if self.leaving else from_info(self.ending)
                 self.current_command, self.current_principal = command, principal
                 try:
-                    yield
+                    yield waited
                 finally:
                     self.current_command, self.current_principal = "", self.opened_by
                     self.used_at = time.monotonic()
