@@ -71,6 +71,8 @@ def test_what_stands_beside_the_table_is_never_touched() -> None:
     again = tenants.parse("acme", text, FILE)
     assert (again.state, again.reason, again.limits) == (wanted.state, wanted.reason, wanted.limits)
     assert 'memory = "1536MiB"' in text
+    lines = tenants.rewritten(BY_HAND.replace("\n", "\r\n"), wanted, FILE)
+    assert tomllib.loads(lines) == tomllib.loads(text)
     moved = tenants.rewritten(text + "[rate]\nconcurrency = 3\n", Tenant(name="acme"), FILE)
     assert tomllib.loads(moved)["rate"] == {"concurrency": 3}
     assert "limits" not in tomllib.loads(moved)["tenant"]

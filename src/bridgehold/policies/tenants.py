@@ -246,7 +246,7 @@ def _cut(text: str) -> str:
         ours = header[1].strip("\"'") == TABLE if header else ours
         if not ours:
             kept.append(line)
-    return "".join(kept).rstrip("\n")
+    return "".join(kept).rstrip("\r\n")
 
 
 def _entangled(file: str) -> PolicyError:
