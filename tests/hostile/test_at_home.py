@@ -378,7 +378,7 @@ def test_libraries_can_see_the_sessions_limits(host: Stage) -> None:
         *("(pid, /)", True, "b'2' 2"),
     ]
     assert found["lscpu"] == ["1", "1"]
-    assert found["told"] == [256 << 20, 1, 64, 8_000]
+    assert found["told"] == [256 << 20, 1, 64, 60_000]
     assert found["refused"] == []
 
 

@@ -34,6 +34,8 @@ from bridgehold.sandbox.launch.hold import Hold
 from bridgehold.sandbox.values import SandboxSpec
 
 _STOP_SECONDS = 2.0
+_REST_SECONDS = 1.0
+"""After a fork that failed: for letting go of what that was handed. Then it has to stand as it was."""
 _QUICK_LOOKS, _QUICK_SECONDS = 8, 0.00005
 """It stops within this, where nothing keeps it: looked for once, and then at each turn of the loop."""
 _HELD = "t"
@@ -91,6 +93,8 @@ class Zygote:
         """When it must stand, once it was told to stop."""
         self._quick = 0
         """How many looks without a turn of the loop in between it may still have."""
+        self._resting = False
+        """It runs on for a moment, to let go of what a fork was handed that ended at once."""
         self._taking: Template | None = None
         self.left: set[int] = set()
         """Children of ours that have nothing more to do for it, for the launcher to reap."""
@@ -240,6 +244,10 @@ class Zygote:
 
     def clear(self) -> bool:
         """After a fork that failed: true once all is as before it. Raises `ZygoteChangedError`, `OSError`."""
+        if self._resting:
+            late, self._resting = self._late, False
+            self.stop()
+            self._late = late  # however often it is let go
         if not self.stands:
             return False
         unknown = [pid for pid in self._cgroup.processes() if pid not in self._own]
@@ -256,6 +264,11 @@ class Zygote:
                 raise ZygoteChangedError(f"{len(unknown)} processes in the zygote's cgroup do not die")
             return False
         self._cgroup.limit_processes(len(self._own))
+        rest = self._late - _STOP_SECONDS + _REST_SECONDS
+        if time.monotonic() < rest and strange_descriptors(self.pid, self.running.given):
+            self._resting = True  # its fork ended before it had closed them all, and it was stopped there
+            self._held.let_go()
+            return False
         self.check()
         return True
 
