@@ -308,3 +308,14 @@ def test_two_keys_for_one_provider_are_refused_and_the_name_chooses_between_two(
 def test_a_placeholder_is_no_key() -> None:
     taken = take_inline_keys({"api_key": "sk-bh-abc"}, grant("capture"))
     assert taken.keys == ()
+
+
+def test_a_request_of_many_keys_is_shown_by_their_number_alone() -> None:
+    """Each was looked for in all of it: their number squared, for a request that is refused anyway."""
+    many = {"list": [{"api_key": f"Zk{number:06}abcdEFGH12"} for number in range(20_000)]}
+    assert without_keys(many) == {"…": "20000 keys"}
+    few = {
+        "list": [{"api_key": f"Zk{number:06}abcdEFGH12"} for number in range(16)],
+        "note": "Zk000003abcdEFGH12",
+    }
+    assert "Zk0000" not in json.dumps(without_keys(few))

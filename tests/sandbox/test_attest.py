@@ -231,6 +231,13 @@ def test_mountinfo_is_read_as_the_kernel_writes_it() -> None:
     assert seen == {
         "/mnt x": MountSeen(options=("ro",), kind="tmpfs", identity=Identity("0:5", "/"), number=37)
     }
+    for name in ("a\x0cb", "a\u2028b", "a\x85b", "a\x1c"):  # line feeds alone are escaped
+        assert set(
+            parse_mounts(f"1 0 8:1 /{name} /{name} ro - ext4 d rw\n2 1 0:9 / /y rw - tmpfs t rw\n")
+        ) == {
+            f"/{name}",
+            "/y",
+        }
     text = "1 0 8:1 /a /x ro,idmapped - ext4 d rw\n2 1 0:9 /b\\040c /y rw master:3 - tmpfs t rw\n"
     seen = parse_mounts(text)
     assert seen["/x"].identity == Identity("8:1", "/a", sealed=True)

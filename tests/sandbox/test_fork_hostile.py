@@ -110,6 +110,31 @@ def test_a_zygote_that_keeps_something_is_refused(swept: Machine, act: str) -> N
     swept.drive(run)
 
 
+def test_a_zygote_may_map_a_file_of_any_name(swept: Machine) -> None:
+    """The kernel keeps line feeds alone out of the names that it lists."""
+    framework = r"""
+        import ctypes, os
+        mmap = ctypes.CDLL(None).mmap
+        mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        for name in (b'/tmp/a\x0cb', b'/tmp/a\xe2\x80\xa8b', b'/tmp/a\x1c', b'/tmp/a\r\n\xff'):
+            descriptor = os.open(name, os.O_CREAT | os.O_RDWR)
+            os.write(descriptor, b'x' * 4096)
+            mmap(None, 4096, 1, 2, descriptor, 0)  # it keeps no descriptor, as Python's own does
+            os.unlink(name)
+            os.close(descriptor)
+    """
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(swept, framework=framework)
+        zygote = await nursery.zygote(client)
+        first = await nursery.fork(client, zygote)
+        assert await first.python("value = 1") == 1
+        await first.end()
+        await zygote.end()
+
+    swept.drive(run)
+
+
 IN_THE_WINDOW = {
     "says that it forked, and did not": """
         import os, sys

@@ -26,6 +26,8 @@ from bridgehold.errors import UsageError
 from bridgehold.ids import Digest, digest_bytes
 
 _DEEPEST = 128
+_MOST_VALUES = 16
+"""Different keys of one request that are looked for in its other texts; with more, nothing of it is shown."""
 _SHOWN_WHOLE, _SHOWN_DEEP = 4_096, 32
 """Bytes of arguments, and levels, within which `preview` surely cuts nothing."""
 _LONGEST = 8 * 1024
@@ -202,10 +204,13 @@ def without_keys(arguments: dict[str, object]) -> dict[str, object]:
         split = split_keys(arguments)
     except UsageError as error:
         return {"…": error.message}
-    kept = split.kept
-    for value in {value for _, value in split.keys if len(value) >= SHORTEST}:
-        kept = {name: _replaced(item, value) for name, item in kept.items()}
-    return kept
+    values = {value for _, value in split.keys if len(value) >= SHORTEST}
+    if len(values) > _MOST_VALUES:
+        return {"…": f"{len(values)} keys"}
+    if not values:
+        return split.kept
+    found = re.compile("|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)))
+    return {name: _replaced(item, found) for name, item in split.kept.items()}
 
 
 def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
@@ -222,13 +227,13 @@ def preview_of(arguments: Arguments, cap_bytes: int) -> tuple[Digest, int, str]:
     return digest, size, text if clean == arguments.kept else preview(clean, cap_bytes=cap_bytes)[2]
 
 
-def _replaced(kept: object, value: str) -> object:
-    """`kept` without `value` where it stands in a text, too."""
+def _replaced(kept: object, found: re.Pattern[str]) -> object:
+    """`kept` without the values that `found` finds where they stand in a text, too."""
     if isinstance(kept, str):
-        return kept.replace(value, MASK)
+        return found.sub(MASK, kept)
     if isinstance(kept, dict):
-        return {name: _replaced(item, value) for name, item in kept.items()}
-    return [_replaced(item, value) for item in kept] if isinstance(kept, list) else kept
+        return {name: _replaced(item, found) for name, item in kept.items()}
+    return [_replaced(item, found) for item in kept] if isinstance(kept, list) else kept
 
 
 def _is_key(value: str, name: str, *, least: int) -> bool:

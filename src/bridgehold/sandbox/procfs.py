@@ -20,6 +20,12 @@ def read(path: str | os.PathLike[str], *, most: int | None = None) -> str:
     return data.decode("utf-8", "replace")
 
 
+def lines(text: str) -> list[str]:
+    """The lines of a file that the kernel makes. It keeps line feeds out of names, and nothing else of what
+    `str.splitlines` takes for an end of line."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def link(path: str | os.PathLike[str]) -> str:
     """Where a link of /proc leads, as text that can be shown: a guest may have named it. Raises `OSError`."""
     text = os.readlink(os.fsencode(path)).decode("utf-8", "replace")  # noqa: PTH115 - bytes: not all are text

@@ -206,14 +206,14 @@ def descendants(pid: int, *, most: int) -> list[int]:
 
 def parse_status(text: str) -> dict[str, str]:
     """/proc/PID/status as a table (pure)."""
-    pairs = (line.partition(":") for line in text.splitlines())
+    pairs = (line.partition(":") for line in procfs.lines(text))
     return {key: value.strip() for key, _, value in pairs}
 
 
 def parse_limits(text: str) -> dict[str, int]:
     """/proc/PID/limits by name, the hard value; what is unlimited is left out (pure)."""
     found = {}
-    for line in text.splitlines()[1:]:
+    for line in procfs.lines(text)[1:]:
         hard = line[_LIMIT_NAME:].split()[1]
         if hard != "unlimited":
             found[line[:_LIMIT_NAME].strip()] = int(hard)

@@ -76,7 +76,7 @@ def numbers(path: Path) -> tuple[int, ...]:
 def table(path: Path) -> dict[str, int]:
     """A file of ``key value`` lines; empty where the file is missing."""
     try:
-        lines = procfs.read(path).splitlines()
+        lines = procfs.lines(procfs.read(path))
     except OSError:
         return {}
     return {key: int(value) for key, _, value in (line.partition(" ") for line in lines) if value.isdigit()}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from bridgehold.sandbox import procfs
+
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
@@ -33,7 +35,7 @@ class Hierarchy(msgspec.Struct, frozen=True, kw_only=True):
 def own_cgroups(text: str) -> dict[str, str]:
     """/proc/PID/cgroup: controller (``""`` for v2) to path."""
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in procfs.lines(text):
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             found[controller] = path
@@ -43,7 +45,7 @@ def own_cgroups(text: str) -> dict[str, str]:
 def hierarchies(mountinfo: str, version: str) -> list[Hierarchy]:
     """The cgroup mounts of `version` (``v1`` or ``v2``), in the order of /proc/self/mountinfo."""
     found = []
-    for line in mountinfo.splitlines():
+    for line in procfs.lines(mountinfo):
         before, _, after = line.partition(" - ")
         fields, details = before.split(), after.split()
         if len(fields) < 5 or len(details) < 3:

@@ -35,6 +35,9 @@ _PLAIN_EXTRAS = {0x5455: "times", 0x7875: "owner", 0x000A: "NTFS times"}
 _KNOWN_EXTRAS = {0x0001: "zip64", 0x7075: "Unicode path", 0x6375: "Unicode comment", 0x9901: "encryption"}
 _BLOCK = 1 << 20
 _MAX_NAME = 1_000
+_MAX_PARTS = 32
+_MAX_FOLDERS = 60_000
+"""Each of them, and each one's name, is held in memory while a wheel is looked at."""
 _MAX_PART = 255
 _MAX_DIRECTORY = 32 * MIB
 
@@ -292,6 +295,12 @@ def name_faults(members: Sequence[Member]) -> Iterator[Finding]:
             yield Finding(rule=rule, file=name, detail=f"also there as {seen[folded]}")
         seen[folded] = name
         parts = name.rstrip("/").split("/")
+        if len(parts) > _MAX_PARTS:
+            yield Finding(rule="path", file=name, detail=f"folders more than {_MAX_PARTS - 1} deep")
+            continue
+        if len(folders) > _MAX_FOLDERS:
+            yield Finding(rule="bomb", file=name, detail=f"more than {_MAX_FOLDERS} folders")
+            return
         for depth in range(1, len(parts)):
             folder = "/".join(parts[:depth])
             if folders.setdefault(folder.casefold(), folder) != folder:

@@ -7,6 +7,7 @@ by us, and compilers see text. After that nothing of the tree runs outside a san
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -126,8 +127,10 @@ class EnvironmentBuilder:
                 self._store.garbage, referenced, unused_seconds=unused_seconds
             ):
                 with self._store.removing(tree) as free:
-                    if free and not await asyncio.to_thread(remove_tree, tree):
-                        await self._runner.discard(str(tree))
+                    if free:
+                        with contextlib.suppress(BridgeholdError):  # one that can't go keeps no other
+                            if not await asyncio.to_thread(remove_tree, tree):
+                                await self._runner.discard(str(tree))
                 if not tree.exists():
                     removed.append(tree)
             self._store.forget_lost()

@@ -298,7 +298,7 @@ class Zygote:
         text = procfs.read(f"/proc/{self.pid}/maps", most=_MAX_MAPS_BYTES)
         if len(text) >= _MAX_MAPS_BYTES:
             raise ZygoteChangedError("the zygote has more mappings than can be judged")
-        for line in text.splitlines():
+        for line in procfs.lines(text):
             if line.split(" ", 2)[1] in _SHARED_WRITABLE:
                 raise ZygoteChangedError("the zygote has shared memory, which its forks could all write")
 

@@ -35,9 +35,9 @@ def freeze() -> int:
 def foldable(maps: str) -> list[tuple[int, int]]:
     """The whole huge pages of the heap and of anonymous private memory, from /proc/self/maps (pure)."""
     found = []
-    for line in maps.splitlines():
+    for line in maps.split("\n"):
         fields = line.split()
-        if fields[1] != "rw-p" or (len(fields) > 5 and fields[5] != "[heap]"):
+        if len(fields) < 2 or fields[1] != "rw-p" or (len(fields) > 5 and fields[5] != "[heap]"):
             continue
         start, end = (int(edge, 16) for edge in fields[0].split("-"))
         first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE

@@ -42,5 +42,5 @@ def find_setters() -> List[Callable[[int], Any]]:
 
 def libraries(maps: str) -> List[str]:
     """The files in /proc/self/maps whose names are those of numeric thread pools (pure)."""
-    paths = {fields[5] for fields in (line.split(None, 5) for line in maps.splitlines()) if len(fields) > 5}
+    paths = {fields[5] for fields in (line.split(None, 5) for line in maps.split("\n")) if len(fields) > 5}
     return sorted(path for path in paths if any(name in os.path.basename(path) for name in _LIBRARIES))

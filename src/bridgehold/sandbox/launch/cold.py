@@ -416,7 +416,7 @@ def _verify_entered(pid: int, uid: int, cgroup: SessionCgroup) -> None:
     if not cgroup.holds(pid):
         raise UnsupportedError("the sandbox's process is not in its cgroup")
     text = procfs.read(f"/proc/{pid}/status")
-    status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    status = dict(line.split(":\t", 1) for line in procfs.lines(text) if ":\t" in line)
     for name in ("Uid", "Gid") if uid != os.getuid() else ("Uid",):
         if status[name].split() != [str(uid)] * 4:
             raise UnsupportedError(f"the sandbox's process has {name.lower()} {status[name]!r}, not {uid}")

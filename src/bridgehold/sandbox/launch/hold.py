@@ -57,10 +57,10 @@ class Traced:
             self._signal = number
         self._go_on()
 
-    def _go_on(self, request: int = syscalls.PTRACE_CONT) -> None:
+    def _go_on(self) -> None:
         if self._stopped and self._stops <= _MOST_STOPS:
             with contextlib.suppress(ProcessLookupError):
-                syscalls.ptrace(request, self._pid, self._signal)
+                syscalls.ptrace(syscalls.PTRACE_CONT, self._pid, self._signal)
             self._signal, self._stopped = 0, False
 
 
@@ -122,8 +122,12 @@ class Permit(Traced):
             super()._met(event, number)
             return
         self._left -= 1
-        self.gone = self.used
-        self._go_on(syscalls.PTRACE_DETACH if self.used else syscalls.PTRACE_CONT)
+        if not self.used:
+            self._go_on()
+            return
+        with contextlib.suppress(ProcessLookupError):  # however often it has stopped, or nobody could reap it
+            syscalls.ptrace(syscalls.PTRACE_DETACH, self._pid, 0)
+        self.gone, self._stopped = True, False
 
 
 def child_signals() -> int:

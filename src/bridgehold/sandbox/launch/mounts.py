@@ -58,7 +58,7 @@ class MountSeen(msgspec.Struct, frozen=True, kw_only=True):
 def parse_mounts(text: str) -> dict[str, MountSeen]:
     """A mountinfo by target, the last mount of a target winning (pure)."""
     mounts: dict[str, MountSeen] = {}
-    for line in text.splitlines():
+    for line in procfs.lines(text):
         fields = line.split(" ")
         options = tuple(sorted(fields[5].split(",")))
         end = fields.index("-")
@@ -97,7 +97,7 @@ def shown_at(pid: int, target: str, number: int) -> tuple[int, int] | None:
         finally:
             os.close(root)
         try:
-            lines = procfs.read(f"/proc/self/fdinfo/{found}").splitlines()
+            lines = procfs.lines(procfs.read(f"/proc/self/fdinfo/{found}"))
             own = f"mnt_id:\t{number}" in lines
             return same_file(os.fstat(found)) if own else None
         finally:

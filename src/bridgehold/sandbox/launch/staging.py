@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from bridgehold.errors import DeniedError, UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.launch import mounts
 from bridgehold.sandbox.launch.mounts import Identity
 from bridgehold.sandbox.limits.bounds import SYSTEM_FILES
@@ -199,7 +199,7 @@ class Stage:
                 else:
                     continue
                 sources[mount.target] = path
-            shown = mounts.parse_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+            shown = mounts.parse_mounts(procfs.read("/proc/self/mountinfo"))
             identities = _identities(sources, shown)
         except BaseException:
             paths = {str(index): f"{folder}/{index}" for index in range(len(spec.mounts))}

@@ -13,12 +13,12 @@ import subprocess
 from pathlib import Path
 
 from bridgehold.errors import UnsupportedError
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import procfs, syscalls
 
 
 def subordinate_range(table: str, user: str, uid: int) -> tuple[int, int] | None:
     """(first, count) of the first line for `user` in the text of /etc/subuid or /etc/subgid (pure)."""
-    for line in table.splitlines():
+    for line in procfs.lines(table):
         fields = line.strip().split(":")
         if len(fields) == 3 and fields[0] in (user, str(uid)) and fields[1].isdigit() and fields[2].isdigit():
             return int(fields[1]), int(fields[2])

@@ -28,6 +28,8 @@ _FEW_LOCKS = MOST_LOCKS // 4
 """With no more, a session is not ended for a list that others made long, and none is looked for."""
 _MOST_READS = 500
 """Of descriptors at each look: some five milliseconds."""
+_MAX_FDINFO = 1 << 17
+"""Of one descriptor's: its locks come first, and what an epoll watches is long."""
 _GROWTH = MOST_CONNECTIONS // 4
 """Of the machine's connections: with less since the last look at each, no session has passed its bound."""
 
@@ -53,7 +55,7 @@ def parse_locks(text: str) -> Locks:
     """
     found = Locks(Counter(), Counter())
     owned: set[tuple[str, ...]] = set()
-    for line in text.splitlines():
+    for line in procfs.lines(text):
         fields = line.removeprefix("lock:").split()
         if len(fields) > 5 and fields[1] == "->":
             del fields[1]
@@ -68,7 +70,7 @@ def parse_locks(text: str) -> Locks:
 
 def tcp_sockets(text: str, name: str) -> int:
     """A number of sockstat's line on TCP (pure): ``inuse`` of the namespace, ``alloc`` of the machine."""
-    for line in text.splitlines():
+    for line in procfs.lines(text):
         words = line.split()
         if words and words[0] in ("TCP:", "TCP6:") and name in words:
             return int(words[words.index(name) + 1])
@@ -152,7 +154,9 @@ class _Holders:
             walked = list(itertools.islice(self._walk, _MOST_READS))
         for worker, path in walked:
             with contextlib.suppress(OSError):
-                self._known.update(dict.fromkeys(parse_locks(procfs.read(path)).flocks, worker))
+                self._known.update(
+                    dict.fromkeys(parse_locks(procfs.read(path, most=_MAX_FDINFO)).flocks, worker)
+                )
         held: Counter[Worker] = Counter()
         for flock, count in flocks.items():
             holder = self._known.get(flock)

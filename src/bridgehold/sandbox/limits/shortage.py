@@ -29,7 +29,7 @@ SHORT_OF = {
     errno.EUSERS: "user namespaces",
     ENOTSUPP: "memory for seccomp filters",
 }
-FAULTS = (BridgeholdError, OSError, MemoryError, RuntimeError, ValueError, KeyError)
+FAULTS = (BridgeholdError, OSError, MemoryError, RuntimeError, ValueError, LookupError, TypeError)
 """What one worker's start may raise; it ends that worker and no other. (`RuntimeError`: no thread.)"""
 _NO_THREAD = "can't start new thread"
 _MAX_TEXT = 300
