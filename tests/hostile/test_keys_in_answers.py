@@ -94,6 +94,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
         plain = said.encode()
         self.close_connection = True
         self.send_response(401 if how == "error" else 200)
+        self.send_header("connection", "close")  # unsaid, the next request would meet the end of this one
         if how == "header":
             self.send_header("x-said", key)
         for coding in CODINGS.get(how, ()):

@@ -68,6 +68,7 @@ effect = "run"
 def home() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="bh-chaos-"))
     made.chmod(0o755)
+    (made / "t").mkdir()  # of its own: other tests have such playgrounds, too
     folder = made / "config/bridges/bad"
     folder.mkdir(parents=True)
     (folder / "bridge.toml").write_text(MANIFEST)
@@ -82,13 +83,12 @@ def home() -> Iterator[Path]:
 
 def chaos(home: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
     command = [sys.executable, "-m", "bridgehold", "chaos", "bad", "--json", "--deadline", "1s", *arguments]
-    environment = {**os.environ, "BRIDGEHOLD_HOME": str(home)}
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(home), "TMPDIR": str(home / "t")}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
     return said.returncode, json.loads(said.stdout) if said.stdout.startswith("[") else [], said.stderr
 
 
 def test_a_bridge_that_takes_no_cancel_and_one_that_grows_end_typed_and_leave_nothing(home: Path) -> None:
-    before = {path.name for path in Path(tempfile.gettempdir()).glob("bridgehold-play-*")}
     wanted = ("little memory", "caller gone", "sandbox killed", "session drained", "deadline")
     status, found, said = chaos(home, "--seed", "4", *(part for name in wanted for part in ("--only", name)))
     rows = {one["fault"]: one for one in found}
@@ -104,7 +104,7 @@ def test_a_bridge_that_takes_no_cancel_and_one_that_grows_end_typed_and_leave_no
     )
     assert rows["cgroups left"]["detail"] not in ("none of 0", "none of 1")
     assert set(rows) & {"worker frozen", "provider reset"} == set()
-    assert {path.name for path in Path(tempfile.gettempdir()).glob("bridgehold-play-*")} <= before
+    assert list((home / "t").glob("bridgehold-play-*")) == []
     assert not (home / "run").exists()  # the user's own layout has had no host
 
 

@@ -26,7 +26,7 @@ def lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def link(path: str | os.PathLike[str]) -> str:
+def leads_to(path: str | os.PathLike[str]) -> str:
     """Where a link of /proc leads, as text that can be shown: a guest may have named it. Raises `OSError`."""
     text = os.readlink(os.fsencode(path)).decode("utf-8", "replace")  # noqa: PTH115 - bytes: not all are text
     return "".join(one if one.isprintable() else "?" for one in text)

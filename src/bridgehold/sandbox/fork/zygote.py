@@ -289,7 +289,7 @@ class Zygote:
 
     def _check_folders(self) -> None:
         """Its folder must not be one that the cover hides: a path from there would still lead in."""
-        folder = procfs.link(f"/proc/{self.pid}/cwd")
+        folder = procfs.leads_to(f"/proc/{self.pid}/cwd")
         if folder != self.spec.working_directory:
             raise ZygoteChangedError(f"the zygote moved to another folder: {folder[:80]}")
 
@@ -311,7 +311,7 @@ def strange_descriptors(pid: int, given: frozenset[str]) -> list[str]:
             if count == _MAX_DESCRIPTORS:
                 return ["more than can be judged"]
             with contextlib.suppress(FileNotFoundError):
-                link = procfs.link(entry.path)
+                link = procfs.leads_to(entry.path)
                 if link != "/dev/null" and link not in given:
                     found.append(link[:80])
     return found
