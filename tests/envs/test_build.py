@@ -6,6 +6,7 @@ import asyncio
 import io
 import marshal
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -472,6 +473,14 @@ def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):
     hold = store.hold(used)
     stale, lost = store.new_build("b" * 64), store.folder / ("c" * 64)
     lost.mkdir()
+    stuck = store.new_build("0" * 64)  # the first by name, and deeper than what is removed
+    above = os.open(stuck, os.O_RDONLY)
+    for _ in range(600):
+        os.mkdir("a", dir_fd=above)
+        below = os.open("a", os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
     collect = lambda **options: asyncio.run(build.collect({kept.digest}, **options))  # noqa: E731 - said thrice
 
     async def while_building():
@@ -490,5 +499,7 @@ def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):
     assert set(collect()) == {store.path(used), tmp_path / "wheels" / sha256(other)}
     assert store.list() == (kept,)
     assert store.hold(used) is None
+    assert stuck.is_dir()
+    shutil.rmtree(stuck)
     left = {path.suffix or path.name for path in store.folder.iterdir()}
     assert left <= {".json", ".facts", ".use", "keys", ".lock", store.path(kept).name}

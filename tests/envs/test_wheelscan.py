@@ -424,3 +424,11 @@ def test_a_pth_that_is_known_by_its_bytes_is_no_fault_and_is_not_installed(dist,
     assert b".pth" not in next(file.content for file in report.files if file.path.endswith("/RECORD"))
     for name, other in (("distutils-precedence.pth", text + "\n"), ("a.pth", f"{text}import evil")):
         assert rules(scan(make_wheel(dist, files={**CODE, name: other}))) == {("pth", name)}
+
+
+def test_folders_of_folders_are_refused_before_each_is_kept_in_memory(scan, tmp_path):
+    deep = scan(make_wheel(tmp_path, files={"a/" * 40 + "b": ""}))
+    assert any("deep" in finding.detail for finding in deep.findings)
+    names = [f"{number:05}" + "/a" * 29 + "/b" for number in range(3_000)]
+    wide = scan(make_wheel(tmp_path, name="wide_pkg", files=dict.fromkeys(names, "")), name="wide-pkg")
+    assert any("60000 folders" in finding.detail for finding in wide.findings)

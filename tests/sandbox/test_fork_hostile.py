@@ -382,6 +382,39 @@ def test_a_fork_that_fails_costs_its_own_start_and_nothing_else(swept: Machine, 
     swept.drive(run)
 
 
+SIGNALS_ITSELF = """
+    import os, signal
+    kernel = sys.modules['bridgehold_inner.kernel']
+    setns = kernel.setns
+    calls = [0]
+    def late(*arguments):
+        calls[0] += 1
+        if calls[0] == 7:  # the last: its stop is one more than are gone through with
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            for _ in range(994):
+                os.kill(os.getpid(), signal.SIGUSR1)
+        return setns(*arguments)
+    kernel.setns = late
+    evil = real
+"""
+
+
+def test_a_fork_that_stops_a_thousand_times_is_let_go_and_leaves_nothing(swept: Machine) -> None:
+    """Who stays traced when it has joined can't be reaped by anybody: its place were taken for ever."""
+
+    async def run(client: LauncherClient) -> None:
+        nursery = Nursery(swept, framework=biding(SIGNALS_ITSELF))
+        zygote = await nursery.zygote(client)
+        first = await nursery.fork(client, zygote)
+        second = await nursery.fork(client, zygote)
+        for one in (first, second):
+            assert await one.python("value = 1") == 1
+            await one.end()
+        await zygote.end()
+
+    swept.drive(run)
+
+
 DAWDLERS = {
     "keeps a vfork child": """
         import ctypes, os, time
