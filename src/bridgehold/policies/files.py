@@ -154,27 +154,22 @@ class PolicyFiles:
         if time.time_ns() - max(stamp) > _TICK_NS:
             self._stamps[kind] = stamp
 
-    def own(self, kind: Kind, names: Iterable[str]) -> list[Text | None]:
+    def own(self, kind: Kind, names: Iterable[str], *, on_disk: bool = False) -> list[Text | None]:
         """The operator's own files of these names; None for each that there is none of.
 
-        Raises `PolicyError` where that can't be told, or one can't be read. From any thread.
+        `on_disk`: whatever was put in place of files. Raises `PolicyError` where that can't be told, or one
+        can't be read. From any thread.
         """
-        names = tuple(names)
-        found = self.on_disk(kind, names)
-        for place, name in enumerate(names):
-            if (instead := self._instead.get((kind, name))) is not None:
-                found[place] = Text(instead, str(self._folders[kind] / f"{name}{_SUFFIX}"))
-        return found
-
-    def on_disk(self, kind: Kind, names: Iterable[str]) -> list[Text | None]:
-        """As `own`, whatever was put in place of files."""
-        path = self._folders[kind]
+        names, path = tuple(names), self._folders[kind]
+        instead = {} if on_disk else self._instead
         try:
             folder = os.open(path, _FLAGS | os.O_DIRECTORY)
         except OSError as error:
             if error.errno != errno.ENOENT or kind in self._seen or path.is_symlink():
                 raise _unreadable(path, error, _FOLDER_GONE) from error
-            return [None for _ in names]
+            return (
+                self._overlaid(kind, names, [None] * len(names), instead) if instead else [None] * len(names)
+            )
         self._seen.add(kind)
         found: list[Text | None] = []
         try:
@@ -196,7 +191,22 @@ class PolicyFiles:
             raise _unreadable(path, error, _FILE_GONE) from error
         finally:
             os.close(folder)
-        return found
+        return self._overlaid(kind, names, found, instead) if instead else found
+
+    def _overlaid(
+        self,
+        kind: Kind,
+        names: tuple[str, ...],
+        found: list[Text | None],
+        instead: dict[tuple[Kind, str], str],
+    ) -> list[Text | None]:
+        """`found`, but for what was put in place of a file."""
+        return [
+            Text(instead[kind, name], str(self._folders[kind] / f"{name}{_SUFFIX}"))
+            if (kind, name) in instead
+            else text
+            for name, text in zip(names, found, strict=True)
+        ]
 
 
 class Readings:

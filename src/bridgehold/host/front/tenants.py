@@ -90,7 +90,7 @@ class TenantFiles:
         self._files.put_instead("tenant", name, tenants.rewritten("", tenant, ""))
 
     def _on_disk(self, name: str) -> str:
-        (found,) = self._files.on_disk("tenant", [name])
+        (found,) = self._files.own("tenant", [name], on_disk=True)
         return found.text if found is not None else ""
 
     async def remove(self, name: str) -> None:
