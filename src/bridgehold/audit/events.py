@@ -13,11 +13,10 @@ from bridgehold.records.workers import (
     WorkerAttested,
     WorkerExited,
     WorkerRefused,
-    WorkerStarted,
     kind_of,
 )
 
-__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "WorkerStarted", "kind_of"]
+__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "kind_of"]
 
 
 class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
