@@ -31,6 +31,7 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits, open_descriptors
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.orders import Orders
@@ -184,13 +185,11 @@ def _answer(given: Foundation, shared: Shared, working: Working) -> Answering:
             dispatch=dispatch,
             sessions=working.sessions,
             registry=shared.registry,
-            environments=shared.environments,
             launcher=peers.launcher,
             make_order=shared.orders.make,
             zygotes=working.zygotes.infos,
             metrics=shared.metrics,
             pool_counts=working.pool.counts,
-            stop=given.lifetime.ask_stop,
             scripts=_scripts(given, shared, working, refusals),
             redact=redaction.text,
         ),
@@ -225,9 +224,9 @@ def _tenancy(
     return Tenancy(
         shared.tenants,
         tokens,
-        working.sessions,
+        lambda: [session.key.tenant for session in working.sessions],
         shared.settings,
-        working.budgets.spending,
+        working.budgets.spending.used,
         ending,
         given.peers.keeper,
         given.peers.journal,
@@ -250,7 +249,8 @@ def _serve(
     reloading = _reloading(given, shared, working, answering, tenancy, principals)
     unified = Unified(answering.dispatch, shared.registry, shared.resources, working.sessions.why_missing)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, functools.partial(look_up_again, servers))
-    tables = (answering.methods, unified, answering.artifacts, reloading, tenancy, token_admin)
+    bridges = BridgeMethods(shared.registry, shared.environments, given.lifetime.ask_stop)
+    tables = (answering.methods, unified, answering.artifacts, bridges, reloading, tenancy, token_admin)
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,
