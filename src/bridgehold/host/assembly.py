@@ -26,11 +26,10 @@ from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.tools.process import ProcessTools
 from bridgehold.host.cell.unified import Unified
 from bridgehold.host.cell.workers.forks import ForkStart
-from bridgehold.host.cell.workers.live import GatewayHandle, Services
+from bridgehold.host.cell.workers.live import Services
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
-from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.callers import Callers, limits, open_descriptors
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.orders import Orders
@@ -44,7 +43,6 @@ from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
-from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.host.shares.spending import Spending
 from bridgehold.host.tenancy import Ending, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
@@ -107,23 +105,16 @@ def _work(given: Foundation, shared: Shared) -> Working:
     gateways = GatewayOpener(
         config,
         keeper=peers.keeper,
-        audit=peers.journal,
         budgets=budgets,
         downloads=_downloads(given, shared),
         attribution=calling_out,
-        on_degraded=degraded,
     )
-
-    async def open_gateway(
-        listener: socket.socket, order: StartOrder, placeholders: dict[str, str], events: SessionEvents
-    ) -> GatewayHandle:
-        return await gateways.open(listener, order.grant, order.session, placeholders, events=events)
 
     services = Services(
         launcher=peers.launcher,
         journal=peers.journal,
         frames=FrameBudget(parse_size(config.host.buffered_bytes)),
-        open_gateway=open_gateway,
+        open_gateway=gateways.open,
         on_degraded=degraded,
         attribute=attribute,
     )
