@@ -306,6 +306,7 @@ CASES: dict[str, dict[str, Any]] = {
     "config.reloaded": {"principal": "tester"},
     "session.opened": BY,
     "session.closed": BY,
+    "worker.started": LOCAL,
     "worker.attested": LOCAL,
     "worker.refused": LOCAL,
     "worker.exited": LOCAL,

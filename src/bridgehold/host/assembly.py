@@ -34,6 +34,7 @@ def assemble(given: Foundation) -> HostParts:
     config, layout, peers = ground.config, ground.layout, ground.peers
     shared = share(ground, given.supervisor.write)
     peers.launcher.share_of = shared.registry.share_of
+    peers.launcher.on_unrecorded = given.lifetime.degraded
     environments = Environments(layout, config, peers.launcher, peers.journal)
     orders = Orders(shared.registry, environments, peers.keeper, shared.settings, peers.journal)
     prices = {name: section.price for name, section in config.providers.items()}

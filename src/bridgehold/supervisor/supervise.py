@@ -210,17 +210,42 @@ def _start(
     launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    launcher_journal, journal_launcher = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     tokens = listen_at(layout.tokens_socket, 0o600) if http is not None else None
     channel, parent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
+    sockets = [
+        launcher_journal,
+        journal_launcher,
+        launcher_host,
+        launcher_end,
+        keeper_host,
+        keeper_end,
+        journal_host,
+        journal_end,
+        parent,
+    ]
     if tokens is not None:
         sockets.append(tokens)
     plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
     children: list[Child] = []
     try:
-        children.append(_spawn("journal", plan.journal, plan.roles.journal, {"host": journal_end.fileno()}))
+        children.append(
+            _spawn(
+                "journal",
+                plan.journal,
+                plan.roles.journal,
+                {"host": journal_end.fileno(), "launcher": journal_launcher.fileno()},
+            )
+        )
         children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, {"host": keeper_end.fileno()}))
-        children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
+        children.append(
+            _spawn(
+                "launcher",
+                plan.launcher,
+                os.getuid(),
+                {"control": launcher_end.fileno(), "journal": launcher_journal.fileno()},
+            )
+        )
         ends = {
             "launcher": launcher_host.fileno(),
             "keeper": keeper_host.fileno(),
