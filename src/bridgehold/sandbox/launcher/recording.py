@@ -57,6 +57,7 @@ class Recording:
         self._waiting: dict[int, tuple[_What, Worker | None]] = {}
         self._next = 0
         self._gone = ""
+        self._closing = False
         if sock is not None:
             sock.setblocking(False)
             self._ask("head", wire.HEAD, b"", None)
@@ -202,6 +203,7 @@ class Recording:
 
     def close(self) -> None:
         """Say what is still to be said, within a few seconds, and go."""
+        self._closing = True
         deadline = time.monotonic() + _LAST_SECONDS
         while self.channel is not None and (self._outgoing or self._owes_an_end()):
             left = deadline - time.monotonic()
@@ -216,6 +218,11 @@ class Recording:
             self._socket.close()
             self._gone = self._gone or "the launcher ends"
 
+    def _tell(self, worker: Worker, answer: requests.Answer) -> None:
+        """As `Owner.answer`, while there is somebody to hear it."""
+        if not self._closing:
+            self._owner.answer(worker, answer)
+
     def _owes_an_end(self) -> bool:
         return any(what == "start" and one and one.ended for what, one in self._waiting.values())
 
@@ -229,7 +236,7 @@ class Recording:
         elif what == "start":
             self._started(worker, answer, error)
         elif what == "proof":
-            self._owner.answer(worker, _told(worker, error))
+            self._tell(worker, _told(worker, error))
         elif what == "end" and error is not None and not isinstance(error, BudgetError):
             self._missed(worker, error)
 
@@ -257,7 +264,7 @@ class Recording:
 
     def _missed(self, worker: Worker, error: BridgeholdError) -> None:
         text = f"worker.exited could not be written: {error.message}"
-        self._owner.answer(worker, requests.Answer(id=0, unrecorded=text))
+        self._tell(worker, requests.Answer(id=0, unrecorded=text))
 
     def _write(self, what: _What, event: Event, worker: Worker) -> None:
         durable = what != "end"
@@ -297,7 +304,7 @@ class Recording:
             worker.record_until = math.inf
             self._owner.fail(worker, self._gone_error())
         elif what == "proof":
-            self._owner.answer(worker, _told(worker, self._gone_error()))
+            self._tell(worker, _told(worker, self._gone_error()))
         elif what == "end":
             self._missed(worker, self._gone_error())
 
