@@ -310,6 +310,7 @@ CASES: dict[str, dict[str, Any]] = {
     "worker.attested": LOCAL,
     "worker.refused": LOCAL,
     "worker.exited": LOCAL,
+    "zygote.attested": LOCAL,
     "zygote.started": LOCAL,
     "zygote.ended": LOCAL,
     "start.fell_back": LOCAL,

@@ -145,6 +145,8 @@ def test_each_start_is_written_before_it_runs_and_each_end_after_it_whoever_has_
         await host.close()
         close(ends)
         zygote = await nursery.zygote(client)
+        await client.recorded(zygote.launched.worker)
+        assert recorded.events("zygote.attested", worker=zygote.launched.worker)
         fork = await nursery.fork(client, zygote)
         (forked,) = recorded.events("worker.started", worker=fork.launched.worker)
         assert (forked["start"], forked["zygote"]) == ("fork", zygote.launched.worker)

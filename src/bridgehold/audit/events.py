@@ -14,10 +14,11 @@ from bridgehold.records.workers import (
     WorkerExited,
     WorkerRefused,
     WorkerStarted,
+    ZygoteAttested,
     kind_of,
 )
 
-__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "WorkerStarted", "kind_of"]
+__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "WorkerStarted", "ZygoteAttested", "kind_of"]
 
 
 class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):

@@ -15,7 +15,14 @@ from typing import Literal, Protocol
 
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
 from bridgehold.records import wire
-from bridgehold.records.workers import Event, WorkerAttested, WorkerExited, WorkerRefused, WorkerStarted
+from bridgehold.records.workers import (
+    Event,
+    WorkerAttested,
+    WorkerExited,
+    WorkerRefused,
+    WorkerStarted,
+    ZygoteAttested,
+)
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import encode
 from bridgehold.sandbox.launcher.worker import Worker
@@ -124,7 +131,8 @@ class Recording:
             error = self._gone_error() if self._gone else None
             self._owner.answer(worker, _told(worker, error))
             return
-        event = WorkerAttested(
+        kind = ZygoteAttested if worker.spec.kind == "zygote" else WorkerAttested
+        event = kind(
             tenant=worker.tenant,
             session=worker.note.session,
             worker=worker.name,
