@@ -162,8 +162,14 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
         await self.zygotes.stop()
 
 
-def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: Budgets) -> CellParts:
-    """Join the parts; nothing is started yet."""
+def join_cell(
+    ground: Ground,
+    shared: Shared,
+    make_order: OrderMaker,
+    budgets: Budgets,
+    over: Callable[[str], None] = lambda _session: None,
+) -> CellParts:
+    """Join the parts; nothing is started yet. `over`: as `Sessions`'."""
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
         ground.layout.artifacts, parse_size(config.host.artifacts), shared.tenants.artifacts
@@ -177,7 +183,7 @@ def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: B
         peers.journal,
         demand=lambda tenant: settings.features.demand("artifacts", tenant),
     )
-    sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads)
+    sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads, over)
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(store, peers.journal, settings, changes)
     http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
@@ -243,7 +249,12 @@ def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: B
 
 
 def _workers(
-    ground: Ground, shared: Shared, recovery: Recovery, budgets: Budgets, downloads: Downloads
+    ground: Ground,
+    shared: Shared,
+    recovery: Recovery,
+    budgets: Budgets,
+    downloads: Downloads,
+    over: Callable[[str], None],
 ) -> tuple[Sessions, Zygotes, WarmPool]:
     config, peers = ground.config, ground.peers
 
@@ -274,5 +285,6 @@ def _workers(
         recovery=recovery,
         metrics=shared.metrics,
         on_degraded=ground.degraded,
+        over=over,
     )
     return sessions, zygotes, pool
