@@ -165,9 +165,7 @@ def _start(
     plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
     children: list[Child] = []
     try:
-        children.append(
-            _spawn("journal", plan.journal, plan.roles.journal, {"journal": journal_end.fileno()})
-        )
+        children.append(_spawn("journal", plan.journal, plan.roles.journal, {"host": journal_end.fileno()}))
         children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, {"host": keeper_end.fileno()}))
         children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
         ends = {
