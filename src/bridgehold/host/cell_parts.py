@@ -43,7 +43,7 @@ from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
-from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.registry import Records, Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
@@ -85,9 +85,9 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
 
 
-def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]]) -> Shared:
-    """`write`: has the supervisor write a file of the configuration."""
-    registry = Registry(ground.layout, ground.config, ground.machine, ground.peers.journal)
+def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], records: Records) -> Shared:
+    """`write`: has the supervisor write a file of the configuration. `records`: as the registry's."""
+    registry = Registry(ground.layout, ground.config, ground.machine, records)
     return Shared(
         settings=Settings(ground.config),
         registry=registry,

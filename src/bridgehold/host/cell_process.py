@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import Event, GrantResolved
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -81,6 +82,17 @@ class FrontOrders:
         """A session that was ordered has ended, or did not begin."""
         if session:
             self._link.tell("over", cell_wire.Over(session=session))
+
+
+class _FrontRecords:
+    """What a grant rests on is the front's to write down: it resolves the grant itself."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def append(self, event: Event, *, durable: bool = True) -> None:
+        if durable and isinstance(event, GrantResolved):
+            await self._link.ask("granted", cell_wire.Granted(bridge=str(event.grant.get("bridge", ""))))
 
 
 class _Steps:
@@ -151,7 +163,7 @@ class CellProcess:
         return self._status
 
     def _join(self, ground: Ground) -> CellParts:
-        shared = share(ground, _no_writing)
+        shared = share(ground, _no_writing, _FrontRecords(self._link))
         orders = FrontOrders(self._link, shared)
         prices = {name: section.price for name, section in self._config.providers.items()}
         budgets = Budgets(Spending(shared.tenants.of, prices))

@@ -44,7 +44,8 @@ def begin(run_cell: RunCell, close: Iterable[int]) -> socket.socket:
     try:
         ours.close()
         for descriptor in close:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
         status = _serve(theirs, run_cell, host)
     finally:
         os._exit(status)

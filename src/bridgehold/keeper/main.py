@@ -2,7 +2,7 @@
 
 It holds keys and talks to providers; it takes decided requests from the host over one socket, and
 checks against its own table where each key may go. It ends with the host's end of that socket. Cells have
-channels of their own, which the host hands in at the door (``--fd-door``): each is one tenant's.
+channels of their own, which the host hands in at the door (``--fd-intake``): each is one tenant's.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bridgehold keeper")
     parser.add_argument("--fd-host", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
-    parser.add_argument("--fd-door", type=int, default=-1)
+    parser.add_argument("--fd-intake", type=int, default=-1)
     args = parser.parse_args()
     os.umask(0o077)
     sys.excepthook = _hook
@@ -264,7 +264,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
             config = parse_config(file.read(_CONFIG_BOUND))
-        door = socket.socket(fileno=args.fd_door) if args.fd_door >= 0 else None
+        door = socket.socket(fileno=args.fd_intake) if args.fd_intake >= 0 else None
         asyncio.run(_run(config, socket.socket(fileno=args.fd_host), door))
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold keeper: {error.code}: {error.message}\n")

@@ -242,6 +242,8 @@ class Cells:
         match method:
             case "order":
                 return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
+            case "granted":
+                await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
             case "over":
                 self.places.give_back(cell.tenant, decoded(body, cell_wire.Over).session)
             case "used":

@@ -1,6 +1,6 @@
 """What a front and a cell say to each other over their link, by method.
 
-front → cell: `call`, `left`, `config`, `end`, `stop`; cell → front: `order`, `over`, `used`.
+front → cell: `call`, `left`, `config`, `end`, `stop`; cell → front: `order`, `granted`, `over`, `used`.
 """
 
 from __future__ import annotations
@@ -105,6 +105,12 @@ class Ordered(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Ordered({self.spec.tenant}/{self.spec.bridge})"
+
+
+class Granted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tenant's grant for a bridge rests on has changed: it is to be written down."""
+
+    bridge: str
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True):
