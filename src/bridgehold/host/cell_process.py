@@ -132,6 +132,7 @@ class CellProcess:
             launcher=await LauncherClient.connect(socket.socket(fileno=launcher)),
             keeper=await KeeperClient.connect(socket.socket(fileno=keeper)),
         )
+        await peers.launcher.enter()
         redaction = Redaction(peers.keeper)
         peers.journal.redact = redaction.event
         parts = self._join(
@@ -224,6 +225,8 @@ class CellProcess:
                 parts.shared.settings.now = config
                 parts.tell(config, tuple(map(Path, new.gone)))
                 self._begin(parts.prestart(self._given.tenant))
+            case "metrics":
+                return parts.shared.metrics.text()
             case "end":
                 return await self._end_all(parts, decoded(body, cell_wire.End).reason)
             case "stop":

@@ -19,8 +19,9 @@ from bridgehold.host.front.cells import Cells
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.registry import Registry
+from bridgehold.host.shares.cell_wire import Ended
 from bridgehold.host.shares.spending import Used
-from bridgehold.host.tenancy import Ending
+from bridgehold.host.tenancy import EndAll, Ending
 
 
 class Serving(Protocol):
@@ -153,17 +154,26 @@ class Celled(msgspec.Struct, frozen=True):
     def ending(self) -> Ending:
         """See `Serving.ending`."""
 
-        async def sessions(tenant: str, reason: str) -> int:
-            return (await self.cells.end(tenant, reason)).sessions
+        under_way: dict[str, asyncio.Future[Ended]] = {}
 
-        async def nothing(_tenant: str, _reason: str) -> int:
-            return 0  # they have ended with the cell
+        def part(name: str) -> EndAll:
+            async def end(tenant: str, reason: str) -> int:
+                ending = under_way.get(tenant)
+                if ending is None:  # all of it ends at once; each part says how much of it there was
+                    ending = under_way[tenant] = asyncio.ensure_future(self.cells.end(tenant, reason))
+                    ending.add_done_callback(lambda _: under_way.pop(tenant, None))
+                return int(getattr(await asyncio.shield(ending), name))
 
-        return Ending(sessions=sessions, zygotes=nothing, warm_pool=nothing)
+            return end
+
+        return Ending(sessions=part("sessions"), zygotes=part("zygotes"), warm_pool=part("warm_pool"))
 
     def standing(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """See `Serving.standing`."""
-        return ()
+        return [("idle cells", self.cells.end_idle(lambda: self.settings.now.host.cell_idle_s, self._stays))]
+
+    def _stays(self, tenant: str) -> bool:
+        return any(tenant in section.prestart for section in self.settings.now.bridges.values())
 
     async def prestart(self) -> None:
         """See `Serving.prestart`."""

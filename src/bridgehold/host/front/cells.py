@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,6 +26,7 @@ from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.link import Link, Waiting, decoded
+from bridgehold.host.shares.observe import counted, merged
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.spending import Used
 from bridgehold.host.template import Template
@@ -33,6 +35,9 @@ from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
 
+_LOOK_SECONDS = 5.0
+_MOST = 512
+"""Cells at once: each is some ten MiB, and a caller that may act for any tenant may name any number."""
 _KILL_SECONDS = 10.0
 """After it was asked to stop, beyond what its commands may still take."""
 
@@ -56,6 +61,9 @@ class Cell:
         self.calls: Counter[int] = Counter()
         """Requests under way, by the connection that made them."""
         self.used = Used()
+        self.metrics = ""
+        """As it said last."""
+        self.idle_since = time.monotonic()
         self.ended = asyncio.Event()
 
     async def ask(self, method: str, params: object, emit: Emit | None = None) -> msgspec.Raw:
@@ -95,6 +103,8 @@ class Cells:
         self._tasks: set[asyncio.Task[None]] = set()
         self._cordoned: set[tuple[str, str]] = set()
         self._stopping = ""
+        self.past = ""
+        """What cells that have ended had counted."""
 
     def living(self, may_act_for: Callable[[str], bool] = lambda _: True) -> list[Cell]:
         """Those that run, of tenants that the caller may act for."""
@@ -114,9 +124,21 @@ class Cells:
         if beginning is None:
             if self._stopping:
                 raise CellEndedError(self._stopping)
+            self._make_room(tenant)
             beginning = self._beginning[tenant] = asyncio.create_task(self._begin(tenant))
             beginning.add_done_callback(lambda _: self._beginning.pop(tenant, None))
         return await asyncio.shield(beginning)
+
+    def _make_room(self, tenant: str) -> None:
+        """For one more, by ending what has nothing to do. Raises `BusyError`."""
+        if len(self._cells) + len(self._beginning) < _MOST:
+            return
+        idle = [one for one in self.living() if not (one.calls or self.places.of(one.tenant))]
+        if not idle:
+            raise BusyError(f"no cell for {tenant}: {_MOST} others are at work", hint="Try again later.")
+        leaving = min(idle, key=lambda one: one.idle_since)
+        del self._cells[leaving.tenant]
+        leaving.kill()
 
     async def call(
         self, cell: Cell, principal: Principal, method: str, params: msgspec.Raw, caller: int, emit: Emit
@@ -153,6 +175,21 @@ class Cells:
         within = {one for one in self._cordoned if tenant in ("", one[0]) and bridge in ("", one[1])}
         self._cordoned -= within
         return len(within)
+
+    async def end_idle(self, idle_s: Callable[[], float], stays: Callable[[str], bool]) -> None:
+        """For as long as the host runs: end cells that have had nothing to do for so long.
+
+        `stays`: whose cell is to be warm, used or not.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = time.monotonic()
+            for cell in self.living():
+                if cell.calls or self.places.of(cell.tenant) or stays(cell.tenant):
+                    cell.idle_since = now
+                elif now - cell.idle_since > idle_s():
+                    await self._ask_to_stop(cell, cell_wire.Stop(reason="idle time", seconds=0))
+                    cell.kill()
 
     async def end(self, tenant: str, reason: str) -> cell_wire.Ended:
         """All that the tenant runs ends now, and its cell with it; how much there was."""
@@ -191,6 +228,9 @@ class Cells:
         self._template.close()
 
     async def _ask_to_stop(self, cell: Cell, stop: cell_wire.Stop) -> None:
+        with contextlib.suppress(TimeoutError, BridgeholdError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                cell.metrics = decoded(await cell.ask("metrics", None), str)
         with contextlib.suppress(TimeoutError, BridgeholdError):
             async with asyncio.timeout(stop.seconds + _KILL_SECONDS):
                 await cell.ask("stop", stop)
@@ -233,6 +273,7 @@ class Cells:
         if self._cells.get(cell.tenant) is cell:
             del self._cells[cell.tenant]
         self.places.clear(cell.tenant)
+        self.past = merged([self.past, counted(cell.metrics)])
         if not self._stopping:
             sys.stderr.write(f"bridgehold: the cell of {cell.tenant} has ended\n")
         cell.ended.set()

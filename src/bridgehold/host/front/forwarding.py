@@ -169,17 +169,25 @@ class Forwarding:
             kind: [one for table in found for one in table.get(kind, ())] for kind in ("zygotes", "parked")
         }
 
-    async def metrics(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+    async def metrics(self, _principal: Principal, _asked: Forwarded, _emit: Emit) -> object:
         """All cells' metrics together, in Prometheus' text format."""
-        return {"text": await self._text(principal, asked, emit)}
+        return {"text": await self._text()}
 
-    async def figures(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+    async def figures(self, _principal: Principal, _asked: Forwarded, _emit: Emit) -> object:
         """Figures by bridge and operation, as `bridgehold top` shows them."""
-        return figures_of(await self._text(principal, asked, emit))
+        return figures_of(await self._text())
 
-    async def _text(self, principal: Principal, asked: Forwarded, emit: Emit) -> str:
-        found = await self._gather(self._cells.living(), principal, "metrics", asked.raw, emit)
-        return merged(decoded(raw, dict[str, str])["text"] for raw in found)
+    async def _text(self) -> str:
+        """Of a cell that doesn't answer, what it said last."""
+
+        async def one(cell: Cell) -> None:
+            with contextlib.suppress(TimeoutError, BridgeholdError):
+                async with asyncio.timeout(_GATHER_SECONDS):
+                    cell.metrics = decoded(await cell.ask("metrics", None), str)
+
+        cells = self._cells.living()
+        await asyncio.gather(*map(one, cells))
+        return merged([self._cells.past, *(cell.metrics for cell in cells)])
 
     async def drain(self, principal: Principal, params: DrainParams, emit: Emit) -> object:
         """As a cell does, of all that are meant; none of them opens a new session after a cordon."""

@@ -1,6 +1,7 @@
 """What a front and a cell say to each other over their link, by method.
 
-front → cell: `call`, `left`, `config`, `end`, `stop`; cell → front: `order`, `granted`, `over`, `used`.
+front → cell: `call`, `left`, `config`, `metrics`, `end`, `stop`.
+cell → front: `order`, `granted`, `over`, `used`.
 """
 
 from __future__ import annotations

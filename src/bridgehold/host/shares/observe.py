@@ -99,6 +99,17 @@ def figures_of(text: str) -> list[OperationFigures]:
     return _by_operation(sample for metric in families for sample in metric.samples)
 
 
+def counted(text: str) -> str:
+    """Of a text, what stays true of a process that has ended: all but how much there is now (pure)."""
+    gauges = {
+        line.split(" ")[2]
+        for line in text.splitlines()
+        if line.startswith("# TYPE ") and line.endswith(" gauge")
+    }
+    kept = (line for line in text.splitlines() if line.removeprefix("# TYPE ").split(" ")[0] not in gauges)
+    return "".join(f"{line}\n" for line in kept)
+
+
 def merged(texts: Iterable[str]) -> str:
     """One text of several processes' ones: what they count is added up (pure)."""
     heads: dict[str, str] = {}

@@ -50,13 +50,17 @@ from bridgehold.sandbox.limits.bounds import check
 from bridgehold.sandbox.limits.rlimits import core_handler
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.spec import spec_digest
-from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec, TenantShare
+from bridgehold.sandbox.values import ExitReport, Launched, Resources, SandboxSpec, TenantShare
 
 _WATCHDOG_SECONDS = 0.1
 _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 """After a notice of memory trouble: how long, and how often, to look whether something was killed.
 On v1 the notice comes before the kill."""
 _FILTER_PAUSE = 0.002
+CELL_RESOURCES = Resources(
+    memory_bytes=1 << 30, cpu_millis=2_000, processes=128, open_files=0, file_size_bytes=0
+)
+"""Of a cell's own process, within its tenant's share."""
 _STOP_SECONDS = 10.0
 _Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
@@ -193,6 +197,10 @@ class Launcher:
         self._selector.unregister(channel)
         channel.close()
         self._cells = {name: one for name, one in self._cells.items() if one is not channel}
+        if channel.leaf is not None:  # whatever broke the channel ends with it
+            channel.leaf.lift()
+            channel.leaf.kill()
+            channel.leaf.remove()  # what stays busy for a moment is the parent's to tidy
         for worker in self.workers.values():
             if worker.channel is channel:
                 self.end(worker, by="killed", reason="its cell is gone")
@@ -256,28 +264,47 @@ class Launcher:
                 self.end(worker, by="killed")
             case requests.SealRequest():
                 self._seal(request)
-            case requests.OpenRequest():
-                return self._open(channel, request)
-            case requests.AllowRequest():
-                return self._allow(request)
+            case requests.OpenRequest() | requests.AllowRequest() | requests.EnterRequest():
+                self._of_cells(channel, request)
+                return requests.Answer(id=request.id)
         return None
 
-    def _open(self, channel: Channel, request: requests.OpenRequest) -> requests.Answer:
-        """A channel for a cell."""
+    def _of_cells(
+        self,
+        channel: Channel,
+        request: requests.OpenRequest | requests.AllowRequest | requests.EnterRequest,
+    ) -> None:
+        """Channels of cells, what each may start, and where its process is."""
+        match request:
+            case requests.OpenRequest():
+                self._open(channel, request)
+            case requests.AllowRequest():
+                cell = self._cells.get(request.cell)
+                if cell is None:
+                    raise NotFoundError(f"no cell {request.cell[:40]}")
+                cell.allow(request.bridge, request.digests, request.share)
+            case requests.EnterRequest():
+                self._enter(channel)
+
+    def _open(self, channel: Channel, request: requests.OpenRequest) -> None:
         descriptor = channel.take_descriptor()
         sock = socket.socket(fileno=descriptor)
         if not request.tenant or request.cell in self._cells or sock.type != socket.SOCK_SEQPACKET:
             sock.close()
             raise UsageError("a cell's channel has a tenant, a name of its own, and a socket of datagrams")
-        self._cells[request.cell] = Channel(sock, tenant=request.tenant)
-        return requests.Answer(id=request.id)
+        self._cells[request.cell] = cell = Channel(sock, tenant=request.tenant)
+        cell.share = request.share
 
-    def _allow(self, request: requests.AllowRequest) -> requests.Answer:
-        cell = self._cells.get(request.cell)
-        if cell is None:
-            raise NotFoundError(f"no cell {request.cell[:40]}")
-        cell.allow(request.bridge, request.digests, request.share)
-        return requests.Answer(id=request.id)
+    def _enter(self, channel: Channel) -> None:
+        """A cell is its tenant's as its sandboxes are: its memory, its processors, its processes."""
+        if channel.leaf is None and self.parts.parent.version != "none":
+            name = next(name for name, one in self._cells.items() if one is channel)
+            leaf = self.parts.parent.create(name, CELL_RESOURCES, tenant=channel.tenant, share=channel.share)
+            channel.leaf = leaf
+            try:
+                leaf.take(channel.sender)
+            except OSError as error:
+                raise UnsupportedError(f"a cell can't enter its cgroup: {error}", where=name) from error
 
     def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """Queue an answer for whoever started `worker`."""
