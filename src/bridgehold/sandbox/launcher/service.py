@@ -208,6 +208,9 @@ class Launcher:
         """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
         with contextlib.suppress(BlockingIOError):
             os.read(descriptor, 4096)
+        for worker in self.workers.values():
+            if worker.zygote is not None and worker.start.running.reaper is not None:
+                worker.start.running.reaper.attend()  # a zygote's init goes on, whoever it has reaped
 
     def _respond(self, channel: Channel, request: requests.Request) -> None:
         try:
