@@ -106,6 +106,8 @@ class Launcher:
             if not shortage(error):
                 raise
             return  # the next look may find more
+        self.left |= self._uncounted.left
+        self._uncounted.left.clear()
         for worker, what in over:
             self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
 
