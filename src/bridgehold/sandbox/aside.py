@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Callable, Collection
 
@@ -53,13 +54,23 @@ class Aside:
             return self._data
         return None
 
+    def reap(self, seconds: float) -> None:
+        """`close`, and wait for the child's end, but no longer: one that doesn't die is left as an orphan."""
+        self._kill()
+        select.select([self._pidfd], [], [], seconds)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.close(), os.WNOHANG)
+
     def close(self) -> int:
         """Whatever has come of it. The child, which dies now, is the caller's to reap."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._kill()
         os.close(self._pidfd)
         os.close(self.descriptor)
         return self.child
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
 
 def _work(work: Callable[[], bytes], keep: set[int], answer: int, launcher: int) -> None:

@@ -14,10 +14,9 @@ import os
 import resource
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bridgehold.errors import (
-    BridgeholdError,
     BusyError,
     NotFoundError,
     UnsupportedError,
@@ -25,17 +24,18 @@ from bridgehold.errors import (
 )
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.cgroups.admission import Held, admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
+from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
+from bridgehold.sandbox.launcher.jobs import Jobs
 from bridgehold.sandbox.launcher.proving import Proving, own_limit
 from bridgehold.sandbox.launcher.reap import By, Ending, ended
 from bridgehold.sandbox.launcher.uncounted import Watch
@@ -65,7 +65,7 @@ class Launcher:
         """Those that start, end, or may have run out of memory: the others need no look."""
         self._forking = Forking(self)
         self._uncounted = Watch()
-        self._seals: dict[int, tuple[int, SealJob]] = {}
+        self._jobs = Jobs(self)
         self.left: set[int] = set()
         """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
@@ -96,6 +96,7 @@ class Launcher:
             self._visit(worker, now)
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
+        self._jobs.expire(now)
         self._reap_left()
         self._forking.make_spares()
 
@@ -123,7 +124,7 @@ class Launcher:
             waits.append(_WATCHDOG_SECONDS)
         if self.workers:
             waits.append(max(0.0, self._uncounted.due - now))
-        soonest = min([*waits, self._forking.patience])
+        soonest = min([*waits, self._forking.patience, self._jobs.patience])
         return None if soonest == math.inf else soonest
 
     def _visit(self, worker: Worker, now: float) -> None:
@@ -144,7 +145,7 @@ class Launcher:
             self.end(worker, by="")  # v1 kills one process; the session dies whole
         elif worker.running and worker.proof_due is not None:
             request, worker.proof_wanted = worker.proof_due, None
-            self._respond(request)
+            self.respond(request)
         elif worker.running and worker.suspect_until <= now:
             self._restless.discard(worker)
 
@@ -160,16 +161,22 @@ class Launcher:
             return
         request = self._channel.receive()
         if request is not None:
-            self._respond(request)
+            self.respond(request)
 
     def _child_ready(self, descriptor: int, _: int) -> None:
         """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
         with contextlib.suppress(BlockingIOError):
             os.read(descriptor, 4096)
 
-    def _respond(self, request: requests.Request) -> None:
+    def respond(self, request: requests.Request, opened: Mapping[str, int] | None = None) -> None:
+        """Answer, now or later. `opened`: what a child has opened for it, which could not be had without a
+        wait; closed here."""
+        answer: requests.Answer | None = None
         try:
-            answer = self._handle(request)
+            with self.parts.roots.at_hand(opened or {}):
+                answer = self._handle(request)
+        except NotAtHandError as wait:
+            self._jobs.open(request, wait.spec)
         except FAULTS as error:
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
@@ -204,12 +211,19 @@ class Launcher:
                 worker.killers.append(request.id)
                 self.end(worker, by="killed")
             case requests.SealRequest():
-                self._seal(request)
+                self._jobs.seal(request)
         return None
 
     def answer(self, answer: requests.Answer) -> None:
         """Queue an answer for the host."""
         self._channel.send(answer)
+
+    def listen(self, descriptor: int, ready: Callable[[int], None] | None) -> None:
+        """Have `ready` called when `descriptor` is readable; None: no more. Before it is closed."""
+        if ready is None:
+            self._selector.unregister(descriptor)
+            return
+        self._selector.register(descriptor, selectors.EVENT_READ, lambda found, _: ready(found))
 
     def attested(self, worker: Worker) -> None:
         """A worker has passed: a fork's zygote may be forked again."""
@@ -341,7 +355,7 @@ class Launcher:
         os.close(descriptor)
         request, worker.proof_wanted = worker.proof_wanted, None
         if request is not None:
-            self._respond(request)
+            self.respond(request)
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
@@ -366,7 +380,7 @@ class Launcher:
         self._restless.add(worker)
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
-            self._respond(request)  # that it has ended
+            self.respond(request)  # that it has ended
         self._forking.end_sessions(worker, reason or "the zygote has ended")
         self._forking.over(worker)
 
@@ -400,7 +414,8 @@ class Launcher:
         starts = [worker.start for worker in self.workers.values()]
         own = {start.running.monitor for start in starts}
         own |= {start.helper for start in starts if isinstance(start, Fork)}
-        own |= {job.child for _, job in self._seals.values()}
+        own |= self._jobs.children | self._uncounted.children
+        own |= {worker.zygote.helper for worker in self.workers.values() if worker.zygote is not None}
         try:
             children = procfs.children(os.getpid())
         except OSError as error:
@@ -438,27 +453,6 @@ class Launcher:
         self._channel.send(requests.Answer(id=0, exited=report))
         for request in worker.killers:
             self._channel.send(requests.Answer(id=request, exited=report))
-
-    def _seal(self, request: requests.SealRequest) -> None:
-        top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)
-        job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
-        self._seals[job.descriptor] = (request.id, job)
-        self._selector.register(job.descriptor, selectors.EVENT_READ, self._sealed)
-
-    def _sealed(self, descriptor: int, _: int) -> None:
-        request, job = self._seals[descriptor]
-        try:
-            report = job.advance()
-            if report is None:
-                return
-            answer = requests.Answer(id=request, sealed=report)
-        except BridgeholdError as error:
-            answer = requests.Answer(id=request, error=error.info())
-        self._selector.unregister(descriptor)
-        os.close(descriptor)
-        del self._seals[descriptor]
-        self.left.add(job.child)
-        self._channel.send(answer)
 
     def _end_all(self) -> None:
         for worker in list(self.workers.values()):

@@ -119,6 +119,11 @@ class Watch:
         running = [worker for worker in workers if worker.running]
         return [*self._by_locks(running), *self._by_connections(running)]
 
+    @property
+    def children(self) -> set[int]:
+        """Of ours, that look."""
+        return {self._looking.child} if self._looking is not None else set()
+
     def close(self) -> None:
         """Look no more."""
         if self._looking is not None:
