@@ -133,7 +133,7 @@ class Vault:
     async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> CachedSecret:
         """The value for this request: the session's own one, or the tenant's bound to `entry`."""
         own = self._session.get((session, entry.name)) if session else None
-        if own is not None:
+        if own is not None and own.tenant == tenant:
             return own
         reference = self._bound(tenant, entry, secret)
         return await self._fetch(reference)
@@ -194,14 +194,18 @@ class Vault:
         if provider not in {entry.name for entry in self._config.providers}:
             raise SecretError(f"there is no provider {provider[:64]!r}")
         plain = bytearray(check_value(value.encode("utf-8", "replace")))
-        older = self._session.pop((session, provider), None)
+        older = self._session.get((session, provider))
+        if older is not None and older.tenant != tenant:
+            raise SecretError(f"the session {session[:64]} is another tenant's")
+        self._session.pop((session, provider), None)
         if older is not None:
             older.revoke("the session's key was replaced")
         self._session[(session, provider)] = CachedSecret(plain, None, tenant)
 
-    def drop_session(self, session: str) -> None:
-        """Revoke every secret of one session."""
-        for key in [key for key in self._session if key[0] == session]:
+    def drop_session(self, session: str, tenant: str) -> None:
+        """Revoke every secret of one session of the tenant's."""
+        own = [key for key, held in self._session.items() if held.tenant == tenant]
+        for key in [key for key in own if key[0] == session]:
             self._session.pop(key).revoke("the session ended")
 
     async def forget(self, tenant: str) -> int:
