@@ -9,6 +9,7 @@ import socket
 from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.settings import Settings
+from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.commands.dispatch import Dispatch
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
@@ -31,7 +32,7 @@ from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.front.callers import Callers, limits, open_descriptors
+from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
@@ -77,6 +78,7 @@ def _share(given: Foundation) -> Shared:
     settings = Settings(config)
     registry = Registry(layout, config, given.machine, peers.journal)
     peers.launcher.share_of = registry.share_of
+    peers.keeper.tenants_with = registry.tenants_with
     tenants = TenantFiles(registry.files, layout.tenants, given.supervisor.write)
     environments = Environments(layout, config, peers.launcher, peers.journal)
     return Shared(
