@@ -40,7 +40,7 @@ from bridgehold.keeper.protocol import (
     PutSessionSecret,
     UpstreamHead,
     UpstreamRequest,
-    asker,
+    tenant_of,
 )
 
 _Reply = TypeVar("_Reply")
@@ -231,12 +231,12 @@ class KeeperClient:
         return msgspec.json.decode(said, type=tuple[str, ...])
 
     async def _question(self, ask: Ask) -> Stream:
-        await self._questions.wait(asker(ask))
+        await self._questions.wait(tenant_of(ask))
         return await self._open(ask, self._questions)
 
     async def _open(self, ask: Ask, places: Places) -> Stream:
         """A stream that gives back its place as soon as it is closed."""
-        tenant = asker(ask)
+        tenant = tenant_of(ask)
         try:
             stream = await self._channel.open(msgspec.json.encode(ask), tenant)
         except BaseException:

@@ -85,7 +85,7 @@ class Keeper:
 
     def _opened(self, stream: Stream, payload: bytes) -> None:
         ask = protocol.decode_ask(payload)
-        tenant = protocol.asker(ask)
+        tenant = protocol.tenant_of(ask)
         places = self._requests if isinstance(ask, protocol.UpstreamRequest) else self._questions
         if not places.take(tenant):
             raise BusyError("the tenant has as much at the keeper as it may", hint="Try again in a moment.")

@@ -164,7 +164,7 @@ Ask = (
 )
 
 
-def asker(ask: Ask) -> str:
+def tenant_of(ask: Ask) -> str:
     """Whose part of what is shared `ask` takes (pure): its tenant's, or the host's own."""
     return "" if isinstance(ask, Forget) else getattr(ask, "tenant", "")
 
