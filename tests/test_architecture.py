@@ -136,3 +136,21 @@ def test_no_attribute_of_the_hosts_parts_appears_after_they_were_made() -> None:
     assert late_attributes(
         "class A:\n def __init__(self):\n  self.a = 1\n def b(self):\n  self.b = self.a = 2\n"
     ) == ["A.b:5"]
+
+
+def test_each_intent_outcome_and_refusal_is_made_by_one_recorder() -> None:
+    """`undone` aside: the journal's client says of an intent that nobody waits for that it was not begun."""
+    events = ast.parse((SOURCE / "audit/events.py").read_text(encoding="utf-8")).body
+    names = {node.name for node in events if isinstance(node, ast.ClassDef)}
+    decided = {name for name in names if name.endswith(("Intent", "Outcome", "Refused"))}
+    makers: dict[str, set[str]] = {name: set() for name in decided}
+    for path in SOURCE.rglob("*.py"):
+        module = str(path.relative_to(SOURCE))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in decided:
+                makers[node.func.id].add(module)
+    assert {name: sorted(made - {"audit/client.py"}) for name, made in makers.items() if len(made) != 1} == {
+        "CommandOutcome": ["host/cell/commands/command_log.py"],
+        "EgressOutcome": ["host/cell/gateway/records.py"],
+        "ToolOutcome": ["host/cell/tools/records.py"],
+    }

@@ -300,9 +300,9 @@ def test_each_tenant_gets_its_own_key(tmp_path: Path) -> None:
 def test_a_key_from_the_arguments_lives_as_long_as_its_session(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         inline = "sk-inline-55555555555555555555"
-        await stand.keeper.put_session_secret("s-acme", "openai", inline)
+        await stand.keeper.put_session_secret("s-acme", "openai", inline, tenant="acme")
         await stand.ask()
-        await stand.keeper.drop_session("s-acme")
+        await stand.keeper.drop_session("s-acme", tenant="acme")
         await stand.ask()
         prints = [seen.key_fingerprint for seen in stand.provider.log]
         assert prints == [fingerprint(inline), fingerprint(KEYS["acme"])]

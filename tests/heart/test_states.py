@@ -344,7 +344,7 @@ async def relayed(
     session = await house.sessions.get_or_open(key, order, "caller")
     ledger = Ledger(
         session,
-        "caller",
+        CALLER,
         house.journal,
         METRICS,
         Refusals(house.journal, METRICS),

@@ -370,6 +370,47 @@ def test_a_machine_without_bubblewrap_is_told_so_by_whatever_needs_it(tmp_path: 
         assert "Traceback" not in out + said
 
 
+CLOSED = [("", "config"), ("state", ""), ("state/audit", "")]
+"""A folder that the service's user can't write, and one that is missing."""
+
+
+@pytest.mark.parametrize(("closed", "missing"), CLOSED[: 3 if os.getuid() == 0 else 2])
+def test_folders_that_the_services_user_cannot_write_are_seen_before_a_start(
+    tmp_path: Path, closed: str, missing: str
+) -> None:
+    home = tmp_path / "home"
+    for folder in ("config", "state/audit", "run"):
+        (home / folder).mkdir(parents=True)
+    as_user: list[str] = []
+    if os.getuid() == 0:  # the service's user owns all but what is closed
+        as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        for place in (home, *home.rglob("*")):
+            os.chown(place, 65534, 65534)
+        os.chown(home / closed, 0, 0)
+        for place in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            place.chmod(0o755)
+    if missing:
+        (home / missing).rmdir()
+    (home / closed).chmod(0o555)
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(home)}
+    for command in (["serve", "--check"], ["serve"]):
+        argv = [*as_user, sys.executable, "-m", "bridgehold", *command]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env=environ, cwd="/", timeout=60
+        )
+        assert (done.returncode, done.stdout) == (3, ""), (command, done)
+        assert str(home / closed) in done.stderr
+        assert "remedy" in done.stderr
+        assert "Traceback" not in done.stderr
+    (home / closed).chmod(0o755)
+    if os.getuid() == 0:
+        os.chown(home / closed, 65534, 65534)
+    argv = [*as_user, sys.executable, "-m", "bridgehold", "serve", "--check"]
+    before = sorted(home.rglob("*"))
+    assert subprocess.run(argv, env=environ, cwd="/", capture_output=True, check=False).returncode == 0
+    assert sorted(home.rglob("*")) == before
+
+
 def test_anothers_host_is_closed_in_words_and_with_a_remedy(scene: Scene) -> None:
     if os.getuid() != 0:  # only root can be another user; the suite runs as root too
         return

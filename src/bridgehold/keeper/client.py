@@ -152,7 +152,7 @@ class KeeperClient:
         """Have the secret at hand before the first request. Raises `SecretError` if there is none."""
         await self._ask(Prefetch(tenant=tenant, provider=provider, secret=secret))
 
-    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str = "") -> None:
+    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None:
         """Use `value` for this session's requests to `provider`, until the session is dropped."""
         await self._ask(PutSessionSecret(session=session, provider=provider, value=value, tenant=tenant))
 
@@ -179,8 +179,8 @@ class KeeperClient:
             raise ProtocolError("the keeper answered for other texts")
         return found
 
-    async def drop_session(self, session: str, tenant: str = "") -> None:
-        """Wipe the secrets that belong to `session` alone. Raises `SecretError`."""
+    async def drop_session(self, session: str, *, tenant: str) -> None:
+        """Wipe the secrets that belong to the tenant's `session` alone. Raises `SecretError`."""
         await self._ask(DropSession(session=session, tenant=tenant))
 
     async def forget(self, tenant: str) -> int:

@@ -80,10 +80,10 @@ class PutSessionSecret(msgspec.Struct, frozen=True, kw_only=True, tag="put_sessi
 
 
 class DropSession(msgspec.Struct, frozen=True, kw_only=True, tag="drop_session"):
-    """Wipe the secrets that belong to one session alone."""
+    """Wipe the secrets that belong to one session of the tenant's alone."""
 
     session: str
-    tenant: str = ""
+    tenant: str
 
 
 class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):

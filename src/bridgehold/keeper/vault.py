@@ -147,7 +147,7 @@ class Vault:
     async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> CachedSecret:
         """The value for this request: the session's own one, or the tenant's bound to `entry`."""
         own = self._session.get((session, entry.name)) if session else None
-        if own is not None:
+        if own is not None and own.tenant == tenant:
             return own
         reference = self._bound(tenant, entry, secret)
         return await self._fetch(reference)
@@ -206,7 +206,10 @@ class Vault:
         if provider not in {entry.name for entry in self._config.providers}:
             raise SecretError(f"there is no provider {provider[:64]!r}")
         plain = bytearray(check_value(value.encode("utf-8", "replace")))
-        if (session, provider) in self._session:
+        older = self._session.get((session, provider))
+        if older is not None and older.tenant != tenant:
+            raise SecretError(f"the session {session[:64]} is another tenant's")
+        if older is not None:
             self._drop((session, provider), "the session's key was replaced")
         if not self._places.take(tenant):
             raise SecretError("too many keys of the tenant's sessions are held", retry="later")
@@ -217,9 +220,10 @@ class Vault:
         self._places.give_back(held.tenant)
         held.revoke(reason)
 
-    def drop_session(self, session: str) -> None:
-        """Revoke every secret of one session."""
-        for key in [key for key in self._session if key[0] == session]:
+    def drop_session(self, session: str, tenant: str) -> None:
+        """Revoke every secret of one session of the tenant's."""
+        own = [key for key, held in self._session.items() if held.tenant == tenant]
+        for key in [key for key in own if key[0] == session]:
             self._drop(key, "the session ended")
 
     async def forget(self, tenant: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 import traceback
 from functools import partial
@@ -44,7 +45,7 @@ from bridgehold.protocol.frames import (
     read_frame,
     weight,
 )
-from bridgehold.protocol.plain import LOOKED_AT, MAX_DEPTH, loads
+from bridgehold.protocol.plain import MAX_DEPTH, loads
 from bridgehold.protocol.values import Principal
 
 _MAX_REQUESTS = 256
@@ -58,6 +59,12 @@ _AROUND = 2
 """Containers around an argument: the frame, and its parameters."""
 _HEAD_BYTES = 4 * 1024
 """Of a frame, beside its parameters."""
+_REPAIRED_BYTES = 32 * 1024
+"""Of a frame that is repaired, which takes some fifty times as long, to learn whose answer its refusal is."""
+_HEAD = re.compile(
+    rb'\s*\{\s*"id"\s*:\s*(\d{1,18})\s*,\s*"method"\s*:\s*"([a-z._]{1,64})"\s*,\s*"params"\s*:'
+)
+"""How a larger one has to begin for that."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -387,14 +394,18 @@ def _request(body: bytes) -> _Request:
 
 
 def _faulty(body: bytes, error: Exception) -> _Request:
-    """The request that a small frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
-    if len(body) <= LOOKED_AT:
-        try:
-            loads(body, above=_AROUND, below="params")
-        except UsageError as fault:
+    """The request that a frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
+    try:
+        loads(body, above=_AROUND, below="params")
+    except UsageError as fault:
+        if len(body) <= _REPAIRED_BYTES:
             with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
                 return _Request(id=frame.id, method=frame.method, fault=fault)
+        elif (
+            not isinstance(error, RecursionError) and fault.where and (head := _HEAD.match(body)) is not None
+        ):
+            return _Request(id=int(head[1]), method=head[2].decode(), fault=fault)
     said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
     said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
     raise ProtocolError(f"not a request frame: {said}") from error

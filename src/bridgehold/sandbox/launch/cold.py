@@ -24,7 +24,7 @@ from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch import mounts, network
 from bridgehold.sandbox.launch.argv import bwrap_arguments
-from bridgehold.sandbox.launch.hold import Traced
+from bridgehold.sandbox.launch.hold import Reaper, Traced
 from bridgehold.sandbox.launch.staging import Staged
 from bridgehold.sandbox.limits import shortage
 from bridgehold.sandbox.limits.rlimits import apply_rlimits, lift_shared_rlimits
@@ -90,6 +90,10 @@ class Running(msgspec.Struct, kw_only=True):
     """Of a zygote: where it is asked to fork."""
     hold: Traced | None = None
     """Of a zygote that was attested: what keeps it still. Of a fork: what lets it join."""
+    reaper: Reaper | None = None
+    """Of a zygote, and of its forks, where the kernel tells nobody how a fork ended: what sees it."""
+    reaped_as: int = 0
+    """Of a fork: the worker's number in the zygote's namespace, where `reaper` sees it."""
     given: frozenset[str] = frozenset()
     """Of a zygote: its descriptors, as links of /proc show them."""
 

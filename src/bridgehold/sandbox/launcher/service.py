@@ -9,18 +9,24 @@ session at a time, and takes its sessions along when it ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import resource
 import selectors
+import socket
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
 
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
     NotFoundError,
     UnsupportedError,
+    UsageError,
     ZygoteError,
 )
 from bridgehold.policies.model import Machine
@@ -52,6 +58,7 @@ _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 On v1 the notice comes before the kill."""
 _FILTER_PAUSE = 0.002
 _STOP_SECONDS = 10.0
+_Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
 
 class Launcher:
@@ -60,6 +67,8 @@ class Launcher:
     def __init__(self, parts: Parts, channel: Channel) -> None:
         self.parts = parts
         self._channel = channel
+        self._cells: dict[str, Channel] = {}
+        """By name: the channels of cells."""
         self.workers: dict[str, Worker] = {}
         self._restless: set[Worker] = set()
         """Those that start, end, or may have run out of memory: the others need no look."""
@@ -70,7 +79,7 @@ class Launcher:
         """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
+        self._listen(channel)
         self._children = child_signals()
         self._selector.register(self._children, selectors.EVENT_READ, self._child_ready)
 
@@ -84,9 +93,8 @@ class Launcher:
             self._end_all()
 
     def _turn(self) -> None:
-        wanted = 0 if self._channel.full else selectors.EVENT_READ
-        wanted |= selectors.EVENT_WRITE if self._channel.unsent else 0
-        self._selector.modify(self._channel, wanted or selectors.EVENT_WRITE, self._control_ready)
+        for channel in (self._channel, *self._cells.values()):
+            self._listen(channel)
         for key, events in self._selector.select(self._patience()):
             ready: Callable[[int, int], None] = key.data
             ready(key.fd, events)
@@ -142,7 +150,7 @@ class Launcher:
             self.end(worker, by="")  # v1 kills one process; the session dies whole
         elif worker.running and worker.proof_due is not None:
             request, worker.proof_wanted = worker.proof_due, None
-            self._respond(request)
+            self._respond(worker.channel, request)
         elif worker.running and worker.suspect_until <= now:
             self._restless.discard(worker)
 
@@ -151,36 +159,80 @@ class Launcher:
             return worker.cgroup.over()
         return worker.suspect_until > now and worker.cgroup.usage().oom_kills > 0
 
-    def _control_ready(self, _: int, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._channel.flush()
-        if not events & selectors.EVENT_READ:
+    def _listen(self, channel: Channel) -> None:
+        """Poll `channel` for what can be done with it now."""
+        wanted = 0 if channel.full else selectors.EVENT_READ
+        wanted |= selectors.EVENT_WRITE if channel.unsent else 0
+        known = self._selector.get_map().get(channel.fileno())
+        if known is None:
+            ready = functools.partial(self._channel_ready, channel)
+            self._selector.register(channel, wanted, ready)
+        elif known.events != (wanted or selectors.EVENT_WRITE):
+            self._selector.modify(channel, wanted or selectors.EVENT_WRITE, known.data)
+
+    def _channel_ready(self, channel: Channel, _: int, events: int) -> None:
+        try:
+            if events & selectors.EVENT_WRITE:
+                channel.flush()
+            request = channel.receive() if events & selectors.EVENT_READ else None
+        except ChannelClosedError:
+            self._lost(channel)
             return
-        request = self._channel.receive()
         if request is not None:
-            self._respond(request)
+            self._respond(channel, request)
+
+    def _lost(self, channel: Channel) -> None:
+        """Its peer is gone, or broke its rules: what a cell started ends with it, and nothing else does.
+
+        Raises `ChannelClosedError` where it is the host's own.
+        """
+        if channel.whole:
+            raise ChannelClosedError
+        if channel.closed:
+            return
+        self._selector.unregister(channel)
+        channel.close()
+        self._cells = {name: one for name, one in self._cells.items() if one is not channel}
+        for worker in self.workers.values():
+            if worker.channel is channel:
+                self.end(worker, by="killed", reason="its cell is gone")
+
+    def _tell(self, channel: Channel, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
+        """Queue an answer; a cell that is gone hears nothing."""
+        try:
+            channel.send(answer, descriptors)
+        except ChannelClosedError:
+            self._lost(channel)
 
     def _child_ready(self, descriptor: int, _: int) -> None:
         """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
         with contextlib.suppress(BlockingIOError):
             os.read(descriptor, 4096)
+        for worker in self.workers.values():
+            if worker.zygote is not None and worker.start.running.reaper is not None:
+                worker.start.running.reaper.attend()  # a zygote's init goes on, whoever it has reaped
 
-    def _respond(self, request: requests.Request) -> None:
+    def _respond(self, channel: Channel, request: requests.Request) -> None:
         try:
-            answer = self._handle(request)
+            answer = self._handle(channel, request)
         except FAULTS as error:
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
-            self._channel.send(answer)
+            self._tell(channel, answer)
 
     def _account(self, request: requests.AccountRequest) -> None:
         worker = self.find(request.worker)
-        self._channel.send(
-            requests.Answer(id=request.id, usage=worker.cgroup.usage()), worker.cgroup.account()
-        )
+        answer = requests.Answer(id=request.id, usage=worker.cgroup.usage())
+        self._tell(worker.channel, answer, worker.cgroup.account())
 
-    def _handle(self, request: requests.Request) -> requests.Answer | None:
+    def _handle(self, channel: Channel, request: requests.Request) -> requests.Answer | None:
         """The answer, or None where it comes later."""
+        name = getattr(request, "worker", None) or getattr(request, "zygote", None)
+        known = self.workers.get(name) if name is not None else None
+        if known is not None and known.channel is not channel:
+            raise NotFoundError(
+                f"no worker {known.name[:40]}"
+            )  # another's, and one that never was, look alike
         match request:
             case requests.MachineRequest():
                 return requests.Answer(id=request.id, machine=self._machine())
@@ -194,20 +246,42 @@ class Launcher:
                 check_current(self.find(request.worker), self.parts)
                 return requests.Answer(id=request.id)
             case requests.LaunchRequest():
-                self._launch(request)
+                self._launch(channel, request)
             case requests.ForkRequest():
-                self._forking.fork(request)
+                channel.demand(request.spec)
+                self._forking.fork(_shared(channel, request))
             case requests.KillRequest():
                 worker = self.find(request.worker)
                 worker.killers.append(request.id)
                 self.end(worker, by="killed")
             case requests.SealRequest():
                 self._seal(request)
+            case requests.OpenRequest():
+                return self._open(channel, request)
+            case requests.AllowRequest():
+                return self._allow(request)
         return None
 
-    def answer(self, answer: requests.Answer) -> None:
-        """Queue an answer for the host."""
-        self._channel.send(answer)
+    def _open(self, channel: Channel, request: requests.OpenRequest) -> requests.Answer:
+        """A channel for a cell."""
+        descriptor = channel.take_descriptor()
+        sock = socket.socket(fileno=descriptor)
+        if not request.tenant or request.cell in self._cells or sock.type != socket.SOCK_SEQPACKET:
+            sock.close()
+            raise UsageError("a cell's channel has a tenant, a name of its own, and a socket of datagrams")
+        self._cells[request.cell] = Channel(sock, tenant=request.tenant)
+        return requests.Answer(id=request.id)
+
+    def _allow(self, request: requests.AllowRequest) -> requests.Answer:
+        cell = self._cells.get(request.cell)
+        if cell is None:
+            raise NotFoundError(f"no cell {request.cell[:40]}")
+        cell.allow(request.bridge, request.digests, request.share)
+        return requests.Answer(id=request.id)
+
+    def answer(self, worker: Worker, answer: requests.Answer) -> None:
+        """Queue an answer for whoever started `worker`."""
+        self._tell(worker.channel, answer)
 
     def attested(self, worker: Worker) -> None:
         """A worker has passed: a fork's zygote may be forked again."""
@@ -233,9 +307,11 @@ class Launcher:
             ),
         )
 
-    def _launch(self, request: requests.LaunchRequest) -> None:
+    def _launch(self, channel: Channel, request: requests.LaunchRequest) -> None:
+        channel.demand(request.spec)
+        request = _shared(channel, request)
         self.admit(request.spec, request.share)
-        worker = begin_launch(self.parts, request)
+        worker = begin_launch(self.parts, request, channel)
         self.add(worker)
         try:
             self.watch(worker, worker.start.waits_for)
@@ -321,7 +397,7 @@ class Launcher:
             descriptors=len(ends),
             zygote=worker.parent.name if worker.parent else "",
         )
-        self._channel.send(requests.Answer(id=worker.request, launched=launched), ends)
+        self._tell(worker.channel, requests.Answer(id=worker.request, launched=launched), ends)
         self._forking.over(worker)
 
     def watch_running(self, worker: Worker) -> None:
@@ -339,7 +415,7 @@ class Launcher:
         os.close(descriptor)
         request, worker.proof_wanted = worker.proof_wanted, None
         if request is not None:
-            self._respond(request)
+            self._respond(worker.channel, request)
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
@@ -364,7 +440,7 @@ class Launcher:
         self._restless.add(worker)
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
-            self._respond(request)  # that it has ended
+            self._respond(worker.channel, request)  # that it has ended
         self._forking.end_sessions(worker, reason or "the zygote has ended")
         self._forking.over(worker)
 
@@ -383,7 +459,7 @@ class Launcher:
         if report is None and ending.overdue and worker.killers:
             stuck = BusyError(f"processes of {worker.name} do not die; the kernel still holds them")
             for request in worker.killers:
-                self._channel.send(requests.Answer(id=request, error=stuck.info()))
+                self._tell(worker.channel, requests.Answer(id=request, error=stuck.info()))
             worker.killers = []
 
     def _reap_left(self) -> None:
@@ -431,11 +507,13 @@ class Launcher:
             return  # made ahead, and never wanted
         if not worker.started:
             early = UnsupportedError("the launcher ended before the sandbox had started")
-            self._channel.send(requests.Answer(id=worker.request, error=worker.failure or early.fact()))
+            self._tell(
+                worker.channel, requests.Answer(id=worker.request, error=worker.failure or early.fact())
+            )
             return
-        self._channel.send(requests.Answer(id=0, exited=report))
+        self._tell(worker.channel, requests.Answer(id=0, exited=report))
         for request in worker.killers:
-            self._channel.send(requests.Answer(id=request, exited=report))
+            self._tell(worker.channel, requests.Answer(id=request, exited=report))
 
     def _seal(self, request: requests.SealRequest) -> None:
         top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)
@@ -456,7 +534,7 @@ class Launcher:
         os.close(descriptor)
         del self._seals[descriptor]
         self.left.add(job.child)
-        self._channel.send(answer)
+        self._tell(self._channel, answer)
 
     def _end_all(self) -> None:
         for worker in list(self.workers.values()):
@@ -468,3 +546,8 @@ class Launcher:
                     with contextlib.suppress(ChannelClosedError):
                         self._step(worker, worker.ending)
             time.sleep(min((w.ending.pause for w in self.workers.values() if w.ending), default=0.0))
+
+
+def _shared(channel: Channel, request: _Start) -> _Start:
+    """The request, with its tenant's share as the host says it (pure)."""
+    return request if channel.whole else msgspec.structs.replace(request, share=channel.share)

@@ -16,7 +16,6 @@ import msgspec
 
 from bridgehold.audit.arguments import preview_of, split_keys
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandIntent
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import check_common
 from bridgehold.bridges.schema import problems
@@ -33,6 +32,7 @@ from bridgehold.errors import (
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.commands.chains import Chain, Chains
 from bridgehold.host.cell.commands.command_log import (
+    PREVIEW_BYTES,
     Came,
     CommandLog,
     Counted,
@@ -40,8 +40,8 @@ from bridgehold.host.cell.commands.command_log import (
     Plan,
     came_of,
     deadline_of,
+    ending_of,
     in_order,
-    outcome_of,
     output_of,
     used,
     with_output,
@@ -55,6 +55,7 @@ from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.tools.calls import ToolCalls, told
 from bridgehold.host.cell.tools.offers import CallersOffer, Offers
+from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
@@ -67,7 +68,6 @@ from bridgehold.policies.model import Decision
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceRef
 
-_PREVIEW_BYTES = 2_000
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
@@ -106,10 +106,8 @@ class Dispatch:
         self._chains = Chains()
         self._registry = registry
         self._sessions = sessions
-        self._journal = journal
         self._keys = keys
         self._make_order = make_order
-        self._on_degraded = on_degraded
         self._log = CommandLog(journal, metrics, on_degraded)
         self._rates = rates
 
@@ -180,20 +178,18 @@ class Dispatch:
             intent = await self._intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, watcher)
+            context = ToolContext(
+                tenant=plan.grant.tenant,
+                principal=plan.principal.name,
+                session=session.id,
+                command=plan.command,
+            )
             tools = ToolCalls(
                 grant=plan.grant,
-                context=ToolContext(
-                    tenant=plan.grant.tenant,
-                    principal=plan.principal.name,
-                    session=session.id,
-                    command=plan.command,
-                ),
                 offered=offered,
                 facts=told(plan.grant, offered) if plan.grant.tools.allow else (),
-                journal=self._journal,
+                records=ToolRecords(context, session.worker.events),
                 metrics=self._metrics,
-                events=session.worker.events,
-                on_degraded=self._on_degraded,
             )
             self._chains[plan.command] = Chain(plan.grant.tenant, (*waiting, session.id))
             try:
@@ -307,26 +303,10 @@ class Dispatch:
         )
 
     async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
-        digest, size, text = preview_of(plan.arguments, _PREVIEW_BYTES)
+        shown = preview_of(plan.arguments, PREVIEW_BYTES)
         if plan.grant.ceilings.bytes_per_second:
-            self._rates.charge(plan.grant, size, time.monotonic())
-        event = CommandIntent(
-            tenant=plan.grant.tenant,
-            principal=plan.principal.name,
-            session=session.id,
-            command=plan.command,
-            bridge=plan.bridge,
-            operation=plan.request.operation,
-            grant=plan.grant.digest,
-            rule=plan.decision.rule,
-            arguments_digest=digest,
-            arguments_bytes=size,
-            arguments_preview=text,
-            deadline_ms=plan.deadline_ms,
-            parent=parent,
-            replays=plan.replays,
-        )
-        return await self._log.intend(event, session)
+            self._rates.charge(plan.grant, shown[1], time.monotonic())
+        return await self._log.intend(plan, session, shown, parent)
 
     async def _call(
         self,
@@ -397,10 +377,10 @@ class Dispatch:
         inside = plan.operation is not None and plan.operation.output
         if inside and isinstance(came.frame, ResultFrame):
             came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        outcome = outcome_of(plan, session.id, intent, came, usage)
+        ending = ending_of(came)
         if plan.grant.ceilings.bytes_per_second:
-            self._rates.charge(plan.grant, outcome.result_bytes, time.monotonic())
-        receipt = await self._log.record(outcome, counted)
+            self._rates.charge(plan.grant, len(ending.result), time.monotonic())
+        receipt = await self._log.record(plan, session.id, intent, ending, usage, counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         anew = session.tell_anew() if session.anew and not plan.replays else ""

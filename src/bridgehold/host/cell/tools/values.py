@@ -49,6 +49,11 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     command: str
 
+    @property
+    def ties(self) -> dict[str, str]:
+        """What ties an audit event to it."""
+        return msgspec.structs.asdict(self)
+
 
 class ToolSource(Protocol):
     """Runs tools of one kind. Raises `BridgeholdError`; the caller bounds the time by cancelling."""
