@@ -142,15 +142,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def check_common(operation: str, arguments: dict[str, object]) -> None:
-    """As `Manifest.check_arguments`, of a ``common:`` operation, which no manifest declares."""
-    if found := schema.problems(_COMMON, arguments):
-        raise UsageError(
-            "; ".join(found), hint="common:ping takes worker_id.", where=f"common:{operation[:80]}"
-        )
+COMMON_TAKES = schema.named({"properties": {"worker_id": {"type": "string", "maxLength": 200}}})
+"""What a ``common:`` operation takes, which no manifest declares."""
 
 
-_COMMON = schema.named({"properties": {"worker_id": {"type": "string", "maxLength": 200}}})
+def common_misfit(operation: str, problems: list[str]) -> UsageError:
+    """As `Manifest.misfit`, of a ``common:`` operation."""
+    return UsageError(
+        "; ".join(problems), hint="common:ping takes worker_id.", where=f"common:{operation[:80]}"
+    )
 
 
 def _list(names: object) -> str:

@@ -17,8 +17,8 @@ import msgspec
 from bridgehold.audit.arguments import split_keys
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
-from bridgehold.bridges.manifest import check_common
-from bridgehold.bridges.schema import names_within, problems
+from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
+from bridgehold.bridges.schema import names_within, problems_in_turns
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -251,15 +251,15 @@ class Dispatch:
             arguments = split_keys(request.arguments)
             if arguments.keys:
                 arguments = take_inline_keys(request.arguments, grant)
-            if declared is None:
-                check_common(operation, arguments.kept)
-            elif wrong := problems(declared.arguments, arguments.kept):
-                raise manifest.misfit(declared, wrong)
+            takes = declared.arguments if declared is not None else COMMON_TAKES
+            wrong, waited = await problems_in_turns(takes, arguments.kept)
+            if wrong:
+                raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
         except BridgeholdError as error:
             reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
             raise await refuse(reason, type(error), hint=error.hint) from None
         bounds = (grant.limits.command_ms, declared.timeout_ms if declared else 0, request.deadline_ms)
-        return Plan(
+        plan = Plan(
             command=command,
             principal=principal,
             request=request,
@@ -271,6 +271,7 @@ class Dispatch:
             arguments=arguments,
             replays=replays,
         )
+        return await self._still(plan) if waited else plan
 
     def _default_bridge(self, request: CommandRequest) -> str:
         """``common:*`` goes to the session's bridge, or to the default one."""
