@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+import time
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gateway_support import make_grant
 from bridgehold.audit.formatter import check
 from bridgehold.errors import BusyError, DeniedError
 from bridgehold.host.cell.gateway.admit import Admitted
-from bridgehold.host.cell.gateway.clienthello import BOUND, NotTls, server_name
+from bridgehold.host.cell.gateway.clienthello import BOUND, ClientHello, NotTls
 from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.redirects import led_within
 from bridgehold.host.cell.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
@@ -22,6 +23,15 @@ from bridgehold.host.cell.gateway.usage import UsageTap, charge
 from bridgehold.host.cell.gateway.values import ProviderFacts
 from bridgehold.host.shares.budgets import Buffers
 from bridgehold.policies.model import Endpoint
+
+
+def server_name(data: bytes, step: int = BOUND * 8) -> str | None:
+    hello, found = ClientHello(), None
+    for at in range(0, len(data), step):
+        found = hello.feed(data[at : at + step])
+        if found is not None:
+            break
+    return found
 
 
 def real_hello(name: str | None) -> bytes:
@@ -50,7 +60,18 @@ def test_a_client_hello_in_many_records_is_read() -> None:
         b"\x16\x03\x01" + len(body[at : at + 9]).to_bytes(2, "big") + body[at : at + 9]
         for at in range(0, len(body), 9)
     )
-    assert server_name(records) == "api.example.com"
+    for step in (1, 2, 7, 5_000):
+        assert server_name(records, step) == "api.example.com"
+
+
+def test_a_client_hello_costs_each_of_its_bytes_once() -> None:
+    """16 KiB of it, in records and reads of one byte: read anew at each, they are 20 million records."""
+    one = b"\x16\x03\x01\x00\x01"
+    message = b"\x01\x00\x3f\xff" + bytes(BOUND)
+    before = time.thread_time()
+    with pytest.raises(NotTls, match="within"):
+        server_name(b"".join(one + message[at : at + 1] for at in range(BOUND)), 1)
+    assert time.thread_time() - before < 2
 
 
 def test_a_broken_client_hello_never_raises_anything_else() -> None:
@@ -59,9 +80,14 @@ def test_a_broken_client_hello_never_raises_anything_else() -> None:
         for value in (0x00, 0x01, 0x7F, 0xFF):
             broken = data[:at] + bytes([value]) + data[at + 1 :]
             try:
-                found = server_name(broken)
-            except NotTls:
-                continue
+                found: object = server_name(broken)
+            except NotTls as error:
+                found = str(error)
+            try:
+                piecemeal: object = server_name(broken, 3)
+            except NotTls as error:
+                piecemeal = str(error)
+            assert found == piecemeal
             assert found is None or isinstance(found, str)
     with pytest.raises(NotTls):
         server_name(b"\x16\x03\x01\x00\x01\x01" * BOUND)

@@ -93,13 +93,12 @@ class House:
         ending = Ending(
             sessions=self._end("sessions"), zygotes=self._end("zygotes"), warm_pool=self._end("pool")
         )
-        sessions: Any = ()
         self.tenancy = Tenancy(
             self.tenants,
             self.tokens,
-            sessions,
+            tuple,
             settings,
-            Spending(),
+            Spending().used,
             ending,
             keeper,
             journal,

@@ -25,11 +25,12 @@ from bridgehold.config.load import Config, load_config
 from bridgehold.errors import BridgeholdError, to_log_text
 from bridgehold.hardening import harden
 from bridgehold.host.assembly import assemble
+from bridgehold.host.cell_parts import Ground, Peers
 from bridgehold.host.front.anchoring import Anchoring
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.lifetime import Lifetime
-from bridgehold.host.parts import Foundation, HostParts, Peers
+from bridgehold.host.parts import Foundation, HostParts
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
@@ -65,13 +66,16 @@ class HostProcess:
         await anchoring.publish_key(self._layout.anchors / "anchor.pub")
         parts = assemble(
             Foundation(
+                ground=Ground(
+                    config=self._config,
+                    layout=self._layout,
+                    peers=peers,
+                    machine=machine,
+                    redaction=redaction,
+                    degraded=lifetime.degraded,
+                ),
                 host=self._given,
-                config=self._config,
-                layout=self._layout,
                 ends=self._ends,
-                peers=peers,
-                machine=machine,
-                redaction=redaction,
                 supervisor=self._supervisor,
                 lifetime=lifetime,
             )
@@ -90,7 +94,7 @@ class HostProcess:
 
     def _stand(self, parts: HostParts, peers: Peers, anchoring: Anchoring) -> None:
         """What goes on for as long as the host runs."""
-        lifetime, shared = self._lifetime, parts.shared
+        lifetime, pool = self._lifetime, parts.cell.pool
         lifetime.need("launcher", peers.launcher.lost.wait())
         lifetime.need("keeper", peers.keeper.gone())
         lifetime.need("journal", peers.journal.gone.wait())
@@ -98,13 +102,13 @@ class HostProcess:
         lifetime.stand("anchors", anchoring.run(self._config.host.anchor_every_s))
         lifetime.stand("tokens", parts.tokens.watch(parts.look_up_again))
         lifetime.stand("quotas", parts.tenancy.tell_journal())
-        lifetime.stand("the warm pool", parts.working.pool.watch(shared.orders.make, peers.keeper.versions))
-        lifetime.begin(parts.prestart())
+        lifetime.stand("the warm pool", pool.watch(parts.orders.make, peers.keeper.versions))
+        lifetime.begin(parts.cell.prestart())
         lifetime.begin(parts.sweep())
 
     async def _end(self, parts: HostParts, peers: Peers) -> None:
         """What runs, from the outside in."""
-        lifetime, working = self._lifetime, parts.working
+        lifetime, cell = self._lifetime, parts.cell
         if lifetime.status:
             with contextlib.suppress(BridgeholdError):
                 await peers.journal.append(HostDegraded(reason=lifetime.reason))
@@ -112,15 +116,12 @@ class HostProcess:
             for server in parts.servers if lifetime.leaving else ():
                 server.leave()
             drain_s = self._config.host.drain_s
-            await working.sessions.finish(drain_s, lifetime.hurry, leaving=lifetime.leaving)
-        await working.sessions.stop(lifetime.reason)
-        await working.pool.stop()
-        await parts.answering.process_tools.stop()
-        await working.zygotes.stop()
+            await cell.finish(drain_s, lifetime.hurry, leaving=lifetime.leaving)
+        await cell.stop(lifetime.reason)
         for server in parts.servers:
             await server.close()
-        await parts.answering.refusals.close()
-        parts.shared.environments.close()
+        await cell.refusals.close()
+        parts.environments.close()
 
     async def _say_stopped(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -14,11 +14,10 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.admin_log import AdminLog
-from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
-from bridgehold.host.shares.spending import Spending
+from bridgehold.host.shares.spending import Used
 from bridgehold.host.token_admin import info_of
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
@@ -62,20 +61,22 @@ class Tenancy:
         self,
         files: TenantFiles,
         tokens: TokenFiles,
-        sessions: Sessions,
+        sessions: Callable[[], Iterable[str]],
         settings: Settings,
-        spending: Spending,
+        used: Callable[[str], Used],
         ending: Ending,
         keeper: KeeperClient,
         journal: JournalClient,
         look_up_again: Callable[[], Awaitable[None]],
     ) -> None:
-        """`look_up_again`: who is connected may be somebody else now, or nobody."""
+        """`sessions`: of each that is open, whose it is. `used`: what a tenant has used of its ceilings.
+        `look_up_again`: who is connected may be somebody else now, or nobody.
+        """
         self._files = files
         self._tokens = tokens
         self._sessions = sessions
         self._settings = settings
-        self._spending = spending
+        self._used = used
         self._ending = ending
         self._keeper = keeper
         self._journal = journal
@@ -270,7 +271,7 @@ class Tenancy:
             found.update(section.tenants)
         for name in self._tokens.names():
             found.update(info_of(self._tokens, name).tenants)
-        found.update(session.key.tenant for session in self._sessions)
+        found.update(self._sessions())
         return tuple(sorted({*found, LOCAL_TENANT} - {"*"}))
 
     def demand(self, name: str) -> None:
@@ -307,14 +308,14 @@ class Tenancy:
             limits=shown(tenant.limits),
             used={
                 key: amount(key, value)
-                for key, value in msgspec.structs.asdict(self._spending.used(tenant.name)).items()
+                for key, value in msgspec.structs.asdict(self._used(tenant.name)).items()
             },
             sessions=self._open(tenant.name),
             tokens=self._tokens_of(tenant.name),
         )
 
     def _open(self, tenant: str) -> int:
-        return Counter(session.key.tenant for session in self._sessions)[tenant]
+        return Counter(self._sessions())[tenant]
 
     def _tokens_of(self, tenant: str) -> tuple[str, ...]:
         return tuple(name for name in self._tokens.names() if tenant in info_of(self._tokens, name).tenants)

@@ -23,7 +23,7 @@ from bridgehold.config.load import Config
 from bridgehold.errors import ManifestError, NotFoundError, PolicyError
 from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
-from bridgehold.policies.files import Kind, PolicyFiles, Readings
+from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.tenants import parse as parse_tenant
@@ -244,7 +244,7 @@ class Registry:
     def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
         grant = resolve(
             manifest.needs,
-            compose(self._policy_name(manifest.name, readings), readings.policy),
+            compose(self._policy_name(manifest.name, tenant, readings), readings.policy),
             self._ceiling(tenant, manifest.name, readings),
             self._machine,
             tenant=tenant,
@@ -260,11 +260,14 @@ class Registry:
         """The policy file `name`, with what it extends. Raises `PolicyError`."""
         return compose(name, Readings(self.files).policy)
 
-    def policy_name(self, bridge: str) -> str:
-        """Which policy the bridge runs under. Raises `PolicyError` where that can't be told."""
-        return self._policy_name(bridge, Readings(self.files))
+    def policy_name(self, bridge: str, tenant: str) -> str:
+        """Which policy the tenant's bridge runs under. Raises `PolicyError` where that can't be told."""
+        return self._policy_name(bridge, tenant, Readings(self.files))
 
-    def _policy_name(self, bridge: str, readings: Readings) -> str:
+    def _policy_name(self, bridge: str, tenant: str, readings: Readings) -> str:
+        own = of_tenant(bridge, tenant)
+        if readings.read("policy", own) is not None:
+            return own
         section = self._config.bridges.get(bridge)
         if section is not None and section.policy:
             return section.policy

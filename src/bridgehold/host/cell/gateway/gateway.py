@@ -119,7 +119,9 @@ class Gateway:
         self._listener.close()
         await self._served.records.close()
         with contextlib.suppress(BridgeholdError):
-            await self._upstream.keeper.drop_session(self._served.facts.session)
+            await self._upstream.keeper.drop_session(
+                self._served.facts.session, tenant=self._served.facts.tenant
+            )
 
     async def _slow(self) -> None:
         """Wait as this session's refusals require; all its connections wait in one line."""
