@@ -11,9 +11,10 @@ import msgspec
 from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
+from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell_parts import CellParts, Shared, join_cell, share
 from bridgehold.host.front.bridge_methods import BridgeMethods
-from bridgehold.host.front.callers import Callers, limits, open_descriptors
+from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
@@ -34,6 +35,7 @@ def assemble(given: Foundation) -> HostParts:
     config, layout, peers = ground.config, ground.layout, ground.peers
     shared = share(ground, given.supervisor.write)
     peers.launcher.share_of = shared.registry.share_of
+    peers.keeper.tenants_with = shared.registry.tenants_with
     environments = Environments(layout, config, peers.launcher, peers.journal)
     orders = Orders(shared.registry, environments, peers.keeper, shared.settings, peers.journal)
     prices = {name: section.price for name, section in config.providers.items()}

@@ -13,7 +13,7 @@ from bridgehold.errors import (
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.ceilings import past_ceiling
-from bridgehold.sandbox.cgroups.admission import kept_for_others
+from bridgehold.policies.parts import kept_for_others
 
 _GONE_SECONDS = 30.0
 """How long an opening waits for the end of a session whose place or name it takes."""
