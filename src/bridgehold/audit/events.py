@@ -262,6 +262,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """The tokens are counted from bytes and stream events, because the provider named none."""
     charged: int = 0
     """Tokens that the budget was charged with: never fewer than were said or seen."""
+    unsent: bool = False
+    """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
     digest: str = ""
     """Of a download: ``sha256:`` of what came, whether it was kept or not."""
     followed: str = ""

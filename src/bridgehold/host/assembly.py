@@ -11,9 +11,10 @@ import msgspec
 from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
+from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell_parts import Shared, join_cell, share
 from bridgehold.host.front.bridge_methods import BridgeMethods
-from bridgehold.host.front.callers import Callers, limits, open_descriptors
+from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Doors
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.forwarding import Forwarding

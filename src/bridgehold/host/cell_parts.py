@@ -88,6 +88,7 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
 def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], records: Records) -> Shared:
     """`write`: has the supervisor write a file of the configuration. `records`: as the registry's."""
     registry = Registry(ground.layout, ground.config, ground.machine, records)
+    ground.peers.keeper.tenants_with = registry.tenants_with
     return Shared(
         settings=Settings(ground.config),
         registry=registry,

@@ -26,15 +26,17 @@ from bridgehold.config.providers import ProviderEntry
 from bridgehold.doors import Door
 from bridgehold.errors import (
     BridgeholdError,
+    BusyError,
     DeniedError,
     InternalError,
     LimitError,
     ProtocolError,
     SecretError,
 )
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, open_descriptors
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
+from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
@@ -45,6 +47,7 @@ _REFERENCES = 200
 """In one answer: each is a few hundred bytes at most."""
 _CONFIG_BOUND = 4 * 1024 * 1024
 _TEXTS_BOUND = 16 * 1024 * 1024
+"""Of one question. Of all there are four times as many, each tenant's part kept."""
 _PIECE = 1024 * 1024
 _NOBODYS = Encodings(b"")
 """Of what the guest brought itself, or of no key at all."""
@@ -71,6 +74,9 @@ class Keeper:
         self._vault = Vault(config)
         self._upstream = Upstream(config.limits, lookup)
         self._signer = Signer(Path(config.secrets.folder))
+        self._requests = Places(REQUESTS, self._vault.tenants_with)
+        self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
+        self._texts = Places(4 * _TEXTS_BOUND, self._vault.tenants_with)
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
         self._cells: set[asyncio.Task[None]] = set()
@@ -121,12 +127,18 @@ class Keeper:
         self._begin(stream, protocol.decode_ask(payload))
 
     def _begin(self, stream: Stream, ask: protocol.Ask) -> None:
+        tenant = protocol.tenant_of(ask)
+        places = self._requests if isinstance(ask, protocol.UpstreamRequest) else self._questions
+        if not places.take(tenant):
+            raise BusyError("the tenant has as much at the keeper as it may", hint="Try again in a moment.")
+        stream.tenant = tenant
+        stream.on_close = lambda: places.give_back(tenant)
         task = asyncio.create_task(self._serve_stream(stream, ask))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # A task that is cancelled before its first step runs no `finally` of its own.
         task.add_done_callback(lambda _: stream.close())
-        stream.on_cancel = lambda: _cancel(task)
+        stream.on_cancel = lambda: _cancel(task, stream)
 
     async def _serve_stream(self, stream: Stream, ask: protocol.Ask) -> None:
         try:
@@ -157,11 +169,15 @@ class Keeper:
     async def _redact(self, stream: Stream, ask: protocol.AskRedact) -> None:
         if ask.body_bytes > _TEXTS_BOUND:
             raise LimitError(f"texts to redact have at most {_TEXTS_BOUND} bytes together")
-        body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
-        texts = protocol.decode_texts(body)
-        redactor = Redactor(await self._vault.encodings(ask.tenant))
-        for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
-            await stream.send(said[at : at + _PIECE])
+        await self._texts.wait(ask.tenant, ask.body_bytes)
+        try:
+            body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
+            texts = protocol.decode_texts(body)
+            redactor = Redactor(await self._vault.encodings(ask.tenant))
+            for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
+                await stream.send(said[at : at + _PIECE])
+        finally:
+            self._texts.give_back(ask.tenant, ask.body_bytes)
         await stream.end()
 
     async def _with_key(
@@ -246,8 +262,10 @@ def _redacted(redactor: Redactor, texts: list[str]) -> bytes:
     return msgspec.json.encode([redactor.text(text) for text in texts])
 
 
-def _cancel(task: asyncio.Task[None]) -> None:
+def _cancel(task: asyncio.Task[None], stream: Stream) -> None:
+    """The host counts the stream's place as free from here on."""
     task.cancel()
+    stream.release()
 
 
 def main() -> int:
@@ -261,6 +279,7 @@ def main() -> int:
     sys.excepthook = _hook
     try:
         harden(parent=os.getppid())
+        open_descriptors()  # each request has a connection
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
             config = parse_config(file.read(_CONFIG_BOUND))

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -104,17 +105,26 @@ class Upstream:
         errors that hold no key."""
         if entry.keyed:
             check_value(key)
+        under_way = asyncio.Event()
         try:
             async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
-                await self._answer(stream, request, entry, key, encodings)
+                await self._answer(stream, request, entry, key, encodings, under_way)
         except TimeoutError:
-            raise ProviderError(f"{entry.name} did not answer in time", where=entry.host) from None
+            late = f"{entry.name} did not answer in time"
+            raise ProviderError(late, where=entry.host if under_way.is_set() else UNREACHED) from None
         except aiohttp.ClientError as error:
             raise _explain(error, entry) from None
 
     async def _answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
+        self,
+        stream: Stream,
+        request: UpstreamRequest,
+        entry: ProviderEntry,
+        key: bytes,
+        encodings: Encodings,
+        under_way: asyncio.Event,
     ) -> None:
+        """`under_way` is set once there is a connection, so that the provider may have seen the request."""
         headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
         url = make_url(entry, request, query)
         await self._vet_literal(entry, entry.host)
@@ -126,7 +136,12 @@ class Upstream:
         body = await self._body(stream, request)
         pool = self._pool(request.tenant, entry)
         async with pool.request(
-            request.method, url, headers=headers, data=body, allow_redirects=False
+            request.method,
+            url,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            trace_request_ctx=under_way,
         ) as response:
             await self._pass_on(stream, request, response, Scrubber(encodings), entry)
 
@@ -168,7 +183,7 @@ class Upstream:
 
     async def _body(self, stream: Stream, request: UpstreamRequest) -> bytes | AsyncIterator[bytes] | None:
         if request.body_bytes > self._limits.request_bytes:
-            raise LimitError(f"a request has at most {self._limits.request_bytes} bytes")
+            raise LimitError(f"a request has at most {self._limits.request_bytes} bytes", where=UNREACHED)
         pieces = receive_body(stream, request.body_bytes)
         if request.body_bytes > _SMALL:
             return pieces
@@ -237,6 +252,7 @@ class Upstream:
             trust_env=False,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[_watched()],
             skip_auto_headers=("User-Agent", "Content-Type"),
             max_line_size=8_190,
             max_field_size=8_190,
@@ -249,6 +265,19 @@ class Upstream:
                 del self._pools[key]
                 self._closing = asyncio.ensure_future(pool.close())
                 return
+
+
+def _watched() -> aiohttp.TraceConfig:
+    """Tells each request that it has a connection."""
+
+    async def connected(_session: object, context: SimpleNamespace, _params: object) -> None:
+        if isinstance(context.trace_request_ctx, asyncio.Event):
+            context.trace_request_ctx.set()
+
+    watched = aiohttp.TraceConfig()
+    watched.on_connection_create_end.append(connected)
+    watched.on_connection_reuseconn.append(connected)
+    return watched
 
 
 async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:

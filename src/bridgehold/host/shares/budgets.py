@@ -59,7 +59,7 @@ class Reservation:
             self._budgets.add(self._key, 0, tokens - self.tokens, self._day)
 
     def give_back(self) -> None:
-        """The request was never sent, and no intent says that it might have been."""
+        """The request was never sent: there is no intent, or its outcome says so."""
         if self._open:
             self._open = False
             self._budgets.add(self._key, -1, -self.tokens, self._day)
@@ -88,7 +88,8 @@ class Budgets:
                 self.add(key, 1, tokens, entry.time[:10])
             elif entry.kind == _OUTCOME:
                 first, tokens, day = charged.pop(entry.text("intent"), (key, 0, entry.time[:10]))
-                self.add(first, 0, _settled(entry) - tokens, day)
+                unsent = entry.fields.get("unsent") is True
+                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, day)
 
     def of(self, tenant: str) -> dict[str, tuple[int, int]]:
         """Requests and tokens of the tenant's, by provider."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from bridgehold.errors import BusyError, TenantFullError
-from bridgehold.sandbox.cgroups.admission import kept_for_others
+from bridgehold.policies.parts import kept_for_others
 
 
 def no_place(held: dict[str, int], tenant: str, tenants: int, bound: int) -> BusyError | None:
