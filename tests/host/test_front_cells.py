@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import BusyError, CellEndedError, InternalError, TenantFullError, UsageError
-from bridgehold.host.front.cells import Cell, Cells, Doors
+from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.method import Forwarded, Scope
 from bridgehold.host.shares import cell_wire
@@ -66,9 +66,9 @@ class House:
         launcher: Any = SimpleNamespace(open_cell=self._open, allow=self._allow)
         orders: Any = SimpleNamespace(make=self._make, grant=self._grant)
         template: Any = self.template
-        doors = Doors(launcher=launcher, keeper=self.rooms[0][0], journal=self.rooms[1][0])
+        intakes = Intakes(launcher=launcher, keeper=self.rooms[0][0], journal=self.rooms[1][0])
         self.places = Places(bound, lambda _: 2)
-        self.cells = Cells(template, doors, orders, self.places, self._config, lambda: 1 << 28)
+        self.cells = Cells(template, intakes, orders, self.places, self._config, lambda: 1 << 28)
 
     def _config(self, tenant: str) -> cell_wire.CellConfig:
         host = HostConfig(config="/c", state="/s", run="/r", owner_uid=0, supervisor=1)

@@ -15,7 +15,7 @@ from bridgehold.hardening import open_descriptors
 from bridgehold.host.cell_parts import Shared, join_cell, share
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
-from bridgehold.host.front.cells import Cells, Doors
+from bridgehold.host.front.cells import Cells, Intakes
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.orders import Orders
@@ -108,10 +108,10 @@ def _celled(
 
     cells = Cells(
         Template(template),
-        Doors(
+        Intakes(
             launcher=ground.peers.launcher,
-            keeper=_door(ends.keeper_door),
-            journal=_door(ends.journal_door),
+            keeper=_intake(ends.keeper_intake),
+            journal=_intake(ends.journal_intake),
         ),
         orders,
         Places(ground.config.host.max_sessions, shared.registry.tenants_with),
@@ -121,10 +121,10 @@ def _celled(
     return Celled(cells, Forwarding(cells), shared.registry, shared.settings)
 
 
-def _door(descriptor: int) -> socket.socket:
-    door = socket.socket(fileno=descriptor)
-    door.setblocking(False)
-    return door
+def _intake(descriptor: int) -> socket.socket:
+    intake = socket.socket(fileno=descriptor)
+    intake.setblocking(False)
+    return intake
 
 
 def _serve(given: Foundation, parts: HostParts) -> None:

@@ -159,7 +159,7 @@ class HostProcess:
         )
 
 
-_OPTIONAL = ("tokens", "keeper-door", "journal-door")
+_OPTIONAL = ("tokens", "keeper-intake", "journal-intake")
 
 
 def main() -> int:

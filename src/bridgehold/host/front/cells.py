@@ -19,7 +19,6 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.doors import hand_in
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.orders import Orders
@@ -31,6 +30,7 @@ from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.spending import Used
 from bridgehold.host.template import Template
 from bridgehold.ids import random_id
+from bridgehold.intake import hand_in
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
@@ -42,7 +42,7 @@ _KILL_SECONDS = 10.0
 """After it was asked to stop, beyond what its commands may still take."""
 
 
-class Doors(msgspec.Struct, frozen=True, kw_only=True):
+class Intakes(msgspec.Struct, frozen=True, kw_only=True):
     """Where a cell's channels are handed in."""
 
     launcher: LauncherClient
@@ -85,7 +85,7 @@ class Cells:
     def __init__(
         self,
         template: Template,
-        doors: Doors,
+        intakes: Intakes,
         orders: Orders,
         places: Places,
         make_config: Callable[[str], cell_wire.CellConfig],
@@ -93,7 +93,7 @@ class Cells:
     ) -> None:
         """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's."""
         self._template = template
-        self._doors = doors
+        self._intakes = intakes
         self._orders = orders
         self.places = places
         self._make_config = make_config
@@ -242,9 +242,9 @@ class Cells:
         launcher, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper, keeper_end = socket.socketpair()
         journal, journal_end = socket.socketpair()
-        await self._doors.launcher.open_cell(cell.name, tenant, launcher_end)
-        await hand_in(self._doors.keeper, tenant, keeper_end)
-        await hand_in(self._doors.journal, tenant, journal_end)
+        await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
+        await hand_in(self._intakes.keeper, tenant, keeper_end)
+        await hand_in(self._intakes.journal, tenant, journal_end)
         file = os.memfd_create("cell", os.MFD_CLOEXEC)
         with os.fdopen(os.dup(file), "wb") as writing:
             writing.write(msgspec.json.encode(config))
@@ -304,7 +304,7 @@ class Cells:
                 tenant, ask.bridge, ask.session, ask.session_name, ask.principal[:80]
             )
             ways = starts_of(order.spec, self._zygote_bytes())
-            await self._doors.launcher.allow(cell.name, ask.bridge, tenant, ways)
+            await self._intakes.launcher.allow(cell.name, ask.bridge, tenant, ways)
         except BaseException:
             self.places.give_back(tenant, ask.session)
             raise
