@@ -156,7 +156,9 @@ def test_places_are_counted_by_orders_and_one_tenant_never_has_them_all() -> Non
                 with pytest.raises(BusyError, match="as far as"):  # it had its place
                     await other.ask("order", order("s-1"))
                 at.places.take("globex", "s-mine")
-                link.tell("over", cell_wire.Over(session="s-mine"))  # another's is not a cell's to give back
+                link.tell(
+                    "over", cell_wire.SessionOver(session="s-mine")
+                )  # another's is not a cell's to give back
                 await link.ask("granted", cell_wire.Granted(bridge="x"))
                 assert at.places.of("globex") == 1
             await eventually(lambda: at.places.of("acme") == 0)  # they go with the cell

@@ -81,7 +81,7 @@ class FrontOrders:
     def over(self, session: str) -> None:
         """A session that was ordered has ended, or did not begin."""
         if session:
-            self._link.tell("over", cell_wire.Over(session=session))
+            self._link.tell("over", cell_wire.SessionOver(session=session))
 
 
 class _FrontRecords:

@@ -286,7 +286,7 @@ class Cells:
             case "granted":
                 await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
             case "over":
-                self.places.give_back(cell.tenant, decoded(body, cell_wire.Over).session)
+                self.places.give_back(cell.tenant, decoded(body, cell_wire.SessionOver).session)
             case "used":
                 cell.used = decoded(body, cell_wire.UsedNow).used
             case _:

@@ -114,7 +114,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str
 
 
-class Over(msgspec.Struct, frozen=True, kw_only=True):
+class SessionOver(msgspec.Struct, frozen=True, kw_only=True):
     """A session that was ordered has ended, or did not begin."""
 
     session: str
