@@ -9,7 +9,7 @@ from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.parse import Target, parse_query
 from bridgehold.host.cell.gateway.replies import Refusal
-from bridgehold.host.cell.gateway.shapes import most_tokens
+from bridgehold.host.cell.gateway.shapes import most_tokens, names_bound
 from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
 from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts
@@ -80,6 +80,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tokens: int
     """The most that it may use."""
+    open_ended: bool
+    """Whether it names no bound of its own, so that `tokens` is a guess."""
 
     def __repr__(self) -> str:
         return f"Admitted({self.method} {self.provider.name}{self.path})"
@@ -138,6 +140,7 @@ def admit(
         credential=credential,
         model=facts.model[:100],
         tokens=most_tokens(known.shape, value, len(sent)) if facts.generates else len(sent),
+        open_ended=facts.generates and not names_bound(known.shape, value),
     )
 
 
