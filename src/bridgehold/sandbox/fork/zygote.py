@@ -112,6 +112,11 @@ class Zygote:
         """Whether it stands and can be forked from."""
         return self.template >= 0
 
+    @property
+    def helper(self) -> int:
+        """A child of ours that takes the mounts; 0: there is none."""
+        return self._taking.helper if self._taking is not None else 0
+
     def settle(self, pid: int) -> None:
         """After its attestation: know it, leave no room beside it, and have it stop. `settle_in` goes on.
 
