@@ -16,7 +16,7 @@ from typing import Literal
 
 from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.launch.cold import Running
+from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
 Cause = Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
