@@ -82,7 +82,7 @@ class Ending:
         if traced is not None:
             traced.attend()
         if self._running.reaper is not None:
-            self._running.reaper.attend()
+            self._running.reaper.resume()
         if self._status is None:
             self._status = self._wait()
         left = self._cgroup.processes()
