@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from bridgehold.hardening import harden, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
-from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places
+from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
@@ -48,7 +49,6 @@ _REFERENCES = 200
 _CONFIG_BOUND = 4 * 1024 * 1024
 _TEXTS_BOUND = 16 * 1024 * 1024
 """Of one question. Of all there are four times as many, each tenant's part kept."""
-_PIECE = 1024 * 1024
 _NOBODYS = Encodings(b"")
 """Of what the guest brought itself, or of no key at all."""
 
@@ -72,7 +72,8 @@ class Keeper:
         self._config = config
         self._providers = {entry.name: entry for entry in config.providers}
         self._vault = Vault(config)
-        self._upstream = Upstream(config.limits, lookup)
+        self._work = Turns()
+        self._upstream = Upstream(config.limits, lookup, self._work)
         self._signer = Signer(Path(config.secrets.folder))
         self._requests = Places(REQUESTS, self._vault.tenants_with)
         self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
@@ -174,8 +175,7 @@ class Keeper:
             body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
             texts = protocol.decode_texts(body)
             redactor = Redactor(await self._vault.encodings(ask.tenant))
-            for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
-                await stream.send(said[at : at + _PIECE])
+            await stream.send(await self._work.work(ask.tenant, _redacted(redactor, texts)))
         finally:
             self._texts.give_back(ask.tenant, ask.body_bytes)
         await stream.end()
@@ -258,8 +258,12 @@ class Keeper:
         )
 
 
-def _redacted(redactor: Redactor, texts: list[str]) -> bytes:
-    return msgspec.json.encode([redactor.text(text) for text in texts])
+def _redacted(redactor: Redactor, texts: list[str]) -> Generator[None, None, bytes]:
+    found = []
+    for text in texts:
+        shown = yield from redactor.steps(text)
+        found.append(shown)
+    return msgspec.json.encode(found)
 
 
 def _cancel(task: asyncio.Task[None], stream: Stream) -> None:
@@ -280,6 +284,7 @@ def main() -> int:
     try:
         harden(parent=os.getppid())
         open_descriptors()  # each request has a connection
+        sys.setswitchinterval(0.001)  # what threads compute keeps no stream waiting for longer
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
             config = parse_config(file.read(_CONFIG_BOUND))

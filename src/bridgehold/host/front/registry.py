@@ -20,7 +20,7 @@ from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
-from bridgehold.errors import ManifestError, NotFoundError, PolicyError
+from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
 from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
@@ -139,6 +139,18 @@ class Registry:
                     file = entry.folder.relative_to(self._layout.config) / "bridge.toml"
                     found[str(file)] = entry.manifest.digest if entry.manifest is not None else entry.fault
         return found
+
+    def refused(self, file: str) -> str:
+        """Why a policy or a tenant's file, by its name in `rules`, can't be used; empty: it can."""
+        folder, _, name = file.removesuffix(".toml").partition("/")
+        try:
+            if folder == self._layout.policies.name:
+                self.policy(name)
+            elif folder == self._layout.tenants.name and is_name(name):
+                self._ceiling(name, "", Readings(self.files))
+        except BridgeholdError as error:
+            return error.message
+        return ""
 
     @property
     def config(self) -> Config:

@@ -361,6 +361,8 @@ class Launcher:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
             worker.zygote.attend()  # it died, held: its parent inside is told by this
+            if worker.start.running.reaper is not None:
+                worker.start.running.reaper.resume()
             self.watch_running(worker)
         else:
             with contextlib.suppress(BlockingIOError):

@@ -99,6 +99,10 @@ def admit(
     `BadRequest` for a query that can be read in two ways.
     """
     name, known = provider
+    endpoint = next((item for item in grant.endpoints if item.provider == name), None)
+    if known is None and endpoint is not None:  # nothing else that is wrong with it matters before that
+        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
+        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
     query = parse_query(target.query)
     credential = check_credential(grant, session, name, headers, query)
@@ -111,14 +115,12 @@ def admit(
         headers=_kept_headers(headers, is_json=value is not None),
         host=known.host if known else "",
     )
-    endpoint = next((item for item in grant.endpoints if item.provider == name), None)
     facts = unreadable or body_facts(
         known.shape if known else "openai", asked, endpoint.fields if endpoint is not None else ()
     )
     rule = _decide(grant, name, target.method, path, facts)
     if known is None:
-        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
-        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
+        raise _refused("providers", f"the host has no provider {name[:63]!r}", "Grant one that it has.")
     secret = secret_of(grant, name)
     if secret is None and not credential:
         hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
