@@ -1,7 +1,8 @@
 """The events: one frozen value for each thing that can happen. Integers only, never a float.
 
 The journal adds the envelope (`v, instance, seq, time, mono_ns, boot, kind … prev, hash`) and
-writes one JSON line. `kind` is the stable name that queries and exporters use.
+writes one JSON line. `kind` is the stable name that queries and exporters use. They are one table, and
+stand in one file however long it is: ``docs/reference/events.md`` is generated from it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from bridgehold.records.workers import (
     kind_of,
 )
 
-__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "WorkerStarted", "ZygoteAttested", "kind_of"]
+__all__ = [
+    "Event",
+    "WorkerAttested",
+    "WorkerExited",
+    "WorkerRefused",
+    "WorkerStarted",
+    "ZygoteAttested",
+    "kind_of",
+]
 
 
 class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
@@ -232,13 +241,15 @@ class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
 
 
 class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
-    """A part of a tenant's bytes was handed out."""
+    """A part of a tenant's bytes was handed out, or a hub's listing that is kept among them."""
 
     digest: str
     size_bytes: int
     """Of the whole."""
     offset: int
     length: int
+    name: str = ""
+    """Of what it is; a listing's is ``hub:REPO@REVISION``."""
 
 
 class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
@@ -264,6 +275,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """The tokens are counted from bytes and stream events, because the provider named none."""
     charged: int = 0
     """Tokens that the budget was charged with: never fewer than were said or seen."""
+    unsent: bool = False
+    """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
     digest: str = ""
     """Of a download: ``sha256:`` of what came, whether it was kept or not."""
     followed: str = ""

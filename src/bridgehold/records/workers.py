@@ -94,7 +94,6 @@ def kind_of(event: Event | type[Event]) -> str:
 
 
 RECORDED_KINDS = frozenset(
-    kind_of(one)
-    for one in (WorkerStarted, WorkerAttested, ZygoteAttested, WorkerRefused, WorkerExited)
+    kind_of(one) for one in (WorkerStarted, WorkerAttested, ZygoteAttested, WorkerRefused, WorkerExited)
 )
 """What the launcher writes, and it alone."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import NamedTuple
 
 from bridgehold.sandbox.inner.kernel import (
     PR_SET_DUMPABLE,
@@ -26,6 +27,7 @@ __all__ = [
     "close_all_but",
     "drop_capabilities",
     "exits_are_told",
+    "known_facts",
     "load_filter",
     "mount",
     "mount_setattr",
@@ -60,9 +62,11 @@ PR_SET_CHILD_SUBREAPER = 36
 PTRACE_CONT, PTRACE_DETACH, PTRACE_SYSCALL, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 24, 0x4206, 0x4207
 PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 0, 1 << 7, 1 << 20
 _PTRACE_PEEKDATA, _PTRACE_GET_SYSCALL_INFO = 2, 0x420E
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 0x01, 0x02, 0x04
+RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_CACHED = 0x08, 0x10, 0x20
 
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442  # one number on every architecture
+_AT_STATX_DONT_SYNC, _STATX_BASIC = 0x4000, 0x7FF
 _AT_EMPTY_PATH, _AT_RECURSIVE, _AT_FDCWD = 0x1000, 0x8000, -100
 _OPEN_TREE_CLONE, _MOVE_MOUNT_FROM_EMPTY_PATH = 1, 4
 
@@ -133,6 +137,40 @@ def openat2(folder: int, path: str, flags: int, resolve: int) -> int:
         _OPENAT2, folder, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
     )
     return check(int(result), f"open {path}")
+
+
+class Facts(NamedTuple):
+    """What the kernel knows of a file."""
+
+    mode: int
+    uid: int
+    device: int
+    inode: int
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("block", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint64),
+        ("links", ctypes.c_uint32),
+        ("uid", ctypes.c_uint32),
+        ("gid", ctypes.c_uint32),
+        ("mode", ctypes.c_uint16),
+        ("inode", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 11),
+        ("device_of", ctypes.c_uint32 * 2),
+        ("device", ctypes.c_uint32 * 2),
+        ("spare", ctypes.c_uint64 * 14),
+    )
+
+
+def known_facts(descriptor: int) -> Facts:
+    """Of an open file, without a word to its file system, which may not answer."""
+    seen = _Statx()
+    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
+    check(_libc.statx(descriptor, b"", flags, _STATX_BASIC, ctypes.byref(seen)), "statx")
+    return Facts(int(seen.mode), int(seen.uid), os.makedev(*seen.device), int(seen.inode))
 
 
 def raise_capabilities() -> None:

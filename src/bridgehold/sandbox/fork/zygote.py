@@ -30,8 +30,8 @@ from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.attest.observe import namespaces, parse_status
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.fork.template import Template
-from bridgehold.sandbox.launch.cold import Running
 from bridgehold.sandbox.launch.hold import Hold, Reaper
+from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import SandboxSpec
 
 _STOP_SECONDS = 2.0
@@ -111,6 +111,11 @@ class Zygote:
     def settled(self) -> bool:
         """Whether it stands and can be forked from."""
         return self.template >= 0
+
+    @property
+    def helper(self) -> int:
+        """A child of ours that takes the mounts; 0: there is none."""
+        return self._taking.helper if self._taking is not None else 0
 
     def settle(self, pid: int) -> None:
         """After its attestation: know it, leave no room beside it, and have it stop. `settle_in` goes on.

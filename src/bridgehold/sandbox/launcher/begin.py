@@ -68,7 +68,7 @@ def begin_launch(parts: Parts, request: requests.LaunchRequest, channel: Channel
 def check_current(worker: Worker, parts: Parts) -> None:
     """Raise `ReplacedError` where a sandbox of the same spec would show something else than this one does."""
     made = worker if worker.parent is None else worker.parent
-    source = parts.roots.replaced(made.spec, made.staged) if made.staged is not None else ""
+    source = parts.roots.replaced(made.spec, made.staged.files) if made.staged is not None else ""
     if source:
         raise ReplacedError(f"{source} was replaced since the sandbox began", where=source)
 

@@ -16,32 +16,32 @@ import resource
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 
 from bridgehold.errors import (
-    BridgeholdError,
     BusyError,
     NotFoundError,
     UnsupportedError,
-    UsageError,
     ZygoteError,
 )
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.cgroups.admission import Held, admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
+from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
+from bridgehold.sandbox.launcher.cells import Cells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
+from bridgehold.sandbox.launcher.jobs import Jobs
 from bridgehold.sandbox.launcher.proving import Proving, own_limit
 from bridgehold.sandbox.launcher.reap import By, Ending, ended
 from bridgehold.sandbox.launcher.recording import Recording
@@ -68,14 +68,13 @@ class Launcher:
         """`journal`: where starts and ends are recorded; None: nowhere."""
         self.parts = parts
         self._channel = channel
-        self._cells: dict[str, Channel] = {}
-        """By name: the channels of cells."""
+        self._cells = Cells(parts)
         self.workers: dict[str, Worker] = {}
         self._restless: set[Worker] = set()
         """Those that start, end, or may have run out of memory: the others need no look."""
         self._forking = Forking(self)
         self._uncounted = Watch()
-        self._seals: dict[int, tuple[int, SealJob]] = {}
+        self._jobs = Jobs(self)
         self.left: set[int] = set()
         """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
@@ -98,7 +97,7 @@ class Launcher:
             self.recording.close()
 
     def _turn(self) -> None:
-        for channel in (self._channel, *self._cells.values()):
+        for channel in (self._channel, *self._cells.channels()):
             self._listen(channel)
         self._listen_to_journal()
         for key, events in self._selector.select(self._patience()):
@@ -110,6 +109,7 @@ class Launcher:
             self._visit(worker, now)
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
+        self._jobs.expire(now)
         self._reap_left()
         self._forking.make_spares()
 
@@ -120,6 +120,8 @@ class Launcher:
             if not shortage(error):
                 raise
             return  # the next look may find more
+        self.left |= self._uncounted.left
+        self._uncounted.left.clear()
         for worker, what in over:
             self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
 
@@ -136,7 +138,7 @@ class Launcher:
             waits.append(_WATCHDOG_SECONDS)
         if self.workers:
             waits.append(max(0.0, self._uncounted.due - now))
-        soonest = min([*waits, self._forking.patience])
+        soonest = min([*waits, self._forking.patience, self._jobs.patience])
         return None if soonest == math.inf else soonest
 
     def _visit(self, worker: Worker, now: float) -> None:
@@ -159,7 +161,7 @@ class Launcher:
             self.end(worker, by="")  # v1 kills one process; the session dies whole
         elif worker.running and worker.proof_due is not None:
             request, worker.proof_wanted = worker.proof_due, None
-            self._respond(worker.channel, request)
+            self.respond(worker.channel, request)
         elif worker.running and worker.suspect_until <= now:
             self._restless.discard(worker)
 
@@ -208,7 +210,7 @@ class Launcher:
             self._lost(channel)
             return
         if request is not None:
-            self._respond(channel, request)
+            self.respond(channel, request)
 
     def _lost(self, channel: Channel) -> None:
         """Its peer is gone, or broke its rules: what a cell started ends with it, and nothing else does.
@@ -221,12 +223,13 @@ class Launcher:
             return
         self._selector.unregister(channel)
         channel.close()
-        self._cells = {name: one for name, one in self._cells.items() if one is not channel}
+        self._jobs.lost(channel)
+        self._cells.forget(channel)
         for worker in self.workers.values():
             if worker.channel is channel:
                 self.end(worker, by="killed", reason="its cell is gone")
 
-    def _tell(self, channel: Channel, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
+    def tell(self, channel: Channel, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
         """Queue an answer; a cell that is gone hears nothing."""
         try:
             channel.send(answer, descriptors)
@@ -241,18 +244,26 @@ class Launcher:
             if worker.zygote is not None and worker.start.running.reaper is not None:
                 worker.start.running.reaper.attend()  # a zygote's init goes on, whoever it has reaped
 
-    def _respond(self, channel: Channel, request: requests.Request) -> None:
+    def respond(
+        self, channel: Channel, request: requests.Request, opened: Mapping[str, int] | None = None
+    ) -> None:
+        """Answer, now or later. `opened`: what a child has opened for it, which could not be had without a
+        wait; closed here."""
+        answer: requests.Answer | None = None
         try:
-            answer = self._handle(channel, request)
+            with self.parts.roots.at_hand(opened or {}):
+                answer = self._handle(channel, request)
+        except NotAtHandError as wait:
+            self._jobs.open(channel, request, wait.spec)
         except FAULTS as error:
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
-            self._tell(channel, answer)
+            self.tell(channel, answer)
 
     def _account(self, request: requests.AccountRequest) -> None:
         worker = self.find(request.worker)
         answer = requests.Answer(id=request.id, usage=worker.cgroup.usage())
-        self._tell(worker.channel, answer, worker.cgroup.account())
+        self.tell(worker.channel, answer, worker.cgroup.account())
 
     def _handle(self, channel: Channel, request: requests.Request) -> requests.Answer | None:
         """The answer, or None where it comes later."""
@@ -284,33 +295,22 @@ class Launcher:
                 worker.killers.append(request.id)
                 self.end(worker, by="killed")
             case requests.SealRequest():
-                self._seal(request)
-            case requests.OpenRequest():
-                return self._open(channel, request)
-            case requests.AllowRequest():
-                return self._allow(request)
+                self._jobs.seal(channel, request)
+            case requests.OpenRequest() | requests.AllowRequest() | requests.EnterRequest():
+                self._cells.handle(channel, request)
+                return requests.Answer(id=request.id)
         return None
-
-    def _open(self, channel: Channel, request: requests.OpenRequest) -> requests.Answer:
-        """A channel for a cell."""
-        descriptor = channel.take_descriptor()
-        sock = socket.socket(fileno=descriptor)
-        if not request.tenant or request.cell in self._cells or sock.type != socket.SOCK_SEQPACKET:
-            sock.close()
-            raise UsageError("a cell's channel has a tenant, a name of its own, and a socket of datagrams")
-        self._cells[request.cell] = Channel(sock, tenant=request.tenant)
-        return requests.Answer(id=request.id)
-
-    def _allow(self, request: requests.AllowRequest) -> requests.Answer:
-        cell = self._cells.get(request.cell)
-        if cell is None:
-            raise NotFoundError(f"no cell {request.cell[:40]}")
-        cell.allow(request.bridge, request.digests, request.share)
-        return requests.Answer(id=request.id)
 
     def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """Queue an answer for whoever started `worker`."""
-        self._tell(worker.channel, answer)
+        self.tell(worker.channel, answer)
+
+    def listen(self, descriptor: int, ready: Callable[[int], None] | None) -> None:
+        """Have `ready` called when `descriptor` is readable; None: no more. Before it is closed."""
+        if ready is None:
+            self._selector.unregister(descriptor)
+            return
+        self._selector.register(descriptor, selectors.EVENT_READ, lambda found, _: ready(found))
 
     def attested(self, worker: Worker) -> None:
         """A worker has passed: a fork's zygote may be forked again."""
@@ -394,6 +394,8 @@ class Launcher:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
             worker.zygote.attend()  # it died, held: its parent inside is told by this
+            if worker.start.running.reaper is not None:
+                worker.start.running.reaper.resume()
             self.watch_running(worker)
         else:
             with contextlib.suppress(BlockingIOError):
@@ -429,7 +431,7 @@ class Launcher:
             descriptors=len(ends),
             zygote=worker.parent.name if worker.parent else "",
         )
-        self._tell(worker.channel, requests.Answer(id=worker.request, launched=launched), ends)
+        self.tell(worker.channel, requests.Answer(id=worker.request, launched=launched), ends)
         self._forking.over(worker)
 
     def watch_running(self, worker: Worker) -> None:
@@ -447,7 +449,7 @@ class Launcher:
         os.close(descriptor)
         request, worker.proof_wanted = worker.proof_wanted, None
         if request is not None:
-            self._respond(worker.channel, request)
+            self.respond(worker.channel, request)
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
@@ -472,7 +474,7 @@ class Launcher:
         self._restless.add(worker)
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
-            self._respond(worker.channel, request)  # that it has ended
+            self.respond(worker.channel, request)  # that it has ended
         self._forking.end_sessions(worker, reason or "the zygote has ended")
         self._forking.over(worker)
 
@@ -492,7 +494,7 @@ class Launcher:
         if report is None and ending.overdue and worker.killers:
             stuck = BusyError(f"processes of {worker.name} do not die; the kernel still holds them")
             for request in worker.killers:
-                self._tell(worker.channel, requests.Answer(id=request, error=stuck.info()))
+                self.tell(worker.channel, requests.Answer(id=request, error=stuck.info()))
             worker.killers = []
 
     def _reap_left(self) -> None:
@@ -507,7 +509,8 @@ class Launcher:
         starts = [worker.start for worker in self.workers.values()]
         own = {start.running.monitor for start in starts}
         own |= {start.helper for start in starts if isinstance(start, Fork)}
-        own |= {job.child for _, job in self._seals.values()}
+        own |= self._jobs.children | self._uncounted.children
+        own |= {worker.zygote.helper for worker in self.workers.values() if worker.zygote is not None}
         try:
             children = procfs.children(os.getpid())
         except OSError as error:
@@ -540,34 +543,13 @@ class Launcher:
             return  # made ahead, and never wanted
         if not worker.started:
             early = UnsupportedError("the launcher ended before the sandbox had started")
-            self._tell(
+            self.tell(
                 worker.channel, requests.Answer(id=worker.request, error=worker.failure or early.fact())
             )
             return
-        self._tell(worker.channel, requests.Answer(id=0, exited=report))
+        self.tell(worker.channel, requests.Answer(id=0, exited=report))
         for request in worker.killers:
-            self._tell(worker.channel, requests.Answer(id=request, exited=report))
-
-    def _seal(self, request: requests.SealRequest) -> None:
-        top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)
-        job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
-        self._seals[job.descriptor] = (request.id, job)
-        self._selector.register(job.descriptor, selectors.EVENT_READ, self._sealed)
-
-    def _sealed(self, descriptor: int, _: int) -> None:
-        request, job = self._seals[descriptor]
-        try:
-            report = job.advance()
-            if report is None:
-                return
-            answer = requests.Answer(id=request, sealed=report)
-        except BridgeholdError as error:
-            answer = requests.Answer(id=request, error=error.info())
-        self._selector.unregister(descriptor)
-        os.close(descriptor)
-        del self._seals[descriptor]
-        self.left.add(job.child)
-        self._tell(self._channel, answer)
+            self.tell(worker.channel, requests.Answer(id=request, exited=report))
 
     def _end_all(self) -> None:
         for worker in list(self.workers.values()):

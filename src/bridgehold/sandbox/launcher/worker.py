@@ -13,7 +13,8 @@ from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
 from bridgehold.sandbox.launch.cold import Start
-from bridgehold.sandbox.launch.staging import NoStage, Roots, Stage, Staged
+from bridgehold.sandbox.launch.roots import Roots
+from bridgehold.sandbox.launch.staging import NoStage, Stage, Staged
 from bridgehold.sandbox.launch.uids import UidPool
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.channel import Channel

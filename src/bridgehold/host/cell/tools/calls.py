@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from bridgehold.bridges.frames import ToolCallFrame, ToolFact, ToolFault, ToolReplyFrame
-from bridgehold.bridges.schema import problems
+from bridgehold.bridges.schema import problems_in_turns
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
@@ -119,9 +119,14 @@ class ToolCalls(msgspec.Struct, kw_only=True):
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"
                 decision = Decision(allowed=False, rule="tools", reason=reason, source="")
             raise await self._refused(frame, decision, DeniedError)
-        if wrong := problems(found[0].takes, frame.arguments):
+        try:
+            wrong, _ = await problems_in_turns(found[0].takes, frame.arguments)
+            kind: type[BridgeholdError] = UsageError
+        except LimitError as error:
+            wrong, kind = [error.message], LimitError
+        if wrong:
             fault = Decision(allowed=False, rule="arguments", reason="; ".join(wrong), source=frame.tool[:80])
-            raise await self._refused(frame, fault, UsageError)
+            raise await self._refused(frame, fault, kind)
         return *found, decision
 
     async def _refused(
@@ -139,7 +144,8 @@ class ToolCalls(msgspec.Struct, kw_only=True):
             raise CommandTimeoutError(
                 f"the tool {tool.name} did not answer within {format_ms(tool.timeout_ms)}"
             ) from None
-        if wrong := problems(tool.result, result, "result"):
+        wrong, _ = await problems_in_turns(tool.result, result, "result")
+        if wrong:
             raise ApplicationError(f"the tool {tool.name} gave what its schema rules out: {'; '.join(wrong)}")
         return result
 
