@@ -41,6 +41,7 @@ from bridgehold.protocol.frames import (
     CancelParams,
     HelloParams,
     RequestFrame,
+    misfit,
     pack,
     read_frame,
     weight,
@@ -420,4 +421,4 @@ def _decode(request: _Request, kind: type[T]) -> T:
         loads(bytes(request.params), above=1)  # raises what its caller is told
         raise
     except msgspec.ValidationError as error:
-        raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
+        raise UsageError(f"parameters of {request.method[:80]}: {misfit(error, kind)}") from error
