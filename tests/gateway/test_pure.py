@@ -207,6 +207,46 @@ def test_an_honest_stream_of_responses_is_charged_what_it_says() -> None:
     assert charge(10**6, tap.counted, 200) == 23
 
 
+def test_an_answer_that_is_left_is_charged_what_was_said_and_what_passed() -> None:
+    """No byte is missing but the last: the cheapest way out must be to read on."""
+    text = b"word " * 50_000
+    answers = {
+        "openai": b'{"choices":[{"message":{"content":"%s"}}],"usage":{"prompt_tokens":9,"completion_tokens":64000}}',
+        "anthropic": b'{"content":[{"text":"%s"}],"usage":{"input_tokens":9,"output_tokens":64000}}',
+        "gemini": b'[{"candidates":[{"content":{"parts":[{"text":"%s"}]}}],"usageMetadata":{"promptTokenCount":9,'
+        b'"candidatesTokenCount":64000}},{"candidates":[{"content":{"parts":[{"text":"\\"usageMetadata\\":{}"}]}}]}]',
+    }  # fmt: skip
+    for shape, form in answers.items():
+        whole = form % text
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        tap.feed(whole)
+        tap.end()
+        assert charge(8_272, tap.counted, 200, open_ended=80) == 64_009
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        tap.feed(whole[:-1])
+        assert charge(8_272, tap.counted, 200) == 64_009
+        assert 250_000 < charge(8_272, tap.counted, 200, open_ended=80) < 251_000
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        tap.feed(whole[:80_000])
+        assert 79_000 < charge(8_272, tap.counted, 200, open_ended=80) <= 80_080
+        assert (
+            9_000 < charge(8_272, tap.counted, 200) < 11_000
+        )  # its bound is its own, and so is what was seen
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        for _ in range(16):
+            tap.feed(form[:30] + text)  # longer than is kept
+        tap.feed(whole[30:])
+        tap.end()
+        assert tap.counted.said is not None
+        assert charge(8_272, tap.counted, 200) >= 64_009
+    vectors = (
+        b'{"data":[{"embedding":[' + b"0.123456," * 400_000 + b'0.1]},{"b64_json":"%s"}]}' % (b"Q" * 9_000)
+    )
+    tap = UsageTap("openai", "application/json")
+    tap.feed(vectors)
+    assert charge(100, tap.counted, 200, open_ended=80) == 100, "what is generated otherwise has no text"
+
+
 def test_usage_holds_little_of_what_flows_by() -> None:
     tap = UsageTap("openai", "text/event-stream")
     for _ in range(100):
@@ -321,7 +361,7 @@ def test_a_redirect_to_the_same_place_but_for_a_slash_never_makes_a_client_go_ro
     )
     admitted = Admitted(
         provider=facts, method=method, path="/models", query=asked, headers=(), body=b"", rule="", secret="openai",
-        credential="", model="", tokens=0,
+        credential="", model="", tokens=0, open_ended=False,
     )  # fmt: skip
     headers = [("location", location)]
     if not leads:

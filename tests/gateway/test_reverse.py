@@ -180,6 +180,30 @@ def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path,
     on_stand(tmp_path, act, process=when == "before its head")
 
 
+def test_a_document_that_is_left_before_its_last_byte_is_charged_for_what_passed(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(script=("x" * 8_000_000,) * 2))
+        for asked in (CHAT, {**CHAT, "max_tokens": 300}):
+            body = json.dumps(asked).encode()
+            reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+            writer.write(
+                f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
+                f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            await reader.readexactly(1_000_000)
+            before = len(stand.audit.of(EgressOutcome))
+            writer.close()
+            await eventually(lambda before=before: len(stand.audit.of(EgressOutcome)) > before)
+        open_ended, bounded = stand.audit.of(EgressOutcome)
+        assert open_ended.code == bounded.code == "guest_gone"
+        assert open_ended.charged > 990_000
+        assert bounded.charged > 990_000 // 8
+        assert bounded.charged < 8_000_000 // 8
+
+    on_stand(tmp_path, act)
+
+
 CONTENTS = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 HONEST = [
     ("openai", "/chat/completions", CHAT),

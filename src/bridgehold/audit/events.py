@@ -234,13 +234,15 @@ class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
 
 
 class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
-    """A part of a tenant's bytes was handed out."""
+    """A part of a tenant's bytes was handed out, or a hub's listing that is kept among them."""
 
     digest: str
     size_bytes: int
     """Of the whole."""
     offset: int
     length: int
+    name: str = ""
+    """Of what it is; a listing's is ``hub:REPO@REVISION``."""
 
 
 class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):

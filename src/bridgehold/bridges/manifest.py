@@ -14,7 +14,6 @@ from bridgehold.errors import NotFoundError, UsageError
 from bridgehold.policies.model import Needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 Effect = Literal["create", "read", "run", "delete", "configure"]
@@ -88,6 +87,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The bridge's own files; mounted read-only as ``/bridge``."""
     digest: str = ""
     """Of ``bridge.toml``'s bytes."""
+    id_names: dict[str, str] = {}
+    """Made of `resources`: ``KIND_id`` and ``KIND_ids``, at any depth of arguments, are ids of that kind."""
+
+    def __post_init__(self) -> None:
+        names = {f"{kind}_id{many}": kind for kind in self.resources for many in ("", "s")}
+        msgspec.structs.force_setattr(self, "id_names", names)
 
     @property
     def file(self) -> Path:
@@ -118,23 +123,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 where=str(self.file),
             )
         return self.operations[name]
-
-    def kinds_of(self, operation: Operation, arguments: Mapping[str, object]) -> tuple[str, ...]:
-        """The kinds of resource that a command works on: its operation's, and each whose id it is given.
-
-        At any depth of the arguments ``KIND_id`` and ``KIND_ids`` are ids of that kind.
-        """
-        named = {f"{kind}_id{many}": kind for kind in self.resources for many in ("", "s")}
-        found = dict.fromkeys([operation.resource] if operation.resource else [])
-        waiting: list[object] = [arguments] if named else []
-        while waiting:
-            one = waiting.pop()
-            if isinstance(one, dict):
-                found.update(dict.fromkeys(named[key] for key in one if key in named))
-                waiting.extend(one.values())
-            elif isinstance(one, list):
-                waiting.extend(one)
-        return tuple(found)
 
     def check_arguments(self, operation: str, arguments: dict[str, object]) -> None:
         """Raises `UsageError` that names every place where `arguments` do not fit; never a value."""

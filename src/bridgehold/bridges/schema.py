@@ -23,7 +23,7 @@ from bridgehold.errors import LimitError
 from bridgehold.ids import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 Schema = dict[str, object]
 
@@ -130,6 +130,23 @@ def closed(schema: Schema) -> Schema:
 def named(schema: Schema) -> Schema:
     """What `schema` says of arguments, which are given by name: none at all where it says nothing."""
     return {"type": "object", **schema}
+
+
+def names_within(arguments: object, names: Mapping[str, str], first: str = "") -> tuple[str, ...]:
+    """`first`, if any, and what `names` says of each key that stands in `arguments`, at any depth; once each.
+
+    A command's resources: its operation's kind, and each whose id it is given.
+    """
+    found = {first: None} if first else {}
+    waiting = [arguments] if names else []
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            found.update(dict.fromkeys(names[key] for key in one if key in names))
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return tuple(found)
 
 
 def _extra(schema: Schema) -> object:

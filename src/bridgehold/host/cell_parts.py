@@ -43,7 +43,7 @@ from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
-from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.registry import Records, Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
@@ -85,9 +85,10 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
 
 
-def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]]) -> Shared:
-    """`write`: has the supervisor write a file of the configuration."""
-    registry = Registry(ground.layout, ground.config, ground.machine, ground.peers.journal)
+def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], records: Records) -> Shared:
+    """`write`: has the supervisor write a file of the configuration. `records`: as the registry's."""
+    registry = Registry(ground.layout, ground.config, ground.machine, records)
+    ground.peers.keeper.tenants_with = registry.tenants_with
     return Shared(
         settings=Settings(ground.config),
         registry=registry,
@@ -162,8 +163,14 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
         await self.zygotes.stop()
 
 
-def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: Budgets) -> CellParts:
-    """Join the parts; nothing is started yet."""
+def join_cell(
+    ground: Ground,
+    shared: Shared,
+    make_order: OrderMaker,
+    budgets: Budgets,
+    over: Callable[[str], None] = lambda _session: None,
+) -> CellParts:
+    """Join the parts; nothing is started yet. `over`: as `Sessions`'."""
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
         ground.layout.artifacts, parse_size(config.host.artifacts), shared.tenants.artifacts
@@ -177,7 +184,7 @@ def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: B
         peers.journal,
         demand=lambda tenant: settings.features.demand("artifacts", tenant),
     )
-    sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads)
+    sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads, over)
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(store, peers.journal, settings, changes)
     http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
@@ -243,7 +250,12 @@ def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: B
 
 
 def _workers(
-    ground: Ground, shared: Shared, recovery: Recovery, budgets: Budgets, downloads: Downloads
+    ground: Ground,
+    shared: Shared,
+    recovery: Recovery,
+    budgets: Budgets,
+    downloads: Downloads,
+    over: Callable[[str], None],
 ) -> tuple[Sessions, Zygotes, WarmPool]:
     config, peers = ground.config, ground.peers
 
@@ -274,5 +286,6 @@ def _workers(
         recovery=recovery,
         metrics=shared.metrics,
         on_degraded=ground.degraded,
+        over=over,
     )
     return sessions, zygotes, pool

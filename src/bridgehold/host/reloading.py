@@ -93,17 +93,17 @@ class Reloading:
             await asyncio.gather(*(server.look_up_again() for server in self._servers))
             self._after()
             before, self._rules = self._rules, self._registry.rules()
-            return msgspec.structs.replace(found, files=_changed(before, self._rules))
+            return msgspec.structs.replace(found, files=self._changed(before, self._rules))
+
+    def _changed(self, before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
+        """Files that say something else than before; of one that can't be used also why."""
+        found = []
+        for name, said in sorted(after.items()):
+            if before.get(name) != said:
+                why = self._registry.refused(name) if said.startswith("sha256:") else said
+                found.append(f"{name} (refused: {why})" if why else name)
+        return tuple(found)
 
 
 def _shown(gone: Path) -> str:
     return f"{gone.parent.name}/{gone.name} (gone)"
-
-
-def _changed(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
-    """Files that say something else than before; of one that can't be used also why."""
-    return tuple(
-        name if said.startswith("sha256:") else f"{name} (refused: {said})"
-        for name, said in sorted(after.items())
-        if before.get(name) != said
-    )

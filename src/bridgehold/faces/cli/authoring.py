@@ -23,9 +23,9 @@ from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
 from bridgehold.faces.layout import Column
 from bridgehold.faces.progress import waiting
-from bridgehold.faces.render import STATUS_STYLE, print_error, print_json, table
+from bridgehold.faces.render import STATUS_STYLE, print_error, print_json, print_traceback, table
 from bridgehold.faces.screen import err, out
-from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.ids import LOCAL_TENANT, parse_command, parse_name
 from bridgehold.policies.files import of_tenant
 
 Name = Annotated[str, typer.Argument(help="The bridge.")]
@@ -112,6 +112,8 @@ def check_bridge(
             (Column("", styles=STATUS_STYLE), "what", "detail"),
             [(one.status, one.name, one.detail) for one in found],
         )
+        for one in found:
+            print_traceback(one.traceback, out)
     if any(one.status == "FAIL" for one in found):
         raise typer.Exit(1)
 
@@ -130,8 +132,15 @@ def dev(
     provider: Provider = False,
 ) -> None:
     """Run an operation in a fresh sandbox after each save, with its log and traceback."""
-    bridge = operation.partition(":")[0]
+    bridge, named, _ = operation.partition(":")
     manifest = offline_registry().manifest(bridge, tenant)
+    if not named:
+        first = next(iter(manifest.operations), "OPERATION")
+        raise UsageError(
+            f"{operation!r} names no operation to run again",
+            hint=f"Such as `bridgehold bridge dev {bridge}:{first}`.",
+        )
+    parse_command(operation)
     arguments = read_arguments(args)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_dev(operation, arguments, manifest.folder, runs, provider=provider, tenant=tenant))

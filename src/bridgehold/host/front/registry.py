@@ -11,16 +11,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import GrantResolved, PolicyLoaded
+from bridgehold.audit.events import Event, GrantResolved, PolicyLoaded
 from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
-from bridgehold.errors import ManifestError, NotFoundError, PolicyError
+from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
 from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
 from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
@@ -38,6 +38,13 @@ _MOST_TRIES = 8
 """Grants resolved for one question; each of them was out of date by the time that the audit had it."""
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
+
+
+class Records(Protocol):
+    """Where it is written what grants rest on: the journal."""
+
+    async def append(self, event: Event, *, durable: bool = True) -> object:
+        """See `JournalClient.append`."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -60,9 +67,7 @@ class Registry:
     Without a `journal` it only resolves, for a command line that looks at policies.
     """
 
-    def __init__(
-        self, layout: Layout, config: Config, machine: Machine, journal: JournalClient | None
-    ) -> None:
+    def __init__(self, layout: Layout, config: Config, machine: Machine, journal: Records | None) -> None:
         self._layout = layout
         self._config, self._configured = config, _tenants(config)
         self._machine = machine
@@ -134,6 +139,18 @@ class Registry:
                     file = entry.folder.relative_to(self._layout.config) / "bridge.toml"
                     found[str(file)] = entry.manifest.digest if entry.manifest is not None else entry.fault
         return found
+
+    def refused(self, file: str) -> str:
+        """Why a policy or a tenant's file, by its name in `rules`, can't be used; empty: it can."""
+        folder, _, name = file.removesuffix(".toml").partition("/")
+        try:
+            if folder == self._layout.policies.name:
+                self.policy(name)
+            elif folder == self._layout.tenants.name and is_name(name):
+                self._ceiling(name, "", Readings(self.files))
+        except BridgeholdError as error:
+            return error.message
+        return ""
 
     @property
     def config(self) -> Config:

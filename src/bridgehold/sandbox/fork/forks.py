@@ -29,9 +29,9 @@ from bridgehold.sandbox.fork.shell import Shell, ShellPlan, own_mounts
 from bridgehold.sandbox.fork.zygote import ForkOrder, Zygote, ZygoteChangedError
 from bridgehold.sandbox.guest_files import processors
 from bridgehold.sandbox.launch import network
-from bridgehold.sandbox.launch.cold import Descriptors, Running
 from bridgehold.sandbox.launch.hold import Permit
 from bridgehold.sandbox.launch.mounts import Identity, parse_mounts
+from bridgehold.sandbox.launch.running import Descriptors, Running
 from bridgehold.sandbox.limits import shortage
 from bridgehold.sandbox.values import GUEST_UID, SandboxSpec
 
@@ -64,6 +64,7 @@ class Fork:
         self._met = False
         self._report = -1
         self._gate = -1
+        self._ends: tuple[int, ...] = ()
         self._fork = self._fork_fd = -1
         self._enters_itself = False
         self._permit: Permit | None = None

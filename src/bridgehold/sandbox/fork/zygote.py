@@ -30,8 +30,8 @@ from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.attest.observe import namespaces, parse_status
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.fork.template import Template
-from bridgehold.sandbox.launch.cold import Running
 from bridgehold.sandbox.launch.hold import Hold, Reaper
+from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import SandboxSpec
 
 _STOP_SECONDS = 2.0

@@ -15,7 +15,7 @@ from typing import Literal
 
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.launch.cold import Running
+from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
 Cause = Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
@@ -87,7 +87,7 @@ class Ending:
         if traced is not None:
             traced.attend()
         if self._running.reaper is not None:
-            self._running.reaper.attend()
+            self._running.reaper.resume()
         if self._status is None:
             self._status = self._wait()
         left = self._cgroup.processes()

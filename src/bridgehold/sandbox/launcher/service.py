@@ -14,7 +14,6 @@ import math
 import os
 import resource
 import selectors
-import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -25,7 +24,6 @@ from bridgehold.errors import (
     BusyError,
     NotFoundError,
     UnsupportedError,
-    UsageError,
     ZygoteError,
 )
 from bridgehold.policies.model import Machine
@@ -40,6 +38,7 @@ from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
+from bridgehold.sandbox.launcher.cells import Cells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.jobs import Jobs
@@ -68,8 +67,7 @@ class Launcher:
     def __init__(self, parts: Parts, channel: Channel) -> None:
         self.parts = parts
         self._channel = channel
-        self._cells: dict[str, Channel] = {}
-        """By name: the channels of cells."""
+        self._cells = Cells(parts)
         self.workers: dict[str, Worker] = {}
         self._restless: set[Worker] = set()
         """Those that start, end, or may have run out of memory: the others need no look."""
@@ -94,7 +92,7 @@ class Launcher:
             self._end_all()
 
     def _turn(self) -> None:
-        for channel in (self._channel, *self._cells.values()):
+        for channel in (self._channel, *self._cells.channels()):
             self._listen(channel)
         for key, events in self._selector.select(self._patience()):
             ready: Callable[[int, int], None] = key.data
@@ -220,7 +218,7 @@ class Launcher:
         self._selector.unregister(channel)
         channel.close()
         self._jobs.lost(channel)
-        self._cells = {name: one for name, one in self._cells.items() if one is not channel}
+        self._cells.forget(channel)
         for worker in self.workers.values():
             if worker.channel is channel:
                 self.end(worker, by="killed", reason="its cell is gone")
@@ -293,28 +291,10 @@ class Launcher:
                 self.end(worker, by="killed")
             case requests.SealRequest():
                 self._jobs.seal(channel, request)
-            case requests.OpenRequest():
-                return self._open(channel, request)
-            case requests.AllowRequest():
-                return self._allow(request)
+            case requests.OpenRequest() | requests.AllowRequest() | requests.EnterRequest():
+                self._cells.handle(channel, request)
+                return requests.Answer(id=request.id)
         return None
-
-    def _open(self, channel: Channel, request: requests.OpenRequest) -> requests.Answer:
-        """A channel for a cell."""
-        descriptor = channel.take_descriptor()
-        sock = socket.socket(fileno=descriptor)
-        if not request.tenant or request.cell in self._cells or sock.type != socket.SOCK_SEQPACKET:
-            sock.close()
-            raise UsageError("a cell's channel has a tenant, a name of its own, and a socket of datagrams")
-        self._cells[request.cell] = Channel(sock, tenant=request.tenant)
-        return requests.Answer(id=request.id)
-
-    def _allow(self, request: requests.AllowRequest) -> requests.Answer:
-        cell = self._cells.get(request.cell)
-        if cell is None:
-            raise NotFoundError(f"no cell {request.cell[:40]}")
-        cell.allow(request.bridge, request.digests, request.share)
-        return requests.Answer(id=request.id)
 
     def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """Queue an answer for whoever started `worker`."""
@@ -406,6 +386,8 @@ class Launcher:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
             worker.zygote.attend()  # it died, held: its parent inside is told by this
+            if worker.start.running.reaper is not None:
+                worker.start.running.reaper.resume()
             self.watch_running(worker)
         else:
             with contextlib.suppress(BlockingIOError):

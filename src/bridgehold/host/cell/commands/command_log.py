@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments
+from bridgehold.audit.arguments import Arguments, preview_of
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
@@ -22,9 +22,10 @@ from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
 from bridgehold.host.cell.workers.calls import Stream, Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
+from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.shares.observe import Metrics
-from bridgehold.ids import Digest, digest_bytes
+from bridgehold.ids import digest_bytes
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import CommandUsage, Principal
@@ -48,16 +49,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int
     arguments: Arguments
     replays: str = ""
-
-
-def deadline_of(request: CommandRequest, operation: Operation | None, grant: Grant) -> int:
-    """The shortest of what the policy, the manifest and the caller give."""
-    bounds = [grant.limits.command_ms]
-    if operation is not None and operation.timeout_ms > 0:
-        bounds.append(operation.timeout_ms)
-    if request.deadline_ms > 0:
-        bounds.append(request.deadline_ms)
-    return min(bounds)
 
 
 class _Worker(Protocol):
@@ -97,21 +88,29 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CommandLog:
-    """Writes both, and counts. `on_degraded`: an outcome couldn't be written, or the journal is gone."""
+    """Writes both, and counts."""
 
-    def __init__(self, journal: JournalClient, metrics: Metrics, on_degraded: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        journal: JournalClient,
+        metrics: Metrics,
+        on_degraded: Callable[[str], None],
+        rates: CommandRates | None = None,
+    ) -> None:
+        """`on_degraded`: an outcome couldn't be written, or the journal is gone.
+
+        `rates`: where the bytes of arguments and results are charged, unless that is done as they pass.
+        """
         self._journal = journal
         self._metrics = metrics
         self._on_degraded = on_degraded
+        self._rates = rates
 
-    async def intend(
-        self, plan: Plan, session: _Session, shown: tuple[Digest, int, str], parent: str = ""
-    ) -> str:
-        """The intent's reference, once it is durable. A tenant without room for it loses the session.
-
-        `shown`: digest, size and preview of its arguments (`preview_of`).
-        """
-        digest, size, text = shown
+    async def intend(self, plan: Plan, session: _Session, parent: str = "") -> str:
+        """The intent's reference, once it is durable. A tenant without room for it loses the session."""
+        digest, size, text = preview_of(plan.arguments, PREVIEW_BYTES)
+        if self._rates is not None and plan.grant.ceilings.bytes_per_second:
+            self._rates.charge(plan.grant, size, time.monotonic())
         event = CommandIntent(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,
@@ -154,6 +153,8 @@ class CommandLog:
         `counted`: as what the metrics know it; None: not at all.
         """
         failure, result = ending.failure, ending.result
+        if self._rates is not None and plan.grant.ceilings.bytes_per_second:
+            self._rates.charge(plan.grant, len(result), time.monotonic())
         event = CommandOutcome(
             tenant=plan.grant.tenant,
             principal=plan.principal.name,

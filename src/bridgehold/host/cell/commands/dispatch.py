@@ -14,11 +14,11 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.audit.arguments import preview_of, split_keys
+from bridgehold.audit.arguments import split_keys
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.frames import ResultFrame
 from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
-from bridgehold.bridges.schema import problems_in_turns
+from bridgehold.bridges.schema import names_within, problems_in_turns
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -32,14 +32,12 @@ from bridgehold.errors import (
 from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.commands.chains import Chain, Chains
 from bridgehold.host.cell.commands.command_log import (
-    PREVIEW_BYTES,
     Came,
     CommandLog,
     Counted,
     GoneError,
     Plan,
     came_of,
-    deadline_of,
     ending_of,
     in_order,
     output_of,
@@ -108,7 +106,7 @@ class Dispatch:
         self._sessions = sessions
         self._keys = keys
         self._make_order = make_order
-        self._log = CommandLog(journal, metrics, on_degraded)
+        self._log = CommandLog(journal, metrics, on_degraded, rates)
         self._rates = rates
 
     async def run(
@@ -175,7 +173,7 @@ class Dispatch:
                 plan = await self._still(plan)
             if plan.arguments.keys:
                 await self._keys.capture(session, plan.arguments)
-            intent = await self._intend(plan, session, parent)
+            intent = await self._log.intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, watcher)
             context = ToolContext(
@@ -239,7 +237,7 @@ class Dispatch:
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
-        kinds = manifest.kinds_of(declared, request.arguments) if declared is not None else ()
+        kinds = names_within(request.arguments, manifest.id_names, declared.resource) if declared else ()
         decision = granted.decisions.get((request.operation, kinds)) or decided(
             granted, bridge, operation, kinds
         )
@@ -260,6 +258,7 @@ class Dispatch:
         except BridgeholdError as error:
             reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
             raise await refuse(reason, type(error), hint=error.hint) from None
+        bounds = (grant.limits.command_ms, declared.timeout_ms if declared else 0, request.deadline_ms)
         plan = Plan(
             command=command,
             principal=principal,
@@ -268,7 +267,7 @@ class Dispatch:
             operation=declared,
             grant=grant,
             decision=decision,
-            deadline_ms=deadline_of(request, declared, grant),
+            deadline_ms=min(ms for ms in bounds if ms > 0),
             arguments=arguments,
             replays=replays,
         )
@@ -302,12 +301,6 @@ class Dispatch:
             plan.principal.name,
             nested=self._chains.waiting(plan) is not None,
         )
-
-    async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
-        shown = preview_of(plan.arguments, PREVIEW_BYTES)
-        if plan.grant.ceilings.bytes_per_second:
-            self._rates.charge(plan.grant, shown[1], time.monotonic())
-        return await self._log.intend(plan, session, shown, parent)
 
     async def _call(
         self,
@@ -355,7 +348,8 @@ class Dispatch:
     async def _beside(self, session: Session, plan: Plan) -> Reply:
         """What is answered while a command runs; the kernel's account is that command's."""
         started = time.monotonic()
-        intent = await self._intend(plan, session, plan.request.parent if self._chains.waiting(plan) else "")
+        parent = plan.request.parent if self._chains.waiting(plan) else ""
+        intent = await self._log.intend(plan, session, parent)
         operation = plan.request.operation
         call = session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms)
         came = await came_of(call, operation)
@@ -378,10 +372,7 @@ class Dispatch:
         inside = plan.operation is not None and plan.operation.output
         if inside and isinstance(came.frame, ResultFrame):
             came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        ending = ending_of(came)
-        if plan.grant.ceilings.bytes_per_second:
-            self._rates.charge(plan.grant, len(ending.result), time.monotonic())
-        receipt = await self._log.record(plan, session.id, intent, ending, usage, counted)
+        receipt = await self._log.record(plan, session.id, intent, ending_of(came), usage, counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         anew = session.tell_anew() if session.anew and not plan.replays else ""

@@ -197,10 +197,12 @@ class Exchange:
         admitted = self._admitted
         counted = self._tap.counted if self._tap is not None else NOTHING
         answered = 0 < self._answered < 300
-        charged = charge(self._reservation.tokens, counted, self._answered) if self._sent else 0
+        open_ended = len(admitted.body) if admitted.open_ended else 0
+        charged = charge(self._reservation.tokens, counted, self._answered, open_ended=open_ended)
         if self._sent:
             self._reservation.settle(charged)
         else:
+            charged = 0
             self._reservation.give_back()
         said = counted.said or Usage(
             input_tokens=len(admitted.body) // 4 if answered else 0, output_tokens=counted.seen

@@ -7,17 +7,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments, preview_of
+from bridgehold.audit.arguments import Arguments
 from bridgehold.audit.client import JournalClient
 from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.commands.command_log import (
-    PREVIEW_BYTES,
     CommandLog,
     Counted,
     Ending,
     Plan,
-    deadline_of,
     used,
 )
 from bridgehold.host.cell.commands.refusals import Refusal
@@ -69,10 +67,10 @@ class Ledger:
             operation=None,
             grant=grant,
             decision=Decision(allowed=True, rule=rule, reason=""),
-            deadline_ms=deadline_of(request, None, grant),
+            deadline_ms=grant.limits.command_ms,
             arguments=arguments,
         )
-        intent = await self._log.intend(plan, self._session, preview_of(arguments, PREVIEW_BYTES))
+        intent = await self._log.intend(plan, self._session)
         return Pending(plan=plan, intent=intent, started=time.monotonic())
 
     async def refuse(
