@@ -1,7 +1,8 @@
 """The events: one frozen value for each thing that can happen. Integers only, never a float.
 
 The journal adds the envelope (`v, instance, seq, time, mono_ns, boot, kind … prev, hash`) and
-writes one JSON line. `kind` is the stable name that queries and exporters use.
+writes one JSON line. `kind` is the stable name that queries and exporters use. They are one table, and
+stand in one file however long it is: ``docs/reference/events.md`` is generated from it.
 """
 
 from __future__ import annotations
