@@ -1,7 +1,8 @@
 """The events: one frozen value for each thing that can happen. Integers only, never a float.
 
 The journal adds the envelope (`v, instance, seq, time, mono_ns, boot, kind … prev, hash`) and
-writes one JSON line. `kind` is the stable name that queries and exporters use.
+writes one JSON line. `kind` is the stable name that queries and exporters use. They are one table, and
+stand in one file however long it is: ``docs/reference/events.md`` is generated from it.
 """
 
 from __future__ import annotations
@@ -69,10 +70,14 @@ class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refu
 
 
 class EnvironmentsRemoved(Event, frozen=True, kw_only=True, tag="environment.removed"):
-    """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`."""
+    """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`.
+
+    `stuck`: of those that nobody needs and that could not be removed, the first 64.
+    """
 
     names: tuple[str, ...]
     count: int
+    stuck: tuple[str, ...] = ()
 
 
 class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
@@ -230,13 +235,15 @@ class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
 
 
 class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
-    """A part of a tenant's bytes was handed out."""
+    """A part of a tenant's bytes was handed out, or a hub's listing that is kept among them."""
 
     digest: str
     size_bytes: int
     """Of the whole."""
     offset: int
     length: int
+    name: str = ""
+    """Of what it is; a listing's is ``hub:REPO@REVISION``."""
 
 
 class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):

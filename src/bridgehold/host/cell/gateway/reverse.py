@@ -39,7 +39,7 @@ class ReverseProxy:
         self._upstream = upstream
         self._parts = parts
         self._slow = slow
-        self._hub = HubProxy(served, upstream)
+        self._hub = HubProxy(served, upstream, parts)
 
     async def serve(
         self, wire: Wire, connection: h11.Connection, request: h11.Request, target: Target
