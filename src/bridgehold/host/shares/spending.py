@@ -79,6 +79,10 @@ class Spending:
                     max(0, one + two) for one, two in zip(before, more, strict=True)
                 ]
 
+    def priced(self, provider: str) -> bool:
+        """Whether what the provider makes has a price."""
+        return bool(self._prices.get(provider))
+
     def used(self, tenant: str) -> Used:
         """What `tenant` has used today and this month."""
         day = self.today()
