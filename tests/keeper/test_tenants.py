@@ -111,6 +111,24 @@ def test_a_flood_of_questions_waits_in_its_own_line(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(act(), 100))
 
 
+def test_long_texts_of_one_tenant_are_looked_through_beside_those_of_another(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with beside_a_slow_provider(tmp_path) as (client, _):
+            await client.redact("acme", ["x"])
+            await client.redact("umbra", ["x"])
+            long = ["key=" * 40_000 + "\\" * 40_000]
+            flood = [asyncio.create_task(client.redact("acme", long)) for _ in range(QUESTIONS_EACH)]
+            for _ in range(3):
+                await others_are_served(client)
+            assert not any(task.done() for task in flood), "it did not wait for one of them"
+            for task in flood:
+                task.cancel()
+            await asyncio.gather(*flood, return_exceptions=True)
+            await others_are_served(client)
+
+    asyncio.run(asyncio.wait_for(act(), 100))
+
+
 def test_a_frame_waits_behind_few_bytes_of_another_tenant() -> None:
     """However many streams of one tenant send as much as they can, and whether or not they are read."""
 

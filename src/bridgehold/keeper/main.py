@@ -2,7 +2,7 @@
 
 It holds keys and talks to providers; it takes decided requests from the host over one socket, and
 checks against its own table where each key may go. It ends with the host's end of that socket. Cells have
-channels of their own, which the host hands in at the door (``--fd-door``): each is one tenant's.
+channels of their own, which the host hands in at the intake (``--fd-intake``): each is one tenant's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import msgspec
 from bridgehold.audit.encodings import Encodings
 from bridgehold.audit.redact import Redactor
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.doors import Door
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -34,9 +34,10 @@ from bridgehold.errors import (
     SecretError,
 )
 from bridgehold.hardening import harden, open_descriptors
+from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
-from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places
+from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
@@ -48,7 +49,6 @@ _REFERENCES = 200
 _CONFIG_BOUND = 4 * 1024 * 1024
 _TEXTS_BOUND = 16 * 1024 * 1024
 """Of one question. Of all there are four times as many, each tenant's part kept."""
-_PIECE = 1024 * 1024
 _NOBODYS = Encodings(b"")
 """Of what the guest brought itself, or of no key at all."""
 
@@ -72,7 +72,8 @@ class Keeper:
         self._config = config
         self._providers = {entry.name: entry for entry in config.providers}
         self._vault = Vault(config)
-        self._upstream = Upstream(config.limits, lookup)
+        self._work = Turns()
+        self._upstream = Upstream(config.limits, lookup, self._work)
         self._signer = Signer(Path(config.secrets.folder))
         self._requests = Places(REQUESTS, self._vault.tenants_with)
         self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
@@ -81,12 +82,12 @@ class Keeper:
         self._channel: Channel | None = None
         self._cells: set[asyncio.Task[None]] = set()
 
-    async def serve(self, sock: socket.socket, door: socket.socket | None = None) -> None:
+    async def serve(self, sock: socket.socket, intake: socket.socket | None = None) -> None:
         """Until the host closes its end, or breaks the protocol (`ProtocolError`)."""
         self._channel = await Channel.connect(sock, self._opened)
         watching = asyncio.create_task(self._vault.watch())
-        if door is not None:
-            Door(door, self._enter).open()
+        if intake is not None:
+            Intake(intake, self._enter).open()
         try:
             await self._channel.run()
         finally:
@@ -174,8 +175,7 @@ class Keeper:
             body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
             texts = protocol.decode_texts(body)
             redactor = Redactor(await self._vault.encodings(ask.tenant))
-            for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
-                await stream.send(said[at : at + _PIECE])
+            await stream.send(await self._work.work(ask.tenant, _redacted(redactor, texts)))
         finally:
             self._texts.give_back(ask.tenant, ask.body_bytes)
         await stream.end()
@@ -258,8 +258,12 @@ class Keeper:
         )
 
 
-def _redacted(redactor: Redactor, texts: list[str]) -> bytes:
-    return msgspec.json.encode([redactor.text(text) for text in texts])
+def _redacted(redactor: Redactor, texts: list[str]) -> Generator[None, None, bytes]:
+    found = []
+    for text in texts:
+        shown = yield from redactor.steps(text)
+        found.append(shown)
+    return msgspec.json.encode(found)
 
 
 def _cancel(task: asyncio.Task[None], stream: Stream) -> None:
@@ -273,30 +277,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bridgehold keeper")
     parser.add_argument("--fd-host", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
-    parser.add_argument("--fd-door", type=int, default=-1)
+    parser.add_argument("--fd-intake", type=int, default=-1)
     args = parser.parse_args()
     os.umask(0o077)
     sys.excepthook = _hook
     try:
         harden(parent=os.getppid())
         open_descriptors()  # each request has a connection
+        sys.setswitchinterval(0.001)  # what threads compute keeps no stream waiting for longer
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
             config = parse_config(file.read(_CONFIG_BOUND))
-        door = socket.socket(fileno=args.fd_door) if args.fd_door >= 0 else None
-        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), door))
+        intake = socket.socket(fileno=args.fd_intake) if args.fd_intake >= 0 else None
+        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), intake))
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold keeper: {error.code}: {error.message}\n")
         return error.exit_status
     return 0
 
 
-async def _run(config: KeeperConfig, sock: socket.socket, door: socket.socket | None) -> None:
+async def _run(config: KeeperConfig, sock: socket.socket, intake: socket.socket | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_hook)
     keeper = Keeper(config)
     loop.add_signal_handler(signal.SIGTERM, keeper.stop)
-    await keeper.serve(sock, door)
+    await keeper.serve(sock, intake)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -6,8 +6,10 @@ Both ends count in the same way, by the same bounds, so that neither asks for wh
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import TypeVar, cast
 
 from bridgehold.policies.parts import kept_for_others
 
@@ -17,6 +19,9 @@ QUESTIONS = 1_024
 """All else that is asked (keys, texts to redact, signatures): no request takes a place of these."""
 QUESTIONS_EACH = 32
 """Of one tenant. The next wait for their turn."""
+_TURN_SECONDS = 0.001
+
+T = TypeVar("T")
 
 
 class Places:
@@ -115,6 +120,17 @@ class Turns:
         turn = asyncio.get_running_loop().create_future()
         self._lines.setdefault(tenant, deque()).append(turn)
         await turn
+
+    async def work(self, tenant: str, steps: Generator[None, None, T]) -> T:
+        """What `steps` return, worked through in the tenant's turns."""
+        while True:
+            await self.take(tenant)
+            until = time.perf_counter() + _TURN_SECONDS
+            while time.perf_counter() < until:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return cast("T", end.value)
 
     async def _hand_out(self) -> None:
         try:

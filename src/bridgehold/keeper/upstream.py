@@ -27,6 +27,7 @@ from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
+from bridgehold.keeper.places import Turns
 from bridgehold.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.keeper.resolve import Lookup, resolve, system_lookup
 from bridgehold.keeper.scrub import Scrubber
@@ -85,7 +86,11 @@ class _Pinned(AbstractResolver):
 class Upstream:
     """Connections to providers: a pool for each tenant and provider, so that no two tenants share one."""
 
-    def __init__(self, limits: UpstreamLimits, lookup: Lookup = system_lookup) -> None:
+    def __init__(
+        self, limits: UpstreamLimits, lookup: Lookup = system_lookup, turns: Turns | None = None
+    ) -> None:
+        """`turns`: in which answers are looked through."""
+        self._turns = turns or Turns()
         self._limits = limits
         self._lookup = lookup
         self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
@@ -209,6 +214,7 @@ class Upstream:
             )
         if response.status < 200:
             raise ProviderError(f"{entry.name} wants to switch protocols", where=entry.host)
+        await self._turns.take(request.tenant)
         headers = returned_headers(response.headers, scrubber)
         if told is not None:
             kept = tuple(pair for pair in headers if pair[0] not in (*PASSED_ON, FOLLOWED))
@@ -221,7 +227,7 @@ class Upstream:
                 total += len(chunk)
                 if total > bound:
                     raise LimitError(f"an answer has at most {bound} bytes")
-                await stream.send(scrubber.feed(chunk))
+                await stream.send(await self._turns.work(request.tenant, scrubber.steps(chunk)))
         await stream.send(scrubber.finish())
         await stream.end(msgspec.json.encode(Done(scrubbed=scrubber.count, response_bytes=total)))
 
@@ -339,10 +345,11 @@ def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str],
     dropped = HOP_HEADERS | {
         token.strip().lower() for value in headers.getall("Connection", ()) for token in value.split(",")
     }
+    passed = [(name, value) for name, value in headers.items() if name.lower() not in dropped]
+    if sum(len(name) + len(value) for name, value in passed) > _HEADERS_BOUND:
+        raise ProviderError("the provider's headers are too long")
     kept = []
-    for name, value in headers.items():
-        if name.lower() in dropped:
-            continue
+    for name, value in passed:
         shown = scrubber.text(value)
         kept.append(
             (
@@ -350,8 +357,6 @@ def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str],
                 "".join(c if " " <= c <= "\xff" and c != "\x7f" else " " for c in shown),
             )
         )
-    if sum(len(name) + len(value) for name, value in kept) > _HEADERS_BOUND:
-        raise ProviderError("the provider's headers are too long")
     return tuple(kept)
 
 
