@@ -2,7 +2,8 @@
 
 An error carries a stable `code`, an exit status for the command line, a hint that names the
 remedy, where the fault is, and whether the same call may be tried again. The table in
-``docs/reference/errors.md`` is generated from the classes below and checked by a test.
+``docs/reference/errors.md`` is generated from the classes below and checked by a test. They are one table,
+and stand in one file however long it is: no two may share a code or a status.
 """
 
 from __future__ import annotations
@@ -352,6 +353,15 @@ class HostUnavailableError(BridgeholdError):
     code = "host_unavailable"
     exit_status = 51
     default_retry = "later"
+
+
+class CellEndedError(BridgeholdError):
+    """The process that serves the tenant has ended, with its sessions and what ran in them."""
+
+    code = "cell_ended"
+    exit_status = 53
+    default_retry = "later"
+    default_hint = "The next request begins a new one. `bridgehold audit query` shows what had run."
 
 
 class HostLeavingError(HostUnavailableError):

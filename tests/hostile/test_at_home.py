@@ -130,6 +130,8 @@ import multiprocessing, os, runpy, subprocess, sys
 ask = "import sys, queue, helper, bridgehold_sdk; print([sys.path[1:], queue.__file__, helper.__file__, bridgehold_sdk.__file__])"
 open("/tmp/ask.py", "w").write(ask)
 import queue, helper, bridgehold_sdk
+here = os.path.dirname(sys.executable)
+assert {"python", "python3", "python%d.%d" % sys.version_info[:2]} <= set(os.listdir(here)), os.listdir(here)
 result["worker"] = str([sys.path, queue.__file__, helper.__file__, bridgehold_sdk.__file__])
 for name, argv in (("code", ["-c", ask]), ("file", ["/tmp/ask.py"]), ("options", ["-B", "-W", "ignore", "-c", ask])):
     result[name] = subprocess.run([sys.executable, *argv], capture_output=True, text=True).stdout.strip()

@@ -16,8 +16,8 @@ from gateway_support import credentials
 
 from bridgehold.bridges.kit.provider import Provider, fingerprint
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.doors import hand_in
 from bridgehold.errors import BridgeholdError, HostUnavailableError, SecretError
+from bridgehold.intake import hand_in
 from bridgehold.keeper import protocol
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
@@ -29,16 +29,16 @@ ACME, UMBRA = "sk-real-acme-0123456789abcdef", "sk-real-umbra-0123456789abcdef"
 
 
 class House:
-    """A keeper with a host's client, and a door for cells."""
+    """A keeper with a host's client, and an intake for cells."""
 
-    def __init__(self, host: KeeperClient, door: socket.socket, provider: Provider) -> None:
+    def __init__(self, host: KeeperClient, intake: socket.socket, provider: Provider) -> None:
         self.host = host
-        self.door = door
+        self.intake = intake
         self.provider = provider
 
     async def cell(self, tenant: str) -> KeeperClient:
         ours, theirs = socket.socketpair()
-        await hand_in(self.door, tenant, theirs)
+        await hand_in(self.intake, tenant, theirs)
         return await KeeperClient.connect(ours)
 
 
@@ -50,15 +50,15 @@ async def house(folder: Path) -> AsyncIterator[House]:
             (folder / "c" / f"{tenant}.openai").write_text(key)
         entry = ProviderEntry(name="openai", base_url=provider.base_url, private=True)
         ours, theirs = socket.socketpair()
-        door, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        intake, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper = Keeper(KeeperConfig(secrets=store, providers=(entry,)))
         serving = asyncio.create_task(keeper.serve(theirs, inner))
         host = await KeeperClient.connect(ours)
         try:
-            yield House(host, door, provider)
+            yield House(host, intake, provider)
         finally:
             await host.close()
-            door.close()
+            intake.close()
             with contextlib.suppress(BridgeholdError):
                 await asyncio.wait_for(serving, 30)
 
@@ -139,7 +139,7 @@ def test_a_cell_has_its_tenants_key_and_a_sessions_own_one_is_no_other_tenants(t
     asyncio.run(act())
 
 
-def test_what_comes_in_at_the_door_without_a_tenant_or_a_channel_is_nothing(tmp_path: Path) -> None:
+def test_what_comes_in_at_the_intake_without_a_tenant_or_a_channel_is_nothing(tmp_path: Path) -> None:
     async def act() -> None:
         async with house(tmp_path) as at:
             pipe, kept = os.pipe()
@@ -150,7 +150,7 @@ def test_what_comes_in_at_the_door_without_a_tenant_or_a_channel_is_nothing(tmp_
                 (b"[" * 4_000, [kept]),
                 (b'{"tenant":""}', [kept]),
             ):
-                socket.send_fds(at.door, [said], given)
+                socket.send_fds(at.intake, [said], given)
             acme = await at.cell("acme")
             assert await key_of(acme, "acme", at.provider) == fingerprint(ACME)
             os.close(kept)

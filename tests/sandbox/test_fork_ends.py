@@ -74,3 +74,30 @@ def test_how_a_fork_ended_is_always_known(ends: Machine) -> None:
         last.close()
 
     ends.drive(act)
+
+
+LOUD = """
+import os, signal
+def shout():
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGCHLD, signal.SIGRTMAX) * 2_000:
+        os.kill(1, number)
+os.register_at_fork(after_in_child=shout)
+"""
+
+
+def test_a_fork_that_signals_its_zygotes_init_hides_no_end(ends: Machine) -> None:
+    """Each signal is a stop where the init is traced, and thousands are none of the launcher's time."""
+
+    async def act(client: LauncherClient) -> None:
+        nursery = Nursery(ends, framework=LOUD)
+        zygote = await nursery.zygote(client)
+        for status in (5, 6):
+            guest = await nursery.fork(client, zygote)
+            with pytest.raises(EOFError):
+                await guest.python(f"import os; os._exit({status})")
+            report = await client.exited(guest.launched.worker)
+            assert (report.cause, report.status) == ("exited", status)
+            guest.close()
+        await zygote.end()
+
+    ends.drive(act)

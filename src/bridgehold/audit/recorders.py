@@ -64,7 +64,8 @@ def breach(recorder: Recorder, event: Event, owner: str, *, launcher: bool) -> s
     kinds = _KINDS.get(recorder.name)
     if kinds is None and launcher and kind in RECORDED_KINDS:
         return f"{kind} is the launcher's to write"
-    if kinds is not None and kind not in kinds:
+    unrecorded = recorder.name == "tenant" and kind in RECORDED_KINDS and not launcher
+    if kinds is not None and kind not in kinds and not unrecorded:
         return f"{kind} is not the {recorder.name}'s to write"
     if recorder.tenant and event.tenant != recorder.tenant:
         return "an event of another tenant"

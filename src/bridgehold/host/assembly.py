@@ -12,19 +12,26 @@ from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
-from bridgehold.host.cell_parts import CellParts, Shared, join_cell, share
+from bridgehold.host.cell_parts import Shared, join_cell, share
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
+from bridgehold.host.front.cells import Cells, Intakes
 from bridgehold.host.front.environments import Environments
+from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.reloading import Reloading
+from bridgehold.host.serving import Celled, InHost, Serving
+from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.places import Places
+from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.spending import Spending
-from bridgehold.host.tenancy import Ending, Tenancy
+from bridgehold.host.template import Template
+from bridgehold.host.tenancy import Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies.units import parse_size
 
@@ -33,24 +40,41 @@ def assemble(given: Foundation) -> HostParts:
     """Join the parts. Raises what the configuration's faults are."""
     ground = given.ground
     config, layout, peers = ground.config, ground.layout, ground.peers
-    shared = share(ground, given.supervisor.write)
+    shared = share(ground, given.supervisor.write, peers.journal)
     peers.launcher.share_of = shared.registry.share_of
-    peers.keeper.tenants_with = shared.registry.tenants_with
     environments = Environments(layout, config, peers.launcher, peers.journal)
     orders = Orders(shared.registry, environments, peers.keeper, shared.settings, peers.journal)
     prices = {name: section.price for name, section in config.providers.items()}
     budgets = spent_before(layout, Spending(shared.tenants.of, prices))
-    cell = join_cell(ground, shared, orders.make, budgets)
-    environments.when_changed(cell.zygotes.retire, cell.pool.retire)
-    shared.metrics.watch(cell.sessions.__len__, lambda: len(cell.zygotes.infos()))
+    serving: Serving
+    if given.template is None:
+        cell = join_cell(ground, shared, orders.make, budgets)
+        environments.when_changed(cell.zygotes.retire, cell.pool.retire)
+        shared.metrics.watch(cell.sessions.__len__, lambda: len(cell.zygotes.infos()))
+        serving = InHost(cell, ground)
+        refusals = cell.refusals
+    else:
+        serving = _celled(given, shared, orders, budgets, given.template)
+        refusals = Refusals(peers.journal, shared.metrics)
     tokens = TokenFiles(layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
-    tenancy = _tenancy(given, shared, cell, tokens, servers)
+    tenancy = Tenancy(
+        shared.tenants,
+        tokens,
+        serving.owners,
+        shared.settings,
+        serving.used,
+        serving.ending(),
+        peers.keeper,
+        peers.journal,
+        functools.partial(look_up_again, servers),
+    )
     parts = HostParts(
         shared=shared,
         environments=environments,
         orders=orders,
-        cell=cell,
+        serving=serving,
+        refusals=refusals,
         tokens=tokens,
         tenancy=tenancy,
         servers=servers,
@@ -59,44 +83,70 @@ def assemble(given: Foundation) -> HostParts:
     return parts
 
 
-def _tenancy(
-    given: Foundation, shared: Shared, cell: CellParts, tokens: TokenFiles, servers: list[SocketServer]
-) -> Tenancy:
-    """`servers`: those that are there once somebody asks for anything."""
-    ending = Ending(sessions=cell.sessions.end_all, zygotes=cell.zygotes.end_all, warm_pool=cell.pool.end_all)
-    return Tenancy(
-        shared.tenants,
-        tokens,
-        lambda: [session.key.tenant for session in cell.sessions],
-        shared.settings,
-        cell.budgets.spending.used,
-        ending,
-        given.ground.peers.keeper,
-        given.ground.peers.journal,
-        functools.partial(look_up_again, servers),
+def _celled(
+    given: Foundation, shared: Shared, orders: Orders, budgets: Budgets, template: socket.socket
+) -> Celled:
+    ground, ends, begun = given.ground, given.ends, set[str]()
+
+    def spent(tenant: str) -> cell_wire.Spent:
+        """As counted when the host began; for a second cell of a tenant's, as the audit has it now."""
+        found = budgets
+        if tenant in begun:
+            prices = {name: section.price for name, section in shared.settings.now.providers.items()}
+            found = spent_before(ground.layout, Spending(shared.tenants.of, prices))
+        begun.add(tenant)
+        return cell_wire.Spent(providers=found.of(tenant), periods=found.spending.of(tenant))
+
+    def make_config(tenant: str) -> cell_wire.CellConfig:
+        return cell_wire.CellConfig(
+            tenant=tenant,
+            host=given.host,
+            machine=ground.machine,
+            config=shared.settings.now.model_dump_json(),
+            spent=spent(tenant),
+        )
+
+    cells = Cells(
+        Template(template),
+        Intakes(
+            launcher=ground.peers.launcher,
+            keeper=_intake(ends.keeper_intake),
+            journal=_intake(ends.journal_intake),
+        ),
+        orders,
+        Places(ground.config.host.max_sessions, shared.registry.tenants_with),
+        make_config,
+        lambda: shared.settings.zygotes().memory_bytes,
     )
+    return Celled(cells, Forwarding(cells), shared.registry, shared.settings)
+
+
+def _intake(descriptor: int) -> socket.socket:
+    intake = socket.socket(fileno=descriptor)
+    intake.setblocking(False)
+    return intake
 
 
 def _serve(given: Foundation, parts: HostParts) -> None:
     """Add to the parts' servers one for each socket."""
     config, ends = given.ground.config, given.ends
-    host, tokens, tenancy, cell = config.host, parts.tokens, parts.tenancy, parts.cell
+    host, tokens, tenancy = config.host, parts.tokens, parts.tenancy
     principals = Principals(config.principals, given.host.owner_uid, given.host.face_uid, tokens)
     reloading = _reloading(given, parts, principals)
     again = functools.partial(look_up_again, parts.servers)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, again)
     bridges = BridgeMethods(parts.shared.registry, parts.environments, given.lifetime.ask_stop)
-    tables = (cell, bridges, reloading, tenancy, token_admin)
+    tables = (parts.serving, bridges, reloading, tenancy, token_admin)
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,
         principals=principals,
         methods=table,
-        refusals=cell.refusals,
+        refusals=parts.refusals,
         callers=Callers(limits(host.connections, parse_size(host.caller_bytes), open_descriptors())),
         active=parts.shared.tenants.demand,
     )
-    parts.servers.append(make(socket.socket(fileno=ends.listener), left=cell.methods.left))
+    parts.servers.append(make(socket.socket(fileno=ends.listener), left=parts.serving.left))
     if ends.tokens >= 0:
         parts.servers.append(make(socket.socket(fileno=ends.tokens), tokens_only=True))
     reloading.serve_with(*parts.servers)
@@ -105,21 +155,21 @@ def _serve(given: Foundation, parts: HostParts) -> None:
 class _Told(msgspec.Struct, frozen=True):
     """`reloading.Parts`: all that keeps something of a configuration."""
 
-    cell: CellParts
+    serving: Serving
     principals: Principals
 
     def check(self, config: Config) -> None:
-        self.cell.check(config)
+        self.serving.check(config)
 
     def tell(self, config: Config, gone: tuple[Path, ...]) -> None:
-        self.cell.tell(config, gone)
+        self.serving.tell(config, gone)
         self.principals.replace(config.principals)
 
 
 def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> Reloading:
     def follow() -> None:
         """The configuration has changed: there may be more to have warm, and other ceilings."""
-        given.lifetime.begin(parts.cell.prestart())
+        given.lifetime.begin(parts.serving.prestart())
         given.lifetime.begin(parts.tenancy.tell_journal())
 
     return Reloading(
@@ -127,7 +177,7 @@ def _reloading(given: Foundation, parts: HostParts, principals: Principals) -> R
         given.ground.layout.config_file,
         given.host.overrides,
         parts.shared.registry,
-        _Told(parts.cell, principals),
+        _Told(parts.serving, principals),
         given.ground.peers.journal,
         follow,
     )

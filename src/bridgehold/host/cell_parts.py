@@ -43,7 +43,7 @@ from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.redaction import Redaction
-from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.registry import Records, Registry
 from bridgehold.host.front.tenants import TenantFiles
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.budgets import Budgets
@@ -85,9 +85,10 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
 
 
-def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]]) -> Shared:
-    """`write`: has the supervisor write a file of the configuration."""
-    registry = Registry(ground.layout, ground.config, ground.machine, ground.peers.journal)
+def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], records: Records) -> Shared:
+    """`write`: has the supervisor write a file of the configuration. `records`: as the registry's."""
+    registry = Registry(ground.layout, ground.config, ground.machine, records)
+    ground.peers.keeper.tenants_with = registry.tenants_with
     return Shared(
         settings=Settings(ground.config),
         registry=registry,
@@ -162,8 +163,15 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
         await self.zygotes.stop()
 
 
-def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: Budgets) -> CellParts:
-    """Join the parts; nothing is started yet."""
+def join_cell(
+    ground: Ground,
+    shared: Shared,
+    make_order: OrderMaker,
+    budgets: Budgets,
+    over: Callable[[str], None] = lambda _session: None,
+    opened: Callable[[str, str], None] = lambda _session, _name: None,
+) -> CellParts:
+    """Join the parts; nothing is started yet. `over` and `opened`: as `Sessions`'."""
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
         ground.layout.artifacts, parse_size(config.host.artifacts), shared.tenants.artifacts
@@ -177,7 +185,32 @@ def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: B
         peers.journal,
         demand=lambda tenant: settings.features.demand("artifacts", tenant),
     )
-    sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads)
+
+    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
+        return sessions.attribute(session)
+
+    def calling_out(session: str) -> Attribution:
+        return sessions.calling_out(session)
+
+    gateways = GatewayOpener(
+        config,
+        keeper=peers.keeper,
+        budgets=budgets,
+        downloads=downloads,
+        attribution=calling_out,
+    )
+    zygotes, pool = _workers(ground, shared, gateways, attribute)
+    sessions = Sessions(
+        pool,
+        peers.journal,
+        bound=config.host.max_sessions,
+        tenants=shared.registry.tenants_with,
+        recovery=recovery,
+        metrics=shared.metrics,
+        on_degraded=ground.degraded,
+        over=over,
+        opened=opened,
+    )
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(store, peers.journal, settings, changes)
     http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
@@ -243,36 +276,16 @@ def join_cell(ground: Ground, shared: Shared, make_order: OrderMaker, budgets: B
 
 
 def _workers(
-    ground: Ground, shared: Shared, recovery: Recovery, budgets: Budgets, downloads: Downloads
-) -> tuple[Sessions, Zygotes, WarmPool]:
-    config, peers = ground.config, ground.peers
-
-    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
-        return sessions.attribute(session)
-
-    def calling_out(session: str) -> Attribution:
-        return sessions.calling_out(session)
-
-    gateways = GatewayOpener(
-        config, keeper=peers.keeper, budgets=budgets, downloads=downloads, attribution=calling_out
-    )
+    ground: Ground, shared: Shared, gateways: GatewayOpener, attribute: Callable[[str], Attribution]
+) -> tuple[Zygotes, WarmPool]:
+    """`attribute`: asked by what a session has, so after there are sessions."""
     services = Services(
-        launcher=peers.launcher,
-        journal=peers.journal,
-        frames=FrameBudget(parse_size(config.host.buffered_bytes)),
+        launcher=ground.peers.launcher,
+        journal=ground.peers.journal,
+        frames=FrameBudget(parse_size(ground.config.host.buffered_bytes)),
         open_gateway=gateways.open,
         on_degraded=ground.degraded,
         attribute=attribute,
     )
     zygotes = Zygotes(services, shared.settings.zygotes())
-    pool = WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)
-    sessions = Sessions(
-        pool,
-        peers.journal,
-        bound=config.host.max_sessions,
-        tenants=shared.registry.tenants_with,
-        recovery=recovery,
-        metrics=shared.metrics,
-        on_degraded=ground.degraded,
-    )
-    return sessions, zygotes, pool
+    return zygotes, WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)

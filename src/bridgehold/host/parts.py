@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterable
 
 import msgspec
 
-from bridgehold.host.cell_parts import CellParts, Ground, Shared
+from bridgehold.host.cell_parts import Ground, Shared
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
 from bridgehold.host.lifetime import Lifetime
+from bridgehold.host.serving import Serving
+from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
 from bridgehold.host.tenancy import Tenancy
 
@@ -25,6 +28,8 @@ class Foundation(msgspec.Struct, frozen=True, kw_only=True):
     ends: Ends
     supervisor: SupervisorLink
     lifetime: Lifetime
+    template: socket.socket | None = None
+    """What cells are forked from; without it there is one for all tenants, in this process."""
 
 
 class HostParts(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +38,8 @@ class HostParts(msgspec.Struct, frozen=True, kw_only=True):
     shared: Shared
     environments: Environments
     orders: Orders
-    cell: CellParts
+    serving: Serving
+    refusals: Refusals
     tokens: TokenFiles
     tenancy: Tenancy
     servers: list[SocketServer]

@@ -2,7 +2,7 @@
 
 It holds keys and talks to providers; it takes decided requests from the host over one socket, and
 checks against its own table where each key may go. It ends with the host's end of that socket. Cells have
-channels of their own, which the host hands in at the door (``--fd-door``): each is one tenant's.
+channels of their own, which the host hands in at the intake (``--fd-intake``): each is one tenant's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import msgspec
 from bridgehold.audit.encodings import Encodings
 from bridgehold.audit.redact import Redactor
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.doors import Door
 from bridgehold.errors import (
     BridgeholdError,
     BusyError,
@@ -35,6 +34,7 @@ from bridgehold.errors import (
     SecretError,
 )
 from bridgehold.hardening import harden, open_descriptors
+from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.paced import PacedSocket, Reads
@@ -83,12 +83,12 @@ class Keeper:
         self._channel: Channel | None = None
         self._cells: set[asyncio.Task[None]] = set()
 
-    async def serve(self, sock: socket.socket, door: socket.socket | None = None) -> None:
+    async def serve(self, sock: socket.socket, intake: socket.socket | None = None) -> None:
         """Until the host closes its end, or breaks the protocol (`ProtocolError`)."""
         self._channel = await Channel.connect(sock, self._opened)
         watching = asyncio.create_task(self._vault.watch())
-        if door is not None:
-            Door(door, self._enter).open()
+        if intake is not None:
+            Intake(intake, self._enter).open()
         try:
             await self._channel.run()
         finally:
@@ -278,7 +278,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bridgehold keeper")
     parser.add_argument("--fd-host", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
-    parser.add_argument("--fd-door", type=int, default=-1)
+    parser.add_argument("--fd-intake", type=int, default=-1)
     args = parser.parse_args()
     os.umask(0o077)
     sys.excepthook = _hook
@@ -289,20 +289,20 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
             config = parse_config(file.read(_CONFIG_BOUND))
-        door = socket.socket(fileno=args.fd_door) if args.fd_door >= 0 else None
-        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), door))
+        intake = socket.socket(fileno=args.fd_intake) if args.fd_intake >= 0 else None
+        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), intake))
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold keeper: {error.code}: {error.message}\n")
         return error.exit_status
     return 0
 
 
-async def _run(config: KeeperConfig, sock: socket.socket, door: socket.socket | None) -> None:
+async def _run(config: KeeperConfig, sock: socket.socket, intake: socket.socket | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_hook)
     keeper = Keeper(config)
     loop.add_signal_handler(signal.SIGTERM, keeper.stop)
-    await keeper.serve(sock, door)
+    await keeper.serve(sock, intake)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -160,13 +160,18 @@ def _start(
     tokens = listen_at(layout.tokens_socket, 0o600) if http is not None else None
     channel, parent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
+    keeper_intake, keeper_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    journal_intake, journal_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sockets += [keeper_intake, keeper_inner, journal_intake, journal_inner]
     if tokens is not None:
         sockets.append(tokens)
     plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
     children: list[Child] = []
     try:
-        children.append(_spawn("journal", plan.journal, plan.roles.journal, {"host": journal_end.fileno()}))
-        children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, {"host": keeper_end.fileno()}))
+        given = {"host": journal_end.fileno(), "intake": journal_inner.fileno()}
+        children.append(_spawn("journal", plan.journal, plan.roles.journal, given))
+        given = {"host": keeper_end.fileno(), "intake": keeper_inner.fileno()}
+        children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, given))
         children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
         ends = {
             "launcher": launcher_host.fileno(),
@@ -174,6 +179,8 @@ def _start(
             "journal": journal_host.fileno(),
             "listener": listener.fileno(),
             "parent": parent.fileno(),
+            "keeper-intake": keeper_intake.fileno(),
+            "journal-intake": journal_intake.fileno(),
         }
         if tokens is not None:
             ends["tokens"] = tokens.fileno()
@@ -354,8 +361,3 @@ def _end(
 def encode(config: msgspec.Struct) -> bytes:
     """A process's configuration as it goes through a descriptor: JSON."""
     return msgspec.json.encode(config)
-
-
-def state_folders(layout: Layout) -> tuple[Path, ...]:
-    """The folders that must be there, private to the user, before any process starts."""
-    return (layout.config, layout.state, layout.run)

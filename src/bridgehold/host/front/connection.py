@@ -1,7 +1,8 @@
 """One connection to the host's socket: frames in, each request in a task of its own, answers out.
 
 Whatever it takes is counted first: by the principal, or by the uid of who is nobody yet. Who breaks a bound
-waits, then gets a typed error, then loses its connection with all that runs on it; nobody else does.
+waits, then gets a typed error, then loses its connection with all that runs on it; nobody else does. What
+reads a request stands here too, though the file is long: each command passes it, and each module costs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import TypeVar
 
 import msgspec
 
-from bridgehold import strict
 from bridgehold.bridges.legacy.bodies import plain_json
 from bridgehold.errors import (
     BridgeholdError,
@@ -30,8 +30,9 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.front.callers import SMALL, peer_uid
-from bridgehold.host.front.method import Method, ServerContext, visible_info
+from bridgehold.host.front.method import Forwarded, Method, Scope, ServerContext, visible_info
 from bridgehold.host.front.outgoing import Events, Outgoing
+from bridgehold.host.front.params import decode
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
 from bridgehold.protocol.frames import (
@@ -45,7 +46,7 @@ from bridgehold.protocol.frames import (
     read_frame,
     weight,
 )
-from bridgehold.protocol.plain import MAX_DEPTH, loads
+from bridgehold.protocol.plain import loads
 from bridgehold.protocol.values import Principal
 
 _MAX_REQUESTS = 256
@@ -298,7 +299,7 @@ class Connection:
             raise UsageError(
                 f"no method {request.method[:80]!r}", hint="docs/reference/host-protocol.md lists them."
             )
-        params = _decode(request, method.params)
+        params = _params(request, method)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
@@ -414,10 +415,17 @@ def _faulty(body: bytes, error: Exception) -> _Request:
 def _decode(request: _Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
+    return decode(request.method, request.params, kind)
+
+
+def _params(request: _Request, method: Method) -> msgspec.Struct:
+    """What `method`'s handler takes. Of what goes on to a cell, the cell reads all but for whom it is."""
+    if not issubclass(method.params, Scope):
+        return _decode(request, method.params)
+    if request.fault is not None:
+        raise request.fault
     try:
-        return msgspec.convert(strict.loads(bytes(request.params), max_depth=MAX_DEPTH + 1), type=kind)
-    except strict.StrictError:
-        loads(bytes(request.params), above=1)  # raises what its caller is told
-        raise
-    except msgspec.ValidationError as error:
+        scope = msgspec.json.decode(request.params, type=method.params)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
+    return Forwarded(scope=scope, raw=request.params)

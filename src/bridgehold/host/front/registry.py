@@ -11,11 +11,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import GrantResolved, PolicyLoaded
+from bridgehold.audit.events import Event, GrantResolved, PolicyLoaded
 from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
@@ -40,6 +40,13 @@ _MOST_TRIES = 8
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
+class Records(Protocol):
+    """Where it is written what grants rest on: the journal."""
+
+    async def append(self, event: Event, *, durable: bool = True) -> object:
+        """See `JournalClient.append`."""
+
+
 class Granted(msgspec.Struct, frozen=True):
     """A bridge as a tenant has it: manifest and grant, and all that the grant was made of."""
 
@@ -60,9 +67,7 @@ class Registry:
     Without a `journal` it only resolves, for a command line that looks at policies.
     """
 
-    def __init__(
-        self, layout: Layout, config: Config, machine: Machine, journal: JournalClient | None
-    ) -> None:
+    def __init__(self, layout: Layout, config: Config, machine: Machine, journal: Records | None) -> None:
         self._layout = layout
         self._config, self._configured = config, _tenants(config)
         self._machine = machine

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import msgspec
 
@@ -90,6 +90,26 @@ class Budgets:
                 first, tokens, day = charged.pop(entry.text("intent"), (key, 0, entry.time[:10]))
                 unsent = entry.fields.get("unsent") is True
                 self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, day)
+
+    def of(self, tenant: str) -> dict[str, tuple[int, int]]:
+        """Requests and tokens of the tenant's, by provider."""
+        return {
+            provider: (count, self._tokens.get((tenant, provider), 0))
+            for (owner, provider), count in self._requests.items()
+            if owner == tenant
+        }
+
+    def restore(
+        self,
+        tenant: str,
+        providers: Mapping[str, tuple[int, int]],
+        periods: Mapping[str, tuple[int, int, int]],
+    ) -> None:
+        """Begin with what another one has counted for the tenant (`of`, and its spending's)."""
+        for provider, (requests, tokens) in providers.items():
+            self._requests[tenant, provider] = requests
+            self._tokens[tenant, provider] = tokens
+        self.spending.restore(tenant, periods)
 
     def spent(self, tenant: str, provider: str) -> Spent:
         """What a tenant has used of a provider, requests under way included."""

@@ -79,6 +79,19 @@ class Spending:
                     max(0, one + two) for one, two in zip(before, more, strict=True)
                 ]
 
+    def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
+        """Requests, tokens and millionths of money of the tenant's, by day and month."""
+        return {
+            period: (count[0], count[1], count[2])
+            for (owner, period), count in self._counts.items()
+            if owner == tenant
+        }
+
+    def restore(self, tenant: str, periods: Mapping[str, tuple[int, int, int]]) -> None:
+        """Begin with what another one has counted for the tenant."""
+        self.today()
+        self._counts |= {(tenant, period): list(count) for period, count in periods.items()}
+
     def used(self, tenant: str) -> Used:
         """What `tenant` has used today and this month."""
         day = self.today()

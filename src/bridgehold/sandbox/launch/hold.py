@@ -170,10 +170,16 @@ class Reaper(Traced):
             self._place = arguments[1] if what == _WAIT4 else 0
         elif self._place and what in self._ends:
             self._ends[what] = syscalls.ptrace_word(self._pid, self._place)
+            self._stops = 0
+
+    def resume(self) -> None:
+        """Something of its namespace has ended: it goes on, however often it was made to stop."""
+        self._stops = 0
+        self._go_on()
+        self.attend()
 
     def _go_on(self) -> None:
-        self._stops = 0  # what a look takes in is bounded, and where it stops nobody is reaped
-        if self._stopped:
+        if self._stopped and self._stops <= _MOST_STOPS:
             with contextlib.suppress(ProcessLookupError):
                 syscalls.ptrace(syscalls.PTRACE_SYSCALL, self._pid)
             self._stopped = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -11,12 +12,16 @@ from collections import deque
 import msgspec
 
 from bridgehold.errors import DeniedError, UsageError
+from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.limits.shortage import shortage
 from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.values import SandboxSpec, TenantShare
 
 _PAUSE_SECONDS = 0.001
+_FROM = 2
+"""``SCM_CREDENTIALS``."""
+_CREDENTIALS = struct.Struct("3i")
 _FULL = 64
 """Answers not taken yet, from which on no further request is read."""
 
@@ -38,6 +43,12 @@ class Channel:
         self._allowed: dict[str, tuple[str, ...]] = {}
         """By bridge: digests of specs."""
         self._given: list[int] = []
+        self.sender = 0
+        """The process that a cell's last request came from."""
+        self.leaf: SessionCgroup | None = None
+        """Where a cell's process is, once it has asked for that."""
+        if tenant:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._queue: deque[tuple[bytes, list[int]]] = deque()
 
     @property
@@ -112,7 +123,10 @@ class Channel:
     def _receive(self) -> bytes:
         """A datagram. Descriptors are taken of the host alone: a cell's are dropped by the kernel."""
         if not self.whole:
-            return self._socket.recv(requests.MAX_DATAGRAM)
+            room = socket.CMSG_SPACE(_CREDENTIALS.size)
+            data, beside, _, _ = self._socket.recvmsg(requests.MAX_DATAGRAM, room)
+            self.sender = sum(_CREDENTIALS.unpack(said)[0] for _, kind, said in beside if kind == _FROM)
+            return data
         flags = socket.MSG_CMSG_CLOEXEC
         data, self._given, _, _ = socket.recv_fds(self._socket, requests.MAX_DATAGRAM, 1, flags)
         return data

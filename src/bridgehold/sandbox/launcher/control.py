@@ -130,7 +130,13 @@ class LauncherClient:
     async def open_cell(self, cell: str, tenant: str, end: socket.socket) -> None:
         """Have `end` (of a pair of datagram sockets; closed here) be the channel of a cell of `tenant`."""
         with end:
-            await self._ask(requests.OpenRequest(self._id(), cell, tenant), (end.fileno(),))
+            await self._ask(
+                requests.OpenRequest(self._id(), cell, tenant, self.share_of(tenant)), (end.fileno(),)
+            )
+
+    async def enter(self) -> None:
+        """Of a cell: have this process be in its tenant's cgroup. Raises `UnsupportedError`, `BusyError`."""
+        await self._ask(requests.EnterRequest(self._id()))
 
     async def allow(self, cell: str, bridge: str, tenant: str, specs: Iterable[SandboxSpec]) -> None:
         """From now on the cell may start `specs` for `bridge`, and nothing else. Raises `NotFoundError`."""

@@ -99,6 +99,8 @@ class OpenRequest(msgspec.Struct, frozen=True, tag="open"):
     cell: str
     """Names the channel; new in this launcher's life."""
     tenant: str
+    share: TenantShare | None = None
+    """As `LaunchRequest`'s."""
 
 
 class AllowRequest(msgspec.Struct, frozen=True, tag="allow"):
@@ -110,6 +112,12 @@ class AllowRequest(msgspec.Struct, frozen=True, tag="allow"):
     digests: tuple[str, ...]
     share: TenantShare | None = None
     """As `LaunchRequest`'s: what a cell says of it counts for nothing."""
+
+
+class EnterRequest(msgspec.Struct, frozen=True, tag="enter"):
+    """Put the process that says this, as the kernel says who it is, into its tenant's cgroup."""
+
+    id: int
 
 
 Request = (
@@ -124,6 +132,7 @@ Request = (
     | SealRequest
     | OpenRequest
     | AllowRequest
+    | EnterRequest
 )
 OfCell = (
     MachineRequest
@@ -134,6 +143,7 @@ OfCell = (
     | AccountRequest
     | CurrentRequest
     | KillRequest
+    | EnterRequest
 )
 """What a cell may ask. All else on its channel ends that."""
 

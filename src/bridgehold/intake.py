@@ -1,6 +1,6 @@
 """How the host hands a cell's channel to another process: one descriptor in a datagram, and whose it is.
 
-A process that serves cells holds one end of a pair of datagram sockets, its *door*; the host alone holds
+A process that serves cells holds one end of a pair of datagram sockets, its *intake*; the host alone holds
 the other. What comes in belongs to the tenant that the host says, for as long as it is open.
 """
 
@@ -26,12 +26,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tenant: str
 
 
-def receive(door: socket.socket) -> tuple[str, socket.socket] | None:
+def receive(intake: socket.socket) -> tuple[str, socket.socket] | None:
     """Whose the next channel is, and the channel; None where nothing sound came.
 
     Raises `BlockingIOError` where nothing came yet, `EOFError` where the host is gone.
     """
-    data, given, _, _ = socket.recv_fds(door, _MOST, 1, socket.MSG_CMSG_CLOEXEC)
+    data, given, _, _ = socket.recv_fds(intake, _MOST, 1, socket.MSG_CMSG_CLOEXEC)
     if not data and not given:
         raise EOFError
     tenant = ""
@@ -41,12 +41,12 @@ def receive(door: socket.socket) -> tuple[str, socket.socket] | None:
         return tenant, socket.socket(fileno=given[0])
     for descriptor in given:
         os.close(descriptor)
-    sys.stderr.write("bridgehold: something else than a channel came in at a door\n")
+    sys.stderr.write("bridgehold: something else than a channel came in at an intake\n")
     return None
 
 
-async def hand_in(door: socket.socket, tenant: str, channel: socket.socket) -> None:
-    """Hand `channel` (closed here) to the process behind `door`, as a cell's of `tenant`.
+async def hand_in(intake: socket.socket, tenant: str, channel: socket.socket) -> None:
+    """Hand `channel` (closed here) to the process behind `intake`, as a cell's of `tenant`.
 
     Raises `HostUnavailableError` where that process is gone.
     """
@@ -54,7 +54,7 @@ async def hand_in(door: socket.socket, tenant: str, channel: socket.socket) -> N
     with channel:
         while True:
             try:
-                socket.send_fds(door, [data], [channel.fileno()])
+                socket.send_fds(intake, [data], [channel.fileno()])
                 return
             except BlockingIOError:
                 await asyncio.sleep(
@@ -66,7 +66,7 @@ async def hand_in(door: socket.socket, tenant: str, channel: socket.socket) -> N
                 ) from error
 
 
-class Door:
+class Intake:
     """The receiving end in an asyncio process: each channel goes to `enter`."""
 
     def __init__(self, sock: socket.socket, enter: Callable[[str, socket.socket], None]) -> None:
