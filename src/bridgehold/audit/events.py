@@ -70,10 +70,14 @@ class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refu
 
 
 class EnvironmentsRemoved(Event, frozen=True, kw_only=True, tag="environment.removed"):
-    """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`."""
+    """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`.
+
+    `stuck`: of those that nobody needs and that could not be removed, the first 64.
+    """
 
     names: tuple[str, ...]
     count: int
+    stuck: tuple[str, ...] = ()
 
 
 class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):
