@@ -88,6 +88,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The bridge's own files; mounted read-only as ``/bridge``."""
     digest: str = ""
     """Of ``bridge.toml``'s bytes."""
+    release: str = ""
+    """Of a bridge that was submitted: which of its releases this is, by the digest of its files."""
 
     @property
     def file(self) -> Path:

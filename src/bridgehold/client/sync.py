@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from bridgehold.client.adapter import Adapter
 from bridgehold.client.client import RECONNECT_SECONDS, Client, Host
@@ -21,6 +21,9 @@ from bridgehold.client.tools import Tools
 from bridgehold.config.layout import Layout
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 from bridgehold.protocol.values import Artifact, Reply, ResourceRef, SessionInfo
+
+if TYPE_CHECKING:
+    from bridgehold.protocol.submissions import Submission
 
 T = TypeVar("T")
 
@@ -217,6 +220,14 @@ class SyncClient:
     def remove(self, digest: str, *, tenant: str = LOCAL_TENANT) -> None:
         """As `Client.remove`."""
         self._loop.run(self._client.remove(digest, tenant=tenant))
+
+    def submit(self, source: Path, *, tenant: str = LOCAL_TENANT) -> Submission:
+        """As `Client.submit`."""
+        return self._loop.run(self._client.submit(source, tenant=tenant))
+
+    def submissions(self, *, tenant: str | None = None) -> list[Submission]:
+        """As `Client.submissions`."""
+        return self._loop.run(self._client.submissions(tenant=tenant))
 
     def create_resource(
         self,

@@ -9,6 +9,7 @@ import socket
 from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.settings import Settings
+from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
 from bridgehold.host.cell.commands.dispatch import Dispatch
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
@@ -29,10 +30,12 @@ from bridgehold.host.cell.workers.forks import ForkStart
 from bridgehold.host.cell.workers.live import GatewayHandle, Services
 from bridgehold.host.cell.workers.pipes import FrameBudget
 from bridgehold.host.cell.workers.pool import WarmPool
+from bridgehold.host.cell.workers.trial import Trial
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.callers import Callers, limits, open_descriptors
 from bridgehold.host.front.environments import Environments
+from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.registry import Registry
@@ -46,6 +49,7 @@ from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.host.shares.spending import Spending
+from bridgehold.host.submissions import Submissions
 from bridgehold.host.tenancy import Ending, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies.units import parse_size
@@ -60,14 +64,17 @@ def assemble(given: Foundation) -> HostParts:
     answering = _answer(given, shared, working)
     tokens = TokenFiles(given.layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
-    tenancy = _tenancy(given, shared, working, tokens, servers)
-    _serve(given, shared, working, answering, tokens, tenancy, servers)
+    log = AdminLog(given.peers.journal)
+    submissions = _submissions(given, shared, working, answering.artifacts, log)
+    tenancy = _tenancy(given, shared, working, tokens, submissions, log, servers)
+    _serve(given, shared, working, answering, tokens, tenancy, submissions, servers)
     return HostParts(
         shared=shared,
         working=working,
         answering=answering,
         tokens=tokens,
         tenancy=tenancy,
+        submissions=submissions,
         servers=servers,
     )
 
@@ -139,7 +146,9 @@ def _work(given: Foundation, shared: Shared) -> Working:
         metrics=shared.metrics,
         on_degraded=degraded,
     )
-    return Working(sessions=sessions, zygotes=zygotes, pool=pool, recovery=recovery, budgets=budgets)
+    return Working(
+        services=services, sessions=sessions, zygotes=zygotes, pool=pool, recovery=recovery, budgets=budgets
+    )
 
 
 def _downloads(given: Foundation, shared: Shared) -> Downloads:
@@ -213,14 +222,37 @@ def _scripts(given: Foundation, shared: Shared, working: Working, refusals: Refu
     )
 
 
+def _submissions(
+    given: Foundation, shared: Shared, working: Working, artifacts: Artifacts, log: AdminLog
+) -> Submissions:
+    return Submissions(
+        given.layout,
+        artifacts,
+        shared.registry,
+        shared.tenants,
+        shared.orders,
+        Trial(working.services, ForkStart(working.services, working.zygotes), given.peers.journal),
+        Locking(shared.settings),
+        log,
+        given.supervisor.release,
+    )
+
+
 def _tenancy(
-    given: Foundation, shared: Shared, working: Working, tokens: TokenFiles, servers: list[SocketServer]
+    given: Foundation,
+    shared: Shared,
+    working: Working,
+    tokens: TokenFiles,
+    submissions: Submissions,
+    log: AdminLog,
+    servers: list[SocketServer],
 ) -> Tenancy:
     """`servers`: those that are there once somebody asks for anything."""
     ending = Ending(
         sessions=working.sessions.end_all,
         zygotes=working.zygotes.end_all,
         warm_pool=working.pool.end_all,
+        submissions=submissions.end,
     )
     return Tenancy(
         shared.tenants,
@@ -231,6 +263,7 @@ def _tenancy(
         ending,
         given.peers.keeper,
         given.peers.journal,
+        log,
         functools.partial(look_up_again, servers),
     )
 
@@ -242,6 +275,7 @@ def _serve(
     answering: Answering,
     tokens: TokenFiles,
     tenancy: Tenancy,
+    submissions: Submissions,
     servers: list[SocketServer],
 ) -> None:
     """Add to `servers` one for each socket."""
@@ -250,7 +284,7 @@ def _serve(
     reloading = _reloading(given, shared, working, answering, tenancy, principals)
     unified = Unified(answering.dispatch, shared.registry, shared.resources, working.sessions.why_missing)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, functools.partial(look_up_again, servers))
-    tables = (answering.methods, unified, answering.artifacts, reloading, tenancy, token_admin)
+    tables = (answering.methods, unified, answering.artifacts, reloading, tenancy, token_admin, submissions)
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,

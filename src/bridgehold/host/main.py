@@ -101,6 +101,7 @@ class HostProcess:
         lifetime.stand("the warm pool", parts.working.pool.watch(shared.orders.make, peers.keeper.versions))
         lifetime.begin(parts.prestart())
         lifetime.begin(parts.sweep())
+        lifetime.begin(parts.submissions.watch())
 
     async def _end(self, parts: HostParts, peers: Peers) -> None:
         """What runs, from the outside in."""

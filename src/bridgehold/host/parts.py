@@ -24,6 +24,7 @@ from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.tools.http import HttpTools
 from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.tools.process import ProcessTools
+from bridgehold.host.cell.workers.live import Services
 from bridgehold.host.cell.workers.pool import WarmPool
 from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.environments import Environments
@@ -38,6 +39,7 @@ from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
+from bridgehold.host.submissions import Submissions
 from bridgehold.host.tenancy import Tenancy
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
@@ -84,6 +86,7 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
 class Working(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions, and how their workers start."""
 
+    services: Services
     sessions: Sessions
     zygotes: Zygotes
     pool: WarmPool
@@ -111,6 +114,7 @@ class HostParts(msgspec.Struct, frozen=True, kw_only=True):
     answering: Answering
     tokens: TokenFiles
     tenancy: Tenancy
+    submissions: Submissions
     servers: list[SocketServer]
 
     async def look_up_again(self) -> None:

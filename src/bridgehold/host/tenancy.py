@@ -53,6 +53,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     zygotes: EndAll
     warm_pool: EndAll
     """Sandboxes that stand ready for it."""
+    submissions: EndAll
+    """Bridges of its own that wait for an operator, or are being checked."""
 
 
 class Tenancy:
@@ -68,6 +70,7 @@ class Tenancy:
         ending: Ending,
         keeper: KeeperClient,
         journal: JournalClient,
+        log: AdminLog,
         look_up_again: Callable[[], Awaitable[None]],
     ) -> None:
         """`look_up_again`: who is connected may be somebody else now, or nobody."""
@@ -79,7 +82,7 @@ class Tenancy:
         self._ending = ending
         self._keeper = keeper
         self._journal = journal
-        self.log = AdminLog(journal)
+        self.log = log
         self._look_up_again = look_up_again
 
     def table(self) -> dict[str, Method]:
@@ -220,6 +223,7 @@ class Tenancy:
             "sessions": lambda: self._ending.sessions(tenant, reason),
             "zygotes": lambda: self._ending.zygotes(tenant, reason),
             "warm_pool": lambda: self._ending.warm_pool(tenant, reason),
+            "submissions": lambda: self._ending.submissions(tenant, reason),
             "tokens": lambda: self._end_tokens(tenant),
             "keys": lambda: self._keeper.forget(tenant),
         }

@@ -52,6 +52,8 @@ KEYS: tuple[Key, ...] = (
         least=1,
     ),
     Key("artifacts", "size", "Bytes of artifacts and downloads that are kept."),
+    Key("submissions", "count", "Bridges that it has submitted and that wait for an operator."),
+    Key("submitted", "size", "Bytes of these bridges together."),
     Key(
         "journal",
         "size",

@@ -32,7 +32,7 @@ from bridgehold.errors import ConfigError, InternalError, error_classes
 from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
-from bridgehold.supervisor import files, plans
+from bridgehold.supervisor import files, plans, releases
 from bridgehold.supervisor.handover import (
     Inherited,
     OriginalMounts,
@@ -102,6 +102,7 @@ def run(
             ready=ready,
             leave=lambda: _leave(children),
             write=lambda said: files.answer(layout, said),
+            release=lambda said, descriptor: releases.answer(layout, said, descriptor),
         )
         again = False
         signals: list[int] = []
@@ -140,6 +141,7 @@ def prepare_folders(layout: Layout, config: Config) -> None:
         (layout.environments, roles.host, 0o755),
         (layout.secrets, roles.keeper, 0o700),
         (layout.artifacts, roles.host, 0o700),
+        (layout.quarantine, roles.host, 0o700),
         (layout.uids, os.getuid(), 0o700),
     )
     _own(layout.audit, roles.journal, roles.host, 0o2750)  # the host folds budgets from it; new files follow

@@ -15,6 +15,7 @@ import msgspec
 from bridgehold import reads
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused, EnvironmentsRemoved
+from bridgehold.bridges.bundle import WHEELS
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -151,8 +152,13 @@ class Environments:
             require_python(self._interpreter, manifest.python, where=str(manifest.file))
             built = found = await self._find(lock, allow_pth=key[1])
             if built is None:
+                own = manifest.folder / WHEELS
                 built = await self._builder.ensure(
-                    lock, bridge=manifest.name, on_progress=tell, allow_pth=key[1]
+                    lock,
+                    bridge=manifest.name,
+                    on_progress=tell,
+                    allow_pth=key[1],
+                    wheels=str(own) if own.is_dir() and not own.is_symlink() else "",
                 )
                 await self._guard.check(built)
         except OSError as os_error:

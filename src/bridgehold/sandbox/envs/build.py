@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
+
 from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError, ShortageError
 from bridgehold.ids import Digest
 from bridgehold.sandbox.envs.archive import ScanLimits
@@ -84,9 +86,11 @@ class EnvironmentBuilder:
         return self._store.find(self._key(lock, allow_pth=allow_pth))
 
     async def ensure(
-        self, lock: Lock, *, bridge: str, on_progress: OnProgress, allow_pth: bool = False
+        self, lock: Lock, *, bridge: str, on_progress: OnProgress, allow_pth: bool = False, wheels: str = ""
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
+
+        `wheels`: a folder that is asked first for what the lock names; empty: none.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
         `EnvironmentBuildError` (missing, unreachable, too large). Nothing half-built is ever found.
@@ -99,7 +103,9 @@ class EnvironmentBuilder:
             async with self._store.building(key, on_progress):
                 found = self._store.find(key)  # whoever held the lock may have built it
                 if found is None:
-                    found = await self._build(lock, key, bridge, on_progress, allow_pth=allow_pth)
+                    found = await self._build(
+                        lock, key, bridge, on_progress, allow_pth=allow_pth, folder=wheels
+                    )
                 return found
         except (OSError, BridgeholdError) as error:
             number = shortage(error)
@@ -147,10 +153,11 @@ class EnvironmentBuilder:
         return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())
 
     async def _build(
-        self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool
+        self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool, folder: str
     ) -> Environment:
         pins = active_pins(lock, self._interpreter)
-        wheels, reports = await self._read(pins, on_progress, allow_pth=allow_pth)
+        request = self._request(pins, folder)
+        wheels, reports = await self._read(request, on_progress, allow_pth=allow_pth)
         build = self._store.new_build(key)
         try:
             tree = Tree(build)
@@ -174,13 +181,14 @@ class EnvironmentBuilder:
         return environment
 
     async def _read(
-        self, pins: Sequence[Pin], on_progress: OnProgress, *, allow_pth: bool
+        self, request: FetchRequest, on_progress: OnProgress, *, allow_pth: bool
     ) -> tuple[tuple[Wheel, ...], tuple[ScanReport, ...]]:
         """Every wheel and its report, each scanned as soon as it is there.
 
         One that is refused ends the fetching: whatever is larger is not brought any more. Raises with the
         findings of all that were there.
         """
+        pins = request.pins
         if not pins:
             return (), ()
         loop = asyncio.get_running_loop()
@@ -202,7 +210,7 @@ class EnvironmentBuilder:
 
         pool = ThreadPoolExecutor(_SCAN_THREADS)
         try:
-            wheels = await _until(refused, fetch(self._request(pins), on_progress, there))
+            wheels = await _until(refused, fetch(request, on_progress, there))
             for wheel in wheels:
                 there(wheel)
             on_progress(BuildProgress(phase="scan", total=len(pins)))
@@ -219,11 +227,14 @@ class EnvironmentBuilder:
         refuse_clashes(ordered)
         return wheels, ordered
 
-    def _request(self, pins: Sequence[Pin]) -> FetchRequest:
+    def _request(self, pins: Sequence[Pin], folder: str) -> FetchRequest:
+        sources = self._sources()
+        if folder:
+            sources = msgspec.structs.replace(sources, folders=(folder, *sources.folders))
         return FetchRequest(
             pins=tuple(pins),
             tags=self._interpreter.tags,
-            sources=self._sources(),
+            sources=sources,
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )
