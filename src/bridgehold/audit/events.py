@@ -386,8 +386,8 @@ class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
 
 
 class AdminIntent(Event, frozen=True, kw_only=True, tag="admin.intent"):
-    """Durable before an operator changes a tenant, a token or a bridge of a tenant's, and before a bridge that
-    was handed in is looked at. Never a token, nor the value of a key."""
+    """Durable before an operator changes a tenant, a token or a tenant's bridge, and before a bridge that was
+    handed in is looked at. Never a token, nor the value of a key."""
 
     action: str
     """``tenant.suspend``, ``token.create`` and so on: the method."""

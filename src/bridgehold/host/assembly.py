@@ -22,6 +22,7 @@ from bridgehold.host.cell.scripts.user_scripts import UserScripts
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.cell.store.quarantine import Quarantine
 from bridgehold.host.cell.tools.http import HttpTools
 from bridgehold.host.cell.tools.offers import Offers
 from bridgehold.host.cell.tools.process import ProcessTools
@@ -41,6 +42,7 @@ from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
+from bridgehold.host.intake import Intake
 from bridgehold.host.parts import Answering, Foundation, HostParts, Shared, Working, look_up_again, prestart
 from bridgehold.host.reloading import Reloaded, Reloading
 from bridgehold.host.shares.buckets import CommandRates
@@ -225,16 +227,19 @@ def _scripts(given: Foundation, shared: Shared, working: Working, refusals: Refu
 def _submissions(
     given: Foundation, shared: Shared, working: Working, artifacts: Artifacts, log: AdminLog
 ) -> Submissions:
-    return Submissions(
+    kept = Quarantine(given.layout.quarantine)
+    intake = Intake(
         given.layout,
         artifacts,
         shared.registry,
         shared.tenants,
         shared.orders,
         Trial(working.services, ForkStart(working.services, working.zygotes), given.peers.journal),
-        Locking(shared.settings),
-        log,
-        given.supervisor.release,
+        Locking(shared.settings, given.layout.quarantine),
+        kept,
+    )
+    return Submissions(
+        given.layout, shared.registry, shared.tenants, kept, intake, log, given.supervisor.release
     )
 
 

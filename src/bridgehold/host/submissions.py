@@ -1,7 +1,6 @@
 """``bridge.submit`` and what follows: a tenant brings a bridge, an operator decides what it asks for.
 
-What comes is bytes until the one strict reader has made values of it; it runs in a sandbox that reaches
-nothing, and otherwise nowhere; and what was looked at, to the last byte and capability, is what is approved.
+What was looked at, to the last byte and capability, is what is approved.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import msgspec
 
 from bridgehold import reads
 from bridgehold.bridges import bundle, releases
-from bridgehold.bridges.bundle import MOST_PACKED, Bundle
-from bridgehold.bridges.manifest import Manifest
+from bridgehold.bridges.bundle import MOST_PACKED
 from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.bridges.releases import CURRENT, Releases
 from bridgehold.config.layout import Layout
@@ -26,27 +24,22 @@ from bridgehold.errors import (
     BusyError,
     CancelledError,
     DeniedError,
-    ManifestError,
     NotFoundError,
     PolicyError,
     UsageError,
     from_os,
 )
 from bridgehold.host.admin_log import AdminLog
-from bridgehold.host.cell.artifact_methods import Artifacts
 from bridgehold.host.cell.store import quarantine
-from bridgehold.host.cell.store.archives import unpack
 from bridgehold.host.cell.store.artifacts import SerialChanges
 from bridgehold.host.cell.store.quarantine import Quarantine
-from bridgehold.host.cell.workers.trial import Trial, confined
-from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.method import Method
-from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
+from bridgehold.host.intake import Intake
 from bridgehold.host.startup import LONGEST_FILE, ReleaseChange
-from bridgehold.ids import digest_bytes, new_session_id, parse_name
+from bridgehold.ids import digest_bytes, parse_name
 from bridgehold.policies.changes import Changes, compare
 from bridgehold.policies.model import Grant
 from bridgehold.policies.tables import LONGEST_TEXT, format_time
@@ -66,7 +59,6 @@ from bridgehold.protocol.values import Principal
 
 OWNER = "owner"
 """The host's own user: it could write the files by hand, and so may approve what it submitted."""
-_TRIALS_AT_ONCE = 2
 _SWEEP_SECONDS = 600.0
 Write = Callable[[ReleaseChange, bytes | None], Awaitable[None]]
 
@@ -77,27 +69,21 @@ class Submissions:
     def __init__(
         self,
         layout: Layout,
-        artifacts: Artifacts,
         registry: Registry,
         tenants: TenantFiles,
-        orders: Orders,
-        trial: Trial,
-        locking: Locking,
+        kept: Quarantine,
+        intake: Intake,
         log: AdminLog,
         write: Write,
     ) -> None:
         self._layout = layout
-        self._artifacts = artifacts
         self._registry = registry
         self._tenants = tenants
-        self._orders = orders
-        self._trial = trial
-        self._locking = locking
+        self._quarantine = kept
+        self._intake = intake
         self._log = log
         self._write = write
-        self._quarantine = Quarantine(layout.quarantine)
         self._turns = SerialChanges()
-        self._room = asyncio.Semaphore(_TRIALS_AT_ONCE)
         self._checking: dict[str, tuple[asyncio.Future[None], asyncio.Event]] = {}
         """By tenant, one at a time: who cancels the first ends it; the second is set when it has ended."""
 
@@ -132,12 +118,14 @@ class Submissions:
         self._checking[tenant] = stop, over
 
         async def act() -> Submission:
-            work = asyncio.ensure_future(self._submitted(principal, tenant, params.archive))
+            work = asyncio.ensure_future(self._intake.take(principal, tenant, params.archive))
             stop.add_done_callback(lambda _: work.cancel())  # or nothing, if it is done
             try:
                 return await work
             except asyncio.CancelledError:
                 raise CancelledError(f"the tenant {tenant} was revoked meanwhile") from None
+            except OSError as error:
+                raise from_os(error) from error
 
         try:
             details = {"archive": params.archive}
@@ -225,83 +213,6 @@ class Submissions:
 
         return await self._turns.take(tenant, forget)
 
-    # What comes in.
-
-    async def _submitted(self, principal: Principal, tenant: str, archive: str) -> Submission:
-        data = await self._artifacts.take_out(principal, tenant, archive, MOST_PACKED)
-        found = await asyncio.to_thread(unpack, data)
-        manifest = self._manifest(principal, tenant, found)
-        limits = self._tenants.of(tenant).limits
-        room = (limits.submissions, limits.submitted, found.size)
-        await asyncio.to_thread(self._quarantine.demand_room, tenant, *room)
-        found, packages = await self._locking.locked(found, manifest)
-        record = quarantine.new_record(tenant, found, manifest.name, manifest.version, principal.name)
-        record = msgspec.structs.replace(record, packages=packages)
-        try:
-            await asyncio.to_thread(self._quarantine.keep, record, found)
-            record = await self._checked(record, found, principal)
-        except OSError as error:
-            await self._failed(record, from_os(error))
-            raise from_os(error) from error
-        except BridgeholdError as error:
-            await self._failed(record, error)
-            raise
-        except BaseException:
-            await self._failed(record, BusyError("it was given up"))
-            raise
-        return record
-
-    def _manifest(self, principal: Principal, tenant: str, found: Bundle) -> Manifest:
-        """Checked, as far as that goes without running anything."""
-        manifest = parse_manifest(quarantine.manifest_text(found), Path("/bridge"))
-        name = manifest.name
-        principal.demand_bridge(name)
-        if not principal.may_run_all(name):
-            raise DeniedError(f"{principal.name} may not use all of {name}, which code of its own could")
-        if manifest.foreign:
-            raise ManifestError(f"{name} runs scripts of callers: an operator keeps such a bridge by hand")
-        self._demand_free(tenant, name)
-        module = manifest.entry.partition(":")[0].replace(".", "/")
-        if found.get(f"{module}.py") is None and found.get(f"{module}/__init__.py") is None:
-            raise ManifestError(f"the entry {manifest.entry!r} has no file in it", where="bridge.toml")
-        for file in (manifest.requirements, manifest.lock if not manifest.requirements else ""):
-            if file and found.get(file) is None:
-                raise ManifestError(f"there is no file {file} in it", where="bridge.toml")
-        return manifest
-
-    def _demand_free(self, tenant: str, name: str) -> None:
-        """Raise `UsageError` where the name is everybody's, or kept by hand in the tenant's folder."""
-        for entry in self._registry.entries():
-            if entry.name == name and not entry.tenant:
-                raise UsageError(f"every tenant has a bridge {name!r}: give this one another name")
-        if (self._layout.own_bridges(tenant) / name / "bridge.toml").exists():
-            raise UsageError(f"{name} of {tenant} is kept by hand: an operator changes it in its folder")
-
-    async def _checked(self, record: Submission, found: Bundle, principal: Principal) -> Submission:
-        tree = await asyncio.to_thread(self._quarantine.lay, record, found)
-        try:
-            manifest = parse_manifest(quarantine.manifest_text(found), tree)
-            grant = confined(self._registry.resolve_grant(record.tenant, manifest))
-            order = await self._orders.of_trial(manifest, grant, new_session_id())
-            async with self._room:
-                self._tenants.demand(record.tenant)
-                tried = await self._trial.of(order, principal.name)
-        finally:
-            await asyncio.to_thread(self._quarantine.clear, record)
-        faults = [f"{one.name}: {one.detail}" for one in tried if one.status == "FAIL"]
-        record = msgspec.structs.replace(record, tried=tried, state="waiting")
-        if faults:
-            record = msgspec.structs.replace(record, state="failed", reason="; ".join(faults)[:500])
-        await asyncio.to_thread(self._quarantine.write, record)
-        return record
-
-    async def _failed(self, record: Submission, error: BridgeholdError) -> None:
-        failed = msgspec.structs.replace(record, state="failed", reason=error.message[:500])
-        with contextlib.suppress(OSError, BridgeholdError):
-            await asyncio.to_thread(self._quarantine.write, failed)
-
-    # What an operator decides.
-
     async def _approved(self, principal: Principal, name: str, seen: str) -> Release:
         record = await asyncio.to_thread(self._quarantine.find, name)
         _demand_waiting(record)
@@ -312,7 +223,7 @@ class Submissions:
                 hint=f"`bridgehold bridge submissions show {name}` shows it as it is now.",
             )
         self._tenants.demand(record.tenant)
-        self._demand_free(record.tenant, record.bridge)
+        self._intake.demand_free(record.tenant, record.bridge)
         found = await asyncio.to_thread(self._quarantine.bundle, record)
         now = format_time(time.time())
         after = releases.approved(before, record.digest, submission=name, by=principal.name, at=now)

@@ -26,8 +26,10 @@ from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
 class Locking:
     """One per host."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, place: Path) -> None:
+        """`place`: the host's own folder, where it works."""
         self._settings = settings
+        self._place = place
         self._interpreter = host_interpreter()
 
     async def locked(self, found: Bundle, manifest: Manifest) -> tuple[Bundle, int]:
@@ -46,10 +48,15 @@ class Locking:
             )
         data = found.get(manifest.requirements) or b""
         asked = reads.decode(data, DependencyError, manifest.requirements)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix=".", dir=self._place) as work:
+            folder = Path(work) / WHEELS
+            writes.make_folder(folder)
             for file in found.files:
-                if file.path.startswith(f"{WHEELS}/"):
-                    place = Path(folder) / Path(file.path).name
+                top, _, name = file.path.partition("/")
+                if top == WHEELS:
+                    if not name.endswith(".whl") or "/" in name:
+                        raise DependencyError(f"{file.path} is no wheel", where=WHEELS)
+                    place = folder / name
                     with writes.create(place) as opened:
                         opened.write(file.data)
                     self._scan(place, file.data)
@@ -58,8 +65,8 @@ class Locking:
                 manifest.requirements,
                 self._interpreter.minor,
                 self._settings.now.host.index,
-                folder=folder,
-                environment=clean_environment(dict(os.environ)),
+                folder=str(folder),
+                environment={**clean_environment(dict(os.environ)), "TMPDIR": work},
             )
         pins = parse_lock(text, manifest.lock).pins
         others = [(file.path, file.data) for file in found.files if file.path != manifest.lock]

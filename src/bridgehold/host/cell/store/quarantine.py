@@ -113,6 +113,8 @@ class Quarantine:
 
     def recover(self) -> None:
         """At a host's start: what an earlier one was checking has failed, and what it laid down goes."""
+        for left in self._folder.glob(".*") if self._folder.is_dir() else ():
+            shutil.rmtree(left, ignore_errors=True)
         for tenant in self.tenants():
             folder = self._of(tenant)
             for tree in folder.glob(f"*{_TREE}"):
