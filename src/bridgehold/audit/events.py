@@ -319,6 +319,8 @@ class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
     background: bool = False
     reserved: int = 0
     """Tokens that the budget is charged with until the outcome says better."""
+    model: str = ""
+    """What the request is for, in its own words: by its price money is counted."""
 
 
 class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):

@@ -50,7 +50,7 @@ from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.session_events import SessionEvents
-from bridgehold.host.shares.spending import Spending
+from bridgehold.host.shares.spending import Prices, Spending
 from bridgehold.host.submissions import Submissions
 from bridgehold.host.tenancy import Ending, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
@@ -68,7 +68,7 @@ def assemble(given: Foundation) -> HostParts:
     servers: list[SocketServer] = []
     log = AdminLog(given.peers.journal)
     submissions = _submissions(given, shared, working, answering.artifacts, log)
-    tenancy = _tenancy(given, shared, working, tokens, submissions, log, servers)
+    tenancy = _tenancy(given, shared, working, tokens, submissions, answering.artifacts, log, servers)
     _serve(given, shared, working, answering, tokens, tenancy, submissions, servers)
     return HostParts(
         shared=shared,
@@ -111,7 +111,14 @@ def _work(given: Foundation, shared: Shared) -> Working:
     def calling_out(session: str) -> Attribution:
         return sessions.calling_out(session)
 
-    prices = {name: section.price for name, section in config.providers.items()}
+    prices = Prices(
+        {name: section.price for name, section in config.providers.items()},
+        {
+            (name, model): one.price
+            for name, section in config.providers.items()
+            for model, one in section.models.items()
+        },
+    )
     budgets = spent_before(given.layout, Spending(shared.tenants.of, prices))
     gateways = GatewayOpener(
         config,
@@ -249,6 +256,7 @@ def _tenancy(
     working: Working,
     tokens: TokenFiles,
     submissions: Submissions,
+    artifacts: Artifacts,
     log: AdminLog,
     servers: list[SocketServer],
 ) -> Tenancy:
@@ -258,6 +266,7 @@ def _tenancy(
         zygotes=working.zygotes.end_all,
         warm_pool=working.pool.end_all,
         submissions=submissions.end,
+        artifacts=artifacts.left,
     )
     return Tenancy(
         shared.tenants,
@@ -269,6 +278,7 @@ def _tenancy(
         given.peers.keeper,
         given.peers.journal,
         log,
+        shared.registry.entries,
         functools.partial(look_up_again, servers),
     )
 

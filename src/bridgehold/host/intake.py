@@ -58,7 +58,7 @@ class Intake:
         self._room = asyncio.Semaphore(_TRIALS_AT_ONCE)
 
     async def take(self, principal: Principal, tenant: str, archive: str) -> Submission:
-        """The artifact `archive` of the tenant's, which is let go of, as a submission: it waits, or has failed.
+        """The artifact `archive` of the tenant's, which is let go of, as a submission; it waits, or failed.
 
         Raises why nothing waits of it; where it had come so far its record says so, too.
         """

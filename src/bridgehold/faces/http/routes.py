@@ -20,7 +20,7 @@ from bridgehold.faces.http import (
 )
 from bridgehold.faces.http.calls import Call
 from bridgehold.protocol.submissions import Release, Shown, Submission
-from bridgehold.protocol.tenants import NewToken, Revoked, TenantInfo, TokenInfo
+from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, TokenInfo
 from bridgehold.protocol.values import Answer, Artifact, OpenedSession, ResourceRef, SessionFacts
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -318,7 +318,9 @@ ROUTES: tuple[Route, ...] = (
         method="DELETE",
         path="/v1/tenants/{tenant}",
         handler=tenants.remove,
-        summary="Remove a revoked tenant; a ceiling in its file stays",
+        summary="Remove a revoked tenant; a ceiling and, without `artifacts=true`, artifacts stay",
+        gives=Removed,
+        query=("artifacts",),
     ),
     Route(
         method="GET",

@@ -137,6 +137,17 @@ class Artifacts:
 
         return await self._changes.take(tenant, take)
 
+    async def left(self, tenant: str, gone: bool) -> tuple[int, int]:
+        """How many artifacts there are of a tenant that was removed, and their bytes; `gone`: they go."""
+
+        async def look() -> tuple[int, int]:
+            found = await asyncio.to_thread(self._store.list, tenant)
+            if gone:
+                await asyncio.to_thread(self._store.forget, tenant)
+            return len(found), sum(one.size_bytes for one in found)
+
+        return await self._changes.take(tenant, look)
+
     async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
         """As a tool's source: for the session's own tenant only."""
         if tool.name == "artifact_list":

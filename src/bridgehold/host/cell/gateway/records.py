@@ -81,7 +81,16 @@ class Records:
             return ""
 
     async def intent(
-        self, *, provider: str, host: str, method: str, path: str, rule: str, how: str, reserved: int = 0
+        self,
+        *,
+        provider: str,
+        host: str,
+        method: str,
+        path: str,
+        rule: str,
+        how: str,
+        reserved: int = 0,
+        model: str = "",
     ) -> Announced:
         """Durable before the request goes out. Raises `AuditError`, `BudgetError`.
 
@@ -102,6 +111,7 @@ class Records:
             how=how,
             background=not command,
             reserved=reserved,
+            model=model,
         )
         return Announced((await self._audit.append(event, durable=True)).ref, event)
 
