@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -264,6 +265,42 @@ def test_its_packages_are_locked_here_and_its_wheels_scanned(host: Stage, tmp_pa
         for asked in ("-e .", "demo-pkg @ file:///etc", "--index-url http://192.0.2.1", "never-heard-of"):
             (folder / "asked.txt").write_text(f"{asked}\n")
             assert code_of(lambda: own.submit(folder, tenant="wheeler")) == "dependency", asked
+
+
+def test_what_is_built_for_a_tenants_own_bridges_is_bounded_and_goes_with_them(
+    host: Stage, tmp_path: Path
+) -> None:
+    policy(host, "filling")
+    secret = tenant(host, "filler", environments="1MiB")
+
+    def trees() -> set[str]:
+        found = host.layout.environments.iterdir()
+        return {path.name for path in found if path.is_dir() and len(path.name) == 64}
+
+    def wheeled(size: int) -> Path:
+        folder = tmp_path / str(size)
+        made(folder, "filling", more='requirements = "asked.txt"\nlock = "asked.lock"\n')
+        (folder / "asked.txt").write_text("demo-pkg\n")
+        (folder / "wheels").mkdir()
+        make_wheel(folder / "wheels", files={"demo_pkg/__init__.py": "", "demo_pkg/data": os.urandom(size)})
+        return folder
+
+    before = trees()
+    with client(host, secret) as own:
+        assert code_of(lambda: own.submit(wheeled(2 << 20), tenant="filler")) == "budget"
+        assert trees() == before, "what was built beyond it is gone"
+        first = own.submit(wheeled(700 << 10), tenant="filler")
+        assert len(trees() - before) == 1
+        assert code_of(lambda: own.submit(wheeled(600 << 10), tenant="filler")) == "budget"
+        assert len(trees() - before) == 1
+        host.client.request("bridge.reject", {"submission": first.id})
+        assert trees() == before
+        second = own.submit(wheeled(650 << 10), tenant="filler")
+        approve(host, second.id)
+        assert own.run("filling:report", tenant="filler") == {}
+        assert code_of(lambda: own.submit(wheeled(500 << 10), tenant="filler")) == "budget"
+        host.client.request("tenant.limit", {"name": "filler", "limits": {"environments": None}})
+        assert own.submit(wheeled(550 << 10), tenant="filler").state == "waiting"
 
 
 def test_a_trial_that_fails_or_is_given_up_leaves_nothing(host: Stage, tmp_path: Path) -> None:

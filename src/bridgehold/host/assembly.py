@@ -87,7 +87,7 @@ def _share(given: Foundation) -> Shared:
     registry = Registry(layout, config, given.machine, peers.journal)
     peers.launcher.share_of = registry.share_of
     tenants = TenantFiles(registry.files, layout.tenants, given.supervisor.write)
-    environments = Environments(layout, config, peers.launcher, peers.journal)
+    environments = Environments(layout, config, peers.launcher, peers.journal, tenants.environments)
     return Shared(
         settings=settings,
         tenants=tenants,
@@ -244,7 +244,14 @@ def _submissions(
         Trial(working.services, ForkStart(working.services, working.zygotes), given.peers.journal),
         Locking(shared.settings, given.layout.quarantine),
         kept,
+        shared.environments,
+        lambda digest: (
+            working.zygotes.uses(digest)
+            or working.pool.uses(digest)
+            or any(one.order.environment_digest == digest for one in working.sessions)
+        ),
     )
+    shared.environments.disk.waiting = kept.environments
     return Submissions(
         given.layout, shared.registry, shared.tenants, kept, intake, log, given.supervisor.release
     )

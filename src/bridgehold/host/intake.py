@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from bridgehold.host.cell.store import quarantine
 from bridgehold.host.cell.store.archives import unpack
 from bridgehold.host.cell.store.quarantine import Quarantine
 from bridgehold.host.cell.workers.trial import Trial, confined
+from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.registry import Registry
@@ -46,7 +48,10 @@ class Intake:
         trial: Trial,
         locking: Locking,
         quarantine: Quarantine,
+        environments: Environments,
+        in_use: Callable[[str], bool],
     ) -> None:
+        """`in_use`: whether a session, a zygote or a pooled sandbox has this environment."""
         self._layout = layout
         self._artifacts = artifacts
         self._registry = registry
@@ -55,6 +60,8 @@ class Intake:
         self._trial = trial
         self._locking = locking
         self._quarantine = quarantine
+        self._environments = environments
+        self._in_use = in_use
         self._room = asyncio.Semaphore(_TRIALS_AT_ONCE)
 
     async def take(self, principal: Principal, tenant: str, archive: str) -> Submission:
@@ -117,6 +124,7 @@ class Intake:
             manifest = parse_manifest(quarantine.manifest_text(found), tree)
             grant = confined(self._registry.resolve_grant(record.tenant, manifest))
             order = await self._orders.of_trial(manifest, grant, new_session_id())
+            record = await asyncio.to_thread(self._built, record, order.environment_digest)
             async with self._room:
                 self._tenants.demand(record.tenant)
                 tried = await self._trial.of(order, principal.name)
@@ -127,9 +135,28 @@ class Intake:
         if faults:
             record = msgspec.structs.replace(record, state="failed", reason="; ".join(faults)[:500])
         await asyncio.to_thread(self._quarantine.write, record)
+        if faults:
+            await self.let_go(record)
         return record
 
+    def _built(self, record: Submission, digest: str) -> Submission:
+        size = self._environments.size_of(digest)
+        built = msgspec.structs.replace(record, environment=digest, environment_bytes=size)
+        self._quarantine.write(built)
+        return built
+
     async def _failed(self, record: Submission, error: BridgeholdError) -> None:
-        failed = msgspec.structs.replace(record, state="failed", reason=error.message[:500])
         with contextlib.suppress(OSError, BridgeholdError):
+            now = await asyncio.to_thread(self._quarantine.find, record.id)
+            failed = msgspec.structs.replace(now, state="failed", reason=error.message[:500])
             await asyncio.to_thread(self._quarantine.write, failed)
+            await self.let_go(failed)
+
+    async def let_go(self, record: Submission) -> None:
+        """What was built for a submission that nobody will run goes, where nothing else rests on it."""
+        digest = record.environment
+        if not digest or digest in self._environments.referenced(self._registry.manifests()):
+            return
+        waiting = [self._quarantine.environments(tenant) for tenant in self._quarantine.tenants()]
+        if not self._in_use(digest) and not any(digest in one for one in waiting):
+            await self._environments.let_go(digest)

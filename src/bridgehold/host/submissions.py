@@ -169,7 +169,9 @@ class Submissions:
             raise UsageError(f"the reason is one line, of at most {LONGEST_TEXT} characters")
 
         async def act() -> Submission:
-            return await self._decided(record, "rejected", principal.name, params.reason)
+            decided = await self._decided(record, "rejected", principal.name, params.reason)
+            await self._intake.let_go(decided)
+            return decided
 
         async def reject() -> Submission:
             _demand_waiting(await asyncio.to_thread(self._quarantine.find, record.id))
@@ -320,7 +322,8 @@ class Submissions:
         return record
 
     async def _expire(self) -> None:
-        await asyncio.to_thread(self._quarantine.expire, time.time())
+        for record in await asyncio.to_thread(self._quarantine.expire, time.time()):
+            await self._intake.let_go(record)
 
 
 def _demand_waiting(record: Submission) -> None:

@@ -85,6 +85,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     packages: int = 0
     """In the lock that was made here of what it asks for."""
+    environment: str = ""
+    """The digest of what was built of that lock, and its bytes."""
+    environment_bytes: int = 0
     tried: tuple[Tried, ...] = ()
     reason: str = ""
     """Why it failed, or was rejected."""

@@ -144,6 +144,15 @@ class EnvironmentBuilder:
             removed += await asyncio.to_thread(self._wheels.collect, kept)
         return tuple(removed)
 
+    async def remove(self, environment: Environment) -> None:
+        """Remove one environment, unless somebody uses it."""
+        tree = self._store.path(environment)
+        async with self._store.locked():
+            with self._store.removing(tree) as free:
+                if free and not await asyncio.to_thread(remove_tree, tree):
+                    await self._runner.discard(str(tree))
+            self._store.forget_lost()
+
     async def anew(self, environment: Environment) -> None:
         """Have `environment` no longer found, so that `ensure` builds it."""
         async with self._store.locked():

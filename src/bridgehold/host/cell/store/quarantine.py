@@ -93,6 +93,11 @@ class Quarantine:
                 found.append(self._read(path))
         return sorted(found, key=lambda one: (one.at, one.id))
 
+    def environments(self, tenant: str) -> dict[str, int]:
+        """Digests and bytes of what was built for those that wait."""
+        waiting = [one for one in self.of(tenant) if one.state in _OPEN and one.environment]
+        return {one.environment: one.environment_bytes for one in waiting}
+
     def tenants(self) -> tuple[str, ...]:
         """Those who have submitted anything that is still known."""
         return tuple(folder.name for folder in self._tenants())
