@@ -60,7 +60,7 @@ def start(folder: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
         file.seek(0)
         inherited = (file.fileno(), theirs.fileno())
         argv = [sys.executable, "-I", "-m", "bridgehold.audit.journal"]
-        argv += ["--fd-config", str(inherited[0]), "--fd-journal", str(inherited[1])]
+        argv += ["--fd-config", str(inherited[0]), "--fd-host", str(inherited[1])]
         return subprocess.Popen(argv, pass_fds=inherited), ours
 
 

@@ -300,13 +300,19 @@ def _how(function: Any) -> str:
         return "async for … in " if inner is function else "async with "
     if inspect.isgeneratorfunction(inner):
         return "for … in " if inner is function else "with "
-    return "await " if inspect.iscoroutinefunction(inner) else ""
+    return "await " if inspect.iscoroutinefunction(function) else ""
 
 
 def _signature(function: Any) -> str:
     text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
     text = re.sub(r"<function .*? at 0x[0-9a-f]+>", "…", text)
-    return text.replace("(self, ", "(").replace("(self)", "()").replace("(cls, ", "(").replace("(cls)", "()")
+    return (
+        text.replace("(self, /, ", "(")
+        .replace("(self, ", "(")
+        .replace("(self)", "()")
+        .replace("(cls, ", "(")
+        .replace("(cls)", "()")
+    )
 
 
 DOCUMENTS: tuple[Document, ...] = (

@@ -32,11 +32,13 @@ def test_every_method_of_the_socket_is_documented() -> None:
     from bridgehold.host.cell.artifact_methods import Artifacts
     from bridgehold.host.cell.methods import Methods
     from bridgehold.host.cell.unified import Unified
+    from bridgehold.host.front.bridge_methods import BridgeMethods
     from bridgehold.host.tenancy import Tenancy
     from bridgehold.host.token_admin import TokenAdmin
 
     page = (ROOT / "docs/reference/host-protocol.md").read_text()
-    tables = [kind.table(kind.__new__(kind)) for kind in (Methods, Unified, Artifacts, Tenancy, TokenAdmin)]
+    kinds = (Methods, Unified, Artifacts, BridgeMethods, Tenancy, TokenAdmin)
+    tables = [kind.table(kind.__new__(kind)) for kind in kinds]
     for name in (*(name for table in tables for name in table), "hello", "cancel"):
         assert f"| `{name}` |" in page, name
 

@@ -19,7 +19,7 @@ from bridgehold.errors import ConfigError
 from bridgehold.faces.authoring import locking
 from bridgehold.keeper.files import replacing as replacing_private
 from bridgehold.supervisor import plans
-from bridgehold.supervisor.supervise import prepare_folders
+from bridgehold.supervisor.folders import prepare_folders
 
 ROOT = Path(__file__).parents[1]
 AUTHOR = 60_123

@@ -354,6 +354,15 @@ class HostUnavailableError(BridgeholdError):
     default_retry = "later"
 
 
+class CellEndedError(BridgeholdError):
+    """The process that serves the tenant has ended, with its sessions and what ran in them."""
+
+    code = "cell_ended"
+    exit_status = 53
+    default_retry = "later"
+    default_hint = "The next request begins a new one. `bridgehold audit query` shows what had run."
+
+
 class HostLeavingError(HostUnavailableError):
     """The host is being replaced by a new one; the request was not begun."""
 

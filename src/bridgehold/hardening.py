@@ -25,6 +25,13 @@ def open_standard() -> None:
                 os.close(null)
 
 
+def open_descriptors() -> int:
+    """Let this process open as many files as its hard limit says; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
 def harden(
     *, parent: int | None, die_with_parent: bool = True, last: signal.Signals = signal.SIGTERM
 ) -> None:

@@ -28,7 +28,7 @@ REASONS: tuple[str, ...] = get_args(Reason)
 
 # An unterminated string matches to the end: otherwise each of its quotes would be tried as a start,
 # and a megabyte of them would take minutes.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _LONG_INTEGER = re.compile(rb"(?<![\d.eE+])(?:-\d{19,}+|(?<!-)\d{20,}+)(?![.eE])")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 _STEPS = bytes.maketrans(b"[{]},", b"\x01\x01\xff\xff\x00")
@@ -42,11 +42,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StrictError(ValueError):
-    """The bytes are no JSON that crosses a border here. `reason` is one of `REASONS`."""
+    """The bytes are no JSON that crosses a border here.
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    `reason` is one of `REASONS`; `at`: the byte, of ``utf8``.
+    """
+
+    def __init__(self, reason: Reason, message: str, at: int = 0) -> None:
         super().__init__(message)
         self.reason: Reason = reason
+        self.at = at
 
 
 def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALUES) -> object:
@@ -63,7 +67,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_VALU
         if b"\\" not in data:  # strings are written verbatim, and may be counted along
             same = data.count(b":") == again.count(b":")
         else:
-            same = text.count(b":") == _STRING.sub(b"", again).count(b":")
+            same = text.count(b":") == STRING.sub(b"", again).count(b":")
         if not same:
             raise StrictError("duplicate_key", "an object has the same key twice")
     return value
@@ -80,7 +84,7 @@ def measured(data: bytes, *, max_depth: int = MAX_DEPTH, max_values: int = MAX_V
     within = opened <= max_depth and opened + data.count(b",") < max_values
     if within and b"\\" not in data and _DIGITS_19 not in data.translate(_DIGITS):
         return data
-    text = _STRING.sub(b"", data)
+    text = STRING.sub(b"", data)
     _check_size(text.translate(None, _NOT_STRUCTURE), max_depth, max_values)
     _check_integers(text)
     return text
@@ -90,7 +94,7 @@ def _check_utf8(data: bytes) -> None:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise StrictError("utf8", f"not UTF-8: {error.reason} at byte {error.start}") from None
+        raise StrictError("utf8", f"not UTF-8: {error.reason} at byte {error.start}", error.start) from None
 
 
 def _check_size(skeleton: bytes, max_depth: int, max_values: int) -> None:

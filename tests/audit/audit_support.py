@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.audit import wire
 from bridgehold.audit.client import JournalClient, encode
 from bridgehold.audit.events import CommandIntent, CommandOutcome, Event, Receipt
 from bridgehold.audit.journal import Journal, JournalConfig
 from bridgehold.audit.segments import instance_folders
+from bridgehold.records import wire
 
 
 def intent(**changes: object) -> CommandIntent:
@@ -55,19 +55,30 @@ def outcome(of: str, **changes: object) -> CommandOutcome:
 class LiveJournal:
     """The journal's process and the sockets to it."""
 
-    def __init__(self, config: JournalConfig, clients: int = 1) -> None:
+    def __init__(self, config: JournalConfig, clients: int = 1, *, others: tuple[str, ...] = ()) -> None:
+        """`clients`: of the host's role. `others`: ``launcher``, ``keeper``, ``intake``."""
         pairs = [socket.socketpair() for _ in range(clients)]
+        more = {
+            name: socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET if name == "intake" else socket.SOCK_STREAM
+            )
+            for name in others
+        }
         with tempfile.TemporaryFile() as file:
             file.write(msgspec.json.encode(config))
             file.seek(0)
             argv = [sys.executable, "-I", "-m", "bridgehold.audit.journal", "--fd-config", str(file.fileno())]
             for _, theirs in pairs:
-                argv += ["--fd-journal", str(theirs.fileno())]
+                argv += ["--fd-host", str(theirs.fileno())]
+            for name, (_, theirs) in more.items():
+                argv += [f"--fd-{name}", str(theirs.fileno())]
+            pairs += more.values()
             inherited = (file.fileno(), *(theirs.fileno() for _, theirs in pairs))
             self.process = subprocess.Popen(argv, pass_fds=inherited, stderr=subprocess.PIPE)
         for _, theirs in pairs:
             theirs.close()
         self.sockets = [ours for ours, _ in pairs]
+        self.others = {name: ours for name, (ours, _) in more.items()}
         self.socket = self.sockets[0]
 
     def kill(self) -> None:

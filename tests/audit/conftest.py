@@ -29,10 +29,10 @@ def live(audit: Path) -> Iterator[Callable[..., LiveJournal]]:
     """Start a journal's process over `audit`, with `JournalConfig` fields; all end with the test."""
     started: list[LiveJournal] = []
 
-    def start(clients: int = 1, **changes: object) -> LiveJournal:
+    def start(clients: int = 1, others: tuple[str, ...] = (), **changes: object) -> LiveJournal:
         fields = {"folder": str(audit), "reserve_bytes": 65_536, **changes}
         config = JournalConfig(**fields)  # type: ignore[arg-type]  # values by name
-        started.append(LiveJournal(config, clients))
+        started.append(LiveJournal(config, clients, others=others))
         return started[-1]
 
     yield start

@@ -205,8 +205,8 @@ def test_the_first_failed_sync_closes_the_segment_for_good(audit: Path) -> None:
 
 
 def test_a_durable_event_whose_sync_fails_is_refused_to_its_caller(audit: Path) -> None:
-    from bridgehold.audit import wire
     from bridgehold.audit.client import encode
+    from bridgehold.records import wire
 
     calls = [0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,63 @@ def test_no_answer_takes_long_to_look_through(hostile: bytes) -> None:
     for at in range(0, len(text), 32_768):
         SPELT[KEYS[1]].find(text[at : at + 32_768], last=False)
     assert time.process_time() - began < 2
+
+
+FRAGMENTS = [text for key in KEYS for text in spellings(key).values()]
+WORDS = [
+    "api_key=",
+    '"token": "',
+    "--password ",
+    "key is ",
+    "://u:p@h/",
+    "-u a:bcd",
+    "Bearer ",
+    "sk-" + "a" * 14,
+]
+WORDS += ["…", "\\", "%", '"', " ", "\n", "=", "key", "a1" * 20, "ghp_" + "a1" * 12, "eyJh.eyJzdWIi.abc", "é"]
+PIECES = st.one_of(
+    st.tuples(st.sampled_from(FRAGMENTS), st.integers(0, 40), st.integers(1, 200)).map(
+        lambda c: c[0][c[1] : c[2]]
+    ),
+    st.tuples(st.sampled_from(WORDS), st.integers(1, 3)).map(lambda c: c[0] * c[1]),
+)
+
+
+@given(st.lists(PIECES, max_size=30), st.sampled_from(KEYS), st.integers(16, 300))
+def test_a_text_that_is_looked_through_in_parts_is_masked_as_in_one(
+    pieces: list[str], key: str, part: int
+) -> None:
+    text, redactor = "".join(pieces), Redactor([SPELT[key]])
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        for size in (10**9, part):
+            patch.setattr("bridgehold.audit.encodings._PART", size)
+            patch.setattr("bridgehold.audit.redact._PART", size)
+            found.append(redactor.text(text))
+    assert found[0] == found[1]
+
+
+HOSTILE = [
+    "\\",
+    "key=",
+    'key="',
+    "token token ",
+    "…",
+    KEYS[0][:15],
+    "key ://",
+    "eyJ.eyJ",
+    "key " + "a1" * 9_000,
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_step_of_a_long_text_takes_long(hostile: str) -> None:
+    """What others wait for: one search over all of it would take up to half a second."""
+    steps = Redactor([SPELT[KEYS[0]]]).steps(hostile * (100_000 // len(hostile)))
+    taken = [time.thread_time(), *(time.thread_time() for _ in steps)]
+    waits = sorted(later - earlier for earlier, later in pairwise(taken))
+    assert waits[-1] < 0.1
+    assert waits[len(waits) * 9 // 10] < 0.01
 
 
 @pytest.mark.parametrize("size", [512, 513, 2_000, 8_192])

@@ -27,6 +27,7 @@ from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, Prov
 from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers
+from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
 from bridgehold.keeper.resolve import Lookup, system_lookup
@@ -145,12 +146,19 @@ class Stand:
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         grant = grant or make_grant()
         own = {"openai": PLACEHOLDER, "other": OTHER_PLACEHOLDER} if placeholders is None else placeholders
+        events = SessionEvents(
+            self.audit,
+            grant.tenant,
+            session,
+            per_second=grant.rate.audit_events_per_second,
+            on_degraded=self.degraded.append,
+        )
         gateway = Gateway(
             listener,
             grant,
             SessionFacts(tenant=grant.tenant, session=session, placeholders=own),
             keeper=self.keeper,
-            audit=self.audit,
+            events=events,
             budgets=self.budgets,
             buffers=self.buffers,
             providers=self.providers,
@@ -158,7 +166,6 @@ class Stand:
             attribution=lambda: Attribution(self.command, "tester"),
             limits=limits,
             lookup=lookup,
-            on_degraded=self.degraded.append,
         )
         gateway.start()
         self.gateways.append(gateway)

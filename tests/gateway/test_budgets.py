@@ -29,6 +29,7 @@ from bridgehold.policies.tables import parse_time
 from bridgehold.policies.tenants import Tenant
 
 OWNER, BUDGET, SLOTS, LARGEST = ("acme", "dspy"), 3_000, 3, 400
+GUESS, TOKEN = 8, "w"
 
 
 def intent(ref: str, reserved: int, **more: object) -> Entry:
@@ -118,6 +119,17 @@ class Running(msgspec.Struct):
     shape: str
     given: int
     made: int
+    bounded: bool = True
+
+
+LEFT = {  # what a guest may leave, with its text
+    "one document": '{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"%s","refusal":null}}]}',
+    "a document with thoughts": '{"content":[{"type":"thinking","thinking":"%s"},{"type":"text","text":"a\\"b"}]}',
+    "a list as Gemini streams": '[{"candidates":[{"content":{"parts":[{"text":"%s"}],"role":"model"}}]},{"x":1}]',
+    "arguments as a table": '{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":{"%s":[1,{"b":2}]}}}]}}]}',
+    "events": 'data: {"choices":[{"delta":{"content":"%s"}}]}\n\ndata: {"choices":[]}\n\n',
+    "events in a shape of their own": 'data: {"type":"response.output_text.delta","delta":"%s"}\n\ndata: {}\n\n',
+}  # fmt: skip
 
 
 class Spending(RuleBasedStateMachine):
@@ -138,12 +150,15 @@ class Spending(RuleBasedStateMachine):
         answers=st.integers(1, 2),
         share=st.floats(0, 1),
         shape=st.sampled_from(sorted(SAYS)),
+        bounded=st.booleans(),
     )
-    def send(self, size: int, most: int, answers: int, share: float, shape: str) -> None:
+    def send(self, size: int, most: int, answers: int, share: float, shape: str, bounded: bool) -> None:
         self.now += 1
         names = ("maxOutputTokens", "candidateCount") if shape == "gemini" else ("max_tokens", "n")
         asked: dict[str, object] = dict(zip(names, (most, answers), strict=True))
         bound = most_tokens(shape, {"generationConfig": asked} if shape == "gemini" else asked, size)
+        if not bounded:  # what such a one is taken to want is a guess
+            bound, share = size + GUESS, 0
         rate = Rate(provider_tokens_total=BUDGET, provider_requests_per_minute=60)
         try:
             held = self.budgets.reserve(OWNER, "openai", rate, bound, self.now)
@@ -152,17 +167,33 @@ class Spending(RuleBasedStateMachine):
             return
         ref = f"i.{len(self.lines)}"
         self.lines.append(intent(ref, bound))
-        running = Running(ref, held, shape, size, int(most * answers * share))
+        running = Running(ref, held, shape, size, int(most * answers * share), bounded)
         self.billed += running.given + running.made
         self.running.append(running)
 
     @precondition(lambda self: self.running)
-    @rule(which=st.integers(0, SLOTS), end=st.sampled_from(["head", "early", "mute", "negative", "said"]))
-    def end(self, which: int, end: str) -> None:
-        """Left before the head; before usage; usage absent, negative; or said, in each shape's own words."""
+    @rule(
+        which=st.integers(0, SLOTS),
+        end=st.sampled_from(["head", "early", "mute", "negative", "said", *LEFT]),
+        written=st.integers(0, 150),
+        cut=st.floats(0, 1),
+    )
+    def end(self, which: int, end: str, written: int, cut: float) -> None:
+        """Left before the head; before usage; usage absent, negative; or said, in each shape's own words.
+
+        Or left anywhere within an answer of any kind, each byte of whose text is a token.
+        """
         one = self.running.pop(which % len(self.running))
         counted = NOTHING
-        if end != "head":
+        if end in LEFT:
+            answer = (LEFT[end] % (TOKEN * written)).encode()
+            answer = answer[: int(len(answer) * cut)]
+            tap = UsageTap(one.shape, "text/event-stream" if end.startswith("events") else "application/json")
+            for at in range(0, len(answer), 7):
+                tap.feed(answer[at : at + 7])
+            counted = tap.counted
+            self.billed += 0 if one.bounded else answer.count(TOKEN.encode())
+        elif end != "head":
             tap = UsageTap(one.shape, "text/event-stream")
             tap.feed(b"event: x\ndata: {}\n\n" * min(one.made, 3))
             if end == "early":
@@ -176,7 +207,8 @@ class Spending(RuleBasedStateMachine):
             if end != "early":
                 tap.end()
             counted = tap.counted
-        charged = charge(one.held.tokens, counted, 0 if end == "head" else 200)
+        open_ended = 0 if one.bounded else max(1, one.given)
+        charged = charge(one.held.tokens, counted, 0 if end == "head" else 200, open_ended=open_ended)
         one.held.settle(charged)
         facts = {"provider": "openai", "intent": one.ref, "charged": charged}
         self.lines.append(entry("egress.outcome", f"i.{len(self.lines)}", **facts))

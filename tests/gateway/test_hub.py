@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from hub_support import PLACEHOLDER, REPO, HubStand, hub_grant, on_hub
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead, EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.hub import HubBehaviour
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import DeniedError
+from bridgehold.errors import DeniedError, ProviderError
+from bridgehold.host.cell.gateway import hub as hub_proxy
+from bridgehold.host.cell.store.downloads import read_listing
 from bridgehold.keeper.follow import Hop, next_hop
 from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.keeper.values import KeeperConfig, StoreConfig, check_config
@@ -61,7 +66,8 @@ def test_a_model_comes_in_once_and_the_audit_says_what(tmp_path: Path) -> None:
             f"hub:{REPO}@{commit[:12]}/{name}" for name in ("model.safetensors", "config.json")
         ]
         reads = [(event.offset, event.length) for event in stand.audit.of(ArtifactRead)]
-        assert reads == [(0, len(first.body)), (0, 35), (0, len(first.body)), (8, 8)]
+        listed = (0, len(described.body))
+        assert reads == [listed, (0, len(first.body)), (0, 35), (0, len(first.body)), (8, 8)]
 
     on_hub(tmp_path, test)
 
@@ -325,6 +331,120 @@ def test_the_quota_of_the_tenants_artifacts_holds(tmp_path: Path) -> None:
         assert stand.kept == {}
 
     on_hub(tmp_path, test, quota=20_000)
+
+
+def test_kept_listings_are_read_in_the_audit_count_in_the_quota_and_cost_what_they_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing that is kept is asked for as often as a guest likes, and no request goes out for it."""
+    path = f"/api/models/{REPO}/revision/main"
+    on_loop: list[str] = []
+    real = hub_proxy._described
+
+    def described(*given: Any) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            on_loop.append("filtered there")
+        return real(*given)
+
+    monkeypatch.setattr(hub_proxy, "_described", described)
+
+    async def test(stand: HubStand) -> None:
+        for number in range(300):
+            (stand.folder / REPO / f"part-{number:03d}-{'x' * 60}.safetensors").write_bytes(b"")
+            (stand.folder / REPO / f"never-{number:03d}.bin").write_bytes(b"")
+        told = await stand.get(path)
+        assert len(told.json["siblings"]) == 302
+        store = stand.downloads.store
+        (kept,) = store.listings("acme")
+        assert b".bin" not in kept.read_bytes(), "what never comes in isn't kept"
+        assert store.used("acme") == kept.stat().st_size
+        stand.hub.behave(HubBehaviour(status=503))
+        again = await stand.get(path)
+        head = await stand.get(path, method="HEAD")
+        assert again.body == told.body
+        assert head.headers["content-length"] == str(len(told.body))
+        digest, size = f"sha256:{hashlib.sha256(told.body).hexdigest()}", len(told.body)
+        assert [
+            (event.digest, event.size_bytes, event.length, event.name)
+            for event in stand.audit.of(ArtifactRead)
+        ] == [(digest, size, length, f"hub:{REPO}@main") for length in (size, size, 0)]
+        stand.audit.failing = True
+        assert (await stand.get(path)).status == 503, "it went out without its event"
+        stand.audit.failing = False
+        assert not on_loop
+        parts, taken = stand.gateways[0]._reverse._hub._parts, []
+        real_take = parts.take
+        monkeypatch.setattr(parts, "take", lambda many, now: (taken.append(many), real_take(many, now))[1])
+        assert (await stand.get(path)).status == 200
+        assert taken == [302 * (1 + len(hub_grant().endpoints[0].files))]
+        # Bytes of the tenant's own are worth more than what a hub says again.
+        store.quota = store.used("acme") + 100
+        await asyncio.to_thread(store.put, "acme", b"x" * 500)
+        assert store.listings("acme") == []
+        stand.hub.behave(HubBehaviour())
+        refused = await stand.get(path)
+        assert (refused.status, refused.headers["x-bridgehold-rule"]) == (507, "host.artifacts")
+
+    on_hub(tmp_path, test)
+
+
+def test_a_listing_that_changes_under_a_load_gives_no_other_commits_file(tmp_path: Path) -> None:
+    """Another session asks anew while one loads: the newest listing is another's commit, without the file."""
+
+    async def test(stand: HubStand) -> None:
+        downloads, first = stand.downloads, stand.hub.commit(REPO)
+        assert (await stand.file("config.json")).status == 200
+        real, stale = downloads.listing, True
+
+        async def listing(*key: str) -> Any:
+            nonlocal stale
+            found = await real(*key)
+            if not stale:  # what the other session has kept by the time that this one looks again
+                return msgspec.structs.replace(found, commit="0" * 40, files={}, kept={})
+            stale = False
+            return found
+
+        downloads.listing = listing  # type: ignore[method-assign]
+        reply = await stand.file("config.json")
+        assert (reply.status, reply.headers["x-repo-commit"]) == (200, first)
+
+    on_hub(tmp_path, test)
+
+
+HOSTILE = [
+    {"sha": 5, "siblings": []},
+    {"sha": "a" * 40},
+    {"sha": "a" * 40, "siblings": {"rfilename": "x"}},
+    {"sha": "a" * 40, "siblings": [{"name": "config.json"}]},
+    {"sha": "a" * 40, "siblings": [["config.json"]]},
+    {"sha": "a" * 40, "siblings": [{"rfilename": ["config.json"]}]},
+    {"sha": "a" * 40, "siblings": [{"rfilename": "config.json", "lfs": {"sha256": []}}]},
+    {"sha": "A" * 40, "siblings": []},
+    [],
+    None,
+]
+
+
+def test_a_hostile_listing_is_refused_or_holds_what_can_be_asked_for() -> None:
+    for document in HOSTILE:
+        with pytest.raises(ProviderError, match="no form that is known"):
+            read_listing("hub", REPO, "main", json.dumps(document).encode())
+    for raw in (
+        b"",
+        b"[" * 100_000,
+        b'{"sha": "\xff"}',
+        b'{"sha":"' + b"a" * 40 + b'","siblings":[{"size":1e999}]}',
+    ):
+        with pytest.raises(ProviderError, match="no form that is known"):
+            read_listing("hub", REPO, "main", raw)
+    names = ["ok.json", "x.bin", "n" * 2_000 + ".json", "a\nb.json", "\u00e9.json", ".x.json"]
+    siblings = [{"rfilename": name, "size": -5, "blobId": "z", "lfs": None} for name in names]
+    body = json.dumps({"sha": "a" * 40, "siblings": siblings}).encode()
+    with pytest.raises(ProviderError, match="no form that is known"):  # a lone surrogate is no text
+        read_listing("hub", REPO, "main", body.replace(b"n" * 2_000, b"\\ud800"))
+    made = read_listing("hub", REPO, "main", body)
+    assert list(made.files) == ["ok.json"]
+    assert msgspec.json.encode(made)
 
 
 def test_tenants_share_no_bytes_and_two_sessions_of_one_download_once(tmp_path: Path) -> None:

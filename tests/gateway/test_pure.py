@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+import time
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gateway_support import make_grant
 from bridgehold.audit.formatter import check
 from bridgehold.errors import BusyError, DeniedError
 from bridgehold.host.cell.gateway.admit import Admitted
-from bridgehold.host.cell.gateway.clienthello import BOUND, NotTls, server_name
+from bridgehold.host.cell.gateway.clienthello import BOUND, ClientHello, NotTls
 from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.redirects import led_within
 from bridgehold.host.cell.gateway.shapes import UNBOUND, Denial, denial_body, most_tokens, rules_of
@@ -22,6 +23,15 @@ from bridgehold.host.cell.gateway.usage import UsageTap, charge
 from bridgehold.host.cell.gateway.values import ProviderFacts
 from bridgehold.host.shares.budgets import Buffers
 from bridgehold.policies.model import Endpoint
+
+
+def server_name(data: bytes, step: int = BOUND * 8) -> str | None:
+    hello, found = ClientHello(), None
+    for at in range(0, len(data), step):
+        found = hello.feed(data[at : at + step])
+        if found is not None:
+            break
+    return found
 
 
 def real_hello(name: str | None) -> bytes:
@@ -50,7 +60,18 @@ def test_a_client_hello_in_many_records_is_read() -> None:
         b"\x16\x03\x01" + len(body[at : at + 9]).to_bytes(2, "big") + body[at : at + 9]
         for at in range(0, len(body), 9)
     )
-    assert server_name(records) == "api.example.com"
+    for step in (1, 2, 7, 5_000):
+        assert server_name(records, step) == "api.example.com"
+
+
+def test_a_client_hello_costs_each_of_its_bytes_once() -> None:
+    """16 KiB of it, in records and reads of one byte: read anew at each, they are 20 million records."""
+    one = b"\x16\x03\x01\x00\x01"
+    message = b"\x01\x00\x3f\xff" + bytes(BOUND)
+    before = time.thread_time()
+    with pytest.raises(NotTls, match="within"):
+        server_name(b"".join(one + message[at : at + 1] for at in range(BOUND)), 1)
+    assert time.thread_time() - before < 2
 
 
 def test_a_broken_client_hello_never_raises_anything_else() -> None:
@@ -59,9 +80,14 @@ def test_a_broken_client_hello_never_raises_anything_else() -> None:
         for value in (0x00, 0x01, 0x7F, 0xFF):
             broken = data[:at] + bytes([value]) + data[at + 1 :]
             try:
-                found = server_name(broken)
-            except NotTls:
-                continue
+                found: object = server_name(broken)
+            except NotTls as error:
+                found = str(error)
+            try:
+                piecemeal: object = server_name(broken, 3)
+            except NotTls as error:
+                piecemeal = str(error)
+            assert found == piecemeal
             assert found is None or isinstance(found, str)
     with pytest.raises(NotTls):
         server_name(b"\x16\x03\x01\x00\x01\x01" * BOUND)
@@ -181,6 +207,46 @@ def test_an_honest_stream_of_responses_is_charged_what_it_says() -> None:
     assert charge(10**6, tap.counted, 200) == 23
 
 
+def test_an_answer_that_is_left_is_charged_what_was_said_and_what_passed() -> None:
+    """No byte is missing but the last: the cheapest way out must be to read on."""
+    text = b"word " * 50_000
+    answers = {
+        "openai": b'{"choices":[{"message":{"content":"%s"}}],"usage":{"prompt_tokens":9,"completion_tokens":64000}}',
+        "anthropic": b'{"content":[{"text":"%s"}],"usage":{"input_tokens":9,"output_tokens":64000}}',
+        "gemini": b'[{"candidates":[{"content":{"parts":[{"text":"%s"}]}}],"usageMetadata":{"promptTokenCount":9,'
+        b'"candidatesTokenCount":64000}},{"candidates":[{"content":{"parts":[{"text":"\\"usageMetadata\\":{}"}]}}]}]',
+    }  # fmt: skip
+    for shape, form in answers.items():
+        whole = form % text
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        tap.feed(whole)
+        tap.end()
+        assert charge(8_272, tap.counted, 200, open_ended=80) == 64_009
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        tap.feed(whole[:-1])
+        assert charge(8_272, tap.counted, 200) == 64_009
+        assert 250_000 < charge(8_272, tap.counted, 200, open_ended=80) < 251_000
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        tap.feed(whole[:80_000])
+        assert 79_000 < charge(8_272, tap.counted, 200, open_ended=80) <= 80_080
+        assert (
+            9_000 < charge(8_272, tap.counted, 200) < 11_000
+        )  # its bound is its own, and so is what was seen
+        tap = UsageTap(shape, "application/json; charset=utf-8")
+        for _ in range(16):
+            tap.feed(form[:30] + text)  # longer than is kept
+        tap.feed(whole[30:])
+        tap.end()
+        assert tap.counted.said is not None
+        assert charge(8_272, tap.counted, 200) >= 64_009
+    vectors = (
+        b'{"data":[{"embedding":[' + b"0.123456," * 400_000 + b'0.1]},{"b64_json":"%s"}]}' % (b"Q" * 9_000)
+    )
+    tap = UsageTap("openai", "application/json")
+    tap.feed(vectors)
+    assert charge(100, tap.counted, 200, open_ended=80) == 100, "what is generated otherwise has no text"
+
+
 def test_usage_holds_little_of_what_flows_by() -> None:
     tap = UsageTap("openai", "text/event-stream")
     for _ in range(100):
@@ -295,7 +361,7 @@ def test_a_redirect_to_the_same_place_but_for_a_slash_never_makes_a_client_go_ro
     )
     admitted = Admitted(
         provider=facts, method=method, path="/models", query=asked, headers=(), body=b"", rule="", secret="openai",
-        credential="", model="", tokens=0,
+        credential="", model="", tokens=0, open_ended=False,
     )  # fmt: skip
     headers = [("location", location)]
     if not leads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,9 +20,11 @@ from gateway_support import (
     parse,
 )
 
-from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
+from bridgehold.audit.entries import Entry
+from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused, Event, kind_of
 from bridgehold.bridges.kit.provider import Behaviour, fingerprint
-from bridgehold.host.shares.budgets import Buffers
+from bridgehold.host.shares.budgets import Budgets, Buffers, Spent
+from bridgehold.keeper.values import KeeperConfig, UpstreamLimits
 from bridgehold.policies.model import Endpoint, Limits, Rate
 from waiting import eventually
 
@@ -177,6 +180,30 @@ def test_an_answer_that_a_guest_leaves_is_charged_with_its_bound(tmp_path: Path,
     on_stand(tmp_path, act, process=when == "before its head")
 
 
+def test_a_document_that_is_left_before_its_last_byte_is_charged_for_what_passed(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(script=("x" * 8_000_000,) * 2))
+        for asked in (CHAT, {**CHAT, "max_tokens": 300}):
+            body = json.dumps(asked).encode()
+            reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+            writer.write(
+                f"POST /openai/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{stand.port}\r\n"
+                f"Authorization: Bearer {PLACEHOLDER}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            await reader.readexactly(1_000_000)
+            before = len(stand.audit.of(EgressOutcome))
+            writer.close()
+            await eventually(lambda before=before: len(stand.audit.of(EgressOutcome)) > before)
+        open_ended, bounded = stand.audit.of(EgressOutcome)
+        assert open_ended.code == bounded.code == "guest_gone"
+        assert open_ended.charged > 990_000
+        assert bounded.charged > 990_000 // 8
+        assert bounded.charged < 8_000_000 // 8
+
+    on_stand(tmp_path, act)
+
+
 CONTENTS = {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 HONEST = [
     ("openai", "/chat/completions", CHAT),
@@ -297,9 +324,9 @@ def test_each_tenant_gets_its_own_key(tmp_path: Path) -> None:
 def test_a_key_from_the_arguments_lives_as_long_as_its_session(tmp_path: Path) -> None:
     async def act(stand: Stand) -> None:
         inline = "sk-inline-55555555555555555555"
-        await stand.keeper.put_session_secret("s-acme", "openai", inline)
+        await stand.keeper.put_session_secret("s-acme", "openai", inline, tenant="acme")
         await stand.ask()
-        await stand.keeper.drop_session("s-acme")
+        await stand.keeper.drop_session("s-acme", tenant="acme")
         await stand.ask()
         prints = [seen.key_fingerprint for seen in stand.provider.log]
         assert prints == [fingerprint(inline), fingerprint(KEYS["acme"])]
@@ -669,3 +696,54 @@ def test_a_provider_that_is_down_is_a_502_with_words(tmp_path: Path) -> None:
         assert stand.budgets.spent("acme", "openai").tokens == 0, "nothing was sent"
 
     on_stand(tmp_path, act, process=True, base_url="http://127.0.0.1:9/v1")
+
+
+UNSENT = {
+    "no place at the host": ("bridgehold.keeper.client.REQUESTS", 0, "busy"),
+    "no place at the keeper": ("bridgehold.keeper.main.REQUESTS", 0, "busy"),
+    "too long for a frame": ("bridgehold.keeper.channel.CONTROL_BYTES", 120, "limit"),
+    "too large for the keeper": ("bridgehold.keeper.values.UpstreamLimits.request_bytes", 1, "limit"),
+}
+
+
+@pytest.mark.parametrize("way", UNSENT)
+def test_what_never_left_costs_nothing_now_and_after_a_restart(  # ABUSE 59
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, value, code = UNSENT[way]
+    if way == "too large for the keeper":
+        limits = UpstreamLimits(request_bytes=value)
+        monkeypatch.setattr("gateway_support.KeeperConfig", partial(KeeperConfig, limits=limits))
+    else:
+        monkeypatch.setattr(place, value)
+
+    async def act(stand: Stand) -> None:
+        reply = await stand.ask(body={**CHAT, "max_tokens": 1_000})
+        assert reply.status == 502
+        assert not stand.provider.log
+        await eventually(lambda: stand.audit.of(EgressOutcome))
+        (outcome,) = stand.audit.of(EgressOutcome)
+        assert (outcome.code, outcome.charged, outcome.unsent) == (f"keeper.{code}", 0, True)
+        assert stand.audit.of(EgressIntent)[0].reserved > 1_000
+        folded = Budgets()
+        folded.fold(entries(stand.audit.events))
+        assert stand.budgets.spent("acme", "openai") == folded.spent("acme", "openai") == Spent()
+
+    on_stand(tmp_path, act)
+
+
+def entries(events: list[Event]) -> list[Entry]:
+    """As a reader of the audit finds them."""
+    return [
+        Entry(
+            ref=f"i-test.{number}",
+            instance="i-test",
+            seq=number,
+            time="",
+            kind=kind_of(type(event)),
+            place="",
+            tenant=event.tenant,
+            fields=msgspec.to_builtins(event),
+        )
+        for number, event in enumerate(events, 1)
+    ]

@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from bridgehold.errors import (
     MemoryLimitError,
     SessionEndedError,
     SuspendedError,
+    UsageError,
 )
 from bridgehold.host.cell.commands.chains import Chain
 from bridgehold.host.cell.scripts.ledger import Ledger
@@ -38,7 +40,7 @@ from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import Principal
 from doubles import clock
 from doubles.guest import SILENT, Guest, obedient
-from doubles.house import CALLER, METRICS, OPERATIONS, House
+from doubles.house import CALLER, METRICS, OPERATIONS, House, manifest_of
 from doubles.steps import Steps
 
 
@@ -344,7 +346,7 @@ async def relayed(
     session = await house.sessions.get_or_open(key, order, "caller")
     ledger = Ledger(
         session,
-        "caller",
+        CALLER,
         house.journal,
         METRICS,
         Refusals(house.journal, METRICS),
@@ -591,3 +593,38 @@ def test_a_command_past_its_deadline_ends_its_session_and_says_so_to_its_caller_
         assert later.value.event == ""
 
     played(act, behaviour=silent)
+
+
+def test_arguments_that_take_turns_to_check_are_decided_by_what_holds_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    takes = {"type": "object", "properties": {"rows": {"items": {"type": "integer"}}}}
+    manifest = manifest_of("first")
+    act_ = msgspec.structs.replace(manifest.operations["act"], arguments=takes)
+    checked = msgspec.structs.replace(manifest, operations={**manifest.operations, "act": act_})
+
+    async def act(house: House) -> None:
+        looks: list[Grant] = []
+
+        async def granted(tenant: str, bridge: str) -> Any:
+            looks.append(house.registry.stands(tenant, bridge)[0])
+            return SimpleNamespace(manifest=checked, grant=looks[-1], decisions={})
+
+        monkeypatch.setattr(house.registry, "granted", granted)
+        await house.command(rows=[1])
+        looks.clear()
+        await house.command(rows=[1])
+        assert len(looks) == 1
+        asked = asyncio.create_task(house.command(rows=list(range(5_000))))
+        while len(looks) == 1:
+            await asyncio.sleep(0)
+        house.registry.generation += 1  # the policy is written anew while the arguments are looked at
+        await asyncio.wait_for(asked, 30)
+        old, new = looks[0].digest, looks[-1].digest
+        assert [look.digest for look in looks[:4]] == [old, old, new, new]
+        intents = [event for event in house.journal.events if isinstance(event, CommandIntent)]
+        assert [intent.grant for intent in intents] == [old, old, new]
+        with pytest.raises(UsageError, match=r"rows\[4999\]: integer expected"):
+            await house.command(rows=[*range(4_999), "x"])
+
+    played(act)

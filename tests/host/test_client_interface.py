@@ -23,6 +23,7 @@ from bridgehold import BridgeholdError, Client, Host, SyncClient, connect
 from bridgehold.client.session import ClientSession
 from bridgehold.client.sync import SyncSession
 from bridgehold.config.layout import Layout
+from bridgehold.errors import UsageError
 from bridgehold.host.cell.sessions.bound import LEFT_SECONDS
 from hostile.stage import BRIDGE, MANIFEST, POLICY, make_home, start_host, stop_host
 from waiting import until
@@ -156,6 +157,12 @@ def test_a_client_is_awaited_or_entered(layout: Layout) -> None:
             assert (await other.request("ping", {}))["status"] == "ok"
         async with Host.connect(layout.socket) as host:
             assert isinstance(host, Host)
+            for wrong in ("text", None, Path("/nowhere/at/all"), Path("/")):
+                with pytest.raises(UsageError) as refused:
+                    await host.put(wrong)  # type: ignore[arg-type]  # what a caller may do all the same
+                assert refused.value.hint
+            with pytest.raises(UsageError, match="deadline_ms"):
+                await host.call("python:execute", {"code": "1"}, deadline_ms=-5)
 
     try:
         asyncio.run(all_ways())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,13 +19,15 @@ from hypothesis import strategies as st
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.client.private import PrivateHost
 from bridgehold.config.layout import Layout, find_layout
+from bridgehold.faces.bench import starts
+from bridgehold.faces.bench.figures import Figure, figure, spread
 from bridgehold.faces.cli.border import guarded
 from bridgehold.faces.cli.commands import app
 from bridgehold.faces.cli.tree import OPTIONS, TREE, Command, Group, page
 from bridgehold.faces.layout import Column, cells, dim, fold, grouped, number, paragraph, table
 from bridgehold.sandbox.doctor.model import Check
 
-ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BOXES = re.compile("[\u2500-\u259f]")
 LOOKS = [(width, colour) for width in (80, 160) for colour in (False, True)]
 POLICY = """\
@@ -183,6 +186,98 @@ def test_doctor_reads_well_at_each_width(show: Show, monkeypatch: pytest.MonkeyP
         looks(out, width)
         words = ANSI.sub("", out).split()
         assert all(word in words for one in seen for word in (*one.name.split(), one.status))
+
+
+CHANGES: list[tuple[tuple[str, ...], list[str]]] = [
+    (("tenant", "create", "newco{look}"), ["active"]),
+    (("tenant", "limit", "newco{look}", "sessions=3"), ["sessions"]),
+    (("tenant", "suspend", "newco{look}", "--reason", "no " * 40), ["suspended"]),
+    (("tenant", "resume", "newco{look}"), ["active"]),
+    (("token", "create", "reader{look}", "--tenant", "newco{look}", "--bridge", "python"), ["newco{look};"]),
+    (("token", "rotate", "reader{look}"), ["newco{look};"]),
+    (("token", "revoke", "reader{look}"), ["reader{look}"]),
+    (("tenant", "revoke", "newco{look}"), ["zygotes", "keys"]),
+    (("tenant", "remove", "newco{look}"), ["newco{look}"]),
+    (("sessions", "drain", "--tenant", "nobody"), ["resume`"]),
+    (("sessions", "resume", "--tenant", "nobody"), []),
+    (("logs", "{session}"), ["line"]),
+    (("logs", "nobody"), ["sessions`"]),
+    (("artifacts", "put", "{file}"), ["local"]),
+    (("artifacts", "get", "{artifact}", "{file}.{look}"), []),
+    (("artifacts", "rm", "sha256:0"), ["list`"]),
+    (("secrets", "rm", "nothing"), ["list`"]),
+    (("bridge", "new", "poet{look}"), ["poet{look}"]),
+    (("bridge", "lock", "poet{look}"), ["packages"]),
+    (("bridge", "build", "python"), ["packages"]),
+    (("bridge", "gc"), ["removed"]),
+    (("bridge", "adapter", "python"), ["PythonAdapter:"]),
+    (("bridge", "provider", "--nonsense"), []),
+    (("chaos", "nothing"), ["python,"]),
+    (("serve", "--check"), ["start"]),
+    (("stop", "--nonsense"), []),
+    (("metrics",), ["bridgehold_sessions"]),
+]
+"""As `SHOWN`, of commands that change something: each look at what is its own."""
+AT_HOME = [
+    (("bridge", "check", "sonnet"), "PASS"),
+    (("bridge", "dev", "sonnet:greet", "--runs", "1"), "greeting_id,"),
+    (("shell",), "2"),
+]
+"""What starts sandboxes of its own: looked at twice."""
+
+
+def test_what_changes_something_reads_well_at_each_width(scene: Scene, show: Show, tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("x")
+    for look, (width, colour) in enumerate(LOOKS):
+        names = {**vars(scene), "file": file, "look": look}
+        for arguments, words in CHANGES:
+            argv = [one.format_map(names) for one in arguments]
+            status, out, err = show(width, colour, *argv)
+            assert "Traceback" not in out + err, err
+            assert status != 2 or argv[-1] == "--nonsense" or argv[1] == "lock", (argv, err)
+            looks(out, width, data=argv[0] in ("logs", "metrics") or argv[1] == "adapter")
+            looks(shown(err), width)
+            assert colour or not re.search(r"\x1b\[[0-9;]*m", out + err)
+            plain = re.split(r"\s+", ANSI.sub("", out + err))
+            assert all(word.format_map(names) in plain for word in words), (argv, plain)
+
+
+def shown(err: str) -> str:
+    """What stays of it: progress is drawn while the cursor is hidden, and is gone when it is done."""
+    return re.sub(r"\x1b\[\?25l.*?\x1b\[\?25h", "", err, flags=re.DOTALL)
+
+
+def test_what_tries_a_bridge_reads_well_at_each_width(
+    scene: Scene, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert show(80, False, "bridge", "new", "sonnet")[0] == 0
+    for arguments, word in AT_HOME:
+        for width, colour in (LOOKS[0], LOOKS[-1]):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("1 + 1\n"))
+            _, out, err = show(width, colour, *arguments)
+            looks(out, width)
+            looks(shown(err), width)
+            assert word in ANSI.sub("", out + err).split(), (arguments, out, err)
+
+
+def test_figures_stand_under_their_start_and_are_not_cut(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measured(bridge: str, *_: object) -> list[Figure]:
+        found = [
+            one
+            for way in ("cold", "fork")
+            for one in spread(f"{bridge}: {way}, to the first command's end", [1.5, 20.25], baseline=30.0)
+        ]
+        return [*found, figure(f"{bridge}: sessions made, used once and ended, for each core", 1.1, "/s")]
+
+    monkeypatch.setattr(starts, "measure", measured)
+    for width, colour in LOOKS:
+        _, out, _ = show(width, colour, "bench")
+        looks(out, width)
+        lines = [line.strip() for line in ANSI.sub("", out).splitlines() if line.strip()]
+        assert [line for line in lines if "  " not in line] == ["python: cold", "python: fork", "python"]
+        assert sum("to the first command's end, p50" in line for line in lines) == 2
+        assert any(line.startswith("sessions made, used once and ended, for each core  ") for line in lines)
 
 
 def test_why_tells_its_story_in_order_and_in_sentences(scene: Scene, show: Show) -> None:
@@ -368,6 +463,47 @@ def test_a_machine_without_bubblewrap_is_told_so_by_whatever_needs_it(tmp_path: 
         assert "bubblewrap is missing" in said, (command, said)
         assert "apt-get install bubblewrap" in said, (command, said)
         assert "Traceback" not in out + said
+
+
+CLOSED = [("", "config"), ("state", ""), ("state/audit", "")]
+"""A folder that the service's user can't write, and one that is missing."""
+
+
+@pytest.mark.parametrize(("closed", "missing"), CLOSED[: 3 if os.getuid() == 0 else 2])
+def test_folders_that_the_services_user_cannot_write_are_seen_before_a_start(
+    tmp_path: Path, closed: str, missing: str
+) -> None:
+    home = tmp_path / "home"
+    for folder in ("config", "state/audit", "run"):
+        (home / folder).mkdir(parents=True)
+    as_user: list[str] = []
+    if os.getuid() == 0:  # the service's user owns all but what is closed
+        as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        for place in (home, *home.rglob("*")):
+            os.chown(place, 65534, 65534)
+        os.chown(home / closed, 0, 0)
+        for place in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            place.chmod(0o755)
+    if missing:
+        (home / missing).rmdir()
+    (home / closed).chmod(0o555)
+    environ = {**os.environ, "BRIDGEHOLD_HOME": str(home)}
+    for command in (["serve", "--check"], ["serve"]):
+        argv = [*as_user, sys.executable, "-m", "bridgehold", *command]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env=environ, cwd="/", timeout=60
+        )
+        assert (done.returncode, done.stdout) == (3, ""), (command, done)
+        assert str(home / closed) in done.stderr
+        assert "remedy" in done.stderr
+        assert "Traceback" not in done.stderr
+    (home / closed).chmod(0o755)
+    if os.getuid() == 0:
+        os.chown(home / closed, 65534, 65534)
+    argv = [*as_user, sys.executable, "-m", "bridgehold", "serve", "--check"]
+    before = sorted(home.rglob("*"))
+    assert subprocess.run(argv, env=environ, cwd="/", capture_output=True, check=False).returncode == 0
+    assert sorted(home.rglob("*")) == before
 
 
 def test_anothers_host_is_closed_in_words_and_with_a_remedy(scene: Scene) -> None:

@@ -30,7 +30,7 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.shares.spending import Spending
 from bridgehold.host.startup import FileChange
-from bridgehold.host.tenancy import Ending, Tenancy
+from bridgehold.host.tenancy import AtRest, Ending, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies import tokens
 from bridgehold.policies.model import Machine
@@ -95,17 +95,16 @@ class House:
             sessions=self._end("sessions"),
             zygotes=self._end("zygotes"),
             warm_pool=self._end("pool"),
-            submissions=self._end("submissions"),
-            artifacts=self._left,
         )
-        sessions: Any = ()
+        at_rest = AtRest(submissions=self._end("submissions"), artifacts=self._left)
         self.tenancy = Tenancy(
             self.tenants,
             self.tokens,
-            sessions,
+            tuple,
             settings,
-            Spending(),
+            Spending().used,
             ending,
+            at_rest,
             keeper,
             journal,
             AdminLog(journal),

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.errors import UsageError
-from bridgehold.protocol.plain import MAX_DEPTH, to_plain
+from bridgehold.protocol.plain import MAX_DEPTH, loads, to_plain
 
 
 class Word(str):
@@ -152,3 +152,53 @@ VALUES = st.recursive(
 def test_plain_values_arrive_as_they_are(value: object) -> None:
     arrived = msgspec.json.decode(msgspec.json.encode(to_plain(value, "arguments")))
     assert repr(arrived) == repr(value)
+
+
+WRONG = {
+    "NaN": "nan",
+    "-1e400": "-inf",
+    str(2**64): "64 bits",
+    r'"q\"\\\ud800"': "at character 3",
+    '{"k": 1, "k": 2}': "'k'",
+}
+TEXT = st.text(st.characters(codec="utf-8")) | st.sampled_from(["NaN", '"[{', "\\", "1e999", ",", "\\ud800"])
+MIXED = st.recursive(
+    st.none() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    st.lists(st.tuples(st.lists(MIXED, max_size=3), TEXT | st.none()), max_size=5),
+    st.sampled_from(list(WRONG)),
+)
+def test_what_is_wrong_in_json_is_told_by_its_place_whatever_stands_before_it(
+    around: list[tuple[list[Any], str | None]], wrong: str
+) -> None:
+    text, place = wrong, ""
+    for before, key in around:
+        if key is None:
+            text = json.dumps([*before, 0])[:-2] + text + "]"
+            place = f"[{len(before)}]{place}"
+        else:
+            text = (
+                json.dumps({f"{index} {key}": item for index, item in enumerate(before)} | {key: 0})[:-2]
+                + text
+                + "}"
+            )
+            place = f".{key}{place}"
+    with pytest.raises(UsageError) as caught:
+        loads(text.encode(), name="arguments")
+    assert caught.value.where == f"arguments{place}"[:200]
+    assert f"{WRONG[wrong]}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "broken", ["]", '"', '["\\', "[1,]", "NaN]", "[" * 200, '{"a" "b"}', '[1e400,"\\ud800']
+)
+def test_what_is_no_json_is_refused_whatever_it_resembles(broken: str) -> None:
+    with pytest.raises(UsageError):
+        loads(broken.encode())
+    with pytest.raises(UsageError):
+        loads(b'{"data": [' + b'"a", ' * 50_000 + broken.encode(), name="arguments")

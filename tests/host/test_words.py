@@ -97,20 +97,32 @@ def test_a_bridge_for_one_tenant_is_written_listed_and_shown_for_it(home: Layout
     assert "poet" not in err.partition("There are")[2]
     _, out, _ = say("bridge", "list", "--json")
     assert [one["tenant"] for one in json.loads(out) if one["name"] == "poet"] == ["acme"]
-    policy = home.policies / "poet.toml"
-    written = policy.read_text()
-    status, out, err = say("bridge", "new", "poet", "--tenant", "globex")
-    assert (status, str(policy) in out, policy.read_text()) == (0, False, written)
-    assert f"{policy} is there already: every bridge named poet runs under it, whosever it is" in err
-    assert f"{home.tenants / 'globex'}.toml, [bridges.poet], narrows it for globex alone" in err
-    policy.write_text(written + '[limits]\nmemory = "300MiB"\n')
-    (home.tenants / "globex.toml").write_text('[bridges.poet.limits]\nmemory = "200MiB"\n')
-    given = [
-        json.loads(say("policy", "explain", "poet", "--tenant", one, "--json")[1])
-        for one in ("acme", "globex")
-    ]
-    assert [one["limits"]["memory_bytes"] >> 20 for one in given] == [300, 200]
+    assert say("bridge", "new", "poet", "--tenant", "globex")[0] == 0
+    status, _, err = say("bridge", "new", "poet", "--tenant", "globex")
+    assert (status, "is there already" in err) == (2, True)
+    policies = {one: home.policies / f"poet@{one}.toml" for one in ("acme", "globex")}
+    assert not (home.policies / "poet.toml").exists()
+
+    def memory(tenant: str) -> tuple[str, int]:
+        given = json.loads(say("policy", "explain", "poet", "--tenant", tenant, "--json")[1])
+        return given["policy"], given["limits"]["memory_bytes"] >> 20
+
+    policies["acme"].write_text(policies["acme"].read_text() + '[limits]\nmemory = "300MiB"\n')
+    policies["globex"].write_text('extends = "poet"\n[limits]\nmemory = "200MiB"\n')
+    (home.policies / "poet.toml").write_text('extends = "python"\n[limits]\nmemory = "100MiB"\n')
+    assert [memory("acme"), memory("globex")] == [("poet@acme", 300), ("poet@globex", 200)]
     assert say("policy", "check")[0] == 0
+    policies["globex"].unlink()  # the shared one holds, where none is the tenant's
+    assert [memory("acme"), memory("globex")] == [("poet@acme", 300), ("poet", 100)]
+    (home.policies / "peot@acme.toml").write_text('extends = "poet"\n')
+    (home.policies / "poet@acme@globex.toml").write_text('extends = "poet"\n')
+    (home.tenants / "acme@globex.toml").write_text("# nobody's\n")
+    status, out, _ = say("policy", "check")
+    assert status == 5
+    assert "policies/peot@acme.toml: acme has no bridge 'peot' (nearest: 'poet')" in out
+    assert out.count("nothing reads this") == 2
+    policies["acme"].write_text('extends = "poet@globex"\n')
+    assert "'poet@globex' is not a name" in say("policy", "explain", "poet", "--tenant", "acme")[2]
     status, _, err = say("bridge", "show", "pyton")
     assert "(nearest: 'python')" in err
 

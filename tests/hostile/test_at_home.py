@@ -130,6 +130,8 @@ import multiprocessing, os, runpy, subprocess, sys
 ask = "import sys, queue, helper, bridgehold_sdk; print([sys.path[1:], queue.__file__, helper.__file__, bridgehold_sdk.__file__])"
 open("/tmp/ask.py", "w").write(ask)
 import queue, helper, bridgehold_sdk
+here = os.path.dirname(sys.executable)
+assert {"python", "python3", "python%d.%d" % sys.version_info[:2]} <= set(os.listdir(here)), os.listdir(here)
 result["worker"] = str([sys.path, queue.__file__, helper.__file__, bridgehold_sdk.__file__])
 for name, argv in (("code", ["-c", ask]), ("file", ["/tmp/ask.py"]), ("options", ["-B", "-W", "ignore", "-c", ask])):
     result[name] = subprocess.run([sys.executable, *argv], capture_output=True, text=True).stdout.strip()
@@ -319,6 +321,15 @@ def text(path):
     return open(path).read().strip()
 result["memory"] = [int(page["MemTotal"].split()[0]) * 1024, int(text("/sys/fs/cgroup/memory.max")),
                     int(text("/sys/fs/cgroup/memory/memory.limit_in_bytes"))]
+page_size = os.sysconf("SC_PAGE_SIZE")
+result["pages"] = [os.sysconf("SC_PHYS_PAGES") * page_size, os.sysconf(os.sysconf_names["SC_AVPHYS_PAGES"]) * page_size,
+                   os.sysconf("SC_NPROCESSORS_ONLN"), os.sysconf("SC_NPROCESSORS_CONF"), page_size == os.sysconf.__wrapped__(30),
+                   int(subprocess.check_output([sys.executable, "-c", "import os; print(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))"]))]
+for name in ("SC_NOTHING", [], 10**6):
+    try:
+        os.sysconf(name)
+    except (ValueError, TypeError, OSError) as error:
+        result["pages"].append(type(error).__name__)
 result["processors"] = [os.cpu_count(), multiprocessing.cpu_count(), text("/proc/cpuinfo").count("processor\t"),
                         int(os.environ["LOKY_MAX_CPU_COUNT"]), int(os.environ["RAYON_NUM_THREADS"]),
                         int(os.environ["POLARS_MAX_THREADS"]), int(os.environ["PYTHON_CPU_COUNT"]),
@@ -372,6 +383,10 @@ def test_libraries_can_see_the_sessions_limits(host: Stage) -> None:
     assert found["psutil"] == [256 << 20, 0, 1, 1, {}, {}, None, ["lo"]]
     assert found["interfaces"] == "EAFNOSUPPORT"
     assert found["memory"] == [256 << 20] * 3
+    assert found["pages"] == [
+        *(256 << 20, 256 << 20, 1, 1, True, 256 << 20),
+        *("ValueError", "TypeError", "OSError"),
+    ]
     assert found["processors"] == [1] * 10
     assert found["threads"] == [
         *(["1"] * 4, [], "1", "b'1' None", "b'1' None", "b'3' 3"),

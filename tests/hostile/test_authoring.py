@@ -87,6 +87,10 @@ def test_a_bridge_that_breaks_its_word_fails_its_check(home: Path) -> None:
     failed = [one for one in json.loads(checked.stdout) if one["status"] == "FAIL"]
     assert [one["name"] for one in failed] == ["starts"]
     assert "greet" in failed[0]["detail"]
+    code.write_text(f"{text}\nraise RuntimeError('at import')\n")
+    checked = run(home, "bridge", "check", "liar")
+    assert checked.returncode == 1
+    assert f'liar_bridge.py", line {text.count(chr(10)) + 2}' in checked.stdout  # its author sees where
     code.write_text(
         text.replace(
             "def greet(self, greeting_id, name):",
@@ -129,6 +133,8 @@ def test_a_scripts_commands_become_a_draft_and_the_script_never_runs(home: Path)
 def test_dev_runs_again_after_each_save_and_shows_what_went_wrong(home: Path) -> None:
     run(home, "bridge", "new", "toy")
     code = home / "config/bridges/toy/toy_bridge.py"
+    nothing = run(home, "bridge", "dev", "toy")
+    assert (nothing.returncode, "bridgehold bridge dev toy:create_greeting" in nothing.stderr) == (2, True)
     environment = {**os.environ, "BRIDGEHOLD_HOME": str(home)}
     arguments = ["bridge", "dev", "toy:create_greeting", "--args", '{"words": "{name}"}', "--runs", "3"]
     with subprocess.Popen(

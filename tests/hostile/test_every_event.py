@@ -23,13 +23,16 @@ import psutil
 import pytest
 
 from bridgehold import BridgeholdError, SyncClient
+from bridgehold.audit.client import encode
 from bridgehold.audit.entries import Entry
-from bridgehold.audit.events import event_types, kind_of
+from bridgehold.audit.events import HostStopped, event_types, kind_of
 from bridgehold.audit.journal import Journal, JournalConfig
 from bridgehold.audit.read import read_all
+from bridgehold.audit.recorders import Recorder
 from bridgehold.audit.verify import verify_audit
 from bridgehold.audit.writer import Limits
 from bridgehold.keeper.admin import SecretAdmin
+from bridgehold.records import wire
 from hostile.served import running_provider
 from hostile.stage import POLICY, Stage, make_home, start_host, stop_host
 from waiting import until
@@ -282,6 +285,9 @@ def rotated(audit: Path, anchors: Path) -> None:
     limits = Limits(segment_bytes=1)
     journal = Journal(JournalConfig(folder=str(audit), anchors=str(anchors), limits=limits))
     journal.writer.write([])
+    forger = Recorder("launcher")
+    journal.answer([wire.Request(wire.APPEND, 1, encode(HostStopped(reason="forged")))], [forger])
+    journal.note_breach(forger)
     journal.close("test")
 
 
@@ -327,6 +333,7 @@ CASES: dict[str, dict[str, Any]] = {
     "events.folded": {"tenant": ""},
     "journal.opened": OWN,
     "journal.closed": OWN,
+    "channel.ended": {"tenant": "", "recorder": "launcher"},
     "segment.rotated": OWN,
     "anchor.signed": OWN,
 }

@@ -187,17 +187,93 @@ def test_who_loses_a_tenant_loses_the_connection_at_once(host: Stage) -> None:
     reload(host, "")
 
 
+def command(host: Stage, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bridgehold", *arguments],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent), **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_what_waits_for_a_restart_says_so_where_it_is_missed(host: Stage) -> None:
+    policy = host.layout.policies / f"{host.plain}.toml"
+    before = policy.read_text()
+    policy.write_text(
+        before
+        + '[network.endpoints.fresh]\nmethods = ["POST"]\npaths = ["/v1/chat/completions"]\n[secrets.fresh]\nprovider = "fresh"\n'
+    )
+    manifest = host.layout.bridges / host.plain / "bridge.toml"
+    asked = manifest.read_text()
+    head, _, rest = asked.partition("[operations")
+    manifest.write_text(
+        f'{head}[[needs.endpoints]]\nprovider = "fresh"\n[[needs.secrets]]\nname = "fresh"\n'
+        f'provider = "fresh"\n[operations{rest}'
+    )
+    write(
+        host,
+        '[providers.fresh]\nbase_url = "https://fresh.example.org/v1"\n[bridges.mine]\nscripts = "/srv"\n',
+    )
+    done = command(host, "reload")
+    assert "waits for a restart  providers.fresh.base_url" in done.stdout
+    assert "waits for a restart  bridges.mine.scripts" in done.stdout
+    assert "`bridgehold restart` takes over what waits" in done.stderr
+    said = act(
+        host,
+        "import urllib.error, urllib.request as u\n"
+        "of = bridge.provider('fresh')\n"
+        "heads = {'Content-Type': 'application/json', 'Authorization': f'Bearer {of.placeholder}'}\n"
+        'ask = u.Request(f\'{of.base_url}/v1/chat/completions\', b\'{"model": "m", "messages": []}\', heads)\n'
+        "try: u.urlopen(ask)\n"
+        "except urllib.error.HTTPError as error: result['said'] = error.read().decode()\n",
+    )["said"]
+    assert "without a provider 'fresh'" in said
+    assert "waits for the host's next start" in said
+    key = subprocess.run(
+        [sys.executable, "-m", "bridgehold", "secrets", "set", "fresh"],
+        env={**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)},
+        input="sk-fresh-0123456789abcdef\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert key.returncode == 0, key.stderr  # it is stored for the next start
+    manifest.write_text(asked)
+    policy.write_text(before)
+    reload(host, "")
+
+
+def test_a_misspelt_name_is_refused_before_anything_is_done_with_it(host: Stage) -> None:
+    for arguments, said in (
+        (("sessions", "drain", "--tenant", "locl"), "there is no tenant 'locl' (nearest: 'local')"),
+        (("sessions", "resume", "--tenant", "locl"), "there is no tenant 'locl' (nearest: 'local')"),
+        (("sessions", "drain", "--bridge", "pyton"), "there is no bridge 'pyton' (nearest: 'python')"),
+        (("token", "create", "x", "--tenant", "locl"), "there is no tenant 'locl' (nearest: 'local')"),
+        (("token", "create", "x", "--tenant", "local", "--bridge", "pyton"), "there is no bridge 'pyton'"),
+        (
+            ("token", "create", "x", "--tenant", "local", "--operation", "python:exceute"),
+            "no bridge has an operation 'python:exceute' (nearest: 'python:execute')",
+        ),
+    ):
+        done = command(host, *arguments)
+        assert (done.returncode, said in done.stderr) == (6, True), (arguments, done.stderr)
+    assert json.loads(command(host, "token", "list", "--json").stdout) == []
+    assert act(host, "result['x'] = 1") == {"x": 1}
+    wrong = host.layout.policies / "wrong.toml"
+    wrong.write_text("[limts]\n")
+    done = command(host, "reload")
+    assert "holds already  policies/wrong.toml (refused: " in done.stdout
+    assert "nearest: 'limits'" in done.stdout
+    wrong.unlink()
+    reload(host, "")
+
+
 def test_the_command_line_says_what_was_taken_over_and_what_waits(host: Stage) -> None:
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent), **more}
-        return subprocess.run(
-            [sys.executable, "-m", "bridgehold", *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return command(host, *arguments, **more)
 
     write(host, '[bridges.python]\npool_size = 1\n[secrets]\nstore = "keyring"\n')
     said = run("reload").stdout

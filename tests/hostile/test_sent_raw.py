@@ -196,14 +196,13 @@ def test_what_is_sent_arrives_as_it_is_or_is_refused_with_its_place(shown: Stage
         assert why in said[2], (text[:40], said)
     for given in (b'{"data": 1, "data": 2}', b'{"data": [1e400]}'):
         assert ask(shown, given)[1] == "usage"
-    for wrong, why in (
-        (b'{"a": 1, "a": 2}', "two keys are both spelled 'a'"),
-        (b"1" * 25, "an integer beyond 64 bits"),
-    ):
-        large = b'{"data": ["' + b"x" * 100_000 + b'", {"x": ' + wrong + b"}]}"
-        assert f"arguments.data[1].x: {why}" in ask(shown, large)[2]
-    many = b'{"data": [' + b"0," * 50_000 + b"1" * 25 + b"]}"
-    assert "arguments.data: an integer lies beyond 64 bits" in ask(shown, many)[2]
+    head = b'{"data": ["' + b"x" * 100_000 + b'", {"x": '
+    for text, why in REFUSED.items():
+        said = ask(shown, head + text.encode() + b"}]}")
+        assert said[1] == "usage"
+        assert f"arguments.{PLACE}{why}" in said[2], (text[:40], said)
+    many = b'{"data": [' + b"0.5, [], " * 50_000 + b'"\\ud800"]}'
+    assert "arguments.data[100000]: text with a lone surrogate" in ask(shown, many)[2]
 
 
 def test_a_request_itself_is_read_by_the_same_rules(shown: Stage) -> None:

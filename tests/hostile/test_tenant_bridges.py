@@ -74,6 +74,15 @@ def test_only_its_tenant_meets_it_and_two_may_have_the_same_name(place: Stage, s
                     act()
                 assert caught.value.code == "not_found"
                 assert other not in caught.value.hint
+        own = place.layout.policies / f"{name}@globex.toml"
+        own.write_text(POLICY.replace('allow = ["*"]', "allow = []") + f'[sandbox]\nstart = "{start}"\n')
+        assert report(place, name, "globex")[0] == "denied"  # type: ignore[index]  # a policy of its own
+        assert report(place, name, "acme") == "acme's"
+        own.unlink()  # nothing that grants more takes its place, until an operator says so
+        assert report(place, name, "globex")[0] == "policy"  # type: ignore[index]
+        assert report(place, name, "acme") == "acme's"
+        place.client.request("reload")
+        assert report(place, name, "globex") == "globex's"
         (place.layout.tenants / "globex.toml").write_text(f"[bridges.{other}.limits]\nmemory = '1MiB'\n")
         assert report(place, name, "globex")[0] == "policy"  # type: ignore[index]  # it would bound nobody
         (place.layout.tenants / "globex.toml").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -87,6 +88,84 @@ def test_the_traceback_reaches_the_author_wherever_the_author_is(
     )
     failed = ours(host, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test))
     assert "return x / 0  # the line itself" in failed.stdout, failed.stdout
+
+
+def test_what_led_to_an_error_is_told_as_at_a_prompt_and_odd_values_cost_nothing(
+    host: Stage, python: str
+) -> None:
+    with host.session(python) as session:
+        session.run("execute", {"code": "def deep(x):\n    return 1 / x  # of an earlier command"})
+        error = fault(
+            session,
+            "try:\n    deep(0)\nexcept ZeroDivisionError as error:\n    wrong = KeyError('key')\n"
+            "    wrong.add_note('a note')\n    raise wrong from error",
+        )
+        for part in (
+            "    return 1 / x  # of an earlier command\n",
+            "ZeroDivisionError: division by zero\n\nThe above exception was the direct cause",
+            "    raise wrong from error\n",
+            "KeyError: 'key'\na note\n",
+        ):
+            assert part in error.traceback, error.traceback
+        last = session.run(
+            "execute", {"code": "import sys\n[sys.last_exc is sys.last_value, sys.last_type.__name__]"}
+        )
+        assert last["value"] == [True, "KeyError"]
+        group = fault(
+            session, "raise ExceptionGroup('both', [ValueError('one'), TypeError('two')])"
+        ).traceback
+        assert "ValueError: one" in group
+        assert "TypeError: two" in group
+        assert (
+            "    y = = 2\n        ^\nSyntaxError: invalid syntax\n"
+            in fault(session, "x = 1\ny = = 2").traceback
+        )
+        session.run("execute", {"code": "class Odd:\n    def __repr__(self): raise SystemExit(1)"})
+        for value, shown in (
+            ("Odd()", "<Odd: its repr raised SystemExit>"),
+            ("'x' * 50_000_000", "'xxx"),
+            ("object", "<class 'object'>"),
+            ("chr(0xd800) + '!'", "'\\ud800!'"),
+        ):
+            said = session.run("execute", {"code": f"print('kept')\n{value}"})
+            assert (said["stdout"], said["value"]) == ("kept\n", None), value
+            assert said["repr"].startswith(shown), said
+
+
+def test_the_command_line_shows_what_is_written_while_it_runs(host: Stage, python: str) -> None:
+    code = "import time\nprint('first')\nwhile True: time.sleep(0.05)"
+    argv = [
+        sys.executable,
+        "-m",
+        "bridgehold",
+        "run",
+        f"{python}:execute",
+        "--args",
+        json.dumps({"code": code}),
+    ]
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(host.layout.config.parent)}
+    with subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True, cwd="/") as process:
+        assert process.stderr is not None
+        try:
+            assert "  | first\n" in iter(process.stderr.readline, "")  # a build is told of before
+            assert process.poll() is None
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.parametrize("start", ["cold", "fork"])
+def test_output_comes_with_the_error_of_a_host_that_ends_with_it(tmp_path: Path, start: str) -> None:
+    """A private one: nobody can ask it for its log any more."""
+    policies = tmp_path / "config/policies"
+    policies.mkdir(parents=True)
+    (policies / "python.toml").write_text(POLICY + f'[sandbox]\nstart = "{start}"\n')
+    said = "import os, subprocess\nprint('by print')\nsubprocess.run(['echo', 'by echo'])\nos._exit(9)"
+    argv = [sys.executable, "-m", "bridgehold", "run", "python:execute", "--args", json.dumps({"code": said})]
+    environment = {**os.environ, "BRIDGEHOLD_HOME": str(tmp_path)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, cwd="/")
+    assert "  | by print\n  | by echo\n" in done.stderr, done
+    assert "ended by itself with status 9" in " ".join(done.stderr.split())
 
 
 def test_a_bridge_that_fails_at_its_import_says_where(host: Stage) -> None:

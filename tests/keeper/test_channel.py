@@ -19,6 +19,7 @@ from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.main import Keeper
+from bridgehold.keeper.places import QUESTIONS, REQUESTS
 from bridgehold.keeper.values import KeeperConfig
 from waiting import eventually
 
@@ -131,7 +132,7 @@ def test_a_host_that_floods_with_streams_and_reads_nothing_is_cut_off(tmp_path: 
 
 @contextlib.asynccontextmanager
 async def channels(
-    serve: Callable[[Stream], object], *, bound: int = protocol.STREAMS
+    serve: Callable[[Stream], object], *, bound: int = REQUESTS + QUESTIONS
 ) -> AsyncIterator[tuple[Channel, Channel]]:
     """(ours, theirs): `serve` gets each stream that we open; our own bound is larger by far."""
     tasks: list[asyncio.Future[object]] = []
@@ -208,7 +209,9 @@ def test_both_ends_have_one_bound(tmp_path: Path) -> None:  # ABUSE 57
         client = await KeeperClient.connect(ours)
         await client.status()
         assert keeper._channel is not None
-        assert client._channel._bound == keeper._channel._bound == protocol.STREAMS
+        assert client._channel._bound == keeper._channel._bound == REQUESTS + QUESTIONS
+        for one, other in ((client._requests, keeper._requests), (client._questions, keeper._questions)):
+            assert (one.whole, one._each) == (other.whole, other._each)
         await client.close()
         await serving
 

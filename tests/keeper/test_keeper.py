@@ -394,7 +394,7 @@ def test_the_host_learns_beginnings_and_the_keeper_redacts(tmp_path: Path) -> No
             assert (await keeper.redact("umbra", texts))[1:] == texts[1:]
             long = ["x" * 100_000 + key] * 3
             assert await keeper.redact("acme", long) == ["x" * 100_000 + "[redacted]"] * 3
-            await keeper.drop_session("s-1")
+            await keeper.drop_session("s-1", tenant="acme")
             short.unlink()
             assert await keeper.marks("acme") == protocol.Marks(begins=("sk-r",), always=False)
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.errors import BusyError, TenantFullError, UnsupportedError
+from bridgehold.policies.parts import kept_for_others
 from bridgehold.sandbox.cgroups import admission
-from bridgehold.sandbox.cgroups.admission import Capacity, Held, capacity, kept_for_others, machine_capacity
+from bridgehold.sandbox.cgroups.admission import Capacity, Held, capacity, machine_capacity
 from bridgehold.sandbox.values import Resources, TenantShare
 
 GIB = 1 << 30

@@ -133,24 +133,6 @@ def test_the_end_of_a_zygote_is_the_end_of_its_sessions(box: Machine) -> None:
     box.drive(act)
 
 
-def test_a_fork_that_ends_by_itself_is_noticed(box: Machine) -> None:
-    async def act(client: LauncherClient) -> None:
-        nursery = Nursery(box)
-        zygote = await nursery.zygote(client)
-        guest = await nursery.fork(client, zygote)
-        with pytest.raises(EOFError):
-            await guest.python("import os; os._exit(7)")
-        report = await client.exited(guest.launched.worker)
-        assert report.cause == "exited"
-        assert report.status in (7, -1)  # -1: a kernel that does not tell
-        guest.close()
-        again = await nursery.fork(client, zygote)
-        await again.end()
-        await zygote.end()
-
-    box.drive(act)
-
-
 def descendants(pid: int) -> list[int]:
     found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return found + [below for child in found for below in descendants(child)]

@@ -88,8 +88,8 @@ def test_eof_or_another_byte_ends_it(cgroup: SessionCgroup, marker: Path, said: 
     start = begin(cgroup, str(marker.parents[1] / "bwrap"))
     at_the_gate(start)
     if said:
-        os.write(start._release, said)
-    start._fds.close(start._release)
+        os.write(start._pipes.release, said)
+    start._fds.close(start._pipes.release)
     assert ended(start) == 125
     assert not marker.exists()
     start.abort()
@@ -173,7 +173,7 @@ def test_a_later_launch_holds_no_gate_of_an_earlier_one_open(cgroup: SessionCgro
     other = parent.create("w-other", resources(), tenant="local")
     second = begin(other, bwrap)
     at_the_gate(second)
-    first._fds.close(first._release)
+    first._fds.close(first._pipes.release)
     assert ended(first) == 125
     for start in (first, second):
         start.abort()

@@ -23,8 +23,6 @@ GENESIS = "0" * 64
 """`prev` of an instance's first line."""
 MAX_LINE = 2 * 1024 * 1024
 """Longest line in bytes, newline excluded. A reader believes no longer one."""
-MAX_EVENT = 256 * 1024
-"""Longest event in bytes as a client sends it; escaping makes at most six bytes of one."""
 MAX_INTEGER = 2**53 - 1
 
 HASH_OPEN = b',"hash":"'

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bridgehold.audit import wire
 from bridgehold.audit.anchors import SignedAnchor, render
-from bridgehold.audit.chain import MAX_EVENT, Head, reference
+from bridgehold.audit.chain import Head, reference
+from bridgehold.audit.channels import Opening
 from bridgehold.audit.events import (
     CommandIntent,
     CommandOutcome,
@@ -22,15 +23,14 @@ from bridgehold.audit.events import (
     ToolOutcome,
 )
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError
+from bridgehold.records import wire
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Awaitable, Callable
 
 _CLIP = 4096
 _UNDONE = "its caller went away, or the journal was too slow, before it was begun"
 _MOST_PENDING = 20_000
-_ANSWERS = msgspec.json.Decoder(list[wire.Answer])
 _HINTS = {
     "full": "Free space on the audit's disk; the journal goes on by itself.",
     "failed": "The audit's disk failed a write. Check it, then restart the host: a new instance begins.",
@@ -74,6 +74,21 @@ class JournalClient(asyncio.Protocol):
         await client.head()
         return client
 
+    @classmethod
+    async def open(cls, intake: socket.socket, tenant: str = "", *, deadline_s: float = 5.0) -> JournalClient:
+        """A channel of its own for `tenant`, which may write that tenant's events and nothing else.
+
+        `intake`: the host's end of the journal's. Raises `AuditError` where the journal lets nobody in.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                socket.send_fds(intake, [msgspec.json.encode(Opening(tenant))], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise AuditError(f"the journal's intake is closed: {error.strerror}") from error
+        return await cls.connect(ours, deadline_s=deadline_s)
+
     async def append(self, event: Event, *, durable: bool = True) -> Receipt:
         """Write `event`. Returns once it is on the disk, or (not `durable`) once it is written.
 
@@ -88,7 +103,7 @@ class JournalClient(asyncio.Protocol):
             payload = msgspec.json.encode(shown)
         except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
             payload = encode(shown)
-        if len(payload) > MAX_EVENT:
+        if len(payload) > wire.MAX_EVENT:
             payload = encode(shown)
         answer = await self._ask(operation, payload, shown)
         return Receipt(ref=reference(self.instance, answer.seq), seq=answer.seq, hash=answer.hash)
@@ -142,7 +157,7 @@ class JournalClient(asyncio.Protocol):
         identity = self._next
         loop = asyncio.get_running_loop()
         future: asyncio.Future[wire.Answer] = loop.create_future()
-        frame = request(operation, identity, payload)
+        frame = wire.request(operation, identity, payload)
         self._waiting[identity] = (future, event)
         if not self._unsent:
             loop.call_soon(self._flush)
@@ -181,7 +196,7 @@ class JournalClient(asyncio.Protocol):
         payload = encode(undone(intent, reference(self.instance, answer.seq)))
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(request(wire.APPEND_BUFFERED, self._next, payload))
+        self._unsent.append(wire.request(wire.APPEND_BUFFERED, self._next, payload))
 
     def _flush(self) -> None:
         if self._unsent and self._transport is not None and not self._transport.is_closing():
@@ -190,22 +205,12 @@ class JournalClient(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers to waiting calls; one whose caller has gone finds nobody."""
-        received = self._received
-        received += data
-        answers: list[wire.Answer] = []
-        while len(received) >= 4:
-            length = int.from_bytes(received[:4], "big")
-            if length > wire.MAX_ANSWERS:
-                self._break(f"the journal sent a frame of {length} bytes")
-                return
-            if len(received) < 4 + length:
-                break
-            try:
-                answers += _ANSWERS.decode(bytes(received[4 : 4 + length]))
-            except msgspec.DecodeError as error:
-                self._break(f"the journal sent nonsense: {error}")
-                return
-            del received[: 4 + length]
+        self._received += data
+        try:
+            answers = wire.take_answers(self._received)
+        except AuditError as error:
+            self._break(error.message)
+            return
         for answer in answers:
             future, event = self._waiting.pop(answer.id, (None, None))
             if future is not None and not future.done():
@@ -237,13 +242,6 @@ class JournalClient(asyncio.Protocol):
             hint="Restart the host; `bridgehold audit verify` shows what was written.",
             where="journal:gone",
         )
-
-
-def request(operation: int, identity: int, payload: bytes = b"") -> bytes:
-    """One request frame. Raises `AuditError` past `MAX_EVENT`."""
-    if len(payload) > MAX_EVENT:
-        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
-    return wire.HEADER.pack(len(payload) + wire.BODY, operation, identity) + payload
 
 
 def undone(intent: CommandIntent | ToolIntent | EgressIntent, reference: str) -> Event:
@@ -282,10 +280,10 @@ def encode(event: Event) -> bytes:
         payload = msgspec.json.encode(with_texts(event, _escaped))
     except (TypeError, ValueError, RecursionError) as error:
         raise AuditError(f"an event can't be encoded: {error}") from error
-    if len(payload) > MAX_EVENT:
+    if len(payload) > wire.MAX_EVENT:
         payload = msgspec.json.encode(with_texts(event, _clipped))
-    if len(payload) > MAX_EVENT:
-        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {MAX_EVENT}")
+    if len(payload) > wire.MAX_EVENT:
+        raise AuditError(f"an event has {len(payload)} bytes; the journal takes {wire.MAX_EVENT}")
     return payload
 
 

@@ -36,6 +36,7 @@ _SIGNS = {
 }
 _NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 _SHORT = {"\n": "n", "\r": "r", "\t": "t"}
+_OWN_ESCAPES = "%\\"
 _AMBIGUOUS = re.compile(r"[%\\&=+]")
 _UNFINISHED = re.compile(
     rb"(?:\\{1,8}(?:u(?:[0-9a-fA-F]{0,3}|\{[0-9a-fA-F]{0,8})|U[0-9a-fA-F]{0,7}|x[0-9a-fA-F]?|[0-7]{0,3})?"
@@ -43,6 +44,8 @@ _UNFINISHED = re.compile(
 )
 _UNFINISHED_NUMBER = re.compile(rb"(?:[0-9]{1,3}|0[xX])\Z")
 _LONGEST_UNFINISHED = 24
+_PART = 8 * 1024
+"""Bytes that one look takes about a millisecond for, whatever they are."""
 
 _WIDEST = 16
 
@@ -83,6 +86,19 @@ class Encodings:
                 elif match["least"] is not None or (cut and match["mark"] is not None):
                     found.append(match.span())
         return _before(found, hold)
+
+    def spans(self, data: bytes) -> Iterator[Span | None]:
+        """What `find` masks in a whole text that may have been cut; None after each bounded part of it."""
+        at, size = 0, _PART
+        while True:
+            last = at + size >= len(data)
+            found, hold = self.find(data[at : at + size], last=last, cut=last)
+            yield from ((at + start, at + end) for start, end in found)
+            if last:
+                return
+            yield None
+            size = _PART if hold else 2 * size  # a beginning that is longer than a part is looked at whole
+            at += hold
 
 
 def beginnings(marks: Iterable[bytes]) -> re.Pattern[bytes] | None:
@@ -175,22 +191,27 @@ def _characters(text: str) -> list[Element]:
 def _alternatives(one: str) -> list[str]:
     """Each begins with a literal, so that a search looks at few places."""
     code, raw = ord(one), one.encode("utf-8", "surrogateescape")
-    escaped = "".join(f"%(?:25){{0,4}}{_either(f'{byte:02x}')}" for byte in raw)
-    slashed = [f"u{_either(f'{unit:04x}')}" for unit in _units(one)]
+    kept = "" if one in _OWN_ESCAPES else "+"  # giving back of a run only helps what escapes itself
+    slashes = _SLASHES + kept
+    escaped = "".join(f"%(?:25){{0,4}}{kept}{_either(f'{byte:02x}')}" for byte in raw)
+    slashed = [
+        slashes.join(f"u{_either(f'{unit:04x}')}" for unit in _units(one)),
+        f"u\\{{0{{0,6}}{_either(f'{code:x}')}\\}}",
+        f"U{_either(f'{code:08x}')}",
+        slashes.join(f"(?:x{_either(f'{byte:02x}')}|{byte:03o})" for byte in raw),
+    ]
+    if one in _SHORT:
+        slashed.append(_SHORT[one])
+    elif not one.isalnum():
+        slashed.append(_quoted(raw))
     found = [
         escaped,
-        "".join(f"{_SLASHES}{unit}" for unit in slashed),
-        f"{_SLASHES}(?:u\\{{0{{0,6}}{_either(f'{code:x}')}\\}}|U{_either(f'{code:08x}')})",
-        "".join(f"{_SLASHES}(?:x{_either(f'{byte:02x}')}|{byte:03o})" for byte in raw),
+        f"{slashes}(?:{'|'.join(slashed)})",
         f"&#(?:0{{0,5}}{code}|[xX]0{{0,5}}{_either(f'{code:x}')});",
         "".join(f"={_either(f'{byte:02x}')}" for byte in raw),
     ]
     if one in _NAMED:
         found.append(f"&{_NAMED[one]};")
-    if one in _SHORT:
-        found.append(_SLASHES + _SHORT[one])
-    elif not one.isalnum():
-        found.append(_SLASHES + _quoted(raw))
     if one == " ":
         found.append(r"\+")
     return [*found, _quoted(raw)]

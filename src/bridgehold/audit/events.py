@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import msgspec
 
+from bridgehold.records.workers import (
+    Event,
+    WorkerAttested,
+    WorkerExited,
+    WorkerRefused,
+    kind_of,
+)
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """The base. `tenant`, `session` and `command` tie events together."""
-
-    tenant: str = ""
-    principal: str = ""
-    session: str = ""
-    command: str = ""
+__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "kind_of"]
 
 
 class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
@@ -105,27 +106,6 @@ class SessionClosed(Event, frozen=True, kw_only=True, tag="session.closed"):
     emptied_ms: int = 0
 
 
-class WorkerAttested(Event, frozen=True, kw_only=True, tag="worker.attested"):
-    """A worker was compared with its spec by the kernel's view of it, and nothing differed."""
-
-    worker: str
-    spec: str
-    pid: int
-    uid: int
-    environment: str
-    capabilities: str
-    no_new_privs: bool
-    seccomp_mode: int
-    namespaces: dict[str, int]
-    cgroup: str
-    mounts: str
-    weakenings: tuple[str, ...] = ()
-    zygote: str = ""
-    """The zygote it was forked from; empty for a cold start."""
-    phases_us: dict[str, int] = {}
-    """The launcher's part of the start, in microseconds by phase."""
-
-
 class ZygoteStarted(Event, frozen=True, kw_only=True, tag="zygote.started"):
     """A warm process stands, attested; sessions of this tenant and bridge are forked from it."""
 
@@ -154,25 +134,6 @@ class StartFellBack(Event, frozen=True, kw_only=True, tag="start.fell_back"):
 
     bridge: str
     reason: str
-
-
-class WorkerRefused(Event, frozen=True, kw_only=True, tag="worker.refused"):
-    """A worker differed from its spec, and was killed before any tenant data went in."""
-
-    worker: str
-    differences: tuple[str, ...]
-
-
-class WorkerExited(Event, frozen=True, kw_only=True, tag="worker.exited"):
-    """A worker's process tree is gone. `status`: the exit status, or the signal's number."""
-
-    worker: str
-    cause: str
-    status: int
-    cpu_us: int
-    memory_peak_bytes: int
-    oom_kills: int
-    emptied_ms: int
 
 
 class CommandIntent(Event, frozen=True, kw_only=True, tag="command.intent"):
@@ -269,13 +230,15 @@ class ArtifactChanged(Event, frozen=True, kw_only=True, tag="artifact.changed"):
 
 
 class ArtifactRead(Event, frozen=True, kw_only=True, tag="artifact.read"):
-    """A part of a tenant's bytes was handed out."""
+    """A part of a tenant's bytes was handed out, or a hub's listing that is kept among them."""
 
     digest: str
     size_bytes: int
     """Of the whole."""
     offset: int
     length: int
+    name: str = ""
+    """Of what it is; a listing's is ``hub:REPO@REVISION``."""
 
 
 class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
@@ -301,6 +264,8 @@ class EgressOutcome(Event, frozen=True, kw_only=True, tag="egress.outcome"):
     """The tokens are counted from bytes and stream events, because the provider named none."""
     charged: int = 0
     """Tokens that the budget was charged with: never fewer than were said or seen."""
+    unsent: bool = False
+    """Nothing of it has reached the provider: no budget counts it, neither its tokens nor the request."""
     digest: str = ""
     """Of a download: ``sha256:`` of what came, whether it was kept or not."""
     followed: str = ""
@@ -418,6 +383,14 @@ class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
     folded: dict[str, int]
 
 
+class ChannelEnded(Event, frozen=True, kw_only=True, tag="channel.ended"):
+    """A recorder broke its channel's rules, and the journal takes nothing more from it."""
+
+    recorder: str
+    """``host``, ``launcher``, ``keeper`` or ``tenant``; `tenant` says which tenant's."""
+    reason: str
+
+
 class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
     """First line of an instance: it carries the head of the instance before it, so that the
     instances of a folder form one chain, and what recovery found there.
@@ -433,6 +406,8 @@ class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
     previous: str = ""
     previous_count: int = 0
     previous_head: str = ""
+    recorders: tuple[str, ...] = ()
+    """Who writes in this instance over a channel of its own. With ``launcher`` every start is in it."""
     unfinished: tuple[str, ...] = ()
     """References of intents without an outcome, at most 256 of `unfinished_count`."""
     unfinished_count: int = 0
@@ -485,26 +460,30 @@ def event_types() -> tuple[type[Event], ...]:
     return _TYPES
 
 
-def kind_of(event: Event | type[Event]) -> str:
-    """The stable name: ``command.intent`` and so on."""
-    return str(event.__struct_config__.tag)
-
-
-INTENT_KINDS = frozenset({"admin.intent", "command.intent", "egress.intent", "tool.intent"})
-"""Written before the act; `OUTCOME_KINDS` name them by their field `intent`."""
-OUTCOME_KINDS = frozenset({"admin.outcome", "command.outcome", "egress.outcome", "tool.outcome"})
+PAIRS = {
+    "admin.intent": "admin.outcome",
+    "command.intent": "command.outcome",
+    "egress.intent": "egress.outcome",
+    "tool.intent": "tool.outcome",
+}
+"""What is written before an act, and what tells its end, which names it by its field `intent`."""
+INTENT_KINDS = frozenset(PAIRS)
+OUTCOME_KINDS = frozenset(PAIRS.values())
 CLOSING_KINDS = OUTCOME_KINDS | {
-    "session.closed",
     "worker.exited",
+    "session.closed",
     "host.degraded",
     "host.stopped",
     "events.folded",
+    "channel.ended",
     "segment.rotated",
     "journal.closed",
 }
 """What may still use the reserve when the disk or the tenant's quota is full: ends of what began."""
-JOURNAL_KINDS = frozenset({"journal.opened", "journal.closed", "segment.rotated", "anchor.signed"})
-"""Written by the journal itself and never taken from a client."""
+JOURNAL_KINDS = frozenset(
+    {"journal.opened", "journal.closed", "segment.rotated", "anchor.signed", "channel.ended"}
+)
+"""Written by the journal itself and never taken from a channel."""
 # Once, at import: a module's names may grow under whoever walks them, in another thread.
 _TYPES = tuple(
     value

@@ -1,9 +1,10 @@
 """The journal: a process that appends, syncs and acknowledges, and does nothing else.
 
-``python -m bridgehold.audit.journal --fd-config N --fd-journal M [--fd-journal M2 …]`` with
-inherited descriptors: the configuration (`JournalConfig` as JSON) and one stream socket per
-client. Everything that is pending is written together and made durable by one sync (group
-commit). It ends, with `journal.closed` written, when every client has gone or on SIGTERM.
+``python -m bridgehold.audit.journal --fd-config N --fd-host N [--fd-launcher N] [--fd-keeper N]
+[--fd-intake N]`` with inherited descriptors: the configuration (`JournalConfig` as JSON), one stream socket
+per recorder, and where the host adds channels at run time. What is pending on all of them is written
+together, each channel's share of it, and made durable by one sync (group commit). It ends, with
+`journal.closed` written, when every channel has ended or on SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bridgehold import writes
-from bridgehold.audit import anchors, segments, wire
+from bridgehold.audit import anchors, segments
+from bridgehold.audit.channels import Channel, Intake, turns
 from bridgehold.audit.events import (
-    JOURNAL_KINDS,
     AnchorSigned,
+    ChannelEnded,
     Event,
     JournalClosed,
     JournalOpened,
     event_types,
-    kind_of,
 )
+from bridgehold.audit.recorders import HOST, Name, Recorder, breach
 from bridgehold.audit.recovery import Recovered, recover
 from bridgehold.audit.writer import Limits, Refused, Reserve, Result, Writer, Written, sync_folder
 from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.hardening import harden_journal as harden
 from bridgehold.ids import new_instance_id
+from bridgehold.records import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_READ = 1024 * 1024
-_GROUP = 2048
-"""Most requests of one group."""
 _BUFFERED_SYNC_S = 0.5
 """How long a buffered event may wait for its sync."""
 _DRAIN_S = 5.0
 """How long the last clients may go on writing after SIGTERM."""
-_UNREAD = 8 * 1024 * 1024
-"""Answers a client may leave unread before nothing more is read from it."""
+_MOST_REASON = 500
+_HELD_MS = 10
+"""Between looks at a channel that has had its part for now."""
 
 _EVENT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(functools.reduce(operator.or_, event_types()))
 
@@ -70,27 +71,49 @@ class JournalConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Journal:
     """One instance: holds the audit's lock for its life, and answers decoded requests."""
 
-    def __init__(self, config: JournalConfig, *, sync: Callable[[int], None] = os.fdatasync) -> None:
-        """Raises `AuditError` where another writer holds the folder or its first line can't be written."""
+    def __init__(
+        self,
+        config: JournalConfig,
+        *,
+        recorders: tuple[str, ...] = ("host",),
+        sync: Callable[[int], None] = os.fdatasync,
+    ) -> None:
+        """Raises `AuditError` where another writer holds the folder or its first line can't be written.
+
+        `recorders`: who has a channel of its own from the start.
+        """
+        self._launcher = "launcher" in recorders
         self._anchors = Path(config.anchors) if config.anchors else None
         audit = Path(config.folder)
         self._lock = _lock(audit)
         try:
-            self.writer = _begin(audit, config, sync)
+            self.writer = _begin(audit, config, recorders, sync)
         except BridgeholdError:
             os.close(self._lock)
             raise
 
-    def answer(self, requests: Sequence[wire.Request]) -> list[wire.Answer]:
-        """Write, sync once if anything asks for it, and answer each request in order."""
+    def answer(
+        self, requests: Sequence[wire.Request], recorders: Sequence[Recorder] = ()
+    ) -> list[wire.Answer]:
+        """Write, sync once if anything asks for it, and answer each request in order.
+
+        `recorders`: whose each request is; without them all are the host's. One that breaks the rules is
+        `broken`, and nothing more of it is written.
+        """
+        recorders = recorders or [HOST] * len(requests)
         pending: list[Event] = []
+        owners: list[str] = []
         places: list[int | wire.Answer] = []
         durable = False
-        for request in requests:
+        for request, recorder in zip(requests, recorders, strict=True):
+            if recorder.broken:
+                places.append(wire.Answer(request.id, code=wire.BREACH, message=recorder.broken))
+                continue
             try:
-                event = self._event(request)
+                event = self._event(request, recorder)
             except BridgeholdError as error:
-                places.append(wire.Answer(request.id, code="invalid", message=error.message))
+                code = wire.BREACH if recorder.broken else "invalid"
+                places.append(wire.Answer(request.id, code=code, message=error.message))
                 continue
             if event is None:
                 places.append(-1)
@@ -99,13 +122,24 @@ class Journal:
             durable = durable or request.operation != wire.APPEND_BUFFERED
             places.append(len(pending))
             pending.append(event)
-        results = self.writer.write(pending) if pending else []
+            owners.append(recorder.owner)
+        results = self.writer.write(pending, owners) if pending else []
         if durable:
             self.writer.sync()
         return [
             place if isinstance(place, wire.Answer) else self._answer(request, place, results)
             for request, place in zip(requests, places, strict=True)
         ]
+
+    def note_breach(self, recorder: Recorder) -> None:
+        """Write that its channel has ended."""
+        self.writer.write(
+            [
+                ChannelEnded(
+                    tenant=recorder.tenant, recorder=recorder.name, reason=recorder.broken[:_MOST_REASON]
+                )
+            ]
+        )
 
     def _answer(self, request: wire.Request, place: int, results: list[Result]) -> wire.Answer:
         writer = self.writer
@@ -117,27 +151,31 @@ class Journal:
         instance = writer.instance if place < 0 else ""
         return wire.Answer(request.id, result.seq, result.hash, instance=instance)
 
-    def _event(self, request: wire.Request) -> Event | None:
+    def _event(self, request: wire.Request, recorder: Recorder) -> Event | None:
         """What to write for `request`; None for the head, and for what only changes a bound.
 
-        Raises `AuditError` for what isn't taken.
+        Raises `AuditError` for what isn't taken; a breach marks the recorder, too.
         """
         if request.operation == wire.HEAD:
             return None
-        if request.operation == wire.QUOTA:
+        if request.operation in (wire.QUOTA, wire.ANCHOR):
+            if recorder.name != "host":
+                raise _broken(recorder, "bounds and anchors are the host's alone")
+            if request.operation == wire.ANCHOR:
+                return self._anchor(request.payload)
             self._bound(request.payload)
             return None
-        if request.operation == wire.ANCHOR:
-            return self._anchor(request.payload)
         if request.operation not in (wire.APPEND, wire.APPEND_BUFFERED):
             raise AuditError("an operation that the journal does not know")
         try:
             event = _EVENT.decode(request.payload)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise AuditError(f"not an event: {error}") from error
-        if not isinstance(event, Event) or kind_of(event) in JOURNAL_KINDS:
-            raise AuditError("an event of the journal's own kind from a client")
-        return event
+        owner = self.writer.tally.open.get(str(getattr(event, "intent", "")), "")
+        fault = breach(recorder, event, owner, launcher=self._launcher)
+        if fault:
+            raise _broken(recorder, fault)
+        return event  # type: ignore[no-any-return]  # the decoder's type is a union of all events
 
     def _bound(self, payload: bytes) -> None:
         try:
@@ -173,7 +211,14 @@ class Journal:
         os.close(self._lock)
 
 
-def _begin(audit: Path, config: JournalConfig, sync: Callable[[int], None]) -> Writer:
+def _broken(recorder: Recorder, reason: str) -> AuditError:
+    recorder.broken = reason
+    return AuditError(reason)
+
+
+def _begin(
+    audit: Path, config: JournalConfig, recorders: tuple[str, ...], sync: Callable[[int], None]
+) -> Writer:
     """Recover, make the new instance's folder and write its first line, durably."""
     folder = audit
     try:
@@ -191,7 +236,7 @@ def _begin(audit: Path, config: JournalConfig, sync: Callable[[int], None]) -> W
             where=str(audit),
             hint="Give the journal's user a writable folder with free space.",
         ) from error
-    if isinstance(writer.write([_opened(before)])[0], Refused) or not writer.sync():
+    if isinstance(writer.write([_opened(before, recorders)])[0], Refused) or not writer.sync():
         _discard(folder, audit)
         raise AuditError(
             "the audit's first line can't be written: its disk is full",
@@ -212,12 +257,13 @@ def _discard(folder: Path, audit: Path) -> None:
         folder.rmdir()
 
 
-def _opened(before: Recovered) -> JournalOpened:
+def _opened(before: Recovered, recorders: tuple[str, ...]) -> JournalOpened:
     return JournalOpened(
         quarantined_bytes=before.quarantined_bytes,
         quarantined=before.quarantined,
         recovered_from="" if before.closed else before.head.instance,
         previous=before.head.instance,
+        recorders=recorders,
         previous_count=before.head.count,
         previous_head=before.head.head if before.head.instance else "",
         unfinished=before.unfinished[:256],
@@ -242,88 +288,77 @@ def _lock(audit: Path) -> int:
     return descriptor
 
 
-class _Client:
-    """One stream socket; bytes in, answers out, both bounded by not reading."""
+def serve(journal: Journal, channels: Sequence[Channel], intake: Intake | None = None) -> None:
+    """Answer until every channel has ended, or until SIGTERM and a grace.
 
-    def __init__(self, descriptor: int) -> None:
-        self.socket = socket.socket(fileno=descriptor)
-        self.socket.setblocking(False)
-        self.incoming = bytearray()
-        self.outgoing = bytearray()
-        self.ended = False
-
-    def read(self) -> None:
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            try:
-                data = self.socket.recv(_READ)
-            except ConnectionError:
-                data = b""
-            self.incoming += data
-            self.ended = not data
-
-    def write(self) -> None:
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            try:
-                del self.outgoing[: self.socket.send(self.outgoing)]
-            except ConnectionError:
-                self.outgoing.clear()
-                self.ended = True
-
-    def requests(self) -> list[wire.Request]:
-        try:
-            return list(wire.take_requests(self.incoming, _GROUP))
-        except AuditError as error:
-            sys.stderr.write(f"bridgehold journal: {error.message}; the client is cut off\n")
-            self.incoming.clear()
-            self.ended = True
-            return []
-
-    def mask(self) -> int:
-        wanted = select.POLLOUT if self.outgoing else 0
-        if not self.ended and len(self.outgoing) < _UNREAD and len(self.incoming) < 2 * wire.MAX_FRAME:
-            wanted |= select.POLLIN
-        return wanted
-
-
-def serve(journal: Journal, descriptors: Sequence[int]) -> None:
-    """Answer until every client has gone, or until SIGTERM and a grace."""
-    clients = {descriptor: _Client(descriptor) for descriptor in descriptors}
+    `channels`: in the order in which each has its turn; those that the host adds at `intake` come last.
+    """
+    open_now = {channel.socket.fileno(): channel for channel in channels}
     stop: list[float] = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(time.monotonic() + _DRAIN_S))
     synced, busy = time.monotonic(), False
-    while clients and not (stop and time.monotonic() > stop[0]):
-        poller = select.poll()
-        for descriptor, client in clients.items():
-            poller.register(descriptor, client.mask())
+    while open_now and not (stop and time.monotonic() > stop[0]):
         wait = 0 if busy else 100 if stop or journal.writer.dirty else 1000
-        for descriptor, happened in poller.poll(wait):
-            client = clients[descriptor]
-            if happened & select.POLLOUT:
-                client.write()
-            if happened & (select.POLLIN | select.POLLHUP | select.POLLERR) and client.mask() & select.POLLIN:
-                client.read()
-        busy = _answer_all(journal, clients)
+        if not busy and any(channel.pending for channel in open_now.values()):
+            wait = _HELD_MS
+        intake = _exchange(open_now, intake, wait)
+        busy = _answer_all(journal, open_now)
         if journal.writer.dirty and time.monotonic() - synced > _BUFFERED_SYNC_S:
             journal.writer.sync()
             synced = time.monotonic()
-    for client in clients.values():
-        client.socket.close()
+    for channel in open_now.values():
+        channel.socket.close()
+    if intake is not None:
+        intake.socket.close()
 
 
-def _answer_all(journal: Journal, clients: dict[int, _Client]) -> bool:
-    """One group of every client's pending requests; the gone are dropped. True: more may be pending."""
-    taken = {descriptor: client.requests() for descriptor, client in clients.items()}
-    joined = [request for requests in taken.values() for request in requests]
-    found = iter(journal.answer(joined) if joined else ())
-    for descriptor, requests in taken.items():
-        client = clients[descriptor]
-        if requests:
-            client.outgoing += wire.answers([next(found) for _ in requests])
-            client.write()
-        elif client.ended and not client.outgoing:
-            client.socket.close()
-            del clients[descriptor]
-    return bool(joined)
+def _exchange(channels: dict[int, Channel], intake: Intake | None, wait: int) -> Intake | None:
+    """Send and receive what can be, after at most `wait` milliseconds. The intake, while it is open."""
+    poller = select.poll()
+    for descriptor, channel in channels.items():
+        poller.register(descriptor, channel.mask())
+    if intake is not None:
+        poller.register(intake.socket, select.POLLIN)
+    ready = dict(poller.poll(wait))
+    if intake is not None and intake.socket.fileno() in ready:
+        added = intake.receive(len(channels))
+        if added is not None:
+            channels[added.socket.fileno()] = added
+        if intake.ended:
+            intake.socket.close()
+            intake = None
+    if not ready:
+        return intake
+    # The first channels are read last, the launcher's whether or not it was seen to be ready: what it wrote
+    # before its host wrote of the same is then in the same group, and stands before it.
+    for descriptor, channel in reversed(channels.items()):
+        happened = ready.get(descriptor, 0)
+        if happened & select.POLLOUT:
+            channel.write()
+        heard = happened & (select.POLLIN | select.POLLHUP | select.POLLERR)
+        if (heard or channel.recorder.name == "launcher") and channel.mask() & select.POLLIN:
+            channel.read()
+    return intake
+
+
+def _answer_all(journal: Journal, channels: dict[int, Channel]) -> bool:
+    """One group of all channels' requests; the gone are dropped. True: more may be pending."""
+    taken = turns(channels.values())
+    requests = [request for _, requests in taken for request in requests]
+    recorders = [channel.recorder for channel, requests in taken for _ in requests]
+    found = iter(journal.answer(requests, recorders) if requests else ())
+    for channel, asked in taken:
+        if asked:
+            channel.outgoing += wire.answers([next(found) for _ in asked])
+            channel.write()
+        if channel.recorder.broken:
+            channel.cut()
+            journal.note_breach(channel.recorder)
+    for descriptor, channel in list(channels.items()):
+        if channel.ended and not channel.outgoing and not channel.pending:
+            channel.socket.close()
+            del channels[descriptor]
+    return bool(requests)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -333,19 +368,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="bridgehold.audit.journal", description=__doc__)
     parser.add_argument("--fd-config", type=int, required=True)
-    parser.add_argument("--fd-journal", type=int, action="append", required=True)
+    parser.add_argument("--fd-host", type=int, action="append", required=True)
+    for name in ("launcher", "keeper", "intake"):
+        parser.add_argument(f"--fd-{name}", type=int, default=-1)
     options = parser.parse_args(argv)
     try:
         harden()
         with os.fdopen(options.fd_config, "rb") as file:
             config = msgspec.json.decode(file.read(), type=JournalConfig)
-        journal = Journal(config)
+        channels = _channels(options)
+        names = dict.fromkeys(channel.recorder.name for channel in channels)
+        journal = Journal(config, recorders=tuple(names))
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold journal: {error.message} ({error.where}). {error.hint}\n")
         return error.exit_status
-    serve(journal, options.fd_journal)
+    intake = Intake(socket.socket(fileno=options.fd_intake)) if options.fd_intake >= 0 else None
+    serve(journal, channels, intake)
     journal.close("clients gone")
     return 0
+
+
+def _channels(options: argparse.Namespace) -> list[Channel]:
+    """Those of the supervisor's: the launcher's turn comes first, so that an end is never told before it."""
+    given: list[tuple[int, Name]] = [(options.fd_launcher, "launcher"), (options.fd_keeper, "keeper")]
+    given += [(descriptor, "host") for descriptor in options.fd_host]
+    return [Channel(socket.socket(fileno=number), Recorder(name)) for number, name in given if number >= 0]
 
 
 if __name__ == "__main__":

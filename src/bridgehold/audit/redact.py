@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridgehold.audit.encodings import Encodings, mask, merged
+from bridgehold.audit.encodings import Encodings, Span, mask, merged
 from bridgehold.ids import Digest, digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
 MASK = "[redacted]"
 _MARGIN = 4096
@@ -124,10 +124,15 @@ def find_shape(text: str) -> bool:
 
 def mask_shapes(text: str) -> str:
     """`text` with every value of a well-known key shape replaced by ``[redacted:SHAPE]``."""
-    for name, marks, pattern in _COMPILED:
-        if any(mark in text for mark in marks):
-            text = pattern.sub(rf"\1[redacted:{name}]" if pattern.groups else f"[redacted:{name}]", text)
+    for shape in _COMPILED:
+        text = _mask_shape(text, *shape)
     return text
+
+
+def _mask_shape(text: str, name: str, marks: tuple[str, ...], pattern: re.Pattern[str]) -> str:
+    if not any(mark in text for mark in marks):
+        return text
+    return pattern.sub(rf"\1[redacted:{name}]" if pattern.groups else f"[redacted:{name}]", text)
 
 
 _HINT = re.compile(r"key|token|secret|pass|pwd|cred|auth|bearer|cookie|jwt|sig|://", re.IGNORECASE)
@@ -155,36 +160,75 @@ _LOGIN = re.compile(r"(?<![^\s\"'])(?:-u|--user)[ =][\"']?[^\s:\"']{1,256}:([^\s
 LOGINS = ("-u", "--user")
 _USER = re.compile(r"(?<=://)([^\s/@:\"'?#\\]{0,256})(:[^\s/@\"'?#\\]{0,1024})?@")
 
+_PART, _REACH = 8 * 1024, 16 * 1024
+"""Characters in which one search may begin; more than any match of these expressions has and looks at."""
+Masked = tuple[int, int, str]
+"""From where to where, and what stands there instead."""
+
 
 def mask_named(text: str) -> str:
     """`text` with the values of names of keys replaced, and the password of a URL's user."""
-    if _HINT.search(text) is None:
-        return text
-    text = _USER.sub(_without_password, text)
-    for find in (_logins, _values, _nearby):
-        text = _masked(text, find(text))
+    return text if _HINT.search(text) is None else _finished(_named_steps(text))
+
+
+def _finished(steps: Generator[None, None, str]) -> str:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return str(end.value)
+
+
+def _named_steps(text: str) -> Generator[None, None, str]:
+    for find in (_users, _logins, _values, _nearby):
+        text = yield from _masked(text, find(text))
     return text
 
 
-def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+def _searched(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str] | None]:
+    """What `pattern.finditer(text)` gives; None after each part that it was looked for in."""
+    at, end = 0, len(text)
+    while True:
+        stop, seen = at + _PART, min(end, at + _PART + _REACH)
+        found = pattern.search(text, at, seen)
+        if found is not None and (found.start() < stop or seen == end):
+            yield found
+            at = found.end()
+        elif seen == end:
+            return
+        else:
+            yield None
+            at = stop
+
+
+def _masked(text: str, spans: Iterable[Masked | None]) -> Generator[None, None, str]:
     """`text` without `spans`, in their order; one that begins within another is left out."""
     done, pieces = 0, []
-    for start, end in spans:
-        if start >= done:
-            pieces += [text[done:start], MASK]
-            done = end
+    for span in spans:
+        if span is None:
+            yield
+        elif span[0] >= done:
+            pieces += [text[done : span[0]], span[2]]
+            done = span[1]
     return "".join([*pieces, text[done:]])
 
 
-def _logins(text: str) -> Iterator[tuple[int, int]]:
-    yield from (found.span(1) for found in _LOGIN.finditer(text))
+def _users(text: str) -> Iterator[Masked | None]:
+    for found in _searched(_USER, text):
+        yield None if found is None else (*found.span(), _without_password(found))
 
 
-def _values(text: str) -> Iterator[tuple[int, int]]:
+def _logins(text: str) -> Iterator[Masked | None]:
+    for found in _searched(_LOGIN, text):
+        yield None if found is None else (*found.span(1), MASK)
+
+
+def _values(text: str) -> Iterator[Masked | None]:
     """What is said of a name of keys."""
     done = 0
-    for said in _SAID.finditer(text):
-        if said.start() < done:
+    for said in _searched(_SAID, text):
+        yield None
+        if said is None or said.start() < done:
             continue
         named = _is_named(said[2] or "", said[3])
         if not named and not is_some_key_name(said[3]):
@@ -194,19 +238,26 @@ def _values(text: str) -> Iterator[tuple[int, int]]:
         if value is not None and _is_value(value[1], named=named, quoted=said[4] is not None):
             longer = rest.match(text, value.end(1))
             done = longer.end() if longer is not None else value.end(1)
-            yield value.start(1), done
+            yield value.start(1), done, MASK
 
 
-def _nearby(text: str) -> Iterator[tuple[int, int]]:
+def _nearby(text: str) -> Iterator[Masked | None]:
     """What looks random soon after a name of keys: ``<api_key>…``, ``f("api_key", "…")``."""
-    values = [found for found in _RANDOM.finditer(text) if looks_random(found[0])]
-    names = deque(_NEAR.finditer(text) if values else ())
+    values: list[re.Match[str]] = []
+    for found in _searched(_RANDOM, text):
+        yield None
+        values += [found] if found is not None and looks_random(found[0]) else []
+    names: deque[re.Match[str]] = deque()
+    for found in _searched(_NEAR, text) if values else ():
+        yield None
+        names += [found] if found is not None else []
     before: re.Match[str] | None = None
     for value in values:
+        yield None
         while names and names[0].end() <= value.start():
             before = names.popleft()
         if before and value.start() - before.end() <= _NEARBY and is_some_key_name(before[0]):
-            yield value.span()
+            yield (*value.span(), MASK)
 
 
 @functools.cache
@@ -271,14 +322,35 @@ class Redactor:
 
         Where it was cut (``…``, or its end) the beginning of a value is one, too.
         """
-        if self._values:
-            text = "…".join(self._by_value(part) for part in text.split("…"))
-        return mask_named(mask_shapes(text))
+        return _finished(self.steps(text))
 
-    def _by_value(self, text: str) -> str:
+    def steps(self, text: str) -> Generator[None, None, str]:
+        """`text` in bounded parts: for who has more to do meanwhile."""
+        if self._values:
+            parts = text.split("…")
+            for index, part in enumerate(parts):
+                parts[index] = yield from self._by_value(part)
+                yield
+            text = "…".join(parts)
+        for shape in _COMPILED:
+            text = _mask_shape(text, *shape)
+            yield
+        for found in _searched(_HINT, text):
+            if found is not None:
+                return (yield from _named_steps(text))
+            yield
+        return text
+
+    def _by_value(self, text: str) -> Generator[None, None, str]:
         data = _bytes(text)
-        spans = merged(span for value in self._values for span in value.find(data, cut=True)[0])
-        return mask(data, spans, MASK.encode()).decode("utf-8", "surrogatepass") if spans else text
+        spans: list[Span] = []
+        for value in self._values:
+            for span in value.spans(data):
+                if span is None:
+                    yield
+                else:
+                    spans.append(span)
+        return mask(data, merged(spans), MASK.encode()).decode("utf-8", "surrogatepass") if spans else text
 
 
 def _bytes(secret: str | bytes) -> bytes:

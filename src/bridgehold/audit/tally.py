@@ -18,7 +18,8 @@ class Tally:
         self.own: dict[str, int] = {}
         """Of tenants that have less."""
         self.bytes: dict[str, int] = {}
-        self.open: dict[str, None] = {}
+        self.open: dict[str, str] = {}
+        """Intents without an outcome, oldest first: by reference, whose each is (`Recorder.owner`)."""
 
     def bucket(self, tenant: str) -> str:
         """Whose bytes `tenant`'s are: names past the bound (a refused caller chose them) share one."""
@@ -45,7 +46,7 @@ class Changes:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._bytes: dict[str, int] = {}
-        self._opened: dict[str, None] = {}
+        self._opened: dict[str, str] = {}
         self._ended: list[str] = []
 
     def has_room(self, event: Event, *, closing: bool) -> bool:
@@ -62,14 +63,17 @@ class Changes:
         intent = str(getattr(event, "intent", "")) if kind_of(event) in OUTCOME_KINDS else ""
         return intent not in self._ended and (intent in self._opened or intent in self._tally.open)
 
-    def add(self, event: Event, reference: str, size: int) -> None:
-        """Count `event`, written as `size` bytes: to its tenant's quota, and as an open or closed intent."""
+    def add(self, event: Event, reference: str, size: int, owner: str) -> None:
+        """Count `event`, written as `size` bytes: to its tenant's quota, and as an open or closed intent.
+
+        `owner`: whose an intent is from now on.
+        """
         if event.tenant:
             bucket = self._tally.bucket(event.tenant)
             self._bytes[bucket] = self._bytes.get(bucket, 0) + size
         kind = kind_of(event)
         if kind in INTENT_KINDS:
-            self._opened[reference] = None
+            self._opened[reference] = owner
         elif kind in OUTCOME_KINDS:
             self._ended.append(str(getattr(event, "intent", "")))
 
@@ -78,8 +82,8 @@ class Changes:
         tally = self._tally
         for bucket, size in self._bytes.items():
             tally.bytes[bucket] = tally.bytes.get(bucket, 0) + size
-        for reference in self._opened:
+        for reference, owner in self._opened.items():
             if len(tally.open) < _MOST_UNFINISHED:
-                tally.open[reference] = None
+                tally.open[reference] = owner
         for reference in self._ended:
             tally.open.pop(reference, None)

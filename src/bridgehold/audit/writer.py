@@ -107,26 +107,30 @@ class Writer:
         """Whether something was written and not synced yet."""
         return self._dirty
 
-    def write(self, events: Sequence[Event]) -> list[Result]:
-        """Write `events` in order, one result each; `sync` makes them durable."""
+    def write(self, events: Sequence[Event], owners: Sequence[str] = ()) -> list[Result]:
+        """Write `events` in order, one result each; `sync` makes them durable.
+
+        `owners`: whose each of them is (`Recorder.owner`); without them all are the host's.
+        """
+        owners = owners or ["host"] * len(events)
         if self.failed:
             return [Refused("failed", self.failed)] * len(events)
         if self.full:
             self._reserve.take_again()
         try:
-            return self._write_or_use_reserve(events)
+            return self._write_or_use_reserve(events, owners)
         except _NoRoomError:
             return [Refused("full", "the audit's disk is full, and its reserve is used up")] * len(events)
         except OSError as error:
             return self._fail(error, len(events))
 
-    def _write_or_use_reserve(self, events: Sequence[Event]) -> list[Result]:
+    def _write_or_use_reserve(self, events: Sequence[Event], owners: Sequence[str]) -> list[Result]:
         try:
             self._rotate_if_due()
-            return self._group(events, full=self.full)
+            return self._group(events, owners, full=self.full)
         except _NoRoomError:
             self._reserve.give_up()
-        return self._group(events, full=True)
+        return self._group(events, owners, full=True)
 
     def sync(self) -> bool:
         """Make everything written durable. False: never again, see `failed`."""
@@ -139,13 +143,13 @@ class Writer:
                 self._dirty = False
         return not self.failed
 
-    def _group(self, events: Sequence[Event], *, full: bool) -> list[Result]:
+    def _group(self, events: Sequence[Event], owners: Sequence[str], *, full: bool) -> list[Result]:
         """All of `events` in one write; raises `_NoRoomError` with nothing changed."""
         results: list[Result] = []
         lines: list[bytes] = []
         count, head = self.count, self.head
         changes = self.tally.begin()
-        for event in events:
+        for event, owner in zip(events, owners, strict=True):
             closing = kind_of(event) in CLOSING_KINDS
             if full and not closing:
                 results.append(
@@ -163,7 +167,7 @@ class Writer:
                 results.append(Refused("invalid", error.message))
                 continue
             count, head = count + 1, digest
-            changes.add(event, chain.reference(self.instance, count), len(line))
+            changes.add(event, chain.reference(self.instance, count), len(line), owner)
             lines.append(line)
             results.append(Written(count, digest))
         if lines:
@@ -244,7 +248,7 @@ class Writer:
         )
         self.earliest = self.latest = ""
         try:
-            self._group([event], full=False)
+            self._group([event], ["journal"], full=False)
         except _NoRoomError:
             (self._folder / segment_name(self._number + 1)).unlink()
             os.close(self._descriptor)

@@ -14,7 +14,6 @@ from bridgehold.errors import NotFoundError, UsageError
 from bridgehold.policies.model import Needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 Effect = Literal["create", "read", "run", "delete", "configure"]
@@ -90,6 +89,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Of ``bridge.toml``'s bytes."""
     release: str = ""
     """Of a bridge that was submitted: which of its releases this is, by the digest of its files."""
+    id_names: dict[str, str] = {}
+    """Made of `resources`: ``KIND_id`` and ``KIND_ids``, at any depth of arguments, are ids of that kind."""
+
+    def __post_init__(self) -> None:
+        names = {f"{kind}_id{many}": kind for kind in self.resources for many in ("", "s")}
+        msgspec.structs.force_setattr(self, "id_names", names)
 
     @property
     def file(self) -> Path:
@@ -121,23 +126,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             )
         return self.operations[name]
 
-    def kinds_of(self, operation: Operation, arguments: Mapping[str, object]) -> tuple[str, ...]:
-        """The kinds of resource that a command works on: its operation's, and each whose id it is given.
-
-        At any depth of the arguments ``KIND_id`` and ``KIND_ids`` are ids of that kind.
-        """
-        named = {f"{kind}_id{many}": kind for kind in self.resources for many in ("", "s")}
-        found = dict.fromkeys([operation.resource] if operation.resource else [])
-        waiting: list[object] = [arguments] if named else []
-        while waiting:
-            one = waiting.pop()
-            if isinstance(one, dict):
-                found.update(dict.fromkeys(named[key] for key in one if key in named))
-                waiting.extend(one.values())
-            elif isinstance(one, list):
-                waiting.extend(one)
-        return tuple(found)
-
     def check_arguments(self, operation: str, arguments: dict[str, object]) -> None:
         """Raises `UsageError` that names every place where `arguments` do not fit; never a value."""
         declared = self.operation(operation)
@@ -156,15 +144,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def check_common(operation: str, arguments: dict[str, object]) -> None:
-    """As `Manifest.check_arguments`, of a ``common:`` operation, which no manifest declares."""
-    if found := schema.problems(_COMMON, arguments):
-        raise UsageError(
-            "; ".join(found), hint="common:ping takes worker_id.", where=f"common:{operation[:80]}"
-        )
+COMMON_TAKES = schema.named({"properties": {"worker_id": {"type": "string", "maxLength": 200}}})
+"""What a ``common:`` operation takes, which no manifest declares."""
 
 
-_COMMON = schema.named({"properties": {"worker_id": {"type": "string", "maxLength": 200}}})
+def common_misfit(operation: str, problems: list[str]) -> UsageError:
+    """As `Manifest.misfit`, of a ``common:`` operation."""
+    return UsageError(
+        "; ".join(problems), hint="common:ping takes worker_id.", where=f"common:{operation[:80]}"
+    )
 
 
 def _list(names: object) -> str:

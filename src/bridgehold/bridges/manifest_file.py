@@ -55,7 +55,10 @@ def parse_manifest(text: str, folder: Path) -> Manifest:
     manifest = _manifest(Table(data, "", faults), folder, digest_bytes(text.encode()))
     if faults.found:
         raise ManifestError(
-            f"{len(faults.found)} fault(s):\n  " + "\n  ".join(faults.found[:50]), where=file, hint=_HINT
+            f"{len(faults.found)}{' or more' if faults.full else ''} fault(s):\n  "
+            + "\n  ".join(faults.found),
+            where=file,
+            hint=_HINT,
         )
     return manifest
 

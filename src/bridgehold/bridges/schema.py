@@ -5,25 +5,48 @@ to fetch, nothing recursive), no ``pattern`` (no expression that a text can make
 and what is not supported is refused when the manifest is read, not ignored when a command comes.
 An object is closed unless its schema says otherwise: a name that nobody declared reaches no code.
 Messages name places and expectations and never repeat a value: arguments may hold secrets.
+
+Work is counted in *steps*: a value met by a part of a schema, a name looked up, a few comparisons. A
+check has `MAX_STEPS` and gives way to the loop every `TURN`; a message is worded only if it is shown.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+import reprlib
+from functools import partial
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
+from bridgehold.errors import LimitError
 from bridgehold.ids import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 Schema = dict[str, object]
 
 MAX_PROBLEMS = 20
+MAX_STEPS = 2_000_000
+"""Of one check; a request has at most 1,000,000 values."""
+TURN = 2_000
+"""Steps after which a check that is awaited lets others run: 1 to 3 ms."""
 MAX_NODES = 500
 MAX_DEPTH = 24
 MAX_ENUM = 200
 MAX_CHOICES = 16
+MAX_LISTED = 5_000
+"""Values in all of a schema's `enum`, `const` and `required`, those inside of others counted."""
+MAX_NAME = 200
+"""Characters of a property's name."""
+_MESSAGE = 300
+_LOOKED_UP = 64
+"""Names or short texts that are looked up in one step."""
+_COMPARED = 4096
+"""Characters of a text that cost as much as a short one."""
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 60
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _NOTES = ("title", "description", "default", "examples", "format")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
@@ -36,19 +59,56 @@ KEYWORDS = (
 )
 
 
+_Place = str | tuple["_Place", str | int]
+"""Where a value stands: the name of the whole, then names and indices inwards."""
+_Problem = tuple[_Place, "str | Callable[[bool], str]"]
+"""A place and what is wrong there; worded when it is shown, with or without a near name."""
+
+
 def schema_problems(schema: object, where: str) -> list[str]:
-    """What is wrong with a schema itself; an empty list where it can be used."""
-    return list(_schema_problems(schema, where, [MAX_NODES], 0))[:MAX_PROBLEMS]
+    """What is wrong with a schema itself, at most `MAX_PROBLEMS`; an empty list where it can be used."""
+    return list(islice(_schema_problems(schema, where, [MAX_NODES, MAX_LISTED], 0), MAX_PROBLEMS))
 
 
 def problems(schema: Schema, value: object, where: str = "arguments") -> list[str]:
-    """Where and how `value` does not fit `schema` (which has no problems); at most `MAX_PROBLEMS`."""
-    found: list[str] = []
-    for problem in _problems(schema, value, where):
+    """Where and how `value` does not fit `schema` (which has no problems); at most `MAX_PROBLEMS`.
+
+    Raises `LimitError` where telling takes more than `MAX_STEPS`.
+    """
+    found: list[_Problem] = []
+    for problem in _problems(schema, value, where, [MAX_STEPS]):
+        if problem is None:
+            raise _too_long(where)
         found.append(problem)
         if len(found) == MAX_PROBLEMS:
             break
-    return found
+    return [_text(problem) for problem in found]
+
+
+async def problems_in_turns(
+    schema: Schema, value: object, where: str = "arguments"
+) -> tuple[list[str], bool]:
+    """As `problems`, while the loop goes on with its other work; and whether it did so."""
+    found: list[_Problem] = []
+    steps, left = [TURN], MAX_STEPS
+    for problem in _problems(schema, value, where, steps):
+        if problem is not None:
+            found.append(problem)
+            if len(found) == MAX_PROBLEMS:
+                break
+        elif (left := left - TURN) <= 0:
+            raise _too_long(where)
+        else:
+            steps[0] += TURN
+            await asyncio.sleep(0)
+    return [_text(problem) for problem in found], left < MAX_STEPS
+
+
+def _too_long(where: str) -> LimitError:
+    return LimitError(
+        f"{where}: more than {MAX_STEPS} steps to check them against their schema",
+        hint="Send less at once, or declare fewer forms (anyOf, enum) of what is many.",
+    )
 
 
 def closed(schema: Schema) -> Schema:
@@ -72,6 +132,23 @@ def named(schema: Schema) -> Schema:
     return {"type": "object", **schema}
 
 
+def names_within(arguments: object, names: Mapping[str, str], first: str = "") -> tuple[str, ...]:
+    """`first`, if any, and what `names` says of each key that stands in `arguments`, at any depth; once each.
+
+    A command's resources: its operation's kind, and each whose id it is given.
+    """
+    found = {first: None} if first else {}
+    waiting = [arguments] if names else []
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            found.update(dict.fromkeys(names[key] for key in one if key in names))
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return tuple(found)
+
+
 def _extra(schema: Schema) -> object:
     """What the schema of an object says of names that it doesn't declare: nothing said is no."""
     kinds = schema.get("type", ())
@@ -80,6 +157,7 @@ def _extra(schema: Schema) -> object:
 
 
 def _schema_problems(schema: object, where: str, left: list[int], depth: int) -> Iterator[str]:
+    """`left`: how many parts and how many listed values a schema may still have."""
     left[0] -= 1
     if left[0] < 0 or depth > MAX_DEPTH:
         yield f"{where[:200]}: a schema has at most {MAX_NODES} parts, {MAX_DEPTH} deep"
@@ -89,12 +167,15 @@ def _schema_problems(schema: object, where: str, left: list[int], depth: int) ->
         return
     for key in schema:
         if key not in KEYWORDS:
-            yield f"{where}: {key!r} is not supported{nearest(key, KEYWORDS)}"
-    yield from _keyword_problems(schema, where)
+            yield f"{where}: {key[:80]!r} is not supported{nearest(key, KEYWORDS)}"
+    yield from _keyword_problems(schema, where, left)
     properties = schema.get("properties", {})
     if isinstance(properties, dict):
         for name, part in properties.items():
-            yield from _schema_problems(part, f"{where}.properties.{name}", left, depth + 1)
+            place = f"{where}.properties.{name[:MAX_NAME]}"
+            if len(name) > MAX_NAME:
+                yield f"{place}: a name has at most {MAX_NAME} characters"
+            yield from _schema_problems(part, place, left, depth + 1)
     extra = schema.get("additionalProperties", True)
     if not isinstance(extra, bool):
         yield from _schema_problems(extra, f"{where}.additionalProperties", left, depth + 1)
@@ -106,11 +187,11 @@ def _schema_problems(schema: object, where: str, left: list[int], depth: int) ->
             yield from _schema_problems(part, f"{where}.anyOf[{index}]", left, depth + 1)
 
 
-def _keyword_problems(schema: Schema, where: str) -> Iterator[str]:
+def _keyword_problems(schema: Schema, where: str, left: list[int]) -> Iterator[str]:
     kinds = schema.get("type", [])
-    for kind in kinds if isinstance(kinds, list) else [kinds]:
-        if kind not in _TYPES:
-            yield f"{where}.type: one of {', '.join(_TYPES)}"
+    named = kinds if isinstance(kinds, list) else [kinds]
+    if len(named) > len(_TYPES) or any(kind not in _TYPES for kind in named):
+        yield f"{where}.type: one of {', '.join(_TYPES)}, or a list of them"
     if not isinstance(schema.get("properties", {}), dict):
         yield f"{where}.properties: a table"
     required = schema.get("required", [])
@@ -120,6 +201,11 @@ def _keyword_problems(schema: Schema, where: str) -> Iterator[str]:
         listed = schema.get(key, [None])
         if not isinstance(listed, list) or not 1 <= len(listed) <= most:
             yield f"{where}.{key}: a list of 1 to {most}"
+    for key in ("enum", "const", "required"):
+        if key in schema:
+            left[1] -= size(schema[key], left[1])
+            if left[1] < 0:
+                yield f"{where}.{key}: a schema lists at most {MAX_LISTED} values"
     for key in _COUNTS:
         if key in schema and not (_is_integer(schema[key]) and _number(schema[key]) >= 0):
             yield f"{where}.{key}: an integer, 0 or more"
@@ -128,74 +214,127 @@ def _keyword_problems(schema: Schema, where: str) -> Iterator[str]:
             yield f"{where}.{key}: a number"
 
 
-def _problems(schema: Schema, value: object, where: str) -> Iterator[str]:
+def size(value: object, most: int) -> int:
+    """How many values there are in `value`, itself among them; counted until there are more than `most`."""
+    count, waiting = 0, [value]
+    while waiting and count <= most:
+        one = waiting.pop()
+        count += 1
+        if isinstance(one, dict | list):
+            waiting.extend(one.values() if isinstance(one, dict) else one)
+    return count
+
+
+def _problems(schema: Schema, value: object, where: _Place, steps: list[int]) -> Iterator[_Problem | None]:
+    """None where `steps` are used up: whoever asks adds some, or leaves."""
+    steps[0] -= 1
+    if steps[0] < 0:
+        yield None
     kinds = schema.get("type")
     if kinds is not None:
         allowed = [str(kind) for kind in (kinds if isinstance(kinds, list) else [kinds])]
         if not any(isinstance(value, _PLAIN.get(kind, ())) or _fits(kind, value) for kind in allowed):
-            yield f"{where}: {' or '.join(allowed)} expected, {_kind(value)} given"
+            yield where, f"{' or '.join(allowed)} expected, {_kind(value)} given"
             return
     listed = schema.get("enum")
-    if isinstance(listed, list) and not any(_same(value, item) for item in listed):
-        yield f"{where}: one of {', '.join(repr(item)[:60] for item in listed[:12])} expected"
-    if "const" in schema and not _same(value, schema["const"]):
-        yield f"{where}: {schema['const']!r} expected"
+    if isinstance(listed, list) and not _among(value, listed, steps):
+        yield where, partial(_one_of, listed)
+    if "const" in schema and not _among(value, [schema["const"]], steps):
+        yield where, partial(_one_of, [schema["const"]])
     if isinstance(value, dict):
-        yield from _object_problems(schema, value, where)
+        yield from _object_problems(schema, value, where, steps)
     elif isinstance(value, list):
-        yield from _array_problems(schema, value, where)
+        yield from _array_problems(schema, value, where, steps)
     elif isinstance(value, str):
         if "minLength" in schema or "maxLength" in schema:
             yield from _bounds(schema, len(value), "Length", where, "characters")
     elif _is_number(value):
         yield from _number_problems(schema, _number(value), where)
     if "anyOf" in schema:
-        yield from _choice_problems(schema, value, where)
+        yield from _choice_problems(schema, value, where, steps)
 
 
-def _object_problems(schema: Schema, value: dict[str, object], where: str) -> Iterator[str]:
+def _object_problems(
+    schema: Schema, value: dict[str, object], where: _Place, steps: list[int]
+) -> Iterator[_Problem | None]:
     properties = schema.get("properties", {})
     assert isinstance(properties, dict)  # noqa: S101 - the schema was checked
     required = schema.get("required", [])
     assert isinstance(required, list)  # noqa: S101 - the schema was checked
+    steps[0] -= (len(required) + len(properties)) // _LOOKED_UP
     for name in required:
         if name not in value:
-            yield f"{where}.{name}: missing"
+            yield (where, name), "missing"
     if "minProperties" in schema or "maxProperties" in schema:
         yield from _bounds(schema, len(value), "Properties", where, "entries")
-    extra = _extra(schema) if value.keys() - properties.keys() else False
-    for name, item in value.items():
-        place = f"{where}.{name[:80]}"
+    extra = False if value.keys() <= properties.keys() else _extra(schema)
+    # What may have any name has no schema: a million of them are not looked at.
+    for name in [name for name in properties if name in value] if extra is True else value:
         if name in properties:
-            yield from _problems(properties[name], item, place)
+            yield from _problems(properties[name], value[name], (where, name), steps)
         elif extra is False:
-            yield f"{place}: unknown{nearest(name, properties)}"
+            yield (where, name), partial(_unknown, name, properties)
         elif isinstance(extra, dict):
-            yield from _problems(extra, item, place)
+            yield from _problems(extra, value[name], (where, name), steps)
 
 
-def _array_problems(schema: Schema, value: list[object], where: str) -> Iterator[str]:
+def _array_problems(
+    schema: Schema, value: list[object], where: _Place, steps: list[int]
+) -> Iterator[_Problem | None]:
     yield from _bounds(schema, len(value), "Items", where, "items")
     items = schema.get("items")
     if isinstance(items, dict) and items:
         for index, item in enumerate(value):
-            yield from _problems(items, item, f"{where}[{index}]")
+            yield from _problems(items, item, (where, index), steps)
 
 
-def _choice_problems(schema: Schema, value: object, where: str) -> Iterator[str]:
+def _choice_problems(
+    schema: Schema, value: object, where: _Place, steps: list[int]
+) -> Iterator[_Problem | None]:
     choices = schema.get("anyOf")
     if not isinstance(choices, list):
         return
-    first: list[str] = []
+    first: list[_Problem] = []
     for choice in choices:
-        found = next(_problems(choice, value, where), None)
-        if found is None:
+        for found in _problems(choice, value, where, steps):
+            if found is not None:
+                first.append(found)
+                break
+            yield None
+        else:
             return
-        first.append(found)
-    yield f"{where}: fits none of {len(choices)} forms ({'; '.join(first)[:300]})"
+    yield where, partial(_no_form, first)
 
 
-def _number_problems(schema: Schema, value: float, where: str) -> Iterator[str]:
+def _text(problem: _Problem, *, near: bool = True) -> str:
+    where, what = problem
+    inwards = []
+    while isinstance(where, tuple):
+        where, last = where
+        inwards.append(f"[{last}]" if isinstance(last, int) else f".{last[:80]}")
+    return f"{where}{''.join(reversed(inwards))}: {what if isinstance(what, str) else what(near)}"
+
+
+def _one_of(listed: list[object], _near: bool) -> str:
+    shown = ", ".join(_BRIEF.repr(item) for item in listed[:12])
+    return f"{'one of ' if len(listed) > 1 else ''}{shown} expected"
+
+
+def _unknown(name: str, properties: Schema, near: bool) -> str:
+    return f"unknown{nearest(name, properties) if near else ''}"
+
+
+def _no_form(first: list[_Problem], _near: bool) -> str:
+    """`first`: of each form, what was found first. What no reader sees of a long answer is not worded."""
+    said: list[str] = []
+    for one in first:
+        if sum(map(len, said)) > _MESSAGE:
+            break
+        said.append(_text(one, near=False))
+    return f"fits none of {len(first)} forms ({'; '.join(said)[:_MESSAGE]})"
+
+
+def _number_problems(schema: Schema, value: float, where: _Place) -> Iterator[_Problem]:
     tests: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
         ("minimum", lambda number, bound: number >= bound, "at least"),
         ("maximum", lambda number, bound: number <= bound, "at most"),
@@ -204,15 +343,15 @@ def _number_problems(schema: Schema, value: float, where: str) -> Iterator[str]:
     )
     for key, holds, words in tests:
         if key in schema and not holds(value, _number(schema[key])):
-            yield f"{where}: {words} {schema[key]} expected"
+            yield where, f"{words} {schema[key]} expected"
 
 
-def _bounds(schema: Schema, count: int, what: str, where: str, unit: str) -> Iterator[str]:
+def _bounds(schema: Schema, count: int, what: str, where: _Place, unit: str) -> Iterator[_Problem]:
     least, most = schema.get(f"min{what}"), schema.get(f"max{what}")
     if least is not None and count < _number(least):
-        yield f"{where}: at least {least} {unit} expected, {count} given"
+        yield where, f"at least {least} {unit} expected, {count} given"
     if most is not None and count > _number(most):
-        yield f"{where}: at most {most} {unit} expected, {count} given"
+        yield where, f"at most {most} {unit} expected, {count} given"
 
 
 def _is_number(value: object) -> bool:
@@ -245,6 +384,20 @@ def _kind(value: object) -> str:
     return next((name for name in _TYPES if _fits(name, value)), type(value).__name__)
 
 
-def _same(left: object, right: object) -> bool:
-    """Equality as JSON has it: true is not 1."""
+def _among(value: object, listed: list[object], steps: list[int]) -> bool:
+    if isinstance(value, str):
+        steps[0] -= len(listed) * (1 + len(value) // _COMPARED) // _LOOKED_UP
+        return value in listed
+    return any(_same(value, item, steps) for item in listed)
+
+
+def _same(left: object, right: object, steps: list[int]) -> bool:
+    """Equality as JSON has it: true is not 1, at any depth."""
+    steps[0] -= 1
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(left[name], right[name], steps) for name in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same, left, right, repeat(steps)))
+    if isinstance(left, str):
+        steps[0] -= len(left) // _COMPARED
     return left == right and isinstance(left, bool) == isinstance(right, bool)

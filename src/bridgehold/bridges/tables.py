@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 from bridgehold.ids import nearest
 from bridgehold.policies.locate import locate
 
+MOST_FAULTS = 50
+"""Of one file: what is wrong beyond is neither told nor worded."""
+
 
 class Faults:
     """The faults of one file, in the order they were found, with the lines they stand in."""
@@ -21,8 +24,15 @@ class Faults:
 
     def add(self, path: str, message: str) -> None:
         """`path` is dotted: ``operations.create.effect``."""
+        if self.full:
+            return
         line = self._line(path)
         self.found.append(f"{self.file}{f':{line}' if line else ''}: {path}: {message}")
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many as are told."""
+        return len(self.found) == MOST_FAULTS
 
     def _line(self, path: str) -> int:
         while path:
@@ -127,5 +137,5 @@ class Table:
     def finish(self) -> None:
         """Note every key that nobody asked for, with the nearest that is known."""
         for key in self._data:
-            if key not in self._asked:
+            if key not in self._asked and not self.faults.full:
                 self.fault(key, f"unknown key{nearest(key, self._asked)}")

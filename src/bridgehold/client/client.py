@@ -263,6 +263,7 @@ class Client:
 
     async def execute_resource(
         self,
+        /,
         resource_id: str,
         arguments: dict[str, Any] | None = None,
         *,
@@ -275,13 +276,13 @@ class Client:
         return (await self.request("resource.execute", {**params, **where}))["value"]
 
     async def delete_resource(
-        self, resource_id: str, *, tenant: str = LOCAL_TENANT, operation: str = "", **where: str
+        self, /, resource_id: str, *, tenant: str = LOCAL_TENANT, operation: str = "", **where: str
     ) -> Any:
         """Forget a resource, wherever it lives. `where`: as in `execute_resource`."""
         params = {"id": resource_id, "tenant": tenant, "operation": operation}
         return (await self.request("resource.delete", {**params, **where}))["value"]
 
-    async def list_resources(self, *, tenant: str = LOCAL_TENANT, **where: str) -> list[ResourceRef]:
+    async def list_resources(self, /, *, tenant: str = LOCAL_TENANT, **where: str) -> list[ResourceRef]:
         """What the tenant's sessions hold. `where`: ``bridge``, ``kind``, ``session``."""
         found = await self.request("resource.list", {"tenant": tenant, **where})
         return msgspec.convert(found, type=list[ResourceRef])

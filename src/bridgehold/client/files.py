@@ -27,7 +27,7 @@ async def put(
     client: Asks, data: bytes | Path, *, tenant: str, name: str = "", media_type: str = ""
 ) -> Artifact:
     """Keep bytes, or a file's, which is read as it is sent."""
-    source = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
+    source = _source(data)
     shown = name or (data.name if isinstance(data, Path) else "")
     upload = ""
     with source:
@@ -46,6 +46,21 @@ async def put(
             if not following:
                 return msgspec.convert(said, type=Artifact, strict=False)
             upload, part = said["upload"], following
+
+
+def _source(data: bytes | Path) -> BinaryIO:
+    """Raises `UsageError` for what has no bytes."""
+    try:
+        return data.open("rb") if isinstance(data, Path) else io.BytesIO(memoryview(data))
+    except OSError as error:
+        where = str(data)
+        raise UsageError(
+            f"can't be read: {error.strerror}", where=where, hint="Look how its path is spelt."
+        ) from error
+    except TypeError as error:
+        what = f"{type(data).__module__}.{type(data).__qualname__}"
+        hint = "Encode text (`.encode()`), or give the `Path` of a file."
+        raise UsageError(f"bytes are kept, and a {what} is none", where="data", hint=hint) from error
 
 
 async def get(client: Asks, digest: str, *, tenant: str, to: Path | None = None) -> bytes:

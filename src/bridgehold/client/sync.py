@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from bridgehold.client.adapter import Adapter
 from bridgehold.client.client import RECONNECT_SECONDS, Client, Host
@@ -20,11 +21,9 @@ from bridgehold.client.session import ClientSession
 from bridgehold.client.tools import Tools
 from bridgehold.config.layout import Layout
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
-from bridgehold.protocol.values import Artifact, Reply, ResourceRef, SessionInfo
 
-if TYPE_CHECKING:
-    from bridgehold.protocol.submissions import Submission
-
+A = TypeVar("A")
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -50,12 +49,35 @@ class _Loop:
         self._loop.close()
 
 
-class SyncClient:
-    """A client of the running host, or (`open`) of a private one. Use it as a context manager."""
+class _Facade(Generic[A]):
+    """`awaited`, whose coroutines run in `loop`."""
+
+    def __init__(self, loop: _Loop, awaited: A) -> None:
+        self._loop = loop
+        self._awaited = awaited
+
+
+def _waited(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Facade[A], P], T]:
+    """`method` of what the facade is of, or what its own class makes of it, waited for."""
+
+    @functools.wraps(method)
+    def wait(self: _Facade[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        work: Coroutine[Any, Any, T] = getattr(self._awaited, method.__name__)(*args, **kwargs)
+        return self._loop.run(work)
+
+    return wait
+
+
+class SyncClient(_Facade[Client]):
+    """A client of the running host, or (`open`) of a private one. Use it as a context manager.
+
+    Its methods are `Client`'s, waited for; an `on_event` is called on the client's own thread.
+    """
 
     def __init__(self, loop: _Loop, client: Client, stack: contextlib.AsyncExitStack) -> None:
-        self._loop = loop
-        self._client = client
+        super().__init__(loop, client)
         self._stack = stack
 
     @classmethod
@@ -76,16 +98,16 @@ class SyncClient:
     @property
     def alive(self) -> bool:
         """As `Client.alive`."""
-        return self._client.alive
+        return self._awaited.alive
 
     @property
     def on_build(self) -> Progress | None:
         """As `Client.on_build`; called on the client's own thread."""
-        return self._client.on_build
+        return self._awaited.on_build
 
     @on_build.setter
     def on_build(self, told: Progress | None) -> None:
-        self._client.on_build = told
+        self._awaited.on_build = told
 
     @classmethod
     def open(cls, layout: Layout | None = None) -> Self:
@@ -126,63 +148,17 @@ class SyncClient:
         self, method: str, params: dict[str, Any] | None = None, on_event: Progress | None = None
     ) -> Any:
         """As `Client.request`; `on_event` is called on the client's own thread."""
-        return self._loop.run(self._client.request(method, params or {}, on_event))
+        return self._loop.run(self._awaited.request(method, params or {}, on_event))
 
-    def call(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        session: str = ANONYMOUS_SESSION,
-        tenant: str = LOCAL_TENANT,
-        deadline_ms: int = 0,
-        on_event: Progress | None = None,
-        tools: Tools = (),
-    ) -> Reply:
-        """As `Client.call`; `on_event` is called on the client's own thread."""
-        work = self._client.call(
-            operation,
-            arguments,
-            session=session,
-            tenant=tenant,
-            deadline_ms=deadline_ms,
-            on_event=on_event,
-            tools=tools,
-        )
-        return self._loop.run(work)
-
-    def run(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        session: str = ANONYMOUS_SESSION,
-        tenant: str = LOCAL_TENANT,
-        deadline_ms: int = 0,
-        tools: Tools = (),
-        retries: int = 0,
-        repeatable: bool = False,
-    ) -> Any:
-        """As `Client.run`."""
-        return self._loop.run(
-            self._client.run(
-                operation,
-                arguments,
-                session=session,
-                tenant=tenant,
-                deadline_ms=deadline_ms,
-                tools=tools,
-                retries=retries,
-                repeatable=repeatable,
-            )
-        )
+    call = _waited(Client.call)
+    run = _waited(Client.run)
 
     @contextlib.contextmanager
     def session(
         self, bridge: str, *, tenant: str = LOCAL_TENANT, name: str = "", tools: Tools = ()
     ) -> Iterator[SyncSession]:
         """A session of its own, ended with the block. `tools`: offered to each of its commands."""
-        manager = self._client.session(bridge, tenant=tenant, name=name, tools=tools)
+        manager = self._awaited.session(bridge, tenant=tenant, name=name, tools=tools)
         session = self._loop.run(manager.__aenter__())
         try:
             yield SyncSession(self._loop, session)
@@ -195,7 +171,7 @@ class SyncClient:
     ) -> Iterator[Self]:
         """The same client behind another: ``client.through(lambda c: record(c, "talk.jsonl"))``."""
         stack = contextlib.AsyncExitStack()
-        wrapped = self._loop.run(stack.enter_async_context(wrap(self._client)))
+        wrapped = self._loop.run(stack.enter_async_context(wrap(self._awaited)))
         try:
             yield type(self)(self._loop, wrapped, contextlib.AsyncExitStack())
         except BaseException as error:
@@ -203,123 +179,37 @@ class SyncClient:
             raise
         self._loop.run(stack.aclose())
 
-    def put(
-        self, data: bytes | Path, *, name: str = "", media_type: str = "", tenant: str = LOCAL_TENANT
-    ) -> Artifact:
-        """As `Client.put`."""
-        return self._loop.run(self._client.put(data, name=name, media_type=media_type, tenant=tenant))
-
-    def get(self, digest: str, *, tenant: str = LOCAL_TENANT, to: Path | None = None) -> bytes:
-        """As `Client.get`."""
-        return self._loop.run(self._client.get(digest, tenant=tenant, to=to))
-
-    def files(self, *, tenant: str = LOCAL_TENANT) -> list[Artifact]:
-        """As `Client.files`."""
-        return self._loop.run(self._client.files(tenant=tenant))
-
-    def remove(self, digest: str, *, tenant: str = LOCAL_TENANT) -> None:
-        """As `Client.remove`."""
-        self._loop.run(self._client.remove(digest, tenant=tenant))
-
-    def submit(self, source: Path, *, tenant: str = LOCAL_TENANT) -> Submission:
-        """As `Client.submit`."""
-        return self._loop.run(self._client.submit(source, tenant=tenant))
-
-    def submissions(self, *, tenant: str | None = None) -> list[Submission]:
-        """As `Client.submissions`."""
-        return self._loop.run(self._client.submissions(tenant=tenant))
-
-    def create_resource(
-        self,
-        kind: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        bridge: str = "",
-        session: str = ANONYMOUS_SESSION,
-        tenant: str = LOCAL_TENANT,
-        operation: str = "",
-    ) -> Any:
-        """As `Client.create_resource`."""
-        return self._loop.run(
-            self._client.create_resource(
-                kind, arguments, bridge=bridge, session=session, tenant=tenant, operation=operation
-            )
-        )
-
-    def execute_resource(
-        self,
-        resource_id: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        tenant: str = LOCAL_TENANT,
-        operation: str = "",
-        **where: str,
-    ) -> Any:
-        """As `Client.execute_resource`."""
-        return self._loop.run(
-            self._client.execute_resource(resource_id, arguments, tenant=tenant, operation=operation, **where)
-        )
-
-    def delete_resource(
-        self, resource_id: str, *, tenant: str = LOCAL_TENANT, operation: str = "", **where: str
-    ) -> Any:
-        """As `Client.delete_resource`."""
-        return self._loop.run(
-            self._client.delete_resource(resource_id, tenant=tenant, operation=operation, **where)
-        )
-
-    def list_resources(self, *, tenant: str = LOCAL_TENANT, **where: str) -> list[ResourceRef]:
-        """As `Client.list_resources`."""
-        return self._loop.run(self._client.list_resources(tenant=tenant, **where))
-
-    def describe(self, bridge: str = "", *, tenant: str = LOCAL_TENANT) -> dict[str, Any]:
-        """As `Client.describe`."""
-        return self._loop.run(self._client.describe(bridge, tenant=tenant))
-
-    def configure(
-        self,
-        arguments: dict[str, Any],
-        *,
-        bridge: str = "",
-        session: str = ANONYMOUS_SESSION,
-        tenant: str = LOCAL_TENANT,
-        operation: str = "",
-    ) -> Any:
-        """As `Client.configure`."""
-        return self._loop.run(
-            self._client.configure(
-                arguments, bridge=bridge, session=session, tenant=tenant, operation=operation
-            )
-        )
+    put = _waited(Client.put)
+    get = _waited(Client.get)
+    files = _waited(Client.files)
+    remove = _waited(Client.remove)
+    submit = _waited(Client.submit)
+    submissions = _waited(Client.submissions)
+    create_resource = _waited(Client.create_resource)
+    execute_resource = _waited(Client.execute_resource)
+    delete_resource = _waited(Client.delete_resource)
+    list_resources = _waited(Client.list_resources)
+    describe = _waited(Client.describe)
+    configure = _waited(Client.configure)
+    sessions = _waited(Client.sessions)
+    logs = _waited(Client.logs)
 
     def get_adapter(
         self, bridge: str = "", *, session: str = ANONYMOUS_SESSION, tenant: str = LOCAL_TENANT
     ) -> SyncAdapter:
         """As `Client.get_adapter`."""
-        adapter = self._loop.run(self._client.get_adapter(bridge, session=session, tenant=tenant))
+        adapter = self._loop.run(self._awaited.get_adapter(bridge, session=session, tenant=tenant))
         return SyncAdapter(self._loop, adapter)
 
-    def sessions(self) -> list[SessionInfo]:
-        """As `Client.sessions`."""
-        return self._loop.run(self._client.sessions())
 
-    def logs(self, session: str) -> str:
-        """As `Client.logs`."""
-        return self._loop.run(self._client.logs(session))
-
-
-class SyncAdapter:
+class SyncAdapter(_Facade[Adapter]):
     """As `Adapter`: ``adapter.create_program(signature="question -> answer")``."""
 
-    def __init__(self, loop: _Loop, adapter: Adapter) -> None:
-        self._loop = loop
-        self._adapter = adapter
-
     def __dir__(self) -> list[str]:
-        return dir(self._adapter)
+        return dir(self._awaited)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        operation = getattr(self._adapter, name)
+        operation = getattr(self._awaited, name)
 
         def call(**arguments: Any) -> Any:
             return self._loop.run(operation(**arguments))
@@ -327,82 +217,44 @@ class SyncAdapter:
         return call
 
 
-class SyncSession:
-    """One session; its operations may be named without their bridge."""
+class SyncSession(_Facade[ClientSession]):
+    """One session; its operations may be named without their bridge.
 
-    def __init__(self, loop: _Loop, session: ClientSession) -> None:
-        self._loop = loop
-        self._session = session
+    Its methods are `ClientSession`'s, waited for; an `on_event` is called on the client's own thread.
+    """
+
+    call = _waited(ClientSession.call)
+    run = _waited(ClientSession.run)
+    logs = _waited(ClientSession.logs)
+    put = _waited(ClientSession.put)
+    get = _waited(ClientSession.get)
+    files = _waited(ClientSession.files)
 
     @property
     def id(self) -> str:
         """Another one after it was lost and made again (`lost`)."""
-        return self._session.id
+        return self._awaited.id
 
     @property
     def anew(self) -> str:
         """As `ClientSession.anew`."""
-        return self._session.anew
+        return self._awaited.anew
 
     @property
     def lost(self) -> list[str]:
         """As `ClientSession.lost`."""
-        return self._session.lost
-
-    def call(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        deadline_ms: int = 0,
-        on_event: Progress | None = None,
-    ) -> Reply:
-        """As `ClientSession.call`; `on_event` is called on the client's own thread."""
-        work = self._session.call(operation, arguments, deadline_ms=deadline_ms, on_event=on_event)
-        return self._loop.run(work)
-
-    def run(
-        self,
-        operation: str,
-        arguments: dict[str, Any] | None = None,
-        *,
-        deadline_ms: int = 0,
-        retries: int = 0,
-        repeatable: bool = False,
-    ) -> Any:
-        """As `ClientSession.run`."""
-        return self._loop.run(
-            self._session.run(
-                operation, arguments, deadline_ms=deadline_ms, retries=retries, repeatable=repeatable
-            )
-        )
+        return self._awaited.lost
 
     def stream(
         self, operation: str, arguments: dict[str, Any] | None = None, *, deadline_ms: int = 0
     ) -> Iterator[dict[str, Any]]:
         """As `ClientSession.stream`."""
-        events = self._session.stream(operation, arguments, deadline_ms=deadline_ms)
+        events = self._awaited.stream(operation, arguments, deadline_ms=deadline_ms)
         try:
             while (event := self._loop.run(_next(events))) is not None:
                 yield event
         finally:
             self._loop.run(_closed(events))
-
-    def logs(self) -> str:
-        """As `ClientSession.logs`."""
-        return self._loop.run(self._session.logs())
-
-    def put(self, data: bytes | Path, *, name: str = "", media_type: str = "") -> Artifact:
-        """As `ClientSession.put`."""
-        return self._loop.run(self._session.put(data, name=name, media_type=media_type))
-
-    def get(self, digest: str, *, to: Path | None = None) -> bytes:
-        """As `ClientSession.get`."""
-        return self._loop.run(self._session.get(digest, to=to))
-
-    def files(self) -> list[Artifact]:
-        """As `ClientSession.files`."""
-        return self._loop.run(self._session.files())
 
 
 async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:

@@ -1,1 +1,1 @@
-"""The doors for people and programs: command line, HTTP, stdio and shim, authoring, testing, demo, bench."""
+"""The faces for people and programs: command line, HTTP, stdio and shim, authoring, testing, demo, bench."""

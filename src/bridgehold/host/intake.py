@@ -101,7 +101,7 @@ class Intake:
             raise DeniedError(f"{principal.name} may not use all of {name}, which code of its own could")
         if manifest.foreign:
             raise ManifestError(f"{name} runs scripts of callers: an operator keeps such a bridge by hand")
-        self.demand_free(tenant, name)
+        demand_free(self._layout, self._registry, tenant, name)
         module = manifest.entry.partition(":")[0].replace(".", "/")
         if found.get(f"{module}.py") is None and found.get(f"{module}/__init__.py") is None:
             raise ManifestError(f"the entry {manifest.entry!r} has no file in it", where="bridge.toml")
@@ -109,14 +109,6 @@ class Intake:
             if file and found.get(file) is None:
                 raise ManifestError(f"there is no file {file} in it", where="bridge.toml")
         return manifest
-
-    def demand_free(self, tenant: str, name: str) -> None:
-        """Raise `UsageError` where the name is everybody's, or kept by hand in the tenant's folder."""
-        for entry in self._registry.entries():
-            if entry.name == name and not entry.tenant:
-                raise UsageError(f"every tenant has a bridge {name!r}: give this one another name")
-        if (self._layout.own_bridges(tenant) / name / "bridge.toml").exists():
-            raise UsageError(f"{name} of {tenant} is kept by hand: an operator changes it in its folder")
 
     async def _checked(self, record: Submission, found: Bundle, principal: Principal) -> Submission:
         tree = await asyncio.to_thread(self._quarantine.lay, record, found)
@@ -160,3 +152,12 @@ class Intake:
         waiting = [self._quarantine.environments(tenant) for tenant in self._quarantine.tenants()]
         if not self._in_use(digest) and not any(digest in one for one in waiting):
             await self._environments.let_go(digest)
+
+
+def demand_free(layout: Layout, registry: Registry, tenant: str, name: str) -> None:
+    """Raise `UsageError` where the name is everybody's, or kept by hand in the tenant's folder."""
+    for entry in registry.entries():
+        if entry.name == name and not entry.tenant:
+            raise UsageError(f"every tenant has a bridge {name!r}: give this one another name")
+    if (layout.own_bridges(tenant) / name / "bridge.toml").exists():
+        raise UsageError(f"{name} of {tenant} is kept by hand: an operator changes it in its folder")

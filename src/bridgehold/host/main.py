@@ -25,12 +25,15 @@ from bridgehold.config.load import Config, load_config
 from bridgehold.errors import BridgeholdError, to_log_text
 from bridgehold.hardening import harden
 from bridgehold.host.assembly import assemble
+from bridgehold.host.cell_parts import Ground, Peers
+from bridgehold.host.cell_process import run_cell
 from bridgehold.host.front.anchoring import Anchoring
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.lifetime import Lifetime
-from bridgehold.host.parts import Foundation, HostParts, Peers
+from bridgehold.host.parts import Foundation, HostParts
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
+from bridgehold.host.template import begin
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -39,7 +42,11 @@ from bridgehold.sandbox.launcher.control import LauncherClient
 class HostProcess:
     """One life of the host, from its sockets to its last event."""
 
-    def __init__(self, given: HostConfig, config: Config, ends: Ends) -> None:
+    def __init__(
+        self, given: HostConfig, config: Config, ends: Ends, template: socket.socket | None = None
+    ) -> None:
+        """`template`: what cells are forked from; without it one stands for all tenants in this process."""
+        self._template = template
         self._layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
         self._given = given
         self._config = config
@@ -65,15 +72,19 @@ class HostProcess:
         await anchoring.publish_key(self._layout.anchors / "anchor.pub")
         parts = assemble(
             Foundation(
+                ground=Ground(
+                    config=self._config,
+                    layout=self._layout,
+                    peers=peers,
+                    machine=machine,
+                    redaction=redaction,
+                    degraded=lifetime.degraded,
+                ),
                 host=self._given,
-                config=self._config,
-                layout=self._layout,
                 ends=self._ends,
-                peers=peers,
-                machine=machine,
-                redaction=redaction,
                 supervisor=self._supervisor,
                 lifetime=lifetime,
+                template=self._template,
             )
         )
         for server in parts.servers:
@@ -90,7 +101,7 @@ class HostProcess:
 
     def _stand(self, parts: HostParts, peers: Peers, anchoring: Anchoring) -> None:
         """What goes on for as long as the host runs."""
-        lifetime, shared = self._lifetime, parts.shared
+        lifetime = self._lifetime
         lifetime.need("launcher", peers.launcher.lost.wait())
         lifetime.need("keeper", peers.keeper.gone())
         lifetime.need("journal", peers.journal.gone.wait())
@@ -98,14 +109,15 @@ class HostProcess:
         lifetime.stand("anchors", anchoring.run(self._config.host.anchor_every_s))
         lifetime.stand("tokens", parts.tokens.watch(parts.look_up_again))
         lifetime.stand("quotas", parts.tenancy.tell_journal())
-        lifetime.stand("the warm pool", parts.working.pool.watch(shared.orders.make, peers.keeper.versions))
-        lifetime.begin(parts.prestart())
+        for name, work in parts.serving.standing():
+            lifetime.stand(name, work)
+        lifetime.begin(parts.serving.prestart())
         lifetime.begin(parts.sweep())
         lifetime.begin(parts.submissions.watch())
 
     async def _end(self, parts: HostParts, peers: Peers) -> None:
         """What runs, from the outside in."""
-        lifetime, working = self._lifetime, parts.working
+        lifetime, serving = self._lifetime, parts.serving
         if lifetime.status:
             with contextlib.suppress(BridgeholdError):
                 await peers.journal.append(HostDegraded(reason=lifetime.reason))
@@ -113,15 +125,12 @@ class HostProcess:
             for server in parts.servers if lifetime.leaving else ():
                 server.leave()
             drain_s = self._config.host.drain_s
-            await working.sessions.finish(drain_s, lifetime.hurry, leaving=lifetime.leaving)
-        await working.sessions.stop(lifetime.reason)
-        await working.pool.stop()
-        await parts.answering.process_tools.stop()
-        await working.zygotes.stop()
+            await serving.finish(drain_s, lifetime.hurry, leaving=lifetime.leaving)
+        await serving.stop(lifetime.reason)
         for server in parts.servers:
             await server.close()
-        await parts.answering.refusals.close()
-        parts.shared.environments.close()
+        await parts.refusals.close()
+        parts.environments.close()
 
     async def _say_stopped(self, peers: Peers, anchoring: Anchoring) -> None:
         with contextlib.suppress(BridgeholdError):
@@ -151,24 +160,30 @@ class HostProcess:
         )
 
 
+_OPTIONAL = ("tokens", "keeper-intake", "journal-intake")
+
+
 def main() -> int:
     """Run the host process on descriptors of the supervisor's. Returns the exit status."""
     parser = argparse.ArgumentParser()
     names = ("launcher", "keeper", "journal", "listener", "parent", "config")
     for name in names:
         parser.add_argument(f"--fd-{name}", type=int, required=True)
-    parser.add_argument("--fd-tokens", type=int, default=-1)
+    for name in _OPTIONAL:
+        parser.add_argument(f"--fd-{name}", type=int, default=-1)
     arguments = vars(parser.parse_args())
     with os.fdopen(arguments["fd_config"], "rb") as file:
         given = msgspec.json.decode(file.read(), type=HostConfig)
-    ends = Ends(**{name: arguments[f"fd_{name}"] for name in (*names, "tokens") if name != "config"})
+    found = {name.removeprefix("fd_"): number for name, number in arguments.items()}
+    ends = Ends(**{name: number for name, number in found.items() if name != "config"})
     for descriptor in msgspec.structs.astuple(ends):
         if descriptor >= 0:
             os.set_inheritable(descriptor, False)
     try:
         harden(parent=given.supervisor)
         config = load_config(Path(given.config) / "config.toml", given.overrides)
-        return asyncio.run(HostProcess(given, config, ends).run())
+        template = begin(run_cell, msgspec.structs.astuple(ends)) if config.host.cells else None
+        return asyncio.run(HostProcess(given, config, ends, template).run())
     except BridgeholdError as error:
         sys.stderr.write(to_log_text(error))
         return error.exit_status

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -16,34 +17,23 @@ from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ConfigReloaded
 from bridgehold.config.load import Config, load_config
 from bridgehold.config.settings import Reload, Settings, merge
-from bridgehold.host.cell.sessions.sessions import Sessions
-from bridgehold.host.cell.store.artifacts import ArtifactStore
-from bridgehold.host.cell.tools.http import HttpTools
-from bridgehold.host.cell.tools.offers import Offers
-from bridgehold.host.cell.tools.process import ProcessTools
-from bridgehold.host.cell.workers.zygotes import Zygotes
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
-from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.server import SocketServer
 from bridgehold.ids import digest_bytes
-from bridgehold.policies.units import parse_size
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.values import Principal
 
 
-class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What of the host has to be told of a new configuration; the rest reads `settings` at each use."""
+class Parts(Protocol):
+    """What of the host keeps something of a configuration; the rest reads `settings` at each use."""
 
-    registry: Registry
-    sessions: Sessions
-    zygotes: Zygotes
-    store: ArtifactStore
-    offers: Offers
-    http_tools: HttpTools
-    process_tools: ProcessTools
-    principals: Principals
+    def check(self, config: Config) -> None:
+        """Raise `ConfigError` where they can't take it over."""
+
+    def tell(self, config: Config, gone: tuple[Path, ...]) -> None:
+        """From now on it holds. `gone`: rules and bridges that nobody is to miss any more."""
 
 
 class Reloading:
@@ -54,7 +44,8 @@ class Reloading:
         settings: Settings,
         file: Path,
         overrides: dict[str, str],
-        parts: Reloaded,
+        registry: Registry,
+        parts: Parts,
         journal: JournalClient,
         after: Callable[[], None],
     ) -> None:
@@ -62,6 +53,7 @@ class Reloading:
         self._settings = settings
         self._file = file
         self._overrides = overrides
+        self._registry = registry
         self._parts = parts
         self._journal = journal
         self._after = after
@@ -69,8 +61,8 @@ class Reloading:
         self._there = file.exists()
         """Whether there was a file: one that is gone is a fault then, and no word for the defaults."""
         self._servers: tuple[SocketServer, ...] = ()
-        tell(parts, settings.now)
-        self._rules = parts.registry.rules()
+        parts.tell(settings.now, ())
+        self._rules = registry.rules()
 
     def table(self) -> dict[str, Method]:
         """The methods by name."""
@@ -86,9 +78,9 @@ class Reloading:
             new = await asyncio.to_thread(load_config, self._file, self._overrides, must_exist=self._there)
             self._there = self._there or self._file.exists()
             config, found = merge(self._settings.now, new)
-            gone = self._parts.registry.gone()
+            gone = self._registry.gone()
             found = msgspec.structs.replace(found, applied=(*found.applied, *map(_shown, gone)))
-            self._parts.offers.specs(config.tools)
+            self._parts.check(config)
             event = ConfigReloaded(
                 principal=principal.name,
                 digest=digest_bytes(config.model_dump_json().encode()),
@@ -97,36 +89,21 @@ class Reloading:
             )
             await self._journal.append(event)
             self._settings.now = config
-            tell(self._parts, config, gone)
+            self._parts.tell(config, gone)
             await asyncio.gather(*(server.look_up_again() for server in self._servers))
             self._after()
-            before, self._rules = self._rules, self._parts.registry.rules()
-            return msgspec.structs.replace(found, files=_changed(before, self._rules))
+            before, self._rules = self._rules, self._registry.rules()
+            return msgspec.structs.replace(found, files=self._changed(before, self._rules))
+
+    def _changed(self, before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
+        """Files that say something else than before; of one that can't be used also why."""
+        found = []
+        for name, said in sorted(after.items()):
+            if before.get(name) != said:
+                why = self._registry.refused(name) if said.startswith("sha256:") else said
+                found.append(f"{name} (refused: {why})" if why else name)
+        return tuple(found)
 
 
 def _shown(gone: Path) -> str:
     return f"{gone.parent.name}/{gone.name} (gone)"
-
-
-def _changed(before: dict[str, str], after: dict[str, str]) -> tuple[str, ...]:
-    """Files that say something else than before; of one that can't be used also why."""
-    return tuple(
-        name if said.startswith("sha256:") else f"{name} (refused: {said})"
-        for name, said in sorted(after.items())
-        if before.get(name) != said
-    )
-
-
-def tell(parts: Reloaded, config: Config, gone: tuple[Path, ...] = ()) -> None:
-    """Give each part what it keeps of `config`. `gone`: rules and bridges that nobody is to miss any more."""
-    tools = config.tools
-    parts.registry.replace(config, gone)
-    parts.sessions.admission.bound = config.host.max_sessions
-    parts.zygotes.replace(Settings(config).zygotes())
-    parts.store.quota = parse_size(config.host.artifacts)
-    parts.offers.replace(parts.offers.specs(tools))
-    parts.http_tools.replace(
-        {name: (tool.provider, tool.path) for name, tool in tools.items() if tool.provider}
-    )
-    parts.process_tools.replace({name: tool.entry for name, tool in tools.items() if tool.entry})
-    parts.principals.replace(config.principals)

@@ -43,6 +43,10 @@ class Ends(msgspec.Struct, frozen=True, kw_only=True):
     """The supervisor: it is told what stands below."""
     tokens: int = -1
     """Where the HTTP face connects, if there is one."""
+    keeper_intake: int = -1
+    """Where the keeper takes the channels of cells."""
+    journal_intake: int = -1
+    """Where the journal does."""
 
 
 READY, ANOTHER, GO = b"ready", b"another", b"go"

@@ -26,6 +26,7 @@ from bridgehold.errors import (
     DeniedError,
     NotFoundError,
     PolicyError,
+    UnsupportedError,
     UsageError,
     from_os,
 )
@@ -37,7 +38,7 @@ from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.front.tenants import TenantFiles
-from bridgehold.host.intake import Intake
+from bridgehold.host.intake import Intake, demand_free
 from bridgehold.host.startup import LONGEST_FILE, ReleaseChange
 from bridgehold.ids import digest_bytes, parse_name
 from bridgehold.policies.changes import Changes, compare
@@ -72,10 +73,11 @@ class Submissions:
         registry: Registry,
         tenants: TenantFiles,
         kept: Quarantine,
-        intake: Intake,
+        intake: Intake | None,
         log: AdminLog,
         write: Write,
     ) -> None:
+        """`intake`: None where tenants have cells, in which nothing is tried yet."""
         self._layout = layout
         self._registry = registry
         self._tenants = tenants
@@ -110,6 +112,13 @@ class Submissions:
         """Check what the archive holds; then it waits for an operator. Raises why nothing was kept of it."""
         tenant = parse_name(params.tenant, "tenant")
         self._tenants.demand(tenant)
+        intake = self._intake
+        if intake is None:
+            raise UnsupportedError(
+                "no bridge is handed in where tenants have cells",
+                where="[host] cells",
+                hint="Hand it in at a host without them; or an operator puts it into the tenant's folder.",
+            )
         if tenant in self._checking:
             raise BusyError(f"another submission of {tenant} is being checked", retry="later")
 
@@ -118,7 +127,7 @@ class Submissions:
         self._checking[tenant] = stop, over
 
         async def act() -> Submission:
-            work = asyncio.ensure_future(self._intake.take(principal, tenant, params.archive))
+            work = asyncio.ensure_future(intake.take(principal, tenant, params.archive))
             stop.add_done_callback(lambda _: work.cancel())  # or nothing, if it is done
             try:
                 return await work
@@ -170,7 +179,7 @@ class Submissions:
 
         async def act() -> Submission:
             decided = await self._decided(record, "rejected", principal.name, params.reason)
-            await self._intake.let_go(decided)
+            await self._let_go(decided)
             return decided
 
         async def reject() -> Submission:
@@ -225,7 +234,7 @@ class Submissions:
                 hint=f"`bridgehold bridge submissions show {name}` shows it as it is now.",
             )
         self._tenants.demand(record.tenant)
-        self._intake.demand_free(record.tenant, record.bridge)
+        demand_free(self._layout, self._registry, record.tenant, record.bridge)
         found = await asyncio.to_thread(self._quarantine.bundle, record)
         now = format_time(time.time())
         after = releases.approved(before, record.digest, submission=name, by=principal.name, at=now)
@@ -321,9 +330,13 @@ class Submissions:
             raise quarantine.nothing(name)
         return record
 
+    async def _let_go(self, record: Submission) -> None:
+        if self._intake is not None:
+            await self._intake.let_go(record)
+
     async def _expire(self) -> None:
         for record in await asyncio.to_thread(self._quarantine.expire, time.time()):
-            await self._intake.let_go(record)
+            await self._let_go(record)
 
 
 def _demand_waiting(record: Submission) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -15,11 +15,10 @@ from bridgehold.bridges.catalogue import Entry
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.admin_log import AdminLog
-from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
-from bridgehold.host.shares.spending import Spending
+from bridgehold.host.shares.spending import Used
 from bridgehold.host.token_admin import info_of
 from bridgehold.ids import LOCAL_TENANT, nearest, parse_name
 from bridgehold.keeper.client import KeeperClient
@@ -56,8 +55,13 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     zygotes: EndAll
     warm_pool: EndAll
     """Sandboxes that stand ready for it."""
+
+
+class AtRest(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies of a tenant on the disk."""
+
     submissions: EndAll
-    """Bridges of its own that wait for an operator, or are being checked."""
+    """Bridges of its own that wait for an operator, or are being checked: they go with it."""
     artifacts: Callable[[str, bool], Awaitable[tuple[int, int]]]
     """(tenant, whether they go) → how many there are, and their bytes: no part of `revoke`."""
 
@@ -69,23 +73,27 @@ class Tenancy:
         self,
         files: TenantFiles,
         tokens: TokenFiles,
-        sessions: Sessions,
+        sessions: Callable[[], Iterable[str]],
         settings: Settings,
-        spending: Spending,
+        used: Callable[[str], Used],
         ending: Ending,
+        at_rest: AtRest,
         keeper: KeeperClient,
         journal: JournalClient,
         log: AdminLog,
         entries: Callable[[], list[Entry]],
         look_up_again: Callable[[], Awaitable[None]],
     ) -> None:
-        """`entries`: of the catalogue. `look_up_again`: who is connected may be somebody else now."""
+        """`sessions`: of each that is open, whose it is. `used`: what a tenant has used of its ceilings.
+        `entries`: of the catalogue. `look_up_again`: who is connected may be somebody else now, or nobody.
+        """
         self._files = files
         self._tokens = tokens
         self._sessions = sessions
         self._settings = settings
-        self._spending = spending
+        self._used = used
         self._ending = ending
+        self._at_rest = at_rest
         self._keeper = keeper
         self._journal = journal
         self.log = log
@@ -216,7 +224,7 @@ class Tenancy:
 
     async def _left(self, name: str, *, gone: bool) -> Removed:
         """What lies on the disk of a tenant that was removed; its artifacts are `gone`, or stay."""
-        count, size = await self._ending.artifacts(name, gone)
+        count, size = await self._at_rest.artifacts(name, gone)
         bridges = sorted({entry.name for entry in self._entries() if entry.tenant == name})
         return Removed(
             name=name,
@@ -243,7 +251,7 @@ class Tenancy:
             "sessions": lambda: self._ending.sessions(tenant, reason),
             "zygotes": lambda: self._ending.zygotes(tenant, reason),
             "warm_pool": lambda: self._ending.warm_pool(tenant, reason),
-            "submissions": lambda: self._ending.submissions(tenant, reason),
+            "submissions": lambda: self._at_rest.submissions(tenant, reason),
             "tokens": lambda: self._end_tokens(tenant),
             "keys": lambda: self._keeper.forget(tenant),
         }
@@ -294,7 +302,7 @@ class Tenancy:
             found.update(section.tenants)
         for name in self._tokens.names():
             found.update(info_of(self._tokens, name).tenants)
-        found.update(session.key.tenant for session in self._sessions)
+        found.update(self._sessions())
         return tuple(sorted({*found, LOCAL_TENANT} - {"*"}))
 
     def demand(self, name: str) -> None:
@@ -331,14 +339,14 @@ class Tenancy:
             limits=shown(tenant.limits),
             used={
                 key: amount(key, value)
-                for key, value in msgspec.structs.asdict(self._spending.used(tenant.name)).items()
+                for key, value in msgspec.structs.asdict(self._used(tenant.name)).items()
             },
             sessions=self._open(tenant.name),
             tokens=self._tokens_of(tenant.name),
         )
 
     def _open(self, tenant: str) -> int:
-        return Counter(session.key.tenant for session in self._sessions)[tenant]
+        return Counter(self._sessions())[tenant]
 
     def _tokens_of(self, tenant: str) -> tuple[str, ...]:
         return tuple(name for name in self._tokens.names() if tenant in info_of(self._tokens, name).tenants)

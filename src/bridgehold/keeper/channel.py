@@ -2,6 +2,7 @@
 
 What breaks a stream's bound ends that stream, at both ends, and no other: only bytes that are no frame
 end the connection. Small pieces that wait are joined, so that a reader who doesn't read holds one window.
+Requests, answers and bodies take turns by tenant: nobody's frame waits behind all of another's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from bridgehold.errors import (
     ProtocolError,
     from_info,
 )
+from bridgehold.keeper.places import QUESTIONS, REQUESTS, Turns
 from bridgehold.keeper.protocol import (
     CANCEL,
     CHUNK_BYTES,
@@ -33,7 +35,7 @@ from bridgehold.keeper.protocol import (
     HEAD,
     HEADER,
     OPEN,
-    STREAMS,
+    UNREACHED,
     WINDOW,
     WINDOW_BYTES,
     Frame,
@@ -51,12 +53,16 @@ _UNREAD_BYTES = 4 * 1024 * 1024
 class Stream:
     """One request and its answer. Not shared between tasks: one sends, one receives."""
 
-    def __init__(self, channel: Channel, number: int, *, ours: bool) -> None:
+    def __init__(self, channel: Channel, number: int, *, ours: bool, tenant: str = "") -> None:
         """`ours`: this end opened it, so that the peer ends it when it is cancelled."""
         self.number = number
         self.ours = ours
+        self.tenant = tenant
+        """Whose turns its frames take."""
         self.on_cancel: Callable[[], None] | None = None
         """Called once when the peer cancels the stream or the connection ends."""
+        self.on_close: Callable[[], None] | None = None
+        """Called once when it is closed, or before that by `release`."""
         self._channel = channel
         self._frames: deque[tuple[int, bytearray]] = deque()
         self._controls = 0
@@ -71,7 +77,7 @@ class Stream:
 
     async def send_head(self, payload: bytes) -> None:
         """Send the first frame of an answer. Raises `HostUnavailableError` where the channel is gone."""
-        await self._channel.send(HEAD, self.number, payload)
+        await self._channel.send_in_turn(HEAD, self, payload)
 
     async def send(self, data: bytes) -> None:
         """Send body bytes, as the peer's window allows."""
@@ -85,16 +91,16 @@ class Stream:
             part = view[: min(CHUNK_BYTES, self._credit)]
             self._credit -= len(part)
             view = view[len(part) :]
-            await self._channel.send(DATA, self.number, bytes(part))
+            await self._channel.send_in_turn(DATA, self, bytes(part))
 
     async def end(self, payload: bytes = b"") -> None:
         """Say that nothing follows on this side; `payload` goes with it."""
-        await self._channel.send(END, self.number, payload)
+        await self._channel.send_in_turn(END, self, payload)
 
     async def fail(self, error: BridgeholdError) -> None:
         """Tell the peer why it ends. Never raises for a connection that is gone already."""
         with contextlib.suppress(BridgeholdError):
-            await self._channel.send(ERROR, self.number, _encode_error(error))
+            await self._channel.send_in_turn(ERROR, self, _encode_error(error))
 
     async def cancel(self) -> None:
         """Have the other side give up its work for this stream. Never raises for a channel that is gone."""
@@ -129,6 +135,13 @@ class Stream:
         self.closed = True
         self._frames.clear()
         self._channel.forget(self)
+        self.release()
+
+    def release(self) -> None:
+        """Give back what was taken for it."""
+        done, self.on_close = self.on_close, None
+        if done is not None:
+            done()
 
     def deliver(self, frame: Frame) -> str:
         """From the channel's reader. How the peer broke a bound with it; empty where it didn't."""
@@ -200,7 +213,7 @@ class Channel:
         writer: asyncio.StreamWriter,
         opened: Callable[[Stream, bytes], None] | None = None,
         *,
-        bound: int = STREAMS,
+        bound: int = REQUESTS + QUESTIONS,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -209,6 +222,8 @@ class Channel:
         self._streams: dict[int, Stream] = {}
         self._last = 0
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._turns = Turns(self._drained)
         self._gone = ""
         """Why the connection ended."""
 
@@ -218,11 +233,12 @@ class Channel:
         sock: socket.socket,
         opened: Callable[[Stream, bytes], None] | None = None,
         *,
-        bound: int = STREAMS,
+        bound: int = REQUESTS + QUESTIONS,
     ) -> Channel:
         """A channel over `sock`.
 
-        `opened` gets each stream that the other side opens, and its first payload.
+        `opened` gets each stream that the other side opens, and its first payload; it may refuse it by
+        `BusyError` or `ProtocolError`.
         """
         sock.setblocking(False)
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=256 * 1024)
@@ -231,34 +247,44 @@ class Channel:
     def __len__(self) -> int:
         return len(self._streams)
 
-    async def open(self, payload: bytes) -> Stream:
+    async def open(self, payload: bytes, tenant: str = "") -> Stream:
         """A new stream whose first frame carries `payload`.
 
-        Raises `BusyError` when `bound` streams are open.
+        Raises `BusyError` when `bound` streams are open; an error at `UNREACHED` has sent nothing.
         """
         if len(self._streams) >= self._bound:
             raise _too_many()
+        if self._gone or len(payload) > CONTROL_BYTES:
+            error = self._apart() if self._gone else _too_long()
+            error.where = UNREACHED
+            raise error
         self._last = next(n for n in _numbers_after(self._last) if n not in self._streams)
-        stream = self._streams[self._last] = Stream(self, self._last, ours=True)
+        stream = self._streams[self._last] = Stream(self, self._last, ours=True, tenant=tenant)
         try:
-            await self.send(OPEN, stream.number, payload)
-        except LimitError:
-            self.forget(stream)
-            raise
-        except BaseException:  # it is under way already
+            await self.send_in_turn(OPEN, stream, payload)
+        except BaseException:  # it may be under way already
             self.post(CANCEL, stream.number)
             self.forget(stream)
             raise
         return stream
+
+    async def send_in_turn(self, kind: int, stream: Stream, payload: bytes) -> None:
+        """`send`, when the socket has room and it is the turn of the stream's tenant."""
+        unsent = self._writer.transport.get_write_buffer_size() + self._unsent_bytes
+        if self._turns or unsent > CONTROL_BYTES:
+            await self._turns.take(stream.tenant)
+        await self.send(kind, stream.number, payload)
+
+    async def _drained(self) -> None:
+        with contextlib.suppress(OSError):  # whoever sends next learns it
+            await self._writer.drain()
 
     async def send(self, kind: int, stream: int, payload: bytes = b"") -> None:
         """Queue one frame. `LimitError` for one that the peer would not take for a frame."""
         if self._gone:
             raise self._apart()
         if len(payload) > (CHUNK_BYTES if kind == DATA else CONTROL_BYTES):
-            raise LimitError(
-                f"what goes between host and keeper in one piece has at most {CONTROL_BYTES} bytes"
-            )
+            raise _too_long()
         self.post(kind, stream, payload)
         try:
             await self._writer.drain()
@@ -270,9 +296,10 @@ class Channel:
         if not self._unsent:  # what is sent within one turn of the loop goes out in one piece
             asyncio.get_running_loop().call_soon(self._flush)
         self._unsent.append(encode(kind, stream, payload))
+        self._unsent_bytes += HEADER.size + len(payload)
 
     def _flush(self) -> None:
-        data, self._unsent = b"".join(self._unsent), []
+        data, self._unsent, self._unsent_bytes = b"".join(self._unsent), [], 0
         if not self._writer.is_closing():
             self._writer.write(data)
 
@@ -320,8 +347,8 @@ class Channel:
         stream = self._streams[frame.stream] = Stream(self, frame.stream, ours=False)
         try:
             self._opened(stream, frame.payload)
-        except ProtocolError as error:
-            stream.break_off(error.message)
+        except (BusyError, ProtocolError) as error:
+            self.post(ERROR, frame.stream, _encode_error(error))
             stream.close()
 
     def _end(self, reason: str) -> BridgeholdError:
@@ -339,7 +366,11 @@ class Channel:
 
 
 def _too_many() -> BusyError:
-    return BusyError(f"{STREAMS} requests are at the keeper already", hint="Try again in a moment.")
+    return BusyError("too many requests are at the keeper already", hint="Try again in a moment.")
+
+
+def _too_long() -> LimitError:
+    return LimitError(f"what goes between host and keeper in one piece has at most {CONTROL_BYTES} bytes")
 
 
 def _numbers_after(last: int) -> Iterator[int]:

@@ -6,19 +6,21 @@ import asyncio
 import base64
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, ProtocolError
+from bridgehold.errors import BridgeholdError, BusyError, ProtocolError
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.index import Index, Reference
+from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places
 from bridgehold.keeper.protocol import (
     DATA,
     END,
     HEAD,
+    UNREACHED,
     Ask,
     AskMarks,
     AskMissing,
@@ -38,6 +40,7 @@ from bridgehold.keeper.protocol import (
     PutSessionSecret,
     UpstreamHead,
     UpstreamRequest,
+    tenant_of,
 )
 
 _Reply = TypeVar("_Reply")
@@ -89,12 +92,19 @@ class KeeperClient:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self.tenants_with: Callable[[str], int] = lambda _: 2
+        """How many tenants this host has, the named one included."""
+        self._requests = Places(REQUESTS, self._count)
+        self._questions = Places(QUESTIONS, self._count, each=QUESTIONS_EACH)
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
     async def connect(cls, sock: socket.socket) -> KeeperClient:
         """Take over `sock`, a connected stream socket."""
         return cls(await Channel.connect(sock))
+
+    def _count(self, tenant: str) -> int:
+        return self.tenants_with(tenant)
 
     async def _read(self) -> None:
         with contextlib.suppress(ProtocolError):  # every stream was told already
@@ -110,8 +120,16 @@ class KeeperClient:
         await asyncio.wait({self._reading})
 
     async def request(self, request: UpstreamRequest, body: AsyncIterator[bytes] | bytes) -> UpstreamResponse:
-        """Send a decided request. Raises `ProviderError`, `SecretError` or `DeniedError` (an address)."""
-        stream = await self._channel.open(msgspec.json.encode(request))
+        """Send a decided request. Raises `ProviderError`, `SecretError`, `DeniedError` (an address), and
+        `BusyError` where the tenant has as many under way as it may.
+        """
+        if not self._requests.take(request.tenant):
+            raise BusyError(
+                f"{self._requests.held_by(request.tenant)} requests of the tenant's are under way",
+                hint="Try again in a moment.",
+                where=UNREACHED,
+            )
+        stream = await self._open(request, self._requests)
         upload: asyncio.Task[None] | None = None
         try:
             if isinstance(body, bytes):
@@ -134,7 +152,7 @@ class KeeperClient:
         """Have the secret at hand before the first request. Raises `SecretError` if there is none."""
         await self._ask(Prefetch(tenant=tenant, provider=provider, secret=secret))
 
-    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str = "") -> None:
+    async def put_session_secret(self, session: str, provider: str, value: str, *, tenant: str) -> None:
         """Use `value` for this session's requests to `provider`, until the session is dropped."""
         await self._ask(PutSessionSecret(session=session, provider=provider, value=value, tenant=tenant))
 
@@ -145,8 +163,7 @@ class KeeperClient:
     async def redact(self, tenant: str, texts: list[str]) -> list[str]:
         """`texts` without the tenant's values, in any plain spelling. Raises `SecretError`, `LimitError`."""
         body = msgspec.json.encode(texts)
-        ask = AskRedact(tenant=tenant, body_bytes=len(body))
-        stream = await self._channel.open(msgspec.json.encode(ask))
+        stream = await self._question(AskRedact(tenant=tenant, body_bytes=len(body)))
         upload = asyncio.create_task(_upload_bytes(stream, body))
         said = bytearray()
         ended = False
@@ -162,9 +179,9 @@ class KeeperClient:
             raise ProtocolError("the keeper answered for other texts")
         return found
 
-    async def drop_session(self, session: str) -> None:
-        """Wipe the secrets that belong to `session` alone. Raises `SecretError`."""
-        await self._ask(DropSession(session=session))
+    async def drop_session(self, session: str, *, tenant: str) -> None:
+        """Wipe the secrets that belong to the tenant's `session` alone. Raises `SecretError`."""
+        await self._ask(DropSession(session=session, tenant=tenant))
 
     async def forget(self, tenant: str) -> int:
         """Every secret of the tenant's is worth nothing from here on, streams that use one included.
@@ -213,8 +230,23 @@ class KeeperClient:
         said = await self._ask(AskMissing(tenant=tenant, names=names))
         return msgspec.json.decode(said, type=tuple[str, ...])
 
+    async def _question(self, ask: Ask) -> Stream:
+        await self._questions.wait(tenant_of(ask))
+        return await self._open(ask, self._questions)
+
+    async def _open(self, ask: Ask, places: Places) -> Stream:
+        """A stream that gives back its place as soon as it is closed."""
+        tenant = tenant_of(ask)
+        try:
+            stream = await self._channel.open(msgspec.json.encode(ask), tenant)
+        except BaseException:
+            places.give_back(tenant)
+            raise
+        stream.on_close = lambda: places.give_back(tenant)
+        return stream
+
     async def _ask(self, ask: Ask) -> bytes:
-        stream = await self._channel.open(msgspec.json.encode(ask))
+        stream = await self._question(ask)
         try:
             frame = await stream.receive()
             if frame.kind != END:

@@ -1,7 +1,8 @@
 """The keeper's process: ``python -m bridgehold.keeper.main --fd-host N --fd-config M``.
 
 It holds keys and talks to providers; it takes decided requests from the host over one socket, and
-checks against its own table where each key may go. It ends with the host's end of that socket.
+checks against its own table where each key may go. It ends with the host's end of that socket. Cells have
+channels of their own, which the host hands in at the intake (``--fd-intake``): each is one tenant's.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import os
 import signal
 import socket
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,20 @@ import msgspec
 from bridgehold.audit.encodings import Encodings
 from bridgehold.audit.redact import Redactor
 from bridgehold.config.providers import ProviderEntry
-from bridgehold.errors import BridgeholdError, DeniedError, InternalError, LimitError, SecretError
-from bridgehold.hardening import harden
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    DeniedError,
+    InternalError,
+    LimitError,
+    ProtocolError,
+    SecretError,
+)
+from bridgehold.hardening import harden, open_descriptors
+from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
+from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.signer import Signer
 from bridgehold.keeper.upstream import Upstream, receive_body
@@ -35,36 +48,76 @@ _REFERENCES = 200
 """In one answer: each is a few hundred bytes at most."""
 _CONFIG_BOUND = 4 * 1024 * 1024
 _TEXTS_BOUND = 16 * 1024 * 1024
-_PIECE = 1024 * 1024
+"""Of one question. Of all there are four times as many, each tenant's part kept."""
 _NOBODYS = Encodings(b"")
 """Of what the guest brought itself, or of no key at all."""
 
 
+_OF_CELL = (
+    protocol.UpstreamRequest
+    | protocol.Prefetch
+    | protocol.PutSessionSecret
+    | protocol.DropSession
+    | protocol.AskVersions
+    | protocol.AskMarks
+    | protocol.AskRedact
+)
+"""What a cell may ask, for its own tenant. All else on its channel ends that."""
+
+
 class Keeper:
-    """Serves one host over one socket."""
+    """Serves one host over one socket, and its cells each over another."""
 
     def __init__(self, config: KeeperConfig, lookup: Lookup = system_lookup) -> None:
         self._config = config
         self._providers = {entry.name: entry for entry in config.providers}
         self._vault = Vault(config)
-        self._upstream = Upstream(config.limits, lookup)
+        self._work = Turns()
+        self._upstream = Upstream(config.limits, lookup, self._work)
         self._signer = Signer(Path(config.secrets.folder))
+        self._requests = Places(REQUESTS, self._vault.tenants_with)
+        self._questions = Places(QUESTIONS, self._vault.tenants_with, each=QUESTIONS_EACH)
+        self._texts = Places(4 * _TEXTS_BOUND, self._vault.tenants_with)
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
+        self._cells: set[asyncio.Task[None]] = set()
 
-    async def serve(self, sock: socket.socket) -> None:
+    async def serve(self, sock: socket.socket, intake: socket.socket | None = None) -> None:
         """Until the host closes its end, or breaks the protocol (`ProtocolError`)."""
         self._channel = await Channel.connect(sock, self._opened)
         watching = asyncio.create_task(self._vault.watch())
+        if intake is not None:
+            Intake(intake, self._enter).open()
         try:
             await self._channel.run()
         finally:
             watching.cancel()
-            for task in self._tasks:
+            for task in (*self._tasks, *self._cells):
                 task.cancel()
-            await asyncio.gather(*self._tasks, watching, return_exceptions=True)
+            await asyncio.gather(*self._tasks, *self._cells, watching, return_exceptions=True)
             await self._upstream.close()
             self._vault.close()
+
+    def _enter(self, tenant: str, sock: socket.socket) -> None:
+        """A channel for a cell of `tenant`, which ends by itself."""
+        task = asyncio.create_task(self._serve_cell(tenant, sock))
+        self._cells.add(task)
+        task.add_done_callback(self._cells.discard)
+
+    async def _serve_cell(self, tenant: str, sock: socket.socket) -> None:
+        def opened(stream: Stream, payload: bytes) -> None:
+            ask = protocol.decode_ask(payload)
+            if not (isinstance(ask, _OF_CELL) and ask.tenant == tenant):
+                channel.close()
+                sys.stderr.write(
+                    f"bridgehold keeper: a cell of {tenant[:64]!r} asked for what is not its own\n"
+                )
+                raise ProtocolError("a cell asked for what is not its own")
+            self._begin(stream, ask)
+
+        channel = await Channel.connect(sock, opened)
+        with contextlib.suppress(BridgeholdError):
+            await channel.run()
 
     def stop(self) -> None:
         """Close the socket: `serve` ends as if the host had."""
@@ -72,13 +125,21 @@ class Keeper:
             self._channel.close()
 
     def _opened(self, stream: Stream, payload: bytes) -> None:
-        ask = protocol.decode_ask(payload)
+        self._begin(stream, protocol.decode_ask(payload))
+
+    def _begin(self, stream: Stream, ask: protocol.Ask) -> None:
+        tenant = protocol.tenant_of(ask)
+        places = self._requests if isinstance(ask, protocol.UpstreamRequest) else self._questions
+        if not places.take(tenant):
+            raise BusyError("the tenant has as much at the keeper as it may", hint="Try again in a moment.")
+        stream.tenant = tenant
+        stream.on_close = lambda: places.give_back(tenant)
         task = asyncio.create_task(self._serve_stream(stream, ask))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # A task that is cancelled before its first step runs no `finally` of its own.
         task.add_done_callback(lambda _: stream.close())
-        stream.on_cancel = lambda: _cancel(task)
+        stream.on_cancel = lambda: _cancel(task, stream)
 
     async def _serve_stream(self, stream: Stream, ask: protocol.Ask) -> None:
         try:
@@ -109,11 +170,14 @@ class Keeper:
     async def _redact(self, stream: Stream, ask: protocol.AskRedact) -> None:
         if ask.body_bytes > _TEXTS_BOUND:
             raise LimitError(f"texts to redact have at most {_TEXTS_BOUND} bytes together")
-        body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
-        texts = protocol.decode_texts(body)
-        redactor = Redactor(await self._vault.encodings(ask.tenant))
-        for at in range(0, len(said := await asyncio.to_thread(_redacted, redactor, texts)), _PIECE):
-            await stream.send(said[at : at + _PIECE])
+        await self._texts.wait(ask.tenant, ask.body_bytes)
+        try:
+            body = b"".join([piece async for piece in receive_body(stream, ask.body_bytes)])
+            texts = protocol.decode_texts(body)
+            redactor = Redactor(await self._vault.encodings(ask.tenant))
+            await stream.send(await self._work.work(ask.tenant, _redacted(redactor, texts)))
+        finally:
+            self._texts.give_back(ask.tenant, ask.body_bytes)
         await stream.end()
 
     async def _with_key(
@@ -142,7 +206,7 @@ class Keeper:
             case protocol.PutSessionSecret():
                 self._vault.put_session(ask.session, ask.provider, ask.value, ask.tenant)
             case protocol.DropSession():
-                self._vault.drop_session(ask.session)
+                self._vault.drop_session(ask.session, ask.tenant)
             case protocol.AskSign():
                 return base64.b64encode(self._signer.sign(ask.text.encode("utf-8", "replace")))
             case protocol.AskPublicKey():
@@ -194,12 +258,18 @@ class Keeper:
         )
 
 
-def _redacted(redactor: Redactor, texts: list[str]) -> bytes:
-    return msgspec.json.encode([redactor.text(text) for text in texts])
+def _redacted(redactor: Redactor, texts: list[str]) -> Generator[None, None, bytes]:
+    found = []
+    for text in texts:
+        shown = yield from redactor.steps(text)
+        found.append(shown)
+    return msgspec.json.encode(found)
 
 
-def _cancel(task: asyncio.Task[None]) -> None:
+def _cancel(task: asyncio.Task[None], stream: Stream) -> None:
+    """The host counts the stream's place as free from here on."""
     task.cancel()
+    stream.release()
 
 
 def main() -> int:
@@ -207,27 +277,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bridgehold keeper")
     parser.add_argument("--fd-host", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
+    parser.add_argument("--fd-intake", type=int, default=-1)
     args = parser.parse_args()
     os.umask(0o077)
     sys.excepthook = _hook
     try:
         harden(parent=os.getppid())
+        open_descriptors()  # each request has a connection
+        sys.setswitchinterval(0.001)  # what threads compute keeps no stream waiting for longer
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's to pass on
         with os.fdopen(args.fd_config, "rb") as file:
             config = parse_config(file.read(_CONFIG_BOUND))
-        asyncio.run(_run(config, socket.socket(fileno=args.fd_host)))
+        intake = socket.socket(fileno=args.fd_intake) if args.fd_intake >= 0 else None
+        asyncio.run(_run(config, socket.socket(fileno=args.fd_host), intake))
     except BridgeholdError as error:
         sys.stderr.write(f"bridgehold keeper: {error.code}: {error.message}\n")
         return error.exit_status
     return 0
 
 
-async def _run(config: KeeperConfig, sock: socket.socket) -> None:
+async def _run(config: KeeperConfig, sock: socket.socket, intake: socket.socket | None) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_loop_hook)
     keeper = Keeper(config)
     loop.add_signal_handler(signal.SIGTERM, keeper.stop)
-    await keeper.serve(sock)
+    await keeper.serve(sock, intake)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

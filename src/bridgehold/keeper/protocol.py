@@ -9,7 +9,7 @@ The host opens streams; each carries one request and its answer::
 
 Either side may send `WINDOW_BYTES` of DATA on a stream before the other grants more, so that a
 slow reader stalls its own stream and no other. Whoever breaks a stream's bound loses that stream; what
-is no frame at all ends the connection. The bounds stand here, for both ends.
+is no frame at all ends the connection. The bounds stand here and in `places`, for both ends.
 """
 
 from __future__ import annotations
@@ -30,11 +30,8 @@ CHUNK_BYTES = 32 * 1024
 CONTROL_BYTES = 128 * 1024
 """Largest payload of any other kind."""
 WINDOW_BYTES = 128 * 1024
-STREAMS = 2_048
-"""Open at once; one more is refused, and the others go on."""
-
 UNREACHED = "unreached"
-"""Where a `ProviderError` happened before a byte of the request was sent: nothing can have been spent."""
+"""Where an error happened before a byte of the request was sent: nothing can have been spent."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):
@@ -83,9 +80,10 @@ class PutSessionSecret(msgspec.Struct, frozen=True, kw_only=True, tag="put_sessi
 
 
 class DropSession(msgspec.Struct, frozen=True, kw_only=True, tag="drop_session"):
-    """Wipe the secrets that belong to one session alone."""
+    """Wipe the secrets that belong to one session of the tenant's alone."""
 
     session: str
+    tenant: str
 
 
 class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
@@ -164,6 +162,11 @@ Ask = (
     | AskMarks
     | AskRedact
 )
+
+
+def tenant_of(ask: Ask) -> str:
+    """Whose part of what is shared `ask` takes (pure): its tenant's, or the host's own."""
+    return "" if isinstance(ask, Forget) else getattr(ask, "tenant", "")
 
 
 class Marks(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,11 @@ the key on purpose.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from bridgehold.audit.encodings import Encodings, mask
+
+_PART = 8 * 1024
 
 
 class Scrubber:
@@ -32,6 +36,14 @@ class Scrubber:
     def feed(self, data: bytes) -> bytes:
         """What of the stream is safe to pass on; an end that may go on as the value is held back."""
         return self._pass(data, last=False)
+
+    def steps(self, data: bytes) -> Generator[None, None, bytes]:
+        """`feed` in bounded parts."""
+        passed = []
+        for at in range(0, len(data), _PART):
+            passed.append(self.feed(data[at : at + _PART]))
+            yield
+        return b"".join(passed)
 
     def finish(self) -> bytes:
         """What was held back for a value that might have gone on; call it once, at the end."""

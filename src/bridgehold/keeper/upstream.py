@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
+from bridgehold.keeper.places import Turns
 from bridgehold.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.keeper.resolve import Lookup, resolve, system_lookup
 from bridgehold.keeper.scrub import Scrubber
@@ -84,7 +86,11 @@ class _Pinned(AbstractResolver):
 class Upstream:
     """Connections to providers: a pool for each tenant and provider, so that no two tenants share one."""
 
-    def __init__(self, limits: UpstreamLimits, lookup: Lookup = system_lookup) -> None:
+    def __init__(
+        self, limits: UpstreamLimits, lookup: Lookup = system_lookup, turns: Turns | None = None
+    ) -> None:
+        """`turns`: in which answers are looked through."""
+        self._turns = turns or Turns()
         self._limits = limits
         self._lookup = lookup
         self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
@@ -104,17 +110,26 @@ class Upstream:
         errors that hold no key."""
         if entry.keyed:
             check_value(key)
+        under_way = asyncio.Event()
         try:
             async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
-                await self._answer(stream, request, entry, key, encodings)
+                await self._answer(stream, request, entry, key, encodings, under_way)
         except TimeoutError:
-            raise ProviderError(f"{entry.name} did not answer in time", where=entry.host) from None
+            late = f"{entry.name} did not answer in time"
+            raise ProviderError(late, where=entry.host if under_way.is_set() else UNREACHED) from None
         except aiohttp.ClientError as error:
             raise _explain(error, entry) from None
 
     async def _answer(
-        self, stream: Stream, request: UpstreamRequest, entry: ProviderEntry, key: bytes, encodings: Encodings
+        self,
+        stream: Stream,
+        request: UpstreamRequest,
+        entry: ProviderEntry,
+        key: bytes,
+        encodings: Encodings,
+        under_way: asyncio.Event,
     ) -> None:
+        """`under_way` is set once there is a connection, so that the provider may have seen the request."""
         headers, query = inject(entry, key.decode("ascii"), checked_headers(request), list(request.query))
         url = make_url(entry, request, query)
         await self._vet_literal(entry, entry.host)
@@ -126,7 +141,12 @@ class Upstream:
         body = await self._body(stream, request)
         pool = self._pool(request.tenant, entry)
         async with pool.request(
-            request.method, url, headers=headers, data=body, allow_redirects=False
+            request.method,
+            url,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            trace_request_ctx=under_way,
         ) as response:
             await self._pass_on(stream, request, response, Scrubber(encodings), entry)
 
@@ -168,7 +188,7 @@ class Upstream:
 
     async def _body(self, stream: Stream, request: UpstreamRequest) -> bytes | AsyncIterator[bytes] | None:
         if request.body_bytes > self._limits.request_bytes:
-            raise LimitError(f"a request has at most {self._limits.request_bytes} bytes")
+            raise LimitError(f"a request has at most {self._limits.request_bytes} bytes", where=UNREACHED)
         pieces = receive_body(stream, request.body_bytes)
         if request.body_bytes > _SMALL:
             return pieces
@@ -194,6 +214,7 @@ class Upstream:
             )
         if response.status < 200:
             raise ProviderError(f"{entry.name} wants to switch protocols", where=entry.host)
+        await self._turns.take(request.tenant)
         headers = returned_headers(response.headers, scrubber)
         if told is not None:
             kept = tuple(pair for pair in headers if pair[0] not in (*PASSED_ON, FOLLOWED))
@@ -206,7 +227,7 @@ class Upstream:
                 total += len(chunk)
                 if total > bound:
                     raise LimitError(f"an answer has at most {bound} bytes")
-                await stream.send(scrubber.feed(chunk))
+                await stream.send(await self._turns.work(request.tenant, scrubber.steps(chunk)))
         await stream.send(scrubber.finish())
         await stream.end(msgspec.json.encode(Done(scrubbed=scrubber.count, response_bytes=total)))
 
@@ -237,6 +258,7 @@ class Upstream:
             trust_env=False,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[_watched()],
             skip_auto_headers=("User-Agent", "Content-Type"),
             max_line_size=8_190,
             max_field_size=8_190,
@@ -249,6 +271,19 @@ class Upstream:
                 del self._pools[key]
                 self._closing = asyncio.ensure_future(pool.close())
                 return
+
+
+def _watched() -> aiohttp.TraceConfig:
+    """Tells each request that it has a connection."""
+
+    async def connected(_session: object, context: SimpleNamespace, _params: object) -> None:
+        if isinstance(context.trace_request_ctx, asyncio.Event):
+            context.trace_request_ctx.set()
+
+    watched = aiohttp.TraceConfig()
+    watched.on_connection_create_end.append(connected)
+    watched.on_connection_reuseconn.append(connected)
+    return watched
 
 
 async def receive_body(stream: Stream, expected: int) -> AsyncIterator[bytes]:
@@ -310,10 +345,11 @@ def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str],
     dropped = HOP_HEADERS | {
         token.strip().lower() for value in headers.getall("Connection", ()) for token in value.split(",")
     }
+    passed = [(name, value) for name, value in headers.items() if name.lower() not in dropped]
+    if sum(len(name) + len(value) for name, value in passed) > _HEADERS_BOUND:
+        raise ProviderError("the provider's headers are too long")
     kept = []
-    for name, value in headers.items():
-        if name.lower() in dropped:
-            continue
+    for name, value in passed:
         shown = scrubber.text(value)
         kept.append(
             (
@@ -321,8 +357,6 @@ def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str],
                 "".join(c if " " <= c <= "\xff" and c != "\x7f" else " " for c in shown),
             )
         )
-    if sum(len(name) + len(value) for name, value in kept) > _HEADERS_BOUND:
-        raise ProviderError("the provider's headers are too long")
     return tuple(kept)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, SecretError
 from bridgehold.keeper.files import locked
 from bridgehold.keeper.index import Index, Reference, begin, read_index, stamp, write_index
+from bridgehold.keeper.places import Places
 from bridgehold.keeper.protocol import Marks
 from bridgehold.keeper.stores import SecretStore, check_value, open_store, wipe
 from bridgehold.keeper.values import KeeperConfig
@@ -88,10 +89,14 @@ class Vault:
         self._held: dict[tuple[str, str], CachedSecret] = {}
         self._fetching: dict[tuple[str, str], asyncio.Task[CachedSecret]] = {}
         self._session: dict[tuple[str, str], CachedSecret] = {}
+        self._places = Places(_SESSION_BOUND, self.tenants_with)
+        """Of sessions' own keys."""
         self._forgotten: set[str] = set()
         """Tenants whose secrets the store can't be rid of."""
         self._begins: dict[Reference, str] = {}
         self._index = Index()
+        self._named: frozenset[str] | None = None
+        """Tenants with a secret in the store; None: it has to be looked at."""
         self._stamp = (-1, 0, 0)
         self._store: SecretStore | None = None
         self.problem = ""
@@ -102,6 +107,15 @@ class Vault:
     def counts(self) -> tuple[int, int, int, int]:
         """(references, values held, session secrets, the index's generation)."""
         return len(self._index.secrets), len(self._held), len(self._session), self._index.generation
+
+    def tenants_with(self, tenant: str) -> int:
+        """How many tenants have a secret here, this one included."""
+        if self._named is None:
+            listed: Iterable[str] = (one.tenant for one in self._index.secrets)
+            if self._config.secrets.store == "systemd":
+                listed = (one for one, _ in self._listed())
+            self._named = frozenset(listed)
+        return len({*self._named, *self._places.holders, tenant})
 
     def versions(self, tenant: str) -> str:
         """A digest of the tenant's references, which changes with each change of one of them."""
@@ -133,7 +147,7 @@ class Vault:
     async def find(self, tenant: str, session: str, entry: ProviderEntry, secret: str = "") -> CachedSecret:
         """The value for this request: the session's own one, or the tenant's bound to `entry`."""
         own = self._session.get((session, entry.name)) if session else None
-        if own is not None:
+        if own is not None and own.tenant == tenant:
             return own
         reference = self._bound(tenant, entry, secret)
         return await self._fetch(reference)
@@ -189,20 +203,28 @@ class Vault:
 
         Raises `SecretError` past the bound or without the provider.
         """
-        if len(self._session) >= _SESSION_BOUND:
-            raise SecretError("too many keys of sessions are held", retry="later")
         if provider not in {entry.name for entry in self._config.providers}:
             raise SecretError(f"there is no provider {provider[:64]!r}")
         plain = bytearray(check_value(value.encode("utf-8", "replace")))
-        older = self._session.pop((session, provider), None)
+        older = self._session.get((session, provider))
+        if older is not None and older.tenant != tenant:
+            raise SecretError(f"the session {session[:64]} is another tenant's")
         if older is not None:
-            older.revoke("the session's key was replaced")
+            self._drop((session, provider), "the session's key was replaced")
+        if not self._places.take(tenant):
+            raise SecretError("too many keys of the tenant's sessions are held", retry="later")
         self._session[(session, provider)] = CachedSecret(plain, None, tenant)
 
-    def drop_session(self, session: str) -> None:
-        """Revoke every secret of one session."""
-        for key in [key for key in self._session if key[0] == session]:
-            self._session.pop(key).revoke("the session ended")
+    def _drop(self, key: tuple[str, str], reason: str) -> None:
+        held = self._session.pop(key)
+        self._places.give_back(held.tenant)
+        held.revoke(reason)
+
+    def drop_session(self, session: str, tenant: str) -> None:
+        """Revoke every secret of one session of the tenant's."""
+        own = [key for key, held in self._session.items() if held.tenant == tenant]
+        for key in [key for key in own if key[0] == session]:
+            self._drop(key, "the session ended")
 
     async def forget(self, tenant: str) -> int:
         """Every value of the tenant's, from the index first: then it is worth nothing. How many there were.
@@ -224,7 +246,7 @@ class Vault:
         for key in [key for key, held in self._held.items() if held.tenant == tenant]:
             self._held.pop(key).revoke(_REVOKED)
         for key in [key for key, held in self._session.items() if held.tenant == tenant]:
-            self._session.pop(key).revoke(_REVOKED)
+            self._drop(key, _REVOKED)
         return len(gone)
 
     def _unlist(self, tenant: str) -> tuple[Reference, ...]:
@@ -320,7 +342,7 @@ class Vault:
             self._index = Index()  # without an index no secret is known: fail closed
         else:
             self.problem = ""
-        self._stamp = now
+        self._stamp, self._named = now, None
         self._begins = {one: self._begins[one] for one in self._index.secrets if one in self._begins}
         for key, held in list(self._held.items()):
             if held.reference is not None and not self._is_current(held.reference):

@@ -28,6 +28,7 @@ from bridgehold.policies.load import MAX_BYTES
 Kind = Literal["policy", "tenant"]
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SUFFIX = ".toml"
+_FORMS: dict[Kind, str] = {"policy": "NAME.toml or BRIDGE@TENANT.toml", "tenant": "NAME.toml"}
 _TICK_NS = 50_000_000
 """A folder that changed within this time may change again under the same time stamp."""
 _GONE = "it was here and is gone"
@@ -69,13 +70,13 @@ class PolicyFiles:
 
         Raises `PolicyError` where that can't be told, or the file can't be read.
         """
-        own = self.own(kind, [name])[0] if is_name(name) else None
+        own = self.own(kind, [name])[0] if is_file_of(kind, name) else None
         return own or _shipped(kind, name)
 
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Names of the operator's own files, sorted. Raises `PolicyError`."""
         listed = self._listed(kind)
-        return tuple(sorted(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(name)))
+        return tuple(sorted(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(kind, name)))
 
     def count_with(self, kind: Kind, names: Iterable[str]) -> int:
         """How many there are, `names` included: as it was seen last, and without a look."""
@@ -122,8 +123,8 @@ class PolicyFiles:
                 continue
             if kind == "tenant" and is_name(name) and (self._folders[kind] / name).is_dir():
                 continue  # its own bridges
-            if not _is_file_name(name):
-                yield f"{self._folders[kind] / name}: nothing reads this: a {kind}'s file is NAME.toml"
+            if not _is_file_name(kind, name):
+                yield f"{self._folders[kind] / name}: nothing reads this: a {kind}'s file is {_FORMS[kind]}"
                 continue
             try:
                 self.own(kind, [name.removesuffix(_SUFFIX)])
@@ -145,7 +146,7 @@ class PolicyFiles:
             raise _unreadable(self._folders[kind], error) from error
         finally:
             os.close(folder)
-        self._known[kind].update(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(name))
+        self._known[kind].update(name.removesuffix(_SUFFIX) for name in listed if _is_file_name(kind, name))
         return listed
 
     def _notice(self, kind: Kind, stamp: tuple[int, int]) -> None:
@@ -223,7 +224,7 @@ class Readings:
         key = (kind, name)
         if key not in self._found:
             own = None
-            if is_name(name):
+            if is_file_of(kind, name):
                 (own,) = self._files.own(kind, [name])
                 self._own.setdefault(kind, {})[name] = own
             self._found[key] = own or _shipped(kind, name)
@@ -253,8 +254,19 @@ class Readings:
         return digest_bytes(msgspec.json.encode(self.sources()))
 
 
-def _is_file_name(name: str) -> bool:
-    return name.endswith(_SUFFIX) and is_name(name.removesuffix(_SUFFIX))
+def of_tenant(bridge: str, tenant: str) -> str:
+    """The name of a policy that the bridge runs under for this tenant alone."""
+    return f"{bridge}@{tenant}"
+
+
+def is_file_of(kind: Kind, name: str) -> bool:
+    """Whether a file of the operator's can have that name: of policies also ``BRIDGE@TENANT``."""
+    bridge, at, tenant = name.partition("@")
+    return is_name(bridge) and (not at or (kind == "policy" and is_name(tenant)))
+
+
+def _is_file_name(kind: Kind, name: str) -> bool:
+    return name.endswith(_SUFFIX) and is_file_of(kind, name.removesuffix(_SUFFIX))
 
 
 def _shipped(kind: Kind, name: str) -> Text | None:

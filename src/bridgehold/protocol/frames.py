@@ -123,7 +123,7 @@ class CommandRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tenant: str = LOCAL_TENANT
     session: str = ANONYMOUS_SESSION
     """A session's name, or its id."""
-    deadline_ms: int = 0
+    deadline_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
     """A caller may only shorten what the policy and the manifest give; 0: theirs."""
     stream: bool = False
     progress: bool = False

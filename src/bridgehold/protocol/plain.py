@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
@@ -23,18 +22,13 @@ import msgspec
 
 from bridgehold import strict
 from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.protocol import places
+from bridgehold.protocol.places import MAX_INTEGER, MIN_INTEGER
 
 MAX_DEPTH = strict.CALLERS_DEPTH
-MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 _AS_IT_IS = (bool, type(None))
-LOOKED_AT = 32 * 1024
-"""Bytes of JSON in which a fault is looked for value by value, which takes some fifty times as long."""
-_STEPS, _MOST_PARTS = 6, 20_000
-"""Containers opened on the way to so small a part, and how much one may hold: as long as they have
-little, each takes about as long as reading it did.
-"""
-_LONGEST_DIGITS = 40
 _HINTS = {"json": "Send JSON: RFC 8259, and nothing beside it.", "utf8": "Send UTF-8."}
+_BOUNDS = f"Nest at most {MAX_DEPTH} deep, keep integers within 64 bits and keys unique."
 _OWN_KEYS = "Give each a text of its own."
 
 
@@ -80,107 +74,39 @@ def loads(data: bytes, *, above: int = 0, below: str = "", name: str = "") -> ob
     try:
         return strict.loads(data, max_depth=MAX_DEPTH + above)
     except strict.StrictError as error:
-        raise _explained(data, error, below, name) from None
+        raise _explained(data, error, below, name, MAX_DEPTH + above) from None
 
 
-def _explained(data: bytes, error: strict.StrictError, below: str, name: str) -> UsageError:
-    if error.reason not in ("utf8", "values") and not below:
-        data, name, error = _narrowed(data, error, name)
-    if len(data) <= LOOKED_AT:
+def _explained(data: bytes, error: strict.StrictError, below: str, name: str, depth: int) -> UsageError:
+    try:
+        place, said, hint = _found(data, error, depth)
+    except (ValueError, RecursionError):  # no JSON, whoever reads it
+        place, said, hint = None, str(error), _HINTS.get(error.reason, _BOUNDS)
+    if place is None:
+        where = name if error.reason not in ("json", "utf8") else ""
+    elif below and place.steps[:1] != (below,):
+        where = place.below("the request")
+    else:
+        where = (places.Place(place.steps[1:], of_key=place.of_key) if below else place).below(name)
+    return UsageError((f"{where[:200]}: {said}" if where else said)[:500], where=where[:200], hint=hint)
+
+
+def _found(data: bytes, error: strict.StrictError, depth: int) -> tuple[places.Place | None, str, str]:
+    """(place, what is wrong there, what to do)."""
+    place, said = None, str(error)
+    if error.reason == "utf8":
+        place = places.Skeleton(data).before(error.at)
+    elif error.reason == "depth":
+        place, said = places.Skeleton(data).deeper(depth), f"nested deeper than {MAX_DEPTH}"
+    elif error.reason == "duplicate_key":
+        if (twice := places.Skeleton(data).repeated()) is not None:
+            return twice[0], f"two keys are both spelled {twice[1][:80]!r}", _OWN_KEYS
+    elif error.reason in ("json", "integer") and (wrong := places.Skeleton(data).wrong()) is not None:
         try:
-            found = json.loads(data, object_pairs_hook=_Pairs, parse_int=_read_integer)
-            to_plain(found, name) if name else _look_below(found, below)
-        except UsageError as placed:
-            return placed
-        except (ValueError, RecursionError):
-            pass  # no JSON, whoever reads it
-    hint = f"Nest at most {MAX_DEPTH} deep, keep integers within 64 bits and keys unique."
-    said = f"{name[:200]}: {error}" if name and error.reason not in ("json", "utf8") else str(error)
-    return UsageError(said[:500], where=name[:200], hint=_HINTS.get(error.reason, hint))
-
-
-def _narrowed(data: bytes, error: strict.StrictError, name: str) -> tuple[bytes, str, strict.StrictError]:
-    """A part of `data` that has the fault too, its place, and what is wrong with it by itself."""
-    for step in range(1, _STEPS + 1):
-        if len(data) <= LOOKED_AT:
-            break
-        keys, parts = _parts(data)
-        found = _first_wrong(parts, MAX_DEPTH - step) if 0 < len(parts) <= _MOST_PARTS else None
-        if found is None:
-            break
-        index, error = found
-        key = f".{keys[index]}" if keys else f"[{index}]"
-        data, name = bytes(parts[index]), f"{name}{key}".removeprefix(".")
-    return data, name, error
-
-
-def _parts(data: bytes) -> tuple[list[str], list[msgspec.Raw]]:
-    """What is directly inside of an object, by key, or of an array, without; nothing of what is neither."""
-    try:
-        if data.lstrip()[:1] == b"[":
-            return [], msgspec.json.decode(data, type=list[msgspec.Raw])
-        members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return [], []
-    return list(members), list(members.values())
-
-
-def _first_wrong(parts: list[msgspec.Raw], depth: int) -> tuple[int, strict.StrictError] | None:
-    """The first that strict JSON doesn't take, found by halves; None where each by itself is fine."""
-    low, high = 0, len(parts)
-    error = _wrong(parts, depth)
-    while error is not None and high - low > 1:
-        middle = (low + high) // 2
-        wrong = _wrong(parts[low:middle], depth)
-        low, high = (low, middle) if wrong is not None else (middle, high)
-        error = wrong or _wrong(parts[low:high], depth)
-    return None if error is None else (low, error)
-
-
-def _wrong(parts: list[msgspec.Raw], depth: int) -> strict.StrictError | None:
-    try:
-        strict.loads(b"[%b]" % b",".join(map(bytes, parts)), max_depth=depth + 1)
-    except strict.StrictError as error:
-        return error
-    return None
-
-
-def _look_below(value: object, below: str) -> None:
-    """Raises the `UsageError` of what can't be sent, its place told from the member `below` on."""
-    if not isinstance(value, Mapping):
-        return
-    seen: set[str] = set()
-    for key, item in value.items():
-        if key in seen:
-            raise _refusal("the request", f"two keys are both spelled {key[:80]!r}", _OWN_KEYS)
-        seen.add(key)
-        if key == below:
-            _look_below(item, "")
-        else:
-            to_plain(item, _key(key, "the request"))
-
-
-class _Pairs(Mapping[str, Any]):
-    """An object with every pair that was written, so that a key which stands twice can be told."""
-
-    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        self._pairs = list(pairs)
-
-    def items(self) -> Any:
-        return self._pairs
-
-    def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self._pairs)
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, key: str) -> Any:
-        return dict(self._pairs)[key]
-
-
-def _read_integer(digits: str) -> int:
-    return int(digits[:_LONGEST_DIGITS])  # beyond 64 bits whatever follows
+            to_plain(wrong.value, "")
+        except UsageError as refused:
+            return wrong.place, refused.message.removeprefix(": "), refused.hint
+    return place, said, _HINTS.get(error.reason, _BOUNDS)
 
 
 def error_text(error: BaseException, most: int = 2_000) -> str:

@@ -26,6 +26,8 @@ THREAD_COUNTS = (
     *("POLARS_MAX_THREADS", "RAYON_NUM_THREADS"),
 )
 """Of pools that would start a thread for each processor of the machine."""
+_WARMING_PROCESSES = 64
+"""Of a zygote while it warms; the launcher leaves it no room beside its own afterwards."""
 CPU_COUNTS = ("PYTHON_CPU_COUNT", "LOKY_MAX_CPU_COUNT")
 
 
@@ -104,6 +106,28 @@ def zygote_spec(worker: SandboxSpec, resources: Resources) -> SandboxSpec:
         environment=tuple(sorted(environment.items())),
         resources=resources,
         two_outputs=False,
+    )
+
+
+def warming_spec(worker: SandboxSpec, memory_bytes: int) -> SandboxSpec:
+    """As `zygote_spec`, of a host whose zygotes may have so much memory (pure)."""
+    own = worker.resources
+    warming = Resources(
+        memory_bytes=memory_bytes,
+        cpu_millis=own.cpu_millis,
+        processes=_WARMING_PROCESSES,
+        open_files=own.open_files,
+        file_size_bytes=own.file_size_bytes,
+    )
+    return zygote_spec(worker, warming)
+
+
+def starts_of(worker: SandboxSpec, zygote_bytes: int) -> tuple[SandboxSpec, ...]:
+    """Every sandbox that a session of this spec may begin as or from (pure)."""
+    ways: tuple[Literal["cold", "fork"], ...] = ("cold", "fork")
+    return (
+        *(msgspec.structs.replace(worker, start=start) for start in ways),
+        warming_spec(worker, zygote_bytes),
     )
 
 

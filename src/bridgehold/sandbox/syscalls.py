@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import NamedTuple
 
 from bridgehold.sandbox.inner.kernel import (
     PR_SET_DUMPABLE,
@@ -25,6 +26,8 @@ __all__ = [
     "PR_SET_NO_NEW_PRIVS",
     "close_all_but",
     "drop_capabilities",
+    "exits_are_told",
+    "known_facts",
     "load_filter",
     "mount",
     "mount_setattr",
@@ -33,6 +36,8 @@ __all__ = [
     "openat2",
     "prctl",
     "ptrace",
+    "ptrace_call",
+    "ptrace_word",
     "raise_capabilities",
     "setns",
     "signalfd",
@@ -54,11 +59,14 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2,
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-PTRACE_CONT, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 0x4206, 0x4207
-PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 7, 1 << 20
-RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
+PTRACE_CONT, PTRACE_DETACH, PTRACE_SYSCALL, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 17, 24, 0x4206, 0x4207
+PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 0, 1 << 7, 1 << 20
+_PTRACE_PEEKDATA, _PTRACE_GET_SYSCALL_INFO = 2, 0x420E
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 0x01, 0x02, 0x04
+RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_CACHED = 0x08, 0x10, 0x20
 
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442  # one number on every architecture
+_AT_STATX_DONT_SYNC, _STATX_BASIC = 0x4000, 0x7FF
 _AT_EMPTY_PATH, _AT_RECURSIVE, _AT_FDCWD = 0x1000, 0x8000, -100
 _OPEN_TREE_CLONE, _MOVE_MOUNT_FROM_EMPTY_PATH = 1, 4
 
@@ -131,6 +139,40 @@ def openat2(folder: int, path: str, flags: int, resolve: int) -> int:
     return check(int(result), f"open {path}")
 
 
+class Facts(NamedTuple):
+    """What the kernel knows of a file."""
+
+    mode: int
+    uid: int
+    device: int
+    inode: int
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("block", ctypes.c_uint32),
+        ("attributes", ctypes.c_uint64),
+        ("links", ctypes.c_uint32),
+        ("uid", ctypes.c_uint32),
+        ("gid", ctypes.c_uint32),
+        ("mode", ctypes.c_uint16),
+        ("inode", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 11),
+        ("device_of", ctypes.c_uint32 * 2),
+        ("device", ctypes.c_uint32 * 2),
+        ("spare", ctypes.c_uint64 * 14),
+    )
+
+
+def known_facts(descriptor: int) -> Facts:
+    """Of an open file, without a word to its file system, which may not answer."""
+    seen = _Statx()
+    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
+    check(_libc.statx(descriptor, b"", flags, _STATX_BASIC, ctypes.byref(seen)), "statx")
+    return Facts(int(seen.mode), int(seen.uid), os.makedev(*seen.device), int(seen.inode))
+
+
 def raise_capabilities() -> None:
     """Put what is permitted into effect again, after a change of the effective uid took it out."""
     head, words = CapabilityHead.own(), (CapabilityWord * 2)()
@@ -150,6 +192,36 @@ def signalfd(number: int) -> int:
     """A descriptor that is readable while the signal `number`, which is blocked, waits for this process."""
     wanted = (1 << number - 1).to_bytes(_SIGSET_BYTES, "little")  # x86-64's and arm64's order
     return check(int(_libc.signalfd(-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)), "signalfd")
+
+
+class _CallInfo(ctypes.Structure):
+    _fields_ = (
+        ("entering_or_leaving", ctypes.c_uint8),
+        ("arch", ctypes.c_uint32),
+        ("instruction_pointer", ctypes.c_uint64),
+        ("stack_pointer", ctypes.c_uint64),
+        ("number_or_result", ctypes.c_int64),
+        ("arguments", ctypes.c_uint64 * 6),
+    )
+
+
+def ptrace_call(pid: int) -> tuple[bool, int, tuple[int, ...]]:
+    """The call at which a tracee stands: whether it enters it, its number (or, as it leaves, its result), and
+    its arguments (as it enters). Raises `OSError`."""
+    info = _CallInfo()
+    size, place = ctypes.c_long(ctypes.sizeof(info)), ctypes.byref(info)
+    check(_libc.ptrace(ctypes.c_long(_PTRACE_GET_SYSCALL_INFO), ctypes.c_long(pid), size, place), "ptrace")
+    return info.entering_or_leaving == 1, info.number_or_result, tuple(info.arguments)
+
+
+def ptrace_word(pid: int, address: int) -> int:
+    """Four bytes of a tracee's memory, as a signed number. Raises `OSError`."""
+    peek = _libc.ptrace
+    ctypes.set_errno(0)
+    word = peek(ctypes.c_long(_PTRACE_PEEKDATA), ctypes.c_long(pid), ctypes.c_void_p(address), None)
+    if ctypes.get_errno():
+        check(-1, "ptrace peek")
+    return int(word)  # ctypes takes of the long what C's int is
 
 
 class _Program(ctypes.Structure):
@@ -180,3 +252,18 @@ def wait_status(pidfd: int) -> int | None:
     if _libc.ioctl(pidfd, ctypes.c_ulong(_PIDFD_GET_INFO), ctypes.byref(info)) < 0:
         return None
     return int(info.exit_code) if info.mask & _PIDFD_INFO_EXIT else None
+
+
+def exits_are_told() -> bool:
+    """Whether this kernel tells how somebody else's child ended. Raises `OSError`."""
+    child = os.fork()
+    if not child:
+        os._exit(7)
+    pidfd = -1
+    try:
+        pidfd = os.pidfd_open(child)
+        os.waitpid(child, 0)
+        return wait_status(pidfd) == 7 << 8
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)

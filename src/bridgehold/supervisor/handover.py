@@ -29,6 +29,7 @@ import msgspec
 
 from bridgehold import writes
 from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
 from bridgehold.host.startup import (
     ANOTHER,
@@ -42,6 +43,7 @@ from bridgehold.host.startup import (
 )
 from bridgehold.sandbox import syscalls
 from bridgehold.supervisor import plans
+from bridgehold.supervisor.folders import check_folders
 
 CHECK = "--check"
 """Of the command line that started the host: start nothing, say whether one could."""
@@ -368,10 +370,14 @@ class Replacing:
                 self._channel.shutdown(socket.SHUT_RDWR)  # its number stays taken: `poller` may still tell it
 
 
-def could_start() -> None:
-    """Load whatever a host's processes are made of, and look for what they run. Raises what a start would."""
+def could_start(layout: Layout, config: Config) -> None:
+    """Load whatever a host's processes are made of, and look for what they run and where they write.
+
+    Raises what a start by this user would.
+    """
     from bridgehold.sandbox.launch.cold import find_bwrap  # of no use to a supervisor
 
+    check_folders(layout, config)
     find_bwrap()
     for module in plans.MODULES.values():
         importlib.import_module(module)

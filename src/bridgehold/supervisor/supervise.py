@@ -8,7 +8,6 @@ over one gives nothing of another; the launcher stays privileged.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import shutil
@@ -28,11 +27,12 @@ import msgspec
 from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
-from bridgehold.errors import ConfigError, InternalError, error_classes
+from bridgehold.errors import InternalError, error_classes
 from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
 from bridgehold.supervisor import files, plans, releases
+from bridgehold.supervisor.folders import prepare_folders
 from bridgehold.supervisor.handover import (
     Inherited,
     OriginalMounts,
@@ -129,28 +129,6 @@ def run(
         return status
 
 
-def prepare_folders(layout: Layout, config: Config) -> None:
-    """Make the layout's folders with their owners and modes; as root, one owner per role."""
-    roles = plans.roles(config)
-    open_to_all = (layout.config, layout.state, layout.run)
-    for folder in open_to_all:
-        writes.make_folder(folder)
-    owned = (
-        (layout.run, roles.host, 0o711),
-        (layout.wheels, roles.host, 0o755),
-        (layout.environments, roles.host, 0o755),
-        (layout.secrets, roles.keeper, 0o700),
-        (layout.artifacts, roles.host, 0o700),
-        (layout.quarantine, roles.host, 0o700),
-        (layout.uids, os.getuid(), 0o700),
-    )
-    _own(layout.audit, roles.journal, roles.host, 0o2750)  # the host folds budgets from it; new files follow
-    _own(layout.anchors, roles.journal, roles.host, 0o2775)  # the host puts the public key beside them
-    for folder, uid, mode in owned:
-        _own(folder, uid, uid, mode)
-    _give_secrets(layout.secrets, roles.keeper)
-
-
 def hand_over_credentials(layout: Layout) -> str:
     """The folder of systemd's credentials, readable by the keeper's role; empty where there is none.
 
@@ -174,38 +152,6 @@ def hand_over_credentials(layout: Layout) -> str:
     return str(target)
 
 
-def _give_secrets(folder: Path, uid: int) -> None:
-    """Keys that root set before the first start were root's: they become the keeper's."""
-    if os.getuid() != 0:
-        return
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            facts = os.fstat(descriptor)
-            if facts.st_uid == 0 and facts.st_nlink == 1:
-                os.fchown(descriptor, uid, uid)
-        finally:
-            os.close(descriptor)
-
-
-def _own(folder: Path, uid: int, group: int, mode: int) -> None:
-    try:
-        writes.make_folder(folder)
-        writes.give(folder, uid, group, mode)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ConfigError(
-                f"a link stands for {folder}", where=str(folder), hint="Look who put it there; remove it."
-            ) from error
-        if not isinstance(error, PermissionError):
-            raise
-        raise ConfigError(
-            f"{folder} belongs to somebody else",
-            where=str(folder),
-            hint="Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user who made it.",
-        ) from error
-
-
 def _start(
     layout: Layout, config: Config, listener: socket.socket, http: socket.socket | None, *, lasting: bool
 ) -> tuple[list[Child], socket.socket]:
@@ -215,15 +161,18 @@ def _start(
     tokens = listen_at(layout.tokens_socket, 0o600) if http is not None else None
     channel, parent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
+    keeper_intake, keeper_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    journal_intake, journal_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sockets += [keeper_intake, keeper_inner, journal_intake, journal_inner]
     if tokens is not None:
         sockets.append(tokens)
     plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
     children: list[Child] = []
     try:
-        children.append(
-            _spawn("journal", plan.journal, plan.roles.journal, {"journal": journal_end.fileno()})
-        )
-        children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, {"host": keeper_end.fileno()}))
+        given = {"host": journal_end.fileno(), "intake": journal_inner.fileno()}
+        children.append(_spawn("journal", plan.journal, plan.roles.journal, given))
+        given = {"host": keeper_end.fileno(), "intake": keeper_inner.fileno()}
+        children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, given))
         children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
         ends = {
             "launcher": launcher_host.fileno(),
@@ -231,6 +180,8 @@ def _start(
             "journal": journal_host.fileno(),
             "listener": listener.fileno(),
             "parent": parent.fileno(),
+            "keeper-intake": keeper_intake.fileno(),
+            "journal-intake": journal_intake.fileno(),
         }
         if tokens is not None:
             ends["tokens"] = tokens.fileno()

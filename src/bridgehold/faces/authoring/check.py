@@ -23,6 +23,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     status: Literal["PASS", "CAUTION", "FAIL"]
     detail: str = ""
+    traceback: str = ""
+    """Of the bridge's code, where that failed."""
 
 
 async def check(client: Client, manifest: Manifest, tenant: str) -> AsyncIterator[Verdict]:
@@ -40,7 +42,7 @@ async def check(client: Client, manifest: Manifest, tenant: str) -> AsyncIterato
             yield await _still_there(session)
             log = await session.logs()
     except BridgeholdError as error:
-        yield Verdict(name="starts", status="FAIL", detail=error.message)
+        yield Verdict(name="starts", status="FAIL", detail=error.message, traceback=error.traceback)
         return
     noisy = len(log.splitlines())
     yield Verdict(
@@ -87,7 +89,9 @@ async def _alive(session: ClientSession) -> AsyncIterator[Verdict]:
             said: Any = await session.run(f"common:{command}")
             yield Verdict(name=f"answers {command}", status="PASS", detail=str(said.get("status", "")))
         except BridgeholdError as error:
-            yield Verdict(name=f"answers {command}", status="FAIL", detail=error.message)
+            yield Verdict(
+                name=f"answers {command}", status="FAIL", detail=error.message, traceback=error.traceback
+            )
 
 
 async def _refuses(session: ClientSession, manifest: Manifest) -> AsyncIterator[Verdict]:
@@ -115,7 +119,9 @@ async def _still_there(session: ClientSession) -> Verdict:
     try:
         await session.run("common:ping")
     except BridgeholdError as error:
-        return Verdict(name="outlives refusals", status="FAIL", detail=error.message)
+        return Verdict(
+            name="outlives refusals", status="FAIL", detail=error.message, traceback=error.traceback
+        )
     return Verdict(name="outlives refusals", status="PASS")
 
 

@@ -23,9 +23,10 @@ from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.cli.run import read_arguments
 from bridgehold.faces.layout import Column
 from bridgehold.faces.progress import waiting
-from bridgehold.faces.render import STATUS_STYLE, print_error, print_json, table
+from bridgehold.faces.render import STATUS_STYLE, print_error, print_json, print_traceback, table
 from bridgehold.faces.screen import err, out
-from bridgehold.ids import LOCAL_TENANT, parse_name
+from bridgehold.ids import LOCAL_TENANT, parse_command, parse_name
+from bridgehold.policies.files import of_tenant
 
 Name = Annotated[str, typer.Argument(help="The bridge.")]
 Tenant = Annotated[
@@ -48,9 +49,9 @@ def new(
     parse_name(name, "bridge")
     layout = default_layout()
     place = layout.own_bridges(parse_name(tenant, "tenant")) if tenant else layout.bridges
-    folder, policy = place / name, layout.policies / f"{name}.toml"
-    shared = bool(tenant) and policy.exists()
-    for path in (folder,) if shared else (folder, policy):
+    folder = place / name
+    policy = layout.policies / f"{of_tenant(name, tenant) if tenant else name}.toml"
+    for path in (folder, policy):
         if path.exists():
             raise UsageError(f"{path} is there already", hint="Choose another name, or remove it.")
     if script:
@@ -61,21 +62,15 @@ def new(
         writes.make_folder(policy.parent)
         writes.make_folder(folder, new=True)
         granted = files.pop("policy")
-        texts = [] if shared else [(policy, granted)]
-        for path, text in (*texts, *((folder / name, files[name]) for name in files)):
+        for path, text in ((policy, granted), *((folder / name, files[name]) for name in files)):
             with writes.create(path, mode=0o644) as file:
                 file.write(text.encode())
     except OSError as error:
         where = str(error.filename or folder)
         hint = "Write it as the user whose host it is, or set BRIDGEHOLD_HOME to a folder of your own."
         raise ConfigError(f"can't be written: {error.strerror}", where=where, hint=hint) from error
-    for path in (*sorted(folder.iterdir()), *([] if shared else [policy])):
+    for path in (*sorted(folder.iterdir()), policy):
         out.say(str(path), whole=True)
-    if shared:
-        narrow = f"{layout.tenants / tenant}.toml, [bridges.{name}], narrows it for {tenant} alone"
-        err.say(
-            f"{policy} is there already: every bridge named {name} runs under it, whosever it is; {narrow}"
-        )
     follow = "check" if "requirements.in" not in files else "lock"
     err.say(f"next: bridgehold bridge {follow} {name}{f' --tenant {tenant}' if tenant else ''}")
 
@@ -117,6 +112,8 @@ def check_bridge(
             (Column("", styles=STATUS_STYLE), "what", "detail"),
             [(one.status, one.name, one.detail) for one in found],
         )
+        for one in found:
+            print_traceback(one.traceback, out)
     if any(one.status == "FAIL" for one in found):
         raise typer.Exit(1)
 
@@ -135,8 +132,15 @@ def dev(
     provider: Provider = False,
 ) -> None:
     """Run an operation in a fresh sandbox after each save, with its log and traceback."""
-    bridge = operation.partition(":")[0]
+    bridge, named, _ = operation.partition(":")
     manifest = offline_registry().manifest(bridge, tenant)
+    if not named:
+        first = next(iter(manifest.operations), "OPERATION")
+        raise UsageError(
+            f"{operation!r} names no operation to run again",
+            hint=f"Such as `bridgehold bridge dev {bridge}:{first}`.",
+        )
+    parse_command(operation)
     arguments = read_arguments(args)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_dev(operation, arguments, manifest.folder, runs, provider=provider, tenant=tenant))

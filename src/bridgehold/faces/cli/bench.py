@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bridgehold.faces.layout import number
+from bridgehold.faces.layout import grouped, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err
+
+if TYPE_CHECKING:  # its home is imported where it is used
+    from bridgehold.faces.bench.figures import Figure
+
+WAYS = (": cold", ": fork", ": parked")
 
 
 def bench(
@@ -24,14 +29,18 @@ def bench(
     if as_json:
         print_json(figures)
         return
-    rows = [
-        (
-            one.name,
-            f"{one.value:.4g} {one.unit}",
-            f"{one.ratio:.3f} × cold" if one.ratio is not None and one.ratio != 1 else "",
-            one.bar,
-            "" if one.ok is None else "holds" if one.ok else "misses",
-        )
-        for one in figures
-    ]
-    table(("figure", number("value"), number("ratio"), "bar", ""), rows)
+    table(("figure", number("value"), number("ratio"), "bar", ""), grouped(map(_row, figures)))
+
+
+def _row(one: Figure) -> tuple[str, ...]:
+    """What was measured of one way to start stands under it."""
+    way, _, name = one.name.partition(", ")
+    if not way.endswith(WAYS):
+        way, _, name = one.name.partition(": ")
+    return (
+        f"{way}.{name}",
+        f"{one.value:.4g} {one.unit}",
+        f"{one.ratio:.3f} × cold" if one.ratio is not None and one.ratio != 1 else "",
+        one.bar,
+        "" if one.ok is None else "holds" if one.ok else "misses",
+    )

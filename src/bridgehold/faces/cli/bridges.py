@@ -79,7 +79,8 @@ def build(
     if json_output:
         print_json(result)
     else:
-        out.say(f"{result['packages']} packages, {result['digest']}")
+        out.say(f"{bridge}: {result['packages']} packages")
+        out.say(result["digest"])
         print_cold(result["cold_start"])
 
 

@@ -11,14 +11,13 @@ import typer
 
 from bridgehold.audit.entries import printable
 from bridgehold.client.client import Client, connect
-from bridgehold.errors import NotFoundError
 from bridgehold.faces import layout
+from bridgehold.faces.cli.known import check_bridge, check_tenant
 from bridgehold.faces.layout import Column, Line, number
 from bridgehold.faces.progress import console, waiting
 from bridgehold.faces.render import plain, print_json, print_json_line, table
 from bridgehold.faces.screen import err, out
 from bridgehold.host.shares.observe import OperationFigures
-from bridgehold.ids import nearest, parse_name
 from bridgehold.policies.units import format_ms, format_size
 from bridgehold.protocol.values import SessionInfo
 
@@ -88,7 +87,7 @@ def resume(
 ) -> None:
     """Open sessions again where a drain has closed the way."""
     found = asyncio.run(_of_known("resume", {"bridge": bridge, "tenant": tenant}))
-    out.say(f"{found['resumed']} drained ways are open again")
+    out.say(f"{found['resumed']} drains ended; new sessions are opened again")
 
 
 def top(
@@ -175,23 +174,10 @@ def _operations(
 
 async def _of_known(method: str, params: dict[str, Any]) -> Any:
     """As `_request`; a misspelt name is no way that is closed or opened."""
-    if params["tenant"]:
-        parse_name(params["tenant"], "tenant")
     async with connect() as client:
+        await check_tenant(client, params["tenant"])
         await check_bridge(client, params["bridge"])
         return await client.request(method, params)
-
-
-async def check_bridge(client: Client, bridge: str) -> None:
-    """Raises `NotFoundError` for one that the host doesn't have, nor a session of; empty is any."""
-    if bridge:
-        known = {str(one["name"]) for one in await client.request("bridges", {})}
-        known |= {session.bridge for session in await client.sessions()}
-        if bridge not in known:
-            raise NotFoundError(
-                f"there is no bridge {bridge[:80]!r}{nearest(bridge, known)}",
-                hint="`bridgehold bridge list` shows them.",
-            )
 
 
 async def _request(method: str, params: dict[str, Any]) -> Any:

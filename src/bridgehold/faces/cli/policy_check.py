@@ -88,6 +88,7 @@ def _checked(layout: Layout) -> tuple[list[str], list[str]]:
     faults += [f"{entry.folder}: {entry.fault}" for entry in bridges if entry.fault]
     faults += _grants(registry, [entry for entry in registry.visible(lambda _: True) if not entry.fault])
     faults += _names(registry, config, [entry.name for entry in bridges])
+    faults += _of_tenants(registry, bridges)
     faults += _unknown(registry, known_names(registry, config), [entry.name for entry in bridges])
     faults += _beside_bridges(layout)
     found = [str(layout.policies / f"{name}.toml") for name in _listed(registry, "policy")]
@@ -167,7 +168,7 @@ def _names(registry: Registry, config: Config, bridges: list[str]) -> Iterator[s
             yield f"config.toml: bridges.{name}: there is no bridge of this name{nearest(name, bridges)}"
     used = {*bridges, *shipped.names(), *(section.policy for section in config.bridges.values())}
     for name in _listed(registry, "policy"):
-        if name not in used and (near := nearest(name, bridges)):
+        if "@" not in name and name not in used and (near := nearest(name, bridges)):
             extended = any(_extends(registry, other, name) for other in _listed(registry, "policy"))
             if not extended:
                 yield f"policies/{name}.toml: no bridge runs under it, and none is named so{near}"
@@ -176,6 +177,17 @@ def _names(registry: Registry, config: Config, bridges: list[str]) -> Iterator[s
     for name in _listed(registry, "tenant"):
         if name not in named and (near := nearest(name, without)):
             yield f"tenants/{name}.toml: nobody may act for this tenant{near}"
+
+
+def _of_tenants(registry: Registry, bridges: list[Entry]) -> Iterator[str]:
+    """Policies of one tenant's bridge that no bridge runs under: another would hold there, or none."""
+    for name in _listed(registry, "policy"):
+        bridge, _, tenant = name.partition("@")
+        if not tenant:
+            continue
+        seen = sorted({entry.name for entry in bridges if entry.tenant in ("", tenant)})
+        if bridge not in seen:
+            yield f"policies/{name}.toml: {tenant} has no bridge {bridge!r}{nearest(bridge, seen)}"
 
 
 def _extends(registry: Registry, name: str, other: str) -> bool:

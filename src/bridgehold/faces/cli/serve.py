@@ -75,7 +75,7 @@ def serve(
     if check:
         if address:
             listen_address(address, public=config.http.public)
-        handover.could_start()
+        handover.could_start(layout, config)
         out.say(f"{version('bridgehold')} could start with {layout.config}")
         return
     command = handover.command_line(sys.argv, sys.orig_argv, sys.executable)

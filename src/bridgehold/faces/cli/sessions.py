@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bridgehold.client.client import connect
-from bridgehold.faces.cli import observe
+from bridgehold.faces.cli.known import check_bridge
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import out
@@ -126,7 +126,7 @@ def resources(
 async def _resources(tenant: str, bridge: str, kind: str) -> list[ResourceRef]:
     parse_name(tenant, "tenant")
     async with connect() as client:
-        await observe.check_bridge(client, bridge)
+        await check_bridge(client, bridge)
         return await client.list_resources(tenant=tenant, bridge=bridge, kind=kind)
 
 

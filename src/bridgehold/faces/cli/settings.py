@@ -58,7 +58,7 @@ def reload(json_output: Annotated[bool, typer.Option("--json", help="Print JSON.
     for name in found.files:
         out.say(f"holds already  {name}")
     if found.waiting:
-        err.say("for a restart: `bridgehold stop`, then `bridgehold serve`")
+        err.say("`bridgehold restart` takes over what waits")
     if not found.applied and not found.waiting and not found.files:
         out.say("nothing has changed, neither in config.toml nor in a policy, a tenant's file or a bridge")
 

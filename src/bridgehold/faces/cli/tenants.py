@@ -10,6 +10,7 @@ import typer
 
 from bridgehold.client.client import connect
 from bridgehold.errors import UsageError
+from bridgehold.faces.cli.known import check_bridge, check_operation
 from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
@@ -128,7 +129,16 @@ def create_token(
         "logs": not no_logs,
         "expires_s": _seconds(expires),
     }
-    _new(_ask("token.create", asked), json_output=json_output)
+    _new(asyncio.run(_create_token(asked)), json_output=json_output)
+
+
+async def _create_token(asked: dict[str, Any]) -> Any:
+    async with connect() as client:
+        for bridge in asked["bridges"]:
+            await check_bridge(client, bridge)
+        for pattern in asked["operations"]:
+            await check_operation(client, pattern)
+        return await client.request("token.create", asked)
 
 
 def list_tokens(json_output: Json = False) -> None:

@@ -30,11 +30,14 @@ from bridgehold.config.sections import ProviderSection
 from bridgehold.errors import ConfigError, UsageError
 from bridgehold.host.front.registry import Registry
 from bridgehold.ids import LOCAL_TENANT
+from bridgehold.policies.files import of_tenant
 from bridgehold.policies.model import Machine
 
 _KEPT = ("host", "bridges", "tools", "zygotes", "features", "default_bridge")
 """What of the user's config.toml counts here too: neither principals nor keys nor real providers."""
 _BASES = {"gemini": "/v1beta"}
+_OWN = "played-own-"
+"""Before the bridge's name: the policy of one tenant's bridge, so that it can be extended."""
 _POLICY = """\
 # What {policy} grants, where the provider is the simulator on the loopback.
 extends = "{policy}"
@@ -124,11 +127,15 @@ def _prepare(
     writes.make_folder(user.environments)
     layout.environments.symlink_to(user.environments)
     writes.replace(layout.config_file, _config(user, config, manifest, provider))
-    writes.replace(layout.policies / f"played-{bridge}.toml", _policy(user, config, manifest))
-    own = manifest.folder.is_relative_to(user.config)
-    folder = layout.config / manifest.folder.relative_to(user.config) if own else manifest.folder
+    writes.replace(layout.policies / f"played-{bridge}.toml", _policy(user, config, manifest, tenants[0]))
+    for tenant in tenants:  # what is played extends it, by a name that can be extended
+        own = layout.policies / f"{of_tenant(bridge, tenant)}.toml"
+        if own.exists():
+            own.rename(layout.policies / f"{_OWN}{bridge}.toml")
+    inside = manifest.folder.is_relative_to(user.config)
+    folder = layout.config / manifest.folder.relative_to(user.config) if inside else manifest.folder
     ground = Playground(layout=layout, manifest=manifest, provider=provider, folder=folder)
-    if own:
+    if inside:
         ground.refresh()
     _lend_keys(_credentials(layout), manifest, provider, tenants)
     return ground
@@ -159,12 +166,14 @@ def _played(section: ProviderSection, provider: Provider, secret: str) -> dict[s
     return {**section.model_dump(), "base_url": base, "private": True, "secret": secret}
 
 
-def _policy(user: Layout, config: Config, manifest: Manifest) -> str:
+def _policy(user: Layout, config: Config, manifest: Manifest, tenant: str) -> str:
     registry = Registry(
         user, config, Machine(cgroup="v2", uids="range", memory_bytes=0, cpus=1), journal=None
     )
-    policy = registry.policy_name(manifest.name)
+    policy = registry.policy_name(manifest.name, tenant)
     weakenings = {*registry.policy(policy).weakenings, *(["private_network"] if manifest.providers else [])}
+    if policy == of_tenant(manifest.name, tenant):
+        policy = f"{_OWN}{manifest.name}"
     if not weakenings:
         return f'extends = "{policy}"\n'
     return _POLICY.format(policy=policy, weakenings=toml(sorted(weakenings)))

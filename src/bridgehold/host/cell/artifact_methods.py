@@ -188,6 +188,7 @@ class Artifacts:
             size_bytes=found.size_bytes,
             offset=params.offset,
             length=len(data),
+            name=found.name,
         )
         await self._journal.append(event)
         return {

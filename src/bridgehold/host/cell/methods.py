@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Protocol
 
 import msgspec
 
@@ -30,7 +29,7 @@ from bridgehold.host.cell.tools.offers import CallersOffer
 from bridgehold.host.cell.tools.values import ToolSpec
 from bridgehold.host.cell.workers.translate import fault_error
 from bridgehold.host.cell.workers.zygote import ZygoteInfo
-from bridgehold.host.front.environments import LISTENER, Environments
+from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.front.registry import Registry
@@ -40,12 +39,9 @@ from bridgehold.host.shares.logs import OutputPiece
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import parse_name, random_id
 from bridgehold.protocol.frames import (
-    BridgeParams,
-    BuildParams,
     CommandRequest,
     DrainParams,
     FindParams,
-    NamedBridgeParams,
     NoParams,
     OpenParams,
     OpenScriptParams,
@@ -55,7 +51,6 @@ from bridgehold.protocol.frames import (
     ScriptSendParams,
     SessionParams,
     SessionsParams,
-    StopParams,
 )
 from bridgehold.protocol.values import Principal, Profile, Reply, SessionInfo
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -83,13 +78,6 @@ def _tell_builds(bridge: str, emit: Emit) -> None:
     LISTENER.set(lambda step: emit({"type": "building", "bridge": bridge, **msgspec.to_builtins(step)}))
 
 
-class AskStop(Protocol):
-    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
-
-    async def __call__(self, reason: str, *, now: bool, again: bool) -> None:
-        """Begin to stop, for `reason`."""
-
-
 class _Watching:
     """A `Watcher` that is a request's caller."""
 
@@ -110,13 +98,11 @@ class Methods:
         dispatch: Dispatch,
         sessions: Sessions,
         registry: Registry,
-        environments: Environments,
         launcher: LauncherClient,
         make_order: OrderMaker,
         metrics: Metrics,
         zygotes: Callable[[], list[ZygoteInfo]],
         pool_counts: Callable[[], dict[tuple[str, str], int]],
-        stop: AskStop,
         scripts: UserScripts,
         redact: Callable[[str, str], Awaitable[str]],
     ) -> None:
@@ -131,10 +117,8 @@ class Methods:
         self._dispatch = dispatch
         self._sessions = sessions
         self._registry = registry
-        self._environments = environments
         self._launcher = launcher
         self._make_order = make_order
-        self._stop = stop
 
     def left(self, caller: object) -> None:
         """A connection is gone: see `UnnamedSessions`."""
@@ -162,12 +146,6 @@ class Methods:
             "metrics": Method(NoParams, self.metrics, operator=True),
             "figures": Method(NoParams, self.figures, operator=True),
             "logs": Method(SessionParams, self.logs, gives=1 << 20, reads=True),
-            "bridges": Method(NoParams, self.bridges, reads=True),
-            "bridge.build": Method(BuildParams, self.build, operator=True),
-            "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
-            "bridge.gc": Method(NoParams, self.collect, operator=True),
-            "grant": Method(BridgeParams, self.grant, reads=True),
-            "stop": Method(StopParams, self.stop, operator=True),
         }
 
     async def ping(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
@@ -370,40 +348,6 @@ class Methods:
         key, session, text = self._sessions.log(principal.may_act_for, params.session)
         principal.demand_bridge(key.bridge)
         return {"session": session, "text": await self._redact(key.tenant, text)}
-
-    async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """The bridges that the caller may use."""
-        seen = self._registry.visible(principal.may_act_for)
-        return [self._registry.describe(entry) for entry in seen if principal.may_use(entry.name)]
-
-    async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
-        """Build a bridge's environment now."""
-        found = await self._registry.granted(params.tenant, parse_name(params.bridge, "bridge"))
-        built = await self._environments.ensure(found.manifest, emit, grant=found.grant, anew=params.anew)
-        return {"bridge": found.manifest.name, "digest": built.digest, "packages": built.packages}
-
-    async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
-        """Read every byte of environments, and compare it with what was sealed."""
-        if params.bridge:
-            return await self._environments.verify(
-                [self._registry.manifest(params.bridge, params.tenant or "")]
-            )
-        return await self._environments.verify(self._registry.manifests(), others=True)
-
-    async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
-        """Remove environments that no bridge needs."""
-        return {"removed": await self._environments.collect(self._registry.manifests())}
-
-    async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
-        """What a tenant is granted for a bridge, and by which rules."""
-        tenant = parse_name(params.tenant, "tenant")
-        return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
-
-    async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
-        """Once what runs has finished, or its time for that is over; `now`: at once."""
-        reason = "replaced by a new host" if params.again else "asked by an operator"
-        await self._stop(reason, now=params.now, again=params.again)
-        return {"status": "stopping"}
 
     def _find(self, principal: Principal, reference: str) -> Session:
         found = self._sessions.find(principal.may_act_for, reference)

@@ -134,7 +134,7 @@ class Unified:
                 {
                     **msgspec.to_builtins(operation),
                     "granted": decide_operation(
-                        grant, bridge, operation.name, manifest.kinds_of(operation, {})
+                        grant, bridge, operation.name, (operation.resource,) if operation.resource else ()
                     ).allowed,
                 }
                 for operation in manifest.operations.values()

@@ -1,1 +1,1 @@
-"""Who asks, and what may run: the socket's door, principals, registry, orders. No byte of a guest's."""
+"""Who asks, and what may run: the socket, principals, registry, orders. No byte of a guest's."""

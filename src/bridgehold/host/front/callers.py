@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import struct
 
@@ -57,13 +56,6 @@ class Callers:
         self.presented = Shares(limits.presented, part=0)
         self.requests = Shares(limits.requests, part=_PART)
         self.bytes = Shares(limits.caller_bytes)
-
-
-def open_descriptors() -> int:
-    """Let this process open as many files as its hard limit says; how many that is."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def limits(connections: int, caller_bytes: int, descriptors: int) -> CallerLimits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 import traceback
 from functools import partial
@@ -15,7 +16,6 @@ from typing import TypeVar
 
 import msgspec
 
-from bridgehold import strict
 from bridgehold.bridges.legacy.bodies import plain_json
 from bridgehold.errors import (
     BridgeholdError,
@@ -29,8 +29,9 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.front.callers import SMALL, peer_uid
-from bridgehold.host.front.method import Method, ServerContext, visible_info
+from bridgehold.host.front.method import Forwarded, Method, Scope, ServerContext, visible_info
 from bridgehold.host.front.outgoing import Events, Outgoing
+from bridgehold.host.front.params import decode
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
 from bridgehold.protocol.frames import (
@@ -44,7 +45,7 @@ from bridgehold.protocol.frames import (
     read_frame,
     weight,
 )
-from bridgehold.protocol.plain import LOOKED_AT, MAX_DEPTH, loads
+from bridgehold.protocol.plain import loads
 from bridgehold.protocol.values import Principal
 
 _MAX_REQUESTS = 256
@@ -58,6 +59,12 @@ _AROUND = 2
 """Containers around an argument: the frame, and its parameters."""
 _HEAD_BYTES = 4 * 1024
 """Of a frame, beside its parameters."""
+_REPAIRED_BYTES = 32 * 1024
+"""Of a frame that is repaired, which takes some fifty times as long, to learn whose answer its refusal is."""
+_HEAD = re.compile(
+    rb'\s*\{\s*"id"\s*:\s*(\d{1,18})\s*,\s*"method"\s*:\s*"([a-z._]{1,64})"\s*,\s*"params"\s*:'
+)
+"""How a larger one has to begin for that."""
 _SAY_WHO = "Send `hello` with a token first, or have an operator add your uid to a [principals.NAME] section."
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -291,7 +298,7 @@ class Connection:
             raise UsageError(
                 f"no method {request.method[:80]!r}", hint="docs/reference/host-protocol.md lists them."
             )
-        params = _decode(request, method.params)
+        params = _params(request, method)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
@@ -387,14 +394,18 @@ def _request(body: bytes) -> _Request:
 
 
 def _faulty(body: bytes, error: Exception) -> _Request:
-    """The request that a small frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
-    if len(body) <= LOOKED_AT:
-        try:
-            loads(body, above=_AROUND, below="params")
-        except UsageError as fault:
+    """The request that a frame is but for a value that JSON hasn't. Raises `ProtocolError`."""
+    try:
+        loads(body, above=_AROUND, below="params")
+    except UsageError as fault:
+        if len(body) <= _REPAIRED_BYTES:
             with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 frame = msgspec.json.decode(plain_json(body), type=RequestFrame)
                 return _Request(id=frame.id, method=frame.method, fault=fault)
+        elif (
+            not isinstance(error, RecursionError) and fault.where and (head := _HEAD.match(body)) is not None
+        ):
+            return _Request(id=int(head[1]), method=head[2].decode(), fault=fault)
     said = "nested deeper than anything that is taken" if isinstance(error, RecursionError) else str(error)
     said = said if isinstance(error, msgspec.ValidationError) else f"not JSON that is taken: {said}"
     raise ProtocolError(f"not a request frame: {said}") from error
@@ -403,10 +414,17 @@ def _faulty(body: bytes, error: Exception) -> _Request:
 def _decode(request: _Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
+    return decode(request.method, request.params, kind)
+
+
+def _params(request: _Request, method: Method) -> msgspec.Struct:
+    """What `method`'s handler takes. Of what goes on to a cell, the cell reads all but for whom it is."""
+    if not issubclass(method.params, Scope):
+        return _decode(request, method.params)
+    if request.fault is not None:
+        raise request.fault
     try:
-        return msgspec.convert(strict.loads(bytes(request.params), max_depth=MAX_DEPTH + 1), type=kind)
-    except strict.StrictError:
-        loads(bytes(request.params), above=1)  # raises what its caller is told
-        raise
-    except msgspec.ValidationError as error:
+        scope = msgspec.json.decode(request.params, type=method.params)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
+    return Forwarded(scope=scope, raw=request.params)

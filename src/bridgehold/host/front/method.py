@@ -17,6 +17,36 @@ from bridgehold.protocol.values import Principal
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
 
 
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """Of parameters that a cell reads: for whom they are. What is left out is as the method says."""
+
+    tenant: str | None = None
+    bridge: str = ""
+    session: str = ""
+
+
+class Forwarded(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that goes on to a cell."""
+
+    scope: Scope
+    raw: msgspec.Raw
+
+    @property
+    def tenant(self) -> str | None:
+        """Whom it is for; None: whoever its caller may act for."""
+        return self.scope.tenant
+
+    @property
+    def bridge(self) -> str:
+        """The bridge that it names; empty: none."""
+        return self.scope.bridge
+
+    @property
+    def session(self) -> str:
+        """The session that it names, by id or name; empty: none."""
+        return self.scope.session
+
+
 class Method(msgspec.Struct, frozen=True):
     """One method of the protocol: its parameters' type and its handler."""
 

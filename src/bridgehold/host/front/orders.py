@@ -65,6 +65,10 @@ class Orders:
         self._environments = environments
         self._secrets = secrets
 
+    async def grant(self, tenant: str, bridge: str) -> Grant:
+        """As it is resolved and written down now. Raises `PolicyError`, `NotFoundError`."""
+        return await self._registry.grant(tenant, bridge)
+
     async def make(
         self, tenant: str, bridge: str, session: str, session_name: str, principal: str
     ) -> StartOrder:

@@ -11,19 +11,19 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import GrantResolved, PolicyLoaded
+from bridgehold.audit.events import Event, GrantResolved, PolicyLoaded
 from bridgehold.bridges.catalogue import TENANTS_BRIDGES, Catalogue, Entry
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
-from bridgehold.errors import ManifestError, NotFoundError, PolicyError
+from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
 from bridgehold.ids import is_name
 from bridgehold.policies.compose import compose, compose_tenant
-from bridgehold.policies.files import Kind, PolicyFiles, Readings
+from bridgehold.policies.files import Kind, PolicyFiles, Readings, of_tenant
 from bridgehold.policies.grant import resolve
 from bridgehold.policies.model import Ceilings, Decision, Grant, Machine, Policy
 from bridgehold.policies.tenants import parse as parse_tenant
@@ -38,6 +38,13 @@ _MOST_TRIES = 8
 """Grants resolved for one question; each of them was out of date by the time that the audit had it."""
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
+
+
+class Records(Protocol):
+    """Where it is written what grants rest on: the journal."""
+
+    async def append(self, event: Event, *, durable: bool = True) -> object:
+        """See `JournalClient.append`."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -60,9 +67,7 @@ class Registry:
     Without a `journal` it only resolves, for a command line that looks at policies.
     """
 
-    def __init__(
-        self, layout: Layout, config: Config, machine: Machine, journal: JournalClient | None
-    ) -> None:
+    def __init__(self, layout: Layout, config: Config, machine: Machine, journal: Records | None) -> None:
         self._layout = layout
         self._config, self._configured = config, _tenants(config)
         self._machine = machine
@@ -138,6 +143,18 @@ class Registry:
                     file = entry.folder.relative_to(self._layout.config) / "bridge.toml"
                     found[str(file)] = entry.manifest.digest if entry.manifest is not None else entry.fault
         return found
+
+    def refused(self, file: str) -> str:
+        """Why a policy or a tenant's file, by its name in `rules`, can't be used; empty: it can."""
+        folder, _, name = file.removesuffix(".toml").partition("/")
+        try:
+            if folder == self._layout.policies.name:
+                self.policy(name)
+            elif folder == self._layout.tenants.name and is_name(name):
+                self._ceiling(name, "", Readings(self.files))
+        except BridgeholdError as error:
+            return error.message
+        return ""
 
     @property
     def config(self) -> Config:
@@ -255,7 +272,7 @@ class Registry:
     def _resolve(self, tenant: str, manifest: Manifest, readings: Readings) -> Grant:
         grant = resolve(
             manifest.needs,
-            compose(self._policy_name(manifest.name, readings), readings.policy),
+            compose(self._policy_name(manifest.name, tenant, readings), readings.policy),
             self._ceiling(tenant, manifest.name, readings),
             self._machine,
             tenant=tenant,
@@ -271,11 +288,14 @@ class Registry:
         """The policy file `name`, with what it extends. Raises `PolicyError`."""
         return compose(name, Readings(self.files).policy)
 
-    def policy_name(self, bridge: str) -> str:
-        """Which policy the bridge runs under. Raises `PolicyError` where that can't be told."""
-        return self._policy_name(bridge, Readings(self.files))
+    def policy_name(self, bridge: str, tenant: str) -> str:
+        """Which policy the tenant's bridge runs under. Raises `PolicyError` where that can't be told."""
+        return self._policy_name(bridge, tenant, Readings(self.files))
 
-    def _policy_name(self, bridge: str, readings: Readings) -> str:
+    def _policy_name(self, bridge: str, tenant: str, readings: Readings) -> str:
+        own = of_tenant(bridge, tenant)
+        if readings.read("policy", own) is not None:
+            return own
         section = self._config.bridges.get(bridge)
         if section is not None and section.policy:
             return section.policy

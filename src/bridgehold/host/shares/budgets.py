@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import msgspec
 
@@ -60,7 +60,7 @@ class Reservation:
             self._budgets.add(self._key, 0, tokens - self.tokens, self._day, self._model)
 
     def give_back(self) -> None:
-        """The request was never sent, and no intent says that it might have been."""
+        """The request was never sent: there is no intent, or its outcome says so."""
         if self._open:
             self._open = False
             self._budgets.add(self._key, -1, -self.tokens, self._day, self._model)
@@ -90,7 +90,28 @@ class Budgets:
             elif entry.kind == _OUTCOME:
                 alone = (key, 0, entry.time[:10], entry.text("model"))
                 first, tokens, day, model = charged.pop(entry.text("intent"), alone)
-                self.add(first, 0, _settled(entry) - tokens, day, model)
+                unsent = entry.fields.get("unsent") is True
+                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, day, model)
+
+    def of(self, tenant: str) -> dict[str, tuple[int, int]]:
+        """Requests and tokens of the tenant's, by provider."""
+        return {
+            provider: (count, self._tokens.get((tenant, provider), 0))
+            for (owner, provider), count in self._requests.items()
+            if owner == tenant
+        }
+
+    def restore(
+        self,
+        tenant: str,
+        providers: Mapping[str, tuple[int, int]],
+        periods: Mapping[str, tuple[int, int, int]],
+    ) -> None:
+        """Begin with what another one has counted for the tenant (`of`, and its spending's)."""
+        for provider, (requests, tokens) in providers.items():
+            self._requests[tenant, provider] = requests
+            self._tokens[tenant, provider] = tokens
+        self.spending.restore(tenant, periods)
 
     def spent(self, tenant: str, provider: str) -> Spent:
         """What a tenant has used of a provider, requests under way included."""

@@ -6,10 +6,12 @@ bounded. A tenant is no label: whose commands ran is the audit's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _START_SECONDS = (0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -88,23 +90,67 @@ class Metrics:
 
     def figures(self) -> list[OperationFigures]:
         """By operation, the busiest first."""
-        rows: dict[tuple[str, str], dict[str, float]] = {}
-        buckets: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        for metric in self.registry.collect():
-            for sample in metric.samples:
-                key = (sample.labels.get("bridge", ""), sample.labels.get("operation", ""))
-                row = rows.setdefault(key, {})
-                if sample.name == "bridgehold_commands_total":
-                    kind = "commands" if sample.labels["code"] == "ok" else "failed"
-                    row[kind] = row.get(kind, 0) + sample.value
-                elif sample.name == "bridgehold_command_seconds_sum":
-                    row["seconds"] = sample.value
-                elif sample.name == "bridgehold_command_cpu_seconds_total":
-                    row["cpu"] = sample.value
-                elif sample.name == "bridgehold_command_seconds_bucket":
-                    buckets.setdefault(key, []).append((float(sample.labels["le"]), sample.value))
-        found = [_figures(key, row, buckets[key]) for key, row in rows.items() if key in buckets]
-        return sorted(found, key=lambda one: -one.seconds)
+        return _by_operation(sample for metric in self.registry.collect() for sample in metric.samples)
+
+
+def figures_of(text: str) -> list[OperationFigures]:
+    """As `Metrics.figures`, of a text in Prometheus' format (pure)."""
+    families = text_string_to_metric_families(text)
+    return _by_operation(sample for metric in families for sample in metric.samples)
+
+
+def counted(text: str) -> str:
+    """Of a text, what stays true of a process that has ended: all but how much there is now (pure)."""
+    gauges = {
+        line.split(" ")[2]
+        for line in text.splitlines()
+        if line.startswith("# TYPE ") and line.endswith(" gauge")
+    }
+    kept = (line for line in text.splitlines() if line.removeprefix("# TYPE ").split(" ")[0] not in gauges)
+    return "".join(f"{line}\n" for line in kept)
+
+
+def merged(texts: Iterable[str]) -> str:
+    """One text of several processes' ones: what they count is added up (pure)."""
+    heads: dict[str, str] = {}
+    values: dict[str, dict[str, float]] = {}
+    family = ""
+    for line in (line for text in texts for line in text.splitlines()):
+        if line.startswith("# "):
+            kind, family = line.split(" ", 3)[1:3]
+            heads.setdefault(f"{family} {kind}", line)
+            continue
+        series, _, value = line.rpartition(" ")
+        before = values.setdefault(family, {}).get(series)
+        number = float(value)
+        earlier = family.endswith("_created")
+        values[family][series] = (
+            number if before is None else min(before, number) if earlier else before + number
+        )
+    lines: list[str] = []
+    for name, found in values.items():
+        lines += [heads[f"{name} {kind}"] for kind in ("HELP", "TYPE") if f"{name} {kind}" in heads]
+        lines += [f"{series} {value}" for series, value in found.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _by_operation(samples: Iterable[Sample]) -> list[OperationFigures]:
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    buckets: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for sample in samples:
+        key = (sample.labels.get("bridge", ""), sample.labels.get("operation", ""))
+        row = rows.setdefault(key, {})
+        if sample.name == "bridgehold_commands_total":
+            kind = "commands" if sample.labels["code"] == "ok" else "failed"
+            row[kind] = row.get(kind, 0) + sample.value
+        elif sample.name == "bridgehold_command_seconds_sum":
+            row["seconds"] = sample.value
+        elif sample.name == "bridgehold_command_cpu_seconds_total":
+            row["cpu"] = sample.value
+        elif sample.name == "bridgehold_command_seconds_bucket":
+            buckets.setdefault(key, []).append((float(sample.labels["le"]), sample.value))
+    found = [_figures(key, row, buckets[key]) for key, row in rows.items() if key in buckets]
+    return sorted(found, key=lambda one: -one.seconds)
 
 
 def _figures(

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.events import Event, EventsFolded
+from bridgehold.audit.events import Event, EventsFolded, Receipt, kind_of
 from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.shares.buckets import TokenBucket
 
@@ -24,11 +24,11 @@ _KINDS = 64
 
 
 class _Journal(Protocol):
-    async def append(self, event: Event, *, durable: bool = True) -> object: ...
+    async def append(self, event: Event, *, durable: bool = True) -> Receipt: ...
 
 
 class SessionEvents:
-    """One session's bucket: two seconds' worth may come at once."""
+    """Writes what one session causes, within its bucket: two seconds' worth may come at once."""
 
     def __init__(
         self,
@@ -67,6 +67,25 @@ class SessionEvents:
         """Wait until `events` more may be written; who came before is served before."""
         await asyncio.sleep(self._bucket.take(events, time.monotonic()))
 
+    async def intend(self, event: Event) -> str:
+        """Its reference, once it is durable; `wait` comes before it. Raises `AuditError`, `BudgetError`."""
+        return (await self._journal.append(event)).ref
+
+    async def record(self, event: Event, counted_as: str = "") -> str:
+        """Write an outcome, or a refusal for which there is `room`; its reference. Never raises.
+
+        Empty where it is not written: its tenant's share is used up, which is nobody else's matter, and it is
+        counted (`counted_as`; its kind otherwise); or the journal refuses it, which degrades the host.
+        """
+        kind = kind_of(event)
+        try:
+            return (await self._journal.append(event, durable=False)).ref
+        except BudgetError:
+            self.count(counted_as or kind, event.principal)
+        except BridgeholdError as error:
+            self._degraded(f"{kind} could not be written: {error.message}")
+        return ""
+
     async def _flush_later(self) -> None:
         await asyncio.sleep(FOLD_SECONDS)
         await self._flush()
@@ -84,8 +103,11 @@ class SessionEvents:
             with contextlib.suppress(BridgeholdError):
                 await self._journal.append(msgspec.structs.replace(event, tenant=""), durable=False)
         except BridgeholdError as error:
-            if self._on_degraded is not None:
-                self._on_degraded(f"folded events could not be written: {error.message}")
+            self._degraded(f"folded events could not be written: {error.message}")
+
+    def _degraded(self, reason: str) -> None:
+        if self._on_degraded is not None:
+            self._on_degraded(reason)
 
     async def close(self) -> None:
         """Write what is counted and not written yet."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bridgehold.config.load import Config
 from bridgehold.errors import BudgetError
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.tenants import Tenant, amount
@@ -44,6 +45,18 @@ class Prices(msgspec.Struct, frozen=True):
         """0 where none is known."""
         known = self.models.get((provider, model)) if model else None
         return self.providers.get(provider, 0) if known is None else known
+
+
+def prices_of(config: Config) -> Prices:
+    """As the operator says them."""
+    return Prices(
+        {name: section.price for name, section in config.providers.items()},
+        {
+            (name, model): one.price
+            for name, section in config.providers.items()
+            for model, one in section.models.items()
+        },
+    )
 
 
 class Spending:
@@ -90,6 +103,19 @@ class Spending:
                 self._counts[tenant, period] = [
                     max(0, one + two) for one, two in zip(before, more, strict=True)
                 ]
+
+    def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
+        """Requests, tokens and millionths of money of the tenant's, by day and month."""
+        return {
+            period: (count[0], count[1], count[2])
+            for (owner, period), count in self._counts.items()
+            if owner == tenant
+        }
+
+    def restore(self, tenant: str, periods: Mapping[str, tuple[int, int, int]]) -> None:
+        """Begin with what another one has counted for the tenant."""
+        self.today()
+        self._counts |= {(tenant, period): list(count) for period, count in periods.items()}
 
     def used(self, tenant: str) -> Used:
         """What `tenant` has used today and this month."""

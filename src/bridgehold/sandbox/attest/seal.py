@@ -8,18 +8,16 @@ goes on.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import signal
 import stat
 from collections.abc import Callable
 
 import msgspec
 
 from bridgehold.errors import BridgeholdError, DependencyError, ErrorInfo, InternalError, from_info
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox.aside import Aside
 from bridgehold.sandbox.values import SealReport
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -33,7 +31,6 @@ _LINKS = {
 """The links that may stand in an environment, and what they may say."""
 _MAX_FILES = 300_000
 _MAX_DEPTH = 64
-_PIECE = 1 << 16
 _MAX_REMOVED_DEPTH = 500
 """Of descriptors held at once while a tree is removed."""
 Work = Callable[[int, str], SealReport]
@@ -44,64 +41,36 @@ class _Outcome(msgspec.Struct, frozen=True):
     error: ErrorInfo | None = None
 
 
-class SealJob:
-    """One tree being sealed, or emptied, by a child. `advance` whenever `descriptor` is readable.
-
-    After that both are the caller's: to close, and to reap once it has ended.
-    """
+class SealJob(Aside):
+    """One tree being sealed, or emptied, by a child. `advance`, then `report`."""
 
     def __init__(self, top: int, path: str, work: Work) -> None:
-        """`top`: the build folder, opened for reading; closed here. Forks."""
-        self._path = path
-        self._data = b""
-        launcher = os.getpid()
-        with contextlib.ExitStack() as stack:
-            stack.callback(os.close, top)
-            self.descriptor, answer = os.pipe()
-            stack.callback(os.close, self.descriptor)
-            stack.callback(os.close, answer)
-            self.child = os.fork()
-            stack.pop_all()
-        if self.child == 0:
-            _work(top, path, answer, launcher, work)
-        os.close(answer)
-        os.close(top)
+        """`top`: the build folder, opened for reading; closed here. Raises `OSError`."""
+        try:
+            super().__init__(lambda: _outcome(top, path, work), keep={top})
+        finally:
+            os.close(top)
 
-    def advance(self) -> SealReport | None:
-        """The report, once it is whole. Raises `DependencyError` naming the first entry that may not be
-        there."""
-        part = os.read(self.descriptor, _PIECE)
-        self._data += part
-        if part:
-            return None
-        if not self._data:
-            raise InternalError("the child that seals ended without an answer", where=self._path)
-        outcome = msgspec.json.decode(self._data, type=_Outcome)
+    def report(self, answer: bytes) -> SealReport:
+        """Raises `DependencyError` naming the first entry that may not be there."""
+        outcome = msgspec.json.decode(answer, type=_Outcome)
         if outcome.error is not None:
             raise from_info(outcome.error)
         if outcome.report is None:
-            raise InternalError("the child that seals gave neither report nor error", where=self._path)
+            raise InternalError("the child that seals gave neither report nor error")
         return outcome.report
 
 
-def _work(top: int, path: str, answer: int, launcher: int, work: Work) -> None:
-    """The forked child: never returns."""
+def _outcome(top: int, path: str, work: Work) -> bytes:
+    """In the child."""
     try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != launcher:
-            os._exit(125)
-        syscalls.close_all_but({top, answer})
-        try:
-            outcome = _Outcome(report=work(top, path))
-        except BridgeholdError as error:
-            outcome = _Outcome(error=error.info())
-        except OSError as error:
-            what = work.__name__.replace("_", " ")
-            outcome = _Outcome(error=DependencyError(f"can't {what}: {error}", where=path).info())
-        os.write(answer, msgspec.json.encode(outcome))
-        os._exit(0)
-    except BaseException:  # noqa: BLE001 - a forked child must end here, whatever it was
-        os._exit(126)
+        outcome = _Outcome(report=work(top, path))
+    except BridgeholdError as error:
+        outcome = _Outcome(error=error.info())
+    except OSError as error:
+        what = work.__name__.replace("_", " ")
+        outcome = _Outcome(error=DependencyError(f"can't {what}: {error}", where=path).info())
+    return msgspec.json.encode(outcome)
 
 
 def seal_tree(top: int, path: str) -> SealReport:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from bridgehold.errors import BusyError, TenantFullError, UnsupportedError
+from bridgehold.policies.parts import kept_for_others
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.values import Resources, TenantShare
 
@@ -152,18 +153,6 @@ def admit(
     for want in wants:
         _check_sum(want, held.sessions)
         _check_share(want, tenant, max(share.tenants, len(held.by_tenant.keys() | {tenant})))
-
-
-def kept_for_others(held: dict[str, int], tenant: str, tenants: int, *, whole: int, need: int) -> int:
-    """How much of `whole` is not `tenant`'s to take, in a start of `need` (pure)."""
-    if tenants < 2:
-        return 0
-    part = max(whole // (2 * tenants), need)
-    if held.get(tenant, 0) + need <= part:
-        return 0
-    others = [count for name, count in held.items() if name != tenant]
-    absent = max(0, tenants - 1 - len(others))
-    return min(whole // 2, part * absent + sum(max(0, part - count) for count in others))
 
 
 def _check_size(want: _Want, tenant: str) -> None:

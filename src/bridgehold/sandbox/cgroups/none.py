@@ -66,7 +66,8 @@ class Leaf:
         self.path = f"none:{name}"
         self.removed = self.left_over = False
         self._watchdog = Watchdog(Tree(), resources)
-        self._entered, self._entry = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.entered, self._entry = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        """Where the child that entered says so, until it was heard."""
 
     def enter(self) -> None:
         """In the forked child: say which process this session begins with."""
@@ -123,7 +124,7 @@ class Leaf:
         """Stop watching."""
         if not self.removed:
             self.removed = True
-            os.close(self._entered)
+            os.close(self.entered)
             os.close(self._entry)
 
     def _meet(self) -> None:
@@ -131,7 +132,7 @@ class Leaf:
         if self.removed:
             return
         with contextlib.suppress(BlockingIOError):
-            text = os.read(self._entered, 64)
+            text = os.read(self.entered, 64)
             if text.count(b"\n") != 1:
                 raise UnsupportedError("more than one process entered a session without a cgroup")
             self._watchdog.tree.add(int(text))

@@ -23,15 +23,15 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, UnsupportedError, ZygoteError
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.attest.observe import NAMESPACES, namespaces
+from bridgehold.sandbox.attest.observe import NAMESPACES, namespaces, parse_status
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.fork.shell import Shell, ShellPlan, own_mounts
 from bridgehold.sandbox.fork.zygote import ForkOrder, Zygote, ZygoteChangedError
 from bridgehold.sandbox.guest_files import processors
 from bridgehold.sandbox.launch import network
-from bridgehold.sandbox.launch.cold import Descriptors, Running
 from bridgehold.sandbox.launch.hold import Permit
 from bridgehold.sandbox.launch.mounts import Identity, parse_mounts
+from bridgehold.sandbox.launch.running import Descriptors, Running
 from bridgehold.sandbox.limits import shortage
 from bridgehold.sandbox.values import GUEST_UID, SandboxSpec
 
@@ -64,6 +64,7 @@ class Fork:
         self._met = False
         self._report = -1
         self._gate = -1
+        self._ends: tuple[int, ...] = ()
         self._fork = self._fork_fd = -1
         self._enters_itself = False
         self._permit: Permit | None = None
@@ -298,6 +299,7 @@ class Fork:
         if len(found) != 1:
             raise ZygoteChangedError(f"{len(found)} processes joined a fork's namespaces, not one")
         running.worker = found[0]
+        self._have_end_seen(running)
         running.monitor_fd = os.pidfd_open(found[0])
         running.first_fd = self._fork_fd
         self._fds.keep(*self._ends, self._fork_fd)
@@ -305,6 +307,17 @@ class Fork:
         self._report = -1
         self._fds.close_all()
         self._mark("join")
+
+    def _have_end_seen(self, running: Running) -> None:
+        reaper = running.reaper = self.zygote.running.reaper
+        if reaper is None:
+            return
+        try:
+            status = parse_status(procfs.read(f"/proc/{running.worker}/status"))
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise ZygoteError("the fork ended as soon as it had joined") from error
+        running.reaped_as = int(status["NSpid"].split()[-2])  # the last one is its own namespace's
+        reaper.expect(running.reaped_as)
 
     def _mark(self, phase: str) -> None:
         now = time.perf_counter_ns()

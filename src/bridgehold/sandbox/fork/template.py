@@ -45,8 +45,8 @@ class Template:
             stack.callback(os.close, go)
             stack.callback(os.close, self._go)
             os.set_blocking(self._report, False)
-            self._helper = os.fork()
-            if self._helper == 0:
+            self.helper = os.fork()
+            if self.helper == 0:
                 _help(zygote_fd, _Ends(told=told, go=go))
             stack.pop_all()
         os.close(told)
@@ -60,7 +60,7 @@ class Template:
             if heard != _READY:
                 raise shortage.decode_failure(heard.removeprefix(_READY), "no mounts for forks: no answer")
             if self._taken < 0:
-                self._taken = os.open(f"/proc/{self._helper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                self._taken = os.open(f"/proc/{self.helper}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
                 os.write(self._go, _READY)
                 return None
         except BlockingIOError:
@@ -78,8 +78,8 @@ class Template:
             if descriptor >= 0:
                 os.close(descriptor)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._helper, signal.SIGKILL)
-        return self._helper
+            os.kill(self.helper, signal.SIGKILL)
+        return self.helper
 
 
 def _help(zygote_fd: int, ends: _Ends) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -25,12 +26,12 @@ from collections import deque
 import msgspec
 
 from bridgehold.errors import UnsupportedError, ZygoteError
-from bridgehold.sandbox import procfs
+from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.attest.observe import namespaces, parse_status
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.fork.template import Template
-from bridgehold.sandbox.launch.cold import Running
-from bridgehold.sandbox.launch.hold import Hold
+from bridgehold.sandbox.launch.hold import Hold, Reaper
+from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import SandboxSpec
 
 _STOP_SECONDS = 2.0
@@ -44,6 +45,11 @@ _SHARED_WRITABLE = ("rw-s", "rwxs", "-w-s", "-wxs")
 _MAX_MAPS_BYTES = 512 * 1024
 """Some five thousand mappings of files, which take the launcher five milliseconds to judge; twice as many
 would take ten times as long."""
+
+
+@functools.cache
+def _exits_are_told() -> bool:
+    return syscalls.exits_are_told()
 
 
 class ZygoteChangedError(ZygoteError):
@@ -106,6 +112,11 @@ class Zygote:
         """Whether it stands and can be forked from."""
         return self.template >= 0
 
+    @property
+    def helper(self) -> int:
+        """A child of ours that takes the mounts; 0: there is none."""
+        return self._taking.helper if self._taking is not None else 0
+
     def settle(self, pid: int) -> None:
         """After its attestation: know it, leave no room beside it, and have it stop. `settle_in` goes on.
 
@@ -119,6 +130,8 @@ class Zygote:
         self._cgroup.limit_processes(len(self._own))
         try:
             self.running.hold = self._hold = Hold(pid)
+            if not _exits_are_told():
+                self.running.reaper = Reaper(self.running.init)
         except ProcessLookupError as error:
             raise ZygoteError("the zygote has ended") from error
         except PermissionError as error:

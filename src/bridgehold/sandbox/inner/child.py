@@ -1,7 +1,7 @@
-"""What an interpreter that a guest starts shares with its worker: the order of `sys.path`, the processors.
+"""What an interpreter that a guest starts shares with its worker: the order of `sys.path`, what it may use.
 
 It is found as `sitecustomize`, by way of PYTHONPATH, by whatever Python 3 there is: so nothing new is
-spoken here, and nothing imported but what `site` has. The worker itself calls `share_processors`.
+spoken here, and nothing imported but what `site` has. The worker itself calls `share_limits`.
 """
 
 import os
@@ -23,6 +23,29 @@ def order_path() -> None:
     sys.path[:] = rest[:place] + own + rest[place:]
 
 
+def share_limits() -> None:
+    """Processors and memory, as Python tells of them."""
+    share_processors()
+    share_memory()
+
+
+def share_memory() -> None:
+    """`os.sysconf` says of memory what /proc says. The C library asks the kernel, of the machine."""
+    whole = getattr(os.sysconf, "__wrapped__", os.sysconf)
+    told = {"SC_PHYS_PAGES": "MemTotal:", "SC_AVPHYS_PAGES": "MemAvailable:"}
+    fields = {key: field for name, field in told.items() for key in (name, os.sysconf_names.get(name))}
+
+    def sysconf(name: "str | int") -> int:
+        field = fields.get(name) if isinstance(name, (str, int)) else None
+        if field is None:
+            return whole(name)
+        with open("/proc/meminfo", encoding="ascii") as page:
+            kib = next(int(line.split()[1]) for line in page if line.startswith(field))
+        return kib * 1024 // whole("SC_PAGE_SIZE")
+
+    _put("sysconf", sysconf, whole)
+
+
 def share_processors() -> None:
     """Who asks Python for the processors it may use is told as many as the session's share is worth.
 
@@ -39,16 +62,20 @@ def share_processors() -> None:
         most = os.environ.get(COUNT, "")
         return set(sorted(found)[: int(most)]) if most.isdigit() and int(most) else found
 
-    sched_getaffinity.__doc__ = whole.__doc__
-    sched_getaffinity.__module__ = whole.__module__
-    sched_getaffinity.__wrapped__ = whole  # type: ignore[attr-defined]  # as `functools.wraps` leaves it
-    os.sched_getaffinity = sched_getaffinity
+    _put("sched_getaffinity", sched_getaffinity, whole)
     for name in POOLS:
         if os.environ.get(name, count) == count:
             os.putenv(name, count)
             vars(os.environ)["_data"].pop(os.fsencode(name), None)
 
 
+def _put(name: str, ours: object, whole: object) -> None:
+    """As `functools.wraps` leaves it."""
+    for key, value in (("__doc__", whole.__doc__), ("__module__", whole.__module__), ("__wrapped__", whole)):
+        setattr(ours, key, value)
+    setattr(os, name, ours)
+
+
 if __name__ == "sitecustomize":
     order_path()
-    share_processors()
+    share_limits()

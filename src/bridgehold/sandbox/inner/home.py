@@ -34,7 +34,7 @@ def set_up() -> types.ModuleType:
     sys.dont_write_bytecode = False
     add_builtins()
     show_flags()
-    child.share_processors()
+    child.share_limits()
     return fresh_main()
 
 

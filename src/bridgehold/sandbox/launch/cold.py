@@ -24,7 +24,7 @@ from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch import mounts, network
 from bridgehold.sandbox.launch.argv import bwrap_arguments
-from bridgehold.sandbox.launch.hold import Traced
+from bridgehold.sandbox.launch.running import Descriptors, Running
 from bridgehold.sandbox.launch.staging import Staged
 from bridgehold.sandbox.limits import shortage
 from bridgehold.sandbox.limits.rlimits import apply_rlimits, lift_shared_rlimits
@@ -64,36 +64,6 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of a zygote: the map of its user namespace, which holds every session's uid."""
 
 
-class Running(msgspec.Struct, kw_only=True):
-    """A sandbox from its fork on. `monitor` is our child (outer bwrap; of a fork that was given up, what was
-    making its namespaces), `init` is pid 1 inside."""
-
-    monitor: int
-    monitor_fd: int
-    init: int = 0
-    init_fd: int = -1
-    init_start: int = 0
-    """Start time of `init`, so that its number can't be mistaken for a later process's."""
-    net: int = 0
-    """Inode of the sandbox's network namespace, in which the listener was made."""
-    host_ends: tuple[int, ...] = ()
-    """Frames to the guest (write), frames from it (read), log (read), standard output (read) where it has
-    `two_outputs`, listener if any."""
-    phases_us: dict[str, int] = {}
-    worker: int = 0
-    """Of a fork: the worker itself; `monitor_fd` is its pidfd then, and nobody of ours its parent."""
-    first_fd: int = -1
-    """Of a fork: a pidfd of its first process, until that is gone."""
-    death_watch: int = -1
-    """Of a fork: its init ends when this is closed."""
-    fork_socket: socket.socket | None = None
-    """Of a zygote: where it is asked to fork."""
-    hold: Traced | None = None
-    """Of a zygote that was attested: what keeps it still. Of a fork: what lets it join."""
-    given: frozenset[str] = frozenset()
-    """Of a zygote: its descriptors, as links of /proc show them."""
-
-
 class Start:
     """One launch under way. `advance` whenever `waits_for` is readable or `deadline` has come."""
 
@@ -107,26 +77,16 @@ class Start:
         self._clock = time.perf_counter_ns()
         self.deadline = time.monotonic() + _START_SECONDS
         try:
-            self._fork()
+            self._pipes = _Pipes.open(self._fds, two_outputs=plan.spec.two_outputs)
+            self._zygote = _ZygoteEnds.open(self._fds, self._pipes.standard) if plan.uid_map else None
+            self.running = self._fork()
         except BaseException:
             self._fds.close_all()
             raise
+        self._mark("fork")
 
-    def _fork(self) -> None:
-        plan, fds = self._plan, self._fds
-        frames_in, to_guest = fds.pipe()
-        from_guest, frames_out = fds.pipe()
-        self._log, log_out = fds.pipe()
-        self._info_read, info_out = fds.pipe()
-        block, self._unblock = fds.pipe()
-        gate, self._release = fds.pipe()
-        self._entered_read, entered_out = fds.pipe()
-        self._ends: tuple[int, ...] = (to_guest, from_guest, self._log)
-        outputs: tuple[int, ...] = ()
-        if plan.spec.two_outputs:
-            output, output_in = fds.pipe()
-            self._ends, outputs = (*self._ends, output), (output_in,)
-        zygote = self._zygote_ends((frames_in, frames_out, log_out)) if plan.uid_map else None
+    def _fork(self) -> Running:
+        plan, fds, pipes, zygote = self._plan, self._fds, self._pipes, self._zygote
         seccomp = fds.file("seccomp", plan.seccomp)
         files = {
             m.target: fds.file("file", m.content.encode())
@@ -136,73 +96,52 @@ class Start:
         arguments = bwrap_arguments(
             plan.spec,
             seccomp_fd=seccomp,
-            info_fd=info_out,
-            block_fd=block,
+            info_fd=pipes.info_out,
+            block_fd=pipes.block,
             files=files,
             staged=plan.staged.sources,
             userns_block_fd=zygote.block if zygote else None,
-            extra=(str(zygote.orders),) if zygote else tuple(map(str, outputs)),
+            extra=(str(zygote.orders),) if zygote else tuple(map(str, pipes.outputs)),
         )
         split = arguments.index("--")
         options = fds.file("args", b"".join(a.encode() + b"\0" for a in arguments[:split]))
+        kept = (pipes.info_out, pipes.block, seccomp, options, *files.values(), *pipes.outputs)
         ends = _Ends(
             launcher=os.getpid(),
             command=arguments[split:],
             options=options,
-            keep=(
-                *(info_out, block, seccomp, options),
-                *files.values(),
-                *outputs,
-                *(zygote.inside() if zygote else ()),
-            ),
-            standard=(frames_in, frames_out, log_out),
-            gate=gate,
-            entered=entered_out,
+            keep=(*kept, *(zygote.inside() if zygote else ())),
+            standard=pipes.standard,
+            gate=pipes.gate,
+            entered=pipes.entered_out,
         )
         monitor = os.fork()
         if monitor == 0:
             _child(plan, self._cgroup, ends)
         try:
-            self.running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
+            running = Running(monitor=monitor, monitor_fd=os.pidfd_open(monitor), phases_us={})
         except OSError:
             os.kill(monitor, signal.SIGKILL)  # ours, and not reaped yet: once it is dead, as an orphan
             raise
         if zygote:
-            self.running.fork_socket, self.running.given = zygote.socket, zygote.given
-            fds.close(*zygote.inside())
-        fds.close(frames_in, frames_out, log_out, info_out, block, gate, entered_out, seccomp, options)
-        fds.close(*files.values(), *outputs)
-        self._mark("fork")
-
-    def _zygote_ends(self, standard: tuple[int, int, int]) -> _ZygoteEnds:
-        """What a zygote has beside the pipes: a socket for orders on which nothing can come back."""
-        fds = self._fds
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.shutdown(socket.SHUT_RD)  # a descriptor that a guest sends can hang who receives it
-        orders = fds.add(theirs.detach())
-        block, self._map_written = fds.pipe()
-        links = (str(Path(f"/proc/self/fd/{number}").readlink()) for number in (*standard, orders))
-        return _ZygoteEnds(
-            socket=ours,
-            orders=orders,
-            block=block,
-            given=frozenset(links),
-        )
+            running.fork_socket, running.given = zygote.socket, zygote.given
+        fds.close(*ends.keep, *pipes.standard, pipes.gate, pipes.entered_out)
+        return running
 
     @property
     def waits_for(self) -> int:
         """The descriptor whose next byte takes the start a step further."""
-        return self._info_read if self._entered else self._entered_read
+        return self._pipes.info if self._entered else self._pipes.entered
 
     def advance(self) -> bool:
         """One step; true once the sandbox runs and `running` is whole. Raises `UnsupportedError`."""
         if not self._entered:
             self._let_go()
             return False
-        part = os.read(self._info_read, _MAX_INFO)
+        part = os.read(self._pipes.info, _MAX_INFO)
         self._info += part
         if not part or len(self._info) >= _MAX_INFO:
-            said = _read_now(self._entered_read, _MAX_REPORT)
+            said = _read_now(self._pipes.entered, _MAX_REPORT)
             if said:  # it did not even become bubblewrap
                 raise shortage.decode_failure(said, _NOT_ENTERED)
             complaint = self._complaint()
@@ -233,12 +172,12 @@ class Start:
         self._fds.close_all()
 
     def _let_go(self) -> None:
-        said = os.read(self._entered_read, _MAX_REPORT)
+        said = os.read(self._pipes.entered, _MAX_REPORT)
         if said != _RELEASE:
             raise shortage.decode_failure(said, _NOT_ENTERED)
         _verify_entered(self.running.monitor, self._plan.uid, self._cgroup)
         self._mark("enter")
-        os.write(self._release, _RELEASE)
+        os.write(self._pipes.release, _RELEASE)
         self._entered = True
 
     def _meet_init(self, init: int) -> None:
@@ -249,18 +188,18 @@ class Start:
             raise UnsupportedError("the sandbox's init is outside its cgroup")
         running.init_start = procfs.start_time(init)
         running.net = Path(f"/proc/{init}/ns/net").stat().st_ino
-        if self._plan.uid_map:
+        if self._zygote is not None:
             for name in ("gid_map", "uid_map"):
                 Path(f"/proc/{init}/{name}").write_text(self._plan.uid_map, encoding="ascii")
-            os.write(self._map_written, _RELEASE)
-        ends = list(self._ends)
+            os.write(self._zygote.mapped, _RELEASE)
+        ends = list(self._pipes.ours)
         try:
             ends += network.enter(init, self._plan.spec.gateway_port)
         except OSError as error:
             raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
         self._mark("listener")
-        os.write(self._unblock, _RELEASE)  # met, in its cgroup, with its listener: the guest may begin
-        self._fds.keep(*self._ends)
+        os.write(self._pipes.unblock, _RELEASE)  # met, in its cgroup, with its listener: the guest may begin
+        self._fds.keep(*self._pipes.ours)
         running.host_ends = tuple(ends)
         self._fds.close_all()
 
@@ -271,7 +210,7 @@ class Start:
 
     def _complaint(self) -> str:
         """What bubblewrap wrote before it gave up (no guest has run yet): bounded and printable."""
-        text = _read_now(self._log, _MAX_COMPLAINT).decode("utf-8", "replace")
+        text = _read_now(self._pipes.log, _MAX_COMPLAINT).decode("utf-8", "replace")
         return "".join(c if c.isprintable() else " " for c in text).strip()
 
 
@@ -284,56 +223,77 @@ def _read_now(descriptor: int, most: int) -> bytes:
         return b""
 
 
-class Descriptors:
-    """Descriptors of one launch: whatever was not kept is closed at the end."""
+class _Pipes(msgspec.Struct, frozen=True, kw_only=True):
+    """One launch's pipes: the ends of the launcher, and those of its child."""
 
-    def __init__(self) -> None:
-        self._open: set[int] = set()
+    ours: tuple[int, ...]
+    """Frames to the guest, frames from it, its log, and its standard output where it has `two_outputs`."""
+    standard: tuple[int, int, int]
+    """The child's ends of the first three."""
+    outputs: tuple[int, ...]
+    """And of the last."""
+    info: int
+    info_out: int
+    block: int
+    """bubblewrap waits here until `unblock` is written to."""
+    unblock: int
+    gate: int
+    """The child waits here until `release` is written to."""
+    release: int
+    entered: int
+    entered_out: int
 
-    def pipe(self) -> tuple[int, int]:
-        """A new pipe's ends: (read, write)."""
-        ends = os.pipe()  # close-on-exec
-        self._open.update(ends)
-        return ends
+    @property
+    def log(self) -> int:
+        """Our end of the guest's log."""
+        return self.ours[2]
 
-    def file(self, name: str, content: bytes) -> int:
-        """A file in memory that holds `content`, positioned at its start."""
-        descriptor = os.memfd_create(name)
-        self._open.add(descriptor)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return descriptor
-
-    def add(self, descriptor: int) -> int:
-        """Have `descriptor` closed with the others."""
-        self._open.add(descriptor)
-        return descriptor
-
-    def close(self, *descriptors: int) -> None:
-        """Close those of `descriptors` that are still open here."""
-        for descriptor in descriptors:
-            if descriptor in self._open:
-                self._open.discard(descriptor)
-                os.close(descriptor)
-
-    def keep(self, *descriptors: int) -> None:
-        """Leave these open: they are somebody else's now."""
-        self._open.difference_update(descriptors)
-
-    def close_all(self) -> None:
-        """Close everything that was not kept."""
-        self.close(*self._open.copy())
+    @classmethod
+    def open(cls, fds: Descriptors, *, two_outputs: bool) -> _Pipes:
+        """All of them, to be closed with `fds`."""
+        frames_in, to_guest = fds.pipe()
+        from_guest, frames_out = fds.pipe()
+        log, log_out = fds.pipe()
+        output = fds.pipe() if two_outputs else ()
+        info, info_out = fds.pipe()
+        block, unblock = fds.pipe()
+        gate, release = fds.pipe()
+        entered, entered_out = fds.pipe()
+        return cls(
+            ours=(to_guest, from_guest, log, *output[:1]),
+            standard=(frames_in, frames_out, log_out),
+            outputs=output[1:],
+            info=info,
+            info_out=info_out,
+            block=block,
+            unblock=unblock,
+            gate=gate,
+            release=release,
+            entered=entered,
+            entered_out=entered_out,
+        )
 
 
 class _ZygoteEnds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a zygote has beside the pipes: a socket for orders on which nothing can come back."""
+
     socket: socket.socket
     """Ours, for writing only."""
     orders: int
     block: int
-    """bubblewrap waits here for its user namespace to be mapped."""
+    """bubblewrap waits here for its user namespace to be mapped, until `mapped` is written to."""
+    mapped: int
     given: frozenset[str]
+
+    @classmethod
+    def open(cls, fds: Descriptors, standard: tuple[int, int, int]) -> _ZygoteEnds:
+        """To be closed with `fds`, but for our end of the socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.shutdown(socket.SHUT_RD)  # a descriptor that a guest sends can hang who receives it
+        orders = fds.add(theirs.detach())
+        block, mapped = fds.pipe()
+        links = (str(Path(f"/proc/self/fd/{number}").readlink()) for number in (*standard, orders))
+        return cls(socket=ours, orders=orders, block=block, mapped=mapped, given=frozenset(links))
 
     def inside(self) -> tuple[int, ...]:
         return (self.orders, self.block)

@@ -14,6 +14,8 @@ from bridgehold.sandbox import syscalls
 
 _WALL = 0x40000000
 _EVENT_SECCOMP, _EVENT_STOP = 7, 128
+_AT_A_CALL = signal.SIGTRAP | 0x80
+_WAIT4 = 260 if os.uname().machine == "aarch64" else 61
 _AT_ONCE, _MOST_STOPS = 64, 1_000
 """Stops that are taken in at one look, and while it is to run: who signals itself without end has no more
 of the launcher's time, and stays where it stopped."""
@@ -128,6 +130,59 @@ class Permit(Traced):
         with contextlib.suppress(ProcessLookupError):  # however often it has stopped, or nobody could reap it
             syscalls.ptrace(syscalls.PTRACE_DETACH, self._pid, 0)
         self.gone, self._stopped = True, False
+
+
+class Reaper(Traced):
+    """How the orphans ended that the init `pid` reaps: seen in what its own wait calls return.
+
+    Only whose parent a process is learns how it ended, and a worker's is its zygote's init. (From Linux 6.15
+    on the kernel tells others too: `syscalls.wait_status`.) Signals to an init are nothing to it but SIGKILL.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid, syscalls.PTRACE_O_TRACESYSGOOD)
+        self._place = 0
+        """Where its wait call is to write the status; 0: it is in none."""
+        self._ends: dict[int, int | None] = {}
+        syscalls.ptrace(syscalls.PTRACE_INTERRUPT, pid)
+
+    def expect(self, number: int) -> None:
+        """Keep how the process ends that has this number in the init's namespace."""
+        self._ends[number] = None
+
+    def ended(self, number: int) -> int | None:
+        """Its wait status, once it was reaped."""
+        return self._ends.get(number)
+
+    def forget(self, number: int) -> None:
+        """Nobody asks for that process any more."""
+        self._ends.pop(number, None)
+
+    def _met(self, event: int, number: int) -> None:
+        if not event and number == _AT_A_CALL:
+            with contextlib.suppress(OSError):  # it dies meanwhile
+                self._see_call()
+        self._go_on()
+
+    def _see_call(self) -> None:
+        enters, what, arguments = syscalls.ptrace_call(self._pid)
+        if enters:
+            self._place = arguments[1] if what == _WAIT4 else 0
+        elif self._place and what in self._ends:
+            self._ends[what] = syscalls.ptrace_word(self._pid, self._place)
+            self._stops = 0
+
+    def resume(self) -> None:
+        """Something of its namespace has ended: it goes on, however often it was made to stop."""
+        self._stops = 0
+        self._go_on()
+        self.attend()
+
+    def _go_on(self) -> None:
+        if self._stopped and self._stops <= _MOST_STOPS:
+            with contextlib.suppress(ProcessLookupError):
+                syscalls.ptrace(syscalls.PTRACE_SYSCALL, self._pid)
+            self._stopped = False
 
 
 def child_signals() -> int:

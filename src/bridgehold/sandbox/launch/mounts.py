@@ -79,9 +79,9 @@ def unescape(field: str) -> str:
     return field
 
 
-def same_file(facts: os.stat_result) -> tuple[int, int]:
+def same_file(facts: syscalls.Facts) -> tuple[int, int]:
     """What stays a file's or folder's own while something holds it, whatever its name becomes (pure)."""
-    return facts.st_dev, facts.st_ino
+    return facts.device, facts.inode
 
 
 def shown_at(pid: int, target: str, number: int) -> tuple[int, int] | None:
@@ -99,7 +99,7 @@ def shown_at(pid: int, target: str, number: int) -> tuple[int, int] | None:
         try:
             lines = procfs.lines(procfs.read(f"/proc/self/fdinfo/{found}"))
             own = f"mnt_id:\t{number}" in lines
-            return same_file(os.fstat(found)) if own else None
+            return same_file(syscalls.known_facts(found)) if own else None
         finally:
             os.close(found)
     except OSError as error:

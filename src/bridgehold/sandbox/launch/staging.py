@@ -3,7 +3,7 @@
 Three things need this. A session's uid can't walk into a home of mode 0700, though a bridge may lie
 there. The host, which the launcher doesn't trust, could swap a folder for a link between the check
 and bubblewrap's own look-up. And bubblewrap 0.8 mounts a tmpfs without a bound on inodes. So each
-source is opened beneath its root by ``openat2``, and what was opened, not its name, is bound into a
+source is opened beneath its root (`roots`), and what was opened, not its name, is bound into a
 stage that exists in this namespace alone (`mounts.bind`: private and, where the kernel can, sealed);
 each tmpfs is made there with its size and inodes; and bubblewrap takes both from the stage, which is
 let go when the sandbox has them.
@@ -25,8 +25,8 @@ from bridgehold.errors import DeniedError, UnsupportedError
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.launch import mounts
 from bridgehold.sandbox.launch.mounts import Identity
+from bridgehold.sandbox.launch.roots import Roots, below
 from bridgehold.sandbox.limits.bounds import SYSTEM_FILES
-from bridgehold.sandbox.limits.shortage import shortage
 from bridgehold.sandbox.values import Mount, SandboxSpec
 
 BYTES_PER_INODE = 4096
@@ -68,86 +68,6 @@ def choose_place(needed: Iterable[str], usable: Iterable[str]) -> str | None:
     return None
 
 
-class Roots:
-    """The folders that binds may come from, held open since the start: a later rename changes nothing."""
-
-    def __init__(self, read_roots: Iterable[str], build_root: str) -> None:
-        self._held: dict[str, int] = {}
-        self.build_root = build_root
-        self._paths = tuple(dict.fromkeys([*read_roots, build_root]))
-        self._real = {path: os.path.realpath(path) for path in self._paths}
-        for path in self._paths:
-            with contextlib.suppress(FileNotFoundError):
-                self._root(path)
-
-    def open(self, mount: Mount) -> int:
-        """An O_PATH descriptor of a bind's source, resolved beneath its root.
-
-        Raises `DeniedError` where a link leads out of the root or the source isn't there.
-        """
-        roots = sorted((r for r in self._paths if _below(mount.source, r)), key=len, reverse=True)
-        try:
-            if not roots:  # /usr and the allowed files of /etc: root's own, and links of root's
-                return os.open(mount.source, os.O_PATH | os.O_CLOEXEC)
-            beneath = os.path.relpath(mount.source, roots[0])
-            return syscalls.openat2(
-                self._root(roots[0]),
-                beneath,
-                os.O_PATH,
-                syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS,
-            )
-        except OSError as error:
-            raise DeniedError(
-                f"the launcher can't bind {mount.source}: {error.strerror}",
-                where=mount.source,
-                hint="The source must exist below its root, with no link that leads out of it.",
-            ) from error
-
-    def replaced(self, spec: SandboxSpec, staged: Staged) -> str:
-        """The first source whose name is another file's by now, or nobody's; empty: there is none.
-
-        Raises `OSError` where the machine is too short of something to look.
-        """
-        for mount in spec.mounts:
-            before = staged.files.get(mount.target)
-            if mount.kind != "ro_bind" or before is None:
-                continue
-            try:
-                descriptor = self.open(mount)
-            except DeniedError as error:
-                if isinstance(error.__cause__, OSError) and shortage(error.__cause__):
-                    raise error.__cause__ from None
-                return mount.source
-            try:
-                if mounts.same_file(os.fstat(descriptor)) != before:
-                    return mount.source
-            finally:
-                os.close(descriptor)
-        return ""
-
-    def open_build(self, path: str, *, flags: int = os.O_PATH) -> int:
-        """A descriptor of a build folder: directly in the build root, and no link."""
-        parent, name = os.path.split(path)
-        if parent != self.build_root.rstrip("/") or name in ("", ".", ".."):
-            raise DeniedError(f"{path} is not a build folder", where=path)
-        try:
-            return syscalls.openat2(
-                self._root(self.build_root),
-                name,
-                flags | os.O_DIRECTORY,
-                syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS,
-            )
-        except OSError as error:
-            raise DeniedError(f"{path} is not a build folder: {error.strerror}", where=path) from error
-
-    def _root(self, path: str) -> int:
-        if path not in self._held:
-            real = self._real[path]
-            resolve = syscalls.RESOLVE_NO_SYMLINKS
-            self._held[path] = syscalls.openat2(-100, real, os.O_PATH, resolve)
-        return self._held[path]
-
-
 class Stage:
     """A small tmpfs over a folder that everybody may enter, in this process's mount namespace only."""
 
@@ -173,7 +93,8 @@ class Stage:
             raise UnsupportedError(f"the launcher can't make its stage: {error}") from error
 
     def prepare(self, name: str, spec: SandboxSpec, uid: int) -> Staged:
-        """Put `spec`'s binds and tmpfs into the stage. Nothing stays behind where it raises."""
+        """Put `spec`'s binds and tmpfs into the stage. Nothing stays behind where it raises (`NotAtHandError`
+        too)."""
         folder = f"{self._folder}/{name}"
         Path(folder).mkdir(mode=0o711)
         sources: dict[str, str] = {}
@@ -183,7 +104,7 @@ class Stage:
             for index, mount in enumerate(spec.mounts):
                 path = f"{folder}/{index}"
                 if mount.kind == "ro_bind":
-                    sealed, files[mount.target] = self._bind(mount, path, uid)
+                    sealed, files[mount.target] = self._bind(mount, spec, path, uid)
                     if not sealed and self._may_hold_special(mount):
                         unsealed.append((path, mount.source))
                 elif mount.kind == "device":
@@ -223,10 +144,12 @@ class Stage:
         """Remove the folders too, once nothing of the sandbox is left."""
         self.release(staged)
         for entry in Path(staged.folder).iterdir():
-            with contextlib.suppress(OSError):
-                if entry.is_dir():
+            with contextlib.suppress(
+                OSError
+            ):  # no look at it: what may still be mounted there is a session's
+                try:
                     entry.rmdir()
-                else:
+                except NotADirectoryError:
                     entry.unlink()
         with contextlib.suppress(OSError):
             Path(staged.folder).rmdir()
@@ -242,18 +165,18 @@ class Stage:
                 Path(self._made).rmdir()
 
     def _may_hold_special(self, mount: Mount) -> bool:
-        quiet = any(_below(mount.source, place) for place in self._quiet) or mount.source in SYSTEM_FILES
+        quiet = any(below(mount.source, place) for place in self._quiet) or mount.source in SYSTEM_FILES
         return mount.kind == "ro_bind" and not quiet
 
-    def _bind(self, mount: Mount, path: str, uid: int) -> tuple[bool, tuple[int, int]]:
+    def _bind(self, mount: Mount, spec: SandboxSpec, path: str, uid: int) -> tuple[bool, tuple[int, int]]:
         """(whether it is sealed, what it is of)."""
-        descriptor = self._roots.open(mount)
+        descriptor = self._roots.open(mount, spec)
         try:
-            facts = os.fstat(descriptor)
+            facts = syscalls.known_facts(descriptor)
             _must_reach(facts, mount, uid)
-            if stat.S_ISDIR(facts.st_mode):
+            if stat.S_ISDIR(facts.mode):
                 Path(path).mkdir()
-            elif stat.S_ISREG(facts.st_mode):
+            elif stat.S_ISREG(facts.mode):
                 Path(path).touch()
             else:
                 raise DeniedError(f"{mount.source} is no folder and no regular file", where=mount.source)
@@ -347,12 +270,12 @@ def _joined(options: Mapping[str, object]) -> str:
     return ",".join(f"{name}={value}" for name, value in options.items())
 
 
-def _must_reach(facts: os.stat_result, mount: Mount, uid: int) -> None:
+def _must_reach(facts: syscalls.Facts, mount: Mount, uid: int) -> None:
     """Refuse early, and by name, what the session's uid could not read anyway."""
-    wanted = 0o5 if stat.S_ISDIR(facts.st_mode) else 0o4
-    if facts.st_uid != uid and facts.st_mode & wanted != wanted:
+    wanted = 0o5 if stat.S_ISDIR(facts.mode) else 0o4
+    if facts.uid != uid and facts.mode & wanted != wanted:
         raise UnsupportedError(
-            f"{mount.source} is closed to the session's uid (mode {stat.S_IMODE(facts.st_mode):04o})",
+            f"{mount.source} is closed to the session's uid (mode {stat.S_IMODE(facts.mode):04o})",
             where=mount.source,
             hint=f"Open it for reading to others: chmod -R o+rX {mount.source}",
         )
@@ -367,7 +290,3 @@ def _usable() -> list[str]:
             if stat.S_ISDIR(facts.st_mode) and facts.st_mode & 0o001 and not facts.st_mode & 0o022:
                 found.append(place)
     return found
-
-
-def _below(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip("/") + "/")

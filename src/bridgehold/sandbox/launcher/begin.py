@@ -17,18 +17,19 @@ from bridgehold.sandbox.fork.zygote import Zygote
 from bridgehold.sandbox.launch.cold import LaunchPlan, Start
 from bridgehold.sandbox.launch.uids import uid_map
 from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.bounds import check_fork
 from bridgehold.sandbox.values import SandboxSpec
 
 
-def begin_launch(parts: Parts, request: requests.LaunchRequest) -> Worker:
+def begin_launch(parts: Parts, request: requests.LaunchRequest, channel: Channel) -> Worker:
     """Uid, cgroup and stage, and then the process that becomes bubblewrap."""
     spec = request.spec
     if spec.kind == "zygote" and not parts.forks:
         raise UnsupportedError("no session can be forked here: each needs a cgroup and a uid of its own")
     begun = time.perf_counter_ns()
-    worker = Worker(new_worker_id(), spec, parts.uids.take(), request.id)
+    worker = Worker(new_worker_id(), spec, parts.uids.take(), request.id, channel)
     with contextlib.ExitStack() as undo:
         undo.callback(parts.uids.give_back, worker.uid)
         if spec.kind == "zygote":
@@ -66,7 +67,7 @@ def begin_launch(parts: Parts, request: requests.LaunchRequest) -> Worker:
 def check_current(worker: Worker, parts: Parts) -> None:
     """Raise `ReplacedError` where a sandbox of the same spec would show something else than this one does."""
     made = worker if worker.parent is None else worker.parent
-    source = parts.roots.replaced(made.spec, made.staged) if made.staged is not None else ""
+    source = parts.roots.replaced(made.spec, made.staged.files) if made.staged is not None else ""
     if source:
         raise ReplacedError(f"{source} was replaced since the sandbox began", where=source)
 
@@ -75,7 +76,7 @@ def begin_fork(parts: Parts, spec: SandboxSpec, parent: Worker, zygote: Zygote) 
     """Uid and cgroup, and the namespaces that the fork will join."""
     check_fork(spec, parent.spec)
     begun = time.perf_counter_ns()
-    worker = Worker(new_worker_id(), spec, parts.uids.take(), 0)
+    worker = Worker(new_worker_id(), spec, parts.uids.take(), 0, parent.channel)
     worker.parent = parent
     with contextlib.ExitStack() as undo:
         undo.callback(parts.uids.give_back, worker.uid)

@@ -4,31 +4,86 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 import time
 from collections import deque
 
 import msgspec
 
+from bridgehold.errors import DeniedError, UsageError
+from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.limits.shortage import shortage
+from bridgehold.sandbox.spec import spec_digest
+from bridgehold.sandbox.values import SandboxSpec, TenantShare
 
 _PAUSE_SECONDS = 0.001
+_FROM = 2
+"""``SCM_CREDENTIALS``."""
+_CREDENTIALS = struct.Struct("3i")
 _FULL = 64
 """Answers not taken yet, from which on no further request is read."""
 
 
 class ChannelClosedError(Exception):
-    """The host is gone, or sends what is no request: nobody is left to answer."""
+    """Its peer is gone, or sends what is no request: nobody is left to answer."""
 
 
 class Channel:
     """Non-blocking. Descriptors handed to `send` are closed here, sent or not."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, tenant: str = "") -> None:
+        """`tenant`: of a cell's channel, whom all that it starts is for; empty: the host's own."""
         sock.setblocking(False)
         self._socket = sock
+        self.tenant = tenant
+        self.share: TenantShare | None = None
+        """Of a cell's tenant, as the host said it last."""
+        self._allowed: dict[str, tuple[str, ...]] = {}
+        """By bridge: digests of specs."""
+        self._given: list[int] = []
+        self.sender = 0
+        """The process that a cell's last request came from."""
+        self.leaf: SessionCgroup | None = None
+        """Where a cell's process is, once it has asked for that."""
+        if tenant:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._queue: deque[tuple[bytes, list[int]]] = deque()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._socket.fileno() < 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the host's own, which may ask for everything."""
+        return not self.tenant
+
+    def allow(self, bridge: str, digests: tuple[str, ...], share: TenantShare | None) -> None:
+        """Of what has these digests, this cell may start sandboxes for `bridge`, and of nothing else."""
+        self.share = share if share is not None else self.share
+        self._allowed.pop(bridge, None)
+        if digests:
+            self._allowed[bridge] = digests
+
+    def demand(self, spec: SandboxSpec) -> None:
+        """Raise `DeniedError` where `spec` is not what the host has allowed here."""
+        if self.whole:
+            return
+        allowed = self._allowed.get(spec.bridge, ())
+        if spec.tenant != self.tenant or spec_digest(spec) not in allowed:
+            raise DeniedError(
+                f"the launcher has no order of the host's for this sandbox of a cell of {self.tenant[:64]!r}",
+                hint="A cell that asks for what was not granted to it is not sound; end it.",
+            )
+
+    def take_descriptor(self) -> int:
+        """The one that came with the last request. Raises `UsageError` where there is none."""
+        if not self._given:
+            raise UsageError("a channel's descriptor is missing")
+        return self._given.pop()
 
     def fileno(self) -> int:
         """The socket's descriptor, for a selector."""
@@ -46,23 +101,41 @@ class Channel:
 
     def receive(self) -> requests.Request | None:
         """The next request; None where there is none now. Raises `ChannelClosedError`."""
+        _close(self._given)
+        self._given = []
         try:
-            data = self._socket.recv(requests.MAX_DATAGRAM)
+            data = self._receive()
         except BlockingIOError:
             return None
         except OSError as error:
             raise ChannelClosedError from error
         if not data:
             raise ChannelClosedError
+        kinds = requests.Request if self.whole else requests.OfCell
         try:
-            request: requests.Request = msgspec.json.decode(data, type=requests.Request)
-        except (msgspec.MsgspecError, ValueError) as error:
-            sys.stderr.write("launcher: a request that is none; the host is not sound\n")
+            request: requests.Request = msgspec.json.decode(data, type=kinds)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            who = "the host" if self.whole else f"a cell of {self.tenant[:64]!r}"
+            sys.stderr.write(f"launcher: a request that is none; {who} is not sound\n")
             raise ChannelClosedError from error
         return request
 
+    def _receive(self) -> bytes:
+        """A datagram. Descriptors are taken of the host alone: a cell's are dropped by the kernel."""
+        if not self.whole:
+            room = socket.CMSG_SPACE(_CREDENTIALS.size)
+            data, beside, _, _ = self._socket.recvmsg(requests.MAX_DATAGRAM, room)
+            self.sender = sum(_CREDENTIALS.unpack(said)[0] for _, kind, said in beside if kind == _FROM)
+            return data
+        flags = socket.MSG_CMSG_CLOEXEC
+        data, self._given, _, _ = socket.recv_fds(self._socket, requests.MAX_DATAGRAM, 1, flags)
+        return data
+
     def send(self, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
-        """Queue, and send what goes. Raises `ChannelClosedError`."""
+        """Queue, and send what goes; nothing, once it is closed. Raises `ChannelClosedError`."""
+        if self.closed:
+            _close(descriptors or [])
+            return
         self._queue.append((_encode(answer), descriptors or []))
         self.flush()
 
@@ -86,6 +159,8 @@ class Channel:
         """Close the socket, and the descriptors that were not sent."""
         while self._queue:
             _close(self._queue.popleft()[1])
+        _close(self._given)
+        self._given = []
         self._socket.close()
 
 

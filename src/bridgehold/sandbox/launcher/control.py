@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from bridgehold.errors import HostUnavailableError, InternalError, NotFoundError
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.limits.shortage import short_of, shortage, typed
+from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.values import (
     Attestation,
     ExitReport,
@@ -33,7 +34,7 @@ _KEPT_REPORTS = 1024
 
 
 class LauncherClient:
-    """Requests to the launcher, answered in any order. One per host."""
+    """Requests to the launcher, answered in any order. One per host, and one per cell."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -126,6 +127,23 @@ class LauncherClient:
         answer, _ = await self._ask(requests.SealRequest(self._id(), path, empty=True))
         return _expect(answer.sealed).files
 
+    async def open_cell(self, cell: str, tenant: str, end: socket.socket) -> None:
+        """Have `end` (of a pair of datagram sockets; closed here) be the channel of a cell of `tenant`."""
+        with end:
+            await self._ask(
+                requests.OpenRequest(self._id(), cell, tenant, self.share_of(tenant)), (end.fileno(),)
+            )
+
+    async def enter(self) -> None:
+        """Of a cell: have this process be in its tenant's cgroup. Raises `UnsupportedError`, `BusyError`."""
+        await self._ask(requests.EnterRequest(self._id()))
+
+    async def allow(self, cell: str, bridge: str, tenant: str, specs: Iterable[SandboxSpec]) -> None:
+        """From now on the cell may start `specs` for `bridge`, and nothing else. Raises `NotFoundError`."""
+        digests = tuple(dict.fromkeys(map(spec_digest, specs)))
+        share = self.share_of(tenant)
+        await self._ask(requests.AllowRequest(self._id(), cell, bridge, digests, share))
+
     def close(self) -> None:
         """End the channel; the launcher ends every worker with it."""
         self._lose()
@@ -135,7 +153,9 @@ class LauncherClient:
         self._next_id += 1
         return self._next_id
 
-    async def _ask(self, request: requests.Request) -> tuple[requests.Answer, list[int]]:
+    async def _ask(
+        self, request: requests.Request, given: tuple[int, ...] = ()
+    ) -> tuple[requests.Answer, list[int]]:
         if self.lost.is_set():
             raise HostUnavailableError("the launcher is gone", retry="no")
         data = msgspec.json.encode(request)
@@ -148,7 +168,7 @@ class LauncherClient:
         self._waiting[request.id] = future
         try:
             async with self._sending:
-                await self._loop.sock_sendall(self._socket, data)
+                await self._send(data, given)
         except OSError as error:
             self._waiting.pop(request.id, None)
             if shortage(error):
@@ -166,6 +186,22 @@ class LauncherClient:
         if answer.error is not None:
             raise from_info(answer.error)
         return answer, descriptors
+
+    async def _send(self, data: bytes, given: tuple[int, ...]) -> None:
+        if not given:
+            await self._loop.sock_sendall(self._socket, data)
+            return
+        while True:
+            try:
+                socket.send_fds(self._socket, [data], given)
+                return
+            except BlockingIOError:
+                writable = asyncio.Event()
+                self._loop.add_writer(self._socket, writable.set)
+                try:
+                    await writable.wait()
+                finally:
+                    self._loop.remove_writer(self._socket)
 
     def _read(self) -> None:
         try:

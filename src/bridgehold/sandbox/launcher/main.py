@@ -24,8 +24,9 @@ from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
 from bridgehold.sandbox.launch.cold import find_bwrap
 from bridgehold.sandbox.launch.mounts import own_mounts
+from bridgehold.sandbox.launch.roots import Roots
 from bridgehold.sandbox.launch.seccomp import ZYGOTE_RULES, compile_filter
-from bridgehold.sandbox.launch.staging import NoStage, Roots, Stage
+from bridgehold.sandbox.launch.staging import NoStage, Stage
 from bridgehold.sandbox.launch.uids import UidPool, UidRange
 from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.service import Launcher

@@ -44,7 +44,7 @@ class Owner(Protocol):
     def watch_running(self, worker: Worker) -> None:
         """See `Launcher.watch_running`."""
 
-    def answer(self, answer: requests.Answer) -> None:
+    def answer(self, worker: Worker, answer: requests.Answer) -> None:
         """See `Launcher.answer`."""
 
     def attested(self, worker: Worker) -> None:
@@ -89,7 +89,7 @@ class Proving:
                 )
             self._owner.end(worker, by="killed")
             raise
-        self._owner.answer(requests.Answer(id=request.id, attestation=proof))
+        self._owner.answer(worker, requests.Answer(id=request.id, attestation=proof))
         self._owner.attested(worker)
 
     def settle_in(self, worker: Worker, zygote: Zygote) -> None:
@@ -111,7 +111,7 @@ class Proving:
             answer = requests.Answer(
                 id=request.id, attestation=proof if failure is None else None, error=error_info
             )
-            self._owner.answer(answer)
+            self._owner.answer(worker, answer)
         if failure is not None:
             self._owner.end(worker, by="killed")
 

@@ -16,14 +16,14 @@ from typing import Literal
 
 from bridgehold.sandbox import syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
-from bridgehold.sandbox.launch.cold import Running
+from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
 Cause = Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
 By = Literal["", "killed", "zygote", "memory"]
 """Whose doing an end is: nobody's, the host's, its zygote's, or that it held what no cgroup counts."""
 UNKNOWN_STATUS = -1
-"""Of a fork that ended by itself: before Linux 6.15 its wait status is its parent's alone to see."""
+"""Of a fork that never came to be, or whose zygote ended before it was reaped."""
 _QUICK_PASSES, _CALM_PASSES = 50, 150
 _QUICK_SECONDS, _CALM_SECONDS, _SLOW_SECONDS = 0.002, 0.02, 0.2
 _SLOW_EVERY = 8
@@ -81,6 +81,8 @@ class Ending:
         traced = self._running.hold
         if traced is not None:
             traced.attend()
+        if self._running.reaper is not None:
+            self._running.reaper.resume()
         if self._status is None:
             self._status = self._wait()
         left = self._cgroup.processes()
@@ -96,6 +98,8 @@ class Ending:
             return None
         if traced is not None and not traced.gone:
             return None  # a fork that never left its zygote's cgroup: that is cleared, or ends
+        if self._running.reaper is not None:
+            self._running.reaper.forget(self._running.reaped_as)
         usage = self._usage = self._usage or self._cgroup.usage()
         self._cgroup.remove()
         if self._cgroup.left_over and time.monotonic() - self._started < _FOLDER_SECONDS:
@@ -125,7 +129,11 @@ class Ending:
         if not ended(running.monitor_fd):
             return None
         reaped = _gone(running.init_fd)  # who reaps it, and has done so once it is gone itself
-        known = syscalls.wait_status(running.monitor_fd)
+        if running.reaper is None:
+            known = syscalls.wait_status(running.monitor_fd)
+        else:
+            running.reaper.attend()  # it may have stopped with the news since this pass began
+            known = running.reaper.ended(running.reaped_as)
         return UNKNOWN_STATUS if known is None and reaped else known
 
     def _strike(self) -> None:

@@ -1,4 +1,8 @@
-"""The fixed set of requests between host and launcher: one datagram each, JSON, bounded."""
+"""The fixed set of requests between host and launcher: one datagram each, JSON, bounded.
+
+The host's own channel may ask for everything. A cell's channel is its tenant's: it starts what the host has
+allowed it, and asks about what it has started.
+"""
 
 from __future__ import annotations
 
@@ -88,6 +92,34 @@ class SealRequest(msgspec.Struct, frozen=True, tag="seal"):
     """Remove what is in the folder instead: the host can't, where the launcher owns it."""
 
 
+class OpenRequest(msgspec.Struct, frozen=True, tag="open"):
+    """With one descriptor: a stream of datagrams that is to be the channel of a cell of `tenant`."""
+
+    id: int
+    cell: str
+    """Names the channel; new in this launcher's life."""
+    tenant: str
+    share: TenantShare | None = None
+    """As `LaunchRequest`'s."""
+
+
+class AllowRequest(msgspec.Struct, frozen=True, tag="allow"):
+    """The cell may start sandboxes of specs with these digests for `bridge`, and of no others any more."""
+
+    id: int
+    cell: str
+    bridge: str
+    digests: tuple[str, ...]
+    share: TenantShare | None = None
+    """As `LaunchRequest`'s: what a cell says of it counts for nothing."""
+
+
+class EnterRequest(msgspec.Struct, frozen=True, tag="enter"):
+    """Put the process that says this, as the kernel says who it is, into its tenant's cgroup."""
+
+    id: int
+
+
 Request = (
     MachineRequest
     | LaunchRequest
@@ -98,7 +130,22 @@ Request = (
     | CurrentRequest
     | KillRequest
     | SealRequest
+    | OpenRequest
+    | AllowRequest
+    | EnterRequest
 )
+OfCell = (
+    MachineRequest
+    | LaunchRequest
+    | ForkRequest
+    | AttestRequest
+    | UsageRequest
+    | AccountRequest
+    | CurrentRequest
+    | KillRequest
+    | EnterRequest
+)
+"""What a cell may ask. All else on its channel ends that."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,15 +9,18 @@ session at a time, and takes its sessions along when it ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import resource
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
 
 from bridgehold.errors import (
-    BridgeholdError,
     BusyError,
     NotFoundError,
     UnsupportedError,
@@ -25,17 +28,19 @@ from bridgehold.errors import (
 )
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
-from bridgehold.sandbox.attest.seal import SealJob, empty_tree, seal_tree
 from bridgehold.sandbox.cgroups.admission import Held, admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
+from bridgehold.sandbox.launch.roots import NotAtHandError
 from bridgehold.sandbox.launch.staging import is_device
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_launch, check_current
+from bridgehold.sandbox.launcher.cells import Cells
 from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
+from bridgehold.sandbox.launcher.jobs import Jobs
 from bridgehold.sandbox.launcher.proving import Proving, own_limit
 from bridgehold.sandbox.launcher.reap import By, Ending, ended
 from bridgehold.sandbox.launcher.uncounted import Watch
@@ -52,6 +57,7 @@ _SUSPECT_SECONDS, _SUSPECT_PAUSE = 2.0, 0.01
 On v1 the notice comes before the kill."""
 _FILTER_PAUSE = 0.002
 _STOP_SECONDS = 10.0
+_Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 
 
 class Launcher:
@@ -60,17 +66,18 @@ class Launcher:
     def __init__(self, parts: Parts, channel: Channel) -> None:
         self.parts = parts
         self._channel = channel
+        self._cells = Cells(parts)
         self.workers: dict[str, Worker] = {}
         self._restless: set[Worker] = set()
         """Those that start, end, or may have run out of memory: the others need no look."""
         self._forking = Forking(self)
         self._uncounted = Watch()
-        self._seals: dict[int, tuple[int, SealJob]] = {}
+        self._jobs = Jobs(self)
         self.left: set[int] = set()
         """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(channel, selectors.EVENT_READ, self._control_ready)
+        self._listen(channel)
         self._children = child_signals()
         self._selector.register(self._children, selectors.EVENT_READ, self._child_ready)
 
@@ -84,9 +91,8 @@ class Launcher:
             self._end_all()
 
     def _turn(self) -> None:
-        wanted = 0 if self._channel.full else selectors.EVENT_READ
-        wanted |= selectors.EVENT_WRITE if self._channel.unsent else 0
-        self._selector.modify(self._channel, wanted or selectors.EVENT_WRITE, self._control_ready)
+        for channel in (self._channel, *self._cells.channels()):
+            self._listen(channel)
         for key, events in self._selector.select(self._patience()):
             ready: Callable[[int, int], None] = key.data
             ready(key.fd, events)
@@ -96,6 +102,7 @@ class Launcher:
             self._visit(worker, now)
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
+        self._jobs.expire(now)
         self._reap_left()
         self._forking.make_spares()
 
@@ -106,6 +113,8 @@ class Launcher:
             if not shortage(error):
                 raise
             return  # the next look may find more
+        self.left |= self._uncounted.left
+        self._uncounted.left.clear()
         for worker, what in over:
             self.end(worker, by="memory", reason=f"it held {what}, which no cgroup counts")
 
@@ -121,7 +130,7 @@ class Launcher:
             waits.append(_WATCHDOG_SECONDS)
         if self.workers:
             waits.append(max(0.0, self._uncounted.due - now))
-        soonest = min([*waits, self._forking.patience])
+        soonest = min([*waits, self._forking.patience, self._jobs.patience])
         return None if soonest == math.inf else soonest
 
     def _visit(self, worker: Worker, now: float) -> None:
@@ -142,7 +151,7 @@ class Launcher:
             self.end(worker, by="")  # v1 kills one process; the session dies whole
         elif worker.running and worker.proof_due is not None:
             request, worker.proof_wanted = worker.proof_due, None
-            self._respond(request)
+            self.respond(worker.channel, request)
         elif worker.running and worker.suspect_until <= now:
             self._restless.discard(worker)
 
@@ -151,36 +160,89 @@ class Launcher:
             return worker.cgroup.over()
         return worker.suspect_until > now and worker.cgroup.usage().oom_kills > 0
 
-    def _control_ready(self, _: int, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._channel.flush()
-        if not events & selectors.EVENT_READ:
+    def _listen(self, channel: Channel) -> None:
+        """Poll `channel` for what can be done with it now."""
+        wanted = 0 if channel.full else selectors.EVENT_READ
+        wanted |= selectors.EVENT_WRITE if channel.unsent else 0
+        known = self._selector.get_map().get(channel.fileno())
+        if known is None:
+            ready = functools.partial(self._channel_ready, channel)
+            self._selector.register(channel, wanted, ready)
+        elif known.events != (wanted or selectors.EVENT_WRITE):
+            self._selector.modify(channel, wanted or selectors.EVENT_WRITE, known.data)
+
+    def _channel_ready(self, channel: Channel, _: int, events: int) -> None:
+        try:
+            if events & selectors.EVENT_WRITE:
+                channel.flush()
+            request = channel.receive() if events & selectors.EVENT_READ else None
+        except ChannelClosedError:
+            self._lost(channel)
             return
-        request = self._channel.receive()
         if request is not None:
-            self._respond(request)
+            self.respond(channel, request)
+
+    def _lost(self, channel: Channel) -> None:
+        """Its peer is gone, or broke its rules: what a cell started ends with it, and nothing else does.
+
+        Raises `ChannelClosedError` where it is the host's own.
+        """
+        if channel.whole:
+            raise ChannelClosedError
+        if channel.closed:
+            return
+        self._selector.unregister(channel)
+        channel.close()
+        self._jobs.lost(channel)
+        self._cells.forget(channel)
+        for worker in self.workers.values():
+            if worker.channel is channel:
+                self.end(worker, by="killed", reason="its cell is gone")
+
+    def tell(self, channel: Channel, answer: requests.Answer, descriptors: list[int] | None = None) -> None:
+        """Queue an answer; a cell that is gone hears nothing."""
+        try:
+            channel.send(answer, descriptors)
+        except ChannelClosedError:
+            self._lost(channel)
 
     def _child_ready(self, descriptor: int, _: int) -> None:
         """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
         with contextlib.suppress(BlockingIOError):
             os.read(descriptor, 4096)
+        for worker in self.workers.values():
+            if worker.zygote is not None and worker.start.running.reaper is not None:
+                worker.start.running.reaper.attend()  # a zygote's init goes on, whoever it has reaped
 
-    def _respond(self, request: requests.Request) -> None:
+    def respond(
+        self, channel: Channel, request: requests.Request, opened: Mapping[str, int] | None = None
+    ) -> None:
+        """Answer, now or later. `opened`: what a child has opened for it, which could not be had without a
+        wait; closed here."""
+        answer: requests.Answer | None = None
         try:
-            answer = self._handle(request)
+            with self.parts.roots.at_hand(opened or {}):
+                answer = self._handle(channel, request)
+        except NotAtHandError as wait:
+            self._jobs.open(channel, request, wait.spec)
         except FAULTS as error:
             answer = requests.Answer(id=request.id, error=typed(error).info())
         if answer is not None:
-            self._channel.send(answer)
+            self.tell(channel, answer)
 
     def _account(self, request: requests.AccountRequest) -> None:
         worker = self.find(request.worker)
-        self._channel.send(
-            requests.Answer(id=request.id, usage=worker.cgroup.usage()), worker.cgroup.account()
-        )
+        answer = requests.Answer(id=request.id, usage=worker.cgroup.usage())
+        self.tell(worker.channel, answer, worker.cgroup.account())
 
-    def _handle(self, request: requests.Request) -> requests.Answer | None:
+    def _handle(self, channel: Channel, request: requests.Request) -> requests.Answer | None:
         """The answer, or None where it comes later."""
+        name = getattr(request, "worker", None) or getattr(request, "zygote", None)
+        known = self.workers.get(name) if name is not None else None
+        if known is not None and known.channel is not channel:
+            raise NotFoundError(
+                f"no worker {known.name[:40]}"
+            )  # another's, and one that never was, look alike
         match request:
             case requests.MachineRequest():
                 return requests.Answer(id=request.id, machine=self._machine())
@@ -194,20 +256,31 @@ class Launcher:
                 check_current(self.find(request.worker), self.parts)
                 return requests.Answer(id=request.id)
             case requests.LaunchRequest():
-                self._launch(request)
+                self._launch(channel, request)
             case requests.ForkRequest():
-                self._forking.fork(request)
+                channel.demand(request.spec)
+                self._forking.fork(_shared(channel, request))
             case requests.KillRequest():
                 worker = self.find(request.worker)
                 worker.killers.append(request.id)
                 self.end(worker, by="killed")
             case requests.SealRequest():
-                self._seal(request)
+                self._jobs.seal(channel, request)
+            case requests.OpenRequest() | requests.AllowRequest() | requests.EnterRequest():
+                self._cells.handle(channel, request)
+                return requests.Answer(id=request.id)
         return None
 
-    def answer(self, answer: requests.Answer) -> None:
-        """Queue an answer for the host."""
-        self._channel.send(answer)
+    def answer(self, worker: Worker, answer: requests.Answer) -> None:
+        """Queue an answer for whoever started `worker`."""
+        self.tell(worker.channel, answer)
+
+    def listen(self, descriptor: int, ready: Callable[[int], None] | None) -> None:
+        """Have `ready` called when `descriptor` is readable; None: no more. Before it is closed."""
+        if ready is None:
+            self._selector.unregister(descriptor)
+            return
+        self._selector.register(descriptor, selectors.EVENT_READ, lambda found, _: ready(found))
 
     def attested(self, worker: Worker) -> None:
         """A worker has passed: a fork's zygote may be forked again."""
@@ -233,9 +306,11 @@ class Launcher:
             ),
         )
 
-    def _launch(self, request: requests.LaunchRequest) -> None:
+    def _launch(self, channel: Channel, request: requests.LaunchRequest) -> None:
+        channel.demand(request.spec)
+        request = _shared(channel, request)
         self.admit(request.spec, request.share)
-        worker = begin_launch(self.parts, request)
+        worker = begin_launch(self.parts, request, channel)
         self.add(worker)
         try:
             self.watch(worker, worker.start.waits_for)
@@ -286,6 +361,8 @@ class Launcher:
             self._alone(worker)
         elif worker.zygote is not None and descriptor == worker.zygote.pid_fd:
             worker.zygote.attend()  # it died, held: its parent inside is told by this
+            if worker.start.running.reaper is not None:
+                worker.start.running.reaper.resume()
             self.watch_running(worker)
         else:
             with contextlib.suppress(BlockingIOError):
@@ -321,7 +398,7 @@ class Launcher:
             descriptors=len(ends),
             zygote=worker.parent.name if worker.parent else "",
         )
-        self._channel.send(requests.Answer(id=worker.request, launched=launched), ends)
+        self.tell(worker.channel, requests.Answer(id=worker.request, launched=launched), ends)
         self._forking.over(worker)
 
     def watch_running(self, worker: Worker) -> None:
@@ -339,7 +416,7 @@ class Launcher:
         os.close(descriptor)
         request, worker.proof_wanted = worker.proof_wanted, None
         if request is not None:
-            self._respond(request)
+            self.respond(worker.channel, request)
 
     def fail(self, worker: Worker, error: Exception) -> None:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
@@ -364,7 +441,7 @@ class Launcher:
         self._restless.add(worker)
         if worker.proof_wanted is not None:
             request, worker.proof_wanted = worker.proof_wanted, None
-            self._respond(request)  # that it has ended
+            self.respond(worker.channel, request)  # that it has ended
         self._forking.end_sessions(worker, reason or "the zygote has ended")
         self._forking.over(worker)
 
@@ -383,7 +460,7 @@ class Launcher:
         if report is None and ending.overdue and worker.killers:
             stuck = BusyError(f"processes of {worker.name} do not die; the kernel still holds them")
             for request in worker.killers:
-                self._channel.send(requests.Answer(id=request, error=stuck.info()))
+                self.tell(worker.channel, requests.Answer(id=request, error=stuck.info()))
             worker.killers = []
 
     def _reap_left(self) -> None:
@@ -398,7 +475,8 @@ class Launcher:
         starts = [worker.start for worker in self.workers.values()]
         own = {start.running.monitor for start in starts}
         own |= {start.helper for start in starts if isinstance(start, Fork)}
-        own |= {job.child for _, job in self._seals.values()}
+        own |= self._jobs.children | self._uncounted.children
+        own |= {worker.zygote.helper for worker in self.workers.values() if worker.zygote is not None}
         try:
             children = procfs.children(os.getpid())
         except OSError as error:
@@ -431,32 +509,13 @@ class Launcher:
             return  # made ahead, and never wanted
         if not worker.started:
             early = UnsupportedError("the launcher ended before the sandbox had started")
-            self._channel.send(requests.Answer(id=worker.request, error=worker.failure or early.fact()))
+            self.tell(
+                worker.channel, requests.Answer(id=worker.request, error=worker.failure or early.fact())
+            )
             return
-        self._channel.send(requests.Answer(id=0, exited=report))
+        self.tell(worker.channel, requests.Answer(id=0, exited=report))
         for request in worker.killers:
-            self._channel.send(requests.Answer(id=request, exited=report))
-
-    def _seal(self, request: requests.SealRequest) -> None:
-        top = self.parts.roots.open_build(request.path, flags=os.O_RDONLY)
-        job = SealJob(top, request.path, seal_tree if not request.empty else empty_tree)
-        self._seals[job.descriptor] = (request.id, job)
-        self._selector.register(job.descriptor, selectors.EVENT_READ, self._sealed)
-
-    def _sealed(self, descriptor: int, _: int) -> None:
-        request, job = self._seals[descriptor]
-        try:
-            report = job.advance()
-            if report is None:
-                return
-            answer = requests.Answer(id=request, sealed=report)
-        except BridgeholdError as error:
-            answer = requests.Answer(id=request, error=error.info())
-        self._selector.unregister(descriptor)
-        os.close(descriptor)
-        del self._seals[descriptor]
-        self.left.add(job.child)
-        self._channel.send(answer)
+            self.tell(worker.channel, requests.Answer(id=request, exited=report))
 
     def _end_all(self) -> None:
         for worker in list(self.workers.values()):
@@ -468,3 +527,8 @@ class Launcher:
                     with contextlib.suppress(ChannelClosedError):
                         self._step(worker, worker.ending)
             time.sleep(min((w.ending.pause for w in self.workers.values() if w.ending), default=0.0))
+
+
+def _shared(channel: Channel, request: _Start) -> _Start:
+    """The request, with its tenant's share as the host says it (pure)."""
+    return request if channel.whole else msgspec.structs.replace(request, share=channel.share)

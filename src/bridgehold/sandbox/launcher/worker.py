@@ -9,9 +9,11 @@ from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
 from bridgehold.sandbox.launch.cold import Start
-from bridgehold.sandbox.launch.staging import NoStage, Roots, Stage, Staged
+from bridgehold.sandbox.launch.roots import Roots
+from bridgehold.sandbox.launch.staging import NoStage, Stage, Staged
 from bridgehold.sandbox.launch.uids import UidPool
 from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.reap import Ending
 from bridgehold.sandbox.limits.bounds import Bounds
 from bridgehold.sandbox.limits.rlimits import own_rlimits
@@ -49,7 +51,9 @@ class Parts(msgspec.Struct, kw_only=True):
 class Worker:
     """One sandbox, from the request on."""
 
-    def __init__(self, name: str, spec: SandboxSpec, uid: int, request: int) -> None:
+    def __init__(self, name: str, spec: SandboxSpec, uid: int, request: int, channel: Channel) -> None:
+        """`channel`: of who starts it, and alone may ask about it."""
+        self.channel = channel
         self.name = name
         self.spec = spec
         self.uid = uid

@@ -1,7 +1,8 @@
 """The two events of a command: its intent, durable before anything runs, and its outcome; how it ended.
 
-A command whose intent can't be written doesn't run; an outcome that can't be written stops the host,
-unless only its tenant's share of the audit is used up.
+The one recorder of both, for bridges' commands and user scripts'. A command whose intent can't be written
+doesn't run; an outcome that can't be written stops the host, unless only its tenant's share of the audit is
+used up.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments
+from bridgehold.audit.arguments import Arguments, preview_of
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CommandIntent, CommandOutcome
 from bridgehold.bridges.frames import ChunkFrame, FaultFrame, ProgressFrame, ResultFrame
@@ -21,6 +22,7 @@ from bridgehold.bridges.manifest import Operation
 from bridgehold.errors import AuditError, BridgeholdError, BudgetError, CancelledError, Output
 from bridgehold.host.cell.workers.calls import Stream, Watcher
 from bridgehold.host.cell.workers.translate import fault_error, middle
+from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import OUTPUT_BYTES, CommandOutput
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.ids import digest_bytes
@@ -28,6 +30,8 @@ from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import CommandUsage, Principal
 
+PREVIEW_BYTES = 2_000
+"""Of a command's arguments in the audit."""
 _TRACEBACK = 4_000
 """Characters of it in the audit."""
 
@@ -47,21 +51,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     replays: str = ""
 
 
-def deadline_of(request: CommandRequest, operation: Operation | None, grant: Grant) -> int:
-    """The shortest of what the policy, the manifest and the caller give."""
-    bounds = [grant.limits.command_ms]
-    if operation is not None and operation.timeout_ms > 0:
-        bounds.append(operation.timeout_ms)
-    if request.deadline_ms > 0:
-        bounds.append(request.deadline_ms)
-    return min(bounds)
-
-
 class _Worker(Protocol):
     async def cpu_and_peak(self) -> tuple[int, int]: ...
 
 
 class _Session(Protocol):
+    id: str
     cpu_us: int
 
     @property
@@ -80,16 +75,58 @@ class Counted(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class CommandLog:
-    """Writes both, and counts. `on_degraded`: an outcome couldn't be written, or the journal is gone."""
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """What the audit says of a command's end, beside what it used."""
 
-    def __init__(self, journal: JournalClient, metrics: Metrics, on_degraded: Callable[[str], None]) -> None:
+    transport_ok: bool
+    application_ok: bool
+    failure: BridgeholdError | None = None
+    reason: str = ""
+    """The guest's own; of a `failure` its message stands instead."""
+    result: bytes = b""
+    """Of which size and digest are written."""
+
+
+class CommandLog:
+    """Writes both, and counts."""
+
+    def __init__(
+        self,
+        journal: JournalClient,
+        metrics: Metrics,
+        on_degraded: Callable[[str], None],
+        rates: CommandRates | None = None,
+    ) -> None:
+        """`on_degraded`: an outcome couldn't be written, or the journal is gone.
+
+        `rates`: where the bytes of arguments and results are charged, unless that is done as they pass.
+        """
         self._journal = journal
         self._metrics = metrics
         self._on_degraded = on_degraded
+        self._rates = rates
 
-    async def intend(self, event: CommandIntent, session: _Session) -> str:
-        """Its reference, once it is durable. A tenant without room for it loses the session."""
+    async def intend(self, plan: Plan, session: _Session, parent: str = "") -> str:
+        """The intent's reference, once it is durable. A tenant without room for it loses the session."""
+        digest, size, text = preview_of(plan.arguments, PREVIEW_BYTES)
+        if self._rates is not None and plan.grant.ceilings.bytes_per_second:
+            self._rates.charge(plan.grant, size, time.monotonic())
+        event = CommandIntent(
+            tenant=plan.grant.tenant,
+            principal=plan.principal.name,
+            session=session.id,
+            command=plan.command,
+            bridge=plan.bridge,
+            operation=plan.request.operation,
+            grant=plan.grant.digest,
+            rule=plan.decision.rule,
+            arguments_digest=digest,
+            arguments_bytes=size,
+            arguments_preview=text,
+            deadline_ms=plan.deadline_ms,
+            parent=parent,
+            replays=plan.replays,
+        )
         try:
             return (await self._journal.append(event)).ref
         except BudgetError as error:
@@ -102,11 +139,39 @@ class CommandLog:
                 hint=error.hint,
             ) from error
 
-    async def record(self, event: CommandOutcome, counted: Counted | None) -> str:
-        """Its reference; empty where it could not be written. Written, and synced with its group.
+    async def record(
+        self,
+        plan: Plan,
+        session: str,
+        intent: str,
+        ending: Ending,
+        usage: CommandUsage,
+        counted: Counted | None,
+    ) -> str:
+        """The outcome's reference; empty where it could not be written. Written, and synced with its group.
 
         `counted`: as what the metrics know it; None: not at all.
         """
+        failure, result = ending.failure, ending.result
+        if self._rates is not None and plan.grant.ceilings.bytes_per_second:
+            self._rates.charge(plan.grant, len(result), time.monotonic())
+        event = CommandOutcome(
+            tenant=plan.grant.tenant,
+            principal=plan.principal.name,
+            session=session,
+            command=plan.command,
+            intent=intent,
+            transport_ok=ending.transport_ok,
+            application_ok=ending.application_ok,
+            code=failure.code if failure else "",
+            reason=(failure.message if failure else ending.reason)[:500],
+            cpu_us=usage.cpu_us,
+            memory_peak_bytes=usage.memory_peak_bytes,
+            ms=usage.ms,
+            result_digest=digest_bytes(result) if result else "",
+            result_bytes=len(result),
+            traceback=middle(failure.traceback, _TRACEBACK) if failure else "",
+        )
         if counted is not None:
             labels = counted.bridge, counted.operation
             self._metrics.commands.labels(*labels, counted.code or "ok").inc()
@@ -166,29 +231,18 @@ async def came_of(
     return msgspec.structs.replace(came, written=output.finish()) if output is not None else came
 
 
-def outcome_of(plan: Plan, session: str, intent: str, came: Came, usage: CommandUsage) -> CommandOutcome:
-    """The event of a command's end. Of its result it says the digest, and whether it tells of an error."""
-    frame, failure = came.frame, came.failure
-    value = frame.result if isinstance(frame, ResultFrame) else None
-    result = msgspec.json.encode(value) if isinstance(frame, ResultFrame) else b""
+def ending_of(came: Came) -> Ending:
+    """What is said of it. Of its result the digest, and whether it tells of an error."""
+    if not isinstance(came.frame, ResultFrame):
+        return Ending(transport_ok=came.frame is not None, application_ok=False, failure=came.failure)
+    value = came.frame.result
     # DSPex's bridges also answer ``success: true`` with an error inside: the audit tells them apart.
     wrong = isinstance(value, dict) and ("error" in value or value.get("status") == "error")
-    return CommandOutcome(
-        tenant=plan.grant.tenant,
-        principal=plan.principal.name,
-        session=session,
-        command=plan.command,
-        intent=intent,
-        transport_ok=frame is not None,
-        application_ok=isinstance(frame, ResultFrame) and not wrong,
-        code=failure.code if failure else "",
-        reason=failure.message[:500] if failure else "",
-        cpu_us=usage.cpu_us,
-        memory_peak_bytes=usage.memory_peak_bytes,
-        ms=usage.ms,
-        result_digest=digest_bytes(result) if result else "",
-        result_bytes=len(result),
-        traceback=middle(failure.traceback, _TRACEBACK) if failure else "",
+    return Ending(
+        transport_ok=True,
+        application_ok=not wrong,
+        failure=came.failure,
+        result=msgspec.json.encode(value),
     )
 
 

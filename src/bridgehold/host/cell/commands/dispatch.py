@@ -14,12 +14,11 @@ from functools import partial
 
 import msgspec
 
-from bridgehold.audit.arguments import preview_of, split_keys
+from bridgehold.audit.arguments import split_keys
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandIntent
 from bridgehold.bridges.frames import ResultFrame
-from bridgehold.bridges.manifest import check_common
-from bridgehold.bridges.schema import problems
+from bridgehold.bridges.manifest import COMMON_TAKES, common_misfit
+from bridgehold.bridges.schema import names_within, problems_in_turns
 from bridgehold.errors import (
     BridgeholdError,
     BudgetError,
@@ -39,9 +38,8 @@ from bridgehold.host.cell.commands.command_log import (
     GoneError,
     Plan,
     came_of,
-    deadline_of,
+    ending_of,
     in_order,
-    outcome_of,
     output_of,
     used,
     with_output,
@@ -55,6 +53,7 @@ from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
 from bridgehold.host.cell.tools.calls import ToolCalls, told
 from bridgehold.host.cell.tools.offers import CallersOffer, Offers
+from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
@@ -67,7 +66,6 @@ from bridgehold.policies.model import Decision
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import CommandUsage, Principal, Reply, ResourceRef
 
-_PREVIEW_BYTES = 2_000
 _COMMON = "common"
 _BESIDE = ("common:ping", "common:health")
 """Answered while a command runs."""
@@ -106,11 +104,9 @@ class Dispatch:
         self._chains = Chains()
         self._registry = registry
         self._sessions = sessions
-        self._journal = journal
         self._keys = keys
         self._make_order = make_order
-        self._on_degraded = on_degraded
-        self._log = CommandLog(journal, metrics, on_degraded)
+        self._log = CommandLog(journal, metrics, on_degraded, rates)
         self._rates = rates
 
     async def run(
@@ -177,23 +173,21 @@ class Dispatch:
                 plan = await self._still(plan)
             if plan.arguments.keys:
                 await self._keys.capture(session, plan.arguments)
-            intent = await self._intend(plan, session, parent)
+            intent = await self._log.intend(plan, session, parent)
             if not offered:
                 return await self._call(plan, session, intent, watcher)
+            context = ToolContext(
+                tenant=plan.grant.tenant,
+                principal=plan.principal.name,
+                session=session.id,
+                command=plan.command,
+            )
             tools = ToolCalls(
                 grant=plan.grant,
-                context=ToolContext(
-                    tenant=plan.grant.tenant,
-                    principal=plan.principal.name,
-                    session=session.id,
-                    command=plan.command,
-                ),
                 offered=offered,
                 facts=told(plan.grant, offered) if plan.grant.tools.allow else (),
-                journal=self._journal,
+                records=ToolRecords(context, session.worker.events),
                 metrics=self._metrics,
-                events=session.worker.events,
-                on_degraded=self._on_degraded,
             )
             self._chains[plan.command] = Chain(plan.grant.tenant, (*waiting, session.id))
             try:
@@ -244,7 +238,7 @@ class Dispatch:
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
-        kinds = manifest.kinds_of(declared, request.arguments) if declared is not None else ()
+        kinds = names_within(request.arguments, manifest.id_names, declared.resource) if declared else ()
         decision = granted.decisions.get((request.operation, kinds)) or decided(
             granted, bridge, operation, kinds
         )
@@ -258,14 +252,15 @@ class Dispatch:
             arguments = split_keys(request.arguments)
             if arguments.keys:
                 arguments = take_inline_keys(request.arguments, grant)
-            if declared is None:
-                check_common(operation, arguments.kept)
-            elif wrong := problems(declared.arguments, arguments.kept):
-                raise manifest.misfit(declared, wrong)
+            takes = declared.arguments if declared is not None else COMMON_TAKES
+            wrong, waited = await problems_in_turns(takes, arguments.kept)
+            if wrong:
+                raise manifest.misfit(declared, wrong) if declared else common_misfit(operation, wrong)
         except BridgeholdError as error:
             reason = Decision(allowed=False, rule="arguments", reason=error.message, source="bridge.toml")
             raise await refuse(reason, type(error), hint=error.hint) from None
-        return Plan(
+        bounds = (grant.limits.command_ms, declared.timeout_ms if declared else 0, request.deadline_ms)
+        plan = Plan(
             command=command,
             principal=principal,
             request=request,
@@ -273,10 +268,11 @@ class Dispatch:
             operation=declared,
             grant=grant,
             decision=decision,
-            deadline_ms=deadline_of(request, declared, grant),
+            deadline_ms=min(ms for ms in bounds if ms > 0),
             arguments=arguments,
             replays=replays,
         )
+        return await self._still(plan) if waited else plan
 
     async def _as_begun(self, granted: Granted, request: CommandRequest) -> Granted:
         """For a session that began with another release of the bridge: by the manifest of that one."""
@@ -320,28 +316,6 @@ class Dispatch:
             plan.principal.name,
             nested=self._chains.waiting(plan) is not None,
         )
-
-    async def _intend(self, plan: Plan, session: Session, parent: str) -> str:
-        digest, size, text = preview_of(plan.arguments, _PREVIEW_BYTES)
-        if plan.grant.ceilings.bytes_per_second:
-            self._rates.charge(plan.grant, size, time.monotonic())
-        event = CommandIntent(
-            tenant=plan.grant.tenant,
-            principal=plan.principal.name,
-            session=session.id,
-            command=plan.command,
-            bridge=plan.bridge,
-            operation=plan.request.operation,
-            grant=plan.grant.digest,
-            rule=plan.decision.rule,
-            arguments_digest=digest,
-            arguments_bytes=size,
-            arguments_preview=text,
-            deadline_ms=plan.deadline_ms,
-            parent=parent,
-            replays=plan.replays,
-        )
-        return await self._log.intend(event, session)
 
     async def _call(
         self,
@@ -389,7 +363,8 @@ class Dispatch:
     async def _beside(self, session: Session, plan: Plan) -> Reply:
         """What is answered while a command runs; the kernel's account is that command's."""
         started = time.monotonic()
-        intent = await self._intend(plan, session, plan.request.parent if self._chains.waiting(plan) else "")
+        parent = plan.request.parent if self._chains.waiting(plan) else ""
+        intent = await self._log.intend(plan, session, parent)
         operation = plan.request.operation
         call = session.beside(operation, plan.arguments.kept, deadline_ms=plan.deadline_ms)
         came = await came_of(call, operation)
@@ -412,10 +387,7 @@ class Dispatch:
         inside = plan.operation is not None and plan.operation.output
         if inside and isinstance(came.frame, ResultFrame):
             came = msgspec.structs.replace(came, frame=with_output(came.frame, written))
-        outcome = outcome_of(plan, session.id, intent, came, usage)
-        if plan.grant.ceilings.bytes_per_second:
-            self._rates.charge(plan.grant, outcome.result_bytes, time.monotonic())
-        receipt = await self._log.record(outcome, counted)
+        receipt = await self._log.record(plan, session.id, intent, ending_of(came), usage, counted)
         if isinstance(failure, GoneError):
             raise asyncio.CancelledError
         anew = session.tell_anew() if session.anew and not plan.replays else ""

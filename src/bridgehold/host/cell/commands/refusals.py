@@ -5,18 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from bridgehold.audit.arguments import without_keys
-from bridgehold.audit.events import (
-    CommandRefused,
-)
+from bridgehold.audit.events import CommandRefused
 from bridgehold.audit.redact import preview
 from bridgehold.errors import BridgeholdError, PolicyError, SuspendedError
+from bridgehold.host.cell.commands.command_log import PREVIEW_BYTES
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
 from bridgehold.ids import is_name
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import Principal
-
-_PREVIEW_BYTES = 2_000
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -26,15 +23,18 @@ class Refusal(msgspec.Struct, frozen=True):
     command: str
     principal: Principal
     request: CommandRequest
+    session: str = ""
+    """Where it was known already."""
 
     def _event(self, decision: Decision) -> CommandRefused:
-        digest, _, text = preview(without_keys(self.request.arguments), cap_bytes=_PREVIEW_BYTES)
+        digest, _, text = preview(without_keys(self.request.arguments), cap_bytes=PREVIEW_BYTES)
         tenant = self.request.tenant
         return CommandRefused(
             tenant=tenant
             if self.principal.may_act_for(tenant) and is_name(tenant)
             else self.principal.account,
             principal=self.principal.name,
+            session=self.session,
             command=self.command,
             bridge=self.request.operation.partition(":")[0],
             operation=self.request.operation,

@@ -9,7 +9,7 @@ from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.credentials import presented
 from bridgehold.host.cell.gateway.parse import Target, parse_query
 from bridgehold.host.cell.gateway.replies import Refusal
-from bridgehold.host.cell.gateway.shapes import most_tokens
+from bridgehold.host.cell.gateway.shapes import most_tokens, names_bound
 from bridgehold.host.cell.gateway.values import ProviderFacts, SessionFacts
 from bridgehold.keeper.slots import AUTH_QUERY, forwarded_headers
 from bridgehold.policies.content import UNREADABLE, BodyFacts, ParsedRequest, body_facts
@@ -80,6 +80,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tokens: int
     """The most that it may use."""
+    open_ended: bool
+    """Whether it names no bound of its own, so that `tokens` is a guess."""
 
     def __repr__(self) -> str:
         return f"Admitted({self.method} {self.provider.name}{self.path})"
@@ -97,6 +99,10 @@ def admit(
     `BadRequest` for a query that can be read in two ways.
     """
     name, known = provider
+    endpoint = next((item for item in grant.endpoints if item.provider == name), None)
+    if known is None and endpoint is not None:  # nothing else that is wrong with it matters before that
+        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
+        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
     headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in request.headers]
     query = parse_query(target.query)
     credential = check_credential(grant, session, name, headers, query)
@@ -109,14 +115,12 @@ def admit(
         headers=_kept_headers(headers, is_json=value is not None),
         host=known.host if known else "",
     )
-    endpoint = next((item for item in grant.endpoints if item.provider == name), None)
     facts = unreadable or body_facts(
         known.shape if known else "openai", asked, endpoint.fields if endpoint is not None else ()
     )
     rule = _decide(grant, name, target.method, path, facts)
     if known is None:
-        hint = "Add `[providers.NAME]` to config.toml; a new one waits for the host's next start."
-        raise _refused("providers", f"the host was started without a provider {name[:63]!r}", hint)
+        raise _refused("providers", f"the host has no provider {name[:63]!r}", "Grant one that it has.")
     secret = secret_of(grant, name)
     if secret is None and not credential:
         hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
@@ -136,6 +140,7 @@ def admit(
         credential=credential,
         model=facts.model[:100],
         tokens=most_tokens(known.shape, value, len(sent)) if facts.generates else len(sent),
+        open_ended=facts.generates and not names_bound(known.shape, value),
     )
 
 

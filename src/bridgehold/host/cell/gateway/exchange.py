@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from bridgehold.errors import BridgeholdError, DeniedError, ProviderError, SecretError
+from bridgehold.errors import BridgeholdError, BusyError, DeniedError, SecretError
 from bridgehold.host.cell.gateway.admit import Admitted
 from bridgehold.host.cell.gateway.records import Announced
 from bridgehold.host.cell.gateway.redirects import led_within
@@ -79,8 +79,8 @@ class Exchange:
         self._tap: UsageTap | None = None
         self._answered = 0
         """The provider's own status, once its head is there."""
-        self._sent = True
-        """Whether the provider may have seen the request; false only where the keeper knows better."""
+        self._sent = False
+        """Whether the provider may have seen the request: once asked for, unless the keeper knows better."""
 
     async def run(self) -> None:
         """Raises `GuestGone` where the guest left or the provider broke off in the middle."""
@@ -140,6 +140,7 @@ class Exchange:
             intent=self._announced.reference,
             deadline_ms=self._served.limits.request_ms,
         )
+        self._sent = True
         try:
             response = await self._keeper.request(request, admitted.body)
         except BridgeholdError as error:
@@ -196,8 +197,13 @@ class Exchange:
         admitted = self._admitted
         counted = self._tap.counted if self._tap is not None else NOTHING
         answered = 0 < self._answered < 300
-        charged = charge(self._reservation.tokens, counted, self._answered) if self._sent else 0
-        self._reservation.settle(charged)
+        open_ended = len(admitted.body) if admitted.open_ended else 0
+        charged = charge(self._reservation.tokens, counted, self._answered, open_ended=open_ended)
+        if self._sent:
+            self._reservation.settle(charged)
+        else:
+            charged = 0
+            self._reservation.give_back()
         said = counted.said or Usage(
             input_tokens=len(admitted.body) // 4 if answered else 0, output_tokens=counted.seen
         )
@@ -213,6 +219,7 @@ class Exchange:
             output_tokens=said.output_tokens,
             estimated=answered and counted.said is None,
             charged=charged,
+            unsent=not self._sent,
             scrubbed=self._scrubbed,
         )
 
@@ -220,8 +227,9 @@ class Exchange:
 def _never_sent(error: BridgeholdError) -> bool:
     """Whether no byte of the request can have reached the provider (pure).
 
-    A key that is revoked while it is in use ends a request that may be well under way.
+    A key that is revoked while it is in use ends a request that may be well under way. Whoever is busy has
+    taken nothing on.
     """
     if isinstance(error, SecretError):
         return error.retry != "same"
-    return isinstance(error, DeniedError) or (isinstance(error, ProviderError) and error.where == UNREACHED)
+    return error.where == UNREACHED or isinstance(error, DeniedError | BusyError)

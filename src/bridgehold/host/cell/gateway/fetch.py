@@ -50,7 +50,9 @@ class Fetch:
             found = bytearray()
             async for chunk in self._body(response, _LISTING_BYTES):
                 found += chunk
-            made = read_listing(self._asked.hub.name, wanted.repo, wanted.revision, bytes(found))
+            made = await asyncio.to_thread(
+                read_listing, self._asked.hub.name, wanted.repo, wanted.revision, bytes(found)
+            )
             if is_commit(wanted.revision) and made.commit != wanted.revision:
                 raise _broken("hub.commit", f"the hub gave the commit {made.commit}, not {wanted.revision}")
             return made
@@ -141,9 +143,9 @@ class Fetch:
             code = no.refusal.rule
             raise
         except BridgeholdError as error:
-            explained = _explained(error)
-            code = explained.refusal.rule
-            raise explained from None
+            made_plain = explained(error)
+            code = made_plain.refusal.rule
+            raise made_plain from None
         finally:
             outcome = self._served.records.outcome(
                 announced,
@@ -210,7 +212,7 @@ def _broken(rule: str, reason: str) -> Refused:
     return Refused(Refusal(status=502, rule=rule, reason=reason, severity=severity))
 
 
-def _explained(error: BridgeholdError) -> Refused:
+def explained(error: BridgeholdError) -> Refused:
     """What went wrong on the way, as a refusal that the guest can read."""
     if isinstance(error, DeniedError):
         where, severity, status = error.where or "denied", "high", 403

@@ -23,7 +23,7 @@ from bridgehold.host.cell.gateway.records import Records
 from bridgehold.host.cell.gateway.replies import Refusal, raw_refusal
 from bridgehold.host.cell.gateway.reverse import ReverseProxy
 from bridgehold.host.cell.gateway.served import Keeper, Served, Upstream
-from bridgehold.host.cell.gateway.values import Attribution, Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
 from bridgehold.host.cell.store.downloads import Downloads
 from bridgehold.host.shares.budgets import Budgets, Buffers, TokenBucket
@@ -46,7 +46,7 @@ class Gateway:
         facts: SessionFacts,
         *,
         keeper: Keeper,
-        audit: Audit,
+        events: SessionEvents,
         budgets: Budgets,
         buffers: Buffers,
         providers: Mapping[str, ProviderFacts],
@@ -54,28 +54,12 @@ class Gateway:
         attribution: Callable[[], Attribution],
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
-        on_degraded: Callable[[str], None] | None = None,
-        events: SessionEvents | None = None,
     ) -> None:
-        """`events`: the session's own bucket, where its worker has one."""
         listener.setblocking(False)
         self._listener = listener
         self._port = int(listener.getsockname()[1])
         self._limits = limits or GatewayLimits()
-        records = Records(
-            audit,
-            facts,
-            attribution,
-            events=events
-            or SessionEvents(
-                audit,
-                facts.tenant,
-                facts.session,
-                per_second=grant.rate.audit_events_per_second,
-                on_degraded=on_degraded,
-            ),
-            on_degraded=on_degraded,
-        )
+        records = Records(facts, attribution, events)
         self._served = Served(grant, facts, records, buffers, self._limits)
         self._upstream = Upstream(keeper, budgets, downloads, providers)
         numeric = {name for name, one in providers.items() if _is_address(one.host)}
@@ -135,7 +119,9 @@ class Gateway:
         self._listener.close()
         await self._served.records.close()
         with contextlib.suppress(BridgeholdError):
-            await self._upstream.keeper.drop_session(self._served.facts.session)
+            await self._upstream.keeper.drop_session(
+                self._served.facts.session, tenant=self._served.facts.tenant
+            )
 
     async def _slow(self) -> None:
         """Wait as this session's refusals require; all its connections wait in one line."""

@@ -7,30 +7,34 @@ whole file and then reads it at once. It sees a hub's own paths, read-only, with
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError
+from bridgehold.errors import BridgeholdError, BudgetError
 from bridgehold.host.cell.gateway.admit import Refused
 from bridgehold.host.cell.gateway.download import DownloadRequest, refused
 from bridgehold.host.cell.gateway.exchange import until_guest_leaves
-from bridgehold.host.cell.gateway.fetch import Fetch
+from bridgehold.host.cell.gateway.fetch import Fetch, explained
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.wire import GuestGone
+from bridgehold.ids import digest_bytes
 from bridgehold.policies.downloads import (
     decide_digest,
     decide_size,
     why_kind_refused,
 )
 from bridgehold.policies.names import path_matches
+from bridgehold.protocol.values import Artifact
 
 if TYPE_CHECKING:
     from bridgehold.host.cell.gateway.served import Served, Upstream
     from bridgehold.host.cell.gateway.wire import Wire
     from bridgehold.host.cell.store.downloads import FileFact, Listing
-    from bridgehold.protocol.values import Artifact
+    from bridgehold.host.shares.buckets import TokenBucket
 
+_LONGEST_NAME = 200
 _AT_ONCE = 4
 """Downloads of one session that are under way together."""
 
@@ -38,7 +42,9 @@ _AT_ONCE = 4
 class HubProxy:
     """Serves the hubs of one gateway. `downloaded` counts bytes that came over the network."""
 
-    def __init__(self, served: Served, upstream: Upstream) -> None:
+    def __init__(self, served: Served, upstream: Upstream, parts: TokenBucket) -> None:
+        """`parts`: how many of a listing's files are looked at a second, as of parts of bodies."""
+        self._parts = parts
         self._served = served
         self._upstream = upstream
         self._free = asyncio.Semaphore(_AT_ONCE)
@@ -47,8 +53,10 @@ class HubProxy:
     async def serve(self, wire: Wire, replies: Replies, asked: DownloadRequest) -> None:
         """Raises `Refused` and typed errors before anything was answered, `GuestGone`."""
         listing = await until_guest_leaves(wire, self._listing(asked))
+        looks = 1 if asked.wanted.file else 1 + len(asked.endpoint.files)
+        await asyncio.sleep(self._parts.take(looks * len(listing.files), time.monotonic()))
         if not asked.wanted.file:
-            await _describe(replies, asked, listing)
+            await self._describe(replies, asked, listing)
             return
         fact = listing.files.get(asked.wanted.file)
         if fact is None:
@@ -62,6 +70,26 @@ class HubProxy:
         artifact = await until_guest_leaves(wire, self._artifact(asked, listing, fact))
         await self._send(replies, asked, listing, fact, artifact)
 
+    async def _describe(self, replies: Replies, asked: DownloadRequest, listing: Listing) -> None:
+        """Of the tenant's bytes as any: the audit has it before the first goes out."""
+        body = await asyncio.to_thread(_described, asked, listing)
+        await self._served.records.read()
+        made = Artifact(
+            digest=digest_bytes(body), size_bytes=len(body), name=f"hub:{asked.wanted}"[:_LONGEST_NAME]
+        )
+        await self._upstream.downloads.note_read(
+            self._served.facts.tenant,
+            self._served.records.principal,
+            made,
+            0,
+            len(body) if asked.method == "GET" else 0,
+        )
+        headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+        await replies.head(200, [*headers, ("x-repo-commit", listing.commit)])
+        if asked.method == "GET":
+            await replies.data(body)
+        await replies.end()
+
     async def _listing(self, asked: DownloadRequest) -> Listing:
         wanted = asked.wanted
         tenant, name = self._served.facts.tenant, asked.hub.name
@@ -72,7 +100,10 @@ class HubProxy:
             made = await Fetch(self._served, self._upstream, asked).listing()
             if kept is not None and kept.commit == made.commit:
                 made = msgspec.structs.replace(made, kept=kept.kept)
-            await self._upstream.downloads.keep_listing(tenant, made)
+            try:
+                await self._upstream.downloads.keep_listing(tenant, made)
+            except BudgetError as error:
+                raise explained(error) from None
             return made
 
     def _check(self, asked: DownloadRequest, fact: FileFact) -> None:
@@ -90,7 +121,9 @@ class HubProxy:
             newest = await self._upstream.downloads.listing(
                 tenant, asked.hub.name, listing.repo, listing.revision
             )
-            found = await self._upstream.downloads.find(tenant, newest or listing, file)
+            if newest is None or newest.commit != listing.commit:  # another session asked anew meanwhile
+                newest = listing
+            found = await self._upstream.downloads.find(tenant, newest, file)
             if found is None:
                 found = await self._download(asked, listing, fact)
                 await self._upstream.downloads.note(tenant, listing, file, found)
@@ -147,17 +180,11 @@ def _headers(listing: Listing, fact: FileFact, length: int) -> list[tuple[str, s
     return headers
 
 
-async def _describe(replies: Replies, asked: DownloadRequest, listing: Listing) -> None:
+def _described(asked: DownloadRequest, listing: Listing) -> bytes:
     """The revision as the guest may see it: the files that it may ask for."""
     siblings = [
         {"rfilename": file, **({"size": fact.size} if asked.sizes and fact.size >= 0 else {})}
         for file, fact in sorted(listing.files.items())
         if not why_kind_refused(file) and any(path_matches(glob, f"/{file}") for glob in asked.endpoint.files)
     ]
-    document = {"id": listing.repo, "sha": listing.commit, "siblings": siblings}
-    body = msgspec.json.encode(document)
-    headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
-    await replies.head(200, [*headers, ("x-repo-commit", listing.commit)])
-    if asked.method == "GET":
-        await replies.data(body)
-    await replies.end()
+    return msgspec.json.encode({"id": listing.repo, "sha": listing.commit, "siblings": siblings})

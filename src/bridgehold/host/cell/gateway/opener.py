@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from bridgehold.config.load import Config
 from bridgehold.errors import DeniedError
 from bridgehold.host.cell.gateway.gateway import Gateway
 from bridgehold.host.cell.gateway.served import Keeper
-from bridgehold.host.cell.gateway.values import Attribution, Audit, GatewayLimits, ProviderFacts, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, GatewayLimits, ProviderFacts, SessionFacts
 from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.budgets import Budgets, Buffers
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.keeper.resolve import Lookup, system_lookup
-from bridgehold.policies.model import Grant
 from bridgehold.policies.names import normalise_host
 from bridgehold.policies.units import parse_size
 
@@ -31,20 +31,16 @@ class GatewayOpener:
         config: Config,
         *,
         keeper: Keeper,
-        audit: Audit,
         budgets: Budgets,
         downloads: Downloads,
         attribution: Callable[[str], Attribution],
-        on_degraded: Callable[[str], None] | None = None,
         limits: GatewayLimits | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
         self._keeper = keeper
-        self._audit = audit
         self._budgets = budgets
         self._downloads = downloads
         self._attribution = attribution
-        self._on_degraded = on_degraded
         self._limits = limits or GatewayLimits()
         self._lookup = lookup
         self._providers = provider_facts(config)
@@ -58,20 +54,19 @@ class GatewayOpener:
     async def open(
         self,
         listener: socket.socket,
-        grant: Grant,
-        session: str,
-        placeholders: Mapping[str, str],
-        *,
-        events: SessionEvents | None = None,
+        order: StartOrder,
+        placeholders: dict[str, str],
+        events: SessionEvents,
     ) -> Gateway:
         """A serving gateway on `listener`, which it owns from now on."""
-        facts = SessionFacts(tenant=grant.tenant, session=session, placeholders=dict(placeholders))
+        grant, session = order.grant, order.session
+        facts = SessionFacts(tenant=grant.tenant, session=session, placeholders=placeholders)
         gateway = Gateway(
             listener,
             grant,
             facts,
             keeper=self._keeper,
-            audit=self._audit,
+            events=events,
             budgets=self._budgets,
             buffers=self._buffers,
             providers=self._providers,
@@ -79,8 +74,6 @@ class GatewayOpener:
             attribution=lambda: self._attribution(session),
             limits=self._limits,
             lookup=self._lookup,
-            on_degraded=self._on_degraded,
-            events=events,
         )
         gateway.start()
         return gateway

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import h11
 
 from bridgehold.errors import BridgeholdError, BusyError, DeniedError, SuspendedError
-from bridgehold.host.cell.gateway.clienthello import NotTls, server_name
+from bridgehold.host.cell.gateway.clienthello import ClientHello, NotTls
 from bridgehold.host.cell.gateway.credentials import holds_placeholder
 from bridgehold.host.cell.gateway.parse import Target, declared
 from bridgehold.host.cell.gateway.replies import Refusal, Replies
@@ -95,7 +95,7 @@ class Outbound:
                     status=502, rule=f"gateway.{error.code}", reason=error.message, hint=error.hint
                 )
         if refusal is not None:
-            await self._refuse(replies, refusal, connection)
+            await self._refuse(replies, refusal)
             return
         code = "cancelled"
         try:
@@ -122,20 +122,21 @@ class Outbound:
         `decided`: the address to dial, and the intent's event.
         """
         address, intent = decided
-        size = declared(request, self._served.grant.limits.request_bytes)
+        bound = self._served.grant.limits.request_bytes
         try:
-            async with self._served.buffers.hold(self._served.facts.owner, size) as holding:
-                body = b"".join([piece async for piece in self._body(connection)])
+            async with self._served.buffers.hold(
+                self._served.facts.owner, declared(request, bound)
+            ) as holding:
+                body = await self._wire.read_body(connection, bound)
+                if body is None:
+                    raise GuestGone("its body is too long")
                 holding.shrink(len(body))
                 return await self._through(replies, request, body, address)
         except BusyError as error:
             self._status = 503
             refusal = Refusal(status=503, rule="gateway.busy", reason=error.message)
-            await self._last_answer(replies, refusal, intent, connection)
+            await self._last_answer(replies, refusal, intent)
             return "busy"
-
-    def _body(self, connection: h11.Connection) -> _Bounded:
-        return _Bounded(self._wire, connection, self._served.grant.limits.request_bytes)
 
     @property
     def _place(self) -> str:
@@ -175,17 +176,15 @@ class Outbound:
             rule = decision.rule
         return addresses[0], rule
 
-    async def _refuse(self, replies: Replies, refusal: Refusal, connection: h11.Connection) -> None:
+    async def _refuse(self, replies: Replies, refusal: Refusal) -> None:
         """Answer first; of a body that comes all the same nothing is kept."""
         event = await self._audit_refusal(refusal)
         await self._slow()
-        await self._last_answer(replies, refusal, event, connection)
+        await self._last_answer(replies, refusal, event)
 
-    async def _last_answer(
-        self, replies: Replies, refusal: Refusal, event: str, connection: h11.Connection
-    ) -> None:
+    async def _last_answer(self, replies: Replies, refusal: Refusal, event: str) -> None:
         await replies.refuse(refusal, event, close=True)
-        await self._wire.drop_body(connection, self._served.grant.limits.request_bytes)
+        await self._wire.drop_body(self._served.grant.limits.request_bytes)
 
     async def _audit_refusal(self, refusal: Refusal) -> str:
         return await self._served.records.refused(
@@ -236,12 +235,15 @@ class Outbound:
         """Why the tunnel is closed, or empty once the ClientHello named the granted host."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _HELLO_SECONDS
+        hello = ClientHello()
         try:
-            while (name := server_name(bytes(self._wire.buffer))) is None:
+            name = hello.feed(bytes(self._wire.buffer))
+            while name is None:
                 data = await self._wire.receive(max(0.0, deadline - loop.time()))
                 if not data:
                     return "the tunnel ended before a TLS ClientHello"
                 self._wire.buffer += data
+                name = hello.feed(data)
             if not name:
                 return "the TLS ClientHello names no server"
             if normalise_host(name).name != self._target.host:
@@ -318,24 +320,6 @@ class Outbound:
             )
             await replies.refuse(refusal, "", close=True)
             return "provider"
-
-
-class _Bounded:
-    """The request's body, cut at the bound by ending the connection."""
-
-    def __init__(self, wire: Wire, connection: h11.Connection, bound: int) -> None:
-        self._pieces = wire.body(connection)
-        self._left = bound
-
-    def __aiter__(self) -> _Bounded:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await anext(self._pieces)
-        self._left -= len(piece)
-        if self._left < 0:
-            raise GuestGone("its body is too long")
-        return piece
 
 
 async def _dial(address: str, port: int) -> socket.socket:

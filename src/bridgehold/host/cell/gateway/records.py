@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
-from bridgehold.errors import BridgeholdError, BudgetError
-from bridgehold.host.cell.gateway.values import Attribution, Audit, SessionFacts
+from bridgehold.host.cell.gateway.values import Attribution, SessionFacts
 from bridgehold.host.shares.session_events import SessionEvents
 
 _TEXT = 300
@@ -28,19 +27,11 @@ class Records:
     """One session's events, each in the name of who it is asked for. `attribution` says who that is now."""
 
     def __init__(
-        self,
-        audit: Audit,
-        facts: SessionFacts,
-        attribution: Callable[[], Attribution],
-        *,
-        events: SessionEvents,
-        on_degraded: Callable[[str], None] | None = None,
+        self, facts: SessionFacts, attribution: Callable[[], Attribution], events: SessionEvents
     ) -> None:
-        self._audit = audit
         self._facts = facts
         self._attribution = attribution
         self._events = events
-        self._on_degraded = on_degraded
 
     async def refused(
         self,
@@ -55,7 +46,8 @@ class Records:
     ) -> str:
         """Write a refusal; its reference, or the empty string where it was folded or can't be written."""
         command, principal = self._attribution()
-        if not self._events.room(f"egress.refused {severity} {rule}", principal):
+        counted_as = f"egress.refused {severity} {rule}"
+        if not self._events.room(counted_as, principal):
             return ""
         event = EgressRefused(
             tenant=self._facts.tenant,
@@ -71,14 +63,7 @@ class Records:
             severity=severity,
             background=not command,
         )
-        try:
-            return (await self._audit.append(event, durable=False)).ref
-        except BudgetError:  # its tenant's share is used up, which is nobody else's matter
-            self._events.count(f"egress.refused {severity} {rule}", principal)
-            return ""
-        except BridgeholdError as error:
-            self._degraded(f"a refusal could not be written: {error.message}")
-            return ""
+        return await self._events.record(event, counted_as)
 
     async def intent(
         self,
@@ -113,7 +98,7 @@ class Records:
             reserved=reserved,
             model=model,
         )
-        return Announced((await self._audit.append(event, durable=True)).ref, event)
+        return Announced(await self._events.intend(event), event)
 
     async def outcome(
         self,
@@ -149,12 +134,7 @@ class Records:
             code=code,
             **more,
         )
-        try:
-            await self._audit.append(event, durable=False)
-        except BudgetError:  # as for a refusal; it has room as long as its intent is counted
-            self._events.count("egress.outcome", event.principal)
-        except BridgeholdError as error:
-            self._degraded(f"an outcome could not be written: {error.message}")
+        await self._events.record(event)
 
     @property
     def principal(self) -> str:
@@ -173,7 +153,3 @@ class Records:
     async def close(self) -> None:
         """Write what is counted and not written yet."""
         await self._events.close()
-
-    def _degraded(self, reason: str) -> None:
-        if self._on_degraded is not None:
-            self._on_degraded(reason)

@@ -39,7 +39,7 @@ class ReverseProxy:
         self._upstream = upstream
         self._parts = parts
         self._slow = slow
-        self._hub = HubProxy(served, upstream)
+        self._hub = HubProxy(served, upstream, parts)
 
     async def serve(
         self, wire: Wire, connection: h11.Connection, request: h11.Request, target: Target
@@ -49,40 +49,54 @@ class ReverseProxy:
         provider = self._upstream.providers.get(name)
         shape = provider.shape if provider else "openai"
         replies = Replies(wire, connection, shape, bodiless=request.method == b"HEAD")
+        refusal = await self._served_or_refused(wire, replies, connection, request, target, (name, provider))
+        if refusal is None:
+            return
+        if not declared(request, 1) and connection.their_state is h11.SEND_BODY:
+            await wire.read_body(connection, 1)  # none: to its end, so that the connection may go on
+        whole = connection.their_state is not h11.SEND_BODY
+        await self._refuse(replies, refusal, target, name, provider, close=not whole)
+        if not whole:
+            await wire.drop_body(self._served.grant.limits.request_bytes)
+
+    async def _served_or_refused(
+        self,
+        wire: Wire,
+        replies: Replies,
+        connection: h11.Connection,
+        request: h11.Request,
+        target: Target,
+        named: tuple[str, ProviderFacts | None],
+    ) -> Refusal | None:
+        """Why not, before anything was answered; of the body all, some or nothing is read then."""
+        provider = named[1]
         try:
             judge_head(self._served.grant, self._served.facts, request, target, provider)
-        except Refused as refused:
-            empty = not declared(request, 1)
-            if empty:
-                await self._read(wire, connection)  # to its end, so that the connection may go on
-            await self._refuse(replies, refused.refusal, target, name, provider, close=not empty)
-            if not empty:
-                await wire.drop_body(connection, self._served.grant.limits.request_bytes)
-            return
-        size = declared(request, self._served.grant.limits.request_bytes)
-        try:
-            async with self._served.buffers.hold(self._served.facts.owner, size) as holding:
-                body = await self._read(wire, connection)
+            bound = self._served.grant.limits.request_bytes
+            async with self._served.buffers.hold(
+                self._served.facts.owner, declared(request, bound)
+            ) as holding:
+                body = await wire.read_body(connection, bound)
+                if body is None:
+                    reason = f"a body of more than {bound} bytes"
+                    return Refusal(status=413, rule="limits.request", reason=reason)
                 holding.shrink(len(body))
                 if provider is not None and provider.shape == "hub":
                     asked = admit_download(
                         self._served.grant, self._served.facts, request, target, provider, body
                     )
                     await self._hub.serve(wire, replies, asked)
-                    return
-                admitted = await self._admit(request, target, (name, provider), body)
-                await self._forward(wire, replies, admitted)
+                else:
+                    await self._forward(wire, replies, await self._admit(request, target, named, body))
         except Refused as refused:
-            await self._refuse(replies, refused.refusal, target, name, provider)
+            return refused.refusal
         except SuspendedError as error:
-            refusal = Refusal(status=403, rule="tenant.state", reason=error.message, hint=error.hint)
-            await self._refuse(replies, refusal, target, name, provider)
+            return Refusal(status=403, rule="tenant.state", reason=error.message, hint=error.hint)
         except BudgetError as error:
-            refusal = Refusal(status=429, rule=error.where, reason=error.message, hint=error.hint)
-            await self._refuse(replies, refusal, target, name, provider)
+            return Refusal(status=429, rule=error.where, reason=error.message, hint=error.hint)
         except BridgeholdError as error:
-            refusal = Refusal(status=503, rule=f"gateway.{error.code}", reason=error.message, hint=error.hint)
-            await self._refuse(replies, refusal, target, name, provider)
+            return Refusal(status=503, rule=f"gateway.{error.code}", reason=error.message, hint=error.hint)
+        return None
 
     async def _refuse(
         self,
@@ -105,22 +119,6 @@ class ReverseProxy:
         )
         await self._slow()
         await replies.refuse(refusal, event, close=close)
-
-    async def _read(self, wire: Wire, connection: h11.Connection) -> bytes:
-        bound = self._served.grant.limits.request_bytes
-        found = bytearray()
-        too_long = False
-        async for piece in wire.body(connection):
-            if len(found) + len(piece) > bound:
-                too_long = True  # read on, so that the refusal arrives; the body's time bounds it
-                found.clear()
-            if not too_long:
-                found += piece
-        if too_long:
-            raise Refused(
-                Refusal(status=413, rule="limits.request", reason=f"a body of more than {bound} bytes")
-            )
-        return bytes(found)
 
     async def _admit(
         self, request: h11.Request, target: Target, provider: tuple[str, ProviderFacts | None], body: bytes

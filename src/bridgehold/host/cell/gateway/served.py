@@ -27,7 +27,7 @@ class Keeper(Protocol):
     async def prefetch(self, tenant: str, provider: str, secret: str = "") -> None:
         """See `KeeperClient.prefetch`."""
 
-    async def drop_session(self, session: str) -> None:
+    async def drop_session(self, session: str, *, tenant: str) -> None:
         """See `KeeperClient.drop_session`."""
 
 

@@ -243,6 +243,14 @@ def most_tokens(shape: Shape | str, body: object, body_bytes: int) -> int:
     return body_bytes + bound * answers * _prompts(body.get("prompt"))
 
 
+def names_bound(shape: Shape | str, body: object) -> bool:
+    """Whether a request says itself how many tokens it wants at most; for ``custom`` nobody knows where."""
+    rules = rules_of(shape)
+    held = _folded(body).get(rules.inside) if rules.inside and isinstance(body, dict) else body
+    named = _folded(held) if isinstance(held, dict) and rules is not _SHAPES["custom"] else {}
+    return any(_bounded(named.get(fold(name)), _LONGEST) for name in rules.most)
+
+
 def _bounded(value: object, most: int) -> int:
     return max(0, min(value, most)) if isinstance(value, int) and not isinstance(value, bool) else 0
 

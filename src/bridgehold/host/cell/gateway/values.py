@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
-from bridgehold.audit.events import Event, Receipt
 from bridgehold.config.providers import Shape
 
 
@@ -70,10 +69,3 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
     refusals_per_second: int = 20
     """Past these, the session's connections are read more slowly, all together."""
     tunnel_idle_ms: int = 300_000
-
-
-class Audit(Protocol):
-    """The journal's client, as the gateway uses it."""
-
-    async def append(self, event: Event, *, durable: bool = True) -> Receipt:
-        """See `JournalClient.append`."""

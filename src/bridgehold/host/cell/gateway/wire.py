@@ -17,6 +17,9 @@ from bridgehold.host.cell.gateway.values import GatewayLimits
 
 _CHUNK = 64 * 1024
 _HEAD_CHUNK = 4 * 1024
+_CHARGED_EVENTS = 16
+"""Pieces of a body that are parsed for the price of one read: a chunk of one byte is as dear as any."""
+_SILENCE_SECONDS = 2.0
 _LINGER_READS = 8
 _LINGER_SECONDS = 0.5
 
@@ -110,9 +113,21 @@ class Wire:
                 return None
             self.buffer += data
 
-    async def body(self, connection: h11.Connection) -> AsyncIterator[bytes]:
-        """The request's body, in pieces. Raises `BadRequest` for broken framing, `GuestGone`."""
+    async def read_body(self, connection: h11.Connection, most: int) -> bytes | None:
+        """The request's body; None where it has more than `most` bytes, and the rest of it is not parsed.
+
+        Raises `BadRequest` for broken framing, `GuestGone`.
+        """
+        found = bytearray()
+        async for piece in self._pieces(connection):
+            if len(found) + len(piece) > most:
+                return None
+            found += piece
+        return bytes(found)
+
+    async def _pieces(self, connection: h11.Connection) -> AsyncIterator[bytes]:
         deadline = self._loop.time() + self.limits.body_ms / 1000
+        parsed = 0
         if self.buffer:
             connection.receive_data(bytes(self.buffer))
             self.buffer.clear()
@@ -136,6 +151,10 @@ class Wire:
                     raise BadRequest("http.body", brief(error)) from None
             elif isinstance(event, h11.Data):
                 yield bytes(event.data)
+                parsed += 1
+                if parsed % _CHARGED_EVENTS == 0:
+                    await self.pace()
+                    await asyncio.sleep(0)
             elif isinstance(event, h11.EndOfMessage):
                 if list(event.headers):
                     raise BadRequest("http.trailers", "headers after the body")
@@ -144,14 +163,16 @@ class Wire:
             else:
                 raise GuestGone("it closed within a request")
 
-    async def drop_body(self, connection: h11.Connection, most: int) -> None:
-        """After a last answer: read what comes of the body all the same, at most that, and keep nothing."""
-        with contextlib.suppress(BadRequest, GuestGone, OSError):
+    async def drop_body(self, most: int) -> None:
+        """After a last answer: take what comes of the body all the same, at most that, unparsed."""
+        deadline = self._loop.time() + self.limits.body_ms / 1000
+        with contextlib.suppress(GuestGone, OSError):
             self.sock.shutdown(socket.SHUT_WR)
-            async for piece in self.body(connection):
-                most -= len(piece)
-                if most < 0:
-                    break
+            while most > 0:
+                data = await self.receive(min(_SILENCE_SECONDS, deadline - self._loop.time()))
+                if not data:
+                    return
+                most -= len(data)
         await self.linger()
 
     async def linger(self) -> None:

@@ -1,4 +1,4 @@
-"""A user script's commands in the audit: a durable intent before, an outcome after, or a refusal."""
+"""A user script's commands as the recorders take them: plans, endings and refusals of one session."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Callable
 
 import msgspec
 
+from bridgehold.audit.arguments import Arguments
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import CommandIntent, CommandOutcome, CommandRefused
-from bridgehold.audit.redact import preview
 from bridgehold.bridges.legacy.messages import Answer
 from bridgehold.errors import BridgeholdError
-from bridgehold.host.cell.commands.command_log import CommandLog, Counted, used
+from bridgehold.host.cell.commands.command_log import (
+    CommandLog,
+    Counted,
+    Ending,
+    Plan,
+    used,
+)
+from bridgehold.host.cell.commands.refusals import Refusal
 from bridgehold.host.cell.sessions.session import Session
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
-from bridgehold.ids import digest_bytes, new_command_id
+from bridgehold.ids import new_command_id
 from bridgehold.policies.model import Decision, Grant
+from bridgehold.protocol.frames import CommandRequest
+from bridgehold.protocol.values import Principal
 
-_PREVIEW_BYTES = 2_000
 SCRIPT = "script"
 """As which operation metrics count a foreign script's commands: their names are the caller's own."""
 
@@ -27,20 +34,18 @@ SCRIPT = "script"
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
     """A command whose intent is written."""
 
-    command: str
-    principal: str
+    plan: Plan
     intent: str
     started: float
-    deadline_ms: int
 
 
 class Ledger:
-    """Writes for one session. `arguments` never hold a key by the time they come here."""
+    """Writes for one session, in the name of `principal`: whoever of its tenant's callers asks now."""
 
     def __init__(
         self,
         session: Session,
-        principal: str,
+        principal: Principal,
         journal: JournalClient,
         metrics: Metrics,
         refusals: Refusals,
@@ -49,35 +54,24 @@ class Ledger:
         self._refusals = refusals
         self._session = session
         self.principal = principal
-        """Who asks now: of what one has opened, another of its tenant's may ask, too."""
         self._log = CommandLog(journal, metrics, on_degraded)
 
-    async def intend(self, grant: Grant, operation: str, arguments: dict[str, object], rule: str) -> Pending:
+    async def intend(self, grant: Grant, operation: str, arguments: Arguments, rule: str) -> Pending:
         """The intent, durable; `grant`: what it was decided by. Raises `AuditError` or `BudgetError`."""
-        command = new_command_id()
-        digest, size, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
-        event = CommandIntent(
-            tenant=grant.tenant,
+        request = self._request(operation, arguments.kept)
+        plan = Plan(
+            command=new_command_id(),
             principal=self.principal,
-            session=self._session.id,
-            command=command,
+            request=request,
             bridge=grant.bridge,
-            operation=f"{grant.bridge}:{operation}",
-            grant=grant.digest,
-            rule=rule,
-            arguments_digest=digest,
-            arguments_bytes=size,
-            arguments_preview=text,
+            operation=None,
+            grant=grant,
+            decision=Decision(allowed=True, rule=rule, reason=""),
             deadline_ms=grant.limits.command_ms,
+            arguments=arguments,
         )
-        reference = await self._log.intend(event, self._session)
-        return Pending(
-            command=command,
-            principal=event.principal,
-            intent=reference,
-            started=time.monotonic(),
-            deadline_ms=grant.limits.command_ms,
-        )
+        intent = await self._log.intend(plan, self._session)
+        return Pending(plan=plan, intent=intent, started=time.monotonic())
 
     async def refuse(
         self,
@@ -88,22 +82,9 @@ class Ledger:
         hint: str = "",
     ) -> BridgeholdError:
         """The refusal, written; and the error that says so."""
-        key = self._session.key
-        digest, _, text = preview(arguments, cap_bytes=_PREVIEW_BYTES)
-        event = CommandRefused(
-            tenant=key.tenant,
-            principal=self.principal,
-            session=self._session.id,
-            command=new_command_id(),
-            bridge=key.bridge,
-            operation=f"{key.bridge}:{operation}",
-            rule=decision.rule,
-            reason=decision.reason[:500],
-            source=decision.source,
-            arguments_digest=digest,
-            arguments_preview=text,
-        )
-        return await self._refusals.command(event, kind, hint)
+        request = self._request(operation, arguments)
+        refuse = Refusal(self._refusals, new_command_id(), self.principal, request, self._session.id)
+        return await refuse(decision, kind, hint)
 
     async def record(
         self,
@@ -119,22 +100,21 @@ class Ledger:
             code = "" if answer.application_ok else "application"
         else:
             code = failure.code if failure is not None else "crash"
-        counted = Counted(self._session.key.bridge, SCRIPT, code, usage.ms / 1000)
-        reason = failure.message if failure else answer.error if answer else ""
-        outcome = CommandOutcome(
-            tenant=self._session.key.tenant,
-            principal=pending.principal,
-            session=self._session.id,
-            command=pending.command,
-            intent=pending.intent,
+        ending = Ending(
             transport_ok=answer is not None and answer.transport_ok,
             application_ok=answer is not None and answer.application_ok,
-            code=failure.code if failure else "",
-            reason=reason[:500],
-            cpu_us=usage.cpu_us,
-            memory_peak_bytes=usage.memory_peak_bytes,
-            ms=usage.ms,
-            result_digest=digest_bytes(body) if body else "",
-            result_bytes=len(body),
+            failure=failure,
+            reason=answer.error if answer else "",
+            result=body,
         )
-        await self._log.record(outcome, counted)
+        counted = Counted(self._session.key.bridge, SCRIPT, code, usage.ms / 1000)
+        await self._log.record(pending.plan, self._session.id, pending.intent, ending, usage, counted)
+
+    def _request(self, operation: str, arguments: dict[str, object]) -> CommandRequest:
+        key = self._session.key
+        return CommandRequest(
+            operation=f"{key.bridge}:{operation}",
+            arguments=arguments,
+            tenant=key.tenant,
+            session=self._session.id,
+        )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from bridgehold.audit.arguments import Arguments
 from bridgehold.bridges.legacy.bodies import Format, is_odd
 from bridgehold.bridges.legacy.frames import Splitter, pack
 from bridgehold.bridges.legacy.messages import Answer, read_answer, read_exit
@@ -119,7 +120,9 @@ class Relay:
             if not principal.may_run_all(self.session.key.bridge):
                 raise await self._refuse_out_of_scope(PLAIN, told, principal)
             await self._demand_rate(PLAIN, told)
-            self._put(None, await self._ledger.intend(self._grant, PLAIN, told, decision.rule))
+            self._put(
+                None, await self._ledger.intend(self._grant, PLAIN, Arguments(kept=told), decision.rule)
+            )
             if self._may_read:
                 worker.log.tap = self._on_log
             worker.relay(PlainBytes(), self._on_output, self._full)
@@ -132,7 +135,7 @@ class Relay:
         Plain input waits until its tenant's bytes are within their ceiling.
         """
         async with self._turn:
-            self._ledger.principal = principal.name
+            self._ledger.principal = principal
             self.session.used_at = time.monotonic()
             if not self._protocol:
                 if not principal.may_run_all(self.session.key.bridge):
@@ -247,7 +250,8 @@ class Relay:
         if not principal.may_run(bridge, f"{bridge}:{operation}"):
             raise await self._refuse_out_of_scope(operation, kept, principal)
         await self._demand_rate(operation, kept)
-        self._put(identity, await self._ledger.intend(self._grant, operation, kept, decided.decision.rule))
+        rule = decided.decision.rule
+        self._put(identity, await self._ledger.intend(self._grant, operation, decided.arguments, rule))
         self.session.commands += 1
 
     def _on_body(self, body: bytes) -> None:
@@ -303,10 +307,10 @@ class Relay:
             self._idle.set()
         else:
             self._idle.clear()
-        self.session.serve(oldest.command if oldest is not None else "")
+        self.session.serve(oldest.plan.command if oldest is not None else "")
         if oldest is not None:
-            seconds = oldest.deadline_ms / 1000
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._late, oldest.deadline_ms)
+            deadline_ms = oldest.plan.deadline_ms
+            self._timer = asyncio.get_running_loop().call_later(deadline_ms / 1000, self._late, deadline_ms)
 
     def _late(self, deadline_ms: int) -> None:
         error = CommandTimeoutError(

@@ -91,7 +91,7 @@ class UserScripts:
                 formats=formats_of(manifest.foreign),
                 protocol=script.protocol,
                 ledger=Ledger(
-                    session, principal.name, self._journal, self._metrics, self._refusals, self._on_degraded
+                    session, principal, self._journal, self._metrics, self._refusals, self._on_degraded
                 ),
                 rules=rules,
                 rates=self._rates,

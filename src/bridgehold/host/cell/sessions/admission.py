@@ -13,7 +13,7 @@ from bridgehold.errors import (
 from bridgehold.host.cell.sessions.session import Session, SessionKey
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.shares.ceilings import past_ceiling
-from bridgehold.sandbox.cgroups.admission import kept_for_others
+from bridgehold.host.shares.places import no_place
 
 _GONE_SECONDS = 30.0
 """How long an opening waits for the end of a session whose place or name it takes."""
@@ -75,20 +75,7 @@ class Admission:
         """Why the host has no place left for the tenant; None: it has."""
         held = Counter(one.key.tenant for one in counted)
         held.update(key.tenant for key in self._admitted)
-        left = self.bound - held.total()
-        if left <= 0:
-            return BusyError(
-                f"this host already has {self.bound} sessions",
-                hint="End some (`bridgehold sessions`), or raise `[host] max_sessions`.",
-            )
-        kept = kept_for_others(held, tenant, self._tenants(tenant), whole=self.bound, need=1)
-        if left > kept:
-            return None
-        return TenantFullError(
-            f"{tenant} has {held[tenant]} of this host's {self.bound} sessions, and the {left} that are left "
-            "are kept for other tenants",
-            hint="End some of them (`bridgehold sessions`), or raise `[host] max_sessions`.",
-        )
+        return no_place(held, tenant, self._tenants(tenant), self.bound)
 
 
 async def gone(session: Session, late: BusyError) -> None:

@@ -65,10 +65,13 @@ class Sessions:
         recovery: RecoveryTracker,
         metrics: Metrics,
         on_degraded: Callable[[str], None],
+        over: Callable[[str], None] = lambda _session: None,
     ) -> None:
         """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included.
-        `on_degraded`: an event that must be in the audit can't be written.
+        `on_degraded`: an event that must be in the audit can't be written. `over`: told of each session that
+        was ordered, once it has ended, or has not begun.
         """
+        self._over = over
         self._closings = Closings(journal, on_degraded)
         self._metrics = metrics
         self._recovery = recovery
@@ -146,8 +149,15 @@ class Sessions:
             ending = self._ending[key]
             await gone(ending, BusyError("the session that had this name has not ended yet", where=ending.id))
             await self._remember(ending)
-        begun = time.monotonic()
         wanted = await make_order(new_session_id())
+        try:
+            return await self._begin(key, wanted, principal)
+        except BaseException:
+            self._over(wanted.session)
+            raise
+
+    async def _begin(self, key: SessionKey, wanted: StartOrder, principal: str) -> Session:
+        begun = time.monotonic()
         await self.admission.admit(key, wanted)
         recovers = self._recovery.lost_before(key)
         entry = Opening(key, recovers, principal, self._journal, self._closings)
@@ -172,12 +182,12 @@ class Sessions:
         kind = "fork" if worker.launched.zygote else "cold"
         kind = kind if order.session == wanted.session else "parked"
         self._metrics.starts.labels(key.bridge, kind).observe(time.monotonic() - begun)
-        watcher = asyncio.create_task(self._watch(session))
+        watcher = asyncio.create_task(self._watch(session, wanted.session))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return session
 
-    async def _watch(self, session: Session) -> None:
+    async def _watch(self, session: Session, ordered: str) -> None:
         """End `session` at its idle or session time, and forget it when its worker ends."""
         limits = session.order.grant.limits
         while not session.worker.ended.is_set():
@@ -199,6 +209,7 @@ class Sessions:
         self._by_id.pop(session.id, None)
         if self._ending.get(session.key) is session:
             del self._ending[session.key]
+        self._over(ordered)
 
     async def _remember(self, session: Session) -> None:
         """Once it has ended: why, and its log."""

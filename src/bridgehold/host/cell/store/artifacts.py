@@ -9,6 +9,7 @@ would make a file that is not what its name says.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import hashlib
 import os
@@ -34,6 +35,8 @@ MOST_UPLOADS = 64
 MOST_ARTIFACTS = 10_000
 """Of one tenant: each has files of its own, however few its bytes are."""
 PART_BYTES = 8 * 1024 * 1024
+LISTINGS = "hub"
+"""The folder of a tenant's kept listings, below that of its artifacts."""
 _LONGEST_NAME = 200
 _STALE_SECONDS = 3600.0
 _META = ".json"
@@ -94,15 +97,11 @@ class ArtifactStore:
         if len(data) > PART_BYTES:
             path.unlink(missing_ok=True)
             raise LimitError(f"a part has at most {format_size(PART_BYTES)}")
-        own = self._ceiling(tenant)
-        most = self.quota if own is None else min(own, self.quota)
-        if self.used(tenant) + len(data) > most:
+        try:
+            self.make_room(tenant, len(data))
+        except BudgetError:
             path.unlink(missing_ok=True)
-            place = "`[host] artifacts` in config.toml" if own is None else "the tenant's ceiling `artifacts`"
-            raise BudgetError(
-                f"the artifacts of {tenant} would take more than {format_size(most)}",
-                hint=f"Remove some (`bridgehold artifacts`), or raise {place}.",
-            )
+            raise
         with writes.append(path) as file:
             file.write(data)
         return path.stat().st_size
@@ -177,12 +176,38 @@ class ArtifactStore:
         """Remove all that is kept of a tenant, uploads included."""
         shutil.rmtree(self._of(tenant), ignore_errors=True)
 
+    def make_room(self, tenant: str, more: int) -> None:
+        """See that `more` bytes fit; kept listings go for it, the oldest first. Raises `BudgetError`."""
+        own = self._ceiling(tenant)
+        most = self.quota if own is None else min(own, self.quota)
+        missing = self.used(tenant) + more - most
+        for path in self.listings(tenant) if missing > 0 else []:
+            missing -= path.stat().st_size
+            path.unlink(missing_ok=True)
+            if missing <= 0:
+                return
+        if missing > 0:
+            place = "`[host] artifacts` in config.toml" if own is None else "the tenant's ceiling `artifacts`"
+            raise BudgetError(
+                f"the artifacts of {tenant} would take more than {format_size(most)}",
+                hint=f"Remove some (`bridgehold artifacts`), or raise {place}.",
+            )
+
+    def listings(self, tenant: str) -> builtins.list[Path]:
+        """Files beside the artifacts that say what a hub's revisions were: the oldest first."""
+        found = (self._of(tenant) / LISTINGS).glob(f"*{_META}")
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+
     def used(self, tenant: str) -> int:
-        """Bytes of the tenant's, uploads included."""
+        """Bytes of the tenant's, uploads and kept listings included."""
         folder = self._of(tenant)
-        if not folder.is_dir():
-            return 0
-        return sum(entry.stat().st_size for entry in os.scandir(folder))
+        return sum(
+            entry.stat(follow_symlinks=False).st_size
+            for place in (folder, folder / LISTINGS)
+            if place.is_dir()
+            for entry in os.scandir(place)
+            if entry.is_file(follow_symlinks=False)
+        )
 
     def _of(self, tenant: str) -> Path:
         return self._folder / parse_name(tenant, "tenant")

@@ -1,8 +1,8 @@
 """What was downloaded from hubs, kept for its tenant: files as artifacts, and which revision has which.
 
 A file is asked for once: the next load reads the artifact and needs no network. A listing says what a
-revision is: its commit, and of each file the size and the digest that the hub names. Listings lie
-beside the tenant's artifacts, where no guest writes.
+revision is: its commit, and of each file that may come in the size and the digest that the hub names.
+Listings lie beside the tenant's artifacts, where no guest writes, and count in their quota.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import msgspec
 
 from bridgehold import writes
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead, Event
-from bridgehold.errors import NotFoundError, ProviderError
-from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
+from bridgehold.errors import BudgetError, NotFoundError, ProviderError
+from bridgehold.host.cell.store.artifacts import LISTINGS, ArtifactStore, SerialChanges
 from bridgehold.ids import parse_name
+from bridgehold.policies.downloads import why_kind_refused
 from bridgehold.protocol.values import Artifact
 
 PART_BYTES = 4 * 1024 * 1024
 _MOST_LISTINGS = 1_000
 """Of one tenant; the oldest goes for another."""
 _MOST_FILES = 5_000
+_LONGEST_FILE = 1_024
 _NAME = 200
 _HEX40 = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _HEX64 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -54,29 +57,53 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """By file, the artifact's digest, where the hub named no SHA-256 beforehand."""
 
 
+class _Large(msgspec.Struct):
+    sha256: str = ""
+    size: int = -1
+
+
+class _Sibling(msgspec.Struct):
+    rfilename: str
+    size: int | None = None
+    blobId: str | None = None  # noqa: N815 - the hub's word
+    lfs: _Large | None = None
+
+
+class _Described(msgspec.Struct):
+    sha: str
+    siblings: list[_Sibling]
+
+
 def read_listing(provider: str, repo: str, revision: str, document: bytes) -> Listing:
-    """From the hub's JSON (pure). Raises `ProviderError` for what makes no sense."""
+    """From the hub's JSON (pure). Raises `ProviderError` for what makes no sense.
+
+    A file that no path can ask for, or whose kind never comes in, is left out.
+    """
     try:
-        value: Any = msgspec.json.decode(document)
-        commit, siblings = value["sha"], value["siblings"]
-        files = {str(one["rfilename"]): _fact(one) for one in siblings[:_MOST_FILES]}
-        known = _HEX40.fullmatch(commit) is not None
-    except (msgspec.DecodeError, ValueError, TypeError, KeyError, RecursionError, AttributeError):
+        found = msgspec.json.decode(document, type=_Described)
+        known = _HEX40.fullmatch(found.sha) is not None
+    except (msgspec.DecodeError, ValueError, RecursionError):
         known = False
     if not known:
         raise ProviderError(f"{provider} describes {repo}@{revision} in no form that is known")
-    return Listing(provider=provider, repo=repo, revision=revision, commit=commit, files=files)
+    files = {
+        one.rfilename: _fact(one)
+        for one in islice(found.siblings, _MOST_FILES)
+        if len(one.rfilename) <= _LONGEST_FILE
+        and one.rfilename.isascii()
+        and one.rfilename.isprintable()
+        and not why_kind_refused(one.rfilename)
+    }
+    return Listing(provider=provider, repo=repo, revision=revision, commit=found.sha, files=files)
 
 
-def _fact(one: dict[str, Any]) -> FileFact:
-    lfs = one.get("lfs")
-    large = lfs if isinstance(lfs, dict) else {}
-    size = large.get("size", one.get("size", -1))
-    sha256, git = str(large.get("sha256", "")), str(one.get("blobId", ""))
+def _fact(one: _Sibling) -> FileFact:
+    size = one.lfs.size if one.lfs is not None else -1 if one.size is None else one.size
+    sha256, git = one.lfs.sha256 if one.lfs is not None else "", one.blobId or ""
     return FileFact(
-        size=size if type(size) is int and 0 <= size < 2**50 else -1,
+        size=size if 0 <= size < 2**50 else -1,
         sha256=sha256 if _HEX64.fullmatch(sha256) else "",
-        git=git if _HEX40.fullmatch(git) and not large else "",
+        git=git if _HEX40.fullmatch(git) and one.lfs is None else "",
     )
 
 
@@ -180,17 +207,19 @@ class Downloads:
         return await asyncio.to_thread(_read, self._place(tenant, provider, repo, revision))
 
     async def keep_listing(self, tenant: str, listing: Listing) -> None:
-        """Keep which files a revision has, so that a hub is not asked again."""
+        """Keep which files a revision has, so that a hub is not asked again. Raises `BudgetError`."""
+        self._demand(tenant)
         place = self._place(tenant, listing.provider, listing.repo, listing.revision)
 
         async def keep() -> None:
-            await asyncio.to_thread(_write, place, listing)
+            await asyncio.to_thread(_write, self.store, tenant, place, listing)
 
         await self.changes.take(tenant, keep)
 
     async def find(self, tenant: str, listing: Listing, file: str) -> Artifact | None:
         """The artifact that is this file, if the tenant has it."""
-        known = listing.files[file].sha256
+        fact = listing.files.get(file)
+        known = fact.sha256 if fact is not None else ""
         digest = f"sha256:{known}" if known else listing.kept.get(file, "")
         if not digest:
             return None
@@ -214,7 +243,10 @@ class Downloads:
         newest = await self.listing(tenant, listing.provider, listing.repo, listing.revision)
         if newest is not None and newest.commit == listing.commit:
             kept = {**newest.kept, file: artifact.digest}
-            await self.keep_listing(tenant, msgspec.structs.replace(newest, kept=kept))
+            with contextlib.suppress(
+                BudgetError
+            ):  # the file is kept; the hub is asked once more for its name
+                await self.keep_listing(tenant, msgspec.structs.replace(newest, kept=kept))
 
     async def note_read(self, tenant: str, principal: str, artifact: Artifact, first: int, last: int) -> None:
         """The audit has it before the first byte goes out."""
@@ -223,6 +255,7 @@ class Downloads:
             principal=principal,
             digest=artifact.digest,
             size_bytes=artifact.size_bytes,
+            name=artifact.name,
             offset=first,
             length=last - first,
         )
@@ -256,7 +289,7 @@ class Downloads:
 
     def _place(self, tenant: str, provider: str, repo: str, revision: str) -> Path:
         name = hashlib.sha256("\n".join((provider, repo, revision)).encode()).hexdigest()
-        return self._folder / parse_name(tenant, "tenant") / "hub" / f"{name}.json"
+        return self._folder / parse_name(tenant, "tenant") / LISTINGS / f"{name}.json"
 
 
 def _read(place: Path) -> Listing | None:
@@ -266,9 +299,11 @@ def _read(place: Path) -> Listing | None:
         return None
 
 
-def _write(place: Path, listing: Listing) -> None:
+def _write(store: ArtifactStore, tenant: str, place: Path, listing: Listing) -> None:
     writes.make_folder(place.parent, mode=0o700)
-    others = sorted(place.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    others = store.listings(tenant)
     for old in others[: max(0, len(others) - _MOST_LISTINGS + 1)]:
         old.unlink(missing_ok=True)
-    writes.replace(place, msgspec.json.encode(listing), mode=0o600)
+    data = msgspec.json.encode(listing)
+    store.make_room(tenant, len(data))
+    writes.replace(place, data, mode=0o600)

@@ -9,20 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 
 import msgspec
 
-from bridgehold.audit.arguments import Arguments, preview_of
-from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import ToolIntent, ToolOutcome, ToolRefused
-from bridgehold.audit.redact import preview
 from bridgehold.bridges.frames import ToolCallFrame, ToolFact, ToolFault, ToolReplyFrame
-from bridgehold.bridges.schema import problems
+from bridgehold.bridges.schema import problems_in_turns
 from bridgehold.errors import (
     ApplicationError,
     BridgeholdError,
-    BudgetError,
     BusyError,
     CommandTimeoutError,
     DeniedError,
@@ -30,17 +24,16 @@ from bridgehold.errors import (
     LimitError,
     UsageError,
 )
-from bridgehold.host.cell.tools.values import Offered, ToolContext, ToolSource, ToolSpec
+from bridgehold.host.cell.tools.records import ToolRecords
+from bridgehold.host.cell.tools.values import Offered, ToolSource, ToolSpec
 from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.shares.observe import Metrics
-from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.policies.decide import decide_tool
 from bridgehold.policies.model import Decision, Grant
 from bridgehold.policies.units import format_ms
 
 MOST_AT_ONCE = 16
 MOST_PER_COMMAND = 1_000
-_PREVIEW_BYTES = 2_000
 _MESSAGE = 2_000
 
 
@@ -53,16 +46,11 @@ class ToolCalls(msgspec.Struct, kw_only=True):
     """Of one command, from its start to its end. `accept` is called for each frame that asks."""
 
     grant: Grant
-    context: ToolContext
     offered: Offered
     facts: tuple[ToolFact, ...] = ()
     """What the bridge is told of (`told`)."""
-    journal: JournalClient
+    records: ToolRecords
     metrics: Metrics
-    events: SessionEvents
-    """Of its session."""
-    on_degraded: Callable[[str], None]
-    """An outcome couldn't be written, although its tool ran."""
     running: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     asked: int = 0
     """How many the bridge has asked for."""
@@ -102,22 +90,7 @@ class ToolCalls(msgspec.Struct, kw_only=True):
 
     async def _run(self, frame: ToolCallFrame) -> object:
         tool, source, decision = await self._decided(frame)
-        digest, size, text = preview_of(Arguments(kept=frame.arguments), _PREVIEW_BYTES)
-        intent = ToolIntent(
-            tenant=self.context.tenant,
-            principal=self.context.principal,
-            session=self.context.session,
-            command=self.context.command,
-            parent=self.context.command,
-            tool=tool.name,
-            how=tool.how,
-            rule=decision.rule,
-            arguments_digest=digest,
-            arguments_bytes=size,
-            arguments_preview=text,
-        )
-        await self.events.wait(3 if tool.how == "host" else 2)  # with its outcome, and what the host notes
-        reference = (await self.journal.append(intent)).ref
+        reference = await self.records.intent(tool, frame.arguments, decision)
         started = time.monotonic()
         result: object = None
         failure: BridgeholdError | None = None
@@ -135,7 +108,7 @@ class ToolCalls(msgspec.Struct, kw_only=True):
         finally:
             ms = int((time.monotonic() - started) * 1000)
             self.metrics.tools.labels(tool.how, failure.code if failure else "ok").inc()
-            await asyncio.shield(self._record(tool, reference, result, failure, ms))
+            await asyncio.shield(self.records.outcome(tool, reference, result, failure, ms))
         return result
 
     async def _decided(self, frame: ToolCallFrame) -> tuple[ToolSpec, ToolSource, Decision]:
@@ -146,68 +119,35 @@ class ToolCalls(msgspec.Struct, kw_only=True):
                 reason = f"the tool {frame.tool[:80]!r} is not offered to this command"
                 decision = Decision(allowed=False, rule="tools", reason=reason, source="")
             raise await self._refused(frame, decision, DeniedError)
-        if wrong := problems(found[0].takes, frame.arguments):
+        try:
+            wrong, _ = await problems_in_turns(found[0].takes, frame.arguments)
+            kind: type[BridgeholdError] = UsageError
+        except LimitError as error:
+            wrong, kind = [error.message], LimitError
+        if wrong:
             fault = Decision(allowed=False, rule="arguments", reason="; ".join(wrong), source=frame.tool[:80])
-            raise await self._refused(frame, fault, UsageError)
+            raise await self._refused(frame, fault, kind)
         return *found, decision
 
     async def _refused(
         self, frame: ToolCallFrame, decision: Decision, kind: type[BridgeholdError]
     ) -> BridgeholdError:
-        said = f"{decision.reason} [rule {decision.rule}]"
-        if not self.events.room(f"tool.refused {decision.rule}", self.context.principal):
-            return kind(said)
-        digest, _, _ = preview(frame.arguments, cap_bytes=0)
-        event = ToolRefused(
-            tenant=self.context.tenant,
-            principal=self.context.principal,
-            session=self.context.session,
-            command=self.context.command,
-            tool=frame.tool[:80],
-            rule=decision.rule,
-            reason=decision.reason[:500],
-            source=decision.source,
-            arguments_digest=digest,
-        )
-        reference = (await self.journal.append(event)).ref
-        return kind(f"{said} (bridgehold why {reference})")
+        reference = await self.records.refused(frame.tool, frame.arguments, decision)
+        why = f" (bridgehold why {reference})" if reference else ""
+        return kind(f"{decision.reason} [rule {decision.rule}]{why}")
 
     async def _within_time(self, tool: ToolSpec, source: ToolSource, arguments: dict[str, object]) -> object:
         try:
             async with asyncio.timeout(tool.timeout_ms / 1000):
-                result = await source.call(tool, arguments, self.context)
+                result = await source.call(tool, arguments, self.records.context)
         except TimeoutError:
             raise CommandTimeoutError(
                 f"the tool {tool.name} did not answer within {format_ms(tool.timeout_ms)}"
             ) from None
-        if wrong := problems(tool.result, result, "result"):
+        wrong, _ = await problems_in_turns(tool.result, result, "result")
+        if wrong:
             raise ApplicationError(f"the tool {tool.name} gave what its schema rules out: {'; '.join(wrong)}")
         return result
-
-    async def _record(
-        self, tool: ToolSpec, intent: str, result: object, failure: BridgeholdError | None, ms: int
-    ) -> None:
-        digest, size, _ = preview(result, cap_bytes=0)
-        outcome = ToolOutcome(
-            tenant=self.context.tenant,
-            principal=self.context.principal,
-            session=self.context.session,
-            command=self.context.command,
-            intent=intent,
-            tool=tool.name,
-            ok=failure is None,
-            code=failure.code if failure else "",
-            reason=failure.message[:500] if failure else "",
-            ms=ms,
-            result_digest=digest if failure is None else "",
-            result_bytes=size if failure is None else 0,
-        )
-        try:
-            await self.journal.append(outcome, durable=False)
-        except BudgetError:  # its tenant's share of the audit is used up, which is nobody else's matter
-            self.events.count("tool.outcome", outcome.principal)
-        except BridgeholdError as error:
-            self.on_degraded(f"a tool's outcome could not be written: {error.message}")
 
 
 def _failed(frame: ToolCallFrame, error: BridgeholdError) -> ToolReplyFrame:

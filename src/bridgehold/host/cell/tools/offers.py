@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -43,11 +43,7 @@ class Offers:
 
     def specs(self, sections: Mapping[str, ToolSection]) -> dict[str, ToolSpec]:
         """The tools of a configuration. Raises `UsageError` for one that can't be one."""
-        found = {name: spec_of(name, section) for name, section in sections.items()}
-        check_tools(tuple(found.values()))
-        if taken := sorted(set(self._own) & set(found)):
-            raise UsageError(f"the host itself has a tool {taken[0]!r}", where=f"tools.{taken[0]}")
-        return found
+        return checked_specs(sections, self._own)
 
     def replace(self, specs: dict[str, ToolSpec]) -> None:
         """From now on these are offered, under the configuration that holds now."""
@@ -83,6 +79,15 @@ class Offers:
             if tool.name in operators:
                 raise UsageError(f"the operator already has a tool {tool.name!r}", where="tools")
         return {**operators, **{tool.name: (tool, callers.source) for tool in callers.tools}}
+
+
+def checked_specs(sections: Mapping[str, ToolSection], own: Iterable[str]) -> dict[str, ToolSpec]:
+    """The tools of a configuration, beside the host's `own` (pure). Raises `UsageError`."""
+    found = {name: spec_of(name, section) for name, section in sections.items()}
+    check_tools(tuple(found.values()))
+    if taken := sorted(set(own) & set(found)):
+        raise UsageError(f"the host itself has a tool {taken[0]!r}", where=f"tools.{taken[0]}")
+    return found
 
 
 def spec_of(name: str, section: ToolSection) -> ToolSpec:

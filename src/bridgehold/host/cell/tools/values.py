@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bridgehold.bridges.frames import ToolFact
-from bridgehold.bridges.schema import Schema, closed, named, schema_problems
+from bridgehold.bridges.schema import Schema, closed, named, schema_problems, size
 from bridgehold.errors import UsageError
 from bridgehold.ids import is_operation
 from bridgehold.protocol.frames import OfferedTool
@@ -16,6 +16,8 @@ from bridgehold.protocol.frames import OfferedTool
 How = Literal["caller", "http", "process", "host"]
 MOST_TOOLS = 64
 """That one command may be offered."""
+_MOST_VALUES = 10_000
+"""In the schemas of all of them."""
 _DESCRIPTION = 4_000
 _LONGEST_MS = 600_000
 
@@ -49,6 +51,11 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     command: str
 
+    @property
+    def ties(self) -> dict[str, str]:
+        """What ties an audit event to it."""
+        return msgspec.structs.asdict(self)
+
 
 class ToolSource(Protocol):
     """Runs tools of one kind. Raises `BridgeholdError`; the caller bounds the time by cancelling."""
@@ -65,7 +72,13 @@ def check_tools(tools: tuple[ToolSpec, ...]) -> None:
     if len(tools) > MOST_TOOLS:
         raise UsageError(f"{len(tools)} tools; a command may be offered {MOST_TOOLS}", where="tools")
     seen: set[str] = set()
+    left = _MOST_VALUES
     for tool in tools:
+        left -= size(tool.parameters, left) + size(tool.result, left)
+        if left < 0:
+            raise UsageError(
+                f"the tools' schemas have more than {_MOST_VALUES} values together", where="tools"
+            )
         if not is_operation(tool.name):
             hint = "Lower-case letters, digits and underscores, a letter first."
             raise UsageError(f"{tool.name[:80]!r} is no name of a tool", where="tools", hint=hint)

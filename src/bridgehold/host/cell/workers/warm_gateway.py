@@ -73,12 +73,10 @@ class WarmGateway:
         if head is None:
             return False
         connection, request = parse_head(head, _LIMITS.head_bytes)
-        body = bytearray()
-        async for piece in wire.body(connection):
-            body += piece
-            if len(body) > _MOST_BODY:
-                raise BadRequest("http.body", "more than a first call needs", status=413)
-        kind, answer = canned(request.target.decode("latin-1"), bytes(body))
+        body = await wire.read_body(connection, _MOST_BODY)
+        if body is None:
+            raise BadRequest("http.body", "more than a first call needs", status=413)
+        kind, answer = canned(request.target.decode("latin-1"), body)
         headers = [("Content-Type", kind), ("Content-Length", str(len(answer)))]
         sent = connection.send(h11.Response(status_code=200, headers=headers)) or b""
         await wire.send(sent + answer)

@@ -36,12 +36,10 @@ from bridgehold.host.front.boots import GATEWAY_PORT, StartOrder
 from bridgehold.host.shares.logs import SessionLog
 from bridgehold.ids import random_id
 from bridgehold.policies.units import format_size
-from bridgehold.sandbox.spec import spec_digest, zygote_spec
-from bridgehold.sandbox.values import ExitReport, Resources, SandboxSpec
+from bridgehold.sandbox.spec import spec_digest, warming_spec
+from bridgehold.sandbox.values import ExitReport, SandboxSpec
 
 T = TypeVar("T")
-_PROCESSES = 64
-"""Of a zygote while it warms; the launcher leaves it no room beside its own afterwards."""
 _LOG_BYTES = 64 * 1024
 _FAILED_FORKS = 8
 
@@ -175,15 +173,7 @@ class Zygotes:
         return await asyncio.shield(warming)
 
     def _spec(self, order: StartOrder) -> SandboxSpec:
-        own = order.spec.resources
-        resources = Resources(
-            memory_bytes=self._limits.memory_bytes,
-            cpu_millis=own.cpu_millis,
-            processes=_PROCESSES,
-            open_files=own.open_files,
-            file_size_bytes=own.file_size_bytes,
-        )
-        return zygote_spec(order.spec, resources)
+        return warming_spec(order.spec, self._limits.memory_bytes)
 
     async def _start(self, key: ZygoteKey, spec: SandboxSpec, order: StartOrder) -> Zygote:
         failures = self._failures.get(key, rules.Failures())

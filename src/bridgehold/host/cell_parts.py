@@ -1,0 +1,293 @@
+"""The parts of a cell, joined: all that touches what callers, guests and providers send.
+
+Where tenants have cells of their own, each is a process; where they have none, one stands for all of them in
+the host's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.entries import printable
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.config.settings import Settings
+from bridgehold.errors import BridgeholdError
+from bridgehold.host.cell.artifact_methods import Artifacts, inside_tools
+from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
+from bridgehold.host.cell.commands.inline_keys import KeyKeeper
+from bridgehold.host.cell.commands.recovery import Recovery
+from bridgehold.host.cell.commands.resources import Resources
+from bridgehold.host.cell.gateway.opener import GatewayOpener
+from bridgehold.host.cell.gateway.values import Attribution
+from bridgehold.host.cell.methods import Methods
+from bridgehold.host.cell.scripts.user_scripts import UserScripts
+from bridgehold.host.cell.sessions.sessions import Sessions
+from bridgehold.host.cell.store.artifacts import ArtifactStore, SerialChanges
+from bridgehold.host.cell.store.downloads import Downloads
+from bridgehold.host.cell.tools.http import HttpTools
+from bridgehold.host.cell.tools.offers import Offers
+from bridgehold.host.cell.tools.process import ProcessTools
+from bridgehold.host.cell.unified import Unified
+from bridgehold.host.cell.workers.forks import ForkStart
+from bridgehold.host.cell.workers.live import Services
+from bridgehold.host.cell.workers.pipes import FrameBudget
+from bridgehold.host.cell.workers.pool import WarmPool
+from bridgehold.host.cell.workers.zygotes import Zygotes
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.redaction import Redaction
+from bridgehold.host.front.registry import Records, Registry
+from bridgehold.host.front.tenants import TenantFiles
+from bridgehold.host.shares.buckets import CommandRates
+from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.observe import Metrics
+from bridgehold.host.shares.refusals import Refusals
+from bridgehold.host.startup import FileChange
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.policies.model import Machine
+from bridgehold.policies.units import parse_size
+from bridgehold.sandbox.launcher.control import LauncherClient
+
+
+class Peers(msgspec.Struct, frozen=True, kw_only=True):
+    """The three other processes, as the host or a cell talks to them."""
+
+    journal: JournalClient
+    launcher: LauncherClient
+    keeper: KeeperClient
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parts stand on."""
+
+    config: Config
+    layout: Layout
+    peers: Peers
+    machine: Machine
+    redaction: Redaction
+    degraded: Callable[[str], None]
+    """An event that must be in the audit can't be written."""
+
+
+class Shared(msgspec.Struct, frozen=True, kw_only=True):
+    """What most parts ask for something."""
+
+    settings: Settings
+    registry: Registry
+    tenants: TenantFiles
+    metrics: Metrics
+
+
+def share(ground: Ground, write: Callable[[FileChange], Awaitable[None]], records: Records) -> Shared:
+    """`write`: has the supervisor write a file of the configuration. `records`: as the registry's."""
+    registry = Registry(ground.layout, ground.config, ground.machine, records)
+    ground.peers.keeper.tenants_with = registry.tenants_with
+    return Shared(
+        settings=Settings(ground.config),
+        registry=registry,
+        tenants=TenantFiles(registry.files, ground.layout.tenants, write),
+        metrics=Metrics(),
+    )
+
+
+class CellParts(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole cell, to be served and ended by whoever joined it."""
+
+    shared: Shared
+    services: Services
+    make_order: OrderMaker
+    sessions: Sessions
+    zygotes: Zygotes
+    pool: WarmPool
+    budgets: Budgets
+    store: ArtifactStore
+    http_tools: HttpTools
+    process_tools: ProcessTools
+    offers: Offers
+    methods: Methods
+    unified: Unified
+    artifacts: Artifacts
+    refusals: Refusals
+
+    def table(self) -> dict[str, Method]:
+        """The methods that it answers, by name."""
+        return self.methods.table() | self.unified.table() | self.artifacts.table()
+
+    def check(self, config: Config) -> None:
+        """Raise `UsageError` for a configuration that can't be taken over."""
+        self.offers.specs(config.tools)
+
+    def tell(self, config: Config, gone: tuple[Path, ...]) -> None:
+        """Give each part what it keeps of `config`. `gone`: rules and bridges that nobody is to miss."""
+        tools = config.tools
+        self.shared.registry.replace(config, gone)
+        self.sessions.admission.bound = config.host.max_sessions
+        self.zygotes.replace(Settings(config).zygotes())
+        self.store.quota = parse_size(config.host.artifacts)
+        self.offers.replace(self.offers.specs(tools))
+        self.http_tools.replace(
+            {name: (tool.provider, tool.path) for name, tool in tools.items() if tool.provider}
+        )
+        self.process_tools.replace({name: tool.entry for name, tool in tools.items() if tool.entry})
+
+    async def prestart(self, tenant: str = "") -> None:
+        """Have zygotes warm before anybody asks, of one tenant or of all.
+
+        What fails is tried again by the first session.
+        """
+        for bridge, section in self.shared.settings.now.bridges.items():
+            for one in section.prestart:
+                if tenant not in ("", one):
+                    continue
+                try:
+                    await self.zygotes.warm(await self.make_order(one, bridge, "", "", ""))
+                except BridgeholdError as error:
+                    line = printable(f"{bridge} is not warm for {one}: {error.message}")
+                    sys.stderr.write(f"bridgehold: {line}\n")
+
+    async def finish(self, drain_s: float, hurry: asyncio.Event, *, leaving: bool) -> None:
+        """Let what runs end as it ends, for so long, or until `hurry` is set."""
+        await self.sessions.finish(drain_s, hurry, leaving=leaving)
+
+    async def stop(self, reason: str) -> None:
+        """End what runs, from the outside in."""
+        await self.sessions.stop(reason)
+        await self.pool.stop()
+        await self.process_tools.stop()
+        await self.zygotes.stop()
+
+
+def join_cell(
+    ground: Ground,
+    shared: Shared,
+    make_order: OrderMaker,
+    budgets: Budgets,
+    over: Callable[[str], None] = lambda _session: None,
+) -> CellParts:
+    """Join the parts; nothing is started yet. `over`: as `Sessions`'."""
+    config, peers, settings = ground.config, ground.peers, shared.settings
+    store = ArtifactStore(
+        ground.layout.artifacts, parse_size(config.host.artifacts), shared.tenants.artifacts
+    )
+    changes, resources, rates = SerialChanges(), Resources(), CommandRates()
+    recovery = Recovery(resources, shared.metrics, settings.recovers)
+    downloads = Downloads(
+        store,
+        changes,
+        ground.layout.artifacts,
+        peers.journal,
+        demand=lambda tenant: settings.features.demand("artifacts", tenant),
+    )
+    services, sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads, over)
+    refusals = Refusals(peers.journal, shared.metrics)
+    artifacts = Artifacts(store, peers.journal, settings, changes)
+    http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
+    offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
+    dispatch = Dispatch(
+        registry=shared.registry,
+        sessions=sessions,
+        journal=peers.journal,
+        keys=KeyKeeper(peers.keeper, peers.journal, ground.redaction.forget),
+        make_order=make_order,
+        offers=offers,
+        resources=resources,
+        recovery=recovery,
+        metrics=shared.metrics,
+        refused=refusals,
+        rates=rates,
+        on_degraded=ground.degraded,
+        redact=ground.redaction.text,
+    )
+    scripts = {
+        name: os.path.realpath(section.scripts) for name, section in config.bridges.items() if section.scripts
+    }
+    user_scripts = UserScripts(
+        registry=shared.registry,
+        sessions=sessions,
+        journal=peers.journal,
+        make_order=make_order,
+        scripts=scripts,
+        settings=settings,
+        metrics=shared.metrics,
+        refusals=refusals,
+        rates=rates,
+        on_degraded=ground.degraded,
+    )
+    methods = Methods(
+        dispatch=dispatch,
+        sessions=sessions,
+        registry=shared.registry,
+        launcher=peers.launcher,
+        make_order=make_order,
+        zygotes=zygotes.infos,
+        metrics=shared.metrics,
+        pool_counts=pool.counts,
+        scripts=user_scripts,
+        redact=ground.redaction.text,
+    )
+    return CellParts(
+        shared=shared,
+        services=services,
+        make_order=make_order,
+        sessions=sessions,
+        zygotes=zygotes,
+        pool=pool,
+        budgets=budgets,
+        store=store,
+        http_tools=http_tools,
+        process_tools=process_tools,
+        offers=offers,
+        methods=methods,
+        unified=Unified(dispatch, shared.registry, resources, sessions.why_missing),
+        artifacts=artifacts,
+        refusals=refusals,
+    )
+
+
+def _workers(
+    ground: Ground,
+    shared: Shared,
+    recovery: Recovery,
+    budgets: Budgets,
+    downloads: Downloads,
+    over: Callable[[str], None],
+) -> tuple[Services, Sessions, Zygotes, WarmPool]:
+    config, peers = ground.config, ground.peers
+
+    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
+        return sessions.attribute(session)
+
+    def calling_out(session: str) -> Attribution:
+        return sessions.calling_out(session)
+
+    gateways = GatewayOpener(
+        config, keeper=peers.keeper, budgets=budgets, downloads=downloads, attribution=calling_out
+    )
+    services = Services(
+        launcher=peers.launcher,
+        journal=peers.journal,
+        frames=FrameBudget(parse_size(config.host.buffered_bytes)),
+        open_gateway=gateways.open,
+        on_degraded=ground.degraded,
+        attribute=attribute,
+    )
+    zygotes = Zygotes(services, shared.settings.zygotes())
+    pool = WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)
+    sessions = Sessions(
+        pool,
+        peers.journal,
+        bound=config.host.max_sessions,
+        tenants=shared.registry.tenants_with,
+        recovery=recovery,
+        metrics=shared.metrics,
+        on_degraded=ground.degraded,
+        over=over,
+    )
+    return services, sessions, zygotes, pool

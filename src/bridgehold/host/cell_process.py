@@ -1,0 +1,297 @@
+"""A cell's process: all of one tenant's callers, guests and providers, and nothing of anybody else's.
+
+It is forked from the template, talks to launcher, keeper and journal over channels that are its tenant's,
+and to the front over a link. It ends with any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+import msgspec
+
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import Event, GrantResolved
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.errors import BridgeholdError, DeniedError, UnsupportedError, UsageError, to_log_text
+from bridgehold.hardening import harden
+from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
+from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.environments import LISTENER
+from bridgehold.host.front.params import decode
+from bridgehold.host.front.redaction import Redaction
+from bridgehold.host.shares import cell_wire
+from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.callers import CALLER
+from bridgehold.host.shares.link import Link, Waiting, decoded
+from bridgehold.host.shares.spending import Spending, prices_of
+from bridgehold.host.startup import FileChange
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.sandbox.envs.values import BuildProgress
+from bridgehold.sandbox.launcher.control import LauncherClient
+
+_TELL_SECONDS = 0.5
+"""Between two words of what the tenant has used."""
+
+
+class FrontOrders:
+    """Orders that the front makes. What a session needs is decided there; this only asks."""
+
+    def __init__(self, link: Link, shared: Shared) -> None:
+        self._link = link
+        self._shared = shared
+
+    async def make(
+        self, tenant: str, bridge: str, session: str, session_name: str, principal: str
+    ) -> StartOrder:
+        """As `Orders.make`. Raises its typed errors."""
+        ask = cell_wire.AskOrder(
+            bridge=bridge, session=session, session_name=session_name, principal=principal
+        )
+        try:
+            raw = await self._link.ask("order", ask, _Steps())
+            ordered: cell_wire.Ordered = decoded(raw, cell_wire.Ordered)
+            manifest = self._shared.registry.manifest(bridge, tenant)
+            _same(manifest, ordered)
+        except BaseException:
+            self.over(session)
+            raise
+        return StartOrder(
+            session=session,
+            session_name=session_name,
+            manifest=manifest,
+            grant=ordered.grant,
+            spec=ordered.spec,
+            environment_digest=ordered.environment,
+            bridge_folder=Path(ordered.folder),
+            weights=ordered.weights,
+            shapes=ordered.shapes,
+            env_secrets=ordered.env_secrets,
+        )
+
+    def over(self, session: str) -> None:
+        """A session that was ordered has ended, or did not begin."""
+        if session:
+            self._link.tell("over", cell_wire.SessionOver(session=session))
+
+
+class _FrontRecords:
+    """What a grant rests on is the front's to write down: it resolves the grant itself."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def append(self, event: Event, *, durable: bool = True) -> None:
+        if durable and isinstance(event, GrantResolved):
+            await self._link.ask("granted", cell_wire.Granted(bridge=str(event.grant.get("bridge", ""))))
+
+
+class _Steps:
+    """Tells a build's steps to whoever this task's request is for."""
+
+    def __init__(self) -> None:
+        self._listener = LISTENER.get()
+
+    def __call__(self, event: msgspec.Raw, /) -> None:
+        if self._listener is not None:
+            self._listener(decoded(event, BuildProgress))
+
+    def full(self, _most: int = 0) -> bool:
+        return False
+
+
+class CellProcess:
+    """One life of a cell."""
+
+    def __init__(self, given: cell_wire.CellConfig) -> None:
+        self._given = given
+        host = given.host
+        self._layout = Layout(config=Path(host.config), state=Path(host.state), run=Path(host.run))
+        self._config = Config.model_validate_json(given.config)
+        self._link = Link(self._answer)
+        self._parts: CellParts | None = None
+        self._callers: dict[int, object] = {}
+        self._over = asyncio.Event()
+        self._status = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, link: int, launcher: int, keeper: int, journal: int) -> int:
+        """Serve until the front says so, or one of the others is gone. The exit status."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._over.set)
+        peers = Peers(
+            journal=await JournalClient.connect(socket.socket(fileno=journal)),
+            launcher=await LauncherClient.connect(socket.socket(fileno=launcher)),
+            keeper=await KeeperClient.connect(socket.socket(fileno=keeper)),
+        )
+        await peers.launcher.enter()
+        redaction = Redaction(peers.keeper)
+        peers.journal.redact = redaction.event
+        parts = self._join(
+            Ground(
+                config=self._config,
+                layout=self._layout,
+                peers=peers,
+                machine=self._given.machine,
+                redaction=redaction,
+                degraded=self._degraded,
+            )
+        )
+        self._parts = parts
+        await self._link.connect(socket.socket(fileno=link))
+        for gone in (
+            self._link.run(),
+            peers.launcher.lost.wait(),
+            peers.journal.gone.wait(),
+            peers.keeper.gone(),
+        ):
+            self._begin(self._until(gone))
+        self._begin(parts.pool.watch(parts.make_order, peers.keeper.versions))
+        self._begin(self._tell_used(parts.budgets.spending))
+        self._begin(parts.prestart(self._given.tenant))
+        await self._over.wait()
+        await self._end(parts)
+        peers.launcher.close()
+        await peers.journal.close()
+        return self._status
+
+    def _join(self, ground: Ground) -> CellParts:
+        shared = share(ground, _no_writing, _FrontRecords(self._link))
+        orders = FrontOrders(self._link, shared)
+        budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
+        budgets.restore(self._given.tenant, self._given.spent.providers, self._given.spent.periods)
+        parts = join_cell(ground, shared, orders.make, budgets, over=orders.over)
+        shared.metrics.watch(parts.sessions.__len__, lambda: len(parts.zygotes.infos()))
+        parts.tell(self._config, ())
+        return parts
+
+    async def _end(self, parts: CellParts) -> None:
+        with contextlib.suppress(BridgeholdError):
+            await parts.stop("the cell is ending")
+            await parts.refusals.close()
+        self._link.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[object, object, object]) -> None:
+        task = asyncio.create_task(_quietly(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _until(self, gone: Coroutine[object, object, object]) -> None:
+        await gone
+        self._over.set()
+
+    def _degraded(self, reason: str) -> None:
+        """Nothing may run unlogged: the cell ends."""
+        sys.stderr.write(f"bridgehold: the cell of {self._given.tenant} ends: {reason}\n")
+        self._status = 70
+        self._over.set()
+
+    async def _tell_used(self, spending: Spending) -> None:
+        told = None
+        while True:
+            used = spending.used(self._given.tenant)
+            if used != told:
+                told = used
+                self._link.tell("used", cell_wire.UsedNow(used=used))
+            await asyncio.sleep(_TELL_SECONDS)
+
+    async def _answer(self, method: str, body: msgspec.Raw, told: Waiting) -> object:
+        """What the front asks."""
+        parts = self._parts
+        if parts is None:
+            raise UnsupportedError("the cell is not whole yet")
+        match method:
+            case "call":
+                return await self._call(parts, decoded(body, cell_wire.Call), told)
+            case "left":
+                caller = self._callers.pop(decoded(body, cell_wire.Left).caller, None)
+                if caller is not None:
+                    parts.methods.left(caller)
+            case "config":
+                new = decoded(body, cell_wire.NewConfig)
+                config = Config.model_validate_json(new.config)
+                parts.shared.settings.now = config
+                parts.tell(config, tuple(map(Path, new.gone)))
+                self._begin(parts.prestart(self._given.tenant))
+            case "metrics":
+                return parts.shared.metrics.text()
+            case "end":
+                return await self._end_all(parts, decoded(body, cell_wire.End).reason)
+            case "stop":
+                await self._stop(parts, decoded(body, cell_wire.Stop))
+            case _:
+                raise UsageError(f"a cell answers no {method[:40]!r}")
+        return None
+
+    async def _call(self, parts: CellParts, call: cell_wire.Call, told: Waiting) -> object:
+        method = parts.table().get(call.method)
+        if method is None:
+            raise UsageError(f"no method {call.method[:80]!r}")
+        params = decode(call.method, call.params, method.params)
+        tenant = getattr(params, "tenant", None)
+        if tenant not in (None, "", self._given.tenant):
+            raise DeniedError(f"this is the cell of {self._given.tenant}")
+        CALLER.set(self._callers.setdefault(call.caller, object()))
+        return await method.handler(call.principal, params, told)
+
+    async def _end_all(self, parts: CellParts, reason: str) -> cell_wire.Ended:
+        own = self._given.tenant
+        sessions, zygotes, pool = await asyncio.gather(
+            parts.sessions.end_all(own, reason),
+            parts.zygotes.end_all(own, reason),
+            parts.pool.end_all(own, reason),
+        )
+        return cell_wire.Ended(sessions=sessions, zygotes=zygotes, warm_pool=pool)
+
+    async def _stop(self, parts: CellParts, stop: cell_wire.Stop) -> None:
+        hurry = asyncio.Event()
+        if not stop.seconds:
+            hurry.set()
+        await parts.finish(stop.seconds, hurry, leaving=stop.leaving)
+        await parts.stop(stop.reason)
+        await parts.refusals.close()
+        asyncio.get_running_loop().call_soon(self._over.set)
+
+
+async def _quietly(work: Coroutine[object, object, object]) -> None:
+    await work
+
+
+async def _no_writing(_: FileChange) -> None:
+    raise UnsupportedError("a cell writes no configuration")
+
+
+def _same(manifest: Manifest, ordered: cell_wire.Ordered) -> None:
+    """Raise where the bridge that was ordered isn't the one that is read here."""
+    if manifest.digest != ordered.manifest:
+        raise UsageError(f"the bridge {manifest.name} has just changed", retry="same")
+
+
+def run_cell(ends: list[int], template: int) -> int:
+    """The process, in a fork of the template's. `ends`: configuration, link, launcher, keeper, journal."""
+    try:
+        harden(parent=template, last=signal.SIGKILL)
+        config, *channels = ends
+        with os.fdopen(config, "rb") as file:
+            given = msgspec.json.decode(file.read(), type=cell_wire.CellConfig)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        link, launcher, keeper, journal = channels
+        return asyncio.run(_run(given, link, launcher, keeper, journal))
+    except BridgeholdError as error:
+        sys.stderr.write(to_log_text(error))
+        return error.exit_status
+
+
+async def _run(given: cell_wire.CellConfig, link: int, launcher: int, keeper: int, journal: int) -> int:
+    return await CellProcess(given).run(link, launcher, keeper, journal)

@@ -1,0 +1,74 @@
+"""The socket's methods that touch no guest: bridges and their environments, grants, the host's end."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from bridgehold.host.front.environments import Environments
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.registry import Registry
+from bridgehold.ids import parse_name
+from bridgehold.protocol.frames import BridgeParams, BuildParams, NamedBridgeParams, NoParams, StopParams
+from bridgehold.protocol.values import Principal
+
+
+class AskStop(Protocol):
+    """Has the host stop; `now`: without waiting for what runs; `again`: another one takes its place."""
+
+    async def __call__(self, reason: str, *, now: bool, again: bool) -> None:
+        """Begin to stop, for `reason`."""
+
+
+class BridgeMethods:
+    """Handlers; each takes (principal, params, emit)."""
+
+    def __init__(self, registry: Registry, environments: Environments, stop: AskStop) -> None:
+        self._registry = registry
+        self._environments = environments
+        self._stop = stop
+
+    def table(self) -> dict[str, Method]:
+        """The methods by name."""
+        return {
+            "bridges": Method(NoParams, self.bridges, reads=True),
+            "bridge.build": Method(BuildParams, self.build, operator=True),
+            "bridge.verify": Method(NamedBridgeParams, self.verify, operator=True),
+            "bridge.gc": Method(NoParams, self.collect, operator=True),
+            "grant": Method(BridgeParams, self.grant, reads=True),
+            "stop": Method(StopParams, self.stop, operator=True),
+        }
+
+    async def bridges(self, principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """The bridges that the caller may use."""
+        seen = self._registry.visible(principal.may_act_for)
+        return [self._registry.describe(entry) for entry in seen if principal.may_use(entry.name)]
+
+    async def build(self, principal: Principal, params: BuildParams, emit: Emit) -> object:
+        """Build a bridge's environment now."""
+        found = await self._registry.granted(params.tenant, parse_name(params.bridge, "bridge"))
+        built = await self._environments.ensure(found.manifest, emit, grant=found.grant, anew=params.anew)
+        return {"bridge": found.manifest.name, "digest": built.digest, "packages": built.packages}
+
+    async def verify(self, _principal: Principal, params: NamedBridgeParams, _emit: Emit) -> object:
+        """Read every byte of environments, and compare it with what was sealed."""
+        if params.bridge:
+            return await self._environments.verify(
+                [self._registry.manifest(params.bridge, params.tenant or "")]
+            )
+        return await self._environments.verify(self._registry.manifests(), others=True)
+
+    async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
+        """Remove environments that no bridge needs."""
+        return {"removed": await self._environments.collect(self._registry.manifests())}
+
+    async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
+        """What a tenant is granted for a bridge, and by which rules."""
+        tenant = parse_name(params.tenant, "tenant")
+        return await self._registry.grant(tenant, parse_name(params.bridge, "bridge"))
+
+    async def stop(self, _principal: Principal, params: StopParams, _emit: Emit) -> object:
+        """Once what runs has finished, or its time for that is over; `now`: at once."""
+        reason = "replaced by a new host" if params.again else "asked by an operator"
+        await self._stop(reason, now=params.now, again=params.again)
+        return {"status": "stopping"}

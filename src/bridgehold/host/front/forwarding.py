@@ -1,0 +1,227 @@
+"""The socket's methods that cells answer: for whom each is, and what comes of several cells' answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Literal
+
+import msgspec
+
+from bridgehold.errors import BridgeholdError, NotFoundError, SessionEndedError
+from bridgehold.host.front.callers import SMALL
+from bridgehold.host.front.cells import Cell, Cells
+from bridgehold.host.front.method import Forwarded, Handler, Method, Scope
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.shares.callers import CALLER
+from bridgehold.host.shares.link import decoded
+from bridgehold.host.shares.observe import figures_of, merged
+from bridgehold.ids import LOCAL_TENANT
+from bridgehold.protocol.frames import DrainParams, ResumeParams
+from bridgehold.protocol.values import Principal
+
+_GATHER_SECONDS = 5.0
+"""For what is asked of all cells; one that doesn't answer by then is left out, and named."""
+
+Whose = Literal["tenant", "session", "caller"]
+
+
+class OfTenant(Scope, frozen=True, kw_only=True):
+    """What is left out is for the local tenant."""
+
+    tenant: str | None = LOCAL_TENANT
+
+
+class _Forward(msgspec.Struct, frozen=True, kw_only=True):
+    whose: Whose = "tenant"
+    gives: int = SMALL
+    reads: bool = False
+
+
+FORWARDED: dict[str, _Forward] = {
+    "run": _Forward(),
+    "session.open": _Forward(),
+    "session.hold": _Forward(),
+    "foreign.open": _Forward(),
+    "artifact.put": _Forward(),
+    "artifact.drop": _Forward(),
+    "artifact.get": _Forward(gives=4 << 20, reads=True),
+    "artifact.list": _Forward(reads=True),
+    "artifact.remove": _Forward(),
+    "resource.create": _Forward(),
+    "resource.configure": _Forward(),
+    "resource.execute": _Forward(),
+    "resource.delete": _Forward(),
+    "resource.list": _Forward(reads=True),
+    "describe": _Forward(reads=True),
+    "session.close": _Forward(whose="session"),
+    "session.kill": _Forward(whose="session"),
+    "session.profile": _Forward(whose="session"),
+    "session.find": _Forward(whose="session", reads=True),
+    "logs": _Forward(whose="session", gives=1 << 20, reads=True),
+    "tool.reply": _Forward(whose="caller"),
+    "foreign.send": _Forward(whose="caller"),
+    "foreign.eof": _Forward(whose="caller"),
+}
+"""By name; what all of them are asked is `Forwarding`'s own."""
+
+
+class Forwarding:
+    """Handlers; each takes (principal, params, emit)."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
+        self._callers: dict[object, int] = {}
+        self._numbers = itertools.count(1)
+
+    def table(self) -> dict[str, Method]:
+        """The methods by name."""
+        found = {name: self._method(name, kind) for name, kind in FORWARDED.items()}
+        return found | {
+            "ping": Method(Scope, self.ping, reads=True),
+            "sessions": Method(Scope, self.list_sessions, reads=True),
+            "zygotes": Method(Scope, self.list_zygotes, reads=True),
+            "metrics": Method(Scope, self.metrics, operator=True),
+            "figures": Method(Scope, self.figures, operator=True),
+            "drain": Method(DrainParams, self.drain, operator=True, decides=True),
+            "resume": Method(ResumeParams, self.resume, operator=True, decides=True),
+        }
+
+    def left(self, caller: object) -> None:
+        """A connection is gone."""
+        if (number := self._callers.pop(caller, None)) is not None:
+            self._cells.left(number)
+
+    def _method(self, name: str, kind: _Forward) -> Method:
+        ways: dict[Whose, Callable[..., Any]] = {
+            "tenant": self._to_tenant,
+            "session": self._to_session,
+            "caller": self._to_caller,
+        }
+        handler: Handler = partial(ways[kind.whose], name)
+        scope = OfTenant if kind.whose == "tenant" else Scope
+        return Method(scope, handler, gives=kind.gives, reads=kind.reads)
+
+    async def _to_tenant(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+        cell = await self._cells.of(asked.tenant or LOCAL_TENANT)
+        return await self._call(cell, principal, name, asked.raw, emit)
+
+    async def _to_session(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+        """Whichever cell has it: ids are nobody else's, and a name is looked for where the caller may act."""
+        return await self._first(self._cells.living(principal.may_act_for), name, principal, asked, emit)
+
+    async def _to_caller(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+        """Where a request of the same connection is under way."""
+        number = self._caller()
+        cells = [cell for cell in self._cells.living(principal.may_act_for) if number in cell.calls]
+        return await self._first(cells, name, principal, asked, emit)
+
+    async def _first(
+        self, cells: Sequence[Cell], name: str, principal: Principal, asked: Forwarded, emit: Emit
+    ) -> object:
+        missing = NotFoundError(f"there is no session {asked.session[:64]!r}")
+        for cell in cells:
+            try:
+                return await self._call(cell, principal, name, asked.raw, emit)
+            except SessionEndedError:
+                raise
+            except NotFoundError as error:
+                missing = error
+        raise missing
+
+    async def _call(
+        self, cell: Cell, principal: Principal, name: str, params: msgspec.Raw, emit: Emit
+    ) -> msgspec.Raw:
+        return await self._cells.call(cell, principal, name, params, self._caller(), emit)
+
+    def _caller(self) -> int:
+        connection = CALLER.get()
+        number = self._callers.get(connection)
+        if number is None:
+            number = self._callers[connection] = next(self._numbers)
+        return number
+
+    async def ping(self, _principal: Principal, _params: Forwarded, _emit: Emit) -> object:
+        """That the host answers, with its version and how many sessions it has."""
+        return {"status": "ok", "sessions": len(self._cells.places), "version": version("bridgehold")}
+
+    async def list_sessions(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+        """The sessions that the caller may see."""
+        cells = [
+            one for one in self._cells.living(principal.may_act_for) if asked.tenant in (None, one.tenant)
+        ]
+        found = await self._gather(cells, principal, "sessions", asked.raw, emit)
+        return [one for raw in found for one in decoded(raw, list[msgspec.Raw])]
+
+    async def list_zygotes(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
+        """Of what the caller may act for and use: zygotes, and how many sandboxes their pools hold."""
+        cells = self._cells.living(principal.may_act_for)
+        found = [
+            decoded(raw, dict[str, list[msgspec.Raw]])
+            for raw in await self._gather(cells, principal, "zygotes", asked.raw, emit)
+        ]
+        return {
+            kind: [one for table in found for one in table.get(kind, ())] for kind in ("zygotes", "parked")
+        }
+
+    async def metrics(self, _principal: Principal, _asked: Forwarded, _emit: Emit) -> object:
+        """All cells' metrics together, in Prometheus' text format."""
+        return {"text": await self._text()}
+
+    async def figures(self, _principal: Principal, _asked: Forwarded, _emit: Emit) -> object:
+        """Figures by bridge and operation, as `bridgehold top` shows them."""
+        return figures_of(await self._text())
+
+    async def _text(self) -> str:
+        """Of a cell that doesn't answer, what it said last."""
+
+        async def one(cell: Cell) -> None:
+            with contextlib.suppress(TimeoutError, BridgeholdError):
+                async with asyncio.timeout(_GATHER_SECONDS):
+                    cell.metrics = decoded(await cell.ask("metrics", None), str)
+
+        cells = self._cells.living()
+        await asyncio.gather(*map(one, cells))
+        return merged([self._cells.past, *(cell.metrics for cell in cells)])
+
+    async def drain(self, principal: Principal, params: DrainParams, emit: Emit) -> object:
+        """As a cell does, of all that are meant; none of them opens a new session after a cordon."""
+        if params.cordon:
+            self._cells.cordon(params.tenant, params.bridge)
+        cells = [one for one in self._cells.living() if params.tenant in ("", one.tenant)]
+        raw = msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(params, cordon=False)))
+        found = await self._gather(cells, principal, "drain", raw, emit, params.seconds)
+        return {"ended": [one for each in found for one in decoded(each, dict[str, list[str]])["ended"]]}
+
+    async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
+        """Sessions are opened again where a drain had closed the way."""
+        return {"resumed": self._cells.uncordon(params.tenant, params.bridge)}
+
+    async def _gather(
+        self,
+        cells: Sequence[Cell],
+        principal: Principal,
+        name: str,
+        params: msgspec.Raw,
+        emit: Emit,
+        seconds: float = 0.0,
+    ) -> list[msgspec.Raw]:
+        """Their answers; of those that give none in time, the names, to whoever reads the host's log."""
+
+        async def one(cell: Cell) -> msgspec.Raw | None:
+            with contextlib.suppress(TimeoutError, BridgeholdError):
+                async with asyncio.timeout(seconds + _GATHER_SECONDS):
+                    return await self._call(cell, principal, name, params, emit)
+            return None
+
+        answers = await asyncio.gather(*map(one, cells))
+        silent = [cell.tenant for cell, answer in zip(cells, answers, strict=True) if answer is None]
+        if silent:
+            emit({"type": "silent", "tenants": silent})
+            sys.stderr.write(f"bridgehold: no answer to {name} from the cells of {', '.join(silent)}\n")
+        return [answer for answer in answers if answer is not None]

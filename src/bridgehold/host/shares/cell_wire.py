@@ -1,0 +1,126 @@
+"""What a front and a cell say to each other over their link, by method.
+
+front → cell: `call`, `left`, `config`, `metrics`, `end`, `stop`.
+cell → front: `order`, `granted`, `over`, `used`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridgehold.host.shares.spending import Used
+from bridgehold.host.startup import HostConfig
+from bridgehold.policies.model import Grant, Machine
+from bridgehold.protocol.values import Principal
+from bridgehold.sandbox.values import SandboxSpec
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tenant has used so far, as a fold of the audit."""
+
+    providers: dict[str, tuple[int, int]] = {}
+    """Requests and tokens of each, over the audit's life."""
+    periods: dict[str, tuple[int, int, int]] = {}
+    """Requests, tokens and millionths of money, by day and month."""
+
+
+class CellConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cell is started with."""
+
+    tenant: str
+    host: HostConfig
+    machine: Machine
+    config: str
+    """The configuration that holds, as JSON."""
+    spent: Spent
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A caller's request; who it is was proven to the front."""
+
+    principal: Principal
+    method: str
+    params: msgspec.Raw
+    caller: int
+    """Its connection."""
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection is gone."""
+
+    caller: int
+
+
+class NewConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration that holds from now on."""
+
+    config: str
+    gone: tuple[str, ...]
+    """Paths of rules and bridges that nobody is to miss any more."""
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """All that runs is to end now. Answered by how many `Ended`."""
+
+    reason: str
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of each have ended."""
+
+    sessions: int = 0
+    zygotes: int = 0
+    warm_pool: int = 0
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """The cell is to end: what runs gets so many seconds. Answered once nothing runs any more."""
+
+    reason: str
+    seconds: float
+    leaving: bool = False
+    """Another host takes over."""
+
+
+class AskOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """As `OrderMaker`'s arguments, of the cell's own tenant."""
+
+    bridge: str
+    session: str
+    session_name: str
+    principal: str
+
+
+class Ordered(msgspec.Struct, frozen=True, kw_only=True):
+    """What the front makes of it: of a `StartOrder` all but the manifest, which the cell reads itself."""
+
+    manifest: str
+    """Its digest: another one is another bridge."""
+    grant: Grant
+    spec: SandboxSpec
+    environment: str
+    folder: str
+    weights: tuple[str, ...]
+    shapes: dict[str, str]
+    env_secrets: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"Ordered({self.spec.tenant}/{self.spec.bridge})"
+
+
+class Granted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tenant's grant for a bridge rests on has changed: it is to be written down."""
+
+    bridge: str
+
+
+class SessionOver(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that was ordered has ended, or did not begin."""
+
+    session: str
+
+
+class UsedNow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tenant has used of its ceilings by now."""
+
+    used: Used

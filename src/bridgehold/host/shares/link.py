@@ -1,0 +1,259 @@
+"""Front and cell: questions both ways over one stream socket, each with any number of events and one answer.
+
+A frame is a length (4 bytes, big-endian) and JSON. Whatever breaks the rules ends the link, and with it the
+cell. Events wait for whoever asked: what it has not taken is counted at the end that sends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from bridgehold.errors import (
+    BridgeholdError,
+    CancelledError,
+    CellEndedError,
+    ErrorInfo,
+    InternalError,
+    LimitError,
+    from_info,
+)
+from bridgehold.protocol.frames import HEADER, MAX_FRAME
+
+MOST = MAX_FRAME + 64 * 1024
+"""Bytes of a frame: what a caller may send, and what stands beside it."""
+UNREAD_AT_EASE = 64 * 1024
+UNREAD_EVENTS = 16 * 1024 * 1024
+"""Of one question's events that were not taken, past which it ends."""
+_LOOK_SECONDS = 0.02
+_NOTHING = msgspec.Raw(b"null")
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of either end's. `id` is the asking end's number."""
+
+    kind: Literal["ask", "cancel", "taken", "event", "result", "error"]
+    id: int
+    method: str = ""
+    body: msgspec.Raw = _NOTHING
+    """Of a question its parameters; of an event or a result what it is."""
+    size: int = 0
+    """``taken``: bytes of events that wait no more."""
+    error: ErrorInfo | None = None
+
+
+class Told(Protocol):
+    """Takes one event of a question, as JSON."""
+
+    def __call__(self, event: msgspec.Raw, /) -> None:
+        """Take `event`."""
+
+    def full(self, most: int = ...) -> bool:
+        """Whether more than `most` bytes wait at whoever asked."""
+
+
+class Waiting:
+    """The events of one question at the end that sends them."""
+
+    def __init__(self, send: Callable[[msgspec.Raw], None], end: Callable[[], object]) -> None:
+        self._send = send
+        self._end = end
+        self.unread = 0
+
+    def __call__(self, event: object, /) -> None:
+        """Send `event`; a question whose asker takes nothing ends."""
+        raw = event if isinstance(event, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(event))
+        if self.unread > UNREAD_EVENTS:
+            self._end()
+            return
+        self.unread += len(memoryview(raw))
+        self._send(raw)
+
+    def full(self, most: int = UNREAD_AT_EASE) -> bool:
+        """Whether more than `most` bytes of events were not taken."""
+        return self.unread > most
+
+
+Answers = Callable[[str, msgspec.Raw, Waiting], Awaitable[object]]
+"""(method, parameters, events) → what is answered. Raises typed errors."""
+
+
+class Link:
+    """One end. `run` until the other end is gone, or breaks the rules."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._next = 0
+        self._asked: dict[int, tuple[asyncio.Future[msgspec.Raw], Told | None]] = {}
+        self._answering: dict[int, tuple[asyncio.Task[None], Waiting]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        self.gone = asyncio.Event()
+        """Set once nothing comes and nothing goes any more."""
+
+    async def connect(self, sock: socket.socket) -> None:
+        """Take over `sock`, a connected stream socket."""
+        sock.setblocking(False)
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=sock, limit=UNREAD_AT_EASE)
+
+    async def run(self) -> None:
+        """Never raises; all that is asked ends with it, both ways."""
+        try:
+            with contextlib.suppress(OSError, EOFError, msgspec.MsgspecError, RecursionError):
+                while True:
+                    self._take(await self._receive())
+        finally:
+            self.close()
+            answering = [task for task, _ in self._answering.values()]
+            for task in answering:
+                task.cancel()
+            await asyncio.gather(*answering, return_exceptions=True)
+
+    def close(self) -> None:
+        """End it: whoever waits for an answer gets `CellEndedError`."""
+        if self._writer is not None:
+            self._writer.close()
+        self.gone.set()
+        for future, _ in self._asked.values():
+            if not future.done():
+                future.set_exception(_gone())
+
+    async def ask(self, method: str, params: object, told: Told | None = None) -> msgspec.Raw:
+        """What the other end answers, as JSON. Raises its typed error; cancelled, that end gives up too."""
+        if self.gone.is_set():
+            raise _gone()
+        self._next += 1
+        number = self._next
+        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future, told
+        try:
+            self._send(Frame(kind="ask", id=number, method=method, body=_raw(params)))
+            await self._drain()
+            return await future
+        except asyncio.CancelledError:
+            self._send(Frame(kind="cancel", id=number))
+            raise
+        finally:
+            del self._asked[number]
+            future.cancel()
+
+    def tell(self, method: str, params: object) -> None:
+        """Say it, and wait for no answer."""
+        self._next += 1
+        self._send(Frame(kind="ask", id=self._next, method=method, body=_raw(params)))
+
+    async def _receive(self) -> Frame:
+        if self._reader is None:
+            raise EOFError
+        length = int.from_bytes(await self._reader.readexactly(HEADER.size), "big")
+        if length > MOST:
+            raise EOFError
+        return msgspec.json.decode(await self._reader.readexactly(length), type=Frame)
+
+    def _take(self, frame: Frame) -> None:
+        match frame.kind:
+            case "ask":
+                if frame.id in self._answering:
+                    raise EOFError
+                waiting = Waiting(
+                    lambda raw: self._send(Frame(kind="event", id=frame.id, body=raw)),
+                    lambda: self._leave(frame.id),
+                )
+                task = asyncio.create_task(self._answer(frame, waiting))
+                self._answering[frame.id] = task, waiting
+                task.add_done_callback(lambda _: self._answering.pop(frame.id, None))
+            case "cancel":
+                self._leave(frame.id)
+            case "taken":
+                if (known := self._answering.get(frame.id)) is not None:
+                    known[1].unread = max(0, known[1].unread - max(0, frame.size))
+            case "event":
+                self._event(frame)
+            case _:
+                self._answered(frame)
+
+    def _leave(self, number: int) -> None:
+        if (known := self._answering.get(number)) is not None:
+            known[0].cancel()
+
+    def _event(self, frame: Frame) -> None:
+        _, told = self._asked.get(frame.id, (None, None))
+        if told is None:
+            return
+        told(frame.body)
+        size = len(memoryview(frame.body))
+        if not told.full():
+            self._send(Frame(kind="taken", id=frame.id, size=size))
+            return
+        task = asyncio.create_task(self._tell_taken(frame.id, size, told))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell_taken(self, number: int, size: int, told: Told) -> None:
+        """Once whoever is told has read what waits for it."""
+        while told.full() and number in self._asked:  # noqa: ASYNC110 - a caller's reading sets no event here
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._send(Frame(kind="taken", id=number, size=size))
+
+    def _answered(self, frame: Frame) -> None:
+        future, _ = self._asked.get(frame.id, (None, None))
+        if future is None or future.done():
+            return
+        if frame.kind == "error":
+            future.set_exception(from_info(frame.error) if frame.error is not None else _gone())
+        else:
+            future.set_result(frame.body)
+
+    async def _answer(self, frame: Frame, waiting: Waiting) -> None:
+        try:
+            answer = await self._answers(frame.method, frame.body, waiting)
+            said = Frame(kind="result", id=frame.id, body=_raw(answer))
+        except asyncio.CancelledError:
+            if self.gone.is_set():
+                raise
+            late = waiting.full(UNREAD_EVENTS)
+            error = LimitError("its events were not read") if late else CancelledError("it was cancelled")
+            said = Frame(kind="error", id=frame.id, error=error.info())
+        except BridgeholdError as error:
+            said = Frame(kind="error", id=frame.id, error=error.info())
+        except Exception as error:  # noqa: BLE001 - a defect of ours ends one question
+            defect = InternalError(f"a defect in Bridgehold: {type(error).__name__}")
+            said = Frame(kind="error", id=frame.id, error=defect.info())
+        self._send(said)
+        with contextlib.suppress(CellEndedError):
+            await self._drain()
+
+    def _send(self, frame: Frame) -> None:
+        if self._writer is None or self.gone.is_set():
+            return
+        body = msgspec.json.encode(frame)
+        self._writer.write(HEADER.pack(len(body)) + body)
+
+    async def _drain(self) -> None:
+        if self._writer is not None:
+            try:
+                await self._writer.drain()
+            except OSError as error:
+                raise _gone() from error
+
+
+def decoded(raw: msgspec.Raw, kind: type[Any]) -> Any:
+    """An answer as `kind`. Raises `InternalError` where the other end says something else."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise InternalError("the other end of a link answered another question") from error
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return value if isinstance(value, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(value))
+
+
+def _gone() -> CellEndedError:
+    return CellEndedError("the tenant's cell has ended")

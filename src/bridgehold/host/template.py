@@ -1,0 +1,129 @@
+"""What cells are forked from: a process that has imported all of a cell, and holds nothing of any tenant.
+
+It is itself a fork of the host's process, from before that has read a tenant's byte or opened a loop. The
+host asks with one datagram and five descriptors, and gets a pidfd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterable
+
+from bridgehold.errors import HostUnavailableError
+from bridgehold.hardening import harden
+
+FORK = b"fork"
+_FORKED = b"forked"
+_ENDS = 5
+"""A cell's configuration, and its ends of the link, of the launcher's, the keeper's and the journal's."""
+_REAP_SECONDS = 5.0
+
+RunCell = Callable[[list[int], int], int]
+"""(descriptors, the template's pid) → exit status."""
+
+
+def begin(run_cell: RunCell, close: Iterable[int]) -> socket.socket:
+    """Fork the template. Returns the host's end; the template itself, and its cells, never return.
+
+    `close`: descriptors of the host's that are no cell's.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    gc.collect()
+    gc.freeze()  # what a cell would otherwise copy by merely counting references
+    host = os.getpid()
+    if os.fork():
+        theirs.close()
+        return ours
+    status = 1
+    try:
+        ours.close()
+        for descriptor in close:
+            if descriptor >= 0:
+                os.close(descriptor)
+        status = _serve(theirs, run_cell, host)
+    finally:
+        os._exit(status)
+
+
+def _serve(sock: socket.socket, run_cell: RunCell, host: int) -> int:
+    """Until the host is gone. In a cell: its exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the end is the host's
+    harden(parent=host, last=signal.SIGKILL)
+    own = os.getpid()
+    while True:
+        if not select.select([sock], [], [], _REAP_SECONDS)[0]:
+            _reap()
+            continue
+        said, given, _, _ = socket.recv_fds(sock, len(FORK), _ENDS, socket.MSG_CMSG_CLOEXEC)
+        if not said:
+            return 0
+        if said != FORK or len(given) != _ENDS:
+            return 1
+        try:
+            child = os.fork()
+        except OSError as error:
+            sock.send(str(error.strerror).encode())
+            child = -1
+        if child == 0:
+            sock.close()
+            return run_cell(given, own)
+        for descriptor in given:
+            os.close(descriptor)
+        if child > 0:
+            pidfd = os.pidfd_open(child)  # it is not reaped before the next turn: no other has its number
+            socket.send_fds(sock, [_FORKED], [pidfd])
+            os.close(pidfd)
+        _reap()
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+class Template:
+    """The host's end."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._turn = asyncio.Lock()
+
+    async def fork(self, ends: list[int]) -> int:
+        """A cell with these descriptors (closed here); its pidfd. Raises `HostUnavailableError`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._turn:
+                socket.send_fds(self._socket, [FORK], ends)
+                while True:
+                    try:
+                        said, given, _, _ = socket.recv_fds(self._socket, 4_096, 1, socket.MSG_CMSG_CLOEXEC)
+                        break
+                    except BlockingIOError:
+                        readable = asyncio.Event()
+                        loop.add_reader(self._socket, readable.set)
+                        try:
+                            await readable.wait()
+                        finally:
+                            loop.remove_reader(self._socket)
+        except OSError as error:
+            raise HostUnavailableError(f"no cell can be begun: {error.strerror}", retry="later") from error
+        finally:
+            for descriptor in ends:
+                os.close(descriptor)
+        if said == _FORKED and given:
+            return given[0]
+        reason = said.decode(errors="replace") or "what they are forked from is gone"
+        raise HostUnavailableError(f"no cell can be begun: {reason}", retry="later")
+
+    def close(self) -> None:
+        """The template ends."""
+        self._socket.close()

@@ -1,0 +1,71 @@
+"""The channels of cells: whose each is, what it may start, and where its process is."""
+
+from __future__ import annotations
+
+import socket
+
+from bridgehold.errors import NotFoundError, UnsupportedError, UsageError
+from bridgehold.sandbox.launcher import requests
+from bridgehold.sandbox.launcher.channel import Channel
+from bridgehold.sandbox.launcher.worker import Parts
+from bridgehold.sandbox.values import Resources
+
+_RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, open_files=0, file_size_bytes=0)
+"""Of a cell's own process, within its tenant's share."""
+
+
+class Cells:
+    """All of a launcher's, by name."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._cells: dict[str, Channel] = {}
+
+    def channels(self) -> list[Channel]:
+        """Those that are open."""
+        return list(self._cells.values())
+
+    def handle(
+        self,
+        channel: Channel,
+        request: requests.OpenRequest | requests.AllowRequest | requests.EnterRequest,
+    ) -> None:
+        """What `channel` asks. Raises typed refusals."""
+        match request:
+            case requests.OpenRequest():
+                self._open(channel, request)
+            case requests.AllowRequest():
+                cell = self._cells.get(request.cell)
+                if cell is None:
+                    raise NotFoundError(f"no cell {request.cell[:40]}")
+                cell.allow(request.bridge, request.digests, request.share)
+            case requests.EnterRequest():
+                self._enter(channel)
+
+    def forget(self, channel: Channel) -> None:
+        """Its peer is gone, or broke its rules: whatever is left of the cell ends with it."""
+        self._cells = {name: one for name, one in self._cells.items() if one is not channel}
+        if channel.leaf is not None:
+            channel.leaf.lift()
+            channel.leaf.kill()
+            channel.leaf.remove()  # what stays busy for a moment is the parent's to tidy
+
+    def _open(self, channel: Channel, request: requests.OpenRequest) -> None:
+        sock = socket.socket(fileno=channel.take_descriptor())
+        if not request.tenant or request.cell in self._cells or sock.type != socket.SOCK_SEQPACKET:
+            sock.close()
+            raise UsageError("a cell's channel has a tenant, a name of its own, and a socket of datagrams")
+        self._cells[request.cell] = cell = Channel(sock, tenant=request.tenant)
+        cell.share = request.share
+
+    def _enter(self, channel: Channel) -> None:
+        """A cell is its tenant's as its sandboxes are: its memory, its processors, its processes."""
+        if channel.leaf is not None or self._parts.parent.version == "none":
+            return
+        name = next(name for name, one in self._cells.items() if one is channel)
+        leaf = self._parts.parent.create(name, _RESOURCES, tenant=channel.tenant, share=channel.share)
+        channel.leaf = leaf
+        try:
+            leaf.take(channel.sender)
+        except OSError as error:
+            raise UnsupportedError(f"a cell can't enter its cgroup: {error}", where=name) from error

@@ -1,0 +1,107 @@
+"""The folders that a host's processes write to: made for a start, or only looked at before one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import msgspec
+
+from bridgehold import writes
+from bridgehold.config.layout import Layout
+from bridgehold.config.load import Config
+from bridgehold.errors import ConfigError
+from bridgehold.supervisor import plans
+
+_OWN = "Use a folder of your own: set BRIDGEHOLD_HOME, or run as the user who made it."
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """One folder; those without a `mode` are only made where they are missing, and stay whose they are."""
+
+    path: Path
+    uid: int = 0
+    group: int = 0
+    mode: int = 0
+
+
+def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
+    """All of them in the order in which they are made; as root, one owner per role."""
+    return (
+        Wanted(layout.config),
+        Wanted(layout.state),
+        Wanted(layout.run),
+        Wanted(layout.audit, roles.journal, roles.host, 0o2750),  # the host folds budgets from it
+        Wanted(layout.anchors, roles.journal, roles.host, 0o2775),  # the host puts the public key beside them
+        Wanted(layout.run, roles.host, roles.host, 0o711),
+        Wanted(layout.wheels, roles.host, roles.host, 0o755),
+        Wanted(layout.environments, roles.host, roles.host, 0o755),
+        Wanted(layout.secrets, roles.keeper, roles.keeper, 0o700),
+        Wanted(layout.artifacts, roles.host, roles.host, 0o700),
+        Wanted(layout.quarantine, roles.host, roles.host, 0o700),
+        Wanted(layout.uids, os.getuid(), os.getuid(), 0o700),
+    )
+
+
+def prepare_folders(layout: Layout, config: Config) -> None:
+    """Make the layout's folders with their owners and modes. Raises `ConfigError`, or `OSError`."""
+    roles = plans.roles(config)
+    for one in wanted(layout, roles):
+        if one.mode:
+            _own(one)
+        else:
+            writes.make_folder(one.path)
+    _give_secrets(layout.secrets, roles.keeper)
+
+
+def check_folders(layout: Layout, config: Config) -> None:
+    """Change nothing; raise the `ConfigError` that `prepare_folders` would end with, for this user."""
+    for one in wanted(layout, plans.roles(config)):
+        place = one.path
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        try:
+            owner, readonly = place.stat().st_uid, os.statvfs(place).f_flag & os.ST_RDONLY
+        except OSError as error:
+            raise ConfigError(f"can't be looked at: {error.strerror}", where=str(place), hint=_OWN) from error
+        if place == one.path:
+            if one.mode and os.geteuid() not in (0, owner):
+                raise _of_somebody_else(one.path)
+            fine = not (one.mode and readonly)  # a mode of ours is put back
+        else:
+            fine = os.access(place, os.W_OK | os.X_OK, effective_ids=True)
+        if not fine:
+            raise ConfigError(f"uid {os.geteuid()} can't write {place}", where=str(one.path), hint=_OWN)
+
+
+def _of_somebody_else(path: Path) -> ConfigError:
+    return ConfigError(f"{path} belongs to somebody else", where=str(path), hint=_OWN)
+
+
+def _give_secrets(folder: Path, uid: int) -> None:
+    """Keys that root set before the first start were root's: they become the keeper's."""
+    if os.getuid() != 0:
+        return
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            facts = os.fstat(descriptor)
+            if facts.st_uid == 0 and facts.st_nlink == 1:
+                os.fchown(descriptor, uid, uid)
+        finally:
+            os.close(descriptor)
+
+
+def _own(one: Wanted) -> None:
+    try:
+        writes.make_folder(one.path)
+        writes.give(one.path, one.uid, one.group, one.mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ConfigError(
+                f"a link stands for {one.path}", where=str(one.path), hint="Look who put it there; remove it."
+            ) from error
+        if not isinstance(error, PermissionError):
+            raise
+        raise _of_somebody_else(one.path) from error

@@ -1,0 +1,266 @@
+"""The journal's channels: each is bound to its recorder, has its turn, and ends alone when it breaks its rules."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from audit_support import LiveJournal, intent, lines_of, outcome, segment_files
+
+from bridgehold.audit.channels import GROUP, Channel, Opening, turns
+from bridgehold.audit.client import JournalClient, encode
+from bridgehold.audit.events import Event, HostStarted, HostStopped, JournalClosed, SessionClosed
+from bridgehold.audit.recorders import Recorder
+from bridgehold.audit.verify import verify_audit
+from bridgehold.errors import AuditError, BudgetError
+from bridgehold.records import wire
+from bridgehold.records.workers import WorkerExited, WorkerRefused
+from waiting import eventually
+
+Live = Callable[..., LiveJournal]
+ALL = ("launcher", "keeper", "intake")
+
+
+def refused(**changes: object) -> WorkerRefused:
+    return WorkerRefused(**{"tenant": "acme", "worker": "w-1", "differences": (), **changes})  # type: ignore[arg-type]
+
+
+def exited(of: str) -> WorkerExited:
+    return WorkerExited(
+        tenant="acme", worker="w-1", intent=of, cause="exited", status=0, cpu_us=0, memory_peak_bytes=0,
+        oom_kills=0, emptied_ms=0,
+    )  # fmt: skip
+
+
+FORGED: dict[str, tuple[str, Event]] = {
+    "an end of the journal's by the host": ("host", JournalClosed(reason="forged")),
+    "an end of a worker by the host": ("host", exited("")),
+    "a refused worker by the host": ("host", refused()),
+    "an intent by the launcher": ("launcher", intent()),
+    "an intent by the keeper": ("keeper", intent()),
+    "an intent for another tenant": ("acme", intent(tenant="umbra")),
+    "an intent for no tenant": ("acme", intent(tenant="")),
+    "a host's start by a tenant": ("acme", HostStarted(tenant="acme", version="", uid=0, machine={})),
+    "an end of a worker by a tenant": ("acme", exited("")),
+}
+
+
+async def all_channels(journal: LiveJournal) -> dict[str, JournalClient]:
+    """Of every recorder, by its name; of two tenants by theirs."""
+    channels = {"host": await JournalClient.connect(journal.socket)}
+    for name in ("launcher", "keeper"):
+        channels[name] = await JournalClient.connect(journal.others[name])
+    for tenant in ("acme", "umbra"):
+        channels[tenant] = await JournalClient.open(journal.others["intake"], tenant)
+    return channels
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_an_event_that_is_not_its_recorder_s_ends_that_channel_alone(
+    live: Live, audit: Path, what: str
+) -> None:
+    name, event = FORGED[what]
+    event = msgspec.structs.replace(event, command="c-forged")
+    own: dict[str, Event] = {
+        "host": HostStopped(reason="still here"),
+        "launcher": refused(),
+        "acme": intent(),
+        "umbra": intent(tenant="umbra"),
+    }
+    journal = live(others=ALL)
+
+    async def act() -> None:
+        channels = await all_channels(journal)
+        with pytest.raises(AuditError):
+            await channels[name].append(event)
+        await asyncio.wait_for(channels[name].gone.wait(), 30)
+        with pytest.raises(AuditError, match="gone"):
+            await channels[name].append(event)
+        for other in own.keys() - {name}:
+            await channels[other].append(own[other])
+        for channel in channels.values():
+            await channel.close()
+
+    asyncio.run(act())
+    journal.end()
+    stored = [json.loads(line) for line in lines_of(segment_files(audit)[0])]
+    assert sorted(stored[0]["recorders"]) == ["host", "keeper", "launcher"]
+    ended = [line for line in stored if line["kind"] == "channel.ended"]
+    assert [(one["recorder"], one["tenant"]) for one in ended] == [
+        ("tenant", "acme") if name == "acme" else (name, "")
+    ]
+    assert not [line for line in stored if line["command"] == "c-forged"]
+    assert verify_audit(audit).integrity.ok
+
+
+def test_nobody_ends_what_another_recorder_has_begun(live: Live, audit: Path) -> None:
+    journal = live(others=ALL)
+
+    async def act() -> None:
+        channels = await all_channels(journal)
+        of_host = await channels["host"].append(intent())
+        of_umbra = await channels["umbra"].append(intent(tenant="umbra"))
+        for name, event in (
+            ("acme", outcome(of_umbra.ref)),  # under its own name, another tenant's intent
+            ("umbra", outcome(of_host.ref, tenant="umbra")),
+        ):
+            with pytest.raises(AuditError):
+                await channels[name].append(event)
+            await asyncio.wait_for(channels[name].gone.wait(), 30)
+        await channels["host"].append(outcome(of_host.ref))
+        for channel in channels.values():
+            await channel.close()
+
+    asyncio.run(act())
+    assert journal.end() == 0
+    report = verify_audit(audit)
+    assert report.ok, report.first_bad  # umbra's intent is interrupted, as its channel was
+    assert report.completeness.interrupted_count == 1
+
+
+def test_bounds_and_anchors_are_the_host_s_and_a_bound_holds_for_a_tenant_s_channel(
+    live: Live, audit: Path
+) -> None:
+    journal = live(others=ALL)
+
+    async def act() -> None:
+        channels = await all_channels(journal)
+        await channels["host"].bound("umbra", 1)
+        with pytest.raises(BudgetError):
+            await channels["umbra"].append(intent(tenant="umbra"))
+        await channels["acme"].append(intent())
+        with pytest.raises(AuditError):
+            await channels["acme"].bound("umbra", 0)
+        await asyncio.wait_for(channels["acme"].gone.wait(), 30)
+        assert not channels["umbra"].gone.is_set(), "a full quota breaks no rule"
+        for channel in channels.values():
+            await channel.close()
+
+    asyncio.run(act())
+    journal.end()
+
+
+def test_a_door_that_breaks_its_rules_is_closed_and_its_channels_go_on(live: Live, audit: Path) -> None:
+    def acme() -> list[int]:
+        ours, theirs = socket.socketpair()
+        ours.detach()
+        return [theirs.detach()]
+
+    good = msgspec.json.encode(Opening("acme"))
+    for data, descriptors in (
+        (b"{", acme()),
+        (b'{"tenant":"acme","role":"launcher"}', acme()),
+        (msgspec.json.encode(Opening("a" * 257)), acme()),
+        (b'{"tenant":"' + b"a" * 8000 + b'"}', acme()),
+        (good, []),
+        (good, [*acme(), *acme()]),
+        (good, [os.open("/dev/null", os.O_RDWR)]),
+        (good, [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)[0].detach()]),
+    ):
+        journal = live(others=ALL)
+
+        async def act(
+            journal: LiveJournal = journal, data: bytes = data, given: list[int] = descriptors
+        ) -> None:
+            channels = await all_channels(journal)
+            socket.send_fds(journal.others["intake"], [data], given)
+            with pytest.raises(AuditError):
+                await JournalClient.open(journal.others["intake"], "acme")
+            await channels["acme"].append(intent())
+            await channels["host"].append(HostStopped(reason="still here"))
+            for channel in channels.values():
+                await channel.close()
+
+        asyncio.run(act())
+        assert journal.end() == 0
+    assert verify_audit(audit).integrity.ok
+
+
+def test_one_that_floods_has_no_more_than_its_turn() -> None:
+    """Of each group everybody has an equal part, whatever waits in one; and one that is cut off gives nothing."""
+    ends = [socket.socketpair() for _ in range(4)]
+    flood, calm, also, broken = channels = [
+        Channel(theirs, Recorder("tenant", f"t-{number}")) for number, (_, theirs) in enumerate(ends)
+    ]
+    frame = wire.request(wire.APPEND, 1, b"x" * 100)
+    for (ours, _), count in zip(ends, (1500, 1, 2, 0), strict=True):
+        ours.sendall(frame * count)
+    ends[3][0].sendall(b"\xff" * 100)
+    for channel in channels:
+        channel.read()
+    for expected in ((GROUP // 4, 1, 2), (GROUP, 0, 0)):
+        taken = {channel: len(requests) for channel, requests in turns(channels)}
+        assert (taken[flood], taken.get(calm, 0), taken.get(also, 0)) == expected
+        if broken.recorder.broken:
+            broken.cut()
+    assert broken.recorder.broken
+    for ours, theirs in ends:
+        ours.close()
+        theirs.close()
+
+
+def test_a_tenant_s_channel_has_so_many_bytes_a_second() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(theirs, Recorder("tenant", "acme"))
+    frame = wire.request(wire.APPEND, 1, b"x" * 200_000)
+    ours.setblocking(False)
+    taken = 0
+    for _ in range(200):  # one second's part is forty of them
+        try:
+            ours.sendall(frame)
+        except BlockingIOError:
+            pytest.fail("a frame that fits did not")
+        channel.read()
+        found = sum(len(requests) for _, requests in turns([channel]))
+        if not found:
+            break
+        taken += found
+    assert 40 <= taken < 100
+    assert channel.pending
+    ours.close()
+    theirs.close()
+
+
+def test_noise_on_one_channel_is_nobody_else_s(live: Live, audit: Path) -> None:
+    """Random bytes, cut frames, unknown operations, events of any kind: who sends them is cut off or refused."""
+    chosen = random.Random(5)
+    journal = live(others=ALL)
+    kinds = [encode(event) for _, event in FORGED.values()]
+    kinds += [encode(intent()), encode(SessionClosed(tenant="acme", reason="x"))]
+
+    async def act() -> None:
+        channels = await all_channels(journal)
+        for _ in range(60):
+            noisy = await JournalClient.open(journal.others["intake"], "acme")
+            transport = noisy._transport
+            assert transport is not None
+            for _ in range(chosen.randrange(1, 6)):
+                data = wire.request(chosen.randrange(7), chosen.randrange(100), chosen.choice(kinds))
+                if chosen.random() < 0.5:
+                    at = chosen.randrange(len(data))
+                    data = data[:at] + chosen.randbytes(chosen.randrange(1, 40)) + data[at:]
+                transport.write(data)
+            await channels["umbra"].append(intent(tenant="umbra"))
+            await channels["launcher"].append(refused())
+            if chosen.random() < 0.5:
+                transport.abort()
+            else:
+                await noisy.close()
+        await eventually(lambda: not journal.process.poll())
+        for channel in channels.values():
+            await channel.close()
+
+    asyncio.run(act())
+    assert journal.end() == 0
+    stored = [json.loads(line) for line in lines_of(segment_files(audit)[0])]
+    assert sum(line["tenant"] == "umbra" for line in stored) == 60
+    assert {line["tenant"] for line in stored if line["kind"] == "command.intent"} == {"acme", "umbra"}
+    assert sum(line["kind"] == "worker.refused" for line in stored) == 60
+    assert verify_audit(audit).integrity.ok

@@ -1,0 +1,242 @@
+"""The front, with a cell that was taken over: it speaks for its own tenant whatever it says, and ends alone.
+
+The cell is the test: it has the cell's end of the link, and asks what no sound one would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from bridgehold.errors import BusyError, CellEndedError, InternalError, TenantFullError, UsageError
+from bridgehold.host.front.cells import Cell, Cells, Intakes
+from bridgehold.host.front.forwarding import Forwarding
+from bridgehold.host.front.method import Forwarded, Scope
+from bridgehold.host.shares import cell_wire
+from bridgehold.host.shares.callers import CALLER
+from bridgehold.host.shares.link import Link, Waiting
+from bridgehold.host.shares.places import Places
+from bridgehold.host.startup import HostConfig
+from bridgehold.policies.model import Machine
+from bridgehold.protocol.values import Principal
+from waiting import eventually
+
+pytestmark = pytest.mark.hostile
+BOSS = Principal(name="boss", tenants=("*",), operator=True)
+
+
+class FakeTemplate:
+    """Its cells are processes that wait, whose link's end the test has."""
+
+    def __init__(self) -> None:
+        self.links: list[socket.socket] = []
+        self.pids: list[int] = []
+
+    async def fork(self, ends: list[int]) -> int:
+        self.links.append(socket.socket(fileno=ends[1]))
+        for end in (ends[0], *ends[2:]):
+            os.close(end)
+        process = await asyncio.create_subprocess_exec("sleep", "120")
+        self.pids.append(process.pid)
+        return os.pidfd_open(process.pid)
+
+    def close(self) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class House:
+    """A front's cells, with what it asks of the rest."""
+
+    def __init__(self, bound: int = 8) -> None:
+        self.template = FakeTemplate()
+        self.ordered: list[tuple[str, ...]] = []
+        self.allowed: list[tuple[str, str, str]] = []
+        self.rooms = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        launcher: Any = SimpleNamespace(open_cell=self._open, allow=self._allow)
+        orders: Any = SimpleNamespace(make=self._make, grant=self._grant)
+        template: Any = self.template
+        intakes = Intakes(launcher=launcher, keeper=self.rooms[0][0], journal=self.rooms[1][0])
+        self.places = Places(bound, lambda _: 2)
+        self.cells = Cells(template, intakes, orders, self.places, self._config, lambda: 1 << 28)
+
+    def _config(self, tenant: str) -> cell_wire.CellConfig:
+        host = HostConfig(config="/c", state="/s", run="/r", owner_uid=0, supervisor=1)
+        return cell_wire.CellConfig(
+            tenant=tenant,
+            host=host,
+            machine=Machine(cgroup="v2", uids="range", cpus=2),
+            config="{}",
+            spent=cell_wire.Spent(),
+        )
+
+    async def _open(self, _cell: str, _tenant: str, end: socket.socket) -> None:
+        end.close()
+
+    async def _allow(self, cell: str, bridge: str, tenant: str, _specs: object) -> None:
+        self.allowed.append((cell, bridge, tenant))
+
+    async def _make(self, *order: str) -> object:
+        self.ordered.append(order)
+        raise BusyError("as far as this test goes")
+
+    async def _grant(self, *names: str) -> None:
+        self.ordered.append(names)
+
+    @contextlib.asynccontextmanager
+    async def taken_over(self, tenant: str, answers: Any = None) -> AsyncIterator[tuple[Cell, Link]]:
+        async def silent(_method: str, _body: msgspec.Raw, _told: Waiting) -> object:
+            await asyncio.Event().wait()
+
+        cell = await self.cells.of(tenant)
+        link = Link(answers or silent)
+        await link.connect(self.template.links[-1])
+        running = asyncio.create_task(link.run())
+        try:
+            yield cell, link
+        finally:
+            link.close()
+            await asyncio.wait_for(running, 30)
+            await asyncio.wait_for(cell.ended.wait(), 30)
+
+    async def close(self) -> None:
+        self.template.close()
+        for pair in self.rooms:
+            for end in pair:
+                end.close()
+
+
+@contextlib.asynccontextmanager
+async def house(bound: int = 8) -> AsyncIterator[House]:
+    made = House(bound)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def order(session: str = "s-1", bridge: str = "dspy") -> cell_wire.AskOrder:
+    return cell_wire.AskOrder(bridge=bridge, session=session, session_name="n", principal="p")
+
+
+def test_an_order_is_for_the_cells_own_tenant_whatever_it_says() -> None:
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme") as (_, link):
+            said = msgspec.to_builtins(order()) | {"tenant": "globex"}
+            with pytest.raises(BusyError):
+                await link.ask("order", said)
+            await link.ask("granted", {"bridge": "x", "tenant": "globex"})
+            assert [one[0] for one in at.ordered] == ["acme", "acme"]
+            assert len(at.places) == 0  # an order that failed holds no place
+            assert not at.allowed
+
+    asyncio.run(act())
+
+
+def test_places_are_counted_by_orders_and_one_tenant_never_has_them_all() -> None:
+    async def act() -> None:
+        async with house(8) as at:
+            for number in range(8):
+                with contextlib.suppress(TenantFullError):
+                    at.places.take("acme", f"s-{number}")
+            assert at.places.of("acme") < 8
+            async with at.taken_over("acme") as (_, link), at.taken_over("globex") as (_, other):
+                with pytest.raises(TenantFullError):
+                    await link.ask("order", order("s-99"))
+                with pytest.raises(BusyError, match="as far as"):  # it had its place
+                    await other.ask("order", order("s-1"))
+                at.places.take("globex", "s-mine")
+                link.tell(
+                    "over", cell_wire.SessionOver(session="s-mine")
+                )  # another's is not a cell's to give back
+                await link.ask("granted", cell_wire.Granted(bridge="x"))
+                assert at.places.of("globex") == 1
+            await eventually(lambda: at.places.of("acme") == 0)  # they go with the cell
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize("method", ["call", "stop", "config", "reload", "tenant.create", ""])
+def test_what_is_no_cells_to_ask_is_refused(method: str) -> None:
+    async def act() -> None:
+        async with house() as at, at.taken_over("acme") as (_, link):
+            with pytest.raises(UsageError):
+                await link.ask(method, {"tenant": "globex"})
+            with pytest.raises(InternalError):
+                await link.ask("order", {"bridge": 7})
+
+    asyncio.run(act())
+
+
+def test_a_cell_that_breaks_the_link_ends_alone_and_its_callers_know() -> None:
+    async def act() -> None:
+        async with house() as at, at.taken_over("globex") as (_, other):
+            async with at.taken_over("acme") as (cell, link):
+                asked = asyncio.create_task(cell.ask("call", {}))
+                await eventually(lambda: bool(link._answering))
+                link._writer.write(b"\xff" * 8)  # type: ignore[union-attr]  # it is connected
+                with pytest.raises(CellEndedError):
+                    await asyncio.wait_for(asked, 30)
+                await asyncio.wait_for(cell.ended.wait(), 30)
+                with pytest.raises(CellEndedError):
+                    await cell.ask("call", {})
+            await other.ask("granted", cell_wire.Granted(bridge="x"))
+            assert [one.tenant for one in at.cells.living()] == ["globex"]
+
+    asyncio.run(act())
+
+
+def test_what_is_asked_of_all_waits_for_no_cell_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridgehold.host.front.forwarding._GATHER_SECONDS", 0.2)
+    events: list[object] = []
+
+    class Emit:
+        def __call__(self, event: object, /) -> None:
+            events.append(event)
+
+        def full(self, _most: int = 0) -> bool:
+            return False
+
+    async def answers(_method: str, _body: msgspec.Raw, _told: Waiting) -> object:
+        return [{"id": "s-1"}]
+
+    async def act() -> None:
+        CALLER.set(object())
+        async with house() as at, at.taken_over("acme"), at.taken_over("globex", answers):
+            asked = Forwarded(scope=Scope(), raw=msgspec.Raw(b"{}"))
+            found = await Forwarding(at.cells).list_sessions(BOSS, asked, Emit())
+            assert msgspec.json.decode(msgspec.json.encode(found)) == [{"id": "s-1"}]
+            assert events == [{"type": "silent", "tenants": ["acme"]}]
+
+    asyncio.run(act())
+
+
+def test_what_another_tenants_cell_holds_is_looked_for_where_its_caller_may_act() -> None:
+    reached: list[str] = []
+
+    async def answers(_method: str, body: msgspec.Raw, _told: Waiting) -> object:
+        reached.append(msgspec.json.decode(body)["method"])
+        return {}
+
+    async def act() -> None:
+        CALLER.set(object())
+        async with house() as at, at.taken_over("acme", answers):
+            stranger = Principal(name="stranger", tenants=("globex",))
+            asked = Forwarded(scope=Scope(session="s-of-acme"), raw=msgspec.Raw(b'{"session":"s-of-acme"}'))
+            table = Forwarding(at.cells).table()
+            for name in ("session.kill", "logs", "session.find", "tool.reply", "foreign.send"):
+                with pytest.raises(Exception, match="no session"):
+                    await table[name].handler(stranger, asked, lambda _: None)
+            assert not reached
+
+    asyncio.run(act())

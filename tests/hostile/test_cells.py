@@ -1,0 +1,215 @@
+"""A process for each tenant: what ends one cell, or takes it over, is nobody else's.
+
+Each host here has `[host] cells = true`; root's and an ordinary user's, cold and forked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgehold import BridgeholdError
+from bridgehold.sandbox import procfs
+from hostile.stage import KINDS_OF_HOSTS, Stage, stage
+from waiting import until
+
+pytestmark = pytest.mark.hostile
+SLOW = {"code": "import time\ntime.sleep(100)"}
+
+
+@pytest.fixture(scope="module", params=[(kind, start) for kind in KINDS_OF_HOSTS for start in ("cold", "fork")],
+                ids="-".join)  # fmt: skip
+def host(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    kind, start = request.param
+    with stage(kind, start, host="cells = true") as ready:
+        policy = ready.layout.policies / f"{ready.plain}.toml"
+        policy.write_text(policy.read_text().replace('command = "60s"', 'command = "120s"'))
+        yield ready
+        assert "Traceback" not in ready.layout.config.parent.joinpath("host.log").read_text()
+
+
+def processes(host: Stage) -> dict[str, int]:
+    """Our processes by module's name; of the host's forks, the template."""
+    found = {}
+    for pid in procfs.children(host.supervisor):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        found[words[words.index(b"-m") + 1].decode()] = pid
+    return found
+
+
+def cells(host: Stage) -> set[int]:
+    """Pids of the cells that run now."""
+    (template,) = procfs.children(processes(host)["bridgehold.host.main"])
+    return {pid for pid in procfs.children(template) if b"\tZ" not in status(pid)}
+
+
+def status(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return b"State:\tZ"
+
+
+def cell_of(host: Stage, tenant: str) -> int:
+    """The pid of the tenant's cell, which begins here."""
+    before = cells(host)
+    with host.session(tenant=tenant) as session:
+        session.run("act", {"code": "result = 1"})
+    (begun,) = cells(host) - before
+    return begun
+
+
+def code_of(thread: threading.Thread, found: list[str]) -> str:
+    thread.join(30)
+    assert not thread.is_alive()
+    return found[0]
+
+
+def test_the_end_of_a_cell_is_typed_for_its_callers_and_nothing_for_others(host: Stage) -> None:
+    victim = cell_of(host, "victim")
+    hostile = cell_of(host, "hostile")
+    with host.session(tenant="victim") as theirs, host.session(tenant="hostile") as own:
+        theirs.run("act", {"code": "import builtins; builtins.kept = 41"})
+        found: list[str] = []
+
+        def run() -> None:
+            try:
+                own.run("act", SLOW)
+            except BridgeholdError as error:
+                found.append(error.code)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until(lambda: busy(host, own.id))
+        worker = pid_of(host, own.id)
+        os.kill(hostile, signal.SIGKILL)
+        assert code_of(thread, found) == "cell_ended"
+        until(lambda: not Path(f"/proc/{worker}").exists())
+        assert theirs.run("act", {"code": "import builtins; result['x'] = builtins.kept + 1"}) == {"x": 42}
+        with pytest.raises(BridgeholdError) as error:
+            own.run("act", {"code": "result['x'] = 1"})
+        assert error.value.code in ("not_found", "session_ended", "cell_ended")
+    assert victim in cells(host)
+    assert hostile not in cells(host)
+    with host.session(tenant="hostile") as again:
+        assert again.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+
+
+def busy(host: Stage, session: str) -> bool:
+    return any(one["id"] == session and one["state"] == "busy" for one in listed(host))
+
+
+def pid_of(host: Stage, session: str) -> int:
+    return next(int(one["pid"]) for one in listed(host) if one["id"] == session)
+
+
+def listed(host: Stage) -> list[dict[str, Any]]:
+    found = host.client.request("sessions", {})
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize("when", ["at its start", "in an opening", "in a command"])
+def test_a_cell_that_is_killed_leaves_nothing_of_it(host: Stage, when: str) -> None:
+    for number in range(3):
+        tenant = f"killed-{when.replace(' ', '-')}-{number}"
+        stop, killed = threading.Event(), list[int]()
+        wanted = "" if when == "at its start" else tenant
+        thread = threading.Thread(target=_kill, args=(host, cells(host), wanted, stop, killed))
+        thread.start()
+        try:
+            with host.session(tenant=tenant) as session:
+                worker = pid_of(host, session.id)
+                session.run("act", SLOW if when == "in a command" else {"code": "result = 1"})
+                until(killed.copy)
+                until(lambda worker=worker: not Path(f"/proc/{worker}").exists())
+        except BridgeholdError as error:
+            assert error.code in ("cell_ended", "session_ended", "not_found")
+        except StopIteration:
+            pass  # it was over before it was listed
+        stop.set()
+        thread.join(30)
+        until(partial(_nothing_of, host, tenant, killed))
+    assert host.client.request("ping", {})["sessions"] == len(listed(host))
+
+
+def _kill(host: Stage, before: set[int], tenant: str, stop: threading.Event, killed: list[int]) -> None:
+    """Kill the cell that comes; one of `tenant`'s once that has a session."""
+    while not stop.is_set():
+        for pid in cells(host) - before:
+            if not tenant or any(one["tenant"] == tenant for one in listed(host)):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+                return
+
+
+def _nothing_of(host: Stage, tenant: str, killed: list[int]) -> bool:
+    return not cells(host) & set(killed) and not any(one["tenant"] == tenant for one in listed(host))
+
+
+def test_a_cell_holds_nothing_of_another_tenant_and_no_privilege(host: Stage) -> None:
+    with host.session(tenant="first") as session:
+        session.run("act", {"code": "result = 'the-first-ones-own-words'"})
+    second = cell_of(host, "second")
+    words = b"the-first-ones-" + b"own-words"
+    for line in Path(f"/proc/{second}/maps").read_text().splitlines():
+        span, rights, *_ = line.split()
+        if "r" not in rights or line.endswith(("[vvar]", "[vsyscall]")):
+            continue
+        begin, end = (int(one, 16) for one in span.split("-"))
+        with open(f"/proc/{second}/mem", "rb") as memory:
+            memory.seek(begin)
+            try:
+                assert words not in memory.read(end - begin)
+            except OSError:
+                continue
+    facts = dict(line.split(b":", 1) for line in status(second).splitlines())
+    assert int(facts[b"CapEff"], 16) == int(facts[b"CapPrm"], 16) == 0
+    links = {os.readlink(f"/proc/{second}/fd/{name}") for name in os.listdir(f"/proc/{second}/fd")}
+    assert not [one for one in links if "host.sock" in one or "secrets" in one]
+
+
+def test_each_event_of_a_cells_is_its_tenants_and_the_log_is_whole(host: Stage) -> None:
+    with host.session(tenant="audited") as session:
+        session.run("act", {"code": "result = 1"})
+        kinds = [event["kind"] for event in host.events() if event["tenant"] == "audited"]
+    assert {"grant.resolved", "session.opened", "command.intent", "command.outcome"} <= set(kinds)
+
+
+def test_a_reload_reaches_every_cell(host: Stage) -> None:
+    with host.session(tenant="reloaded") as session:
+        session.run("act", {"code": "result = 1"})
+        text = host.layout.config_file.read_text()
+        try:
+            host.layout.config_file.write_text(f"{text}\n[bridges.{host.plain}]\nenabled = false\n")
+            host.client.request("reload", {})
+            with pytest.raises(BridgeholdError) as error:
+                session.run("act", {"code": "result = 1"})
+            assert error.value.code == "denied"
+        finally:
+            host.layout.config_file.write_text(text)
+            host.client.request("reload", {})
+        assert session.run("act", {"code": "result['x'] = 1"}) == {"x": 1}
+
+
+def test_a_revoked_tenant_has_no_cell(host: Stage) -> None:
+    host.client.request("tenant.create", {"name": "leaver", "limits": {}})
+    pid = cell_of(host, "leaver")
+    with host.session(tenant="leaver") as session:
+        session.run("act", {"code": "result = 1"})
+        done = host.client.request("tenant.revoke", {"name": "leaver"})
+        assert done["parts"]["sessions"]["ended"] == 1
+        assert done["ms"] < 5_000
+        until(lambda: pid not in cells(host))
+        with pytest.raises(BridgeholdError):
+            session.run("act", {"code": "result = 1"})
+    with pytest.raises(BridgeholdError) as error, host.session(tenant="leaver"):
+        pass
+    assert error.value.code in ("suspended", "denied", "not_found")

@@ -1,0 +1,160 @@
+"""A cell's channel to the keeper: its tenant's keys, as the host handed it in, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from gateway_support import credentials
+
+from bridgehold.bridges.kit.provider import Provider, fingerprint
+from bridgehold.config.providers import ProviderEntry
+from bridgehold.errors import BridgeholdError, HostUnavailableError, SecretError
+from bridgehold.intake import hand_in
+from bridgehold.keeper import protocol
+from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.main import Keeper
+from bridgehold.keeper.values import KeeperConfig
+
+pytestmark = pytest.mark.hostile
+
+ACME, UMBRA = "sk-real-acme-0123456789abcdef", "sk-real-umbra-0123456789abcdef"
+
+
+class House:
+    """A keeper with a host's client, and an intake for cells."""
+
+    def __init__(self, host: KeeperClient, intake: socket.socket, provider: Provider) -> None:
+        self.host = host
+        self.intake = intake
+        self.provider = provider
+
+    async def cell(self, tenant: str) -> KeeperClient:
+        ours, theirs = socket.socketpair()
+        await hand_in(self.intake, tenant, theirs)
+        return await KeeperClient.connect(ours)
+
+
+@contextlib.asynccontextmanager
+async def house(folder: Path) -> AsyncIterator[House]:
+    async with Provider.open() as provider:
+        store = credentials(folder / "c")
+        for tenant, key in (("acme", ACME), ("umbra", UMBRA)):
+            (folder / "c" / f"{tenant}.openai").write_text(key)
+        entry = ProviderEntry(name="openai", base_url=provider.base_url, private=True)
+        ours, theirs = socket.socketpair()
+        intake, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keeper = Keeper(KeeperConfig(secrets=store, providers=(entry,)))
+        serving = asyncio.create_task(keeper.serve(theirs, inner))
+        host = await KeeperClient.connect(ours)
+        try:
+            yield House(host, intake, provider)
+        finally:
+            await host.close()
+            intake.close()
+            with contextlib.suppress(BridgeholdError):
+                await asyncio.wait_for(serving, 30)
+
+
+def request(tenant: str, **changes: Any) -> protocol.UpstreamRequest:
+    given = {"tenant": tenant, "session": "s-1", "provider": "openai", "method": "GET", "path": "/models"}
+    return protocol.UpstreamRequest(**{**given, **changes})
+
+
+async def key_of(client: KeeperClient, tenant: str, provider: Provider) -> str:
+    async with await client.request(request(tenant), b"") as response:
+        async for _ in response.body():
+            pass
+    return provider.log[-1].key_fingerprint
+
+
+ANOTHERS: dict[str, protocol.Ask] = {
+    "a request": request("umbra"),
+    "a key of a session": protocol.PutSessionSecret(
+        session="s-9", provider="openai", value="sk-planted-0123456789", tenant="umbra"
+    ),
+    "the end of its sessions' keys": protocol.DropSession(session="s-1", tenant="umbra"),
+    "marks": protocol.AskMarks(tenant="umbra"),
+    "texts": protocol.AskRedact(tenant="umbra", body_bytes=2),
+    "versions": protocol.AskVersions(tenant="umbra"),
+    "a key at hand": protocol.Prefetch(tenant="umbra", provider="openai"),
+    "its own key revealed": protocol.AskReveal(tenant="acme", name="openai"),
+    "its own end": protocol.Forget(tenant="acme"),
+    "a signature": protocol.AskSign(text="anchor"),
+    "the public key": protocol.AskPublicKey(),
+    "all names": protocol.AskReferences(),
+    "which are missing": protocol.AskMissing(tenant="acme", names=("openai",)),
+    "how the keeper is": protocol.AskStatus(),
+}
+
+
+def test_every_ask_is_a_cells_own_or_among_what_ends_it() -> None:
+    asks = {type(ask) for ask in ANOTHERS.values()}
+    assert asks == {getattr(protocol, kind.__name__) for kind in protocol.Ask.__args__}
+
+
+@pytest.mark.parametrize("ask", ANOTHERS.values(), ids=ANOTHERS)
+def test_what_is_not_its_own_ends_a_cells_channel_and_no_other(tmp_path: Path, ask: protocol.Ask) -> None:
+    async def act() -> None:
+        async with house(tmp_path) as at:
+            hostile, victim = await at.cell("acme"), await at.cell("umbra")
+            await victim.put_session_secret("s-1", "openai", "sk-umbras-own-0123456789", tenant="umbra")
+            with pytest.raises(BridgeholdError):
+                await hostile._ask(ask)
+            await asyncio.wait_for(hostile.gone(), 30)
+            with pytest.raises(HostUnavailableError):
+                await key_of(hostile, "acme", at.provider)
+            assert await key_of(victim, "umbra", at.provider) == fingerprint("sk-umbras-own-0123456789")
+            assert await key_of(at.host, "acme", at.provider) == fingerprint(ACME)
+            assert (await at.host.status()).session_secrets == 1
+
+    asyncio.run(act())
+
+
+def test_a_cell_has_its_tenants_key_and_a_sessions_own_one_is_no_other_tenants(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with house(tmp_path) as at:
+            acme, umbra = await at.cell("acme"), await at.cell("umbra")
+            assert await key_of(acme, "acme", at.provider) == fingerprint(ACME)
+            assert await key_of(umbra, "umbra", at.provider) == fingerprint(UMBRA)
+            own = "sk-umbras-own-0123456789"
+            await umbra.put_session_secret("s-1", "openai", own, tenant="umbra")
+            assert await key_of(acme, "acme", at.provider) == fingerprint(
+                ACME
+            )  # of a session of that id, too
+            with pytest.raises(SecretError, match="another tenant"):
+                await acme.put_session_secret("s-1", "openai", "sk-planted-0123456789", tenant="acme")
+            await acme.drop_session("s-1", tenant="acme")
+            assert await key_of(umbra, "umbra", at.provider) == fingerprint(own)
+            await acme.close()
+            assert await key_of(umbra, "umbra", at.provider) == fingerprint(own)
+
+    asyncio.run(act())
+
+
+def test_what_comes_in_at_the_intake_without_a_tenant_or_a_channel_is_nothing(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with house(tmp_path) as at:
+            pipe, kept = os.pipe()
+            sound = msgspec.json.encode({"tenant": "acme"})
+            for said, given in (
+                (sound, []),
+                (b"{}", [kept]),
+                (b"[" * 4_000, [kept]),
+                (b'{"tenant":""}', [kept]),
+            ):
+                socket.send_fds(at.intake, [said], given)
+            acme = await at.cell("acme")
+            assert await key_of(acme, "acme", at.provider) == fingerprint(ACME)
+            os.close(kept)
+            assert await asyncio.to_thread(os.read, pipe, 1) == b""
+            os.close(pipe)
+
+    asyncio.run(act())
