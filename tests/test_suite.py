@@ -51,6 +51,23 @@ def test_a_failed_stage_hides_none_after_it(
     assert suite.main(["nothing"]) == 2
 
 
+def test_what_runs_beside_others_is_waited_for_and_told_before_what_runs_alone(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    met = tmp_path / "met"
+    waits = f"until [ -e {met} ]; do sleep 0.01; done; echo beside; exit 3"
+    given = (
+        suite.Stage("beside", ("sh", "-c", waits), beside=True),
+        suite.Stage("meets", ("touch", str(met))),
+        suite.Stage("alone", ("echo", "alone"), alone=True),
+    )
+    monkeypatch.setattr(suite, "stages", lambda: given)
+    assert suite.main([]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:5] == ["== meets", "== beside", "beside", "== alone", "alone"]
+    assert lines[-1] == "suite: 2 passed, 1 failed, 0 skipped"
+
+
 def test_a_stage_that_ran_no_test_has_not_passed(
     suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies import tokens
 from bridgehold.policies.model import Machine
 from bridgehold.protocol.frames import NoParams, RequestFrame, pack, read_frame
-from bridgehold.protocol.tenants import CreateTokenParams, StateParams
+from bridgehold.protocol.tenants import CreateTokenParams, NameParams, StateParams
 from bridgehold.protocol.values import Principal
 from bridgehold.supervisor import files as supervisor
 from waiting import PATIENCE, eventually
@@ -52,13 +52,15 @@ class Journal:
     def __init__(self) -> None:
         self.full = False
         self.before_intent: Callable[[], Awaitable[None]] = _nothing
+        self.bounds: dict[str, int] = {}
 
     async def append(self, event: object, *, durable: bool = True) -> SimpleNamespace:
         if isinstance(event, AdminIntent):
             await self.before_intent()
         return SimpleNamespace(ref="j.1")
 
-    async def bound(self, tenant: str, most: int) -> None: ...
+    async def bound(self, tenant: str, most: int) -> None:
+        self.bounds[tenant] = most
 
     async def rejected_peer(self, uid: int, reason: str) -> str:
         if self.full:
@@ -289,6 +291,80 @@ def test_what_no_file_can_say_is_refused_all_the_same(tmp_path: Path, how: str) 
     asyncio.run(act())
 
 
+def test_a_token_whose_file_stays_makes_nobody_all_the_same(tmp_path: Path) -> None:
+    house = House(tmp_path / "home", "acme")
+    secret, other = house.token("gone", "acme"), house.token("stays", "acme")
+    house.unwritable = ("tokens",)
+
+    async def revoke() -> None:
+        await house.admin.revoke_token(OPERATOR, NameParams(name="gone"), lambda _: None)
+
+    async def act() -> None:
+        assert house.tokens.principal(secret, 1.0) is not None
+        with pytest.raises(BridgeholdError) as caught:
+            await revoke()
+        assert "until this host restarts" in caught.value.hint
+        assert house.lookups == 1, "whoever is connected by it is looked at again"
+        assert house.tokens.principal(secret, 1.0) is None
+        assert house.tokens.principal(other, 1.0) is not None
+        listed = {
+            one.name: one.state for one in await house.admin.list_tokens(OPERATOR, NoParams(), lambda _: None)
+        }
+        assert listed == {"gone": "broken", "stays": "valid"}
+        with pytest.raises(BridgeholdError):
+            await house.admin.revoke_token(OPERATOR, NameParams(name="nobody"), lambda _: None)
+        house.unwritable = ()
+        await revoke()
+        assert house.tokens.names() == ("stays",)
+
+    asyncio.run(act())
+
+
+def test_a_tenant_whose_file_can_not_be_written_is_suspended_all_the_same(tmp_path: Path) -> None:
+    house = House(tmp_path / "home", "acme", "beside", configured=("acme",))
+    house.unwritable = ("tenants",)
+
+    async def act() -> None:
+        with pytest.raises(BridgeholdError) as caught:
+            await house.tenancy.suspend(
+                OPERATOR, StateParams(name="acme", reason="looked at"), lambda _: None
+            )
+        assert "until this host restarts" in caught.value.hint
+        with pytest.raises(SuspendedError, match="looked at"):
+            house.tenancy.demand("acme")
+        house.tenancy.demand("beside")
+        with pytest.raises(BridgeholdError):
+            await house.tenancy.resume(OPERATOR, StateParams(name="acme"), lambda _: None)
+        with pytest.raises(SuspendedError):
+            house.tenancy.demand("acme")
+        house.unwritable = ()
+        await house.tenancy.resume(OPERATOR, StateParams(name="acme"), lambda _: None)
+        house.tenancy.demand("acme")
+
+    asyncio.run(act())
+
+
+def test_ceilings_that_could_not_be_read_are_told_as_soon_as_they_can(tmp_path: Path) -> None:
+    house = House(tmp_path / "home", "acme", "beside", configured=("acme",))
+    (house.layout.tenants / "acme.toml").write_text('[tenant]\n[tenant.limits]\njournal = "3MiB"\n')
+    folder, aside = house.layout.tenants, tmp_path / "aside"
+
+    async def act() -> None:
+        house.tenancy.demand("beside")
+        folder.rename(aside)
+        folder.symlink_to(tmp_path / "nothing")  # which nobody can list, root neither
+        telling = asyncio.ensure_future(house.tenancy.tell_journal())
+        with pytest.raises(PolicyError):
+            house.tenancy.demand("acme")
+        assert house.journal.bounds == {}
+        folder.unlink()
+        aside.rename(folder)
+        await asyncio.wait_for(telling, PATIENCE)
+        assert house.journal.bounds == {"acme": 3 << 20, "beside": 0}
+
+    asyncio.run(act())
+
+
 @pytest.mark.parametrize("waits", ["for its intent", "for its file"])
 def test_a_token_that_is_made_while_its_tenant_is_revoked_is_refused_or_ends(
     tmp_path: Path, waits: str
@@ -344,7 +420,14 @@ def test_a_folder_of_tenants_that_cant_be_read_ends_no_host(tmp_path: Path) -> N
     file.unlink()
     house.layout.tenants.rmdir()
     house.layout.tenants.write_text("no folder")
-    asyncio.run(house.tenancy.tell_journal())
+
+    async def telling() -> None:
+        told = asyncio.ensure_future(house.tenancy.tell_journal())
+        await asyncio.sleep(0)
+        assert not told.done(), "it goes on until the folder can be read"
+        told.cancel()
+
+    asyncio.run(telling())
     with pytest.raises(PolicyError):
         house.tenants.demand("acme")
 

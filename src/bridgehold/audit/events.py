@@ -1,7 +1,8 @@
 """The events: one frozen value for each thing that can happen. Integers only, never a float.
 
 The journal adds the envelope (`v, instance, seq, time, mono_ns, boot, kind … prev, hash`) and
-writes one JSON line. `kind` is the stable name that queries and exporters use.
+writes one JSON line. `kind` is the stable name that queries and exporters use. They are one table, and
+stand in one file however long it is: ``docs/reference/events.md`` is generated from it.
 """
 
 from __future__ import annotations
@@ -69,10 +70,14 @@ class EnvironmentRefused(Event, frozen=True, kw_only=True, tag="environment.refu
 
 
 class EnvironmentsRemoved(Event, frozen=True, kw_only=True, tag="environment.removed"):
-    """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`."""
+    """`names`: of folders below the environments' and wheels' folders, the first 64 of `count`.
+
+    `stuck`: of those that nobody needs and that could not be removed, the first 64.
+    """
 
     names: tuple[str, ...]
     count: int
+    stuck: tuple[str, ...] = ()
 
 
 class ConfigReloaded(Event, frozen=True, kw_only=True, tag="config.reloaded"):

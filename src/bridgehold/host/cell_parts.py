@@ -170,8 +170,9 @@ def join_cell(
     make_order: OrderMaker,
     budgets: Budgets,
     over: Callable[[str], None] = lambda _session: None,
+    opened: Callable[[str, str], None] = lambda _session, _name: None,
 ) -> CellParts:
-    """Join the parts; nothing is started yet. `over`: as `Sessions`'."""
+    """Join the parts; nothing is started yet. `over` and `opened`: as `Sessions`'."""
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
         ground.layout.artifacts, parse_size(config.host.artifacts), shared.tenants.artifacts
@@ -185,7 +186,32 @@ def join_cell(
         peers.journal,
         demand=lambda tenant: settings.features.demand("artifacts", tenant),
     )
-    services, sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads, over)
+
+    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
+        return sessions.attribute(session)
+
+    def calling_out(session: str) -> Attribution:
+        return sessions.calling_out(session)
+
+    gateways = GatewayOpener(
+        config,
+        keeper=peers.keeper,
+        budgets=budgets,
+        downloads=downloads,
+        attribution=calling_out,
+    )
+    services, zygotes, pool = _workers(ground, shared, gateways, attribute)
+    sessions = Sessions(
+        pool,
+        peers.journal,
+        bound=config.host.max_sessions,
+        tenants=shared.registry.tenants_with,
+        recovery=recovery,
+        metrics=shared.metrics,
+        on_degraded=ground.degraded,
+        over=over,
+        opened=opened,
+    )
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(store, peers.journal, settings, changes)
     http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
@@ -252,42 +278,16 @@ def join_cell(
 
 
 def _workers(
-    ground: Ground,
-    shared: Shared,
-    recovery: Recovery,
-    budgets: Budgets,
-    downloads: Downloads,
-    over: Callable[[str], None],
-) -> tuple[Services, Sessions, Zygotes, WarmPool]:
-    config, peers = ground.config, ground.peers
-
-    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
-        return sessions.attribute(session)
-
-    def calling_out(session: str) -> Attribution:
-        return sessions.calling_out(session)
-
-    gateways = GatewayOpener(
-        config, keeper=peers.keeper, budgets=budgets, downloads=downloads, attribution=calling_out
-    )
+    ground: Ground, shared: Shared, gateways: GatewayOpener, attribute: Callable[[str], Attribution]
+) -> tuple[Services, Zygotes, WarmPool]:
+    """`attribute`: asked by what a session has, so after there are sessions."""
     services = Services(
-        launcher=peers.launcher,
-        journal=peers.journal,
-        frames=FrameBudget(parse_size(config.host.buffered_bytes)),
+        launcher=ground.peers.launcher,
+        journal=ground.peers.journal,
+        frames=FrameBudget(parse_size(ground.config.host.buffered_bytes)),
         open_gateway=gateways.open,
         on_degraded=ground.degraded,
         attribute=attribute,
     )
     zygotes = Zygotes(services, shared.settings.zygotes())
-    pool = WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)
-    sessions = Sessions(
-        pool,
-        peers.journal,
-        bound=config.host.max_sessions,
-        tenants=shared.registry.tenants_with,
-        recovery=recovery,
-        metrics=shared.metrics,
-        on_degraded=ground.degraded,
-        over=over,
-    )
-    return services, sessions, zygotes, pool
+    return services, zygotes, WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)

@@ -83,6 +83,10 @@ class FrontOrders:
         if session:
             self._link.tell("over", cell_wire.SessionOver(session=session))
 
+    def opened(self, session: str, name: str) -> None:
+        """A session is open."""
+        self._link.tell("opened", cell_wire.SessionOpened(session=session, name=name))
+
 
 class _FrontRecords:
     """What a grant rests on is the front's to write down: it resolves the grant itself."""
@@ -168,7 +172,7 @@ class CellProcess:
         orders = FrontOrders(self._link, shared)
         budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
         budgets.restore(self._given.tenant, self._given.spent.providers, self._given.spent.periods)
-        parts = join_cell(ground, shared, orders.make, budgets, over=orders.over)
+        parts = join_cell(ground, shared, orders.make, budgets, orders.over, orders.opened)
         shared.metrics.watch(parts.sessions.__len__, lambda: len(parts.zygotes.infos()))
         parts.tell(self._config, ())
         return parts

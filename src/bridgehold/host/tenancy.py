@@ -43,6 +43,11 @@ _FILE_BY_HAND = (
     "It is refused until this host restarts, and all of it is ended. Before that revoke it again, or write "
     '`state = "revoked"` under [tenant] of its file by hand.'
 )
+_SUSPENDED_BY_HAND = (
+    "It is refused until this host restarts. Before that suspend it again, or write "
+    '`state = "suspended"` under [tenant] of its file by hand.'
+)
+_TELL_AGAIN_SECONDS, _TELL_AT_LEAST_SECONDS = 0.25, 30.0
 _BY_HAND_TOO = "It makes nobody until this host restarts. Before that remove it, or its file by hand."
 EndAll = Callable[[str, str], Awaitable[int]]
 """(tenant, reason) → how many have ended, once they have."""
@@ -99,6 +104,7 @@ class Tenancy:
         self.log = log
         self._look_up_again = look_up_again
         self._entries = entries
+        self._tellings = 0
 
     def table(self) -> dict[str, Method]:
         """The methods by name."""
@@ -114,13 +120,29 @@ class Tenancy:
         }
 
     async def tell_journal(self) -> None:
-        """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed."""
-        names: tuple[str, ...] = ()
-        with contextlib.suppress(PolicyError):  # a folder that can't be read refuses every tenant
+        """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed.
+
+        What can't be read refuses its tenants meanwhile, and is looked at again until it can.
+        """
+        self._tellings += 1
+        turn, pause = self._tellings, _TELL_AGAIN_SECONDS
+        while turn == self._tellings and not await self._told_journal():
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _TELL_AT_LEAST_SECONDS)
+
+    async def _told_journal(self) -> bool:
+        """Whether all of it could be read."""
+        try:
             names = self._files.names()
+        except PolicyError:
+            return False
+        whole = True
         for name in names:
-            with contextlib.suppress(PolicyError):  # what can't be read has nothing written for it
+            try:
                 await self._bounded(self._files.of(name))
+            except PolicyError:
+                whole = False
+        return whole
 
     async def _bounded(self, tenant: Tenant) -> Tenant:
         await self._journal.bound(tenant.name, tenant.limits.journal or 0)
@@ -163,7 +185,10 @@ class Tenancy:
         return await self.log.audited(principal, "tenant.limit", name, params.limits, act)
 
     async def suspend(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
-        """Nothing begins from here on: no session, command, provider's call. What runs may end as it ends."""
+        """Nothing begins from here on: no session, command, provider's call. What runs may end as it ends.
+
+        Raises why its file could not be made to say so; it holds all the same, until this host ends.
+        """
         return await self._set(principal, "tenant.suspend", params, "suspended")
 
     async def resume(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
@@ -238,10 +263,21 @@ class Tenancy:
         name = self._require(params.name)
 
         async def act() -> TenantInfo:
-            changed = await self._files.change(
-                name, lambda one: _in_state(one, state, params.reason, principal)
-            )
-            return self._info(changed)
+            def edit(tenant: Tenant) -> Tenant:
+                return _in_state(tenant, state, params.reason, principal)
+
+            try:
+                return self._info(await self._files.change(name, edit))
+            except UsageError:
+                raise
+            except BridgeholdError as error:
+                if state == "suspended":
+                    known = Tenant(name=name)
+                    with contextlib.suppress(PolicyError):
+                        known = self._files.of(name)
+                    self._files.hold(name, edit(known))
+                    error.hint = _SUSPENDED_BY_HAND
+                raise
 
         return await self.log.audited(principal, action, name, {"reason": params.reason}, act)
 

@@ -362,8 +362,3 @@ def _end(
 def encode(config: msgspec.Struct) -> bytes:
     """A process's configuration as it goes through a descriptor: JSON."""
     return msgspec.json.encode(config)
-
-
-def state_folders(layout: Layout) -> tuple[Path, ...]:
-    """The folders that must be there, private to the user, before any process starts."""
-    return (layout.config, layout.state, layout.run)

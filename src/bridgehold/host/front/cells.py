@@ -20,22 +20,24 @@ from functools import partial
 import msgspec
 
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
+from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.link import Link, Waiting, decoded
-from bridgehold.host.shares.observe import counted, merged
+from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.spending import Used
 from bridgehold.host.template import Template
-from bridgehold.ids import random_id
+from bridgehold.ids import parse_name, random_id
 from bridgehold.intake import hand_in
 from bridgehold.protocol.values import Principal
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
 
 _LOOK_SECONDS = 5.0
+_ORDERS = 8
 _MOST = 512
 """Cells at once: each is some ten MiB, and a caller that may act for any tenant may name any number."""
 _KILL_SECONDS = 10.0
@@ -65,6 +67,8 @@ class Cell:
         """As it said last."""
         self.idle_since = time.monotonic()
         self.ended = asyncio.Event()
+        self.orders = asyncio.Semaphore(_ORDERS)
+        """So many of one cell's are made at once."""
 
     async def ask(self, method: str, params: object, emit: Emit | None = None) -> msgspec.Raw:
         """Raises its typed error, `CellEndedError` where it has none to give any more."""
@@ -98,6 +102,7 @@ class Cells:
         self.places = places
         self._make_config = make_config
         self._zygote_bytes = zygote_bytes
+        self.directory = Directory()
         self._cells: dict[str, Cell] = {}
         self._beginning: dict[str, asyncio.Task[Cell]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,7 +121,8 @@ class Cells:
         return cell.used if cell is not None else Used()
 
     async def of(self, tenant: str) -> Cell:
-        """The tenant's cell; one begins where there is none. Raises `HostUnavailableError`."""
+        """The tenant's cell; one begins where there is none. Raises `HostUnavailableError`, `UsageError`."""
+        parse_name(tenant, "tenant")
         cell = self._cells.get(tenant)
         if cell is not None:
             return cell
@@ -230,7 +236,7 @@ class Cells:
     async def _ask_to_stop(self, cell: Cell, stop: cell_wire.Stop) -> None:
         with contextlib.suppress(TimeoutError, BridgeholdError):
             async with asyncio.timeout(_LOOK_SECONDS):
-                cell.metrics = decoded(await cell.ask("metrics", None), str)
+                cell.metrics = sound(decoded(await cell.ask("metrics", None), str))
         with contextlib.suppress(TimeoutError, BridgeholdError):
             async with asyncio.timeout(stop.seconds + _KILL_SECONDS):
                 await cell.ask("stop", stop)
@@ -282,9 +288,13 @@ class Cells:
         """What a cell asks: for its own tenant, whatever it says."""
         match method:
             case "order":
-                return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
+                async with cell.orders:
+                    return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
             case "granted":
                 await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
+            case "opened":
+                opened = decoded(body, cell_wire.SessionOpened)
+                self.directory.add(cell.tenant, opened.session, opened.name)
             case "over":
                 self.places.give_back(cell.tenant, decoded(body, cell_wire.SessionOver).session)
             case "used":

@@ -1,7 +1,8 @@
 """One connection to the host's socket: frames in, each request in a task of its own, answers out.
 
 Whatever it takes is counted first: by the principal, or by the uid of who is nobody yet. Who breaks a bound
-waits, then gets a typed error, then loses its connection with all that runs on it; nobody else does.
+waits, then gets a typed error, then loses its connection with all that runs on it; nobody else does. What
+reads a request stands here too, though the file is long: each command passes it, and each module costs.
 """
 
 from __future__ import annotations

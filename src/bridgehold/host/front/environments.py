@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -28,6 +29,7 @@ from bridgehold.errors import (
     EnvironmentBuildError,
     EnvironmentChangedError,
     NotFoundError,
+    to_log_text,
 )
 from bridgehold.host.front.disk import EnvironmentDisk
 from bridgehold.ids import Digest
@@ -40,6 +42,7 @@ from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.sources import default_sources
 from bridgehold.sandbox.envs.store import EnvironmentStore
 from bridgehold.sandbox.envs.values import BuildProgress, Environment, Lock
+from bridgehold.sandbox.envs.wheels import Collected
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 OnProgress = Callable[[BuildProgress], None]
@@ -277,22 +280,28 @@ class Environments:
             )
         return verified
 
-    async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> tuple[str, ...]:
-        """Remove what none of `manifests` asks for and no host uses; the names of what is gone."""
+    async def collect(self, manifests: Sequence[Manifest], *, unused_seconds: float = 0.0) -> Collected:
+        """Remove what none of `manifests` asks for and no host uses; what is gone, and what could not go."""
         try:
-            gone = await self._builder.collect(list(self._owners(manifests)), unused_seconds=unused_seconds)
+            found = await self._builder.collect(list(self._owners(manifests)), unused_seconds=unused_seconds)
         except OSError as error:
             where = str(error.filename or self._store.folder)
             raise EnvironmentBuildError(f"can't be removed: {error.strerror}", where=where) from error
-        removed = tuple(path.name for path in gone)
-        if removed:
-            await self._journal.append(EnvironmentsRemoved(names=removed[:64], count=len(removed)))
-        return removed
+        removed, stuck = (tuple(path.name for path in paths) for paths in (found.removed, found.stuck))
+        if removed or stuck:
+            event = EnvironmentsRemoved(names=removed[:64], count=len(removed), stuck=stuck[:64])
+            await self._journal.append(event)
+        return found
 
     async def sweep(self, manifests: Sequence[Manifest]) -> None:
         """At a host's start: left-overs of crashes, and what has not been used for long."""
-        with contextlib.suppress(BridgeholdError):  # the next start tries again
-            await self.collect(manifests, unused_seconds=UNUSED_SECONDS)
+        try:
+            found = await self.collect(manifests, unused_seconds=UNUSED_SECONDS)
+        except BridgeholdError as error:  # the next start tries again
+            sys.stderr.write(f"host: left-overs could not be removed\n{to_log_text(error)}")
+            return
+        for path, why in found.stuck.items():
+            sys.stderr.write(f"host: {path} is needed by nobody, and can't be removed: {why}\n")
 
     def when_changed(self, *act: Callable[[str, str], None]) -> None:
         """Called with the digest of an environment that is not used any more as it lies there, and why."""

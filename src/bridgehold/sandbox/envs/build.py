@@ -7,7 +7,7 @@ by us, and compilers see text. After that nothing of the tree runs outside a san
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,7 +44,7 @@ from bridgehold.sandbox.envs.values import (
     Sources,
     Wheel,
 )
-from bridgehold.sandbox.envs.wheels import WheelFolder
+from bridgehold.sandbox.envs.wheels import Collected, WheelFolder
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
 from bridgehold.sandbox.limits.shortage import short_of, shortage
 from bridgehold.sandbox.values import SealReport
@@ -119,30 +119,38 @@ class EnvironmentBuilder:
                 where=str(error.filename or self._store.folder),
             ) from error
 
-    async def collect(
-        self, referenced: Collection[Digest], *, unused_seconds: float = 0.0
-    ) -> tuple[Path, ...]:
+    async def collect(self, referenced: Collection[Digest], *, unused_seconds: float = 0.0) -> Collected:
         """Remove every environment that is not in `referenced`, not in use, and was not for so long.
 
-        And abandoned builds, trees set aside, and wheels of none of the environments that stay. Those
-        that are gone.
+        And abandoned builds, trees set aside, and wheels of none of the environments that stay. One that
+        can't go keeps no other.
         """
-        removed = []
+        found = Collected()
         async with self._store.locked():
             for tree in await asyncio.to_thread(
                 self._store.garbage, referenced, unused_seconds=unused_seconds
             ):
                 with self._store.removing(tree) as free:
-                    if free:
-                        with contextlib.suppress(BridgeholdError):  # one that can't go keeps no other
-                            if not await asyncio.to_thread(remove_tree, tree):
-                                await self._runner.discard(str(tree))
-                if not tree.exists():
-                    removed.append(tree)
+                    why = await self._remove(tree) if free else ""
+                if not _is_there(tree):
+                    found.removed.append(tree)
+                elif free:
+                    found.stuck[tree] = why or "something in it can't be removed"
             self._store.forget_lost()
-            kept = {package.sha256 for found in self._store.list() for package in found.packages}
-            removed += await asyncio.to_thread(self._wheels.collect, kept)
-        return tuple(removed)
+            kept = {package.sha256 for one in self._store.list() for package in one.packages}
+            await asyncio.to_thread(self._wheels.collect, kept, found)
+        return found
+
+    async def _remove(self, tree: Path) -> str:
+        """Why it is still there; empty where that isn't known, or it is gone."""
+        try:
+            if not await asyncio.to_thread(remove_tree, tree):
+                return await self._runner.discard(str(tree))
+        except BridgeholdError as error:
+            return error.message
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
 
     async def remove(self, environment: Environment) -> None:
         """Remove one environment, unless somebody uses it."""
@@ -319,6 +327,10 @@ class EnvironmentBuilder:
             bytes=sealed.bytes,
             weakenings=("pth",) if allow_pth else (),
         )
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 async def _until(refused: asyncio.Event, fetching: Coroutine[None, None, FetchResult]) -> tuple[Wheel, ...]:

@@ -66,12 +66,14 @@ class Sessions:
         metrics: Metrics,
         on_degraded: Callable[[str], None],
         over: Callable[[str], None] = lambda _session: None,
+        opened: Callable[[str, str], None] = lambda _session, _name: None,
     ) -> None:
         """`bound`: sessions of all tenants. `tenants`: how many those are, one of the given name included.
         `on_degraded`: an event that must be in the audit can't be written. `over`: told of each session that
-        was ordered, once it has ended, or has not begun.
+        was ordered, once it has ended, or has not begun. `opened`: of each that is open, by id and name.
         """
         self._over = over
+        self._tell_opened = opened
         self._closings = Closings(journal, on_degraded)
         self._metrics = metrics
         self._recovery = recovery
@@ -177,6 +179,7 @@ class Sessions:
         order = worker.order  # no await from the start's end to here: a worker is never without its session
         self._open[key] = session = Session(key, order, worker, principal, self._closings)
         self._by_id[session.id] = session
+        self._tell_opened(session.id, key.name)
         session.draining, session.leaving = self._stopping, self._leaving
         session.anew = anew(self._ended.before(key), recovers=bool(recovers))
         kind = "fork" if worker.launched.zygote else "cold"
