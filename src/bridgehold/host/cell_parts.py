@@ -25,7 +25,7 @@ from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
-from bridgehold.host.cell.gateway.opener import GatewayOpener
+from bridgehold.host.cell.gateway.opener import GatewayOpener, provider_facts
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
@@ -214,7 +214,8 @@ def join_cell(
     )
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(store, peers.journal, settings, changes)
-    http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
+    http_tools = HttpTools(peers.keeper, budgets, provider_facts(config))
+    process_tools = ProcessTools(ground.layout.config / "tools")
     offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
     dispatch = Dispatch(
         registry=shared.registry,

@@ -27,7 +27,6 @@ from bridgehold.hardening import harden
 from bridgehold.host.cell_parts import CellParts, Ground, Peers, Shared, join_cell, share
 from bridgehold.host.front.boots import StartOrder
 from bridgehold.host.front.environments import LISTENER
-from bridgehold.host.front.params import decode
 from bridgehold.host.front.redaction import Redaction
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.budgets import Budgets
@@ -36,6 +35,7 @@ from bridgehold.host.shares.link import Link, Waiting, decoded
 from bridgehold.host.shares.spending import Spending, prices_of
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.protocol.frames import read_params
 from bridgehold.sandbox.envs.values import BuildProgress
 from bridgehold.sandbox.launcher.control import LauncherClient
 
@@ -242,7 +242,7 @@ class CellProcess:
         method = parts.table().get(call.method)
         if method is None:
             raise UsageError(f"no method {call.method[:80]!r}")
-        params = decode(call.method, call.params, method.params)
+        params = read_params(call.method, call.params, method.params)
         tenant = getattr(params, "tenant", None)
         if tenant not in (None, "", self._given.tenant):
             raise DeniedError(f"this is the cell of {self._given.tenant}")

@@ -256,6 +256,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     sources: dict[str, Source]
     devices: tuple[str, ...] = ()
+    tool_secrets: tuple[SecretGrant, ...] = ()
+    """Those that the operator's tools may have put in: the policy's, whatever the bridge itself asks for."""
     withheld: tuple[str, ...] = ()
     """What the manifest asks for and the grant leaves out, each with the reason."""
     overruled: dict[str, tuple[Overruled, ...]] = {}

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 
-from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
+from bridgehold import strict
+from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError, UsageError
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 INPUT_CLOSED = "its caller closed its input"
 """Why a foreign script's session ended, where it stayed after the end of its input."""
@@ -45,6 +48,20 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     event: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: ErrorInfo | None = None
+
+
+def read_params(method: str, params: msgspec.Raw, kind: type[T]) -> T:
+    """What `method` was sent, as `kind`. Raises `UsageError`, also for what can't arrive as it was sent."""
+    raw = bytes(params)
+    try:
+        return msgspec.convert(strict.loads(raw, max_depth=strict.CALLERS_DEPTH + 1), type=kind)
+    except strict.StrictError:
+        from bridgehold.protocol.plain import loads  # of no use to a client that sends
+
+        loads(raw, above=1)  # raises what its caller is told
+        raise
+    except msgspec.ValidationError as error:
+        raise UsageError(f"parameters of {method[:80]}: {error}") from error
 
 
 def pack(frame: msgspec.Struct) -> bytes:

@@ -148,7 +148,9 @@ class Artifacts:
 
         return await self._changes.take(tenant, look)
 
-    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(
+        self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext, _means: object
+    ) -> object:
         """As a tool's source: for the session's own tenant only."""
         if tool.name == "artifact_list":
             return msgspec.to_builtins(await asyncio.to_thread(self._store.list, context.tenant))

@@ -104,6 +104,10 @@ class Spending:
                     max(0, one + two) for one, two in zip(before, more, strict=True)
                 ]
 
+    def priced(self, provider: str) -> bool:
+        """Whether what the provider makes has a price."""
+        return bool(self._prices.get(provider))
+
     def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
         """Requests, tokens and millionths of money of the tenant's, by day and month."""
         return {
