@@ -106,7 +106,7 @@ class Spending:
 
     def priced(self, provider: str) -> bool:
         """Whether what the provider makes has a price."""
-        return bool(self._prices.get(provider))
+        return bool(self._prices.of(provider, "")) or any(name == provider for name, _ in self._prices.models)
 
     def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
         """Requests, tokens and millionths of money of the tenant's, by day and month."""
