@@ -227,12 +227,8 @@ class Dispatch:
             raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             granted = await self._registry.granted(request.tenant, target)
-        except NotFoundError:
-            raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
-        except SuspendedError as error:
-            raise await refuse(refusals.suspended(error), SuspendedError, hint=error.hint) from None
-        except PolicyError as error:
-            raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
+        except (NotFoundError, SuspendedError, PolicyError) as error:
+            raise await refuse(*refusals.ungranted(error, bridge, operation)) from None
         manifest, grant = granted.manifest, granted.grant
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
