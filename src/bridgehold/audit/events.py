@@ -289,6 +289,8 @@ class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
     background: bool = False
     reserved: int = 0
     """Tokens that the budget is charged with until the outcome says better."""
+    model: str = ""
+    """What the request is for, in its own words: by its price money is counted."""
 
 
 class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):
@@ -356,12 +358,13 @@ class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
 
 
 class AdminIntent(Event, frozen=True, kw_only=True, tag="admin.intent"):
-    """Durable before an operator changes a tenant or a token. Never a token, nor the value of a key."""
+    """Durable before an operator changes a tenant, a token or a tenant's bridge, and before a bridge that was
+    handed in is looked at. Never a token, nor the value of a key."""
 
     action: str
     """``tenant.suspend``, ``token.create`` and so on: the method."""
     subject: str
-    """The tenant's name, or the token's."""
+    """The tenant's name, the token's, or ``TENANT/BRIDGE``."""
     details: dict[str, str] = {}
 
 
