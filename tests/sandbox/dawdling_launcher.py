@@ -35,6 +35,8 @@ def install(page: mmap.mmap) -> None:
 
     def leaving(status: int) -> None:
         if page[0] == LEAVING:
+            # Said before: who has let go of all, and is not needed any more, may be killed.
+            page[LEAVING] |= os.getppid() == launcher_pid
             os.closerange(0, 4096)
         dawdle(LEAVING)
         leave(status)
