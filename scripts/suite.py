@@ -7,6 +7,7 @@ Each stage's result is also in build/suite/STAGE.xml (JUnit).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,11 +52,16 @@ STAGE_SECONDS = 25 * 60
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `tests`: it is pytest, whose report counts each test; otherwise it counts as one."""
+    """One command. `tests`: it is pytest, whose report counts each test; otherwise it counts as one.
+
+    `beside`: those after it run meanwhile, up to one that runs `alone`. What it says comes with its end.
+    """
 
     name: str
     argv: tuple[str, ...]
     tests: bool = False
+    beside: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,10 @@ class Outcome:
 def stages() -> tuple[Stage, ...]:
     """Every stage, in the order in which they run."""
 
-    def pytest(name: str, *arguments: str) -> Stage:
+    def pytest(name: str, *arguments: str, alone: bool = False) -> Stage:
         report = f"--junitxml={REPORTS / name}.xml"
-        return Stage(name, (sys.executable, "-m", "pytest", "-q", report, *arguments), tests=True)
+        argv = (sys.executable, "-m", "pytest", "-q", report, *arguments)
+        return Stage(name, argv, tests=True, alone=alone)
 
     named = {*SMALL, *FIRST, *LAST}
     others = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
@@ -86,12 +93,12 @@ def stages() -> tuple[Stage, ...]:
     return (
         Stage("lint", (str(BIN / "ruff"), "check", ".")),
         Stage("format", (str(BIN / "ruff"), "format", "--check", ".")),
-        Stage("types", (str(BIN / "mypy"),)),
+        Stage("types", (str(BIN / "mypy"),), beside=True),  # one core's work
         Stage("documents", (sys.executable, "scripts/generate_docs.py", "--check")),
         pytest("small", *SMALL),
         Stage("differences", (sys.executable, "compat/run.py", "--part")),
-        pytest("main", "-n", "4", *many, *FIRST, *others),  # they wait more than they work
-        pytest("floods", "-n", "3", *many, *LAST),
+        pytest("main", "-n", "4", *many, *FIRST, *others, alone=True),  # they wait more than they work
+        pytest("floods", "-n", "3", *many, *LAST, alone=True),
     )
 
 
@@ -112,15 +119,20 @@ def read_report(path: Path) -> tuple[int, int, int]:
 def ended(argv: tuple[str, ...], seconds: float) -> int:
     """The command's status; past its time it is ended with all that it started, and that is no success."""
     with subprocess.Popen(argv, cwd=ROOT, start_new_session=True) as process:
-        try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            print(f"suite: ended after {seconds:g} s: {' '.join(argv)[:200]}", flush=True)
-            os.killpg(process.pid, signal.SIGKILL)
-            return process.wait() or 1
-        except BaseException:  # asked to stop: so are they
-            os.killpg(process.pid, signal.SIGINT)
-            raise
+        return waited(process, seconds)
+
+
+def waited(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """As `ended`, of one that was begun."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        print(f"suite: ended after {seconds:g} s: {' '.join(map(str, process.args))[:200]}", flush=True)
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait() or 1
+    except BaseException:  # asked to stop: so are they
+        os.killpg(process.pid, signal.SIGINT)
+        raise
 
 
 def run(stage: Stage) -> Outcome:
@@ -129,13 +141,59 @@ def run(stage: Stage) -> Outcome:
     report.unlink(missing_ok=True)
     began = time.monotonic()
     status = ended(stage.argv, STAGE_SECONDS)
+    return outcome(stage, status, began)
+
+
+def outcome(stage: Stage, status: int, began: float) -> Outcome:
     seconds = round(time.monotonic() - began)
     if not stage.tests:
         return Outcome(stage, status, seconds, int(status == 0), int(status != 0), 0)
-    passed, failed, skipped = read_report(report)
+    passed, failed, skipped = read_report(REPORTS / f"{stage.name}.xml")
     if status != 0 and failed == 0:
         failed = 1  # pytest itself broke: a stage without its report has not passed
     return Outcome(stage, status, seconds, passed, failed, skipped)
+
+
+class Beside:
+    """A stage that runs while others do."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._began = time.monotonic()
+        self._said = REPORTS / f"{stage.name}.txt"
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                stage.argv, cwd=ROOT, start_new_session=True, stdout=said, stderr=said
+            )
+
+    def finish(self) -> Outcome:
+        status = waited(self._process, STAGE_SECONDS)
+        print(f"== {self._stage.name}\n{self._said.read_text(errors='replace')}", end="", flush=True)
+        return outcome(self._stage, status, self._began)
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGINT)
+
+
+def run_all(stages: list[Stage]) -> list[Outcome]:
+    """Of each its outcome."""
+    outcomes: list[Outcome] = []
+    beside: list[Beside] = []
+    try:
+        for stage in stages:
+            while stage.alone and beside:
+                outcomes.append(beside[-1].finish())
+                beside.pop()
+            if stage.beside:
+                beside.append(Beside(stage))
+            else:
+                outcomes.append(run(stage))
+        return [*outcomes, *(one.finish() for one in beside)]
+    except BaseException:
+        for one in beside:
+            one.stop()
+        raise
 
 
 def main(names: list[str]) -> int:
@@ -145,7 +203,7 @@ def main(names: list[str]) -> int:
         print(f"no such stage: {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     REPORTS.mkdir(parents=True, exist_ok=True)
-    outcomes = [run(known[name]) for name in names or known]
+    outcomes = run_all([known[name] for name in names or known])
     print("\nstage       seconds   passed  failed  skipped")
     for one in outcomes:
         mark = "" if one.ok else "   FAILED"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -51,11 +52,39 @@ def test_a_failed_stage_hides_none_after_it(
     assert suite.main(["nothing"]) == 2
 
 
+def test_what_runs_beside_others_is_waited_for_and_told_before_what_runs_alone(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    met = tmp_path / "met"
+    waits = f"until [ -e {met} ]; do sleep 0.01; done; echo beside; exit 3"
+    given = (
+        suite.Stage("beside", ("sh", "-c", waits), beside=True),
+        suite.Stage("meets", ("touch", str(met))),
+        suite.Stage("alone", ("echo", "alone"), alone=True),
+    )
+    monkeypatch.setattr(suite, "stages", lambda: given)
+    assert suite.main([]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:5] == ["== meets", "== beside", "beside", "== alone", "alone"]
+    assert lines[-1] == "suite: 2 passed, 1 failed, 0 skipped"
+
+
 def test_a_stage_that_ran_no_test_has_not_passed(
     suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suite, "stages", lambda: (pytest_stage(suite, tmp_path, "none", ""),))
     assert suite.main([]) == 1
+
+
+def test_no_script_of_ours_ends_a_pipe_before_its_writer() -> None:
+    """Under `pipefail` the writer's end by SIGPIPE is the pipe's: what searches or cuts has to read it whole."""
+    early = re.compile(r"\|\s*(?:grep\b[^|;&]*\s-\w*[qm]|head\b|sed\b[^|;&]*q['\"]?\s*(?:$|[|;)]))")
+    assert early.search("ldconfig -p | grep -q libseccomp")
+    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
+    for path in (*scripts, ROOT / "Makefile"):
+        text = path.read_text()
+        if text.startswith("#!/usr/bin/env bash") or path.name == "Makefile":
+            assert not early.search(text), path
 
 
 def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:

@@ -2,7 +2,8 @@
 
 An error carries a stable `code`, an exit status for the command line, a hint that names the
 remedy, where the fault is, and whether the same call may be tried again. The table in
-``docs/reference/errors.md`` is generated from the classes below and checked by a test.
+``docs/reference/errors.md`` is generated from the classes below and checked by a test. They are one table,
+and stand in one file however long it is: no two may share a code or a status.
 """
 
 from __future__ import annotations

@@ -17,8 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridgehold.audit.events import Event, kind_of
 from bridgehold.errors import BusyError, CellEndedError, InternalError, TenantFullError, UsageError
 from bridgehold.host.front.cells import Cell, Cells, Intakes
+from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.forwarding import Forwarding
 from bridgehold.host.front.method import Forwarded, Scope
 from bridgehold.host.shares import cell_wire
@@ -31,6 +33,21 @@ from bridgehold.protocol.values import Principal
 from waiting import eventually
 
 pytestmark = pytest.mark.hostile
+INFO: dict[str, object] = {
+    "id": "s-1",
+    "name": "n",
+    "bridge": "python",
+    "tenant": "globex",
+    "state": "idle",
+    "start": "cold",
+    "commands": 0,
+    "age_ms": 0,
+    "idle_ms": 0,
+    "memory_bytes": 0,
+    "pid": 1,
+    "uid": 1,
+    "grant": "",
+}
 BOSS = Principal(name="boss", tenants=("*",), operator=True)
 
 
@@ -61,6 +78,7 @@ class House:
     def __init__(self, bound: int = 8) -> None:
         self.template = FakeTemplate()
         self.ordered: list[tuple[str, ...]] = []
+        self.events: list[Event] = []
         self.allowed: list[tuple[str, str, str]] = []
         self.rooms = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         launcher: Any = SimpleNamespace(open_cell=self._open, allow=self._allow)
@@ -68,7 +86,8 @@ class House:
         template: Any = self.template
         intakes = Intakes(launcher=launcher, keeper=self.rooms[0][0], journal=self.rooms[1][0])
         self.places = Places(bound, lambda _: 2)
-        self.cells = Cells(template, intakes, orders, self.places, self._config, lambda: 1 << 28)
+        journal: Any = SimpleNamespace(append=self._append)
+        self.cells = Cells(template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28)
 
     def _config(self, tenant: str) -> cell_wire.CellConfig:
         host = HostConfig(config="/c", state="/s", run="/r", owner_uid=0, supervisor=1)
@@ -79,6 +98,9 @@ class House:
             config="{}",
             spent=cell_wire.Spent(),
         )
+
+    async def _append(self, event: Event, *, durable: bool) -> None:
+        self.events.append(event)
 
     async def _open(self, _cell: str, _tenant: str, end: socket.socket) -> None:
         end.close()
@@ -192,6 +214,8 @@ def test_a_cell_that_breaks_the_link_ends_alone_and_its_callers_know() -> None:
                     await cell.ask("call", {})
             await other.ask("granted", cell_wire.Granted(bridge="x"))
             assert [one.tenant for one in at.cells.living()] == ["globex"]
+            told = [(kind_of(event), event.tenant) for event in at.events]
+            assert told[-2:] == [("cell.started", "acme"), ("cell.ended", "acme")]
 
     asyncio.run(act())
 
@@ -207,16 +231,80 @@ def test_what_is_asked_of_all_waits_for_no_cell_that_is_silent(monkeypatch: pyte
         def full(self, _most: int = 0) -> bool:
             return False
 
-    async def answers(_method: str, _body: msgspec.Raw, _told: Waiting) -> object:
-        return [{"id": "s-1"}]
+    async def answers(_method: str, _body: msgspec.Raw, told: Waiting) -> object:
+        told({"type": "planted"})
+        return [INFO]
 
     async def act() -> None:
         CALLER.set(object())
         async with house() as at, at.taken_over("acme"), at.taken_over("globex", answers):
             asked = Forwarded(scope=Scope(), raw=msgspec.Raw(b"{}"))
             found = await Forwarding(at.cells).list_sessions(BOSS, asked, Emit())
-            assert msgspec.json.decode(msgspec.json.encode(found)) == [{"id": "s-1"}]
+            assert [one["id"] for one in msgspec.to_builtins(found)] == ["s-1"]
             assert events == [{"type": "silent", "tenants": ["acme"]}]
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [INFO | {"tenant": "acme"}],
+        [INFO, "no session"],
+        [INFO | {"memory_bytes": "much"}],
+        {"sessions": 1},
+        7,
+        [INFO | {"name": "x" * 5_000_000}],
+    ],
+    ids=["another tenant's", "no session", "no number", "another form", "a number", "too large"],
+)
+def test_a_cell_that_lies_to_an_operator_is_as_one_that_says_nothing(said: object) -> None:
+    events: list[object] = []
+
+    class Emit:
+        def __call__(self, event: object, /) -> None:
+            events.append(event)
+
+        def full(self, _most: int = 0) -> bool:
+            return False
+
+    async def answers(method: str, _body: msgspec.Raw, _told: Waiting) -> object:
+        return "bridgehold_x 1\nforged{} 7 x" if method == "metrics" else said
+
+    async def act() -> None:
+        CALLER.set(object())
+        async with house() as at, at.taken_over("globex", answers):
+            asked = Forwarded(scope=Scope(), raw=msgspec.Raw(b"{}"))
+            forwarding = Forwarding(at.cells)
+            assert await forwarding.list_sessions(BOSS, asked, Emit()) == []
+            assert events == [{"type": "silent", "tenants": ["globex"]}]
+            assert await forwarding.metrics(BOSS, asked, Emit()) == {"text": ""}
+
+    asyncio.run(act())
+
+
+def test_whose_a_session_is_decides_the_first_word_of_it_and_no_later_claim() -> None:
+    known = Directory()
+    known.add("victim", "s-theirs", "shared")
+    known.add("hostile", "s-theirs", "shared")
+    for number in range(10_000):
+        known.add("hostile", f"s-{number}", f"n-{number}")
+    assert known.owner("s-theirs", lambda _: True) == "victim"
+    assert known.owner("s-theirs", lambda one: one == "hostile") == ""
+    assert known.owner("shared", lambda one: one == "victim") == "victim"
+    assert known.owner("s-0", lambda _: True) == ""  # its own older ones go first
+    known.add("hostile", "s-mine", "shared")
+    with pytest.raises(UsageError, match="2 tenants"):
+        known.owner("shared", lambda _: True)
+
+
+@pytest.mark.parametrize("name", ["../x", "", "A", "x" * 100_000, "a\nb", "*"])
+def test_what_is_no_tenants_name_begins_no_cell(name: str) -> None:
+    async def act() -> None:
+        async with house() as at:
+            with pytest.raises(UsageError):
+                await at.cells.of(name)
+            assert not at.template.links
 
     asyncio.run(act())
 

@@ -141,10 +141,13 @@ def python_spec(code: str, *, mounts: tuple[Mount, ...] = (), **changes: Any) ->
 
 
 @contextlib.contextmanager
-def machine(kind: str, *, inside: int = 0, program: tuple[str, ...] = ()) -> Iterator[Machine]:
+def machine(
+    kind: str, *, inside: int = 0, program: tuple[str, ...] = (), cgroup: str = "auto"
+) -> Iterator[Machine]:
     """A launcher of `kind`: ``root``, ``user`` (another account, from root), ``self``.
 
     `inside`: a process whose mount namespace it is to begin in. `program`: what is run in its place.
+    `cgroup`: as its configuration says it; "auto": a sub-tree that belongs to the account.
     """
     with contextlib.ExitStack() as stack:
         entry = account() if kind == "user" else pwd.getpwuid(os.getuid())
@@ -156,7 +159,8 @@ def machine(kind: str, *, inside: int = 0, program: tuple[str, ...] = ()) -> Ite
             (folder / name).chmod(mode)
             os.chown(folder / name, entry.pw_uid, entry.pw_gid)
         os.chown(folder, entry.pw_uid, entry.pw_gid)
-        cgroup = stack.enter_context(delegated(entry)) if kind == "user" else "auto"
+        if kind == "user" and cgroup == "auto":
+            cgroup = stack.enter_context(delegated(entry))
         config = LauncherConfig(
             read_roots=(str(folder / "home"), sys.base_prefix),
             build_root=str(folder / "builds"),

@@ -25,7 +25,7 @@ from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
-from bridgehold.host.cell.gateway.opener import GatewayOpener
+from bridgehold.host.cell.gateway.opener import GatewayOpener, provider_facts
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
@@ -101,6 +101,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
     """A whole cell, to be served and ended by whoever joined it."""
 
     shared: Shared
+    services: Services
     make_order: OrderMaker
     sessions: Sessions
     zygotes: Zygotes
@@ -169,8 +170,9 @@ def join_cell(
     make_order: OrderMaker,
     budgets: Budgets,
     over: Callable[[str], None] = lambda _session: None,
+    opened: Callable[[str, str], None] = lambda _session, _name: None,
 ) -> CellParts:
-    """Join the parts; nothing is started yet. `over`: as `Sessions`'."""
+    """Join the parts; nothing is started yet. `over` and `opened`: as `Sessions`'."""
     config, peers, settings = ground.config, ground.peers, shared.settings
     store = ArtifactStore(
         ground.layout.artifacts, parse_size(config.host.artifacts), shared.tenants.artifacts
@@ -184,10 +186,36 @@ def join_cell(
         peers.journal,
         demand=lambda tenant: settings.features.demand("artifacts", tenant),
     )
-    sessions, zygotes, pool = _workers(ground, shared, recovery, budgets, downloads, over)
+
+    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
+        return sessions.attribute(session)
+
+    def calling_out(session: str) -> Attribution:
+        return sessions.calling_out(session)
+
+    gateways = GatewayOpener(
+        config,
+        keeper=peers.keeper,
+        budgets=budgets,
+        downloads=downloads,
+        attribution=calling_out,
+    )
+    services, zygotes, pool = _workers(ground, shared, gateways, attribute)
+    sessions = Sessions(
+        pool,
+        peers.journal,
+        bound=config.host.max_sessions,
+        tenants=shared.registry.tenants_with,
+        recovery=recovery,
+        metrics=shared.metrics,
+        on_degraded=ground.degraded,
+        over=over,
+        opened=opened,
+    )
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(store, peers.journal, settings, changes)
-    http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
+    http_tools = HttpTools(peers.keeper, budgets, provider_facts(config))
+    process_tools = ProcessTools(ground.layout.config / "tools")
     offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
     dispatch = Dispatch(
         registry=shared.registry,
@@ -233,6 +261,7 @@ def join_cell(
     )
     return CellParts(
         shared=shared,
+        services=services,
         make_order=make_order,
         sessions=sessions,
         zygotes=zygotes,
@@ -250,42 +279,16 @@ def join_cell(
 
 
 def _workers(
-    ground: Ground,
-    shared: Shared,
-    recovery: Recovery,
-    budgets: Budgets,
-    downloads: Downloads,
-    over: Callable[[str], None],
-) -> tuple[Sessions, Zygotes, WarmPool]:
-    config, peers = ground.config, ground.peers
-
-    def attribute(session: str) -> Attribution:  # asked by what a session has, so after there are sessions
-        return sessions.attribute(session)
-
-    def calling_out(session: str) -> Attribution:
-        return sessions.calling_out(session)
-
-    gateways = GatewayOpener(
-        config, keeper=peers.keeper, budgets=budgets, downloads=downloads, attribution=calling_out
-    )
+    ground: Ground, shared: Shared, gateways: GatewayOpener, attribute: Callable[[str], Attribution]
+) -> tuple[Services, Zygotes, WarmPool]:
+    """`attribute`: asked by what a session has, so after there are sessions."""
     services = Services(
-        launcher=peers.launcher,
-        journal=peers.journal,
-        frames=FrameBudget(parse_size(config.host.buffered_bytes)),
+        launcher=ground.peers.launcher,
+        journal=ground.peers.journal,
+        frames=FrameBudget(parse_size(ground.config.host.buffered_bytes)),
         open_gateway=gateways.open,
         on_degraded=ground.degraded,
         attribute=attribute,
     )
     zygotes = Zygotes(services, shared.settings.zygotes())
-    pool = WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)
-    sessions = Sessions(
-        pool,
-        peers.journal,
-        bound=config.host.max_sessions,
-        tenants=shared.registry.tenants_with,
-        recovery=recovery,
-        metrics=shared.metrics,
-        on_degraded=ground.degraded,
-        over=over,
-    )
-    return sessions, zygotes, pool
+    return services, zygotes, WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)

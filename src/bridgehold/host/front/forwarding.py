@@ -9,25 +9,29 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, NotFoundError, SessionEndedError
+from bridgehold.errors import BridgeholdError, InternalError, NotFoundError, SessionEndedError
 from bridgehold.host.front.callers import SMALL
 from bridgehold.host.front.cells import Cell, Cells
 from bridgehold.host.front.method import Forwarded, Handler, Method, Scope
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import decoded
-from bridgehold.host.shares.observe import figures_of, merged
+from bridgehold.host.shares.observe import figures_of, merged, sound
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.protocol.frames import DrainParams, ResumeParams
-from bridgehold.protocol.values import Principal
+from bridgehold.protocol.values import Principal, SessionInfo
 
 _GATHER_SECONDS = 5.0
 """For what is asked of all cells; one that doesn't answer by then is left out, and named."""
 
+_LARGEST = 4 * 1024 * 1024
+"""Bytes of one cell's answer to what is asked of all."""
+_NAMED: Any = list[Any] | dict[str, list[Any]]
+T = TypeVar("T")
 Whose = Literal["tenant", "session", "caller"]
 
 
@@ -112,8 +116,10 @@ class Forwarding:
         return await self._call(cell, principal, name, asked.raw, emit)
 
     async def _to_session(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
-        """Whichever cell has it: ids are nobody else's, and a name is looked for where the caller may act."""
-        return await self._first(self._cells.living(principal.may_act_for), name, principal, asked, emit)
+        """The cell of the tenant that has it, as it said when the session opened."""
+        owner = self._cells.directory.owner(asked.session, principal.may_act_for)
+        cells = self._cells.living(lambda tenant: tenant == owner)
+        return await self._first(cells, name, principal, asked, emit)
 
     async def _to_caller(self, name: str, principal: Principal, asked: Forwarded, emit: Emit) -> object:
         """Where a request of the same connection is under way."""
@@ -155,18 +161,16 @@ class Forwarding:
         cells = [
             one for one in self._cells.living(principal.may_act_for) if asked.tenant in (None, one.tenant)
         ]
-        found = await self._gather(cells, principal, "sessions", asked.raw, emit)
-        return [one for raw in found for one in decoded(raw, list[msgspec.Raw])]
+        found = await self._gather(cells, principal, "sessions", asked.raw, emit, list[SessionInfo])
+        return [one for _, each in found for one in each]
 
     async def list_zygotes(self, principal: Principal, asked: Forwarded, emit: Emit) -> object:
         """Of what the caller may act for and use: zygotes, and how many sandboxes their pools hold."""
         cells = self._cells.living(principal.may_act_for)
-        found = [
-            decoded(raw, dict[str, list[msgspec.Raw]])
-            for raw in await self._gather(cells, principal, "zygotes", asked.raw, emit)
-        ]
+        kind = dict[str, list[dict[str, object]]]
+        found = await self._gather(cells, principal, "zygotes", asked.raw, emit, kind)
         return {
-            kind: [one for table in found for one in table.get(kind, ())] for kind in ("zygotes", "parked")
+            kind: [one for _, table in found for one in table.get(kind, ())] for kind in ("zygotes", "parked")
         }
 
     async def metrics(self, _principal: Principal, _asked: Forwarded, _emit: Emit) -> object:
@@ -183,7 +187,7 @@ class Forwarding:
         async def one(cell: Cell) -> None:
             with contextlib.suppress(TimeoutError, BridgeholdError):
                 async with asyncio.timeout(_GATHER_SECONDS):
-                    cell.metrics = decoded(await cell.ask("metrics", None), str)
+                    cell.metrics = sound(decoded(await cell.ask("metrics", None), str))
 
         cells = self._cells.living()
         await asyncio.gather(*map(one, cells))
@@ -195,8 +199,9 @@ class Forwarding:
             self._cells.cordon(params.tenant, params.bridge)
         cells = [one for one in self._cells.living() if params.tenant in ("", one.tenant)]
         raw = msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(params, cordon=False)))
-        found = await self._gather(cells, principal, "drain", raw, emit, params.seconds)
-        return {"ended": [one for each in found for one in decoded(each, dict[str, list[str]])["ended"]]}
+        kind = dict[str, list[str]]
+        found = await self._gather(cells, principal, "drain", raw, emit, kind, params.seconds)
+        return {"ended": [one for _, each in found for one in each.get("ended", ())]}
 
     async def resume(self, _principal: Principal, params: ResumeParams, _emit: Emit) -> object:
         """Sessions are opened again where a drain had closed the way."""
@@ -209,14 +214,16 @@ class Forwarding:
         name: str,
         params: msgspec.Raw,
         emit: Emit,
+        kind: type[T],
         seconds: float = 0.0,
-    ) -> list[msgspec.Raw]:
-        """Their answers; of those that give none in time, the names, to whoever reads the host's log."""
+    ) -> list[tuple[str, T]]:
+        """Their answers, with whose each is; who gives none in time, or no such one, the caller is told."""
 
-        async def one(cell: Cell) -> msgspec.Raw | None:
+        async def one(cell: Cell) -> T | None:
             with contextlib.suppress(TimeoutError, BridgeholdError):
                 async with asyncio.timeout(seconds + _GATHER_SECONDS):
-                    return await self._call(cell, principal, name, params, emit)
+                    raw = await self._cells.call(cell, principal, name, params, self._caller(), _nobody)
+                    return _own(cell.tenant, raw, kind)
             return None
 
         answers = await asyncio.gather(*map(one, cells))
@@ -224,4 +231,33 @@ class Forwarding:
         if silent:
             emit({"type": "silent", "tenants": silent})
             sys.stderr.write(f"bridgehold: no answer to {name} from the cells of {', '.join(silent)}\n")
-        return [answer for answer in answers if answer is not None]
+        pairs = zip(cells, answers, strict=True)
+        return [(cell.tenant, answer) for cell, answer in pairs if answer is not None]
+
+
+class _Nobody:
+    """Hears nothing: what is asked of all has no events."""
+
+    def __call__(self, _event: object, /) -> None:
+        return None
+
+    def full(self, _most: int = 0) -> bool:
+        return False
+
+
+_nobody = _Nobody()
+
+
+def _own(tenant: str, raw: msgspec.Raw, kind: type[T]) -> T:
+    """A cell's answer, if it is of that kind, no larger than such a one may be, and speaks of its own tenant.
+
+    Raises `InternalError`.
+    """
+    if len(memoryview(raw)) > _LARGEST:
+        raise InternalError("a cell's answer is too large")
+    named = decoded(raw, _NAMED)
+    for item in named if isinstance(named, list) else [one for each in named.values() for one in each]:
+        if isinstance(item, dict) and item.get("tenant", tenant) != tenant:
+            raise InternalError("a cell's answer speaks of another tenant")
+    found: T = decoded(raw, kind)
+    return found

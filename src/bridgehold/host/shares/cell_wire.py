@@ -1,10 +1,12 @@
 """What a front and a cell say to each other over their link, by method.
 
 front → cell: `call`, `left`, `config`, `metrics`, `end`, `stop`.
-cell → front: `order`, `granted`, `over`, `used`.
+cell → front: `order`, `granted`, `opened`, `over`, `used`.
 """
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import msgspec
 
@@ -112,6 +114,13 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     """What the tenant's grant for a bridge rests on has changed: it is to be written down."""
 
     bridge: str
+
+
+class SessionOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """A session is open: whoever names it means this tenant's."""
+
+    session: Annotated[str, msgspec.Meta(max_length=64)]
+    name: Annotated[str, msgspec.Meta(max_length=128)]
 
 
 class SessionOver(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ UNREAD_AT_EASE = 64 * 1024
 UNREAD_EVENTS = 16 * 1024 * 1024
 """Of one question's events that were not taken, past which it ends."""
 _LOOK_SECONDS = 0.02
+_MOST_ASKED = 16_384
+"""Questions of the other end's that may be under way: no sound one has more."""
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -159,7 +161,7 @@ class Link:
     def _take(self, frame: Frame) -> None:
         match frame.kind:
             case "ask":
-                if frame.id in self._answering:
+                if frame.id in self._answering or len(self._answering) >= _MOST_ASKED:
                     raise EOFError
                 waiting = Waiting(
                     lambda raw: self._send(Frame(kind="event", id=frame.id, body=raw)),

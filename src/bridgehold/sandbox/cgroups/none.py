@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Mapping
 from typing import Literal
 
-from bridgehold.errors import UnsupportedError
+import msgspec
+
+from bridgehold.errors import InternalError, UnsupportedError
+from bridgehold.sandbox.aside import Aside
 from bridgehold.sandbox.cgroups import owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
-from bridgehold.sandbox.limits.watchdog import Tree, Watchdog
+from bridgehold.sandbox.limits.watchdog import Seen, Tree, Watchdog
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
+
+_LOOK_SECONDS = 0.1
 
 
 class Parent:
@@ -30,6 +37,40 @@ class Parent:
         )
         self.capacity_bytes = self.capacity.memory_bytes
         self._leaves: list[Leaf] = []
+        self._looking: Aside | None = None
+        self._due = 0.0
+        self.left: set[int] = set()
+        """Children of ours that have nothing more to do, for the launcher to reap."""
+
+    @property
+    def looking(self) -> set[int]:
+        """The child that takes samples, while there is one."""
+        return {self._looking.child} if self._looking is not None else set()
+
+    def look(self) -> None:
+        """Take over what a child has seen of every session, and have one look again. Never waits.
+
+        Raises `OSError` where there can be no child now.
+        """
+        leaves = {leaf.path: leaf for leaf in self._leaves if not leaf.removed}
+        now = time.monotonic()
+        if self._looking is not None:
+            try:
+                answer = self._looking.advance()
+            except InternalError:  # it was killed, or had no memory: another looks
+                answer = b"{}"
+            if answer is None:
+                return
+            self.left.add(self._looking.close())
+            self._looking = None
+            for path, seen in msgspec.json.decode(answer, type=dict[str, Seen]).items():
+                if path in leaves:
+                    leaves[path].learn(seen)
+        if leaves and now >= self._due:
+            self._due = now + _LOOK_SECONDS
+            for leaf in leaves.values():
+                leaf.meet()
+            self._looking = Aside(lambda: _samples(leaves))
 
     def create(
         self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
@@ -94,30 +135,36 @@ class Leaf:
         return None
 
     def over(self) -> bool:
-        """Take a sample; whether the session is over a cap and must be ended now."""
-        self._meet()
-        return self._watchdog.over()
+        """Whether a sample so far was over a cap, and the session must be ended now."""
+        return self._watchdog.over
+
+    def sample(self) -> Seen:
+        """Take one. It takes as long as the session makes it take: for a child, see `Parent.look`."""
+        return self._watchdog.sample()
+
+    def learn(self, seen: Seen) -> None:
+        """A child has taken one."""
+        self._watchdog.learn(seen)
 
     def account(self) -> list[int]:
         """None: the kernel counts nothing here."""
         return []
 
     def usage(self) -> Usage:
-        """As `SessionCgroup.usage`, by the watchdog's samples."""
-        self._meet()
-        return self._watchdog.usage()
+        """As `SessionCgroup.usage`, by the watchdog's last sample."""
+        return self._watchdog.last
 
     def lift(self) -> None:
         """No quota to lift."""
 
     def kill(self) -> None:
         """As `SessionCgroup.kill`, process by process."""
-        self._meet()
+        self.meet()
         self._watchdog.tree.kill()
 
     def processes(self) -> list[int]:
         """The pids that the watchdog sees now."""
-        self._meet()
+        self.meet()
         return self._watchdog.tree.pids()
 
     def remove(self) -> None:
@@ -127,7 +174,7 @@ class Leaf:
             os.close(self.entered)
             os.close(self._entry)
 
-    def _meet(self) -> None:
+    def meet(self) -> None:
         """Take note of the child that entered. It writes its own pid, and only before it runs on."""
         if self.removed:
             return
@@ -136,3 +183,12 @@ class Leaf:
             if text.count(b"\n") != 1:
                 raise UnsupportedError("more than one process entered a session without a cgroup")
             self._watchdog.tree.add(int(text))
+
+
+def _samples(leaves: Mapping[str, Leaf]) -> bytes:
+    """In the child: what each uses."""
+    found: dict[str, Seen] = {}
+    for path, leaf in leaves.items():
+        with contextlib.suppress(OSError, UnsupportedError):
+            found[path] = leaf.sample()
+    return msgspec.json.encode(found)

@@ -75,10 +75,12 @@ class CustomBridge(Bridge):
     version = "0.1.0"
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         self.data: Store[Data] = Store("data")
         self.models: Store[Model] = Store("model", capacity=200)
 
     def framework(self) -> dict[str, Any]:
+        """The name and version of what it wraps, and what it can do."""
         return {
             "name": "scikit-learn",
             "version": sklearn.__version__,
@@ -86,10 +88,12 @@ class CustomBridge(Bridge):
         }
 
     def stats(self) -> dict[str, Any]:
+        """Numbers of its own for `common:get_stats`."""
         return {"models_count": len(self.models), "data_count": len(self.data)}
 
     @operation(effect="create", resource="data", id_field="id")
     def load_data(self, name: str, id: str | None = None) -> dict[str, Any]:
+        """Load one of scikit-learn's bundled data sets."""
         bunch = LOADERS[name]()
         data = Data(
             name=name,
@@ -118,6 +122,7 @@ class CustomBridge(Bridge):
         test_size: float = 0.25,
         seed: int = 0,
     ) -> dict[str, Any]:
+        """Fit a classifier on a part of the data and score it on the rest."""
         chosen = self.data.get(data)
         parts = train_test_split(
             chosen.rows, chosen.classes, test_size=test_size, random_state=seed, stratify=chosen.classes
@@ -147,6 +152,7 @@ class CustomBridge(Bridge):
         id: str | None = None,
         seed: int = 0,
     ) -> dict[str, Any]:
+        """Try every combination of a grid by cross-validation, keep the best; long, with progress."""
         chosen = self.data.get(data)
         trials = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         scores: list[dict[str, Any]] = []
@@ -165,6 +171,7 @@ class CustomBridge(Bridge):
     def cross_validate(
         self, model: str, data: str, params: dict[str, Any] | None = None, folds: int = 5, seed: int = 0
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """Score a classifier on each fold; one chunk for each, the mean as the result."""
         found = []
         for fold, score in enumerate(_fold_scores(model, params or {}, self.data.get(data), folds, seed)):
             found.append(score)
@@ -173,6 +180,7 @@ class CustomBridge(Bridge):
 
     @operation(effect="read", resource="model", id_field="model_id")
     def predict(self, model_id: str, rows: list[list[float]]) -> dict[str, Any]:
+        """Classes, and probabilities where the model has them, for rows of features."""
         model = self.models.get(model_id)
         wanted = model.estimator.n_features_in_
         if any(len(row) != wanted for row in rows):
@@ -187,6 +195,7 @@ class CustomBridge(Bridge):
 
     @operation(effect="read", resource="model", id_field="model_id")
     def evaluate(self, model_id: str, data: str | None = None) -> dict[str, Any]:
+        """Accuracy, confusion matrix and per-class figures on the held-out part, or on other data."""
         model = self.models.get(model_id)
         rows, classes = model.held_out
         if data is not None:
@@ -210,6 +219,7 @@ class CustomBridge(Bridge):
 
     @operation(effect="read", resource="model")
     def list_models(self) -> dict[str, Any]:
+        """The session's models."""
         listed = [
             {
                 "model_id": model_id,
@@ -225,6 +235,7 @@ class CustomBridge(Bridge):
 
     @operation(effect="delete", resource="model", id_field="model_id")
     def delete_model(self, model_id: str) -> dict[str, Any]:
+        """Forget a model."""
         self.models.delete(model_id)
         return {"model_id": model_id, "status": "deleted"}
 

@@ -34,11 +34,13 @@ class DSPyBridge(Bridge):
     version = "0.2.0"
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         self.programs: Store[Program] = Store("program")
         self.models = Models()
         self.data: dict[str, Any] = {}
 
     def framework(self) -> dict[str, Any]:
+        """The name and version of what it wraps, and what it can do."""
         return {
             "name": "dspy",
             "version": dspy.__version__,
@@ -46,6 +48,7 @@ class DSPyBridge(Bridge):
         }
 
     def stats(self) -> dict[str, Any]:
+        """Numbers of its own for `common:get_stats`."""
         return {"programs_count": len(self.programs), "lm": self.models.default()}
 
     # Language models.
@@ -64,6 +67,7 @@ class DSPyBridge(Bridge):
         engine: str = "auto",
         api_key: str = "",
     ) -> dict[str, Any]:
+        """Choose the language model; the gateway puts the key in."""
         found, binding = self._binding(model, provider)
         facts = self.models.add(
             name,
@@ -81,16 +85,19 @@ class DSPyBridge(Bridge):
 
     @operation(effect="read")
     def list_lms(self) -> dict[str, Any]:
+        """The configured language models."""
         return {"lms": self.models.describe()}
 
     @operation(effect="read")
     def get_history(self, lm: str = "", limit: int = 20) -> dict[str, Any]:
+        """The latest calls of language models: messages, outputs, tokens."""
         return {"calls": self.models.history(lm, limit)}
 
     # Programs.
 
     @operation(effect="read")
     def validate_signature(self, signature: str | dict[str, Any], instructions: str = "") -> dict[str, Any]:
+        """Read a signature without making a program."""
         return {"valid": True, "signature": describe_signature(make_signature(signature, instructions))}
 
     @operation(effect="create", resource="program", id_field="id")
@@ -107,6 +114,7 @@ class DSPyBridge(Bridge):
         lm: str = "",
         session_id: str = "",
     ) -> dict[str, Any]:
+        """Make a program from a signature."""
         program = self._make(signature, program_type, modules, instructions, options, lm, tools)
         return self._created(program, self.programs.add(program, id))
 
@@ -114,6 +122,7 @@ class DSPyBridge(Bridge):
     def execute_program(
         self, program_id: str, inputs: dict[str, Any], lm: str = "", session_id: str = ""
     ) -> dict[str, Any]:
+        """Run a program on inputs."""
         program = self.programs.get(program_id)
         check_inputs(program.signature, inputs, program_id)
         return {"program_id": program_id, **self._execute(program, inputs, lm)}
@@ -122,6 +131,7 @@ class DSPyBridge(Bridge):
     def stream_program(
         self, program_id: str, inputs: dict[str, Any], lm: str = ""
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """Run a program; the text of its outputs comes in chunks {module, field, text}."""
         program = self.programs.get(program_id)
         check_inputs(program.signature, inputs, program_id)
         started = time.perf_counter()
@@ -133,6 +143,7 @@ class DSPyBridge(Bridge):
     def execute_batch(
         self, program_id: str, inputs: list[dict[str, Any]], threads: int = 4, lm: str = ""
     ) -> dict[str, Any]:
+        """Run a program on many inputs; one that fails stops no other."""
         program = self.programs.get(program_id)
         for number, item in enumerate(inputs):
             check_inputs(program.signature, item, f"{program_id}, item {number}")
@@ -155,6 +166,7 @@ class DSPyBridge(Bridge):
         tools: list[str] | None = None,
         lm: str = "",
     ) -> dict[str, Any]:
+        """Run a module once, without keeping a program."""
         program = self._make(signature, module, None, instructions, options, lm, tools)
         check_inputs(program.signature, inputs, program.kind)
         return {"module": program.kind, **self._execute(program, inputs, lm)}
@@ -169,6 +181,7 @@ class DSPyBridge(Bridge):
         options: dict[str, Any] | None = None,
         lm: str = "",
     ) -> dict[str, Any]:
+        """Text for a prompt: from the model itself, or through a module of one input."""
         if not module and not signature:
             started = time.perf_counter()
             texts = self.models.get(lm)(prompt, **(options or {}))
@@ -182,15 +195,18 @@ class DSPyBridge(Bridge):
 
     @operation(effect="read", resource="program")
     def list_programs(self) -> dict[str, Any]:
+        """The session's programs."""
         listed = [program.describe(program_id) for program_id, program in self.programs.items()]
         return {"programs": listed, "total_count": len(listed)}
 
     @operation(effect="read", resource="program", id_field="program_id")
     def get_program_info(self, program_id: str) -> dict[str, Any]:
+        """One program's signature and how often it ran."""
         return self.programs.get(program_id).describe(program_id)
 
     @operation(effect="delete", resource="program", id_field="program_id")
     def delete_program(self, program_id: str) -> dict[str, Any]:
+        """Forget a program."""
         self.programs.delete(program_id)
         return {"program_id": program_id, "status": "deleted"}
 
@@ -211,6 +227,7 @@ class DSPyBridge(Bridge):
         id: str | None = None,
         lm: str = "",
     ) -> dict[str, Any]:
+        """A program with demonstrations that a metric chose; the first one stays as it is."""
         program = self.programs.get(program_id)
         chosen = make_metric(metric, field, program.signature)
         items = examples(trainset, program.signature)
@@ -238,6 +255,7 @@ class DSPyBridge(Bridge):
         threads: int = 4,
         lm: str = "",
     ) -> dict[str, Any]:
+        """The mean of a metric over examples."""
         program = self.programs.get(program_id)
         score = make_metric(metric, field, program.signature)
         items = examples(devset, program.signature)
@@ -252,6 +270,7 @@ class DSPyBridge(Bridge):
 
     @operation(effect="read", resource="program", id_field="program_id")
     def save_program(self, program_id: str, keep: bool = False) -> dict[str, Any]:
+        """A program as data: how it was made, and its state; no code is in it. `keep`: as an artifact."""
         saved = dspy_saved.pack(self.programs.get(program_id))
         if not keep:
             return {"program_id": program_id, "saved": saved}
@@ -264,6 +283,7 @@ class DSPyBridge(Bridge):
     def load_program(
         self, saved: dict[str, Any] | None = None, artifact: str = "", id: str | None = None
     ) -> dict[str, Any]:
+        """A program from what save_program gave, or kept."""
         if (saved is None) == (not artifact):
             raise InvalidInput("either saved or artifact is expected")
         data = dspy_saved.read(self.artifacts.get(artifact)) if saved is None else saved
@@ -274,10 +294,12 @@ class DSPyBridge(Bridge):
 
     @operation(effect="read")
     def get_session_data(self) -> dict[str, Any]:
+        """What the session keeps for its caller."""
         return {"data": self.data}
 
     @operation(effect="configure")
     def update_session_data(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Merge into what the session keeps: 256 KiB at most."""
         merged = {**self.data, **data}
         if len(repr(merged)) > _DATA_BYTES:
             raise InvalidInput(f"a session keeps {_DATA_BYTES // 1024} KiB of data at most")
@@ -286,6 +308,7 @@ class DSPyBridge(Bridge):
 
     @operation(effect="configure")
     def reset_state(self) -> dict[str, Any]:
+        """Forget every program and the session's data."""
         count = self.programs.clear()
         self.data = {}
         return {"status": "reset", "programs_removed": count}

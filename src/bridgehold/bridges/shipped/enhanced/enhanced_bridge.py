@@ -53,9 +53,11 @@ class EnhancedBridge(DynamicCalls, Bridge):
     version = "0.1.0"
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         self.begin_dynamic()
 
     def framework(self) -> dict[str, Any]:
+        """The name and version of what it wraps, and what it can do."""
         return {
             "name": "enhanced",
             "version": self.version,
@@ -63,6 +65,7 @@ class EnhancedBridge(DynamicCalls, Bridge):
         }
 
     def stats(self) -> dict[str, Any]:
+        """Numbers of its own for `common:get_stats`."""
         return {"stored_count": len(self.stored)}
 
     @operation(effect="configure")
@@ -80,6 +83,7 @@ class EnhancedBridge(DynamicCalls, Bridge):
     def configure_lm(
         self, *, model: str, provider: str = "", temperature: float | None = None, api_key: str = ""
     ) -> dict[str, Any]:
+        """Deprecated: configure."""
         options = {} if temperature is None else {"temperature": temperature}
         said = self.configure(framework="dspy", model=model, provider=provider, options=options)
         return self._old(said, "enhanced:configure")
@@ -88,6 +92,7 @@ class EnhancedBridge(DynamicCalls, Bridge):
     def create_program(
         self, *, signature: str, id: str = "", program_type: str = "predict", session_id: str = ""
     ) -> dict[str, Any]:
+        """Deprecated: call with store_as."""
         kinds = {"predict": "dspy.Predict", "chain_of_thought": "dspy.ChainOfThought"}
         if program_type not in kinds:
             raise InvalidInput(f"program_type is one of {', '.join(kinds)}")
@@ -99,6 +104,7 @@ class EnhancedBridge(DynamicCalls, Bridge):
     def execute_program(
         self, *, program_id: str, inputs: dict[str, Any], session_id: str = ""
     ) -> dict[str, Any]:
+        """Deprecated: call on stored.NAME."""
         said = self.call(target=f"stored.{_PROGRAM}{program_id}", kwargs=inputs)
         outputs = said["result"].get("value", said["result"])
         return self._old(
@@ -107,6 +113,7 @@ class EnhancedBridge(DynamicCalls, Bridge):
 
     @operation(effect="read")
     def get_program(self, program_id: str) -> dict[str, Any]:
+        """Deprecated: retrieve."""
         said = self.retrieve(_PROGRAM + program_id, limit=10)
         return self._old(
             {"status": "ok", "program_id": program_id, "result": said["result"]}, "enhanced:retrieve"
@@ -114,16 +121,19 @@ class EnhancedBridge(DynamicCalls, Bridge):
 
     @operation(effect="read")
     def list_programs(self) -> dict[str, Any]:
+        """Deprecated: list_stored."""
         names = [name.removeprefix(_PROGRAM) for name in self.stored.ids() if name.startswith(_PROGRAM)]
         return self._old({"status": "ok", "programs": names, "count": len(names)}, "enhanced:list_stored")
 
     @operation(effect="configure")
     def delete_program(self, program_id: str) -> dict[str, Any]:
+        """Deprecated: delete_stored."""
         self.delete_stored(_PROGRAM + program_id)
         return self._old({"status": "ok", "program_id": program_id}, "enhanced:delete_stored")
 
     @operation(effect="configure")
     def clear_session(self, session_id: str = "") -> dict[str, Any]:
+        """Deprecated: delete_stored."""
         return self._old({"status": "ok", "removed": self.stored.clear()}, "enhanced:delete_stored")
 
     def _old(self, said: dict[str, Any], instead: str) -> dict[str, Any]:

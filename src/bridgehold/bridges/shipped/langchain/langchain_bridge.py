@@ -20,6 +20,7 @@ class LangChainBridge(Prompts, Chains, Agents):
     version = "0.1.0"
 
     def framework(self) -> dict[str, Any]:
+        """The name and version of what it wraps, and what it can do."""
         return {
             "name": "langchain",
             "version": langchain.__version__,
@@ -35,6 +36,7 @@ class LangChainBridge(Prompts, Chains, Agents):
         }
 
     def stats(self) -> dict[str, Any]:
+        """Numbers of its own for `common:get_stats`."""
         return {
             "llms_count": len(self.llms),
             "prompts_count": len(self.prompts),

@@ -93,11 +93,13 @@ class Agents(Conversations):
     """The part of the bridge that makes and runs agents."""
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         super().open(session)
         self.agents: Store[Agent] = Store("agent", capacity=1_000)
 
     @operation(effect="read")
     def list_tools(self) -> dict[str, Any]:
+        """The tools that an agent may be given."""
         listed = [
             {"name": tool.name, "description": tool.description, "arguments": tool.args}
             for tool in TOOLS.values()
@@ -124,6 +126,7 @@ class Agents(Conversations):
         output_schema: dict[str, Any] | None = None,
         max_calls: int = 10,
     ) -> dict[str, Any]:
+        """Make an agent of a model and tools."""
         names = list(dict.fromkeys(tools or []))
         if unknown := sorted(set(names) - set(TOOLS) - set(self.tools)):
             there = ", ".join([*TOOLS, *self.tools])
@@ -134,6 +137,7 @@ class Agents(Conversations):
 
     @operation(effect="run", resource="agent", id_field="agent_id")
     def run_agent(self, agent_id: str, input: str, conversation_id: str = "") -> dict[str, Any]:
+        """Let an agent work until it has an answer."""
         agent, talk, messages = self._asked(agent_id, input, conversation_id)
         graph = agent.graph(self._llm(agent.llm), self.tools)
         started = time.perf_counter()
@@ -160,11 +164,13 @@ class Agents(Conversations):
 
     @operation(effect="read", resource="agent")
     def list_agents(self) -> dict[str, Any]:
+        """The session's agents."""
         listed = [agent.describe(agent_id) for agent_id, agent in self.agents.items()]
         return {"agents": listed, "total_count": len(listed)}
 
     @operation(effect="delete", resource="agent", id_field="agent_id")
     def delete_agent(self, agent_id: str) -> dict[str, Any]:
+        """Forget an agent."""
         self.agents.delete(agent_id)
         return {"agent_id": agent_id, "status": "deleted"}
 

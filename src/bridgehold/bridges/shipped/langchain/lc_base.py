@@ -18,11 +18,13 @@ class Base(Bridge):
     """The part of the bridge that keeps models."""
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         self.llms: Store[Llm] = Store("llm", capacity=50)
         self.prompts: Store[Any] = Store("prompt", capacity=1_000)
         self.loop = Loop()
 
     def close(self) -> None:
+        """The session ends, and the loop of asynchronous calls with it."""
         self.loop.close()
 
     @operation(effect="configure", resource="llm", id_field="id")
@@ -41,6 +43,7 @@ class Base(Bridge):
         max_retries: int = 1,
         api_key: str = "",
     ) -> dict[str, Any]:
+        """Choose a language model, under a name of its own; the gateway puts the key in."""
         settings = {
             "temperature": temperature,
             "max_tokens": max_tokens,
@@ -58,11 +61,13 @@ class Base(Bridge):
 
     @operation(effect="read", resource="llm")
     def list_llms(self) -> dict[str, Any]:
+        """The session's models, and the providers it may use."""
         listed = [llm.describe(llm_id) for llm_id, llm in self.llms.items()]
         return {"llms": listed, "total_count": len(listed), "providers": self.providers}
 
     @operation(effect="delete", resource="llm", id_field="llm_id")
     def delete_llm(self, llm_id: str) -> dict[str, Any]:
+        """Forget a model."""
         self.llms.delete(llm_id)
         return {"llm_id": llm_id, "status": "deleted"}
 

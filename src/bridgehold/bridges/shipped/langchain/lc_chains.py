@@ -71,21 +71,25 @@ class Prompts(Base):
         template_format: str = "f-string",
         values: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
+        """Keep a prompt with variables: a text, or messages."""
         prompt = make_prompt(template, messages, template_format, values)
         return {"prompt_id": self.prompts.add(prompt, id), "status": "created", **describe_prompt(prompt)}
 
     @operation(effect="read", resource="prompt", id_field="prompt_id")
     def render_prompt(self, prompt_id: str, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The messages of a prompt, filled in; no model is asked."""
         filled = fill(self.prompts.get(prompt_id), inputs or {})
         return {"prompt_id": prompt_id, "messages": [describe(message) for message in filled]}
 
     @operation(effect="read", resource="prompt")
     def list_prompts(self) -> dict[str, Any]:
+        """The session's prompts."""
         listed = [{"prompt_id": name, **describe_prompt(prompt)} for name, prompt in self.prompts.items()]
         return {"prompts": listed, "total_count": len(listed)}
 
     @operation(effect="delete", resource="prompt", id_field="prompt_id")
     def delete_prompt(self, prompt_id: str) -> dict[str, Any]:
+        """Forget a prompt; chains made of it keep it."""
         self.prompts.delete(prompt_id)
         return {"prompt_id": prompt_id, "status": "deleted"}
 
@@ -94,6 +98,7 @@ class Chains(Base):
     """The part of the bridge that makes and runs chains."""
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         super().open(session)
         self.chains: Store[Chain] = Store("chain")
 
@@ -110,6 +115,7 @@ class Chains(Base):
         llm: str = "",
         output_schema: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
+        """Make a chain of a prompt, a model, and a schema of the answer if there is to be one."""
         prompt = self._prompt(prompt_id, template, messages, template_format, values)
         schema = None if output_schema is None else read_schema(output_schema, "answer")
         chain = Chain(prompt, self._known_llm(llm), schema)
@@ -118,6 +124,7 @@ class Chains(Base):
 
     @operation(effect="run", resource="chain", id_field="chain_id")
     def run_chain(self, chain_id: str, inputs: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run a chain on inputs."""
         chain = self.chains.get(chain_id)
         messages = fill(chain.prompt, inputs or {})
         runnable = chain.runnable(self._llm(chain.llm))
@@ -187,11 +194,13 @@ class Chains(Base):
 
     @operation(effect="read", resource="chain")
     def list_chains(self) -> dict[str, Any]:
+        """The session's chains."""
         listed = [chain.describe(chain_id) for chain_id, chain in self.chains.items()]
         return {"chains": listed, "total_count": len(listed)}
 
     @operation(effect="delete", resource="chain", id_field="chain_id")
     def delete_chain(self, chain_id: str) -> dict[str, Any]:
+        """Forget a chain."""
         self.chains.delete(chain_id)
         return {"chain_id": chain_id, "status": "deleted"}
 

@@ -30,6 +30,7 @@ class Conversation:
     created: float = field(default_factory=time.time)
 
     def describe(self, conversation_id: str) -> dict[str, Any]:
+        """What callers are told of it."""
         return {
             "conversation_id": conversation_id,
             "llm": self.llm,
@@ -58,6 +59,7 @@ class Conversation:
         self.usage = add_usage([self.usage, usage])
 
     def answered(self, conversation_id: str, reply: BaseMessage, shown: int) -> dict[str, Any]:
+        """The result of a turn: the reply, what it used, and how it ended."""
         return {
             "conversation_id": conversation_id,
             "reply": str(reply.text),
@@ -72,6 +74,7 @@ class Conversations(Base):
     """The part of the bridge that keeps conversations."""
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         super().open(session)
         self.conversations: Store[Conversation] = Store("conversation", capacity=1_000)
 
@@ -86,12 +89,14 @@ class Conversations(Base):
         keep_tokens: int = 0,
         messages: list[dict[str, str]] | None = None,
     ) -> dict[str, Any]:
+        """Begin a conversation, empty or with messages."""
         made = Conversation(self._known_llm(llm), system, keep_messages, keep_tokens)
         made.messages = to_messages(messages or [], "messages")
         return {"status": "created", **made.describe(self.conversations.add(made, id))}
 
     @operation(effect="run", resource="conversation", id_field="conversation_id")
     def send(self, conversation_id: str, message: str) -> dict[str, Any]:
+        """Say something in a conversation; the model answers."""
         talk = self.conversations.get(conversation_id)
         shown = talk.shown(message)
         reply = self._llm(talk.llm).client.invoke(shown)
@@ -102,6 +107,7 @@ class Conversations(Base):
     def stream_send(
         self, conversation_id: str, message: str
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """The same; the answer comes in pieces."""
         talk = self.conversations.get(conversation_id)
         shown = talk.shown(message)
         reply = yield from stream_text(self._llm(talk.llm).client, shown)
@@ -110,6 +116,7 @@ class Conversations(Base):
 
     @operation(effect="read", resource="conversation", id_field="conversation_id")
     def history(self, conversation_id: str, offset: int = 0, limit: int = 100) -> dict[str, Any]:
+        """A conversation's messages, oldest first."""
         talk = self.conversations.get(conversation_id)
         return {
             **talk.describe(conversation_id),
@@ -119,11 +126,13 @@ class Conversations(Base):
 
     @operation(effect="read", resource="conversation")
     def list_conversations(self) -> dict[str, Any]:
+        """The session's conversations."""
         listed = [talk.describe(name) for name, talk in self.conversations.items()]
         return {"conversations": listed, "total_count": len(listed)}
 
     @operation(effect="run", resource="conversation", id_field="conversation_id")
     def clear_conversation(self, conversation_id: str) -> dict[str, Any]:
+        """Forget a conversation's messages; it goes on empty."""
         talk = self.conversations.get(conversation_id)
         count = len(talk.messages)
         talk.messages.clear()
@@ -131,6 +140,7 @@ class Conversations(Base):
 
     @operation(effect="delete", resource="conversation", id_field="conversation_id")
     def delete_conversation(self, conversation_id: str) -> dict[str, Any]:
+        """Forget a conversation."""
         self.conversations.delete(conversation_id)
         return {"conversation_id": conversation_id, "status": "deleted"}
 

@@ -20,6 +20,7 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for `work`; its result."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         task = self._loop.create_task(work)

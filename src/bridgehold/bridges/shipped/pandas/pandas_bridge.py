@@ -42,10 +42,12 @@ class PandasBridge(Bridge):
     version = "0.1.0"
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         self.frames: Store[Frame] = Store("frame", capacity=MAX_KEPT)
         self.arrays: Store[Array] = Store("array", capacity=MAX_KEPT)
 
     def framework(self) -> dict[str, Any]:
+        """The name and version of what it wraps, and what it can do."""
         return {
             "name": "pandas",
             "version": pd.__version__,
@@ -54,6 +56,7 @@ class PandasBridge(Bridge):
         }
 
     def stats(self) -> dict[str, Any]:
+        """Numbers of its own for `common:get_stats`."""
         return {"frames_count": len(self.frames), "arrays_count": len(self.arrays), "bytes": self._held()}
 
     @operation(effect="create", resource="frame", id_field="id")
@@ -68,6 +71,7 @@ class PandasBridge(Bridge):
         options: dict[str, Any] | None = None,
         id: str | None = None,
     ) -> dict[str, Any]:
+        """Make a frame of columns with dtypes, of records, or of CSV text: exactly one of them."""
         given = [
             name for name, it in (("columns", columns), ("records", records), ("csv", csv)) if it is not None
         ]
@@ -84,6 +88,7 @@ class PandasBridge(Bridge):
 
     @operation(effect="read", resource="frame", id_field="frame_id")
     def describe_frame(self, frame_id: str) -> dict[str, Any]:
+        """Columns with dtypes, missing cells by kind, distinct values and figures; the index; bytes."""
         frame = self.frames.get(frame_id)
         return {
             **self._summary(frame_id, frame),
@@ -95,6 +100,7 @@ class PandasBridge(Bridge):
     def select(
         self, frame_id: str, columns: list[Any], rename: dict[str, str] | None = None, id: str | None = None
     ) -> dict[str, Any]:
+        """A new frame of some columns, in the order given."""
         table = self._table(frame_id)
         for name in columns:
             frame_filters.column_of(table, name)
@@ -113,6 +119,7 @@ class PandasBridge(Bridge):
     def filter(
         self, frame_id: str, where: list[dict[str, Any]], match: str = "all", id: str | None = None
     ) -> dict[str, Any]:
+        """A new frame of the rows for which all (or any) of typed conditions hold."""
         table = self._table(frame_id)
         kept = table[frame_filters.keep_rows(table, where, match)]
         return {
@@ -124,6 +131,7 @@ class PandasBridge(Bridge):
     def sort(
         self, frame_id: str, by: list[dict[str, Any]], missing: str = "last", id: str | None = None
     ) -> dict[str, Any]:
+        """A new frame, sorted by columns; equal rows keep their order."""
         return self._keep(frame_shapes.sort(self._table(frame_id), by, missing), f"sort of {frame_id}", id)
 
     @operation(effect="create", resource="frame", id_field="id")
@@ -135,6 +143,7 @@ class PandasBridge(Bridge):
         keep_missing: bool = True,
         id: str | None = None,
     ) -> dict[str, Any]:
+        """A new frame with a row for each group: the keys, then aggregates."""
         made = frame_shapes.group(self._table(frame_id), by, aggregate or [], keep_missing=keep_missing)
         return self._keep(made, f"group of {frame_id}", id)
 
@@ -151,6 +160,7 @@ class PandasBridge(Bridge):
         validate: str | None = None,
         id: str | None = None,
     ) -> dict[str, Any]:
+        """A new frame of two; refused before it is made where it would be too large."""
         options = {
             "how": how,
             "left_on": on or left_on or [],
@@ -163,6 +173,7 @@ class PandasBridge(Bridge):
 
     @operation(effect="create", resource="frame", id_field="id")
     def cast(self, frame_id: str, dtypes: dict[str, str], id: str | None = None) -> dict[str, Any]:
+        """A new frame with other dtypes; refused where a cell would not survive."""
         table = self._table(frame_id).copy()
         for name, dtype in dtypes.items():
             table[name] = cast(frame_filters.column_of(table, name), dtype, name)
@@ -170,6 +181,7 @@ class PandasBridge(Bridge):
 
     @operation(effect="create", resource="frame", id_field="id")
     def append(self, frames: list[str], id: str | None = None) -> dict[str, Any]:
+        """A new frame of the rows of several with the same columns and dtypes."""
         tables = [self._table(frame_id) for frame_id in frames]
         first = tables[0]
         for frame_id, table in zip(frames, tables, strict=True):
@@ -180,6 +192,7 @@ class PandasBridge(Bridge):
 
     @operation(effect="read", resource="frame", id_field="frame_id")
     def head(self, frame_id: str, rows: int = 10, layout: str = "records") -> dict[str, Any]:
+        """The first rows."""
         return self.page(frame_id, 0, rows, layout)
 
     @operation(effect="read", resource="frame", id_field="frame_id")
@@ -192,6 +205,7 @@ class PandasBridge(Bridge):
         columns: list[Any] | None = None,
         max_bytes: int = PAGE_BYTES // 4,
     ) -> dict[str, Any]:
+        """Rows from an offset on, bounded in rows, cells and bytes; the answer says what cut it."""
         whole = self._table(frame_id)
         table = whole
         if columns is not None:
@@ -220,6 +234,7 @@ class PandasBridge(Bridge):
     def export(
         self, frame_id: str, format: str = "columns"
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """The whole frame in chunks: columns with dtypes, records, or CSV text."""
         table = self._table(frame_id)
         digest, sent, count, offset = hashlib.sha256(), 0, 0, 0
         step = max(1, min(10_000, PAGE_CELLS // max(1, len(table.columns))))
@@ -253,11 +268,13 @@ class PandasBridge(Bridge):
 
     @operation(effect="read", resource="frame")
     def list_frames(self) -> dict[str, Any]:
+        """The session's frames."""
         listed = [self._summary(frame_id, frame) for frame_id, frame in self.frames.items()]
         return {"frames": listed, "total_count": len(listed)}
 
     @operation(effect="delete", resource="frame", id_field="frame_id")
     def delete_frame(self, frame_id: str) -> dict[str, Any]:
+        """Forget a frame."""
         self.frames.delete(frame_id)
         return {"frame_id": frame_id, "status": "deleted"}
 
@@ -265,10 +282,12 @@ class PandasBridge(Bridge):
     def load_array(
         self, dtype: str, shape: list[int], data: str, order: str = "C", id: str | None = None
     ) -> dict[str, Any]:
+        """Make an array of its bytes."""
         return self._keep_array(decode_array(dtype, shape, data, order), id)
 
     @operation(effect="read", resource="array", id_field="array_id")
     def get_array(self, array_id: str, offset: int = 0, limit: int | None = None) -> dict[str, Any]:
+        """An array's bytes, or a part of its first dimension."""
         values = self.arrays.get(array_id).values
         total = values.shape[0] if values.ndim else 1
         if values.ndim:
@@ -288,12 +307,14 @@ class PandasBridge(Bridge):
 
     @operation(effect="read", resource="array", id_field="array_id")
     def describe_array(self, array_id: str) -> dict[str, Any]:
+        """Shape, bytes, what is not finite, extremes."""
         return {"array_id": array_id, **describe_array(self.arrays.get(array_id).values)}
 
     @operation(effect="create", resource="array", id_field="id")
     def frame_to_array(
         self, frame_id: str, dtype: str, columns: list[Any] | None = None, id: str | None = None
     ) -> dict[str, Any]:
+        """Columns as an array of two dimensions."""
         table = self._table(frame_id)
         names = list(table.columns) if columns is None else columns
         made = array_dtype(dtype)
@@ -307,6 +328,7 @@ class PandasBridge(Bridge):
     def array_to_frame(
         self, array_id: str, columns: list[str] | None = None, id: str | None = None
     ) -> dict[str, Any]:
+        """An array of one or two dimensions as a frame."""
         values = self.arrays.get(array_id).values
         if values.ndim not in {1, 2} or values.dtype.kind not in "biufmM":
             raise InvalidInput("a frame is made of one or two dimensions of numbers, booleans or times")
@@ -319,6 +341,7 @@ class PandasBridge(Bridge):
 
     @operation(effect="read", resource="array")
     def list_arrays(self) -> dict[str, Any]:
+        """The session's arrays."""
         listed = [
             {
                 "array_id": array_id,
@@ -333,6 +356,7 @@ class PandasBridge(Bridge):
 
     @operation(effect="delete", resource="array", id_field="array_id")
     def delete_array(self, array_id: str) -> dict[str, Any]:
+        """Forget an array."""
         self.arrays.delete(array_id)
         return {"array_id": array_id, "status": "deleted"}
 

@@ -32,6 +32,7 @@ class Exit(_sitebuiltins.Quitter):
     """A prompt's own would close standard input, and the session lives on."""
 
     def __call__(self, code: Any = None) -> NoReturn:
+        """End the command that runs now; the session lives on."""
         raise SystemExit(code)
 
 
@@ -42,6 +43,7 @@ class PythonBridge(Bridge):
     version = "0.1.0"
 
     def open(self, session: Session) -> None:
+        """The session begins: its namespace is empty."""
         self._count = 0
         sys.path.insert(0, "")  # as at a prompt: the working folder
         for name in ("exit", "quit"):
@@ -49,6 +51,7 @@ class PythonBridge(Bridge):
         self._fresh()
 
     def framework(self) -> dict[str, Any]:
+        """The name and version of what it wraps, and what it can do."""
         return {"name": "python", "version": platform.python_version(), "capabilities": ["execute"]}
 
     @operation(effect="run", resource="namespace")
@@ -68,6 +71,7 @@ class PythonBridge(Bridge):
 
     @operation(effect="configure", resource="namespace")
     def reset(self) -> dict[str, Any]:
+        """Forget every name of the session."""
         names = [name for name in self._namespace if not name.startswith("__")]
         self._fresh()
         return {"status": "reset", "names": len(names)}

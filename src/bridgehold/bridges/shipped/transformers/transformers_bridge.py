@@ -42,12 +42,14 @@ class TransformersBridge(Bridge):
     version = "0.1.0"
 
     def open(self, session: Session) -> None:
+        """The session begins: its stores are empty."""
         self.models: Store[hf_models.Model] = Store("model", capacity=MAX_KEPT)
         self.tokenizers: Store[hf_tokens.Words] = Store("tokenizer", capacity=MAX_KEPT)
         self.pipelines: Store[hf_tasks.Task] = Store("pipeline", capacity=MAX_KEPT)
         self.datasets: Store[hf_data.Data] = Store("dataset", capacity=MAX_KEPT)
 
     def framework(self) -> dict[str, Any]:
+        """The name and version of what it wraps, and what it can do."""
         return {
             "name": "transformers",
             "version": transformers.__version__,
@@ -57,6 +59,7 @@ class TransformersBridge(Bridge):
         }
 
     def stats(self) -> dict[str, Any]:
+        """Numbers of its own for `common:get_stats`."""
         return {
             "models_count": len(self.models),
             "tokenizers_count": len(self.tokenizers),
@@ -69,10 +72,12 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read")
     def devices(self) -> dict[str, Any]:
+        """What models can run on, and what is missing for the rest."""
         return {"devices": hf_places.devices(), "torch": str(torch.__version__)}
 
     @operation(name="stats", effect="read")
     def memory(self) -> dict[str, Any]:
+        """Numbers of its own, and the bytes that models hold on each device."""
         by_device: dict[str, int] = {}
         for model in map(self.models.get, self.models):
             by_device[model.device] = by_device.get(model.device, 0) + model.bytes
@@ -101,6 +106,7 @@ class TransformersBridge(Bridge):
         seed: int = 0,
         id: str | None = None,
     ) -> dict[str, Any]:
+        """A model by its name, of a folder that is granted, or with random weights by a small config."""
         if [name, path, config].count(None) != 2:
             raise InvalidInput(
                 "a model has a name, comes from a path or is made of a config: one of the three"
@@ -120,6 +126,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read", resource="model", id_field="model_id")
     def describe_model(self, model_id: str) -> dict[str, Any]:
+        """A model's facts, tensors, and a digest of its weights."""
         model = self.models.get(model_id)
         network = model.network
         tensors = [
@@ -137,6 +144,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read", resource="model")
     def list_models(self) -> dict[str, Any]:
+        """The session's models."""
         listed = [
             {"model_id": model_id, **hf_models.describe(model)} for model_id, model in self.models.items()
         ]
@@ -144,6 +152,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="delete", resource="model", id_field="model_id")
     def delete_model(self, model_id: str) -> dict[str, Any]:
+        """Forget a model."""
         self.models.get(model_id)
         if using := [name for name, task in self.pipelines.items() if task.model_id == model_id]:
             raise InvalidInput(f"the pipelines {', '.join(using)[:300]} use it; delete them first")
@@ -167,6 +176,7 @@ class TransformersBridge(Bridge):
         lowercase: bool = False,
         id: str | None = None,
     ) -> dict[str, Any]:
+        """A tokenizer by its name, of a folder, or trained on given texts."""
         if [name, path, texts].count(None) != 2:
             raise InvalidInput(
                 "a tokenizer has a name, comes from a path or is trained on texts: one of the three"
@@ -185,6 +195,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read", resource="tokenizer", id_field="tokenizer_id")
     def encode(self, tokenizer_id: str, texts: list[str], special: bool = True) -> dict[str, Any]:
+        """Texts to tokens."""
         tokenizer = self.tokenizers.get(tokenizer_id).tokenizer
         check_texts(texts)
         found = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
@@ -193,6 +204,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read", resource="tokenizer", id_field="tokenizer_id")
     def decode(self, tokenizer_id: str, token_ids: list[list[int]], special: bool = False) -> dict[str, Any]:
+        """Tokens to texts."""
         tokenizer = self.tokenizers.get(tokenizer_id).tokenizer
         if any(number >= len(tokenizer) for row in token_ids for number in row):
             raise InvalidInput(f"a token of {tokenizer_id} is 0 … {len(tokenizer) - 1}")
@@ -201,6 +213,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read", resource="tokenizer")
     def list_tokenizers(self) -> dict[str, Any]:
+        """The session's tokenizers."""
         listed = [
             {"tokenizer_id": name, **hf_tokens.describe(words)} for name, words in self.tokenizers.items()
         ]
@@ -208,6 +221,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="delete", resource="tokenizer", id_field="tokenizer_id")
     def delete_tokenizer(self, tokenizer_id: str) -> dict[str, Any]:
+        """Forget a tokenizer."""
         self.tokenizers.get(tokenizer_id)
         if using := [name for name, task in self.pipelines.items() if task.tokenizer_id == tokenizer_id]:
             raise InvalidInput(f"the pipelines {', '.join(using)[:300]} use it; delete them first")
@@ -220,6 +234,7 @@ class TransformersBridge(Bridge):
     def create_pipeline(
         self, task: str, model_id: str, tokenizer_id: str, id: str | None = None
     ) -> dict[str, Any]:
+        """A task over a model and a tokenizer."""
         model, words = self.models.get(model_id), self.tokenizers.get(tokenizer_id)
         made = hf_tasks.create(task, model_id, model, tokenizer_id, words)
         return {"pipeline_id": self.pipelines.add(made, id), "task": task, "model_id": model_id}
@@ -228,6 +243,7 @@ class TransformersBridge(Bridge):
     def run_pipeline(
         self, pipeline_id: str, text: str, options: dict[str, Any] | None = None
     ) -> dict[str, Any]:
+        """Run a pipeline on one text."""
         task = self.pipelines.get(pipeline_id)
         return {"pipeline_id": pipeline_id, **hf_tasks.run(task, [text], options or {})[0]}
 
@@ -235,6 +251,7 @@ class TransformersBridge(Bridge):
     def batch(
         self, pipeline_id: str, texts: list[str], options: dict[str, Any] | None = None, batch_size: int = 8
     ) -> dict[str, Any]:
+        """Run a pipeline on many texts, with progress."""
         task = self.pipelines.get(pipeline_id)
         check_texts(texts)
         results: list[Any] = []
@@ -245,6 +262,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read", resource="pipeline")
     def list_pipelines(self) -> dict[str, Any]:
+        """The session's pipelines."""
         listed = [
             {
                 "pipeline_id": name,
@@ -259,6 +277,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="delete", resource="pipeline", id_field="pipeline_id")
     def delete_pipeline(self, pipeline_id: str) -> dict[str, Any]:
+        """Forget a pipeline."""
         self.pipelines.delete(pipeline_id)
         return {"pipeline_id": pipeline_id, "status": "deleted"}
 
@@ -266,6 +285,7 @@ class TransformersBridge(Bridge):
     def generate(
         self, model_id: str, tokenizer_id: str, prompt: str, options: dict[str, Any] | None = None
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """Text token by token: one chunk for each, the whole as the result."""
         model, words = self.models.get(model_id), self.tokenizers.get(tokenizer_id)
         wanted = dict(options or {})
         made = hf_generate.stream(model, words, prompt, wanted)
@@ -275,11 +295,13 @@ class TransformersBridge(Bridge):
 
     @operation(effect="create", resource="dataset", id_field="id")
     def create_dataset(self, records: list[dict[str, Any]], id: str | None = None) -> dict[str, Any]:
+        """Keep records: a text each, and a label where something is to be told apart."""
         data = hf_data.create(records)
         return {"dataset_id": self.datasets.add(data, id), "rows": len(records), "fields": data.fields}
 
     @operation(effect="read", resource="dataset")
     def list_datasets(self) -> dict[str, Any]:
+        """The session's data sets."""
         listed = [
             {"dataset_id": name, "rows": len(data.records), "fields": data.fields, "created": data.created}
             for name, data in self.datasets.items()
@@ -288,6 +310,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="read", resource="dataset", id_field="dataset_id")
     def page_dataset(self, dataset_id: str, offset: int = 0, limit: int = 100) -> dict[str, Any]:
+        """Some records of a data set."""
         records = self.datasets.get(dataset_id).records
         end = offset + limit
         return {
@@ -300,6 +323,7 @@ class TransformersBridge(Bridge):
 
     @operation(effect="delete", resource="dataset", id_field="dataset_id")
     def delete_dataset(self, dataset_id: str) -> dict[str, Any]:
+        """Forget a data set."""
         self.datasets.delete(dataset_id)
         return {"dataset_id": dataset_id, "status": "deleted"}
 
@@ -312,6 +336,7 @@ class TransformersBridge(Bridge):
         options: dict[str, Any] | None = None,
         id: str | None = None,
     ) -> dict[str, Any]:
+        """Train a model on a data set, with progress for each step; a cancel leaves it as it was."""
         model, words = self.models.get(model_id), self.tokenizers.get(tokenizer_id)
         wanted = hf_training.plan(model, words, self.datasets.get(dataset_id), options or {})
         check_model_bytes(model.bytes, self._held())
@@ -330,6 +355,7 @@ class TransformersBridge(Bridge):
     def evaluate(
         self, model_id: str, tokenizer_id: str, dataset_id: str, options: dict[str, Any] | None = None
     ) -> dict[str, Any]:
+        """The loss over a data set; accuracy for a classifier, perplexity for a causal model."""
         model, words = self.models.get(model_id), self.tokenizers.get(tokenizer_id)
         wanted = hf_training.plan(model, words, self.datasets.get(dataset_id), options or {})
         return {"model_id": model_id, **hf_training.evaluate(model, words, wanted, self.progress)}
@@ -338,16 +364,19 @@ class TransformersBridge(Bridge):
 
     @operation(effect="create", resource="weights", id_field="name")
     def save_model(self, model_id: str, name: str, tokenizer_id: str | None = None) -> dict[str, Any]:
+        """Write a model's weights as safetensors into the session's scratch."""
         words = self.tokenizers.get(tokenizer_id) if tokenizer_id is not None else None
         return {"model_id": model_id, **hf_saved.save(name, self.models.get(model_id), words)}
 
     @operation(effect="read", resource="weights")
     def list_saved(self) -> dict[str, Any]:
+        """Saved weights, with files and digests."""
         listed = [hf_saved.describe(name) for name in hf_saved.names()]
         return {"saved": listed, "total_count": len(listed)}
 
     @operation(effect="delete", resource="weights", id_field="name")
     def delete_saved(self, name: str) -> dict[str, Any]:
+        """Remove saved weights."""
         hf_saved.delete(name)
         return {"name": name, "status": "deleted"}
 
