@@ -388,6 +388,24 @@ class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
     folded: dict[str, int]
 
 
+class CellStarted(Event, frozen=True, kw_only=True, tag="cell.started"):
+    """A process of its own serves `tenant` from here on."""
+
+    cell: str
+    pid: int
+    ms: int
+    """From the request that needed it."""
+
+
+class CellEnded(Event, frozen=True, kw_only=True, tag="cell.ended"):
+    """A tenant's process has ended, and with it the `sessions` that had a place by then."""
+
+    cell: str
+    reason: str
+    """What it was ended for; empty where nobody had asked for it."""
+    sessions: int
+
+
 class ChannelEnded(Event, frozen=True, kw_only=True, tag="channel.ended"):
     """A recorder broke its channel's rules, and the journal takes nothing more from it."""
 
@@ -480,6 +498,7 @@ CLOSING_KINDS = OUTCOME_KINDS | {
     "host.degraded",
     "host.stopped",
     "events.folded",
+    "cell.ended",
     "channel.ended",
     "segment.rotated",
     "journal.closed",

@@ -161,6 +161,7 @@ def _celled(
         ),
         orders,
         Places(ground.config.host.max_sessions, shared.registry.tenants_with),
+        ground.peers.journal,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
     )
