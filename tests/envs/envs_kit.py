@@ -165,8 +165,9 @@ class DirectRunner:
     async def seal(self, build: str) -> SealReport:
         return await asyncio.to_thread(sealed_digest, Path(build))
 
-    async def discard(self, build: str) -> None:
+    async def discard(self, build: str) -> str:
         remove_tree(Path(build))
+        return ""
 
 
 class Progress:

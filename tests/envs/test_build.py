@@ -289,8 +289,23 @@ class LyingRunner(DirectRunner):
         self._said = said
 
     async def run(self, order, talk, log):
-        await asyncio.to_thread(talk, io.BytesIO(), io.BytesIO(self._said))
+        answers = Counted(self._said)
+        try:
+            await asyncio.to_thread(talk, io.BytesIO(), answers)
+        finally:
+            self.taken = answers.taken
         return CompileExit(cause="exited", status=0)
+
+
+class Counted(io.BytesIO):
+    """Knows how much of it was read."""
+
+    taken = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.taken += len(data)
+        return data
 
 
 @pytest.mark.hostile
@@ -307,6 +322,18 @@ def test_an_absurd_answer_of_a_compiler_ends_the_build(builder, dist, tmp_path, 
     wheel = make_wheel(dist, files={"demo_pkg/__init__.py": ""})
     with pytest.raises(DependencyError, match=says):
         ensure(builder(make_index(tmp_path, [wheel]), runner=LyingRunner(said)), make_lock(wheel))
+    assert sorted(path.name for path in store.folder.iterdir()) == ["keys"]
+
+
+@pytest.mark.hostile
+def test_many_answers_that_are_not_absurd_are_bounded_together(builder, dist, tmp_path, store):
+    files = {f"demo_pkg/m{number}.py": "" for number in range(40)} | {"demo_pkg/__init__.py": ""}
+    wheel = make_wheel(dist, files=files)
+    said = ((1 << 20).to_bytes(4, "little") + bytes(1 << 20)) * 20
+    runner = LyingRunner(said)
+    with pytest.raises(DependencyError, match="more than its sources can"):
+        ensure(builder(make_index(tmp_path, [wheel]), runner=runner), make_lock(wheel))
+    assert runner.taken <= 17 << 20
     assert sorted(path.name for path in store.folder.iterdir()) == ["keys"]
 
 

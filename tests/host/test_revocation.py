@@ -19,6 +19,7 @@ from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import Config
 from bridgehold.config.sections import PrincipalSection
 from bridgehold.errors import AuditError, BridgeholdError, ConfigError, PolicyError, SuspendedError
+from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -29,12 +30,12 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.shares.spending import Spending
 from bridgehold.host.startup import FileChange
-from bridgehold.host.tenancy import Ending, Tenancy
+from bridgehold.host.tenancy import AtRest, Ending, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies import tokens
 from bridgehold.policies.model import Machine
 from bridgehold.protocol.frames import NoParams, RequestFrame, pack, read_frame
-from bridgehold.protocol.tenants import CreateTokenParams, StateParams
+from bridgehold.protocol.tenants import CreateTokenParams, NameParams, StateParams
 from bridgehold.protocol.values import Principal
 from bridgehold.supervisor import files as supervisor
 from waiting import PATIENCE, eventually
@@ -51,13 +52,15 @@ class Journal:
     def __init__(self) -> None:
         self.full = False
         self.before_intent: Callable[[], Awaitable[None]] = _nothing
+        self.bounds: dict[str, int] = {}
 
     async def append(self, event: object, *, durable: bool = True) -> SimpleNamespace:
         if isinstance(event, AdminIntent):
             await self.before_intent()
         return SimpleNamespace(ref="j.1")
 
-    async def bound(self, tenant: str, most: int) -> None: ...
+    async def bound(self, tenant: str, most: int) -> None:
+        self.bounds[tenant] = most
 
     async def rejected_peer(self, uid: int, reason: str) -> str:
         if self.full:
@@ -91,8 +94,11 @@ class House:
         settings: Any = SimpleNamespace(now=config)
         keeper: Any = SimpleNamespace(forget=self._end("keys"))
         ending = Ending(
-            sessions=self._end("sessions"), zygotes=self._end("zygotes"), warm_pool=self._end("pool")
+            sessions=self._end("sessions"),
+            zygotes=self._end("zygotes"),
+            warm_pool=self._end("pool"),
         )
+        at_rest = AtRest(submissions=self._end("submissions"), artifacts=self._left)
         self.tenancy = Tenancy(
             self.tenants,
             self.tokens,
@@ -100,8 +106,11 @@ class House:
             settings,
             Spending().used,
             ending,
+            at_rest,
             keeper,
             journal,
+            AdminLog(journal),
+            self.registry.entries,
             self.look_up_again,
         )
         self.admin = TokenAdmin(self.tokens, self.tenancy.log, self.tenancy.demand, self.look_up_again)
@@ -112,6 +121,9 @@ class House:
             return 0
 
         return end
+
+    async def _left(self, _tenant: str, _gone: bool) -> tuple[int, int]:
+        return (0, 0)
 
     async def look_up_again(self) -> None:
         self.lookups += 1
@@ -255,7 +267,7 @@ def test_what_no_file_can_say_is_refused_all_the_same(tmp_path: Path, how: str) 
         with pytest.raises(BridgeholdError) as caught:
             await house.revoke("acme")
         assert "by hand" in caught.value.hint
-        assert sorted(house.ended) == ["keys", "pool", "sessions", "zygotes"]
+        assert sorted(house.ended) == ["keys", "pool", "sessions", "submissions", "zygotes"]
         assert house.lookups == 1
         file.write_text(before)  # what is mended alone lifts nothing
         for ask in (house.tenants.demand, house.tenancy.demand):
@@ -275,6 +287,80 @@ def test_what_no_file_can_say_is_refused_all_the_same(tmp_path: Path, how: str) 
         assert 'state = "revoked"' in file.read_text()
         assert house.tokens.names() == ("shared",)
         assert house.tenancy._shown("acme").state == "revoked"
+
+    asyncio.run(act())
+
+
+def test_a_token_whose_file_stays_makes_nobody_all_the_same(tmp_path: Path) -> None:
+    house = House(tmp_path / "home", "acme")
+    secret, other = house.token("gone", "acme"), house.token("stays", "acme")
+    house.unwritable = ("tokens",)
+
+    async def revoke() -> None:
+        await house.admin.revoke_token(OPERATOR, NameParams(name="gone"), lambda _: None)
+
+    async def act() -> None:
+        assert house.tokens.principal(secret, 1.0) is not None
+        with pytest.raises(BridgeholdError) as caught:
+            await revoke()
+        assert "until this host restarts" in caught.value.hint
+        assert house.lookups == 1, "whoever is connected by it is looked at again"
+        assert house.tokens.principal(secret, 1.0) is None
+        assert house.tokens.principal(other, 1.0) is not None
+        listed = {
+            one.name: one.state for one in await house.admin.list_tokens(OPERATOR, NoParams(), lambda _: None)
+        }
+        assert listed == {"gone": "broken", "stays": "valid"}
+        with pytest.raises(BridgeholdError):
+            await house.admin.revoke_token(OPERATOR, NameParams(name="nobody"), lambda _: None)
+        house.unwritable = ()
+        await revoke()
+        assert house.tokens.names() == ("stays",)
+
+    asyncio.run(act())
+
+
+def test_a_tenant_whose_file_can_not_be_written_is_suspended_all_the_same(tmp_path: Path) -> None:
+    house = House(tmp_path / "home", "acme", "beside", configured=("acme",))
+    house.unwritable = ("tenants",)
+
+    async def act() -> None:
+        with pytest.raises(BridgeholdError) as caught:
+            await house.tenancy.suspend(
+                OPERATOR, StateParams(name="acme", reason="looked at"), lambda _: None
+            )
+        assert "until this host restarts" in caught.value.hint
+        with pytest.raises(SuspendedError, match="looked at"):
+            house.tenancy.demand("acme")
+        house.tenancy.demand("beside")
+        with pytest.raises(BridgeholdError):
+            await house.tenancy.resume(OPERATOR, StateParams(name="acme"), lambda _: None)
+        with pytest.raises(SuspendedError):
+            house.tenancy.demand("acme")
+        house.unwritable = ()
+        await house.tenancy.resume(OPERATOR, StateParams(name="acme"), lambda _: None)
+        house.tenancy.demand("acme")
+
+    asyncio.run(act())
+
+
+def test_ceilings_that_could_not_be_read_are_told_as_soon_as_they_can(tmp_path: Path) -> None:
+    house = House(tmp_path / "home", "acme", "beside", configured=("acme",))
+    (house.layout.tenants / "acme.toml").write_text('[tenant]\n[tenant.limits]\njournal = "3MiB"\n')
+    folder, aside = house.layout.tenants, tmp_path / "aside"
+
+    async def act() -> None:
+        house.tenancy.demand("beside")
+        folder.rename(aside)
+        folder.symlink_to(tmp_path / "nothing")  # which nobody can list, root neither
+        telling = asyncio.ensure_future(house.tenancy.tell_journal())
+        with pytest.raises(PolicyError):
+            house.tenancy.demand("acme")
+        assert house.journal.bounds == {}
+        folder.unlink()
+        aside.rename(folder)
+        await asyncio.wait_for(telling, PATIENCE)
+        assert house.journal.bounds == {"acme": 3 << 20, "beside": 0}
 
     asyncio.run(act())
 
@@ -334,7 +420,14 @@ def test_a_folder_of_tenants_that_cant_be_read_ends_no_host(tmp_path: Path) -> N
     file.unlink()
     house.layout.tenants.rmdir()
     house.layout.tenants.write_text("no folder")
-    asyncio.run(house.tenancy.tell_journal())
+
+    async def telling() -> None:
+        told = asyncio.ensure_future(house.tenancy.tell_journal())
+        await asyncio.sleep(0)
+        assert not told.done(), "it goes on until the folder can be read"
+        told.cancel()
+
+    asyncio.run(telling())
     with pytest.raises(PolicyError):
         house.tenants.demand("acme")
 

@@ -68,9 +68,20 @@ def test_63_a_changed_environment_is_not_started(host: Stage) -> None:
     with host.session() as session:
         seen = session.run("act", {"code": "result = open('/env/pyvenv.cfg').read()"})
         assert "false" in str(seen)  # and no zygote of the changed tree had a part in it
-        assert host.client.request("bridge.gc") == {"removed": []}  # the host uses it
+        assert host.client.request("bridge.gc") == {"removed": [], "stuck": []}  # the host uses it
     (found,) = host.client.request("bridge.verify", {"bridge": host.plain})
     assert found["ok"], found
+
+
+def deep(folder: Path, depth: int) -> None:
+    """Folders in folders, more than are removed."""
+    folder.mkdir()
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("x", dir_fd=place)
+        place, above = os.open("x", os.O_RDONLY, dir_fd=place), place
+        os.close(above)
+    os.close(place)
 
 
 def test_what_a_crash_left_is_gone_after_the_next_start() -> None:
@@ -79,14 +90,27 @@ def test_what_a_crash_left_is_gone_after_the_next_start() -> None:
     for name in (build, nameless):
         (layout.environments / name / "lib").mkdir(parents=True)
         (layout.environments / name / "lib" / "x.py").write_text("")
+    stays = layout.environments / f".build-{'d' * 64}-{'e' * 16}"
+    deep(stays, 510)
     try:
         process = start_host(layout)
         try:
             until(lambda: not any((layout.environments / n).exists() for n in (build, nameless)))
+            environment = {**os.environ, "BRIDGEHOLD_HOME": str(layout.config.parent)}
+            argv = [sys.executable, "-m", "bridgehold", "bridge", "gc"]
+            said = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+            assert (said.returncode, stays.name in said.stderr, "500 deep" in said.stderr) == (
+                15,
+                True,
+                True,
+            ), said
         finally:
             assert stop_host(process) == 0
         assert not any((layout.environments / name).exists() for name in (build, nameless))
-        (told,) = (entry.fields for entry in read_all(layout.audit) if entry.kind == "environment.removed")
+        told, again = (
+            entry.fields for entry in read_all(layout.audit) if entry.kind == "environment.removed"
+        )
         assert set(told["names"]) == {build, nameless}
+        assert told["stuck"] == again["stuck"] == [stays.name]
     finally:
         shutil.rmtree(layout.config.parent)

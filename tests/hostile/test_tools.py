@@ -222,7 +222,8 @@ def asker(request: pytest.FixtureRequest) -> Iterator[Stage]:
         name = ready.bridge(manifest=MANIFEST.split("[operations.report]")[0])
         (ready.layout.bridges / name / "hostile.py").write_text(BRIDGE.replace("Asker", "Hostile"))
         (ready.layout.policies / f"{name}.toml").write_text(
-            POLICY + f'[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n[sandbox]\nstart = "{start}"\n'
+            POLICY
+            + f'[secrets.crm]\n[tools]\nallow = ["*"]\ndeny = ["forbidden"]\n[sandbox]\nstart = "{start}"\n'
         )
         ready.__dict__["_plain"] = name
         SecretAdmin.for_layout(ready.layout, load_config(ready.layout.config_file)).set(
@@ -395,6 +396,37 @@ def test_an_endpoint_gets_the_arguments_and_the_key_that_no_bridge_has(asker: St
     assert "crm-key" not in str(asker.events("tool."))
 
 
+def test_an_endpoint_is_paid_for_and_its_key_granted_as_any_providers(asker: Stage) -> None:
+    act(asker, "tools['lookup'](name='Ada')")
+    tool, intent, outcome = (
+        asker.events(kind)[-1] for kind in ("tool.intent", "egress.intent", "egress.outcome")
+    )
+    assert (intent["provider"], intent["how"], intent["path"]) == ("crm", "tool", "/lookup")
+    assert (intent["rule"], intent["command"]) == ("tools.allow[0]", tool["command"])
+    assert (outcome["intent"], outcome["status"], outcome["code"]) == (intent["ref"], 200, "")
+    for secret, rate, code, said in (
+        ("[secrets.crm]\n", "provider_requests_total = 1\n", "budget", "budget of 1 requests is used up"),
+        ("", "", "denied", "no secret is granted for crm"),
+    ):
+        name = asker.bridge(manifest=MANIFEST.split("[operations.report]")[0])
+        (asker.layout.bridges / name / "hostile.py").write_text(BRIDGE.replace("Asker", "Hostile"))
+        (asker.layout.policies / f"{name}.toml").write_text(
+            f'{POLICY}{rate}{secret}[tools]\nallow = ["*"]\n[sandbox]\nstart = "{asker.start}"\n'
+        )
+        before = len(Crm.seen)
+        with asker.client.session(name) as session:
+            told = session.run(
+                "act",
+                {
+                    "code": "try: tools['lookup'](name='Eve')\nexcept ToolError as e: result.update(c=e.code, t=str(e))"
+                },
+            )
+        assert told["c"] == code
+        assert said in told["t"]
+        assert len(Crm.seen) == before
+        assert asker.events("tool.outcome")[-1]["code"] == code
+
+
 def test_a_late_call_ends_its_own_tenants_process_and_no_others(asker: Stage) -> None:
     """One process for each tool and tenant: what one of them does to a tool reaches nobody else's calls."""
     found: dict[str, Any] = {}
@@ -507,7 +539,7 @@ def test_recursion_over_sessions_is_bounded(asker: Stage) -> None:  # ABUSE 34
             return session.run("act", {"code": "tools['deeper']()"})
 
     with pytest.raises(BridgeholdError) as caught:
-        act(asker, "tools['deeper']()", deeper, deadline_ms=8_000)
+        act(asker, "tools['deeper']()", deeper, deadline_ms=60_000)
     assert "deep" in caught.value.message
     assert depth == 8
 

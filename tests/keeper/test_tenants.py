@@ -18,8 +18,9 @@ from bridgehold.errors import BusyError
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.client import KeeperClient
+from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS_EACH, Places, Turns
-from bridgehold.keeper.resolve import system_lookup
+from bridgehold.keeper.resolve import shared, system_lookup
 from bridgehold.keeper.values import KeeperConfig
 from waiting import eventually
 
@@ -27,8 +28,8 @@ ANCHOR = b"bridgehold-audit-anchor-v1\nx"
 
 
 @contextlib.asynccontextmanager
-async def beside_a_slow_provider(folder: Path) -> AsyncIterator[tuple[KeeperClient, str]]:
-    """A keeper's host; its provider answers umbra at once, and acme never."""
+async def beside_a_slow_provider(folder: Path, flood: bytes = b"") -> AsyncIterator[tuple[KeeperClient, str]]:
+    """A keeper's host; its provider answers umbra at once, and acme never, or with `flood` for ever."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -36,6 +37,9 @@ async def beside_a_slow_provider(folder: Path) -> AsyncIterator[tuple[KeeperClie
                 if KEYS["umbra"].encode() in head:
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
                     continue
+                while flood:
+                    writer.write(flood)
+                    await writer.drain()
                 await reader.read()
         writer.close()
 
@@ -127,6 +131,72 @@ def test_long_texts_of_one_tenant_are_looked_through_beside_those_of_another(tmp
             await others_are_served(client)
 
     asyncio.run(asyncio.wait_for(act(), 100))
+
+
+FLOODS = {
+    "heads without an end": b"HTTP/1.1 100 Continue\r\n\r\n" * 2_000,
+    "chunks of a byte": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+def test_what_a_tenants_provider_floods_with_is_taken_in_its_own_turns(
+    tmp_path: Path, flood: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    spend = Reads.spend
+
+    def counted(reads: Reads, size: int) -> None:
+        taken.append(size)
+        spend(reads, size)
+
+    monkeypatch.setattr(Reads, "spend", counted)
+
+    async def act() -> None:
+        async with beside_a_slow_provider(tmp_path, flood) as (client, _):
+
+            async def hang() -> None:
+                async with await client.request(ask("acme"), b"") as answer:
+                    async for _ in answer.body():
+                        pass
+
+            hostile = [asyncio.create_task(hang()) for _ in range(20)]
+            await eventually(lambda: sum(taken) > 2**20)
+            before = sum(taken)
+            await others_are_served(client)
+            assert sum(taken) - before < 8 * 2**20, "of 20 connections with 256 KiB ready at each turn"
+            for task in hostile:
+                task.cancel()
+            await asyncio.gather(*hostile, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(act(), 100))
+
+
+def test_all_connections_of_a_tenant_give_no_more_in_a_turn_than_one() -> None:
+    async def act() -> None:
+        loop, reads = asyncio.get_running_loop(), Reads()
+        ends = [socket.socketpair() for _ in range(3)]
+        paced = [PacedSocket.over(theirs, reads) for _, theirs in ends]
+        for (ours, _), one in zip(ends, paced, strict=True):
+            ours.sendall(bytes(60_000))
+            one.setblocking(False)
+        buffer = bytearray(100_000)
+        for _ in range(3):
+            got = len(paced[0].recv(10_000)) + paced[1].recv_into(buffer)
+            for one in paced:
+                with pytest.raises(BlockingIOError):
+                    one.recv(1)
+                with pytest.raises(BlockingIOError):
+                    one.recv_into(buffer)
+            assert got == 16 * 1024
+            await asyncio.sleep(0)
+        assert len(await loop.sock_recv(paced[2], 1_000)) == 1_000
+        other = PacedSocket.over(paced[2], Reads())
+        assert len(other.recv(10_000)) == 10_000
+        for one in (*paced, other, *(ours for ours, _ in ends)):
+            one.close()
+
+    asyncio.run(act())
 
 
 def test_a_frame_waits_behind_few_bytes_of_another_tenant() -> None:
@@ -223,5 +293,33 @@ def test_turns_go_round_by_tenant_and_one_to_a_turn_of_the_loop() -> None:
         await asyncio.gather(*[work("a") for _ in range(20)], *[work("b") for _ in range(2)])
         assert order[1:13].count("b") == 6, order
         assert len(order) == 66
+
+    asyncio.run(act())
+
+
+def test_a_name_server_that_does_not_answer_keeps_one_question_and_not_each_of_a_tenant() -> None:
+    async def act() -> None:
+        asked: list[str] = []
+        answer = asyncio.Event()
+
+        async def lookup(host: str, port: int) -> list[str]:
+            asked.append(host)
+            if host == "slow.example":
+                await answer.wait()
+                raise OSError("no such name")
+            return ["127.0.0.1"]
+
+        one = shared(lookup)
+        waiting = [asyncio.create_task(one("slow.example", 1)) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert await one("fast.example", 1) == ["127.0.0.1"]
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        answer.set()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError] + [OSError] * 49
+        assert sorted(asked) == ["fast.example", "slow.example"]
+        await asyncio.gather(one("slow.example", 1), return_exceptions=True)
+        assert asked.count("slow.example") == 2, "an answer is not kept"
 
     asyncio.run(act())

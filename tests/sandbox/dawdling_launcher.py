@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bridgehold.sandbox import aside
 from bridgehold.sandbox.fork import shell, template
 from bridgehold.sandbox.launcher import main as launcher
 
 PAGE = 4096
-LEAVING, TEMPLATE, SHELL = 1, 2, 3
-"""At their end, with all that they held let go; before the mounts are taken; before namespaces are made."""
+LEAVING, TEMPLATE, SHELL, ASIDE = 1, 2, 3, 4
+"""At their end, with all that they held let go; before the mounts are taken; before namespaces are made; before
+they do what may take long."""
 
 
 def install(page: mmap.mmap) -> None:
@@ -33,6 +35,8 @@ def install(page: mmap.mmap) -> None:
 
     def leaving(status: int) -> None:
         if page[0] == LEAVING:
+            # Said before: who has let go of all, and is not needed any more, may be killed.
+            page[LEAVING] |= os.getppid() == launcher_pid
             os.closerange(0, 4096)
         dawdle(LEAVING)
         leave(status)
@@ -46,6 +50,7 @@ def install(page: mmap.mmap) -> None:
 
     os._exit = leaving  # type: ignore[assignment]  # it does end
     template._help = late(TEMPLATE, template._help)  # type: ignore[attr-defined]  # the launcher's own
+    aside._work = late(ASIDE, aside._work)  # type: ignore[attr-defined]  # as above
     shell._help = late(SHELL, shell._help)  # type: ignore[attr-defined]  # as above
 
 

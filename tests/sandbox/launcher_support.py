@@ -142,12 +142,18 @@ def python_spec(code: str, *, mounts: tuple[Mount, ...] = (), **changes: Any) ->
 
 @contextlib.contextmanager
 def machine(
-    kind: str, *, inside: int = 0, program: tuple[str, ...] = (), journal: socket.socket | None = None
+    kind: str,
+    *,
+    inside: int = 0,
+    program: tuple[str, ...] = (),
+    cgroup: str = "auto",
+    journal: socket.socket | None = None,
 ) -> Iterator[Machine]:
     """A launcher of `kind`: ``root``, ``user`` (another account, from root), ``self``.
 
-    `inside`: a process whose mount namespace it is to begin in. `program`: what is run in its place. `journal`:
-    its end of a channel to one, closed here; without it nothing is recorded.
+    `inside`: a process whose mount namespace it is to begin in. `program`: what is run in its place.
+    `cgroup`: as its configuration says it; "auto": a sub-tree that belongs to the account. `journal`: its end
+    of a channel to one, closed here; without it nothing is recorded.
     """
     with contextlib.ExitStack() as stack:
         entry = account() if kind == "user" else pwd.getpwuid(os.getuid())
@@ -159,7 +165,8 @@ def machine(
             (folder / name).chmod(mode)
             os.chown(folder / name, entry.pw_uid, entry.pw_gid)
         os.chown(folder, entry.pw_uid, entry.pw_gid)
-        cgroup = stack.enter_context(delegated(entry)) if kind == "user" else "auto"
+        if kind == "user" and cgroup == "auto":
+            cgroup = stack.enter_context(delegated(entry))
         config = LauncherConfig(
             unrecorded=journal is None,
             read_roots=(str(folder / "home"), sys.base_prefix),

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ import msgspec
 import pytest
 
 from bridgehold.errors import AttestationError, BusyError, HostUnavailableError
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.launch.staging import choose_place, inodes
 from bridgehold.sandbox.launch.uids import UidPool, UidRange, uid_map
 from bridgehold.sandbox.launch.userns import subordinate_range
@@ -274,3 +277,61 @@ def test_a_launcher_that_talks_nonsense_is_lost() -> None:
         theirs.close()
 
     asyncio.run(main())
+
+
+REUSED = """
+import os, signal
+from bridgehold.sandbox import procfs
+first = os.fork()
+if first == 0:
+    os._exit(0)
+began = procfs.start_time(first)
+os.waitpid(first, 0)
+def reused():
+    open("/proc/sys/kernel/ns_last_pid", "w").write(str(first - 1))
+    number = os.fork()
+    if number == 0:
+        while True:
+            signal.pause()
+    assert number == first, (first, number)
+    return number
+again = reused()
+while procfs.start_time(again) == began:  # by the clock's ticks
+    os.kill(again, 9)
+    os.waitpid(again, 0)
+    again = reused()
+os.close(procfs.open_process(again, lambda: True))
+kept = len(os.listdir("/proc/self/fd"))
+try:
+    procfs.open_process(first, lambda: procfs.start_time(first) == began)
+except ProcessLookupError:
+    print("refused")
+assert len(os.listdir("/proc/self/fd")) == kept
+os.kill(again, 9)
+os.waitpid(again, 0)
+"""
+
+
+def test_a_number_that_is_anothers_by_now_is_not_taken_for_the_process_that_had_it() -> None:
+    argv = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    done = subprocess.run(
+        [*argv, sys.executable, "-c", REUSED],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
+def test_no_process_is_opened_by_its_number_without_a_second_look() -> None:
+    """But children of one's own, whose number stays theirs until they are reaped, and what looks for itself."""
+    sandbox = Path(str(procfs.__file__)).parent
+    opens = {
+        str(path.relative_to(sandbox))
+        for path in sandbox.rglob("*.py")
+        if "os.pidfd_open(" in path.read_text()
+    }
+    own = {"aside.py", "fork/shell.py", "launch/cold.py"}
+    assert opens == {*own, "procfs.py", "syscalls.py", "cgroups/files.py", "doctor/kernel.py"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import tempfile
@@ -15,14 +16,20 @@ import pytest
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.launcher.control import LauncherClient
 from sandbox import dawdling_launcher
-from sandbox.dawdling_launcher import LEAVING, PAGE, SHELL, TEMPLATE
+from sandbox.dawdling_launcher import ASIDE, LEAVING, PAGE, SHELL, TEMPLATE
 from sandbox.fork_support import Guest, Nursery
-from sandbox.launcher_support import KINDS, Machine, machine, python_spec, run_inside
+from sandbox.launcher_support import KINDS, Machine, close, machine, python_spec, run_inside
 from waiting import eventually, until
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def slow(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, mmap.mmap]]:
+    with dawdler(request.param) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def dawdler(kind: str, cgroup: str = "auto") -> Iterator[tuple[Machine, mmap.mmap]]:
     with tempfile.TemporaryDirectory(prefix="bh-slow-") as place:
         Path(place).chmod(0o755)
         path = Path(place, "page")
@@ -30,7 +37,7 @@ def slow(request: pytest.FixtureRequest) -> Iterator[tuple[Machine, mmap.mmap]]:
         path.chmod(0o666)
         with path.open("r+b") as file:
             page = mmap.mmap(file.fileno(), PAGE)
-        with machine(request.param, program=(str(dawdling_launcher.__file__), str(path))) as made:
+        with machine(kind, program=(str(dawdling_launcher.__file__), str(path)), cgroup=cgroup) as made:
             made.drive(lambda client: client.machine())  # it may wait while it is being set up
             yield made, page
 
@@ -137,6 +144,37 @@ def test_a_tree_that_is_sealed_keeps_nobody_waiting_for_who_did_it(slow: tuple[M
         assert no_zombie(box)
 
     box.drive(run)
+
+
+BOMB = """
+import os, time
+for _ in range(3):
+    if os.fork() == 0:
+        break
+kept = b"x" * (100 << 20)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_cgroup_a_look_that_takes_long_keeps_nobody_waiting(kind: str) -> None:
+    async def run(client: LauncherClient, page: mmap.mmap) -> None:
+        page[0] = ASIDE
+        launched, ends = await client.launch(python_spec(BOMB))
+        try:
+            await asyncio.wait_for(dawdling(page, ASIDE), 30)
+            said, report = await asyncio.wait_for(run_inside(client, python_spec("print('here')")), 30)
+            assert (said.strip(), report.cause) == ("here", "exited")
+            await client.usage(launched.worker)
+        finally:
+            page[0] = 0
+        report = await asyncio.wait_for(client.exited(launched.worker), 30)
+        assert (report.cause, report.usage.oom_kills) == ("memory", 1)
+        close(ends)
+
+    with dawdler(kind, "none") as (box, page):
+        box.drive(lambda client: run(client, page), 90)
+        assert no_zombie(box)
 
 
 def no_zombie(box: Machine) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from bridgehold.errors import UnsupportedError
 from bridgehold.sandbox.cgroups import none, open_parent
-from bridgehold.sandbox.values import Resources
+from bridgehold.sandbox.values import Resources, Usage
 from waiting import until
 
 MIB = 1 << 20
@@ -43,6 +43,18 @@ def child(leaf: none.Leaf, act: Callable[[], object]) -> int:
         finally:
             os._exit(1)
     return pid
+
+
+def over(leaf: none.Leaf) -> bool:
+    """As its launcher has it looked at."""
+    leaf.meet()
+    leaf.sample()
+    return leaf.over()
+
+
+def used(leaf: none.Leaf) -> Usage:
+    over(leaf)
+    return leaf.usage()
 
 
 def _reap() -> None:
@@ -77,14 +89,14 @@ def test_nobody_is_held_who_did_not_enter(leaf: none.Leaf) -> None:
 
 def test_a_session_within_its_caps_is_left_alone(leaf: none.Leaf) -> None:
     pid = child(leaf, lambda: take(20 * MIB))
-    assert wait_until(lambda: leaf.usage().memory_bytes > 20 * MIB)
-    assert not any(leaf.over() for _ in range(10))
+    assert wait_until(lambda: used(leaf).memory_bytes > 20 * MIB)
+    assert not any(over(leaf) for _ in range(10))
     assert leaf.holds(pid)
 
 
 def test_a_memory_bomb_is_over_and_reported_as_memory(leaf: none.Leaf) -> None:  # ABUSE 2
     pid = child(leaf, lambda: take(300 * MIB))
-    assert wait_until(leaf.over)
+    assert wait_until(lambda: over(leaf))
     leaf.kill()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     usage = leaf.usage()
@@ -106,10 +118,10 @@ def test_children_are_added_up_and_what_forks_share_is_counted_once(leaf: none.L
         time.sleep(60)
 
     child(leaf, share)
-    assert wait_until(lambda: leaf.usage().processes == 5)
+    assert wait_until(lambda: used(leaf).processes == 5)
     # the naive sum would have killed an honest session
     until(lambda: sum(psutil.Process(pid).memory_info().rss for pid in leaf.processes()) > SMALL.memory_bytes)
-    assert not leaf.over()
+    assert not over(leaf)
 
     def own() -> None:
         for _ in range(2):
@@ -120,7 +132,7 @@ def test_children_are_added_up_and_what_forks_share_is_counted_once(leaf: none.L
     second = none.Leaf("w-two", SMALL)
     child(second, own)
     try:
-        assert wait_until(second.over)
+        assert wait_until(lambda: over(second))
     finally:
         second.kill()
         second.remove()
@@ -138,8 +150,8 @@ def test_a_memory_file_that_nobody_maps_is_counted(leaf: none.Leaf) -> None:  # 
         time.sleep(60)
 
     child(leaf, bomb)
-    assert wait_until(leaf.over)
-    assert leaf.usage().oom_kills == 1
+    assert wait_until(lambda: over(leaf))
+    assert used(leaf).oom_kills == 1
 
 
 def test_a_fork_bomb_is_over_by_its_number_and_nothing_is_left(leaf: none.Leaf) -> None:  # ABUSE 1
@@ -151,7 +163,7 @@ def test_a_fork_bomb_is_over_by_its_number_and_nothing_is_left(leaf: none.Leaf) 
         time.sleep(60)
 
     child(leaf, bomb)
-    assert wait_until(leaf.over)
+    assert wait_until(lambda: over(leaf))
     known = leaf.processes()
     assert len(known) > SMALL.processes
     usage = leaf.usage()
@@ -210,9 +222,7 @@ def test_an_orphan_that_was_seen_once_is_still_killed(leaf: none.Leaf) -> None: 
 def test_a_recycled_number_is_not_taken_for_the_session(leaf: none.Leaf) -> None:
     pid = child(leaf, lambda: time.sleep(60))
     assert wait_until(lambda: leaf.holds(pid))
-    known = leaf._watchdog.tree._known[pid]
-    known._create_time = 1.0  # as if an earlier process of this number had been meant
-    known._ident = (pid, 1.0)  # type: ignore[attr-defined]  # psutil's own identity of a process
+    leaf._watchdog.tree.known[pid] -= 1  # as if an earlier process of this number had been meant
     assert leaf.processes() == []
     leaf.kill()
     assert _alive(pid)
@@ -225,7 +235,7 @@ def test_two_entries_are_refused_because_one_of_them_is_not_ours(leaf: none.Leaf
     leaf.enter()
     with pytest.raises(UnsupportedError, match="more than one"):
         leaf.processes()
-    leaf._watchdog.tree._known.clear()
+    leaf._watchdog.tree.known.clear()
 
 
 def test_remove_and_close_can_be_called_again(leaf: none.Leaf) -> None:
@@ -233,3 +243,24 @@ def test_remove_and_close_can_be_called_again(leaf: none.Leaf) -> None:
     leaf.remove()
     assert leaf.processes() == []
     assert leaf.oom_fd() is None
+
+
+def test_a_session_that_can_not_be_looked_at_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(none, "_LATE_SECONDS", 0.5)
+    parent = open_parent("none", reserve_bytes=64 * MIB, instance="t-none")
+    assert isinstance(parent, none.Parent)
+    stuck, seen = (parent.create(name, SMALL, tenant="local") for name in ("w-stuck", "w-seen"))
+    monkeypatch.setattr(stuck, "sample", signal.pause)
+    child(seen, lambda: take(150 * MIB))
+    try:
+
+        def looked() -> bool:
+            parent.look()
+            return seen.over()
+
+        assert wait_until(looked)
+        assert not stuck.over()
+        assert seen.usage().oom_kills == 1
+    finally:
+        parent.close()
+        _reap()

@@ -25,7 +25,7 @@ from bridgehold.host.cell.commands.dispatch import Dispatch, OrderMaker
 from bridgehold.host.cell.commands.inline_keys import KeyKeeper
 from bridgehold.host.cell.commands.recovery import Recovery
 from bridgehold.host.cell.commands.resources import Resources
-from bridgehold.host.cell.gateway.opener import GatewayOpener
+from bridgehold.host.cell.gateway.opener import GatewayOpener, provider_facts
 from bridgehold.host.cell.gateway.values import Attribution
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.scripts.user_scripts import UserScripts
@@ -101,6 +101,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
     """A whole cell, to be served and ended by whoever joined it."""
 
     shared: Shared
+    services: Services
     make_order: OrderMaker
     sessions: Sessions
     zygotes: Zygotes
@@ -199,7 +200,7 @@ def join_cell(
         downloads=downloads,
         attribution=calling_out,
     )
-    zygotes, pool = _workers(ground, shared, gateways, attribute)
+    services, zygotes, pool = _workers(ground, shared, gateways, attribute)
     sessions = Sessions(
         pool,
         peers.journal,
@@ -213,7 +214,8 @@ def join_cell(
     )
     refusals = Refusals(peers.journal, shared.metrics)
     artifacts = Artifacts(store, peers.journal, settings, changes)
-    http_tools, process_tools = HttpTools(peers.keeper), ProcessTools(ground.layout.config / "tools")
+    http_tools = HttpTools(peers.keeper, budgets, provider_facts(config))
+    process_tools = ProcessTools(ground.layout.config / "tools")
     offers = Offers(settings, http_tools, process_tools, (inside_tools(), artifacts))
     dispatch = Dispatch(
         registry=shared.registry,
@@ -259,6 +261,7 @@ def join_cell(
     )
     return CellParts(
         shared=shared,
+        services=services,
         make_order=make_order,
         sessions=sessions,
         zygotes=zygotes,
@@ -277,7 +280,7 @@ def join_cell(
 
 def _workers(
     ground: Ground, shared: Shared, gateways: GatewayOpener, attribute: Callable[[str], Attribution]
-) -> tuple[Zygotes, WarmPool]:
+) -> tuple[Services, Zygotes, WarmPool]:
     """`attribute`: asked by what a session has, so after there are sessions."""
     services = Services(
         launcher=ground.peers.launcher,
@@ -288,4 +291,4 @@ def _workers(
         attribute=attribute,
     )
     zygotes = Zygotes(services, shared.settings.zygotes())
-    return zygotes, WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)
+    return services, zygotes, WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)

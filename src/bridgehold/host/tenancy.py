@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.bridges.catalogue import Entry
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.admin_log import AdminLog
@@ -30,6 +31,8 @@ from bridgehold.protocol.tenants import (
     LimitParams,
     NameParams,
     Part,
+    Removed,
+    RemoveParams,
     Revoked,
     StateParams,
     TenantInfo,
@@ -40,6 +43,11 @@ _FILE_BY_HAND = (
     "It is refused until this host restarts, and all of it is ended. Before that revoke it again, or write "
     '`state = "revoked"` under [tenant] of its file by hand.'
 )
+_SUSPENDED_BY_HAND = (
+    "It is refused until this host restarts. Before that suspend it again, or write "
+    '`state = "suspended"` under [tenant] of its file by hand.'
+)
+_TELL_AGAIN_SECONDS, _TELL_AT_LEAST_SECONDS = 0.25, 30.0
 _BY_HAND_TOO = "It makes nobody until this host restarts. Before that remove it, or its file by hand."
 EndAll = Callable[[str, str], Awaitable[int]]
 """(tenant, reason) → how many have ended, once they have."""
@@ -54,6 +62,15 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """Sandboxes that stand ready for it."""
 
 
+class AtRest(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies of a tenant on the disk."""
+
+    submissions: EndAll
+    """Bridges of its own that wait for an operator, or are being checked: they go with it."""
+    artifacts: Callable[[str, bool], Awaitable[tuple[int, int]]]
+    """(tenant, whether they go) → how many there are, and their bytes: no part of `revoke`."""
+
+
 class Tenancy:
     """The handlers. One per host."""
 
@@ -65,12 +82,15 @@ class Tenancy:
         settings: Settings,
         used: Callable[[str], Used],
         ending: Ending,
+        at_rest: AtRest,
         keeper: KeeperClient,
         journal: JournalClient,
+        log: AdminLog,
+        entries: Callable[[], list[Entry]],
         look_up_again: Callable[[], Awaitable[None]],
     ) -> None:
         """`sessions`: of each that is open, whose it is. `used`: what a tenant has used of its ceilings.
-        `look_up_again`: who is connected may be somebody else now, or nobody.
+        `entries`: of the catalogue. `look_up_again`: who is connected may be somebody else now, or nobody.
         """
         self._files = files
         self._tokens = tokens
@@ -78,10 +98,13 @@ class Tenancy:
         self._settings = settings
         self._used = used
         self._ending = ending
+        self._at_rest = at_rest
         self._keeper = keeper
         self._journal = journal
-        self.log = AdminLog(journal)
+        self.log = log
         self._look_up_again = look_up_again
+        self._entries = entries
+        self._tellings = 0
 
     def table(self) -> dict[str, Method]:
         """The methods by name."""
@@ -93,17 +116,33 @@ class Tenancy:
             "tenant.suspend": Method(StateParams, self.suspend, operator=True),
             "tenant.resume": Method(StateParams, self.resume, operator=True),
             "tenant.revoke": Method(StateParams, self.revoke, operator=True),
-            "tenant.remove": Method(NameParams, self.remove, operator=True),
+            "tenant.remove": Method(RemoveParams, self.remove, operator=True),
         }
 
     async def tell_journal(self) -> None:
-        """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed."""
-        names: tuple[str, ...] = ()
-        with contextlib.suppress(PolicyError):  # a folder that can't be read refuses every tenant
+        """Each tenant's ceiling, as the files have it now: at the start, and when they may have changed.
+
+        What can't be read refuses its tenants meanwhile, and is looked at again until it can.
+        """
+        self._tellings += 1
+        turn, pause = self._tellings, _TELL_AGAIN_SECONDS
+        while turn == self._tellings and not await self._told_journal():
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _TELL_AT_LEAST_SECONDS)
+
+    async def _told_journal(self) -> bool:
+        """Whether all of it could be read."""
+        try:
             names = self._files.names()
+        except PolicyError:
+            return False
+        whole = True
         for name in names:
-            with contextlib.suppress(PolicyError):  # what can't be read has nothing written for it
+            try:
                 await self._bounded(self._files.of(name))
+            except PolicyError:
+                whole = False
+        return whole
 
     async def _bounded(self, tenant: Tenant) -> Tenant:
         await self._journal.bound(tenant.name, tenant.limits.journal or 0)
@@ -146,7 +185,10 @@ class Tenancy:
         return await self.log.audited(principal, "tenant.limit", name, params.limits, act)
 
     async def suspend(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
-        """Nothing begins from here on: no session, command, provider's call. What runs may end as it ends."""
+        """Nothing begins from here on: no session, command, provider's call. What runs may end as it ends.
+
+        Raises why its file could not be made to say so; it holds all the same, until this host ends.
+        """
         return await self._set(principal, "tenant.suspend", params, "suspended")
 
     async def resume(self, principal: Principal, params: StateParams, _emit: Emit) -> TenantInfo:
@@ -185,7 +227,7 @@ class Tenancy:
 
         return await self.log.audited(principal, "tenant.revoke", name, {"reason": params.reason}, act)
 
-    async def remove(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
+    async def remove(self, principal: Principal, params: RemoveParams, _emit: Emit) -> Removed:
         """Once it is revoked; its ceiling stays. Raises `UsageError` where the configuration names it."""
         name = parse_name(params.name, "tenant")
         if not self._files.of(name).declared:
@@ -198,20 +240,44 @@ class Tenancy:
                 hint="Take it out of `[principals.NAME] tenants`, and `bridgehold reload`.",
             )
 
-        async def act() -> dict[str, str]:
+        async def act() -> Removed:
             await self._files.remove(name)
-            return {"name": name}
+            return await self._left(name, gone=params.artifacts)
 
-        return await self.log.audited(principal, "tenant.remove", name, {}, act)
+        details = {"artifacts": "removed" if params.artifacts else "kept"}
+        return await self.log.audited(principal, "tenant.remove", name, details, act)
+
+    async def _left(self, name: str, *, gone: bool) -> Removed:
+        """What lies on the disk of a tenant that was removed; its artifacts are `gone`, or stay."""
+        count, size = await self._at_rest.artifacts(name, gone)
+        bridges = sorted({entry.name for entry in self._entries() if entry.tenant == name})
+        return Removed(
+            name=name,
+            artifacts=count,
+            artifact_bytes=size,
+            artifacts_removed=gone,
+            bridges=tuple(bridges),
+        )
 
     async def _set(self, principal: Principal, action: str, params: StateParams, state: State) -> TenantInfo:
         name = self._require(params.name)
 
         async def act() -> TenantInfo:
-            changed = await self._files.change(
-                name, lambda one: _in_state(one, state, params.reason, principal)
-            )
-            return self._info(changed)
+            def edit(tenant: Tenant) -> Tenant:
+                return _in_state(tenant, state, params.reason, principal)
+
+            try:
+                return self._info(await self._files.change(name, edit))
+            except UsageError:
+                raise
+            except BridgeholdError as error:
+                if state == "suspended":
+                    known = Tenant(name=name)
+                    with contextlib.suppress(PolicyError):
+                        known = self._files.of(name)
+                    self._files.hold(name, edit(known))
+                    error.hint = _SUSPENDED_BY_HAND
+                raise
 
         return await self.log.audited(principal, action, name, {"reason": params.reason}, act)
 
@@ -221,6 +287,7 @@ class Tenancy:
             "sessions": lambda: self._ending.sessions(tenant, reason),
             "zygotes": lambda: self._ending.zygotes(tenant, reason),
             "warm_pool": lambda: self._ending.warm_pool(tenant, reason),
+            "submissions": lambda: self._at_rest.submissions(tenant, reason),
             "tokens": lambda: self._end_tokens(tenant),
             "keys": lambda: self._keeper.forget(tenant),
         }

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, UsageError
+from bridgehold.errors import BridgeholdError, NotFoundError, UsageError
 from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
@@ -19,6 +19,11 @@ from bridgehold.policies.tokens import Scope, Token, digest_of, new_token
 from bridgehold.protocol.frames import NoParams
 from bridgehold.protocol.tenants import CreateTokenParams, NameParams, NewToken, RotateParams, TokenInfo
 from bridgehold.protocol.values import Principal
+
+_BY_HAND = (
+    "It makes nobody, but only until this host restarts: that is in no file yet. Before that revoke it "
+    "again, or remove its file by hand."
+)
 
 
 class TokenAdmin:
@@ -110,12 +115,25 @@ class TokenAdmin:
         return await self._log.audited(principal, "token.rotate", name, {"grace_s": grace}, act)
 
     async def revoke_token(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
-        """Whoever is connected by it loses the connection, and what runs on it."""
+        """Whoever is connected by it loses the connection, and what runs on it.
+
+        Raises why its file could not be removed; it makes nobody all the same, until this host ends.
+        """
         name = parse_name(params.name, "token")
 
         async def act() -> dict[str, str]:
-            await self._tokens.remove(name)
+            fault: BridgeholdError | None = None
+            try:
+                await self._tokens.remove(name)
+            except NotFoundError:
+                raise
+            except BridgeholdError as error:
+                self._tokens.hold(name)
+                error.hint = _BY_HAND
+                fault = error
             await self._look_up_again()
+            if fault is not None:
+                raise fault
             return {"name": name}
 
         return await self._log.audited(principal, "token.revoke", name, {}, act)
@@ -123,6 +141,8 @@ class TokenAdmin:
 
 def info_of(files: TokenFiles, name: str) -> TokenInfo:
     """For operators: also of one whose file is broken."""
+    if files.holds(name):
+        return TokenInfo(name=name, state="broken", reason="it is revoked, but its file could not be removed")
     try:
         return _token_info(files.of(name))
     except BridgeholdError as error:

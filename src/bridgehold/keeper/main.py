@@ -37,6 +37,7 @@ from bridgehold.hardening import harden, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
+from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS, QUESTIONS_EACH, REQUESTS, Places, Turns
 from bridgehold.keeper.resolve import Lookup, system_lookup
 from bridgehold.keeper.signer import Signer
@@ -115,7 +116,7 @@ class Keeper:
                 raise ProtocolError("a cell asked for what is not its own")
             self._begin(stream, ask)
 
-        channel = await Channel.connect(sock, opened)
+        channel = await Channel.connect(PacedSocket.over(sock, Reads()), opened)
         with contextlib.suppress(BridgeholdError):
             await channel.run()
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import aiohttp
 import msgspec
@@ -27,9 +28,10 @@ from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import BridgeholdError, DeniedError, LimitError, ProtocolError, ProviderError
 from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
+from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import Turns
 from bridgehold.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
-from bridgehold.keeper.resolve import Lookup, resolve, system_lookup
+from bridgehold.keeper.resolve import Lookup, resolve, shared, system_lookup
 from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
 from bridgehold.keeper.stores import check_value
@@ -92,8 +94,9 @@ class Upstream:
         """`turns`: in which answers are looked through."""
         self._turns = turns or Turns()
         self._limits = limits
-        self._lookup = lookup
+        self._lookup = shared(lookup)
         self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
+        self._reads: WeakValueDictionary[str, Reads] = WeakValueDictionary()
         self._closing: asyncio.Future[None] | None = None
         self._tls = ssl.create_default_context()
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -235,18 +238,22 @@ class Upstream:
         key = (tenant, entry.name)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = self._open_pool(entry)
+            pool = self._pools[key] = self._open_pool(entry, self._reads.setdefault(tenant, Reads()))
             if len(self._pools) > _POOLS:
                 self._close_idle_pool()
         self._pools.move_to_end(key)
         return pool
 
-    def _open_pool(self, entry: ProviderEntry) -> aiohttp.ClientSession:
+    def _open_pool(self, entry: ProviderEntry, reads: Reads) -> aiohttp.ClientSession:
+        def paced(facts: tuple[Any, ...]) -> socket.socket:
+            return PacedSocket.over(socket.socket(*facts[:3]), reads)
+
         connector = aiohttp.TCPConnector(
             resolver=_Pinned(entry, self._lookup),
             use_dns_cache=False,
             ssl=self._tls,
             limit=256,
+            socket_factory=paced,
             keepalive_timeout=20,
         )
         timeout = aiohttp.ClientTimeout(

@@ -37,7 +37,7 @@ def _secrets(policy: Policy) -> Iterator[tuple[str, str]]:
     for secret in policy.secrets:
         key = f"secrets.{secret.name}"
         if secret.how == "gateway":
-            if secret.provider not in providers:
+            if secret.provider not in providers and not policy.tools.allow:  # of which one may be for it
                 yield key, f"it is bound to {secret.provider!r}, which is none of [network.endpoints]"
             if secret.variable:
                 yield f"{key}.variable", 'only a secret with `how = "env"` has a variable'

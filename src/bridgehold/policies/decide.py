@@ -165,6 +165,11 @@ def secret_of(grant: Grant, provider: str) -> SecretGrant | None:
     return next(bound, None)
 
 
+def tool_secret_of(grant: Grant, provider: str) -> SecretGrant | None:
+    """The secret that an operator's tool may have put in for `provider`: the policy's word alone counts."""
+    return next((item for item in grant.tool_secrets if item.provider == provider), None)
+
+
 def _yes(grant: Grant, rule: str, reason: str) -> Decision:
     return Decision(allowed=True, rule=rule, reason=reason, source=str(source_of(grant.sources, rule)))
 

@@ -75,6 +75,9 @@ def _values(grant: Grant) -> Iterator[tuple[str, str]]:
     for secret in grant.secrets:
         way = f"for {secret.provider}" if secret.how == "gateway" else f"as {secret.variable}"
         yield f"secrets.{secret.name}.how", f"{secret.how}, {way}"
+    for secret in grant.tool_secrets:
+        if secret not in grant.secrets:
+            yield f"secrets.{secret.name}.how", f"{secret.how}, for {secret.provider}, in tools alone"
     for table in ("operations", "tools", "resources"):
         rules = getattr(grant, table)
         yield f"{table}.allow", _list(rules.allow)

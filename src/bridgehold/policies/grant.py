@@ -75,6 +75,7 @@ def resolve(
         endpoints=endpoints,
         connects=intersection.connects(),
         secrets=intersection.secrets(endpoints),
+        tool_secrets=tuple(one for one in bounded.secrets if one.how == "gateway" and bounded.tools.allow),
         operations=intersection.rules("operations", needs.operations),
         tools=bounded.tools,
         resources=intersection.rules("resources", needs.resources),

@@ -221,6 +221,9 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     commands_per_second: int | None = None
     bytes_per_second: int | None = None
     artifacts: int | None = None
+    environments: int | None = None
+    submissions: int | None = None
+    submitted: int | None = None
     journal: int | None = None
     requests_per_day: int | None = None
     requests_per_month: int | None = None
@@ -253,6 +256,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     sources: dict[str, Source]
     devices: tuple[str, ...] = ()
+    tool_secrets: tuple[SecretGrant, ...] = ()
+    """Those that the operator's tools may have put in: the policy's, whatever the bridge itself asks for."""
     withheld: tuple[str, ...] = ()
     """What the manifest asks for and the grant leaves out, each with the reason."""
     overruled: dict[str, tuple[Overruled, ...]] = {}

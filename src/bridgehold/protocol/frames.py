@@ -6,17 +6,22 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import fields
 
-from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold import strict
+from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError, UsageError
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 INPUT_CLOSED = "its caller closed its input"
 """Why a foreign script's session ended, where it stayed after the end of its input."""
@@ -26,6 +31,7 @@ WHOLE_CONNECTION = 0
 """The id of an error that is no request's: why the host ends the connection."""
 HEADER = struct.Struct(">I")
 """The length of a frame's body."""
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`$")
 _PACE = 1024 * 1024
 _VALUE_BYTES = 32
 
@@ -47,10 +53,31 @@ class AnswerFrame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     error: ErrorInfo | None = None
 
 
+def read_params(method: str, params: msgspec.Raw, kind: type[T]) -> T:
+    """What `method` was sent, as `kind`. Raises `UsageError`, also for what can't arrive as it was sent."""
+    raw = bytes(params)
+    try:
+        return msgspec.convert(strict.loads(raw, max_depth=strict.CALLERS_DEPTH + 1), type=kind)
+    except strict.StrictError:
+        from bridgehold.protocol.plain import loads  # of no use to a client that sends
+
+        loads(raw, above=1)  # raises what its caller is told
+        raise
+    except msgspec.ValidationError as error:
+        raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error
+
+
 def pack(frame: msgspec.Struct) -> bytes:
     """The bytes of `frame`: its length (4 bytes, big-endian), and its JSON."""
     body = msgspec.json.encode(frame)
     return HEADER.pack(len(body)) + body
+
+
+def misfit(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
+    """What keeps JSON from being a `kind`; of a field that it hasn't, the nearest that it has."""
+    said = str(error)
+    found = _UNKNOWN_FIELD.search(said)
+    return said + nearest(found[1], [field.encode_name for field in fields(kind)]) if found else said
 
 
 def weight(body: bytes) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+from collections.abc import Callable
 
 _PIECE = 1 << 16
 
@@ -52,3 +55,34 @@ def children(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return found
     return found
+
+
+def open_process(pid: int, still: Callable[[], bool]) -> int:
+    """A pidfd of `pid`, if it is `still` the process that was meant: asked once the descriptor is open.
+
+    A number that was read may be another process's by the time that it is used; a descriptor is one's for
+    good. Raises `ProcessLookupError` where it is gone, or another's.
+    """
+    descriptor = os.pidfd_open(pid)
+    meant = False
+    try:
+        meant = still()
+    finally:
+        if not meant:
+            os.close(descriptor)
+    if not meant:
+        raise ProcessLookupError(errno.ESRCH, "the number is another process's by now")
+    return descriptor
+
+
+def ended(pidfd: int) -> bool:
+    """Whether the process behind `pidfd` has ended."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def must_live(pidfd: int) -> None:
+    """Raise `ProcessLookupError` where the process behind `pidfd` has ended."""
+    if ended(pidfd):
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))

@@ -10,7 +10,7 @@ import typer
 
 from bridgehold.bridges.adapters import adapter_source
 from bridgehold.client.client import Client, Host
-from bridgehold.errors import BridgeholdError, EnvironmentChangedError
+from bridgehold.errors import BridgeholdError, EnvironmentBuildError, EnvironmentChangedError
 from bridgehold.faces.cli.policy import offline_registry
 from bridgehold.faces.layout import Column, number
 from bridgehold.faces.progress import build_progress, show_progress, waiting
@@ -138,11 +138,19 @@ def verify(
 
 def collect(json_output: Json = False) -> None:
     """Remove environments that no bridge asks for and no host uses, left-overs of builds, and old wheels."""
-    removed = asyncio.run(_ask("bridge.gc", {}))["removed"]
+    found = asyncio.run(_ask("bridge.gc", {}))
+    removed, stuck = found["removed"], found["stuck"]
     if json_output:
         print_json(removed)
     else:
         out.say(f"{len(removed)} removed")
+    if stuck:
+        first = stuck[0]
+        raise EnvironmentBuildError(
+            f"{len(stuck)} that nobody needs can't be removed: {first['reason']}",
+            where=first["path"],
+            hint="Remove it by hand, as the user that owns it; then collect again.",
+        )
 
 
 async def _ask(method: str, params: dict[str, Any]) -> Any:

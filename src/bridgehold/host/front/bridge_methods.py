@@ -60,7 +60,9 @@ class BridgeMethods:
 
     async def collect(self, _principal: Principal, _params: NoParams, _emit: Emit) -> object:
         """Remove environments that no bridge needs."""
-        return {"removed": await self._environments.collect(self._registry.manifests())}
+        found = await self._environments.collect(self._registry.manifests())
+        stuck = [{"path": str(path), "reason": why} for path, why in found.stuck.items()]
+        return {"removed": [path.name for path in found.removed], "stuck": stuck}
 
     async def grant(self, principal: Principal, params: BridgeParams, _emit: Emit) -> object:
         """What a tenant is granted for a bridge, and by which rules."""

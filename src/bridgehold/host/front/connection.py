@@ -32,7 +32,6 @@ from bridgehold.errors import (
 from bridgehold.host.front.callers import SMALL, peer_uid
 from bridgehold.host.front.method import Forwarded, Method, Scope, ServerContext, visible_info
 from bridgehold.host.front.outgoing import Events, Outgoing
-from bridgehold.host.front.params import decode
 from bridgehold.host.shares.callers import CALLER, LEAVING
 from bridgehold.host.shares.fair import Share
 from bridgehold.protocol.frames import (
@@ -44,6 +43,7 @@ from bridgehold.protocol.frames import (
     RequestFrame,
     pack,
     read_frame,
+    read_params,
     weight,
 )
 from bridgehold.protocol.plain import loads
@@ -299,7 +299,13 @@ class Connection:
             raise UsageError(
                 f"no method {request.method[:80]!r}", hint="docs/reference/host-protocol.md lists them."
             )
-        params = _params(request, method)
+        if request.fault is not None:
+            raise request.fault
+        params: msgspec.Struct
+        if issubclass(method.params, Scope):
+            params = _scope(request.method, request.params, method.params)
+        else:
+            params = read_params(request.method, request.params, method.params)
         try:
             _check(principal, request.method, method, params)
             if not (method.decides or principal.operator):
@@ -415,17 +421,13 @@ def _faulty(body: bytes, error: Exception) -> _Request:
 def _decode(request: _Request, kind: type[T]) -> T:
     if request.fault is not None:
         raise request.fault
-    return decode(request.method, request.params, kind)
+    return read_params(request.method, request.params, kind)
 
 
-def _params(request: _Request, method: Method) -> msgspec.Struct:
-    """What `method`'s handler takes. Of what goes on to a cell, the cell reads all but for whom it is."""
-    if not issubclass(method.params, Scope):
-        return _decode(request, method.params)
-    if request.fault is not None:
-        raise request.fault
+def _scope(method: str, params: msgspec.Raw, kind: type[Scope]) -> Forwarded:
+    """What goes on to a cell, which reads all of it but for whom it is. Raises `UsageError`."""
     try:
-        scope = msgspec.json.decode(request.params, type=method.params)
+        scope = msgspec.json.decode(params, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise UsageError(f"parameters of {request.method[:80]}: {error}") from error
-    return Forwarded(scope=scope, raw=request.params)
+        raise UsageError(f"parameters of {method[:80]}: {error}") from error
+    return Forwarded(scope=scope, raw=params)

@@ -70,6 +70,10 @@ class TenantFiles:
         """The tenant's ceiling for what is kept for it, also for other threads. Raises `PolicyError`."""
         return self.of(name).limits.artifacts
 
+    def environments(self, name: str) -> int | None:
+        """Likewise for the environments of bridges of its own."""
+        return self.of(name).limits.environments
+
     def names(self) -> tuple[str, ...]:
         """Of those that have a file. Raises `PolicyError`."""
         return self._files.names("tenant")
@@ -142,11 +146,14 @@ class TokenFiles:
         return self._parse(name, self._text(name))
 
     def names(self) -> tuple[str, ...]:
-        """The names of all tokens, sorted."""
-        with contextlib.suppress(FileNotFoundError):
+        """The names of all tokens, sorted. Raises `PolicyError`."""
+        try:
             listed = [path.stem for path in self._folder.iterdir() if path.suffix == ".toml"]
-            return tuple(sorted(name for name in listed if is_name(name)))
-        return ()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise PolicyError(f"tokens can't be listed: {error.strerror}", where=str(self._folder)) from error
+        return tuple(sorted(name for name in listed if is_name(name)))
 
     async def settled(self) -> tuple[str, ...]:
         """As `names`, once what is being written has been."""
@@ -156,6 +163,10 @@ class TokenFiles:
     def hold(self, name: str) -> None:
         """It makes nobody from here on, since its file could not be written: until it is, or a new host."""
         self._held.add(name)
+
+    def holds(self, name: str) -> bool:
+        """Whether it makes nobody whatever its file says."""
+        return name in self._held
 
     async def add(self, token: Token, demand: Callable[[], None]) -> None:
         """Raises `UsageError` where there is one of that name, and what `demand` does, right before it is

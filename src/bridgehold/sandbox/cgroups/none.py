@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import time
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from bridgehold.errors import UnsupportedError
+import msgspec
+
+from bridgehold.errors import InternalError, UnsupportedError
+from bridgehold.sandbox.aside import Aside
 from bridgehold.sandbox.cgroups import owned
 from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
-from bridgehold.sandbox.limits.watchdog import Tree, Watchdog
+from bridgehold.sandbox.limits.watchdog import Seen, Tree, Watchdog
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
+
+_LOOK_SECONDS, _LATE_SECONDS = 0.1, 2.0
+"""Between looks; and after which a child that looks is given up, with what it has said."""
 
 
 class Parent:
@@ -30,6 +39,41 @@ class Parent:
         )
         self.capacity_bytes = self.capacity.memory_bytes
         self._leaves: list[Leaf] = []
+        self._looking: Aside | None = None
+        self._due = 0.0
+        self.left: set[int] = set()
+        """Children of ours that have nothing more to do, for the launcher to reap."""
+
+    @property
+    def looking(self) -> set[int]:
+        """The child that takes samples, while there is one."""
+        return {self._looking.child} if self._looking is not None else set()
+
+    def look(self) -> None:
+        """Take over what a child has seen of every session, and have one look again. Never waits.
+
+        Raises `OSError` where there can be no child now.
+        """
+        leaves = {leaf.path: leaf for leaf in self._leaves if not leaf.removed}
+        now = time.monotonic()
+        if self._looking is not None:
+            try:
+                if self._looking.advance() is None and now < self._due + _LATE_SECONDS:
+                    return
+            except InternalError:  # it was killed, or had no memory: another looks
+                pass
+            whole, _, _ = self._looking.so_far().rpartition(b"\n")
+            self.left.add(self._looking.close())
+            self._looking = None
+            for line in whole.splitlines():
+                path, seen = msgspec.json.decode(line, type=tuple[str, Seen])
+                if path in leaves:
+                    leaves[path].learn(seen)
+        if leaves and now >= self._due:
+            self._due = now + _LOOK_SECONDS
+            for leaf in leaves.values():
+                leaf.meet()
+            self._looking = Aside(lambda: _samples(leaves))
 
     def create(
         self, name: str, resources: Resources, *, tenant: str, share: TenantShare | None = None
@@ -53,6 +97,9 @@ class Parent:
 
     def close(self) -> None:
         """Let go of every leaf."""
+        if self._looking is not None:
+            self.left.add(self._looking.close())
+            self._looking = None
         for leaf in self._leaves:
             if not leaf.removed:
                 leaf.kill()
@@ -94,30 +141,36 @@ class Leaf:
         return None
 
     def over(self) -> bool:
-        """Take a sample; whether the session is over a cap and must be ended now."""
-        self._meet()
-        return self._watchdog.over()
+        """Whether a sample so far was over a cap, and the session must be ended now."""
+        return self._watchdog.over
+
+    def sample(self) -> Seen:
+        """Take one. It takes as long as the session makes it take: for a child, see `Parent.look`."""
+        return self._watchdog.sample()
+
+    def learn(self, seen: Seen) -> None:
+        """A child has taken one."""
+        self._watchdog.learn(seen)
 
     def account(self) -> list[int]:
         """None: the kernel counts nothing here."""
         return []
 
     def usage(self) -> Usage:
-        """As `SessionCgroup.usage`, by the watchdog's samples."""
-        self._meet()
-        return self._watchdog.usage()
+        """As `SessionCgroup.usage`, by the watchdog's last sample."""
+        return self._watchdog.last
 
     def lift(self) -> None:
         """No quota to lift."""
 
     def kill(self) -> None:
         """As `SessionCgroup.kill`, process by process."""
-        self._meet()
+        self.meet()
         self._watchdog.tree.kill()
 
     def processes(self) -> list[int]:
         """The pids that the watchdog sees now."""
-        self._meet()
+        self.meet()
         return self._watchdog.tree.pids()
 
     def remove(self) -> None:
@@ -127,7 +180,7 @@ class Leaf:
             os.close(self.entered)
             os.close(self._entry)
 
-    def _meet(self) -> None:
+    def meet(self) -> None:
         """Take note of the child that entered. It writes its own pid, and only before it runs on."""
         if self.removed:
             return
@@ -136,3 +189,10 @@ class Leaf:
             if text.count(b"\n") != 1:
                 raise UnsupportedError("more than one process entered a session without a cgroup")
             self._watchdog.tree.add(int(text))
+
+
+def _samples(leaves: Mapping[str, Leaf]) -> Iterator[bytes]:
+    """In the child: what each uses, a line for each, in another order each time: one may keep it for ever."""
+    for path, leaf in random.sample(list(leaves.items()), len(leaves)):
+        with contextlib.suppress(OSError, UnsupportedError):
+            yield msgspec.json.encode((path, leaf.sample())) + b"\n"

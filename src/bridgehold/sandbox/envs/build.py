@@ -7,10 +7,12 @@ by us, and compilers see text. After that nothing of the tree runs outside a san
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import msgspec
 
 from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError, ShortageError
 from bridgehold.ids import Digest
@@ -42,7 +44,7 @@ from bridgehold.sandbox.envs.values import (
     Sources,
     Wheel,
 )
-from bridgehold.sandbox.envs.wheels import WheelFolder
+from bridgehold.sandbox.envs.wheels import Collected, WheelFolder
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
 from bridgehold.sandbox.limits.shortage import short_of, shortage
 from bridgehold.sandbox.values import SealReport
@@ -84,9 +86,11 @@ class EnvironmentBuilder:
         return self._store.find(self._key(lock, allow_pth=allow_pth))
 
     async def ensure(
-        self, lock: Lock, *, bridge: str, on_progress: OnProgress, allow_pth: bool = False
+        self, lock: Lock, *, bridge: str, on_progress: OnProgress, allow_pth: bool = False, wheels: str = ""
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
+
+        `wheels`: a folder that is asked first for what the lock names; empty: none.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
         `EnvironmentBuildError` (missing, unreachable, too large). Nothing half-built is ever found.
@@ -99,7 +103,9 @@ class EnvironmentBuilder:
             async with self._store.building(key, on_progress):
                 found = self._store.find(key)  # whoever held the lock may have built it
                 if found is None:
-                    found = await self._build(lock, key, bridge, on_progress, allow_pth=allow_pth)
+                    found = await self._build(
+                        lock, key, bridge, on_progress, allow_pth=allow_pth, folder=wheels
+                    )
                 return found
         except (OSError, BridgeholdError) as error:
             number = shortage(error)
@@ -113,30 +119,47 @@ class EnvironmentBuilder:
                 where=str(error.filename or self._store.folder),
             ) from error
 
-    async def collect(
-        self, referenced: Collection[Digest], *, unused_seconds: float = 0.0
-    ) -> tuple[Path, ...]:
+    async def collect(self, referenced: Collection[Digest], *, unused_seconds: float = 0.0) -> Collected:
         """Remove every environment that is not in `referenced`, not in use, and was not for so long.
 
-        And abandoned builds, trees set aside, and wheels of none of the environments that stay. Those
-        that are gone.
+        And abandoned builds, trees set aside, and wheels of none of the environments that stay. One that
+        can't go keeps no other.
         """
-        removed = []
+        found = Collected()
         async with self._store.locked():
             for tree in await asyncio.to_thread(
                 self._store.garbage, referenced, unused_seconds=unused_seconds
             ):
                 with self._store.removing(tree) as free:
-                    if free:
-                        with contextlib.suppress(BridgeholdError):  # one that can't go keeps no other
-                            if not await asyncio.to_thread(remove_tree, tree):
-                                await self._runner.discard(str(tree))
-                if not tree.exists():
-                    removed.append(tree)
+                    why = await self._remove(tree) if free else ""
+                if not _is_there(tree):
+                    found.removed.append(tree)
+                elif free:
+                    found.stuck[tree] = why or "something in it can't be removed"
             self._store.forget_lost()
-            kept = {package.sha256 for found in self._store.list() for package in found.packages}
-            removed += await asyncio.to_thread(self._wheels.collect, kept)
-        return tuple(removed)
+            kept = {package.sha256 for one in self._store.list() for package in one.packages}
+            await asyncio.to_thread(self._wheels.collect, kept, found)
+        return found
+
+    async def _remove(self, tree: Path) -> str:
+        """Why it is still there; empty where that isn't known, or it is gone."""
+        try:
+            if not await asyncio.to_thread(remove_tree, tree):
+                return await self._runner.discard(str(tree))
+        except BridgeholdError as error:
+            return error.message
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    async def remove(self, environment: Environment) -> None:
+        """Remove one environment, unless somebody uses it."""
+        tree = self._store.path(environment)
+        async with self._store.locked():
+            with self._store.removing(tree) as free:
+                if free and not await asyncio.to_thread(remove_tree, tree):
+                    await self._runner.discard(str(tree))
+            self._store.forget_lost()
 
     async def anew(self, environment: Environment) -> None:
         """Have `environment` no longer found, so that `ensure` builds it."""
@@ -147,10 +170,11 @@ class EnvironmentBuilder:
         return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())
 
     async def _build(
-        self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool
+        self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool, folder: str
     ) -> Environment:
         pins = active_pins(lock, self._interpreter)
-        wheels, reports = await self._read(pins, on_progress, allow_pth=allow_pth)
+        request = self._request(pins, folder)
+        wheels, reports = await self._read(request, on_progress, allow_pth=allow_pth)
         build = self._store.new_build(key)
         try:
             tree = Tree(build)
@@ -174,13 +198,14 @@ class EnvironmentBuilder:
         return environment
 
     async def _read(
-        self, pins: Sequence[Pin], on_progress: OnProgress, *, allow_pth: bool
+        self, request: FetchRequest, on_progress: OnProgress, *, allow_pth: bool
     ) -> tuple[tuple[Wheel, ...], tuple[ScanReport, ...]]:
         """Every wheel and its report, each scanned as soon as it is there.
 
         One that is refused ends the fetching: whatever is larger is not brought any more. Raises with the
         findings of all that were there.
         """
+        pins = request.pins
         if not pins:
             return (), ()
         loop = asyncio.get_running_loop()
@@ -202,7 +227,7 @@ class EnvironmentBuilder:
 
         pool = ThreadPoolExecutor(_SCAN_THREADS)
         try:
-            wheels = await _until(refused, fetch(self._request(pins), on_progress, there))
+            wheels = await _until(refused, fetch(request, on_progress, there))
             for wheel in wheels:
                 there(wheel)
             on_progress(BuildProgress(phase="scan", total=len(pins)))
@@ -219,11 +244,14 @@ class EnvironmentBuilder:
         refuse_clashes(ordered)
         return wheels, ordered
 
-    def _request(self, pins: Sequence[Pin]) -> FetchRequest:
+    def _request(self, pins: Sequence[Pin], folder: str) -> FetchRequest:
+        sources = self._sources()
+        if folder:
+            sources = msgspec.structs.replace(sources, folders=(folder, *sources.folders))
         return FetchRequest(
             pins=tuple(pins),
             tags=self._interpreter.tags,
-            sources=self._sources(),
+            sources=sources,
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )
@@ -299,6 +327,10 @@ class EnvironmentBuilder:
             bytes=sealed.bytes,
             weakenings=("pth",) if allow_pth else (),
         )
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 async def _until(refused: asyncio.Event, fetching: Coroutine[None, None, FetchResult]) -> tuple[Wheel, ...]:

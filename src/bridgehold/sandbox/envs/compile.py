@@ -25,6 +25,11 @@ from bridgehold.sandbox.values import SealReport
 _ASKED = struct.Struct("<II")
 _ANSWERED = struct.Struct("<I")
 _MAX_SOURCE = 16 * MIB
+_MOST_TIMES, _MOST_CODE = 16, 128 * MIB
+"""Of one answer: this many times its source and 1 MiB, and never more than this."""
+_ALL_TIMES, _ALL_EACH, _ALL_MORE = 8, 4096, 16 * MIB
+"""Of all answers for a wheel: this many times its sources, and for each source, and once. (Packages: some one
+time.)"""
 _UNCHECKED = (1).to_bytes(4, "little")
 """By hash of the source, and never looked at again: the tree can't change, and copies have other times."""
 _KEPT_LOG = 64 * 1024
@@ -80,8 +85,8 @@ class BuildRunner(Protocol):
         """Take the tree over, read-only, with its digest. `DependencyError` at links or special files."""
         ...
 
-    async def discard(self, build: str) -> None:
-        """Remove a folder that is not to be used, whoever owns what is in it."""
+    async def discard(self, build: str) -> str:
+        """Remove a folder that is not to be used, whoever owns what is in it; why it stays, or nothing."""
         ...
 
 
@@ -114,7 +119,9 @@ class Compilation:
         return self._sources[self._done] if self._done < len(self._sources) else ""
 
     def talk(self, to: BinaryIO, answers: BinaryIO) -> None:
-        """Until all are answered, or the compiler is gone. Raises `DependencyError` at an absurd answer."""
+        """Until all are answered, or the compiler is gone. Before an absurd answer is read:
+        `DependencyError`."""
+        room = self._room()
         feeder = threading.Thread(target=self._feed, args=(to,), daemon=True)
         feeder.start()
         try:
@@ -124,8 +131,11 @@ class Compilation:
                     return
                 (size,) = _ANSWERED.unpack(head)
                 source = self._tree.path(path).read_bytes()
-                if size > 64 * len(source) + MIB:
+                if size > min(_MOST_TIMES * len(source) + MIB, _MOST_CODE):
                     raise DependencyError(f"{path}: compiles to {size} bytes")
+                room -= size
+                if room < 0:
+                    raise DependencyError(f"{path}: the wheel compiles to more than its sources can")
                 code = answers.read(size)
                 if len(code) < size:
                     return
@@ -138,6 +148,11 @@ class Compilation:
         finally:
             answers.close()
             feeder.join()
+
+    def _room(self) -> int:
+        """Bytes that all answers together may have."""
+        sizes = [self._tree.path(path).stat().st_size for path in self._sources]
+        return _ALL_TIMES * sum(sizes) + _ALL_EACH * len(sizes) + _ALL_MORE
 
     def _feed(self, to: BinaryIO) -> None:
         try:

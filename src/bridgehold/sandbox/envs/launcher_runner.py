@@ -67,16 +67,25 @@ class LauncherRunner:
         """Have the launcher make the tree below `build` unchangeable."""
         return await self._client.seal(build)
 
-    async def discard(self, build: str) -> None:
+    async def discard(self, build: str) -> str:
         """The launcher empties it, whoever owns what is in it; the empty folder is ours to remove."""
-        with contextlib.suppress(BridgeholdError):
+        why = ""
+        try:
             await self._client.empty(build)
-        _remove_empty(Path(build))
+        except BridgeholdError as error:
+            why = error.message
+        stays = _remove_empty(Path(build))
+        return stays and (why or stays)
 
 
-def _remove_empty(build: Path) -> None:
-    with contextlib.suppress(OSError):  # what is left is `gc`'s, later
+def _remove_empty(build: Path) -> str:
+    try:
         build.rmdir()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:  # what is left is `gc`'s, later
+        return error.strerror or str(error)
+    return ""
 
 
 async def _drain(descriptor: int, log: Callable[[bytes], None]) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,15 @@ from bridgehold.sandbox.envs.values import Pin, Wheel
 _LISTINGS = "listings"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FETCHED_SECONDS = 86_400.0
+
+
+@dataclass
+class Collected:
+    """What a collection of left-overs came to."""
+
+    removed: list[Path] = field(default_factory=list)
+    stuck: dict[Path, str] = field(default_factory=dict)
+    """What nobody needs and can't be removed → why."""
 
 
 class WheelFolder:
@@ -88,9 +98,8 @@ class WheelFolder:
                 )
         return _wheel(pin, candidate, size)
 
-    def collect(self, kept: Collection[str]) -> list[Path]:
+    def collect(self, kept: Collection[str], found: Collected) -> None:
         """Remove wheels whose sha256 is not in `kept`, but those that a build may have fetched just now."""
-        removed = []
         for folder in self.root.iterdir() if self.root.is_dir() else ():
             try:
                 old = time.time() - folder.stat().st_mtime > _FETCHED_SECONDS
@@ -99,10 +108,12 @@ class WheelFolder:
                 for file in folder.iterdir():
                     file.unlink()
                 folder.rmdir()
-            except OSError:
+            except FileNotFoundError:
                 continue  # another process is at it
-            removed.append(folder)
-        return removed
+            except OSError as error:
+                found.stuck[folder] = error.strerror or str(error)
+                continue
+            found.removed.append(folder)
 
     def _listing(self, pin: Pin) -> Path:
         key = digest_bytes(" ".join((pin.name, pin.version, *pin.hashes)).encode()).removeprefix("sha256:")

@@ -216,9 +216,13 @@ class Fork:
         if len(found) != 1:
             raise UnsupportedError(f"{len(found)} processes in a fork's cgroup before the fork, not one")
         running, init = self.running, found[0]
-        running.init, running.init_fd, running.init_start = init, os.pidfd_open(init), procfs.start_time(init)
-        if self._cgroup.processes() != [init] or not self._cgroup.holds(init):
-            raise UnsupportedError("a fork's init is outside its cgroup")
+        try:
+            running.init_fd = procfs.open_process(
+                init, lambda: self._cgroup.processes() == [init] and self._cgroup.holds(init)
+            )
+        except ProcessLookupError as error:
+            raise UnsupportedError("a fork's init is outside its cgroup") from error
+        running.init, running.init_start = init, procfs.start_time(init)
         own, zygotes = namespaces(init), namespaces(self.zygote.pid)
         shared = [name for name in own if own[name] == zygotes[name]]
         if shared:
@@ -280,9 +284,12 @@ class Fork:
     def _let_move(self) -> None:
         self._mark("fork")
         self._fork = self.zygote.meet()
-        self._fork_fd = self._fds.add(os.pidfd_open(self._fork))
         try:
+            self._fork_fd = self._fds.add(
+                procfs.open_process(self._fork, lambda: self.zygote.meet() == self._fork)
+            )
             self.running.hold = self._permit = Permit(self._fork, len(NAMESPACES))
+            procfs.must_live(self._fork_fd)  # from here on its number stays its own: we are who reaps it
         except ProcessLookupError as error:
             raise ZygoteError("the fork ended before it was in its cgroup") from error
         if not self._enters_itself:
@@ -313,9 +320,12 @@ class Fork:
             raise ZygoteError("the fork ended as soon as it had joined")
         if len(found) != 1:
             raise ZygoteChangedError(f"{len(found)} processes joined a fork's namespaces, not one")
+        try:
+            running.monitor_fd = procfs.open_process(found[0], lambda: found[0] in self._cgroup.processes())
+        except ProcessLookupError as error:
+            raise ZygoteError("the fork ended as soon as it had joined") from error
         running.worker = found[0]
         self._have_end_seen(running)
-        running.monitor_fd = os.pidfd_open(found[0])
         running.first_fd = self._fork_fd
         self._fds.keep(*self._ends, self._fork_fd)
         running.host_ends = (*self._ends, *running.host_ends)

@@ -123,13 +123,17 @@ class Zygote:
         Raises `OSError`, `ZygoteChangedError`.
         """
         self.pid = pid
-        self.pid_fd = os.pidfd_open(pid)
+        try:
+            self.pid_fd = procfs.open_process(pid, lambda: self._has(pid))
+        except ProcessLookupError as error:
+            raise ZygoteError("the zygote has ended") from error
         self._start = procfs.start_time(pid)
         self._own = frozenset({self.running.monitor, self.running.init, pid})
         self.namespaces = namespaces(pid)
         self._cgroup.limit_processes(len(self._own))
         try:
             self.running.hold = self._hold = Hold(pid)
+            procfs.must_live(self.pid_fd)
             if not _exits_are_told():
                 self.running.reaper = Reaper(self.running.init)
         except ProcessLookupError as error:
@@ -266,10 +270,9 @@ class Zygote:
         unknown = [pid for pid in self._cgroup.processes() if pid not in self._own]
         for pid in unknown:
             with contextlib.suppress(ProcessLookupError):
-                descriptor = os.pidfd_open(pid)
+                descriptor = procfs.open_process(pid, functools.partial(self._has, pid))
                 try:
-                    if pid in self._cgroup.processes():
-                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                 finally:
                     os.close(descriptor)
         if unknown:
@@ -284,6 +287,9 @@ class Zygote:
             return False
         self.check()
         return True
+
+    def _has(self, pid: int) -> bool:
+        return pid in self._cgroup.processes()
 
     def moved(self) -> None:
         """The fork is in its own cgroup: close the room again, and look. Raises `ZygoteChangedError`."""

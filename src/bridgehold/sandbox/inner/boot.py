@@ -136,9 +136,9 @@ def main() -> int:
     """
     frames_in, frames_out = take_wire(*map(int, sys.argv[1:]))
     set_path()
-    home = importlib.import_module(f"{PACKAGE}.home")
-    home.default_signals()
-    home.set_up()
+    interpreter = importlib.import_module(f"{PACKAGE}.interpreter")
+    interpreter.default_signals()
+    interpreter.set_up()
     return serve(frames_in, frames_out)
 
 

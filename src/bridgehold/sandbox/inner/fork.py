@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any, Callable, Dict, List
 
-from . import boot, home, kernel, renew, sources
+from . import boot, interpreter, kernel, renew, sources
 
 NAMESPACES = 7
 MAX_DESCRIPTORS = 32
@@ -63,7 +63,7 @@ def become_worker(order: Dict[str, Any], descriptors: List[int], parent: int, se
         report = -1
         renew.renew(order["environment"], order["threads"], setters)
         os.chdir(order["working_directory"])
-        home.set_up()
+        interpreter.set_up()
         sources.use(boot.BRIDGE)
         boot.leave(boot.serve(*wire))
     except BaseException as error:  # noqa: BLE001 - a fork must end here, whatever it was

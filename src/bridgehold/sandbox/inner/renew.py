@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Callable, Iterable, Mapping
 
-from . import home
+from . import interpreter
 
 _ENTROPY_BYTES = 48
 
@@ -35,7 +35,7 @@ def renew_process(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     time.tzset()
     signal.set_wakeup_fd(-1)
-    home.default_signals()
+    interpreter.default_signals()
     os.umask(0o022)
 
 

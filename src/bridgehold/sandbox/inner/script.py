@@ -20,7 +20,7 @@ from typing import Any, Dict, List
 from bridgehold_sdk.runtime import let_go
 from bridgehold_sdk.streams import exit_status, finish
 
-from . import home, sources
+from . import interpreter, sources
 
 GO = b"\n"
 """The host's last word before the pipes are the script's: it has read our last frame."""
@@ -157,7 +157,7 @@ def run(kind: str, text: str, args: List[str], path: List[str]) -> None:
             source = file.read()
     else:
         source = text.encode() if kind == "code" else sys.stdin.buffer.read()
-    main = home.fresh_main()
+    main = interpreter.fresh_main()
     name = {"code": "<string>", "stdin": "<stdin>"}.get(kind, text)
     if kind == "script":
         main.__dict__.update(__file__=text, __cached__=None)

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # inside, where this folder is a package of another 
     sys.path.append("/opt/bridgehold/sdk")
     __package__ = "bridgehold_inner"
 
-from . import boot, fork, freeze, home, kernel, sources, threads, warm
+from . import boot, fork, freeze, interpreter, kernel, sources, threads, warm
 
 MAX_ORDER_BYTES = 128 * 1024
 
@@ -32,8 +32,8 @@ def main(orders: int) -> int:
     frames_in, frames_out = boot.take_wire()
     kernel.close_all_but({orders, frames_in, frames_out})  # bubblewrap leaves one of its own
     boot.set_path()
-    home.default_signals()
-    home.set_up()
+    interpreter.default_signals()
+    interpreter.set_up()
     from bridgehold_sdk import wire
 
     for module in boot.NEEDED:

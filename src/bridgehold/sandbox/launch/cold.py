@@ -197,10 +197,11 @@ class Start:
 
     def _meet_init(self, init: int) -> None:
         running = self.running
-        running.init_fd = os.pidfd_open(init)
+        try:
+            running.init_fd = procfs.open_process(init, lambda: self._cgroup.holds(init))
+        except ProcessLookupError as error:
+            raise UnsupportedError("the sandbox's init is outside its cgroup, or gone") from error
         running.init = init
-        if not self._cgroup.holds(init):
-            raise UnsupportedError("the sandbox's init is outside its cgroup")
         running.init_start = procfs.start_time(init)
         running.net = Path(f"/proc/{init}/ns/net").stat().st_ino
         if self._zygote is not None:

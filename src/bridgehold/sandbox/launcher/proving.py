@@ -20,7 +20,7 @@ from bridgehold.sandbox.attest import observe as attest
 from bridgehold.sandbox.fork.zygote import Zygote
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.proof import prove
-from bridgehold.sandbox.launcher.reap import By, ended
+from bridgehold.sandbox.launcher.reap import By
 from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.shortage import FAULTS, typed
@@ -82,7 +82,7 @@ class Proving:
                 self._owner.add(worker)
                 return
         except AttestationError as error:
-            if ended(worker.start.running.monitor_fd):  # there was nothing left to prove
+            if procfs.ended(worker.start.running.monitor_fd):  # there was nothing left to prove
                 self._owner.end(worker, by="")
                 raise NotFoundError(f"worker {worker.name} has ended") from error
             self._owner.recording.refused(worker, error.message)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from typing import Literal
 
-from bridgehold.sandbox import syscalls
+from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import SessionCgroup
 from bridgehold.sandbox.launch.running import Running
 from bridgehold.sandbox.values import ExitReport, Usage
 
 Cause = Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
-By = Literal["", "killed", "zygote", "memory"]
-"""Whose doing an end is: nobody's, the host's, its zygote's, or that it held what no cgroup counts."""
+By = Literal["", "killed", "zygote", "memory", "launcher"]
+"""Whose doing an end is: nobody's, the host's, its zygote's, that it held what no cgroup counts, or the
+launcher's, which could not tell what it does any more."""
 UNKNOWN_STATUS = -1
 """Of a fork that never came to be, or whose zygote ended before it was reaped."""
 _QUICK_PASSES, _CALM_PASSES = 50, 150
@@ -56,7 +56,8 @@ class Ending:
         self._status: int | None = None
         self._usage: Usage | None = None
         self._started = time.monotonic()
-        cgroup.lift()  # under a small quota two hundred processes take ten seconds to die
+        with contextlib.suppress(OSError):  # the first step tries again
+            cgroup.lift()  # under a small quota two hundred processes take ten seconds to die
         self._strike()
 
     @property
@@ -75,6 +76,10 @@ class Ending:
     def overdue(self) -> bool:
         """Whether something does not die, such as a process in an uninterruptible call."""
         return time.monotonic() - self._started > OVERDUE_SECONDS
+
+    def failed(self) -> None:
+        """A step raised: the next ones come calmer, as if something was left."""
+        self._passes += 1
 
     def step(self) -> ExitReport | None:
         """One pass. None while anything is left. Raises `OSError` where it can't be told: try again."""
@@ -126,7 +131,7 @@ class Ending:
             return status if pid else None
         if running.monitor_fd < 0:  # a fork that never came to be
             return UNKNOWN_STATUS
-        if not ended(running.monitor_fd):
+        if not procfs.ended(running.monitor_fd):
             return None
         reaped = _gone(running.init_fd)  # who reaps it, and has done so once it is gone itself
         if running.reaper is None:
@@ -143,7 +148,7 @@ class Ending:
             self._running.death_watch = -1
         for descriptor in (self._running.init_fd, self._running.monitor_fd):
             if descriptor >= 0:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(OSError):  # gone; or what the kernel refuses now is tried again
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
@@ -151,18 +156,11 @@ def _gone(init_fd: int) -> bool:
     """Whether init is dead, and reaped where that fell to us. -1: there never was one."""
     if init_fd < 0:
         return True
-    if not ended(init_fd):
+    if not procfs.ended(init_fd):
         return False
     with contextlib.suppress(ChildProcessError):  # its monitor has reaped it
         os.waitid(os.P_PIDFD, init_fd, os.WEXITED | os.WNOHANG)
     return True
-
-
-def ended(pidfd: int) -> bool:
-    """Whether the process behind `pidfd` has ended."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def exit_cause(status: int, usage: Usage, *, by: By) -> tuple[Cause, int]:

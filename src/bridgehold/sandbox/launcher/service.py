@@ -31,6 +31,7 @@ from bridgehold.policies.model import Machine
 from bridgehold.sandbox import procfs
 from bridgehold.sandbox.cgroups.admission import Held, admit
 from bridgehold.sandbox.cgroups.none import Leaf as WatchedTree
+from bridgehold.sandbox.cgroups.none import Parent as WatchedTrees
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote, ZygoteChangedError
 from bridgehold.sandbox.launch.hold import child_signals
@@ -43,7 +44,7 @@ from bridgehold.sandbox.launcher.channel import Channel, ChannelClosedError
 from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.jobs import Jobs
 from bridgehold.sandbox.launcher.proving import Proving, own_limit
-from bridgehold.sandbox.launcher.reap import By, Ending, ended
+from bridgehold.sandbox.launcher.reap import By, Ending
 from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.uncounted import Watch
 from bridgehold.sandbox.launcher.worker import Parts, Worker
@@ -104,22 +105,45 @@ class Launcher:
             ready: Callable[[int, int], None] = key.data
             ready(key.fd, events)
         now = time.monotonic()
+        self._watch_trees()
         watched = self.workers.values() if self.parts.parent.version == "none" else self._restless
         for worker in list(watched):
-            self._visit(worker, now)
+            self._guard(worker, functools.partial(self._visit, worker, now))
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
         self._jobs.expire(now)
         self._reap_left()
         self._forking.make_spares()
 
+    def _guard(self, worker: Worker, act: Callable[[], None]) -> None:
+        """What goes wrong with one worker ends that one, or its start, and no other.
+
+        Not where the machine is short of something: then the next look tells more. One that is ending goes on
+        with that.
+        """
+        try:
+            act()
+        except FAULTS as error:
+            if worker.ending is not None or (worker.started and shortage(error)):
+                return
+            if worker.started:
+                self.end(worker, by="launcher", reason=typed(error).message)
+            else:
+                self.fail(worker, error)
+
+    def _watch_trees(self) -> None:
+        parent = self.parts.parent
+        if isinstance(parent, WatchedTrees):
+            with contextlib.suppress(*FAULTS):
+                parent.look()
+            self.left |= parent.left
+            parent.left.clear()
+
     def _end_uncounted(self, now: float) -> None:
         try:
             over = self._uncounted.over(self.workers.values(), now)
-        except OSError as error:
-            if not shortage(error):
-                raise
-            return  # the next look may find more
+        except FAULTS:
+            return  # nobody's: the next look may find more
         self.left |= self._uncounted.left
         self._uncounted.left.clear()
         for worker, what in over:
@@ -240,9 +264,10 @@ class Launcher:
         """What is traced has stopped, or a child has ended: this turn's look at the restless sees which."""
         with contextlib.suppress(BlockingIOError):
             os.read(descriptor, 4096)
-        for worker in self.workers.values():
+        for worker in list(self.workers.values()):
             if worker.zygote is not None and worker.start.running.reaper is not None:
-                worker.start.running.reaper.attend()  # a zygote's init goes on, whoever it has reaped
+                # A zygote's init goes on, whoever it has reaped.
+                self._guard(worker, worker.start.running.reaper.attend)
 
     def respond(
         self, channel: Channel, request: requests.Request, opened: Mapping[str, int] | None = None
@@ -377,7 +402,7 @@ class Launcher:
 
         def ready(descriptor: int, _: int) -> None:
             if descriptor in worker.watched:
-                self._noticed(worker, descriptor)
+                self._guard(worker, functools.partial(self._noticed, worker, descriptor))
 
         for descriptor in worker.watched - descriptors:
             self._selector.unregister(descriptor)
@@ -455,7 +480,7 @@ class Launcher:
         """A start that failed: its processes die now, the answer goes out when nothing is left of them."""
         failure = own_limit(worker, typed(error))
         zygote = worker.parent.zygote if worker.parent is not None else None
-        if zygote is not None and (zygote.pid_fd < 0 or ended(zygote.pid_fd)):
+        if zygote is not None and (zygote.pid_fd < 0 or procfs.ended(zygote.pid_fd)):
             failure = ZygoteError("the zygote has ended")  # whatever it led to
         worker.failure = failure.fact()
         if isinstance(failure, ZygoteChangedError) and worker.parent is not None:
@@ -468,7 +493,8 @@ class Launcher:
             return
         self.watch(worker)
         if not worker.started:
-            worker.start.abort()
+            with contextlib.suppress(*FAULTS):  # what it leaves is killed with its cgroup
+                worker.start.abort()
         running = worker.start.running
         worker.ending = Ending(worker.name, running, worker.cgroup, worker.uid, by=by, reason=reason)
         self._restless.add(worker)
@@ -481,10 +507,9 @@ class Launcher:
     def _step(self, worker: Worker, ending: Ending) -> None:
         try:
             report = ending.step()
-        except FAULTS as error:
-            if not shortage(error):
-                raise
+        except FAULTS:
             report = None  # what can't be told now is asked again: nothing counts as gone before
+            ending.failed()
         if report is not None:
             self._forget(worker)
             self.recording.ended(worker, report)
@@ -510,12 +535,11 @@ class Launcher:
         own = {start.running.monitor for start in starts}
         own |= {start.helper for start in starts if isinstance(start, Fork)}
         own |= self._jobs.children | self._uncounted.children
+        own |= self.parts.parent.looking if isinstance(self.parts.parent, WatchedTrees) else set()
         own |= {worker.zygote.helper for worker in self.workers.values() if worker.zygote is not None}
         try:
             children = procfs.children(os.getpid())
-        except OSError as error:
-            if not shortage(error):
-                raise
+        except OSError:
             return  # the next step looks again
         for pid in children:
             if pid not in own:
@@ -527,7 +551,8 @@ class Launcher:
         del self.workers[worker.name]
         self._restless.discard(worker)
         if worker.staged is not None:
-            self.parts.stage.discard(worker.staged)
+            with contextlib.suppress(*FAULTS):  # an empty folder may stay, until the launcher ends
+                self.parts.stage.discard(worker.staged)
         if worker.zygote is not None:
             worker.zygote.close()
             self.left |= worker.zygote.left
@@ -536,7 +561,8 @@ class Launcher:
         for uid in (worker.uid, worker.root_uid):
             if uid is not None:
                 self.parts.uids.give_back(uid)
-        self.parts.parent.tidy()
+        with contextlib.suppress(*FAULTS):  # the next one tidies again
+            self.parts.parent.tidy()
 
     def _report(self, worker: Worker, report: ExitReport) -> None:
         if not worker.request:

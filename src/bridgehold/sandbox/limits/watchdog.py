@@ -1,7 +1,8 @@
 """The watchdog: what stands in for a cgroup where there is none (weakening ``no_cgroup``).
 
-It finds a session's processes with psutil, adds up what they use, and says when that is over a cap.
-Ending the session is the caller's part. It samples, so it can be outrun: see `cgroups.none`.
+It finds a session's processes, adds up what they use, and says when that is over a cap. Ending the session
+is the caller's part. It samples, so it can be outrun: see `cgroups.none`. How long a sample takes is a
+session's to say (its processes, their mappings and descriptors), so a child of the launcher's takes it.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ import signal
 from pathlib import Path
 
 import msgspec
-import psutil
 
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.values import Resources, Usage
 
 _KILL_PASSES = 50
 _MAX_DESCRIPTORS = 4096
 _MEMFD = "/memfd:"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session used at one moment."""
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look found, and what is to be remembered of it."""
 
-    memory_bytes: int = 0
-    processes: int = 0
-    """Processes and threads, as the pids controller would count them."""
-    cpu_us: int = 0
+    usage: Usage
+    known: dict[int, int]
+    """pid → start time, in ticks, of the processes that live."""
+    cpu: dict[int, int]
+    """pid → its microseconds of processor time, those of processes that have ended since too."""
 
 
 class Tree:
@@ -39,39 +43,47 @@ class Tree:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, psutil.Process] = {}
+        self.known: dict[int, int] = {}
 
     def add(self, pid: int) -> None:
         """A process that belongs to the tree by birth; one that has ended is no error."""
-        with contextlib.suppress(psutil.Error):
-            self._known[pid] = psutil.Process(pid)
-
-    def processes(self) -> list[psutil.Process]:
-        """Those that live, by pid."""
-        self._known = {pid: one for pid, one in self._known.items() if _lives(one)}
-        for one in list(self._known.values()):
-            with contextlib.suppress(psutil.Error):
-                for child in one.children(recursive=True):
-                    if child.pid not in self._known and _lives(child):
-                        self._known[child.pid] = child
-        return [self._known[pid] for pid in sorted(self._known)]
+        with contextlib.suppress(OSError):
+            self.known[pid] = procfs.start_time(pid)
 
     def pids(self) -> list[int]:
-        """The pids of the tree now."""
-        return [one.pid for one in self.processes()]
+        """Those that live, by number. Takes as long as the session has processes and threads."""
+        self.known = {pid: start for pid, start in self.known.items() if _lives(pid, start)}
+        waiting = list(self.known)
+        while waiting:
+            with contextlib.suppress(OSError):
+                for pid in procfs.children(waiting.pop()):
+                    if pid not in self.known:
+                        self.add(pid)
+                        waiting.append(pid)
+        self.known = {pid: start for pid, start in self.known.items() if _lives(pid, start)}
+        return sorted(self.known)
 
     def kill(self) -> None:
         """Stop, then SIGKILL, until no pass finds a process that is new."""
         done: set[int] = set()
         for _ in range(_KILL_PASSES):
-            found = [one for one in self.processes() if one.pid not in done]
+            found = [pid for pid in self.pids() if pid not in done]
             if not found:
                 break
-            for one in found:  # what is stopped can't fork away from the next pass
-                _send(one, signal.SIGSTOP)
-            done.update(one.pid for one in found)
-        for one in self.processes():
-            _send(one, signal.SIGKILL)
+            for pid in found:  # what is stopped can't fork away from the next pass
+                self._send(pid, signal.SIGSTOP)
+            done.update(found)
+        for pid in self.pids():
+            self._send(pid, signal.SIGKILL)
+
+    def _send(self, pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(OSError):
+            start = self.known[pid]
+            descriptor = procfs.open_process(pid, lambda: _lives(pid, start))
+            try:
+                signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
 
 
 class Watchdog:
@@ -80,93 +92,85 @@ class Watchdog:
     def __init__(self, tree: Tree, resources: Resources) -> None:
         self.tree = tree
         self._resources = resources
-        self._peak = 0
         self._cpu: dict[int, int] = {}
-        self._over_memory = 0
-        self._over_processes = 0
-
-    def over(self) -> bool:
-        """Sample; true from the first sample that is over a cap on."""
-        usage = self.usage()
-        if usage.memory_bytes > self._resources.memory_bytes:
-            self._over_memory = 1
-        if usage.processes > self._resources.processes:
-            self._over_processes = 1
-        return bool(self._over_memory or self._over_processes)
-
-    def usage(self) -> Usage:
-        """A sample, with what is remembered of the earlier ones."""
-        living = self.tree.processes()
-        sample = _sample(living, self._resources.memory_bytes, self._cpu)
-        self._peak = max(self._peak, sample.memory_bytes)
-        return Usage(
-            cpu_us=sample.cpu_us,
-            memory_bytes=sample.memory_bytes,
-            memory_peak_bytes=self._peak,
-            processes=sample.processes,
-            oom_kills=self._over_memory,
-            pids_denied=self._over_processes,
+        self.last = Usage(
+            cpu_us=0, memory_bytes=0, memory_peak_bytes=0, processes=0, oom_kills=0, pids_denied=0
         )
+        """The last sample, with what is remembered of the earlier ones."""
+
+    @property
+    def over(self) -> bool:
+        """True from the first sample that was over a cap on."""
+        return bool(self.last.oom_kills or self.last.pids_denied)
+
+    def sample(self) -> Seen:
+        """Look now. Takes as long as the session's processes make it take."""
+        pids = self.tree.pids()
+        memory, threads = _sample(pids, self._resources.memory_bytes, self._cpu)
+        self.last = Usage(
+            cpu_us=sum(self._cpu.values()),
+            memory_bytes=memory,
+            memory_peak_bytes=max(self.last.memory_peak_bytes, memory),
+            processes=threads,
+            oom_kills=int(self.last.oom_kills or memory > self._resources.memory_bytes),
+            pids_denied=int(self.last.pids_denied or threads > self._resources.processes),
+        )
+        return Seen(usage=self.last, known=self.tree.known, cpu=self._cpu)
+
+    def learn(self, seen: Seen) -> None:
+        """Take over what a look of a child of ours has found."""
+        self.last, self._cpu = seen.usage, seen.cpu
+        for pid, start in seen.known.items():
+            self.tree.known.setdefault(pid, start)
 
 
-def _sample(living: list[psutil.Process], cap: int, cpu: dict[int, int]) -> Sample:
-    """Resident memory summed; where that is over `cap`, again with shared pages counted once.
+def _sample(pids: list[int], cap: int, cpu: dict[int, int]) -> tuple[int, int]:
+    """(bytes, threads). Resident memory summed; where that is over `cap`, with shared pages counted once.
 
     The first sum is cheap and too high (forks share pages); the second reads every mapping. Pages of
     memory files that a process holds open are added: nobody needs to map them. `cpu` remembers the
     cpu time of processes that have ended since.
     """
     memory = threads = 0
-    for one in living:
-        with contextlib.suppress(psutil.Error):
-            with one.oneshot():
-                memory += one.memory_info().rss
-                threads += one.num_threads()
-                times = one.cpu_times()
-            cpu[one.pid] = int((times.user + times.system) * 1_000_000)
-    files = _memory_files(living)
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = procfs.stat(pid)
+            threads += int(fields[17])
+            memory += int(fields[21]) * _PAGE
+            cpu[pid] = (int(fields[11]) + int(fields[12])) * _TICK_US
+    files = _memory_files(pids)
     if memory + files > cap:
-        memory = sum(_proportional(one) for one in living)
-    return Sample(memory_bytes=memory + files, processes=threads, cpu_us=sum(cpu.values()))
+        memory = sum(map(_proportional, pids))
+    return memory + files, threads
 
 
-def _proportional(one: psutil.Process) -> int:
-    try:
-        return int(one.memory_full_info().pss)
-    except psutil.AccessDenied:  # the sum that is too high is the safe one
-        with contextlib.suppress(psutil.Error):
-            return int(one.memory_info().rss)
-    except psutil.Error:
-        pass
+def _proportional(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        try:
+            text = procfs.read(f"/proc/{pid}/smaps_rollup")
+        except PermissionError:  # the sum that is too high is the safe one
+            return int(procfs.stat(pid)[21]) * _PAGE
+        line = next((line for line in procfs.lines(text) if line.startswith("Pss:")), "Pss: 0")
+        return int(line.split()[1]) * 1024
     return 0
 
 
-def _memory_files(living: list[psutil.Process]) -> int:
+def _memory_files(pids: list[int]) -> int:
     """Bytes in the memory files (memfd) that these processes hold open, each file once."""
     found: dict[int, int] = {}
-    for one in living:
+    for pid in pids:
         with contextlib.suppress(OSError):
-            for entry in sorted(Path(f"/proc/{one.pid}/fd").iterdir())[:_MAX_DESCRIPTORS]:
+            for entry in sorted(Path(f"/proc/{pid}/fd").iterdir())[:_MAX_DESCRIPTORS]:
                 with contextlib.suppress(OSError):
-                    if str(entry.readlink()).startswith(_MEMFD):
+                    if procfs.leads_to(entry).startswith(_MEMFD):
                         seen = entry.stat()
                         found[seen.st_ino] = seen.st_blocks * 512
     return sum(found.values())
 
 
-def _lives(one: psutil.Process) -> bool:
+def _lives(pid: int, start: int) -> bool:
     try:
-        return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
+        fields = procfs.stat(pid)
+    except OSError:
         return False
-
-
-def _send(one: psutil.Process, number: signal.Signals) -> None:
-    """A signal by pidfd, after a look that the number still means this process."""
-    with contextlib.suppress(OSError, psutil.Error):
-        descriptor = os.pidfd_open(one.pid)
-        try:
-            if one.is_running():
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)
+    return int(fields[19]) == start and fields[0] not in "ZX"

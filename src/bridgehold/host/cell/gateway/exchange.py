@@ -144,7 +144,7 @@ class Exchange:
         try:
             response = await self._keeper.request(request, admitted.body)
         except BridgeholdError as error:
-            self._sent = not _never_sent(error)
+            self._sent = not never_sent(error)
             raise
         async with response:
             await self._pass_on(response)
@@ -224,7 +224,7 @@ class Exchange:
         )
 
 
-def _never_sent(error: BridgeholdError) -> bool:
+def never_sent(error: BridgeholdError) -> bool:
     """Whether no byte of the request can have reached the provider (pure).
 
     A key that is revoked while it is in use ends a request that may be well under way. Whoever is busy has

@@ -71,5 +71,7 @@ class _CallerSource:
         self._calls = calls
         self._emit = emit
 
-    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(
+        self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext, _means: object
+    ) -> object:
         return await self._calls.ask(tool, arguments, context, self._emit)

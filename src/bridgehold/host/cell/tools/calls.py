@@ -25,7 +25,7 @@ from bridgehold.errors import (
     UsageError,
 )
 from bridgehold.host.cell.tools.records import ToolRecords
-from bridgehold.host.cell.tools.values import Offered, ToolSource, ToolSpec
+from bridgehold.host.cell.tools.values import Offered, ToolMeans, ToolSource, ToolSpec
 from bridgehold.host.cell.workers.pipes import GuestPipes
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.policies.decide import decide_tool
@@ -139,7 +139,8 @@ class ToolCalls(msgspec.Struct, kw_only=True):
     async def _within_time(self, tool: ToolSpec, source: ToolSource, arguments: dict[str, object]) -> object:
         try:
             async with asyncio.timeout(tool.timeout_ms / 1000):
-                result = await source.call(tool, arguments, self.records.context)
+                means = ToolMeans(self.grant, self.records.events)
+                result = await source.call(tool, arguments, self.records.context, means)
         except TimeoutError:
             raise CommandTimeoutError(
                 f"the tool {tool.name} did not answer within {format_ms(tool.timeout_ms)}"

@@ -1,20 +1,37 @@
 """Tools that are endpoints of the operator's: a POST of the arguments, through the keeper.
 
 The address is a `[providers.NAME]` of the configuration. So its name is resolved and pinned, private
-ranges are refused and the tenant's key is put in as for any provider, and no bridge sees either.
+ranges are refused and the tenant's key is put in as for any provider, and no bridge sees either. As any
+request to a provider it needs the policy's leave for the key, counts in the tenant's budgets and
+ceilings, and is an `egress.intent` before and an `egress.outcome` after.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 
 import msgspec
 
 from bridgehold import strict
-from bridgehold.errors import ApplicationError, LimitError, NotFoundError
-from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
+from bridgehold.errors import (
+    ApplicationError,
+    BridgeholdError,
+    DeniedError,
+    LimitError,
+    NotFoundError,
+)
+from bridgehold.host.cell.gateway.exchange import never_sent
+from bridgehold.host.cell.gateway.records import Announced, Records
+from bridgehold.host.cell.gateway.shapes import most_tokens, names_bound
+from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
+from bridgehold.host.cell.gateway.values import Attribution, ProviderFacts, SessionFacts
+from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
+from bridgehold.host.shares.budgets import Budgets, Reservation
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.protocol import UpstreamRequest
+from bridgehold.policies.decide import decide_tool, tool_secret_of
 
 _MOST_BYTES = 4 * 1024 * 1024
 _JSON = (("content-type", "application/json"), ("accept", "application/json"))
@@ -23,41 +40,143 @@ _JSON = (("content-type", "application/json"), ("accept", "application/json"))
 class HttpTools:
     """Calls endpoints through the keeper."""
 
-    def __init__(self, keeper: KeeperClient) -> None:
+    def __init__(
+        self, keeper: KeeperClient, budgets: Budgets, providers: Mapping[str, ProviderFacts]
+    ) -> None:
         self._keeper = keeper
+        self._budgets = budgets
+        self._providers = providers
         self._places: Mapping[str, tuple[str, str]] = {}
 
     def replace(self, places: Mapping[str, tuple[str, str]]) -> None:
         """By tool, the provider and the path below its base URL."""
         self._places = places
 
-    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(
+        self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext, means: ToolMeans
+    ) -> object:
         """POST the arguments to the tool's address, through the keeper."""
         if tool.name not in self._places:
             raise NotFoundError(f"the tool {tool.name} is not offered any more")
-        provider, path = self._places[tool.name]
+        name, path = self._places[tool.name]
+        provider, grant = self._providers.get(name), means.grant
+        secret = tool_secret_of(grant, name)
+        if provider is None or secret is None:
+            hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
+            raise DeniedError(f"no secret is granted for {name}", where="secrets", hint=hint)
         body = msgspec.json.encode(arguments)
+        model = provider.shape != "custom" or self._budgets.spending.priced(name)
+        reserved = most_tokens(provider.shape, arguments, len(body)) if model else 0
+        reservation = self._budgets.reserve(
+            (context.tenant, grant.bridge), name, grant.rate, reserved, time.monotonic()
+        )
+        records = Records(
+            SessionFacts(tenant=context.tenant, session=context.session),
+            lambda: Attribution(context.command, context.principal),
+            means.events,
+        )
+        try:
+            announced = await records.intent(
+                provider=name,
+                host=provider.host,
+                method="POST",
+                path=path,
+                rule=decide_tool(grant, tool.name).rule,
+                how="tool",
+                reserved=reserved,
+            )
+        except BaseException:
+            reservation.give_back()
+            raise
         request = UpstreamRequest(
             tenant=context.tenant,
             session=context.session,
-            provider=provider,
+            provider=name,
             method="POST",
             path=path,
             headers=_JSON,
             body_bytes=len(body),
+            secret=secret.name,
+            intent=announced.reference,
             deadline_ms=tool.timeout_ms,
         )
-        found = bytearray()
-        async with await self._keeper.request(request, body) as response:
-            async for piece in response.body():
-                found += piece
-                if len(found) > _MOST_BYTES:
-                    raise LimitError(f"the tool {tool.name} answered with more than {_MOST_BYTES} bytes")
-        if not 200 <= response.status < 300:
-            raise ApplicationError(f"the tool {tool.name} answered with status {response.status}")
+        open_ended = len(body) if model and not names_bound(provider.shape, arguments) else 0
+        under_way = _EndpointCall(self._keeper, records, announced, reservation, provider.shape, open_ended)
+        return await under_way.run(tool.name, request, body)
+
+
+class _EndpointCall:
+    """One request under way, to its outcome."""
+
+    def __init__(
+        self,
+        keeper: KeeperClient,
+        records: Records,
+        announced: Announced,
+        reservation: Reservation,
+        shape: str,
+        open_ended: int,
+    ) -> None:
+        """`open_ended`: as of `charge`."""
+        self._keeper = keeper
+        self._records = records
+        self._announced = announced
+        self._reservation = reservation
+        self._shape = shape
+        self._open_ended = open_ended
+        self._tap: UsageTap | None = None
+        self._found = bytearray()
+        self._status = 0
+        self._sent = True
+
+    async def run(self, tool: str, request: UpstreamRequest, body: bytes) -> object:
+        """What the endpoint says. Raises typed errors."""
+        started, code = time.monotonic(), "cancelled"
         try:
-            return strict.loads(bytes(found)) if found else None
+            await self._ask(tool, request, body)
+            code = ""
+        except BridgeholdError as error:
+            self._sent = not never_sent(error)
+            code = f"keeper.{error.code}"
+            raise
+        finally:
+            await asyncio.shield(self._record(started, code, len(body)))
+        if not 200 <= self._status < 300:
+            raise ApplicationError(f"the tool {tool} answered with status {self._status}")
+        try:
+            return strict.loads(bytes(self._found)) if self._found else None
         except strict.StrictError as error:
-            raise ApplicationError(
-                f"the tool {tool.name} answered with what can't be sent: {error}"
-            ) from None
+            raise ApplicationError(f"the tool {tool} answered with what can't be sent: {error}") from None
+
+    async def _ask(self, tool: str, request: UpstreamRequest, body: bytes) -> None:
+        async with await self._keeper.request(request, body) as response:
+            self._status = response.status
+            kind = next((value for name, value in response.headers if name == "content-type"), "")
+            tap = self._tap = UsageTap(self._shape, kind)
+            async for piece in response.body():
+                self._found += piece
+                tap.feed(piece)
+                if len(self._found) > _MOST_BYTES:
+                    raise LimitError(f"the tool {tool} answered with more than {_MOST_BYTES} bytes")
+            tap.end()
+
+    async def _record(self, started: float, code: str, sent: int) -> None:
+        counted = self._tap.counted if self._tap is not None else NOTHING
+        charged = charge(self._reservation.tokens, counted, self._status, open_ended=self._open_ended)
+        if self._sent:
+            self._reservation.settle(charged)
+        else:
+            charged = 0
+            self._reservation.give_back()
+        await self._records.outcome(
+            self._announced,
+            started=started,
+            status=self._status,
+            request_bytes=sent,
+            response_bytes=len(self._found),
+            code=code,
+            input_tokens=counted.said.input_tokens if counted.said else 0,
+            output_tokens=counted.said.output_tokens if counted.said else 0,
+            charged=charged,
+            unsent=not self._sent,
+        )

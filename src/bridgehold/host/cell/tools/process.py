@@ -178,7 +178,9 @@ class ProcessTools:
         self._processes: dict[tuple[str, str], asyncio.Task[_Process]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(
+        self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext, _means: object
+    ) -> object:
         """Run the operator's function in its process. Raises `LimitError` for too large arguments."""
         request = {"arguments": arguments, "context": msgspec.to_builtins(context)}
         if len(msgspec.json.encode(request)) > MOST_BYTES:

@@ -10,7 +10,9 @@ import msgspec
 from bridgehold.bridges.frames import ToolFact
 from bridgehold.bridges.schema import Schema, closed, named, schema_problems, size
 from bridgehold.errors import UsageError
+from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.ids import is_operation
+from bridgehold.policies.model import Grant
 from bridgehold.protocol.frames import OfferedTool
 
 How = Literal["caller", "http", "process", "host"]
@@ -57,10 +59,19 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.asdict(self)
 
 
+class ToolMeans(msgspec.Struct, frozen=True):
+    """Under which grant a tool is called, and where its session's events go: for what costs something."""
+
+    grant: Grant
+    events: SessionEvents
+
+
 class ToolSource(Protocol):
     """Runs tools of one kind. Raises `BridgeholdError`; the caller bounds the time by cancelling."""
 
-    async def call(self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext) -> object:
+    async def call(
+        self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext, means: ToolMeans
+    ) -> object:
         """Run `tool`; its result as plain JSON values. Raises `BridgeholdError`."""
 
 

@@ -77,8 +77,9 @@ def exit_error(report: ExitReport, limits: Limits) -> BridgeholdError:
         )
     if report.cause == "zygote":
         return ZygoteError(f"the session ended with its zygote: {report.reason or 'it is gone'}")
-    if report.cause == "killed":
-        return SessionEndedError("the session was ended")
+    if report.cause in ("killed", "launcher"):
+        why = f": the launcher could not look at it ({report.reason})" if report.cause == "launcher" else ""
+        return SessionEndedError(f"the session was ended{why}")
     if report.cause == "signal":
         return CrashError(f"the worker ended by {signal_name(report.status)}", retry="same")
     status = f" with status {report.status}" if report.status >= 0 else " (its status is not known)"

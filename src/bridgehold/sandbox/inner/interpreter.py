@@ -1,7 +1,7 @@
-"""The interpreter as a program meets it at home: one set-up for cold, forked and foreign workers.
+"""Sets the interpreter up as it is outside a sandbox, in one way for cold, forked and script workers.
 
-Run before anything foreign is imported, and once more in each fork, where what was imported may have
-changed it. `docs/reference/guest-python.md` says what it gives.
+Runs before any code of a bridge's is imported, and again in each fork, since imported code may have changed
+it. `docs/reference/guest-python.md` lists what a guest finds.
 Standard library only, Python 3.10 and up.
 """
 
@@ -17,18 +17,18 @@ from typing import Any
 
 from . import child
 
-_AS_AT_HOME = {
+_USUAL_FLAGS = {
     "isolated": 0,
     "ignore_environment": 0,
     "no_site": 0,
     "safe_path": False,
     "dont_write_bytecode": 0,
 }
-"""What our own command line sets so that nothing foreign runs before us. It is no choice of the guest's."""
+"""Flags that our own command line sets, so that no other code runs before ours, with their usual values."""
 
 
 def set_up() -> types.ModuleType:
-    """Arguments, builtins, flags, processors; and a ``__main__``, which is given. May be done again."""
+    """Set arguments, builtins, flags and processors, and return a new ``__main__``. May be called again."""
     sys.argv[:] = [""]
     sys.orig_argv[:] = [sys.executable]
     sys.dont_write_bytecode = False
@@ -39,7 +39,7 @@ def set_up() -> types.ModuleType:
 
 
 def add_builtins() -> None:
-    """What `site` adds. It is imported and not run: that would run the environment's .pth files."""
+    """Add the builtins of `site`, without running it: it would run the environment's .pth files."""
     import site  # while `sys.flags` says that it was not wanted
 
     for add in (site.setquit, site.setcopyright, site.sethelper):
@@ -48,10 +48,10 @@ def add_builtins() -> None:
 
 
 def show_flags() -> None:
-    """`sys.flags` without our own command line's.
+    """Have `sys.flags` show the usual values instead of those of our own command line.
 
-    From it `subprocess`, `multiprocessing` and whoever has a copy of their code take the flags of the
-    interpreters that they start. With ``-I -S`` those would find no package of the environment's.
+    `subprocess` and `multiprocessing` start interpreters with these flags. With ``-I -S`` those would find
+    none of the environment's packages.
     """
     own: Any = sys.flags
     names = getattr(type(own), "__match_args__", None)
@@ -62,7 +62,7 @@ def show_flags() -> None:
     for name in dir(own):  # counts, and what newer Pythons keep beside the sequence
         if not name.startswith("__") and not hasattr(kind, name):
             setattr(kind, name, getattr(own, name))
-    sys.flags = kind(*(_AS_AT_HOME.get(name, getattr(own, name)) for name in names))
+    sys.flags = kind(*(_USUAL_FLAGS.get(name, getattr(own, name)) for name in names))
 
 
 class _Shown:
@@ -76,9 +76,9 @@ class _Shown:
 
 
 def fresh_main() -> types.ModuleType:
-    """A ``__main__`` with what the interpreter's own begins with, in the place of ours.
+    """Put a new ``__main__`` in the place of ours, with the names that a program's has at its start.
 
-    It has no file: by that one, `multiprocessing` would run our code again in each child that it starts.
+    It has no `__file__`: `multiprocessing` would run that file, which is ours, in each child that it starts.
     """
     main = types.ModuleType("__main__")
     begins: dict[str, Any] = {"__builtins__": builtins, "__loader__": BuiltinImporter}
@@ -90,9 +90,9 @@ def fresh_main() -> types.ModuleType:
 
 
 def default_signals() -> None:
-    """What the launcher or the zygote set is not the bridge's to inherit: each as an interpreter begins.
+    """Give every signal a new interpreter's handler; the launcher or the zygote may have set others.
 
-    SIGPIPE and SIGXFSZ stay errors, and SIGINT raises `KeyboardInterrupt`.
+    SIGPIPE and SIGXFSZ stay ignored, so that writes fail with an error; SIGINT raises `KeyboardInterrupt`.
     """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(number) is not signal.SIG_DFL:

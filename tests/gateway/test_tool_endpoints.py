@@ -1,0 +1,153 @@
+"""Operators' tools that are endpoints: what a call costs, whose key it may use, and what the audit has of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_support import CHAT, Stand, make_grant, on_stand
+
+from bridgehold.audit.events import EgressIntent, EgressOutcome
+from bridgehold.bridges.kit.provider import Behaviour
+from bridgehold.errors import ApplicationError, BudgetError, DeniedError, ProviderError
+from bridgehold.host.cell.tools.http import HttpTools
+from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
+from bridgehold.host.shares.budgets import Budgets
+from bridgehold.host.shares.session_events import SessionEvents
+from bridgehold.host.shares.spending import Spending
+from bridgehold.policies.model import Ceilings, Rate, Rules, SecretGrant
+from bridgehold.policies.tenants import Tenant
+from waiting import eventually
+
+ASK = ToolSpec(name="ask", how="http", parameters={"additionalProperties": True})
+KEY = SecretGrant(name="openai", provider="openai")
+CALLER = ToolContext(tenant="acme", principal="tester", session="s-acme", command="c-0000000000000001")
+
+
+def granted(**changes: Any) -> Any:
+    given = {"endpoints": (), "secrets": (), "tools": Rules(allow=("ask",)), "tool_secrets": (KEY,)}
+    return make_grant(**{**given, **changes})
+
+
+async def ask(
+    stand: Stand, grant: Any = None, arguments: dict[str, object] = CHAT, path: str = "/chat/completions"
+) -> Any:
+    tools = HttpTools(stand.keeper, stand.budgets, stand.providers)
+    tools.replace({"ask": ("openai", path)})
+    events = SessionEvents(stand.audit, "acme", "s-acme", per_second=100)
+    try:
+        return await tools.call(ASK, dict(arguments), CALLER, ToolMeans(grant or granted(), events))
+    finally:
+        await events.close()
+
+
+def test_a_call_counts_as_any_request_to_the_provider_does(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        answer = await ask(stand)
+        usage = answer["usage"]
+        (intent,), (outcome,) = stand.audit.of(EgressIntent), stand.audit.of(EgressOutcome)
+        assert (intent.provider, intent.how, intent.path, intent.rule) == (
+            "openai", "tool", "/chat/completions", "tools.allow[0]",
+        )  # fmt: skip
+        assert (intent.tenant, intent.principal, intent.command) == ("acme", "tester", CALLER.command)
+        assert intent.reserved > 8_192
+        assert outcome.charged == usage["prompt_tokens"] + usage["completion_tokens"] > 0
+        spent = stand.budgets.spent("acme", "openai")
+        assert (spent.requests, spent.tokens) == (1, outcome.charged)
+        for rate, rule in (
+            (Rate(provider_requests_total=1), "rate.provider_requests_total"),
+            (Rate(provider_tokens_total=1), "rate.provider_tokens_total"),
+        ):
+            with pytest.raises(BudgetError) as used_up:
+                await ask(stand, granted(rate=rate))
+            assert used_up.value.where == rule
+        stand.budgets = Budgets(
+            Spending(lambda name: Tenant(name=name, limits=Ceilings(money_per_day=1_000_000)))
+        )
+        with pytest.raises(BudgetError) as unpriced:
+            await ask(stand)
+        assert unpriced.value.where == "providers.openai.price"
+        stand.budgets = Budgets(
+            Spending(lambda name: Tenant(name=name, limits=Ceilings(requests_per_day=1)), {"openai": 2.0})
+        )
+        await ask(stand)
+        with pytest.raises(BudgetError, match="requests per day"):
+            await ask(stand)
+        assert stand.budgets.spending.used("acme").money_per_day == outcome.charged * 2
+        assert len(stand.provider.log) == 2
+        assert len(stand.audit.of(EgressIntent)) == 2
+
+    on_stand(tmp_path, act)
+
+
+def test_no_tool_uses_a_secret_that_the_policy_does_not_name(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        for grant in (
+            granted(tool_secrets=()),
+            granted(tool_secrets=(SecretGrant(name="other", provider="other"),)),
+        ):
+            with pytest.raises(DeniedError, match="no secret is granted for openai") as refused:
+                await ask(stand, grant)
+            assert "[secrets.openai]" in refused.value.hint
+        assert not stand.provider.log
+        assert not stand.audit.of(EgressIntent)
+        assert stand.budgets.spent("acme", "openai").requests == 0
+        # Of two secrets of a tenant's it is the granted one that is put in, not what the keeper would take.
+        named = SecretGrant(name="none_such", provider="openai")
+        with pytest.raises(Exception, match="none_such"):
+            await ask(stand, granted(tool_secrets=(named,)))
+        (outcome,) = stand.audit.of(EgressOutcome)
+        assert outcome.unsent
+        assert outcome.charged == stand.budgets.spent("acme", "openai").requests == 0
+
+    on_stand(tmp_path, act)
+
+
+def test_every_way_out_of_a_call_is_settled_once(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        stand.provider.behave(Behaviour(latency_ms=10_000))
+        left = asyncio.create_task(ask(stand))
+        await eventually(lambda: stand.provider.log)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        stand.provider.behave(Behaviour(status=503))
+        with pytest.raises(ApplicationError, match="status 503"):
+            await ask(stand)
+        stand.provider.behave(Behaviour(script=("x" * 5_000_000,)))
+        with pytest.raises(Exception, match="more than 4194304 bytes"):
+            await ask(stand)
+        cancelled, refused, long = stand.audit.of(EgressOutcome)
+        assert (cancelled.code, refused.status, long.code) == ("cancelled", 503, "keeper.limit")
+        reserved = stand.audit.of(EgressIntent)[0].reserved
+        assert (cancelled.charged, refused.charged) == (reserved, 0)
+        assert long.charged > 4_000_000
+        assert stand.budgets.spent("acme", "openai").tokens == sum(one.charged for one in (cancelled, long))
+        stand.audit.failing = True
+        with pytest.raises(Exception, match="disk is full"):
+            await ask(stand)
+        assert len(stand.provider.log) == 3
+        assert stand.budgets.spent("acme", "openai").requests == 3
+
+    on_stand(tmp_path, act)
+
+
+def test_a_service_that_is_no_model_costs_requests_alone(tmp_path: Path) -> None:
+    async def act(stand: Stand) -> None:
+        facts = stand.providers["openai"]
+        stand.providers["openai"] = type(facts)(
+            name="openai", host=facts.host, port=facts.port, shape="custom"
+        )
+        stand.provider.behave(Behaviour(usage=False))
+        await ask(stand)
+        (outcome,) = stand.audit.of(EgressOutcome)
+        assert outcome.status == 200
+        spent = stand.budgets.spent("acme", "openai")
+        assert (spent.requests, spent.tokens) == (1, outcome.charged)
+        assert outcome.charged < 8_192
+        with pytest.raises((ProviderError, ApplicationError)):
+            await ask(stand, path="/nowhere")
+
+    on_stand(tmp_path, act)
