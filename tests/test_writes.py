@@ -176,9 +176,9 @@ def test_a_lock_goes_to_the_folder_whose_manifest_was_read(
         folder.rename(away)
         folder.symlink_to(victim.parent)
 
-    def resolved(requirements: Path, python: str, index: str) -> str:
+    def resolved(text: str, where: str, python: str, index: str) -> str:
         swap()
-        return resolve(requirements, python, index)
+        return resolve(text, where, python, index)
 
     resolve = locking.resolve
     if when == "while it is resolved":

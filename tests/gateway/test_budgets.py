@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import settings
@@ -15,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from bridgehold.audit.entries import Entry
+from bridgehold.config.load import load_config
 from bridgehold.errors import BudgetError, SuspendedError
 from bridgehold.host.cell.gateway.shapes import most_tokens
 from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
@@ -315,7 +318,9 @@ def at(day: str, one: Entry) -> Entry:
 
 def test_money_is_tokens_at_their_providers_price_and_no_price_is_no_licence() -> None:
     ceilings = Ceilings(money_per_day=2_000_000)
-    spending = periods.Spending(lambda name: Tenant(name=name, limits=ceilings), {"openai": 10.0, "hub": 0.0})
+    spending = periods.Spending(
+        lambda name: Tenant(name=name, limits=ceilings), periods.Prices({"openai": 10.0, "hub": 0.0})
+    )
     budgets = Budgets(spending)
     with pytest.raises(BudgetError, match="anthropic costs is not known"):
         budgets.reserve(OWNER, "anthropic", Rate(), 1, 0.0)
@@ -328,3 +333,34 @@ def test_money_is_tokens_at_their_providers_price_and_no_price_is_no_licence() -
     held.settle(100_000)
     assert spending.used(OWNER[0]).money_per_month == 1_000_000
     budgets.reserve(OWNER, "openai", Rate(), 1, 0.0)
+
+
+def test_a_model_has_its_own_price_and_one_that_nobody_listed_its_providers(tmp_path: Path) -> None:
+    text = '[providers.openai]\nbase_url = "https://x.example"\nprice = 10\n[providers.openai.models."gpt-4.1"]\nprice = 1\n'
+    (tmp_path / "config.toml").write_text(text)
+    section = load_config(tmp_path / "config.toml", {}).providers["openai"]
+    models = {("openai", name): one.price for name, one in section.models.items()}
+    assert models == {("openai", "gpt-4.1"): 1.0}
+    prices = periods.Prices(
+        {"openai": section.price}, {**models, ("local", "free"): 0.0, ("local", "dear"): 5.0}
+    )
+    ceilings = Ceilings(money_per_day=2_000_000)
+    spending = periods.Spending(lambda name: Tenant(name=name, limits=ceilings), prices)
+    budgets = Budgets(spending)
+    budgets.reserve(OWNER, "openai", Rate(), 300_000, 0.0, "gpt-4.1").settle(200_000)
+    assert spending.used(OWNER[0]).money_per_day == 200_000
+    for model in ("gpt-4.1 ", "GPT-4.1", "another", ""):
+        budgets.reserve(OWNER, "openai", Rate(), 1_000, 0.0, model).give_back()
+        budgets.reserve(OWNER, "openai", Rate(), 1_000, 0.0, model).settle(100)
+    assert spending.used(OWNER[0]).money_per_day == 204_000
+    for model in ("free", "another", ""):
+        with pytest.raises(BudgetError, match="is not known"):
+            budgets.reserve(OWNER, "local", Rate(), 1, 0.0, model)
+    budgets.reserve(OWNER, "local", Rate(), 1_000, 0.0, "dear")
+    assert spending.used(OWNER[0]).money_per_day == 209_000
+    restarted = periods.Spending(prices=prices)
+    day = restarted.today()
+    cheap = at(day, intent("i.1", 900, model="gpt-4.1"))
+    ended = entry("egress.outcome", provider="openai", intent="i.1", charged=500, model="gpt-4.1")
+    Budgets(restarted).fold([cheap, at(day, ended), at(day, intent("i.2", 10, model="x"))])
+    assert restarted.used(OWNER[0]).money_per_day == 500 + 100

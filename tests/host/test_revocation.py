@@ -19,6 +19,7 @@ from bridgehold.config.layout import Layout, find_layout
 from bridgehold.config.load import Config
 from bridgehold.config.sections import PrincipalSection
 from bridgehold.errors import AuditError, BridgeholdError, ConfigError, PolicyError, SuspendedError
+from bridgehold.host.admin_log import AdminLog
 from bridgehold.host.cell.methods import Methods
 from bridgehold.host.cell.sessions.session import SessionKey
 from bridgehold.host.cell.sessions.sessions import Sessions
@@ -29,7 +30,7 @@ from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TenantFiles, TokenFiles
 from bridgehold.host.shares.spending import Spending
 from bridgehold.host.startup import FileChange
-from bridgehold.host.tenancy import Ending, Tenancy
+from bridgehold.host.tenancy import AtRest, Ending, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies import tokens
 from bridgehold.policies.model import Machine
@@ -93,8 +94,11 @@ class House:
         settings: Any = SimpleNamespace(now=config)
         keeper: Any = SimpleNamespace(forget=self._end("keys"))
         ending = Ending(
-            sessions=self._end("sessions"), zygotes=self._end("zygotes"), warm_pool=self._end("pool")
+            sessions=self._end("sessions"),
+            zygotes=self._end("zygotes"),
+            warm_pool=self._end("pool"),
         )
+        at_rest = AtRest(submissions=self._end("submissions"), artifacts=self._left)
         self.tenancy = Tenancy(
             self.tenants,
             self.tokens,
@@ -102,8 +106,11 @@ class House:
             settings,
             Spending().used,
             ending,
+            at_rest,
             keeper,
             journal,
+            AdminLog(journal),
+            self.registry.entries,
             self.look_up_again,
         )
         self.admin = TokenAdmin(self.tokens, self.tenancy.log, self.tenancy.demand, self.look_up_again)
@@ -114,6 +121,9 @@ class House:
             return 0
 
         return end
+
+    async def _left(self, _tenant: str, _gone: bool) -> tuple[int, int]:
+        return (0, 0)
 
     async def look_up_again(self) -> None:
         self.lookups += 1
@@ -257,7 +267,7 @@ def test_what_no_file_can_say_is_refused_all_the_same(tmp_path: Path, how: str) 
         with pytest.raises(BridgeholdError) as caught:
             await house.revoke("acme")
         assert "by hand" in caught.value.hint
-        assert sorted(house.ended) == ["keys", "pool", "sessions", "zygotes"]
+        assert sorted(house.ended) == ["keys", "pool", "sessions", "submissions", "zygotes"]
         assert house.lookups == 1
         file.write_text(before)  # what is mended alone lifts nothing
         for ask in (house.tenants.demand, house.tenancy.demand):

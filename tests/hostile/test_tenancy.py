@@ -43,6 +43,9 @@ OPERATOR = {
     "tenant.resume": {"name": "NAME"},
     "tenant.revoke": {"name": "other"},
     "tenant.remove": {"name": "other"},
+    "bridge.approve": {"submission": "sub-0123456789abcdef", "seen": "x"},
+    "bridge.reject": {"submission": "sub-0123456789abcdef"},
+    "bridge.rollback": {"bridge": "plans", "tenant": "NAME"},
     "token.create": {"name": "wide", "tenants": ["other"]},
     "token.list": {},
     "token.rotate": {"name": "NAME"},
@@ -275,6 +278,7 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
         session = opened.__enter__()
         stack.callback(lambda: code_of(lambda: opened.__exit__(None, None, None)))
         stays = stack.enter_context(neighbour.session(host.plain, tenant="staying"))
+        caller.put(b"12345", tenant="gone")
         told: list[str] = []
         thread = threading.Thread(target=lambda: told.append(code_of(lambda: session.run("act", SLOW))))
         thread.start()
@@ -323,10 +327,19 @@ def test_a_revoked_tenant_ends_within_five_seconds_part_by_part(host: Stage) -> 
         run = {"operation": f"{host.plain}:report", "tenant": "gone"}
         assert code_of(lambda: host.client.request("run", run)) == "suspended", "an operator as well"
         assert code_of(lambda: host.client.request("tenant.resume", {"name": "gone"})) == "usage"
-        host.client.request("tenant.remove", {"name": "gone"})
+        left = host.client.request("tenant.remove", {"name": "gone"})
+        assert (left["artifacts"], left["artifact_bytes"], left["artifacts_removed"]) == (1, 5, False)
         assert not (host.layout.tenants / "gone.toml").exists()
+        assert (host.layout.artifacts / "gone").is_dir()
+        host.client.request("tenant.create", {"name": "gone"})
+        host.client.request("tenant.revoke", {"name": "gone"})
+        left = host.client.request("tenant.remove", {"name": "gone", "artifacts": True})
+        assert (left["artifacts"], left["artifacts_removed"], left["bridges"]) == (1, True, [])
+        assert not (host.layout.artifacts / "gone").exists()
     outcome = [one for one in host.events("admin.outcome") if one["action"] == "tenant.revoke"][-1]
-    assert set(outcome["parts_ms"]) == {"sessions", "zygotes", "warm_pool", "tokens", "keys"}  # type: ignore[call-overload]
+    assert set(outcome["parts_ms"]) == {
+        *("sessions", "zygotes", "warm_pool", "submissions", "tokens", "keys")
+    }  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired", "removed", "rotated", "broken"])

@@ -289,6 +289,8 @@ class EgressIntent(Event, frozen=True, kw_only=True, tag="egress.intent"):
     background: bool = False
     reserved: int = 0
     """Tokens that the budget is charged with until the outcome says better."""
+    model: str = ""
+    """What the request is for, in its own words: by its price money is counted."""
 
 
 class EgressRefused(Event, frozen=True, kw_only=True, tag="egress.refused"):
@@ -356,12 +358,13 @@ class PolicyLoaded(Event, frozen=True, kw_only=True, tag="policy.loaded"):
 
 
 class AdminIntent(Event, frozen=True, kw_only=True, tag="admin.intent"):
-    """Durable before an operator changes a tenant or a token. Never a token, nor the value of a key."""
+    """Durable before an operator changes a tenant, a token or a tenant's bridge, and before a bridge that was
+    handed in is looked at. Never a token, nor the value of a key."""
 
     action: str
     """``tenant.suspend``, ``token.create`` and so on: the method."""
     subject: str
-    """The tenant's name, or the token's."""
+    """The tenant's name, the token's, or ``TENANT/BRIDGE``."""
     details: dict[str, str] = {}
 
 
@@ -383,6 +386,24 @@ class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
     """Events past a token bucket, counted instead of written one by one."""
 
     folded: dict[str, int]
+
+
+class CellStarted(Event, frozen=True, kw_only=True, tag="cell.started"):
+    """A process of its own serves `tenant` from here on."""
+
+    cell: str
+    pid: int
+    ms: int
+    """From the request that needed it."""
+
+
+class CellEnded(Event, frozen=True, kw_only=True, tag="cell.ended"):
+    """A tenant's process has ended, and with it the `sessions` that had a place by then."""
+
+    cell: str
+    reason: str
+    """What it was ended for; empty where nobody had asked for it."""
+    sessions: int
 
 
 class ChannelEnded(Event, frozen=True, kw_only=True, tag="channel.ended"):
@@ -477,6 +498,7 @@ CLOSING_KINDS = OUTCOME_KINDS | {
     "host.degraded",
     "host.stopped",
     "events.folded",
+    "cell.ended",
     "channel.ended",
     "segment.rotated",
     "journal.closed",

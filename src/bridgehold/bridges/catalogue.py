@@ -17,8 +17,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from bridgehold import reads
+from bridgehold.bridges import releases
 from bridgehold.bridges.manifest_file import load_manifest
-from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError
+from bridgehold.bridges.releases import CURRENT, RELEASES
+from bridgehold.errors import BridgeholdError, ManifestError, NotFoundError, PolicyError
 from bridgehold.ids import is_name, nearest
 
 if TYPE_CHECKING:
@@ -158,8 +161,11 @@ def check_ready(manifest: Manifest, ready: ReadyFrame) -> None:
         )
 
 
-def _entries(folder: Path, *, shipped: bool) -> Iterable[Entry]:
-    """Raises `ManifestError` where `folder` can't be looked at: nobody's bridge takes its bridges' places."""
+def _entries(folder: Path, *, shipped: bool, submitted: bool = False) -> Iterable[Entry]:
+    """Raises `ManifestError` where `folder` can't be looked at: nobody's bridge takes its bridges' places.
+
+    `submitted`: a bridge's folder may hold releases, one of which is in use (`releases`).
+    """
     try:
         places = sorted(folder.iterdir())
     except FileNotFoundError:
@@ -170,16 +176,35 @@ def _entries(folder: Path, *, shipped: bool) -> Iterable[Entry]:
         raise ManifestError(f"can't be read: {error.strerror}", where=str(folder)) from error
     for place in places:
         try:
-            if not _holds_bridge(place):
+            used = _in_use(place) if submitted else None
+            if not _holds_bridge(place) if used is None else not used:
                 continue
-            manifest = load_manifest(place)
+            manifest = load_manifest(releases.folder_of(place, used) if used else place)
             if manifest.name != place.name:
                 raise ManifestError(f"{place.name} holds a bridge that calls itself {manifest.name!r}")
         except BridgeholdError as error:
             if is_name(place.name):
                 yield Entry(name=place.name, folder=place, shipped=shipped, fault=error.message)
             continue
-        yield Entry(name=place.name, folder=place, shipped=shipped, manifest=manifest)
+        if used:
+            manifest = msgspec.structs.replace(manifest, release=used)
+        yield Entry(name=place.name, folder=manifest.folder, shipped=shipped, manifest=manifest)
+
+
+def _in_use(place: Path) -> str | None:
+    """The digest of the release of `place` that is in use; empty: none is; None: it has no releases.
+
+    Raises `ManifestError`, `PolicyError`.
+    """
+    file = place / CURRENT
+    text = reads.read_text(file, PolicyError, or_none=True) if place.is_dir() else ""
+    if not text:
+        return None
+    if file.is_symlink() or (place / RELEASES).is_symlink():
+        raise ManifestError("is a link: a tenant's bridge lies in its own folder")
+    if (place / "bridge.toml").exists():
+        raise ManifestError(f"a bridge that is kept by hand, and {CURRENT} beside it: one of them has to go")
+    return releases.parse(text, str(file)).digest
 
 
 def tenant_folders(tenants: Path) -> Iterable[Path]:
@@ -204,13 +229,13 @@ def _tenants_entries(home: Path, shared: Collection[str]) -> Iterable[Entry]:
         yield msgspec.structs.replace(broken, fault="is a link: a tenant's bridges lie in its own folder")
         return
     try:
-        found = list(_entries(folder, shipped=False))
+        found = list(_entries(folder, shipped=False, submitted=True))
     except ManifestError as error:
         yield msgspec.structs.replace(broken, fault=error.message)
         return
     for entry in found:
         fault = entry.fault
-        if entry.folder.is_symlink():
+        if entry.folder.is_symlink() or (folder / entry.name).is_symlink():
             fault = "is a link: a tenant's bridge lies in its own folder"
         elif entry.name in shared:
             fault = f"every tenant has a bridge {entry.name!r}: give this one another name"

@@ -87,6 +87,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The bridge's own files; mounted read-only as ``/bridge``."""
     digest: str = ""
     """Of ``bridge.toml``'s bytes."""
+    release: str = ""
+    """Of a bridge that was submitted: which of its releases this is, by the digest of its files."""
     id_names: dict[str, str] = {}
     """Made of `resources`: ``KIND_id`` and ``KIND_ids``, at any depth of arguments, are ids of that kind."""
 

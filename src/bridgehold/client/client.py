@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -32,6 +32,9 @@ from bridgehold.errors import (
 from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
 from bridgehold.protocol.plain import to_plain
 from bridgehold.protocol.values import Artifact, Reply, ResourceRef, SessionInfo
+
+if TYPE_CHECKING:
+    from bridgehold.protocol.submissions import Submission
 
 RECONNECT_SECONDS = 10.0
 """How long a request looks for a host that has gone away, unless the client says otherwise."""
@@ -215,6 +218,28 @@ class Client:
     async def remove(self, digest: str, *, tenant: str = LOCAL_TENANT) -> None:
         """Forget an artifact."""
         await self.request("artifact.remove", {"digest": digest, "tenant": tenant})
+
+    async def submit(self, source: Path, *, tenant: str = LOCAL_TENANT) -> Submission:
+        """Hand in a bridge of the tenant's own, a folder or a zip of one; it waits for an operator then."""
+        from bridgehold.client.submit import packed  # no command that runs pays for it
+        from bridgehold.protocol.submissions import Submission
+
+        archive = await self.put(packed(source), name=source.name, tenant=tenant)
+        params = {"archive": archive.digest, "tenant": tenant}
+        try:
+            return msgspec.convert(await self.request("bridge.submit", params), type=Submission)
+        except BridgeholdError:
+            with contextlib.suppress(BridgeholdError):  # the host let go of it, unless it refused before
+                await self.remove(archive.digest, tenant=tenant)
+            raise
+
+    async def submissions(self, *, tenant: str | None = None) -> list[Submission]:
+        """Bridges that were handed in, of one tenant or of all that one may act for; the newest last."""
+        from bridgehold.protocol.submissions import Submission
+
+        return msgspec.convert(
+            await self.request("bridge.submissions", {"tenant": tenant}), type=list[Submission]
+        )
 
     # The unified interface: the same verbs for every bridge.
 

@@ -183,6 +183,8 @@ class SyncClient(_Facade[Client]):
     get = _waited(Client.get)
     files = _waited(Client.files)
     remove = _waited(Client.remove)
+    submit = _waited(Client.submit)
+    submissions = _waited(Client.submissions)
     create_resource = _waited(Client.create_resource)
     execute_resource = _waited(Client.execute_resource)
     delete_resource = _waited(Client.delete_resource)

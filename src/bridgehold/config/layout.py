@@ -82,6 +82,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "artifacts"
 
     @property
+    def quarantine(self) -> Path:
+        """Bridges that tenants have submitted, by tenant; the host's alone."""
+        return self.state / "quarantine"
+
+    @property
     def socket(self) -> Path:
         """The unix socket for callers that are known by their uid or a token."""
         return self.run / "host.sock"

@@ -83,6 +83,13 @@ class HostSection(Strict):
         return self
 
 
+class ModelSection(Strict):
+    """``[providers.NAME.models."MODEL"]``: what one model of the provider costs."""
+
+    price: Annotated[float, Field(ge=0, le=1_000_000)]
+    """Of a million tokens."""
+
+
 class ProviderSection(Strict):
     """``[providers.NAME]``: an upstream that the keeper may talk to, and how its key is sent."""
 
@@ -97,7 +104,9 @@ class ProviderSection(Strict):
     private: bool = False
     """Named weakening ``private_network``: it may live at a loopback or private address."""
     price: Annotated[float, Field(ge=0, le=1_000_000)] = 0
-    """Of a million tokens, at the dearest model that is used: what a tenant's ``money_per_day`` counts by."""
+    """Of a million tokens, of models not in `models`: a tenant's ``money_per_day`` counts by it."""
+    models: dict[Annotated[str, Field(min_length=1, max_length=99)], ModelSection] = {}
+    """``[providers.NAME.models."MODEL"] price``: of a million tokens of this model, as requests name it."""
     hosts: tuple[str, ...] = ()
     """Of a hub: ``host``, ``*.host`` or ``host:port`` that its redirects may lead to, without the key."""
 

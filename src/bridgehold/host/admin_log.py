@@ -32,16 +32,17 @@ class AdminLog:
         subject: str,
         details: Mapping[str, object],
         act: Callable[[], Awaitable[T]],
+        *,
+        tenant: str = "",
     ) -> T:
-        """`act`, between a durable intent and its outcome."""
-        return await unbroken(self._recorded(principal.name, action, subject, _texts(details), act))
-
-    async def _recorded(
-        self, by: str, action: str, subject: str, details: dict[str, str], act: Callable[[], Awaitable[T]]
-    ) -> T:
-        intent = await self._journal.append(
-            AdminIntent(principal=by, action=action, subject=subject, details=details)
+        """`act`, between a durable intent and its outcome. `tenant`: whose matter it is, where it has one."""
+        intent = AdminIntent(
+            tenant=tenant, principal=principal.name, action=action, subject=subject, details=_texts(details)
         )
+        return await unbroken(self._recorded(intent, act))
+
+    async def _recorded(self, intended: AdminIntent, act: Callable[[], Awaitable[T]]) -> T:
+        intent = await self._journal.append(intended)
         begun = time.monotonic()
         code = reason = ""
         parts: dict[str, int] = {}
@@ -59,10 +60,11 @@ class AdminLog:
         finally:
             await self._journal.append(
                 AdminOutcome(
-                    principal=by,
+                    tenant=intended.tenant,
+                    principal=intended.principal,
                     intent=intent.ref,
-                    action=action,
-                    subject=subject,
+                    action=intended.action,
+                    subject=intended.subject,
                     ok=not code,
                     code=code,
                     reason=reason,

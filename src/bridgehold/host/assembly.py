@@ -12,16 +12,24 @@ from bridgehold.audit.read import read_kind
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.hardening import open_descriptors
-from bridgehold.host.cell_parts import Shared, join_cell, share
+from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.cell.artifact_methods import Artifacts
+from bridgehold.host.cell.store.artifacts import ArtifactStore
+from bridgehold.host.cell.store.quarantine import Quarantine
+from bridgehold.host.cell.workers.forks import ForkStart
+from bridgehold.host.cell.workers.trial import Trial
+from bridgehold.host.cell_parts import CellParts, Ground, Shared, join_cell, share
 from bridgehold.host.front.bridge_methods import BridgeMethods
 from bridgehold.host.front.callers import Callers, limits
 from bridgehold.host.front.cells import Cells, Intakes
 from bridgehold.host.front.environments import Environments
 from bridgehold.host.front.forwarding import Forwarding
+from bridgehold.host.front.locking import Locking
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.principals import Principals
 from bridgehold.host.front.server import SocketServer
 from bridgehold.host.front.tenants import TokenFiles
+from bridgehold.host.intake import Intake
 from bridgehold.host.parts import Foundation, HostParts, look_up_again
 from bridgehold.host.reloading import Reloading
 from bridgehold.host.serving import Celled, InHost, Serving
@@ -29,9 +37,10 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
-from bridgehold.host.shares.spending import Spending
+from bridgehold.host.shares.spending import Spending, prices_of
+from bridgehold.host.submissions import Submissions
 from bridgehold.host.template import Template
-from bridgehold.host.tenancy import Tenancy
+from bridgehold.host.tenancy import AtRest, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies.units import parse_size
 
@@ -42,10 +51,12 @@ def assemble(given: Foundation) -> HostParts:
     config, layout, peers = ground.config, ground.layout, ground.peers
     shared = share(ground, given.supervisor.write, peers.journal)
     peers.launcher.share_of = shared.registry.share_of
-    environments = Environments(layout, config, peers.launcher, peers.journal)
+    environments = Environments(layout, config, peers.launcher, peers.journal, shared.tenants.environments)
     orders = Orders(shared.registry, environments, peers.keeper, shared.settings, peers.journal)
-    prices = {name: section.price for name, section in config.providers.items()}
-    budgets = spent_before(layout, Spending(shared.tenants.of, prices))
+    budgets = spent_before(layout, Spending(shared.tenants.of, prices_of(config)))
+    kept, log = Quarantine(layout.quarantine), AdminLog(peers.journal)
+    environments.disk.waiting = kept.environments
+    intake: Intake | None = None
     serving: Serving
     if given.template is None:
         cell = join_cell(ground, shared, orders.make, budgets)
@@ -53,9 +64,13 @@ def assemble(given: Foundation) -> HostParts:
         shared.metrics.watch(cell.sessions.__len__, lambda: len(cell.zygotes.infos()))
         serving = InHost(cell, ground)
         refusals = cell.refusals
+        intake = _intake_of(ground, cell, orders, environments, kept)
     else:
         serving = _celled(given, shared, orders, budgets, given.template)
         refusals = Refusals(peers.journal, shared.metrics)
+    submissions = Submissions(
+        layout, shared.registry, shared.tenants, kept, intake, log, given.supervisor.release
+    )
     tokens = TokenFiles(layout.tokens, given.supervisor.write)
     servers: list[SocketServer] = []
     tenancy = Tenancy(
@@ -65,8 +80,11 @@ def assemble(given: Foundation) -> HostParts:
         shared.settings,
         serving.used,
         serving.ending(),
+        AtRest(submissions=submissions.end, artifacts=_kept_artifacts(ground, shared).left),
         peers.keeper,
         peers.journal,
+        log,
+        shared.registry.entries,
         functools.partial(look_up_again, servers),
     )
     parts = HostParts(
@@ -77,10 +95,38 @@ def assemble(given: Foundation) -> HostParts:
         refusals=refusals,
         tokens=tokens,
         tenancy=tenancy,
+        submissions=submissions,
         servers=servers,
     )
     _serve(given, parts)
     return parts
+
+
+def _intake_of(
+    ground: Ground, cell: CellParts, orders: Orders, environments: Environments, kept: Quarantine
+) -> Intake:
+    return Intake(
+        ground.layout,
+        cell.artifacts,
+        cell.shared.registry,
+        cell.shared.tenants,
+        orders,
+        Trial(cell.services, ForkStart(cell.services, cell.zygotes), ground.peers.journal),
+        Locking(cell.shared.settings, ground.layout.quarantine),
+        kept,
+        environments,
+        lambda digest: (
+            cell.zygotes.uses(digest)
+            or cell.pool.uses(digest)
+            or any(one.order.environment_digest == digest for one in cell.sessions)
+        ),
+    )
+
+
+def _kept_artifacts(ground: Ground, shared: Shared) -> Artifacts:
+    """Of a tenant that is gone: nobody else serves them any more."""
+    store = ArtifactStore(ground.layout.artifacts, 0)
+    return Artifacts(store, ground.peers.journal, shared.settings)
 
 
 def _celled(
@@ -92,7 +138,7 @@ def _celled(
         """As counted when the host began; for a second cell of a tenant's, as the audit has it now."""
         found = budgets
         if tenant in begun:
-            prices = {name: section.price for name, section in shared.settings.now.providers.items()}
+            prices = prices_of(shared.settings.now)
             found = spent_before(ground.layout, Spending(shared.tenants.of, prices))
         begun.add(tenant)
         return cell_wire.Spent(providers=found.of(tenant), periods=found.spending.of(tenant))
@@ -115,6 +161,7 @@ def _celled(
         ),
         orders,
         Places(ground.config.host.max_sessions, shared.registry.tenants_with),
+        ground.peers.journal,
         make_config,
         lambda: shared.settings.zygotes().memory_bytes,
     )
@@ -136,7 +183,7 @@ def _serve(given: Foundation, parts: HostParts) -> None:
     again = functools.partial(look_up_again, parts.servers)
     token_admin = TokenAdmin(tokens, tenancy.log, tenancy.demand, again)
     bridges = BridgeMethods(parts.shared.registry, parts.environments, given.lifetime.ask_stop)
-    tables = (parts.serving, bridges, reloading, tenancy, token_admin)
+    tables = (parts.serving, bridges, reloading, tenancy, token_admin, parts.submissions)
     table = {name: method for part in tables for name, method in part.table().items()}
     make = functools.partial(
         SocketServer,

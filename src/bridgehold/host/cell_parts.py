@@ -101,6 +101,7 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
     """A whole cell, to be served and ended by whoever joined it."""
 
     shared: Shared
+    services: Services
     make_order: OrderMaker
     sessions: Sessions
     zygotes: Zygotes
@@ -199,7 +200,7 @@ def join_cell(
         downloads=downloads,
         attribution=calling_out,
     )
-    zygotes, pool = _workers(ground, shared, gateways, attribute)
+    services, zygotes, pool = _workers(ground, shared, gateways, attribute)
     sessions = Sessions(
         pool,
         peers.journal,
@@ -260,6 +261,7 @@ def join_cell(
     )
     return CellParts(
         shared=shared,
+        services=services,
         make_order=make_order,
         sessions=sessions,
         zygotes=zygotes,
@@ -278,7 +280,7 @@ def join_cell(
 
 def _workers(
     ground: Ground, shared: Shared, gateways: GatewayOpener, attribute: Callable[[str], Attribution]
-) -> tuple[Zygotes, WarmPool]:
+) -> tuple[Services, Zygotes, WarmPool]:
     """`attribute`: asked by what a session has, so after there are sessions."""
     services = Services(
         launcher=ground.peers.launcher,
@@ -289,4 +291,4 @@ def _workers(
         attribute=attribute,
     )
     zygotes = Zygotes(services, shared.settings.zygotes())
-    return zygotes, WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)
+    return services, zygotes, WarmPool(services, ForkStart(services, zygotes), shared.settings.pool)

@@ -32,7 +32,7 @@ from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import Link, Waiting, decoded
-from bridgehold.host.shares.spending import Spending
+from bridgehold.host.shares.spending import Spending, prices_of
 from bridgehold.host.startup import FileChange
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.protocol.frames import read_params
@@ -170,8 +170,7 @@ class CellProcess:
     def _join(self, ground: Ground) -> CellParts:
         shared = share(ground, _no_writing, _FrontRecords(self._link))
         orders = FrontOrders(self._link, shared)
-        prices = {name: section.price for name, section in self._config.providers.items()}
-        budgets = Budgets(Spending(shared.tenants.of, prices))
+        budgets = Budgets(Spending(shared.tenants.of, prices_of(self._config)))
         budgets.restore(self._given.tenant, self._given.spent.providers, self._given.spent.periods)
         parts = join_cell(ground, shared, orders.make, budgets, orders.over, orders.opened)
         shared.metrics.watch(parts.sessions.__len__, lambda: len(parts.zygotes.infos()))

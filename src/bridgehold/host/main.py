@@ -113,6 +113,7 @@ class HostProcess:
             lifetime.stand(name, work)
         lifetime.begin(parts.serving.prestart())
         lifetime.begin(parts.sweep())
+        lifetime.begin(parts.submissions.watch())
 
     async def _end(self, parts: HostParts, peers: Peers) -> None:
         """What runs, from the outside in."""

@@ -17,6 +17,7 @@ from bridgehold.host.lifetime import Lifetime
 from bridgehold.host.serving import Serving
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
+from bridgehold.host.submissions import Submissions
 from bridgehold.host.tenancy import Tenancy
 
 
@@ -42,6 +43,7 @@ class HostParts(msgspec.Struct, frozen=True, kw_only=True):
     refusals: Refusals
     tokens: TokenFiles
     tenancy: Tenancy
+    submissions: Submissions
     servers: list[SocketServer]
 
     async def look_up_again(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
+import os
 import signal
 import socket
 from typing import Literal
@@ -54,12 +56,16 @@ A question is ``VERB NUMBER REST``, and its answer ``NUMBER REST``: one that com
 """
 WRITE = b"write"
 """With a `FileChange`: have the supervisor, which owns the configuration, write one file of it."""
+RELEASE = b"release"
+"""With a `ReleaseChange`, and what it lays down in sealed memory, as a descriptor beside it."""
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 LONGEST_FILE = 64 * 1024
 LEAVE = signal.SIGUSR1
 """To the HTTP face: accept nobody more, end each connection after what runs on it."""
 LONGEST_REASON = 4_000
 """Characters of why no other host can take over."""
 CHECK_SECONDS = 30
+_SEND_AGAIN_SECONDS = 0.01
 """For the next version to say whether it could start."""
 
 
@@ -72,6 +78,17 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
     """None: it is to go; of a tenant's the table ``[tenant]`` alone, where something else is said there."""
     was: str
     """The digest of what it replaces; empty: there is none. Another text there is nobody's to overwrite."""
+
+
+class ReleaseChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Which release of a tenant's submitted bridge is in use, as an operator has approved it."""
+
+    tenant: str
+    bridge: str
+    text: str
+    """Of its ``current.toml``."""
+    was: str
+    """As in `FileChange`."""
 
 
 class SupervisorLink:
@@ -100,25 +117,62 @@ class SupervisorLink:
 
     async def write(self, change: FileChange) -> None:
         """Have the supervisor write it, durably. Raises its typed refusal: then nothing has changed."""
-        answer = await self._ask(WRITE, msgspec.json.encode(change), CHECK_SECONDS)
-        if answer == GO:
-            return
-        try:
-            info = msgspec.json.decode(answer, type=ErrorInfo)
-        except (msgspec.MsgspecError, ValueError):
-            raise HostUnavailableError("the supervisor's answer can't be read", retry="no") from None
-        raise from_info(info)
+        _raise_refusal(await self._ask(WRITE, msgspec.json.encode(change), CHECK_SECONDS))
 
-    async def _ask(self, verb: bytes, rest: bytes, seconds: float) -> bytes:
+    async def release(self, change: ReleaseChange, bundle: bytes | None) -> None:
+        """As `write`. `bundle`: the files of a release that is not there yet, encoded."""
+        said = msgspec.json.encode(change)
+        if bundle is None:
+            _raise_refusal(await self._ask(RELEASE, said, CHECK_SECONDS))
+            return
+        descriptor = await asyncio.to_thread(_sealed, bundle)
+        try:
+            _raise_refusal(await self._ask(RELEASE, said, CHECK_SECONDS, (descriptor,)))
+        finally:
+            os.close(descriptor)
+
+    async def _ask(
+        self, verb: bytes, rest: bytes, seconds: float, descriptors: tuple[int, ...] = ()
+    ) -> bytes:
         """The answer to this question; one to a question before it, whose asker has gone, is dropped."""
         loop = asyncio.get_running_loop()
         async with self._turn:
             number = b"%d" % next(self._numbers)
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await loop.sock_sendall(self._channel, b"%b %b %b" % (verb, number, rest))
+                    await self._send(b"%b %b %b" % (verb, number, rest), descriptors)
                     while answer := await loop.sock_recv(self._channel, LONGEST_FILE):
                         to, _, said = answer.partition(b" ")
                         if to == number:
                             return said
         raise HostUnavailableError("the supervisor does not answer", retry="no")
+
+    async def _send(self, said: bytes, descriptors: tuple[int, ...]) -> None:
+        if not descriptors:
+            await asyncio.get_running_loop().sock_sendall(self._channel, said)
+            return
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                socket.send_fds(self._channel, [said], descriptors)
+                return
+            await asyncio.sleep(_SEND_AGAIN_SECONDS)
+
+
+def _sealed(data: bytes) -> int:
+    """A descriptor of memory that holds `data`, and never anything else."""
+    descriptor = os.memfd_create("bridge", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+    return descriptor
+
+
+def _raise_refusal(answer: bytes) -> None:
+    """Raise what the supervisor answers; nothing where it has done what it was asked."""
+    if answer == GO:
+        return
+    try:
+        info = msgspec.json.decode(answer, type=ErrorInfo)
+    except (msgspec.MsgspecError, ValueError):
+        raise HostUnavailableError("the supervisor's answer can't be read", retry="no") from None
+    raise from_info(info)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 
 from bridgehold.audit.client import JournalClient
+from bridgehold.bridges.catalogue import Entry
 from bridgehold.config.settings import Settings
 from bridgehold.errors import BridgeholdError, NotFoundError, PolicyError, UsageError
 from bridgehold.host.admin_log import AdminLog
@@ -30,6 +31,8 @@ from bridgehold.protocol.tenants import (
     LimitParams,
     NameParams,
     Part,
+    Removed,
+    RemoveParams,
     Revoked,
     StateParams,
     TenantInfo,
@@ -59,6 +62,15 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """Sandboxes that stand ready for it."""
 
 
+class AtRest(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies of a tenant on the disk."""
+
+    submissions: EndAll
+    """Bridges of its own that wait for an operator, or are being checked: they go with it."""
+    artifacts: Callable[[str, bool], Awaitable[tuple[int, int]]]
+    """(tenant, whether they go) → how many there are, and their bytes: no part of `revoke`."""
+
+
 class Tenancy:
     """The handlers. One per host."""
 
@@ -70,12 +82,15 @@ class Tenancy:
         settings: Settings,
         used: Callable[[str], Used],
         ending: Ending,
+        at_rest: AtRest,
         keeper: KeeperClient,
         journal: JournalClient,
+        log: AdminLog,
+        entries: Callable[[], list[Entry]],
         look_up_again: Callable[[], Awaitable[None]],
     ) -> None:
         """`sessions`: of each that is open, whose it is. `used`: what a tenant has used of its ceilings.
-        `look_up_again`: who is connected may be somebody else now, or nobody.
+        `entries`: of the catalogue. `look_up_again`: who is connected may be somebody else now, or nobody.
         """
         self._files = files
         self._tokens = tokens
@@ -83,10 +98,12 @@ class Tenancy:
         self._settings = settings
         self._used = used
         self._ending = ending
+        self._at_rest = at_rest
         self._keeper = keeper
         self._journal = journal
-        self.log = AdminLog(journal)
+        self.log = log
         self._look_up_again = look_up_again
+        self._entries = entries
         self._tellings = 0
 
     def table(self) -> dict[str, Method]:
@@ -99,7 +116,7 @@ class Tenancy:
             "tenant.suspend": Method(StateParams, self.suspend, operator=True),
             "tenant.resume": Method(StateParams, self.resume, operator=True),
             "tenant.revoke": Method(StateParams, self.revoke, operator=True),
-            "tenant.remove": Method(NameParams, self.remove, operator=True),
+            "tenant.remove": Method(RemoveParams, self.remove, operator=True),
         }
 
     async def tell_journal(self) -> None:
@@ -210,7 +227,7 @@ class Tenancy:
 
         return await self.log.audited(principal, "tenant.revoke", name, {"reason": params.reason}, act)
 
-    async def remove(self, principal: Principal, params: NameParams, _emit: Emit) -> dict[str, str]:
+    async def remove(self, principal: Principal, params: RemoveParams, _emit: Emit) -> Removed:
         """Once it is revoked; its ceiling stays. Raises `UsageError` where the configuration names it."""
         name = parse_name(params.name, "tenant")
         if not self._files.of(name).declared:
@@ -223,11 +240,24 @@ class Tenancy:
                 hint="Take it out of `[principals.NAME] tenants`, and `bridgehold reload`.",
             )
 
-        async def act() -> dict[str, str]:
+        async def act() -> Removed:
             await self._files.remove(name)
-            return {"name": name}
+            return await self._left(name, gone=params.artifacts)
 
-        return await self.log.audited(principal, "tenant.remove", name, {}, act)
+        details = {"artifacts": "removed" if params.artifacts else "kept"}
+        return await self.log.audited(principal, "tenant.remove", name, details, act)
+
+    async def _left(self, name: str, *, gone: bool) -> Removed:
+        """What lies on the disk of a tenant that was removed; its artifacts are `gone`, or stay."""
+        count, size = await self._at_rest.artifacts(name, gone)
+        bridges = sorted({entry.name for entry in self._entries() if entry.tenant == name})
+        return Removed(
+            name=name,
+            artifacts=count,
+            artifact_bytes=size,
+            artifacts_removed=gone,
+            bridges=tuple(bridges),
+        )
 
     async def _set(self, principal: Principal, action: str, params: StateParams, state: State) -> TenantInfo:
         name = self._require(params.name)
@@ -257,6 +287,7 @@ class Tenancy:
             "sessions": lambda: self._ending.sessions(tenant, reason),
             "zygotes": lambda: self._ending.zygotes(tenant, reason),
             "warm_pool": lambda: self._ending.warm_pool(tenant, reason),
+            "submissions": lambda: self._at_rest.submissions(tenant, reason),
             "tokens": lambda: self._end_tokens(tenant),
             "keys": lambda: self._keeper.forget(tenant),
         }

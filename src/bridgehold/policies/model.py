@@ -221,6 +221,9 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     commands_per_second: int | None = None
     bytes_per_second: int | None = None
     artifacts: int | None = None
+    environments: int | None = None
+    submissions: int | None = None
+    submitted: int | None = None
     journal: int | None = None
     requests_per_day: int | None = None
     requests_per_month: int | None = None

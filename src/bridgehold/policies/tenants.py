@@ -52,6 +52,9 @@ KEYS: tuple[Key, ...] = (
         least=1,
     ),
     Key("artifacts", "size", "Bytes of artifacts and downloads that are kept."),
+    Key("environments", "size", "Bytes of the environments of bridges of its own."),
+    Key("submissions", "count", "Bridges that it has submitted and that wait for an operator."),
+    Key("submitted", "size", "Bytes of these bridges together."),
     Key(
         "journal",
         "size",

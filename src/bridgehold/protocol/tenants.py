@@ -42,6 +42,13 @@ class StateParams(NameParams, frozen=True, kw_only=True):
     """For the tenant's callers, who are told, and for the audit."""
 
 
+class RemoveParams(NameParams, frozen=True, kw_only=True):
+    """Of `tenant.remove`."""
+
+    artifacts: bool = False
+    """Its artifacts go with it; otherwise they stay, and the answer says how much they are."""
+
+
 class CreateTokenParams(NameParams, frozen=True, kw_only=True):
     """Of `token.create`: what the new token may do."""
 
@@ -77,6 +84,19 @@ class TenantInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Requests, tokens and money at providers, today and this month, by their ceiling's key."""
     sessions: int = 0
     tokens: tuple[str, ...] = ()
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant that was removed, and what lies on the disk of it."""
+
+    name: str
+    artifacts: int
+    """How many there were."""
+    artifact_bytes: int
+    artifacts_removed: bool
+    """False: they stay, and who is created anew under that name has them."""
+    bridges: tuple[str, ...] = ()
+    """Of its own: they stay in the configuration, likewise."""
 
 
 class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ def wanted(layout: Layout, roles: plans.Roles) -> tuple[Wanted, ...]:
         Wanted(layout.environments, roles.host, roles.host, 0o755),
         Wanted(layout.secrets, roles.keeper, roles.keeper, 0o700),
         Wanted(layout.artifacts, roles.host, roles.host, 0o700),
+        Wanted(layout.quarantine, roles.host, roles.host, 0o700),
         Wanted(layout.uids, os.getuid(), os.getuid(), 0o700),
     )
 

@@ -31,7 +31,16 @@ from bridgehold import writes
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
 from bridgehold.errors import ConfigError, HostUnavailableError, UnsupportedError
-from bridgehold.host.startup import ANOTHER, CHECK_SECONDS, GO, LONGEST_FILE, LONGEST_REASON, READY, WRITE
+from bridgehold.host.startup import (
+    ANOTHER,
+    CHECK_SECONDS,
+    GO,
+    LONGEST_FILE,
+    LONGEST_REASON,
+    READY,
+    RELEASE,
+    WRITE,
+)
 from bridgehold.sandbox import syscalls
 from bridgehold.supervisor import plans
 from bridgehold.supervisor.folders import check_folders
@@ -265,9 +274,10 @@ class Replacing:
         ready: Callable[[], None] | None,
         leave: Callable[[], None],
         write: Callable[[bytes], bytes],
+        release: Callable[[bytes, int], bytes] = lambda _said, _descriptor: b"",
     ) -> None:
         """`ready`: called once the host listens; `leave`: as soon as it is to leave. `write`: a file that the
-        host asks for; its answer."""
+        host asks for; its answer. `release`: likewise of a bridge, with the descriptor that came, or -1."""
         self.agreed = False
         """The host leaves, and another takes its place."""
         self._channel = channel
@@ -276,6 +286,7 @@ class Replacing:
         self._ready = ready
         self._leave = leave
         self._write = write
+        self._release = release
         self._check: Check | None = None
         self._asked = b""
         """The number of the question that is being checked."""
@@ -308,18 +319,29 @@ class Replacing:
         self._channel.close()
 
     def _hear(self, poller: select.poll) -> None:
+        given: list[int] = []
         try:
-            said = self._channel.recv(4 * LONGEST_FILE, socket.MSG_DONTWAIT)
+            flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            said, given, _, _ = socket.recv_fds(self._channel, 4 * LONGEST_FILE, 1, flags)
         except BlockingIOError:
             return
         except OSError:  # it died with an answer unread
             said = b""
+        try:
+            self._take(said, given[0] if given else -1, poller)
+        finally:
+            for descriptor in given:
+                os.close(descriptor)
+
+    def _take(self, said: bytes, descriptor: int, poller: select.poll) -> None:
         verb, _, rest = said.partition(b" ")
         number, _, rest = rest.partition(b" ")
         if not said:
             self._lose(poller)
         elif verb == WRITE:
             self._answer(number, self._write(rest), poller)
+        elif verb == RELEASE:
+            self._answer(number, self._release(rest, descriptor), poller)
         elif verb == READY and self._ready is not None:
             self._ready()
         elif verb == ANOTHER and not self._command:

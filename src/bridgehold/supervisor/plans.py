@@ -167,6 +167,7 @@ def launcher_config(layout: Layout, config: Config) -> LauncherConfig:
                     str(layout.wheels),
                     str(layout.bridges),
                     str(layout.tenants),
+                    str(layout.quarantine),
                     str(package_folder("bridgehold")),
                     str(package_folder("bridgehold_sdk")),
                     os.path.realpath(sys.base_prefix),

@@ -31,7 +31,7 @@ from bridgehold.errors import InternalError, error_classes
 from bridgehold.host.startup import LEAVE
 from bridgehold.sandbox.attest.view import open_view
 from bridgehold.sandbox.limits import slices
-from bridgehold.supervisor import files, plans
+from bridgehold.supervisor import files, plans, releases
 from bridgehold.supervisor.folders import prepare_folders
 from bridgehold.supervisor.handover import (
     Inherited,
@@ -102,6 +102,7 @@ def run(
             ready=ready,
             leave=lambda: _leave(children),
             write=lambda said: files.answer(layout, said),
+            release=lambda said, descriptor: releases.answer(layout, said, descriptor),
         )
         again = False
         signals: list[int] = []

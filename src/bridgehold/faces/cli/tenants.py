@@ -15,8 +15,8 @@ from bridgehold.faces.layout import dim, number
 from bridgehold.faces.render import print_json, table
 from bridgehold.faces.screen import err, out
 from bridgehold.policies.tenants import KEYS
-from bridgehold.policies.units import format_ms, parse_duration
-from bridgehold.protocol.tenants import NewToken, Revoked, TenantInfo, TokenInfo
+from bridgehold.policies.units import format_ms, format_size, parse_duration
+from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, TokenInfo
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 TokenName = Annotated[str, typer.Argument(help="The token's name.")]
@@ -81,10 +81,25 @@ def revoke(name: Name, reason: Reason = "", json_output: Json = False) -> None:
     out.say(f"{done.name} is revoked, in {format_ms(done.ms)}")
 
 
-def remove(name: Name) -> None:
-    """Remove a revoked tenant. A ceiling in tenants/NAME.toml stays; what it did stays in the audit."""
-    _ask("tenant.remove", {"name": name})
-    out.say(f"removed {name}")
+def remove(
+    name: Name,
+    artifacts: Annotated[bool, typer.Option("--artifacts", help="Its artifacts go, too.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Remove a revoked tenant. A ceiling in tenants/NAME.toml stays; what it did stays in the audit.
+
+    Artifacts and bridges of its own that stay are named: who is created anew under that name has them.
+    """
+    done = msgspec.convert(_ask("tenant.remove", {"name": name, "artifacts": artifacts}), type=Removed)
+    if json_output:
+        print_json(done)
+        return
+    count = f"{done.artifacts} artifacts, {format_size(done.artifact_bytes)}"
+    out.say(f"removed {name}{f', with {count}' if done.artifacts_removed else ''}")
+    if done.artifacts and not done.artifacts_removed:
+        err.say(f"{count} stay, in the state's folder artifacts/{name}")
+    if done.bridges:
+        err.say(f"bridges of its own stay, in tenants/{name}/bridges: {', '.join(done.bridges)}")
 
 
 def create_token(

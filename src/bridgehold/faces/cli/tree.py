@@ -23,7 +23,7 @@ class Group(NamedTuple):
 
     name: str
     line: str
-    commands: tuple[Command, ...]
+    commands: tuple[Command | Group, ...]
     place: str = ""
     """What runs where no command of the group is named; its help otherwise."""
 
@@ -31,7 +31,13 @@ class Group(NamedTuple):
 Tree = Mapping[str, tuple[Command | Group, ...]]
 """Commands by the heading under which they are listed."""
 
-_BRIDGE = (
+_SUBMISSIONS = (
+    Command("list", "submissions:list_submissions", "Bridges that were handed in."),
+    Command("show", "submissions:show", "What one gains and loses."),
+    Command("approve", "submissions:approve", "Have new sessions begin with it."),
+    Command("reject", "submissions:reject", "Refuse it."),
+)
+_BRIDGE: tuple[Command | Group, ...] = (
     Command("list", "bridges:list_bridges", "Every bridge of this host."),
     Command("show", "bridges:show", "A bridge's operations and what it asks for."),
     Command("build", "bridges:build", "Build its environment."),
@@ -42,6 +48,14 @@ _BRIDGE = (
     Command("lock", "authoring:lock_bridge", "Resolve what it asks for to exact versions."),
     Command("check", "authoring:check_bridge", "Try what any bridge must do."),
     Command("dev", "authoring:dev", "Run an operation again after each save."),
+    Command("submit", "submissions:submit", "Hand in a bridge of a tenant's own."),
+    Group(
+        "submissions",
+        "Bridges that were handed in: see, approve, reject.",
+        _SUBMISSIONS,
+        "submissions:submissions",
+    ),
+    Command("rollback", "submissions:rollback", "Return to the release before."),
     Command("provider", "chaos:provider", "Play a provider on this machine."),
 )
 _POLICY = (

@@ -135,6 +135,25 @@ class Rotation(_Sent, frozen=True, kw_only=True):
     grace_s: float = 0.0
 
 
+class SubmissionAsked(_Sent, frozen=True, kw_only=True):
+    """`archive`: the digest of an artifact of the tenant's, a zip of the bridge's folder; it is let go of."""
+
+    archive: Name
+    tenant: Name = ""
+
+
+class Approval(_Sent, frozen=True, kw_only=True):
+    """`seen`: as the submission said it when it was looked at."""
+
+    seen: Name
+
+
+class Rejection(_Sent, frozen=True, kw_only=True):
+    """Why; whoever submitted it can read it."""
+
+    reason: Name = ""
+
+
 class CommandFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A command under way, or one that is over and still kept. `events`: the id of a resumable one's last."""
 

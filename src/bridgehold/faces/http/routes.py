@@ -8,9 +8,19 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from bridgehold.faces.http import artifacts, bodies, commands, documents, resources, sessions, tenants
+from bridgehold.faces.http import (
+    artifacts,
+    bodies,
+    commands,
+    documents,
+    resources,
+    sessions,
+    submissions,
+    tenants,
+)
 from bridgehold.faces.http.calls import Call
-from bridgehold.protocol.tenants import NewToken, Revoked, TenantInfo, TokenInfo
+from bridgehold.protocol.submissions import Release, Shown, Submission
+from bridgehold.protocol.tenants import NewToken, Removed, Revoked, TenantInfo, TokenInfo
 from bridgehold.protocol.values import Answer, Artifact, OpenedSession, ResourceRef, SessionFacts
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -308,7 +318,9 @@ ROUTES: tuple[Route, ...] = (
         method="DELETE",
         path="/v1/tenants/{tenant}",
         handler=tenants.remove,
-        summary="Remove a revoked tenant; a ceiling in its file stays",
+        summary="Remove a revoked tenant; a ceiling and, without `artifacts=true`, artifacts stay",
+        gives=Removed,
+        query=("artifacts",),
     ),
     Route(
         method="GET",
@@ -340,6 +352,54 @@ ROUTES: tuple[Route, ...] = (
         handler=tenants.revoke_token,
         summary="Make a token worth nothing",
         uncounted=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/submissions",
+        handler=submissions.submit,
+        summary="Hand in a bridge of the tenant's own; an operator decides on it",
+        body=bodies.SubmissionAsked,
+        gives=Submission,
+        status=201,
+    ),
+    Route(
+        method="GET",
+        path="/v1/submissions",
+        handler=submissions.listed,
+        summary="Bridges that were handed in, the newest last",
+        gives=list[Submission],
+        query=("tenant",),
+    ),
+    Route(
+        method="GET",
+        path="/v1/submissions/{submission}",
+        handler=submissions.show,
+        summary="One of them, beside what its tenant has: what it gains, loses and isn't given",
+        gives=Shown,
+    ),
+    Route(
+        method="POST",
+        path="/v1/submissions/{submission}/approve",
+        handler=submissions.approve,
+        summary="Have new sessions begin with it; operators only",
+        body=bodies.Approval,
+        gives=Release,
+    ),
+    Route(
+        method="POST",
+        path="/v1/submissions/{submission}/reject",
+        handler=submissions.reject,
+        summary="Refuse it; operators only",
+        body=bodies.Rejection,
+        gives=Submission,
+    ),
+    Route(
+        method="POST",
+        path="/v1/bridges/{bridge}/rollback",
+        handler=submissions.rollback,
+        summary="Have new sessions begin with the release before; operators only",
+        gives=Release,
+        query=("tenant",),
     ),
 )
 """``GET /healthz`` beside these is the border's own: it alone needs no token."""

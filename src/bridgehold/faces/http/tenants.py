@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from bridgehold.errors import UsageError
 from bridgehold.faces.http.bodies import NewTenant, NewTokenAsked, Reason, Rotation, TenantLimits
 from bridgehold.faces.http.calls import Call
 from bridgehold.faces.http.replies import answer
@@ -47,8 +48,12 @@ async def revoke(call: Call) -> web.StreamResponse:
 
 
 async def remove(call: Call) -> web.StreamResponse:
-    """``DELETE``: remove a tenant."""
-    return answer(await call.ask("tenant.remove", {"name": call.path("tenant")}))
+    """``DELETE``: remove a tenant; `?artifacts=true`: with what it keeps."""
+    gone = call.query("artifacts")
+    if gone not in ("", "true", "false"):
+        raise UsageError("`artifacts` is true or false", where="?artifacts=")
+    asked = {"name": call.path("tenant"), "artifacts": gone == "true"}
+    return answer(await call.ask("tenant.remove", asked))
 
 
 async def list_tokens(call: Call) -> web.StreamResponse:

@@ -11,12 +11,13 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import ArtifactChanged, ArtifactRead
 from bridgehold.config.settings import Settings
-from bridgehold.errors import UsageError
+from bridgehold.errors import LimitError, UsageError
 from bridgehold.host.cell.store.artifacts import PART_BYTES, ArtifactStore, SerialChanges
 from bridgehold.host.cell.tools.values import ToolContext, ToolSpec
 from bridgehold.host.front.method import Method
 from bridgehold.host.front.outgoing import Emit
-from bridgehold.ids import LOCAL_TENANT
+from bridgehold.ids import LOCAL_TENANT, digest_bytes
+from bridgehold.policies.units import format_size
 from bridgehold.protocol.values import Artifact, Principal
 
 _INSIDE_BYTES = 512 * 1024
@@ -114,6 +115,38 @@ class Artifacts:
             return found
 
         return await self._changes.take(tenant, remove)
+
+    async def take_out(self, principal: Principal, tenant: str, digest: str, most: int) -> bytes:
+        """All bytes of an artifact, which is let go of. Raises `NotFoundError`, `LimitError` past `most`."""
+        self._for(tenant)
+
+        def read() -> tuple[Artifact, bytes]:
+            size = self._store.stat(tenant, digest).size_bytes
+            if size > most:
+                raise LimitError(f"an archive has at most {format_size(most)}")
+            parts = range(0, max(size, 1), PART_BYTES)
+            data = b"".join(self._store.read(tenant, digest, start, PART_BYTES) for start in parts)
+            if digest_bytes(data) != digest:
+                raise UsageError("the artifact's bytes are not those of its digest")
+            return self._store.remove(tenant, digest), data
+
+        async def take() -> bytes:
+            found, data = await asyncio.to_thread(read)
+            await self._changed(tenant, principal.name, "removed", found)
+            return data
+
+        return await self._changes.take(tenant, take)
+
+    async def left(self, tenant: str, gone: bool) -> tuple[int, int]:
+        """How many artifacts there are of a tenant that was removed, and their bytes; `gone`: they go."""
+
+        async def look() -> tuple[int, int]:
+            found = await asyncio.to_thread(self._store.list, tenant)
+            if gone:
+                await asyncio.to_thread(self._store.forget, tenant)
+            return len(found), sum(one.size_bytes for one in found)
+
+        return await self._changes.take(tenant, look)
 
     async def call(
         self, tool: ToolSpec, arguments: dict[str, object], context: ToolContext, _means: object

@@ -16,6 +16,7 @@ import msgspec
 from bridgehold import reads
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import EnvironmentBuilt, EnvironmentRefused, EnvironmentsRemoved
+from bridgehold.bridges.bundle import WHEELS
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config
@@ -24,11 +25,13 @@ from bridgehold.config.required import unmet
 from bridgehold.config.sections import BridgeSection
 from bridgehold.errors import (
     BridgeholdError,
+    BudgetError,
     EnvironmentBuildError,
     EnvironmentChangedError,
     NotFoundError,
     to_log_text,
 )
+from bridgehold.host.front.disk import EnvironmentDisk
 from bridgehold.ids import Digest
 from bridgehold.policies.model import Grant
 from bridgehold.sandbox.envs.build import EnvironmentBuilder
@@ -75,9 +78,16 @@ class Environments:
     """One build for each lock at a time; later callers wait for the same one."""
 
     def __init__(
-        self, layout: Layout, config: Config, launcher: LauncherClient, journal: JournalClient
+        self,
+        layout: Layout,
+        config: Config,
+        launcher: LauncherClient,
+        journal: JournalClient,
+        ceiling: Callable[[str], int | None] = lambda _: None,
     ) -> None:
+        """`ceiling`: of a tenant's own bridges' environments; raises `PolicyError` where it can't be told."""
         self._journal = journal
+        self.disk = EnvironmentDisk(layout, ceiling)
         self._store = EnvironmentStore(layout.environments)
         self._interpreter = host_interpreter()
         self._builder = EnvironmentBuilder(
@@ -113,6 +123,11 @@ class Environments:
         if anew:
             await self._set_aside(lock)
         key = (str(lock.digest), grant is not None and "pth" in grant.weakenings)
+        bound = self.disk.bound(manifest)
+        if bound is not None and self._builder.find(lock, allow_pth=key[1]) is not None:
+            bound = None  # it is there, for whomever
+        if bound is not None:
+            await self._demand(manifest, bound)
         on_progress = on_progress or LISTENER.get()
         listeners = self._listeners.setdefault(key, [])
         if on_progress is not None:
@@ -123,11 +138,47 @@ class Environments:
             self._building[key] = task
             task.add_done_callback(lambda _: self._building.pop(key, None))
         try:
-            return await asyncio.shield(task)
+            built = await asyncio.shield(task)
         finally:
             if on_progress is not None:
                 with contextlib.suppress(ValueError):
                     listeners.remove(on_progress)
+        if bound is not None:
+            await self._demand(manifest, bound, self._builder.find(lock, allow_pth=key[1]))
+        return built
+
+    async def _demand(
+        self, manifest: Manifest, bound: tuple[str, int], more: Environment | None = None
+    ) -> None:
+        """Raise `BudgetError` past the ceiling; what was built beyond it goes, unless somebody uses it."""
+        try:
+            await asyncio.to_thread(self.disk.demand, *bound, self._built, more)
+        except BudgetError as error:
+            if more is not None:
+                await self.let_go(more.digest)
+            error.event = await self._refused(manifest.name, error)
+            raise
+
+    def _built(self, manifest: Manifest) -> list[Environment]:
+        lock = self._lock(manifest)
+        found = (self._builder.find(lock, allow_pth=allow_pth) for allow_pth in (False, True))
+        return [one for one in found if one is not None]
+
+    async def let_go(self, digest: str) -> None:
+        """Remove an environment that was built for nothing. One that this or another host uses stays."""
+        found = next((one for one in self._store.list() if one.digest == digest), None)
+        if found is not None:
+            await self._guard.forget(found)
+            with contextlib.suppress(OSError):  # the next collection tries again
+                await self._builder.remove(found)
+
+    def referenced(self, manifests: Sequence[Manifest]) -> frozenset[str]:
+        """Digests of the environments that `manifests` ask for and that are there."""
+        return frozenset(self._owners(manifests))
+
+    def size_of(self, digest: str) -> int:
+        """Bytes of an environment that is there; 0 where none is."""
+        return next((one.bytes for one in self._store.list() if one.digest == digest), 0)
 
     def unmet(self, manifest: Manifest, section: BridgeSection) -> list[str]:
         """What of an operator's demands the lock and this host's Python don't meet, in words."""
@@ -154,8 +205,13 @@ class Environments:
             require_python(self._interpreter, manifest.python, where=str(manifest.file))
             built = found = await self._find(lock, allow_pth=key[1])
             if built is None:
+                own = manifest.folder / WHEELS
                 built = await self._builder.ensure(
-                    lock, bridge=manifest.name, on_progress=tell, allow_pth=key[1]
+                    lock,
+                    bridge=manifest.name,
+                    on_progress=tell,
+                    allow_pth=key[1],
+                    wheels=str(own) if own.is_dir() and not own.is_symlink() else "",
                 )
                 await self._guard.check(built)
         except OSError as os_error:

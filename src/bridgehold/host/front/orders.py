@@ -108,6 +108,22 @@ class Orders:
             env_secrets=await self._revealed(session, principal, grant, manifest),
         )
 
+    async def of_trial(self, manifest: Manifest, grant: Grant, session: str) -> StartOrder:
+        """For a bridge that is in no catalogue: cold, with what `grant` says and nothing beside it.
+
+        Raises `EnvironmentBuildError`, `DependencyError`."""
+        environment = await self._environments.ensure(manifest, grant=grant)
+        paths = system_paths(environment=environment.path, bridge=manifest.folder)
+        return StartOrder(
+            session=session,
+            session_name="",
+            manifest=manifest,
+            grant=grant,
+            spec=worker_spec(grant, paths, gateway_port=GATEWAY_PORT, start="cold"),
+            environment_digest=environment.digest,
+            bridge_folder=manifest.folder,
+        )
+
     def _startable(self, grant: Grant) -> Grant:
         """The grant, with a cold start where forks are switched off for its tenant."""
         if self._settings.features.on("fork", grant.tenant):

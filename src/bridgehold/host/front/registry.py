@@ -94,6 +94,10 @@ class Registry:
         self._own -= bridges  # one that is back meanwhile is missed again when it goes
         self._seen, self._look_again = None, 0.0
 
+    def look_again(self) -> None:
+        """A bridge was changed just now: whoever asks next sees it."""
+        self._seen, self._look_again = None, 0.0
+
     def share_of(self, tenant: str) -> TenantShare:
         """What the tenant's sandboxes have together, and beside how many tenants.
 
@@ -210,43 +214,50 @@ class Registry:
         """As `granted`, without the manifest."""
         return (await self.granted(tenant, bridge)).grant
 
-    async def granted(self, tenant: str, bridge: str) -> Granted:
+    async def granted(self, tenant: str, bridge: str, begun: Manifest | None = None) -> Granted:
         """The bridge with the grant as the files say it now. Raises as `manifest` does, `PolicyError`,
         also where the files can't be read, and `SuspendedError` for a tenant that is.
+
+        `begun`: the release of it that a session began with, where that is not the one in use.
 
         Resolved anew only where something that it rests on differs, also meanwhile: a grant waits for the
         audit, and is judged after that as any that is known.
         """
         if time.monotonic() >= self._look_again:
             self._refresh()
+        place = (tenant, bridge if begun is None else begun.release)
         for _ in range(_MOST_TRIES):
-            known = self._grants.pop((tenant, bridge), None)
+            known = self._grants.pop(place, None)
             if known is not None and known.generation != self._generation:
                 known = None
             if known is not None and known.catalogue is not self._catalogue:
-                known = self._carried(known, tenant)
+                known = self._carried(known, tenant, begun)
             if known is not None and known.readings.still_true():
-                self._grants[tenant, bridge] = known
+                self._grants[place] = known
                 while len(self._grants) > _MOST_KEPT:  # who may act for any tenant may name many
                     del self._grants[next(iter(self._grants))]
                 return known
-            self._grants[tenant, bridge] = await self._granted_anew(tenant, bridge)
+            self._grants[place] = await self._granted_anew(tenant, bridge, begun)
         raise PolicyError(
             f"what {tenant} has of {bridge} changes faster than it can be written down",
             where=str(self._layout.config),
             hint="Ask again once configuration, policies and ceilings stay as they are.",
         )
 
-    def _carried(self, known: Granted, tenant: str) -> Granted | None:
+    def _carried(self, known: Granted, tenant: str, begun: Manifest | None) -> Granted | None:
         """The same under the catalogue as it is now; None where that differs in what the grant rests on."""
-        manifest = self.manifest(known.manifest.name, tenant)
+        manifest = begun or self.manifest(known.manifest.name, tenant)
         bridges = self._bridge_names(tenant)
-        if (known.manifest.digest, known.bridges) != (manifest.digest, bridges):
+        if (known.manifest.digest, known.manifest.folder, known.bridges) != (
+            manifest.digest,
+            manifest.folder,
+            bridges,
+        ):
             return None
         return msgspec.structs.replace(known, manifest=manifest, catalogue=self._catalogue, decisions={})
 
-    async def _granted_anew(self, tenant: str, bridge: str) -> Granted:
-        manifest = self.manifest(bridge, tenant)
+    async def _granted_anew(self, tenant: str, bridge: str, begun: Manifest | None) -> Granted:
+        manifest = begun or self.manifest(bridge, tenant)
         catalogue, bridges, generation = self._catalogue, self._bridge_names(tenant), self._generation
         readings = Readings(self.files)
         _demand(tenant, readings)

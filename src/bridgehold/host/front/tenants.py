@@ -70,6 +70,10 @@ class TenantFiles:
         """The tenant's ceiling for what is kept for it, also for other threads. Raises `PolicyError`."""
         return self.of(name).limits.artifacts
 
+    def environments(self, name: str) -> int | None:
+        """Likewise for the environments of bridges of its own."""
+        return self.of(name).limits.environments
+
     def names(self) -> tuple[str, ...]:
         """Of those that have a file. Raises `PolicyError`."""
         return self._files.names("tenant")

@@ -43,8 +43,9 @@ class Spent(msgspec.Struct, frozen=True):
 class Reservation:
     """The charge of a running request; `settle` it once with what it did use."""
 
-    def __init__(self, budgets: Budgets, key: Key, tokens: int, day: str = "") -> None:
+    def __init__(self, budgets: Budgets, key: Key, tokens: int, day: str = "", model: str = "") -> None:
         self._budgets = budgets
+        self._model = model
         self._day = day
         """When it was charged."""
         self._key = key
@@ -56,13 +57,13 @@ class Reservation:
         """The request has ended and cost `tokens`; a second call changes nothing."""
         if self._open:
             self._open = False
-            self._budgets.add(self._key, 0, tokens - self.tokens, self._day)
+            self._budgets.add(self._key, 0, tokens - self.tokens, self._day, self._model)
 
     def give_back(self) -> None:
         """The request was never sent: there is no intent, or its outcome says so."""
         if self._open:
             self._open = False
-            self._budgets.add(self._key, -1, -self.tokens, self._day)
+            self._budgets.add(self._key, -1, -self.tokens, self._day, self._model)
 
 
 class Budgets:
@@ -77,19 +78,20 @@ class Budgets:
 
     def fold(self, entries: Iterable[Entry]) -> None:
         """Add what the audit's `entries` say was charged and settled, oldest first. Others are skipped."""
-        charged: dict[str, tuple[Key, int, str]] = {}
+        charged: dict[str, tuple[Key, int, str, str]] = {}
         for entry in entries:
             key = (entry.tenant, entry.text("provider"))
             if not key[1]:
                 continue
             if entry.kind == _INTENT:
                 tokens = _whole(entry, "reserved")
-                charged[entry.ref] = (key, tokens, entry.time[:10])
-                self.add(key, 1, tokens, entry.time[:10])
+                charged[entry.ref] = (key, tokens, entry.time[:10], entry.text("model"))
+                self.add(key, 1, tokens, entry.time[:10], entry.text("model"))
             elif entry.kind == _OUTCOME:
-                first, tokens, day = charged.pop(entry.text("intent"), (key, 0, entry.time[:10]))
+                alone = (key, 0, entry.time[:10], entry.text("model"))
+                first, tokens, day, model = charged.pop(entry.text("intent"), alone)
                 unsent = entry.fields.get("unsent") is True
-                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, day)
+                self.add(first, -unsent, (0 if unsent else _settled(entry)) - tokens, day, model)
 
     def of(self, tenant: str) -> dict[str, tuple[int, int]]:
         """Requests and tokens of the tenant's, by provider."""
@@ -117,16 +119,16 @@ class Budgets:
         return Spent(self._requests.get(key, 0), self._tokens.get(key, 0))
 
     def reserve(
-        self, owner: tuple[str, str], provider: str, rate: Rate, tokens: int, now: float
+        self, owner: tuple[str, str], provider: str, rate: Rate, tokens: int, now: float, model: str = ""
     ) -> Reservation:
-        """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge).
+        """Charge one request of at most `tokens` tokens. `owner` is (tenant, bridge), `model` what it is for.
 
         Raises `BudgetError` (where: the rule), `SuspendedError` where nothing begins. A request goes out as
         long as anything of the budget is left, so a tenant overdraws by one request at most, and by what
         requests use beyond their charge.
         """
         key = (owner[0], provider)
-        self.spending.demand(owner[0], provider, tokens)
+        self.spending.demand(owner[0], provider, tokens, model)
         most = rate.provider_requests_total
         if most is not None and self._requests.get(key, 0) >= most:
             raise _used_up("rate.provider_requests_total", f"{most} requests")
@@ -139,12 +141,12 @@ class Budgets:
                 where="rate.provider_requests_per_minute",
                 hint="Slow down, or raise `[rate] provider_requests_per_minute` in the policy.",
             )
-        self.add(key, 1, tokens)
-        return Reservation(self, key, tokens, self.spending.today())
+        self.add(key, 1, tokens, model=model)
+        return Reservation(self, key, tokens, self.spending.today(), model)
 
-    def add(self, key: Key, requests: int, tokens: int, day: str = "") -> None:
+    def add(self, key: Key, requests: int, tokens: int, day: str = "", model: str = "") -> None:
         """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
-        self.spending.add(*key, requests, tokens, day)
+        self.spending.add(*key, requests, tokens, day, model)
         self._requests[key] = max(0, self._requests.get(key, 0) + requests)
         self._tokens[key] = max(0, self._tokens.get(key, 0) + tokens)
 

@@ -33,6 +33,10 @@ _OTHERS = "*"
 _FOLDED = "There were many: the audit counts this one in an `events.folded`."
 
 
+_NAMED = ("session", "id", "digest", "command", "submission")
+"""Fields of parameters that say which thing was asked for."""
+
+
 class Refusals:
     """Writes every refusal of callers: one by one within the caller's bucket, counted and folded past it.
 
@@ -53,8 +57,8 @@ class Refusals:
 
     async def caller(self, principal: Principal, method: str, params: object, error: BridgeholdError) -> str:
         """`principal` asked by `method` for what it may not have, or for what it is not shown."""
-        named = next((str(getattr(params, field, "")) for field in ("session", "id", "digest", "command")
-                      if getattr(params, field, "")), "")  # fmt: skip
+        told = (str(getattr(params, field, "")) for field in _NAMED)
+        named = next(filter(None, told), "")
         event = RequestRefused(
             tenant=principal.account,
             principal=principal.name,

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import msgspec
 
+from bridgehold.config.load import Config
 from bridgehold.errors import BudgetError
 from bridgehold.policies.tables import format_time
 from bridgehold.policies.tenants import Tenant, amount
 
-_NO_PRICES: Mapping[str, float] = MappingProxyType({})
 _NOTHING = [0, 0, 0]
 TenantOf = Callable[[str], Tenant]
 _DAY, _MONTH = 10, 7
@@ -35,19 +34,43 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     money_per_month: int = 0
 
 
+class Prices(msgspec.Struct, frozen=True):
+    """Of a million tokens. A request says which model it is for; one that isn't listed has its provider's."""
+
+    providers: Mapping[str, float] = {}
+    models: Mapping[tuple[str, str], float] = {}
+    """By provider and model, as the request names it."""
+
+    def of(self, provider: str, model: str) -> float:
+        """0 where none is known."""
+        known = self.models.get((provider, model)) if model else None
+        return self.providers.get(provider, 0) if known is None else known
+
+
+def prices_of(config: Config) -> Prices:
+    """As the operator says them."""
+    return Prices(
+        {name: section.price for name, section in config.providers.items()},
+        {
+            (name, model): one.price
+            for name, section in config.providers.items()
+            for model, one in section.models.items()
+        },
+    )
+
+
 class Spending:
     """One per host, beside its budgets."""
 
     def __init__(
         self,
         tenant_of: TenantOf = lambda name: Tenant(name=name),
-        prices: Mapping[str, float] = _NO_PRICES,
+        prices: Prices | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`tenant_of`: as its file says it now; raises where that can't be told. `prices`: of a million
-        tokens, by provider. `clock`: since the epoch."""
+        """`tenant_of`: as its file says it now; raises where that can't be told. `clock`: since the epoch."""
         self._tenant_of = tenant_of
-        self._prices = prices
+        self._prices = prices or Prices()
         self._clock = clock
         self._counts: dict[tuple[str, str], list[int]] = {}
         """By tenant and period: requests, tokens, millionths of money."""
@@ -65,13 +88,15 @@ class Spending:
             self._counts = {key: count for key, count in self._counts.items() if key[1] in kept}
         return day
 
-    def add(self, tenant: str, provider: str, requests: int, tokens: int, day: str = "") -> None:
+    def add(
+        self, tenant: str, provider: str, requests: int, tokens: int, day: str = "", model: str = ""
+    ) -> None:
         """Count more, or less where a charge is settled below it. `day`: when it was charged, if not now."""
         if day and day[:_MONTH] < self._today[:_MONTH]:
             return  # of an audit's many lines few are this month's
         today = self.today()
         day = day or today
-        more = (requests, tokens, round(tokens * self._prices.get(provider, 0)))
+        more = (requests, tokens, round(tokens * self._prices.of(provider, model)))
         for period in (day, day[:_MONTH]):
             if period in (today, today[:_MONTH]):
                 before = self._counts.get((tenant, period), _NOTHING)
@@ -81,7 +106,7 @@ class Spending:
 
     def priced(self, provider: str) -> bool:
         """Whether what the provider makes has a price."""
-        return bool(self._prices.get(provider))
+        return bool(self._prices.of(provider, "")) or any(name == provider for name, _ in self._prices.models)
 
     def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
         """Requests, tokens and millionths of money of the tenant's, by day and month."""
@@ -114,7 +139,7 @@ class Spending:
         """Raise `SuspendedError` where nothing begins for the tenant."""
         self._tenant_of(tenant).demand()
 
-    def demand(self, tenant: str, provider: str, tokens: int) -> None:
+    def demand(self, tenant: str, provider: str, tokens: int, model: str = "") -> None:
         """Raise `BudgetError` once a ceiling is used up, `SuspendedError` where nothing begins.
 
         Of a provider without a price a tenant whose money is bounded gets nothing.
@@ -123,7 +148,7 @@ class Spending:
         found = self._tenant_of(tenant)
         found.demand()
         bounded = found.limits.money_per_day is not None or found.limits.money_per_month is not None
-        if bounded and tokens and not self._prices.get(provider):
+        if bounded and tokens and not self._prices.of(provider, model):
             raise BudgetError(
                 f"what {provider} costs is not known, and the money of tenant {tenant} is bounded",
                 where=f"providers.{provider}.price",

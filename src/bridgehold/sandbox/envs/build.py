@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
+
 from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError, ShortageError
 from bridgehold.ids import Digest
 from bridgehold.sandbox.envs.archive import ScanLimits
@@ -84,9 +86,11 @@ class EnvironmentBuilder:
         return self._store.find(self._key(lock, allow_pth=allow_pth))
 
     async def ensure(
-        self, lock: Lock, *, bridge: str, on_progress: OnProgress, allow_pth: bool = False
+        self, lock: Lock, *, bridge: str, on_progress: OnProgress, allow_pth: bool = False, wheels: str = ""
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
+
+        `wheels`: a folder that is asked first for what the lock names; empty: none.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
         `EnvironmentBuildError` (missing, unreachable, too large). Nothing half-built is ever found.
@@ -99,7 +103,9 @@ class EnvironmentBuilder:
             async with self._store.building(key, on_progress):
                 found = self._store.find(key)  # whoever held the lock may have built it
                 if found is None:
-                    found = await self._build(lock, key, bridge, on_progress, allow_pth=allow_pth)
+                    found = await self._build(
+                        lock, key, bridge, on_progress, allow_pth=allow_pth, folder=wheels
+                    )
                 return found
         except (OSError, BridgeholdError) as error:
             number = shortage(error)
@@ -146,6 +152,15 @@ class EnvironmentBuilder:
             return error.strerror or str(error)
         return ""
 
+    async def remove(self, environment: Environment) -> None:
+        """Remove one environment, unless somebody uses it."""
+        tree = self._store.path(environment)
+        async with self._store.locked():
+            with self._store.removing(tree) as free:
+                if free and not await asyncio.to_thread(remove_tree, tree):
+                    await self._runner.discard(str(tree))
+            self._store.forget_lost()
+
     async def anew(self, environment: Environment) -> None:
         """Have `environment` no longer found, so that `ensure` builds it."""
         async with self._store.locked():
@@ -155,10 +170,11 @@ class EnvironmentBuilder:
         return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())
 
     async def _build(
-        self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool
+        self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool, folder: str
     ) -> Environment:
         pins = active_pins(lock, self._interpreter)
-        wheels, reports = await self._read(pins, on_progress, allow_pth=allow_pth)
+        request = self._request(pins, folder)
+        wheels, reports = await self._read(request, on_progress, allow_pth=allow_pth)
         build = self._store.new_build(key)
         try:
             tree = Tree(build)
@@ -182,13 +198,14 @@ class EnvironmentBuilder:
         return environment
 
     async def _read(
-        self, pins: Sequence[Pin], on_progress: OnProgress, *, allow_pth: bool
+        self, request: FetchRequest, on_progress: OnProgress, *, allow_pth: bool
     ) -> tuple[tuple[Wheel, ...], tuple[ScanReport, ...]]:
         """Every wheel and its report, each scanned as soon as it is there.
 
         One that is refused ends the fetching: whatever is larger is not brought any more. Raises with the
         findings of all that were there.
         """
+        pins = request.pins
         if not pins:
             return (), ()
         loop = asyncio.get_running_loop()
@@ -210,7 +227,7 @@ class EnvironmentBuilder:
 
         pool = ThreadPoolExecutor(_SCAN_THREADS)
         try:
-            wheels = await _until(refused, fetch(self._request(pins), on_progress, there))
+            wheels = await _until(refused, fetch(request, on_progress, there))
             for wheel in wheels:
                 there(wheel)
             on_progress(BuildProgress(phase="scan", total=len(pins)))
@@ -227,11 +244,14 @@ class EnvironmentBuilder:
         refuse_clashes(ordered)
         return wheels, ordered
 
-    def _request(self, pins: Sequence[Pin]) -> FetchRequest:
+    def _request(self, pins: Sequence[Pin], folder: str) -> FetchRequest:
+        sources = self._sources()
+        if folder:
+            sources = msgspec.structs.replace(sources, folders=(folder, *sources.folders))
         return FetchRequest(
             pins=tuple(pins),
             tags=self._interpreter.tags,
-            sources=self._sources(),
+            sources=sources,
             folder=str(self._wheels.root),
             limits=self._fetch_limits,
         )

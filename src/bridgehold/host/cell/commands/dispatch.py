@@ -57,7 +57,7 @@ from bridgehold.host.cell.tools.records import ToolRecords
 from bridgehold.host.cell.tools.values import Offered, ToolContext
 from bridgehold.host.cell.workers.calls import Watcher, unbroken
 from bridgehold.host.front.boots import StartOrder
-from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.registry import Granted, Registry
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.observe import Metrics
 from bridgehold.host.shares.refusals import Refusals
@@ -227,12 +227,9 @@ class Dispatch:
             raise await refuse(refusals.out_of_scope(principal, request.operation), DeniedError)
         try:
             granted = await self._registry.granted(request.tenant, target)
-        except NotFoundError:
-            raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
-        except SuspendedError as error:
-            raise await refuse(refusals.suspended(error), SuspendedError, hint=error.hint) from None
-        except PolicyError as error:
-            raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
+            granted = await self._as_begun(granted, request) if granted.manifest.release else granted
+        except (NotFoundError, SuspendedError, PolicyError) as error:
+            raise await refuse(*refusals.ungranted(error, bridge, operation)) from None
         manifest, grant = granted.manifest, granted.grant
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
@@ -272,6 +269,20 @@ class Dispatch:
             replays=replays,
         )
         return await self._still(plan) if waited else plan
+
+    async def _as_begun(self, granted: Granted, request: CommandRequest) -> Granted:
+        """For a session that began with another release of the bridge: by the manifest of that one."""
+        bridge = granted.manifest.name
+        for session in self._sessions:
+            key = session.key
+            if (key.tenant, key.bridge) == (request.tenant, bridge) and request.session in (
+                session.id,
+                key.name,
+            ):
+                begun = session.order.manifest
+                if begun.release and begun.release != granted.manifest.release:
+                    return await self._registry.granted(request.tenant, bridge, begun)
+        return granted
 
     def _default_bridge(self, request: CommandRequest) -> str:
         """``common:*`` goes to the session's bridge, or to the default one."""

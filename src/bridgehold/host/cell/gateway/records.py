@@ -66,7 +66,16 @@ class Records:
         return await self._events.record(event, counted_as)
 
     async def intent(
-        self, *, provider: str, host: str, method: str, path: str, rule: str, how: str, reserved: int = 0
+        self,
+        *,
+        provider: str,
+        host: str,
+        method: str,
+        path: str,
+        rule: str,
+        how: str,
+        reserved: int = 0,
+        model: str = "",
     ) -> Announced:
         """Durable before the request goes out. Raises `AuditError`, `BudgetError`.
 
@@ -87,6 +96,7 @@ class Records:
             how=how,
             background=not command,
             reserved=reserved,
+            model=model,
         )
         return Announced(await self._events.intend(event), event)
 

@@ -140,6 +140,7 @@ class ReverseProxy:
             self._served.grant.rate,
             admitted.tokens,
             time.monotonic(),
+            admitted.model,
         )
         try:
             announced = await self._served.records.intent(
@@ -150,6 +151,7 @@ class ReverseProxy:
                 rule=admitted.rule,
                 how="pass" if admitted.credential else "gateway",
                 reserved=admitted.tokens,
+                model=admitted.model,
             )
         except BaseException:
             reservation.give_back()

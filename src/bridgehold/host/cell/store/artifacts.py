@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -170,6 +171,10 @@ class ArtifactStore:
         path.unlink(missing_ok=True)
         path.with_suffix(_META).unlink(missing_ok=True)
         return found
+
+    def forget(self, tenant: str) -> None:
+        """Remove all that is kept of a tenant, uploads included."""
+        shutil.rmtree(self._of(tenant), ignore_errors=True)
 
     def make_room(self, tenant: str, more: int) -> None:
         """See that `more` bytes fit; kept listings go for it, the oldest first. Raises `BudgetError`."""

@@ -193,6 +193,10 @@ class WarmPool:
                 except BridgeholdError as error:
                     self._drain(pool, f"no session would be given it: {error.message}")
 
+    def uses(self, environment: str) -> bool:
+        """Whether a pooled sandbox may have this environment."""
+        return any(environment in pool.key.split("\n") for pool in self._pools.values())
+
     def retire(self, environment: str, reason: str) -> None:
         """End the pooled sandboxes of this environment."""
         for place, pool in list(self._pools.items()):

@@ -86,6 +86,11 @@ class Zygotes:
         if zygote.failed >= _FAILED_FORKS and zygote.state == "warm":
             self._retire(zygote, f"{zygote.failed} forks in a row have failed")
 
+    def uses(self, environment: str) -> bool:
+        """Whether one of them, or one to be, has this environment."""
+        keys = [*self._warming, *(zygote.key for zygote in self._all.values())]
+        return any(key.environment == environment for key in keys)
+
     def replaced(self, zygote: Zygote, why: str) -> None:
         """What it shows is of the past: its sessions go on, and the next ones get a new one."""
         if zygote.state == "warm":

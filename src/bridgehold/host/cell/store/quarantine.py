@@ -1,0 +1,208 @@
+"""Submitted bridges until somebody decides: a record and one file of bytes each, in the host's own folder.
+
+Its methods block: call them from a thread, one change of a tenant's at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from bridgehold import reads, writes
+from bridgehold.bridges import bundle, laid
+from bridgehold.bridges.bundle import Bundle
+from bridgehold.errors import BudgetError, ManifestError, NotFoundError, UsageError
+from bridgehold.ids import is_name, parse_name, random_id
+from bridgehold.policies.tables import format_time, parse_time
+from bridgehold.policies.units import format_size
+from bridgehold.protocol.submissions import Submission
+
+KEPT_SECONDS = 14 * 86_400
+"""How long a submission waits for somebody."""
+MOST_WAITING = 8
+"""Of one tenant, unless its ceiling `submissions` says less."""
+MOST_RECORDS = 50
+"""Of one tenant: of those that were decided the oldest are forgotten first."""
+_ID = re.compile(r"sub-[0-9a-z]{16}")
+_RECORD, _BYTES, _TREE = ".json", ".bundle", ".tree"
+_OPEN = ("checking", "waiting")
+_LATE = "nobody decided in time"
+_LONGEST_RECORD = 256 * 1024
+
+
+class Quarantine:
+    """All tenants' submissions below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def demand_room(self, tenant: str, most: int | None, most_bytes: int | None, size: int) -> None:
+        """Raise `BudgetError` where one more of `size` bytes is too much."""
+        waiting = [one for one in self.of(tenant) if one.state in _OPEN]
+        most = MOST_WAITING if most is None else min(most, MOST_WAITING)
+        if len(waiting) >= most:
+            raise BudgetError(
+                f"{len(waiting)} submissions of {tenant} wait already",
+                hint=f"At most {most} do: an operator approves or rejects them.",
+            )
+        if most_bytes is not None and sum(one.bytes for one in waiting) + size > most_bytes:
+            raise BudgetError(
+                f"what {tenant} submits would take more than {format_size(most_bytes)}",
+                hint="An operator approves or rejects what waits, or raises `submitted`.",
+            )
+
+    def keep(self, record: Submission, found: Bundle) -> None:
+        """Its bytes, then its record."""
+        writes.make_folder(self._of(record.tenant), mode=0o700)
+        writes.replace(self._path(record, _BYTES), bundle.encode(found), mode=0o600)
+        self.write(record)
+
+    def write(self, record: Submission) -> None:
+        """The record as it is now; of one that is over the bytes go, but for one that was approved."""
+        writes.replace(self._path(record, _RECORD), msgspec.json.encode(record), mode=0o600)
+        if record.state not in _OPEN:
+            self._path(record, _BYTES).unlink(missing_ok=True)
+
+    def bundle(self, record: Submission) -> Bundle:
+        """Its files, if they still are what the record says. Raises `UsageError` otherwise."""
+        data = reads.read_bytes(self._path(record, _BYTES), NotFoundError, most=2 * bundle.MOST_PACKED)
+        found = bundle.decode(data)
+        if bundle.digest(found) != record.digest:
+            raise UsageError(f"the bytes of {record.id} are not those that were checked")
+        return found
+
+    def find(self, name: str) -> Submission:
+        """Whosever it is. Raises `NotFoundError`."""
+        if _ID.fullmatch(name):
+            for folder in self._tenants():
+                with contextlib.suppress(NotFoundError):
+                    return self._read(folder / f"{name}{_RECORD}")
+        raise nothing(name)
+
+    def of(self, tenant: str) -> list[Submission]:
+        """The newest last."""
+        found = []
+        folder = self._of(tenant)
+        for path in folder.glob(f"*{_RECORD}") if folder.is_dir() else ():
+            with contextlib.suppress(NotFoundError):
+                found.append(self._read(path))
+        return sorted(found, key=lambda one: (one.at, one.id))
+
+    def environments(self, tenant: str) -> dict[str, int]:
+        """Digests and bytes of what was built for those that wait."""
+        waiting = [one for one in self.of(tenant) if one.state in _OPEN and one.environment]
+        return {one.environment: one.environment_bytes for one in waiting}
+
+    def tenants(self) -> tuple[str, ...]:
+        """Those who have submitted anything that is still known."""
+        return tuple(folder.name for folder in self._tenants())
+
+    def expire(self, now: float) -> list[Submission]:
+        """What has waited too long, or was begun and never ended, is over; what was decided long ago goes."""
+        over: list[Submission] = []
+        for tenant in self.tenants():
+            records = self.of(tenant)
+            late = [one for one in records if one.state == "waiting" and parse_time(one.expires) <= now]
+            over += [msgspec.structs.replace(one, state="expired", reason=_LATE) for one in late]
+            decided = [one for one in records if one.state not in _OPEN]
+            for one in decided[: max(0, len(records) - MOST_RECORDS)]:
+                self._path(one, _RECORD).unlink(missing_ok=True)
+        for one in over:
+            self.write(one)
+        return over
+
+    def recover(self) -> None:
+        """At a host's start: what an earlier one was checking has failed, and what it laid down goes."""
+        for left in self._folder.glob(".*") if self._folder.is_dir() else ():
+            shutil.rmtree(left, ignore_errors=True)
+        for tenant in self.tenants():
+            folder = self._of(tenant)
+            for tree in folder.glob(f"*{_TREE}"):
+                shutil.rmtree(tree, ignore_errors=True)
+            for one in self.of(tenant):
+                if one.state == "checking":
+                    self.write(
+                        msgspec.structs.replace(one, state="failed", reason="the host ended meanwhile")
+                    )
+            known = {one.id for one in self.of(tenant)}
+            for path in folder.glob(f"*{_BYTES}"):
+                if path.stem not in known:
+                    path.unlink(missing_ok=True)
+
+    def lay(self, record: Submission, found: Bundle) -> Path:
+        """Its files in a new folder, for a sandbox to see."""
+        folder = self._path(record, _TREE)
+        try:
+            laid.lay_down(folder, found)
+        except BaseException:
+            self.clear(record)
+            raise
+        return folder
+
+    def clear(self, record: Submission) -> None:
+        """What was laid down of it goes."""
+        shutil.rmtree(self._path(record, _TREE), ignore_errors=True)
+
+    def forget(self, tenant: str) -> int:
+        """Everything of a tenant's; how many there were."""
+        count = len(self.of(tenant))
+        shutil.rmtree(self._of(tenant), ignore_errors=True)
+        return count
+
+    def _tenants(self) -> list[Path]:
+        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        return [one for one in folders if is_name(one.name) and one.is_dir() and not one.is_symlink()]
+
+    def _of(self, tenant: str) -> Path:
+        return self._folder / parse_name(tenant, "tenant")
+
+    def _path(self, record: Submission, suffix: str) -> Path:
+        return self._of(record.tenant) / f"{record.id}{suffix}"
+
+    def _read(self, path: Path) -> Submission:
+        data = reads.read_bytes(path, NotFoundError, most=_LONGEST_RECORD)
+        try:
+            found = msgspec.json.decode(data, type=Submission)
+        except (msgspec.MsgspecError, ValueError):
+            raise nothing(path.stem) from None
+        if (found.tenant, found.id) != (path.parent.name, path.stem):
+            raise nothing(path.stem)
+        return found
+
+
+def new_record(tenant: str, found: Bundle, name: str, version: str, by: str) -> Submission:
+    """Of a bundle that is about to be checked."""
+    now = time.time()
+    return Submission(
+        id=random_id("sub"),
+        tenant=tenant,
+        bridge=name,
+        version=version,
+        digest=bundle.digest(found),
+        state="checking",
+        by=by,
+        at=format_time(now),
+        expires=format_time(now + KEPT_SECONDS),
+        files=len(found.files),
+        bytes=found.size,
+    )
+
+
+def manifest_text(found: Bundle) -> str:
+    """What its ``bridge.toml`` says. Raises `ManifestError`."""
+    data = found.get("bridge.toml")
+    if data is None:
+        raise ManifestError("there is no bridge.toml at the top of it", where="the archive")
+    return reads.decode(data, ManifestError, "bridge.toml")
+
+
+def nothing(name: str) -> NotFoundError:
+    """The same, whether it never was or is another tenant's."""
+    return NotFoundError(
+        f"there is no submission {name[:40]!r} here", hint="`bridgehold bridge submissions` lists them."
+    )

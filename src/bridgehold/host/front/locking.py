@@ -1,0 +1,88 @@
+"""What a submitted bridge asks for, locked by us and never by its author; and the wheels that it brings."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from bridgehold import reads, writes
+from bridgehold.bridges.bundle import WHEELS, Bundle, bundle
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.config.settings import Settings
+from bridgehold.errors import DependencyError
+from bridgehold.sandbox.envs.fetcher import clean_environment
+from bridgehold.sandbox.envs.interpreter import host_interpreter, require_python
+from bridgehold.sandbox.envs.lock import parse_lock
+from bridgehold.sandbox.envs.resolving import resolve
+from bridgehold.sandbox.envs.values import Wheel
+from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
+
+
+class Locking:
+    """One per host."""
+
+    def __init__(self, settings: Settings, place: Path) -> None:
+        """`place`: the host's own folder, where it works."""
+        self._settings = settings
+        self._place = place
+        self._interpreter = host_interpreter()
+
+    async def locked(self, found: Bundle, manifest: Manifest) -> tuple[Bundle, int]:
+        """The bundle with the lock that is made here, and its number of packages.
+
+        Raises `DependencyError`, `EnvironmentBuildError` for another Python."""
+        require_python(self._interpreter, manifest.python, where="bridge.toml")
+        return await asyncio.to_thread(self._locked, found, manifest)
+
+    def _locked(self, found: Bundle, manifest: Manifest) -> tuple[Bundle, int]:
+        if not manifest.requirements:
+            if not manifest.lock:
+                return found, 0
+            raise DependencyError(
+                "a lock is made here, of what is asked for: name `requirements` too", where="bridge.toml"
+            )
+        data = found.get(manifest.requirements) or b""
+        asked = reads.decode(data, DependencyError, manifest.requirements)
+        with tempfile.TemporaryDirectory(prefix=".", dir=self._place) as work:
+            folder = Path(work) / WHEELS
+            writes.make_folder(folder)
+            for file in found.files:
+                top, _, name = file.path.partition("/")
+                if top == WHEELS:
+                    if not name.endswith(".whl") or "/" in name:
+                        raise DependencyError(f"{file.path} is no wheel", where=WHEELS)
+                    place = folder / name
+                    with writes.create(place) as opened:
+                        opened.write(file.data)
+                    self._scan(place, file.data)
+            text = resolve(
+                asked,
+                manifest.requirements,
+                self._interpreter.minor,
+                self._settings.now.host.index,
+                folder=str(folder),
+                environment={**clean_environment(dict(os.environ)), "TMPDIR": work},
+            )
+        pins = parse_lock(text, manifest.lock).pins
+        others = [(file.path, file.data) for file in found.files if file.path != manifest.lock]
+        return bundle([*others, (manifest.lock, text.encode())]), len(pins)
+
+    def _scan(self, path: Path, data: bytes) -> None:
+        """Raise `DependencyError` with every finding, before anybody else reads it."""
+        try:
+            name, version, _, _ = parse_wheel_filename(path.name)
+        except InvalidWheelFilename as error:
+            raise DependencyError(f"{path.name[:100]} is no wheel", where=WHEELS) from error
+        wheel = Wheel(
+            name=str(name),
+            version=str(version),
+            filename=path.name,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+        )
+        refuse_findings([scan_wheel(path, wheel, self._interpreter)])

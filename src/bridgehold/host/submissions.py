@@ -1,0 +1,344 @@
+"""``bridge.submit`` and what follows: a tenant brings a bridge, an operator decides what it asks for.
+
+What was looked at, to the last byte and capability, is what is approved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from bridgehold import reads
+from bridgehold.bridges import bundle, releases
+from bridgehold.bridges.bundle import MOST_PACKED
+from bridgehold.bridges.manifest_file import parse_manifest
+from bridgehold.bridges.releases import CURRENT, Releases
+from bridgehold.config.layout import Layout
+from bridgehold.errors import (
+    BridgeholdError,
+    BusyError,
+    CancelledError,
+    DeniedError,
+    NotFoundError,
+    PolicyError,
+    UnsupportedError,
+    UsageError,
+    from_os,
+)
+from bridgehold.host.admin_log import AdminLog
+from bridgehold.host.cell.store import quarantine
+from bridgehold.host.cell.store.artifacts import SerialChanges
+from bridgehold.host.cell.store.quarantine import Quarantine
+from bridgehold.host.front.method import Method
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.front.registry import Registry
+from bridgehold.host.front.tenants import TenantFiles
+from bridgehold.host.intake import Intake, demand_free
+from bridgehold.host.startup import LONGEST_FILE, ReleaseChange
+from bridgehold.ids import digest_bytes, parse_name
+from bridgehold.policies.changes import Changes, compare
+from bridgehold.policies.model import Grant
+from bridgehold.policies.tables import LONGEST_TEXT, format_time
+from bridgehold.protocol.submissions import (
+    ApproveParams,
+    RejectParams,
+    Release,
+    RollbackParams,
+    Shown,
+    Submission,
+    SubmissionParams,
+    SubmissionsParams,
+    SubmissionState,
+    SubmitParams,
+)
+from bridgehold.protocol.values import Principal
+
+OWNER = "owner"
+"""The host's own user: it could write the files by hand, and so may approve what it submitted."""
+_SWEEP_SECONDS = 600.0
+Write = Callable[[ReleaseChange, bytes | None], Awaitable[None]]
+
+
+class Submissions:
+    """The handlers. One per host."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        registry: Registry,
+        tenants: TenantFiles,
+        kept: Quarantine,
+        intake: Intake | None,
+        log: AdminLog,
+        write: Write,
+    ) -> None:
+        """`intake`: None where tenants have cells, in which nothing is tried yet."""
+        self._layout = layout
+        self._registry = registry
+        self._tenants = tenants
+        self._quarantine = kept
+        self._intake = intake
+        self._log = log
+        self._write = write
+        self._turns = SerialChanges()
+        self._checking: dict[str, tuple[asyncio.Future[None], asyncio.Event]] = {}
+        """By tenant, one at a time: who cancels the first ends it; the second is set when it has ended."""
+
+    def table(self) -> dict[str, Method]:
+        """The methods by name."""
+        return {
+            "bridge.submit": Method(SubmitParams, self.submit, gives=2 * MOST_PACKED),
+            "bridge.submissions": Method(SubmissionsParams, self.list, reads=True),
+            "bridge.submission": Method(SubmissionParams, self.show, reads=True),
+            "bridge.approve": Method(ApproveParams, self.approve, operator=True, gives=2 * MOST_PACKED),
+            "bridge.reject": Method(RejectParams, self.reject, operator=True),
+            "bridge.rollback": Method(RollbackParams, self.rollback, operator=True),
+        }
+
+    async def watch(self) -> None:
+        """What an earlier host was checking has failed; what waits too long goes. For ever."""
+        await asyncio.to_thread(self._quarantine.recover)
+        while True:
+            with contextlib.suppress(BridgeholdError, OSError):
+                await self._expire()
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def submit(self, principal: Principal, params: SubmitParams, _emit: Emit) -> Submission:
+        """Check what the archive holds; then it waits for an operator. Raises why nothing was kept of it."""
+        tenant = parse_name(params.tenant, "tenant")
+        self._tenants.demand(tenant)
+        intake = self._intake
+        if intake is None:
+            raise UnsupportedError(
+                "no bridge is handed in where tenants have cells",
+                where="[host] cells",
+                hint="Hand it in at a host without them; or an operator puts it into the tenant's folder.",
+            )
+        if tenant in self._checking:
+            raise BusyError(f"another submission of {tenant} is being checked", retry="later")
+
+        stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        over = asyncio.Event()
+        self._checking[tenant] = stop, over
+
+        async def act() -> Submission:
+            work = asyncio.ensure_future(intake.take(principal, tenant, params.archive))
+            stop.add_done_callback(lambda _: work.cancel())  # or nothing, if it is done
+            try:
+                return await work
+            except asyncio.CancelledError:
+                raise CancelledError(f"the tenant {tenant} was revoked meanwhile") from None
+            except OSError as error:
+                raise from_os(error) from error
+
+        try:
+            details = {"archive": params.archive}
+            return await self._log.audited(principal, "bridge.submit", tenant, details, act, tenant=tenant)
+        finally:
+            stop.cancel()
+            over.set()
+            del self._checking[tenant]
+
+    async def list(self, principal: Principal, params: SubmissionsParams, _emit: Emit) -> list[Submission]:
+        """Those of tenants that the caller may act for, the newest last."""
+        await self._expire()
+        wanted = (params.tenant,) if params.tenant else await asyncio.to_thread(self._quarantine.tenants)
+        found: list[Submission] = []
+        for tenant in wanted:
+            if principal.may_act_for(tenant) or principal.operator:
+                found += await asyncio.to_thread(self._quarantine.of, tenant)
+        return [one for one in found if principal.may_use(one.bridge)]
+
+    async def show(self, principal: Principal, params: SubmissionParams, _emit: Emit) -> Shown:
+        """One of them, beside what its tenant has now. Raises `NotFoundError`."""
+        return (await self._look(await self._find(principal, params.submission)))[0]
+
+    async def approve(self, principal: Principal, params: ApproveParams, _emit: Emit) -> Release:
+        """New sessions begin with it from here on. Raises `UsageError` where `seen` is not what stands."""
+        record = await self._find(principal, params.submission)
+        if record.by == principal.name and principal.name != OWNER:
+            raise DeniedError(
+                f"{principal.name} has submitted {record.id} itself", hint="Another operator approves it."
+            )
+
+        async def approve() -> Release:
+            return await self._approved(principal, record.id, params.seen)
+
+        return await self._turns.take(record.tenant, approve)
+
+    async def reject(self, principal: Principal, params: RejectParams, _emit: Emit) -> Submission:
+        """It is over, and its bytes are gone."""
+        record = await self._find(principal, params.submission)
+        if not params.reason.isprintable() or len(params.reason) > LONGEST_TEXT:
+            raise UsageError(f"the reason is one line, of at most {LONGEST_TEXT} characters")
+
+        async def act() -> Submission:
+            decided = await self._decided(record, "rejected", principal.name, params.reason)
+            await self._let_go(decided)
+            return decided
+
+        async def reject() -> Submission:
+            _demand_waiting(await asyncio.to_thread(self._quarantine.find, record.id))
+            details = {"submission": record.id, "digest": record.digest, "reason": params.reason}
+            subject = f"{record.tenant}/{record.bridge}"
+            return await self._log.audited(principal, "bridge.reject", subject, details, act)
+
+        return await self._turns.take(record.tenant, reject)
+
+    async def rollback(self, principal: Principal, params: RollbackParams, _emit: Emit) -> Release:
+        """New sessions begin with the release before, or, after the first, with none."""
+        tenant, bridge = parse_name(params.tenant, "tenant"), parse_name(params.bridge, "bridge")
+
+        async def rollback() -> Release:
+            text, before = await self._current(tenant, bridge)
+            if not text:
+                raise NotFoundError(
+                    f"{tenant} has submitted no bridge {bridge!r} that was approved",
+                    hint="`bridgehold bridge list` shows whose bridges come from where.",
+                )
+            after = releases.rolled_back(before, by=principal.name, at=format_time(time.time()))
+
+            async def act() -> Release:
+                return await self._change(tenant, bridge, text, before, after, None)
+
+            details = {"from": before.digest, "to": after.digest}
+            subject = f"{tenant}/{bridge}"
+            return await self._log.audited(principal, "bridge.rollback", subject, details, act)
+
+        return await self._turns.take(tenant, rollback)
+
+    async def end(self, tenant: str, _reason: str) -> int:
+        """Everything of a tenant's that waits or is being checked; how many there were."""
+        if tenant in self._checking:
+            stop, over = self._checking[tenant]
+            stop.cancel()
+            await over.wait()
+
+        async def forget() -> int:
+            return await asyncio.to_thread(self._quarantine.forget, tenant)
+
+        return await self._turns.take(tenant, forget)
+
+    async def _approved(self, principal: Principal, name: str, seen: str) -> Release:
+        record = await asyncio.to_thread(self._quarantine.find, name)
+        _demand_waiting(record)
+        shown, text, before = await self._look(record)
+        if not shown.seen or shown.seen != seen:
+            raise UsageError(
+                f"{name} is not as it was seen: something of it, or of what its tenant has, changed",
+                hint=f"`bridgehold bridge submissions show {name}` shows it as it is now.",
+            )
+        self._tenants.demand(record.tenant)
+        demand_free(self._layout, self._registry, record.tenant, record.bridge)
+        found = await asyncio.to_thread(self._quarantine.bundle, record)
+        now = format_time(time.time())
+        after = releases.approved(before, record.digest, submission=name, by=principal.name, at=now)
+
+        async def act() -> Release:
+            packed = await asyncio.to_thread(bundle.encode, found)
+            done = await self._change(record.tenant, record.bridge, text, before, after, packed)
+            await self._decided(record, "approved", principal.name, "")
+            return done
+
+        details = {
+            "submission": name,
+            "submitted_by": record.by,
+            "digest": record.digest,
+            "before": before.digest,
+            "version": record.version,
+            "seen": seen,
+            "gained": [f"{one.key} {one.value}" for one in shown.gained],
+            "lost": [f"{one.key} {one.value}" for one in shown.lost],
+        }
+        subject = f"{record.tenant}/{record.bridge}"
+        return await self._log.audited(principal, "bridge.approve", subject, details, act)
+
+    async def _look(self, record: Submission) -> tuple[Shown, str, Releases]:
+        """As it is shown now; `current.toml`, and what that says."""
+        text, before = await self._current(record.tenant, record.bridge)
+        if record.state == "waiting" and before.submission == record.id:  # a host ended between the two
+            record = await self._decided(record, "approved", before.by, "")
+        shown = Shown(**msgspec.structs.asdict(record))
+        if record.state != "waiting":
+            return shown, text, before
+        found = await asyncio.to_thread(self._quarantine.bundle, record)
+        manifest = parse_manifest(quarantine.manifest_text(found), Path("/bridge"))
+        grant = self._registry.resolve_grant(record.tenant, manifest)
+        changes, replaces = self._beside(record.tenant, record.bridge, grant)
+        shown = msgspec.structs.replace(
+            shown,
+            replaces=replaces,
+            policy=grant.policy,
+            gained=changes.gained,
+            lost=changes.lost,
+            withheld=grant.withheld,
+        )
+        what = msgspec.json.encode((shown, grant.digest, text), order="deterministic")
+        return msgspec.structs.replace(shown, seen=digest_bytes(what)), text, before
+
+    def _beside(self, tenant: str, bridge: str, grant: Grant) -> tuple[Changes, str]:
+        """What it gains and loses beside the release in use, and which that is."""
+        had: Grant | None = None
+        others: list[Grant] = []
+        replaces = ""
+        for entry in self._registry.entries():
+            if entry.tenant not in ("", tenant) or entry.manifest is None:
+                continue
+            try:
+                one = self._registry.resolve_grant(tenant, entry.manifest)
+            except BridgeholdError:  # who can't have it has nothing of it
+                continue
+            if (entry.tenant, entry.name) == (tenant, bridge):
+                had, replaces = one, f"{entry.manifest.version} {entry.manifest.release}".strip()
+            else:
+                others.append(one)
+        return compare(had, grant, tuple(others)), replaces
+
+    async def _current(self, tenant: str, bridge: str) -> tuple[str, Releases]:
+        file = self._layout.own_bridges(tenant) / bridge / CURRENT
+        text = await asyncio.to_thread(reads.read_text, file, PolicyError, most=LONGEST_FILE, or_none=True)
+        return text, releases.parse(text, str(file)) if text else Releases()
+
+    async def _change(
+        self, tenant: str, bridge: str, text: str, before: Releases, after: Releases, packed: bytes | None
+    ) -> Release:
+        was = digest_bytes(text.encode()) if text else ""
+        change = ReleaseChange(tenant=tenant, bridge=bridge, text=releases.render(after), was=was)
+        await self._write(change, packed)
+        self._registry.look_again()
+        return Release(tenant=tenant, bridge=bridge, digest=after.digest, before=before.digest)
+
+    async def _decided(self, record: Submission, state: SubmissionState, by: str, reason: str) -> Submission:
+        now = format_time(time.time())
+        decided = msgspec.structs.replace(record, state=state, reason=reason, decided_by=by, decided_at=now)
+        try:
+            await asyncio.to_thread(self._quarantine.write, decided)
+        except OSError as error:
+            raise from_os(error) from error
+        return decided
+
+    async def _find(self, principal: Principal, name: str) -> Submission:
+        await self._expire()
+        record = await asyncio.to_thread(self._quarantine.find, name)
+        mine = principal.operator or principal.may_act_for(record.tenant)
+        if not mine or not principal.may_use(record.bridge):
+            raise quarantine.nothing(name)
+        return record
+
+    async def _let_go(self, record: Submission) -> None:
+        if self._intake is not None:
+            await self._intake.let_go(record)
+
+    async def _expire(self) -> None:
+        for record in await asyncio.to_thread(self._quarantine.expire, time.time()):
+            await self._let_go(record)
+
+
+def _demand_waiting(record: Submission) -> None:
+    if record.state != "waiting":
+        raise UsageError(f"{record.id} does not wait any more: it is {record.state}", hint=record.reason)
