@@ -170,8 +170,7 @@ class JournalClient(asyncio.Protocol):
                 hint="The audit's disk is too slow or stuck; nothing runs without its event.",
                 retry="later",
             ) from error
-        refused = wire.refusal(answer)
-        if refused is not None:
+        if answer.code and (refused := wire.refusal(answer)) is not None:
             raise refused
         return answer
 
