@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -73,6 +74,17 @@ def test_a_stage_that_ran_no_test_has_not_passed(
 ) -> None:
     monkeypatch.setattr(suite, "stages", lambda: (pytest_stage(suite, tmp_path, "none", ""),))
     assert suite.main([]) == 1
+
+
+def test_no_script_of_ours_ends_a_pipe_before_its_writer() -> None:
+    """Under `pipefail` the writer's end by SIGPIPE is the pipe's: what searches or cuts has to read it whole."""
+    early = re.compile(r"\|\s*(?:grep\b[^|;&]*\s-\w*[qm]|head\b|sed\b[^|;&]*q['\"]?\s*(?:$|[|;)]))")
+    assert early.search("ldconfig -p | grep -q libseccomp")
+    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
+    for path in (*scripts, ROOT / "Makefile"):
+        text = path.read_text()
+        if text.startswith("#!/usr/bin/env bash") or path.name == "Makefile":
+            assert not early.search(text), path
 
 
 def test_every_test_file_belongs_to_one_stage(suite: ModuleType) -> None:

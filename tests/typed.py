@@ -14,6 +14,7 @@ import re
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parents[1]
 DONE = ("make setup", "source .venv/bin/activate")
 """What this suite itself runs in."""
 TYPED = ("console", "sh", "python")
-_FENCE = re.compile(r"(?:^<!-- (not run): ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"(?:^[ ]*<!-- (not run): ([^\n]+) -->\n)?^([ ]*)```(\w*)\n(.*?)^\3```$", re.DOTALL | re.MULTILINE
+)
 _PYTHON = """
 import ast, asyncio, inspect, sys
 text = open(sys.argv[1]).read()
@@ -53,9 +56,9 @@ def blocks(page: Path) -> list[Block]:
     name = str(page.relative_to(ROOT))
     return [
         Block(
-            f"{name}:{text.count(chr(10), 0, found.start(3)) + 1}",
-            found[3],
+            f"{name}:{text.count(chr(10), 0, found.start(4)) + 1}",
             found[4],
+            textwrap.dedent(found[5]) if found[3] else found[5],
             found[1] or "",
             found[2] or "",
         )
@@ -69,7 +72,7 @@ def commands(block: str) -> list[tuple[str, list[str]]]:
     for line in block.splitlines():
         if line.startswith("$ "):
             found.append((line[2:], []))
-        elif line.startswith("> ") and not found[-1][1]:
+        elif (line == ">" or line.startswith("> ")) and not found[-1][1]:
             found[-1] = (f"{found[-1][0]}\n{line[2:]}", [])
         else:
             found[-1][1].append(line.strip())

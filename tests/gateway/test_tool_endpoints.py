@@ -71,7 +71,8 @@ def test_a_call_counts_as_any_request_to_the_provider_does(tmp_path: Path) -> No
         assert unpriced.value.where == "providers.openai.price"
         stand.budgets = Budgets(
             Spending(
-                lambda name: Tenant(name=name, limits=Ceilings(requests_per_day=1)), Prices({"openai": 2.0})
+                lambda name: Tenant(name=name, limits=Ceilings(requests_per_day=1)),
+                Prices({"openai": 9.0}, {("openai", "gpt-4o-mini"): 2.0}),
             )
         )
         await ask(stand)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bridgehold.audit.events import Event, kind_of
 from bridgehold.errors import BusyError, CellEndedError, InternalError, TenantFullError, UsageError
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
@@ -77,6 +78,7 @@ class House:
     def __init__(self, bound: int = 8) -> None:
         self.template = FakeTemplate()
         self.ordered: list[tuple[str, ...]] = []
+        self.events: list[Event] = []
         self.allowed: list[tuple[str, str, str]] = []
         self.rooms = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         launcher: Any = SimpleNamespace(open_cell=self._open, allow=self._allow)
@@ -84,7 +86,8 @@ class House:
         template: Any = self.template
         intakes = Intakes(launcher=launcher, keeper=self.rooms[0][0], journal=self.rooms[1][0])
         self.places = Places(bound, lambda _: 2)
-        self.cells = Cells(template, intakes, orders, self.places, self._config, lambda: 1 << 28)
+        journal: Any = SimpleNamespace(append=self._append)
+        self.cells = Cells(template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28)
 
     def _config(self, tenant: str) -> cell_wire.CellConfig:
         host = HostConfig(config="/c", state="/s", run="/r", owner_uid=0, supervisor=1)
@@ -95,6 +98,9 @@ class House:
             config="{}",
             spent=cell_wire.Spent(),
         )
+
+    async def _append(self, event: Event, *, durable: bool) -> None:
+        self.events.append(event)
 
     async def _open(self, _cell: str, _tenant: str, end: socket.socket) -> None:
         end.close()
@@ -208,6 +214,8 @@ def test_a_cell_that_breaks_the_link_ends_alone_and_its_callers_know() -> None:
                     await cell.ask("call", {})
             await other.ask("granted", cell_wire.Granted(bridge="x"))
             assert [one.tenant for one in at.cells.living()] == ["globex"]
+            told = [(kind_of(event), event.tenant) for event in at.events]
+            assert told[-2:] == [("cell.started", "acme"), ("cell.ended", "acme")]
 
     asyncio.run(act())
 

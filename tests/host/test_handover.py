@@ -382,7 +382,14 @@ def test_a_socket_of_somebody_else_outlives_the_host() -> None:
             waiting = pool.submit(client.run, "served:act", {"code": "result['n'] = 'waited'"})
             with installed.served(listener=listener):
                 assert waiting.result(30) == {"n": "waited"}
+        with installed.served(listener=listener) as process:
+            environment = {**os.environ, "BRIDGEHOLD_HOME": str(installed.layout.config.parent)}
+            subprocess.run(
+                [sys.executable, "-m", "bridgehold", "stop"], env=environment, check=True, timeout=60
+            )
+            assert process.wait(40) == 0, installed.log
         assert installed.layout.socket.exists()
+        assert select.select([listener], [], [], 0)[0] == [], "who connects now has the unit started again"
 
 
 def test_a_host_that_agreed_and_does_not_leave_is_ended_and_replaced() -> None:

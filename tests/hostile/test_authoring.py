@@ -87,6 +87,13 @@ def test_a_bridge_that_breaks_its_word_fails_its_check(home: Path) -> None:
     failed = [one for one in json.loads(checked.stdout) if one["status"] == "FAIL"]
     assert [one["name"] for one in failed] == ["starts"]
     assert "greet" in failed[0]["detail"]
+    asked = home / "config/bridges/liar/bridge.toml"
+    before = asked.read_text()
+    asked.write_text(before.replace("[resources", 'requirements = "r.in"\nlock = "r.lock"\n[resources', 1))
+    unlocked = json.loads(run(home, "bridge", "check", "liar", "--json").stdout)[-1]
+    assert "r.lock" in unlocked["detail"]
+    assert "`bridgehold bridge lock liar` writes it" in unlocked["detail"]
+    asked.write_text(before)
     code.write_text(f"{text}\nraise RuntimeError('at import')\n")
     checked = run(home, "bridge", "check", "liar")
     assert checked.returncode == 1

@@ -267,7 +267,11 @@ def told() -> Iterator[list[Entry]]:
         os.kill(stage.supervisor, signal.SIGTERM)
         psutil.Process(stage.supervisor).wait(30)
         SecretAdmin.open_file(stage.layout.secrets).set("local", "later", b"while-no-host-ran")
+        text = stage.layout.config_file.read_text()
+        stage.layout.config_file.write_text(text.replace("[host]", "[host]\ncells = true", 1))
         again = start_host(stage.layout)
+        with contextlib.closing(SyncClient.connect(stage.layout.socket)) as client:
+            assert client.request("artifact.list", {"tenant": "acme"}) is not None
         wait_for(stage, "secret.changed", lambda entry: entry.text("name") == "later")
         keeper = next(
             one
@@ -306,9 +310,11 @@ CASES: dict[str, dict[str, Any]] = {
     "config.reloaded": {"principal": "tester"},
     "session.opened": BY,
     "session.closed": BY,
+    "worker.started": LOCAL,
     "worker.attested": LOCAL,
     "worker.refused": LOCAL,
     "worker.exited": LOCAL,
+    "zygote.attested": LOCAL,
     "zygote.started": LOCAL,
     "zygote.ended": LOCAL,
     "start.fell_back": LOCAL,
@@ -333,6 +339,8 @@ CASES: dict[str, dict[str, Any]] = {
     "events.folded": {"tenant": ""},
     "journal.opened": OWN,
     "journal.closed": OWN,
+    "cell.started": {"tenant": "acme"},
+    "cell.ended": {"tenant": "acme", "sessions": 0},
     "channel.ended": {"tenant": "", "recorder": "launcher"},
     "segment.rotated": OWN,
     "anchor.signed": OWN,

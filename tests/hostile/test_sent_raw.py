@@ -212,6 +212,8 @@ def test_a_request_itself_is_read_by_the_same_rules(shown: Stage) -> None:
     assert (error["code"], "two keys are both spelled 'method'" in error["message"]) == ("usage", True)
     wire.send(b'{"id": 2, "method": "sessions", "params": {"tenant": "local", "tenant": "other"}}')
     assert wire.receive()["error"]["code"] == "usage"
+    wire.send(b'{"id": 2, "method": "run", "params": {"operation": "python:execute", "argumnts": {}}}')
+    assert "unknown field `argumnts` (nearest: 'arguments')" in wire.receive()["error"]["message"]
     wire.send(b'{"id": 3, "method": "ping"}')
     assert wire.receive()["result"]["status"] == "ok"
     wire.close()

@@ -259,6 +259,28 @@ def test_two_clients_see_one_named_session(host: Stage) -> None:
         one.request("session.close", {"session": "shared"})
 
 
+def test_a_name_that_several_have_ends_and_shows_none_of_them(host: Stage) -> None:
+    """Two bridges of one tenant: the error says which ids there are."""
+    second = host.bridge()
+    with (
+        host.client.session(host.plain, tenant="acme", name="twin") as one,
+        host.client.session(second, tenant="acme", name="twin") as other,
+        host.client.session(host.plain, tenant="globex", name=one.id) as posing,
+    ):
+        for method in ("session.kill", "session.close", "logs", "session.profile", "session.find"):
+            with pytest.raises(BridgeholdError) as caught:
+                host.client.request(method, {"session": "twin"})
+            assert (caught.value.code, caught.value.message) == ("usage", "2 sessions are named 'twin'"), (
+                method
+            )
+            assert f"{one.id} (acme, {host.plain})" in caught.value.hint
+            assert f"{other.id} (acme, {second})" in caught.value.hint
+        host.client.request("session.kill", {"session": one.id})  # an id is no name, whoever bears it as one
+        assert other.run("act", {"code": "result = {'x': 1}"}) == {"x": 1}
+        assert posing.run("act", {"code": "result = {'x': 2}"}) == {"x": 2}
+        assert host.client.request("session.find", {"session": "twin"})["id"] == other.id
+
+
 def test_a_cancelled_command_leaves_its_session_alive_if_the_bridge_stops(host: Stage) -> None:
     with host.session() as session:
         session.run("report")

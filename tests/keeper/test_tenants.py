@@ -20,7 +20,7 @@ from bridgehold.keeper.channel import Channel, Stream
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import QUESTIONS_EACH, Places, Turns
-from bridgehold.keeper.resolve import system_lookup
+from bridgehold.keeper.resolve import shared, system_lookup
 from bridgehold.keeper.values import KeeperConfig
 from waiting import eventually
 
@@ -293,5 +293,33 @@ def test_turns_go_round_by_tenant_and_one_to_a_turn_of_the_loop() -> None:
         await asyncio.gather(*[work("a") for _ in range(20)], *[work("b") for _ in range(2)])
         assert order[1:13].count("b") == 6, order
         assert len(order) == 66
+
+    asyncio.run(act())
+
+
+def test_a_name_server_that_does_not_answer_keeps_one_question_and_not_each_of_a_tenant() -> None:
+    async def act() -> None:
+        asked: list[str] = []
+        answer = asyncio.Event()
+
+        async def lookup(host: str, port: int) -> list[str]:
+            asked.append(host)
+            if host == "slow.example":
+                await answer.wait()
+                raise OSError("no such name")
+            return ["127.0.0.1"]
+
+        one = shared(lookup)
+        waiting = [asyncio.create_task(one("slow.example", 1)) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert await one("fast.example", 1) == ["127.0.0.1"]
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        answer.set()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError] + [OSError] * 49
+        assert sorted(asked) == ["fast.example", "slow.example"]
+        await asyncio.gather(one("slow.example", 1), return_exceptions=True)
+        assert asked.count("slow.example") == 2, "an answer is not kept"
 
     asyncio.run(act())

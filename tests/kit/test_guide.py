@@ -14,7 +14,7 @@ import pytest
 from bridgehold.bridges.kit.provider import Provider
 from bridgehold.client.sync import _Loop
 from hostile.stage import KINDS_OF_HOSTS, ordinary_user
-from typed import DONE, ROOT, Shell, commands, give_to, pattern, until_listening
+from typed import DONE, ROOT, Shell, blocks, commands, give_to, pattern, until_listening
 
 PAGE = ROOT / "docs/tutorial/your-first-bridge.md"
 _PART = re.compile(
@@ -67,7 +67,9 @@ def test_every_command_of_the_guide_works_on_a_fresh_home(kind: str, provider: P
         given = {"OPENAI_API_KEY": provider.key, "PYTEST_ADDOPTS": "-p no:cacheprovider"}
         shell = Shell(folder, user=user, **given, BRIDGEHOLD__HOST__CGROUP=cgroup)
         stack.callback(shell.close)
-        for path, text, block in _PART.findall(PAGE.read_text()):
+        parts = _PART.findall(PAGE.read_text())
+        assert len(parts) == len(blocks(PAGE)), "a block that is neither a file of the reader's nor typed"
+        for path, text, block in parts:
             if path:
                 (home / path).write_text(text)
                 continue

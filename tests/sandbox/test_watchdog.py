@@ -243,3 +243,24 @@ def test_remove_and_close_can_be_called_again(leaf: none.Leaf) -> None:
     leaf.remove()
     assert leaf.processes() == []
     assert leaf.oom_fd() is None
+
+
+def test_a_session_that_can_not_be_looked_at_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(none, "_LATE_SECONDS", 0.5)
+    parent = open_parent("none", reserve_bytes=64 * MIB, instance="t-none")
+    assert isinstance(parent, none.Parent)
+    stuck, seen = (parent.create(name, SMALL, tenant="local") for name in ("w-stuck", "w-seen"))
+    monkeypatch.setattr(stuck, "sample", signal.pause)
+    child(seen, lambda: take(150 * MIB))
+    try:
+
+        def looked() -> bool:
+            parent.look()
+            return seen.over()
+
+        assert wait_until(looked)
+        assert not stuck.over()
+        assert seen.usage().oom_kills == 1
+    finally:
+        parent.close()
+        _reap()

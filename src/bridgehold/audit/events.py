@@ -14,10 +14,20 @@ from bridgehold.records.workers import (
     WorkerAttested,
     WorkerExited,
     WorkerRefused,
+    WorkerStarted,
+    ZygoteAttested,
     kind_of,
 )
 
-__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "kind_of"]
+__all__ = [
+    "Event",
+    "WorkerAttested",
+    "WorkerExited",
+    "WorkerRefused",
+    "WorkerStarted",
+    "ZygoteAttested",
+    "kind_of",
+]
 
 
 class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
@@ -388,6 +398,24 @@ class EventsFolded(Event, frozen=True, kw_only=True, tag="events.folded"):
     folded: dict[str, int]
 
 
+class CellStarted(Event, frozen=True, kw_only=True, tag="cell.started"):
+    """A process of its own serves `tenant` from here on."""
+
+    cell: str
+    pid: int
+    ms: int
+    """From the request that needed it."""
+
+
+class CellEnded(Event, frozen=True, kw_only=True, tag="cell.ended"):
+    """A tenant's process has ended, and with it the `sessions` that had a place by then."""
+
+    cell: str
+    reason: str
+    """What it was ended for; empty where nobody had asked for it."""
+    sessions: int
+
+
 class ChannelEnded(Event, frozen=True, kw_only=True, tag="channel.ended"):
     """A recorder broke its channel's rules, and the journal takes nothing more from it."""
 
@@ -470,16 +498,17 @@ PAIRS = {
     "command.intent": "command.outcome",
     "egress.intent": "egress.outcome",
     "tool.intent": "tool.outcome",
+    "worker.started": "worker.exited",
 }
 """What is written before an act, and what tells its end, which names it by its field `intent`."""
 INTENT_KINDS = frozenset(PAIRS)
 OUTCOME_KINDS = frozenset(PAIRS.values())
 CLOSING_KINDS = OUTCOME_KINDS | {
-    "worker.exited",
     "session.closed",
     "host.degraded",
     "host.stopped",
     "events.folded",
+    "cell.ended",
     "channel.ended",
     "segment.rotated",
     "journal.closed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from ipaddress import ip_address
 
 from bridgehold.errors import DeniedError, ProviderError
@@ -21,6 +22,28 @@ async def system_lookup(host: str, port: int) -> list[str]:
     """The system's resolver, in its own thread. Raises `OSError`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
+
+
+def shared(lookup: Lookup) -> Lookup:
+    """`lookup` with one question under way for each name, however many wait for its answer.
+
+    The system's resolver has few threads for all tenants, and keeps one for as long as a name server likes.
+    """
+    under_way: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
+
+    def done(place: tuple[str, int], asked: asyncio.Future[list[str]]) -> None:
+        del under_way[place]
+        if not asked.cancelled():
+            asked.exception()  # seen, also where nobody waits any more
+
+    async def ask(host: str, port: int) -> list[str]:
+        asked = under_way.get((host, port))
+        if asked is None:
+            asked = under_way[host, port] = asyncio.ensure_future(lookup(host, port))
+            asked.add_done_callback(partial(done, (host, port)))
+        return await asyncio.shield(asked)
+
+    return ask
 
 
 async def resolve(host: str, port: int, *, private: bool, lookup: Lookup = system_lookup) -> list[str]:

@@ -31,7 +31,7 @@ from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, 
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import Turns
 from bridgehold.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
-from bridgehold.keeper.resolve import Lookup, resolve, system_lookup
+from bridgehold.keeper.resolve import Lookup, resolve, shared, system_lookup
 from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
 from bridgehold.keeper.stores import check_value
@@ -94,7 +94,7 @@ class Upstream:
         """`turns`: in which answers are looked through."""
         self._turns = turns or Turns()
         self._limits = limits
-        self._lookup = lookup
+        self._lookup = shared(lookup)
         self._pools: OrderedDict[tuple[str, str], aiohttp.ClientSession] = OrderedDict()
         self._reads: WeakValueDictionary[str, Reads] = WeakValueDictionary()
         self._closing: asyncio.Future[None] | None = None

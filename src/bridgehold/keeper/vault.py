@@ -29,6 +29,8 @@ from bridgehold.keeper.values import KeeperConfig
 _SESSION_BOUND = 16_384
 """Session secrets in memory at once."""
 _REVOKED = "the tenant was revoked"
+_COMPILING = ThreadPoolExecutor(max_workers=2, thread_name_prefix="encodings")
+"""Threads that wait for no name server and no store."""
 
 
 class CachedSecret:
@@ -63,7 +65,8 @@ class CachedSecret:
     async def encodings(self) -> Encodings:
         """How the value may be written. Making them takes longer than a turn of the loop may."""
         if self._encodings is None:
-            self._encodings = asyncio.ensure_future(asyncio.to_thread(Encodings, bytes(self.value)))
+            loop = asyncio.get_running_loop()
+            self._encodings = loop.run_in_executor(_COMPILING, Encodings, bytes(self.value))
         return await asyncio.shield(self._encodings)
 
     @property

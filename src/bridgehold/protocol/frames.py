@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import fields
 
 from bridgehold import strict
 from bridgehold.errors import ErrorInfo, HostUnavailableError, ProtocolError, UsageError
-from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT
+from bridgehold.ids import ANONYMOUS_SESSION, LOCAL_TENANT, nearest
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,6 +31,7 @@ WHOLE_CONNECTION = 0
 """The id of an error that is no request's: why the host ends the connection."""
 HEADER = struct.Struct(">I")
 """The length of a frame's body."""
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`$")
 _PACE = 1024 * 1024
 _VALUE_BYTES = 32
 
@@ -61,13 +64,20 @@ def read_params(method: str, params: msgspec.Raw, kind: type[T]) -> T:
         loads(raw, above=1)  # raises what its caller is told
         raise
     except msgspec.ValidationError as error:
-        raise UsageError(f"parameters of {method[:80]}: {error}") from error
+        raise UsageError(f"parameters of {method[:80]}: {misfit(error, kind)}") from error
 
 
 def pack(frame: msgspec.Struct) -> bytes:
     """The bytes of `frame`: its length (4 bytes, big-endian), and its JSON."""
     body = msgspec.json.encode(frame)
     return HEADER.pack(len(body)) + body
+
+
+def misfit(error: msgspec.ValidationError, kind: type[msgspec.Struct]) -> str:
+    """What keeps JSON from being a `kind`; of a field that it hasn't, the nearest that it has."""
+    said = str(error)
+    found = _UNKNOWN_FIELD.search(said)
+    return said + nearest(found[1], [field.encode_name for field in fields(kind)]) if found else said
 
 
 def weight(body: bytes) -> int:

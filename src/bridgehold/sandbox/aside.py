@@ -9,7 +9,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from bridgehold.errors import InternalError
 from bridgehold.sandbox import syscalls
@@ -20,8 +20,9 @@ _PIECE = 1 << 16
 class Aside:
     """One piece of work. `advance` whenever `descriptor` is readable, or now and then; `close` in the end."""
 
-    def __init__(self, work: Callable[[], bytes], *, keep: Collection[int] = ()) -> None:
-        """Forks. `work` runs in the child, which has none of the launcher's descriptors but those of `keep`.
+    def __init__(self, work: Callable[[], bytes | Iterator[bytes]], *, keep: Collection[int] = ()) -> None:
+        """Forks. `work` runs in the child, which has none of the launcher's descriptors but those of `keep`;
+        it gives its answer whole, or piece by piece.
 
         Raises `OSError` with nothing left.
         """
@@ -54,6 +55,12 @@ class Aside:
             return self._data
         return None
 
+    def so_far(self) -> bytes:
+        """What has come of the answer, where it is late."""
+        with contextlib.suppress(InternalError):
+            self.advance()
+        return self._data
+
     def reap(self, seconds: float) -> None:
         """`close`, and wait for the child's end, but no longer: one that doesn't die is left as an orphan."""
         self._kill()
@@ -73,16 +80,18 @@ class Aside:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
 
-def _work(work: Callable[[], bytes], keep: set[int], answer: int, launcher: int) -> None:
+def _work(work: Callable[[], bytes | Iterator[bytes]], keep: set[int], answer: int, launcher: int) -> None:
     """The forked child: never returns."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != launcher:
             os._exit(125)
         syscalls.close_all_but(keep)
-        view = memoryview(work())
-        while view:
-            view = view[os.write(answer, view) :]
+        said = work()
+        for piece in (said,) if isinstance(said, bytes) else said:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(answer, view) :]
         os._exit(0)
     except BaseException:  # noqa: BLE001 - a forked child must end here, whatever it was
         os._exit(126)

@@ -27,6 +27,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Of the bridge's code, where that failed."""
 
 
+def _failed(name: str, error: BridgeholdError) -> Verdict:
+    """With where it was and what to do, and where in the bridge's own code."""
+    where = f" ({error.where})" if error.where else ""
+    hint = f". {error.hint}" if error.hint and not error.hint.startswith("bridgehold why") else ""
+    detail = f"{error.message}{where}{hint}"
+    return Verdict(name=name, status="FAIL", detail=detail, traceback=error.traceback)
+
+
 async def check(client: Client, manifest: Manifest, tenant: str) -> AsyncIterator[Verdict]:
     """Everything in turn; after a failed start nothing more can be tried."""
     async for verdict in _described(client, manifest, tenant):
@@ -42,7 +50,7 @@ async def check(client: Client, manifest: Manifest, tenant: str) -> AsyncIterato
             yield await _still_there(session)
             log = await session.logs()
     except BridgeholdError as error:
-        yield Verdict(name="starts", status="FAIL", detail=error.message, traceback=error.traceback)
+        yield _failed("starts", error)
         return
     noisy = len(log.splitlines())
     yield Verdict(
@@ -89,9 +97,7 @@ async def _alive(session: ClientSession) -> AsyncIterator[Verdict]:
             said: Any = await session.run(f"common:{command}")
             yield Verdict(name=f"answers {command}", status="PASS", detail=str(said.get("status", "")))
         except BridgeholdError as error:
-            yield Verdict(
-                name=f"answers {command}", status="FAIL", detail=error.message, traceback=error.traceback
-            )
+            yield _failed(f"answers {command}", error)
 
 
 async def _refuses(session: ClientSession, manifest: Manifest) -> AsyncIterator[Verdict]:
@@ -119,9 +125,7 @@ async def _still_there(session: ClientSession) -> Verdict:
     try:
         await session.run("common:ping")
     except BridgeholdError as error:
-        return Verdict(
-            name="outlives refusals", status="FAIL", detail=error.message, traceback=error.traceback
-        )
+        return _failed("outlives refusals", error)
     return Verdict(name="outlives refusals", status="PASS")
 
 

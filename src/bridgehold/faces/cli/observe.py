@@ -87,7 +87,7 @@ def resume(
 ) -> None:
     """Open sessions again where a drain has closed the way."""
     found = asyncio.run(_of_known("resume", {"bridge": bridge, "tenant": tenant}))
-    out.say(f"{found['resumed']} drains ended; new sessions are opened again")
+    out.say(f"{found['resumed']} drained; new sessions are opened again")
 
 
 def top(

@@ -19,6 +19,7 @@ from bridgehold.faces.http.running import Commands
 from bridgehold.faces.http.statuses import too_large, too_slow
 from bridgehold.faces.http.values import Caller
 from bridgehold.host.shares.fair import Share, Shares
+from bridgehold.protocol.frames import misfit
 from bridgehold.protocol.plain import loads
 
 _REMEMBERED = 10_000
@@ -135,7 +136,7 @@ class Call:
         try:
             return msgspec.convert(loads(data, above=1), type=kind)
         except msgspec.ValidationError as error:
-            raise UsageError(f"the body: {error}"[:500], where="body") from None
+            raise UsageError(f"the body: {misfit(error, kind)}"[:500], where="body") from None
 
     async def _read(self, limit: int) -> bytes:
         seconds = self.face.config.body_s

@@ -19,6 +19,8 @@ from functools import partial
 
 import msgspec
 
+from bridgehold.audit.client import JournalClient
+from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.environments import LISTENER
@@ -33,6 +35,7 @@ from bridgehold.host.template import Template
 from bridgehold.ids import parse_name, random_id
 from bridgehold.intake import hand_in
 from bridgehold.protocol.values import Principal
+from bridgehold.sandbox import procfs
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
 
@@ -67,6 +70,8 @@ class Cell:
         """As it said last."""
         self.idle_since = time.monotonic()
         self.ended = asyncio.Event()
+        self.reason = ""
+        """What it is ended for, if it is."""
         self.orders = asyncio.Semaphore(_ORDERS)
         """So many of one cell's are made at once."""
 
@@ -76,8 +81,9 @@ class Cell:
             raise CellEndedError("the tenant's cell has ended")
         return await self.link.ask(method, params, emit)
 
-    def kill(self) -> None:
-        """End it now; its sessions end with it."""
+    def kill(self, reason: str = "") -> None:
+        """End it now, for `reason` or what was said before; its sessions end with it."""
+        self.reason = self.reason or reason
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -92,6 +98,7 @@ class Cells:
         intakes: Intakes,
         orders: Orders,
         places: Places,
+        journal: JournalClient,
         make_config: Callable[[str], cell_wire.CellConfig],
         zygote_bytes: Callable[[], int],
     ) -> None:
@@ -100,6 +107,7 @@ class Cells:
         self._intakes = intakes
         self._orders = orders
         self.places = places
+        self._journal = journal
         self._make_config = make_config
         self._zygote_bytes = zygote_bytes
         self.directory = Directory()
@@ -144,7 +152,7 @@ class Cells:
             raise BusyError(f"no cell for {tenant}: {_MOST} others are at work", hint="Try again later.")
         leaving = min(idle, key=lambda one: one.idle_since)
         del self._cells[leaving.tenant]
-        leaving.kill()
+        leaving.kill("another tenant's begins, and there are many")
 
     async def call(
         self, cell: Cell, principal: Principal, method: str, params: msgspec.Raw, caller: int, emit: Emit
@@ -195,7 +203,7 @@ class Cells:
                     cell.idle_since = now
                 elif now - cell.idle_since > idle_s():
                     await self._ask_to_stop(cell, cell_wire.Stop(reason="idle time", seconds=0))
-                    cell.kill()
+                    cell.kill("idle time")
 
     async def end(self, tenant: str, reason: str) -> cell_wire.Ended:
         """All that the tenant runs ends now, and its cell with it; how much there was."""
@@ -209,7 +217,7 @@ class Cells:
                 )
         except (TimeoutError, BridgeholdError):
             found = cell_wire.Ended(sessions=self.places.of(tenant))
-        cell.kill()
+        cell.kill(reason)
         await cell.ended.wait()
         return found
 
@@ -234,6 +242,7 @@ class Cells:
         self._template.close()
 
     async def _ask_to_stop(self, cell: Cell, stop: cell_wire.Stop) -> None:
+        cell.reason = stop.reason
         with contextlib.suppress(TimeoutError, BridgeholdError):
             async with asyncio.timeout(_LOOK_SECONDS):
                 cell.metrics = sound(decoded(await cell.ask("metrics", None), str))
@@ -242,7 +251,7 @@ class Cells:
                 await cell.ask("stop", stop)
 
     async def _begin(self, tenant: str) -> Cell:
-        cell = Cell(tenant)
+        cell, begun = Cell(tenant), time.monotonic()
         config = self._make_config(tenant)
         link, theirs = socket.socketpair()
         launcher, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -259,6 +268,19 @@ class Cells:
         cell.pidfd = await self._template.fork(ends)
         cell.link = Link(partial(self._answer, cell))
         await cell.link.connect(link)
+        try:
+            started = CellStarted(
+                tenant=tenant,
+                cell=cell.name,
+                pid=_pid_of(cell.pidfd),
+                ms=round((time.monotonic() - begun) * 1000),
+            )
+            await self._journal.append(started, durable=False)
+        except BaseException:
+            cell.kill()
+            os.close(cell.pidfd)
+            cell.link.close()
+            raise
         self._cells[tenant] = cell
         task = asyncio.create_task(self._watch(cell, cell.link))
         self._tasks.add(task)
@@ -278,7 +300,15 @@ class Cells:
         cell.pidfd = -1
         if self._cells.get(cell.tenant) is cell:
             del self._cells[cell.tenant]
+        ended = CellEnded(
+            tenant=cell.tenant,
+            cell=cell.name,
+            reason=cell.reason[:200],
+            sessions=self.places.of(cell.tenant),
+        )
         self.places.clear(cell.tenant)
+        with contextlib.suppress(BridgeholdError):  # the launcher's word of each sandbox's end stands
+            await self._journal.append(ended, durable=False)
         self.past = merged([self.past, counted(cell.metrics)])
         if not self._stopping:
             sys.stderr.write(f"bridgehold: the cell of {cell.tenant} has ended\n")
@@ -335,3 +365,9 @@ class Cells:
                 f"no session with {bridge} is opened: an operator has drained it",
                 hint="An operator opens the way again with `bridgehold sessions resume`.",
             )
+
+
+def _pid_of(pidfd: int) -> int:
+    """The process behind a pidfd; -1 where it has ended."""
+    facts = procfs.lines(procfs.read(f"/proc/self/fdinfo/{pidfd}"))
+    return next((int(line.split()[1]) for line in facts if line.startswith("Pid:")), -1)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -22,7 +23,8 @@ from bridgehold.sandbox.cgroups.admission import Capacity, machine_capacity
 from bridgehold.sandbox.limits.watchdog import Seen, Tree, Watchdog
 from bridgehold.sandbox.values import Resources, TenantShare, Usage
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS, _LATE_SECONDS = 0.1, 2.0
+"""Between looks; and after which a child that looks is given up, with what it has said."""
 
 
 class Parent:
@@ -56,14 +58,15 @@ class Parent:
         now = time.monotonic()
         if self._looking is not None:
             try:
-                answer = self._looking.advance()
+                if self._looking.advance() is None and now < self._due + _LATE_SECONDS:
+                    return
             except InternalError:  # it was killed, or had no memory: another looks
-                answer = b"{}"
-            if answer is None:
-                return
+                pass
+            whole, _, _ = self._looking.so_far().rpartition(b"\n")
             self.left.add(self._looking.close())
             self._looking = None
-            for path, seen in msgspec.json.decode(answer, type=dict[str, Seen]).items():
+            for line in whole.splitlines():
+                path, seen = msgspec.json.decode(line, type=tuple[str, Seen])
                 if path in leaves:
                     leaves[path].learn(seen)
         if leaves and now >= self._due:
@@ -94,6 +97,9 @@ class Parent:
 
     def close(self) -> None:
         """Let go of every leaf."""
+        if self._looking is not None:
+            self.left.add(self._looking.close())
+            self._looking = None
         for leaf in self._leaves:
             if not leaf.removed:
                 leaf.kill()
@@ -185,10 +191,8 @@ class Leaf:
             self._watchdog.tree.add(int(text))
 
 
-def _samples(leaves: Mapping[str, Leaf]) -> bytes:
-    """In the child: what each uses."""
-    found: dict[str, Seen] = {}
-    for path, leaf in leaves.items():
+def _samples(leaves: Mapping[str, Leaf]) -> Iterator[bytes]:
+    """In the child: what each uses, a line for each, in another order each time: one may keep it for ever."""
+    for path, leaf in random.sample(list(leaves.items()), len(leaves)):
         with contextlib.suppress(OSError, UnsupportedError):
-            found[path] = leaf.sample()
-    return msgspec.json.encode(found)
+            yield msgspec.json.encode((path, leaf.sample())) + b"\n"

@@ -42,6 +42,8 @@ _LONG_LIST = 1 << 20
 """As far as the child reads it: about 16,000 locks. Reading costs the more the longer it is."""
 _FEW_LOCKS = MOST_LOCKS // 4
 """With no more of them by `flock` on the machine, nobody's are looked for."""
+_LATE_SECONDS = 60.0
+"""A child that has not answered by then is given up: a process that it looks at may keep it for ever."""
 _WALK_SECONDS = 2.0
 """Of the child's, for each session's descriptors: what there is no time for is seen at another look."""
 MAX_FDINFO = 1 << 17
@@ -145,8 +147,9 @@ class Watch:
             answer = self._looking.advance()
         except InternalError:  # it was killed, or had no memory: another will look
             answer = b"{}"
-        if answer is None:
+        if answer is None and time.monotonic() < self._begun + _LATE_SECONDS:
             return []
+        answer = answer or b"{}"  # late: another will look
         self.close()
         self._rest = 2 * time.monotonic() - self._begun  # half of the time, where that is much
         found = msgspec.json.decode(answer, type=dict[str, str])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Protocol
 
 from bridgehold.audit.client import JournalClient
@@ -16,6 +16,7 @@ from bridgehold.errors import (
     HostLeavingError,
     NotFoundError,
     SessionEndedError,
+    UsageError,
     from_info,
 )
 from bridgehold.host.cell.gateway.values import Attribution
@@ -34,6 +35,8 @@ from bridgehold.ids import new_session_id
 from bridgehold.policies.units import format_ms
 
 _LOOK_SECONDS = 0.02
+_NAMED = 5
+"""Sessions of one name that an error names by their ids."""
 
 
 class RecoveryTracker(Protocol):
@@ -266,11 +269,11 @@ class Sessions:
     def find(self, tenant_allowed: Callable[[str], bool], reference: str) -> Session:
         """By id or name, within what the caller may see; otherwise `NotFoundError`, always the same.
 
-        The id of a lost session finds the one that came of it.
+        The id of a lost session finds the one that came of it. Raises `UsageError` for a name of several.
         """
-        for session in self._open.values():
-            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
-                return session
+        found = _of_reference(self._open.values(), tenant_allowed, reference)
+        if found is not None:
+            return found
         key = self._recovery.key_of(tenant_allowed, reference)
         if key in self._open:
             return self._open[key]
@@ -289,9 +292,9 @@ class Sessions:
     def log(self, tenant_allowed: Callable[[str], bool], reference: str) -> tuple[SessionKey, str, str]:
         """(key, id, text) of a session's log; once it has ended, while that is kept. Raises as `find`."""
         ended = self._ended.find(tenant_allowed, reference) if reference.startswith("s-") else None
-        for session in self if ended is None else ():
-            if reference in (session.id, session.key.name) and tenant_allowed(session.key.tenant):
-                return session.key, session.id, session.worker.log.text()
+        session = _of_reference(self, tenant_allowed, reference) if ended is None else None
+        if session is not None:
+            return session.key, session.id, session.worker.log.text()
         ended = ended or self._ended.find(tenant_allowed, reference)
         if ended is None:
             raise _unknown(reference)
@@ -364,6 +367,19 @@ class Sessions:
         await asyncio.gather(*openings, return_exceptions=True)
         await asyncio.gather(*(session.end(reason) for session in self), return_exceptions=True)
         await asyncio.gather(*self._watchers, return_exceptions=True)
+
+
+def _of_reference(
+    sessions: Iterable[Session], may_see: Callable[[str], bool], reference: str
+) -> Session | None:
+    """The session of that id, or else the one of that name. Raises `UsageError` where several have it."""
+    seen = [session for session in sessions if may_see(session.key.tenant)]
+    named = [session for session in seen if session.key.name == reference]
+    found = next((session for session in seen if session.id == reference), named[0] if named else None)
+    if found is not None and found.id != reference and len({session.key for session in named}) > 1:
+        which = ", ".join(f"{one.id} ({one.key.tenant}, {one.key.bridge})" for one in named[:_NAMED])
+        raise UsageError(f"{len(named)} sessions are named {reference[:80]!r}", hint=f"Use an id: {which}.")
+    return found
 
 
 def _unknown(reference: str) -> NotFoundError:
