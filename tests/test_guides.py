@@ -91,6 +91,9 @@ def test_every_block_says_what_it_is_and_is_typed_or_says_why_not() -> None:
     for block in typed:
         if block.language == "console":
             assert commands(block.text), block.place
+            for command, _ in commands(block.text):  # one that doesn't end has the shell wait for ever
+                for end in re.findall(r"<<-?'?(\w+)", command):
+                    assert command.endswith(f"\n{end}"), block.place
         if block.language == "python":
             compile(
                 block.text, block.place, "exec", 0x2000

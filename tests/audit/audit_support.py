@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,10 @@ import msgspec
 from bridgehold.audit.client import JournalClient, encode
 from bridgehold.audit.events import CommandIntent, CommandOutcome, Event, Receipt
 from bridgehold.audit.journal import Journal, JournalConfig
+from bridgehold.audit.recorders import HOST, Recorder
 from bridgehold.audit.segments import instance_folders
 from bridgehold.records import wire
+from bridgehold.records.workers import RECORDED_KINDS, kind_of
 
 
 def intent(**changes: object) -> CommandIntent:
@@ -108,13 +111,23 @@ async def connected(journal: LiveJournal, deadline_s: float = 10.0) -> AsyncIter
 class Filler:
     """Writes an audit through the journal's own code in this process."""
 
-    def __init__(self, folder: Path, **changes: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recorders: tuple[str, ...] = ("host",),
+        sync: Callable[[int], None] = os.fdatasync,
+        **changes: object,
+    ) -> None:
         fields = {"folder": str(folder), "reserve_bytes": 65_536, **changes}
-        self.journal = Journal(JournalConfig(**fields))  # type: ignore[arg-type]  # values by name
+        config = JournalConfig(**fields)  # type: ignore[arg-type]  # values by name
+        self.journal = Journal(config, recorders=recorders, sync=sync)
+        self.launcher = Recorder("launcher")
 
     def put(self, *events: Event) -> list[Receipt]:
+        """Each by whom it is to be written."""
         requests = [wire.Request(wire.APPEND, n, encode(event)) for n, event in enumerate(events)]
-        answers = self.journal.answer(requests)
+        recorders = [self.launcher if kind_of(event) in RECORDED_KINDS else HOST for event in events]
+        answers = self.journal.answer(requests, recorders)
         assert all(not answer.code for answer in answers), answers
         instance = self.journal.writer.instance
         return [Receipt(ref=f"{instance}.{a.seq}", seq=a.seq, hash=a.hash) for a in answers]

@@ -121,7 +121,9 @@ def test_nobody_ends_what_another_recorder_has_begun(live: Live, audit: Path) ->
     asyncio.run(act())
     assert journal.end() == 0
     report = verify_audit(audit)
-    assert report.ok, report.first_bad  # umbra's intent is interrupted, as its channel was
+    assert report.integrity.ok, report.first_bad
+    found = [finding.kind for finding in report.completeness.findings]
+    assert found == ["start_missing"], "no outcome is an orphan; the session is one of nobody's start"
     assert report.completeness.interrupted_count == 1
 
 

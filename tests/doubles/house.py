@@ -156,7 +156,7 @@ class House:
         self.steps = steps or Steps()
         self.pool = PoolLimits(size=pool, overflow=overflow, checkout_s=10.0)
         self.journal = DoubleJournal(self.steps)
-        self.launcher = DoubleLauncher(self.steps, behaviour, OPERATIONS)
+        self.launcher = DoubleLauncher(self.steps, self.journal, behaviour, OPERATIONS)
         self.registry = DoubleRegistry(start, concurrency)
         self.degraded: list[str] = []
         self.services = Services(
@@ -246,7 +246,7 @@ class House:
         assert max([0, *self.warm.counts().values()]) <= self.pool.size, f"{when}: more than the pool holds"
         if self.degraded:  # the journal failed the host, which ends and says so
             return
-        assert self.journal.open_workers() == self.launcher.workers(), f"{when}: attested, and not exited"
+        assert self.journal.open_workers() == set(self.launcher.places), f"{when}: started, and not exited"
         assert self.journal.open_sessions() == ids, f"{when}: opened, and not closed"
         assert self.journal.open_commands() == set(), f"{when}: an intent without an outcome"
         assert self.journal.open_zygotes() == self.launcher.zygotes(), f"{when}: whose zygote is it?"

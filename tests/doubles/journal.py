@@ -60,10 +60,11 @@ class DoubleJournal:
         )
 
     def open_workers(self) -> set[str]:
-        """Attested and not exited. One that ended before its proof has an end alone."""
-        ended = [one.worker for one in self.of(events.WorkerExited)]
-        assert len(ended) == len(set(ended)), f"exited twice: {ended}"
-        return {one.worker for one in self.of(events.WorkerAttested)} - set(ended)
+        """Started and not exited, zygotes too."""
+        return _open(
+            [one.worker for one in self.of(events.WorkerStarted)],
+            [one.worker for one in self.of(events.WorkerExited)],
+        )
 
     def open_commands(self) -> set[str]:
         """With an intent and no outcome."""

@@ -9,9 +9,11 @@ from typing import Literal
 
 from bridgehold.errors import HostUnavailableError, NotFoundError, ReplacedError, ZygoteError
 from bridgehold.policies.model import Machine
+from bridgehold.records.workers import WorkerAttested, WorkerExited, WorkerStarted
 from bridgehold.sandbox.spec import spec_digest
-from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, Usage
+from bridgehold.sandbox.values import Attestation, ExitReport, Launched, SandboxSpec, StartNote, Usage
 from doubles.guest import Behaviour, Guest, obedient
+from doubles.journal import DoubleJournal
 from doubles.steps import Steps
 
 Cause = Literal["exited", "signal", "memory", "killed", "launcher", "zygote"]
@@ -32,8 +34,13 @@ class DoubleLauncher:
     """As `LauncherClient`: what nobody waits for any more is ended, and an end is reported once."""
 
     def __init__(
-        self, steps: Steps, behaviour: Behaviour = obedient, operations: tuple[str, ...] = ()
+        self,
+        steps: Steps,
+        journal: DoubleJournal,
+        behaviour: Behaviour = obedient,
+        operations: tuple[str, ...] = (),
     ) -> None:
+        self._journal = journal
         self._steps = steps
         self.behaviour = behaviour
         self._operations = operations
@@ -55,23 +62,37 @@ class DoubleLauncher:
     async def machine(self) -> Machine:
         return Machine(cgroup="v2", uids="range")
 
-    async def launch(self, spec: SandboxSpec) -> tuple[Launched, list[int]]:
+    async def launch(self, spec: SandboxSpec, note: StartNote) -> tuple[Launched, list[int]]:
         await self._steps.take(f"launcher launch {spec.kind}")
-        return await self._started(spec, "")
+        return await self._started(spec, "", note)
 
-    async def fork(self, zygote: str, spec: SandboxSpec) -> tuple[Launched, list[int]]:
+    async def fork(self, zygote: str, spec: SandboxSpec, note: StartNote) -> tuple[Launched, list[int]]:
         await self._steps.take("launcher fork")
         if zygote not in self.places:
             raise ZygoteError(f"there is no zygote {zygote} to fork from")
-        return await self._started(spec, zygote)
+        return await self._started(spec, zygote, note)
 
-    async def _started(self, spec: SandboxSpec, zygote: str) -> tuple[Launched, list[int]]:
+    async def _started(self, spec: SandboxSpec, zygote: str, note: StartNote) -> tuple[Launched, list[int]]:
         self._made += 1
         name = f"{'z' if spec.kind == 'zygote' else 'w'}-{self._made}"
         outputs = 2 if spec.two_outputs else 1
         guest = Guest(self._steps, self.behaviour, self._operations, outputs=outputs)
         guest.left = lambda status: self.end(name, "exited", status)
         self.places[name] = Place(guest, spec, zygote)
+        started = WorkerStarted(
+            tenant=spec.tenant,
+            session=note.session,
+            worker=name,
+            purpose=spec.kind,
+            bridge=spec.bridge,
+            start=spec.start,
+            spec="",
+            environment=note.environment,
+            uid=1,
+            cgroup=name,
+            zygote=zygote,
+        )
+        self._journal.events.append(started)
         self._exits[name] = asyncio.get_running_loop().create_future()
         if zygote:
             self.places[zygote].forks.add(name)
@@ -109,6 +130,24 @@ class DoubleLauncher:
             mounts_digest="",
         )
 
+    async def recorded(self, worker: str) -> None:
+        """The launcher's own channel to the journal, which may refuse it as any other."""
+        proof = WorkerAttested(
+            tenant="acme",
+            worker=worker,
+            spec="",
+            pid=1,
+            uid=1,
+            environment="",
+            capabilities="0",
+            no_new_privs=True,
+            seccomp_mode=2,
+            namespaces={},
+            cgroup=worker,
+            mounts="",
+        )
+        await self._journal.append(proof)
+
     async def usage(self, worker: str) -> Usage:
         await self._steps.take("launcher usage")
         self._require(worker)
@@ -143,6 +182,16 @@ class DoubleLauncher:
             return
         place.guest.close()
         report = ExitReport(worker=worker, cause=cause, status=status, usage=Usage(), emptied_ms=0, uid=1)
+        exited = WorkerExited(
+            worker=worker,
+            cause=cause,
+            status=status,
+            cpu_us=0,
+            memory_peak_bytes=0,
+            oom_kills=0,
+            emptied_ms=0,
+        )
+        self._journal.events.append(exited)
         self._exits[worker].set_result(report)
         for fork in place.forks:
             self.end(fork, "zygote", 9)

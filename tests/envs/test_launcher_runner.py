@@ -63,6 +63,7 @@ def made(request):
             inner.chmod(0o755)
             os.chown(inner, entry.pw_uid, entry.pw_gid)
         config = LauncherConfig(
+            unrecorded=True,
             read_roots=(
                 str(folder / "home"),
                 os.path.realpath(sys.base_prefix),

@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from gateway_support import CHAT, KEYS, PLACEHOLDER, Stand, connects, make_grant, on_stand, parse
 
 from bridgehold.audit.events import EgressIntent, EgressOutcome, EgressRefused
 from bridgehold.bridges.kit.sink import ExfiltrationSink
 from bridgehold.errors import PolicyError
+from bridgehold.host.cell.gateway.gateway import Gateway
 from bridgehold.host.cell.gateway.values import GatewayLimits
 from bridgehold.host.shares.spending import Spending
 from bridgehold.policies.tenants import Tenant
@@ -272,6 +274,40 @@ def test_plain_proxying_goes_to_granted_hosts_only_and_carries_no_placeholder(tm
             assert all(e.severity == "high" for e in stand.audit.of(EgressRefused))
             assert len(sink.captured) == 1
             assert not sink.stolen(KEYS["acme"])
+
+    on_stand(tmp_path, act)
+
+
+def test_an_answer_in_chunks_of_one_byte_is_paid_by_who_asked_and_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other side of plain proxying may be the guest's own."""
+    paid = 0
+    real = Gateway._pace
+
+    async def pace(self: Gateway) -> None:
+        nonlocal paid
+        paid += 1
+        await real(self)
+
+    monkeypatch.setattr(Gateway, "_pace", pace)
+    early, chunks = b"HTTP/1.1 100 Continue\r\n\r\n" * 500, b"1\r\nx\r\n" * 2_000
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(early + head + chunks + b"0\r\n\r\n")
+        await writer.drain()
+
+    async def act(stand: Stand) -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        await stand.open(make_grant(connects=connects(("localhost", port, True))))
+        asked = f"GET http://localhost:{port}/ HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode()
+        reply = parse(await stand.raw(asked))
+        assert (reply.status, reply.body) == (200, b"x" * 2_000)
+        assert paid > 2_500 // 16
+        server.close()
 
     on_stand(tmp_path, act)
 

@@ -16,7 +16,7 @@ from bridgehold.host.cell.tools.http import HttpTools
 from bridgehold.host.cell.tools.values import ToolContext, ToolMeans, ToolSpec
 from bridgehold.host.shares.budgets import Budgets
 from bridgehold.host.shares.session_events import SessionEvents
-from bridgehold.host.shares.spending import Spending
+from bridgehold.host.shares.spending import Prices, Spending
 from bridgehold.policies.model import Ceilings, Rate, Rules, SecretGrant
 from bridgehold.policies.tenants import Tenant
 from waiting import eventually
@@ -70,7 +70,10 @@ def test_a_call_counts_as_any_request_to_the_provider_does(tmp_path: Path) -> No
             await ask(stand)
         assert unpriced.value.where == "providers.openai.price"
         stand.budgets = Budgets(
-            Spending(lambda name: Tenant(name=name, limits=Ceilings(requests_per_day=1)), {"openai": 2.0})
+            Spending(
+                lambda name: Tenant(name=name, limits=Ceilings(requests_per_day=1)),
+                Prices({"openai": 9.0}, {("openai", "gpt-4o-mini"): 2.0}),
+            )
         )
         await ask(stand)
         with pytest.raises(BudgetError, match="requests per day"):

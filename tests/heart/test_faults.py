@@ -14,7 +14,7 @@ from doubles.house import House, descriptors
 from doubles.steps import Act
 
 FOREVER, SETTLED, LATE = 100_000.0, 10.0, 120.0
-NEEDED = ("CommandIntent written", "CommandOutcome", "SessionClosed", "WorkerExited")
+NEEDED = ("CommandIntent written", "CommandOutcome", "SessionClosed")
 """What the journal has to write, and in time: where it doesn't, the host ends."""
 
 

@@ -119,7 +119,7 @@ class DyingLauncher:
         self._killed = asyncio.Event()
         self.launched = 0
 
-    async def launch(self, _spec: object) -> tuple[Launched, list[int]]:
+    async def launch(self, _spec: object, _note: object) -> tuple[Launched, list[int]]:
         self.launched += 1
         self._killed.clear()
         (read, to_guest), (from_guest, write), (log, told) = (os.pipe() for _ in range(3))

@@ -15,6 +15,7 @@ import pytest
 
 from bridgehold import BridgeholdError, SyncClient
 from bridgehold.bridges import bundle
+from bridgehold.client.submit import packed
 from envs.envs_kit import make_wheel
 from hostile.stage import BRIDGE, KINDS_OF_HOSTS, MANIFEST, POLICY, Stage, stage
 from waiting import until
@@ -340,3 +341,21 @@ def test_a_trial_that_fails_or_is_given_up_leaves_nothing(host: Stage, tmp_path:
         until(lambda: not trials())
     assert not (host.layout.quarantine / "fails").exists()
     assert "Traceback" not in log.read_text()
+
+
+def test_who_goes_away_meanwhile_finds_it_checked(host: Stage, tmp_path: Path) -> None:
+    policy(host, "left-alone")
+    secret = tenant(host, "leaver")
+    with client(host, secret) as own:
+        folder = made(tmp_path / "a", "left-alone", "import time; time.sleep(1)")
+        archive = own.put(packed(folder), tenant="leaver").digest
+        with client(host, secret) as leaving:
+            asked = {"archive": archive, "tenant": "leaver"}
+            thread = threading.Thread(target=lambda: code_of(lambda: leaving.request("bridge.submit", asked)))
+            thread.start()
+            until(lambda: [one.state for one in own.submissions()] == ["checking"])
+        thread.join(30)
+        until(lambda: [one.state for one in own.submissions()] == ["waiting"])
+        assert own.files(tenant="leaver") == []
+        gone = {"archive": archive, "tenant": "leaver"}
+        assert code_of(lambda: own.request("bridge.submit", gone)) == "not_found", "an archive is taken once"

@@ -142,12 +142,18 @@ def python_spec(code: str, *, mounts: tuple[Mount, ...] = (), **changes: Any) ->
 
 @contextlib.contextmanager
 def machine(
-    kind: str, *, inside: int = 0, program: tuple[str, ...] = (), cgroup: str = "auto"
+    kind: str,
+    *,
+    inside: int = 0,
+    program: tuple[str, ...] = (),
+    cgroup: str = "auto",
+    journal: socket.socket | None = None,
 ) -> Iterator[Machine]:
     """A launcher of `kind`: ``root``, ``user`` (another account, from root), ``self``.
 
     `inside`: a process whose mount namespace it is to begin in. `program`: what is run in its place.
-    `cgroup`: as its configuration says it; "auto": a sub-tree that belongs to the account.
+    `cgroup`: as its configuration says it; "auto": a sub-tree that belongs to the account. `journal`: its end
+    of a channel to one, closed here; without it nothing is recorded.
     """
     with contextlib.ExitStack() as stack:
         entry = account() if kind == "user" else pwd.getpwuid(os.getuid())
@@ -162,6 +168,7 @@ def machine(
         if kind == "user" and cgroup == "auto":
             cgroup = stack.enter_context(delegated(entry))
         config = LauncherConfig(
+            unrecorded=journal is None,
             read_roots=(str(folder / "home"), sys.base_prefix),
             build_root=str(folder / "builds"),
             uid_folder=str(folder / "uids"),
@@ -170,7 +177,9 @@ def machine(
             reserve_bytes=256 * MIB,
             cgroup=cgroup,
         )
-        process, control = start(config, entry if kind == "user" else None, inside=inside, program=program)
+        process, control = start(
+            config, entry if kind == "user" else None, inside=inside, program=program, journal=journal
+        )
         made = Machine(kind=kind, folder=folder, config=config, process=process, control=control)
         try:
             yield made
@@ -189,6 +198,7 @@ def start(
     *,
     inside: int = 0,
     program: tuple[str, ...] = (),
+    journal: socket.socket | None = None,
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """The launcher as the supervisor starts it: control socket and configuration by descriptor."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -200,14 +210,18 @@ def start(
         file.seek(0)
         argv = [sys.executable, *(program or ("-m", "bridgehold.sandbox.launcher.main"))]
         argv += ["--fd-control", str(theirs.fileno()), "--fd-config", str(file.fileno())]
+        given = [theirs.fileno(), file.fileno()]
+        if journal is not None:
+            argv += ["--fd-journal", str(journal.fileno())]
+            given.append(journal.fileno())
         if inside:
             who = ["-S", str(entry.pw_uid), "-G", str(entry.pw_gid)] if entry else []
             argv = ["nsenter", f"--mount=/proc/{inside}/ns/mnt", *who, "--", *argv]
             identity = {}
-        process = subprocess.Popen(
-            argv, pass_fds=(theirs.fileno(), file.fileno()), stdin=subprocess.DEVNULL, cwd="/", **identity
-        )
+        process = subprocess.Popen(argv, pass_fds=given, stdin=subprocess.DEVNULL, cwd="/", **identity)
     theirs.close()
+    if journal is not None:
+        journal.close()
     return process, ours
 
 

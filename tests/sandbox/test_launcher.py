@@ -393,5 +393,5 @@ def test_launch_phases_are_told(box: Machine) -> None:
         return launched.phases_us
 
     phases = box.drive(act)
-    assert set(phases) == {"cgroup", "stage", "fork", "enter", "bwrap", "listener"}
+    assert set(phases) == {"cgroup", "stage", "fork", "enter", "bwrap", "listener", "record"}
     assert all(value >= 0 for value in phases.values())

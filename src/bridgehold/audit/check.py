@@ -13,14 +13,16 @@ from collections.abc import Sequence
 import msgspec
 
 from bridgehold.audit import chain
-from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS
+from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS, PAIRS
+from bridgehold.audit.joining import JOINED, Joining
 from bridgehold.audit.verdicts import Finding, FindingKind
 
 _MOST_FINDINGS = 100
 _MOST_MISSING = 10_000
 _INTENTS = frozenset(kind.encode("ascii") for kind in INTENT_KINDS)
 _OUTCOMES = frozenset(kind.encode("ascii") for kind in OUTCOME_KINDS)
-_SPECIAL = _INTENTS | _OUTCOMES | {b"journal.opened", b"journal.closed", b"anchor.signed"}
+_PAIRS = {first.encode("ascii"): last.encode("ascii") for first, last in PAIRS.items()}
+_SPECIAL = _INTENTS | _OUTCOMES | JOINED | {b"journal.opened", b"journal.closed", b"anchor.signed"}
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -29,6 +31,7 @@ class Opened(msgspec.Struct, frozen=True):
     previous: str = ""
     previous_count: int = 0
     previous_head: str = ""
+    recorders: tuple[str, ...] = ()
     recovered_from: str = ""
     unfinished: tuple[str, ...] = ()
     unfinished_count: int = 0
@@ -79,7 +82,10 @@ class InstanceCheck:
         self.times: dict[int, str] = {}
         self.opened: Opened | None = None
         self.closed: Closed | None = None
-        self.open: dict[int, None] = {}
+        self.open: dict[int, bytes] = {}
+        """Intents without an outcome: number → kind."""
+        self.joining: Joining | None = None
+        """Of an instance whose launcher writes its own story."""
         self.orphans: list[Finding] = []
         self.clock_steps = 0
         self.first_clock_step = ""
@@ -156,24 +162,31 @@ class InstanceCheck:
     def _note(self, kind: bytes, line: bytes, at: int, place: str) -> None:
         """Keep what completeness needs of a line that is not just one more event."""
         if kind in _INTENTS:
-            self.open[self.count] = None
+            self.open[self.count] = kind
         elif kind in _OUTCOMES:
             # Within a JSON string a quote is escaped, so these bytes are the field itself.
             begin = line.find(b',"intent":"', at) + 11
-            self._outcome(line[begin : line.find(b'"', begin)], place)
-        elif kind == b"anchor.signed":
+            self._outcome(kind, line, line[begin : line.find(b'"', begin)], place)
+        if self.joining is not None and kind not in _OUTCOMES:
+            self.joining.begin(kind, line, at, self.count, place)
+        if kind == b"anchor.signed":
             signed = chain.decode(_SIGNED, line)
             if signed is not None:
                 self.signed[signed.count] = (signed, place)
         elif kind == b"journal.closed":
             self.closed = chain.decode(_CLOSED, line) or Closed(unfinished_count=-1)
-        elif self.count == 1:
+        elif self.count == 1 and kind == b"journal.opened":
             self.opened = chain.decode(_OPENED, line)
+            if self.opened is not None and "launcher" in self.opened.recorders:
+                self.joining = Joining(self.instance)
 
-    def _outcome(self, intent: bytes, place: str) -> None:
+    def _outcome(self, kind: bytes, line: bytes, intent: bytes, place: str) -> None:
         named = chain.parse_reference(intent.decode("ascii", "replace"))
-        if named is not None and named[0] == self.instance and named[1] in self.open:
+        here = named is not None and named[0] == self.instance
+        if named is not None and here and _PAIRS.get(self.open.get(named[1], b"")) == kind:
             del self.open[named[1]]
+            if self.joining is not None:
+                self.joining.end(kind, line, named[1], self.count, place)
         elif len(self.orphans) < _MOST_FINDINGS:
             what = chain.reference(*named) if named is not None else "nothing that could be one"
             self.orphans.append(

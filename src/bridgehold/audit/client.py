@@ -22,7 +22,7 @@ from bridgehold.audit.events import (
     ToolIntent,
     ToolOutcome,
 )
-from bridgehold.errors import AuditError, BridgeholdError, BudgetError
+from bridgehold.errors import AuditError, BridgeholdError
 from bridgehold.records import wire
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 _CLIP = 4096
 _UNDONE = "its caller went away, or the journal was too slow, before it was begun"
 _MOST_PENDING = 20_000
-_HINTS = {
-    "full": "Free space on the audit's disk; the journal goes on by itself.",
-    "failed": "The audit's disk failed a write. Check it, then restart the host: a new instance begins.",
-    "invalid": "This is a defect of the caller: events hold text and integers, in bounded size.",
-}
 
 
 class JournalClient(asyncio.Protocol):
@@ -175,12 +170,8 @@ class JournalClient(asyncio.Protocol):
                 hint="The audit's disk is too slow or stuck; nothing runs without its event.",
                 retry="later",
             ) from error
-        if answer.code == "budget":
-            raise BudgetError(
-                answer.message, hint="Raise audit_tenant_quota, or restart to begin an instance."
-            )
-        if answer.code:
-            raise AuditError(answer.message, hint=_HINTS.get(answer.code, ""), where=f"journal:{answer.code}")
+        if answer.code and (refused := wire.refusal(answer)) is not None:
+            raise refused
         return answer
 
     def _given_up(self, event: Event | None, future: asyncio.Future[wire.Answer]) -> None:

@@ -14,10 +14,20 @@ from bridgehold.records.workers import (
     WorkerAttested,
     WorkerExited,
     WorkerRefused,
+    WorkerStarted,
+    ZygoteAttested,
     kind_of,
 )
 
-__all__ = ["Event", "WorkerAttested", "WorkerExited", "WorkerRefused", "kind_of"]
+__all__ = [
+    "Event",
+    "WorkerAttested",
+    "WorkerExited",
+    "WorkerRefused",
+    "WorkerStarted",
+    "ZygoteAttested",
+    "kind_of",
+]
 
 
 class HostStarted(Event, frozen=True, kw_only=True, tag="host.started"):
@@ -488,12 +498,12 @@ PAIRS = {
     "command.intent": "command.outcome",
     "egress.intent": "egress.outcome",
     "tool.intent": "tool.outcome",
+    "worker.started": "worker.exited",
 }
 """What is written before an act, and what tells its end, which names it by its field `intent`."""
 INTENT_KINDS = frozenset(PAIRS)
 OUTCOME_KINDS = frozenset(PAIRS.values())
 CLOSING_KINDS = OUTCOME_KINDS | {
-    "worker.exited",
     "session.closed",
     "host.degraded",
     "host.stopped",

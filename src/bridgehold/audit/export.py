@@ -44,6 +44,7 @@ _METHODS = {
 _LIFECYCLE = {
     "host.started": 3,
     "session.opened": 3,
+    "worker.started": 3,
     "worker.attested": 3,
     "journal.opened": 3,
     "host.stopped": 4,

@@ -50,6 +50,11 @@ def _closed(event: Entry, _: str) -> str:
     return f"The session ended after {event.number('commands')} commands{_because(event)}"
 
 
+def _started(event: Entry, _: str) -> str:
+    what = f"forked from {event.text('zygote')}" if event.text("zygote") else "begun from nothing"
+    return f"The launcher started {event.text('worker')}, {what}, as uid {event.number('uid')}"
+
+
 def _attested(event: Entry, _: str) -> str:
     return f"Its sandbox was attested from outside: uid {event.number('uid')}, every barrier as its spec says"
 
@@ -126,6 +131,7 @@ def _method_refused(event: Entry, _: str) -> str:
 _SENTENCES: Mapping[str, Callable[[Entry, str], str]] = {
     "session.opened": _opened,
     "session.closed": _closed,
+    "worker.started": _started,
     "worker.attested": _attested,
     "worker.refused": _sandbox_refused,
     "worker.exited": _exited,

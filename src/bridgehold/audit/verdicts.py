@@ -30,6 +30,9 @@ FindingKind = Literal[
     "quarantine_changed",  # … or has other bytes
     "quarantine_unknown",  # a torn tail that no line tells of
     "orphan_outcome",  # an outcome whose intent isn't there
+    "start_missing",  # something ran in a session that the launcher did not start
+    "start_unended",  # the launcher started it, and no end is told
+    "after_end",  # a command ran in a session that had ended
     "anchor_contradicted",
     "anchor_signature",
     "anchor_unknown",  # an anchor of an instance that isn't there

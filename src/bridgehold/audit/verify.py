@@ -230,8 +230,10 @@ def _completeness(
             unfinished += references
     gone = [f for check in checks for f in check.findings if f.kind == "segment_missing"]
     found = [*gone, *missing, *(f for check in checks for f in check.orphans)]
+    found += [finding for check in checks for finding in _joined(check)]
     return Completeness(
-        ok=not found and not unfinished,
+        # A launcher that was killed leaves such starts, and its host may be ended before it can say so.
+        ok=all(finding.kind == "start_unended" for finding in found) and not unfinished,
         findings=tuple(found[:_MOST]),
         unfinished=tuple(unfinished[:_MOST]),
         unfinished_count=len(unfinished),
@@ -240,6 +242,14 @@ def _completeness(
         in_flight_count=len(flying),
         quarantined=tuple(torn[:_MOST]),
     )
+
+
+def _joined(check: InstanceCheck) -> list[Finding]:
+    """Where the host's story of a session and the launcher's don't fit."""
+    joining = check.joining
+    if joining is None:
+        return []
+    return [*joining.findings, *joining.unended(closed=check.closed is not None)]
 
 
 def _accounts_for(told: Opened | Closed, references: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ from bridgehold.errors import NotFoundError
 _SESSION_KINDS = (
     "session.opened",
     "session.closed",
+    "worker.started",
     "worker.attested",
     "worker.refused",
     "worker.exited",

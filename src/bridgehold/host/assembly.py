@@ -51,6 +51,7 @@ def assemble(given: Foundation) -> HostParts:
     config, layout, peers = ground.config, ground.layout, ground.peers
     shared = share(ground, given.supervisor.write, peers.journal)
     peers.launcher.share_of = shared.registry.share_of
+    peers.launcher.on_unrecorded = given.lifetime.degraded
     environments = Environments(layout, config, peers.launcher, peers.journal, shared.tenants.environments)
     orders = Orders(shared.registry, environments, peers.keeper, shared.settings, peers.journal)
     budgets = spent_before(layout, Spending(shared.tenants.of, prices_of(config)))

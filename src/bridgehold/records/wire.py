@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from bridgehold.errors import AuditError
+from bridgehold.errors import AuditError, BridgeholdError, BudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,12 @@ HEADER = struct.Struct(">IBQ")
 BODY = HEADER.size - 4
 MAX_FRAME = MAX_EVENT + BODY
 MAX_ANSWERS = 64 * 1024 * 1024
+_HINTS = {
+    "full": "Free space on the audit's disk; the journal goes on by itself.",
+    "failed": "The audit's disk failed a write. Check it, then restart the host: a new instance begins.",
+    "breach": "This is a defect of the caller, or somebody else writes in its place: its channel has ended.",
+    "invalid": "This is a defect of the caller: events hold text and integers, in bounded size.",
+}
 
 
 class Request(NamedTuple):
@@ -99,6 +105,15 @@ def answers(items: list[Answer]) -> bytes:
     """The bytes of `items`: their length (4 bytes, big-endian), and their JSON."""
     payload = msgspec.json.encode(items)
     return len(payload).to_bytes(4, "big") + payload
+
+
+def refusal(answer: Answer) -> BridgeholdError | None:
+    """What an answer refuses, as the error of whoever asked (pure)."""
+    if answer.code == "budget":
+        return BudgetError(answer.message, hint="Raise audit_tenant_quota, or restart to begin an instance.")
+    if answer.code:
+        return AuditError(answer.message, hint=_HINTS.get(answer.code, ""), where=f"journal:{answer.code}")
+    return None
 
 
 def take_answers(buffer: bytearray) -> list[Answer]:

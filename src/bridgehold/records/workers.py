@@ -57,6 +57,10 @@ class WorkerAttested(Event, frozen=True, kw_only=True, tag="worker.attested"):
     """The launcher's part of the start, in microseconds by phase."""
 
 
+class ZygoteAttested(WorkerAttested, frozen=True, kw_only=True, tag="zygote.attested"):
+    """As `worker.attested`, of a zygote, before anything is forked from it."""
+
+
 class WorkerRefused(Event, frozen=True, kw_only=True, tag="worker.refused"):
     """A worker differed from its spec, and was killed before any tenant data went in."""
 
@@ -90,6 +94,6 @@ def kind_of(event: Event | type[Event]) -> str:
 
 
 RECORDED_KINDS = frozenset(
-    kind_of(one) for one in (WorkerStarted, WorkerAttested, WorkerRefused, WorkerExited)
+    kind_of(one) for one in (WorkerStarted, WorkerAttested, ZygoteAttested, WorkerRefused, WorkerExited)
 )
 """What the launcher writes, and it alone."""

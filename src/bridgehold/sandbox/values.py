@@ -74,6 +74,14 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     weakenings: tuple[str, ...] = ()
 
 
+class StartNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a start is for, as its audit event says it: whoever asks for the start says so."""
+
+    session: str = ""
+    environment: str = ""
+    """Digest of the tree that is mounted as the environment."""
+
+
 class Attestation(msgspec.Struct, frozen=True, kw_only=True):
     """What the launcher read of a worker in its own /proc; `differences` empty means green."""
 

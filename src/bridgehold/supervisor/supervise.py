@@ -158,22 +158,35 @@ def _start(
     launcher_host, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper_host, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     journal_host, journal_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    launcher_journal, journal_launcher = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     tokens = listen_at(layout.tokens_socket, 0o600) if http is not None else None
     channel, parent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sockets = [launcher_host, launcher_end, keeper_host, keeper_end, journal_host, journal_end, parent]
     keeper_intake, keeper_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     journal_intake, journal_inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sockets += [keeper_intake, keeper_inner, journal_intake, journal_inner]
+    sockets += [
+        launcher_journal,
+        journal_launcher,
+        keeper_intake,
+        keeper_inner,
+        journal_intake,
+        journal_inner,
+    ]
     if tokens is not None:
         sockets.append(tokens)
     plan = plans.plan(layout, config, credentials=hand_over_credentials(layout), lasting=lasting)
     children: list[Child] = []
     try:
-        given = {"host": journal_end.fileno(), "intake": journal_inner.fileno()}
+        given = {
+            "host": journal_end.fileno(),
+            "launcher": journal_launcher.fileno(),
+            "intake": journal_inner.fileno(),
+        }
         children.append(_spawn("journal", plan.journal, plan.roles.journal, given))
         given = {"host": keeper_end.fileno(), "intake": keeper_inner.fileno()}
         children.append(_spawn("keeper", plan.keeper, plan.roles.keeper, given))
-        children.append(_spawn("launcher", plan.launcher, os.getuid(), {"control": launcher_end.fileno()}))
+        given = {"control": launcher_end.fileno(), "journal": launcher_journal.fileno()}
+        children.append(_spawn("launcher", plan.launcher, os.getuid(), given))
         ends = {
             "launcher": launcher_host.fileno(),
             "keeper": keeper_host.fileno(),

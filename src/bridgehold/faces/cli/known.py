@@ -24,13 +24,16 @@ async def check_bridge(client: Client, bridge: str) -> None:
 
 
 async def check_tenant(client: Client, tenant: str) -> None:
-    """Raises `NotFoundError` for one of which nothing says anything, `UsageError`; empty is any."""
+    """Raises `NotFoundError` for one that comes near to another's name and that nothing bears; empty is any.
+
+    What comes near to none may be a tenant without a file, of which nobody has said anything yet.
+    """
     if tenant:
         known = {str(one["name"]) for one in await client.request("tenant.list", {})}
-        if parse_name(tenant, "tenant") not in known:
+        if parse_name(tenant, "tenant") not in known and (near := nearest(tenant, known)):
             raise NotFoundError(
-                f"there is no tenant {tenant!r}{nearest(tenant, known)}",
-                hint="`bridgehold tenant list` shows them.",
+                f"there is no tenant {tenant!r}{near}",
+                hint="`bridgehold tenant list` shows all; `bridgehold tenant create` makes one.",
             )
 
 

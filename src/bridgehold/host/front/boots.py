@@ -8,11 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from bridgehold.audit.events import WorkerAttested
 from bridgehold.bridges.frames import BootFrame, ProviderBinding
 from bridgehold.bridges.manifest import Manifest
 from bridgehold.policies.model import Grant
-from bridgehold.sandbox.values import Attestation, Launched, SandboxSpec
+from bridgehold.sandbox.values import SandboxSpec, StartNote
 
 GATEWAY_PORT = 8080
 """Where the gateway listens on each sandbox's own loopback."""
@@ -91,23 +90,6 @@ def boot_frame(order: StartOrder, placeholders: dict[str, str]) -> BootFrame:
     )
 
 
-def attested_event(order: StartOrder, launched: Launched, proof: Attestation) -> WorkerAttested:
-    """The event of a worker that was attested, with what was proven."""
-    return WorkerAttested(
-        tenant=order.grant.tenant,
-        session=order.session,
-        worker=proof.worker,
-        spec=launched.spec_digest,
-        pid=proof.pid,
-        uid=proof.uid,
-        environment=order.environment_digest,
-        capabilities=proof.capabilities,
-        no_new_privs=proof.no_new_privs,
-        seccomp_mode=proof.seccomp_mode,
-        namespaces=proof.namespaces,
-        cgroup=proof.cgroup,
-        mounts=proof.mounts_digest,
-        weakenings=order.grant.weakenings,
-        zygote=launched.zygote,
-        phases_us=launched.phases_us,
-    )
+def note_of(order: StartOrder) -> StartNote:
+    """What the audit is told that the start is for (pure)."""
+    return StartNote(session=order.session, environment=order.environment_digest)

@@ -1,4 +1,4 @@
-"""The one recorder of ends, of workers and of sessions: what began does not stay open in the audit."""
+"""The one recorder of sessions' ends: what began does not stay open in the audit."""
 
 from __future__ import annotations
 

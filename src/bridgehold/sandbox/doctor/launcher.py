@@ -130,6 +130,7 @@ def _start(
     for name in ("build", "uids"):
         (folder / name).mkdir(mode=0o700)
     config = LauncherConfig(
+        unrecorded=True,
         read_roots=read_roots,
         build_root=str(folder / "build"),
         uid_folder=str(folder / "uids"),

@@ -76,6 +76,8 @@ class Fork:
             )
         )
         self._wanted = self._asked = self._moved = False
+        self._allowed = self._held = False
+        """Whether it may enter its sandbox, and whether it stands at the gate for want of that."""
         self._due: Callable[[], None] | None = None
         self._said = b""
         """Why it failed, as it says."""
@@ -125,6 +127,15 @@ class Fork:
         self.deadline = time.monotonic() + _FORK_SECONDS
         self._clock = time.perf_counter_ns()
 
+    def allow(self) -> bool:
+        """It may enter its sandbox: its start is in the audit. No step is due for that (False)."""
+        self._allowed = True
+        if self._held:
+            self._held = False
+            self._mark("record")
+            os.write(self._gate, _RELEASE)
+        return False
+
     def ask(self) -> None:
         """It is this fork's turn. Raises `ZygoteChangedError`."""
         self._mark("queue")
@@ -147,6 +158,8 @@ class Fork:
         heard = os.read(self._report, _MAX_SAID)
         if not heard and (self._steps or self._said):
             raise self._failure()
+        if self._held:
+            raise ZygoteChangedError("the fork did not wait at its gate")
         if not heard:
             self._meet_worker()
             return True
@@ -259,7 +272,7 @@ class Fork:
         """Between steps: pass on what stops the zygote while it is to run, or the fork while it joins."""
         if self.under_way:
             self.zygote.attend()
-        if self._permit is not None:
+        if self._permit is not None and not self._held:
             self._permit.attend()
 
     def _meet_fork(self) -> None:
@@ -290,7 +303,9 @@ class Fork:
         self.zygote.moved()
         self._moved = True
         self._mark("move")
-        os.write(self._gate, _RELEASE)
+        self._held = not self._allowed
+        if self._allowed:
+            os.write(self._gate, _RELEASE)
 
     def _see_joined(self) -> None:
         """It said so; the end of its report, which it can't delay, is what counts."""

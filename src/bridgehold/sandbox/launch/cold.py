@@ -73,7 +73,8 @@ class Start:
         self._cgroup = cgroup
         self._fds = Descriptors()
         self._info = b""
-        self._entered = False
+        self._entered = self._met = self._allowed = False
+        self._listeners: list[int] = []
         self._clock = time.perf_counter_ns()
         self.deadline = time.monotonic() + _START_SECONDS
         try:
@@ -129,15 +130,29 @@ class Start:
         return running
 
     @property
-    def waits_for(self) -> int:
-        """The descriptor whose next byte takes the start a step further."""
+    def waits_for(self) -> int | None:
+        """The descriptor whose next byte takes the start a step further; None: it waits to be allowed."""
+        if self._met:
+            return None
         return self._pipes.info if self._entered else self._pipes.entered
+
+    def allow(self) -> bool:
+        """The guest may begin: its start is in the audit. Whether the next step is due by that."""
+        self._allowed = True
+        return self._met
 
     def advance(self) -> bool:
         """One step; true once the sandbox runs and `running` is whole. Raises `UnsupportedError`."""
         if not self._entered:
             self._let_go()
             return False
+        if not self._met and not self._hear_of_init():
+            return False
+        if self._allowed:
+            self._let_run()
+        return self._allowed
+
+    def _hear_of_init(self) -> bool:
         part = os.read(self._pipes.info, _MAX_INFO)
         self._info += part
         if not part or len(self._info) >= _MAX_INFO:
@@ -193,15 +208,20 @@ class Start:
             for name in ("gid_map", "uid_map"):
                 Path(f"/proc/{init}/{name}").write_text(self._plan.uid_map, encoding="ascii")
             os.write(self._zygote.mapped, _RELEASE)
-        ends = list(self._pipes.ours)
         try:
-            ends += network.enter(init, self._plan.spec.gateway_port)
+            for listener in network.enter(init, self._plan.spec.gateway_port):
+                self._listeners.append(self._fds.add(listener))
         except OSError as error:
             raise UnsupportedError(f"no listener inside the sandbox: {error}") from error
         self._mark("listener")
-        os.write(self._pipes.unblock, _RELEASE)  # met, in its cgroup, with its listener: the guest may begin
-        self._fds.keep(*self._pipes.ours)
-        running.host_ends = tuple(ends)
+        self._met = True
+
+    def _let_run(self) -> None:
+        """Met, in its cgroup, with its listener, and in the audit: the guest may begin."""
+        self._mark("record")
+        os.write(self._pipes.unblock, _RELEASE)
+        self.running.host_ends = (*self._pipes.ours, *self._listeners)
+        self._fds.keep(*self.running.host_ends)
         self._fds.close_all()
 
     def _mark(self, phase: str) -> None:

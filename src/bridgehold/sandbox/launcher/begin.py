@@ -30,6 +30,7 @@ def begin_launch(parts: Parts, request: requests.LaunchRequest, channel: Channel
         raise UnsupportedError("no session can be forked here: each needs a cgroup and a uid of its own")
     begun = time.perf_counter_ns()
     worker = Worker(new_worker_id(), spec, parts.uids.take(), request.id, channel)
+    worker.note = request.note
     with contextlib.ExitStack() as undo:
         undo.callback(parts.uids.give_back, worker.uid)
         if spec.kind == "zygote":

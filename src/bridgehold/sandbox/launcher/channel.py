@@ -136,7 +136,7 @@ class Channel:
         if self.closed:
             _close(descriptors or [])
             return
-        self._queue.append((_encode(answer), descriptors or []))
+        self._queue.append((encode(answer), descriptors or []))
         self.flush()
 
     def flush(self) -> None:
@@ -164,12 +164,12 @@ class Channel:
         self._socket.close()
 
 
-def _encode(answer: requests.Answer) -> bytes:
-    """Whatever its texts are made of: one that can't be said as it is must not end the launcher."""
+def encode(said: msgspec.Struct) -> bytes:
+    """As JSON, whatever its texts are made of: one that can't be said as it is must not end the launcher."""
     try:
-        return msgspec.json.encode(answer)
+        return msgspec.json.encode(said)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_sayable(msgspec.to_builtins(answer)))
+        return msgspec.json.encode(_sayable(msgspec.to_builtins(said)))
 
 
 def _sayable(value: object) -> object:

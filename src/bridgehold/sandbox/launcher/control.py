@@ -23,6 +23,7 @@ from bridgehold.sandbox.values import (
     Launched,
     SandboxSpec,
     SealReport,
+    StartNote,
     TenantShare,
     Usage,
 )
@@ -31,6 +32,9 @@ T = TypeVar("T")
 _MAX_DESCRIPTORS = 8
 _KEPT_REPORTS = 1024
 """Ends that are remembered, for a `kill` or `exited` that comes late."""
+
+
+_NOTHING = StartNote()
 
 
 class LauncherClient:
@@ -44,6 +48,10 @@ class LauncherClient:
         self._sending = asyncio.Lock()  # the loop keeps one writer a socket: a second would oust the first
         self._waiting: dict[int, asyncio.Future[tuple[requests.Answer, list[int]]]] = {}
         self._exits: dict[str, asyncio.Future[ExitReport]] = {}
+        self._proofs: dict[str, asyncio.Future[None]] = {}
+        """Of workers that were attested: whether the audit has it."""
+        self.on_unrecorded: Callable[[str], None] = _ignored
+        """An end could not be written to the audit."""
         self._tasks: set[asyncio.Task[None]] = set()  # the loop holds its tasks only weakly
         self.share_of: Callable[[str], TenantShare | None] = _no_share
         """A tenant's share, sent along with each start; None: as it was."""
@@ -61,14 +69,17 @@ class LauncherClient:
         answer, _ = await self._ask(requests.MachineRequest(self._id()))
         return _expect(answer.machine)
 
-    async def launch(self, spec: SandboxSpec) -> tuple[Launched, list[int]]:
-        """Start a sandbox; its descriptors are the caller's to close."""
-        return await self._started(requests.LaunchRequest(self._id(), spec, self.share_of(spec.tenant)))
+    async def launch(self, spec: SandboxSpec, note: StartNote = _NOTHING) -> tuple[Launched, list[int]]:
+        """Start a sandbox; its descriptors are the caller's to close. `note`: for its event."""
+        share = self.share_of(spec.tenant)
+        return await self._started(requests.LaunchRequest(self._id(), spec, share, note))
 
-    async def fork(self, zygote: str, spec: SandboxSpec) -> tuple[Launched, list[int]]:
+    async def fork(
+        self, zygote: str, spec: SandboxSpec, note: StartNote = _NOTHING
+    ) -> tuple[Launched, list[int]]:
         """A worker from an attested zygote; as `launch`. `ZygoteError` where the zygote can't or is gone."""
         share = self.share_of(spec.tenant)
-        return await self._started(requests.ForkRequest(self._id(), zygote, spec, share))
+        return await self._started(requests.ForkRequest(self._id(), zygote, spec, share, note))
 
     async def _started(
         self, request: requests.LaunchRequest | requests.ForkRequest
@@ -83,8 +94,16 @@ class LauncherClient:
 
     async def attest(self, worker: str) -> Attestation:
         """Proof; `AttestationError` with every difference after the launcher killed it."""
+        self._proofs[worker] = self._loop.create_future()
         answer, _ = await self._ask(requests.AttestRequest(self._id(), worker))
         return _expect(answer.attestation)
+
+    async def recorded(self, worker: str) -> None:
+        """Once the proof that `attest` gave is in the audit. Raises what kept it from getting there."""
+        try:
+            await asyncio.shield(self._proofs[worker])
+        finally:
+            self._proofs.pop(worker, None)
 
     async def usage(self, worker: str) -> Usage:
         """What a worker has used so far, by the kernel's count. Raises `NotFoundError`."""
@@ -223,11 +242,25 @@ class LauncherClient:
         if answer.id == 0 and answer.exited is not None:
             self._note_end(answer.exited)
             return
+        if answer.id == 0:
+            self._note_record(answer)
+            return
         future = self._waiting.pop(answer.id, None)
         if future is None or future.done():
             self._disown(answer, descriptors)
             return
         future.set_result((answer, descriptors))
+
+    def _note_record(self, answer: requests.Answer) -> None:
+        future = self._proofs.get(answer.recorded)
+        if future is not None and not future.done():
+            if answer.error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(from_info(answer.error))
+                future.exception()  # nobody may be waiting
+        if answer.unrecorded:
+            self.on_unrecorded(answer.unrecorded)
 
     def _note_end(self, report: ExitReport) -> None:
         future = self._exits.pop(report.worker, None) or self._loop.create_future()
@@ -261,6 +294,12 @@ class LauncherClient:
             _fail(future, error)
         for ended in self._exits.values():
             _fail(ended, error)
+        for proof in self._proofs.values():
+            _fail(proof, error)
+
+
+def _ignored(_: str) -> None:
+    return None
 
 
 def _no_share(_: str) -> None:

@@ -17,6 +17,7 @@ from bridgehold.sandbox.fork.zygote import Zygote
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.begin import begin_fork, check_current
 from bridgehold.sandbox.launcher.reap import By
+from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
 from bridgehold.sandbox.values import SandboxSpec, TenantShare
@@ -33,6 +34,7 @@ class Owner(Protocol):
 
     parts: Parts
     workers: dict[str, Worker]
+    recording: Recording
 
     def add(self, worker: Worker) -> None:
         """See `Launcher.add`."""
@@ -68,6 +70,7 @@ class Forking:
             raise ZygoteError("the zygote has ended")  # one that never was looks alike
         if not parent.running or parent.zygote is None or not parent.zygote.settled:
             raise ZygoteError("there is no such zygote to fork from")
+        self._owner.recording.demand()
         self._owner.admit(request.spec, request.share)
         check_current(parent, self._owner.parts)
         if request.share is not None:
@@ -75,9 +78,10 @@ class Forking:
         worker = self._take_spare(parent.zygote, request.spec)
         if worker is None:
             worker = self._begin(request.spec, parent, parent.zygote)
-        worker.request = request.id
+        worker.request, worker.note = request.id, request.note
         if isinstance(worker.start, Fork):
             worker.start.want()
+        self._owner.recording.start(worker)
         self.ready(worker)
 
     def ready(self, worker: Worker) -> None:

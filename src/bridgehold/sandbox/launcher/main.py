@@ -1,6 +1,6 @@
 """The launcher: the only process with privilege. It starts, proves and ends sandboxes.
 
-``python -m bridgehold.sandbox.launcher.main --fd-control N --fd-config M``. It parses no guest
+``python -m bridgehold.sandbox.launcher.main --fd-control N --fd-config M --fd-journal J``. It parses no guest
 byte. One loop (`service`) on one thread: bubblewrap's parent-death signal is tied to the thread that
 forks. EOF on the control socket means the host is gone: every sandbox is killed, every cgroup
 removed, and the launcher ends.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from bridgehold.errors import BridgeholdError, UnsupportedError, to_log_text
+from bridgehold.errors import BridgeholdError, UnsupportedError, UsageError, to_log_text
 from bridgehold.sandbox import procfs, syscalls
 from bridgehold.sandbox.cgroups import open_parent
 from bridgehold.sandbox.launch import userns
@@ -51,6 +51,8 @@ class LauncherConfig(msgspec.Struct, frozen=True, kw_only=True):
     overcommit: bool = False
     devices: tuple[str, ...] = ()
     """Device files that may be bound."""
+    unrecorded: bool = False
+    """No audit is kept of what it starts: a probe of the doctor's own. Otherwise it has a journal."""
     shared_uid: bool = False
     """Named weakening: without a uid range, run every session under this user's own uid."""
 
@@ -139,6 +141,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd-control", type=int, required=True)
     parser.add_argument("--fd-config", type=int, required=True)
+    parser.add_argument("--fd-journal", type=int, default=-1)
     arguments = parser.parse_args()
     _hold_standard()
     os.umask(0o022)  # a service's UMask=0077 would hide the stage from every session's uid
@@ -148,18 +151,23 @@ def main() -> int:
         config = msgspec.json.decode(file.read(), type=LauncherConfig)
     control = socket.socket(fileno=arguments.fd_control)
     control.set_inheritable(False)
+    journal = socket.socket(fileno=arguments.fd_journal) if arguments.fd_journal >= 0 else None
+    if journal is not None:
+        journal.set_inheritable(False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end is EOF, after the host has said why
     # A namespace's init outlives its killed monitor for a moment; then it is ours to reap.
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
+        if journal is None and not config.unrecorded:
+            raise UsageError("a launcher records what it starts, and this one has no journal")
         parts = _set_up(config)
         gc.collect()
         gc.freeze()  # what a forked child would otherwise copy by merely counting references
 
         channel = Channel(control)
         try:
-            Launcher(parts, channel).serve()
+            Launcher(parts, channel, journal).serve()
         finally:
             channel.close()
             take_down(parts)

@@ -21,6 +21,7 @@ from bridgehold.sandbox.fork.zygote import Zygote
 from bridgehold.sandbox.launcher import requests
 from bridgehold.sandbox.launcher.proof import prove
 from bridgehold.sandbox.launcher.reap import By
+from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.shortage import FAULTS, typed
 
@@ -34,6 +35,7 @@ class Owner(Protocol):
 
     parts: Parts
     left: set[int]
+    recording: Recording
 
     def find(self, name: str) -> Worker:
         """See `Launcher.find`."""
@@ -83,6 +85,7 @@ class Proving:
             if procfs.ended(worker.start.running.monitor_fd):  # there was nothing left to prove
                 self._owner.end(worker, by="")
                 raise NotFoundError(f"worker {worker.name} has ended") from error
+            self._owner.recording.refused(worker, error.message)
             if worker.parent is not None:  # what it was forked from is not what it seemed
                 self._owner.end(
                     worker.parent, by="zygote", reason=f"a fork of it is not sound: {error.message}"
@@ -90,6 +93,7 @@ class Proving:
             self._owner.end(worker, by="killed")
             raise
         self._owner.answer(worker, requests.Answer(id=request.id, attestation=proof))
+        self._owner.recording.attested(worker, proof)
         self._owner.attested(worker)
 
     def settle_in(self, worker: Worker, zygote: Zygote) -> None:
@@ -112,6 +116,8 @@ class Proving:
                 id=request.id, attestation=proof if failure is None else None, error=error_info
             )
             self._owner.answer(worker, answer)
+        if failure is None and proof is not None:
+            self._owner.recording.attested(worker, proof)
         if failure is not None:
             self._owner.end(worker, by="killed")
 

@@ -16,6 +16,7 @@ from bridgehold.sandbox.values import (
     Launched,
     SandboxSpec,
     SealReport,
+    StartNote,
     TenantShare,
     Usage,
 )
@@ -36,6 +37,7 @@ class LaunchRequest(msgspec.Struct, frozen=True, tag="launch"):
     spec: SandboxSpec
     share: TenantShare | None = None
     """Of the spec's tenant, from now on; None: as before."""
+    note: StartNote = StartNote()
 
 
 class ForkRequest(msgspec.Struct, frozen=True, tag="fork"):
@@ -46,6 +48,7 @@ class ForkRequest(msgspec.Struct, frozen=True, tag="fork"):
     spec: SandboxSpec
     share: TenantShare | None = None
     """As `LaunchRequest`'s."""
+    note: StartNote = StartNote()
 
 
 class AttestRequest(msgspec.Struct, frozen=True, tag="attest"):
@@ -158,4 +161,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage | None = None
     sealed: SealReport | None = None
     exited: ExitReport | None = None
+    recorded: str = ""
+    """With `id` 0: the worker whose proof is in the audit now, or with `error` can't be."""
+    unrecorded: str = ""
+    """With `id` 0: an end that could not be written, and why."""
     error: ErrorInfo | None = None

@@ -14,6 +14,7 @@ import math
 import os
 import resource
 import selectors
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -44,12 +45,12 @@ from bridgehold.sandbox.launcher.forking import Forking, hold_pause
 from bridgehold.sandbox.launcher.jobs import Jobs
 from bridgehold.sandbox.launcher.proving import Proving, own_limit
 from bridgehold.sandbox.launcher.reap import By, Ending
+from bridgehold.sandbox.launcher.recording import Recording
 from bridgehold.sandbox.launcher.uncounted import Watch
 from bridgehold.sandbox.launcher.worker import Parts, Worker
 from bridgehold.sandbox.limits.bounds import check
 from bridgehold.sandbox.limits.rlimits import core_handler
 from bridgehold.sandbox.limits.shortage import FAULTS, shortage, typed
-from bridgehold.sandbox.spec import spec_digest
 from bridgehold.sandbox.values import ExitReport, Launched, SandboxSpec, TenantShare
 
 _WATCHDOG_SECONDS = 0.1
@@ -64,7 +65,8 @@ _Start = TypeVar("_Start", requests.LaunchRequest, requests.ForkRequest)
 class Launcher:
     """State and requests. Driven by `serve`. What has no underscore is `forking.Owner`'s."""
 
-    def __init__(self, parts: Parts, channel: Channel) -> None:
+    def __init__(self, parts: Parts, channel: Channel, journal: socket.socket | None) -> None:
+        """`journal`: where starts and ends are recorded; None: nowhere."""
         self.parts = parts
         self._channel = channel
         self._cells = Cells(parts)
@@ -77,7 +79,10 @@ class Launcher:
         self.left: set[int] = set()
         """Children that only have to end, and are reaped when they have."""
         self._proving = Proving(self)
+        self.recording = Recording(self, journal)
         self._selector = selectors.DefaultSelector()
+        self._journal: socket.socket | None = None
+        """What is polled of `recording`."""
         self._listen(channel)
         self._children = child_signals()
         self._selector.register(self._children, selectors.EVENT_READ, self._child_ready)
@@ -90,10 +95,12 @@ class Launcher:
                     self._turn()
         finally:
             self._end_all()
+            self.recording.close()
 
     def _turn(self) -> None:
         for channel in (self._channel, *self._cells.channels()):
             self._listen(channel)
+        self._listen_to_journal()
         for key, events in self._selector.select(self._patience()):
             ready: Callable[[int, int], None] = key.data
             ready(key.fd, events)
@@ -150,7 +157,8 @@ class Launcher:
         """Seconds until something is due that no descriptor tells of."""
         now = time.monotonic()
         waits = [w.ending.pause for w in self._restless if w.ending is not None]
-        waits += [max(0.0, w.start.deadline - now) for w in self._restless if not w.started]
+        due = [min(w.start.deadline, w.record_until) for w in self._restless if not w.started]
+        waits += [max(0.0, at - now) for at in due]
         waits += [hold_pause(w) for w in self._restless]
         waits += [_SUSPECT_PAUSE for w in self._restless if w.running and w.suspect_until > now]
         waits += [_FILTER_PAUSE for w in self._restless if w.running and w.proof_due]
@@ -164,6 +172,8 @@ class Launcher:
     def _visit(self, worker: Worker, now: float) -> None:
         if worker.ending is not None:
             self._step(worker, worker.ending)
+        elif not worker.started and now > worker.record_until:
+            self.recording.expire(worker)
         elif not worker.started and now > worker.start.deadline:
             self.fail(worker, worker.start.expire())
         elif not worker.started and isinstance(worker.start, Fork):
@@ -198,6 +208,26 @@ class Launcher:
             self._selector.register(channel, wanted, ready)
         elif known.events != (wanted or selectors.EVENT_WRITE):
             self._selector.modify(channel, wanted or selectors.EVENT_WRITE, known.data)
+
+    def _listen_to_journal(self) -> None:
+        journal = self.recording.channel
+        if journal is None and self._journal is not None:
+            self._selector.unregister(self._journal)
+        elif journal is not None:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.recording.unsent else 0)
+            if self._journal is None:
+                self._selector.register(journal, wanted, self._journal_ready)
+            elif self._selector.get_key(journal).events != wanted:
+                self._selector.modify(journal, wanted, self._journal_ready)
+        self._journal = journal
+
+    def _journal_ready(self, _: int, events: int) -> None:
+        self.recording.ready(readable=bool(events & selectors.EVENT_READ))
+
+    def recorded(self, worker: Worker) -> None:
+        """A worker's start is in the audit: its guest may begin."""
+        if worker.start.allow():
+            self._advance(worker)
 
     def _channel_ready(self, channel: Channel, _: int, events: int) -> None:
         try:
@@ -338,6 +368,7 @@ class Launcher:
     def _launch(self, channel: Channel, request: requests.LaunchRequest) -> None:
         channel.demand(request.spec)
         request = _shared(channel, request)
+        self.recording.demand()
         self.admit(request.spec, request.share)
         worker = begin_launch(self.parts, request, channel)
         self.add(worker)
@@ -345,6 +376,8 @@ class Launcher:
             self.watch(worker, worker.start.waits_for)
         except FAULTS as error:
             self.fail(worker, error)
+        else:
+            self.recording.start(worker)
 
     def add(self, worker: Worker) -> None:
         """Take `worker` into the loop, from its first step on."""
@@ -422,7 +455,7 @@ class Launcher:
             worker=worker.name,
             pid=start.running.init,
             uid=worker.uid,
-            spec_digest=spec_digest(worker.spec),
+            spec_digest=worker.digest,
             phases_us=start.running.phases_us,
             descriptors=len(ends),
             zygote=worker.parent.name if worker.parent else "",
@@ -483,6 +516,7 @@ class Launcher:
             ending.failed()
         if report is not None:
             self._forget(worker)
+            self.recording.ended(worker, report)
             self._report(worker, report)
         elif ending.slow:
             self._reap_orphans()

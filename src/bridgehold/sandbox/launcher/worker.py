@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import msgspec
 
 from bridgehold.errors import ErrorInfo
+from bridgehold.records.workers import WorkerExited
 from bridgehold.sandbox.cgroups import CgroupParent, SessionCgroup
 from bridgehold.sandbox.fork.forks import Fork
 from bridgehold.sandbox.fork.zygote import Zygote
@@ -17,7 +21,8 @@ from bridgehold.sandbox.launcher.channel import Channel
 from bridgehold.sandbox.launcher.reap import Ending
 from bridgehold.sandbox.limits.bounds import Bounds
 from bridgehold.sandbox.limits.rlimits import own_rlimits
-from bridgehold.sandbox.values import Attestation, SandboxSpec
+from bridgehold.sandbox.spec import spec_digest
+from bridgehold.sandbox.values import Attestation, SandboxSpec, StartNote
 
 
 class Parts(msgspec.Struct, kw_only=True):
@@ -80,9 +85,26 @@ class Worker:
         """Of a zygote that is being held for the first time: the proof that is answered when it stands."""
         self.proof_until = 0.0
         """Monotonic time up to which a proof that was asked for may wait for the sandbox's init."""
+        self.note = StartNote()
+        self.start_event = ""
+        """Reference of the event of its start, once that is on the disk."""
+        self.record_until = math.inf
+        """Monotonic time by which that has to be; none where it is, or was not asked for."""
+        self.ended: WorkerExited | None = None
+        """Nothing is left of it."""
         self.watched: set[int] = set()
         self.suspect_until = 0.0
         """Monotonic time up to which a kill for memory may still show."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of its spec."""
+        return spec_digest(self.spec)
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is in the audit; empty of what is the host's own."""
+        return self.spec.tenant if self.spec.kind in ("worker", "zygote") else ""
 
     @property
     def running(self) -> bool:

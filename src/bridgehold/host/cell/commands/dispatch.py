@@ -228,12 +228,8 @@ class Dispatch:
         try:
             granted = await self._registry.granted(request.tenant, target)
             granted = await self._as_begun(granted, request) if granted.manifest.release else granted
-        except NotFoundError:
-            raise await refuse(refusals.unknown(bridge, operation), DeniedError) from None
-        except SuspendedError as error:
-            raise await refuse(refusals.suspended(error), SuspendedError, hint=error.hint) from None
-        except PolicyError as error:
-            raise await refuse(refusals.no_policy(error), PolicyError, hint=error.hint) from None
+        except (NotFoundError, SuspendedError, PolicyError) as error:
+            raise await refuse(*refusals.ungranted(error, bridge, operation)) from None
         manifest, grant = granted.manifest, granted.grant
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)

@@ -7,7 +7,14 @@ import msgspec
 from bridgehold.audit.arguments import without_keys
 from bridgehold.audit.events import CommandRefused
 from bridgehold.audit.redact import preview
-from bridgehold.errors import BridgeholdError, PolicyError, SuspendedError
+from bridgehold.errors import (
+    BridgeholdError,
+    DeniedError,
+    NotFoundError,
+    PolicyError,
+    SuspendedError,
+    UnsupportedError,
+)
 from bridgehold.host.cell.commands.command_log import PREVIEW_BYTES
 from bridgehold.host.shares.refusals import LONGEST_REASON, Refusals
 from bridgehold.ids import is_name
@@ -87,11 +94,25 @@ def unknown(bridge: str, operation: str) -> Decision:
     )
 
 
-def no_policy(error: PolicyError) -> Decision:
+def no_policy(error: BridgeholdError) -> Decision:
     """The rules can't be read, or can't be: nothing is allowed until they can."""
     known = error.message.startswith(error.where)
     reason = error.message if known else f"{error.where}: {error.message}"
     return Decision(allowed=False, rule="policy", reason=reason, source=error.where)
+
+
+def ungranted(
+    error: BridgeholdError, bridge: str, operation: str
+) -> tuple[Decision, type[BridgeholdError], str]:
+    """Why there is no grant, as a decision; the kind of error to raise, and its hint."""
+    if isinstance(error, NotFoundError):
+        return unknown(bridge, operation), DeniedError, ""
+    if isinstance(error, SuspendedError):
+        return suspended(error), SuspendedError, error.hint
+    if isinstance(error, UnsupportedError):
+        off = Decision(allowed=False, rule="features.foreign", reason=error.message, source=error.where)
+        return off, UnsupportedError, error.hint
+    return no_policy(error), PolicyError, error.hint
 
 
 def foreign(bridge: str) -> Decision:

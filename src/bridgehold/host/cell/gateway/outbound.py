@@ -295,10 +295,13 @@ class Outbound:
         client = h11.Connection(h11.CLIENT, max_incomplete_event_size=64 * 1024)
         await loop.sock_sendall(upstream, _request_bytes(client, self._target, request, body))
         self._sent += len(body)
+        parsed = 0
         try:
             async with asyncio.timeout(self._served.limits.request_ms / 1000):
                 while True:
                     event = client.next_event()
+                    parsed += 1
+                    await self._wire.parsed(parsed)
                     if event is h11.NEED_DATA:
                         client.receive_data(await loop.sock_recv(upstream, _CHUNK))
                     elif isinstance(event, h11.Response):

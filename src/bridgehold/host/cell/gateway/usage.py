@@ -25,7 +25,8 @@ _TEXTS = frozenset(
 _TABLES = frozenset({"args", "input"})
 """What a model wrote as a table: arguments of a function's call."""
 _USAGES = ("usageMetadata", "usage")
-_LONGEST_USAGE = 8 * 1024
+_LONGEST_USAGE, _MOST_LOOKS = 8 * 1024, 4
+"""Of the name of a usage, as many as are looked at from the end: a model may have written more of them."""
 _LONGEST_NAME = 32
 _WITHIN = re.compile(rb'[^"\\\n]*(?:\\[^\n][^"\\\n]*)*')
 _SPACES = re.compile(rb"[ \t\r\n]*")
@@ -124,7 +125,10 @@ class UsageTap:
         document = bytes(self._buffer)
         for name in _USAGES:
             key, at = f'"{name}"'.encode(), len(document)
-            while (at := document.rfind(key, 0, at)) >= 0:
+            for _ in range(_MOST_LOOKS):
+                at = document.rfind(key, 0, at)
+                if at < 0:
+                    break
                 start = document.find(b"{", at, at + len(key) + _LONGEST_NAME)
                 part = document[start : start + _LONGEST_USAGE].decode("utf-8", "replace")
                 try:

@@ -152,9 +152,7 @@ class Wire:
             elif isinstance(event, h11.Data):
                 yield bytes(event.data)
                 parsed += 1
-                if parsed % _CHARGED_EVENTS == 0:
-                    await self.pace()
-                    await asyncio.sleep(0)
+                await self.parsed(parsed)
             elif isinstance(event, h11.EndOfMessage):
                 if list(event.headers):
                     raise BadRequest("http.trailers", "headers after the body")
@@ -162,6 +160,12 @@ class Wire:
                 return
             else:
                 raise GuestGone("it closed within a request")
+
+    async def parsed(self, count: int) -> None:
+        """After each piece that was parsed for the guest, the `count`th: it pays, and others go on."""
+        if count % _CHARGED_EVENTS == 0:
+            await self.pace()
+            await asyncio.sleep(0)
 
     async def drop_body(self, most: int) -> None:
         """After a last answer: take what comes of the body all the same, at most that, unparsed."""

@@ -38,7 +38,7 @@ from bridgehold.host.front.boots import Script
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.logs import Stream
-from bridgehold.policies.model import MIB, Decision, Grant
+from bridgehold.policies.model import MIB, Grant
 from bridgehold.policies.units import format_ms
 from bridgehold.protocol.frames import INPUT_CLOSED
 from bridgehold.protocol.values import Principal
@@ -223,15 +223,8 @@ class Relay:
     async def _refuse_without_rules(
         self, operation: str, kept: dict[str, object], fault: Fault
     ) -> BridgeholdError:
-        if isinstance(fault, NotFoundError):
-            unknown = refusals.unknown(self.session.key.bridge, operation)
-            return await self._ledger.refuse(operation, kept, unknown, DeniedError)
-        if isinstance(fault, UnsupportedError):
-            off = Decision(allowed=False, rule="features.foreign", reason=fault.message, source=fault.where)
-            return await self._ledger.refuse(operation, kept, off, UnsupportedError, hint=fault.hint)
-        return await self._ledger.refuse(
-            operation, kept, refusals.no_policy(fault), PolicyError, hint=fault.hint
-        )
+        refusal = refusals.ungranted(fault, self.session.key.bridge, operation)
+        return await self._ledger.refuse(operation, kept, *refusal)
 
     async def _admit(self, decided: DecidedCommand, fault: Fault | None, principal: Principal) -> None:
         """The word of policy and scope, the durable intent, and the place in the table, in this order."""

@@ -34,6 +34,7 @@ from bridgehold.keeper.protocol import UpstreamRequest
 from bridgehold.policies.decide import decide_tool, tool_secret_of
 
 _MOST_BYTES = 4 * 1024 * 1024
+_LONGEST_MODEL = 100
 _JSON = (("content-type", "application/json"), ("accept", "application/json"))
 
 
@@ -65,10 +66,12 @@ class HttpTools:
             hint = f"Name it in the policy: [secrets.{name}] provider = {name!r}."
             raise DeniedError(f"no secret is granted for {name}", where="secrets", hint=hint)
         body = msgspec.json.encode(arguments)
-        model = provider.shape != "custom" or self._budgets.spending.priced(name)
-        reserved = most_tokens(provider.shape, arguments, len(body)) if model else 0
+        named = arguments.get("model")
+        model = named[:_LONGEST_MODEL] if isinstance(named, str) else ""
+        generates = provider.shape != "custom" or self._budgets.spending.priced(name)
+        reserved = most_tokens(provider.shape, arguments, len(body)) if generates else 0
         reservation = self._budgets.reserve(
-            (context.tenant, grant.bridge), name, grant.rate, reserved, time.monotonic()
+            (context.tenant, grant.bridge), name, grant.rate, reserved, time.monotonic(), model
         )
         records = Records(
             SessionFacts(tenant=context.tenant, session=context.session),
@@ -84,6 +87,7 @@ class HttpTools:
                 rule=decide_tool(grant, tool.name).rule,
                 how="tool",
                 reserved=reserved,
+                model=model,
             )
         except BaseException:
             reservation.give_back()
@@ -100,7 +104,7 @@ class HttpTools:
             intent=announced.reference,
             deadline_ms=tool.timeout_ms,
         )
-        open_ended = len(body) if model and not names_bound(provider.shape, arguments) else 0
+        open_ended = len(body) if generates and not names_bound(provider.shape, arguments) else 0
         under_way = _EndpointCall(self._keeper, records, announced, reservation, provider.shape, open_ended)
         return await under_way.run(tool.name, request, body)
 
@@ -178,5 +182,6 @@ class _EndpointCall:
             input_tokens=counted.said.input_tokens if counted.said else 0,
             output_tokens=counted.said.output_tokens if counted.said else 0,
             charged=charged,
+            model=self._announced.intent.model,
             unsent=not self._sent,
         )

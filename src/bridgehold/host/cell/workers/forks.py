@@ -12,7 +12,7 @@ from bridgehold.errors import ReplacedError, ShortageError, UnsupportedError, Zy
 from bridgehold.host.cell.workers.live import LiveWorker, Services
 from bridgehold.host.cell.workers.starts import SHORTAGE_DELAYS_S, begin, guarded, patiently, prepare
 from bridgehold.host.cell.workers.zygotes import Zygotes
-from bridgehold.host.front.boots import StartOrder
+from bridgehold.host.front.boots import StartOrder, note_of
 
 _FORK_DELAYS_S = SHORTAGE_DELAYS_S[:3]
 """Of a fork that meets a shortage; after these the session starts cold."""
@@ -70,7 +70,7 @@ class ForkStart:
             spec = msgspec.structs.replace(order.spec, start="fork")
             try:
                 launched, descriptors = await self._zygotes.making_room(
-                    spec.tenant, lambda: self._services.launcher.fork(zygote.name, spec)
+                    spec.tenant, lambda: self._services.launcher.fork(zygote.name, spec, note_of(order))
                 )
             except ReplacedError as error:
                 self._zygotes.replaced(zygote, error.message)
@@ -90,7 +90,7 @@ class ForkStart:
             worker: LiveWorker | None = None
             try:
                 launched, descriptors = await self._zygotes.making_room(
-                    spec.tenant, lambda: self._services.launcher.launch(spec)
+                    spec.tenant, lambda: self._services.launcher.launch(spec, note_of(order))
                 )
                 worker = begin(self._services, order, launched)
                 await guarded(worker, prepare(self._services, worker, descriptors))

@@ -1,6 +1,6 @@
 """One worker of the host's, from its launch to its end: its pipes, its calls, its gateway, its account.
 
-It ends once, whoever asks, in a task of its own; and its end is in the audit.
+It ends once, whoever asks, in a task of its own; the launcher writes its end to the audit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from bridgehold.audit.client import JournalClient
-from bridgehold.audit.events import ProtocolViolation, WorkerExited
+from bridgehold.audit.events import ProtocolViolation
 from bridgehold.bridges.frames import FaultFrame, ResultFrame
 from bridgehold.errors import (
     AttestationError,
@@ -31,7 +31,6 @@ from bridgehold.host.cell.workers.translate import exit_error
 from bridgehold.host.front.boots import (
     StartOrder,
 )
-from bridgehold.host.shares.closings import Closings
 from bridgehold.host.shares.logs import CommandOutput, SessionLog
 from bridgehold.host.shares.session_events import SessionEvents
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -104,7 +103,6 @@ class LiveWorker:
         """Nothing more comes from it: it has ended, or is being ended."""
         self.failure: ErrorInfo | None = None
         """Why the host ended it, if it did."""
-        self._closings = Closings(services.journal, services.on_degraded)
         self._killing: asyncio.Task[None] | None = None
         self._watch = asyncio.create_task(self._watch_exit())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -265,7 +263,6 @@ class LiveWorker:
         else:
             failure = from_info(self.failure) if self.failure is not None else None
             self.fail_calls(failure or exit_error(self.report, self.order.grant.limits))
-            await self._record_exit(self.report)
         finally:
             async with contextlib.AsyncExitStack() as last:  # bottom up, each whatever fails before it
                 last.callback(self._note_end)
@@ -280,20 +277,6 @@ class LiveWorker:
     def _note_end(self) -> None:
         self.gone = True
         self.ended.set()
-
-    async def _record_exit(self, report: ExitReport) -> None:
-        event = WorkerExited(
-            tenant=self.order.grant.tenant,
-            session=self.order.session,
-            worker=self.name,
-            cause=report.cause,
-            status=report.status,
-            cpu_us=report.usage.cpu_us,
-            memory_peak_bytes=report.usage.memory_peak_bytes,
-            oom_kills=report.usage.oom_kills,
-            emptied_ms=report.emptied_ms,
-        )
-        await self._closings.write(event, durable=False)
 
     def violation(self, reason: str) -> None:
         """Write down that the guest broke a rule of its wire."""

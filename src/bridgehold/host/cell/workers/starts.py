@@ -14,11 +14,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from bridgehold.audit.events import WorkerRefused
 from bridgehold.bridges.catalogue import check_ready
 from bridgehold.bridges.frames import FaultFrame, ReadyFrame
 from bridgehold.errors import (
-    AttestationError,
     BridgeholdError,
     CommandTimeoutError,
     CrashError,
@@ -32,7 +30,6 @@ from bridgehold.host.cell.workers.translate import exit_error, fault_error
 from bridgehold.host.front.boots import (
     SCRIPT_PLACEHOLDER,
     StartOrder,
-    attested_event,
     boot_frame,
     new_placeholder,
 )
@@ -181,17 +178,8 @@ async def _attest(services: Services, worker: LiveWorker) -> None:
     except NotFoundError as error:
         await worker.ended.wait()
         raise exit_error(worker.report, order.grant.limits) if worker.report else error from error
-    except AttestationError as error:
-        refusal = WorkerRefused(
-            tenant=order.grant.tenant,
-            session=order.session,
-            worker=worker.name,
-            differences=tuple(error.message.split("; "))[:50],
-        )
-        await services.journal.append(refusal)
-        raise
     worker.attestation = proof
-    worker.record(services.journal.append(attested_event(order, worker.launched, proof)))
+    worker.record(services.launcher.recorded(worker.name))
 
 
 def _with_log(error: BridgeholdError, log: SessionLog) -> BridgeholdError:

@@ -18,7 +18,9 @@ from bridgehold.bridges.frames import GuestFrame, StrayFrame, WarmedFrame, WarmF
 from bridgehold.config.settings import ZygoteLimits
 from bridgehold.errors import (
     AttestationError,
+    AuditError,
     BridgeholdError,
+    BudgetError,
     BusyError,
     CrashError,
     ShortageError,
@@ -37,11 +39,13 @@ from bridgehold.host.shares.logs import SessionLog
 from bridgehold.ids import random_id
 from bridgehold.policies.units import format_size
 from bridgehold.sandbox.spec import spec_digest, warming_spec
-from bridgehold.sandbox.values import ExitReport, SandboxSpec
+from bridgehold.sandbox.values import ExitReport, SandboxSpec, StartNote
 
 T = TypeVar("T")
 _LOG_BYTES = 64 * 1024
 _FAILED_FORKS = 8
+_OTHERS_FAULTS = (BusyError, ShortageError, AuditError, BudgetError)
+"""Nothing that a zygote's key is to blame for."""
 
 
 class NoZygoteError(UnsupportedError):
@@ -182,7 +186,12 @@ class Zygotes:
         try:
             await self._make_room()
             zygote = await self._warm(key, spec, order)
-        except (BusyError, ShortageError) as error:  # nothing that this key is to blame for
+        except (
+            BusyError,
+            ShortageError,
+            AuditError,
+            BudgetError,
+        ) as error:  # nothing that this key is to blame for
             raise NoZygoteError(error.message) from error
         except BridgeholdError as error:
             lasting = isinstance(error, UnsupportedError)
@@ -205,8 +214,9 @@ class Zygotes:
         await asyncio.gather(*(self._end(self._all[name], "evicted") for name in leaving))
 
     async def _warm(self, key: ZygoteKey, spec: SandboxSpec, order: StartOrder) -> Zygote:
+        note = StartNote(environment=key.environment)
         launched, descriptors = await self.making_room(
-            key.tenant, lambda: self._services.launcher.launch(spec)
+            key.tenant, lambda: self._services.launcher.launch(spec, note)
         )
         zygote = Zygote(key, launched, SessionLog(_LOG_BYTES))
         self._all[zygote.name] = zygote
