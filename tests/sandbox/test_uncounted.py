@@ -122,4 +122,4 @@ def test_who_holds_too_much_is_ended_and_nobody_else(narrow: Machine) -> None:
             assert (await client.exited(launched.worker)).cause == "exited"
             close(ends)
 
-    narrow.drive(run)
+    narrow.drive(run, 110)

@@ -111,6 +111,10 @@ class Launcher:
             self._guard(worker, functools.partial(self._visit, worker, now))
         if self.workers and now >= self._uncounted.due:
             self._end_uncounted(now)
+        elif not self.workers:
+            self._uncounted.close()  # nobody is left to look at
+            self.left |= self._uncounted.left
+            self._uncounted.left.clear()
         self._jobs.expire(now)
         self._reap_left()
         self._forking.make_spares()
