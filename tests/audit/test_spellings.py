@@ -37,6 +37,33 @@ def test_a_value_is_masked_whole_over_every_border_and_nothing_else(key: str, na
         assert sum(byte not in b"*" for byte in found[10:-19]) <= 12, found
 
 
+CUT_KEYS = (KEYS[0], "Zq7=K2m\\nv9&p4%nR8sYd3Fh6", "päß-wörd→42🔑Zq7xK2m")
+"""Signs that begin escapes, and characters that several bytes or escapes spell."""
+
+
+@pytest.mark.parametrize("key", CUT_KEYS, ids=["plain", "escapes", "beyond ASCII"])
+def test_a_value_that_is_cut_at_any_byte_is_masked_as_it_is_uncut(key: str) -> None:  # ABUSE 61
+    """By two chunks of a stream, and by the border of two parts of a text."""
+    spelt = Encodings(key.encode())
+    redactor, part = Redactor([spelt]), 512
+    shown = []
+    for name, spelling in spellings(key).items():
+        text = b"said: " + spelling.encode() + b" and more"
+        whole = Scrubber(spelt)
+        uncut = whole.feed(text) + whole.finish()
+        for at in range(1, len(text)):
+            scrubber = Scrubber(spelt)
+            if scrubber.feed(text[:at]) + scrubber.feed(text[at:]) + scrubber.finish() != uncut:
+                shown.append((name, text[:at]))
+        masked = redactor.text(f". {spelling} and more")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bridgehold.audit.encodings._PART", part)
+            for at in range(len(spelling.encode())):
+                if redactor.text("." * (part - 1 - at) + f". {spelling} and more").lstrip(".") != masked[1:]:
+                    shown.append((name, at))
+    assert shown == []
+
+
 @pytest.mark.parametrize("key", KEYS[:2])
 def test_a_cut_echo_is_masked_and_a_shared_prefix_is_not(key: str) -> None:
     spelt = SPELT[key]
