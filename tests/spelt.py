@@ -6,7 +6,6 @@ import base64
 import json
 from urllib.parse import quote, quote_plus
 
-
 _LINES = {
     "CRLF": "\r\n",
     "\\n": "\\n",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.audit.encodings import MARK, Encodings, beginnings, mask
-from bridgehold.audit.redact import Redactor
+from bridgehold.audit.redact import Redactor, mask_shapes
 from bridgehold.keeper.scrub import Scrubber
 from spelt import spellings
 
@@ -59,8 +59,9 @@ def test_a_value_that_is_cut_at_any_byte_is_masked_as_it_is_uncut(key: str) -> N
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("bridgehold.audit.encodings._PART", part)
             for at in range(len(spelling.encode())):
-                if redactor.text("." * (part - 1 - at) + f". {spelling} and more").lstrip(".") != masked[1:]:
-                    shown.append((name, at))
+                found = redactor.text("." * (part - 1 - at) + f". {spelling} and more")
+                if found.lstrip(".") != masked[1:]:
+                    shown.append((name, spelling.encode()[:at]))
     assert shown == []
 
 
@@ -118,6 +119,7 @@ WORDS = [
     "sk-" + "a" * 14,
 ]
 WORDS += ["…", "\\", "%", '"', " ", "\n", "=", "key", "a1" * 20, "ghp_" + "a1" * 12, "eyJh.eyJzdWIi.abc", "é"]
+WORDS += ["-----BEGIN RSA PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----", "eyJ", ".", "sk-", "Bearer "]
 PIECES = st.one_of(
     st.tuples(st.sampled_from(FRAGMENTS), st.integers(0, 40), st.integers(1, 200)).map(
         lambda c: c[0][c[1] : c[2]]
@@ -161,6 +163,29 @@ def test_no_step_of_a_long_text_takes_long(hostile: str) -> None:
     waits = sorted(later - earlier for earlier, later in pairwise(taken))
     assert waits[-1] < 0.1
     assert waits[len(waits) * 9 // 10] < 0.01
+
+
+LONG = {
+    "a run": "sk-" + "a" * 90_000,
+    "a token of long parts": "eyJ" + "a" * 20_000 + ".eyJ" + "b" * 20_000 + "." + "c" * 40_000,
+    "a private key": "-----BEGIN RSA PRIVATE KEY-----" + "a\n" * 40_000 + "-----END RSA PRIVATE KEY-----",
+    "one that has no end": "-----BEGIN PRIVATE KEY-----" + "a-\n" * 30_000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_shape_is_masked_whole_wherever_it_stands(name: str) -> None:
+    for before in (0, 8_170, 8_191, 8_192, 30_000):
+        for after in (" and", " and more of it, " * 4_000):
+            text = "." * before + " " + LONG[name] + after
+            assert Redactor([]).text(text) == mask_shapes(text), (before, len(after))
+            assert mask_shapes(text).startswith("." * before + " [redacted:")
+
+
+@pytest.mark.parametrize("hostile", ["a." * 1_500_000 + ".eyJ", "hf_" * 1_000_000])
+def test_no_step_looks_through_all_of_a_long_text_for_a_shape(hostile: str) -> None:
+    taken = [time.thread_time(), *(time.thread_time() for _ in Redactor([]).steps(hostile))]
+    assert max(later - earlier for earlier, later in pairwise(taken)) < 0.03
 
 
 @pytest.mark.parametrize("size", [512, 513, 2_000, 8_192])
