@@ -27,6 +27,7 @@ LONGEST_PATH = 200
 WHEELS = "wheels"
 """The folder of wheels that a bridge brings itself."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
+_COMPILED = (".pyc", ".pyo")
 _FORM = "zip of a bridge's folder: bridge.toml at its top, plain names, files only."
 
 
@@ -100,6 +101,9 @@ def _faults(paths: list[str]) -> Iterator[str]:
         parts = path.split("/")
         if len(path) > LONGEST_PATH or len(parts) > MOST_PARTS or not all(map(_PART.fullmatch, parts)):
             yield f"{shown!r} is no plain path"
+            continue
+        if "__pycache__" in map(str.lower, parts) or path.lower().endswith(_COMPILED):
+            yield f"{shown!r} may be run in place of the source that is read"
             continue
         if seen.setdefault(path.lower(), shown) != path or paths.count(path) > 1:
             yield f"{shown!r} is also there as {seen[path.lower()]!r}"
