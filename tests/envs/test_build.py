@@ -17,6 +17,7 @@ import pytest
 from envs_kit import DirectRunner, Progress, have_bwrap, make_index, make_lock, make_wheel, sha256
 
 from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError
+from bridgehold.sandbox.envs.build import _For
 from bridgehold.sandbox.envs.compile import CompileExit
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
@@ -456,6 +457,31 @@ def test_a_cancelled_build_leaves_nothing(builder, dist, tmp_path, store):
 
     asyncio.run(run())
     assert sorted(p.name for p in store.folder.iterdir()) == ["keys"]
+
+
+def test_a_tenants_own_wheels_are_compiled_in_its_share_and_for_less_long(
+    builder, dist, tmp_path, runner, monkeypatch
+):
+    class Stuck(DirectRunner):
+        async def run(self, order, talk, log):
+            self.runs.append(order)
+            await asyncio.sleep(60)
+
+    own, other = make_wheel(dist), make_wheel(dist, name="other_pkg")
+    ensure(builder(make_index(tmp_path, [other])), make_lock(other), tenant="acme")
+    assert [order.tenant for order in runner.runs] == ["acme"]
+    (tmp_path / "more").mkdir()
+    spare = make_wheel(tmp_path / "more", name="spare_pkg")
+    ensure(builder(folders=(str(spare.parent),)), make_lock(spare))
+    assert runner.runs[-1].tenant == "local"
+
+    monkeypatch.setattr("bridgehold.sandbox.envs.build._OWN_COMPILE_SECONDS", 0.05)
+    stuck = Stuck()
+    with pytest.raises(EnvironmentBuildError, match=r"longer than 0\.05 s"):
+        ensure(builder(runner=stuck), make_lock(own), tenant="acme", wheels=str(dist))
+    assert [order.tenant for order in stuck.runs] == ["acme"]
+    asked = _For("demo", "acme", str(tmp_path))
+    assert asked.seconds(own.name) == 600, "an index's wheel may be large"
 
 
 def test_a_build_that_ends_while_it_scans_holds_up_nobody(builder, dist, tmp_path, monkeypatch):

@@ -320,8 +320,8 @@ def test_a_quarantine_is_bounded_expires_and_pins_its_bytes(tmp_path: Path) -> N
         with pytest.raises(BridgeholdError) as caught:
             kept.find(name)
         assert caught.value.code == "not_found"
-    assert len(kept.expire(2e9 + 1e9)) == MOST_WAITING
-    assert kept.expire(2e9 + 1e9) == []
+    assert len(kept.expire("acme", 2e9 + 1e9)) == MOST_WAITING
+    assert kept.expire("acme", 2e9 + 1e9) == []
     assert list(tmp_path.rglob("*.bundle")) == []
     assert {one.state for one in kept.of("acme")} == {"expired"}
     checking = new_record("acme", found, "mine", "1.0.0", "token:acme")
