@@ -542,14 +542,14 @@ def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):
             return busy, await build.collect({kept.digest}, unused_seconds=3_600)
 
     busy, removed = asyncio.run(while_building())
-    assert set(removed) == {stale, lost}
+    assert set(removed.removed) == {stale, lost}
     assert busy.is_dir()
     os.utime(tmp_path / "wheels" / sha256(other), (0, 0))
-    assert set(collect()) == {busy, store.path(idle)}
+    assert set(collect().removed) == {busy, store.path(idle)}
     assert (store.find(kept.key), store.find(used.key), store.find(idle.key)) == (kept, used, None)
     assert (tmp_path / "wheels" / sha256(other)).exists()
     os.close(hold)
-    assert set(collect()) == {store.path(used), tmp_path / "wheels" / sha256(other)}
+    assert set(collect().removed) == {store.path(used), tmp_path / "wheels" / sha256(other)}
     assert store.list() == (kept,)
     assert store.hold(used) is None
     assert stuck.is_dir()

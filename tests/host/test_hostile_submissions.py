@@ -148,12 +148,20 @@ def test_locks_being_made_keep_no_thread_of_anybody_elses(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "path",
-    ["__pycache__/mine.cpython-311.pyc", "a/__PyCache__/x", "mine.pyc", "inner/mine.PYO", "__pycache__"],
+    [
+        "__pycache__/mine.cpython-311.pyc",
+        "a/__PyCache__/x",
+        "mine.pyc",
+        "inner/mine.PYO",
+        "__pycache__",
+        "mine.abi3.so",
+    ],
 )
 def test_nothing_is_taken_that_runs_in_place_of_what_is_read(path: str) -> None:
     """A compiled file whose source is never checked runs in its place; no reader of the source sees it."""
     files = [("bridge.toml", b""), ("mine.py", b""), (path, b"x")]
     assert "in place of the source" in refused(lambda: bundle.bundle(files)).message
+    bundle.bundle([("bridge.toml", b""), ("inner/mine.so", b""), ("mine.py", b"")])
     forged = bundle.Bundle(files=tuple(bundle.BundleFile(*one) for one in files))
     assert isinstance(refused(lambda: bundle.decode(bundle.encode(forged))), UsageError)
 

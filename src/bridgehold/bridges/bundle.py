@@ -92,6 +92,12 @@ def check(of: Bundle) -> None:
         raise UsageError("; ".join(faults[:8]), hint=f"What is taken is a {_FORM}")
 
 
+def _hides(path: str, parts: list[str], paths: list[str]) -> bool:
+    """Whether Python takes it for a module before, or without, the source of that name."""
+    native = path.endswith(".so") and "/".join((*parts[:-1], parts[-1].partition(".")[0] + ".py")) in paths
+    return native or "__pycache__" in map(str.lower, parts) or path.lower().endswith(_COMPILED)
+
+
 def _faults(paths: list[str]) -> Iterator[str]:
     """A name is ASCII: two that a file system or an eye takes for one are not both there."""
     seen: dict[str, str] = {}
@@ -102,7 +108,7 @@ def _faults(paths: list[str]) -> Iterator[str]:
         if len(path) > LONGEST_PATH or len(parts) > MOST_PARTS or not all(map(_PART.fullmatch, parts)):
             yield f"{shown!r} is no plain path"
             continue
-        if "__pycache__" in map(str.lower, parts) or path.lower().endswith(_COMPILED):
+        if _hides(path, parts, paths):
             yield f"{shown!r} may be run in place of the source that is read"
             continue
         if seen.setdefault(path.lower(), shown) != path or paths.count(path) > 1:
