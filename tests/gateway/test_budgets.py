@@ -177,11 +177,13 @@ class Spending(RuleBasedStateMachine):
         end=st.sampled_from(["head", "early", "mute", "negative", "said", *LEFT]),
         written=st.integers(0, 150),
         cut=st.floats(0, 1),
+        over=st.booleans(),
     )
-    def end(self, which: int, end: str, written: int, cut: float) -> None:
+    def end(self, which: int, end: str, written: int, cut: float, over: bool) -> None:
         """Left before the head; before usage; usage absent, negative; or said, in each shape's own words.
 
-        Or left anywhere within an answer of any kind, each byte of whose text is a token.
+        Or left anywhere within an answer of any kind, each byte of whose text is a token; or, where it is
+        `over`, no more of it comes.
         """
         one = self.running.pop(which % len(self.running))
         counted = NOTHING
@@ -191,6 +193,8 @@ class Spending(RuleBasedStateMachine):
             tap = UsageTap(one.shape, "text/event-stream" if end.startswith("events") else "application/json")
             for at in range(0, len(answer), 7):
                 tap.feed(answer[at : at + 7])
+            if over:
+                tap.end()
             counted = tap.counted
             self.billed += 0 if one.bounded else answer.count(TOKEN.encode())
         elif end != "head":

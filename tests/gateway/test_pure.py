@@ -239,6 +239,21 @@ def test_an_answer_that_is_left_is_charged_what_was_said_and_what_passed() -> No
         tap.end()
         assert tap.counted.said is not None
         assert charge(8_272, tap.counted, 200) >= 64_009
+    event = b'data: {"type":"response.output_text.delta","delta":"%s"}\n\n' % (b"w" * 400_000)
+    lines = b'data: {"type":"response.output_text.delta",\ndata: "delta":\ndata: "%s"}\n\n' % (b"w" * 900)
+    for answer, passed in (
+        (event[:-4], 400_000),  # a line too long to keep
+        (event[:80_000], 79_900),
+        (event.replace(b"response.output", b"transcript"), 400_000),
+        (lines, 900),
+    ):
+        for over in (False, True):
+            tap = UsageTap("openai", "text/event-stream")
+            for at in range(0, len(answer), 4_093):
+                tap.feed(answer[at : at + 4_093])
+            if over:
+                tap.end()
+            assert passed <= charge(8, tap.counted, 200, open_ended=8) - 8 <= passed + 100
     vectors = (
         b'{"data":[{"embedding":[' + b"0.123456," * 400_000 + b'0.1]},{"b64_json":"%s"}]}' % (b"Q" * 9_000)
     )

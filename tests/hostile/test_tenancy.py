@@ -381,14 +381,26 @@ def test_a_broken_file_refuses_its_own_tenant_and_nobody_else(host: Stage) -> No
             "",
         ):
             file.write_text(broken)
-            assert code_of(lambda: caller.run(f"{host.plain}:report", tenant="torn")) == "policy"
-            assert code_of(lambda: caller.put(b"x", tenant="torn")) == "policy"
-            assert code_of(lambda: host.client.request("tenant.suspend", {"name": "torn"})) == "policy"
+            refused = "policy"
+            for asked_for in ("limit", "resume", "suspend"):
+                given = {"limits": {"sessions": 9}} if asked_for == "limit" else {"reason": "looked at"}
+                assert code_of(lambda: caller.run(f"{host.plain}:report", tenant="torn")) == refused
+                assert code_of(lambda: caller.put(b"x", tenant="torn")) == refused
+                asking = (f"tenant.{asked_for}", {"name": "torn", **given})
+                assert code_of(lambda ask=asking: host.client.request(*ask)) == "policy"
+                refused = "suspended" if asked_for == "suspend" else "policy"
+                assert code_of(lambda: caller.run(f"{host.plain}:report", tenant="torn")) == refused
+                states = {one["name"]: one for one in host.client.request("tenant.list", {})}
+                assert states["torn"]["state"] == "broken"
+                assert ("looked at" in states["torn"]["reason"]) == (asked_for == "suspend")
+                assert states["whole"]["state"] == "active"
+                assert file.read_text() == broken, "nobody mends it by overwriting"
             assert neighbour.run(f"{host.plain}:report", tenant="whole") == {}
-            states = {one["name"]: one for one in host.client.request("tenant.list", {})}
-            assert states["torn"]["state"] == "broken"
-            assert states["whole"]["state"] == "active"
-            assert file.read_text() == broken, "nobody mends it by overwriting"
+            file.write_text(kept)
+            assert code_of(lambda: caller.run(f"{host.plain}:report", tenant="torn")) == "suspended"
+            assert host.client.request("tenant.resume", {"name": "torn"})["state"] == "active"
+            assert caller.run(f"{host.plain}:report", tenant="torn") == {}
+            kept = file.read_text()
         file.write_text(kept.replace('"active"', '"suspended"'))
         assert code_of(lambda: caller.run(f"{host.plain}:report", tenant="torn")) == "suspended"
         file.write_text(kept)

@@ -83,7 +83,9 @@ class PolicyFiles:
         return len(self._known[kind].union(names))
 
     def put_instead(self, kind: Kind, name: str, text: str) -> None:
-        """Every reader has `text` in place of the file, which can't be written; empty: no more of that."""
+        """Every reader has `text` in place of the file, which can't be written, nor, perhaps, be read; empty:
+        no more of that.
+        """
         if text:
             self._instead[kind, name] = text
         else:
@@ -162,15 +164,19 @@ class PolicyFiles:
         can't be read. From any thread.
         """
         names, path = tuple(names), self._folders[kind]
-        instead = {} if on_disk else self._instead
+        held: dict[str, str] = {}
+        if self._instead and not on_disk:
+            held = {name: text for name in names if (text := self._instead.get((kind, name)))}
         try:
             folder = os.open(path, _FLAGS | os.O_DIRECTORY)
         except OSError as error:
             if error.errno != errno.ENOENT or kind in self._seen or path.is_symlink():
                 raise _unreadable(path, error, _FOLDER_GONE) from error
-            return (
-                self._overlaid(kind, names, [None] * len(names), instead) if instead else [None] * len(names)
-            )
+            if not held:
+                return [None] * len(names)
+            return [
+                Text(held[name], str(path / f"{name}{_SUFFIX}")) if name in held else None for name in names
+            ]
         self._seen.add(kind)
         found: list[Text | None] = []
         try:
@@ -180,6 +186,9 @@ class PolicyFiles:
                 self._notice(kind, stamp)
             for name in names:
                 path = self._folders[kind] / f"{name}{_SUFFIX}"
+                if name in held:
+                    found.append(Text(held[name], str(path)))
+                    continue
                 try:
                     os.stat(path.name, dir_fd=folder, follow_symlinks=False)
                 except FileNotFoundError:
@@ -192,22 +201,7 @@ class PolicyFiles:
             raise _unreadable(path, error, _FILE_GONE) from error
         finally:
             os.close(folder)
-        return self._overlaid(kind, names, found, instead) if instead else found
-
-    def _overlaid(
-        self,
-        kind: Kind,
-        names: tuple[str, ...],
-        found: list[Text | None],
-        instead: dict[tuple[Kind, str], str],
-    ) -> list[Text | None]:
-        """`found`, but for what was put in place of a file."""
-        return [
-            Text(instead[kind, name], str(self._folders[kind] / f"{name}{_SUFFIX}"))
-            if (kind, name) in instead
-            else text
-            for name, text in zip(names, found, strict=True)
-        ]
+        return found
 
 
 class Readings:

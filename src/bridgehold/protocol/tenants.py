@@ -73,7 +73,8 @@ class TenantInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: State | Literal["broken"]
-    """``broken``: its file can't be read as it is; everything of it is refused."""
+    """``broken``: its file can't be read as it is; everything of it is refused. The reason says too whether
+    it is suspended or revoked beside that: mending the file alone lets it not go on then."""
     reason: str = ""
     by: str = ""
     at: str = ""

@@ -40,6 +40,7 @@ STATUSES: dict[str, int] = {
     "audit": 503,
     "host_unavailable": 503,
     "host_leaving": 503,
+    "cell_ended": 503,
     "transcript": 500,
 }
 """By code. What may be tried again later says so by ``retry`` in the body and a ``Retry-After``."""

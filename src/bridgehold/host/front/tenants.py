@@ -93,6 +93,10 @@ class TenantFiles:
         """`tenant` is what holds, as its file can't be made to say so: until it does, or a new host."""
         self._files.put_instead("tenant", name, tenants.rewritten("", tenant, ""))
 
+    def check(self, name: str) -> None:
+        """Raise `PolicyError` where its file can't be read as it is, whatever holds in its place."""
+        tenants.parse(name, self._on_disk(name), str(self._folder / f"{name}.toml"))
+
     def _on_disk(self, name: str) -> str:
         (found,) = self._files.own("tenant", [name], on_disk=True)
         return found.text if found is not None else ""

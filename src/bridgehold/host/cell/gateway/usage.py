@@ -19,11 +19,13 @@ _FRAME_EVENTS = 4
 _TOKEN_BYTES = 8
 """A text has at least one token for so many bytes; it has at most one for each."""
 _TEXTS = frozenset(
-    {"arguments", "content", "partial_json", "reasoning_content", "refusal", "text", "thinking"}
+    {"arguments", "content", "delta", "partial_json", "reasoning_content", "refusal", "text", "thinking"}
 )
 """Where an answer's text stands, in every shape."""
 _TABLES = frozenset({"args", "input"})
 """What a model wrote as a table: arguments of a function's call."""
+_REPEATING = ("response.", "transcript.")
+"""Events of these kinds say each text once as it comes, and once more in whole."""
 _USAGES = ("usageMetadata", "usage")
 _LONGEST_USAGE, _MOST_LOOKS = 8 * 1024, 4
 """Of the name of a usage, as many as are looked at from the end: a model may have written more of them."""
@@ -162,21 +164,24 @@ class UsageTap:
         if document == b"[DONE]":
             self._whole = True
             return
-        self._take(document)
+        if not self._take(document):  # cut off within, or one of many lines: its text flowed by all the same
+            self._unread.feed(document + b"\n")
 
-    def _take(self, document: bytes) -> None:
+    def _take(self, document: bytes) -> bool:
+        """Whether it could be read."""
         try:
             value = msgspec.json.decode(document)
         except (msgspec.DecodeError, RecursionError, ValueError):
-            return
+            return False
         for one in value if isinstance(value, list) else [value]:  # Gemini streams as one list, too
             if isinstance(one, dict):
                 self._value(one)
+        return True
 
     def _value(self, value: dict[str, object]) -> None:
         kind = str(value.get("type", ""))
         self._events += kind in ("", "error") or kind.endswith("delta")
-        if kind.startswith("response."):  # these say each text once more, and again in whole
+        if kind.startswith(_REPEATING):
             delta = value.get("delta")
             self._written += len(delta.encode("utf-8", "replace")) if isinstance(delta, str) else 0
         else:
