@@ -22,10 +22,11 @@ from bridgehold.errors import BusyError, CellEndedError, InternalError, TenantFu
 from bridgehold.host.front.cells import Cell, Cells, Intakes
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.forwarding import Forwarding
-from bridgehold.host.front.method import Forwarded, Scope
+from bridgehold.host.front.method import Forwarded, OfTenant, Scope
 from bridgehold.host.shares import cell_wire
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import Link, Waiting
+from bridgehold.host.shares.observe import Metrics, counted, figures_of, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.startup import HostConfig
 from bridgehold.policies.model import Machine
@@ -79,9 +80,10 @@ class House:
         self.template = FakeTemplate()
         self.ordered: list[tuple[str, ...]] = []
         self.events: list[Event] = []
+        self.closed: list[str] = []
         self.allowed: list[tuple[str, str, str]] = []
         self.rooms = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
-        launcher: Any = SimpleNamespace(open_cell=self._open, allow=self._allow)
+        launcher: Any = SimpleNamespace(open_cell=self._open, allow=self._allow, close_cell=self._close)
         orders: Any = SimpleNamespace(make=self._make, grant=self._grant)
         template: Any = self.template
         intakes = Intakes(launcher=launcher, keeper=self.rooms[0][0], journal=self.rooms[1][0])
@@ -89,7 +91,10 @@ class House:
         journal: Any = SimpleNamespace(append=self._append)
         self.cells = Cells(template, intakes, orders, self.places, journal, self._config, lambda: 1 << 28)
 
-    def _config(self, tenant: str) -> cell_wire.CellConfig:
+    async def _close(self, cell: str) -> None:
+        self.closed.append(cell)
+
+    async def _config(self, tenant: str) -> cell_wire.CellConfig:
         host = HostConfig(config="/c", state="/s", run="/r", owner_uid=0, supervisor=1)
         return cell_wire.CellConfig(
             tenant=tenant,
@@ -170,20 +175,21 @@ def test_places_are_counted_by_orders_and_one_tenant_never_has_them_all() -> Non
         async with house(8) as at:
             for number in range(8):
                 with contextlib.suppress(TenantFullError):
-                    at.places.take("acme", f"s-{number}")
+                    at.places.take("acme", "c-1", f"s-{number}")
             assert at.places.of("acme") < 8
             async with at.taken_over("acme") as (_, link), at.taken_over("globex") as (_, other):
                 with pytest.raises(TenantFullError):
                     await link.ask("order", order("s-99"))
                 with pytest.raises(BusyError, match="as far as"):  # it had its place
                     await other.ask("order", order("s-1"))
-                at.places.take("globex", "s-mine")
+                at.places.take("globex", "c-2", "s-mine")
                 link.tell(
                     "over", cell_wire.SessionOver(session="s-mine")
                 )  # another's is not a cell's to give back
                 await link.ask("granted", cell_wire.Granted(bridge="x"))
                 assert at.places.of("globex") == 1
-            await eventually(lambda: at.places.of("acme") == 0)  # they go with the cell
+            at.places.clear("acme", "c-1")
+            assert at.places.of("acme") == 0
 
     asyncio.run(act())
 
@@ -285,17 +291,85 @@ def test_a_cell_that_lies_to_an_operator_is_as_one_that_says_nothing(said: objec
 
 def test_whose_a_session_is_decides_the_first_word_of_it_and_no_later_claim() -> None:
     known = Directory()
-    known.add("victim", "s-theirs", "shared")
-    known.add("hostile", "s-theirs", "shared")
+    theirs = f"s-{'t' * 16}"
+    known.add("victim", theirs, "shared")
+    known.add("hostile", theirs, "shared")
+    known.add("hostile", "shared", theirs)  # a name said as an id, and an id said as a name
     for number in range(10_000):
-        known.add("hostile", f"s-{number}", f"n-{number}")
-    assert known.owner("s-theirs", lambda _: True) == "victim"
-    assert known.owner("s-theirs", lambda one: one == "hostile") == ""
+        known.add("hostile", f"s-{number:016}", f"n-{number}")
+    assert known.owner(theirs, lambda _: True) == "victim"
+    assert known.owner(theirs, lambda one: one == "hostile") == ""
     assert known.owner("shared", lambda one: one == "victim") == "victim"
-    assert known.owner("s-0", lambda _: True) == ""  # its own older ones go first
-    known.add("hostile", "s-mine", "shared")
+    assert known.owner(f"s-{0:016}", lambda _: True) == ""  # its own older ones go first
+    known.add("hostile", f"s-{'m' * 16}", "shared")
     with pytest.raises(UsageError, match="2 tenants"):
         known.owner("shared", lambda _: True)
+
+
+def test_a_cell_that_is_killed_has_ended_though_a_child_of_it_keeps_its_link() -> None:
+    async def act() -> None:
+        async with house() as at:
+            cell = await at.cells.of("acme")
+            os.kill(at.template.pids[-1], signal.SIGKILL)  # the test goes on to hold its end of the link
+            await asyncio.wait_for(cell.ended.wait(), 30)
+            assert at.closed == [cell.name]  # what the launcher has of it dies with its cgroup
+            with pytest.raises(CellEndedError):
+                await cell.ask("call", {})
+            again = await at.cells.of("acme")
+            assert again is not cell
+            os.kill(at.template.pids[-1], signal.SIGKILL)
+            await asyncio.wait_for(again.ended.wait(), 30)
+            with pytest.raises(CellEndedError, match="2 times"):  # who dies young begins again later
+                await at.cells.of("acme")
+
+    asyncio.run(act())
+
+
+def test_a_revocation_meets_a_cell_that_has_only_begun() -> None:
+    async def act() -> None:
+        async with house() as at:
+            beginning = asyncio.create_task(at.cells.of("acme"))
+            await asyncio.sleep(0)
+            await asyncio.wait_for(at.cells.end("acme", "revoked"), 30)
+            cell = await beginning
+            assert cell.ended.is_set()
+            assert not at.cells.living()
+
+    asyncio.run(act())
+
+
+def test_who_says_null_asks_for_the_local_tenant() -> None:
+    asked = Forwarded(scope=OfTenant(tenant=None), raw=msgspec.Raw(b"{}"))
+    assert asked.tenant == "local"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bridgehold_x 1..2",
+        "bridgehold_x 1e999999",
+        "bridgehold_commands_total{a=b} 1",
+        'bridgehold_commands_total{bridge="a"} 1',
+        'bridgehold_command_seconds_bucket{bridge="a",le="q"} 1',
+        'bridgehold_command_seconds_bucket{bridge="a"} 1',
+        "bridgehold_x NaN",
+        "python_info 1",
+        "bridgehold_x 1\n" * 100_000,
+    ],
+)
+def test_what_are_no_metrics_of_ours_are_none(text: str) -> None:
+    assert sound(text) == ""
+
+
+def test_metrics_of_ours_are_sound_and_add_up() -> None:
+    one = Metrics()
+    one.commands.labels("python", "execute", "ok").inc(2)
+    one.seconds.labels("python", "execute").observe(0.00012)
+    text = one.text()
+    assert sound(text) == text
+    (figures,) = figures_of(merged([text, sound(text)]))
+    assert (figures.operation, figures.commands) == ("python:execute", 4)
+    assert "bridgehold_sessions" not in counted(text)
 
 
 @pytest.mark.parametrize("name", ["../x", "", "A", "x" * 100_000, "a\nb", "*"])

@@ -16,7 +16,7 @@ from bridgehold.errors import (
     InternalError,
     LimitError,
 )
-from bridgehold.host.shares.link import MOST, UNREAD_EVENTS, Frame, Link, Waiting, decoded
+from bridgehold.host.shares.link import MOST, UNREAD_EVENTS, Bounds, Frame, Link, Waiting, decoded
 from bridgehold.protocol.frames import HEADER
 from waiting import eventually
 
@@ -235,5 +235,75 @@ def test_answers_to_nothing_and_credit_that_was_not_asked_for_change_nothing() -
             ):
                 two._send(frame)
             assert msgspec.json.decode(await one.ask("on", None)) is None
+
+    asyncio.run(act())
+
+
+@pytest.mark.hostile
+def test_an_end_that_does_not_read_takes_no_memory_here() -> None:
+    async def act() -> None:
+        ours, theirs = socket.socketpair()
+        front = Link(nothing)
+        await front.connect(ours)
+        running = asyncio.create_task(front.run())
+        large = "x" * 4_000_000
+        for _ in range(20):
+            asked = asyncio.create_task(front.ask("call", large))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            asked.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asked
+        assert front._writer is not None
+        assert front._writer.transport.get_write_buffer_size() < 9_000_000
+        for _ in range(30):
+            front.tell("config", large)
+        assert front.gone.is_set()  # what is told and not read ends it
+        await asyncio.wait_for(running, 30)
+        theirs.close()
+
+    asyncio.run(act())
+
+
+@pytest.mark.hostile
+def test_what_one_end_asks_is_bounded_and_paced_where_the_other_says_so() -> None:
+    turns = 0
+
+    async def act() -> None:
+        nonlocal turns
+        ours, theirs = socket.socketpair()
+        told: list[str] = []
+        bounds = Bounds(asked=4, question_bytes=1_024, frames_per_second=500)
+        front = Link(nothing, bounds, lambda method, _: method == "over" and not told.append(method))
+        await front.connect(ours)
+        running = asyncio.create_task(front.run())
+        one = framed(b'{"kind":"ask","id":1,"method":"over"}')
+        await asyncio.to_thread(theirs.sendall, one * 3_000)
+        begun = asyncio.get_running_loop().time()
+        while len(told) < 1_500:
+            turns += 1
+            await asyncio.sleep(0)
+            assert asyncio.get_running_loop().time() - begun < 30
+        assert len(told) < 2_000  # the others wait for their time
+        assert turns > 100  # and this loop had its own meanwhile
+        assert not front._answering
+        running.cancel()
+        theirs.close()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(act())
+
+
+@pytest.mark.hostile
+def test_a_question_that_is_too_large_ends_the_link() -> None:
+    async def act() -> None:
+        ours, theirs = socket.socketpair()
+        front = Link(nothing, Bounds(question_bytes=1_024))
+        await front.connect(ours)
+        running = asyncio.create_task(front.run())
+        theirs.sendall(framed(b'{"kind":"ask","id":1,"method":"order","body":"%b"}' % (b"x" * 2_000)))
+        await asyncio.wait_for(running, 30)
+        assert front.gone.is_set()
+        theirs.close()
 
     asyncio.run(act())

@@ -137,7 +137,7 @@ def test_a_cell_that_is_killed_leaves_nothing_of_it(host: Stage, when: str) -> N
         stop.set()
         thread.join(30)
         until(partial(_nothing_of, host, tenant, killed))
-    assert host.client.request("ping", {})["sessions"] == len(listed(host))
+    until(lambda: host.client.request("ping", {})["sessions"] == len(listed(host)))
 
 
 def _kill(host: Stage, before: set[int], tenant: str, stop: threading.Event, killed: list[int]) -> None:

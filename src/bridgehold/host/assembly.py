@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import socket
 from pathlib import Path
@@ -39,7 +40,7 @@ from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.shares.spending import Spending, prices_of
 from bridgehold.host.submissions import Submissions
-from bridgehold.host.template import Template
+from bridgehold.host.template import Begun, Template
 from bridgehold.host.tenancy import AtRest, Tenancy
 from bridgehold.host.token_admin import TokenAdmin
 from bridgehold.policies.units import parse_size
@@ -130,27 +131,25 @@ def _kept_artifacts(ground: Ground, shared: Shared) -> Artifacts:
     return Artifacts(store, ground.peers.journal, shared.settings)
 
 
-def _celled(
-    given: Foundation, shared: Shared, orders: Orders, budgets: Budgets, template: socket.socket
-) -> Celled:
+def _celled(given: Foundation, shared: Shared, orders: Orders, budgets: Budgets, template: Begun) -> Celled:
     ground, ends, begun = given.ground, given.ends, set[str]()
 
-    def spent(tenant: str) -> cell_wire.Spent:
+    async def spent(tenant: str) -> cell_wire.Spent:
         """As counted when the host began; for a second cell of a tenant's, as the audit has it now."""
         found = budgets
         if tenant in begun:
-            prices = prices_of(shared.settings.now)
-            found = spent_before(ground.layout, Spending(shared.tenants.of, prices))
+            spending = Spending(shared.tenants.of, prices_of(shared.settings.now))
+            found = await asyncio.to_thread(spent_before, ground.layout, spending)
         begun.add(tenant)
         return cell_wire.Spent(providers=found.of(tenant), periods=found.spending.of(tenant))
 
-    def make_config(tenant: str) -> cell_wire.CellConfig:
+    async def make_config(tenant: str) -> cell_wire.CellConfig:
         return cell_wire.CellConfig(
             tenant=tenant,
             host=given.host,
             machine=ground.machine,
+            spent=await spent(tenant),
             config=shared.settings.now.model_dump_json(),
-            spent=spent(tenant),
         )
 
     cells = Cells(
@@ -196,7 +195,9 @@ def _serve(given: Foundation, parts: HostParts) -> None:
     )
     parts.servers.append(make(socket.socket(fileno=ends.listener), left=parts.serving.left))
     if ends.tokens >= 0:
-        parts.servers.append(make(socket.socket(fileno=ends.tokens), tokens_only=True))
+        parts.servers.append(
+            make(socket.socket(fileno=ends.tokens), tokens_only=True, left=parts.serving.left)
+        )
     reloading.serve_with(*parts.servers)
 
 

@@ -33,7 +33,7 @@ from bridgehold.host.front.secret_events import SecretEvents
 from bridgehold.host.lifetime import Lifetime
 from bridgehold.host.parts import Foundation, HostParts
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
-from bridgehold.host.template import begin
+from bridgehold.host.template import Begun, begin
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher.control import LauncherClient
@@ -42,9 +42,7 @@ from bridgehold.sandbox.launcher.control import LauncherClient
 class HostProcess:
     """One life of the host, from its sockets to its last event."""
 
-    def __init__(
-        self, given: HostConfig, config: Config, ends: Ends, template: socket.socket | None = None
-    ) -> None:
+    def __init__(self, given: HostConfig, config: Config, ends: Ends, template: Begun | None = None) -> None:
         """`template`: what cells are forked from; without it one stands for all tenants in this process."""
         self._template = template
         self._layout = Layout(config=Path(given.config), state=Path(given.state), run=Path(given.run))
@@ -109,6 +107,8 @@ class HostProcess:
         lifetime.stand("anchors", anchoring.run(self._config.host.anchor_every_s))
         lifetime.stand("tokens", parts.tokens.watch(parts.look_up_again))
         lifetime.stand("quotas", parts.tenancy.tell_journal())
+        for name, gone in parts.serving.needs():
+            lifetime.need(name, gone)
         for name, work in parts.serving.standing():
             lifetime.stand(name, work)
         lifetime.begin(parts.serving.prestart())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterable
 
 import msgspec
@@ -18,6 +17,7 @@ from bridgehold.host.serving import Serving
 from bridgehold.host.shares.refusals import Refusals
 from bridgehold.host.startup import Ends, HostConfig, SupervisorLink
 from bridgehold.host.submissions import Submissions
+from bridgehold.host.template import Begun
 from bridgehold.host.tenancy import Tenancy
 
 
@@ -29,7 +29,7 @@ class Foundation(msgspec.Struct, frozen=True, kw_only=True):
     ends: Ends
     supervisor: SupervisorLink
     lifetime: Lifetime
-    template: socket.socket | None = None
+    template: Begun | None = None
     """What cells are forked from; without it there is one for all tenants, in this process."""
 
 

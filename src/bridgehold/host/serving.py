@@ -48,6 +48,9 @@ class Serving(Protocol):
     def ending(self) -> Ending:
         """How all of a tenant's ends."""
 
+    def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
+        """What returns once something is gone without which the host is not to run, by name."""
+
     def standing(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """What goes on for as long as the host runs, by name."""
 
@@ -97,6 +100,10 @@ class InHost(msgspec.Struct, frozen=True):
         return Ending(
             sessions=cell.sessions.end_all, zygotes=cell.zygotes.end_all, warm_pool=cell.pool.end_all
         )
+
+    def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
+        """See `Serving.needs`."""
+        return ()
 
     def standing(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """See `Serving.standing`."""
@@ -167,6 +174,10 @@ class Celled(msgspec.Struct, frozen=True):
             return end
 
         return Ending(sessions=part("sessions"), zygotes=part("zygotes"), warm_pool=part("warm_pool"))
+
+    def needs(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
+        """See `Serving.needs`."""
+        return [("template", self.cells.template.gone())]
 
     def standing(self) -> Iterable[tuple[str, Coroutine[None, None, None]]]:
         """See `Serving.standing`."""

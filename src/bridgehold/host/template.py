@@ -15,6 +15,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from bridgehold.errors import HostUnavailableError
 from bridgehold.hardening import harden
 
@@ -28,7 +30,14 @@ RunCell = Callable[[list[int], int], int]
 """(descriptors, the template's pid) → exit status."""
 
 
-def begin(run_cell: RunCell, close: Iterable[int]) -> socket.socket:
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A template, as the host has it."""
+
+    sock: socket.socket
+    pidfd: int
+
+
+def begin(run_cell: RunCell, close: Iterable[int]) -> Begun:
     """Fork the template. Returns the host's end; the template itself, and its cells, never return.
 
     `close`: descriptors of the host's that are no cell's.
@@ -37,9 +46,9 @@ def begin(run_cell: RunCell, close: Iterable[int]) -> socket.socket:
     gc.collect()
     gc.freeze()  # what a cell would otherwise copy by merely counting references
     host = os.getpid()
-    if os.fork():
+    if child := os.fork():
         theirs.close()
-        return ours
+        return Begun(sock=ours, pidfd=os.pidfd_open(child))
     status = 1
     try:
         ours.close()
@@ -64,23 +73,32 @@ def _serve(sock: socket.socket, run_cell: RunCell, host: int) -> int:
         said, given, _, _ = socket.recv_fds(sock, len(FORK), _ENDS, socket.MSG_CMSG_CLOEXEC)
         if not said:
             return 0
-        if said != FORK or len(given) != _ENDS:
-            return 1
+        child = -1
         try:
-            child = os.fork()
-        except OSError as error:
+            child = os.fork() if said == FORK and len(given) == _ENDS else -1
+            if child == 0:
+                sock.close()
+                return run_cell(given, own)
+            _answer(sock, child)
+        except OSError as error:  # the machine's shortage: this cell is not begun, and others are
+            if child > 0:
+                os.kill(child, signal.SIGKILL)
             sock.send(str(error.strerror).encode())
-            child = -1
-        if child == 0:
-            sock.close()
-            return run_cell(given, own)
         for descriptor in given:
             os.close(descriptor)
-        if child > 0:
-            pidfd = os.pidfd_open(child)  # it is not reaped before the next turn: no other has its number
-            socket.send_fds(sock, [_FORKED], [pidfd])
-            os.close(pidfd)
         _reap()
+
+
+def _answer(sock: socket.socket, child: int) -> None:
+    """The cell's pidfd. It is not reaped before the next turn: no other process has its number."""
+    if child < 0:
+        sock.send(b"too few descriptors came in")
+        return
+    pidfd = os.pidfd_open(child)
+    try:
+        socket.send_fds(sock, [_FORKED], [pidfd])
+    finally:
+        os.close(pidfd)
 
 
 def _reap() -> None:
@@ -92,10 +110,20 @@ def _reap() -> None:
 class Template:
     """The host's end."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._socket = sock
+    def __init__(self, begun: Begun) -> None:
+        begun.sock.setblocking(False)
+        self._socket = begun.sock
+        self._pidfd = begun.pidfd
         self._turn = asyncio.Lock()
+
+    async def gone(self) -> None:
+        """Returns once it has ended: there are no cells any more, and none can begin."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._pidfd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._pidfd)
 
     async def fork(self, ends: list[int]) -> int:
         """A cell with these descriptors (closed here); its pidfd. Raises `HostUnavailableError`."""
@@ -123,7 +151,3 @@ class Template:
             return given[0]
         reason = said.decode(errors="replace") or "what they are forked from is gone"
         raise HostUnavailableError(f"no cell can be begun: {reason}", retry="later")
-
-    def close(self) -> None:
-        """The template ends."""
-        self._socket.close()

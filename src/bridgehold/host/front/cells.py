@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 
 import msgspec
@@ -22,25 +21,31 @@ import msgspec
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import CellEnded, CellStarted
 from bridgehold.errors import BridgeholdError, BusyError, CellEndedError, UsageError
+from bridgehold.host.front.cell import Cell
 from bridgehold.host.front.directory import Directory
 from bridgehold.host.front.environments import LISTENER
 from bridgehold.host.front.orders import Orders
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares import cell_wire
-from bridgehold.host.shares.link import Link, Waiting, decoded
+from bridgehold.host.shares.link import Bounds, Link, Waiting, decoded
 from bridgehold.host.shares.observe import counted, merged, sound
 from bridgehold.host.shares.places import Places
 from bridgehold.host.shares.spending import Used
 from bridgehold.host.template import Template
-from bridgehold.ids import parse_name, random_id
+from bridgehold.ids import parse_name
 from bridgehold.intake import hand_in
 from bridgehold.protocol.values import Principal
-from bridgehold.sandbox import procfs
 from bridgehold.sandbox.launcher.control import LauncherClient
 from bridgehold.sandbox.spec import starts_of
 
 _LOOK_SECONDS = 5.0
-_ORDERS = 8
+_END_SECONDS = 4.0
+"""For a cell's own word on what has ended with it."""
+_YOUNG_SECONDS, _PAUSE, _LONGEST_PAUSE = 10.0, 0.25, 30.0
+"""A cell that ends by itself sooner is begun again later each time."""
+_LONGEST_PAST = 512 * 1024
+_OF_CELL = Bounds(asked=1_024, question_bytes=64 * 1024, frames_per_second=4_000)
+"""What one cell may have of the front, which all share."""
 _MOST = 512
 """Cells at once: each is some ten MiB, and a caller that may act for any tenant may name any number."""
 _KILL_SECONDS = 10.0
@@ -55,40 +60,6 @@ class Intakes(msgspec.Struct, frozen=True, kw_only=True):
     journal: socket.socket
 
 
-class Cell:
-    """One that runs, or has ended."""
-
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
-        self.name = random_id("c", 12)
-        self.link: Link | None = None
-        self.pidfd = -1
-        self.calls: Counter[int] = Counter()
-        """Requests under way, by the connection that made them."""
-        self.used = Used()
-        self.metrics = ""
-        """As it said last."""
-        self.idle_since = time.monotonic()
-        self.ended = asyncio.Event()
-        self.reason = ""
-        """What it is ended for, if it is."""
-        self.orders = asyncio.Semaphore(_ORDERS)
-        """So many of one cell's are made at once."""
-
-    async def ask(self, method: str, params: object, emit: Emit | None = None) -> msgspec.Raw:
-        """Raises its typed error, `CellEndedError` where it has none to give any more."""
-        if self.link is None or self.ended.is_set():
-            raise CellEndedError("the tenant's cell has ended")
-        return await self.link.ask(method, params, emit)
-
-    def kill(self, reason: str = "") -> None:
-        """End it now, for `reason` or what was said before; its sessions end with it."""
-        self.reason = self.reason or reason
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-
 class Cells:
     """All of a host's. Each tenant has one at the most."""
 
@@ -99,11 +70,11 @@ class Cells:
         orders: Orders,
         places: Places,
         journal: JournalClient,
-        make_config: Callable[[str], cell_wire.CellConfig],
+        make_config: Callable[[str], Awaitable[cell_wire.CellConfig]],
         zygote_bytes: Callable[[], int],
     ) -> None:
         """`make_config`: what the tenant's cell is started with. `zygote_bytes`: memory of a zygote's."""
-        self._template = template
+        self.template = template
         self._intakes = intakes
         self._orders = orders
         self.places = places
@@ -112,6 +83,12 @@ class Cells:
         self._zygote_bytes = zygote_bytes
         self.directory = Directory()
         self._cells: dict[str, Cell] = {}
+        self._leaving: dict[str, Cell] = {}
+        """Those that nobody is led to any more, and that have not ended."""
+        self._failed: dict[str, tuple[int, float]] = {}
+        """How often in turn the tenant's ended young, and until when no other is begun."""
+        self._generation = 0
+        """Of configurations."""
         self._beginning: dict[str, asyncio.Task[Cell]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._cordoned: set[tuple[str, str]] = set()
@@ -138,6 +115,9 @@ class Cells:
         if beginning is None:
             if self._stopping:
                 raise CellEndedError(self._stopping)
+            count, until = self._failed.get(tenant, (0, 0.0))
+            if time.monotonic() < until:
+                raise CellEndedError(f"the tenant's cell has ended {count} times, soon after it began")
             self._make_room(tenant)
             beginning = self._beginning[tenant] = asyncio.create_task(self._begin(tenant))
             beginning.add_done_callback(lambda _: self._beginning.pop(tenant, None))
@@ -147,12 +127,20 @@ class Cells:
         """For one more, by ending what has nothing to do. Raises `BusyError`."""
         if len(self._cells) + len(self._beginning) < _MOST:
             return
-        idle = [one for one in self.living() if not (one.calls or self.places.of(one.tenant))]
+        idle = [one for one in self.living() if not self._at_work(one)]
         if not idle:
             raise BusyError(f"no cell for {tenant}: {_MOST} others are at work", hint="Try again later.")
         leaving = min(idle, key=lambda one: one.idle_since)
-        del self._cells[leaving.tenant]
+        self._leave(leaving)
         leaving.kill("another tenant's begins, and there are many")
+
+    def _at_work(self, cell: Cell) -> bool:
+        return bool(cell.calls) or bool(self.places.of(cell.tenant))
+
+    def _leave(self, cell: Cell) -> None:
+        """Nobody is led to it any more."""
+        if self._cells.get(cell.tenant) is cell:
+            self._leaving[cell.tenant] = self._cells.pop(cell.tenant)
 
     async def call(
         self, cell: Cell, principal: Principal, method: str, params: msgspec.Raw, caller: int, emit: Emit
@@ -160,25 +148,37 @@ class Cells:
         """What the cell answers to a caller's request."""
         call = cell_wire.Call(principal=principal, method=method, params=params, caller=caller)
         cell.calls[caller] += 1
+        cell.principals[principal.name] += 1
         try:
             return await cell.ask("call", call, emit)
         finally:
-            cell.calls[caller] -= 1
-            if not cell.calls[caller]:
-                del cell.calls[caller]
+            cell.calls -= Counter([caller])
+            cell.principals -= Counter([principal.name])
 
     def left(self, caller: int) -> None:
         """A connection is gone."""
         for cell in self._cells.values():
-            if cell.link is not None:
-                cell.link.tell("left", cell_wire.Left(caller=caller))
+            cell.tell("left", cell_wire.Left(caller=caller))
 
     def tell(self, config: str, gone: Iterable[str]) -> None:
         """A configuration holds from now on, and nothing that was ordered under another one."""
+        self._generation += 1
         new = cell_wire.NewConfig(config=config, gone=tuple(gone))
         for cell in self._cells.values():
-            if cell.link is not None:
-                cell.link.tell("config", new)
+            cell.tell("config", new)
+            self._spawn(self._withdraw(cell, cell.bridges))
+
+    async def _withdraw(self, cell: Cell, bridges: Iterable[str]) -> None:
+        """What it could start for `bridges` it can't any more, until the next order."""
+        for bridge in tuple(bridges):
+            cell.bridges.discard(bridge)
+            with contextlib.suppress(BridgeholdError):
+                await self._intakes.launcher.allow(cell.name, bridge, cell.tenant, ())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def cordon(self, tenant: str, bridge: str) -> None:
         """No session is opened within tenant and bridge (empty: any)."""
@@ -199,26 +199,32 @@ class Cells:
             await asyncio.sleep(_LOOK_SECONDS)
             now = time.monotonic()
             for cell in self.living():
-                if cell.calls or self.places.of(cell.tenant) or stays(cell.tenant):
+                if self._at_work(cell) or stays(cell.tenant):
                     cell.idle_since = now
                 elif now - cell.idle_since > idle_s():
-                    await self._ask_to_stop(cell, cell_wire.Stop(reason="idle time", seconds=0))
-                    cell.kill("idle time")
+                    self._leave(cell)
+                    self._spawn(self._end_idle(cell))
+
+    async def _end_idle(self, cell: Cell) -> None:
+        await self._ask_to_stop(cell, cell_wire.Stop(reason="idle time", seconds=0))
+        cell.kill("idle time")
 
     async def end(self, tenant: str, reason: str) -> cell_wire.Ended:
         """All that the tenant runs ends now, and its cell with it; how much there was."""
-        cell = self._cells.get(tenant)
+        if (beginning := self._beginning.get(tenant)) is not None:
+            await asyncio.wait({beginning})
+        cell = self._cells.get(tenant) or self._leaving.get(tenant)
         if cell is None:
             return cell_wire.Ended()
         try:
-            async with asyncio.timeout(_KILL_SECONDS / 2):
+            async with asyncio.timeout(_END_SECONDS):
                 found: cell_wire.Ended = decoded(
                     await cell.ask("end", cell_wire.End(reason=reason)), cell_wire.Ended
                 )
         except (TimeoutError, BridgeholdError):
             found = cell_wire.Ended(sessions=self.places.of(tenant))
         cell.kill(reason)
-        await cell.ended.wait()
+        await _in_time(cell.ended)
         return found
 
     async def stop(self, reason: str, seconds: float, hurry: asyncio.Event, *, leaving: bool) -> None:
@@ -236,10 +242,9 @@ class Cells:
             now = msgspec.structs.replace(stop, seconds=0)
             await asyncio.gather(*(self._ask_to_stop(cell, now) for cell in cells))
         hurried.cancel()
-        for cell in cells:
-            cell.kill()
-        await asyncio.gather(*(cell.ended.wait() for cell in cells))
-        self._template.close()
+        for cell in (*cells, *self._leaving.values()):
+            cell.kill(reason)
+        await asyncio.gather(*(_in_time(cell.ended) for cell in (*cells, *self._leaving.values())))
 
     async def _ask_to_stop(self, cell: Cell, stop: cell_wire.Stop) -> None:
         cell.reason = stop.reason
@@ -251,68 +256,98 @@ class Cells:
                 await cell.ask("stop", stop)
 
     async def _begin(self, tenant: str) -> Cell:
-        cell, begun = Cell(tenant), time.monotonic()
-        config = self._make_config(tenant)
+        if (before := self._leaving.get(tenant)) is not None:
+            await _in_time(before.ended)
+        cell, generation = Cell(tenant), self._generation
+        config = await self._make_config(tenant)
         link, theirs = socket.socketpair()
         launcher, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper, keeper_end = socket.socketpair()
         journal, journal_end = socket.socketpair()
-        await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
-        await hand_in(self._intakes.keeper, tenant, keeper_end)
-        await hand_in(self._intakes.journal, tenant, journal_end)
-        file = os.memfd_create("cell", os.MFD_CLOEXEC)
-        with os.fdopen(os.dup(file), "wb") as writing:
-            writing.write(msgspec.json.encode(config))
-        os.lseek(file, 0, os.SEEK_SET)
-        ends = [file, *(end.detach() for end in (theirs, launcher, keeper, journal))]
-        cell.pidfd = await self._template.fork(ends)
-        cell.link = Link(partial(self._answer, cell))
-        await cell.link.connect(link)
-        try:
-            started = CellStarted(
-                tenant=tenant,
-                cell=cell.name,
-                pid=_pid_of(cell.pidfd),
-                ms=round((time.monotonic() - begun) * 1000),
-            )
+        with contextlib.ExitStack() as undo:
+            for end in (link, theirs, launcher, launcher_end, keeper, keeper_end, journal, journal_end):
+                undo.callback(end.close)
+            await self._intakes.launcher.open_cell(cell.name, tenant, launcher_end)
+            undo.callback(self._spawn_close, cell)
+            await hand_in(self._intakes.keeper, tenant, keeper_end)
+            await hand_in(self._intakes.journal, tenant, journal_end)
+            ends = [_in_memory(config), *(end.detach() for end in (theirs, launcher, keeper, journal))]
+            cell.watch(await self.template.fork(ends))
+            undo.callback(cell.let_go)
+            undo.callback(cell.kill)
+            cell.link = Link(partial(self._answer, cell), _OF_CELL, partial(self._told, cell))
+            await cell.link.connect(link)
+            ms = round((time.monotonic() - cell.begun) * 1000)
+            started = CellStarted(tenant=tenant, cell=cell.name, pid=cell.pid, ms=ms)
             await self._journal.append(started, durable=False)
-        except BaseException:
-            cell.kill()
-            os.close(cell.pidfd)
-            cell.link.close()
-            raise
+            undo.pop_all()
         self._cells[tenant] = cell
-        task = asyncio.create_task(self._watch(cell, cell.link))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if generation != self._generation:  # one that came meanwhile
+            later = await self._make_config(tenant)
+            cell.tell("config", cell_wire.NewConfig(config=later.config, gone=()))
+        self._spawn(self._watch(cell, cell.link))
         return cell
+
+    def _spawn_close(self, cell: Cell) -> None:
+        self._spawn(self._close_channel(cell))
+
+    async def _close_channel(self, cell: Cell) -> None:
+        """What is left of it dies with its cgroup, whoever holds its end."""
+        with contextlib.suppress(BridgeholdError):
+            await self._intakes.launcher.close_cell(cell.name)
 
     async def _watch(self, cell: Cell, link: Link) -> None:
         """Until it has ended, whichever way; then nothing is its any more."""
-        await link.run()
-        cell.kill()
-        gone = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(cell.pidfd, gone.set)
-        await gone.wait()
-        loop.remove_reader(cell.pidfd)
-        os.close(cell.pidfd)
-        cell.pidfd = -1
-        if self._cells.get(cell.tenant) is cell:
-            del self._cells[cell.tenant]
-        ended = CellEnded(
-            tenant=cell.tenant,
-            cell=cell.name,
-            reason=cell.reason[:200],
-            sessions=self.places.of(cell.tenant),
-        )
-        self.places.clear(cell.tenant)
+        running = asyncio.ensure_future(link.run())
+        gone = asyncio.ensure_future(cell.gone.wait())
+        try:
+            await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+            cell.kill()
+            await self._close_channel(cell)
+            await asyncio.wait({running, gone}, timeout=_KILL_SECONDS)
+            await self._write_end(cell)
+        finally:
+            gone.cancel()
+            cell.let_go()
+            self._forget(cell)
+            cell.ended.set()
+
+    async def _write_end(self, cell: Cell) -> None:
+        held = self.places.of(cell.tenant)
+        ended = CellEnded(tenant=cell.tenant, cell=cell.name, reason=cell.reason[:200], sessions=held)
         with contextlib.suppress(BridgeholdError):  # the launcher's word of each sandbox's end stands
             await self._journal.append(ended, durable=False)
-        self.past = merged([self.past, counted(cell.metrics)])
-        if not self._stopping:
+        if not (self._stopping or cell.reason):
             sys.stderr.write(f"bridgehold: the cell of {cell.tenant} has ended\n")
-        cell.ended.set()
+
+    def _forget(self, cell: Cell) -> None:
+        for table in (self._cells, self._leaving):
+            if table.get(cell.tenant) is cell:
+                del table[cell.tenant]
+        self.places.clear(cell.tenant, cell.name)
+        past = merged([self.past, counted(cell.metrics)])
+        self.past = past if len(past) <= _LONGEST_PAST else self.past
+        young = not cell.reason and time.monotonic() - cell.begun < _YOUNG_SECONDS
+        count = self._failed.pop(cell.tenant, (0, 0.0))[0] + 1
+        if young:
+            if len(self._failed) >= _MOST:
+                self._failed.clear()
+            pause = min(_LONGEST_PAUSE, _PAUSE * 2.0**count) if count > 1 else 0.0
+            self._failed[cell.tenant] = count, time.monotonic() + pause
+
+    def _told(self, cell: Cell, method: str, body: msgspec.Raw) -> bool:
+        """What a cell says and asks no answer to."""
+        match method:
+            case "opened":
+                opened = decoded(body, cell_wire.SessionOpened)
+                self.directory.add(cell.tenant, opened.session, opened.name)
+            case "over":
+                self.places.give_back(cell.tenant, cell.name, decoded(body, cell_wire.SessionOver).session)
+            case "used":
+                cell.used = decoded(body, cell_wire.UsedNow).used
+            case _:
+                return False
+        return True
 
     async def _answer(self, cell: Cell, method: str, body: msgspec.Raw, told: Waiting) -> object:
         """What a cell asks: for its own tenant, whatever it says."""
@@ -321,14 +356,8 @@ class Cells:
                 async with cell.orders:
                     return await self._order(cell, decoded(body, cell_wire.AskOrder), told)
             case "granted":
-                await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
-            case "opened":
-                opened = decoded(body, cell_wire.SessionOpened)
-                self.directory.add(cell.tenant, opened.session, opened.name)
-            case "over":
-                self.places.give_back(cell.tenant, decoded(body, cell_wire.SessionOver).session)
-            case "used":
-                cell.used = decoded(body, cell_wire.UsedNow).used
+                async with cell.orders:
+                    await self._orders.grant(cell.tenant, decoded(body, cell_wire.Granted).bridge)
             case _:
                 raise UsageError(f"a front answers no {method[:40]!r}")
         return None
@@ -337,16 +366,17 @@ class Cells:
         tenant = cell.tenant
         if ask.session:
             self._require_open_way(tenant, ask.bridge)
-            self.places.take(tenant, ask.session)
+            self.places.take(tenant, cell.name, ask.session)
         LISTENER.set(told)
         try:
-            order = await self._orders.make(
-                tenant, ask.bridge, ask.session, ask.session_name, ask.principal[:80]
-            )
+            asks = ask.principal if ask.principal in cell.principals else ""
+            order = await self._orders.make(tenant, ask.bridge, ask.session, ask.session_name, asks)
             ways = starts_of(order.spec, self._zygote_bytes())
+            cell.bridges.add(ask.bridge)
             await self._intakes.launcher.allow(cell.name, ask.bridge, tenant, ways)
         except BaseException:
-            self.places.give_back(tenant, ask.session)
+            self.places.give_back(tenant, cell.name, ask.session)
+            self._spawn(self._withdraw(cell, cell.bridges & {ask.bridge}))
             raise
         return cell_wire.Ordered(
             manifest=order.manifest.digest,
@@ -367,7 +397,17 @@ class Cells:
             )
 
 
-def _pid_of(pidfd: int) -> int:
-    """The process behind a pidfd; -1 where it has ended."""
-    facts = procfs.lines(procfs.read(f"/proc/self/fdinfo/{pidfd}"))
-    return next((int(line.split()[1]) for line in facts if line.startswith("Pid:")), -1)
+async def _in_time(ended: asyncio.Event) -> None:
+    """Until it is set; what can't be ended is not waited for without end."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2 * _KILL_SECONDS):
+            await ended.wait()
+
+
+def _in_memory(config: cell_wire.CellConfig) -> int:
+    """A descriptor of a file that has no name."""
+    file = os.memfd_create("cell", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(file), "wb") as writing:
+        writing.write(msgspec.json.encode(config))
+    os.lseek(file, 0, os.SEEK_SET)
+    return file

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from bridgehold.errors import UsageError
 
+_ID = re.compile(r"s-[0-9a-z]{16}")
+"""What sessions' ids look like: no name that is known here does."""
 _MOST = 4_096
 """Of each tenant's, ended ones too: the newest."""
 
@@ -21,6 +24,8 @@ class Directory:
     def add(self, tenant: str, session: str, name: str) -> None:
         """A session of the tenant's; an id that another tenant has stays that one's."""
         known = self._known.setdefault(tenant, {})
+        if not _ID.fullmatch(session) or _ID.fullmatch(name):
+            return
         if self._owners.setdefault(session, tenant) == tenant:
             known.pop(session, None)
             known[session] = None

@@ -15,8 +15,9 @@ import msgspec
 
 from bridgehold.errors import BridgeholdError, InternalError, NotFoundError, SessionEndedError
 from bridgehold.host.front.callers import SMALL
-from bridgehold.host.front.cells import Cell, Cells
-from bridgehold.host.front.method import Forwarded, Handler, Method, Scope
+from bridgehold.host.front.cell import Cell
+from bridgehold.host.front.cells import Cells
+from bridgehold.host.front.method import Forwarded, Handler, Method, OfTenant, Scope
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.callers import CALLER
 from bridgehold.host.shares.link import decoded
@@ -28,17 +29,10 @@ from bridgehold.protocol.values import Principal, SessionInfo
 _GATHER_SECONDS = 5.0
 """For what is asked of all cells; one that doesn't answer by then is left out, and named."""
 
-_LARGEST = 4 * 1024 * 1024
+_LARGEST = 1024 * 1024
 """Bytes of one cell's answer to what is asked of all."""
-_NAMED: Any = list[Any] | dict[str, list[Any]]
 T = TypeVar("T")
 Whose = Literal["tenant", "session", "caller"]
-
-
-class OfTenant(Scope, frozen=True, kw_only=True):
-    """What is left out is for the local tenant."""
-
-    tenant: str | None = LOCAL_TENANT
 
 
 class _Forward(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +217,7 @@ class Forwarding:
             with contextlib.suppress(TimeoutError, BridgeholdError):
                 async with asyncio.timeout(seconds + _GATHER_SECONDS):
                     raw = await self._cells.call(cell, principal, name, params, self._caller(), _nobody)
-                    return _own(cell.tenant, raw, kind)
+                    return await asyncio.to_thread(_own, cell.tenant, raw, kind)
             return None
 
         answers = await asyncio.gather(*map(one, cells))
@@ -255,9 +249,14 @@ def _own(tenant: str, raw: msgspec.Raw, kind: type[T]) -> T:
     """
     if len(memoryview(raw)) > _LARGEST:
         raise InternalError("a cell's answer is too large")
-    named = decoded(raw, _NAMED)
-    for item in named if isinstance(named, list) else [one for each in named.values() for one in each]:
-        if isinstance(item, dict) and item.get("tenant", tenant) != tenant:
-            raise InternalError("a cell's answer speaks of another tenant")
     found: T = decoded(raw, kind)
+    items = found if isinstance(found, list) else [one for each in _tables(found) for one in each]
+    for item in items:
+        said = item.get("tenant", tenant) if isinstance(item, dict) else getattr(item, "tenant", tenant)
+        if said != tenant:
+            raise InternalError("a cell's answer speaks of another tenant")
     return found
+
+
+def _tables(found: object) -> list[list[object]]:
+    return list(found.values()) if isinstance(found, dict) else []

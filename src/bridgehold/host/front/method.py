@@ -12,6 +12,7 @@ from bridgehold.host.front.callers import SMALL, Callers
 from bridgehold.host.front.outgoing import Emit
 from bridgehold.host.shares.logs import LAST_OUTPUT
 from bridgehold.host.shares.refusals import Refusals
+from bridgehold.ids import LOCAL_TENANT
 from bridgehold.protocol.values import Principal
 
 Handler = Callable[[Principal, Any, Emit], Awaitable[object]]
@@ -25,6 +26,12 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     session: str = ""
 
 
+class OfTenant(Scope, frozen=True, kw_only=True):
+    """What is left out is for the local tenant."""
+
+    tenant: str | None = LOCAL_TENANT
+
+
 class Forwarded(msgspec.Struct, frozen=True, kw_only=True):
     """A request that goes on to a cell."""
 
@@ -34,6 +41,8 @@ class Forwarded(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tenant(self) -> str | None:
         """Whom it is for; None: whoever its caller may act for."""
+        if self.scope.tenant is None and isinstance(self.scope, OfTenant):
+            return LOCAL_TENANT  # said as null: what it is for is decided, and checked, all the same
         return self.scope.tenant
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,7 @@ from bridgehold.errors import (
     LimitError,
     from_info,
 )
+from bridgehold.host.shares.buckets import TokenBucket
 from bridgehold.protocol.frames import HEADER, MAX_FRAME
 
 MOST = MAX_FRAME + 64 * 1024
@@ -31,8 +33,16 @@ UNREAD_AT_EASE = 64 * 1024
 UNREAD_EVENTS = 16 * 1024 * 1024
 """Of one question's events that were not taken, past which it ends."""
 _LOOK_SECONDS = 0.02
-_MOST_ASKED = 16_384
+MOST_ASKED = 16_384
 """Questions of the other end's that may be under way: no sound one has more."""
+_UNREAD_BYTES = 1024 * 1024
+"""Of what is told and not asked; an end that leaves more of it unread is not sound."""
+_STUCK_SECONDS = 30.0
+"""In so long the other end takes what waits for it, or it is not sound."""
+_FRAME_BYTES = 16 * 1024
+"""A frame of so many bytes more is paced as one more."""
+_TURN = 64
+"""Frames that are taken before others of the loop have their turn."""
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -85,11 +95,39 @@ Answers = Callable[[str, msgspec.Raw, Waiting], Awaitable[object]]
 """(method, parameters, events) → what is answered. Raises typed errors."""
 
 
+Tells = Callable[[str, msgspec.Raw], bool]
+"""(method, parameters) → whether that was all there is to do: it was told, and nothing is answered."""
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What an end takes of the other one."""
+
+    asked: int = MOST_ASKED
+    """Questions under way."""
+    question_bytes: int = MOST
+    frames_per_second: float = 0.0
+    """0: as many as come."""
+
+
 class Link:
     """One end. `run` until the other end is gone, or breaks the rules."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        bounds: Bounds | None = None,
+        tells: Tells = lambda _method, _body: False,
+    ) -> None:
+        bounds = bounds or Bounds()
         self._answers = answers
+        self._tells = tells
+        self._bounds = bounds
+        rate = bounds.frames_per_second
+        self._pace = TokenBucket(rate, 2 * rate) if rate else None
+        self._turn = asyncio.Lock()
+        self._frames = 0
+        self._untold: dict[int, int] = {}
+        """Bytes of a question's events that its asker has not read, though they were handed on."""
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._next = 0
@@ -109,13 +147,21 @@ class Link:
         try:
             with contextlib.suppress(OSError, EOFError, msgspec.MsgspecError, RecursionError):
                 while True:
-                    self._take(await self._receive())
+                    frame, size = await self._receive()
+                    self._take(frame)
+                    await self._give_way(size)
         finally:
             self.close()
             answering = [task for task, _ in self._answering.values()]
             for task in answering:
                 task.cancel()
             await asyncio.gather(*answering, return_exceptions=True)
+
+    def cut(self) -> None:
+        """End it, and throw away what the other end has not read."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        self.close()
 
     def close(self) -> None:
         """End it: whoever waits for an answer gets `CellEndedError`."""
@@ -135,8 +181,9 @@ class Link:
         future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
         self._asked[number] = future, told
         try:
-            self._send(Frame(kind="ask", id=number, method=method, body=_raw(params)))
-            await self._drain()
+            async with self._turn:  # nothing waits in our memory for an end that doesn't read
+                await self._drain()
+                self._send(Frame(kind="ask", id=number, method=method, body=_raw(params)))
             return await future
         except asyncio.CancelledError:
             self._send(Frame(kind="cancel", id=number))
@@ -149,19 +196,33 @@ class Link:
         """Say it, and wait for no answer."""
         self._next += 1
         self._send(Frame(kind="ask", id=self._next, method=method, body=_raw(params)))
+        if self._writer is not None and self._writer.transport.get_write_buffer_size() > MOST + _UNREAD_BYTES:
+            self.cut()
 
-    async def _receive(self) -> Frame:
+    async def _give_way(self, size: int) -> None:
+        """However fast the other end is, others of this loop have their turn."""
+        self._frames += 1
+        wait = self._pace.take(1 + size / _FRAME_BYTES, time.monotonic()) if self._pace is not None else 0.0
+        if wait or not self._frames % _TURN:
+            await asyncio.sleep(wait)
+
+    async def _receive(self) -> tuple[Frame, int]:
         if self._reader is None:
             raise EOFError
         length = int.from_bytes(await self._reader.readexactly(HEADER.size), "big")
-        if length > MOST:
+        if length > (MOST if self._asked else self._bounds.question_bytes):
             raise EOFError
-        return msgspec.json.decode(await self._reader.readexactly(length), type=Frame)
+        frame = msgspec.json.decode(await self._reader.readexactly(length), type=Frame)
+        if frame.kind == "ask" and length > self._bounds.question_bytes:
+            raise EOFError
+        return frame, length
 
     def _take(self, frame: Frame) -> None:
         match frame.kind:
             case "ask":
-                if frame.id in self._answering or len(self._answering) >= _MOST_ASKED:
+                if self._tells(frame.method, frame.body):
+                    return
+                if frame.id in self._answering or len(self._answering) >= self._bounds.asked:
                     raise EOFError
                 waiting = Waiting(
                     lambda raw: self._send(Frame(kind="event", id=frame.id, body=raw)),
@@ -193,15 +254,19 @@ class Link:
         if not told.full():
             self._send(Frame(kind="taken", id=frame.id, size=size))
             return
-        task = asyncio.create_task(self._tell_taken(frame.id, size, told))
+        waiting = frame.id in self._untold
+        self._untold[frame.id] = self._untold.get(frame.id, 0) + size
+        if waiting:
+            return
+        task = asyncio.create_task(self._tell_taken(frame.id, told))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    async def _tell_taken(self, number: int, size: int, told: Told) -> None:
+    async def _tell_taken(self, number: int, told: Told) -> None:
         """Once whoever is told has read what waits for it."""
         while told.full() and number in self._asked:  # noqa: ASYNC110 - a caller's reading sets no event here
             await asyncio.sleep(_LOOK_SECONDS)
-        self._send(Frame(kind="taken", id=number, size=size))
+        self._send(Frame(kind="taken", id=number, size=self._untold.pop(number)))
 
     def _answered(self, frame: Frame) -> None:
         future, _ = self._asked.get(frame.id, (None, None))
@@ -240,8 +305,10 @@ class Link:
     async def _drain(self) -> None:
         if self._writer is not None:
             try:
-                await self._writer.drain()
-            except OSError as error:
+                async with asyncio.timeout(_STUCK_SECONDS):
+                    await self._writer.drain()
+            except (OSError, TimeoutError) as error:
+                self.cut()
                 raise _gone() from error
 
 

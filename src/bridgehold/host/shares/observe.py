@@ -18,10 +18,11 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _START_SECONDS = (0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-_LONGEST_TEXT = 1024 * 1024
+_LONGEST_TEXT = 256 * 1024
 _LINE = re.compile(
     r"# (HELP|TYPE) bridgehold_[a-z_]+ .{1,200}"
-    r"|bridgehold_[a-z_]+(\{[^\n]{0,1000}\})? [0-9][0-9.e+-]{0,30}"
+    r"|bridgehold_[a-z_]+(\{([a-z]{1,20}=\"[^\"\\\n]{0,200}\",?){0,8}\})?"
+    r" [0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?"
 )
 
 
@@ -109,8 +110,14 @@ def figures_of(text: str) -> list[OperationFigures]:
 
 def sound(text: str) -> str:
     """`text` of another process, if it is of our own metrics and as large as theirs; else nothing (pure)."""
-    lines = text.splitlines() if len(text) <= _LONGEST_TEXT else []
-    return text if all(map(_LINE.fullmatch, lines)) else ""
+    lines = text.split("\n") if len(text) <= _LONGEST_TEXT else ["too long"]
+    if not all(_LINE.fullmatch(line) for line in lines if line):
+        return ""
+    try:
+        figures_of(text)
+    except (ValueError, KeyError, IndexError, ArithmeticError):
+        return ""
+    return text
 
 
 def counted(text: str) -> str:
@@ -120,8 +127,12 @@ def counted(text: str) -> str:
         for line in text.splitlines()
         if line.startswith("# TYPE ") and line.endswith(" gauge")
     }
-    kept = (line for line in text.splitlines() if line.removeprefix("# TYPE ").split(" ")[0] not in gauges)
+    kept = (line for line in text.splitlines() if _family(line) not in gauges)
     return "".join(f"{line}\n" for line in kept)
+
+
+def _family(line: str) -> str:
+    return line.split(" ")[2] if line.startswith("# ") else line.partition("{")[0].partition(" ")[0]
 
 
 def merged(texts: Iterable[str]) -> str:

@@ -30,13 +30,14 @@ def no_place(held: dict[str, int], tenant: str, tenants: int, bound: int) -> Bus
 
 
 class Places:
-    """Whose sessions have a place, of all cells together: by the front's own orders, not by a cell's word."""
+    """Whose sessions have a place, of all cells together."""
 
     def __init__(self, bound: int, tenants: Callable[[str], int]) -> None:
         """`tenants`: how many those are, one of the given name included."""
         self.bound = bound
         self._tenants = tenants
-        self._held: dict[str, set[str]] = {}
+        self._held: dict[str, set[tuple[str, str]]] = {}
+        """By tenant: the cell's name and the session's id."""
 
     def __len__(self) -> int:
         return sum(map(len, self._held.values()))
@@ -49,20 +50,23 @@ class Places:
         """How many the tenant has."""
         return len(self._held.get(tenant, ()))
 
-    def take(self, tenant: str, session: str) -> None:
+    def take(self, tenant: str, cell: str, session: str) -> None:
         """Raises `BusyError` where there is none for the tenant."""
         held = Counter({name: len(held) for name, held in self._held.items()})
         if (full := no_place(held, tenant, self._tenants(tenant), self.bound)) is not None:
             raise full
-        self._held.setdefault(tenant, set()).add(session)
+        self._held.setdefault(tenant, set()).add((cell, session))
 
-    def give_back(self, tenant: str, session: str) -> None:
+    def give_back(self, tenant: str, cell: str, session: str) -> None:
         """Of a session that has none, nothing."""
-        held = self._held.get(tenant, set())
-        held.discard(session)
-        if not held:
-            self._held.pop(tenant, None)
+        self._keep(tenant, self._held.get(tenant, set()) - {(cell, session)})
 
-    def clear(self, tenant: str) -> None:
-        """All of the tenant's: its cell has ended, and its sessions with it."""
-        self._held.pop(tenant, None)
+    def clear(self, tenant: str, cell: str) -> None:
+        """All of one cell's: it has ended, and its sessions with it."""
+        self._keep(tenant, {one for one in self._held.get(tenant, set()) if one[0] != cell})
+
+    def _keep(self, tenant: str, held: set[tuple[str, str]]) -> None:
+        if held:
+            self._held[tenant] = held
+        else:
+            self._held.pop(tenant, None)

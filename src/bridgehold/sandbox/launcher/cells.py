@@ -14,6 +14,9 @@ _RESOURCES = Resources(memory_bytes=1 << 30, cpu_millis=2_000, processes=128, op
 """Of a cell's own process, within its tenant's share."""
 
 
+OfCells = requests.OpenRequest | requests.AllowRequest | requests.EnterRequest | requests.CloseRequest
+
+
 class Cells:
     """All of a launcher's, by name."""
 
@@ -25,12 +28,8 @@ class Cells:
         """Those that are open."""
         return list(self._cells.values())
 
-    def handle(
-        self,
-        channel: Channel,
-        request: requests.OpenRequest | requests.AllowRequest | requests.EnterRequest,
-    ) -> None:
-        """What `channel` asks. Raises typed refusals."""
+    def handle(self, channel: Channel, request: OfCells) -> Channel | None:
+        """What `channel` asks. Raises typed refusals. A channel that is to end, if there is one."""
         match request:
             case requests.OpenRequest():
                 self._open(channel, request)
@@ -41,6 +40,9 @@ class Cells:
                 cell.allow(request.bridge, request.digests, request.share)
             case requests.EnterRequest():
                 self._enter(channel)
+            case requests.CloseRequest():
+                return self._cells.get(request.cell)
+        return None
 
     def forget(self, channel: Channel) -> None:
         """Its peer is gone, or broke its rules: whatever is left of the cell ends with it."""

@@ -153,6 +153,10 @@ class LauncherClient:
                 requests.OpenRequest(self._id(), cell, tenant, self.share_of(tenant)), (end.fileno(),)
             )
 
+    async def close_cell(self, cell: str) -> None:
+        """End a cell's channel, and whatever is left of its process."""
+        await self._ask(requests.CloseRequest(self._id(), cell))
+
     async def enter(self) -> None:
         """Of a cell: have this process be in its tenant's cgroup. Raises `UnsupportedError`, `BusyError`."""
         await self._ask(requests.EnterRequest(self._id()))

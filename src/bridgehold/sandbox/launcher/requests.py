@@ -117,6 +117,13 @@ class AllowRequest(msgspec.Struct, frozen=True, tag="allow"):
     """As `LaunchRequest`'s: what a cell says of it counts for nothing."""
 
 
+class CloseRequest(msgspec.Struct, frozen=True, tag="close"):
+    """End a cell's channel, and all that is in its cgroup; nothing where there is none any more."""
+
+    id: int
+    cell: str
+
+
 class EnterRequest(msgspec.Struct, frozen=True, tag="enter"):
     """Put the process that says this, as the kernel says who it is, into its tenant's cgroup."""
 
@@ -136,6 +143,7 @@ Request = (
     | OpenRequest
     | AllowRequest
     | EnterRequest
+    | CloseRequest
 )
 OfCell = (
     MachineRequest

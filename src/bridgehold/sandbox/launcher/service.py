@@ -325,8 +325,9 @@ class Launcher:
                 self.end(worker, by="killed")
             case requests.SealRequest():
                 self._jobs.seal(channel, request)
-            case requests.OpenRequest() | requests.AllowRequest() | requests.EnterRequest():
-                self._cells.handle(channel, request)
+            case _:
+                if (ending := self._cells.handle(channel, request)) is not None:
+                    self._lost(ending)
                 return requests.Answer(id=request.id)
         return None
 

@@ -1,0 +1,93 @@
+"""One cell, as the front knows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+
+import msgspec
+
+from bridgehold.errors import CellEndedError
+from bridgehold.host.front.outgoing import Emit
+from bridgehold.host.shares.link import Link
+from bridgehold.host.shares.spending import Used
+from bridgehold.ids import random_id
+from bridgehold.sandbox import procfs
+
+_ORDERS = 8
+
+
+class Cell:
+    """One that runs, or has ended."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.name = random_id("c", 12)
+        self.link: Link | None = None
+        self.pidfd = -1
+        self.calls: Counter[int] = Counter()
+        """Requests under way, by the connection that made them."""
+        self.principals: Counter[str] = Counter()
+        """The same, by who made them: in whose name alone it may ask."""
+        self.bridges: set[str] = set()
+        """Those that it may start something for."""
+        self.used = Used()
+        self.metrics = ""
+        """As it said last."""
+        self.begun = self.idle_since = time.monotonic()
+        self.gone = asyncio.Event()
+        """Its process has ended."""
+        self.ended = asyncio.Event()
+        """Nothing is its any more."""
+        self.reason = ""
+        """What it is ended for, if it is."""
+        self.orders = asyncio.Semaphore(_ORDERS)
+        """So many of one cell's are made at once."""
+
+    async def ask(self, method: str, params: object, emit: Emit | None = None) -> msgspec.Raw:
+        """Raises its typed error, `CellEndedError` where it has none to give any more."""
+        if self.link is None or self.ended.is_set():
+            raise CellEndedError("the tenant's cell has ended")
+        return await self.link.ask(method, params, emit)
+
+    def tell(self, method: str, params: object) -> None:
+        """Say it; one that is gone hears nothing."""
+        if self.link is not None and not self.link.gone.is_set():
+            self.link.tell(method, params)
+
+    def watch(self, pidfd: int) -> None:
+        """From now on `gone` tells of the process's end."""
+        self.pidfd = pidfd
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            self.gone.set()
+
+        loop.add_reader(pidfd, ended)
+
+    @property
+    def pid(self) -> int:
+        """Of its process; -1 where that has ended."""
+        facts = procfs.lines(procfs.read(f"/proc/self/fdinfo/{self.pidfd}"))
+        return next((int(line.split()[1]) for line in facts if line.startswith("Pid:")), -1)
+
+    def kill(self, reason: str = "") -> None:
+        """End it now, for `reason` or what was said before: its process, and what it has of us."""
+        self.reason = self.reason or reason
+        if self.pidfd >= 0 and not self.gone.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        if self.link is not None:
+            self.link.cut()
+
+    def let_go(self) -> None:
+        """Of its process: it has ended, or can't be waited for."""
+        if self.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
