@@ -12,13 +12,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from audit_support import LiveJournal, intent, lines_of, outcome, segment_files
+from audit_support import Filler, LiveJournal, intent, lines_of, outcome, segment_files
 
 from bridgehold.audit.channels import GROUP, Channel, Opening, turns
 from bridgehold.audit.client import JournalClient, encode
 from bridgehold.audit.events import Event, HostStarted, HostStopped, JournalClosed, SessionClosed
 from bridgehold.audit.recorders import Recorder
+from bridgehold.audit.segments import instance_folders
 from bridgehold.audit.verify import verify_audit
+from bridgehold.audit.writer import Limits
 from bridgehold.errors import AuditError, BudgetError
 from bridgehold.records import wire
 from bridgehold.records.workers import WorkerExited, WorkerRefused
@@ -266,3 +268,35 @@ def test_noise_on_one_channel_is_nobody_else_s(live: Live, audit: Path) -> None:
     assert {line["tenant"] for line in stored if line["kind"] == "command.intent"} == {"acme", "umbra"}
     assert sum(line["kind"] == "worker.refused" for line in stored) == 60
     assert verify_audit(audit).integrity.ok
+
+
+def test_whoever_begins_without_end_is_refused_and_the_journal_forgets_nobody_s(audit: Path) -> None:
+    filler = Filler(audit, recorders=("host", "launcher"), limits=Limits(segment_bytes=2_000_000))
+    journal, evil, cell = filler.journal, Recorder("tenant", "evil"), Recorder("tenant", "umbra")
+
+    def flood(recorder: Recorder, count: int, event: Event) -> list[str]:
+        flood = [wire.Request(wire.APPEND_BUFFERED, n, encode(event)) for n in range(count)]
+        return [answer.code for answer in journal.answer(flood, [recorder] * count)]
+
+    begun = intent(tenant="evil")
+    codes = [code for _ in range(11) for code in flood(evil, 1_000, begun)]
+    assert codes == [""] * 10_000 + ["budget"] * 1_000
+    own, other = filler.put(intent(tenant="umbra"), intent(tenant="evil"))
+    # Who is refused has room again once it ends what it began; nothing that it says of others counts.
+    flood(evil, 5, outcome(f"{journal.writer.instance}.2", tenant="evil"))
+    assert flood(evil, 3, begun) == ["", "budget", "budget"]
+    taken = Recorder("tenant", "umbra")
+    (answer,) = journal.answer(
+        [wire.Request(wire.APPEND, 1, encode(outcome(own.ref, tenant="umbra")))], [taken]
+    )
+    assert (answer.code, taken.broken) == (wire.BREACH, "command.outcome of what another recorder has begun")
+    assert flood(cell, 2, intent(tenant="umbra")) == ["", ""]
+    left = journal.writer.tally.unfinished()
+    assert len(left) == 10_004
+    assert {own.ref, other.ref} <= set(left[:8])
+    os.close(journal._lock)  # as a crash does
+    later = Filler(audit)
+    named = json.loads(lines_of(instance_folders(audit)[-1].segments()[0].path)[0])
+    assert named["unfinished_count"] == 10_004
+    assert {own.ref, other.ref} & set(named["unfinished"]) == {own.ref}
+    later.close()

@@ -99,6 +99,37 @@ def test_a_check_gives_way_and_ends(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert longest < TURN_S
 
 
+WIDE: dict[str, Any] = {
+    "many tables": [dict.fromkeys("abc", i) for i in range(60_000)],
+    "one table": {str(i): i for i in range(250_000)},
+    "one list": list(range(250_000)),
+}
+
+
+@pytest.mark.parametrize("name", list(WIDE))
+def test_the_look_for_ids_gives_way_and_finds_each_kind(name: str) -> None:
+    names = {"frame_id": "frame", "frame_ids": "frame", "model_id": "model", "run_id": "run"}
+    longest, turns = 0.0, 0
+
+    async def act() -> None:
+        nonlocal longest, turns
+        value = {"x": WIDE[name], "deep": [[{"model_id": 1, "frame_ids": [{"run_id": 2}]}]], "frame_id": 3}
+        looking = asyncio.ensure_future(schema.names_within(value, names, "own"))
+        while not looking.done():
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest, turns = max(longest, time.thread_time() - before), turns + 1
+        kinds, gave_way = looking.result()
+        assert (kinds[0], set(kinds[1:]), gave_way) == ("own", {"frame", "model", "run"}, True)
+        assert len(kinds) == 4
+        assert await schema.names_within({"frame_id": WIDE}, {}, "own") == (("own",), False)
+        assert await schema.names_within({"a": [{"run_id": 1}]}, names) == (("run",), False)
+
+    asyncio.run(act())
+    assert turns > 100
+    assert longest < 0.05  # 1 ms was measured, and 250 ms for the whole at once
+
+
 def test_every_request_that_fits_a_frame_can_be_checked() -> None:
     rows = [{"a": 1.5, "b": "x", "c": True}] * 50
     part = {"items": {"required": ["a"], "properties": {"a": {"type": "number"}, "b": {}, "c": {}}}}

@@ -32,10 +32,15 @@ def granted(**changes: Any) -> Any:
 
 
 async def ask(
-    stand: Stand, grant: Any = None, arguments: dict[str, object] = CHAT, path: str = "/chat/completions"
+    stand: Stand,
+    grant: Any = None,
+    arguments: dict[str, object] = CHAT,
+    path: str = "/chat/completions",
+    *,
+    names_model: bool = False,
 ) -> Any:
     tools = HttpTools(stand.keeper, stand.budgets, stand.providers)
-    tools.replace({"ask": ("openai", path)})
+    tools.replace({"ask": ("openai", path, names_model)})
     events = SessionEvents(stand.audit, "acme", "s-acme", per_second=100)
     try:
         return await tools.call(ASK, dict(arguments), CALLER, ToolMeans(grant or granted(), events))
@@ -75,12 +80,38 @@ def test_a_call_counts_as_any_request_to_the_provider_does(tmp_path: Path) -> No
                 Prices({"openai": 9.0}, {("openai", "gpt-4o-mini"): 2.0}),
             )
         )
-        await ask(stand)
+        await ask(stand, names_model=True)
         with pytest.raises(BudgetError, match="requests per day"):
             await ask(stand)
         assert stand.budgets.spending.used("acme").money_per_day == outcome.charged * 2
         assert len(stand.provider.log) == 2
         assert len(stand.audit.of(EgressIntent)) == 2
+
+    on_stand(tmp_path, act)
+
+
+def test_where_the_address_says_which_model_answers_an_argument_makes_nothing_cheaper(tmp_path: Path) -> None:
+    prices = {("openai", "gpt-4o-mini"): 2.0, ("openai", "dear"): 20.0}
+
+    async def act(stand: Stand) -> None:
+        for named, names_model, price, said in (
+            ("gpt-4o-mini", False, 9, ""),
+            ("gpt-4o-mini", True, 2, "gpt-4o-mini"),
+            ("dear", False, 20, "dear"),
+            ("unheard-of", False, 9, ""),
+            (7, False, 9, ""),
+        ):
+            stand.budgets = Budgets(Spending(prices=Prices({"openai": 9.0}, prices)))
+            arguments = {**CHAT, "model": named}
+            await ask(stand, arguments=arguments, names_model=names_model)
+            intent, outcome = stand.audit.of(EgressIntent)[-1], stand.audit.of(EgressOutcome)[-1]
+            assert (intent.model, outcome.model) == (said, said)
+            assert stand.budgets.spending.used("acme").money_per_day == outcome.charged * price > 0
+        bounded = Tenant(name="acme", limits=Ceilings(money_per_day=1_000_000))
+        stand.budgets = Budgets(Spending(lambda _: bounded, Prices({}, prices)))
+        with pytest.raises(BudgetError) as unknown:  # of the address's model nobody said what it costs
+            await ask(stand)
+        assert unknown.value.where == "providers.openai.price"
 
     on_stand(tmp_path, act)
 

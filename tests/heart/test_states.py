@@ -35,7 +35,8 @@ from bridgehold.host.front.boots import Script
 from bridgehold.host.front.registry import Registry
 from bridgehold.host.shares.buckets import CommandRates
 from bridgehold.host.shares.refusals import Refusals
-from bridgehold.policies.model import Ceilings, Grant, Machine
+from bridgehold.policies.model import Ceilings, Grant, Machine, Rate
+from bridgehold.policies.model import Rules as Allowed
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import Principal
 from doubles import clock
@@ -426,6 +427,49 @@ def test_a_script_is_refused_by_the_rules_that_hold_now_and_an_intent_that_fails
         await relay.send(asked(2), CALLER)
         await house.settle(1.0)
         assert [one["id"] for one in emit] == [2]
+
+    played(act)
+
+
+class OneKind:
+    """A registry whose policy allows what has to do with one kind of resource, and so many commands."""
+
+    def __init__(self, house: House, *, operations: tuple[str, ...] = ("*",), commands: int = 60) -> None:
+        self._grant = msgspec.structs.replace(
+            house.registry.stands("acme", "first")[0],
+            rate=Rate(commands_per_minute=commands),
+            operations=Allowed(allow=operations),
+            resources=Allowed(allow=("none",)),
+        )
+
+    async def granted(self, _tenant: str, bridge: str) -> Any:
+        return SimpleNamespace(manifest=manifest_of(bridge), grant=self._grant, decisions={})
+
+
+def test_what_the_ids_in_a_large_request_refuse_costs_the_rate_and_holds_up_nobody() -> None:
+    async def act(house: House) -> None:
+        house.dispatch._registry = OneKind(house, commands=6)  # type: ignore[assignment]
+        large = {"rows": [dict.fromkeys("abc", 1)] * 20_000, "thing_id": "t-1"}
+        asked = asyncio.ensure_future(house.command("one", **large))
+        turns = 0
+        while not asked.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 20
+        with pytest.raises(DeniedError, match="kind of resource 'thing' is not granted"):
+            await asked
+        with pytest.raises(BudgetError, match="commands"):
+            await house.command("one", **large)
+        assert [one.rule for one in house.journal.of(CommandRefused)] == [
+            "default-deny",
+            "rate.commands_per_minute",
+        ]
+        # What needs no look at the arguments is decided without one, and costs no rate.
+        house.dispatch._registry = OneKind(house, operations=("first:make",), commands=1)  # type: ignore[assignment]
+        for operation, why in (("act", "operation 'first:act'"), ("make", "kind of resource 'thing'")) * 3:
+            with pytest.raises(DeniedError, match=why):
+                await house.command("one", f"first:{operation}", **large)
+        assert not list(house.journal.of(CommandIntent))
 
     played(act)
 

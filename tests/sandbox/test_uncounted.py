@@ -10,7 +10,7 @@ import pytest
 
 from bridgehold.sandbox.cgroups.v1 import socket_bytes, socket_share
 from bridgehold.sandbox.launcher.control import LauncherClient
-from bridgehold.sandbox.launcher.uncounted import Locks, parse_locks, tcp_sockets
+from bridgehold.sandbox.launcher.uncounted import MOST_LOCKS, Locks, parse_locks, tcp_sockets
 from bridgehold.sandbox.values import Launched
 from sandbox import narrow_launcher
 from sandbox.launcher_support import KINDS, MIB, Machine, close, machine, python_spec, read_line
@@ -88,7 +88,6 @@ VICTIM = f"owned(os.open('/usr/lib/os-release', os.O_RDONLY), {MOST // 2})"
 FLOODS = {
     "by fcntl, in a list that is too long": f"owned(os.open('/usr/lib/os-release', os.O_RDONLY), {4 * MOST})",
     "of an epoll": f"poll = select.epoll(); owned(poll.fileno(), {4 * MOST})",
-    "by mappings of a file of its own": "open('/tmp/own', 'w').write('x' * 5000); by_mappings('/tmp/own', 300)",
     "descriptors that take long": """
 ends = [os.eventfd(0) for _ in range(40)]
 polls = [select.epoll() for _ in range(3)]
@@ -123,3 +122,17 @@ def test_who_holds_too_much_is_ended_and_nobody_else(narrow: Machine) -> None:
             close(ends)
 
     narrow.drive(run, 110)
+
+
+def test_locks_that_nothing_but_a_mapping_keeps_count_where_nobody_else_has_the_file_system(
+    box: Machine,
+) -> None:
+    code = f"{HELPERS}\nopen('/tmp/own', 'w').write('x' * 5000)\nby_mappings('/tmp/own', {2 * MOST_LOCKS})\nsaid()"
+
+    async def run(client: LauncherClient) -> None:
+        launched, ends = await client.launch(python_spec(code, limits={"processes": 60}))
+        report = await client.exited(launched.worker)
+        assert (report.cause, "locks of files" in report.reason) == ("memory", True), report
+        close(ends)
+
+    box.drive(run, 110)

@@ -442,7 +442,7 @@ class JournalOpened(Event, frozen=True, kw_only=True, tag="journal.opened"):
     recorders: tuple[str, ...] = ()
     """Who writes in this instance over a channel of its own. With ``launcher`` every start is in it."""
     unfinished: tuple[str, ...] = ()
-    """References of intents without an outcome, at most 256 of `unfinished_count`."""
+    """References of intents without an outcome, of each tenant some, at most 256 of `unfinished_count`."""
     unfinished_count: int = 0
 
 
@@ -463,7 +463,7 @@ class SegmentRotated(Event, frozen=True, kw_only=True, tag="segment.rotated"):
     previous_segment: str
     previous_count: int
     unfinished: tuple[str, ...] = ()
-    """Intents in flight, at most 4096 of `unfinished_count`, so that recovery need not read all."""
+    """In flight, of each tenant some, at most 4096 of `unfinished_count`: recovery need not read all."""
     unfinished_count: int = 0
     earliest: str = ""
     latest: str = ""

@@ -171,7 +171,7 @@ class Journal:
             event = _EVENT.decode(request.payload)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise AuditError(f"not an event: {error}") from error
-        owner = self.writer.tally.open.get(str(getattr(event, "intent", "")), "")
+        owner, _ = self.writer.tally.open.get(str(getattr(event, "intent", "")), ("", ""))
         fault = breach(recorder, event, owner, launcher=self._launcher)
         if fault:
             raise _broken(recorder, fault)

@@ -26,6 +26,7 @@ from bridgehold.audit.segments import (
     open_segment,
     read_lines,
 )
+from bridgehold.audit.tally import in_turns
 from bridgehold.errors import AuditError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class _Tail(msgspec.Struct, frozen=True):
 
     kind: str
     seq: int = 0
+    tenant: str = ""
     intent: str = ""
     unfinished: tuple[str, ...] = ()
     unfinished_count: int = 0
@@ -130,15 +132,18 @@ def _read_end(segment: Segment, instance: str) -> tuple[chain.Head, str] | None:
 
 
 def _unfinished(folder: InstanceFolder) -> tuple[str, ...]:
-    """References of the instance's intents without an outcome, from the last segment that names them all."""
+    """References of the instance's intents without an outcome, from the last segment that names them all.
+
+    As `in_turns` of their tenants, as far as those segments say whose they are.
+    """
     segments = folder.segments()
     start = next((at for at in range(len(segments) - 1, 0, -1) if _names_all(segments[at])), 0)
-    unfinished: dict[str, None] = {}
+    unfinished: dict[str, str] = {}
     for segment in segments[start:]:
         for _, lines, _ in read_lines(segment.path):
             for line in lines:
                 _note(line, folder.instance, unfinished)
-    return tuple(unfinished)
+    return in_turns(unfinished)
 
 
 def _names_all(segment: Segment) -> bool:
@@ -153,13 +158,13 @@ def _names_all(segment: Segment) -> bool:
     return False
 
 
-def _note(line: bytes, instance: str, unfinished: dict[str, None]) -> None:
+def _note(line: bytes, instance: str, unfinished: dict[str, str]) -> None:
     tail = chain.decode(_TAIL, line)
     if tail is None:
         return
     if tail.kind == "segment.rotated":
-        unfinished.update(dict.fromkeys(tail.unfinished))
+        unfinished.update(dict.fromkeys(tail.unfinished, ""))
     elif tail.kind in INTENT_KINDS:
-        unfinished[chain.reference(instance, tail.seq)] = None
+        unfinished[chain.reference(instance, tail.seq)] = tail.tenant
     elif tail.kind in OUTCOME_KINDS:
         unfinished.pop(tail.intent, None)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+
 from bridgehold.audit.events import INTENT_KINDS, OUTCOME_KINDS, Event, kind_of
 
 _MOST_UNFINISHED = 100_000
+"""Intents without an outcome, of one owner."""
+_MOST_OF_ONE = 10_000
+"""Of one owner and tenant."""
 _MOST_TENANTS = 100_000
 _EVENT_BYTES = 64
 _OTHERS = "*"
+
+
+Whose = tuple[str, str]
+"""Who began an intent (`Recorder.owner`), and for which tenant."""
 
 
 class Tally:
@@ -18,8 +27,10 @@ class Tally:
         self.own: dict[str, int] = {}
         """Of tenants that have less."""
         self.bytes: dict[str, int] = {}
-        self.open: dict[str, str] = {}
-        """Intents without an outcome, oldest first: by reference, whose each is (`Recorder.owner`)."""
+        self.open: dict[str, Whose] = {}
+        """Intents without an outcome, oldest first, by reference."""
+        self.counts: dict[Whose, int] = {}
+        """How many are open: of each, and of its owner's together (tenant ``*``)."""
 
     def bucket(self, tenant: str) -> str:
         """Whose bytes `tenant`'s are: names past the bound (a refused caller chose them) share one."""
@@ -32,12 +43,25 @@ class Tally:
             self.own[tenant] = most
 
     def unfinished(self) -> tuple[str, ...]:
-        """References of intents that have no outcome yet, oldest first."""
-        return tuple(self.open)
+        """References of intents that have no outcome yet, as `in_turns`."""
+        return in_turns(self.open)
 
     def begin(self) -> Changes:
         """Counts for a group that is about to be written."""
         return Changes(self)
+
+
+def in_turns(began: Mapping[str, Hashable]) -> tuple[str, ...]:
+    """References of intents: each one's oldest, then each one's next. So a list that is cut has some of all.
+
+    `began`: whose each is, oldest first.
+    """
+    seen: dict[Hashable, int] = {}
+    ranked: list[tuple[int, str]] = []
+    for reference, whose in began.items():
+        rank = seen[whose] = seen.get(whose, 0) + 1
+        ranked.append((rank, reference))
+    return tuple(reference for _, reference in sorted(ranked, key=lambda one: one[0]))
 
 
 class Changes:
@@ -46,11 +70,24 @@ class Changes:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._bytes: dict[str, int] = {}
-        self._opened: dict[str, str] = {}
+        self._opened: dict[str, Whose] = {}
+        self._begun: dict[Whose, int] = {}
         self._ended: list[str] = []
 
-    def has_room(self, event: Event, *, closing: bool) -> bool:
-        """Whether the tenant has bytes left. Events without a tenant are the host's own."""
+    def has_room(self, event: Event, owner: str, *, closing: bool) -> bool:
+        """Whether its tenant has bytes left, and its owner room for an intent, if it is one.
+
+        Events without a tenant are the host's own. An intent that nobody keeps in mind could be ended by
+        anyone: so one too many is refused, and none is forgotten for another's.
+        """
+        if kind_of(event) in INTENT_KINDS:
+            counts, begun = self._tally.counts, self._begun
+            one, every = (owner, event.tenant), (owner, _OTHERS)
+            if (
+                counts.get(one, 0) + begun.get(one, 0) >= _MOST_OF_ONE
+                or counts.get(every, 0) + begun.get(every, 0) >= _MOST_UNFINISHED
+            ):
+                return False
         if not event.tenant or self._ends(event):
             return True
         bucket = self._tally.bucket(event.tenant)
@@ -73,7 +110,9 @@ class Changes:
             self._bytes[bucket] = self._bytes.get(bucket, 0) + size
         kind = kind_of(event)
         if kind in INTENT_KINDS:
-            self._opened[reference] = owner
+            self._opened[reference] = one = (owner, event.tenant)
+            for whose in (one, (owner, _OTHERS)):
+                self._begun[whose] = self._begun.get(whose, 0) + 1
         elif kind in OUTCOME_KINDS:
             self._ended.append(str(getattr(event, "intent", "")))
 
@@ -82,8 +121,12 @@ class Changes:
         tally = self._tally
         for bucket, size in self._bytes.items():
             tally.bytes[bucket] = tally.bytes.get(bucket, 0) + size
-        for reference, owner in self._opened.items():
-            if len(tally.open) < _MOST_UNFINISHED:
-                tally.open[reference] = owner
+        tally.open |= self._opened
+        for whose, count in self._begun.items():
+            tally.counts[whose] = tally.counts.get(whose, 0) + count
         for reference in self._ended:
-            tally.open.pop(reference, None)
+            if (ended := tally.open.pop(reference, None)) is not None:
+                for whose in (ended, (ended[0], _OTHERS)):
+                    tally.counts[whose] -= 1
+                    if not tally.counts[whose]:
+                        del tally.counts[whose]

@@ -156,7 +156,7 @@ class Writer:
                     Refused("full", "the audit's disk is full; only ends of what began are written")
                 )
                 continue
-            if not changes.has_room(event, closing=closing):
+            if not changes.has_room(event, owner, closing=closing):
                 results.append(
                     Refused("budget", f"tenant {event.tenant!r} has used up its share of the audit")
                 )

@@ -132,21 +132,33 @@ def named(schema: Schema) -> Schema:
     return {"type": "object", **schema}
 
 
-def names_within(arguments: object, names: Mapping[str, str], first: str = "") -> tuple[str, ...]:
+async def names_within(
+    arguments: object, names: Mapping[str, str], first: str = ""
+) -> tuple[tuple[str, ...], bool]:
     """`first`, if any, and what `names` says of each key that stands in `arguments`, at any depth; once each.
 
-    A command's resources: its operation's kind, and each whose id it is given.
+    A command's resources: its operation's kind, and each whose id it is given. The loop goes on with its
+    other work every `TURN` values; and whether it did so.
     """
     found = {first: None} if first else {}
-    waiting = [arguments] if names else []
+    waiting = [iter((arguments,))] if names else []
+    left, waited = TURN, False
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            found.update(dict.fromkeys(names[key] for key in one if key in names))
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return tuple(found)
+        for one in waiting[-1]:
+            left -= 1
+            if not left:
+                left, waited = TURN, True
+                await asyncio.sleep(0)
+            if isinstance(one, dict):
+                found.update((names[key], None) for key in sorted(names.keys() & one.keys()))
+                waiting.append(iter(one.values()))
+                break
+            if isinstance(one, list):
+                waiting.append(iter(one))
+                break
+        else:
+            waiting.pop()
+    return tuple(found), waited
 
 
 def _extra(schema: Schema) -> object:

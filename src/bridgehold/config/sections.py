@@ -203,6 +203,8 @@ class ToolSection(Strict):
     """Or an endpoint: the arguments are sent as JSON by POST to `path` of this ``[providers.NAME]``."""
     path: str = ""
     """Below the provider's base URL, with a slash first."""
+    names_model: bool = False
+    """Whether the argument `model` says which model answers, and so has its price; else the address does."""
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30
     """The longest time for one call."""
     tenants: tuple[NameOrAll, ...] = ("*",)

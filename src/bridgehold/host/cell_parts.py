@@ -133,7 +133,11 @@ class CellParts(msgspec.Struct, frozen=True, kw_only=True):
         self.store.quota = parse_size(config.host.artifacts)
         self.offers.replace(self.offers.specs(tools))
         self.http_tools.replace(
-            {name: (tool.provider, tool.path) for name, tool in tools.items() if tool.provider}
+            {
+                name: (tool.provider, tool.path, tool.names_model)
+                for name, tool in tools.items()
+                if tool.provider
+            }
         )
         self.process_tools.replace({name: tool.entry for name, tool in tools.items() if tool.entry})
 

@@ -108,6 +108,10 @@ class Spending:
         """Whether what the provider makes has a price."""
         return bool(self._prices.of(provider, "")) or any(name == provider for name, _ in self._prices.models)
 
+    def dearer(self, provider: str, model: str) -> bool:
+        """Whether the model costs more than one that nobody listed, whose price is known."""
+        return 0 < self._prices.of(provider, "") < self._prices.of(provider, model)
+
     def of(self, tenant: str) -> dict[str, tuple[int, int, int]]:
         """Requests, tokens and millionths of money of the tenant's, by day and month."""
         return {

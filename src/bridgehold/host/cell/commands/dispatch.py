@@ -234,16 +234,23 @@ class Dispatch:
         if manifest.foreign:
             raise await refuse(refusals.foreign(target), DeniedError)
         declared = manifest.operations.get(operation) if bridge != _COMMON else None
-        kinds = names_within(request.arguments, manifest.id_names, declared.resource) if declared else ()
-        decision = granted.decisions.get((request.operation, kinds)) or decided(
-            granted, bridge, operation, kinds
-        )
+        own = (declared.resource,) if declared is not None and declared.resource else ()
+        decision = granted.decisions.get((request.operation, own)) or decided(granted, bridge, operation, own)
         if not decision.allowed or (declared is None and bridge != _COMMON):
             raise await refuse(
                 decision if not decision.allowed else refusals.unknown(bridge, operation), DeniedError
             )
         if not replays and before is None and (rule := self._rates.over(grant, time.monotonic())):
             raise await refuse(refusals.past(rule, grant), BudgetError)
+        looked = False
+        if declared is not None:  # after the rate: the look takes time, and what is refused by it has cost it
+            kinds, looked = await names_within(request.arguments, manifest.id_names, declared.resource)
+            if kinds != own:
+                decision = granted.decisions.get((request.operation, kinds)) or decided(
+                    granted, bridge, operation, kinds
+                )
+                if not decision.allowed:
+                    raise await refuse(decision, DeniedError)
         try:
             arguments = split_keys(request.arguments)
             if arguments.keys:
@@ -268,7 +275,7 @@ class Dispatch:
             arguments=arguments,
             replays=replays,
         )
-        return await self._still(plan) if waited else plan
+        return await self._still(plan) if looked or waited else plan
 
     async def _as_begun(self, granted: Granted, request: CommandRequest) -> Granted:
         """For a session that began with another release of the bridge: by the manifest of that one."""

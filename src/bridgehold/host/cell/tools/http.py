@@ -38,6 +38,10 @@ _LONGEST_MODEL = 100
 _JSON = (("content-type", "application/json"), ("accept", "application/json"))
 
 
+Place = tuple[str, str, bool]
+"""A tool's provider, the path below its base URL, and whether its arguments name the model that answers."""
+
+
 class HttpTools:
     """Calls endpoints through the keeper."""
 
@@ -47,10 +51,10 @@ class HttpTools:
         self._keeper = keeper
         self._budgets = budgets
         self._providers = providers
-        self._places: Mapping[str, tuple[str, str]] = {}
+        self._places: Mapping[str, Place] = {}
 
-    def replace(self, places: Mapping[str, tuple[str, str]]) -> None:
-        """By tool, the provider and the path below its base URL."""
+    def replace(self, places: Mapping[str, Place]) -> None:
+        """By tool, where it is."""
         self._places = places
 
     async def call(
@@ -59,7 +63,7 @@ class HttpTools:
         """POST the arguments to the tool's address, through the keeper."""
         if tool.name not in self._places:
             raise NotFoundError(f"the tool {tool.name} is not offered any more")
-        name, path = self._places[tool.name]
+        name, path, names_model = self._places[tool.name]
         provider, grant = self._providers.get(name), means.grant
         secret = tool_secret_of(grant, name)
         if provider is None or secret is None:
@@ -68,6 +72,8 @@ class HttpTools:
         body = msgspec.json.encode(arguments)
         named = arguments.get("model")
         model = named[:_LONGEST_MODEL] if isinstance(named, str) else ""
+        if not names_model and not self._budgets.spending.dearer(name, model):
+            model = ""  # the address says which: the guest's word makes nothing cheaper
         generates = provider.shape != "custom" or self._budgets.spending.priced(name)
         reserved = most_tokens(provider.shape, arguments, len(body)) if generates else 0
         reservation = self._budgets.reserve(
