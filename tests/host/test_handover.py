@@ -225,7 +225,7 @@ class Callers:
         def lookup(of: str) -> str:
             until(lambda: any(code == "host_leaving" for _, code, _ in self.errors))
             others.append(pool.submit(client.run, "served:act", {"code": "result['n'] = 'new'"}))
-            until(lambda: client._client._host._left)  # what else it asks waits for the next host already
+            until(lambda: client._awaited._host._left)  # what else it asks waits for the next host already
             nested = client.run("served:act", {"code": f"result['n'] = 'the {of} host'"}, session="nested")
             return str(nested["n"])
 

@@ -182,7 +182,7 @@ def streamed(session: SyncSession, operation: str, arguments: dict[str, object])
     """All that comes of a stream, its result last."""
 
     async def collect() -> list[dict[str, Any]]:
-        return [event async for event in session._session.stream(operation, arguments)]
+        return [event async for event in session._awaited.stream(operation, arguments)]
 
     return session._loop.run(collect())
 

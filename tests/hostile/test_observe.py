@@ -99,17 +99,17 @@ def test_kill_ends_what_runs_and_the_caller_learns_it(watched: Stage) -> None:
 
     with watched.session() as other:
         other.run("act", {"code": "1"})
-        watched.client.request("session.close", {"session": other._session.id, "reason": "idle time"})
+        watched.client.request("session.close", {"session": other.id, "reason": "idle time"})
     with watched.session() as session:
         thread = threading.Thread(target=forever)
         thread.start()
         until(lambda: any(one["state"] == "busy" for one in watched.client.request("sessions", {})))
-        assert run(watched, "sessions", "kill", session._session.id).returncode == 0
+        assert run(watched, "sessions", "kill", session.id).returncode == 0
         thread.join(30)
     assert errors == ["session_ended"]
     said = {event["session"]: event["reason"] for event in watched.events("session.closed")}
-    assert said[other._session.id] == "by tester: idle time"
-    assert said[session._session.id].startswith("by tester: ")
+    assert said[other.id] == "by tester: idle time"
+    assert said[session.id].startswith("by tester: ")
     missing = run(watched, "sessions", "kill", "nobody")
     assert (missing.returncode != 0, "Traceback" in missing.stderr) == (True, False)
 
