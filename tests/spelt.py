@@ -6,6 +6,18 @@ import base64
 import json
 from urllib.parse import quote, quote_plus
 
+_LINES = {
+    "CRLF": "\r\n",
+    "\\n": "\\n",
+    "\\r\\n": "\\r\\n",
+    "the same, in a string": "\\\\r\\\\n",
+}
+_SOFT_LINES = {
+    "soft line": "=\r\n",
+    "soft line in JSON": "=\\r\\n",
+    "folded line in JSON": "\\r\\n ",
+}
+
 
 def spellings(secret: str) -> dict[str, str]:
     """By name; each holds all of `secret`, and none holds anything else that is secret."""
@@ -39,6 +51,15 @@ def spellings(secret: str) -> dict[str, str]:
         "numbers": json.dumps(list(raw)),
         "wide characters": "\0".join(secret),
     }
+    for name, line in _LINES.items():
+        found |= {
+            f"{name}, wrapped": _wrapped(secret, 7, line),
+            f"{name}, hex wrapped": _wrapped(raw.hex(), 14, line),
+            f"{name}, numbers": line.join(str(byte) for byte in raw),
+            f"{name}, base64": _wrapped(base64.b64encode(raw).decode(), 10, line),
+        }
+    found |= {f"{name}, wrapped": _wrapped(secret, 7, line) for name, line in _SOFT_LINES.items()}
+    found["each sign with a backslash"] = "".join(c if c.isalnum() else f"\\{c}" for c in secret)
     for shift in range(3):
         plain = base64.b64encode(b"u" * shift + raw + b":more").decode()
         found |= {
@@ -47,3 +68,7 @@ def spellings(secret: str) -> dict[str, str]:
             f"base64, wrapped +{shift}": "\n".join(plain[at : at + 19] for at in range(0, len(plain), 19)),
         }
     return found
+
+
+def _wrapped(text: str, width: int, line: str) -> str:
+    return line.join(text[at : at + width] for at in range(0, len(text), width))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridgehold.audit.encodings import MARK, Encodings, beginnings, mask
-from bridgehold.audit.redact import Redactor
+from bridgehold.audit.redact import Redactor, mask_shapes
 from bridgehold.keeper.scrub import Scrubber
 from spelt import spellings
 
@@ -35,6 +35,34 @@ def test_a_value_is_masked_whole_over_every_border_and_nothing_else(key: str, na
         assert found.endswith(b'", "more": [1, 22]}')
         # What base64 adds before and after, a bracket, an 0x: nothing of the value itself.
         assert sum(byte not in b"*" for byte in found[10:-19]) <= 12, found
+
+
+CUT_KEYS = (KEYS[0], "Zq7=K2m\\nv9&p4%nR8sYd3Fh6", "päß-wörd→42🔑Zq7xK2m")
+"""Signs that begin escapes, and characters that several bytes or escapes spell."""
+
+
+@pytest.mark.parametrize("key", CUT_KEYS, ids=["plain", "escapes", "beyond ASCII"])
+def test_a_value_that_is_cut_at_any_byte_is_masked_as_it_is_uncut(key: str) -> None:  # ABUSE 61
+    """By two chunks of a stream, and by the border of two parts of a text."""
+    spelt = Encodings(key.encode())
+    redactor, part = Redactor([spelt]), 512
+    shown = []
+    for name, spelling in spellings(key).items():
+        text = b"said: " + spelling.encode() + b" and more"
+        whole = Scrubber(spelt)
+        uncut = whole.feed(text) + whole.finish()
+        for at in range(1, len(text)):
+            scrubber = Scrubber(spelt)
+            if scrubber.feed(text[:at]) + scrubber.feed(text[at:]) + scrubber.finish() != uncut:
+                shown.append((name, text[:at]))
+        masked = redactor.text(f". {spelling} and more")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bridgehold.audit.encodings._PART", part)
+            for at in range(len(spelling.encode())):
+                found = redactor.text("." * (part - 1 - at) + f". {spelling} and more")
+                if found.lstrip(".") != masked[1:]:
+                    shown.append((name, spelling.encode()[:at]))
+    assert shown == []
 
 
 @pytest.mark.parametrize("key", KEYS[:2])
@@ -91,6 +119,7 @@ WORDS = [
     "sk-" + "a" * 14,
 ]
 WORDS += ["…", "\\", "%", '"', " ", "\n", "=", "key", "a1" * 20, "ghp_" + "a1" * 12, "eyJh.eyJzdWIi.abc", "é"]
+WORDS += ["-----BEGIN RSA PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----", "eyJ", ".", "sk-", "Bearer "]
 PIECES = st.one_of(
     st.tuples(st.sampled_from(FRAGMENTS), st.integers(0, 40), st.integers(1, 200)).map(
         lambda c: c[0][c[1] : c[2]]
@@ -134,6 +163,29 @@ def test_no_step_of_a_long_text_takes_long(hostile: str) -> None:
     waits = sorted(later - earlier for earlier, later in pairwise(taken))
     assert waits[-1] < 0.1
     assert waits[len(waits) * 9 // 10] < 0.01
+
+
+LONG = {
+    "a run": "sk-" + "a" * 90_000,
+    "a token of long parts": "eyJ" + "a" * 20_000 + ".eyJ" + "b" * 20_000 + "." + "c" * 40_000,
+    "a private key": "-----BEGIN RSA PRIVATE KEY-----" + "a\n" * 40_000 + "-----END RSA PRIVATE KEY-----",
+    "one that has no end": "-----BEGIN PRIVATE KEY-----" + "a-\n" * 30_000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_shape_is_masked_whole_wherever_it_stands(name: str) -> None:
+    for before in (0, 8_170, 8_191, 8_192, 30_000):
+        for after in (" and", " and more of it, " * 4_000):
+            text = "." * before + " " + LONG[name] + after
+            assert Redactor([]).text(text) == mask_shapes(text), (before, len(after))
+            assert mask_shapes(text).startswith("." * before + " [redacted:")
+
+
+@pytest.mark.parametrize("hostile", ["a." * 1_500_000 + ".eyJ", "hf_" * 1_000_000])
+def test_no_step_looks_through_all_of_a_long_text_for_a_shape(hostile: str) -> None:
+    taken = [time.thread_time(), *(time.thread_time() for _ in Redactor([]).steps(hostile))]
+    assert max(later - earlier for earlier, later in pairwise(taken)) < 0.03
 
 
 @pytest.mark.parametrize("size", [512, 513, 2_000, 8_192])

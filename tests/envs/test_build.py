@@ -17,6 +17,7 @@ import pytest
 from envs_kit import DirectRunner, Progress, have_bwrap, make_index, make_lock, make_wheel, sha256
 
 from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError
+from bridgehold.sandbox.envs.build import _For
 from bridgehold.sandbox.envs.compile import CompileExit
 from bridgehold.sandbox.envs.lock import parse_lock
 from bridgehold.sandbox.envs.store import EnvironmentStore, remove_tree
@@ -458,6 +459,31 @@ def test_a_cancelled_build_leaves_nothing(builder, dist, tmp_path, store):
     assert sorted(p.name for p in store.folder.iterdir()) == ["keys"]
 
 
+def test_a_tenants_own_wheels_are_compiled_in_its_share_and_for_less_long(
+    builder, dist, tmp_path, runner, monkeypatch
+):
+    class Stuck(DirectRunner):
+        async def run(self, order, talk, log):
+            self.runs.append(order)
+            await asyncio.sleep(60)
+
+    own, other = make_wheel(dist), make_wheel(dist, name="other_pkg")
+    ensure(builder(make_index(tmp_path, [other])), make_lock(other), tenant="acme")
+    assert [order.tenant for order in runner.runs] == ["acme"]
+    (tmp_path / "more").mkdir()
+    spare = make_wheel(tmp_path / "more", name="spare_pkg")
+    ensure(builder(folders=(str(spare.parent),)), make_lock(spare))
+    assert runner.runs[-1].tenant == "local"
+
+    monkeypatch.setattr("bridgehold.sandbox.envs.build._OWN_COMPILE_SECONDS", 0.05)
+    stuck = Stuck()
+    with pytest.raises(EnvironmentBuildError, match=r"longer than 0\.05 s"):
+        ensure(builder(runner=stuck), make_lock(own), tenant="acme", wheels=str(dist))
+    assert [order.tenant for order in stuck.runs] == ["acme"]
+    asked = _For("demo", "acme", str(tmp_path))
+    assert asked.seconds(own.name) == 600, "an index's wheel may be large"
+
+
 def test_a_build_that_ends_while_it_scans_holds_up_nobody(builder, dist, tmp_path, monkeypatch):
     """Neither the loop, which all tenants share, nor its own end by the scans that have not begun."""
     wheels = [make_wheel(dist, name=f"demo_{number}") for number in range(12)]
@@ -516,14 +542,14 @@ def test_what_is_collected_and_what_stays(builder, dist, tmp_path, store):
             return busy, await build.collect({kept.digest}, unused_seconds=3_600)
 
     busy, removed = asyncio.run(while_building())
-    assert set(removed) == {stale, lost}
+    assert set(removed.removed) == {stale, lost}
     assert busy.is_dir()
     os.utime(tmp_path / "wheels" / sha256(other), (0, 0))
-    assert set(collect()) == {busy, store.path(idle)}
+    assert set(collect().removed) == {busy, store.path(idle)}
     assert (store.find(kept.key), store.find(used.key), store.find(idle.key)) == (kept, used, None)
     assert (tmp_path / "wheels" / sha256(other)).exists()
     os.close(hold)
-    assert set(collect()) == {store.path(used), tmp_path / "wheels" / sha256(other)}
+    assert set(collect().removed) == {store.path(used), tmp_path / "wheels" / sha256(other)}
     assert store.list() == (kept,)
     assert store.hold(used) is None
     assert stuck.is_dir()

@@ -19,9 +19,10 @@ from bridgehold.bridges.kit.hub import HubBehaviour
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError, ProviderError
 from bridgehold.host.cell.gateway import hub as hub_proxy
+from bridgehold.host.cell.gateway.exchange import never_sent
 from bridgehold.host.cell.store.downloads import read_listing
 from bridgehold.keeper.follow import Hop, next_hop
-from bridgehold.keeper.protocol import UpstreamRequest
+from bridgehold.keeper.protocol import UNREACHED, UpstreamRequest
 from bridgehold.keeper.values import KeeperConfig, StoreConfig, check_config
 from waiting import eventually
 
@@ -225,6 +226,35 @@ def test_a_redirect_leads_only_where_the_operator_said(tmp_path: Path) -> None:
         assert all(one.at == "hub" for one in stand.hub.log)
 
     on_hub(tmp_path, test)
+
+
+def test_an_error_after_the_hub_has_seen_the_key_never_says_that_nothing_was_sent(tmp_path: Path) -> None:
+    gone = {
+        "no answer in time": HubBehaviour(latency_ms=60_000),
+        "files where nobody listens": HubBehaviour(redirect_to="http://127.0.0.1:1/x"),
+        "files elsewhere": HubBehaviour(redirect_to="https://evil.example/x"),
+    }
+
+    async def test(stand: HubStand) -> None:
+        for what, behaviour in gone.items():
+            stand.hub.behave(behaviour)
+            asked = len(stand.hub.log)
+            request = UpstreamRequest(
+                tenant="acme",
+                session="s",
+                provider="hub",
+                method="GET",
+                path=f"/{REPO}/resolve/main/config.json",
+                secret="hub",
+                deadline_ms=1_000,
+            )
+            with pytest.raises((DeniedError, ProviderError)) as found:
+                await stand.keeper.request(request, b"")
+            assert len(stand.hub.log) > asked, what
+            assert found.value.where != UNREACHED, what
+            assert not never_sent(found.value), what
+
+    on_hub(tmp_path, test, hosts=("127.0.0.1:1",))
 
 
 def test_a_hubs_name_at_a_private_address_is_refused(tmp_path: Path) -> None:

@@ -274,6 +274,11 @@ def test_a_full_disk_leaves_no_half_of_a_release(layout: Layout, monkeypatch: py
     assert ask(layout, after, descriptor) == ""
 
 
+def test_a_manifest_that_takes_long_to_parse_keeps_no_supervisor(layout: Layout) -> None:
+    found = bundle.bundle([("bridge.toml", files_of()[0][1] + b"#\n" * 5_000_000)])
+    assert ask(layout, *approved(Releases(), found)) == "manifest"
+
+
 def test_whats_kept_by_hand_and_handed_in_under_one_name_is_neither(layout: Layout) -> None:
     after, descriptor = approved(Releases(), bundle.bundle(files_of()))
     assert ask(layout, after, descriptor) == ""
@@ -320,8 +325,8 @@ def test_a_quarantine_is_bounded_expires_and_pins_its_bytes(tmp_path: Path) -> N
         with pytest.raises(BridgeholdError) as caught:
             kept.find(name)
         assert caught.value.code == "not_found"
-    assert len(kept.expire(2e9 + 1e9)) == MOST_WAITING
-    assert kept.expire(2e9 + 1e9) == []
+    assert len(kept.expire("acme", 2e9 + 1e9)) == MOST_WAITING
+    assert kept.expire("acme", 2e9 + 1e9) == []
     assert list(tmp_path.rglob("*.bundle")) == []
     assert {one.state for one in kept.of("acme")} == {"expired"}
     checking = new_record("acme", found, "mine", "1.0.0", "token:acme")

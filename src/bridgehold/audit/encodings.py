@@ -38,12 +38,20 @@ _NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 _SHORT = {"\n": "n", "\r": "r", "\t": "t"}
 _OWN_ESCAPES = "%\\"
 _AMBIGUOUS = re.compile(r"[%\\&=+]")
-_UNFINISHED = re.compile(
-    rb"(?:\\{1,8}(?:u(?:[0-9a-fA-F]{0,3}|\{[0-9a-fA-F]{0,8})|U[0-9a-fA-F]{0,7}|x[0-9a-fA-F]?|[0-7]{0,3})?"
-    rb"|%(?:25){0,4}[0-9a-fA-F]?|&[#0-9a-zA-Z]{0,10}|=(?:[0-9a-fA-F]|\r)?|\r)\Z"
+_SEVERAL = (
+    rb"(?:(?:(?:%(?:25){0,4}|=|\\{1,8}x)[c-fC-F][0-9a-fA-F]|\\{1,8}3[0-7]{2}|[\xc2-\xf4])"
+    rb"(?:(?:%(?:25){0,4}|=|\\{1,8}x)[89abAB][0-9a-fA-F]|\\{1,8}2[0-7]{2}|[\x80-\xbf]){0,2}"
+    rb"|\\{1,8}u[dD][89abAB][0-9a-fA-F]{2})?"
 )
-_UNFINISHED_NUMBER = re.compile(rb"(?:[0-9]{1,3}|0[xX])\Z")
-_LONGEST_UNFINISHED = 24
+"""What begins a character beyond ASCII, in a spelling that takes more than one byte or unit."""
+_UNFINISHED = re.compile(
+    rb"\\{0,8}" + _SEVERAL + rb"(?:"
+    rb"=?\\{1,8}(?:r\\{0,8}|u(?:[0-9a-fA-F]{0,3}|\{[0-9a-fA-F]{0,12})|U[0-9a-fA-F]{0,7}|x[0-9a-fA-F]?|[0-7]{0,3})?"
+    rb"|=?\r|=[0-9a-fA-F]?|%(?:25){0,4}[0-9a-fA-F]?|&[#0-9a-zA-Z]{0,14})?\Z"
+)
+"""What an end may cut, of `_alternatives` and what stands between them; `\\` before it is its own escape."""
+_UNFINISHED_NUMBER = re.compile(rb"(?:[0-9]{1,3}|0[xX]|\\{1,8})\Z")
+_LONGEST_UNFINISHED = 64
 _PART = 8 * 1024
 """Bytes that one look takes about a millisecond for, whatever they are."""
 
@@ -76,8 +84,11 @@ class Encodings:
         """
         found: list[Span] = []
         hold = len(data)
+        ends = {
+            one: len(data) if last else _before_cut(data, one) for one in (_UNFINISHED, _UNFINISHED_NUMBER)
+        }
         for pattern, unfinished in self._patterns:
-            end = len(data) if last else _before_cut(data, unfinished)
+            end = ends[unfinished]
             hold = min(hold, end)
             for match in pattern.finditer(data, 0, end):
                 open_end = match.end() == end and match["last"] is None

@@ -83,8 +83,10 @@ _WORDS = frozenset(
 """Names of keys that are words as well: in a text, what stands there has to look like one."""
 _ONLY_SHAPE = re.compile(r"(?:[A-Za-z]{4,8} )?\[redacted:\w+\]")
 
+_KEY_BEGINS = re.compile("-----BEGIN [A-Z ]{0,64}PRIVATE KEY-----")
+_KEY_ENDS_AT = re.compile("-----END [A-Z ]{0,64}-----")
 _SHAPES = (
-    ("private_key", ("-----BEGIN ",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)"),
+    ("private_key", ("-----BEGIN ",), rf"{_KEY_BEGINS.pattern}.*?(?:{_KEY_ENDS_AT.pattern}|\Z)"),
     ("sk", ("sk-",), r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{12,}"),
     ("aws", ("AKIA", "ASIA"), r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}"),
     ("github", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"(?<![A-Za-z0-9])gh[pousr]_[A-Za-z0-9]{20,}"),
@@ -162,6 +164,9 @@ _USER = re.compile(r"(?<=://)([^\s/@:\"'?#\\]{0,256})(:[^\s/@\"'?#\\]{0,1024})?@
 
 _PART, _REACH = 8 * 1024, 16 * 1024
 """Characters in which one search may begin; more than any match of these expressions has and looks at."""
+_LONG_REACH = 64 * 1024
+"""The same of a token, whose parts are long."""
+_LOOK = 256 * 1024
 Masked = tuple[int, int, str]
 """From where to where, and what stands there instead."""
 
@@ -185,20 +190,31 @@ def _named_steps(text: str) -> Generator[None, None, str]:
     return text
 
 
-def _searched(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str] | None]:
-    """What `pattern.finditer(text)` gives; None after each part that it was looked for in."""
-    at, end = 0, len(text)
+def _searched(
+    pattern: re.Pattern[str], text: str, at: int = 0, reach: int = _REACH
+) -> Iterator[re.Match[str] | None]:
+    """What `pattern.finditer(text, at)` gives; None after each part that it was looked for in.
+
+    What makes a match is within `reach` of its beginning; it may go on for longer.
+    """
+    end, stop = len(text), at + _PART
     while True:
-        stop, seen = at + _PART, min(end, at + _PART + _REACH)
+        seen = min(end, stop + reach)
         found = pattern.search(text, at, seen)
+        while found is not None and found.start() < stop and found.end() == seen < end:
+            yield None
+            seen = min(end, 2 * seen - at)
+            found = pattern.search(text, found.start(), seen)
         if found is not None and (found.start() < stop or seen == end):
             yield found
             at = found.end()
         elif seen == end:
             return
         else:
-            yield None
             at = stop
+        if at >= stop:
+            yield None
+            stop = at + _PART
 
 
 def _masked(text: str, spans: Iterable[Masked | None]) -> Generator[None, None, str]:
@@ -211,6 +227,39 @@ def _masked(text: str, spans: Iterable[Masked | None]) -> Generator[None, None, 
             pieces += [text[done : span[0]], span[2]]
             done = span[1]
     return "".join([*pieces, text[done:]])
+
+
+def _shape_steps(
+    text: str, name: str, marks: tuple[str, ...], pattern: re.Pattern[str]
+) -> Generator[None, None, str]:
+    """`_mask_shape` in bounded parts."""
+    for at in range(0, len(text), _LOOK):
+        yield
+        if any(text.find(mark, at, at + _LOOK + len(mark)) >= 0 for mark in marks):
+            found = _private_keys(text) if name == "private_key" else _shaped(text, pattern)
+            return (yield from _masked(text, (span and (*span, f"[redacted:{name}]") for span in found)))
+    return text
+
+
+def _shaped(text: str, pattern: re.Pattern[str]) -> Iterator[Span | None]:
+    for found in _searched(pattern, text, reach=_LONG_REACH if pattern.groups else _REACH):
+        yield found and (found.end(1) if pattern.groups else found.start(), found.end())
+
+
+def _private_keys(text: str) -> Iterator[Span | None]:
+    """Each to its end, however far that is."""
+    done = 0
+    for begin in _searched(_KEY_BEGINS, text):
+        if begin is None or begin.start() < done:
+            yield None
+            continue
+        last: re.Match[str] | None = None
+        for last in _searched(_KEY_ENDS_AT, text, begin.end()):
+            if last is not None:
+                break
+            yield None
+        done = last.end() if last is not None else len(text)
+        yield begin.start(), done
 
 
 def _users(text: str) -> Iterator[Masked | None]:
@@ -333,7 +382,8 @@ class Redactor:
                 yield
             text = "…".join(parts)
         for shape in _COMPILED:
-            text = _mask_shape(text, *shape)
+            short = len(text) <= _PART
+            text = _mask_shape(text, *shape) if short else (yield from _shape_steps(text, *shape))
             yield
         for found in _searched(_HINT, text):
             if found is not None:

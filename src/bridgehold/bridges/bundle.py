@@ -27,6 +27,7 @@ LONGEST_PATH = 200
 WHEELS = "wheels"
 """The folder of wheels that a bridge brings itself."""
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
+_COMPILED = (".pyc", ".pyo")
 _FORM = "zip of a bridge's folder: bridge.toml at its top, plain names, files only."
 
 
@@ -91,6 +92,12 @@ def check(of: Bundle) -> None:
         raise UsageError("; ".join(faults[:8]), hint=f"What is taken is a {_FORM}")
 
 
+def _hides(path: str, parts: list[str], paths: list[str]) -> bool:
+    """Whether Python takes it for a module before, or without, the source of that name."""
+    native = path.endswith(".so") and "/".join((*parts[:-1], parts[-1].partition(".")[0] + ".py")) in paths
+    return native or "__pycache__" in map(str.lower, parts) or path.lower().endswith(_COMPILED)
+
+
 def _faults(paths: list[str]) -> Iterator[str]:
     """A name is ASCII: two that a file system or an eye takes for one are not both there."""
     seen: dict[str, str] = {}
@@ -100,6 +107,9 @@ def _faults(paths: list[str]) -> Iterator[str]:
         parts = path.split("/")
         if len(path) > LONGEST_PATH or len(parts) > MOST_PARTS or not all(map(_PART.fullmatch, parts)):
             yield f"{shown!r} is no plain path"
+            continue
+        if _hides(path, parts, paths):
+            yield f"{shown!r} may be run in place of the source that is read"
             continue
         if seen.setdefault(path.lower(), shown) != path or paths.count(path) > 1:
             yield f"{shown!r} is also there as {seen[path.lower()]!r}"

@@ -48,8 +48,13 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: str, folder: Path) -> Manifest:
-    """Pure but for the folder's name, which is kept. Raises one `ManifestError` with every fault."""
+    """Pure but for the folder's name, which is kept. Raises one `ManifestError` with every fault.
+
+    A text of the longest may take a second: call it from a thread where it comes from a tenant.
+    """
     file = str(folder / "bridge.toml")
+    if len(text) > MAX_FILE_BYTES or len(text.encode()) > MAX_FILE_BYTES:
+        raise ManifestError(f"more than {MAX_FILE_BYTES} bytes", where=file, hint=_HINT)
     data = reads.parse_toml(text, ManifestError, file, hint=_HINT)
     faults = Faults(file, text)
     manifest = _manifest(Table(data, "", faults), folder, digest_bytes(text.encode()))

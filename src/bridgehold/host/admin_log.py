@@ -9,14 +9,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+import msgspec
+
 from bridgehold.audit.client import JournalClient
 from bridgehold.audit.events import AdminIntent, AdminOutcome
 from bridgehold.errors import BridgeholdError
 from bridgehold.host.cell.workers.calls import unbroken
+from bridgehold.ids import digest_bytes
 from bridgehold.protocol.tenants import Revoked
 from bridgehold.protocol.values import Principal
 
 T = TypeVar("T")
+_LONGEST, _ITEM, _MOST_ITEMS = 300, 60, 100
 
 
 class AdminLog:
@@ -77,8 +81,18 @@ class AdminLog:
 def _texts(details: Mapping[str, object]) -> dict[str, str]:
     """For the audit: short, and nothing nested."""
     shown = {
-        key: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        key: _list(list(map(str, value))) if isinstance(value, list | tuple) else str(value)[:_LONGEST]
         for key, value in details.items()
         if value not in ("", (), [])
     }
-    return {key[:80]: value[:300] for key, value in list(shown.items())[:32]}
+    return {key[:80]: value for key, value in list(shown.items())[:32]}
+
+
+def _list(items: list[str]) -> str:
+    """All of it; where it is too long for that, its length and digest and the start of each of the first."""
+    joined = ", ".join(items)
+    if len(joined) <= _LONGEST:
+        return joined
+    started = ", ".join(one if len(one) <= _ITEM else f"{one[: _ITEM - 1]}…" for one in items[:_MOST_ITEMS])
+    digest = digest_bytes(msgspec.json.encode(items))
+    return f"{len(items)} in all, {digest} as JSON: {started}{', …' if len(items) > _MOST_ITEMS else ''}"

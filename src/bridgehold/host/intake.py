@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
 from bridgehold.bridges.bundle import MOST_PACKED, Bundle
 from bridgehold.bridges.manifest import Manifest
-from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.config.layout import Layout
 from bridgehold.errors import BridgeholdError, BusyError, DeniedError, ManifestError, UsageError, from_os
 from bridgehold.host.cell.artifact_methods import Artifacts
@@ -71,7 +69,8 @@ class Intake:
         """
         data = await self._artifacts.take_out(principal, tenant, archive, MOST_PACKED)
         found = await asyncio.to_thread(unpack, data)
-        manifest = self._manifest(principal, tenant, found)
+        manifest = await asyncio.to_thread(quarantine.manifest_of, found)
+        self._demand(principal, tenant, found, manifest)
         limits = self._tenants.of(tenant).limits
         room = (limits.submissions, limits.submitted, found.size)
         await asyncio.to_thread(self._quarantine.demand_room, tenant, *room)
@@ -92,9 +91,8 @@ class Intake:
             raise
         return record
 
-    def _manifest(self, principal: Principal, tenant: str, found: Bundle) -> Manifest:
-        """Checked, as far as that goes without running anything."""
-        manifest = parse_manifest(quarantine.manifest_text(found), Path("/bridge"))
+    def _demand(self, principal: Principal, tenant: str, found: Bundle, manifest: Manifest) -> None:
+        """Raise what is wrong with it, as far as that is seen without running anything."""
         name = manifest.name
         principal.demand_bridge(name)
         if not principal.may_run_all(name):
@@ -108,12 +106,11 @@ class Intake:
         for file in (manifest.requirements, manifest.lock if not manifest.requirements else ""):
             if file and found.get(file) is None:
                 raise ManifestError(f"there is no file {file} in it", where="bridge.toml")
-        return manifest
 
     async def _checked(self, record: Submission, found: Bundle, principal: Principal) -> Submission:
         tree = await asyncio.to_thread(self._quarantine.lay, record, found)
         try:
-            manifest = parse_manifest(quarantine.manifest_text(found), tree)
+            manifest = await asyncio.to_thread(quarantine.manifest_of, found, tree)
             grant = confined(self._registry.resolve_grant(record.tenant, manifest))
             order = await self._orders.of_trial(manifest, grant, new_session_id())
             record = await asyncio.to_thread(self._built, record, order.environment_digest)

@@ -9,14 +9,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 
 from bridgehold import reads
 from bridgehold.bridges import bundle, releases
 from bridgehold.bridges.bundle import MOST_PACKED
-from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.bridges.releases import CURRENT, Releases
 from bridgehold.config.layout import Layout
 from bridgehold.errors import (
@@ -104,8 +102,9 @@ class Submissions:
         """What an earlier host was checking has failed; what waits too long goes. For ever."""
         await asyncio.to_thread(self._quarantine.recover)
         while True:
-            with contextlib.suppress(BridgeholdError, OSError):
-                await self._expire()
+            for tenant in await asyncio.to_thread(self._quarantine.tenants):
+                with contextlib.suppress(BridgeholdError, OSError):
+                    await self._expire(tenant)
             await asyncio.sleep(_SWEEP_SECONDS)
 
     async def submit(self, principal: Principal, params: SubmitParams, _emit: Emit) -> Submission:
@@ -146,7 +145,6 @@ class Submissions:
 
     async def list(self, principal: Principal, params: SubmissionsParams, _emit: Emit) -> list[Submission]:
         """Those of tenants that the caller may act for, the newest last."""
-        await self._expire()
         wanted = (params.tenant,) if params.tenant else await asyncio.to_thread(self._quarantine.tenants)
         found: list[Submission] = []
         for tenant in wanted:
@@ -267,7 +265,7 @@ class Submissions:
         if record.state != "waiting":
             return shown, text, before
         found = await asyncio.to_thread(self._quarantine.bundle, record)
-        manifest = parse_manifest(quarantine.manifest_text(found), Path("/bridge"))
+        manifest = await asyncio.to_thread(quarantine.manifest_of, found)
         grant = self._registry.resolve_grant(record.tenant, manifest)
         changes, replaces = self._beside(record.tenant, record.bridge, grant)
         shown = msgspec.structs.replace(
@@ -323,7 +321,6 @@ class Submissions:
         return decided
 
     async def _find(self, principal: Principal, name: str) -> Submission:
-        await self._expire()
         record = await asyncio.to_thread(self._quarantine.find, name)
         mine = principal.operator or principal.may_act_for(record.tenant)
         if not mine or not principal.may_use(record.bridge):
@@ -334,8 +331,13 @@ class Submissions:
         if self._intake is not None:
             await self._intake.let_go(record)
 
-    async def _expire(self) -> None:
-        for record in await asyncio.to_thread(self._quarantine.expire, time.time()):
+    async def _expire(self, tenant: str) -> None:
+        """One tenant's, between two decisions on its submissions: what was decided does not expire."""
+
+        async def expire() -> list[Submission]:
+            return await asyncio.to_thread(self._quarantine.expire, tenant, time.time())
+
+        for record in await self._turns.take(tenant, expire):
             await self._let_go(record)
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from bridgehold.config.providers import ProviderEntry
 from bridgehold.errors import DeniedError, ProviderError
+from bridgehold.keeper.protocol import REDIRECT
 from bridgehold.policies.names import host_matches, normalise_host
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -77,6 +78,6 @@ def _fits(place: str, host: str, port: int, scheme: str) -> bool:
 def _refused(entry: ProviderEntry, what: str) -> DeniedError:
     return DeniedError(
         f"{entry.name} redirects to {what[:300]}",
-        where="redirect",
+        where=REDIRECT,
         hint=f"Where its files lie is named by the operator: `[providers.{entry.name}] hosts`.",
     )

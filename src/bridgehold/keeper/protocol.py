@@ -32,6 +32,8 @@ CONTROL_BYTES = 128 * 1024
 WINDOW_BYTES = 128 * 1024
 UNREACHED = "unreached"
 """Where an error happened before a byte of the request was sent: nothing can have been spent."""
+REDIRECT = "redirect"
+"""Where a request was answered, and led to where nobody may follow."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):

@@ -30,7 +30,7 @@ from bridgehold.keeper.channel import Stream
 from bridgehold.keeper.follow import FOLLOWED, MOST_HOPS, PASSED_ON, REDIRECTS, Hop, next_hop
 from bridgehold.keeper.paced import PacedSocket, Reads
 from bridgehold.keeper.places import Turns
-from bridgehold.keeper.protocol import DATA, END, UNREACHED, Done, UpstreamHead, UpstreamRequest
+from bridgehold.keeper.protocol import DATA, END, REDIRECT, UNREACHED, Done, UpstreamHead, UpstreamRequest
 from bridgehold.keeper.resolve import Lookup, resolve, shared, system_lookup
 from bridgehold.keeper.scrub import Scrubber
 from bridgehold.keeper.slots import AUTH_HEADERS, HOP_HEADERS, REQUEST_HEADERS, inject
@@ -115,13 +115,17 @@ class Upstream:
             check_value(key)
         under_way = asyncio.Event()
         try:
-            async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
-                await self._answer(stream, request, entry, key, encodings, under_way)
-        except TimeoutError:
-            late = f"{entry.name} did not answer in time"
-            raise ProviderError(late, where=entry.host if under_way.is_set() else UNREACHED) from None
-        except aiohttp.ClientError as error:
-            raise _explain(error, entry) from None
+            try:
+                async with asyncio.timeout(min(request.deadline_ms, self._limits.total_ms) / 1000):
+                    await self._answer(stream, request, entry, key, encodings, under_way)
+            except TimeoutError:
+                raise ProviderError(f"{entry.name} did not answer in time", where=UNREACHED) from None
+            except aiohttp.ClientError as error:
+                raise _explain(error, entry) from None
+        except BridgeholdError as error:
+            if under_way.is_set():
+                error.where = _seen_at(error, entry)
+            raise
 
     async def _answer(
         self,
@@ -137,7 +141,7 @@ class Upstream:
         url = make_url(entry, request, query)
         await self._vet_literal(entry, entry.host)
         if entry.shape == "hub":
-            await self._download(stream, request, entry, encodings, (url, headers))
+            await self._download(stream, request, entry, encodings, (url, headers), under_way)
             return
         if request.body_bytes or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(request.body_bytes)
@@ -160,6 +164,7 @@ class Upstream:
         entry: ProviderEntry,
         encodings: Encodings,
         first: tuple[URL, dict[str, str]],
+        under_way: asyncio.Event,
     ) -> None:
         """A hub is only read; its redirects are followed, the key stays at its own origin."""
         if request.method != "GET" or request.body_bytes:
@@ -171,7 +176,10 @@ class Upstream:
             await self._vet_literal(entry, hop.host)
             headers = first[1] if hop.keyed else {"Accept-Encoding": "identity"}
             async with self._pool(request.tenant, entry).get(
-                URL(hop.url, encoded=True), headers=headers, allow_redirects=False
+                URL(hop.url, encoded=True),
+                headers=headers,
+                allow_redirects=False,
+                trace_request_ctx=under_way,
             ) as response:
                 if hop.keyed:
                     told |= {name: response.headers[name] for name in PASSED_ON if name in response.headers}
@@ -365,6 +373,13 @@ def returned_headers(headers: Any, scrubber: Scrubber) -> tuple[tuple[str, str],
             )
         )
     return tuple(kept)
+
+
+def _seen_at(error: BridgeholdError, entry: ProviderEntry) -> str:
+    """Where it went wrong, if the provider may have seen the request: what is denied then is a redirect."""
+    if isinstance(error, DeniedError):
+        return REDIRECT
+    return entry.host if error.where == UNREACHED else error.where
 
 
 def _explain(error: aiohttp.ClientError, entry: ProviderEntry) -> BridgeholdError:

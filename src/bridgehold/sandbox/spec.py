@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.model import MIB, Grant
 from bridgehold.sandbox import guest_files
 from bridgehold.sandbox.values import GUEST_NAME, HOSTNAME, Mount, Resources, SandboxSpec
@@ -172,7 +173,9 @@ def worker_environment(grant: Grant) -> dict[str, str]:
     }
 
 
-def compiler_spec(paths: Paths, *, argv: tuple[str, ...], resources: Resources, bridge: str) -> SandboxSpec:
+def compiler_spec(
+    paths: Paths, *, argv: tuple[str, ...], resources: Resources, bridge: str, tenant: str = LOCAL_TENANT
+) -> SandboxSpec:
     """The sandbox in which a wheel's sources are compiled: pipes, and nothing to read, write or reach."""
     mounts = [
         *_system(paths),
@@ -182,7 +185,7 @@ def compiler_spec(paths: Paths, *, argv: tuple[str, ...], resources: Resources, 
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}  # noqa: S108 - inside
     return SandboxSpec(
         kind="compiler",
-        tenant="local",
+        tenant=tenant,
         bridge=bridge,
         argv=argv,
         environment=tuple(sorted(environment.items())),

@@ -29,12 +29,16 @@ class EnvironmentDisk:
 
     def bound(self, manifest: Manifest) -> tuple[str, int] | None:
         """Whose own bridge it is, and its ceiling; None: nothing bounds it. Raises `PolicyError`."""
+        tenant = self.owner(manifest)
+        most = self._ceiling(tenant) if tenant else None
+        return None if most is None else (tenant, most)
+
+    def owner(self, manifest: Manifest) -> str:
+        """Whose own bridge it is, handed in or approved; empty: everybody's."""
         for folder in (self._layout.tenants, self._layout.quarantine):
             if manifest.folder.is_relative_to(folder):
-                tenant = manifest.folder.relative_to(folder).parts[0]
-                most = self._ceiling(tenant)
-                return None if most is None else (tenant, most)
-        return None
+                return manifest.folder.relative_to(folder).parts[0]
+        return ""
 
     def demand(self, tenant: str, most: int, built: Built, more: Environment | None = None) -> None:
         """Raise `BudgetError` where the tenant's own are `most` already, or would be past it with `more`."""

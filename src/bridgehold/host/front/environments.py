@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
@@ -46,6 +46,7 @@ from bridgehold.sandbox.envs.wheels import Collected
 from bridgehold.sandbox.launcher.control import LauncherClient
 
 OnProgress = Callable[[BuildProgress], None]
+_MOST_LOCKS = 128
 UNUSED_SECONDS = 30 * 86_400.0
 """What no bridge here asks for and no host began to use for so long goes at a host's start."""
 
@@ -100,7 +101,7 @@ class Environments:
         self._guard = Guard(self._store)
         self._on_change: tuple[Callable[[str, str], None], ...] = ()
         self._building: dict[tuple[str, bool], asyncio.Task[BuiltEnvironment]] = {}
-        self._locks: dict[str, tuple[tuple[str, str], Lock]] = {}
+        self._parse = lru_cache(_MOST_LOCKS)(parse_lock)
         self._listeners: dict[tuple[str, bool], list[OnProgress]] = {}
 
     async def ensure(
@@ -118,7 +119,7 @@ class Environments:
         try:
             lock = self._lock(manifest)
         except BridgeholdError as error:
-            error.event = await self._refused(manifest.name, error)
+            error.event = await self._refused(manifest.name, self.disk.owner(manifest), error)
             raise
         if anew:
             await self._set_aside(lock)
@@ -143,6 +144,8 @@ class Environments:
             if on_progress is not None:
                 with contextlib.suppress(ValueError):
                     listeners.remove(on_progress)
+            if not listeners and self._listeners.get(key) is listeners:
+                del self._listeners[key]
         if bound is not None:
             await self._demand(manifest, bound, self._builder.find(lock, allow_pth=key[1]))
         return built
@@ -156,7 +159,7 @@ class Environments:
         except BudgetError as error:
             if more is not None:
                 await self.let_go(more.digest)
-            error.event = await self._refused(manifest.name, error)
+            error.event = await self._refused(manifest.name, self.disk.owner(manifest), error)
             raise
 
     def _built(self, manifest: Manifest) -> list[Environment]:
@@ -187,20 +190,15 @@ class Environments:
         return unmet(section, self._lock(manifest), self._interpreter)
 
     def _lock(self, manifest: Manifest) -> Lock:
-        """The lock as its file stands; parsed anew when its text changed."""
-        read = (str(manifest.lock_path), _lock_text(manifest))
-        known = self._locks.get(read[0])
-        if known is None or known[0] != read:
-            known = (read, parse_lock(read[1], str(manifest.lock_path or manifest.file)))
-            self._locks[read[0]] = known
-        return known[1]
+        """The lock as its file stands; parsed anew when its text changed, or after many others."""
+        return self._parse(_lock_text(manifest), str(manifest.lock_path or manifest.file))
 
     async def _build(self, manifest: Manifest, lock: Lock, key: tuple[str, bool]) -> BuiltEnvironment:
         def tell(progress: BuildProgress) -> None:
             for listener in list(self._listeners.get(key, ())):
                 listener(progress)
 
-        started = time.monotonic()
+        started, tenant = time.monotonic(), self.disk.owner(manifest)
         try:
             require_python(self._interpreter, manifest.python, where=str(manifest.file))
             built = found = await self._find(lock, allow_pth=key[1])
@@ -211,19 +209,21 @@ class Environments:
                     bridge=manifest.name,
                     on_progress=tell,
                     allow_pth=key[1],
+                    tenant=tenant,
                     wheels=str(own) if own.is_dir() and not own.is_symlink() else "",
                 )
                 await self._guard.check(built)
         except OSError as os_error:
             where = str(os_error.filename or self._store.folder)
             error = EnvironmentBuildError(f"the environment can't be used: {os_error.strerror}", where=where)
-            error.event = await self._refused(manifest.name, error)
+            error.event = await self._refused(manifest.name, self.disk.owner(manifest), error)
             raise error from os_error
         except BridgeholdError as error:
-            error.event = await self._refused(manifest.name, error)
+            error.event = await self._refused(manifest.name, self.disk.owner(manifest), error)
             raise
         if found is None:
             event = EnvironmentBuilt(
+                tenant=tenant,
                 bridge=manifest.name,
                 lock=built.lock_digest,
                 digest=built.digest,
@@ -231,7 +231,10 @@ class Environments:
                 bytes=built.bytes,
                 ms=int((time.monotonic() - started) * 1000),
             )
-            await self._journal.append(event)
+            try:
+                await self._journal.append(event)
+            except BudgetError:  # the tenant's matter, and others may wait for this build
+                await self._journal.append(msgspec.structs.replace(event, tenant=""))
         return BuiltEnvironment(
             path=self._store.path(built), digest=built.digest, packages=len(built.packages)
         )
@@ -266,7 +269,7 @@ class Environments:
                 fault = error
                 self._guard.condemn(known[digest], error)
                 self._changed(known[digest], "its environment has changed on disk")
-                await self._refused(" ".join(bridges), error)
+                await self._refused(" ".join(bridges), "", error)
             verified.append(
                 Verified(
                     digest=digest,
@@ -335,12 +338,19 @@ class Environments:
         for act in self._on_change:
             act(environment.digest, why)
 
-    async def _refused(self, bridge: str, error: BridgeholdError) -> str:
-        """The reference of the event."""
+    async def _refused(self, bridge: str, tenant: str, error: BridgeholdError) -> str:
+        """The reference of the event; empty where the share of the tenant, whose bridge it is, is used up."""
         refusal = EnvironmentRefused(
-            bridge=bridge, code=error.code, reason=error.message[:500], where=error.where[:300]
+            tenant=tenant,
+            bridge=bridge,
+            code=error.code,
+            reason=error.message[:500],
+            where=error.where[:300],
         )
-        return (await self._journal.append(refusal)).ref
+        try:
+            return (await self._journal.append(refusal)).ref
+        except BudgetError:
+            return ""
 
 
 def _lock_text(manifest: Manifest) -> str:

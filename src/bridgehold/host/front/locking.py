@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -22,6 +23,8 @@ from bridgehold.sandbox.envs.resolving import resolve
 from bridgehold.sandbox.envs.values import Wheel
 from bridgehold.sandbox.envs.wheelscan import refuse_findings, scan_wheel
 
+_AT_ONCE = 4
+
 
 class Locking:
     """One per host."""
@@ -31,13 +34,14 @@ class Locking:
         self._settings = settings
         self._place = place
         self._interpreter = host_interpreter()
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "locking")  # what a tenant asks for keeps no other thread
 
     async def locked(self, found: Bundle, manifest: Manifest) -> tuple[Bundle, int]:
         """The bundle with the lock that is made here, and its number of packages.
 
         Raises `DependencyError`, `EnvironmentBuildError` for another Python."""
         require_python(self._interpreter, manifest.python, where="bridge.toml")
-        return await asyncio.to_thread(self._locked, found, manifest)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._locked, found, manifest)
 
     def _locked(self, found: Bundle, manifest: Manifest) -> tuple[Bundle, int]:
         if not manifest.requirements:

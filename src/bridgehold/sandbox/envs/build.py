@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from bridgehold.errors import BridgeholdError, DependencyError, EnvironmentBuildError, ShortageError
-from bridgehold.ids import Digest
+from bridgehold.ids import LOCAL_TENANT, Digest
 from bridgehold.sandbox.envs.archive import ScanLimits
 from bridgehold.sandbox.envs.compile import (
     BuildRunner,
@@ -54,6 +54,23 @@ _SCAN_THREADS = 2
 _COMPILERS = 2
 _COMPILE_SECONDS = 600
 """Of one wheel."""
+_OWN_COMPILE_SECONDS = 120
+"""Of one that a tenant's own bridge brings: a small one, by whomever."""
+
+
+class _For(msgspec.Struct, frozen=True):
+    """For what an environment is built."""
+
+    bridge: str
+    tenant: str
+    """Whose own bridge it is; empty: everybody's."""
+    folder: str
+    """Of the wheels that it brings; empty: none."""
+
+    def seconds(self, wheel: str) -> int:
+        """How long `wheel` may be compiled."""
+        own = self.tenant and self.folder and _is_there(Path(self.folder) / wheel)
+        return _OWN_COMPILE_SECONDS if own else _COMPILE_SECONDS
 
 
 class EnvironmentBuilder:
@@ -86,11 +103,19 @@ class EnvironmentBuilder:
         return self._store.find(self._key(lock, allow_pth=allow_pth))
 
     async def ensure(
-        self, lock: Lock, *, bridge: str, on_progress: OnProgress, allow_pth: bool = False, wheels: str = ""
+        self,
+        lock: Lock,
+        *,
+        bridge: str,
+        on_progress: OnProgress,
+        allow_pth: bool = False,
+        wheels: str = "",
+        tenant: str = "",
     ) -> Environment:
         """The environment of `lock`, built if it is not there; `allow_pth` is the weakening ``pth``.
 
-        `wheels`: a folder that is asked first for what the lock names; empty: none.
+        `wheels`: a folder that is asked first for what the lock names; empty: none. `tenant`: whose own
+        bridge it is, in whose share it is compiled, a wheel at a time; empty: everybody's.
 
         Raises `DependencyError` (refused: lock, wheel or tree, the file named) or
         `EnvironmentBuildError` (missing, unreachable, too large). Nothing half-built is ever found.
@@ -103,9 +128,8 @@ class EnvironmentBuilder:
             async with self._store.building(key, on_progress):
                 found = self._store.find(key)  # whoever held the lock may have built it
                 if found is None:
-                    found = await self._build(
-                        lock, key, bridge, on_progress, allow_pth=allow_pth, folder=wheels
-                    )
+                    asked = _For(bridge, tenant, wheels)
+                    found = await self._build(lock, key, asked, on_progress, allow_pth=allow_pth)
                 return found
         except (OSError, BridgeholdError) as error:
             number = shortage(error)
@@ -170,16 +194,16 @@ class EnvironmentBuilder:
         return self._store.key(lock, self._interpreter, ("pth",) if allow_pth else ())
 
     async def _build(
-        self, lock: Lock, key: str, bridge: str, on_progress: OnProgress, *, allow_pth: bool, folder: str
+        self, lock: Lock, key: str, asked: _For, on_progress: OnProgress, *, allow_pth: bool
     ) -> Environment:
         pins = active_pins(lock, self._interpreter)
-        request = self._request(pins, folder)
+        request = self._request(pins, asked.folder)
         wheels, reports = await self._read(request, on_progress, allow_pth=allow_pth)
         build = self._store.new_build(key)
         try:
             tree = Tree(build)
             await self._lay_down(tree, wheels, reports, on_progress)
-            await self._compile(tree, reports, bridge, on_progress)
+            await self._compile(tree, reports, asked, on_progress)
             on_progress(BuildProgress(phase="seal"))
             sealed = await self._runner.seal(str(build))
             if sealed.digest != tree.digest():
@@ -266,7 +290,7 @@ class EnvironmentBuilder:
             await asyncio.to_thread(lay_wheel, tree, path, report, self._scan_limits)
 
     async def _compile(
-        self, tree: Tree, reports: Sequence[ScanReport], bridge: str, on_progress: OnProgress
+        self, tree: Tree, reports: Sequence[ScanReport], asked: _For, on_progress: OnProgress
     ) -> None:
         """Each wheel's modules in a sandbox of their own; those that two wheels share with the first."""
         taken: set[str] = set()
@@ -277,12 +301,12 @@ class EnvironmentBuilder:
             if own:
                 jobs.append((report, own))
         done = 0
-        free = asyncio.Semaphore(_COMPILERS)
+        free = asyncio.Semaphore(1 if asked.tenant else _COMPILERS)
 
         async def one(report: ScanReport, sources: list[str]) -> None:
             nonlocal done
             async with free:
-                await self._compile_wheel(tree, report, sources, bridge)
+                await self._compile_wheel(tree, report, sources, asked)
             done += len(sources)
             told = BuildProgress(phase="compile", done=done, total=len(taken), unit="files", note=report.name)
             on_progress(told)
@@ -294,19 +318,21 @@ class EnvironmentBuilder:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
 
-    async def _compile_wheel(self, tree: Tree, report: ScanReport, sources: list[str], bridge: str) -> None:
+    async def _compile_wheel(self, tree: Tree, report: ScanReport, sources: list[str], asked: _For) -> None:
         order = CompileOrder(
             argv=compile_argv(self._interpreter),
             interpreter_prefix=self._interpreter.prefix,
-            bridge=bridge,
+            bridge=asked.bridge,
+            tenant=asked.tenant or LOCAL_TENANT,
         )
+        seconds = asked.seconds(report.wheel)
         work, log = Compilation(tree, sources), Log()
         try:
-            async with asyncio.timeout(_COMPILE_SECONDS):
+            async with asyncio.timeout(seconds):
                 ended = await self._runner.run(order, work.talk, log.write)
         except TimeoutError as error:
             raise EnvironmentBuildError(
-                f"compiling took longer than {_COMPILE_SECONDS} s", where=report.wheel, retry="later"
+                f"compiling took longer than {seconds} s", where=report.wheel, retry="later"
             ) from error
         require_success(ended, log, work.unanswered, where=report.wheel)
 

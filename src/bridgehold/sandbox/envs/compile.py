@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal, Protocol
 import msgspec
 
 from bridgehold.errors import DependencyError, EnvironmentBuildError
+from bridgehold.ids import LOCAL_TENANT
 from bridgehold.sandbox.envs.unpack import Tree
 from bridgehold.sandbox.envs.values import MIB, Interpreter, ScanReport
 from bridgehold.sandbox.spec import ENVIRONMENT
@@ -62,6 +63,8 @@ class CompileOrder(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     interpreter_prefix: str
     bridge: str
+    tenant: str = LOCAL_TENANT
+    """In whose share it runs."""
 
 
 class CompileExit(msgspec.Struct, frozen=True, kw_only=True):

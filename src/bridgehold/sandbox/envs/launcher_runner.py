@@ -42,6 +42,7 @@ class LauncherRunner:
             argv=order.argv,
             resources=self._resources,
             bridge=order.bridge,
+            tenant=order.tenant,
         )
         launched, (to, answers, said) = await self._client.launch(spec)
         for descriptor in (to, answers):

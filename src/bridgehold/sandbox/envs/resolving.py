@@ -18,6 +18,7 @@ from bridgehold.sandbox.envs.values import Sources
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _SECONDS = 300
 _MOST_REQUIREMENTS = 500
+_MOST_BYTES = 256 * 1024
 
 
 def read_requirements(text: str, file: str) -> tuple[str, ...]:
@@ -27,11 +28,15 @@ def read_requirements(text: str, file: str) -> tuple[str, ...]:
     build nothing), an archive, a repository. And a file of requirements may hold options. So none of these
     reaches it. Raises `DependencyError` with ``file:line``.
     """
-    found = []
+    found: list[str] = []
+    if len(text) > _MOST_BYTES or len(text.encode()) > _MOST_BYTES:
+        raise DependencyError(f"more than {_MOST_BYTES} bytes", where=file)
     for number, raw in enumerate(text.splitlines(), 1):
         line = _COMMENT.sub("", raw).strip()
         if not line:
             continue
+        if len(found) == _MOST_REQUIREMENTS:
+            raise DependencyError(f"more than {_MOST_REQUIREMENTS} packages are asked for", where=file)
         try:
             asked = Requirement(line)
         except InvalidRequirement:
@@ -43,8 +48,6 @@ def read_requirements(text: str, file: str) -> tuple[str, ...]:
                 hint="One a line, like `name>=1.2`: no options, folders, archives or repositories.",
             )
         found.append(str(asked))
-    if len(found) > _MOST_REQUIREMENTS:
-        raise DependencyError(f"more than {_MOST_REQUIREMENTS} packages are asked for", where=file)
     return tuple(found)
 
 

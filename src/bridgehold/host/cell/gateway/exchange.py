@@ -15,7 +15,7 @@ from bridgehold.host.cell.gateway.replies import Refusal, Replies
 from bridgehold.host.cell.gateway.shapes import Usage
 from bridgehold.host.cell.gateway.usage import NOTHING, UsageTap, charge
 from bridgehold.host.cell.gateway.wire import GuestGone, Wire
-from bridgehold.keeper.protocol import UNREACHED, UpstreamRequest
+from bridgehold.keeper.protocol import REDIRECT, UNREACHED, UpstreamRequest
 
 T = TypeVar("T")
 
@@ -228,8 +228,10 @@ def never_sent(error: BridgeholdError) -> bool:
     """Whether no byte of the request can have reached the provider (pure).
 
     A key that is revoked while it is in use ends a request that may be well under way. Whoever is busy has
-    taken nothing on.
+    taken nothing on. Who redirects has answered.
     """
     if isinstance(error, SecretError):
         return error.retry != "same"
-    return error.where == UNREACHED or isinstance(error, DeniedError | BusyError)
+    if isinstance(error, DeniedError):
+        return error.where != REDIRECT
+    return error.where == UNREACHED or isinstance(error, BusyError)

@@ -16,6 +16,8 @@ import msgspec
 from bridgehold import reads, writes
 from bridgehold.bridges import bundle, laid
 from bridgehold.bridges.bundle import Bundle
+from bridgehold.bridges.manifest import Manifest
+from bridgehold.bridges.manifest_file import parse_manifest
 from bridgehold.errors import BudgetError, ManifestError, NotFoundError, UsageError
 from bridgehold.ids import is_name, parse_name, random_id
 from bridgehold.policies.tables import format_time, parse_time
@@ -77,21 +79,17 @@ class Quarantine:
         return found
 
     def find(self, name: str) -> Submission:
-        """Whosever it is. Raises `NotFoundError`."""
+        """Whosever it is; one that waits too long has expired. Raises `NotFoundError`."""
         if _ID.fullmatch(name):
             for folder in self._tenants():
                 with contextlib.suppress(NotFoundError):
-                    return self._read(folder / f"{name}{_RECORD}")
+                    return _as_of(time.time(), self._read(folder / f"{name}{_RECORD}"))
         raise nothing(name)
 
     def of(self, tenant: str) -> list[Submission]:
-        """The newest last."""
-        found = []
-        folder = self._of(tenant)
-        for path in folder.glob(f"*{_RECORD}") if folder.is_dir() else ():
-            with contextlib.suppress(NotFoundError):
-                found.append(self._read(path))
-        return sorted(found, key=lambda one: (one.at, one.id))
+        """The newest last; those that wait too long have expired."""
+        now = time.time()
+        return [_as_of(now, one) for one in self._kept(tenant)]
 
     def environments(self, tenant: str) -> dict[str, int]:
         """Digests and bytes of what was built for those that wait."""
@@ -102,16 +100,13 @@ class Quarantine:
         """Those who have submitted anything that is still known."""
         return tuple(folder.name for folder in self._tenants())
 
-    def expire(self, now: float) -> list[Submission]:
-        """What has waited too long, or was begun and never ended, is over; what was decided long ago goes."""
-        over: list[Submission] = []
-        for tenant in self.tenants():
-            records = self.of(tenant)
-            late = [one for one in records if one.state == "waiting" and parse_time(one.expires) <= now]
-            over += [msgspec.structs.replace(one, state="expired", reason=_LATE) for one in late]
-            decided = [one for one in records if one.state not in _OPEN]
-            for one in decided[: max(0, len(records) - MOST_RECORDS)]:
-                self._path(one, _RECORD).unlink(missing_ok=True)
+    def expire(self, tenant: str, now: float) -> list[Submission]:
+        """What of the tenant's has waited too long is over, and given; what was decided long ago goes."""
+        records = self._kept(tenant)
+        decided = [one for one in records if one.state not in _OPEN]
+        for one in decided[: max(0, len(records) - MOST_RECORDS)]:
+            self._path(one, _RECORD).unlink(missing_ok=True)
+        over = [late for one in records if (late := _as_of(now, one)) is not one]
         for one in over:
             self.write(one)
         return over
@@ -154,6 +149,15 @@ class Quarantine:
         shutil.rmtree(self._of(tenant), ignore_errors=True)
         return count
 
+    def _kept(self, tenant: str) -> list[Submission]:
+        """As they are written."""
+        found = []
+        folder = self._of(tenant)
+        for path in folder.glob(f"*{_RECORD}") if folder.is_dir() else ():
+            with contextlib.suppress(NotFoundError):
+                found.append(self._read(path))
+        return sorted(found, key=lambda one: (one.at, one.id))
+
     def _tenants(self) -> list[Path]:
         folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         return [one for one in folders if is_name(one.name) and one.is_dir() and not one.is_symlink()]
@@ -193,12 +197,19 @@ def new_record(tenant: str, found: Bundle, name: str, version: str, by: str) -> 
     )
 
 
-def manifest_text(found: Bundle) -> str:
-    """What its ``bridge.toml`` says. Raises `ManifestError`."""
+def manifest_of(found: Bundle, folder: Path = Path("/bridge")) -> Manifest:
+    """What its ``bridge.toml`` says, as of a bridge in `folder`. Blocks. Raises `ManifestError`."""
     data = found.get("bridge.toml")
     if data is None:
         raise ManifestError("there is no bridge.toml at the top of it", where="the archive")
-    return reads.decode(data, ManifestError, "bridge.toml")
+    return parse_manifest(reads.decode(data, ManifestError, "bridge.toml"), folder)
+
+
+def _as_of(now: float, record: Submission) -> Submission:
+    """The record itself, unless it has waited too long (pure)."""
+    if record.state == "waiting" and parse_time(record.expires) <= now:
+        return msgspec.structs.replace(record, state="expired", reason=_LATE)
+    return record
 
 
 def nothing(name: str) -> NotFoundError:

@@ -33,6 +33,8 @@ _COMMANDS = ("ping", "health", "get_capabilities", "get_stats")
 _SESSION = "trial"
 _NOISY_LINES = 20
 _MOST_MS = 20_000
+_MOST_SECONDS = 120
+"""Of a whole trial: few run at a time, of all tenants together."""
 
 
 def confined(grant: Grant) -> Grant:
@@ -78,9 +80,16 @@ class Trial:
             name=_SESSION,
         )
         await self._journal.append(opened)
-        code = ""
+        code, tried = "", list[Tried]()
         try:
-            return tuple([one async for one in self._tried(order)])
+            async with asyncio.timeout(_MOST_SECONDS) as deadline:
+                async for one in self._tried(order):
+                    tried.append(one)
+            return tuple(tried)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return (*tried, Tried(name="ends", status="FAIL", detail=f"not over within {_MOST_SECONDS} s"))
         except BridgeholdError as error:
             code = error.code
             raise
