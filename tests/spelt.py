@@ -16,6 +16,8 @@ _SOFT_LINES = {
     "soft line": "=\r\n",
     "soft line in JSON": "=\\r\\n",
     "folded line in JSON": "\\r\\n ",
+    "CR as it is, LF in JSON": "\r\\n",
+    "CR in JSON, LF as it is": "\\r\n",
 }
 
 

@@ -27,6 +27,7 @@ from bridgehold.errors import (
     SuspendedError,
     UsageError,
 )
+from bridgehold.host.cell.commands import refusals
 from bridgehold.host.cell.commands.chains import Chain
 from bridgehold.host.cell.scripts.ledger import Ledger
 from bridgehold.host.cell.scripts.relay import Relay
@@ -446,7 +447,9 @@ class OneKind:
         return SimpleNamespace(manifest=manifest_of(bridge), grant=self._grant, decisions={})
 
 
-def test_what_the_ids_in_a_large_request_refuse_costs_the_rate_and_holds_up_nobody() -> None:
+def test_what_the_ids_in_a_large_request_refuse_costs_the_rate_and_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def act(house: House) -> None:
         house.dispatch._registry = OneKind(house, commands=6)  # type: ignore[assignment]
         large = {"rows": [dict.fromkeys("abc", 1)] * 20_000, "thing_id": "t-1"}
@@ -464,6 +467,9 @@ def test_what_the_ids_in_a_large_request_refuse_costs_the_rate_and_holds_up_nobo
             "default-deny",
             "rate.commands_per_minute",
         ]
+        told = [one.arguments_preview for one in house.journal.of(CommandRefused)]
+        assert told == ['{"…":"more than 5000 values"}'] * 2
+        monkeypatch.setattr(refusals, "without_keys", None)  # of so many values nothing more is looked at
         # What needs no look at the arguments is decided without one, and costs no rate.
         house.dispatch._registry = OneKind(house, operations=("first:make",), commands=1)  # type: ignore[assignment]
         for operation, why in (("act", "operation 'first:act'"), ("make", "kind of resource 'thing'")) * 3:

@@ -23,7 +23,7 @@ _ENOUGH = 20
 _VERIFIED = 512
 """Characters of a long value that are compared; what follows those is taken to belong to it."""
 _SLASHES = r"\\\\{0,7}"
-_LINE = r"=?(?:\r?\n|\\\\{0,7}(?:r\\\\{0,7})?n)[ \t]?"
+_LINE = r"=?(?:\r|\\\\{0,7}r)?(?:\n|\\\\{0,7}n)[ \t]?"
 _WIDE = rf"(?>\0|\\\\{{0,7}}(?:u0000|x00|0{{1,3}}(?![0-7]))|%00|{_LINE}){{0,3}}"
 _WRAP = r"(?>[\s\0]|\\\\{0,7}[nrt]){0,8}"
 _BETWEEN_HEX = r"(?>[\s:;,._\0-]|\\\\{0,7}[nrt]|0[xX]){0,8}"
@@ -47,7 +47,7 @@ _SEVERAL = (
 _UNFINISHED = re.compile(
     rb"\\{0,8}" + _SEVERAL + rb"(?:"
     rb"=?\\{1,8}(?:r\\{0,8}|u(?:[0-9a-fA-F]{0,3}|\{[0-9a-fA-F]{0,12})|U[0-9a-fA-F]{0,7}|x[0-9a-fA-F]?|[0-7]{0,3})?"
-    rb"|=?\r|=[0-9a-fA-F]?|%(?:25){0,4}[0-9a-fA-F]?|&[#0-9a-zA-Z]{0,14})?\Z"
+    rb"|=?\r\\{0,8}|=[0-9a-fA-F]?|%(?:25){0,4}[0-9a-fA-F]?|&[#0-9a-zA-Z]{0,14})?\Z"
 )
 """What an end may cut, of `_alternatives` and what stands between them; `\\` before it is its own escape."""
 _UNFINISHED_NUMBER = re.compile(rb"(?:[0-9]{1,3}|0[xX]|\\{1,8})\Z")

@@ -187,7 +187,10 @@ class CommandOutcome(Event, frozen=True, kw_only=True, tag="command.outcome"):
 
 
 class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
-    """A command was not let through. `arguments_preview` is short and holds no key."""
+    """A command was not let through. `arguments_preview` is short and holds no key.
+
+    Of more than 5,000 values nothing is shown, and the digest is of what is said instead.
+    """
 
     bridge: str
     operation: str

@@ -22,6 +22,9 @@ from bridgehold.policies.model import Decision, Grant
 from bridgehold.protocol.frames import CommandRequest
 from bridgehold.protocol.values import Principal
 
+_LOOKED_AT = 5_000
+"""Values; a look for keys takes up to 50 ms of the loop for so many, and no rate counts what is refused."""
+
 
 class Refusal(msgspec.Struct, frozen=True):
     """Refuses one command; event and error carry rule, reason and source."""
@@ -34,7 +37,9 @@ class Refusal(msgspec.Struct, frozen=True):
     """Where it was known already."""
 
     def _event(self, decision: Decision) -> CommandRefused:
-        digest, _, text = preview(without_keys(self.request.arguments), cap_bytes=PREVIEW_BYTES)
+        given = self.request.arguments
+        told: dict[str, object] = {"…": f"more than {_LOOKED_AT} values"}
+        digest, _, text = preview(told if _is_wide(given) else without_keys(given), cap_bytes=PREVIEW_BYTES)
         tenant = self.request.tenant
         return CommandRefused(
             tenant=tenant
@@ -57,6 +62,19 @@ class Refusal(msgspec.Struct, frozen=True):
     ) -> BridgeholdError:
         """Record the refusal; the error to raise, with its reference."""
         return await self.refusals.command(self._event(decision), kind, hint)
+
+
+def _is_wide(arguments: object) -> bool:
+    """Whether more than `_LOOKED_AT` values stand in them, at any depth."""
+    waiting, left = [arguments], _LOOKED_AT
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, (dict, list)):
+            left -= len(one)
+            if left < 0:
+                return True
+            waiting.extend(one.values() if isinstance(one, dict) else one)
+    return False
 
 
 def no_tenant(principal: Principal, tenant: str) -> Decision:
