@@ -89,10 +89,12 @@ def table(
     *,
     title: str = "",
     empty: str = "",
+    to: Screen = out,
 ) -> None:
     """Rows under their columns; a row that is a text is the heading of those behind it.
 
-    `empty`: what is said, beside the output, where there is no row.
+    `empty`: what is said, beside the output, where there is no row. `to`: the error output, where the
+    output is for a program.
     """
     shown = list(rows)
     if not shown:
@@ -100,9 +102,9 @@ def table(
             err.say((empty, "dim"))
         return
     if title:
-        out.say((title, "bold"))
+        to.say((title, "bold"))
     named = [Column(one) if isinstance(one, str) else one for one in columns]
-    out.lines(layout.table(named, shown, out.width))
+    to.lines(layout.table(named, shown, to.width))
 
 
 STATUS_STYLE = {"PASS": "green", "CAUTION": "yellow", "FAIL": "bold red"}

@@ -14,7 +14,7 @@ from bridgehold.errors import UsageError
 from bridgehold.faces.layout import Column, dim, number
 from bridgehold.faces.progress import waiting
 from bridgehold.faces.render import STATUS_STYLE, print_json, table
-from bridgehold.faces.screen import err, out
+from bridgehold.faces.screen import Screen, err, out
 from bridgehold.ids import LOCAL_TENANT
 from bridgehold.policies.units import format_size
 from bridgehold.protocol.submissions import Release, Shown, Submission
@@ -44,7 +44,7 @@ def submit(
     if json_output:
         print_json(made)
     else:
-        _tried(made)
+        _tried(made, err)
         until = f"waits until {made.expires} for an operator" if made.state == "waiting" else made.reason
         err.say(f"{made.bridge} {made.version}: {until}")
         out.say(made.id)
@@ -164,11 +164,12 @@ def _say(shown: Shown) -> None:
         table((Column("", styles=_STYLES), "what", "value"), rows, empty="it gains and loses nothing")
 
 
-def _tried(one: Submission) -> None:
+def _tried(one: Submission, to: Screen = out) -> None:
     table(
         (Column("", styles=STATUS_STYLE), "what", "detail"),
         [(tried.status, tried.name, tried.detail) for tried in one.tried],
         empty="nothing was tried",
+        to=to,
     )
 
 
