@@ -159,7 +159,9 @@ def test_reading_takes_no_memory_that_grows_with_the_audit(
     audit: Path, filler: Callable[..., Filler]
 ) -> None:
     writer = filler()
-    line = intent(arguments_preview="y" * 2_000)
+    line = refusal(
+        "python:refused", tenant="acme", reason="y" * 2_000
+    )  # of intents that never end a tenant has a few
     for _ in range(80):
         writer.put(*(line for _ in range(200)))
     reference = writer.put(refusal("python:last", command="c-ffffffffffffffff"))[0].ref
