@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from audit_support import Filler, intent, lines_of, rewrite, segment_files
+from audit_support import Filler, lines_of, rewrite, segment_files
 from hypothesis import given
 from hypothesis import strategies as st
 
