@@ -52,6 +52,15 @@ def harden(
         raise SystemExit(0)
 
 
+def hear_no_more(*numbers: signal.Signals) -> None:
+    """The loop that heard these signals is about to close: one that comes meanwhile is nobody's any more.
+
+    It would be written to a socket that is closed, and Python would say so with a traceback.
+    """
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def harden_journal() -> None:
     """As `harden`, and: files for its group at most, a full disk as an error, no Ctrl-C of a terminal's.
 

@@ -96,7 +96,8 @@ def test_an_exception_is_a_fault_with_the_codes_own_traceback(python: Any) -> No
 
 
 def test_an_endless_loop_is_cancelled_and_its_names_stay(python: Any) -> None:
-    call = python.start("python:execute", {"code": "n = 0\nprint('going', flush=True)\nwhile True: n += 1"})
+    code = "n = 0\nwhile True:\n    n += 1\n    if n == 1: print('going', flush=True)"
+    call = python.start("python:execute", {"code": code})
     assert python.value("common:ping")["status"] == "ok"
     python.settle_log(b"going")  # ping is answered beside the handler; the loop must have begun
     python.send(CancelFrame(id=call))

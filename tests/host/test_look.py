@@ -451,8 +451,7 @@ def test_a_machine_without_bubblewrap_is_told_so_by_whatever_needs_it(tmp_path: 
         ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
     )
     argv = [*inside, "bash", "-c", HIDDEN, sys.executable]
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)  # for the host's other processes
+    open_to_others(tmp_path)  # for the host's other processes
     environ = {**os.environ, "BRIDGEHOLD_HOME": str(tmp_path / "home")}
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
     told = [line.split("|") for line in done.stdout.splitlines() if line.count("|") >= 3]
@@ -469,6 +468,14 @@ CLOSED = [("", "config"), ("state", ""), ("state/audit", "")]
 """A folder that the service's user can't write, and one that is missing."""
 
 
+def open_to_others(folder: Path) -> None:
+    """Let every user reach it: a run's temporary folders are its owner's alone."""
+    for place in (folder, *folder.parents):
+        facts = place.stat()
+        if facts.st_uid == os.getuid() and facts.st_mode & 0o005 != 0o005:
+            place.chmod(0o755)
+
+
 @pytest.mark.parametrize(("closed", "missing"), CLOSED[: 3 if os.getuid() == 0 else 2])
 def test_folders_that_the_services_user_cannot_write_are_seen_before_a_start(
     tmp_path: Path, closed: str, missing: str
@@ -482,8 +489,7 @@ def test_folders_that_the_services_user_cannot_write_are_seen_before_a_start(
         for place in (home, *home.rglob("*")):
             os.chown(place, 65534, 65534)
         os.chown(home / closed, 0, 0)
-        for place in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            place.chmod(0o755)
+        open_to_others(tmp_path)
     if missing:
         (home / missing).rmdir()
     (home / closed).chmod(0o555)

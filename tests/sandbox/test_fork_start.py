@@ -134,7 +134,10 @@ def test_the_end_of_a_zygote_is_the_end_of_its_sessions(box: Machine) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+        return []
     return found + [below for child in found for below in descendants(child)]
 
 

@@ -23,7 +23,7 @@ from bridgehold.audit.events import HostDegraded, HostStarted, HostStopped
 from bridgehold.config.layout import Layout
 from bridgehold.config.load import Config, load_config
 from bridgehold.errors import BridgeholdError, to_log_text
-from bridgehold.hardening import harden
+from bridgehold.hardening import harden, hear_no_more
 from bridgehold.host.assembly import assemble
 from bridgehold.host.cell_parts import Ground, Peers
 from bridgehold.host.cell_process import run_cell
@@ -37,6 +37,8 @@ from bridgehold.host.template import Begun, begin
 from bridgehold.keeper.client import KeeperClient
 from bridgehold.policies.model import Machine
 from bridgehold.sandbox.launcher.control import LauncherClient
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class HostProcess:
@@ -54,9 +56,16 @@ class HostProcess:
 
     async def run(self) -> int:
         """Serve until asked to stop, or until one of the other processes is gone. The exit status."""
-        loop, lifetime = asyncio.get_running_loop(), self._lifetime
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, lifetime.signalled)
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._lifetime.signalled)
+        try:
+            return await self._run()
+        finally:
+            hear_no_more(*_SIGNALS)
+
+    async def _run(self) -> int:
+        lifetime = self._lifetime
         peers = Peers(
             journal=await JournalClient.connect(socket.socket(fileno=self._ends.journal)),
             launcher=await LauncherClient.connect(socket.socket(fileno=self._ends.launcher)),

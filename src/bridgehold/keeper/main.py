@@ -33,7 +33,7 @@ from bridgehold.errors import (
     ProtocolError,
     SecretError,
 )
-from bridgehold.hardening import harden, open_descriptors
+from bridgehold.hardening import harden, hear_no_more, open_descriptors
 from bridgehold.intake import Intake
 from bridgehold.keeper import protocol
 from bridgehold.keeper.channel import Channel, Stream
@@ -302,7 +302,10 @@ async def _run(config: KeeperConfig, sock: socket.socket, intake: socket.socket 
     loop.set_exception_handler(_loop_hook)
     keeper = Keeper(config)
     loop.add_signal_handler(signal.SIGTERM, keeper.stop)
-    await keeper.serve(sock, intake)
+    try:
+        await keeper.serve(sock, intake)
+    finally:
+        hear_no_more(signal.SIGTERM)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
